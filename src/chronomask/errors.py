@@ -1,0 +1,42 @@
+"""Errors meant for people: one message that names the value, the place and the way out.
+
+Everything chronomask refuses on purpose is a :class:`ChronomaskError`; the command line prints its
+message alone (no traceback) and exits with its ``exit_code``. Anything else is a bug of ours.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["ChronomaskError", "DataError", "RunError", "UsageError", "nearest"]
+
+
+class ChronomaskError(Exception):
+    """Base of every deliberate refusal; ``exit_code`` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class UsageError(ChronomaskError):
+    """What was asked cannot be: an unknown name, key or value, a path that does not exist."""
+
+    exit_code = 2
+
+
+class DataError(ChronomaskError):
+    """A file is there but is not what it claims to be: empty, truncated, corrupt, of another kind."""
+
+
+class RunError(ChronomaskError):
+    """Work that started could not go on: a full disk, a non-finite loss, no usable checkpoint."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A sentence that lists the valid names, led by the nearest one to ``name`` if one is near.
+
+    >>> nearest("cosin", ["constant", "cosine_decay"])
+    "did you mean 'cosine_decay'? Valid: constant, cosine_decay"
+    """
+    names = [str(item) for item in valid]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    listing = "valid: " + ", ".join(names) if names else "there is none to choose from"
+    return f"did you mean '{close[0]}'? {listing.capitalize()}" if close else listing

@@ -1,0 +1,151 @@
+"""Counter-based random numbers: every number is a pure function of what it is for.
+
+``bits(seed, stream, epoch, row, position)`` holds no state, so the same token gets the same number
+in any process, batch, rank or order, and after any resume (Salmon et al., "Parallel random numbers:
+as easy as 1, 2, 3", SC 2011, argue for the idea; Philox itself costs ten wide multiplications a
+number, too many for one per token).
+
+Two levels: a 64-bit *row key* is mixed from (seed, stream, epoch, row) with the SplitMix64 finaliser
+(Steele, Lea and Flood, OOPSLA 2014); a token's 32 bits are two rounds of a full-avalanche 32-bit
+mixer over its position, each round started by one half of the row key. Both rounds are bijections of
+the position, so **two positions of a row never get the same bits**: sorting by them is a permutation
+without ties.
+
+numpy and torch give the same bits: integer arithmetic only.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Stream", "bits", "bits_at", "permute", "row_keys", "torch_bits", "unit_interval"]
+
+
+class Stream(IntEnum):
+    """What a number is for; numbers of different streams are unrelated."""
+
+    ORDER = 1
+    """the order of rows in an epoch"""
+    SELECT = 2
+    """which units of a row are masked"""
+    BUDGET = 3
+    """rounding of a row's budget"""
+    REPLACE = 4
+    """mask, random or keep"""
+    TOKEN = 5
+    """which random token"""
+    SPAN = 6
+    """where spans begin"""
+    RATIO = 7
+    """a row's own masking ratio"""
+    ACCEPT = 8
+    """acceptance in the published PTW walk"""
+    MIXTURE = 9
+    """which corpus a row comes from"""
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_M1 = np.uint64(0xBF58476D1CE4E5B9)
+_M2 = np.uint64(0x94D049BB133111EB)
+# The two rounds use constants of the "lowbias32" and "triple32" searches (C. Wellons, hash-prospector).
+_ROUNDS = (((16, 0x21F0AAAD), (15, 0x735A2D97), (15, 0)), ((17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0)))
+
+
+def _mix64(x: np.ndarray) -> np.ndarray:
+    """SplitMix64 finaliser: a bijection of uint64."""
+    x = (x ^ (x >> np.uint64(30))) * _M1
+    x = (x ^ (x >> np.uint64(27))) * _M2
+    return x ^ (x >> np.uint64(31))
+
+
+def row_keys(
+    seed: int, stream: Stream, epoch: np.ndarray | int, row: np.ndarray | int
+) -> np.ndarray:
+    """uint64 key(s) for (seed, stream, epoch, row); ``epoch`` and ``row`` broadcast together."""
+    with np.errstate(over="ignore"):
+        base = _mix64(np.asarray(seed % 2**64, np.uint64) + _GOLDEN * np.uint64(int(stream)))
+        key = _mix64(base + _GOLDEN * (np.asarray(epoch).astype(np.uint64) + np.uint64(1)))
+        return _mix64(key + _GOLDEN * (np.asarray(row).astype(np.uint64) + np.uint64(1)))
+
+
+def _halves(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32), (keys >> np.uint64(32)).astype(np.uint32)
+
+
+def bits_at(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """uint32 bits of ``positions`` (any integers below 2³²) under ``keys``; the two broadcast."""
+    low, high = _halves(keys)
+    x = positions.astype(np.uint32) ^ low
+    scratch = np.empty_like(x)
+    for (steps, half) in zip(_ROUNDS, (high, None), strict=True):
+        for shift, multiplier in steps:
+            np.right_shift(x, np.uint32(shift), out=scratch)
+            np.bitwise_xor(x, scratch, out=x)
+            if multiplier:
+                np.multiply(x, np.uint32(multiplier), out=x)
+        if half is not None:
+            np.add(x, half, out=x)
+    return x
+
+
+def bits(keys: np.ndarray, num_positions: int) -> np.ndarray:
+    """uint32 [B, T]: bits of positions 0 … ``num_positions`` − 1 under each of ``keys`` [B]."""
+    return bits_at(keys[:, None], np.arange(num_positions, dtype=np.uint32)[None, :])
+
+
+def torch_bits(keys: np.ndarray, positions: torch.Tensor) -> torch.Tensor:
+    """int64 values in [0, 2³²) equal to :func:`bits_at`, computed on the device of ``positions``.
+
+    ``keys`` uint64 [B] from the host; ``positions`` int64, its first dimension B or 1.
+    """
+    import torch
+
+    mask = 0xFFFFFFFF
+    low, high = (
+        torch.from_numpy(half.astype(np.int64)).to(positions.device, non_blocking=True)[:, None]
+        for half in _halves(keys)
+    )
+    x = positions ^ low
+    for (steps, half) in zip(_ROUNDS, (high, None), strict=True):
+        for shift, multiplier in steps:
+            x = x ^ (x >> shift)
+            if multiplier:
+                x = (x * multiplier) & mask
+        if half is not None:
+            x = (x + half) & mask
+    return x
+
+
+def unit_interval(random_bits: np.ndarray) -> np.ndarray:
+    """float64 in (0, 1) from uint32 bits: (bits + ½) / 2³², never 0 and never 1."""
+    return (random_bits + 0.5) * 2.0**-32
+
+
+def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
+    """int64: where each of ``index`` (0 ≤ index < ``size``) goes in a random permutation of ``size``.
+
+    A keyed bijection evaluated point by point, in O(1) memory: a four-round Feistel network on the
+    smallest even-bit domain that holds ``size``, walked until it lands inside (Black and Rogaway,
+    CT-RSA 2002). ``size`` below 2⁶².
+    """
+    half_bits = max(1, ((max(size - 1, 1)).bit_length() + 1) // 2)
+    half_mask = np.uint64((1 << half_bits) - 1)
+    shift = np.uint64(half_bits)
+    round_keys = row_keys(key, Stream.ORDER, 0, np.arange(4))
+    out = np.asarray(index, np.int64).astype(np.uint64)
+    pending = np.ones(out.shape, bool)
+    with np.errstate(over="ignore"):
+        while pending.any():
+            x = out[pending]
+            left, right = x >> shift, x & half_mask
+            for round_key in round_keys:
+                left, right = right, left ^ (_mix64(right + round_key) & half_mask)
+            out[pending] = (left << shift) | right
+            pending = out >= np.uint64(size)
+    return out.astype(np.int64)

@@ -1,0 +1,162 @@
+"""The nouns that rooms hand to each other. No logic beyond moving and slicing them.
+
+Shape letters: B rows, T tokens of a row, N predicted tokens of a batch, C classes.
+Arrays are numpy arrays on the host, or torch tensors after :meth:`Rows.to`; one object never mixes
+the two. ``upos`` are the 17 universal part-of-speech tags (universaldependencies.org/u/pos); class 0
+always means "no class".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "NO_CLASS",
+    "UPOS",
+    "UPOS_CLASSES",
+    "ClassTally",
+    "Document",
+    "MaskedBatch",
+    "Rows",
+    "TokenisedDocument",
+]
+
+NO_CLASS = 0
+UPOS = (
+    "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM",
+    "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X",
+)  # fmt: skip
+UPOS_CLASSES = ("none", *UPOS)
+"""Class names of part-of-speech tagged data: ``UPOS_CLASSES[token_class]``."""
+
+Array = Any
+"""A numpy array or a torch tensor, as the class docstring says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text as its source gave it; ``id`` says where it came from."""
+
+    id: str
+    text: str
+    metadata: dict[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedDocument:
+    """A document's tokens without specials, each with its word's start mark and class.
+
+    ``input_ids`` int64 [T]; ``word_start`` bool [T]: True at the first token of every word;
+    ``token_class`` uint8 [T].
+    """
+
+    id: str
+    input_ids: np.ndarray
+    word_start: np.ndarray
+    token_class: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Unmasked rows of one step, made of (data, seed, step) alone.
+
+    ``input_ids`` int64 [B, T];
+    ``word_id`` int32 [B, T]: words of a row counted from 0, −1 where a token must never be masked
+    (special or padding);
+    ``token_class`` uint8 [B, T], 0 = none;
+    ``row_id`` int64 [B]: the row's number in its data set; ``epoch`` int64 [B]: which visit it is.
+    Together with the seed these two key every random number of the row;
+    ``cu_seqlens`` int32 [D + 1]: where documents begin in the flattened B·T tokens; it starts with 0,
+    ends with B·T, and always cuts at row ends.
+    """
+
+    input_ids: Array
+    word_id: Array
+    token_class: Array
+    row_id: Array
+    epoch: Array
+    cu_seqlens: Array
+
+    @property
+    def num_rows(self) -> int:
+        return self.input_ids.shape[0]
+
+    @property
+    def row_length(self) -> int:
+        return self.input_ids.shape[1]
+
+    def slice(self, start: int, stop: int) -> Rows:
+        """Rows ``start`` to ``stop`` (exclusive) of a host batch, document bounds included."""
+        length = self.row_length
+        first, last = np.searchsorted(self.cu_seqlens, [start * length, stop * length])
+        return Rows(
+            self.input_ids[start:stop],
+            self.word_id[start:stop],
+            self.token_class[start:stop],
+            self.row_id[start:stop],
+            self.epoch[start:stop],
+            self.cu_seqlens[first : last + 1] - np.int32(start * length),
+        )
+
+    def micro_batches(self, num: int) -> Iterator[Rows]:
+        """``num`` nearly equal parts of a host batch, in order; empty parts are left out."""
+        edges = [self.num_rows * k // num for k in range(num + 1)]
+        for start, stop in zip(edges, edges[1:], strict=False):
+            if stop > start:
+                yield self.slice(start, stop)
+
+    def to(self, device: torch.device | str) -> Rows:
+        """The same rows as torch tensors on ``device`` (a copy that does not wait for the host)."""
+        import torch
+
+        def move(array: Array) -> torch.Tensor:
+            tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+            return tensor.to(device, non_blocking=True)
+
+        return replace(self, **{item.name: move(getattr(self, item.name)) for item in fields(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedBatch:
+    """What the model is given and what it must predict.
+
+    ``input_ids`` int64 [B, T] after replacement; ``labels`` int64 [B, T], −100 where nothing is
+    predicted;
+    ``positions`` int64 [N]: flat indices (row · T + token) of the predicted tokens, ascending;
+    ``targets`` int64 [N]: their true ids; ``target_class`` uint8 [N]: their classes;
+    ``num_maskable``: how many tokens could have been chosen (int or 0-d tensor);
+    ``masking_ratio``: the ratio asked, as a fraction of the maskable tokens, averaged over rows;
+    ``cu_seqlens`` as in :class:`Rows`.
+    """
+
+    input_ids: Array
+    labels: Array
+    positions: Array
+    targets: Array
+    target_class: Array
+    num_maskable: Any
+    masking_ratio: float
+    cu_seqlens: Array
+
+    @property
+    def num_predicted(self) -> int:
+        return self.positions.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTally:
+    """Sums over the predicted tokens of one optimiser step, per class, pooled over all ranks.
+
+    ``loss_sum`` float64 [C] in nats; ``count`` int64 [C]; ``correct`` int64 [C].
+    """
+
+    loss_sum: Array
+    count: Array
+    correct: Array
