@@ -88,7 +88,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UsageError(f"override {override!r}: the value is not valid YAML: {error}") from None
+            raise UsageError(
+                f"override {override!r}: the value is not valid YAML: {error}"
+            ) from None
         node = result
         for depth, key in enumerate(keys[:-1]):
             child = node.setdefault(key, {})
@@ -108,7 +110,9 @@ def diff(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, with both values (None where a key is absent)."""
     a, b = dict(_leaves(left.to_dict())), dict(_leaves(right.to_dict()))
     return {
-        key: (a.get(key), b.get(key)) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)
+        key: (a.get(key), b.get(key))
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
     }
 
 
@@ -137,7 +141,9 @@ def _explain(cls: type[Config], error: ValidationError, where: str) -> str:
         elif kind == "union_tag_not_found":
             lines.append(f"{location} needs a 'kind', got {value!r}")
         elif kind == "literal_error":
-            names = [n.strip(" '") for n in str(item["ctx"]["expected"]).replace(" or ", ", ").split(",")]
+            names = [
+                n.strip(" '") for n in str(item["ctx"]["expected"]).replace(" or ", ", ").split(",")
+            ]
             lines.append(f"{location} is {value!r}; {nearest(str(value), names)}")
         elif kind == "missing":
             lines.append(f"'{location}' is missing")

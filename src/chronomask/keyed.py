@@ -7,8 +7,8 @@ number, too many for one per token).
 
 Two levels: a 64-bit *row key* is mixed from (seed, stream, epoch, row) with the SplitMix64 finaliser
 (Steele, Lea and Flood, OOPSLA 2014); a token's 32 bits are two rounds of a full-avalanche 32-bit
-mixer over its position, each round started by one half of the row key. Both rounds are bijections of
-the position, so **two positions of a row never get the same bits**: sorting by them is a permutation
+mixer over its position, begun and multiplied by the halves of the row key. Every step is a
+bijection of the position, so **two positions of a row never get the same bits**: sorting by them is a permutation
 without ties.
 
 numpy and torch give the same bits: integer arithmetic only.
@@ -17,6 +17,7 @@ numpy and torch give the same bits: integer arithmetic only.
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,16 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Stream", "bits", "bits_at", "permute", "row_keys", "torch_bits", "unit_interval"]
+__all__ = [
+    "Stream",
+    "bits",
+    "bits_at",
+    "permute",
+    "row_keys",
+    "torch_bits",
+    "unit_interval",
+    "weyl",
+]
 
 
 class Stream(IntEnum):
@@ -53,8 +63,9 @@ class Stream(IntEnum):
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
-# The two rounds use constants of the "lowbias32" and "triple32" searches (C. Wellons, hash-prospector).
-_ROUNDS = (((16, 0x21F0AAAD), (15, 0x735A2D97), (15, 0)), ((17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0)))
+_ROUNDS = ((15, 0x2C1B3C6D), (12, 0x297A2D39), (15, 0))
+"""(shift, multiplier): x ← x ^ (x >> shift), then x ← x · multiplier (0 = leave out). The constants
+are those of the "lowbias32" searches (C. Wellons, hash-prospector)."""
 
 
 def _mix64(x: np.ndarray) -> np.ndarray:
@@ -75,51 +86,79 @@ def row_keys(
 
 
 def _halves(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32), (keys >> np.uint64(32)).astype(np.uint32)
+    """The start and the odd multiplier that a row key gives the 32-bit mixer."""
+    low = (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    return low, (keys >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+
+
+@lru_cache(maxsize=16)
+def _spread_of_range(num_positions: int) -> np.ndarray:
+    """uint32 [1, T]: :func:`_spread` of 0 … T − 1, the same for every row of that length."""
+    spread = _spread(np.arange(num_positions))[None, :]
+    spread.flags.writeable = False
+    return spread
+
+
+def _spread(positions: np.ndarray) -> np.ndarray:
+    """uint32: positions mixed alone, so that the keyed rounds start from unrelated numbers."""
+    x = positions.astype(np.uint32)
+    with np.errstate(over="ignore"):
+        x = (x + np.uint32(0x9E3779B9)) * np.uint32(0x21F0AAAD)
+        x = (x ^ (x >> np.uint32(15))) * np.uint32(0x735A2D97)
+    return x ^ (x >> np.uint32(15))
 
 
 def bits_at(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """uint32 bits of ``positions`` (any integers below 2³²) under ``keys``; the two broadcast."""
-    low, high = _halves(keys)
-    x = positions.astype(np.uint32) ^ low
+    return _keyed_mix(_spread(positions), keys)
+
+
+def _keyed_mix(spread: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    low, odd = _halves(keys)
+    x = spread ^ low
     scratch = np.empty_like(x)
-    for (steps, half) in zip(_ROUNDS, (high, None), strict=True):
-        for shift, multiplier in steps:
-            np.right_shift(x, np.uint32(shift), out=scratch)
-            np.bitwise_xor(x, scratch, out=x)
-            if multiplier:
-                np.multiply(x, np.uint32(multiplier), out=x)
-        if half is not None:
-            np.add(x, half, out=x)
+    np.multiply(x, odd, out=x)
+    for shift, multiplier in _ROUNDS:
+        np.right_shift(x, np.uint32(shift), out=scratch)
+        np.bitwise_xor(x, scratch, out=x)
+        if multiplier:
+            np.multiply(x, np.uint32(multiplier), out=x)
     return x
 
 
 def bits(keys: np.ndarray, num_positions: int) -> np.ndarray:
     """uint32 [B, T]: bits of positions 0 … ``num_positions`` − 1 under each of ``keys`` [B]."""
-    return bits_at(keys[:, None], np.arange(num_positions, dtype=np.uint32)[None, :])
+    return _keyed_mix(_spread_of_range(num_positions), keys[:, None])
 
 
-def torch_bits(keys: np.ndarray, positions: torch.Tensor) -> torch.Tensor:
-    """int64 values in [0, 2³²) equal to :func:`bits_at`, computed on the device of ``positions``.
-
-    ``keys`` uint64 [B] from the host; ``positions`` int64, its first dimension B or 1.
-    """
+def torch_bits(keys: np.ndarray, num_positions: int, device: torch.device) -> torch.Tensor:
+    """int64 [B, T] in [0, 2³²): :func:`bits` computed on ``device``; ``keys`` uint64 [B], host."""
     import torch
 
     mask = 0xFFFFFFFF
-    low, high = (
-        torch.from_numpy(half.astype(np.int64)).to(positions.device, non_blocking=True)[:, None]
+    low, odd = (
+        torch.from_numpy(half.astype(np.int64)).to(device, non_blocking=True)[:, None]
         for half in _halves(keys)
     )
-    x = positions ^ low
-    for (steps, half) in zip(_ROUNDS, (high, None), strict=True):
-        for shift, multiplier in steps:
-            x = x ^ (x >> shift)
-            if multiplier:
-                x = (x * multiplier) & mask
-        if half is not None:
-            x = (x + half) & mask
+    spread = _spread_of_range(num_positions).astype(np.int64)
+    x = torch.from_numpy(spread).to(device, non_blocking=True) ^ low
+    x = (x * odd) & mask
+    for shift, multiplier in _ROUNDS:
+        x = x ^ (x >> shift)
+        if multiplier:
+            x = (x * multiplier) & mask
     return x
+
+
+def weyl(seed: int, stream: Stream, order: np.ndarray) -> np.ndarray:
+    """uint32: numbers that any run of consecutive ``order`` covers evenly (a Weyl sequence).
+
+    (start + order · golden ratio) modulo 1, in units of 2⁻³²; the start is keyed.
+    """
+    start = row_keys(seed, stream, 0, 0) >> np.uint64(32)
+    with np.errstate(over="ignore"):
+        step = order.astype(np.uint64) * np.uint64(0x9E3779B9)
+    return (start + step).astype(np.uint32)
 
 
 def unit_interval(random_bits: np.ndarray) -> np.ndarray:

@@ -1,15 +1,15 @@
 """The nouns that rooms hand to each other. No logic beyond moving and slicing them.
 
 Shape letters: B rows, T tokens of a row, N predicted tokens of a batch, C classes.
-Arrays are numpy arrays on the host, or torch tensors after :meth:`Rows.to`; one object never mixes
-the two. ``upos`` are the 17 universal part-of-speech tags (universaldependencies.org/u/pos); class 0
+Arrays are numpy arrays on the host, or torch tensors after :meth:`Rows.to`. ``upos`` are the 17 universal part-of-speech tags (universaldependencies.org/u/pos); class 0
 always means "no class".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,17 +72,20 @@ class Rows:
     (special or padding);
     ``token_class`` uint8 [B, T], 0 = none;
     ``row_id`` int64 [B]: the row's number in its data set; ``epoch`` int64 [B]: which visit it is.
-    Together with the seed these two key every random number of the row;
+    Together with the seed these two key every random number of the row, so they stay on the host;
     ``cu_seqlens`` int32 [D + 1]: where documents begin in the flattened B·T tokens; it starts with 0,
-    ends with B·T, and always cuts at row ends.
+    ends with B·T, and always cuts at row ends;
+    ``order`` int64 [B], on the host: the row's place in the training order, counted over all steps
+    and ranks; spreads what is rounded or drawn once a row evenly over neighbours. None = ``row_id``.
     """
 
     input_ids: Array
     word_id: Array
     token_class: Array
-    row_id: Array
-    epoch: Array
+    row_id: np.ndarray
+    epoch: np.ndarray
     cu_seqlens: Array
+    order: np.ndarray | None = None
 
     @property
     def num_rows(self) -> int:
@@ -103,12 +106,13 @@ class Rows:
             self.row_id[start:stop],
             self.epoch[start:stop],
             self.cu_seqlens[first : last + 1] - np.int32(start * length),
+            None if self.order is None else self.order[start:stop],
         )
 
     def micro_batches(self, num: int) -> Iterator[Rows]:
         """``num`` nearly equal parts of a host batch, in order; empty parts are left out."""
         edges = [self.num_rows * k // num for k in range(num + 1)]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             if stop > start:
                 yield self.slice(start, stop)
 
@@ -120,7 +124,8 @@ class Rows:
             tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
             return tensor.to(device, non_blocking=True)
 
-        return replace(self, **{item.name: move(getattr(self, item.name)) for item in fields(self)})
+        moved = ("input_ids", "word_id", "token_class", "cu_seqlens")
+        return replace(self, **{name: move(getattr(self, name)) for name in moved})
 
 
 @dataclass(frozen=True, slots=True)

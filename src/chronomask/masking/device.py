@@ -1,0 +1,214 @@
+"""The selection of :mod:`chronomask.masking.sampling` in dense torch operations, for accelerators.
+
+Same steps, same integers, same bits: a test compares the two. Every unit occupies the place of its
+first token, so all shapes are [B, T] whatever the text, and nothing here waits for the device.
+Sums are of integers and float steps are single IEEE operations, so results do not depend on the
+order in which a device adds.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from chronomask import keyed
+from chronomask.masking.sampling import MAX_CLASSES, NEWTON_STEPS, RowRandomness
+
+__all__ = ["levels", "replace", "select"]
+
+_ONE = 2.0**32
+_WRAP = 2**32 - 1
+
+
+def select(
+    unit_id: torch.Tensor,
+    token_class: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    ratio: np.ndarray,
+    random: RowRandomness,
+) -> torch.Tensor:
+    """Bool [B, T]: the tokens of the chosen units.
+
+    Arguments as for :func:`chronomask.masking.sampling.select`, the first three as tensors on the
+    device; ``ratio`` and ``random`` come from the host.
+    """
+    device = unit_id.device
+    maskable = unit_id >= 0
+    if np.all(ratio >= 1):
+        return maskable
+    num_rows, length = unit_id.shape
+    unit, size = _units(unit_id, maskable)
+    single, multi = size == 1, size > 1
+    asked = _host(np.rint(np.minimum(ratio, 1.0) * _ONE), torch.int64, device)
+    rounding = _host(random.round_budget, torch.int64, device)
+    budget = (asked * maskable.sum(1) + rounding) >> 32
+
+    uniform = token_class is None or weights is None
+    if uniform:
+        classes = torch.zeros_like(size)
+        chance = _host(np.minimum(ratio, 1.0), torch.float64, device)[:, None]
+        single_counts = single.sum(1, keepdim=True)
+    else:
+        classes = token_class.to(torch.int64)
+        empty = torch.zeros(num_rows, weights.shape[0], dtype=torch.int64, device=device)
+        single_counts = empty.scatter_add(1, classes, single.to(torch.int64))
+        chance = _chances(empty.scatter_add(1, classes, size), weights, ratio)
+
+    hit = _systematic_multi(size, multi, classes, chance, random)
+    covered = torch.where(hit, size, 0).sum(1)
+    longest = torch.where(multi, size, 0).amax(1)
+    left = _left_for_single(budget, covered, longest, single_counts, chance)
+    if uniform:
+        start = _host(random.start_single, torch.int64, device)
+        hit |= _smallest(single, (left + start) >> 32, random)
+    else:
+        shifted = _shift(chance, single_counts, left)
+        hit |= _systematic_single(single, classes, shifted, random)
+    return hit.gather(1, unit) & maskable
+
+
+def _host(values: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Per-row numbers from the host, copied without waiting."""
+    wide = np.float64 if dtype == torch.float64 else np.int64
+    return torch.from_numpy(values.astype(wide)).to(device, non_blocking=True)
+
+
+def _units(unit_id: torch.Tensor, maskable: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Int64 [B, T]: the column of each token's unit's first token, and at that column its size."""
+    begins = torch.ones_like(maskable)
+    begins[:, 1:] = unit_id[:, 1:] != unit_id[:, :-1]
+    column = torch.arange(unit_id.shape[1], device=unit_id.device)
+    unit = torch.where(begins, column, 0).cummax(1).values
+    size = torch.zeros_like(unit).scatter_add(1, unit, maskable.to(torch.int64))
+    return unit, size
+
+
+def _chances(counts: torch.Tensor, weights: torch.Tensor, ratio: np.ndarray) -> torch.Tensor:
+    total = counts.sum(1).clamp(min=1)
+    grid = (weights * 2.0**16).round().to(torch.int64)
+    mean_weight = (counts * grid).sum(1).clamp(min=1) / (total * 2.0**16)
+    share = np.clip(ratio, 1e-9, 1 - 1e-9)
+    target = _host(share, torch.float64, counts.device) * total
+    rate = _host(share / (1 - share), torch.float64, counts.device) / mean_weight
+    for _ in range(NEWTON_STEPS):
+        odds = rate[:, None] * weights
+        chance = odds / (odds + 1.0)
+        expected = (counts * _fixed(chance)).sum(1)
+        slope = (counts * _fixed(chance * (1.0 - chance))).sum(1)
+        gain = (target * _ONE - expected) / slope.clamp(min=1)
+        rate = rate * (1.0 + gain)
+    odds = rate[:, None] * weights
+    return odds / (odds + 1.0)
+
+
+def _fixed(chance: torch.Tensor) -> torch.Tensor:
+    return (chance * _ONE).round().to(torch.int64)
+
+
+def _left_for_single(
+    budget: torch.Tensor,
+    covered: torch.Tensor,
+    longest: torch.Tensor,
+    counts: torch.Tensor,
+    chance: torch.Tensor,
+) -> torch.Tensor:
+    expected = (counts * _fixed(chance)).sum(1)
+    missing = ((budget - covered) << 32) - expected
+    room = torch.minimum(expected, (counts.sum(1) << 32) - expected)
+    share = (room / ((longest + 1) * _ONE)).clamp(max=1.0)
+    return expected + (share * missing).round().to(torch.int64)
+
+
+def _shift(chance: torch.Tensor, counts: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+    spread = chance * (1.0 - chance)
+    missing = number - (counts * _fixed(chance)).sum(1)
+    step = missing / (counts * _fixed(spread)).sum(1).clamp(min=1)
+    return (chance + step[:, None] * spread).clamp(0.0, 1.0)
+
+
+def _hits(
+    packed: torch.Tensor, position_bits: int, own: torch.Tensor, start: torch.Tensor
+) -> torch.Tensor:
+    """Bool [B, T] by column: systematic sampling in the order of ``packed``, columns in its low bits.
+
+    ``own`` int64 [B, T]: chances in units of 2⁻³², by column; 0 where there is no unit.
+    """
+    column = packed.sort(1).values & ((1 << position_bits) - 1)
+    in_order = own.gather(1, column)
+    total = (in_order.cumsum(1) + start[:, None]) & _WRAP
+    return torch.zeros_like(own, dtype=torch.bool).scatter(1, column, total < in_order)
+
+
+def _systematic_multi(
+    size: torch.Tensor,
+    multi: torch.Tensor,
+    classes: torch.Tensor,
+    chance: torch.Tensor,
+    random: RowRandomness,
+) -> torch.Tensor:
+    length = size.shape[1]
+    position_bits = max(1, (length - 1).bit_length())
+    key = keyed.torch_bits(random.keys, length, size.device) >> 16
+    rank = torch.where(multi, 63 - size.clamp(max=63), 63)
+    packed = (((rank << 16) | key) << position_bits) | torch.arange(length, device=size.device)
+    own = torch.where(multi, _fixed(chance).clamp(max=_WRAP).gather(1, classes), 0)
+    return _hits(packed, position_bits, own, _host(random.start_multi, torch.int64, size.device))
+
+
+def _systematic_single(
+    single: torch.Tensor, classes: torch.Tensor, chance: torch.Tensor, random: RowRandomness
+) -> torch.Tensor:
+    length, device = single.shape[1], single.device
+    position_bits = max(1, (length - 1).bit_length())
+    low_bits = position_bits + 6
+    key = keyed.torch_bits(random.keys, length, device) >> low_bits
+    key = torch.where(single, key, 1 << 32)
+    place = (classes.clamp(max=MAX_CLASSES) << position_bits) | torch.arange(length, device=device)
+    own = torch.where(single, _fixed(chance).clamp(max=_WRAP).gather(1, classes), 0)
+    start = _host(random.start_single, torch.int64, device)
+    return _hits((key << low_bits) | place, position_bits, own, start)
+
+
+def _smallest(single: torch.Tensor, number: torch.Tensor, random: RowRandomness) -> torch.Tensor:
+    length = single.shape[1]
+    key = keyed.torch_bits(random.keys, length, single.device)
+    key = torch.where(single, key, 1 << 32)
+    order = key.argsort(1)
+    rank = torch.arange(length, device=single.device).expand_as(order)
+    first = rank < number[:, None]
+    return torch.zeros_like(single).scatter(1, order, first) & single
+
+
+def levels(unit_id: torch.Tensor, token_weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`chronomask.masking.sampling.levels`."""
+    maskable = torch.ones_like(unit_id, dtype=torch.bool)
+    unit, size = _units(unit_id, maskable)
+    grid = (token_weight * 2.0**16).round().to(torch.int64)
+    total = torch.zeros_like(grid).scatter_add(1, unit, grid)
+    mean = (total / size.clamp(min=1)).gather(1, unit)
+    host = np.rint(2.0 ** (16 - np.arange(48) / 4.0)) * 2.0**-16
+    bounds = torch.from_numpy(np.sqrt(host[:-1] * host[1:]) * 2.0**16).to(unit_id.device)
+    level = torch.searchsorted(-bounds, -mean, side="left").to(torch.uint8)
+    return level, torch.from_numpy(host).to(unit_id.device)
+
+
+def replace(
+    input_ids: torch.Tensor,
+    selected: torch.Tensor,
+    drawn_for: torch.Tensor | None,
+    replace_keys: np.ndarray,
+    token_keys: np.ndarray,
+    bounds: tuple[int, int],
+    mask_token_id: int,
+    ordinary_ids: torch.Tensor,
+) -> torch.Tensor:
+    """Int64 [B, T]: what the model sees; ``drawn_for`` gives tokens of a unit one common draw."""
+    length, device = input_ids.shape[1], input_ids.device
+    draw = keyed.torch_bits(replace_keys, length, device)
+    if drawn_for is not None:
+        draw = draw.gather(1, drawn_for.clamp(min=0).to(torch.int64))
+    bits = keyed.torch_bits(token_keys, length, device)
+    random = ordinary_ids[(bits * ordinary_ids.shape[0]) >> 32]
+    shown = torch.where(draw < bounds[1], random, input_ids)
+    shown = torch.where(draw < bounds[0], mask_token_id, shown)
+    return torch.where(selected, shown, input_ids)

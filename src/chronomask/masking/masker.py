@@ -1,0 +1,320 @@
+"""Joins the rooms: unmasked rows + progress → a masked batch.
+
+The masker runs in the training process on the rows of the step, with the step's own ratio and the
+current class weights; what it draws is keyed by (seed, epoch, row, position). So prefetching, worker
+counts, micro-batches, ranks and resume cannot change a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import model_validator
+
+from chronomask import keyed
+from chronomask.config import Config
+from chronomask.errors import UsageError
+from chronomask.masking import device as on_device
+from chronomask.masking import sampling, strategy, walk
+from chronomask.masking.content import ContentSchedule, ContentState, NoContent, quantise
+from chronomask.masking.ratio import Constant, CosineDecay, Ratio, RatioSchedule
+from chronomask.masking.response import RatioResponse
+from chronomask.masking.strategy import Strategy, WholeWord
+from chronomask.types import ClassTally, MaskedBatch, Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Masker", "MaskingConfig", "Vocabulary"]
+
+
+class MaskingConfig(Config):
+    """How much, what and how: everything about masking."""
+
+    ratio: RatioSchedule = CosineDecay()
+    """how much is masked at each moment of training"""
+    content: ContentSchedule = NoContent()
+    """which classes of tokens are preferred"""
+    strategy: Strategy = WholeWord()
+    """which tokens are masked together"""
+    mask_replace_prob: Ratio = 0.8
+    """probability that a predicted token is shown as [MASK]"""
+    random_replace_prob: Ratio = 0.1
+    """probability that it is shown as a random ordinary token; the rest stays as it is"""
+    replace_unit: Literal["token", "unit"] = "token"
+    """whether tokens of a unit are replaced each on its own or all the same way"""
+    progress: Literal["steps", "tokens", "masked_tokens"] = "steps"
+    """what training progress is counted in"""
+
+    @model_validator(mode="after")
+    def _probabilities_fit(self) -> MaskingConfig:
+        total = self.mask_replace_prob + self.random_replace_prob
+        if total > 1 + 1e-9:
+            raise ValueError(f"mask_replace_prob + random_replace_prob is {total:g}, more than 1")
+        if self.content.kind == "ptw_faithful" and self.strategy.kind != "whole_word":
+            raise ValueError(
+                f"content 'ptw_faithful' walks over whole words; strategy is '{self.strategy.kind}'"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What masking must know of a tokenizer.
+
+    ``mask_token_id``; ``ordinary_ids`` int64 [num_ordinary], rising: the tokens that may stand in as
+    random replacements (no special, added or unused token); ``size``: number of token ids.
+    """
+
+    mask_token_id: int
+    ordinary_ids: np.ndarray
+    size: int
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+        """Raises UsageError for a tokenizer without a mask token."""
+        if tokenizer.mask_token_id is None:
+            raise UsageError(
+                f"tokenizer {tokenizer.name_or_path!r} has no mask token: masked language "
+                "modelling needs one; add it before preparing data"
+            )
+        tokens = tokenizer.get_vocab()
+        special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        ordinary = sorted(
+            number
+            for token, number in tokens.items()
+            if number not in special and not token.startswith("[unused")
+        )
+        return cls(int(tokenizer.mask_token_id), np.array(ordinary, np.int64), len(tokenizer))
+
+
+class Masker:
+    """Masks rows; holds the content schedule's running state and nothing else that changes.
+
+    ``class_names``: names of the data's class column; ``seed``: keys every random number.
+    """
+
+    def __init__(
+        self,
+        config: MaskingConfig,
+        vocabulary: Vocabulary,
+        class_names: Sequence[str] = ("none",),
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config = config
+        self.vocabulary = vocabulary
+        self.class_names = tuple(class_names)
+        self.seed = seed
+        if len(self.class_names) > sampling.MAX_CLASSES:
+            raise UsageError(
+                f"{len(self.class_names)} token classes; masking handles {sampling.MAX_CLASSES}"
+            )
+        self.content = ContentState(config.content, self.class_names, vocabulary.size, device)
+        self.response = RatioResponse.of(config.ratio)
+        self._weights: Any = None
+        self._refresh_weights()
+
+    def __call__(self, rows: Rows, progress: float) -> MaskedBatch:
+        """The rows masked at ``progress`` in [0, 1]; arrays of the kind and device of the rows.
+
+        Raises ValueError when ``progress`` is outside [0, 1].
+        """
+        if not 0 <= progress <= 1:
+            raise ValueError(f"progress {progress} is outside [0, 1]")
+        ratio = self._row_ratios(rows, progress)
+        if isinstance(rows.input_ids, torch.Tensor):
+            if rows.input_ids.device.type != "cpu":
+                return self._mask_on_device(rows, ratio)
+            on_host = self._mask_on_host(_as_numpy(rows), ratio)
+            return _as_torch(on_host)
+        return self._mask_on_host(rows, ratio)
+
+    def update(self, tally: ClassTally) -> None:
+        """Feed back one optimiser step's losses per class; in force from the next step on."""
+        self.content.update(tally)
+        self._refresh_weights()
+
+    @property
+    def num_feedback_classes(self) -> int:
+        """C of the tally that :meth:`update` takes."""
+        return self.content.num_classes
+
+    def feedback_class(self, batch: MaskedBatch) -> Any:
+        """Integer [N]: the class under which each predicted token's loss is to be tallied."""
+        return batch.targets if self.content.by_token_id else batch.target_class
+
+    def class_weights(self) -> dict[str, float] | None:
+        """Weight of each class in force for the next step; None without class weights."""
+        weights = None if self.content.by_token_id else self.content.weights()
+        if weights is None:
+            return None
+        return dict(zip(self.class_names, weights.tolist(), strict=True))
+
+    def ratio_at(self, progress: float) -> float:
+        """The mean ratio asked at ``progress``, the response to the loss so far included."""
+        return self.response.level if self.response else self.config.ratio.at(progress)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All state as tensors, for the checkpoint."""
+        state = {f"content.{k}": v for k, v in self.content.state_dict().items()}
+        if self.response:
+            state |= {f"response.{k}": v for k, v in self.response.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore :meth:`state_dict`; raises DataError if it is of another schedule."""
+        self.content.load_state_dict(_part(state, "content."))
+        if self.response:
+            self.response.load_state_dict(_part(state, "response."))
+        self._refresh_weights()
+
+    def _refresh_weights(self) -> None:
+        weights = self.content.weights()
+        if weights is not None and self.config.content.kind != "ptw_faithful":
+            weights = quantise(weights)
+        self._weights = weights.numpy() if weights is not None and not weights.is_cuda else weights
+
+    def _row_ratios(self, rows: Rows, progress: float) -> np.ndarray:
+        schedule = self.config.ratio
+        if self.response:
+            return np.full(rows.num_rows, self.response.level)
+        if getattr(schedule, "antithetic", False):
+            order = rows.row_id if rows.order is None else rows.order
+            draw = keyed.weyl(self.seed, keyed.Stream.RATIO, order)
+        else:
+            keys = keyed.row_keys(self.seed, keyed.Stream.RATIO, rows.epoch, rows.row_id)
+            draw = keyed.bits(keys, 1)[:, 0]
+        return schedule.of_rows(progress, keyed.unit_interval(draw))
+
+    def _row_keys(self, stream: keyed.Stream, rows: Rows) -> np.ndarray:
+        return keyed.row_keys(self.seed, stream, rows.epoch, rows.row_id)
+
+    def _mask_on_host(self, rows: Rows, ratio: np.ndarray) -> MaskedBatch:
+        units = strategy.unit_id(self.config.strategy, rows, self.seed)
+        if self.config.content.kind == "ptw_faithful":
+            positions = walk.walk(
+                units,
+                rows.token_class,
+                self._weights,
+                ratio,
+                self._row_keys(keyed.Stream.SELECT, rows),
+                self._row_keys(keyed.Stream.ACCEPT, rows),
+            )
+        else:
+            classes, weights = rows.token_class, self._weights
+            if weights is not None and (self.content.by_token_id or _mixes_classes(self.config)):
+                per_token = weights[rows.input_ids if self.content.by_token_id else classes]
+                classes, weights = sampling.levels(units, per_token)
+            random = sampling.RowRandomness.of(self.seed, rows.epoch, rows.row_id, rows.order)
+            positions = sampling.select(units, classes, weights, ratio, random)
+
+        input_ids = rows.input_ids.copy()
+        flat_ids = input_ids.ravel()
+        targets = flat_ids[positions]
+        labels = np.full(input_ids.shape, -100, np.int64)
+        labels.ravel()[positions] = targets
+        flat_ids[positions] = self._replacements(rows, units, positions, targets)
+        return MaskedBatch(
+            input_ids=input_ids,
+            labels=labels,
+            positions=positions,
+            targets=targets,
+            target_class=rows.token_class.ravel()[positions],
+            num_maskable=int(np.count_nonzero(rows.word_id >= 0)),
+            masking_ratio=float(ratio.mean()),
+            cu_seqlens=rows.cu_seqlens,
+        )
+
+    def _replacements(
+        self, rows: Rows, units: np.ndarray, positions: np.ndarray, targets: np.ndarray
+    ) -> np.ndarray:
+        """int64 [N]: what the model sees in place of each target."""
+        row, column = np.divmod(positions, rows.row_length)
+        column = column.astype(np.uint32)
+        drawn_for = column
+        if self.config.replace_unit == "unit":
+            drawn_for = units.ravel()[positions].astype(np.uint32)
+        draw = keyed.bits_at(self._row_keys(keyed.Stream.REPLACE, rows)[row], drawn_for)
+        mask_below, random_below = self._replace_bounds()
+        shown = np.where(draw < mask_below, self.vocabulary.mask_token_id, targets)
+        random = np.flatnonzero((draw >= mask_below) & (draw < random_below))
+        bits = keyed.bits_at(self._row_keys(keyed.Stream.TOKEN, rows)[row[random]], column[random])
+        ordinary = self.vocabulary.ordinary_ids
+        shown[random] = ordinary[
+            (bits.astype(np.uint64) * np.uint64(ordinary.size)) >> np.uint64(32)
+        ]
+        return shown
+
+    def _replace_bounds(self) -> tuple[int, int]:
+        """Bounds, out of 2³², below which a token is masked, or else shown as a random one."""
+        mask, random = self.config.mask_replace_prob, self.config.random_replace_prob
+        return round(mask * 2**32), min(2**32, round((mask + random) * 2**32))
+
+    def _mask_on_device(self, rows: Rows, ratio: np.ndarray) -> MaskedBatch:
+        """As :meth:`_mask_on_host`, bit for bit, by dense operations on the rows' device.
+
+        One host synchronisation: the number of predicted tokens. The published walk has no dense
+        form and runs on the host.
+        """
+        if self.config.content.kind == "ptw_faithful" or self.config.strategy.kind == "span":
+            device = rows.input_ids.device
+            return _as_torch(self._mask_on_host(_as_numpy(rows), ratio), device)
+        units = strategy.unit_id(self.config.strategy, rows, self.seed)
+        classes, weights = rows.token_class, self._weights
+        if weights is not None and self.content.by_token_id:
+            classes, weights = on_device.levels(units, weights[rows.input_ids])
+        random = sampling.RowRandomness.of(self.seed, rows.epoch, rows.row_id, rows.order)
+        selected = on_device.select(units, classes, weights, ratio, random)
+        by_unit = units if self.config.replace_unit == "unit" else None
+        input_ids = on_device.replace(
+            rows.input_ids,
+            selected,
+            by_unit,
+            self._row_keys(keyed.Stream.REPLACE, rows),
+            self._row_keys(keyed.Stream.TOKEN, rows),
+            self._replace_bounds(),
+            self.vocabulary.mask_token_id,
+            torch.from_numpy(self.vocabulary.ordinary_ids).to(rows.input_ids.device),
+        )
+        positions = selected.flatten().nonzero()[:, 0]
+        return MaskedBatch(
+            input_ids=input_ids,
+            labels=torch.where(selected, rows.input_ids, -100),
+            positions=positions,
+            targets=rows.input_ids.flatten()[positions],
+            target_class=rows.token_class.flatten()[positions],
+            num_maskable=(rows.word_id >= 0).sum(),
+            masking_ratio=float(ratio.mean()),
+            cu_seqlens=rows.cu_seqlens,
+        )
+
+
+def _mixes_classes(config: MaskingConfig) -> bool:
+    """Whether a unit can hold tokens of several classes."""
+    return config.strategy.kind == "span"
+
+
+def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> Masker:
+    """The masker of validation: a fixed ratio, uniform over tokens, the same for every arm."""
+    config = MaskingConfig(ratio=Constant(base=ratio), strategy=strategy.Token())
+    return Masker(config, vocabulary, seed=seed)
+
+
+def _as_numpy(rows: Rows) -> Rows:
+    moved = ("input_ids", "word_id", "token_class", "cu_seqlens")
+    return replace(rows, **{name: getattr(rows, name).cpu().numpy() for name in moved})
+
+
+def _as_torch(batch: MaskedBatch, device: torch.device | str = "cpu") -> MaskedBatch:
+    moved = ("input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens")
+    tensors = {name: torch.from_numpy(getattr(batch, name)).to(device) for name in moved}
+    return replace(batch, **tensors)
