@@ -142,7 +142,7 @@ def _explain(cls: type[Config], error: ValidationError, where: str) -> str:
             lines.append(f"{location} needs a 'kind', got {value!r}")
         elif kind == "literal_error":
             names = [
-                n.strip(" '") for n in str(item["ctx"]["expected"]).replace(" or ", ", ").split(",")
+                n.strip(" '") for n in str(item.get("ctx", {}).get("expected", "")).replace(" or ", ", ").split(",")
             ]
             lines.append(f"{location} is {value!r}; {nearest(str(value), names)}")
         elif kind == "missing":
@@ -160,7 +160,7 @@ def _keys_at(cls: type[Config], location: Sequence[str | int]) -> list[str]:
         field = current.model_fields.get(str(part))
         if field is None:  # a tag of a union, which pydantic adds to the location
             continue
-        classes = [c for c in _config_classes(field.annotation)]
+        classes = list(_config_classes(field.annotation))
         tags = {str(c.model_fields["kind"].default): c for c in classes if "kind" in c.model_fields}
         chosen = next((tags[str(p)] for p in location if str(p) in tags), None)
         if chosen is None and not classes:

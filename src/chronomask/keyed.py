@@ -6,10 +6,9 @@ as easy as 1, 2, 3", SC 2011, argue for the idea; Philox itself costs ten wide m
 number, too many for one per token).
 
 Two levels: a 64-bit *row key* is mixed from (seed, stream, epoch, row) with the SplitMix64 finaliser
-(Steele, Lea and Flood, OOPSLA 2014); a token's 32 bits are two rounds of a full-avalanche 32-bit
-mixer over its position, begun and multiplied by the halves of the row key. Every step is a
-bijection of the position, so **two positions of a row never get the same bits**: sorting by them is a permutation
-without ties.
+(Steele, Lea and Flood, OOPSLA 2014); a token's 32 bits come from a 32-bit mixer of its position,
+begun and multiplied by the halves of the row key. Every step is a bijection of the position, so two
+positions of a row never get the same bits: sorting by them is a permutation without ties.
 
 numpy and torch give the same bits: integer arithmetic only.
 """
@@ -58,6 +57,8 @@ class Stream(IntEnum):
     """acceptance in the published PTW walk"""
     MIXTURE = 9
     """which corpus a row comes from"""
+    DROPOUT = 10
+    """the model's dropout in one micro-batch"""
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

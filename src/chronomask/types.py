@@ -1,8 +1,8 @@
 """The nouns that rooms hand to each other. No logic beyond moving and slicing them.
 
 Shape letters: B rows, T tokens of a row, N predicted tokens of a batch, C classes.
-Arrays are numpy arrays on the host, or torch tensors after :meth:`Rows.to`. ``upos`` are the 17 universal part-of-speech tags (universaldependencies.org/u/pos); class 0
-always means "no class".
+Arrays are numpy arrays on the host, or torch tensors after :meth:`Rows.to`. ``upos`` are the 17
+universal part-of-speech tags (universaldependencies.org/u/pos); class 0 always means "no class".
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 
@@ -147,7 +146,6 @@ class ContentState:
         config: NoContent | Ptw | PtwFaithful | Fixed | TokenAccuracy,
         class_names: Sequence[str],
         vocab_size: int,
-        device: torch.device | str = "cpu",
     ) -> None:
         self.config = config
         self.class_names = tuple(class_names)
@@ -167,7 +165,7 @@ class ContentState:
                     )
         self._tensors: dict[str, torch.Tensor] = {}
         if not isinstance(config, NoContent | Fixed):
-            zeros = torch.zeros(self.num_classes, dtype=torch.float64, device=device)
+            zeros = torch.zeros(self.num_classes, dtype=torch.float64)
             names = {
                 "ptw": ("loss_average", "count_average"),
                 "ptw_faithful": ("loss_average",),
@@ -177,7 +175,7 @@ class ContentState:
             if isinstance(config, TokenAccuracy):
                 self._tensors["weight"] += 1.0
         self.num_updates = 0
-        self.device = torch.device(device)
+        self.device = torch.device("cpu")
 
     def update(self, tally: ClassTally) -> None:
         """Take in one optimiser step's pooled sums; ``tally`` has this state's ``num_classes``."""
@@ -226,6 +224,11 @@ class ContentState:
         loss = state["loss_average"] / torch.where(seen, state["count_average"], 1.0)
         return config.weight_map.weights(_z_scores(loss, seen))
 
+    def to(self, device: torch.device | str) -> None:
+        """Move the state."""
+        self.device = torch.device(device)
+        self._tensors = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Copies of all tensors of the state; empty for schedules without state."""
         updates = torch.tensor(self.num_updates, dtype=torch.int64)
@@ -265,13 +268,11 @@ def _sigmoid_of_published_z(loss: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid(2 * _z_scores(loss, tags))
 
 
-def quantise(weights: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+def quantise(weights: torch.Tensor) -> torch.Tensor:
     """Weights relative to the largest, on a grid of 2⁻¹⁶ and never below it.
 
     The grid makes selection independent of the last bits, in which devices may differ; the lower
     bound lets a class of weight 0 fill a budget that nothing else can.
     """
     scaled = weights / weights.max() * 2.0**16
-    if isinstance(scaled, np.ndarray):
-        return np.maximum(np.rint(scaled), 1.0) * 2.0**-16
     return scaled.round().clamp(min=1.0) * 2.0**-16

@@ -36,15 +36,14 @@ def select(
     maskable = unit_id >= 0
     if np.all(ratio >= 1):
         return maskable
-    num_rows, length = unit_id.shape
+    num_rows = unit_id.shape[0]
     unit, size = _units(unit_id, maskable)
     single, multi = size == 1, size > 1
     asked = _host(np.rint(np.minimum(ratio, 1.0) * _ONE), torch.int64, device)
     rounding = _host(random.round_budget, torch.int64, device)
     budget = (asked * maskable.sum(1) + rounding) >> 32
 
-    uniform = token_class is None or weights is None
-    if uniform:
+    if token_class is None or weights is None:
         classes = torch.zeros_like(size)
         chance = _host(np.minimum(ratio, 1.0), torch.float64, device)[:, None]
         single_counts = single.sum(1, keepdim=True)
@@ -58,7 +57,7 @@ def select(
     covered = torch.where(hit, size, 0).sum(1)
     longest = torch.where(multi, size, 0).amax(1)
     left = _left_for_single(budget, covered, longest, single_counts, chance)
-    if uniform:
+    if token_class is None or weights is None:
         start = _host(random.start_single, torch.int64, device)
         hit |= _smallest(single, (left + start) >> 32, random)
     else:

@@ -77,7 +77,8 @@ class Vocabulary:
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
         """Raises UsageError for a tokenizer without a mask token."""
-        if tokenizer.mask_token_id is None:
+        mask_token_id: Any = tokenizer.mask_token_id
+        if mask_token_id is None:
             raise UsageError(
                 f"tokenizer {tokenizer.name_or_path!r} has no mask token: masked language "
                 "modelling needs one; add it before preparing data"
@@ -89,7 +90,7 @@ class Vocabulary:
             for token, number in tokens.items()
             if number not in special and not token.startswith("[unused")
         )
-        return cls(int(tokenizer.mask_token_id), np.array(ordinary, np.int64), len(tokenizer))
+        return cls(int(mask_token_id), np.array(ordinary, np.int64), len(tokenizer))
 
 
 class Masker:
@@ -104,7 +105,6 @@ class Masker:
         vocabulary: Vocabulary,
         class_names: Sequence[str] = ("none",),
         seed: int = 0,
-        device: torch.device | str = "cpu",
     ) -> None:
         self.config = config
         self.vocabulary = vocabulary
@@ -114,9 +114,9 @@ class Masker:
             raise UsageError(
                 f"{len(self.class_names)} token classes; masking handles {sampling.MAX_CLASSES}"
             )
-        self.content = ContentState(config.content, self.class_names, vocabulary.size, device)
+        self.content = ContentState(config.content, self.class_names, vocabulary.size)
         self.response = RatioResponse.of(config.ratio)
-        self._weights: Any = None
+        self._weights: torch.Tensor | None = None
         self._refresh_weights()
 
     def __call__(self, rows: Rows, progress: float) -> MaskedBatch:
@@ -126,18 +126,24 @@ class Masker:
         """
         if not 0 <= progress <= 1:
             raise ValueError(f"progress {progress} is outside [0, 1]")
-        ratio = self._row_ratios(rows, progress)
-        if isinstance(rows.input_ids, torch.Tensor):
-            if rows.input_ids.device.type != "cpu":
-                return self._mask_on_device(rows, ratio)
-            on_host = self._mask_on_host(_as_numpy(rows), ratio)
-            return _as_torch(on_host)
-        return self._mask_on_host(rows, ratio)
+        if not isinstance(rows.input_ids, torch.Tensor):
+            return self._mask_on_host(rows, self._row_ratios(rows, progress))
+        device = rows.input_ids.device
+        if device.type != "cpu" and self._has_dense_form():
+            return self.mask_dense(rows, progress)
+        host_rows = _as_numpy(rows)
+        return _as_torch(self._mask_on_host(host_rows, self._row_ratios(rows, progress)), device)
 
     def update(self, tally: ClassTally) -> None:
         """Feed back one optimiser step's losses per class; in force from the next step on."""
         self.content.update(tally)
         self._refresh_weights()
+
+    def to(self, device: torch.device | str) -> Masker:
+        """Keep the content state on ``device``, where the losses are."""
+        self.content.to(device)
+        self._refresh_weights()
+        return self
 
     @property
     def num_feedback_classes(self) -> int:
@@ -177,7 +183,7 @@ class Masker:
         weights = self.content.weights()
         if weights is not None and self.config.content.kind != "ptw_faithful":
             weights = quantise(weights)
-        self._weights = weights.numpy() if weights is not None and not weights.is_cuda else weights
+        self._weights = weights
 
     def _row_ratios(self, rows: Rows, progress: float) -> np.ndarray:
         schedule = self.config.ratio
@@ -196,17 +202,18 @@ class Masker:
 
     def _mask_on_host(self, rows: Rows, ratio: np.ndarray) -> MaskedBatch:
         units = strategy.unit_id(self.config.strategy, rows, self.seed)
-        if self.config.content.kind == "ptw_faithful":
+        weights = None if self._weights is None else self._weights.cpu().numpy()
+        if self.config.content.kind == "ptw_faithful" and weights is not None:
             positions = walk.walk(
                 units,
                 rows.token_class,
-                self._weights,
+                weights,
                 ratio,
                 self._row_keys(keyed.Stream.SELECT, rows),
                 self._row_keys(keyed.Stream.ACCEPT, rows),
             )
         else:
-            classes, weights = rows.token_class, self._weights
+            classes = rows.token_class
             if weights is not None and (self.content.by_token_id or _mixes_classes(self.config)):
                 per_token = weights[rows.input_ids if self.content.by_token_id else classes]
                 classes, weights = sampling.levels(units, per_token)
@@ -255,17 +262,21 @@ class Masker:
         mask, random = self.config.mask_replace_prob, self.config.random_replace_prob
         return round(mask * 2**32), min(2**32, round((mask + random) * 2**32))
 
-    def _mask_on_device(self, rows: Rows, ratio: np.ndarray) -> MaskedBatch:
-        """As :meth:`_mask_on_host`, bit for bit, by dense operations on the rows' device.
+    def _has_dense_form(self) -> bool:
+        """The published walk and the cutting of spans run on the host only."""
+        return self.config.content.kind != "ptw_faithful" and self.config.strategy.kind != "span"
 
-        One host synchronisation: the number of predicted tokens. The published walk has no dense
-        form and runs on the host.
+    def mask_dense(self, rows: Rows, progress: float) -> MaskedBatch:
+        """What a call gives, bit for bit, by dense torch operations on the rows' own device.
+
+        One host synchronisation: the number of predicted tokens.
         """
-        if self.config.content.kind == "ptw_faithful" or self.config.strategy.kind == "span":
-            device = rows.input_ids.device
-            return _as_torch(self._mask_on_host(_as_numpy(rows), ratio), device)
+        ratio = self._row_ratios(rows, progress)
+        device = rows.input_ids.device
         units = strategy.unit_id(self.config.strategy, rows, self.seed)
         classes, weights = rows.token_class, self._weights
+        if weights is not None:
+            weights = weights.to(device)
         if weights is not None and self.content.by_token_id:
             classes, weights = on_device.levels(units, weights[rows.input_ids])
         random = sampling.RowRandomness.of(self.seed, rows.epoch, rows.row_id, rows.order)
@@ -279,7 +290,7 @@ class Masker:
             self._row_keys(keyed.Stream.TOKEN, rows),
             self._replace_bounds(),
             self.vocabulary.mask_token_id,
-            torch.from_numpy(self.vocabulary.ordinary_ids).to(rows.input_ids.device),
+            torch.from_numpy(self.vocabulary.ordinary_ids).to(device),
         )
         positions = selected.flatten().nonzero()[:, 0]
         return MaskedBatch(

@@ -39,7 +39,7 @@ __all__ = ["MAX_CLASSES", "RowRandomness", "budgets", "chances", "levels", "sele
 MAX_CLASSES = 63
 """Class numbers 0 … 62 fit the packed sort keys; 63 marks places that hold no unit."""
 _ONE = 2.0**32
-NEWTON_STEPS = 12
+NEWTON_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,7 @@ def select(
     single, first, unit_length = _units(unit_id, maskable)
     row_of = first // length
     num_single = np.count_nonzero(single, axis=1)
-    uniform = weights is None or token_class is None
-    if uniform:
+    if weights is None or token_class is None:
         chance = np.minimum(ratio, 1.0)[:, None]
         multi_class = np.zeros(first.shape, np.int64)
         single_counts = num_single[:, None]
@@ -147,7 +146,7 @@ def select(
         rows_with, begins = np.unique(row_of, return_index=True)
         longest[rows_with] = np.maximum.reduceat(unit_length, begins)
     left = _left_for_single(budget, covered, longest, single_counts, chance)
-    if uniform:
+    if weights is None or token_class is None:
         chosen = _smallest(single, (left + random.start_single) >> 32, random.keys)
         if not first.size:
             return chosen

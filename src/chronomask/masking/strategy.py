@@ -14,7 +14,7 @@ from pydantic import Field
 
 from chronomask import keyed
 from chronomask.config import Config
-from chronomask.types import Rows
+from chronomask.types import Array, Rows
 
 __all__ = ["Strategy"]
 
@@ -49,7 +49,7 @@ class Span(Config):
 Strategy = Annotated[Token | WholeWord | Span, Field(discriminator="kind")]
 
 
-def unit_id(strategy: Token | WholeWord | Span, rows: Rows, seed: int) -> np.ndarray | torch.Tensor:
+def unit_id(strategy: Token | WholeWord | Span, rows: Rows, seed: int) -> Array:
     """Integer [B, T]: the unit of each token, −1 where nothing may be masked.
 
     Values only need to differ between neighbouring units; tokens of one unit are adjacent.

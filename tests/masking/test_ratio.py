@@ -1,0 +1,135 @@
+"""Ratio schedules: exact values at the start, at each corner and at the end."""
+
+import math
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from chronomask.masking.ratio import RatioSchedule, ScheduleBase
+
+ADAPTER: TypeAdapter[ScheduleBase] = TypeAdapter(RatioSchedule)
+
+VALUES = {
+    ("constant", 0.0): 0.15,
+    ("constant", 1.0): 0.15,
+    ("linear_decay", 0.0): 0.30,
+    ("linear_decay", 0.5): 0.15,
+    ("linear_decay", 1.0): 0.0,
+    ("cosine_decay", 0.0): 0.32,
+    ("cosine_decay", 0.5): 0.17,
+    ("cosine_decay", 1.0): 0.02,
+    ("ascending", 0.0): 0.0,
+    ("ascending", 1.0): 0.30,
+    ("concave_decay", 0.0): 0.31,
+    ("concave_decay", 0.5): 0.235,
+    ("concave_decay", 1.0): 0.01,
+    ("convex_decay", 0.0): 0.30,
+    ("convex_decay", 0.5): 0.075,
+    ("convex_decay", 1.0): 0.0,
+    ("up_then_down", 0.0): 0.0,
+    ("up_then_down", 0.5): 0.30,
+    ("up_then_down", 1.0): 0.0,
+    ("down_then_up", 0.0): 0.31,
+    ("down_then_up", 0.5): 0.01,
+    ("down_then_up", 1.0): 0.31,
+    ("warmup_decay", 0.0): 0.0,
+    ("warmup_decay", 0.1): 0.30,
+    ("warmup_decay", 0.55): 0.15,
+    ("warmup_decay", 1.0): 0.0,
+    ("cosine_then_quadratic", 0.0): 0.30,
+    ("cosine_then_quadratic", 0.2): 0.20,
+    ("cosine_then_quadratic", 0.4): 0.10,
+    ("cosine_then_quadratic", 1.0): 0.01,
+    ("linear", 0.0): 0.30,
+    ("linear", 0.5): 0.225,
+    ("linear", 1.0): 0.15,
+    ("uniform_rows", 0.3): 0.15,
+    ("beta_rows", 0.3): 0.15,
+    ("responsive", 0.9): 0.30,
+}
+KINDS = sorted({kind for kind, _ in VALUES})
+PHASES = {
+    "kind": "phases",
+    "phases": [{"until": 0.5, "ratio": 0.3}, {"until": 1, "ratio": 0.05}],
+}
+SEQUENCE = {
+    "kind": "sequence",
+    "parts": [
+        {"until": 0.25, "schedule": {"kind": "ascending", "base": 0.2}},
+        {"until": 1, "schedule": {"kind": "linear", "start": 0.4, "end": 0.1}},
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "progress"), VALUES)
+def test_exact_values(kind: str, progress: float) -> None:
+    schedule = ADAPTER.validate_python({"kind": kind})
+    assert schedule.at(progress) == pytest.approx(VALUES[kind, progress], abs=1e-12)
+
+
+@pytest.mark.parametrize("spec", [{"kind": k} for k in KINDS] + [PHASES, SEQUENCE], ids=str)
+def test_always_a_ratio(spec: dict) -> None:
+    schedule = ADAPTER.validate_python(spec)
+    values = [schedule.at(t) for t in np.linspace(0, 1, 1001)]
+    assert 0 <= min(values) <= max(values) <= 1
+    uniform = np.random.default_rng(0).random(4000)
+    rows = schedule.of_rows(0.3, uniform)
+    assert rows.min() >= 0
+    assert rows.max() <= 1
+    assert rows.mean() == pytest.approx(schedule.at(0.3), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean"),
+    [("linear_decay", 0.15), ("cosine_decay", 0.17), ("ascending", 0.15), ("convex_decay", 0.10)],
+)
+def test_mean_over_training(kind: str, mean: float) -> None:
+    schedule = ADAPTER.validate_python({"kind": kind})
+    middle = (np.arange(10_000) + 0.5) / 10_000
+    assert np.mean([schedule.at(t) for t in middle]) == pytest.approx(mean, abs=1e-6)
+
+
+def test_phases_and_sequence_switch_where_they_say() -> None:
+    phases = ADAPTER.validate_python(PHASES)
+    assert [phases.at(t) for t in (0, 0.4999, 0.5, 1)] == [0.3, 0.3, 0.05, 0.05]
+    sequence = ADAPTER.validate_python(SEQUENCE)
+    expected = [0.0, 0.2, 0.4, 0.25, 0.1]
+    assert [sequence.at(t) for t in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx(expected)
+
+
+def test_rows_of_uniform_schedule_follow_its_ends() -> None:
+    spec = {"kind": "uniform_rows", "low": {"kind": "constant", "base": 0.1}, "high": SEQUENCE}
+    schedule = ADAPTER.validate_python(spec)
+    rows = schedule.of_rows(0.625, np.array([0.0, 0.5, 1.0]))
+    assert rows == pytest.approx([0.1, 0.175, 0.25])
+
+
+def test_beta_rows_have_the_variance_of_the_beta_distribution() -> None:
+    schedule = ADAPTER.validate_python({"kind": "beta_rows", "concentration": 9})
+    grid = (np.arange(20_000) + 0.5) / 20_000
+    rows = schedule.of_rows(0.0, grid)
+    assert rows.var() == pytest.approx(0.15 * 0.85 / 10, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"kind": "constant", "base": 1.5}, "less than or equal to 1"),
+        ({"kind": "linear", "start": -0.1}, "greater than or equal to 0"),
+        ({"kind": "phases", "phases": [{"until": 0.5, "ratio": 0.1}]}, "last 'until' must be 1"),
+        (
+            {"kind": "phases", "phases": [{"until": 1, "ratio": 0.1}, {"until": 0.5, "ratio": 0}]},
+            "must rise",
+        ),
+        ({"kind": "warmup_decay", "warmup": 0}, "greater than 0"),
+    ],
+)
+def test_impossible_values_are_refused(spec: dict, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        ADAPTER.validate_python(spec)
+
+
+def test_cosine_is_not_linear_in_between() -> None:
+    schedule = ADAPTER.validate_python({"kind": "cosine_decay"})
+    assert schedule.at(0.25) == pytest.approx(0.15 * (1 + math.cos(math.pi / 4)) + 0.02)
