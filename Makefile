@@ -1,0 +1,30 @@
+.PHONY: quickstart test lint bench install install-test tagger-accuracy clean
+BIN := .venv/bin
+
+quickstart: install  ## train four arms on text that is already here, end with a report
+	$(BIN)/chronomask quickstart
+
+test: install-test lint  ## everything that must hold before a change lands
+	$(BIN)/python -m pytest -q
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench: install-test  ## speed, beside what people use today
+	$(BIN)/python -m benchmarks.masking
+	$(BIN)/python -m benchmarks.training
+
+install:
+	@scripts/install.sh
+
+install-test:
+	@scripts/install.sh test
+
+tagger-accuracy: install  ## EWT=path/to/en_ewt-ud-test.conllu.gz
+	$(BIN)/python -m chronomask.prepare.tagger_accuracy $(EWT)
+
+clean:
+	rm -rf .venv runs dist build

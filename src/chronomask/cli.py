@@ -1,0 +1,195 @@
+"""The command line: one command per room, each a thin call into it.
+
+Exit codes: 0 done; 1 the work failed; 2 the request was wrong; 128 + signal when stopped by one.
+Heavy rooms are imported inside their command, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chronomask.errors import ChronomaskError, UsageError
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    help="Pre-train masked language models with masking that changes over training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value of the config, such as masking.ratio.kind=cosine_decay; repeatable.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+
+
+@app.command()
+def prepare(
+    out: Annotated[Path, typer.Option(help="Folder to write the prepared data to.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Text: .txt (documents separated by blank lines), .jsonl or .parquet, each also "
+            ".gz, .xz or .zst; files, folders or patterns."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file with a preparation config (configs/prepare/).")
+    ] = None,
+    overrides: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes; 0 is one per processor core.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is in the folder.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn text into tokenised, tagged, packed rows."""
+    from chronomask.config import apply_overrides, read_yaml
+    from chronomask.prepare.config import PrepareConfig
+    from chronomask.prepare.pipeline import prepare as run_prepare
+
+    values = read_yaml(config) if config else {}
+    if sources:
+        values["sources"] = sources
+    elif "sources" not in values:
+        raise UsageError("nothing to prepare: name text files or folders, or give --config")
+    if workers is not None:
+        values["workers"] = workers
+    values = apply_overrides(values, overrides or [])
+    parsed = PrepareConfig.parse(values, where=str(config or "the command line"))
+    data = run_prepare(parsed, out, force=force, progress=not quiet)
+    train = data.split("train")
+    print(f"{out}: {train.num_rows:,} rows of {data.row_length} tokens to train on")
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="YAML file with a run config (configs/); with --resume the run's own."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of prepared data, instead of the config's.")
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the newest whole checkpoint.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pre-train a masked language model."""
+    from chronomask.config import apply_overrides, read_yaml
+    from chronomask.train.config import RunConfig
+    from chronomask.train.loop import pretrain as run_pretrain
+
+    if config is None:
+        config = out / "config.yaml"
+        if not resume or not config.is_file():
+            raise UsageError("give a run config, such as configs/bert-tiny.yaml")
+    values = read_yaml(config)
+    if data is not None:
+        values["data"] = str(data)
+    parsed = RunConfig.parse(apply_overrides(values, overrides or []), where=str(config))
+    summary = run_pretrain(parsed, out, resume=resume, progress=not quiet)
+    if summary:
+        loss = summary["validation_loss"]
+        print(f"{out}: {summary['steps']:,} steps; validation loss at 15 %: {loss:.4f}")
+        print(f"model: {out / summary['checkpoint'] / 'transformers'}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders to compare.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder (or .html file) to write the report to.")
+    ] = Path("report"),
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Masking over training",
+) -> None:
+    """Draw runs: one self-contained HTML page, and every plotted number as CSV."""
+    from chronomask.report.page import write_report
+    from chronomask.report.tables import arms_table
+
+    page = write_report(list(runs), out, title)
+    print(arms_table(list(runs)))
+    print(f"report: {page}")
+
+
+@app.command()
+def inspect(
+    text: Annotated[str | None, typer.Argument(help="Text to show masking on.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Text file to show masking on.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared data: its tokenizer, and its rows without a text.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows of the data to show.")] = 2,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Tokenizer folder; without one every word is a token.")
+    ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run or masking config; repeatable to see several side by side."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder: its config, and its class weights over time.")
+    ] = None,
+    overrides: Overrides = None,
+    progress: Annotated[
+        str, typer.Option(help="Moments of training to show, between 0 and 1.")
+    ] = "0,0.5,1",
+    out: Annotated[Path | None, typer.Option(help="Write the picture to this .html file.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Keys the masks shown.")] = 0,
+) -> None:
+    """Show what masking does to a text, at the start, in the middle and at the end of training."""
+    from chronomask.inspect.show import Request, inspect_masking
+
+    request = Request(
+        text=text,
+        file=file,
+        data=data,
+        rows=rows,
+        tokenizer=tokenizer,
+        configs=tuple(config or ()),
+        run=run,
+        overrides=tuple(overrides or ()),
+        progress=progress,
+        seed=seed,
+    )
+    print(inspect_masking(request, out, colour=sys.stdout.isatty()))
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path(
+        "runs/quickstart"
+    ),
+    steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each arm.")] = 300,
+    quiet: Quiet = False,
+) -> None:
+    """Train four arms on English text that is already on this machine, and compare them."""
+    from chronomask.study.quickstart import quickstart as run_quickstart
+
+    print(run_quickstart(out, steps=steps, progress=not quiet))
+
+
+def main() -> None:
+    """Entry point: deliberate refusals become one message on stderr and an exit code."""
+    try:
+        app()
+    except ChronomaskError as error:
+        print(f"chronomask: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)

@@ -1,0 +1,312 @@
+"""Figures that look inside an arm: loss and weight of every class of words over time.
+
+Each function takes runs and returns a :class:`Picture`, or None where there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from chronomask.report.classes import CONTENT, FUNCTION, OTHER, group_of, present_classes
+from chronomask.report.drawing import (
+    GROUP_COLOURS,
+    MUTED,
+    EndLabel,
+    LegendEntry,
+    Picture,
+    appearance,
+    arm_colour,
+    compact,
+    darker,
+    label_ends,
+    panel,
+    shorten,
+    to_svg,
+)
+from chronomask.report.figures import arm_legend, cell, ratio_text, thinned
+from chronomask.report.read import Run, Series
+
+__all__ = ["class_loss", "class_weight", "final_class_loss"]
+
+FEW_TOKENS = 50
+"""A class with fewer predicted tokens per validation is drawn faint: its loss is mostly luck."""
+
+
+def class_loss(runs: Sequence[Run]) -> Picture | None:
+    """Validation loss of every class over time, one panel per arm."""
+    shown = [
+        (k, run) for k, run in enumerate(runs) if present_classes(run.validation, "class_loss")
+    ]
+    if not shown:
+        return None
+    limits = _limits(run.validation.per_class["class_loss"] for _, run in shown)
+    last_step = max(run.validation.last("step") for _, run in shown)
+    rows, panels = [], []
+    for index, run in shown:
+        classes = present_classes(run.validation, "class_loss")
+        rows.extend(_class_rows(run, run.validation, classes, np.arange(len(run.validation))))
+        panels.append(
+            _class_lines(
+                index,
+                run,
+                run.validation,
+                classes,
+                (*limits, last_step),
+                "nats per predicted token",
+                "loss",
+            )
+        )
+    return Picture(
+        "class-loss",
+        f"Loss per class of words at a fixed {ratio_text(runs)}",
+        "The same validation, split by the class of the predicted word; all panels share their "
+        "scales. Function words and punctuation are soon guessed from grammar alone, so their lines fall "
+        "early and far; content words carry what the sentence is about and stay hard, and "
+        "it is this gap that class weights are meant to work on. Faint lines rest on fewer than "
+        f"{FEW_TOKENS} tokens.",
+        _group_legend(run.validation.per_class["class_loss"] for _, run in shown),
+        tuple(panels),
+        ("arm", "step", "class", "group", "loss", "num_predicted"),
+        tuple(rows),
+    )
+
+
+def class_weight(runs: Sequence[Run]) -> Picture | None:
+    """Weight of every class over time, one panel per arm that weighs classes."""
+    shown = [(k, run) for k, run in enumerate(runs) if present_classes(run.metrics, "class_weight")]
+    if not shown:
+        return None
+    limits = _limits(run.metrics.per_class["class_weight"] for _, run in shown)
+    last_step = max(run.metrics.last("step") for _, run in shown)
+    rows, panels = [], []
+    for index, run in shown:
+        classes = present_classes(run.metrics, "class_weight")
+        where = thinned(run.metrics)
+        for at in where:
+            for name, values in classes.items():
+                if np.isfinite(values[at]):
+                    step = int(run.metrics["step"][at])
+                    rows.append((run.name, step, name, group_of(name), cell(float(values[at]))))
+        panels.append(
+            _class_lines(index, run, run.metrics, classes, (*limits, last_step), "weight", "weight")
+        )
+    caption = (
+        "The weight with which words of a class compete to be masked in the next step. All classes "
+        "start alike; as losses part, hard classes gain weight and easy ones lose it. The order "
+        "of the lines follows the losses above with a delay, "
+        "since weights are made from running averages."
+    )
+    if len(shown) < len(runs):
+        without = [run.name for run in runs if not present_classes(run.metrics, "class_weight")]
+        caption += f" Not shown, because they do not weigh classes: {', '.join(without)}."
+    return Picture(
+        "class-weight",
+        "Which classes are preferred",
+        caption,
+        _group_legend(run.metrics.per_class["class_weight"] for _, run in shown),
+        tuple(panels),
+        ("arm", "step", "class", "group", "weight"),
+        tuple(rows),
+    )
+
+
+def final_class_loss(runs: Sequence[Run]) -> Picture | None:
+    """Loss of every class at the last validation, and its distance from the first arm's."""
+    finals = [_final(run) for run in runs]
+    names = sorted(
+        {name for final in finals for name in final}, key=lambda name: _rank(name, finals)
+    )
+    if not names:
+        return None
+    rows = []
+    for run, final in zip(runs, finals, strict=True):
+        for name in names:
+            if name in final:
+                loss, count = final[name]
+                gap = loss - finals[0][name][0] if name in finals[0] else np.nan
+                rows.append((run.name, name, group_of(name), cell(loss), cell(count), cell(gap)))
+    panels = [
+        _dots(
+            names,
+            [{name: loss for name, (loss, _) in final.items()} for final in finals],
+            finals,
+            "Loss at the last validation",
+            "nats per predicted token",
+            "final",
+        )
+    ]
+    caption = (
+        "One row per class of words, hardest first within each group; one dot per arm. "
+        f"Faint dots rest on fewer than {FEW_TOKENS} tokens."
+    )
+    if len(runs) > 1 and finals[0]:
+        gaps = [
+            {
+                name: loss - finals[0][name][0]
+                for name, (loss, count) in final.items()
+                if name in finals[0] and not count < FEW_TOKENS
+            }
+            for final in finals
+        ]
+        title = f"Difference from {shorten(runs[0].name)}"
+        panels.append(_dots(names, gaps, finals, title, "nats; left of 0 is better", "gap"))
+        caption += (
+            f" The second panel takes off the loss of the baseline, “{runs[0].name}”: if "
+            "preferring hard classes pays, its arms lie left of zero for content words. "
+            "Classes with too few tokens have no dots there."
+        )
+    return Picture(
+        "final-class-loss",
+        "Where the arms end, class by class",
+        caption,
+        arm_legend(runs),
+        tuple(panels),
+        ("arm", "class", "group", "loss", "num_predicted", "loss_minus_first"),
+        tuple(rows),
+    )
+
+
+def _class_lines(
+    index: int,
+    run: Run,
+    series: Series,
+    classes: dict[str, np.ndarray],
+    limits: tuple[float, float, float],
+    y_label: str,
+    prefix: str,
+) -> str:
+    """A panel with one line per class, coloured by group and labelled at its right end."""
+    low, high, last_step = limits
+    where = thinned(series)
+    counts = series.per_class.get("class_count", {})
+    with appearance():
+        axes = panel(
+            shorten(run.name, 34),
+            "optimiser step",
+            y_label,
+            labels=list(classes),
+            height=4.0,
+            title_colour=darker(arm_colour(index)),
+        )
+        ends = []
+        # Other classes first, content words last and so on top.
+        for name in sorted(classes, key=lambda name: _GROUPS.index(group_of(name)), reverse=True):
+            x, y = series["step"][where], classes[name][where]
+            there = np.isfinite(y)
+            x, y, colour = x[there], y[there], GROUP_COLOURS[group_of(name)]
+            faint = prefix == "loss" and name in counts and np.nanmax(counts[name]) < FEW_TOKENS
+            axes.plot(x, y, color=colour, lw=1.3, alpha=0.35 if faint else 0.9)
+            ends.append(EndLabel(float(x[-1]), float(y[-1]), name, colour, bool(faint)))
+        axes.set_xlim(0, last_step)
+        pad = 0.04 * (high - low) or 0.1
+        axes.set_ylim(low - pad, high + pad)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        label_ends(axes, ends)
+        return to_svg(
+            axes, f"class-{prefix}-{index}", f"{y_label} per class over time of {run.name}"
+        )
+
+
+def _dots(
+    names: Sequence[str],
+    values: Sequence[dict[str, float]],
+    finals: Sequence[dict[str, tuple[float, float]]],
+    title: str,
+    x_label: str,
+    prefix: str,
+) -> str:
+    """A panel with one row per class and one dot per arm."""
+    row_points = max(15.0, 5.0 * len(values) + 4)
+    with appearance():
+        axes = panel(
+            title,
+            x_label,
+            "one dot per arm",
+            height=(78 + row_points * len(names)) / 72,
+            row_names=names,
+        )
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_yticks(range(len(names)), names)
+        for label, name in zip(axes.get_yticklabels(), names, strict=True):
+            label.set_color(darker(GROUP_COLOURS[group_of(name)]))
+        axes.grid(visible=False, axis="y")
+        _bands(axes, names)
+        offsets = (np.arange(len(values)) - (len(values) - 1) / 2) * 0.72 / max(len(values), 1)
+        for index, arm in enumerate(values):
+            for row, name in enumerate(names):
+                if name in arm:
+                    few = finals[index][name][1] < FEW_TOKENS
+                    axes.plot(
+                        arm[name],
+                        row + offsets[index],
+                        "o",
+                        ms=4.2,
+                        mew=0,
+                        color=arm_colour(index),
+                        alpha=0.35 if few else 0.95,
+                    )
+        if prefix == "gap":
+            axes.axvline(0, color=MUTED, lw=1.0, zorder=1)
+        return to_svg(axes, f"{prefix}-class-loss", f"{title}, one row per class, one dot per arm")
+
+
+def _bands(axes: Axes, names: Sequence[str]) -> None:
+    """Shade every other row and rule off the groups, so that the eye keeps to its row."""
+    for row, name in enumerate(names):
+        if row % 2:
+            axes.axhspan(row - 0.5, row + 0.5, color="#f4f6f8", lw=0, zorder=0)
+        if row and group_of(name) != group_of(names[row - 1]):
+            axes.axhline(row - 0.5, color=MUTED, lw=0.8, zorder=1)
+
+
+_GROUPS = (CONTENT, FUNCTION, OTHER)
+
+
+def _rank(name: str, finals: Sequence[dict[str, tuple[float, float]]]) -> tuple[int, float, str]:
+    losses = [final[name][0] for final in finals if name in final]
+    return _GROUPS.index(group_of(name)), -float(np.mean(losses)), name
+
+
+def _final(run: Run) -> dict[str, tuple[float, float]]:
+    """Class → (loss, predicted tokens) at the last validation."""
+    counts = run.validation.per_class.get("class_count", {})
+    return {
+        name: (float(values[-1]), float(counts[name][-1]) if name in counts else np.nan)
+        for name, values in present_classes(run.validation, "class_loss").items()
+        if np.isfinite(values[-1])
+    }
+
+
+def _class_rows(
+    run: Run, series: Series, classes: dict[str, np.ndarray], where: np.ndarray
+) -> list[tuple[str | int | float | None, ...]]:
+    counts = series.per_class.get("class_count", {})
+    return [
+        (
+            run.name,
+            int(series["step"][at]),
+            name,
+            group_of(name),
+            cell(float(values[at])),
+            cell(float(counts[name][at])) if name in counts else None,
+        )
+        for at in where
+        for name, values in classes.items()
+        if np.isfinite(values[at])
+    ]
+
+
+def _group_legend(columns: Iterable[dict[str, np.ndarray]]) -> tuple[LegendEntry, ...]:
+    present = {group_of(name) for column in columns for name in column}
+    return tuple(LegendEntry(group, GROUP_COLOURS[group]) for group in _GROUPS if group in present)
+
+
+def _limits(columns: Iterable[dict[str, np.ndarray]]) -> tuple[float, float]:
+    """Smallest and greatest value over all runs, for a scale that panels share."""
+    values = np.concatenate([values for column in columns for values in column.values()])
+    return float(np.nanmin(values)), float(np.nanmax(values))

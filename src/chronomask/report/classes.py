@@ -1,0 +1,47 @@
+"""Which classes are content words and which are function words, for grouping and colour.
+
+The grouping is Universal Dependencies' own (universaldependencies.org/u/pos): open classes carry
+content, closed classes hold the sentence together. Classes that are not parts of speech (frequency
+bands, a user's own column) fall under ``OTHER``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from chronomask.report.read import Series
+
+__all__ = ["CONTENT", "FUNCTION", "OTHER", "group_mean", "group_of", "present_classes"]
+
+CONTENT = "content words"
+FUNCTION = "function words"
+OTHER = "other"
+
+_OPEN = frozenset({"ADJ", "ADV", "INTJ", "NOUN", "PROPN", "VERB"})
+_CLOSED = frozenset({"ADP", "AUX", "CCONJ", "DET", "NUM", "PART", "PRON", "SCONJ"})
+
+
+def group_of(name: str) -> str:
+    """``CONTENT``, ``FUNCTION`` or ``OTHER`` for a class name."""
+    if name in _OPEN:
+        return CONTENT
+    return FUNCTION if name in _CLOSED else OTHER
+
+
+def present_classes(series: Series, key: str) -> dict[str, np.ndarray]:
+    """The per-class columns of ``key`` that hold at least one finite value."""
+    columns = series.per_class.get(key, {})
+    return {name: values for name, values in columns.items() if np.isfinite(values).any()}
+
+
+def group_mean(series: Series, key: str, group: str) -> float:
+    """Mean over a group's predicted tokens on the last line; NaN if it has none."""
+    total = count = 0.0
+    for name, values in series.per_class.get(key, {}).items():
+        counts = series.per_class.get("class_count", {}).get(name)
+        if group_of(name) != group or counts is None:
+            continue
+        if np.isfinite(values[-1]) and np.isfinite(counts[-1]):
+            total += float(values[-1] * counts[-1])
+            count += float(counts[-1])
+    return total / count if count else float("nan")

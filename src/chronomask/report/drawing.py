@@ -1,0 +1,304 @@
+"""How every figure looks: palette, axes, labels at the ends of lines, and SVG that never varies.
+
+Panels are small and separate, so that a page lays them side by side on a laptop and one below the
+other on a phone without shrinking their text. Nothing here touches pyplot or leaves settings
+behind.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from chronomask.report.classes import CONTENT, FUNCTION, OTHER
+
+__all__ = [
+    "ARM_COLOURS",
+    "GROUP_COLOURS",
+    "INK",
+    "MUTED",
+    "EndLabel",
+    "LegendEntry",
+    "Picture",
+    "appearance",
+    "arm_colour",
+    "arm_style",
+    "arm_width",
+    "compact",
+    "darker",
+    "label_ends",
+    "panel",
+    "shorten",
+    "spread",
+    "to_svg",
+]
+
+INK = "#22272e"
+MUTED = "#66707c"
+GRID = "#e4e7eb"
+
+# Okabe and Ito's palette, safe for colour-blind readers; the first arm, the baseline, is ink grey.
+# Their yellow is left out: it cannot be read on white.
+ARM_COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Plum, teal and grey differ in lightness as well as hue, and belong to no arm.
+GROUP_COLOURS = {CONTENT: "#8a1c5f", FUNCTION: "#2a9296", OTHER: "#9aa1a9"}
+
+WIDTH_INCHES = 4.3
+TEXT_POINTS = 9.5
+LABEL_POINTS = 8.5
+_FONT = "DejaVu Sans"  # comes with matplotlib, so the same on every machine
+
+
+@dataclass(frozen=True, slots=True)
+class EndLabel:
+    """A label for the line that ends at (x, y) in data units."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+    faint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LegendEntry:
+    """One key of a legend; ``mark`` is ``solid``, ``dashed``, ``dotted`` or ``dots``."""
+
+    text: str
+    colour: str
+    mark: str = "solid"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One figure: its panels as SVG elements, its words, and every number plotted in it.
+
+    ``key`` names its CSV file; ``rows`` hold str, int, float or None under ``columns``.
+    """
+
+    key: str
+    title: str
+    caption: str
+    legend: tuple[LegendEntry, ...]
+    panels: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...]
+
+
+def arm_colour(index: int) -> str:
+    """The colour of the arm at ``index``, the same in every figure and table."""
+    return ARM_COLOURS[index % len(ARM_COLOURS)]
+
+
+def arm_width(index: int, number: int) -> float:
+    """Line width in points: earlier arms are wider, so that one still shows below its equal."""
+    return 1.4 + 1.8 * (number - 1 - index) / max(number - 1, 3)
+
+
+def arm_style(index: int) -> str:
+    """The line style, by matplotlib's name, that tells arms apart once the colours are used up."""
+    return ("solid", "dashed", "dotted")[index // len(ARM_COLOURS) % 3]
+
+
+@contextmanager
+def appearance() -> Iterator[None]:
+    """Settings for everything drawn inside, whatever the user's own matplotlib settings are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "svg.hashsalt": "chronomask",
+                "svg.fonttype": "path",  # the same picture with whatever fonts the reader has
+                "font.family": _FONT,
+                "font.size": TEXT_POINTS,
+                "text.color": INK,
+                "axes.edgecolor": MUTED,
+                "axes.labelcolor": MUTED,
+                "axes.labelsize": LABEL_POINTS,
+                "axes.linewidth": 0.8,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.grid": True,
+                "axes.axisbelow": True,
+                "grid.color": GRID,
+                "grid.linewidth": 0.8,
+                "xtick.color": MUTED,
+                "ytick.color": MUTED,
+                "xtick.labelsize": LABEL_POINTS,
+                "ytick.labelsize": LABEL_POINTS,
+                "xtick.major.size": 3.0,
+                "ytick.major.size": 0.0,
+                "lines.linewidth": 1.7,
+                "lines.solid_capstyle": "round",
+            }
+        )
+        yield
+
+
+def panel(
+    title: str,
+    x_label: str,
+    y_label: str,
+    *,
+    height: float = 2.9,
+    labels: Sequence[str] = (),
+    row_names: Sequence[str] = (),
+    title_colour: str = INK,
+    note: str = "",
+) -> Axes:
+    """Axes of a new panel with room at the right for ``labels`` and at the left for ``row_names``.
+
+    ``height`` in inches. The y label stands above the axis, to be read with a straight neck.
+    """
+    left = max((text_width(name) for name in row_names), default=0.0) + 10 if row_names else 38.0
+    right = max((text_width(label) for label in labels), default=0.0) + 25 if labels else 14.0
+    width = WIDTH_INCHES * 72
+    tall = height * 72
+    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=72)
+    figure.patch.set_visible(False)
+    top, bottom = 42.0, 36.0
+    axes = figure.add_axes(
+        (left / width, bottom / tall, (width - left - right) / width, (tall - top - bottom) / tall)
+    )
+    axes.patch.set_visible(False)
+    figure.text(
+        6 / width, 1 - 13 / tall, title, color=title_colour, weight="bold", va="baseline", ha="left"
+    )
+    quiet = {"color": MUTED, "size": LABEL_POINTS, "va": "baseline"}
+    figure.text(6 / width, 1 - 29 / tall, y_label, ha="left", **quiet)
+    if note:
+        figure.text(1 - 6 / width, 1 - 29 / tall, note, ha="right", **quiet)
+    axes.set_xlabel(x_label, labelpad=4)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    axes.spines["left"].set_visible(False)
+    return axes
+
+
+def label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
+    """Write labels right of the axes at their lines' height, moved apart where they would overlap.
+
+    The limits of ``axes`` must be final: positions are computed from them.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches() * 72
+    box = axes.get_position()
+    ordered = sorted((label for label in labels if np.isfinite(label.y)), key=lambda item: item.y)
+    if not ordered:
+        return
+    ends = [axes.transData.transform((label.x, label.y)) for label in ordered]
+    room = (box.y0 * height + 2, box.y1 * height + 2)
+    gap = min(LABEL_POINTS * 1.22, (room[1] - room[0]) / max(len(ordered) - 1, 1))
+    heights = spread([float(end[1]) for end in ends], gap, *room)
+    edge = box.x1 * width
+    for label, end, y in zip(ordered, ends, heights, strict=True):
+        alpha = 0.65 if label.faint else 1.0
+        xs = np.array([end[0] + 2.5, max(edge + 2, end[0] + 2.5), edge + 14]) / width
+        ys = np.array([end[1], end[1], y]) / height
+        leader = Line2D(
+            xs, ys, transform=figure.transFigure, color=label.colour, lw=0.7, alpha=0.6 * alpha
+        )
+        figure.add_artist(leader)
+        figure.text(
+            (edge + 16) / width,
+            y / height,
+            label.text,
+            color=darker(label.colour),
+            alpha=alpha,
+            size=LABEL_POINTS,
+            va="center_baseline",
+            ha="left",
+        )
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending positions at least ``gap`` apart within [low, high], moved as little as possible.
+
+    Least squares: subtracting k·gap from the k-th turns the task into isotonic regression, solved
+    by pooling neighbours that are out of order.
+    """
+    blocks: list[tuple[float, int]] = []
+    for index, position in enumerate(positions):
+        mean, size = position - index * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            other, other_size = blocks.pop()
+            mean = (mean * size + other * other_size) / (size + other_size)
+            size += other_size
+        blocks.append((mean, size))
+    flat = [mean for mean, size in blocks for _ in range(size)]
+    ceiling = max(low, high - (len(flat) - 1) * gap)
+    return [min(max(value, low), ceiling) + index * gap for index, value in enumerate(flat)]
+
+
+def to_svg(axes: Axes, prefix: str, description: str) -> str:
+    """The panel as an ``<svg>`` element to put into HTML, ids led by ``prefix`` to stay unique."""
+    buffer = io.StringIO()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    FigureCanvasSVG(figure).print_svg(
+        buffer, metadata={"Creator": None, "Date": None, "Format": None, "Type": None}
+    )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)  # would style the whole page
+    svg = svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    svg = svg.replace("xlink:href=", "href=")
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
+    opening = re.match(r"<svg[^>]*>", svg)
+    assert opening is not None
+    box = re.search(r'viewBox="[^"]*"', opening.group())
+    assert box is not None
+    start = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {box.group()} role="img" '
+        f'aria-label="{escape(description)}">'
+    )
+    return re.sub(r"\n\s*", "\n", start + svg[opening.end() :])
+
+
+def compact(value: float) -> str:
+    """A number as short as it can be read: 1,500 → ``1.5k``, 2,000,000 → ``2M``."""
+    for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:g}{suffix}".replace("-", "−")
+    return f"{value:g}".replace("-", "−")
+
+
+def darker(colour: str) -> str:
+    """The colour as text: dark enough to read in small type on white."""
+    parts = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+    luminance = 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+    factor = min(1.0, 105 / luminance) if luminance else 1.0
+    return "#" + "".join(f"{round(part * factor):02x}" for part in parts)
+
+
+def shorten(name: str, limit: int = 20) -> str:
+    """``name`` cut in the middle to ``limit`` characters: arms often differ at either end."""
+    if len(name) <= limit:
+        return name
+    head = (limit - 1) // 2
+    return f"{name[:head]}…{name[-(limit - 1 - head) :]}"
+
+
+def text_width(text: str, size: float = LABEL_POINTS) -> float:
+    """Width of a line of text in points."""
+    if not text.strip():
+        return 0.0
+    path = TextPath((0, 0), text, size=size, prop=FontProperties(family=_FONT))
+    return float(path.get_extents().width)

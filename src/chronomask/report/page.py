@@ -1,0 +1,188 @@
+"""Writes the report: one HTML file that needs nothing else, and a CSV file beside it per figure."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from markupsafe import Markup
+
+from chronomask.report.class_figures import class_loss, class_weight, final_class_loss
+from chronomask.report.drawing import Picture
+from chronomask.report.figures import (
+    arm_legend,
+    cell,
+    difference_from_first,
+    masking_ratio,
+    predicted_tokens,
+    ratio_text,
+    validation_loss,
+)
+from chronomask.report.read import Run, read_runs
+from chronomask.report.render import render, write_text
+from chronomask.report.summary import data_fingerprints, summary_sentences
+from chronomask.report.tables import (
+    ABSENT,
+    ArmRow,
+    arm_row,
+    config_differences,
+    flatten,
+    thousands,
+)
+
+__all__ = ["write_report"]
+
+_FIGURES = (
+    validation_loss,
+    difference_from_first,
+    masking_ratio,
+    predicted_tokens,
+    class_loss,
+    class_weight,
+    final_class_loss,
+)
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Download:
+    """A CSV file, both as a path beside the page and as a link that carries the file itself."""
+
+    path: str
+    data_uri: str
+
+
+def write_report(
+    runs: Sequence[str | Path], out: str | Path, title: str = "Masking over time"
+) -> Path:
+    """Write ``out/report.html`` and ``out/csv/*.csv`` from run folders; returns the page's path.
+
+    The first run is the baseline that others are compared with. The same results files give the
+    same bytes. Raises as :func:`chronomask.report.read.read_runs` and
+    :func:`chronomask.report.render.write_text` do.
+    """
+    out = Path(out)
+    read = read_runs(runs)
+    rows = [arm_row(run) for run in read]
+    pictures = [picture for draw in _FIGURES if (picture := draw(read)) is not None]
+    html = render(
+        Path(__file__).with_name("template.html"),
+        title=title,
+        sentences=summary_sentences(read, rows),
+        notices=_notices(read),
+        ratio=ratio_text(read),
+        arms=[
+            {"legend": entry, "cells": _arm_cells(row), "complete": row.complete}
+            for row, entry in zip(rows, arm_legend(read), strict=True)
+        ],
+        arms_download=_write_csv(out, "arms", *_arm_table(rows)),
+        figures=[_figure(out, picture) for picture in pictures],
+        arm_names=[run.name for run in read],
+        differences=config_differences(read),
+        environments=_environments(read),
+        fingerprints=data_fingerprints(read),
+        parameters=_parameters(read),
+    )
+    path = out / "report.html"
+    write_text(path, html)
+    return path
+
+
+def _figure(out: Path, picture: Picture) -> dict[str, object]:
+    return {
+        "key": picture.key,
+        "title": picture.title,
+        "caption": picture.caption,
+        "legend": picture.legend,
+        # Our own SVG: names in it are either drawn as paths or escaped where it was made.
+        "panels": [Markup(panel) for panel in picture.panels],
+        "download": _write_csv(out, picture.key, picture.columns, picture.rows),
+    }
+
+
+def _write_csv(
+    out: Path, name: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]
+) -> _Download:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    text = buffer.getvalue()
+    write_text(out / "csv" / f"{name}.csv", text)
+    encoded = base64.b64encode(text.encode()).decode()
+    return _Download(f"csv/{name}.csv", f"data:text/csv;charset=utf-8;base64,{encoded}")
+
+
+def _arm_table(rows: Sequence[ArmRow]) -> tuple[list[str], list[list[Cell]]]:
+    columns = [field.name for field in fields(ArmRow)]
+    cells: list[list[Cell]] = [
+        [cell(value) if isinstance(value, float) else value for value in asdict(row).values()]
+        for row in rows
+    ]
+    return columns, cells
+
+
+def _arm_cells(row: ArmRow) -> list[str]:
+    """The row as the page shows it, in the order of the template's headings."""
+    return [
+        _number(row.validation_loss, "{:.3f}"),
+        _number(100 * row.validation_accuracy, "{:.1f} %"),
+        thousands(row.masked_tokens),
+        thousands(row.tokens_seen),
+        thousands(row.steps),
+        _number(100 * row.mean_ratio_asked, "{:.1f} %"),
+        _number(100 * row.mean_ratio_achieved, "{:.1f} %"),
+        thousands(row.tokens_per_second),
+        _duration(row.seconds),
+    ]
+
+
+def _number(value: float, pattern: str) -> str:
+    return ABSENT if math.isnan(value) else pattern.format(value)
+
+
+def _duration(seconds: float) -> str:
+    """Wall time as people say it: ``48 s``, ``3 min 20 s``, ``5 h 07 min``."""
+    if math.isnan(seconds):
+        return ABSENT
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _notices(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know before trusting the page."""
+    notices = [f"{run.name}: {notice}." for run in runs for notice in run.notices]
+    if len(data_fingerprints(runs)) > 1:
+        notices.append(
+            "These runs were not trained on the same prepared data: do not compare their losses."
+        )
+    if " or " in ratio_text(runs):
+        notices.append(
+            "These runs were not validated at the same masking ratio: do not compare their losses."
+        )
+    return notices
+
+
+def _environments(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Keys of the runs' environments; values that differ between runs are all listed."""
+    flat = [dict(flatten(run.environment)) for run in runs]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    return [
+        (key, " | ".join(dict.fromkeys(values[key] for values in flat if key in values)))
+        for key in keys
+    ]
+
+
+def _parameters(runs: Sequence[Run]) -> list[str]:
+    found = (run.summary.get("parameters") for run in runs if run.summary)
+    return list(dict.fromkeys(f"{value:,}" for value in found if isinstance(value, int)))

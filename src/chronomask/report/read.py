@@ -1,0 +1,210 @@
+"""Reads run folders back: results files in, arrays out. Nothing here needs the code that trained.
+
+Files and keys are described in ``docs/contracts.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chronomask.config import read_yaml
+from chronomask.errors import DataError, UsageError
+
+__all__ = ["Run", "Series", "read_run", "read_runs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The lines of one results file as columns of N values, NaN where a line lacks the key.
+
+    ``columns``: key → float64 [N]; ``per_class``: key → class name → float64 [N].
+    """
+
+    columns: dict[str, np.ndarray]
+    per_class: dict[str, dict[str, np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.columns["step"])
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """The column ``key``, all NaN if no line has it."""
+        missing = np.full(len(self), np.nan)
+        return self.columns.get(key, missing)
+
+    def last(self, key: str) -> float:
+        """The last value of ``key`` that is there, NaN if none is."""
+        values = self[key]
+        there = values[~np.isnan(values)]
+        return float(there[-1]) if len(there) else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as its results files tell it.
+
+    ``summary`` is None while the run is unfinished; ``environment`` is empty if the run has none;
+    ``notices`` are sentences a reader of the results must know.
+    """
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    metrics: Series
+    validation: Series
+    summary: dict[str, Any] | None
+    environment: dict[str, Any]
+    notices: tuple[str, ...]
+
+    def total(self, key: str, validation_key: str | None = None) -> float:
+        """``key`` of the finished run, or its last logged value; NaN if it was never written.
+
+        ``validation_key`` names the column of ``validation.jsonl`` to fall back on; without it
+        the column ``key`` of ``metrics.jsonl`` is used.
+        """
+        if self.summary is not None and isinstance(self.summary.get(key), int | float):
+            return float(self.summary[key])
+        if validation_key is not None:
+            return self.validation.last(validation_key)
+        return self.metrics.last(key)
+
+
+def read_runs(paths: Sequence[str | Path]) -> list[Run]:
+    """The runs in the order given, with names made distinct.
+
+    Raises :class:`UsageError` for no folder, a folder given twice or one that is no run, and
+    :class:`DataError` for results files that cannot be read.
+    """
+    if not paths:
+        raise UsageError("no run folder given; name at least one folder written by pretrain")
+    folders = [Path(path) for path in paths]
+    for folder, count in Counter(folder.resolve() for folder in folders).items():
+        if count > 1:
+            raise UsageError(f"run folder {folder} is given {count} times")
+    return _distinct([read_run(folder) for folder in folders])
+
+
+def read_run(path: str | Path) -> Run:
+    """The run in folder ``path``; raises UsageError if it is no run, DataError if it is damaged."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UsageError(f"run folder {path} does not exist")
+    absent = [name for name in ("config.yaml", "metrics.jsonl") if not (path / name).is_file()]
+    if absent:
+        raise UsageError(
+            f"{path} is not a run folder: it has no {' and no '.join(absent)}; "
+            "a run folder is what pretrain writes"
+        )
+    config = read_yaml(path / "config.yaml")
+    metrics, metric_notices = _read_series(path / "metrics.jsonl")
+    if not len(metrics):
+        raise DataError(f"{path / 'metrics.jsonl'} is empty: the run has not logged a step yet")
+    validation, validation_notices = Series({"step": np.empty(0)}, {}), []
+    if (path / "validation.jsonl").is_file():
+        validation, validation_notices = _read_series(path / "validation.jsonl")
+    summary = _read_object(path / "summary.json")
+    if summary is not None and summary.get("complete") is not True:
+        summary = None
+
+    notices = [*metric_notices, *validation_notices]
+    if summary is None:
+        step = int(metrics.last("step"))
+        notices.append(
+            f"unfinished: no complete summary; shown up to its last logged step, {step:,}"
+        )
+    if not len(validation):
+        notices.append("not validated yet: it is missing from the validation figures")
+    name = (summary or {}).get("name") or config.get("name") or path.resolve().name
+    environment = _read_object(path / "environment.json") or {}
+    return Run(path, str(name), config, metrics, validation, summary, environment, tuple(notices))
+
+
+def _distinct(runs: list[Run]) -> list[Run]:
+    """Runs whose names clash get their folder (or, if that clashes too, a number) added."""
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        clash = Counter(names)
+        names = [
+            f"{n} ({r.path.resolve().name})" if clash[n] > 1 else n
+            for n, r in zip(names, runs, strict=True)
+        ]
+    if len(set(names)) < len(names):
+        clash = Counter(names)
+        names = [f"{n} #{k}" if clash[n] > 1 else n for k, n in enumerate(names, start=1)]
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file, None if there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path} must hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _read_series(path: Path) -> tuple[Series, list[str]]:
+    """The columns of a JSON-lines file, and what was left out of them."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    lines, notices = [], []
+    texts = data.split(b"\n")
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            # Only a line without its line end can be one whose writer was cut off.
+            if number == len(texts):
+                notices.append(f"the last line of {path.name} is half-written: 1 line left out")
+                continue
+            raise DataError(f"{path} line {number} is not valid JSON: {error}") from None
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            raise DataError(f"{path} line {number} is not a JSON object with a whole 'step'")
+        lines.append((number, line))
+
+    current = _latest(lines)
+    if len(current) < len(lines):
+        dropped = len(lines) - len(current)
+        notices.append(f"{path.name} repeats steps after a resume: {dropped} older lines left out")
+    return _columns(path, current), notices
+
+
+def _latest(lines: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    """Lines with strictly rising steps: a resumed run writes again what it had not yet saved."""
+    kept: list[tuple[int, dict[str, Any]]] = []
+    for number, line in lines:
+        while kept and kept[-1][1]["step"] >= line["step"]:
+            kept.pop()
+        kept.append((number, line))
+    return kept
+
+
+def _columns(path: Path, lines: list[tuple[int, dict[str, Any]]]) -> Series:
+    columns: dict[str, np.ndarray] = {"step": np.empty(0)}
+    per_class: dict[str, dict[str, np.ndarray]] = {}
+    for row, (number, line) in enumerate(lines):
+        for key, value in line.items():
+            group = per_class.setdefault(key, {}) if isinstance(value, dict) else columns
+            items = value.items() if isinstance(value, dict) else [(key, value)]
+            for name, item in items:
+                if item is not None and not isinstance(item, int | float):
+                    place = key if name == key else f"{key}.{name}"
+                    raise DataError(f"{path} line {number}: {place} is {item!r}, not a number")
+                if name not in group or not len(group[name]):
+                    group[name] = np.full(len(lines), np.nan)
+                group[name][row] = np.nan if item is None else item
+    return Series(columns, per_class)

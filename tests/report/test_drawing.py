@@ -1,0 +1,59 @@
+import itertools
+
+import matplotlib
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronomask.report.classes import CONTENT, FUNCTION, OTHER, group_of
+from chronomask.report.drawing import appearance, compact, darker, shorten, spread
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=20), st.floats(0, 5))
+def test_spread_keeps_gap_order_and_bounds(positions: list[float], gap: float) -> None:
+    placed = spread(sorted(positions), gap, 0, 100)
+    assert all(b - a >= gap - 1e-9 for a, b in itertools.pairwise(placed))
+    assert placed[0] >= 0
+    assert placed[-1] <= 100 + 1e-9
+
+
+def test_spread_leaves_what_has_room() -> None:
+    assert spread([10, 30, 50], 5, 0, 100) == [10, 30, 50]
+
+
+def test_spread_moves_neighbours_apart_evenly() -> None:
+    assert spread([50, 50], 10, 0, 100) == [45, 55]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.25, "0.25"), (-0.05, "−0.05"), (1500, "1.5k"), (2e6, "2M"), (3e9, "3B")],
+)
+def test_compact(value: float, text: str) -> None:
+    assert compact(value) == text
+
+
+def test_shorten_keeps_both_ends() -> None:
+    assert shorten("PTW") == "PTW"
+    short = shorten("linear decay of the ratio, seed 12")
+    assert len(short) == 20
+    assert short.startswith("linear")
+    assert short.endswith("seed 12")
+
+
+def test_text_colours_are_dark_enough() -> None:
+    assert darker("#4d4d4d") == "#4d4d4d"
+    assert darker("#e69f00") != "#e69f00"
+
+
+def test_appearance_leaves_no_settings_behind() -> None:
+    before = dict(matplotlib.rcParams)
+    with appearance():
+        assert matplotlib.rcParams["svg.hashsalt"] == "chronomask"
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_groups_are_those_of_universal_dependencies() -> None:
+    assert group_of("NOUN") == group_of("VERB") == CONTENT
+    assert group_of("DET") == group_of("ADP") == FUNCTION
+    assert group_of("PUNCT") == group_of("none") == group_of("band 3") == OTHER

@@ -1,0 +1,234 @@
+import base64
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from chronomask.errors import UsageError
+from chronomask.report import arms_table, write_report
+
+from .synthetic import write_run
+
+CSV_NAMES = {
+    "arms", "class-loss", "class-weight", "difference", "final-class-loss", "masking-ratio",
+    "predicted-tokens", "validation-loss",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def out(four_arms: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "out"
+    assert write_report(four_arms, folder, title="Four arms") == folder / "report.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(out: Path) -> str:
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_page_is_one_file_without_requests(page: str) -> None:
+    bare = page.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert not re.search(r"https?:|//[a-z]|@import|<script|<link rel=\"stylesheet|src=", bare)
+    urls = set(re.findall(r'href="([^"#][^"]*)"', bare))
+    assert all(url.startswith(("data:", "csv/")) for url in urls)
+
+
+def test_every_panel_is_xml_and_ids_are_unique(page: str) -> None:
+    panels = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(panels) == 4 + 2 + 4 + 2 + 4 + 2 + 2
+    for panel in panels:
+        root = ElementTree.fromstring(panel)
+        assert root.get("aria-label")
+        assert root.get("viewBox")
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    used = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
+    assert set(used) <= set(ids)
+
+
+def test_csv_files_are_linked_and_embedded(page: str, out: Path) -> None:
+    written = {path.stem for path in (out / "csv").iterdir()}
+    assert written == CSV_NAMES
+    links = re.findall(r'href="data:text/csv;charset=utf-8;base64,([^"]*)" download="(.+?)"', page)
+    assert {name for _, name in links} == {f"{name}.csv" for name in CSV_NAMES}
+    for encoded, name in links:
+        assert base64.b64decode(encoded) == (out / "csv" / name).read_bytes()
+        assert f'href="csv/{name}"' in page
+
+
+def test_csv_numbers_equal_the_results_files(four_arms: list[Path], out: Path) -> None:
+    csvs = {name: _read_csv(out / "csv" / f"{name}.csv") for name in CSV_NAMES}
+    for folder in four_arms:
+        name = json.loads((folder / "summary.json").read_text())["name"]
+        metrics, validation = _lines(folder / "metrics.jsonl"), _lines(folder / "validation.jsonl")
+
+        ratio = [row for row in csvs["masking-ratio"] if row["arm"] == name]
+        for key in ("step", "progress", "masking_ratio", "masking_ratio_achieved"):
+            assert [float(row[key]) for row in ratio] == [line[key] for line in metrics]
+
+        loss = [row for row in csvs["validation-loss"] if row["arm"] == name]
+        for key in ("step", "tokens_seen", "masked_tokens", "seconds", "loss", "accuracy"):
+            assert [float(row[key]) for row in loss] == [line[key] for line in validation]
+
+        classes = [row for row in csvs["class-loss"] if row["arm"] == name]
+        assert {(row["step"], row["class"], float(row["loss"])) for row in classes} == {
+            (str(line["step"]), tag, value)
+            for line in validation
+            for tag, value in line["class_loss"].items()
+        }
+
+        weights = [row for row in csvs["class-weight"] if row["arm"] == name]
+        assert {(row["step"], row["class"], float(row["weight"])) for row in weights} == {
+            (str(line["step"]), tag, value)
+            for line in metrics
+            for tag, value in line.get("class_weight", {}).items()
+        }
+
+        final = {row["class"]: row for row in csvs["final-class-loss"] if row["arm"] == name}
+        assert {tag: float(row["loss"]) for tag, row in final.items()} == validation[-1][
+            "class_loss"
+        ]
+
+        arm = next(row for row in csvs["arms"] if row["arm"] == name)
+        summary = json.loads((folder / "summary.json").read_text())
+        for key in ("validation_loss", "validation_accuracy", "masked_tokens", "tokens_seen"):
+            assert float(arm[key]) == summary[key]
+
+
+def test_differences_are_taken_from_the_first_arm(four_arms: list[Path], out: Path) -> None:
+    rows = _read_csv(out / "csv" / "difference.csv")
+    first, last = (_lines(folder / "validation.jsonl") for folder in (four_arms[0], four_arms[3]))
+    gaps = [float(row["loss_minus_first"]) for row in rows if row["arm"] == "MRD + PTW"]
+    assert gaps == [b["loss"] - a["loss"] for a, b in zip(first, last, strict=True)]
+    assert {row["loss_minus_first"] for row in rows if row["arm"] == "fixed 15 %"} == {"0"}
+
+
+def test_summary_says_what_one_seed_cannot_show(page: str) -> None:
+    assert "Four runs were trained for 500 steps on the same data." in page
+    assert "Every arm was run once, all with seed 0" in page
+    assert "not evidence that one way of masking is better" in page
+    assert "Content words end up harder to predict than function words" in page
+
+
+def test_only_differing_config_keys_are_listed(page: str) -> None:
+    table = page[page.index("What differs between the arms") :]
+    assert "masking.ratio.kind" in table
+    assert "masking.content.ema_decay" in table
+    assert "mask_replace_prob" not in table
+
+
+def test_same_input_same_bytes(four_arms: list[Path], tmp_path: Path, page: str) -> None:
+    again = write_report(four_arms, tmp_path / "again", title="Four arms")
+    assert again.read_text(encoding="utf-8") == page
+
+
+def test_a_single_run_without_class_weights(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "fixed 15 %", steps=100)
+    page = write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
+    assert "One run, “fixed 15 %”, was trained for 100 steps." in page
+    assert "it compares nothing" in page
+    assert 'id="class-weight"' not in page
+    assert 'id="difference"' not in page
+    assert "What differs between the arms" not in page
+
+
+def test_an_unfinished_run_is_marked_and_not_ranked(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / "a", "fixed 15 %", steps=100),
+        write_run(tmp_path / "b", "PTW", steps=60, weighted=True, finished=False),
+    ]
+    with (folders[1] / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7')
+    page = write_report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    assert "PTW: the last line of metrics.jsonl is half-written: 1 line left out." in page
+    assert "PTW: unfinished" in page
+    assert "Validated at a fixed masking ratio of 15\N{NO-BREAK SPACE}%, “fixed 15 %” has" in page
+    assert "PTW (unfinished)" in arms_table(folders)
+
+
+def test_a_run_without_validation_or_classes(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "bare", steps=20, finished=False)
+    (folder / "validation.jsonl").unlink()
+    lines = [
+        {"step": line["step"], "loss": line["loss"]} for line in _lines(folder / "metrics.jsonl")
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
+    assert "No validation has been made yet." in page
+    assert "<figure>" not in page
+
+
+def test_different_data_is_pointed_out(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, name, steps=50) for name in ("a", "b")]
+    summary = json.loads((folders[1] / "summary.json").read_text())
+    summary["data_fingerprint"] = "other"
+    (folders[1] / "summary.json").write_text(json.dumps(summary))
+    page = write_report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    assert "not trained on the same prepared data" in page
+    assert "on the same data." not in page
+
+
+def test_several_seeds_are_not_called_one(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / str(k), f"seed {k}", steps=50, seed=k) for k in range(2)]
+    page = write_report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    assert "Some arms were run with several seeds" in page
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", '<b onclick="x">&', steps=50)
+    page = write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
+    assert "<b onclick" not in page
+    for panel in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        ElementTree.fromstring(panel)
+
+
+def test_long_runs_are_thinned_alike_in_figure_and_csv(tmp_path: Path) -> None:
+    folder = write_run(
+        tmp_path / "run", "long", steps=1000, log_every=1, validate_every=500, weighted=True
+    )
+    write_report([folder], tmp_path / "out")
+    rows = _read_csv(tmp_path / "out" / "csv" / "masking-ratio.csv")
+    assert len(rows) == 400
+    assert rows[0]["step"] == "1"
+    assert rows[-1]["step"] == "1000"
+
+
+def test_out_that_is_a_file(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "fixed 15 %", steps=50)
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be used as a folder"):
+        write_report([folder], tmp_path / "out")
+
+
+def test_arms_table(four_arms: list[Path]) -> None:
+    lines = arms_table(four_arms).splitlines()
+    summary = json.loads((four_arms[3] / "summary.json").read_text())
+    assert lines[0].split("  ")[0].strip() == "arm"
+    assert lines[4].startswith("MRD + PTW ")
+    assert f"{summary['validation_loss']:.4f}" in lines[4]
+    assert f"{summary['masked_tokens']:,}" in lines[4]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_report_imports_no_training_code() -> None:
+    code = (
+        "import sys, chronomask.report\n"
+        "print([m for m in ('torch', 'transformers', 'spacy', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(text) for text in path.read_text().splitlines()]
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
