@@ -1,7 +1,7 @@
-"""How often a part-of-speech tagger is right: universal tags against a CoNLL-U file, on gold tokens.
+"""How often a part-of-speech tagger is right: universal tags against CoNLL-U, on gold tokens.
 
-May enter: reading the two CoNLL-U columns a tagger is trained and judged on, and counting. The words
-of the file are given to the tagger as they stand, so that the figure is about tags and not about
+May enter: reading the CoNLL-U columns a tagger is trained and judged on, and counting. The words of
+the file are given to the tagger as they stand, so that the figure is about tags and not about
 tokenisation. From a shell::
 
     python -m chronomask.prepare.tagger_accuracy en_ewt-ud-test.conllu.gz
@@ -16,15 +16,16 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from chronomask.errors import ChronomaskError, DataError, UsageError, nearest
+
 if TYPE_CHECKING:
     from spacy.language import Language
-    from spacy.tokens import Doc
 
 UPOS_TAGS = (
     "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM",
@@ -36,10 +37,7 @@ BUNDLED_TAGGER = "english_tagger"
 """Name of the bundled model and of its folder beside this file."""
 
 _NUM_COLUMNS = 10
-
-
-class ConlluError(ValueError):
-    """A file that is not CoNLL-U, or lacks universal tags; the message names file and line."""
+_NOT_FOR_TAGS = ("parser", "ner", "lemmatizer", "senter", "entity_linker", "textcat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +94,20 @@ def read_conllu(path: str | Path) -> Iterator[Sentence]:
     Format: https://universaldependencies.org/format.html.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ConlluError: a malformed line, a tag outside `UPOS_TAGS`, a damaged archive, text that is
+        UsageError: there is no such file.
+        DataError: a malformed line, a tag outside `UPOS_TAGS`, a damaged archive, text that is
             not UTF-8, or no sentence at all.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
+        raise UsageError(f"CoNLL-U file {path} does not exist")
     try:
         with _open_text(path) as lines:
             yield from _sentences(lines, path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ConlluError(f"{path}: damaged gzip file: {error}") from error
+        raise DataError(f"{path}: damaged gzip file: {error}") from error
     except UnicodeDecodeError as error:
-        raise ConlluError(f"{path}: not UTF-8 text: {error}") from error
+        raise DataError(f"{path}: not UTF-8 text: {error}") from error
 
 
 def _open_text(path: Path) -> TextIO:
@@ -135,7 +133,7 @@ def _sentences(lines: TextIO, path: Path) -> Iterator[Sentence]:
         if line:
             columns = line.split("\t")
             if len(columns) != _NUM_COLUMNS:
-                raise ConlluError(
+                raise DataError(
                     f"{path}:{number}: {len(columns)} tab-separated columns, "
                     f"CoNLL-U has {_NUM_COLUMNS}"
                 )
@@ -147,11 +145,9 @@ def _sentences(lines: TextIO, path: Path) -> Iterator[Sentence]:
                 multiword_end, multiword_space = _range_end(token_id, path, number), space
                 continue
             if token_id != str(len(words) + 1):
-                raise ConlluError(
-                    f"{path}:{number}: word id {token_id!r}, expected {len(words) + 1}"
-                )
+                raise DataError(f"{path}:{number}: word id {token_id!r}, expected {len(words) + 1}")
             if tag not in UPOS_TAGS:
-                raise ConlluError(
+                raise DataError(
                     f"{path}:{number}: {tag!r} is no universal tag; "
                     f"the tags are {', '.join(UPOS_TAGS)}"
                 )
@@ -169,13 +165,141 @@ def _sentences(lines: TextIO, path: Path) -> Iterator[Sentence]:
             words, spaces, upos = [], [], []
             starts_document, multiword_end = False, 0
     if words:
-        raise ConlluError(f"{path}: ends inside a sentence (no empty line after the last word)")
+        raise DataError(f"{path}: ends inside a sentence (no empty line after the last word)")
     if not num_sentences:
-        raise ConlluError(f"{path}: no sentence found")
+        raise DataError(f"{path}: no sentence found")
 
 
 def _range_end(token_id: str, path: Path, number: int) -> int:
     start, _, end = token_id.partition("-")
     if not (start.isdecimal() and end.isdecimal() and int(start) < int(end)):
-        raise ConlluError(f"{path}:{number}: {token_id!r} is no range of word ids")
+        raise DataError(f"{path}:{number}: {token_id!r} is no range of word ids")
     return int(end)
+
+
+def load_tagger(name: str = BUNDLED_TAGGER) -> Language:
+    """Return a spaCy pipeline that sets `token.pos_`: the bundled one, or any installed one.
+
+    Components that do not bear on part-of-speech tags (parser, entities, lemmas) are left out.
+
+    Raises:
+        UsageError: no such pipeline is installed.
+    """
+    import spacy
+    from spacy.util import get_installed_models
+
+    place = bundled_folder() if name == BUNDLED_TAGGER else name
+    try:
+        return spacy.load(place, exclude=_NOT_FOR_TAGS)
+    except OSError:
+        known = [BUNDLED_TAGGER, *get_installed_models()]
+        raise UsageError(f"no spaCy pipeline {name!r}: {nearest(name, known)}") from None
+
+
+def bundled_folder() -> Path:
+    """Return the folder of the bundled English model, a spaCy pipeline written by `to_disk`."""
+    return Path(str(resources.files("chronomask.prepare") / BUNDLED_TAGGER))
+
+
+def tagger_accuracy(
+    sentences: Iterable[Sentence], nlp: Language, name: str = BUNDLED_TAGGER
+) -> TaggerAccuracy:
+    """Tag the gold words of `sentences` with `nlp` and return how many tags are right.
+
+    A word to which the pipeline gives no universal tag counts as wrong. `name` only labels the
+    result. The clock covers `nlp.pipe` on ready-made documents, one per sentence: no tokenising.
+    """
+    from spacy.tokens import Doc
+
+    sentences = list(sentences)
+    docs = [Doc(nlp.vocab, words=list(s.words), spaces=list(s.spaces)) for s in sentences]
+    started = time.process_time()
+    tagged = list(nlp.pipe(docs))
+    seconds = time.process_time() - started
+
+    gold = [tag for sentence in sentences for tag in sentence.upos]
+    predicted = [token.pos_ for doc in tagged for token in doc]
+    num_gold, num_predicted = Counter(gold), Counter(predicted)
+    num_correct = Counter(g for g, p in zip(gold, predicted, strict=True) if g == p)
+    return TaggerAccuracy(
+        tagger=name,
+        num_sentences=len(sentences),
+        num_words=len(gold),
+        num_correct=num_correct.total(),
+        words_per_second=len(gold) / seconds,
+        per_tag={
+            tag: TagScore(num_gold[tag], num_predicted[tag], num_correct[tag]) for tag in UPOS_TAGS
+        },
+    )
+
+
+def as_table(result: TaggerAccuracy) -> str:
+    """Return the result as lines of text: the totals, then one line a tag."""
+    lines = [
+        f"tagger            {result.tagger}",
+        f"sentences         {result.num_sentences:,}",
+        f"words             {result.num_words:,}",
+        f"UPOS accuracy     {result.accuracy:.2%}",
+        f"words per CPU s   {result.words_per_second:,.0f}",
+        "",
+        f"{'tag':6}{'words':>8}{'recall':>10}{'precision':>11}",
+    ]
+    for tag, score in result.per_tag.items():
+        recall, precision = _percent(score.recall), _percent(score.precision)
+        lines.append(f"{tag:6}{score.gold:8,}{recall:>10}{precision:>11}")
+    return "\n".join(lines)
+
+
+def as_json(result: TaggerAccuracy) -> str:
+    """Return the result as one line of JSON; shares are in [0, 1], null where undefined."""
+    values = {
+        "tagger": result.tagger,
+        "num_sentences": result.num_sentences,
+        "num_words": result.num_words,
+        "num_correct": result.num_correct,
+        "upos_accuracy": result.accuracy,
+        "words_per_cpu_second": result.words_per_second,
+        "per_tag": {
+            tag: {
+                "gold": score.gold,
+                "predicted": score.predicted,
+                "correct": score.correct,
+                "recall": score.recall,
+                "precision": score.precision,
+            }
+            for tag, score in result.per_tag.items()
+        },
+    }
+    return json.dumps(values)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 with a message on standard error for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m chronomask.prepare.tagger_accuracy",
+        description="Universal part-of-speech accuracy of a tagger on the gold tokens of a file.",
+    )
+    parser.add_argument("conllu", type=Path, help="CoNLL-U file, plain or .gz")
+    parser.add_argument(
+        "--tagger",
+        default=BUNDLED_TAGGER,
+        help="installed spaCy pipeline (default: the bundled English model)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    options = parser.parse_args(arguments)
+    try:
+        sentences = list(read_conllu(options.conllu))
+        result = tagger_accuracy(sentences, load_tagger(options.tagger), options.tagger)
+    except ChronomaskError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(as_json(result) if options.json else as_table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

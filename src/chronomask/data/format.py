@@ -1,0 +1,400 @@
+"""Prepared rows on disk: a folder of flat ``.npy`` shards told by one manifest.
+
+A token costs two (or four) bytes of id and one byte of annotation; documents that begin inside a row
+cost four bytes each. Everything is read through a memory map, nothing is ever unpickled. The manifest
+is written last and holds size and SHA-256 of every shard, so a folder without one is not prepared data
+and a damaged one is found. docs/contracts.md states the layout.
+
+May enter: what is needed to write these files, read them and check them. No tokenizer, no tagger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from chronomask.config import Config
+from chronomask.errors import ChronomaskError, DataError, UsageError, nearest
+from chronomask.types import Rows
+
+__all__ = [
+    "CLASS_MASK",
+    "MANIFEST",
+    "MAX_CLASSES",
+    "SCHEMA_VERSION",
+    "SPECIAL",
+    "WORD_START",
+    "FileEntry",
+    "Manifest",
+    "PreparedData",
+    "PreparedSplit",
+    "ShardEntry",
+    "SplitEntry",
+    "fingerprint",
+]
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+CLASS_MASK = 0x3F
+"""Bits of an annotation byte that hold the token's class."""
+WORD_START = 0x40
+"""Annotation bit: the token is the first of a word of its row."""
+SPECIAL = 0x80
+"""Annotation bit: special token or padding, never to be masked."""
+MAX_CLASSES = CLASS_MASK + 1
+
+Array = Literal["ids", "annotation", "bounds"]
+ARRAYS: tuple[Array, ...] = ("ids", "annotation", "bounds")
+
+
+class FileEntry(Config):
+    """One file of a shard."""
+
+    file: str
+    """Path relative to the prepared folder."""
+    sha256: str
+    """SHA-256 of the whole file, in hexadecimal."""
+    bytes: int
+    """Size of the file in bytes."""
+
+
+class ShardEntry(Config):
+    """Consecutive rows of a split: three files."""
+
+    ids: FileEntry
+    """uint16 or uint32 [rows, row_length]."""
+    annotation: FileEntry
+    """uint8 [rows, row_length]: class, word start, special."""
+    bounds: FileEntry
+    """uint32 [D]: ascending flat positions (row · row_length + token, token > 0)."""
+    num_rows: int
+    """Rows of the shard."""
+
+
+class SplitEntry(Config):
+    """The rows of one split, over its shards in order."""
+
+    num_rows: int
+    """Rows of all shards."""
+    num_tokens: int
+    """Tokens that are not padding, special tokens included."""
+    num_documents: int
+    """Documents the rows were made of."""
+    shards: tuple[ShardEntry, ...]
+    """Shards in row order."""
+
+
+class Manifest(Config):
+    """What a prepared folder holds; equal rows give an equal ``fingerprint``."""
+
+    schema_version: int
+    """Version of this layout."""
+    chronomask_version: str
+    """Version of the package that wrote the folder."""
+    fingerprint: str
+    """SHA-256 over the shards' hashes and everything that shapes rows."""
+    tokenizer_sha256: str
+    """SHA-256 of ``tokenizer/tokenizer.json``."""
+    tagger: str
+    """Name and version of the tagger the classes came from."""
+    class_names: tuple[str, ...]
+    """Name of every class; class 0 is "none"."""
+    row_length: int
+    """Tokens of a row."""
+    packing: str
+    """How documents were put into rows."""
+    pad_token_id: int
+    """Id that fills a row's end."""
+    vocab_size: int
+    """Number of ids of the tokenizer; every id is below it."""
+    splits: dict[str, SplitEntry]
+    """Splits by name: ``train`` and ``held_out``."""
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """SHA-256 that names the rows: over the shards' hashes and the facts a reader interprets them by.
+
+    ``values`` are the manifest's, with or without ``fingerprint``; versions and file names are left
+    out, so moving or rewriting the same rows keeps the fingerprint.
+    """
+    shaping = {
+        key: values[key]
+        for key in ("schema_version", "tokenizer_sha256", "tagger", "class_names", "row_length")
+    }
+    shaping |= {key: values[key] for key in ("packing", "pad_token_id", "vocab_size")}
+    shaping["splits"] = {
+        name: [[shard[array]["sha256"] for array in ARRAYS] for shard in split["shards"]]
+        for name, split in sorted(values["splits"].items())
+    }
+    text = json.dumps(shaping, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class PreparedSplit:
+    """Random access to the rows of one split; cheap to open, safe to share between threads."""
+
+    def __init__(self, path: Path, entry: SplitEntry, row_length: int, fingerprint: str) -> None:
+        self.path = path
+        self.entry = entry
+        self.row_length = row_length
+        self.fingerprint = fingerprint
+        """The prepared data's fingerprint."""
+        self._first_rows = np.cumsum([0, *(shard.num_rows for shard in entry.shards)])
+        self._open: dict[tuple[int, Array], np.ndarray] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return self.entry.num_rows
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding, special tokens included."""
+        return self.entry.num_tokens
+
+    @property
+    def num_documents(self) -> int:
+        return self.entry.num_documents
+
+    def read(self, row_ids: np.ndarray, epoch: np.ndarray | int = 0) -> Rows:
+        """The rows of ``row_ids`` (int64 [B]) in that order; ``epoch`` is copied into the result.
+
+        Raises :class:`DataError` where a row does not exist or a shard cannot be read.
+        """
+        row_ids = np.asarray(row_ids, np.int64)
+        ids, annotation, cu_seqlens = self.read_raw(row_ids)
+        special = annotation >= SPECIAL
+        word_id = np.cumsum(annotation & WORD_START, axis=1, dtype=np.int32)
+        word_id >>= 6  # the word-start bit has the value 64
+        word_id -= 1
+        word_id[special] = -1
+        return Rows(
+            input_ids=ids.astype(np.int64),
+            word_id=word_id,
+            token_class=annotation & np.uint8(CLASS_MASK),
+            row_id=row_ids,
+            epoch=np.broadcast_to(np.asarray(epoch, np.int64), row_ids.shape).copy(),
+            cu_seqlens=cu_seqlens,
+        )
+
+    def read_raw(self, row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids [B, T] and annotation [B, T] as stored, and ``cu_seqlens`` int32 [D + 1]."""
+        if row_ids.size and (row_ids.min() < 0 or row_ids.max() >= self.num_rows):
+            bad = row_ids[(row_ids < 0) | (row_ids >= self.num_rows)][0]
+            raise DataError(
+                f"{self.path}: there is no row {bad}; rows are 0 to {self.num_rows - 1}"
+            )
+        num_rows, length = row_ids.size, self.row_length
+        shard_of = np.searchsorted(self._first_rows, row_ids, side="right") - 1
+        starts = np.arange(num_rows + 1, dtype=np.int32) * np.int32(length)
+        touched = np.unique(shard_of)
+        if not touched.size:
+            return np.empty((0, length), np.uint16), np.empty((0, length), np.uint8), starts
+        ids = np.empty((num_rows, length), self._array(int(touched[0]), "ids").dtype)
+        annotation = np.empty((num_rows, length), np.uint8)
+        inner = [starts]
+        for shard in touched.tolist():
+            where = np.flatnonzero(shard_of == shard)
+            local = row_ids[where] - self._first_rows[shard]
+            if where.size == num_rows:  # the common case: no second copy
+                # mode="clip" because "raise" would go through a buffer; the rows were checked above
+                np.take(self._array(shard, "ids"), local, axis=0, out=ids, mode="clip")
+                np.take(self._array(shard, "annotation"), local, axis=0, out=annotation, mode="clip")
+            else:
+                ids[where] = self._array(shard, "ids")[local]
+                annotation[where] = self._array(shard, "annotation")[local]
+            bounds = self._array(shard, "bounds")
+            begin = np.searchsorted(bounds, (local * length).astype(np.uint32))
+            counts = np.searchsorted(bounds, ((local + 1) * length).astype(np.uint32)) - begin
+            if counts.any():
+                first = np.cumsum(counts) - counts
+                index = np.repeat(begin - first, counts) + np.arange(counts.sum())
+                shift = np.repeat((where - local) * length, counts)
+                inner.append((bounds[index] + shift).astype(np.int32))
+        cu_seqlens = starts if len(inner) == 1 else np.sort(np.concatenate(inner))
+        return ids, annotation, cu_seqlens
+
+    def class_token_counts(self, num_classes: int) -> np.ndarray:
+        """int64 [C]: maskable tokens of every class, read shard by shard."""
+        counts = np.zeros(256, np.int64)
+        for shard in range(len(self.entry.shards)):
+            counts += np.bincount(self._array(shard, "annotation").ravel(), minlength=256)
+        return counts[:SPECIAL].reshape(2, MAX_CLASSES).sum(0)[:num_classes]
+
+    def _array(self, shard: int, name: Array) -> np.ndarray:
+        array = self._open.get((shard, name))
+        if array is None:
+            array = self._open[shard, name] = self._map(shard, name)
+        return array
+
+    def _map(self, shard: int, name: Array) -> np.ndarray:
+        entry = self.entry.shards[shard]
+        file = self.path.parent / getattr(entry, name).file
+        try:
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} cannot be read ({error}); {_AGAIN}") from None
+        if name == "bounds":
+            good = array.ndim == 1 and array.dtype == np.uint32
+        else:
+            kinds = (np.uint16, np.uint32) if name == "ids" else (np.uint8,)
+            good = array.shape == (entry.num_rows, self.row_length) and array.dtype in kinds
+        if not good:
+            raise DataError(
+                f"{file} holds {array.dtype} {array.shape}, not what the manifest says; {_AGAIN}"
+            )
+        return np.asarray(array)  # a plain view: np.memmap makes every slice slow
+
+
+_AGAIN = "run `chronomask prepare` again with --force to rewrite the folder"
+
+
+class PreparedData:
+    """A prepared folder, opened for reading."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._splits: dict[str, PreparedSplit] = {}
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = False) -> PreparedData:
+        """Open a prepared folder; every shard's size is checked, with ``verify`` every byte.
+
+        Raises :class:`UsageError` where there is no prepared data, :class:`DataError` where it is
+        damaged or of another schema version.
+        """
+        path = Path(path)
+        file = path / MANIFEST
+        if not path.is_dir():
+            raise UsageError(
+                f"{path} is not a folder of prepared data; `chronomask prepare` makes one"
+            )
+        if not file.is_file():
+            raise UsageError(
+                f"{path} has no {MANIFEST}: it is not prepared data, or its preparation did not finish; "
+                f"run `chronomask prepare --out {path}`"
+            )
+        manifest = _read_manifest(file)
+        data = cls(path, manifest)
+        for entry in data._files():
+            _check_size(path / entry.file, entry.bytes)
+        if verify:
+            data.verify()
+        return data
+
+    def _files(self) -> Sequence[FileEntry]:
+        shards = (shard for split in self.manifest.splits.values() for shard in split.shards)
+        return [getattr(shard, array) for shard in shards for array in ARRAYS]
+
+    def verify(self) -> None:
+        """Read every byte again; raises :class:`DataError` naming each damaged file."""
+        damaged = []
+        for entry in self._files():
+            _check_size(self.path / entry.file, entry.bytes)
+            if file_sha256(self.path / entry.file) != entry.sha256:
+                damaged.append(entry.file)
+        tokenizer = self.tokenizer_path / "tokenizer.json"
+        if not tokenizer.is_file() or file_sha256(tokenizer) != self.manifest.tokenizer_sha256:
+            damaged.append(str(tokenizer.relative_to(self.path)))
+        if self.manifest.fingerprint != fingerprint(self.manifest.to_dict()):
+            damaged.append(MANIFEST)
+        if damaged:
+            raise DataError(f"{self.path}: damaged: {', '.join(damaged)}; {_AGAIN}")
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.manifest.class_names
+
+    @property
+    def row_length(self) -> int:
+        return self.manifest.row_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest.vocab_size
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Folder that ``AutoTokenizer.from_pretrained`` opens."""
+        return self.path / "tokenizer"
+
+    @cached_property
+    def statistics(self) -> dict[str, Any]:
+        """Counts for people, as written by the preparation; empty if the file is gone."""
+        file = self.path / "statistics.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def split(self, name: str) -> PreparedSplit:
+        """The split ``train`` or ``held_out``; raises :class:`UsageError` for another name."""
+        entry = self.manifest.splits.get(name)
+        if entry is None:
+            raise UsageError(
+                f"{self.path} has no split '{name}'; {nearest(name, self.manifest.splits)}"
+            )
+        if name not in self._splits:
+            self._splits[name] = PreparedSplit(
+                self.path / name, entry, self.row_length, self.fingerprint
+            )
+        return self._splits[name]
+
+
+def _read_manifest(file: Path) -> Manifest:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is not a readable manifest ({error}); {_AGAIN}") from None
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{file} has schema version {version!r}, this chronomask reads {SCHEMA_VERSION}; {_AGAIN}"
+        )
+    try:
+        manifest = Manifest.parse(values, where=str(file))
+    except ChronomaskError as error:
+        raise DataError(f"{error}; {_AGAIN}") from None
+    root = file.parent.resolve()
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            for array in ARRAYS:
+                name = getattr(shard, array).file
+                if not (root / name).resolve().is_relative_to(root):
+                    raise DataError(f"{file} names {name!r}, a file outside its folder")
+    return manifest
+
+
+def _check_size(file: Path, expected: int) -> None:
+    try:
+        size = file.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"{file} is missing; {_AGAIN}") from None
+    if size != expected:
+        raise DataError(
+            f"{file} has {size:,} bytes instead of {expected:,}: it is truncated or was changed; {_AGAIN}"
+        )
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,122 @@
+"""Which rows step s trains on: a pure function of (data, seed, s), with no state to save.
+
+Row number n = s · rows_per_step + i of the run belongs to epoch n // num_rows; a keyed permutation of
+the epoch says which row of the data it is. Any step is reached in O(1), by any rank, and workers only
+read ahead. Nothing about masking may enter here: what is masked depends on training state, and rows
+made ahead of time must not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+
+from chronomask.data.format import PreparedSplit
+from chronomask.errors import DataError, UsageError
+from chronomask.keyed import Stream, permute, row_keys
+from chronomask.types import Rows
+
+__all__ = ["RowLoader", "validation_batches"]
+
+_BLOCK_ROWS = 4096
+
+
+class RowLoader:
+    """The rows of every step for one rank.
+
+    ``rows_per_step`` is the whole step's, over all ranks; rank r takes rows r·n/w to (r + 1)·n/w, so
+    the ranks' rows in order are the single process's rows. ``num_workers`` threads read ahead:
+    threads, because the work is copying out of a memory map inside numpy, which releases the
+    interpreter lock, and a batch handed over between processes would be copied once more.
+    """
+
+    def __init__(
+        self,
+        split: PreparedSplit,
+        *,
+        seed: int,
+        rows_per_step: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        start_step: int = 0,
+    ) -> None:
+        if not split.num_rows:
+            raise DataError(f"{split.path} has no rows to train on; prepare more text")
+        if rows_per_step < world_size:
+            raise UsageError(
+                f"{rows_per_step} rows a step cannot be shared by {world_size} processes"
+            )
+        if not 0 <= rank < world_size:
+            raise UsageError(f"rank {rank} is not one of {world_size} processes")
+        if num_workers < 0 or start_step < 0:
+            raise UsageError(
+                f"num_workers {num_workers} and start_step {start_step} must be 0 or more"
+            )
+        self.split = split
+        self.seed = seed
+        self.rows_per_step = rows_per_step
+        self.num_workers = num_workers
+        self.start_step = start_step
+        self._first = rows_per_step * rank // world_size
+        self._last = rows_per_step * (rank + 1) // world_size
+        self._block = lru_cache(maxsize=8)(self._order)
+
+    def row_ids_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [B] row numbers and int64 [B] epochs of this rank's rows at ``step``."""
+        base = step * self.rows_per_step
+        start, stop = base + self._first, base + self._last
+        blocks = range(start // _BLOCK_ROWS, (stop - 1) // _BLOCK_ROWS + 1)
+        parts = [self._block(block) for block in blocks]
+        cut = slice(start - blocks[0] * _BLOCK_ROWS, stop - blocks[0] * _BLOCK_ROWS)
+        return (
+            np.concatenate([row_ids for row_ids, _ in parts])[cut],
+            np.concatenate([epoch for _, epoch in parts])[cut],
+        )
+
+    def _order(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers and epochs of one block of the run's rows: the whole block costs little more
+
+        than a few rows, because the permutation's time is mostly the calls into numpy.
+        """
+        number = np.arange(block * _BLOCK_ROWS, (block + 1) * _BLOCK_ROWS, dtype=np.int64)
+        epoch, index = np.divmod(number, self.split.num_rows)
+        row_ids = np.empty_like(index)
+        for value in np.unique(epoch).tolist():
+            key = int(row_keys(self.seed, Stream.ORDER, value, 0))
+            inside = epoch == value
+            row_ids[inside] = permute(index[inside], self.split.num_rows, key)
+        return row_ids, epoch
+
+    def rows_at(self, step: int) -> Rows:
+        """Rows of ``step`` (0-based) for this rank; the same for any number of workers."""
+        return self.split.read(*self.row_ids_at(step))
+
+    def __iter__(self) -> Iterator[Rows]:
+        """Rows of ``start_step``, ``start_step`` + 1, … without end."""
+        step = self.start_step
+        if not self.num_workers:
+            while True:
+                yield self.rows_at(step)
+                step += 1
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="rows")
+        ahead: deque[Future[Rows]] = deque()
+        try:
+            while True:
+                while len(ahead) <= self.num_workers:
+                    ahead.append(pool.submit(self.rows_at, step))
+                    step += 1
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def validation_batches(split: PreparedSplit, rows: int, batch_rows: int) -> Iterator[Rows]:
+    """The first ``rows`` rows of a split in order (all of them if there are fewer), epoch 0."""
+    total = min(rows, split.num_rows)
+    for start in range(0, total, batch_rows):
+        yield split.read(np.arange(start, min(start + batch_rows, total), dtype=np.int64))

@@ -1,0 +1,163 @@
+"""Writing prepared rows: shards first, each under a temporary name until it is whole; manifest last.
+
+May enter: turning arrays of rows into the files that :mod:`chronomask.data.format` reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chronomask.data.format import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    SplitEntry,
+    fingerprint,
+    sync_folder,
+)
+from chronomask.errors import RunError
+
+__all__ = ["RowWriter", "id_dtype", "write_file", "write_manifest"]
+
+SHARD_TOKENS = 1 << 25
+"""Tokens of a full shard: 64 MiB of 16-bit ids, well inside the 32 bits of a bound."""
+
+
+def id_dtype(vocab_size: int) -> type[np.unsignedinteger]:
+    """The smallest stored type that holds every id."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+class RowWriter:
+    """Collects the rows of one split and writes them as shards.
+
+    Rows are cut into shards at fixed row counts, so the files depend on the rows alone and not on how
+    they were handed over.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        row_length: int,
+        vocab_size: int,
+        shard_tokens: int = SHARD_TOKENS,
+    ) -> None:
+        self._root = folder
+        self._split = split
+        self._row_length = row_length
+        self._dtype = id_dtype(vocab_size)
+        self._shard_rows = max(1, shard_tokens // row_length)
+        self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._pending_rows = 0
+        self._shards: list[ShardEntry] = []
+        self._num_tokens = 0
+        (folder / split).mkdir(parents=True, exist_ok=True)
+
+    def write(
+        self, ids: np.ndarray, annotation: np.ndarray, bounds: np.ndarray, num_tokens: int
+    ) -> None:
+        """Add rows: ``ids`` and ``annotation`` [B, T]; ``bounds`` int64, ascending flat positions
+
+        (row · T + token within these rows) at which a document, or the padding, begins inside a row;
+        ``num_tokens`` of them are not padding.
+        """
+        self._pending.append((ids.astype(self._dtype), annotation.astype(np.uint8), bounds))
+        self._pending_rows += len(ids)
+        self._num_tokens += num_tokens
+        while self._pending_rows >= self._shard_rows:
+            self._flush(self._shard_rows)
+
+    def finish(self, num_documents: int) -> SplitEntry:
+        """Write what is left and describe the split."""
+        if self._pending_rows:
+            self._flush(self._pending_rows)
+        return SplitEntry(
+            num_rows=sum(shard.num_rows for shard in self._shards),
+            num_tokens=self._num_tokens,
+            num_documents=num_documents,
+            shards=tuple(self._shards),
+        )
+
+    def _flush(self, num_rows: int) -> None:
+        length = self._row_length
+        ids = np.concatenate([part[0] for part in self._pending])
+        annotation = np.concatenate([part[1] for part in self._pending])
+        sizes = np.cumsum([0, *(len(part[0]) for part in self._pending)])
+        bounds = np.concatenate(
+            [part[2] + start * length for part, start in zip(self._pending, sizes, strict=False)]
+        )
+        cut = int(np.searchsorted(bounds, num_rows * length))
+        number = len(self._shards)
+        entries = {
+            name: self._save(f"{self._split}/{name}-{number:05d}.npy", array)
+            for name, array in (
+                ("ids", ids[:num_rows]),
+                ("annotation", annotation[:num_rows]),
+                ("bounds", bounds[:cut].astype(np.uint32)),
+            )
+        }
+        self._shards.append(ShardEntry(num_rows=num_rows, **entries))
+        rest = (ids[num_rows:], annotation[num_rows:], bounds[cut:] - num_rows * length)
+        self._pending = [rest] if len(rest[0]) else []
+        self._pending_rows -= num_rows
+
+    def _save(self, name: str, array: np.ndarray) -> FileEntry:
+        from io import BytesIO
+
+        header = BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(array))
+        )
+        data = header.getvalue() + np.ascontiguousarray(array).tobytes()
+        write_file(self._root / name, data)
+        return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def write_manifest(
+    folder: Path, values: Mapping[str, Any], splits: Mapping[str, SplitEntry]
+) -> Manifest:
+    """Complete the folder: ``values`` are the manifest's keys other than versions and splits."""
+    from chronomask import __version__
+
+    complete = {
+        "schema_version": SCHEMA_VERSION,
+        "chronomask_version": __version__,
+        **values,
+        "splits": {name: entry.to_dict() for name, entry in splits.items()},
+    }
+    complete["fingerprint"] = fingerprint(complete)
+    manifest = Manifest.parse(complete)
+    text = json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    write_file(folder / MANIFEST, text.encode())
+    return manifest
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """Write under a temporary name, make it durable, then rename: the file is whole or not there.
+
+    Raises :class:`RunError` where the disk refuses (full, read-only).
+    """
+    temporary = file.with_name(f".{file.name}.partial")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(file)
+        sync_folder(file.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"{file} cannot be written: {error.strerror}; free space or choose another --out, "
+            "then run the same command again"
+        ) from None

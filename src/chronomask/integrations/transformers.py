@@ -1,0 +1,242 @@
+"""Time-variant masking in the Hugging Face ``Trainer``.
+
+The collator pads and carries unmasked rows, so loader workers never meet a schedule. The Trainer
+then gathers all micro-batches of an optimiser step before it runs the first of them
+(``get_batch_samples``): there they are masked, in the training process, with that step's progress
+and class weights, and there the predicted tokens of the whole step are counted. A callback alone
+could mask no earlier than inside the model's forward, one micro-batch at a time, when the count
+that the loss is divided by has already been fixed; hence a subclass of two overridden methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from chronomask.errors import UsageError
+from chronomask.integrations.rows import COLUMNS, RowCollator, with_row_ids
+from chronomask.integrations.step import StepMasking
+from chronomask.masking.masker import MaskingConfig
+from chronomask.types import MaskedBatch
+
+__all__ = ["MaskingCallback", "TimeVariantTrainer"]
+
+_MASKED = "masked"
+"""Key under which a masked batch travels beside the model's own inputs."""
+
+
+class MaskingCallback(TrainerCallback):
+    """What masking does between batches: feedback once per optimiser step, state in checkpoints.
+
+    :class:`TimeVariantTrainer` adds it by itself. ``epoch``: the visit of the data under way.
+    """
+
+    def __init__(self, masking: StepMasking) -> None:
+        self.masking = masking
+        self.epoch = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raises UsageError when the ratio waits for validations that never come."""
+        if self.masking.watches_validation and args.eval_strategy == "no":
+            raise UsageError(
+                "masking.ratio watches the validation loss, but eval_strategy is 'no': set "
+                "eval_strategy and eval_dataset, or masking.ratio.watch='training'"
+            )
+        self.epoch = int(state.epoch) - 1
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Counted here, because state.epoch is a share of an expected length, which streams overrun.
+        self.epoch += 1
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.masking.end_step()
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        loss = kwargs.get("metrics", {}).get("eval_loss")
+        if loss is not None:
+            self.masking.observe_validation(loss)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.should_save and args.output_dir is not None:
+            self.masking.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class TimeVariantTrainer(Trainer):
+    """A Trainer that masks every step with the step's own ratio and class weights.
+
+    ``masking``: how much, what and how; ``class_names``: names of the classes in the data's
+    ``token_class`` column; ``masking_seed``: keys the masks, ``args.seed`` when None. Everything else
+    is as for ``transformers.Trainer``; ``processing_class`` must be the tokenizer, and data sets hold
+    tokenised rows, not masked ones. Rows without a ``row_id`` are numbered by their place.
+
+    The training loss is the sum over the step's predicted tokens divided by their number, over all
+    micro-batches and processes. ``evaluate`` masks 15 % of the tokens, the same at every evaluation.
+
+    Raises UsageError for options that masking cannot be right with.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        *,
+        masking: MaskingConfig,
+        class_names: Sequence[str] = ("none",),
+        masking_seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        tokenizer = kwargs.get("processing_class")
+        if tokenizer is None:
+            raise UsageError(
+                "TimeVariantTrainer needs the tokenizer: pass processing_class=tokenizer"
+            )
+        if kwargs.get("compute_loss_func") is not None:
+            raise UsageError(
+                "compute_loss_func cannot be combined with time-variant masking, whose loss is the "
+                "cross-entropy of the predicted tokens; override compute_loss in a subclass instead"
+            )
+        if kwargs.get("data_collator") is None:
+            kwargs["data_collator"] = RowCollator(tokenizer)
+        for name in ("train_dataset", "eval_dataset"):
+            kwargs[name] = _numbered(kwargs.get(name))
+        super().__init__(model, args, **kwargs)
+        _refuse_unsupported(self.args)
+        seed = self.args.seed if masking_seed is None else masking_seed
+        self.masking = StepMasking(masking, tokenizer, class_names, seed, self.args.device)
+        self._masking_callback = MaskingCallback(self.masking)
+        self.add_callback(self._masking_callback)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """As ``Trainer.train``; resuming also restores the masking state.
+
+        Raises DataError for a checkpoint without it, UsageError when it is of other settings.
+        """
+        if resume_from_checkpoint is True and self.args.output_dir is not None:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
+        if isinstance(resume_from_checkpoint, str):
+            self.masking.load(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """The step's micro-batches, masked, and how many tokens they predict over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # A Trainer resumed at its last step runs one step more.
+        progress = min(1.0, self.state.global_step / self.state.max_steps)
+        epoch = self._masking_callback.epoch
+        masked = [self.masking.mask(batch, epoch, progress) for batch in batches]
+        count = torch.tensor([sum(m.num_predicted for m in masked)], device=device)
+        if self.accelerator.num_processes > 1:
+            count = torch.as_tensor(self.accelerator.gather(count))
+        return [_inputs(b, m) for b, m in zip(batches, masked, strict=True)], count.sum()
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Cross-entropy of the predicted tokens; the model sees no labels and computes no loss."""
+        inputs = dict(inputs)
+        masked: MaskedBatch = inputs.pop(_MASKED)
+        del inputs["labels"]
+        outputs = model(**inputs)
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        if not model.training:
+            loss = self.masking.evaluation_losses(masked, logits).mean()
+            return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
+        losses = self.masking.losses(masked, logits)
+        total = masked.num_predicted if num_items_in_batch is None else num_items_in_batch
+        # Gradients are averaged over processes, and ``total`` already counts all of them.
+        scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
+        loss = losses.sum() * scale / torch.as_tensor(total, device=losses.device).clamp(min=1)
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """As ``Trainer.prediction_step``, on rows masked the same at every evaluation."""
+        masked = _inputs(inputs, self.masking.mask_fixed(inputs))
+        return super().prediction_step(model, masked, prediction_loss_only, ignore_keys)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """As ``Trainer.get_eval_dataloader``; rows of a data set given here are numbered too."""
+        known = eval_dataset is None or isinstance(eval_dataset, str)
+        return super().get_eval_dataloader(eval_dataset if known else _numbered(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """As ``Trainer.get_test_dataloader``; rows are numbered too."""
+        return super().get_test_dataloader(_numbered(test_dataset))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As ``Trainer.log``; training logs also have the ratio asked and the ratio achieved."""
+        if "loss" in logs:
+            logs |= self.masking.take_ratios()
+        super().log(logs, start_time)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # The collator's columns are not arguments of the model, yet must reach the collator.
+        super()._set_signature_columns_if_needed()
+        known = self._signature_columns or []
+        self._signature_columns = [*known, *(name for name in COLUMNS if name not in known)]
+
+
+def _inputs(batch: dict[str, Any], masked: MaskedBatch) -> dict[str, Any]:
+    """What the Trainer hands to ``compute_loss``: the model's inputs, and the masked batch."""
+    return {
+        "input_ids": masked.input_ids,
+        "attention_mask": batch["attention_mask"],
+        "labels": masked.labels,
+        _MASKED: masked,
+    }
+
+
+def _numbered(dataset: Any) -> Any:
+    if dataset is None or isinstance(dataset, IterableDataset):
+        return dataset
+    if isinstance(dataset, dict):
+        return {name: _numbered(part) for name, part in dataset.items()}
+    is_stream = not hasattr(dataset, "__len__")
+    return dataset if is_stream else with_row_ids(dataset)
+
+
+def _refuse_unsupported(args: TrainingArguments) -> None:
+    if args.n_gpu > 1:
+        raise UsageError(
+            f"{args.n_gpu} GPUs in one process would split batches inside the model; start one "
+            "process per GPU (torchrun --nproc-per-node), or set CUDA_VISIBLE_DEVICES"
+        )
+    if args.label_smoothing_factor:
+        raise UsageError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}; time-variant masking feeds "
+            "back plain cross-entropy: set it to 0"
+        )

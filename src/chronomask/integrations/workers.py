@@ -1,0 +1,121 @@
+"""Masking in loader workers: possible when everything a mask depends on travels with the sample.
+
+A worker runs ahead of training, so it cannot know the current step; here the sampler hands out the
+step together with each row, and the worker masks on numpy arrays with that step's progress. What a
+worker can never know is what the model has just learnt: content schedules and ratios that respond to
+losses are refused here. Prefer masking in the training process, which has no such limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from chronomask.errors import UsageError
+from chronomask.integrations.rows import RowCollator, rows_of
+from chronomask.keyed import Stream, permute, row_keys
+from chronomask.masking.masker import Masker
+
+__all__ = ["StepBatches", "SteppedRows", "WorkerMasking"]
+
+Place = tuple[int, int, int]
+"""(step, epoch, row of the data set)."""
+
+
+class StepBatches(Sampler[list[Place]]):
+    """The places of every step's rows, a pure function of (seed, step): a ``batch_sampler``.
+
+    Epochs are keyed permutations of the rows; a batch may reach into the next one. To resume, start at
+    ``start_step``.
+    """
+
+    def __init__(
+        self, num_rows: int, *, batch_size: int, num_steps: int, seed: int = 0, start_step: int = 0
+    ) -> None:
+        if num_rows < 1 or batch_size < 1:
+            raise UsageError(f"{num_rows} rows in batches of {batch_size}: both must be 1 or more")
+        if not 0 <= start_step <= num_steps:
+            raise UsageError(f"start_step {start_step} is not between 0 and {num_steps} steps")
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.num_steps = num_steps
+        self.seed = seed
+        self.start_step = start_step
+
+    def __len__(self) -> int:
+        return self.num_steps - self.start_step
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        for step in range(self.start_step, self.num_steps):
+            yield self._places(step)
+
+    def _places(self, step: int) -> list[Place]:
+        number = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
+        epochs, index = np.divmod(number, self.num_rows)
+        rows = np.empty_like(index)
+        for epoch in np.unique(epochs).tolist():
+            inside = epochs == epoch
+            key = int(row_keys(self.seed, Stream.ORDER, epoch, 0))
+            rows[inside] = permute(index[inside], self.num_rows, key)
+        return [(step, e, r) for e, r in zip(epochs.tolist(), rows.tolist(), strict=True)]
+
+
+class SteppedRows(Dataset[dict[str, Any]]):
+    """A map-style data set of features, read at :data:`Place` instead of an index."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: Place) -> dict[str, Any]:
+        step, epoch, row = place
+        return {**self.dataset[row], "row_id": row, "step": step, "epoch": epoch}
+
+
+class WorkerMasking:
+    """A collator that masks: features with ``step`` and ``epoch`` → the model's inputs.
+
+    ``num_steps`` is the length of training. Raises UsageError for masking that learns from losses.
+    """
+
+    def __init__(self, collate: RowCollator, masker: Masker, num_steps: int) -> None:
+        kind = masker.config.content.kind
+        if kind not in ("none", "fixed"):
+            raise UsageError(
+                f"content schedule '{kind}' learns from the model's losses, which loader workers "
+                "never see: mask in the training process, or use content kind 'none' or 'fixed'"
+            )
+        if masker.response is not None:
+            raise UsageError(
+                "a 'responsive' ratio follows the loss, which loader workers never see: mask in the "
+                "training process, or use a schedule of progress alone"
+            )
+        if num_steps < 1:
+            raise UsageError(f"num_steps is {num_steps}; it must be 1 or more")
+        self.collate = collate
+        self.masker = masker
+        self.num_steps = num_steps
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """``input_ids``, ``attention_mask``, ``labels`` int64 [B, T], −100 = not predicted."""
+        steps = {feature.get("step") for feature in features}
+        if len(steps) != 1 or None in steps:
+            raise UsageError(
+                f"a batch must carry one step, this one has {sorted(map(str, steps))}: read "
+                "SteppedRows with a StepBatches batch_sampler"
+            )
+        batch = self.collate(features)
+        rows = rows_of(batch)
+        rows.epoch[:] = [feature["epoch"] for feature in features]
+        masked = self.masker(rows, min(1.0, steps.pop() / self.num_steps))
+        return {
+            "input_ids": masked.input_ids,
+            "attention_mask": batch["attention_mask"],
+            "labels": masked.labels,
+        }

@@ -1,0 +1,107 @@
+"""Writes a folder that transformers opens: weights, config, tokenizer and a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from chronomask import __version__
+
+__all__ = ["export", "model_card", "without_bars"]
+
+
+def export(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str
+) -> None:
+    """Write ``folder`` so that ``AutoModelForMaskedLM.from_pretrained(folder)`` opens it.
+
+    safetensors weights in float32, the architecture's config, the tokenizer, ``README.md``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with without_bars():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers from drawing progress bars of its own into a run's."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def model_card(
+    *,
+    name: str,
+    model_type: str,
+    num_parameters: int,
+    data_fingerprint: str,
+    masking: Mapping[str, Any],
+    counters: Mapping[str, int],
+    losses: Mapping[str, float | None],
+) -> str:
+    """Markdown with the YAML head that model hubs read: what was trained, on what and how far.
+
+    ``masking``: the masking part of the run's config; ``counters``: step, steps, tokens_seen and
+    masked_tokens; ``losses``: named losses in nats per predicted token, None where not measured.
+    """
+    head = yaml.safe_dump(
+        {
+            "library_name": "transformers",
+            "pipeline_tag": "fill-mask",
+            "tags": ["fill-mask", model_type, "chronomask"],
+        },
+        sort_keys=False,
+    )
+    measured = "\n".join(
+        f"| {label} | {'not measured' if loss is None else f'{loss:.4f}'} |"
+        for label, loss in losses.items()
+    )
+    schedule = yaml.safe_dump(dict(masking), sort_keys=False, allow_unicode=True).rstrip()
+    return f"""---
+{head}---
+
+# {name}
+
+A masked language model of type `{model_type}` with {num_parameters:,} parameters, trained with
+chronomask {__version__} under masking that changes over
+training.
+
+| | |
+|---|---|
+| optimiser steps | {counters["step"]:,} of {counters["steps"]:,} |
+| tokens seen | {counters["tokens_seen"]:,} |
+| tokens predicted | {counters["masked_tokens"]:,} |
+| data fingerprint | `{data_fingerprint}` |
+
+| loss (nats per predicted token) | |
+|---|---|
+{measured}
+
+## Masking
+
+```yaml
+{schedule}
+```
+
+## Use
+
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+model = AutoModelForMaskedLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+"""

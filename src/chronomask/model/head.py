@@ -1,0 +1,121 @@
+"""The gathered head: logits where something is predicted, and nowhere else.
+
+A masked language model needs logits at some 15 % of its tokens, but its ``forward`` computes them
+everywhere, which for a small model is most of the work. Here the backbone runs alone, the hidden
+states of the predicted positions are gathered, and the architecture's own head runs on those. How
+a head is called is the only thing an architecture must tell: one line in :data:`HEADS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+__all__ = ["HEADS", "logits_at", "token_losses"]
+
+Head = Callable[[Any, torch.Tensor], torch.Tensor]
+"""(model, hidden states [N, H]) → logits [N, V]."""
+
+
+def _cls(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    return model.cls(hidden)
+
+
+def _lm_head(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    return model.lm_head(hidden)
+
+
+def _modernbert(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    return model.decoder(model.head(hidden))
+
+
+def _distilbert(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    hidden = model.activation(model.vocab_transform(hidden))
+    return model.vocab_projector(model.vocab_layer_norm(hidden))
+
+
+def _electra(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    return model.generator_lm_head(model.generator_predictions(hidden))
+
+
+def _albert(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    return model.predictions(hidden)
+
+
+HEADS: dict[str, Head] = {
+    "albert": _albert,
+    "bert": _cls,
+    "camembert": _lm_head,
+    "distilbert": _distilbert,
+    "electra": _electra,
+    "ernie": _cls,
+    "esm": _lm_head,
+    "eurobert": _lm_head,
+    "megatron-bert": _cls,
+    "mobilebert": _cls,
+    "modernbert": _modernbert,
+    "mpnet": _lm_head,
+    "roberta": _lm_head,
+    "roberta-prelayernorm": _lm_head,
+    "xlm-roberta": _lm_head,
+    "xlm-roberta-xl": _lm_head,
+}
+"""How to call the head of each ``model_type``; any other computes all logits and then gathers."""
+
+
+def logits_at(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    positions: torch.Tensor,
+    inputs: Mapping[str, Any],
+) -> torch.Tensor:
+    """Logits [N, V] at flat ``positions`` int64 [N] of ``input_ids`` int64 [B, T].
+
+    ``inputs``: further keywords of the backbone, from
+    :func:`~chronomask.model.attention.backbone_inputs`.
+    """
+    head = HEADS.get(model.config.model_type)
+    if head is None:
+        return model(input_ids=input_ids, **inputs).logits.flatten(0, 1).index_select(0, positions)
+    hidden = model.base_model(input_ids=input_ids, **inputs).last_hidden_state
+    return head(model, hidden.flatten(0, 1).index_select(0, positions))
+
+
+def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy float32 [N] in nats of ``logits`` float32 [N, V] and ``targets`` int64 [N],
+    and whether each target is right, bool [N]: no other token has a higher logit.
+    """
+    if not targets.numel():
+        return logits.sum(1), targets.bool()
+    return _TokenLosses.apply(logits, targets)
+
+
+class _TokenLosses(torch.autograd.Function):
+    """Cross-entropy that keeps one [N, V] tensor, the softmax, and turns it into the gradient.
+
+    Half the time of log-softmax, its backward and a separate search for the highest logit: for small
+    models these passes over [N, V] cost more than a layer. Not differentiable twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        highest = logits.amax(1)
+        own = logits.gather(1, targets[:, None])[:, 0]
+        softmax = torch.softmax(logits, 1)
+        # The largest probability is 1 / sum(exp(logits − highest)): its log gives the log-sum-exp.
+        loss = highest - softmax.amax(1).log() - own
+        correct = own >= highest
+        ctx.save_for_backward(softmax, targets)
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        softmax, targets = ctx.saved_tensors
+        of_loss = grad_outputs[0][:, None]
+        return softmax.mul_(of_loss).scatter_add_(1, targets[:, None], -of_loss), None

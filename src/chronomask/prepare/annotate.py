@@ -1,0 +1,114 @@
+"""The step that costs the time: texts become tokens with word starts and classes.
+
+Works on batches of texts with a fast tokenizer and a tagger; no loop touches a single token. May
+enter: joining tokenizer, tagger and alignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chronomask.data.format import SPECIAL, WORD_START
+from chronomask.prepare.align import align
+from chronomask.prepare.taggers import TaggerProtocol, split_long
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+__all__ = ["AnnotatedBatch", "annotate"]
+
+BATCH_CHARACTERS = 200_000
+"""Text given to tokenizer and tagger at a time; bounds the memory, whatever the documents."""
+PIECE_CHARACTERS = 50_000
+"""Longer documents are cut for tokenizer and tagger, and joined again after."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedBatch:
+    """Tokens of consecutive pieces of text.
+
+    ``ids`` int64 [T]; ``annotation`` uint8 [T] as stored; ``document`` int64 [P] and ``lengths`` int64
+    [P]: which document each piece belongs to and how many tokens it gave; ``num_words`` of the
+    tagger; ``num_without_word`` tokens that overlap no word.
+    """
+
+    ids: np.ndarray
+    annotation: np.ndarray
+    document: np.ndarray
+    lengths: np.ndarray
+    num_words: int
+    num_without_word: int
+
+
+def annotate(
+    texts: Iterable[str], tokenizer: Tokenizer, tagger: TaggerProtocol, special_ids: Sequence[int]
+) -> Iterator[AnnotatedBatch]:
+    """Annotate texts in order, in batches bounded by characters."""
+    is_special = np.zeros(tokenizer.get_vocab_size(with_added_tokens=True), bool)
+    is_special[list(special_ids)] = True
+    pieces: list[str] = []
+    documents: list[int] = []
+    held = 0
+    for number, text in enumerate(texts):
+        for _, piece in split_long(text, PIECE_CHARACTERS):
+            pieces.append(piece)
+            documents.append(number)
+            held += len(piece)
+            if held >= BATCH_CHARACTERS:
+                yield _annotate_batch(pieces, documents, tokenizer, tagger, is_special)
+                pieces, documents, held = [], [], 0
+    if pieces:
+        yield _annotate_batch(pieces, documents, tokenizer, tagger, is_special)
+
+
+def _annotate_batch(
+    pieces: list[str],
+    documents: list[int],
+    tokenizer: Tokenizer,
+    tagger: TaggerProtocol,
+    is_special: np.ndarray,
+) -> AnnotatedBatch:
+    encodings = tokenizer.encode_batch(pieces, add_special_tokens=False)
+    spans = tagger.tag(pieces)
+    lengths = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
+    ids, token_starts, token_ends = _token_arrays(encodings, int(lengths.sum()))
+    # One character axis for the whole batch, with a gap so that no token reaches the next piece.
+    sizes = np.fromiter((len(piece) + 2 for piece in pieces), np.int64, len(pieces))
+    base = np.cumsum(sizes) - sizes
+    shift = np.repeat(base, lengths)
+    words = np.fromiter((s.starts.size for s in spans), np.int64, len(spans))
+    word_shift = np.repeat(base, words)
+    starts, classes, has_word = align(
+        token_starts + shift,
+        token_ends + shift,
+        np.concatenate([s.starts for s in spans]) + word_shift,
+        np.concatenate([s.ends for s in spans]) + word_shift,
+        np.concatenate([s.classes for s in spans]),
+        no_word=is_special[ids],
+    )
+    special = is_special[ids]
+    annotation = classes | np.where(starts, WORD_START, 0).astype(np.uint8)
+    annotation[special] = SPECIAL
+    return AnnotatedBatch(
+        ids,
+        annotation,
+        np.asarray(documents, np.int64),
+        lengths,
+        int(words.sum()),
+        int(np.count_nonzero(~has_word & ~special)),
+    )
+
+
+def _token_arrays(
+    encodings: Sequence[Encoding], total: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, start and end characters of all tokens, int64 [T] each."""
+    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int64, total)
+    flat = chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))
+    offsets = np.fromiter(flat, np.int64, 2 * total).reshape(total, 2)
+    return ids, offsets[:, 0], offsets[:, 1]

@@ -1,0 +1,106 @@
+"""Third stage: the parts' tokens, in order, become the rows of the two splits.
+
+One process does it, because a row may hold the end of one part and the start of the next; it copies
+numbers and keeps well ahead of many annotating workers. May enter: what turns parts into splits and
+counts for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chronomask.data.format import CLASS_MASK, SPECIAL, WORD_START, SplitEntry
+from chronomask.data.writer import RowWriter
+from chronomask.prepare.config import Documents, Packing
+from chronomask.prepare.gather import Gathered
+from chronomask.prepare.pack import Pieces, Specials, TokenRows, concatenate, pack_documents
+from chronomask.prepare.parts import PartCounts, read_tokens
+
+__all__ = ["SPLITS", "statistics", "write_split"]
+
+SPLITS = ("train", "held_out")
+
+
+def write_split(
+    work: Path,
+    out: Path,
+    split: str,
+    num_parts: int,
+    packing: Packing,
+    row_length: int,
+    vocab_size: int,
+    specials: Specials,
+) -> tuple[SplitEntry, dict[str, Any]]:
+    """Pack and write one split; returns its manifest entry and its counts for people."""
+    writer = RowWriter(out, split, row_length, vocab_size)
+    tally = np.zeros(256, np.int64)
+    documents = [0]
+
+    def pieces() -> Iterator[Pieces]:
+        for number in range(num_parts):
+            part = read_tokens(work, number)
+            chosen = (part.held_out == (split == "held_out")) & (part.lengths > 0)
+            if not chosen.any():
+                continue
+            documents[0] += int(chosen.sum())
+            tokens = np.repeat(chosen, part.lengths)
+            tally[:] += np.bincount(part.annotation[tokens], minlength=256)
+            yield Pieces(part.ids[tokens], part.annotation[tokens], part.lengths[chosen])
+
+    pack = pack_documents if isinstance(packing, Documents) else concatenate
+    rows: TokenRows
+    for rows in pack(pieces(), row_length, specials):
+        writer.write(rows.ids, rows.annotation, rows.bounds, rows.num_tokens)
+    entry = writer.finish(documents[0])
+    maskable = tally[:SPECIAL]
+    words = int(maskable[WORD_START:].sum())
+    tokens = int(maskable.sum())
+    counts = {
+        "documents": entry.num_documents,
+        "rows": entry.num_rows,
+        "tokens": entry.num_tokens,
+        "tokens_without_specials": tokens,
+        "words": words,
+        "tokens_per_word": round(tokens / words, 4) if words else None,
+        "row_utilisation": round(entry.num_tokens / (entry.num_rows * row_length), 6)
+        if entry.num_rows
+        else None,
+        "unknown_tokens": int(tally[SPECIAL:].sum()),
+        "class_tokens": (maskable[:WORD_START] + maskable[WORD_START:])[: CLASS_MASK + 1].tolist(),
+        "class_words": maskable[WORD_START:].tolist(),
+    }
+    return entry, counts
+
+
+def statistics(
+    splits: dict[str, dict[str, Any]],
+    class_names: tuple[str, ...],
+    gathered: Gathered,
+    parts: list[PartCounts],
+    sources: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Counts for people: what was read, what it became, what was left out and why."""
+    for counts in splits.values():
+        for key in ("class_tokens", "class_words"):
+            total = max(sum(counts[key]), 1)
+            named = zip(class_names, counts.pop(key), strict=False)
+            counts[f"{key.removeprefix('class_').removesuffix('s')}_share_per_class"] = {
+                name: round(number / total, 6) for name, number in named
+            }
+    skipped = dict(gathered.skipped)
+    empty = [name for part in parts for name in part.empty_documents]
+    if empty:
+        skipped["no token"] = {"count": len(empty), "names": empty[:20]}
+    return {
+        "documents": gathered.num_documents,
+        "characters": gathered.num_characters,
+        "words": sum(part.num_words for part in parts),
+        "tokens_without_word": sum(part.num_tokens_without_word for part in parts),
+        "splits": splits,
+        "skipped": skipped,
+        "sources": sources,
+    }

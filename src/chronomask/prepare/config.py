@@ -1,0 +1,151 @@
+"""What a preparation is: sources, tokenizer, tagger, packing, and a few numbers.
+
+May enter: values and their bounds. The parts that act on them import this file, never the reverse.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from chronomask.config import Config
+
+__all__ = [
+    "ByteLevelBPE",
+    "Concatenate",
+    "Documents",
+    "EnglishTagger",
+    "Files",
+    "InstalledPackages",
+    "NoTagger",
+    "Packing",
+    "PrepareConfig",
+    "Source",
+    "SpacyTagger",
+    "Tagger",
+    "TokenizerChoice",
+    "TokenizerFolder",
+    "WordPiece",
+]
+
+
+class Files(Config):
+    """Text files: .txt, .jsonl or .parquet, each also with .gz, .xz or .zst."""
+
+    kind: Literal["files"] = "files"
+    path: str
+    """A file, a folder (searched in depth, in sorted order) or a glob pattern."""
+
+
+class InstalledPackages(Config):
+    """English prose that is on every machine: docstrings and READMEs of installed Python packages."""
+
+    kind: Literal["installed_packages"] = "installed_packages"
+    max_bytes: int = Field(default=4_000_000, ge=1_000)
+    """Stop after this much text, in bytes of UTF-8; every package gives a fair share of it."""
+
+
+Source = Annotated[Files | InstalledPackages, Field(discriminator="kind")]
+
+
+def _path_to_source(value: Any) -> Any:
+    return {"kind": "files", "path": value} if isinstance(value, str) else value
+
+
+class WordPiece(Config):
+    """Train a WordPiece tokenizer as BERT's, specials [PAD] [UNK] [CLS] [SEP] [MASK]."""
+
+    kind: Literal["wordpiece"] = "wordpiece"
+    vocab_size: int = Field(default=16_384, ge=100, le=1_000_000)
+    """Number of ids, special tokens included; a small corpus may give fewer."""
+    lowercase: bool = True
+    """Lower-case the text and strip accents before splitting it (BERT "uncased")."""
+
+
+class ByteLevelBPE(Config):
+    """Train a byte-level BPE tokenizer as RoBERTa's and ModernBERT's: no text is unknown to it."""
+
+    kind: Literal["byte_level_bpe"] = "byte_level_bpe"
+    vocab_size: int = Field(default=16_384, ge=300, le=1_000_000)
+    """Number of ids, the 256 bytes and the special tokens included."""
+
+
+class TokenizerFolder(Config):
+    """Use an existing Hugging Face fast tokenizer."""
+
+    kind: Literal["folder"] = "folder"
+    path: str
+    """A folder that ``AutoTokenizer.from_pretrained`` opens; it must have a mask token."""
+
+
+TokenizerChoice = Annotated[WordPiece | ByteLevelBPE | TokenizerFolder, Field(discriminator="kind")]
+
+
+class EnglishTagger(Config):
+    """The bundled English part-of-speech tagger."""
+
+    kind: Literal["english"] = "english"
+
+
+class SpacyTagger(Config):
+    """Any installed spaCy pipeline that sets universal part-of-speech tags."""
+
+    kind: Literal["spacy"] = "spacy"
+    name: str
+    """Name of an installed pipeline package, such as ``de_core_news_sm``, or its folder."""
+
+
+class NoTagger(Config):
+    """Unicode words without classes, for any language; content schedules have nothing to prefer."""
+
+    kind: Literal["none"] = "none"
+
+
+Tagger = Annotated[EnglishTagger | SpacyTagger | NoTagger, Field(discriminator="kind")]
+
+
+class Concatenate(Config):
+    """Documents one after the other, cut wherever a row is full: no padding but at the very end."""
+
+    kind: Literal["concatenate"] = "concatenate"
+
+
+class Documents(Config):
+    """Whole documents side by side in a row, best fit first; only one longer than a row is cut."""
+
+    kind: Literal["documents"] = "documents"
+
+
+Packing = Annotated[Concatenate | Documents, Field(discriminator="kind")]
+
+
+class PrepareConfig(Config):
+    """How text becomes rows. Everything but ``workers`` decides what the rows are."""
+
+    sources: tuple[Annotated[Source, BeforeValidator(_path_to_source)], ...] = Field(min_length=1)
+    """Where the text comes from: paths, or sources told apart by ``kind``; read in this order."""
+    text_key: str = "text"
+    """Name of the text field of .jsonl and of the text column of .parquet files."""
+    tokenizer: TokenizerChoice = WordPiece()
+    """The tokenizer: trained on a sample of the text, or given."""
+    tagger: Tagger = EnglishTagger()
+    """Where words and their classes come from."""
+    packing: Packing = Concatenate()
+    """How documents are put into rows."""
+    row_length: int = Field(default=128, ge=8, le=65_536)
+    """Tokens of a row, special tokens included."""
+    held_out: float = Field(default=0.01, ge=0.0, le=0.5)
+    """Share of documents kept for validation, chosen by a hash of their text."""
+    min_characters: int = Field(default=2, ge=1)
+    """Documents shorter than this, in characters, are skipped and counted."""
+    tokenizer_sample_characters: int = Field(default=30_000_000, ge=1_000)
+    """How much text a tokenizer is trained on, drawn by document from all sources."""
+    part_characters: int = Field(default=1_000_000, ge=1_000)
+    """Text handed to a worker at a time, in characters: the unit that an interruption can cost."""
+    workers: int = Field(default=0, ge=0, le=1024)
+    """Processes; 0 is one per processor core. The result is the same for any number."""
+
+    def shaping(self) -> dict[str, Any]:
+        """The values that decide the rows: everything but the number of workers."""
+        return {key: value for key, value in self.to_dict().items() if key != "workers"}

@@ -1,0 +1,113 @@
+"""Parts: the unit of work between the stages, one numbered file each in the work folder.
+
+A part holds about ``part_characters`` of text and becomes one file of tokens. The cut depends on the
+documents alone, so every worker count sees the same parts; a file that exists is whole. May enter:
+reading and writing these files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from chronomask.data.writer import write_file
+from chronomask.types import Document
+
+__all__ = ["PartCounts", "TokenPart", "hash_position", "read_text", "read_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class PartCounts:
+    """Counts of one part, for statistics and progress; ``words`` as the tagger sees them."""
+
+    num_documents: int
+    num_characters: int
+    num_words: int
+    num_tokens: int
+    num_tokens_without_word: int
+    num_special_tokens: int
+    empty_documents: list[str]
+    """Names of documents that gave no token."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPart:
+    """``ids`` uint16 or uint32 [T]; ``annotation`` uint8 [T]; ``lengths`` int64 [D]; ``held_out`` bool
+    [D].
+    """
+
+    ids: np.ndarray
+    annotation: np.ndarray
+    lengths: np.ndarray
+    held_out: np.ndarray
+
+
+def hash_position(text: str) -> float:
+    """Where a text falls in [0, 1): equal texts always fall together."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+
+
+def text_file(work: Path, number: int) -> Path:
+    return work / f"text-{number:06d}.zst"
+
+
+def tokens_file(work: Path, number: int) -> Path:
+    return work / f"tokens-{number:06d}.npz"
+
+
+def counts_file(work: Path, number: int) -> Path:
+    return work / f"counts-{number:06d}.json"
+
+
+def write_text(work: Path, number: int, documents: Sequence[Document]) -> None:
+    """Write a part's documents; ids and texts only."""
+    import zstandard
+
+    lines = "\n".join(json.dumps([item.id, item.text], ensure_ascii=False) for item in documents)
+    data = zstandard.ZstdCompressor(level=1).compress(lines.encode())
+    write_file(text_file(work, number), data)
+
+
+def read_text(work: Path, number: int) -> Iterator[tuple[str, str]]:
+    """(id, text) of every document of a part."""
+    import zstandard
+
+    data = zstandard.ZstdDecompressor().decompress(text_file(work, number).read_bytes())
+    # Not splitlines(): a text may hold U+2028, which JSON leaves as it is.
+    for line in data.decode().split("\n"):
+        identifier, text = json.loads(line)
+        yield identifier, text
+
+
+def write_tokens(work: Path, number: int, part: TokenPart, counts: PartCounts) -> None:
+    """Write a part's tokens, then its counts: the counts' file marks the part as done."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        ids=part.ids,
+        annotation=part.annotation,
+        lengths=part.lengths,
+        held_out=part.held_out,
+    )
+    write_file(tokens_file(work, number), buffer.getvalue())
+    write_file(counts_file(work, number), json.dumps(asdict(counts)).encode())
+
+
+def read_tokens(work: Path, number: int) -> TokenPart:
+    with np.load(tokens_file(work, number), allow_pickle=False) as arrays:
+        return TokenPart(arrays["ids"], arrays["annotation"], arrays["lengths"], arrays["held_out"])
+
+
+def read_counts(work: Path, number: int) -> PartCounts | None:
+    """The counts of a finished part, None where it is not finished."""
+    try:
+        return PartCounts(**json.loads(counts_file(work, number).read_text()))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,177 @@
+"""``prepare``: from sources to a folder of prepared rows, in four stages.
+
+gather (sources → parts of text) → tokenizer → annotate (parts → tokens with words and classes, by many
+processes) → assemble (tokens → rows). Stages keep what they finished in ``OUT/.work``, so an
+interrupted preparation goes on where it stopped; the manifest is written last and ``.work`` removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from chronomask.config import diff
+from chronomask.data.format import MANIFEST, PreparedData
+from chronomask.data.writer import write_file, write_manifest
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.prepare.assemble import SPLITS, statistics, write_split
+from chronomask.prepare.config import InstalledPackages, PrepareConfig, TokenizerFolder
+from chronomask.prepare.engine import PartJob, run_parts
+from chronomask.prepare.gather import gather, sample_texts
+from chronomask.prepare.pack import Specials
+from chronomask.prepare.progress import Progress
+from chronomask.prepare.sources import Skipped, SourceFile, file_state, find_sources, snapshot
+from chronomask.prepare.taggers import describe_tagger
+from chronomask.prepare.tokenizer import SavedTokenizer, build_tokenizer, find_tokenizer, open_saved
+
+__all__ = ["prepare"]
+
+_OURS = (MANIFEST, "config.yaml", "statistics.json", "tokenizer", *SPLITS, ".work")
+
+
+def prepare(
+    config: PrepareConfig, out: str | Path, *, force: bool = False, progress: bool = True
+) -> PreparedData:
+    """Prepare ``out`` and open it. A finished folder of the same config and sources is reused.
+
+    Raises :class:`UsageError` where ``out`` holds something else (unless ``force``) or the config asks
+    for what is not there, :class:`DataError` for unusable sources, :class:`RunError` where the disk or
+    the workers give up. Nothing half-written can be opened.
+    """
+    out = Path(out)
+    skipped = Skipped()
+    sources = find_sources(config.sources, skipped)
+    state = {"config": config.shaping(), "sources": snapshot(sources)}
+    if isinstance(config.tokenizer, TokenizerFolder):
+        state["sources"] += [file_state(find_tokenizer(config.tokenizer.path))]
+    if force:
+        _remove(out, _OURS)
+    elif (out / MANIFEST).is_file():
+        return _reuse(out, config, state)
+    elif out.exists() and (not out.is_dir() or {item.name for item in out.iterdir()} - set(_OURS)):
+        raise UsageError(f"{out} exists and is not prepared data; choose another --out")
+    try:
+        return _prepare(config, out, sources, skipped, state, progress)
+    except OSError as error:
+        raise RunError(
+            f"preparing {out} stopped: {error.strerror or error}; "
+            "run the same command again to continue"
+        ) from error
+
+
+def _prepare(
+    config: PrepareConfig,
+    out: Path,
+    sources: list[SourceFile | InstalledPackages],
+    skipped: Skipped,
+    state: dict[str, Any],
+    shown: bool,
+) -> PreparedData:
+    tagger_name, class_names = describe_tagger(config.tagger)
+    work = _work_folder(out, state)
+    tokenizer: SavedTokenizer | None = None
+    if isinstance(config.tokenizer, TokenizerFolder):  # refused before the reading starts
+        tokenizer = _tokenizer(config, out, work, ())
+    with Progress("reading", shown=shown) as bar:
+        gathered = gather(work, config, sources, skipped, bar)
+    if tokenizer is None:
+        if shown:
+            print(f"tokenizer: training {config.tokenizer.kind}", flush=True)
+        sample = sample_texts(work, gathered, config.tokenizer_sample_characters)
+        tokenizer = _tokenizer(config, out, work, sample)
+    specials = Specials(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
+    job = PartJob(
+        str(tokenizer.folder),
+        config.tagger.to_dict(),
+        tokenizer.special_ids,
+        tokenizer.vocab_size,
+        gathered.held_out_below,
+    )
+    workers = config.workers or os.cpu_count() or 1
+    with Progress("tagging", gathered.num_characters, shown) as bar:
+        parts = run_parts(work, gathered.num_parts, job, workers, bar)
+
+    entries, counts = {}, {}
+    for split in SPLITS:
+        entries[split], counts[split] = write_split(
+            work, out, split, gathered.num_parts, config.packing, config.row_length,
+            tokenizer.vocab_size, specials,
+        )  # fmt: skip
+    if not entries["train"].num_rows:
+        raise DataError("no document gave a token to train on; check the sources and the tokenizer")
+    values = {
+        "tokenizer_sha256": tokenizer.sha256,
+        "tagger": tagger_name,
+        "class_names": class_names,
+        "row_length": config.row_length,
+        "packing": config.packing.kind,
+        "pad_token_id": tokenizer.pad_id,
+        "vocab_size": tokenizer.vocab_size,
+    }
+    report = statistics(counts, class_names, gathered, parts, state["sources"])
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    write_file(out / "statistics.json", text.encode())
+    # The number of workers is this machine's business: equal rows come with an equal config.
+    write_file(out / "config.yaml", config.replace(["workers=0"]).to_yaml().encode())
+    write_manifest(out, values, entries)
+    shutil.rmtree(work)
+    return PreparedData.open(out)
+
+
+def _tokenizer(config: PrepareConfig, out: Path, work: Path, sample: Any) -> SavedTokenizer:
+    """The folder ``out/tokenizer``, made whole under another name first."""
+    final = out / "tokenizer"
+    if not final.is_dir():
+        temporary = work / "tokenizer"
+        shutil.rmtree(temporary, ignore_errors=True)
+        build_tokenizer(config.tokenizer, sample, config.row_length, temporary)
+        temporary.replace(final)
+    return open_saved(final)
+
+
+def _work_folder(out: Path, state: dict[str, Any]) -> Path:
+    """``out/.work`` of this very preparation; what another one left is removed."""
+    work = out / ".work"
+    mark = work / "state.json"
+    text = json.dumps(state, sort_keys=True)
+    if not (mark.is_file() and mark.read_text() == text):
+        _remove(out, _OURS)
+        work.mkdir(parents=True, exist_ok=True)
+        write_file(mark, text.encode())
+    return work
+
+
+def _remove(out: Path, names: tuple[str, ...]) -> None:
+    """Remove what a preparation writes, the manifest first; anything else in ``out`` stays."""
+    for name in names:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _reuse(out: Path, config: PrepareConfig, state: dict[str, Any]) -> PreparedData:
+    data = PreparedData.open(out)
+    try:
+        before = PrepareConfig.load(out / "config.yaml")
+    except ChronomaskError as error:
+        raise DataError(f"{error}; use --force to prepare {out} again") from None
+    changes = {k: v for k, v in diff(before, config).items() if k != "workers"}
+    if changes:
+        listing = "; ".join(
+            f"{key} is {was!r} there, {now!r} here" for key, (was, now) in changes.items()
+        )
+        raise UsageError(
+            f"{out} was prepared with another config: {listing}. Use --force to prepare it again, "
+            "or another --out"
+        )
+    if data.statistics.get("sources") != state["sources"]:
+        raise UsageError(
+            f"the sources have changed since {out} was prepared; use --force to prepare it again, "
+            "or another --out"
+        )
+    return data

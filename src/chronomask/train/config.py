@@ -1,0 +1,115 @@
+"""The configuration of a run: the tree of all parts' configs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from chronomask.config import Config
+from chronomask.masking.masker import MaskingConfig
+from chronomask.model.attention import AttentionScope
+from chronomask.model.build import FromConfig, ModelConfig
+from chronomask.train.learning_rate import LearningRate, Linear
+from chronomask.train.optimiser import AdamW, Optimiser
+
+__all__ = ["CheckpointConfig", "RunConfig", "ValidationConfig"]
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ValidationConfig(Config):
+    """Loss at a fixed 15 %, uniform over tokens: the same masks for every run on the same data."""
+
+    every: Count = 500
+    """steps between validations; 0 validates at the end alone"""
+    rows: Positive = 1024
+    """held-out rows used, from the first on; all of them if there are fewer"""
+    batch_rows: Positive = 64
+    """rows of a forward pass"""
+
+
+class CheckpointConfig(Config):
+    """When state is saved, and how much of it stays."""
+
+    every: Count = 1000
+    """steps between checkpoints; 0 saves at the end alone"""
+    keep: Positive = 2
+    """how many of the newest checkpoints stay"""
+
+
+class RunConfig(Config):
+    """Everything that decides what a pre-training run does."""
+
+    name: str | None = None
+    """what reports call the run; the output folder's name if not given"""
+    data: str
+    """folder of prepared data"""
+    model: ModelConfig = FromConfig()
+    """what is trained"""
+    masking: MaskingConfig = MaskingConfig()
+    """how much is masked, what, and how"""
+    optimiser: Optimiser = AdamW()
+    """how gradients become updates"""
+    learning_rate: LearningRate = Linear()
+    """the rate of each update"""
+    steps: Positive = 10_000
+    """optimiser steps of the whole run"""
+    rows_per_step: Positive = 128
+    """rows of one optimiser step, over all micro-batches and processes"""
+    micro_batches: Positive = 1
+    """parts that a process's rows of a step are cut into, to save memory"""
+    masked_token_budget: Positive | None = None
+    """predicted tokens at which progress is 1; for ``masking.progress: masked_tokens`` alone"""
+    seed: Count = 0
+    """keys initial weights, row order, masks and dropout"""
+    attention: AttentionScope = "documents"
+    """what a token attends to: its own document, or its whole row"""
+    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """largest gradient norm; none clips nothing"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where training runs; auto takes a CUDA device if there is one"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the forward and backward pass; weights and optimiser state are float32 always"""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """``torch.compile`` of the backbone; auto compiles on CUDA"""
+    threads: Positive | None = None
+    """CPU threads of tensor operations; none leaves torch's own choice"""
+    loader_workers: Count = 1
+    """threads that read rows ahead"""
+    log_every: Positive = 10
+    """steps between lines of metrics.jsonl"""
+    validation: ValidationConfig = ValidationConfig()
+    """how generalisation is measured"""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """how state is saved"""
+
+    @model_validator(mode="after")
+    def _fits(self) -> RunConfig:
+        counted = self.masking.progress == "masked_tokens"
+        if counted and self.masked_token_budget is None:
+            raise ValueError(
+                "masking.progress 'masked_tokens' needs masked_token_budget: the number of predicted "
+                "tokens at which progress is 1"
+            )
+        if not counted and self.masked_token_budget is not None:
+            raise ValueError(
+                f"masked_token_budget has no effect with masking.progress '{self.masking.progress}'"
+            )
+        if self.micro_batches > self.rows_per_step:
+            raise ValueError(
+                f"{self.rows_per_step} rows_per_step cannot be cut into {self.micro_batches} micro_batches"
+            )
+        return self
+
+
+CHANGEABLE = (
+    "name", "data", "device", "compile", "threads", "loader_workers", "micro_batches",
+    "log_every", "checkpoint.", "validation.",
+)  # fmt: skip
+"""Keys (or prefixes of keys) that may differ between a checkpoint and the run that resumes it.
+
+They decide where, how fast and how closely watched training runs, not what it computes; the data is
+compared by its fingerprint, and ``micro_batches`` and ``device`` change the order of sums alone.
+"""

@@ -1,0 +1,100 @@
+"""What a run must know of the other processes: who it is, how many there are, and sums over all.
+
+Under ``torchrun`` every process trains on its share of each step's rows. Gradients are summed once a
+step, after the last micro-batch: the loss is a sum over predicted tokens divided by their global
+count, so summed gradients are the gradients of the whole step, whatever the shares.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from chronomask.errors import UsageError
+
+__all__ = ["World", "join"]
+
+_BUCKET_NUMEL = 16 * 2**20
+"""Gradient elements summed at a time: a second copy of all gradients at once would cost memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One of ``size`` processes, numbered ``rank``; ``device`` is this one's own."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files and the progress."""
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of ``tensor`` over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace every gradient by its sum over all processes; parameters without one are left out.
+
+        All processes must hold gradients for the same parameters.
+        """
+        if self.size == 1:
+            return
+        for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            parts = flat.split([gradient.numel() for gradient in bucket])
+            for gradient, part in zip(bucket, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join(device: str) -> Iterator[World]:
+    """Take this process's place among those that ``torchrun`` started; alone without it.
+
+    ``device``: ``auto``, ``cpu`` or ``cuda``. Raises UsageError where CUDA is asked for in vain.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device is 'cuda', but torch finds no CUDA device; set device=cpu or auto")
+    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    own = torch.device(kind)
+    if kind == "cuda":
+        own = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(own)
+    started = size > 1 and not dist.is_initialized()
+    if started:
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield World(rank, size, own)
+    finally:
+        if started:
+            dist.destroy_process_group()
+
+
+def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Gradients in order, in groups of at most ``_BUCKET_NUMEL`` elements or one tensor."""
+    bucket: list[torch.Tensor] = []
+    numel = 0
+    for gradient in gradients:
+        if bucket and numel + gradient.numel() > _BUCKET_NUMEL:
+            yield bucket
+            bucket, numel = [], 0
+        bucket.append(gradient)
+        numel += gradient.numel()
+    if bucket:
+        yield bucket

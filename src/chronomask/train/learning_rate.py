@@ -1,0 +1,94 @@
+"""Learning-rate schedules: pure functions of the optimiser step. Nothing is registered, nothing counts.
+
+All begin with a linear warm-up from ``peak / warmup_steps`` at the first step to ``peak``. Steps are
+0-based: ``at(step, steps)`` is the rate of the update that turns step into step + 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from chronomask.config import Config
+
+__all__ = ["LearningRate"]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _WithWarmUp(Config):
+    """Linear warm-up, then what the member says."""
+
+    peak: Annotated[float, Field(gt=0)] = 5e-4
+    """highest learning rate"""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """steps of linear warm-up"""
+
+    def at(self, step: int, steps: int) -> float:
+        """The learning rate of 0-based ``step`` in a run of ``steps``."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
+        return self.peak * self._share(min(1.0, progress))
+
+    def _share(self, progress: float) -> float:
+        """Share of the peak at ``progress`` in [0, 1] of the time after the warm-up."""
+        raise NotImplementedError
+
+
+class Constant(_WithWarmUp):
+    """The peak for good."""
+
+    kind: Literal["constant"] = "constant"
+
+    def _share(self, progress: float) -> float:
+        return 1.0
+
+
+class Linear(_WithWarmUp):
+    """A straight line from the peak to ``final``: BERT's."""
+
+    kind: Literal["linear"] = "linear"
+    final: Fraction = 0.0
+    """share of the peak at the end"""
+
+    def _share(self, progress: float) -> float:
+        return 1 + (self.final - 1) * progress
+
+
+class Cosine(_WithWarmUp):
+    """Half a cosine from the peak to ``final`` (Loshchilov and Hutter, ICLR 2017)."""
+
+    kind: Literal["cosine"] = "cosine"
+    final: Fraction = 0.0
+    """share of the peak at the end"""
+
+    def _share(self, progress: float) -> float:
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Wsd(_WithWarmUp):
+    """Warm-up, stable, decay (a trapezoid): the peak until the last part of training, then down.
+
+    Hu et al., "MiniCPM" (2024); ModernBERT decays as 1 − sqrt.
+    """
+
+    kind: Literal["wsd"] = "wsd"
+    decay_share: Fraction = 0.1
+    """share of the time after the warm-up that decays"""
+    shape: Literal["linear", "one_minus_sqrt"] = "linear"
+    """course of the decay"""
+    final: Fraction = 0.0
+    """share of the peak at the end"""
+
+    def _share(self, progress: float) -> float:
+        begin = 1 - self.decay_share
+        if progress <= begin:
+            return 1.0
+        done = (progress - begin) / self.decay_share
+        return 1 + (self.final - 1) * (done if self.shape == "linear" else math.sqrt(done))
+
+
+LearningRate = Annotated[Linear | Cosine | Wsd | Constant, Field(discriminator="kind")]

@@ -1,0 +1,305 @@
+"""The training loop, read top to bottom.
+
+Step s: its rows (a function of data, seed and s) are cut into micro-batches and masked with the step's
+ratio and the class weights learned before s, all of them before anything is computed, so that the
+number of predicted tokens over all micro-batches and processes is known. Each micro-batch adds the
+gradient of (sum of its losses / that number). Gradients are summed over processes, checked, clipped
+and applied; losses per class are pooled and fed back to the masker, in force from s + 1 on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import numpy as np
+import torch
+
+from chronomask.data.loader import RowLoader
+from chronomask.errors import RunError
+from chronomask.keyed import Stream, row_keys
+from chronomask.train import checkpoint, distributed, signals
+from chronomask.train.config import RunConfig
+from chronomask.train.distributed import World
+from chronomask.train.forward import Part, as_class_tally, tally
+from chronomask.train.log import RunLog
+from chronomask.train.optimiser import set_learning_rate
+from chronomask.train.run import Run, State, is_due, open_run, summarise
+from chronomask.train.signals import Stopped, StopRequest
+from chronomask.train.validation import class_means, validate
+from chronomask.types import Rows
+
+__all__ = ["pretrain"]
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(
+    config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = True
+) -> dict[str, Any]:
+    """Train as ``config`` says and keep everything in the folder ``out``; returns the summary.
+
+    With ``resume`` the run in ``out`` goes on from its newest whole checkpoint, as if it had never
+    stopped; a run that is complete returns its summary at once. Raises UsageError before any work
+    for a config that cannot be, a folder that holds another run, or a checkpoint of one; RunError
+    for a non-finite loss or a full disk; :class:`~chronomask.train.signals.Stopped` after SIGTERM
+    or SIGINT, once the state is saved.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with distributed.join(config.device) as world, signals.listen() as stop:
+        run, state = open_run(config, Path(out), world, resume=resume)
+        if run.finished is not None:
+            return run.finished
+        log = RunLog(
+            run.folder,
+            step=state.step,
+            steps=config.steps,
+            name=str(run.config.name),
+            active=world.is_first,
+            progress=progress,
+        )
+        try:
+            _train(run, state, world, stop, log)
+            return summarise(run, state, log)
+        finally:
+            log.close()
+
+
+def _train(run: Run, state: State, world: World, stop: StopRequest, log: RunLog) -> None:
+    """All remaining steps."""
+    config = run.config
+    loader = RowLoader(
+        run.data.split("train"),
+        seed=config.seed,
+        rows_per_step=config.rows_per_step,
+        rank=world.rank,
+        world_size=world.size,
+        num_workers=config.loader_workers,
+        start_step=state.step,
+    )
+    upcoming = iter(loader)
+    while state.step < config.steps:
+        began = time.perf_counter()
+        rows = next(upcoming)
+        waited = time.perf_counter() - began
+
+        step = _step(run, state, world, stop, rows)
+        if step is None:
+            _save(run, state, log, world)
+            raise Stopped(
+                f"stopped after step {state.step:,} of {config.steps:,} as asked; "
+                f"the state is saved in {run.folder}: continue with --resume",
+                stop.signal_number or SIGTERM,  # another process may be the one that was asked
+            )
+        state.add_time(time.perf_counter() - began, waited)
+
+        last = state.step == config.steps
+        metrics = None
+        if last or is_due(state.step, config.log_every):
+            metrics = _metrics(run, state, step)
+            log.write("metrics", metrics)
+        log.advance(state.step, config.steps, metrics)
+        if last or is_due(state.step, config.validation.every):
+            _validate(run, state, log, world)
+        if last or is_due(state.step, config.checkpoint.every):
+            _save(run, state, log, world)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one step leaves for the log; numbers are sums over all processes."""
+
+    progress: float
+    masking_ratio: float
+    masking_ratio_achieved: float
+    loss: float | None
+    learning_rate: float
+    gradient_norm: float | None
+
+
+def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -> _Step | None:
+    """Do step ``state.step`` and count it; None, and nothing done, if a process was asked to stop."""
+    config, masker = run.config, run.masker
+    progress = state.progress(config)
+    parts = [
+        run.forward.mask(micro, masker, progress)
+        for micro in rows.micro_batches(config.micro_batches)
+    ]
+    counts = torch.tensor(
+        [
+            sum(part.batch.num_predicted for part in parts),
+            np.count_nonzero(rows.word_id >= 0),
+            np.count_nonzero(rows.input_ids != run.forward.pad_token_id),
+            rows.num_rows,
+            sum(part.batch.masking_ratio * part.rows.num_rows for part in parts),
+            stop.signal_number != 0,
+        ],
+        dtype=torch.float64,
+        device=world.device,
+    )
+    predicted, maskable, tokens, num_rows, ratio_sum, stopping = world.sum(counts).tolist()
+    if stopping:
+        return None
+
+    rate = config.learning_rate.at(state.step, config.steps)
+    loss, norm = None, None
+    if predicted:  # with nothing to predict there is no update; the schedules go on
+        loss, norm = _update(run, state, world, parts, predicted, rate)
+    state.step += 1
+    state.masked_tokens += int(predicted)
+    state.tokens_seen += int(tokens)
+    state.rows_seen += int(num_rows)
+    state.window.tokens += int(tokens)
+    state.window.masked_tokens += int(predicted)
+    return _Step(
+        progress=progress,
+        masking_ratio=ratio_sum / num_rows,
+        masking_ratio_achieved=predicted / maskable if maskable else 0.0,
+        loss=loss,
+        learning_rate=rate,
+        gradient_norm=norm,
+    )
+
+
+def _update(
+    run: Run, state: State, world: World, parts: Sequence[Part], predicted: float, rate: float
+) -> tuple[float, float]:
+    """Forward, backward, update, feedback; returns the mean loss and the gradient norm."""
+    config, masker, forward = run.config, run.masker, run.forward
+    num_classes = len(run.data.class_names)
+    by_class = torch.zeros(3, num_classes, dtype=torch.float64, device=world.device)
+    feedback = torch.zeros(3, masker.num_feedback_classes, dtype=torch.float64, device=world.device)
+    losses = []
+    for number, part in enumerate(parts):
+        _seed_dropout(config.seed, state.step, world.rank, number)
+        loss, correct = forward.losses(part)
+        (loss.sum() / predicted).backward()
+        losses.append(loss.detach())
+        by_class += tally(part.batch.target_class, loss, correct, num_classes)
+        if masker.content.by_token_id:
+            classes = masker.feedback_class(part.batch)
+            feedback += tally(classes, loss, correct, masker.num_feedback_classes)
+    world.sum(by_class)
+    world.sum_gradients(run.parameters)
+
+    gradients = [p.grad for p in run.parameters if p.grad is not None]
+    norm_tensor = torch.nn.utils.get_total_norm(gradients)
+    mean_loss, norm = float(by_class[0].sum()) / predicted, float(norm_tensor)
+    if not (math.isfinite(mean_loss) and math.isfinite(norm)):
+        raise RunError(_not_finite(run, state, mean_loss, norm, parts, losses))
+    if config.gradient_clip is not None and norm > config.gradient_clip:
+        torch.nn.utils.clip_grads_with_norm_(run.parameters, config.gradient_clip, norm_tensor)
+    set_learning_rate(run.optimiser, rate)
+    run.optimiser.step()
+    run.optimiser.zero_grad(set_to_none=True)
+
+    masker.update(as_class_tally(world.sum(feedback) if masker.content.by_token_id else by_class))
+    if masker.response is not None:
+        masker.response.observe_training(mean_loss)
+    state.window.by_class += by_class.cpu()
+    return mean_loss, norm
+
+
+def _seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
+    """Make the model's dropout a function of where it is drawn, so that there is no state to save."""
+    key = row_keys(seed, Stream.DROPOUT, step, rank * 2**20 + micro_batch)
+    torch.manual_seed(int(key) >> 1)
+
+
+def _metrics(run: Run, state: State, step: _Step) -> dict[str, Any]:
+    """One line of metrics.jsonl; begins a new window."""
+    window = state.window
+    line: dict[str, Any] = {
+        "step": state.step,
+        "progress": step.progress,
+        "tokens_seen": state.tokens_seen,
+        "masked_tokens": state.masked_tokens,
+        "masking_ratio": step.masking_ratio,
+        "masking_ratio_achieved": step.masking_ratio_achieved,
+        "loss": step.loss,
+        "learning_rate": step.learning_rate,
+        "gradient_norm": step.gradient_norm,
+        "tokens_per_second": window.tokens / window.seconds,
+        "predicted_tokens_per_second": window.masked_tokens / window.seconds,
+        "data_wait_share": window.seconds_waiting / window.seconds,
+        "seconds": state.seconds,
+        **class_means(window.by_class, run.data.class_names),
+    }
+    weights = run.masker.class_weights()
+    if weights is not None:
+        line["class_weight"] = weights
+    state.begin_window()
+    return line
+
+
+def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
+    result = validate(
+        run.forward,
+        run.validation_masker,
+        run.data.split("held_out"),
+        run.data.class_names,
+        run.config.validation,
+        world,
+    )
+    if result is None:
+        return
+    state.validation_loss, state.validation_accuracy = result["loss"], result["accuracy"]
+    if run.masker.response is not None:
+        run.masker.response.observe_validation(result["loss"])
+    counted = {
+        "step": state.step,
+        "tokens_seen": state.tokens_seen,
+        "masked_tokens": state.masked_tokens,
+        "seconds": state.seconds,
+    }
+    log.write("validation", counted | result)
+
+
+def _save(run: Run, state: State, log: RunLog, world: World) -> None:
+    if world.is_first:
+        log.sync()
+        checkpoint.save(
+            run.checkpoints,
+            state.to_json(run),
+            model=run.forward.model,
+            tokenizer=run.tokenizer,
+            card=run.card(state),
+            optimiser=run.optimiser,
+            content=run.masker.state_dict() | state.tensors(),
+            keep=run.config.checkpoint.keep,
+        )
+    world.wait()
+
+
+def _not_finite(
+    run: Run,
+    state: State,
+    loss: float,
+    norm: float,
+    parts: Sequence[Part],
+    losses: Sequence[torch.Tensor],
+) -> str:
+    """Says where a non-finite loss or gradient comes from; the update was not made."""
+    bad: list[int] = []
+    for part, values in zip(parts, losses, strict=True):
+        positions = part.batch.positions[~values.isfinite()].cpu().numpy()
+        bad += part.rows.row_id[np.unique(positions // part.rows.row_length)].tolist()
+    if bad:
+        where = "in training rows"
+    else:  # a gradient that overflowed: any row may be the cause
+        where = "somewhere in training rows"
+        bad = [row for part in parts for row in part.rows.row_id.tolist()]
+    shown = ", ".join(map(str, bad[:16])) + (f" and {len(bad) - 16} more" if len(bad) > 16 else "")
+    return (
+        f"step {state.step + 1:,}: loss {loss}, gradient norm {norm}, {where} {shown}; the update was "
+        f"not made. Lower learning_rate.peak (now {run.config.learning_rate.peak:g}), lengthen its "
+        f"warm-up or lower gradient_clip, and start again or continue from the last checkpoint in "
+        f"{run.checkpoints}"
+    )

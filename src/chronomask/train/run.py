@@ -1,0 +1,272 @@
+"""A run: what stays the same while it trains (:class:`Run`), what changes (:class:`State`), its folder.
+
+``open_run`` refuses what cannot be before any work, builds the parts, and, on resume, fills them from
+the newest whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from chronomask.data.format import PreparedData
+from chronomask.errors import UsageError
+from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
+from chronomask.model.build import build_model, load_tokenizer, open_model
+from chronomask.model.export import model_card
+from chronomask.train import checkpoint
+from chronomask.train.config import RunConfig
+from chronomask.train.distributed import World
+from chronomask.train.forward import Forward
+from chronomask.train.log import RunLog, environment, write_text
+from chronomask.train.optimiser import build_optimiser
+
+__all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
+
+logger = logging.getLogger(__name__)
+
+_WINDOW_TENSOR = "window.by_class"
+
+
+@dataclass(slots=True)
+class Window:
+    """Sums since the last logged line. ``by_class`` float64 [3, C] as in ``forward.tally``."""
+
+    by_class: torch.Tensor
+    tokens: int = 0
+    masked_tokens: int = 0
+    seconds: float = 0.0
+    seconds_waiting: float = 0.0
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that training changes outside of model, optimiser and masker."""
+
+    window: Window
+    step: int = 0
+    tokens_seen: int = 0
+    """tokens that are not padding"""
+    masked_tokens: int = 0
+    """tokens predicted"""
+    rows_seen: int = 0
+    seconds: float = 0.0
+    """time in training steps, without validation and saving"""
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+    @classmethod
+    def start(cls, num_classes: int) -> State:
+        """Before the first step."""
+        return cls(Window(torch.zeros(3, num_classes, dtype=torch.float64)))
+
+    def progress(self, config: RunConfig) -> float:
+        """Training progress in [0, 1] of the step to come, counted as the config says."""
+        if config.masking.progress == "masked_tokens":
+            assert config.masked_token_budget is not None  # the config sees to it
+            return min(1.0, self.masked_tokens / config.masked_token_budget)
+        if config.masking.progress == "tokens":
+            return min(1.0, self.rows_seen / (config.steps * config.rows_per_step))
+        return self.step / config.steps
+
+    def add_time(self, seconds: float, waiting: float) -> None:
+        """Count the time of a step, ``waiting`` of it spent on rows."""
+        self.seconds += seconds
+        self.window.seconds += seconds
+        self.window.seconds_waiting += waiting
+
+    def begin_window(self) -> None:
+        """Forget the sums since the last logged line."""
+        self.window = Window(torch.zeros_like(self.window.by_class))
+
+    def to_json(self, run: Run) -> dict[str, Any]:
+        """What ``state.json`` holds; :meth:`from_checkpoint` reads it back."""
+        own = {name: getattr(self, name) for name in _COUNTERS}
+        window = {k: v for k, v in asdict(self.window).items() if k != "by_class"}
+        return {
+            **own,
+            "window": window,
+            "data_fingerprint": run.data.fingerprint,
+            "config": run.config.to_dict(),
+        }
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The rest of the state, for ``content.safetensors``."""
+        return {_WINDOW_TENSOR: self.window.by_class}
+
+    @classmethod
+    def from_checkpoint(cls, saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
+        """The state that :meth:`to_json` and :meth:`tensors` gave."""
+        window = Window(tensors[_WINDOW_TENSOR], **saved["window"])
+        return cls(window, **{name: saved[name] for name in _COUNTERS})
+
+
+_COUNTERS = (
+    "step", "tokens_seen", "masked_tokens", "rows_seen", "seconds",
+    "validation_loss", "validation_accuracy",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Run:
+    """The parts of a run. ``finished``: the summary of a run that is complete already."""
+
+    config: RunConfig
+    folder: Path
+    data: PreparedData
+    tokenizer: PreTrainedTokenizerBase
+    forward: Forward
+    optimiser: torch.optim.Optimizer
+    masker: Masker
+    validation_masker: Masker
+    finished: dict[str, Any] | None = None
+    parameters: list[torch.nn.Parameter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for p in self.forward.model.parameters() if p.requires_grad]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters, shared ones counted once."""
+        return sum(p.numel() for p in self.parameters)
+
+    def card(self, state: State) -> str:
+        """The model card of a checkpoint."""
+        return model_card(
+            name=str(self.config.name),
+            model_type=self.forward.model.config.model_type,
+            num_parameters=self.num_parameters,
+            data_fingerprint=self.data.fingerprint,
+            masking=self.config.masking.to_dict(),
+            counters={
+                "step": state.step,
+                "steps": self.config.steps,
+                "tokens_seen": state.tokens_seen,
+                "masked_tokens": state.masked_tokens,
+            },
+            losses={"held-out rows, 15 % masked": state.validation_loss},
+        )
+
+
+def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> tuple[Run, State]:
+    """The run in ``folder``, new or resumed; raises UsageError, DataError or RunError."""
+    config = config if config.name else config.model_copy(update={"name": folder.resolve().name})
+    _check_folder(folder, resume)
+    data = PreparedData.open(config.data)
+    tokenizer = load_tokenizer(data.tokenizer_path)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    saved = checkpoint.latest(folder / "checkpoints") if resume else None
+    if saved is not None:
+        checkpoint.check_same_run(saved, config, data.fingerprint)
+    elif resume:
+        logger.warning("%s holds no checkpoint to resume: starting at step 0", folder)
+
+    if saved is not None:
+        model = open_model(saved.model_path, config.attention)
+    else:
+        model = build_model(
+            config.model,
+            tokenizer,
+            row_length=data.row_length,
+            seed=config.seed,
+            attention=config.attention,
+        )
+    model.to(world.device)  # pyright: ignore[reportArgumentType]
+    if config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda"):
+        model.base_model.compile()
+    run = Run(
+        config=config,
+        folder=folder,
+        data=data,
+        tokenizer=tokenizer,
+        forward=Forward(
+            model, world.device, config.precision, config.attention, data.manifest.pad_token_id
+        ),
+        optimiser=build_optimiser(config.optimiser, model),
+        masker=Masker(config.masking, vocabulary, data.class_names, config.seed).to(world.device),
+        validation_masker=fixed_masker(vocabulary),
+    )
+    state = State.start(len(data.class_names))
+    if saved is not None:
+        saved.load_optimiser(run.optimiser, model)
+        tensors = saved.content()
+        state = State.from_checkpoint(saved.state, tensors)
+        run.masker.load_state_dict({k: v for k, v in tensors.items() if k != _WINDOW_TENSOR})
+        run.finished = _summary_of(folder) if state.step >= config.steps else None
+    world.wait()  # nobody reads any more: from here on the first process may write
+    if world.is_first and run.finished is None:
+        _begin_folder(run, state, resumed=saved is not None)
+    world.wait()
+    return run, state
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something done every so many steps falls on ``step``; 0 means never."""
+    return every > 0 and step % every == 0
+
+
+def summarise(run: Run, state: State, log: RunLog) -> dict[str, Any]:
+    """The summary of a complete run, written to ``summary.json``."""
+    summary = {
+        "name": run.config.name,
+        "steps": state.step,
+        "tokens_seen": state.tokens_seen,
+        "masked_tokens": state.masked_tokens,
+        "validation_loss": state.validation_loss,
+        "validation_accuracy": state.validation_accuracy,
+        "tokens_per_second": log.median_speed(),
+        "seconds": state.seconds,
+        "parameters": run.num_parameters,
+        "data_fingerprint": run.data.fingerprint,
+        "checkpoint": f"checkpoints/step-{state.step:08d}",
+        "complete": True,
+    }
+    if log.active:
+        write_text(run.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    """Refuse to write over a run, or into a folder of something else."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give a folder for the run")
+    if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
+        return
+    holds_run = (folder / "config.yaml").is_file()
+    if not holds_run:
+        raise UsageError(f"{folder} is not empty and holds no run; give another output folder")
+    if not resume:
+        raise UsageError(
+            f"{folder} already holds a run: continue it with --resume, or give another output folder"
+        )
+
+
+def _begin_folder(run: Run, state: State, *, resumed: bool) -> None:
+    """Write what a run folder holds from its beginning; note a resume."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.tidy(run.checkpoints, state.step)
+    write_text(run.folder / "config.yaml", run.config.to_yaml())
+    here = environment(run.forward.device)
+    if resumed:
+        path = run.folder / "resumes.jsonl"
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        write_text(path, before + json.dumps({"from_step": state.step, **here}) + "\n")
+    else:
+        write_text(run.folder / "environment.json", json.dumps(here, indent=2) + "\n")
+
+
+def _summary_of(folder: Path) -> dict[str, Any] | None:
+    """The summary of a complete run; None if it was killed before writing it."""
+    path = folder / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

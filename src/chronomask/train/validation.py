@@ -1,0 +1,69 @@
+"""Loss on held-out rows at a fixed 15 %, uniform over tokens, with the same masks for every run.
+
+The masks are keyed by row and by nothing of the run, so the losses of two runs on the same data are
+those of the same predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+
+from chronomask.data.format import PreparedSplit
+from chronomask.data.loader import validation_batches
+from chronomask.masking.masker import Masker
+from chronomask.train.config import ValidationConfig
+from chronomask.train.distributed import World
+from chronomask.train.forward import Forward, tally
+
+__all__ = ["VALIDATION_RATIO", "class_means", "validate"]
+
+VALIDATION_RATIO = 0.15
+
+
+@torch.no_grad()
+def validate(
+    forward: Forward,
+    masker: Masker,
+    split: PreparedSplit,
+    class_names: Sequence[str],
+    config: ValidationConfig,
+    world: World,
+) -> dict[str, Any] | None:
+    """Loss (nats per predicted token), accuracy, and both per class; None without held-out rows.
+
+    Every process takes its share of the batches; all get the result. ``masker``: from
+    :func:`~chronomask.masking.masker.fixed_masker`.
+    """
+    sums = torch.zeros(3, len(class_names), dtype=torch.float64, device=world.device)
+    forward.model.eval()
+    batches = validation_batches(split, config.rows, config.batch_rows)
+    for rows in islice(batches, world.rank, None, world.size):
+        part = forward.mask(rows, masker, 0.0)
+        loss, correct = forward.losses(part)
+        sums += tally(part.batch.target_class, loss, correct, len(class_names))
+    forward.model.train()
+    loss_sum, count, correct_sum = world.sum(sums).sum(1).tolist()
+    if not count:
+        return None
+    return {
+        "masking_ratio": VALIDATION_RATIO,
+        "loss": loss_sum / count,
+        "accuracy": correct_sum / count,
+        "num_predicted": int(count),
+        **class_means(sums, class_names),
+    }
+
+
+def class_means(sums: torch.Tensor, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``class_loss``, ``class_accuracy`` and ``class_count`` of the classes that were predicted."""
+    loss, count, correct = sums.tolist()
+    seen = [(i, name) for i, name in enumerate(class_names) if count[i]]
+    return {
+        "class_loss": {name: loss[i] / count[i] for i, name in seen},
+        "class_accuracy": {name: correct[i] / count[i] for i, name in seen},
+        "class_count": {name: int(count[i]) for i, name in seen},
+    }

@@ -1,0 +1,121 @@
+"""The rows of a step are a pure function of (data, seed, step)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import fields
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from chronomask.data.format import PreparedData, PreparedSplit
+from chronomask.data.loader import RowLoader, validation_batches
+from chronomask.errors import UsageError
+from chronomask.types import Rows
+
+
+def assert_equal(left: Rows, right: Rows) -> None:
+    for item in fields(left):
+        np.testing.assert_array_equal(getattr(left, item.name), getattr(right, item.name))
+
+
+@pytest.fixture
+def train(tiny_data: PreparedData) -> PreparedSplit:
+    return tiny_data.split("train")
+
+
+def test_every_epoch_visits_every_row_once(train: PreparedSplit) -> None:
+    loader = RowLoader(train, seed=1, rows_per_step=7)
+    steps = -(-2 * train.num_rows // 7)
+    parts = [loader.row_ids_at(step) for step in range(steps)]
+    rows, epochs = (
+        np.concatenate(column)[: 2 * train.num_rows] for column in zip(*parts, strict=True)
+    )
+    for epoch in (0, 1):
+        seen = rows[epochs == epoch]
+        assert sorted(seen.tolist()) == list(range(train.num_rows))
+    assert not np.array_equal(rows[epochs == 0], rows[epochs == 1])
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_workers_only_read_ahead(train: PreparedSplit, num_workers: int) -> None:
+    plain = islice(RowLoader(train, seed=3, rows_per_step=8), 20)
+    ahead = iter(RowLoader(train, seed=3, rows_per_step=8, num_workers=num_workers))
+    for left, right in zip(plain, ahead, strict=False):
+        assert_equal(left, right)
+    ahead.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_ranks_share_the_rows_of_one_process(train: PreparedSplit, world_size: int) -> None:
+    whole = RowLoader(train, seed=5, rows_per_step=11).rows_at(9)
+    shares = [
+        RowLoader(train, seed=5, rows_per_step=11, rank=rank, world_size=world_size).rows_at(9)
+        for rank in range(world_size)
+    ]
+    np.testing.assert_array_equal(whole.input_ids, np.concatenate([s.input_ids for s in shares]))
+    np.testing.assert_array_equal(whole.row_id, np.concatenate([s.row_id for s in shares]))
+
+
+def test_resuming_at_a_step_gives_the_same_rows(train: PreparedSplit) -> None:
+    straight = list(islice(RowLoader(train, seed=2, rows_per_step=6), 12))
+    resumed = list(islice(RowLoader(train, seed=2, rows_per_step=6, start_step=8), 4))
+    for left, right in zip(straight[8:], resumed, strict=True):
+        assert_equal(left, right)
+
+
+def test_a_step_may_be_longer_than_the_data(train: PreparedSplit) -> None:
+    rows = RowLoader(train, seed=2, rows_per_step=2 * train.num_rows + 1).rows_at(0)
+    assert rows.epoch.tolist() == sorted([0, 1] * train.num_rows + [2])
+
+
+def test_a_late_step_comes_at_once(tiny_data: PreparedData) -> None:
+    train = PreparedData.open(tiny_data.path).split("train")
+    began = time.perf_counter()
+    next(iter(RowLoader(train, seed=0, rows_per_step=256, start_step=10**6)))
+    assert time.perf_counter() - began < 0.1
+
+
+def test_seeds_give_other_orders(train: PreparedSplit) -> None:
+    first, second = (RowLoader(train, seed=seed, rows_per_step=64).rows_at(0) for seed in (0, 1))
+    assert not np.array_equal(first.row_id, second.row_id)
+
+
+def test_document_bounds_cut_at_rows_and_follow_them(train: PreparedSplit) -> None:
+    rows = RowLoader(train, seed=0, rows_per_step=16).rows_at(0)
+    edges = set(rows.cu_seqlens.tolist())
+    assert edges >= set(range(0, 16 * train.row_length + 1, train.row_length))
+    for position in range(16):
+        alone = train.read(rows.row_id[position : position + 1])
+        assert_equal(
+            alone,
+            Rows(
+                *(getattr(rows.slice(position, position + 1), item.name) for item in fields(rows))
+            ),
+        )
+
+
+def test_validation_is_the_first_rows_in_order(tiny_data: PreparedData) -> None:
+    split = tiny_data.split("held_out")
+    batches = list(validation_batches(split, 10, 4))
+    assert [batch.num_rows for batch in batches] == [4, 4, 2]
+    assert np.concatenate([batch.row_id for batch in batches]).tolist() == list(range(10))
+    assert all((batch.epoch == 0).all() for batch in batches)
+    everything = list(validation_batches(split, 10**9, 64))
+    assert sum(batch.num_rows for batch in everything) == split.num_rows
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rows_per_step": 1, "world_size": 2}, "1 rows a step"),
+        ({"rows_per_step": 4, "rank": 2, "world_size": 2}, "rank 2"),
+        ({"rows_per_step": 4, "num_workers": -1}, "num_workers -1"),
+    ],
+)
+def test_impossible_shares_are_refused(
+    train: PreparedSplit, values: dict[str, int], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        RowLoader(train, seed=0, **values)

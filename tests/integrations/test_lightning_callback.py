@@ -1,0 +1,252 @@
+"""The Lightning Trainer, as it is installed: masks, feedback and resuming."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_bert import ROW_LENGTH, tiny_model
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
+
+from chronomask.errors import UsageError
+from chronomask.integrations.order import KeyedLoader
+from chronomask.integrations.rows import RowCollator, with_row_ids
+from chronomask.masking.masker import MaskingConfig
+from chronomask.types import UPOS_CLASSES
+
+pl = pytest.importorskip("lightning.pytorch")
+from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
+
+from chronomask.integrations.lightning import TimeVariantMasking  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        "This DataLoader will create",  # more workers than cores: their number is what is tested
+        ".*does not have many workers",
+        ".*across ranks is zero",
+        "You defined a `validation_step`",
+        "`isinstance.treespec, LeafSpec.` is deprecated",
+        ".*`torch.jit",
+        "Checkpoint directory",
+        ".*fork",
+    )
+]
+
+PTW = MaskingConfig.parse(
+    {
+        "ratio": {"kind": "linear", "start": 0.4, "end": 0.1},
+        "content": {"kind": "ptw", "ema_decay": 0.5},
+    }
+)
+
+
+class Module(pl.LightningModule):
+    """What people have: a model, its loss, an optimiser."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int = 0, lr: float = 1e-3) -> None:
+        super().__init__()
+        self.model = tiny_model(tokenizer, seed)
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        self.lr = lr
+        self.trained: list[dict[str, torch.Tensor]] = []
+        self.validated: list[dict[str, torch.Tensor]] = []
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> Any:
+        self.trained.append(dict(batch))
+        out = self.model(**batch)
+        return {"loss": out.loss, "logits": out.logits}
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        self.validated.append(dict(batch))
+        self.log("val_loss", self.model(**batch).loss)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=self.lr)
+
+
+def fit(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    out: Path,
+    *,
+    module: Module | None = None,
+    masking: MaskingConfig = PTW,
+    workers: int = 0,
+    batch_size: int = 8,
+    checkpoint: Path | None = None,
+    validate: bool = False,
+    **options: Any,
+) -> tuple[Module, TimeVariantMasking]:
+    module = module or Module(tokenizer)
+    callback = TimeVariantMasking(masking, tokenizer, UPOS_CLASSES, seed=11)
+    collate = RowCollator(tokenizer, row_length=ROW_LENGTH)
+    kind = {"multiprocessing_context": "fork"} if workers else {}
+    loader = KeyedLoader(
+        rows, batch_size=batch_size, seed=3, collate_fn=collate, num_workers=workers, **kind
+    )
+    held_out = DataLoader(with_row_ids(rows[:8]), batch_size=8, collate_fn=collate)
+    trainer = pl.Trainer(
+        default_root_dir=out,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **{"max_steps": 6, "callbacks": [callback], "enable_checkpointing": False}
+        | ({"callbacks": [callback, *options.pop("callbacks")]} if "callbacks" in options else {})
+        | options,
+    )
+    trainer.fit(module, loader, held_out if validate else None, ckpt_path=checkpoint)
+    return module, callback
+
+
+def seen(batches: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    return torch.cat([torch.stack((b["input_ids"], b["labels"])) for b in batches], dim=1)
+
+
+def assert_same_state(left: TimeVariantMasking, right: TimeVariantMasking) -> None:
+    a, b = left.masking.state_dict(), right.masking.state_dict()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_worker_counts_change_nothing(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    alone, first = fit(tokenizer, rows, tmp_path)
+    shared, second = fit(tokenizer, rows, tmp_path, workers=4)
+    assert len(alone.trained) == 6
+    assert torch.equal(seen(alone.trained), seen(shared.trained))
+    assert_same_state(first, second)
+    assert set(alone.trained[0]) == {"input_ids", "attention_mask", "labels"}
+
+
+def test_gradient_accumulation_keeps_masks_and_updates_once_a_step(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    # Without learning, the losses, and so the weights and masks, must be those of whole batches.
+    whole, first = fit(tokenizer, rows, tmp_path, module=Module(tokenizer, lr=0.0))
+    parts, second = fit(
+        tokenizer,
+        rows,
+        tmp_path,
+        module=Module(tokenizer, lr=0.0),
+        batch_size=2,
+        accumulate_grad_batches=4,
+    )
+    assert torch.equal(seen(whole.trained), seen(parts.trained))
+    assert second.masking.masker.content.num_updates == 6
+    for name, value in first.masking.state_dict().items():
+        torch.testing.assert_close(second.masking.state_dict()[name], value, rtol=1e-5, atol=0)
+
+
+def test_content_state_is_what_the_models_losses_make_it(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    module, callback = fit(tokenizer, rows, tmp_path, module=Module(tokenizer, lr=0.0), max_steps=2)
+    by_text = {tuple(row["input_ids"]): row["token_class"] for row in rows}
+    loss_average, count_average = np.zeros(len(UPOS_CLASSES)), np.zeros(len(UPOS_CLASSES))
+    for batch in module.trained:
+        with torch.no_grad():
+            inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
+            log_p = module.model(**inputs).logits.log_softmax(-1)
+        loss_sum, count = np.zeros(len(UPOS_CLASSES)), np.zeros(len(UPOS_CLASSES))
+        labels = batch["labels"]
+        true_ids = torch.where(labels != -100, labels, -1)
+        for row, column in (labels != -100).nonzero().tolist():
+            shown = batch["input_ids"][row].tolist()
+            true = [t if t >= 0 else s for t, s in zip(true_ids[row].tolist(), shown, strict=True)]
+            length = int(batch["attention_mask"][row].sum())
+            kind = by_text[tuple(true[:length])][column]
+            loss_sum[kind] -= float(log_p[row, column, labels[row, column]])
+            count[kind] += 1
+        loss_average = 0.5 * loss_average + 0.5 * loss_sum
+        count_average = 0.5 * count_average + 0.5 * count
+    state = callback.masking.state_dict()
+    assert state["content.count_average"].tolist() == count_average.tolist()
+    np.testing.assert_allclose(state["content.loss_average"].numpy(), loss_average, rtol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [3, 4], ids=["within an epoch", "at its end"])
+def test_resuming_equals_never_having_stopped(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    stop: int,
+    workers: int,
+) -> None:
+    options: dict[str, Any] = {
+        "batch_size": 4,
+        "accumulate_grad_batches": 2,
+        "workers": workers,
+        "max_steps": 7,
+        "enable_checkpointing": True,
+    }
+
+    def keep() -> ModelCheckpoint:
+        return ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=stop, save_top_k=-1)
+
+    through, first = fit(tokenizer, rows, tmp_path, callbacks=[keep()], **options)
+    resumed, second = fit(
+        tokenizer,
+        rows,
+        tmp_path,
+        module=Module(tokenizer, seed=99),
+        checkpoint=tmp_path / f"step={stop}.ckpt",
+        callbacks=[keep()],
+        **options,
+    )
+    assert torch.equal(seen(through.trained[2 * stop :]), seen(resumed.trained))
+    assert_same_state(first, second)
+    assert all(
+        torch.equal(a, b) for a, b in zip(through.parameters(), resumed.parameters(), strict=True)
+    )
+
+
+def test_validation_uses_the_fixed_masks(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    module, callback = fit(tokenizer, rows, tmp_path, validate=True, max_steps=-1, max_epochs=2)
+    first, second = module.validated
+    assert torch.equal(first["labels"], second["labels"])
+    assert torch.equal(first["input_ids"], second["input_ids"])
+    assert callback.masking.masker.content.num_updates == 8
+    share = (first["labels"] != -100).sum() / (first["attention_mask"].sum() - 2 * 8)
+    assert float(share) == pytest.approx(0.15, abs=0.03)
+
+
+def test_a_responsive_ratio_watches_what_is_logged(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    ratio = {"kind": "responsive", "patience": 1, "min_improvement": 0.5}
+    watching = MaskingConfig.parse({"ratio": ratio})
+    _, callback = fit(
+        tokenizer, rows, tmp_path, masking=watching, validate=True, max_steps=-1, max_epochs=2
+    )
+    assert callback.masking.masker.ratio_at(1.0) < 0.3
+
+
+def test_refusals(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    class Silent(Module):
+        def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> Any:
+            return self.model(**batch).loss
+
+    with pytest.raises(UsageError, match="'logits': logits"):
+        fit(tokenizer, rows, tmp_path, module=Silent(tokenizer))
+    with pytest.raises(UsageError, match="number of training steps is unknown"):
+        fit(tokenizer, rows, tmp_path, max_steps=-1, max_epochs=-1)
+    _, saved = fit(tokenizer, rows, tmp_path, max_steps=1)
+    other = TimeVariantMasking(PTW, tokenizer, UPOS_CLASSES, seed=12)
+    with pytest.raises(UsageError, match=re.escape("saved with seed = 11, this run has 12")):
+        other.load_state_dict(saved.state_dict())

@@ -1,0 +1,179 @@
+"""Loops of one's own: scoring and tallies, loaders that resume, and masking in workers."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from tiny_bert import ROW_LENGTH, tiny_model
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
+
+from chronomask.errors import UsageError
+from chronomask.integrations.feedback import StepTally, score
+from chronomask.integrations.order import KeyedLoader, KeyedSampler
+from chronomask.integrations.rows import RowCollator, rows_of
+from chronomask.integrations.workers import StepBatches, SteppedRows, WorkerMasking
+from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
+from chronomask.types import UPOS_CLASSES
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
+LINEAR = {"ratio": {"kind": "linear", "start": 0.4, "end": 0.1}}
+
+
+def masker_of(tokenizer: PreTrainedTokenizerFast, **config: Any) -> Masker:
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    return Masker(MaskingConfig.parse(LINEAR | config), vocabulary, UPOS_CLASSES, seed=5)
+
+
+def test_scores_are_the_cross_entropy_of_the_predicted_tokens(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    batch = RowCollator(tokenizer)([dict(row, row_id=k) for k, row in enumerate(rows)])
+    masked = masker_of(tokenizer)(rows_of(batch), 0.5)
+    model = tiny_model(tokenizer).eval()
+    out = model(masked.input_ids, attention_mask=batch["attention_mask"], labels=masked.labels)
+    losses, correct = score(out.logits, masked)
+    assert losses.mean().item() == pytest.approx(out.loss.item(), rel=1e-5)
+    gathered, again = score(out.logits.flatten(0, 1)[masked.positions], masked)
+    assert torch.equal(gathered, losses)
+    assert torch.equal(again, correct)
+    assert correct.dtype == torch.bool
+    losses.mean().backward()
+    assert model.cls.predictions.bias.grad is not None
+    with pytest.raises(UsageError, match="fit neither"):
+        score(out.logits[:3], masked)
+
+
+@pytest.mark.parametrize("content", ["ptw", "token_accuracy"])
+def test_a_tally_pools_micro_batches(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], content: str
+) -> None:
+    batch = RowCollator(tokenizer)([dict(row, row_id=k) for k, row in enumerate(rows)])
+    masker = masker_of(tokenizer, content={"kind": content})
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(*batch["input_ids"].shape, len(tokenizer), generator=generator)
+    whole, parts = StepTally(masker), StepTally(masker)
+    masked = masker(rows_of(batch), 0.5)
+    whole.add(masked, *score(logits, masked))
+    for at in (slice(0, 5), slice(5, 32)):
+        part = masker(rows_of({k: v[at] for k, v in batch.items()}), 0.5)
+        parts.add(part, *score(logits[at], part))
+    a, b = whole.close(), parts.close()
+    assert torch.equal(a.count, b.count)
+    assert torch.equal(a.correct, b.correct)
+    torch.testing.assert_close(a.loss_sum, b.loss_sum)
+    assert int(a.count.sum()) == masked.num_predicted
+    with pytest.raises(UsageError, match="no losses"):
+        whole.close()
+
+
+def test_a_plain_loop_learns_which_classes_are_hard(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    torch.manual_seed(0)
+    model = tiny_model(tokenizer)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    loader = KeyedLoader(rows, batch_size=8, collate_fn=RowCollator(tokenizer))
+    masker = masker_of(tokenizer, content={"kind": "ptw", "ema_decay": 0.5})
+    tally = StepTally(masker)
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        for number, batch in enumerate(loader):
+            masked = masker(rows_of(batch, epoch), (epoch * 4 + number) / 8)
+            logits = model(masked.input_ids, attention_mask=batch["attention_mask"]).logits
+            losses, correct = score(logits, masked)
+            losses.mean().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            tally.add(masked, losses, correct)
+            masker.update(tally.close())
+    weights = masker.class_weights()
+    assert weights is not None
+    assert len(set(weights.values())) > 2
+
+
+def test_a_keyed_loader_goes_on_where_it_was(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    collate = RowCollator(tokenizer)
+
+    def loader() -> KeyedLoader:
+        return KeyedLoader(rows[:10], batch_size=3, collate_fn=collate)
+
+    first = loader()
+    all_ids = [batch["row_id"].tolist() for batch in first]
+    assert sorted(sum(all_ids, [])) == list(range(10))
+    assert len(first) == 4
+    for taken in range(1, 5):
+        stopped = loader()
+        iterator = iter(stopped)
+        for _ in range(taken):
+            next(iterator)
+        resumed = loader()
+        resumed.load_state_dict(stopped.state_dict())
+        left = [batch["row_id"].tolist() for batch in resumed]
+        if taken < 4:
+            assert left == all_ids[taken:]
+            assert [b["row_id"].tolist() for b in resumed] == all_ids  # once only
+        else:
+            first.set_epoch(1)
+            assert left == [batch["row_id"].tolist() for batch in first]
+    assert list(KeyedSampler(10, seed=1)) != list(KeyedSampler(10, seed=2))
+
+
+def test_workers_mask_as_the_training_process_would(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    masker = masker_of(tokenizer, content={"kind": "fixed", "weights": {"VERB": 3.0}})
+    collate = RowCollator(tokenizer, row_length=ROW_LENGTH)
+
+    def batches(workers: int, start_step: int = 0) -> list[dict[str, torch.Tensor]]:
+        places = StepBatches(32, batch_size=6, num_steps=12, seed=2, start_step=start_step)
+        loader = DataLoader(
+            SteppedRows(rows),
+            batch_sampler=places,
+            collate_fn=WorkerMasking(collate, masker, num_steps=12),
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+        )
+        assert len(loader) == 12 - start_step
+        return list(loader)
+
+    alone, shared, resumed = batches(0), batches(4), batches(4, start_step=7)
+    assert len(alone) == 12
+    for a, b in zip(alone, shared, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    for a, b in zip(alone[7:], resumed, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    for step, places in enumerate(StepBatches(32, batch_size=6, num_steps=12, seed=2)):
+        features = [dict(rows[row], row_id=row) for _, _, row in places]
+        own = rows_of(collate(features))
+        own.epoch[:] = [epoch for _, epoch, _ in places]
+        assert torch.equal(masker(own, step / 12).labels, alone[step]["labels"])
+    shares = [float((b["labels"] != -100).sum() / b["attention_mask"].sum()) for b in alone]
+    assert shares[0] > 0.3
+    assert shares[-1] < 0.15
+    visited = [row for places in StepBatches(32, batch_size=8, num_steps=4) for _, _, row in places]
+    assert sorted(visited) == list(range(32))
+
+
+def test_workers_refuse_what_they_cannot_do(tokenizer: PreTrainedTokenizerFast) -> None:
+    collate = RowCollator(tokenizer)
+    with pytest.raises(UsageError, match="'ptw' learns"):
+        WorkerMasking(collate, masker_of(tokenizer, content={"kind": "ptw"}), 10)
+    with pytest.raises(UsageError, match="'responsive' ratio"):
+        WorkerMasking(collate, masker_of(tokenizer, ratio={"kind": "responsive"}), 10)
+    with pytest.raises(UsageError, match="num_steps is 0"):
+        WorkerMasking(collate, masker_of(tokenizer), 0)
+    masking = WorkerMasking(collate, masker_of(tokenizer), 10)
+    with pytest.raises(UsageError, match="StepBatches"):
+        masking([{"input_ids": [2, 5, 3], "row_id": 0}])
+    with pytest.raises(UsageError, match="start_step 11"):
+        StepBatches(5, batch_size=2, num_steps=10, start_step=11)
+    with pytest.raises(UsageError, match="1 or more"):
+        StepBatches(0, batch_size=2, num_steps=10)
+    assert pickle.loads(pickle.dumps(masking)).num_steps == 10

@@ -1,0 +1,63 @@
+"""Whole scripts in processes of their own: two ranks against one, and every example."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
+pytestmark = pytest.mark.slow
+
+
+def run(*arguments: str | Path, cwd: Path) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_two_ranks_of_the_trainer_equal_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    script = HERE / "two_processes.py"
+    run(script, one, "8", cwd=HERE)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    run(*launcher, script, two, "4", cwd=HERE)
+    alone = torch.load(one / "seen-0.pt", weights_only=True)
+    ranks = [torch.load(two / f"seen-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert torch.equal(alone["inputs"], torch.cat([rank["inputs"] for rank in ranks], dim=1))
+    assert ranks[0]["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    for name, value in alone["state"].items():
+        assert torch.equal(ranks[0]["state"][name], ranks[1]["state"][name])
+        torch.testing.assert_close(ranks[0]["state"][name], value, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("trainer.py", "loss at 15 %"),
+        ("lightning_module.py", "loss at 15 %"),
+        ("plain_loop.py", "step 70"),
+        ("mask_in_workers.py", "step 60"),
+    ],
+)
+def test_examples_run(name: str, says: str, tmp_path: Path) -> None:
+    if name.startswith("lightning"):
+        pytest.importorskip("lightning")
+    assert says in run(EXAMPLES / name, cwd=tmp_path)
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 80

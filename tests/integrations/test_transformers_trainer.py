@@ -1,0 +1,407 @@
+"""The Hugging Face Trainer, as it is installed: masks, losses, feedback and resuming."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_bert import ROW_LENGTH, tiny_model
+from transformers import BertForMaskedLM, PreTrainedTokenizerFast, TrainingArguments
+
+from chronomask.errors import DataError, UsageError
+from chronomask.integrations.rows import RowCollator, rows_of, with_row_ids
+from chronomask.integrations.transformers import TimeVariantTrainer
+from chronomask.masking.masker import MaskingConfig, Vocabulary, fixed_masker
+from chronomask.types import UPOS_CLASSES
+
+pytestmark = [
+    # More loader workers than this machine has cores: their number is what is tested.
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+]
+
+LINEAR = MaskingConfig.parse({"ratio": {"kind": "linear", "start": 0.4, "end": 0.1}})
+PTW = MaskingConfig.parse(
+    {
+        "ratio": {"kind": "linear", "start": 0.4, "end": 0.1},
+        "content": {"kind": "ptw", "ema_decay": 0.5},
+    }
+)
+
+
+@dataclass
+class Seen:
+    """What the model was really given, forward by forward."""
+
+    inputs: list[torch.Tensor] = field(default_factory=list)
+    labels: list[torch.Tensor] = field(default_factory=list)
+
+    def all_inputs(self) -> torch.Tensor:
+        return torch.cat(self.inputs)
+
+    def all_labels(self) -> torch.Tensor:
+        return torch.cat(self.labels)
+
+
+class Recording(TimeVariantTrainer):
+    """Keeps every batch, split by training and evaluation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.trained, self.evaluated = Seen(), Seen()
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        seen = self.trained if model.training else self.evaluated
+        seen.labels.append(inputs["labels"].clone())
+
+        def keep(_: Any, __: Any, given: dict[str, Any]) -> None:
+            seen.inputs.append(given["input_ids"].clone())
+
+        handle = model.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        finally:
+            handle.remove()
+
+
+def trainer_of(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    out: Path,
+    masking: MaskingConfig = PTW,
+    model: BertForMaskedLM | None = None,
+    **arguments: Any,
+) -> Recording:
+    values = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "seed": 11,
+    }
+    return Recording(
+        model or tiny_model(tokenizer),
+        TrainingArguments(str(out), **values | arguments),
+        masking=masking,
+        class_names=UPOS_CLASSES,
+        processing_class=tokenizer,
+        train_dataset=rows,
+        eval_dataset=rows[:12],
+        data_collator=RowCollator(tokenizer, row_length=ROW_LENGTH),
+    )
+
+
+def same_state(left: Recording, right: Recording) -> bool:
+    a, b = left.masking.state_dict(), right.masking.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def without_dropout(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
+    model = tiny_model(tokenizer)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def test_worker_counts_change_nothing(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    # Without dropout: worker processes draw their seeds from the generator that dropout draws from.
+    alone = trainer_of(tokenizer, rows, tmp_path, PTW, without_dropout(tokenizer))
+    shared = trainer_of(
+        tokenizer,
+        rows,
+        tmp_path,
+        PTW,
+        without_dropout(tokenizer),
+        dataloader_num_workers=4,
+        dataloader_prefetch_factor=4,
+        dataloader_multiprocessing_context="fork",
+    )
+    alone.train()
+    shared.train()
+    assert torch.equal(alone.trained.all_inputs(), shared.trained.all_inputs())
+    assert torch.equal(alone.trained.all_labels(), shared.trained.all_labels())
+    assert same_state(alone, shared)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(alone.model.parameters(), shared.model.parameters(), strict=True)
+    )
+
+
+def test_every_step_has_its_own_ratio(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    trainer = trainer_of(tokenizer, rows * 4, tmp_path, LINEAR, per_device_train_batch_size=32)
+    trainer.train()
+    logged = [line for line in trainer.state.log_history if "loss" in line]
+    asked = [0.4 - 0.3 * step / 6 for step in range(6)]
+    assert [line["masking_ratio"] for line in logged] == pytest.approx(asked)
+    assert [line["masking_ratio_achieved"] for line in logged] == pytest.approx(asked, rel=0.12)
+
+
+def test_an_epoch_never_repeats_its_masks(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    constant = MaskingConfig.parse({"ratio": {"kind": "constant", "base": 0.3}})
+    trainer = trainer_of(
+        tokenizer, rows[:8], tmp_path, constant, max_steps=3, train_sampling_strategy="sequential"
+    )
+    trainer.train()
+    first, second, third = trainer.trained.labels
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
+@pytest.mark.parametrize("masking", [LINEAR, PTW])
+def test_gradient_accumulation_changes_neither_masks_nor_loss(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    masking: MaskingConfig,
+) -> None:
+    whole = trainer_of(tokenizer, rows, tmp_path, masking, without_dropout(tokenizer))
+    parts = trainer_of(
+        tokenizer,
+        rows,
+        tmp_path,
+        masking,
+        without_dropout(tokenizer),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+    )
+    whole.train()
+    parts.train()
+    assert len(parts.trained.inputs) == 4 * len(whole.trained.inputs)
+    assert torch.equal(whole.trained.all_inputs(), parts.trained.all_inputs())
+    assert torch.equal(whole.trained.all_labels(), parts.trained.all_labels())
+    for a, b in zip(whole.state.log_history, parts.state.log_history, strict=True):
+        for name in a.keys() & {"loss", "grad_norm", "masking_ratio", "masking_ratio_achieved"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name
+    assert parts.masking.masker.content.num_updates == (6 if masking is PTW else 0)
+    for name, value in whole.masking.state_dict().items():
+        torch.testing.assert_close(parts.masking.state_dict()[name], value, rtol=1e-5, atol=0)
+
+
+def test_the_logged_loss_is_the_mean_over_the_predicted_tokens_of_the_step(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    model = without_dropout(tokenizer)
+    # One row of few tokens and three long ones: a mean of means would weigh the short row too much.
+    uneven = [{k: v[:6] for k, v in rows[0].items()}, *rows[1:4]]
+    trainer = trainer_of(
+        tokenizer,
+        uneven,
+        tmp_path,
+        LINEAR,
+        model,
+        learning_rate=0.0,
+        max_steps=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=4,
+    )
+    trainer.train()
+    inputs, labels = trainer.trained.all_inputs(), trainer.trained.all_labels()
+    with torch.no_grad():
+        logits = model(
+            input_ids=inputs, attention_mask=(inputs != tokenizer.pad_token_id).long()
+        ).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_content_state_is_what_the_models_losses_make_it(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    model = without_dropout(tokenizer)
+    trainer = trainer_of(
+        tokenizer,
+        rows,
+        tmp_path,
+        PTW,
+        model,
+        learning_rate=0.0,
+        max_steps=3,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        train_sampling_strategy="sequential",
+    )
+    trainer.train()
+    collated = RowCollator(tokenizer, row_length=ROW_LENGTH)(
+        [dict(row, row_id=k) for k, row in enumerate(rows)]
+    )
+    loss_average = [0.0] * len(UPOS_CLASSES)
+    count_average = [0.0] * len(UPOS_CLASSES)
+    for step in range(3):
+        loss_sum = [0.0] * len(UPOS_CLASSES)
+        count = [0] * len(UPOS_CLASSES)
+        for micro in (2 * step, 2 * step + 1):
+            inputs, labels = trainer.trained.inputs[micro], trainer.trained.labels[micro]
+            classes = collated["token_class"][4 * micro : 4 * micro + 4]
+            with torch.no_grad():
+                attention = (inputs != tokenizer.pad_token_id).long()
+                log_p = model(input_ids=inputs, attention_mask=attention).logits.log_softmax(-1)
+            for row, column in (labels != -100).nonzero().tolist():
+                kind = int(classes[row, column])
+                loss_sum[kind] -= float(log_p[row, column, labels[row, column]])
+                count[kind] += 1
+        for kind in range(len(UPOS_CLASSES)):
+            loss_average[kind] = 0.5 * loss_average[kind] + 0.5 * loss_sum[kind]
+            count_average[kind] = 0.5 * count_average[kind] + 0.5 * count[kind]
+    state = trainer.masking.state_dict()
+    assert int(state["content.num_updates"]) == 3
+    assert state["content.count_average"].tolist() == count_average
+    np.testing.assert_allclose(state["content.loss_average"].numpy(), loss_average, rtol=1e-5)
+
+
+def test_resuming_equals_never_having_stopped(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "dataloader_num_workers": 2,
+        "dataloader_multiprocessing_context": "fork",
+        "max_steps": 7,
+    }
+    through = trainer_of(tokenizer, rows, tmp_path / "through", **options)
+    through.train()
+    checkpoint = tmp_path / "through" / "checkpoint-3"
+    resumed = trainer_of(
+        tokenizer, rows, tmp_path / "resumed", model=tiny_model(tokenizer, 99), **options
+    )
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    after = slice(3 * 2, None)
+    assert len(resumed.trained.inputs) == 8
+    for name in ("inputs", "labels"):
+        pairs = zip(
+            getattr(through.trained, name)[after], getattr(resumed.trained, name), strict=True
+        )
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert same_state(through, resumed)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(through.model.parameters(), resumed.model.parameters(), strict=True)
+    )
+    shutil.rmtree(tmp_path / "through" / "checkpoint-7")
+    last = trainer_of(tokenizer, rows, tmp_path / "through", **options)
+    last.train(resume_from_checkpoint=True)
+    assert same_state(through, last)
+
+
+def test_a_checkpoint_of_other_masking_is_refused(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    saved = trainer_of(tokenizer, rows, tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+    saved.train()
+    checkpoint = tmp_path / "checkpoint-1"
+    with pytest.raises(UsageError, match="saved with masking"):
+        trainer_of(tokenizer, rows, tmp_path, LINEAR).train(str(checkpoint))
+    (checkpoint / "chronomask.safetensors").write_bytes(b"broken")
+    with pytest.raises(DataError, match="cannot be read"):
+        trainer_of(tokenizer, rows, tmp_path).train(str(checkpoint))
+    (checkpoint / "chronomask.safetensors").unlink()
+    with pytest.raises(DataError, match="without time-variant masking"):
+        trainer_of(tokenizer, rows, tmp_path).train(str(checkpoint))
+
+
+def test_evaluation_uses_the_fixed_masks_and_teaches_nothing(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    trainer = trainer_of(
+        tokenizer,
+        rows,
+        tmp_path,
+        max_steps=4,
+        eval_strategy="steps",
+        eval_steps=2,
+        eval_on_start=True,
+    )
+    trainer.train()
+    assert trainer.masking.masker.content.num_updates == 4
+    labels = trainer.evaluated.labels
+    assert len(labels) == 3 * 2
+    masker = fixed_masker(Vocabulary.from_tokenizer(tokenizer))
+    collate = RowCollator(tokenizer, row_length=ROW_LENGTH)
+    features = [dict(row, row_id=k) for k, row in enumerate(rows[:12])]
+    for first, start in ((0, 0), (1, 8)):
+        expected = masker(rows_of(collate(features[start : start + 8])), 0.0)
+        for k in range(first, 6, 2):
+            assert torch.equal(labels[k], expected.labels)
+            assert torch.equal(trainer.evaluated.inputs[k], expected.input_ids)
+    logged = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
+    assert trainer.evaluate(eval_dataset=rows[:12])["eval_loss"] == logged[-1]
+
+
+def test_a_hugging_face_dataset_needs_no_preparation(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    plain = trainer_of(tokenizer, rows, tmp_path, LINEAR, max_steps=2)
+    arrow = trainer_of(tokenizer, datasets.Dataset.from_list(rows), tmp_path, LINEAR, max_steps=2)
+    plain.train()
+    arrow.train()
+    assert torch.equal(plain.trained.all_inputs(), arrow.trained.all_inputs())
+
+
+def test_responsive_ratio_watches_the_right_loss(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    ratio = {"kind": "responsive", "patience": 1, "min_improvement": 0.5}
+    watching = MaskingConfig.parse({"ratio": ratio})
+    with pytest.raises(UsageError, match="eval_strategy"):
+        trainer_of(tokenizer, rows, tmp_path, watching).train()
+    trainer = trainer_of(tokenizer, rows, tmp_path, watching, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    assert trainer.masking.masker.ratio_at(1.0) < 0.3
+    trained = MaskingConfig.parse({"ratio": ratio | {"watch": "training", "every": 1}})
+    trainer = trainer_of(tokenizer, rows, tmp_path, trained)
+    trainer.train()
+    assert trainer.masking.masker.ratio_at(1.0) < 0.3
+
+
+def test_a_ratio_of_zero_trains_on_nothing(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    nothing = MaskingConfig.parse({"ratio": {"kind": "constant", "base": 0.0}})
+    trainer = trainer_of(tokenizer, rows, tmp_path, nothing, max_steps=1)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == 0
+    assert (trainer.trained.labels[0] == -100).all()
+
+
+def test_refusals(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    arguments = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    with pytest.raises(UsageError, match="processing_class"):
+        TimeVariantTrainer(tiny_model(tokenizer), arguments, masking=LINEAR)
+    with pytest.raises(UsageError, match="compute_loss_func"):
+        TimeVariantTrainer(
+            masking=LINEAR, processing_class=tokenizer, compute_loss_func=lambda *_: None
+        )
+    with pytest.raises(UsageError, match="label_smoothing_factor"):
+        trainer_of(tokenizer, rows, tmp_path, label_smoothing_factor=0.1)
+    with pytest.raises(UsageError, match="progress is 'tokens'"):
+        trainer_of(tokenizer, rows, tmp_path, MaskingConfig.parse({"progress": "tokens"}))
+
+
+def test_row_ids_of_the_data_are_kept(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    own = [dict(row, row_id=100 + k) for k, row in enumerate(rows)]
+    assert trainer_of(tokenizer, own, tmp_path).train_dataset is own
+    assert with_row_ids(own) is own

@@ -1,0 +1,80 @@
+"""A tiny tokenizer, tiny rows and a tiny BERT, all made on the spot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from chronomask.types import UPOS_CLASSES
+
+SPECIALS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+ROW_LENGTH = 32
+TEXT = [
+    "The quick brown foxes were jumping over extraordinarily lazy dogs, again and again.",
+    "Masked language models predict hidden words; harder words deserve more attention!",
+    "Nobody expected the unbelievable regularity of counter-based random numbers.",
+    "A schedule lowers the ratio while training goes on, and never the other way round.",
+]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    raw.normalizer = normalizers.BertNormalizer()
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    raw.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=150, special_tokens=list(SPECIALS.values()), show_progress=False
+    )
+    raw.train_from_iterator(TEXT, trainer)
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(t, raw.token_to_id(t)) for t in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=ROW_LENGTH, **SPECIALS)
+
+
+def make_rows(tokenizer: PreTrainedTokenizerFast, number: int) -> list[dict[str, Any]]:
+    """``number`` rows of differing length with words and classes; row k has its own text."""
+    rows = []
+    for k in range(number):
+        words = TEXT[k % 4].split()
+        text = " ".join(words[k % 5 :] + words[: k % 3])
+        encoding = tokenizer(text, truncation=True, max_length=ROW_LENGTH)
+        words_of = encoding.word_ids()
+        classes = [0 if w is None else 1 + (w * 7) % (len(UPOS_CLASSES) - 1) for w in words_of]
+        rows.append(
+            {"input_ids": encoding["input_ids"], "word_ids": words_of, "token_class": classes}
+        )
+    return rows
+
+
+def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> BertForMaskedLM:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=ROW_LENGTH,
+        hidden_dropout_prob=0.1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return BertForMaskedLM(config)

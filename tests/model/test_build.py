@@ -1,0 +1,115 @@
+"""Models come from names and sizes or from folders; what cannot be is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from chronomask.errors import DataError, UsageError
+from chronomask.model.build import (
+    FromCheckpoint,
+    FromConfig,
+    build_model,
+    load_tokenizer,
+    open_model,
+)
+from chronomask.model.export import export
+
+from .conftest import SIZES, small
+
+
+def build(
+    tokenizer: PreTrainedTokenizerBase, model_type: str = "bert", seed: int = 0, **overrides: object
+) -> PreTrainedModel:
+    config = FromConfig(model_type=model_type, overrides=SIZES | overrides)
+    return build_model(config, tokenizer, row_length=64, seed=seed, attention="documents")
+
+
+def test_initial_weights_are_a_function_of_the_seed(tokenizer: PreTrainedTokenizerBase) -> None:
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    first = build(tokenizer).state_dict()
+    assert torch.equal(state, torch.random.get_rng_state())  # nothing drawn from the global stream
+    torch.manual_seed(6)
+    again, other = build(tokenizer).state_dict(), build(tokenizer, seed=1).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "roberta"])
+def test_vocabulary_comes_from_the_tokenizer(
+    model_type: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    config = build(tokenizer, model_type).config
+    assert config.vocab_size == len(tokenizer)
+    assert config.pad_token_id == tokenizer.pad_token_id
+    if model_type == "modernbert":
+        assert (config.cls_token_id, config.bos_token_id) == (tokenizer.cls_token_id,) * 2
+        assert (config.sep_token_id, config.eos_token_id) == (tokenizer.sep_token_id,) * 2
+
+
+def test_unknown_names_are_refused_with_the_nearest(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(UsageError, match="'modernbret'; did you mean 'modernbert'"):
+        build(tokenizer, "modernbret")
+    with pytest.raises(UsageError, match="'hiden_size'; did you mean 'hidden_size'"):
+        build(tokenizer, hiden_size=64)
+    with pytest.raises(UsageError, match=r"(?s)does not make a 'bert'|multiple"):
+        build(tokenizer, hidden_size="wide")
+
+
+def test_too_small_a_model_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(UsageError, match="knows 100 tokens"):
+        build(tokenizer, vocab_size=100)
+    with pytest.raises(UsageError, match=r"32 positions, rows of 64 tokens need 64.*=64"):
+        build(tokenizer, max_position_embeddings=32)
+    needed = 64 + tokenizer.pad_token_id + 1
+    with pytest.raises(UsageError, match=f"need {needed}"):
+        build(tokenizer, "roberta", max_position_embeddings=needed - 1)
+
+
+def test_exported_folder_opens_in_transformers_and_here(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = small("modernbert", tokenizer, "documents")
+    export(model, tokenizer, tmp_path / "m", "# card\n")
+    assert (tmp_path / "m" / "README.md").read_text() == "# card\n"
+    assert not list((tmp_path / "m").glob("*.bin"))
+    opened = AutoModelForMaskedLM.from_pretrained(tmp_path / "m", local_files_only=True)
+    continued = build_model(
+        FromCheckpoint(path=str(tmp_path / "m")), tokenizer, row_length=64, seed=3, attention="row"
+    )
+    for other in (opened, continued):
+        state = other.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert load_tokenizer(tmp_path / "m").get_vocab() == tokenizer.get_vocab()
+
+
+def test_checkpoint_of_another_vocabulary_is_refused(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    folder = tmp_path / "m"
+    export(small("bert", tokenizer, "row"), tokenizer, folder, "")
+    other = load_tokenizer(folder)
+    other.add_tokens(["brandnewword"])
+    with pytest.raises(UsageError, match=r"not the data's.*prepare the data with the tokenizer"):
+        build_model(FromCheckpoint(path=str(folder)), other, row_length=64, seed=0, attention="row")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UsageError, match=r"no tokenizer\.json"):
+        build_model(
+            FromCheckpoint(path=str(folder)), tokenizer, row_length=64, seed=0, attention="row"
+        )
+
+
+def test_folders_that_hold_no_model_are_refused(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"no config\.json"):
+        open_model(tmp_path, "row")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(DataError, match="cannot be opened"):
+        open_model(tmp_path, "row")
+    with pytest.raises(DataError, match="as a tokenizer"):
+        load_tokenizer(tmp_path / "nothing")

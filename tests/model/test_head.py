@@ -1,0 +1,62 @@
+"""Logits at the predicted positions equal the model's own logits there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from chronomask.model.head import HEADS, logits_at, token_losses
+
+from .conftest import small
+
+
+@pytest.mark.parametrize("model_type", [*sorted(HEADS), "roformer"])
+def test_gathered_logits_equal_full_logits(
+    model_type: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model = small(model_type, tokenizer, "row")
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(5, len(tokenizer), (3, 64), generator=generator)
+    positions = torch.tensor([0, 5, 63, 64, 100, 191])
+    with torch.no_grad():
+        full = model(input_ids=input_ids).logits.flatten(0, 1)[positions]
+        gathered = logits_at(model, input_ids, positions, {})
+    assert gathered.shape == (6, len(tokenizer))
+    assert full.std() > 1e-3
+    torch.testing.assert_close(gathered, full, rtol=0, atol=1e-5)
+
+
+def test_an_architecture_without_a_head_here_uses_its_own_forward() -> None:
+    assert "roformer" not in HEADS
+
+
+def test_no_position_gives_no_logits(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = small("bert", tokenizer, "row")
+    logits = logits_at(model, torch.full((2, 8), 7), torch.empty(0, dtype=torch.int64), {})
+    assert logits.shape == (0, len(tokenizer))
+    logits.sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool((gradient == 0).all()) for gradient in gradients)
+
+
+def test_token_losses_are_cross_entropy_with_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 11, generator=generator) * 20
+    logits[1] += 1000
+    targets = torch.tensor([3, 0, 10, 3, 7])
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    loss, correct = token_losses(ours, targets)
+    expected = torch.nn.functional.cross_entropy(theirs, targets, reduction="none")
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-4)
+    weights = torch.tensor([1.0, 0.5, 2.0, 0.0, 3.0])
+    (loss * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert correct.tolist() == (logits.argmax(1) == targets).tolist()
+
+
+def test_token_losses_of_nothing_are_nothing() -> None:
+    loss, correct = token_losses(torch.empty(0, 7), torch.empty(0, dtype=torch.int64))
+    assert loss.shape == correct.shape == (0,)

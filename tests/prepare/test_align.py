@@ -1,0 +1,178 @@
+"""Tokens meet words by character offsets, whatever the tokenizer does to the text."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from chronomask.data.format import CLASS_MASK, SPECIAL, WORD_START
+from chronomask.prepare.align import align
+from chronomask.prepare.annotate import annotate
+from chronomask.prepare.config import ByteLevelBPE, WordPiece
+from chronomask.prepare.taggers import Spans, UnicodeWords
+from chronomask.prepare.tokenizer import train_byte_level_bpe, train_wordpiece
+
+TEXTS = [
+    "The café's naïve Übergröße costs 3.50 € — don't ask why!",
+    "Emoji 👩‍👩‍👧 and 👍🏽 join words like this👍that. ﬁnally ﬂat ligatures.",
+    "汉字と仮名 are 日本語, 한국어 is Korean and العربية is Arabic.",
+    "See https://example.org/a_b?c=d&e=f or mail me@example.org, O'Neill’s e\u0301tude.",
+    "tabs\tand\nlines\r\nand  double  spaces\u00a0and\u200bzero width \u0007bell",
+    "They're can't won't I'd we've it's y'all'd've",
+]
+
+
+class CharacterClasses:
+    """Unicode words whose class is their length, so that a class says which word it came from."""
+
+    name = "length"
+    class_names = tuple(map(str, range(64)))
+
+    def tag(self, texts: list[str]) -> list[Spans]:
+        spans = UnicodeWords().tag(texts)
+        return [
+            Spans(s.starts, s.ends, np.minimum(s.ends - s.starts, 63).astype(np.uint8)) for s in spans
+        ]
+
+
+@pytest.fixture(scope="module", params=["wordpiece", "cased", "bytes", "bytes trimmed"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    sample = [*TEXTS, "the words of a text are joined from pieces of words"] * 3
+    if request.param == "wordpiece":
+        return train_wordpiece(WordPiece(vocab_size=400), sample)
+    if request.param == "cased":
+        return train_wordpiece(WordPiece(vocab_size=400, lowercase=False), sample)
+    backend = train_byte_level_bpe(ByteLevelBPE(vocab_size=400), sample)
+    if request.param == "bytes trimmed":
+        from tokenizers import processors
+
+        backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    return backend
+
+
+def aligned(tokenizer: Tokenizer, text: str) -> tuple[list[tuple[str, bool, int]], list[str]]:
+    """(spelling, starts a word, class) of every token, and the words."""
+    (batch,) = annotate([text], tokenizer, CharacterClasses(), [0, 1, 2, 3, 4])
+    spelled = [text[a:b] for a, b in tokenizer.encode(text, add_special_tokens=False).offsets]
+    starts = (batch.annotation & WORD_START) > 0
+    classes = batch.annotation & CLASS_MASK
+    (spans,) = UnicodeWords().tag([text])
+    words = [text[a:b] for a, b in zip(spans.starts, spans.ends, strict=True)]
+    return list(zip(spelled, starts.tolist(), classes.tolist(), strict=True)), words
+
+
+def assert_words_hold_together(tokenizer: Tokenizer, text: str) -> None:
+    """Every token has the class of the first word it overlaps, and starts are where that changes."""
+    (spans,) = CharacterClasses().tag([text])
+    (batch,) = annotate([text], tokenizer, CharacterClasses(), [0, 1, 2, 3, 4])
+    offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+    assert len(offsets) == batch.ids.size
+    before: int | None = None
+    for (start, end), note in zip(offsets, batch.annotation.tolist(), strict=True):
+        if note & SPECIAL:
+            assert note == SPECIAL
+            before = None
+            continue
+        over = [
+            k
+            for k, (a, b) in enumerate(zip(spans.starts, spans.ends, strict=True))
+            if a < max(end, start + 1) and start < b
+        ]
+        word = over[0] if over else None
+        assert note & CLASS_MASK == (spans.classes[over[0]] if over else 0)
+        assert bool(note & WORD_START) == (word is None or word != before)
+        before = word
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_words_hold_together(tokenizer: Tokenizer, text: str) -> None:
+    assert_words_hold_together(tokenizer, text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.sampled_from("aeé ßﬁIİ'’.\n\t e\u0301👍🏽\u200d汉ه한-_/0"), max_size=40))
+def test_words_hold_together_for_any_text(tokenizer: Tokenizer, text: str) -> None:
+    if text:
+        assert_words_hold_together(tokenizer, text)
+
+
+def test_bytes_of_one_character_are_one_word(tokenizer: Tokenizer) -> None:
+    tokens, _ = aligned(tokenizer, "🜁🜂")  # byte-level: several tokens for each
+    for character in "🜁🜂":
+        starts = [start for spelled, start, _ in tokens if spelled == character]
+        assert sum(starts) == min(1, len(starts))
+
+
+def test_lower_casing_keeps_offsets_of_the_cased_text() -> None:
+    tokenizer = train_wordpiece(WordPiece(vocab_size=120), ["abc ecole istanbul"] * 5)
+    tokens, words = aligned(tokenizer, "İSTANBUL ÉCOLE ABC")  # İ lower-cases to two characters
+    assert words == ["İSTANBUL", "ÉCOLE", "ABC"]
+    assert sum(start for _, start, _ in tokens) == 3
+    assert {classes for _, _, classes in tokens} == {8, 5, 3}
+
+
+def test_spelled_special_tokens_are_ordinary_text(tiny_tokenizer: object) -> None:
+    from chronomask.prepare.tokenizer import load_backend, open_saved
+
+    saved = open_saved(tiny_tokenizer)  # type: ignore[arg-type]
+    backend = load_backend(saved.folder)
+    (batch,) = annotate(["a [MASK] b [SEP]"], backend, UnicodeWords(), saved.special_ids)
+    assert saved.mask_id not in batch.ids
+    assert saved.sep_id not in batch.ids
+
+
+def test_unknown_tokens_are_never_maskable_and_split_their_word() -> None:
+    starts = np.array([0, 1, 2])
+    word_start, classes, has_word = align(
+        starts, starts + 1, np.array([0]), np.array([3]), np.array([7], np.uint8),
+        no_word=np.array([False, True, False]),
+    )  # fmt: skip
+    assert word_start.tolist() == [True, True, True]
+    assert classes.tolist() == [7, 0, 7]
+    assert has_word.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words", "starts", "classes"),
+    [
+        ([(0, 3), (3, 5)], [(0, 5)], [1, 0], [1, 1]),  # pieces of one word
+        ([(0, 5)], [(0, 2), (3, 5)], [1], [1]),  # a token over two words is the first one's
+        ([(0, 2), (2, 5)], [(0, 2), (3, 5)], [1, 1], [1, 2]),  # leading white space
+        ([(0, 2), (2, 3), (3, 5)], [(0, 2), (3, 5)], [1, 1, 1], [1, 0, 2]),  # white space alone
+        ([(0, 1), (1, 2), (2, 3)], [(5, 6)], [1, 1, 1], [0, 0, 0]),  # no word at all
+        ([(0, 1), (0, 1), (0, 1)], [(0, 1)], [1, 0, 0], [1, 1, 1]),  # bytes of a character
+        ([(0, 0), (0, 2)], [(0, 2)], [1, 0], [1, 1]),  # without width: what it stands before
+        ([(0, 2)], [], [1], [0]),
+        ([], [(0, 2)], [], []),
+    ],
+)
+def test_every_kind_of_overlap(
+    tokens: list[tuple[int, int]],
+    words: list[tuple[int, int]],
+    starts: list[int],
+    classes: list[int],
+) -> None:
+    token, word = (np.array(x, np.int64).reshape(-1, 2) for x in (tokens, words))
+    kinds = np.arange(1, len(words) + 1, dtype=np.uint8)
+    word_start, token_class, has_word = align(*token.T, *word.T, kinds)
+    assert word_start.astype(int).tolist() == starts
+    assert token_class.tolist() == classes
+    assert has_word.tolist() == [c > 0 for c in classes]
+
+
+def test_batches_do_not_change_the_result(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flat() -> tuple[np.ndarray, np.ndarray]:
+        batches = list(annotate(TEXTS, tokenizer, CharacterClasses(), [0, 1, 2, 3, 4]))
+        return tuple(np.concatenate([getattr(b, k) for b in batches]) for k in ("ids", "annotation"))  # type: ignore[return-value]
+
+    together = flat()
+    monkeypatch.setattr("chronomask.prepare.annotate.BATCH_CHARACTERS", 1)
+    alone = flat()
+    for left, right in pairwise([together, alone]):
+        np.testing.assert_array_equal(left[0], right[0])
+        np.testing.assert_array_equal(left[1], right[1])

@@ -1,0 +1,221 @@
+"""Text comes in from files of every kind; what cannot be used is counted and named."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from chronomask.errors import ChronomaskError, DataError, UsageError
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.sources import Skipped, find_sources, read_documents
+from chronomask.types import Document
+
+DOCUMENTS = ["First document.\nWith two lines.", "Zweites Dokument: Übergröße.", "Third, the last 👍."]
+
+
+def read(*paths: Path, text_key: str = "text") -> tuple[list[Document], Skipped]:
+    skipped = Skipped()
+    config = PrepareConfig.parse({"sources": [str(path) for path in paths], "text_key": text_key})
+    sources = find_sources(config.sources, skipped)
+    return [d for s in sources for d in read_documents(s, text_key, skipped)], skipped
+
+
+def as_text() -> bytes:
+    return "\n\n".join(DOCUMENTS).encode()
+
+
+def as_jsonl() -> bytes:
+    return "\n".join(json.dumps({"id": k, "text": text}) for k, text in enumerate(DOCUMENTS)).encode()
+
+
+def as_parquet() -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": DOCUMENTS, "n": [1, 2, 3]}), buffer)
+    return buffer.getvalue()
+
+
+FORMATS: dict[str, Callable[[], bytes]] = {".txt": as_text, ".jsonl": as_jsonl, ".parquet": as_parquet}
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("format_", FORMATS)
+def test_every_format_in_every_compression(tmp_path: Path, format_: str, compression: str) -> None:
+    file = tmp_path / f"some.text{format_}{compression}"
+    file.write_bytes(COMPRESSIONS[compression](FORMATS[format_]()))
+    documents, skipped = read(file)
+    assert [d.text for d in documents] == DOCUMENTS
+    assert [d.id for d in documents] == [f"{file}:{k}" for k in range(3)]
+    assert not skipped.counts
+
+
+def test_folders_and_globs_are_read_in_sorted_order(tmp_path: Path) -> None:
+    for name in ("b/2.txt", "a.txt", "b/1.jsonl", "c.tsv"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        text = f"in {name}"
+        file.write_text(json.dumps({"text": text}) if name.endswith("l") else text)
+    documents, skipped = read(tmp_path)
+    assert [d.text for d in documents] == ["in a.txt", "in b/1.jsonl", "in b/2.txt"]
+    assert skipped.to_dict() == {
+        "file of another format": {"count": 1, "names": [str(tmp_path / "c.tsv")]}
+    }
+    documents, _ = read(tmp_path / "b" / "*.txt")
+    assert [d.text for d in documents] == ["in b/2.txt"]
+
+
+def test_line_ends_and_marks_of_windows(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffone\r\ntwo\r\n \t\r\n\r\n\r\nthree\r\n".encode())
+    documents, _ = read(file)
+    assert [d.text for d in documents] == ["one\ntwo", "three"]
+
+
+@pytest.mark.parametrize("format_", [".txt", ".jsonl"])
+def test_invalid_utf8_costs_its_document(tmp_path: Path, format_: str) -> None:
+    file = tmp_path / f"a{format_}"
+    parts = [b"good one", b"bad \xff\xfe one", b"good two"]
+    if format_ == ".jsonl":
+        file.write_bytes(b"\n".join(b'{"text": "' + part + b'"}' for part in parts))
+    else:
+        file.write_bytes(b"\n\n".join(parts))
+    documents, skipped = read(file)
+    assert [d.text for d in documents] == ["good one", "good two"]
+    assert skipped.to_dict() == {"invalid UTF-8": {"count": 1, "names": [f"{file}:1"]}}
+
+
+def test_nul_and_lone_surrogates_cost_their_document(tmp_path: Path) -> None:
+    text, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
+    text.write_bytes(b"good\n\nbad \0 one")
+    lines.write_text('{"text": "good"}\n{"text": "bad \\ud800"}\n{"text": "b\\u0000"}')
+    documents, skipped = read(text, lines)
+    assert [d.text for d in documents] == ["good", "good"]
+    assert skipped.counts == {"NUL character": 2, "lone surrogate": 1}
+
+
+def test_broken_lines_of_jsonl_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "good"}\n{"text": \n{"other": 1}\n{"text": null}\n\n[1]\n{"text": "fine"}')
+    documents, skipped = read(file)
+    assert [d.text for d in documents] == ["good", "fine"]
+    assert skipped.counts == {"not JSON": 1, "no text in field 'text'": 3}
+
+
+@pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("damage", ["cut", "garbled"])
+def test_the_tail_of_a_corrupt_file_is_skipped(tmp_path: Path, compression: str, damage: str) -> None:
+    import random
+
+    choose = random.Random(0)
+    texts = [choose.randbytes(200).hex() for _ in range(3000)]
+    data = COMPRESSIONS[compression]("\n\n".join(texts).encode())
+    middle = len(data) // 2
+    if damage == "cut":
+        data = data[:middle]
+    else:
+        data = data[:middle] + bytes(64) + data[middle + 64 :]
+    file = tmp_path / f"a.txt{compression}"
+    file.write_bytes(data)
+    documents, skipped = read(file)
+    kept = [d.text for d in documents]
+    assert 0 < len(kept) < 3000
+    # A garbled .gz or .xz goes on with nonsense for a while before its checks notice.
+    sure = len(kept) if damage == "cut" else 1000
+    assert kept[:sure] == texts[:sure]
+    assert skipped.counts["corrupt compressed data: rest of file"] == 1
+    assert str(file) in skipped.names["corrupt compressed data: rest of file"][0]
+
+
+def test_a_corrupt_parquet_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    file.write_bytes(as_parquet()[:-20])
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("a.csv", b"x", UsageError, r"unknown extension '\.csv'.*\.txt, \.jsonl, \.parquet"),
+        ("a.txtt", b"x", UsageError, r"did you mean '\.txt'"),
+        ("a", b"x", UsageError, "unknown extension ''"),
+        ("a.txt", b"", DataError, "is empty"),
+        ("a.jsonl", b'{"txt": "x"}', DataError, r"no text field 'text'; did you mean 'txt'\?.*text_key"),
+        ("a.jsonl", b'["x"]', DataError, "no text field 'text'"),
+    ],
+)
+def test_files_that_cannot_be_sources(
+    tmp_path: Path, name: str, content: bytes, error: type[ChronomaskError], message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=message):
+        read(tmp_path / name)
+
+
+def test_a_missing_column_of_parquet(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    file.write_bytes(as_parquet())
+    with pytest.raises(DataError, match=r"no text column 'txt'; did you mean 'text'\?"):
+        read(file, text_key="txt")
+    with pytest.raises(DataError, match="column 'n' is int64, not text"):
+        read(file, text_key="n")
+
+
+def test_missing_paths_and_empty_folders(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"does not exist; did you mean 'corpus\.txt'"):
+        read(tmp_path / "corpsu.txt")
+    with pytest.raises(UsageError, match="nor does the folder"):
+        read(tmp_path / "no" / "corpus.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"holds no \.txt, \.jsonl, \.parquet file"):
+        read(tmp_path / "empty")
+
+
+def test_an_empty_file_in_a_folder_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "b.txt").write_text("text")
+    documents, skipped = read(tmp_path)
+    assert [d.text for d in documents] == ["text"]
+    assert skipped.counts == {"empty file": 1}
+
+
+def test_names_of_skipped_documents_are_bounded() -> None:
+    skipped = Skipped()
+    for number in range(100):
+        skipped.add("reason", str(number))
+    assert skipped.to_dict()["reason"]["count"] == 100
+    assert len(skipped.to_dict()["reason"]["names"]) == 20
+
+
+def test_a_zst_file_of_several_frames(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt.zst"
+    compress = COMPRESSIONS[".zst"]
+    file.write_bytes(compress(b"one\n\nt") + compress(b"wo\n\n") + compress(b"three"))
+    documents, skipped = read(file)
+    assert [d.text for d in documents] == ["one", "two", "three"]
+    assert not skipped.counts
+
+
+def test_no_file_is_left_open(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt.zst"
+    file.write_bytes(COMPRESSIONS[".zst"](as_text()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        read(file)

@@ -1,0 +1,134 @@
+"""Checkpoints are whole or not there; damage is found, reported and survived."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+from safetensors import SafetensorError
+
+from chronomask.errors import RunError
+from chronomask.train import checkpoint
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
+
+from .conftest import assert_same_run
+
+
+@pytest.fixture
+def config(config: RunConfig) -> RunConfig:
+    return config.replace(
+        ["checkpoint.every=1", "checkpoint.keep=3", "steps=4", "validation.every=0"]
+    )
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_only_the_newest_stay(config: RunConfig, tmp_path: Path) -> None:
+    pretrain(config, tmp_path / "run", progress=False)
+    found = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    assert found.step == 4
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-00000002", "step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing", "no hashes", "torn hashes"])
+def test_a_damaged_newest_falls_back_loudly_to_the_one_before(
+    config: RunConfig, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretrain(config, tmp_path / "whole", progress=False)
+    pretrain(config, tmp_path / "run", progress=False)
+    (tmp_path / "run" / "summary.json").unlink()
+    newest = tmp_path / "run" / "checkpoints" / "step-00000004"
+    if damage == "flipped":
+        flip(newest / "transformers" / "model.safetensors")
+    elif damage == "missing":
+        (newest / "optimiser.safetensors").unlink()
+    elif damage == "no hashes":
+        (newest / "hashes.json").unlink()
+    else:
+        (newest / "hashes.json").write_text('{"state.js')
+    with caplog.at_level(logging.WARNING):
+        pretrain(config, tmp_path / "run", resume=True, progress=False)
+    assert "step-00000004 is damaged" in caplog.text
+    assert "taking the one before" in caplog.text
+    found = checkpoint.latest(newest.parent)
+    assert found is not None
+    assert found.step == 4
+    assert (newest.parent / "damaged-step-00000004").is_dir()
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    pretrain(config, tmp_path / "run", progress=False)
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        flip(folder / "optimiser.safetensors")
+    with pytest.raises(RunError, match=r"no checkpoint .* is whole \(damaged: step-00000004, step"):
+        pretrain(config, tmp_path / "run", resume=True, progress=False)
+
+
+@pytest.mark.parametrize("where", ["optimiser", "hashes"])
+def test_a_full_disk_leaves_earlier_checkpoints_and_nothing_half_written(
+    config: RunConfig, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves: list[Path] = []
+    save_file, write_json = checkpoint.save_file, checkpoint._write_json
+
+    def full_save(tensors: Any, path: Path) -> None:
+        saves.append(path)
+        if where == "optimiser" and len(saves) == 5:
+            path.write_bytes(b"half")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        save_file(tensors, path)
+
+    def full_write(path: Path, value: object) -> None:
+        if where == "hashes" and path.name == "hashes.json" and "3" in path.parent.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_json(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full_save)
+        patch.setattr(checkpoint, "_write_json", full_write)
+        with pytest.raises(RunError) as stopped:
+            pretrain(config, tmp_path / "run", progress=False)
+    message = str(stopped.value)
+    assert "step-00000003 could not be saved: no space left on the device" in message
+    assert "step-00000002, step-00000001" in message
+    assert "--resume" in message
+    folder = tmp_path / "run" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000001", "step-00000002"]
+
+    pretrain(config, tmp_path / "run", resume=True, progress=False)
+    pretrain(config, tmp_path / "whole", progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_no_pickle_is_in_a_checkpoint(config: RunConfig, tmp_path: Path) -> None:
+    pretrain(config, tmp_path / "run", progress=False)
+    suffixes = {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".jsonl", ".yaml", ".safetensors", ".md", ".txt"}
+    state = safetensors.torch.load_file(
+        tmp_path / "run" / "checkpoints" / "step-00000004" / "optimiser.safetensors"
+    )
+    assert any(key.startswith("exp_avg_sq/bert.embeddings") for key in state)
+
+
+def test_another_format_version_is_refused(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT_VERSION", 99)
+        pretrain(config, tmp_path / "run", progress=False)
+    with pytest.raises(RunError, match="format 99; this version of chronomask reads format 1"):
+        pretrain(config, tmp_path / "run", resume=True, progress=False)

@@ -1,0 +1,223 @@
+"""What a run computes: the method's loss, its schedules, its feedback; and what stops it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from chronomask.errors import RunError, UsageError
+from chronomask.train import loop
+from chronomask.train.config import RunConfig
+from chronomask.train.forward import Forward
+from chronomask.train.loop import pretrain
+
+from .conftest import lines
+
+WITHOUT_DROPOUT = [
+    "model.overrides.hidden_dropout_prob=0",
+    "model.overrides.attention_probs_dropout_prob=0",
+]
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    return load_file(newest / "transformers" / "model.safetensors")
+
+
+def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        torch.testing.assert_close(tensor, right[name], rtol=0, atol=1e-5)
+
+
+def test_a_run_leaves_what_the_contract_says(config: RunConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    summary = pretrain(config, run, progress=False)
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml", "environment.json", "metrics.jsonl", "validation.jsonl", "checkpoints",
+        "summary.json",
+    }  # fmt: skip
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert RunConfig.load(run / "config.yaml") == config
+    assert [line["step"] for line in lines(run / "metrics.jsonl")] == [3, 6, 9, 12]
+    assert [line["step"] for line in lines(run / "validation.jsonl")] == [4, 8, 12]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "step-00000010",
+        "step-00000012",
+    ]
+    final = run / summary["checkpoint"]
+    assert {path.name for path in final.iterdir()} == {
+        "state.json", "optimiser.safetensors", "content.safetensors", "transformers", "hashes.json",
+    }  # fmt: skip
+    assert summary["steps"] == 12
+    assert summary["complete"] is True
+    assert summary["tokens_seen"] == 12 * 8 * 32
+    assert summary["validation_loss"] == lines(run / "validation.jsonl")[-1]["loss"]
+
+    last = lines(run / "metrics.jsonl")[-1]
+    assert last["progress"] == pytest.approx(11 / 12)
+    assert last["masking_ratio"] == pytest.approx(0.6 / 12)
+    assert last["masked_tokens"] == summary["masked_tokens"]
+    assert set(last["class_weight"]) >= set(last["class_loss"])
+    counts = [sum(line["class_count"].values()) for line in lines(run / "metrics.jsonl")]
+    assert sum(counts) == summary["masked_tokens"]
+
+
+def test_every_checkpoint_opens_in_transformers(config: RunConfig, tmp_path: Path) -> None:
+    summary = pretrain(config, tmp_path / "run", progress=False)
+    for folder in (tmp_path / "run" / "checkpoints").glob("*/transformers"):
+        model = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        assert model.config.vocab_size == len(tokenizer)
+        head, body = (folder / "README.md").read_text().split("---\n")[1:]
+        assert yaml.safe_load(head)["pipeline_tag"] == "fill-mask"
+        assert summary["data_fingerprint"] in body
+        assert "kind: linear_decay" in body
+
+
+def test_training_lowers_the_loss(config: RunConfig, tmp_path: Path) -> None:
+    config = config.replace(
+        ["steps=40", "checkpoint.every=0", "validation.every=20", "loader_workers=0"]
+    )
+    summary = pretrain(config, tmp_path / "run", progress=False)
+    first = lines(tmp_path / "run" / "metrics.jsonl")[0]["loss"]
+    assert first == pytest.approx(math.log(512), rel=0.05)
+    assert summary["validation_loss"] < first - 0.5
+
+
+def test_micro_batches_change_nothing_but_rounding(config: RunConfig, tmp_path: Path) -> None:
+    config = config.replace([*WITHOUT_DROPOUT, "steps=6"])
+    for number in (1, 2, 4):
+        pretrain(
+            config.replace([f"micro_batches={number}"]), tmp_path / f"{number}", progress=False
+        )
+    one = tmp_path / "1"
+    for other in (tmp_path / "2", tmp_path / "4"):
+        assert_close(weights_of(one), weights_of(other))
+        for a, b in zip(lines(one / "metrics.jsonl"), lines(other / "metrics.jsonl"), strict=True):
+            assert a["class_count"] == b["class_count"]  # the same masks
+            assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+
+
+def test_first_loss_is_that_of_transformers_on_the_same_batch(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Documents fill no row twice here, so transformers' own forward is right about them too."""
+    seen: list[Any] = []
+    update = loop._update
+
+    def watch(run: Any, state: Any, world: Any, parts: Any, predicted: float, rate: float) -> Any:
+        if not seen:
+            with torch.no_grad():
+                total = sum(
+                    run.forward.model(
+                        input_ids=part.batch.input_ids,
+                        labels=part.batch.labels,
+                        attention_mask=(part.batch.input_ids != run.forward.pad_token_id).long(),
+                    ).loss
+                    * part.batch.num_predicted
+                    for part in parts
+                )
+            seen.append(total / predicted)
+        loss, norm = update(run, state, world, parts, predicted, rate)
+        seen.append(loss)
+        return loss, norm
+
+    monkeypatch.setattr(loop, "_update", watch)
+    one_step = config.replace([*WITHOUT_DROPOUT, "steps=1", "attention=row"])
+    pretrain(one_step, tmp_path / "run", progress=False)
+    assert seen[1] == pytest.approx(float(seen[0]), abs=1e-5)
+
+
+def test_with_nothing_to_predict_the_weights_stay_and_the_schedules_go_on(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    config = config.replace(["masking.ratio.kind=constant", "masking.ratio.base=0", "steps=3"])
+    summary = pretrain(config, tmp_path / "run", progress=False)
+    assert summary["masked_tokens"] == 0
+    line = lines(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert line["loss"] is None
+    assert line["masking_ratio_achieved"] == 0
+    other = config.replace(["steps=1"])
+    pretrain(other, tmp_path / "other", progress=False)
+    ours, theirs = weights_of(tmp_path / "run"), weights_of(tmp_path / "other")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_non_finite_loss_stops_before_the_update(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.replace(["checkpoint.every=1"])
+    real, calls = Forward.losses, []
+
+    def poisoned(self: Forward, part: Any) -> Any:
+        loss, correct = real(self, part)
+        if torch.is_grad_enabled():
+            calls.append(part)
+            if len(calls) == 6:  # the second micro-batch of step 3
+                loss = loss.clone()
+                loss[0] = math.inf
+        return loss, correct
+
+    monkeypatch.setattr(Forward, "losses", poisoned)
+    with pytest.raises(RunError) as stopped:
+        pretrain(config, tmp_path / "run", progress=False)
+    bad = calls[5]
+    row = bad.rows.row_id[int(bad.batch.positions[0]) // bad.rows.row_length]
+    assert str(stopped.value).startswith("step 3: loss inf, ")
+    assert f"in training rows {row}; the update was not made" in str(stopped.value)
+    assert (
+        sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "step-00000002"
+    )
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_progress_is_counted_as_asked(config: RunConfig, tmp_path: Path) -> None:
+    by_tokens = config.replace(["masking.progress=tokens", "steps=4", "log_every=1"])
+    pretrain(by_tokens, tmp_path / "tokens", progress=False)
+    seen = [line["progress"] for line in lines(tmp_path / "tokens" / "metrics.jsonl")]
+    assert seen == [0, 0.25, 0.5, 0.75]
+    budget = ["masking.progress=masked_tokens", "masked_token_budget=200", "steps=4", "log_every=1"]
+    pretrain(config.replace(budget), tmp_path / "masked", progress=False)
+    logged = lines(tmp_path / "masked" / "metrics.jsonl")
+    before = [0, *(line["masked_tokens"] for line in logged[:-1])]
+    assert [line["progress"] for line in logged] == [min(1.0, n / 200) for n in before]
+    with pytest.raises(UsageError, match="needs masked_token_budget"):
+        config.replace(["masking.progress=masked_tokens"])
+    with pytest.raises(UsageError, match=r"has no effect with masking\.progress 'steps'"):
+        config.replace(["masked_token_budget=5"])
+
+
+@pytest.mark.parametrize("content", ["token_accuracy", "none", "ptw_faithful"])
+def test_other_content_schedules_and_modernbert(
+    config: RunConfig, tmp_path: Path, content: str
+) -> None:
+    config = config.replace(
+        [
+            f"masking.content.kind={content}",
+            "model.model_type=modernbert",
+            "model.overrides.local_attention=8",
+            "steps=3",
+        ]
+    )
+    pretrain(config, tmp_path / "run", progress=False)
+    line = lines(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert ("class_weight" in line) == (content == "ptw_faithful")
+
+
+def test_bf16_stays_near_fp32(config: RunConfig, tmp_path: Path) -> None:
+    config = config.replace([*WITHOUT_DROPOUT, "steps=3"])
+    pretrain(config, tmp_path / "fp32", progress=False)
+    pretrain(config.replace(["precision=bf16"]), tmp_path / "bf16", progress=False)
+    a, b = (lines(tmp_path / run / "metrics.jsonl")[-1]["loss"] for run in ("fp32", "bf16"))
+    assert a == pytest.approx(b, rel=0.01)
+    assert a != b
+    assert all(t.dtype == torch.float32 for t in weights_of(tmp_path / "bf16").values())

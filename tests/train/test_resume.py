@@ -1,0 +1,141 @@
+"""Stopped at any moment and resumed equals never stopped: bit for bit on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronomask.errors import UsageError
+from chronomask.train import log
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
+from chronomask.train.signals import Stopped
+
+from .conftest import assert_same_run, lines
+
+CHILD = Path(__file__).with_name("child.py")
+
+
+def child(spec: dict[str, Any]) -> int:
+    return subprocess.run([sys.executable, str(CHILD), json.dumps(spec)], check=False).returncode
+
+
+def ask_to_stop_after(
+    monkeypatch: pytest.MonkeyPatch, step: int, signal_number: signal.Signals
+) -> None:
+    advance = log.RunLog.advance
+
+    def advance_and_ask(self: log.RunLog, done: int, steps: int, metrics: Any) -> None:
+        advance(self, done, steps, metrics)
+        if done == step:
+            os.kill(os.getpid(), signal_number)
+
+    monkeypatch.setattr(log.RunLog, "advance", advance_and_ask)
+
+
+@pytest.mark.parametrize(
+    ("step", "signal_number", "exit_code"), [(1, signal.SIGTERM, 143), (7, signal.SIGINT, 130)]
+)
+def test_a_signal_stops_at_the_step_boundary_and_resume_equals_never_stopped(
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    signal_number: signal.Signals,
+    exit_code: int,
+) -> None:
+    whole = pretrain(config, tmp_path / "whole", progress=False)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(patch, step, signal_number)
+        with pytest.raises(Stopped, match=f"after step {step} of 12.*--resume") as stopped:
+            pretrain(config, tmp_path / "cut", progress=False)
+    assert stopped.value.exit_code == exit_code
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert not (tmp_path / "cut" / "summary.json").exists()
+
+    resumed = pretrain(config, tmp_path / "cut", resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    untimed = {"seconds", "tokens_per_second"}
+    assert {k: v for k, v in resumed.items() if k not in untimed} == {
+        k: v for k, v in whole.items() if k not in untimed
+    }
+    resumes = [json.loads(x) for x in (tmp_path / "cut" / "resumes.jsonl").read_text().splitlines()]
+    assert [item["from_step"] for item in resumes] == [step]
+
+
+@pytest.mark.slow
+def test_killed_within_a_step_and_within_a_save(
+    values: dict[str, Any], config: RunConfig, tmp_path: Path
+) -> None:
+    cut = {"config": values, "out": str(tmp_path / "cut")}
+    # Killed before the first checkpoint, then while saving the second, resumed each time.
+    assert child(cut | {"kill_in_step": 3}) == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+    assert child(cut | {"kill_in_save": 10, "resume": True}) == -signal.SIGKILL
+    folder = tmp_path / "cut" / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {"step-00000005", ".writing-step-00000010"}
+    assert [line["step"] for line in lines(tmp_path / "cut" / "metrics.jsonl")] == [3, 6, 9]
+
+    pretrain(config, tmp_path / "cut", resume=True, progress=False)
+    pretrain(config, tmp_path / "whole", progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert not list(folder.glob(".*"))
+
+
+def test_a_complete_run_returns_its_summary_at_once(config: RunConfig, tmp_path: Path) -> None:
+    config = config.replace(["steps=2"])
+    summary = pretrain(config, tmp_path / "run", progress=False)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert pretrain(config, tmp_path / "run", resume=True, progress=False) == summary
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_folder_that_holds_something_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    config = config.replace(["steps=1"])
+    pretrain(config, tmp_path / "run", progress=False)
+    with pytest.raises(UsageError, match=r"already holds a run.*--resume"):
+        pretrain(config, tmp_path / "run", progress=False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="not empty and holds no run"):
+        pretrain(config, tmp_path / "other", resume=True, progress=False)
+    with pytest.raises(UsageError, match="is a file"):
+        pretrain(config, tmp_path / "other" / "thesis.tex", progress=False)
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_names_what_differs(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    config = config.replace(["steps=3", "checkpoint.every=1"])
+    pretrain(config, tmp_path / "run", progress=False)
+    other = config.replace(["seed=1", "masking.ratio.base=0.2", "log_every=1"])
+    with pytest.raises(UsageError) as refused:
+        pretrain(other, tmp_path / "run", resume=True, progress=False)
+    message = str(refused.value)
+    assert "masking.ratio.base (checkpoint 0.3, now 0.2)" in message
+    assert "seed (checkpoint 0, now 1)" in message
+    assert "log_every" not in message
+    same = config.replace(["log_every=1", "loader_workers=0", "checkpoint.keep=1", "threads=2"])
+    pretrain(same, tmp_path / "run", resume=True, progress=False)
+
+
+def test_how_closely_a_run_is_watched_may_change_between_stops(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain(config, tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(patch, 6, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            pretrain(config, tmp_path / "cut", progress=False)
+    watched = config.replace(["checkpoint.every=1", "loader_workers=3", "checkpoint.keep=3"])
+    pretrain(watched, tmp_path / "cut", resume=True, progress=False)
+    assert len(list((tmp_path / "cut" / "checkpoints").iterdir())) == 3
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
