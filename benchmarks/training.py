@@ -205,7 +205,8 @@ def measure(steps: int, rounds: int, threads: int) -> dict[str, Any]:
 def main() -> None:
     """Print the figures; with ``--json`` the last line is one JSON object."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training", description=__doc__.split("\n")[0]
+        prog="python -m benchmarks.training",
+        description="Training speed beside transformers' Trainer.",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line"

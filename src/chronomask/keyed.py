@@ -5,7 +5,7 @@ in any process, batch, rank or order, and after any resume (Salmon et al., "Para
 as easy as 1, 2, 3", SC 2011, argue for the idea; Philox itself costs ten wide multiplications a
 number, too many for one per token).
 
-Two levels: a 64-bit *row key* is mixed from (seed, stream, epoch, row) with the SplitMix64 finaliser
+Two levels: a 64-bit *row key* is mixed from (seed, epoch, row, stream) with the SplitMix64 finaliser
 (Steele, Lea and Flood, OOPSLA 2014); a token's 32 bits come from a 32-bit mixer of its position,
 begun and multiplied by the halves of the row key. Every step is a bijection of the position, so two
 positions of a row never get the same bits: sorting by them is a permutation without ties.
@@ -29,7 +29,9 @@ __all__ = [
     "bits",
     "bits_at",
     "permute",
+    "row_base",
     "row_keys",
+    "stream_keys",
     "torch_bits",
     "unit_interval",
     "weyl",
@@ -76,14 +78,25 @@ def _mix64(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
+def row_base(seed: int, epoch: np.ndarray | int, row: np.ndarray | int) -> np.ndarray:
+    """uint64: what all streams of (seed, epoch, row) start from; ``epoch`` and ``row`` broadcast."""
+    with np.errstate(over="ignore"):
+        base = _mix64(np.asarray(seed % 2**64, np.uint64) + _GOLDEN)
+        key = _mix64(base + _GOLDEN * (np.asarray(epoch).astype(np.uint64) + np.uint64(1)))
+        return _mix64(key + _GOLDEN * (np.asarray(row).astype(np.uint64) + np.uint64(1)))
+
+
+def stream_keys(base: np.ndarray, stream: Stream) -> np.ndarray:
+    """uint64: keys of ``stream`` from :func:`row_base`, which several streams can share."""
+    with np.errstate(over="ignore"):
+        return _mix64(base + _GOLDEN * np.uint64(int(stream)))
+
+
 def row_keys(
     seed: int, stream: Stream, epoch: np.ndarray | int, row: np.ndarray | int
 ) -> np.ndarray:
     """uint64 key(s) for (seed, stream, epoch, row); ``epoch`` and ``row`` broadcast together."""
-    with np.errstate(over="ignore"):
-        base = _mix64(np.asarray(seed % 2**64, np.uint64) + _GOLDEN * np.uint64(int(stream)))
-        key = _mix64(base + _GOLDEN * (np.asarray(epoch).astype(np.uint64) + np.uint64(1)))
-        return _mix64(key + _GOLDEN * (np.asarray(row).astype(np.uint64) + np.uint64(1)))
+    return stream_keys(row_base(seed, epoch, row), stream)
 
 
 def _halves(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,12 +164,17 @@ def torch_bits(keys: np.ndarray, num_positions: int, device: torch.device) -> to
     return x
 
 
+@lru_cache(maxsize=64)
+def _weyl_start(seed: int, stream: Stream) -> np.uint64:
+    return np.uint64(int(row_keys(seed, stream, 0, 0)) >> 32)
+
+
 def weyl(seed: int, stream: Stream, order: np.ndarray) -> np.ndarray:
     """uint32: numbers that any run of consecutive ``order`` covers evenly (a Weyl sequence).
 
     (start + order · golden ratio) modulo 1, in units of 2⁻³²; the start is keyed.
     """
-    start = row_keys(seed, stream, 0, 0) >> np.uint64(32)
+    start = _weyl_start(seed, stream)
     with np.errstate(over="ignore"):
         step = order.astype(np.uint64) * np.uint64(0x9E3779B9)
     return (start + step).astype(np.uint32)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from chronomask import keyed
-from chronomask.masking.sampling import MAX_CLASSES, NEWTON_STEPS, RowRandomness
+from chronomask.masking.sampling import MAX_CLASSES, NEWTON_STEPS, TOLERANCE, RowRandomness
 
 __all__ = ["levels", "replace", "select"]
 
@@ -83,21 +83,25 @@ def _units(unit_id: torch.Tensor, maskable: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def _chances(counts: torch.Tensor, weights: torch.Tensor, ratio: np.ndarray) -> torch.Tensor:
-    total = counts.sum(1).clamp(min=1)
-    grid = (weights * 2.0**16).round().to(torch.int64)
-    mean_weight = (counts * grid).sum(1).clamp(min=1) / (total * 2.0**16)
+    counts = counts.to(torch.float64)
+    total = counts.sum(1).clamp(min=1.0)
+    mean_weight = (counts * weights).sum(1).clamp(min=2.0**-16) / total
     share = np.clip(ratio, 1e-9, 1 - 1e-9)
-    target = _host(share, torch.float64, counts.device) * total
+    target = (_host(share, torch.float64, counts.device) * total * _ONE).round()
     rate = _host(share / (1 - share), torch.float64, counts.device) / mean_weight
     for _ in range(NEWTON_STEPS):
         odds = rate[:, None] * weights
         chance = odds / (odds + 1.0)
-        expected = (counts * _fixed(chance)).sum(1)
-        slope = (counts * _fixed(chance * (1.0 - chance))).sum(1)
-        gain = (target * _ONE - expected) / slope.clamp(min=1)
-        rate = rate * (1.0 + gain)
+        missing = target - _weighted_sum(counts, chance)
+        missing = torch.where(missing.abs() <= target * TOLERANCE, 0.0, missing)
+        slope = _weighted_sum(counts, chance * (1.0 - chance))
+        rate = rate * (1.0 + missing / slope.clamp(min=1.0))
     odds = rate[:, None] * weights
     return odds / (odds + 1.0)
+
+
+def _weighted_sum(counts: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return (counts * (values * _ONE).round()).sum(1)
 
 
 def _fixed(chance: torch.Tensor) -> torch.Tensor:
@@ -111,17 +115,17 @@ def _left_for_single(
     counts: torch.Tensor,
     chance: torch.Tensor,
 ) -> torch.Tensor:
-    expected = (counts * _fixed(chance)).sum(1)
-    missing = ((budget - covered) << 32) - expected
-    room = torch.minimum(expected, (counts.sum(1) << 32) - expected)
+    expected = _weighted_sum(counts, chance)
+    missing = (budget - covered) * _ONE - expected
+    room = torch.minimum(expected, counts.sum(1) * _ONE - expected)
     share = (room / ((longest + 1) * _ONE)).clamp(max=1.0)
-    return expected + (share * missing).round().to(torch.int64)
+    return (expected + (share * missing).round()).to(torch.int64)
 
 
 def _shift(chance: torch.Tensor, counts: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
     spread = chance * (1.0 - chance)
-    missing = number - (counts * _fixed(chance)).sum(1)
-    step = missing / (counts * _fixed(spread)).sum(1).clamp(min=1)
+    missing = number - _weighted_sum(counts, chance)
+    step = missing / _weighted_sum(counts, spread).clamp(min=1.0)
     return (chance + step[:, None] * spread).clamp(0.0, 1.0)
 
 

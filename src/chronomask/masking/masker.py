@@ -190,18 +190,15 @@ class Masker:
         if self.response:
             return np.full(rows.num_rows, self.response.level)
         if getattr(schedule, "antithetic", False):
-            order = rows.row_id if rows.order is None else rows.order
-            draw = keyed.weyl(self.seed, keyed.Stream.RATIO, order)
+            draw = keyed.weyl(self.seed, keyed.Stream.RATIO, _order(rows))
         else:
             keys = keyed.row_keys(self.seed, keyed.Stream.RATIO, rows.epoch, rows.row_id)
-            draw = keyed.bits(keys, 1)[:, 0]
+            draw = keys >> np.uint64(32)
         return schedule.of_rows(progress, keyed.unit_interval(draw))
-
-    def _row_keys(self, stream: keyed.Stream, rows: Rows) -> np.ndarray:
-        return keyed.row_keys(self.seed, stream, rows.epoch, rows.row_id)
 
     def _mask_on_host(self, rows: Rows, ratio: np.ndarray) -> MaskedBatch:
         units = strategy.unit_id(self.config.strategy, rows, self.seed)
+        base = keyed.row_base(self.seed, rows.epoch, rows.row_id)
         weights = None if self._weights is None else self._weights.cpu().numpy()
         if self.config.content.kind == "ptw_faithful" and weights is not None:
             positions = walk.walk(
@@ -209,15 +206,15 @@ class Masker:
                 rows.token_class,
                 weights,
                 ratio,
-                self._row_keys(keyed.Stream.SELECT, rows),
-                self._row_keys(keyed.Stream.ACCEPT, rows),
+                keyed.stream_keys(base, keyed.Stream.SELECT),
+                keyed.stream_keys(base, keyed.Stream.ACCEPT),
             )
         else:
             classes = rows.token_class
             if weights is not None and (self.content.by_token_id or _mixes_classes(self.config)):
                 per_token = weights[rows.input_ids if self.content.by_token_id else classes]
                 classes, weights = sampling.levels(units, per_token)
-            random = sampling.RowRandomness.of(self.seed, rows.epoch, rows.row_id, rows.order)
+            random = sampling.RowRandomness.of(self.seed, base, _order(rows))
             positions = sampling.select(units, classes, weights, ratio, random)
 
         input_ids = rows.input_ids.copy()
@@ -225,7 +222,7 @@ class Masker:
         targets = flat_ids[positions]
         labels = np.full(input_ids.shape, -100, np.int64)
         labels.ravel()[positions] = targets
-        flat_ids[positions] = self._replacements(rows, units, positions, targets)
+        flat_ids[positions] = self._replacements(base, units, positions, targets)
         return MaskedBatch(
             input_ids=input_ids,
             labels=labels,
@@ -238,19 +235,22 @@ class Masker:
         )
 
     def _replacements(
-        self, rows: Rows, units: np.ndarray, positions: np.ndarray, targets: np.ndarray
+        self, base: np.ndarray, units: np.ndarray, positions: np.ndarray, targets: np.ndarray
     ) -> np.ndarray:
         """int64 [N]: what the model sees in place of each target."""
-        row, column = np.divmod(positions, rows.row_length)
-        column = column.astype(np.uint32)
+        num_rows, length = units.shape
+        edges = np.searchsorted(positions, np.arange(num_rows + 1) * length)
+        row = np.repeat(np.arange(num_rows), np.diff(edges))
+        column = positions - row * length
         drawn_for = column
         if self.config.replace_unit == "unit":
-            drawn_for = units.ravel()[positions].astype(np.uint32)
-        draw = keyed.bits_at(self._row_keys(keyed.Stream.REPLACE, rows)[row], drawn_for)
+            drawn_for = units.ravel()[positions]
+        draw = keyed.bits_at(keyed.stream_keys(base, keyed.Stream.REPLACE)[row], drawn_for)
         mask_below, random_below = self._replace_bounds()
         shown = np.where(draw < mask_below, self.vocabulary.mask_token_id, targets)
         random = np.flatnonzero((draw >= mask_below) & (draw < random_below))
-        bits = keyed.bits_at(self._row_keys(keyed.Stream.TOKEN, rows)[row[random]], column[random])
+        keys = keyed.stream_keys(base, keyed.Stream.TOKEN)[row[random]]
+        bits = keyed.bits_at(keys, column[random])
         ordinary = self.vocabulary.ordinary_ids
         shown[random] = ordinary[
             (bits.astype(np.uint64) * np.uint64(ordinary.size)) >> np.uint64(32)
@@ -279,15 +279,16 @@ class Masker:
             weights = weights.to(device)
         if weights is not None and self.content.by_token_id:
             classes, weights = on_device.levels(units, weights[rows.input_ids])
-        random = sampling.RowRandomness.of(self.seed, rows.epoch, rows.row_id, rows.order)
+        base = keyed.row_base(self.seed, rows.epoch, rows.row_id)
+        random = sampling.RowRandomness.of(self.seed, base, _order(rows))
         selected = on_device.select(units, classes, weights, ratio, random)
         by_unit = units if self.config.replace_unit == "unit" else None
         input_ids = on_device.replace(
             rows.input_ids,
             selected,
             by_unit,
-            self._row_keys(keyed.Stream.REPLACE, rows),
-            self._row_keys(keyed.Stream.TOKEN, rows),
+            keyed.stream_keys(base, keyed.Stream.REPLACE),
+            keyed.stream_keys(base, keyed.Stream.TOKEN),
             self._replace_bounds(),
             self.vocabulary.mask_token_id,
             torch.from_numpy(self.vocabulary.ordinary_ids).to(device),
@@ -303,6 +304,10 @@ class Masker:
             masking_ratio=float(ratio.mean()),
             cu_seqlens=rows.cu_seqlens,
         )
+
+
+def _order(rows: Rows) -> np.ndarray:
+    return rows.row_id if rows.order is None else rows.order
 
 
 def _mixes_classes(config: MaskingConfig) -> bool:

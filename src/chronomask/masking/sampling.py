@@ -40,6 +40,7 @@ MAX_CLASSES = 63
 """Class numbers 0 … 62 fit the packed sort keys; 63 marks places that hold no unit."""
 _ONE = 2.0**32
 NEWTON_STEPS = 10
+TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +57,14 @@ class RowRandomness:
     start_single: np.ndarray
 
     @classmethod
-    def of(
-        cls, seed: int, epoch: np.ndarray, row: np.ndarray, order: np.ndarray | None
-    ) -> RowRandomness:
-        """From the seed and the rows' numbers, int64 [B] each."""
-        starts = keyed.bits(keyed.row_keys(seed, keyed.Stream.BUDGET, epoch, row), 2)
+    def of(cls, seed: int, base: np.ndarray, order: np.ndarray) -> RowRandomness:
+        """From the seed, the rows' :func:`~chronomask.keyed.row_base` and their place in training."""
+        starts = keyed.stream_keys(base, keyed.Stream.BUDGET)
         return cls(
-            keys=keyed.row_keys(seed, keyed.Stream.SELECT, epoch, row),
-            round_budget=keyed.weyl(seed, keyed.Stream.BUDGET, row if order is None else order),
-            start_multi=starts[:, 0],
-            start_single=starts[:, 1],
+            keys=keyed.stream_keys(base, keyed.Stream.SELECT),
+            round_budget=keyed.weyl(seed, keyed.Stream.BUDGET, order),
+            start_multi=(starts >> np.uint64(32)).astype(np.uint32),
+            start_single=starts.astype(np.uint32),
         )
 
 
@@ -81,24 +80,31 @@ def chances(counts: np.ndarray, weights: np.ndarray, ratio: np.ndarray) -> np.nd
     ``counts`` int64 [B, C]: maskable tokens of each class; ``weights`` float64 [C] on the grid of
     :func:`chronomask.masking.content.quantise`; ``ratio`` float64 [B].
     Newton's method on λ: Σ counts · π is concave in λ and the start (the solution for the mean weight) lies
-    left of the root by Jensen's inequality, so the steps rise to it and never overshoot.
+    left of the root by Jensen's inequality, so the steps rise to it and never overshoot. A row within
+    10⁻⁷ of its target rests, so stopping early changes nothing.
     """
-    total = np.maximum(counts.sum(axis=1), 1)
-    grid = np.rint(weights * 2.0**16).astype(np.int64)
-    mean_weight = np.maximum((counts * grid).sum(axis=1), 1) / (total * 2.0**16)
+    counts = counts.astype(np.float64)
+    total = np.maximum(counts.sum(axis=1), 1.0)
+    mean_weight = np.maximum(counts @ weights, 2.0**-16) / total
     share = np.clip(ratio, 1e-9, 1 - 1e-9)
-    target = share * total
+    target = np.rint(share * total * _ONE)
     rate = share / (1 - share) / mean_weight
-    chance = np.empty(counts.shape)
     for _ in range(NEWTON_STEPS):
         odds = rate[:, None] * weights
         chance = odds / (odds + 1.0)
-        expected = (counts * np.rint(chance * _ONE).astype(np.int64)).sum(axis=1)
-        slope = (counts * np.rint(chance * (1.0 - chance) * _ONE).astype(np.int64)).sum(axis=1)
-        gain = (target * _ONE - expected) / np.maximum(slope, 1)
-        rate = rate * (1.0 + gain)
+        missing = target - _weighted_sum(counts, chance)
+        missing[np.abs(missing) <= target * TOLERANCE] = 0.0
+        if not missing.any():
+            break
+        slope = _weighted_sum(counts, chance * (1.0 - chance))
+        rate = rate * (1.0 + missing / np.maximum(slope, 1.0))
     odds = rate[:, None] * weights
     return odds / (odds + 1.0)
+
+
+def _weighted_sum(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float64 [B]: Σ counts · values in units of 2⁻³², exact: whole numbers below 2⁵³ throughout."""
+    return np.einsum("bc,bc->b", counts, np.rint(values * _ONE))
 
 
 def select(
@@ -116,14 +122,14 @@ def select(
     """
     num_rows, length = unit_id.shape
     maskable = unit_id >= 0
-    num_maskable = np.count_nonzero(maskable, axis=1)
+    num_maskable = _count_true(maskable)
     if np.all(ratio >= 1):
         return np.flatnonzero(maskable)
     budget = budgets(ratio, num_maskable, random.round_budget)
 
     single, first, unit_length = _units(unit_id, maskable)
     row_of = first // length
-    num_single = np.count_nonzero(single, axis=1)
+    num_single = _count_true(single)
     if weights is None or token_class is None:
         chance = np.minimum(ratio, 1.0)[:, None]
         multi_class = np.zeros(first.shape, np.int64)
@@ -170,11 +176,11 @@ def _left_for_single(
     bound on how far ``covered`` can be from its expectation (Abel summation: units are drawn
     systematically in order of length); ``counts``, ``chance`` [B, C] of the one-token units.
     """
-    expected = (counts * np.rint(chance * _ONE).astype(np.int64)).sum(axis=1)
-    missing = ((budget - covered) << 32) - expected
-    room = np.minimum(expected, (counts.sum(axis=1) << 32) - expected)
+    expected = _weighted_sum(counts, chance)
+    missing = (budget - covered) * _ONE - expected
+    room = np.minimum(expected, counts.sum(axis=1) * _ONE - expected)
     share = np.minimum(1.0, room / ((longest + 1) * _ONE))
-    return expected + np.rint(share * missing).astype(np.int64)
+    return (expected + np.rint(share * missing)).astype(np.int64)
 
 
 def _units(unit_id: np.ndarray, maskable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,6 +193,13 @@ def _units(unit_id: np.ndarray, maskable: np.ndarray) -> tuple[np.ndarray, np.nd
     first = np.flatnonzero(begins & ~ends & maskable)
     last = np.flatnonzero(ends & ~begins & maskable)
     return single, first, last - first + 1
+
+
+def _count_true(flags: np.ndarray) -> np.ndarray:
+    """int64 [B]: True values of each row of bool [B, T], eight at a time where T allows."""
+    if flags.shape[1] % 8:
+        return np.count_nonzero(flags, axis=1)
+    return np.bitwise_count(flags.view(np.uint64)).sum(axis=1, dtype=np.int64)
 
 
 def _count(num_rows: int, num_classes: int, classes: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -251,11 +264,9 @@ def _smallest(single: np.ndarray, number: np.ndarray, keys: np.ndarray) -> np.nd
 
 def _shift(chance: np.ndarray, counts: np.ndarray, number: np.ndarray) -> np.ndarray:
     """float64 [B, C]: chances moved by δπ(1 − π) so that they sum to ``number`` · 2⁻³²."""
-    fixed = np.rint(chance * _ONE).astype(np.int64)
     spread = chance * (1.0 - chance)
-    missing = number - (counts * fixed).sum(axis=1)
-    room = (counts * np.rint(spread * _ONE).astype(np.int64)).sum(axis=1)
-    step = missing / np.maximum(room, 1)
+    missing = number - _weighted_sum(counts, chance)
+    step = missing / np.maximum(_weighted_sum(counts, spread), 1.0)
     return np.clip(chance + step[:, None] * spread, 0.0, 1.0)
 
 

@@ -1,0 +1,282 @@
+"""Tokens per second of masking beside what people use today, on one thread and the same batch.
+
+    python -m benchmarks.masking [--json] [--rounds N]
+
+The batch is 64 rows of 512 tokens of real text: prose of the installed packages, WordPiece, tagged.
+
+- ``token_vs_hf``, ``whole_word_vs_hf``, ``span_vs_hf_whole_word``: against transformers'
+  ``DataCollatorForLanguageModeling``, given the features a data set gives it: lists of ids (and of
+  offsets, from which it finds words). Both sides end with torch tensors.
+- ``ptw_vs_python``: against a straightforward Python version of the published walk, from lists to
+  tensors, given the words.
+- ``share_of_step``: masking, in a training step of a BERT of 4 layers × 256 on 32 rows of 128.
+
+Both sides take turns, round by round; figures are ratios of median times. Ours starts from rows as
+the loader gives them; reading these rows from disk is timed beside it (``loader_ms``).
+``peak_mib`` is what masking allocates at most, per kind.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import argparse
+import json
+import random
+import tempfile
+import time
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
+
+from chronomask.data.format import PreparedData
+from chronomask.data.loader import RowLoader
+from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
+from chronomask.model.build import FromConfig, build_model, load_tokenizer
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.pipeline import prepare
+from chronomask.train.forward import Forward
+from chronomask.types import ClassTally, Rows
+
+ROWS, LENGTH, RATIO = 64, 512, 0.15
+OURS: dict[str, dict[str, Any]] = {
+    "token": {"strategy": {"kind": "token"}},
+    "whole_word": {"strategy": {"kind": "whole_word"}},
+    "ptw": {"strategy": {"kind": "whole_word"}, "content": {"kind": "ptw"}},
+    "span": {"strategy": {"kind": "span"}},
+}
+PEERS = {
+    "token_vs_hf": ("token", "hf_token"),
+    "whole_word_vs_hf": ("whole_word", "hf_whole_word"),
+    "ptw_vs_python": ("ptw", "python_walk"),
+    "span_vs_hf_whole_word": ("span", "hf_whole_word"),
+}
+
+
+def prepared(folder: Path) -> PreparedData:
+    """Real text on this machine as rows of 512 tokens with parts of speech."""
+    config = {
+        "sources": [{"kind": "installed_packages", "max_bytes": 600_000}],
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 8192},
+        "row_length": LENGTH,
+        "held_out": 0.0,
+        "workers": 1,
+    }
+    return prepare(PrepareConfig.parse(config), folder / "data", progress=False)
+
+
+def masker_of(spec: dict[str, Any], data: PreparedData, vocabulary: Vocabulary) -> Masker:
+    """A masker whose classes have had losses, so that their weights differ."""
+    values = {"ratio": {"kind": "constant", "base": RATIO}, **spec}
+    masker = Masker(MaskingConfig.parse(values), vocabulary, data.class_names)
+    count = np.full(masker.num_feedback_classes, 10)
+    masker.update(ClassTally(count * np.linspace(1, 4, count.size), count, count * 0))
+    return masker
+
+
+def word_offsets(rows: Rows) -> list[list[tuple[int, int]]]:
+    """Character offsets in which the pieces of a word touch and words do not."""
+    out = []
+    for words in rows.word_id:
+        position, offsets = 0, []
+        for column, word in enumerate(words):
+            if column and word != words[column - 1]:
+                position += 1
+            offsets.append((position, position + 1))
+            position += 1
+        out.append(offsets)
+    return out
+
+
+def python_walk(
+    rows: list[tuple[list[int], list[int], list[int]]],
+    weights: list[float],
+    mask_id: int,
+    vocabulary: list[int],
+    rng: random.Random,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The published procedure as one would write it; ids and labels [B, T]."""
+    all_ids, all_labels = [], []
+    for input_ids, word_id, classes in rows:
+        words: dict[int, list[int]] = {}
+        for position, word in enumerate(word_id):
+            if word >= 0:
+                words.setdefault(word, []).append(position)
+        order = list(words.values())
+        rng.shuffle(order)
+        budget, covered = max(1, round(RATIO * len(input_ids))), []
+        for pieces in order:
+            if len(covered) >= budget:
+                break
+            if len(covered) + len(pieces) > budget:
+                continue
+            if rng.random() < weights[classes[pieces[0]]]:
+                covered.extend(pieces)
+        ids, labels = list(input_ids), [-100] * len(input_ids)
+        for position in covered:
+            labels[position] = input_ids[position]
+            draw = rng.random()
+            if draw < 0.8:
+                ids[position] = mask_id
+            elif draw < 0.9:
+                ids[position] = rng.choice(vocabulary)
+        all_ids.append(ids)
+        all_labels.append(labels)
+    return torch.tensor(all_ids), torch.tensor(all_labels)
+
+
+def contenders(
+    data: PreparedData, tokenizer: PreTrainedTokenizerBase, rows: Rows
+) -> dict[str, Callable[[], object]]:
+    """Every procedure as a call that masks the batch once."""
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    on_torch = rows.to("cpu")
+    calls: dict[str, Callable[[], object]] = {}
+    for name, spec in OURS.items():
+        masker = masker_of(spec, data, vocabulary)
+        calls[name] = lambda masker=masker: masker(on_torch, 0.5)
+
+    ids = rows.input_ids.tolist()
+    attention = [[1] * LENGTH] * ROWS
+    features = [{"input_ids": i, "attention_mask": a} for i, a in zip(ids, attention, strict=True)]
+    with_offsets = [
+        {**feature, "offset_mapping": offsets}
+        for feature, offsets in zip(features, word_offsets(rows), strict=True)
+    ]
+    token = DataCollatorForLanguageModeling(tokenizer, mlm_probability=RATIO)
+    whole = DataCollatorForLanguageModeling(
+        tokenizer,
+        mlm_probability=RATIO,
+        whole_word_mask=True,
+        mask_replace_prob=1,
+        random_replace_prob=0,
+    )
+    calls["hf_token"] = lambda: token([dict(feature) for feature in features])
+    calls["hf_whole_word"] = lambda: whole([dict(feature) for feature in with_offsets])
+
+    weights = masker_of(OURS["ptw"], data, vocabulary).class_weights()
+    assert weights is not None
+    as_lists = list(zip(ids, rows.word_id.tolist(), rows.token_class.tolist(), strict=True))
+    rng, ordinary = random.Random(0), vocabulary.ordinary_ids.tolist()
+    values = list(weights.values())
+    calls["python_walk"] = lambda: python_walk(
+        as_lists, values, vocabulary.mask_token_id, ordinary, rng
+    )
+    return calls
+
+
+def seconds(call: Callable[[], object], repeat: int) -> float:
+    """Median seconds of ``repeat`` calls."""
+    times = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return median(times)
+
+
+def time_in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds per call of each contender; all take turns in every round."""
+    for call in calls.values():
+        call()
+    repeats = {name: max(1, int(0.03 / seconds(call, 3))) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(seconds(call, repeats[name]))
+    return {name: median(values) for name, values in times.items()}
+
+
+def peak_mib(call: Callable[[], object]) -> float:
+    """Most memory that a call holds at a time, as far as numpy and Python allocate it, in MiB."""
+    call()
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 2**20
+
+
+def share_of_step(data: PreparedData, tokenizer: PreTrainedTokenizerBase, rounds: int) -> float:
+    """Masking time over step time (masking, forward, backward, AdamW) on 32 rows of 128 tokens."""
+    config = FromConfig(
+        overrides={
+            "hidden_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 1024,
+        }
+    )
+    model = build_model(config, tokenizer, row_length=128, seed=0, attention="row")
+    forward = Forward(model, torch.device("cpu"), "fp32", "row", data.manifest.pad_token_id)
+    masker = masker_of(OURS["ptw"], data, Vocabulary.from_tokenizer(tokenizer))
+    optimiser = torch.optim.AdamW(model.parameters(), fused=True)
+    whole = data.split("train").read(np.arange(8), 0)
+    rows = Rows(
+        *(a.reshape(32, 128) for a in (whole.input_ids, whole.word_id, whole.token_class)),
+        row_id=np.arange(32),
+        epoch=np.zeros(32, np.int64),
+        cu_seqlens=np.arange(0, 32 * 128 + 1, 128, dtype=np.int32),
+    )
+
+    def step() -> None:
+        part = forward.mask(rows, masker, 0.5)
+        loss, _ = forward.losses(part)
+        loss.mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    on_torch = rows.to("cpu")
+    times = time_in_turns({"mask": lambda: masker(on_torch, 0.5), "step": step}, rounds)
+    return times["mask"] / times["step"]
+
+
+def main() -> None:
+    """Print the figures; with ``--json`` the last line is one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_argument("--rounds", type=int, default=15, help="turns each contender takes")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="Random token replacement is not supported")
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = prepared(Path(folder))
+        tokenizer = load_tokenizer(data.tokenizer_path)
+        split = data.split("train")
+        rows = split.read(np.arange(ROWS), 0)
+        calls = contenders(data, tokenizer, rows)
+        times = time_in_turns(calls, options.rounds)
+        loader = RowLoader(split, seed=0, rows_per_step=ROWS)
+        steps = iter(range(10**6))
+        loader_ms = seconds(lambda: loader.rows_at(next(steps)), 50) * 1e3
+        memory = {name: round(peak_mib(calls[name]), 2) for name in OURS}
+        share = share_of_step(data, tokenizer, max(5, options.rounds // 2))
+
+    print(f"{ROWS} rows × {LENGTH} tokens, one thread, medians of {options.rounds} rounds")
+    for name, value in times.items():
+        rate = ROWS * LENGTH / value / 1e6
+        print(f"  {name:16}{value * 1e3:9.3f} ms{rate:10.2f} M tokens/s")
+    figures = {key: round(times[peer] / times[ours], 1) for key, (ours, peer) in PEERS.items()}
+    for key, value in figures.items():
+        print(f"{key:24}{value:8.1f}×")
+    print(f"{'share_of_step':24}{share:8.2%}")
+    print(f"{'loader_ms':24}{loader_ms:8.3f}")
+    print("peak MiB:", ", ".join(f"{name} {value}" for name, value in memory.items()))
+    if options.json:
+        extra = {"share_of_step": round(share, 5), "loader_ms": round(loader_ms, 3)}
+        print(json.dumps(figures | extra | {"peak_mib": memory}))
+
+
+if __name__ == "__main__":
+    main()
