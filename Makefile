@@ -1,4 +1,4 @@
-.PHONY: quickstart test lint bench install install-test tagger-accuracy clean
+.PHONY: quickstart test lint bench figures install install-test tagger-accuracy clean
 BIN := .venv/bin
 
 quickstart: install  ## train four arms on text that is already here, end with a report
@@ -16,6 +16,9 @@ lint: install-test
 bench: install-test  ## speed, beside what people use today
 	$(BIN)/python -m benchmarks.masking
 	$(BIN)/python -m benchmarks.training
+
+figures: install  ## draw the pictures of docs/ again
+	$(BIN)/python docs/figures.py
 
 install:
 	@scripts/install.sh

@@ -17,7 +17,7 @@ NUM_STEPS, BATCH_SIZE = 60, 16
 def main() -> None:
     """Train on batches that arrive masked."""
     torch.manual_seed(0)
-    texts = paragraphs(600)
+    texts = paragraphs()
     tokenizer = train_tokenizer(texts)
     rows = tokenised(tokenizer, texts)
     model = tiny_bert(tokenizer)

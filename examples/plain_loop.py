@@ -11,13 +11,13 @@ from chronomask.integrations.order import KeyedLoader  # (+)
 from chronomask.integrations.rows import RowCollator, rows_of  # (+)
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary  # (+)
 
-NUM_EPOCHS = 2
+NUM_EPOCHS = 1
 
 
 def main() -> None:
     """Train, and show how the ratio fell."""
     torch.manual_seed(0)
-    texts = paragraphs(600)
+    texts = paragraphs()
     tokenizer = train_tokenizer(texts)
     rows = tokenised(tokenizer, texts)
     model = tiny_bert(tokenizer)

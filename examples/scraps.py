@@ -11,7 +11,7 @@ SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"}
 SPECIALS |= {"sep_token": "[SEP]", "mask_token": "[MASK]"}
 
 
-def paragraphs(limit: int = 2000) -> list[str]:
+def paragraphs(limit: int = 800) -> list[str]:
     """Paragraphs of the descriptions of installed packages."""
     found: dict[str, None] = {}
     for distribution in sorted(distributions(), key=lambda d: d.metadata["Name"] or ""):

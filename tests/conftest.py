@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests_text import made_up_text
 
 from chronomask.data.format import PreparedData
 from chronomask.prepare import engine, pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.taggers import Spans, UnicodeWords
 from chronomask.types import UPOS, UPOS_CLASSES
-from tests_text import made_up_text
+
 
 class FixedTagger:
     """Unicode words; a word's class is a hash of its text, so that classes need no model."""

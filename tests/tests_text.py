@@ -20,4 +20,6 @@ def made_up_text(num_documents: int, seed: int = 0) -> list[str]:
         first, *rest = choose.choices(words, weights, k=choose.randint(4, 14))
         return f"{first.capitalize()} {' '.join(rest[:2])}, {' '.join(rest[2:])}."
 
-    return [" ".join(sentence() for _ in range(choose.randint(1, 12))) for _ in range(num_documents)]
+    return [
+        " ".join(sentence() for _ in range(choose.randint(1, 12))) for _ in range(num_documents)
+    ]

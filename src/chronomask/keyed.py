@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import njit, vectorize
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,8 @@ __all__ = [
     "permute",
     "row_base",
     "row_keys",
+    "scalar_mix",
+    "spread_of_range",
     "stream_keys",
     "torch_bits",
     "unit_interval",
@@ -63,33 +66,33 @@ class Stream(IntEnum):
     """the model's dropout in one micro-batch"""
 
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_M1 = np.uint64(0xBF58476D1CE4E5B9)
-_M2 = np.uint64(0x94D049BB133111EB)
-_ROUNDS = ((15, 0x2C1B3C6D), (12, 0x297A2D39), (15, 0))
-"""(shift, multiplier): x ← x ^ (x >> shift), then x ← x · multiplier (0 = leave out). The constants
-are those of the "lowbias32" searches (C. Wellons, hash-prospector)."""
+_S1, _C1 = np.uint32(15), np.uint32(0x2C1B3C6D)
+_S2, _C2 = np.uint32(12), np.uint32(0x297A2D39)
+_S3 = np.uint32(15)
+_ROUNDS = ((_S1, _C1), (_S2, _C2), (_S3, None))
+"""(shift, multiplier): x ← x ^ (x >> shift), then x ← x · multiplier. The constants are those of the
+"lowbias32" searches (C. Wellons, hash-prospector)."""
 
 
-def _mix64(x: np.ndarray) -> np.ndarray:
-    """SplitMix64 finaliser: a bijection of uint64."""
-    x = (x ^ (x >> np.uint64(30))) * _M1
-    x = (x ^ (x >> np.uint64(27))) * _M2
+@vectorize(["uint64(uint64, uint64)"], cache=True)
+def _absorb(state: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """The SplitMix64 finaliser, a bijection of uint64, of ``state`` and one more number."""
+    x = state + np.uint64(0x9E3779B97F4A7C15) * (value + np.uint64(1))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def row_base(seed: int, epoch: np.ndarray | int, row: np.ndarray | int) -> np.ndarray:
     """uint64: what all streams of (seed, epoch, row) start from; ``epoch`` and ``row`` broadcast."""
-    with np.errstate(over="ignore"):
-        base = _mix64(np.asarray(seed % 2**64, np.uint64) + _GOLDEN)
-        key = _mix64(base + _GOLDEN * (np.asarray(epoch).astype(np.uint64) + np.uint64(1)))
-        return _mix64(key + _GOLDEN * (np.asarray(row).astype(np.uint64) + np.uint64(1)))
+    start = _absorb(np.uint64(seed % 2**64), np.uint64(0))
+    by_epoch = _absorb(start, np.asarray(epoch).astype(np.uint64))
+    return _absorb(by_epoch, np.asarray(row).astype(np.uint64))
 
 
 def stream_keys(base: np.ndarray, stream: Stream) -> np.ndarray:
     """uint64: keys of ``stream`` from :func:`row_base`, which several streams can share."""
-    with np.errstate(over="ignore"):
-        return _mix64(base + _GOLDEN * np.uint64(int(stream)))
+    return _absorb(base, np.uint64(int(stream)))
 
 
 def row_keys(
@@ -106,9 +109,9 @@ def _halves(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=16)
-def _spread_of_range(num_positions: int) -> np.ndarray:
-    """uint32 [1, T]: :func:`_spread` of 0 … T − 1, the same for every row of that length."""
-    spread = _spread(np.arange(num_positions))[None, :]
+def spread_of_range(num_positions: int) -> np.ndarray:
+    """uint32 [T]: positions 0 … T − 1 mixed alone: the same for every row of that length."""
+    spread = _spread(np.arange(num_positions))
     spread.flags.writeable = False
     return spread
 
@@ -133,16 +136,29 @@ def _keyed_mix(spread: np.ndarray, keys: np.ndarray) -> np.ndarray:
     scratch = np.empty_like(x)
     np.multiply(x, odd, out=x)
     for shift, multiplier in _ROUNDS:
-        np.right_shift(x, np.uint32(shift), out=scratch)
+        np.right_shift(x, shift, out=scratch)
         np.bitwise_xor(x, scratch, out=x)
-        if multiplier:
-            np.multiply(x, np.uint32(multiplier), out=x)
+        if multiplier is not None:
+            np.multiply(x, multiplier, out=x)
     return x
 
 
 def bits(keys: np.ndarray, num_positions: int) -> np.ndarray:
     """uint32 [B, T]: bits of positions 0 … ``num_positions`` − 1 under each of ``keys`` [B]."""
-    return _keyed_mix(_spread_of_range(num_positions), keys[:, None])
+    return _keyed_mix(spread_of_range(num_positions), keys[:, None])
+
+
+@njit(inline="always")
+def scalar_mix(spread: int, low: int, odd: int) -> int:
+    """uint32: one number of :func:`bits`, for compiled code.
+
+    ``spread``: the position's :func:`spread_of_range`; ``low``, ``odd``: halves of the row key, the
+    second made odd; all uint32.
+    """
+    x = np.uint32(np.uint32(spread ^ low) * odd)
+    x = np.uint32(np.uint32(x ^ (x >> _S1)) * _C1)
+    x = np.uint32(np.uint32(x ^ (x >> _S2)) * _C2)
+    return np.uint32(x ^ (x >> _S3))
 
 
 def torch_bits(keys: np.ndarray, num_positions: int, device: torch.device) -> torch.Tensor:
@@ -154,13 +170,13 @@ def torch_bits(keys: np.ndarray, num_positions: int, device: torch.device) -> to
         torch.from_numpy(half.astype(np.int64)).to(device, non_blocking=True)[:, None]
         for half in _halves(keys)
     )
-    spread = _spread_of_range(num_positions).astype(np.int64)
+    spread = spread_of_range(num_positions).astype(np.int64)
     x = torch.from_numpy(spread).to(device, non_blocking=True) ^ low
     x = (x * odd) & mask
     for shift, multiplier in _ROUNDS:
-        x = x ^ (x >> shift)
-        if multiplier:
-            x = (x * multiplier) & mask
+        x = x ^ (x >> int(shift))
+        if multiplier is not None:
+            x = (x * int(multiplier)) & mask
     return x
 
 
@@ -175,8 +191,7 @@ def weyl(seed: int, stream: Stream, order: np.ndarray) -> np.ndarray:
     (start + order · golden ratio) modulo 1, in units of 2⁻³²; the start is keyed.
     """
     start = _weyl_start(seed, stream)
-    with np.errstate(over="ignore"):
-        step = order.astype(np.uint64) * np.uint64(0x9E3779B9)
+    step = order.astype(np.uint64) * np.uint64(0x9E3779B9)
     return (start + step).astype(np.uint32)
 
 
@@ -198,12 +213,11 @@ def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
     round_keys = row_keys(key, Stream.ORDER, 0, np.arange(4))
     out = np.asarray(index, np.int64).astype(np.uint64)
     pending = np.ones(out.shape, bool)
-    with np.errstate(over="ignore"):
-        while pending.any():
-            x = out[pending]
-            left, right = x >> shift, x & half_mask
-            for round_key in round_keys:
-                left, right = right, left ^ (_mix64(right + round_key) & half_mask)
-            out[pending] = (left << shift) | right
-            pending = out >= np.uint64(size)
+    while pending.any():
+        x = out[pending]
+        left, right = x >> shift, x & half_mask
+        for round_key in round_keys:
+            left, right = right, left ^ (_absorb(round_key, right) & half_mask)
+        out[pending] = (left << shift) | right
+        pending = out >= np.uint64(size)
     return out.astype(np.int64)

@@ -30,7 +30,9 @@ FACTS = {
 def made_rows(num_rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     ids = random.integers(0, 1000, (num_rows, 8))
-    annotation = random.integers(0, 3, (num_rows, 8)) | WORD_START * random.integers(0, 2, (num_rows, 8))
+    annotation = random.integers(0, 3, (num_rows, 8)) | WORD_START * random.integers(
+        0, 2, (num_rows, 8)
+    )
     annotation[:, 1] |= WORD_START
     annotation[:, [0, 7]] = SPECIAL
     inside = np.flatnonzero(np.arange(num_rows * 8) % 8)
@@ -160,7 +162,9 @@ def test_a_truncated_row_file_is_refused(copy: Path) -> None:
     file = copy / "train" / "ids-00000.npy"
     size = file.stat().st_size
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(DataError, match=rf"ids-00000\.npy has {size - 100:,} bytes instead of {size:,}"):
+    with pytest.raises(
+        DataError, match=rf"ids-00000\.npy has {size - 100:,} bytes instead of {size:,}"
+    ):
         PreparedData.open(copy)
 
 
@@ -211,11 +215,15 @@ def test_pickles_are_never_opened(copy: Path, tiny_data: PreparedData) -> None:
     np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     text = (copy / MANIFEST).read_text()
     size = tiny_data.manifest.splits["train"].shards[0].bounds.bytes
-    (copy / MANIFEST).write_text(text.replace(f'"bytes": {size}', f'"bytes": {file.stat().st_size}', 1))
+    (copy / MANIFEST).write_text(
+        text.replace(f'"bytes": {size}', f'"bytes": {file.stat().st_size}', 1)
+    )
     values = json.loads((copy / MANIFEST).read_text())
     values["splits"]["train"]["shards"][0]["bounds"]["bytes"] = file.stat().st_size
     (copy / MANIFEST).write_text(json.dumps(values))
-    values["splits"]["train"]["shards"][0]["ids"]["bytes"] = (copy / "train/ids-00000.npy").stat().st_size
+    values["splits"]["train"]["shards"][0]["ids"]["bytes"] = (
+        (copy / "train/ids-00000.npy").stat().st_size
+    )
     (copy / MANIFEST).write_text(json.dumps(values))
     with pytest.raises(DataError, match="cannot be read"):
         PreparedData.open(copy).split("train").read(np.array([0]))
@@ -225,7 +233,9 @@ def test_unknown_rows_and_splits_are_refused(tiny_data: PreparedData) -> None:
     with pytest.raises(UsageError, match="did you mean 'train'"):
         tiny_data.split("trian")
     split = tiny_data.split("train")
-    with pytest.raises(DataError, match=f"no row {split.num_rows}; rows are 0 to {split.num_rows - 1}"):
+    with pytest.raises(
+        DataError, match=f"no row {split.num_rows}; rows are 0 to {split.num_rows - 1}"
+    ):
         split.read(np.array([0, split.num_rows]))
 
 
@@ -238,7 +248,9 @@ def test_the_fingerprint_names_the_rows(tiny_data: PreparedData) -> None:
     assert fingerprint(values) != tiny_data.fingerprint
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_space(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 

@@ -97,7 +97,7 @@ def test_counts_cover_the_first_epoch_and_meet_the_ratio() -> None:
     assert np.array_equal(count_masked(masker, subject.rows, 0.5, epochs=1), first.astype(int))
     view = look(NamedMasking("a", PTW), subject, (0.0, 1.0), 0, None)
     for moment in view.moments:
-        assert moment.statistics.achieved == pytest.approx(moment.asked, rel=0.03)
+        assert moment.statistics.achieved == pytest.approx(moment.asked, rel=0.05)
 
 
 def test_illustrative_weights_are_even_at_the_start_and_follow_published_losses_later() -> None:

@@ -106,7 +106,7 @@ def test_a_keyed_loader_goes_on_where_it_was(
 
     first = loader()
     all_ids = [batch["row_id"].tolist() for batch in first]
-    assert sorted(sum(all_ids, [])) == list(range(10))
+    assert sorted(row for ids in all_ids for row in ids) == list(range(10))
     assert len(first) == 4
     for taken in range(1, 5):
         stopped = loader()
@@ -123,6 +123,17 @@ def test_a_keyed_loader_goes_on_where_it_was(
             first.set_epoch(1)
             assert left == [batch["row_id"].tolist() for batch in first]
     assert list(KeyedSampler(10, seed=1)) != list(KeyedSampler(10, seed=2))
+
+
+def test_a_row_draws_another_ratio_in_another_epoch(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    ratio = {"kind": "uniform_rows", "high": {"kind": "constant", "base": 1.0}}
+    masker = masker_of(tokenizer, ratio=ratio)
+    batch = RowCollator(tokenizer)([dict(row, row_id=k) for k, row in enumerate(rows)])
+    counts = [(masker(rows_of(batch, epoch), 0.0).labels != -100).sum(1) for epoch in range(3)]
+    assert (counts[0] - counts[1]).abs().float().mean() > 2
+    assert (counts[1] - counts[2]).abs().float().mean() > 2
 
 
 def test_workers_mask_as_the_training_process_would(
@@ -151,8 +162,7 @@ def test_workers_mask_as_the_training_process_would(
         assert all(torch.equal(a[name], b[name]) for name in a)
     for step, places in enumerate(StepBatches(32, batch_size=6, num_steps=12, seed=2)):
         features = [dict(rows[row], row_id=row) for _, _, row in places]
-        own = rows_of(collate(features))
-        own.epoch[:] = [epoch for _, epoch, _ in places]
+        own = rows_of(collate(features), [epoch for _, epoch, _ in places])
         assert torch.equal(masker(own, step / 12).labels, alone[step]["labels"])
     shares = [float((b["labels"] != -100).sum() / b["attention_mask"].sum()) for b in alone]
     assert shares[0] > 0.3

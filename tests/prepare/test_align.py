@@ -36,7 +36,8 @@ class CharacterClasses:
     def tag(self, texts: list[str]) -> list[Spans]:
         spans = UnicodeWords().tag(texts)
         return [
-            Spans(s.starts, s.ends, np.minimum(s.ends - s.starts, 63).astype(np.uint8)) for s in spans
+            Spans(s.starts, s.ends, np.minimum(s.ends - s.starts, 63).astype(np.uint8))
+            for s in spans
         ]
 
 
@@ -165,10 +166,14 @@ def test_every_kind_of_overlap(
     assert has_word.tolist() == [c > 0 for c in classes]
 
 
-def test_batches_do_not_change_the_result(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_change_the_result(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def flat() -> tuple[np.ndarray, np.ndarray]:
         batches = list(annotate(TEXTS, tokenizer, CharacterClasses(), [0, 1, 2, 3, 4]))
-        return tuple(np.concatenate([getattr(b, k) for b in batches]) for k in ("ids", "annotation"))  # type: ignore[return-value]
+        return tuple(
+            np.concatenate([getattr(b, k) for b in batches]) for k in ("ids", "annotation")
+        )  # type: ignore[return-value]
 
     together = flat()
     monkeypatch.setattr("chronomask.prepare.annotate.BATCH_CHARACTERS", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,9 @@ lengths_of_documents = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
 @settings(max_examples=80, deadline=None)
-@given(lengths=lengths_of_documents, specials=st.sampled_from(SPECIALS), row_length=st.integers(8, 20))
+@given(
+    lengths=lengths_of_documents, specials=st.sampled_from(SPECIALS), row_length=st.integers(8, 20)
+)
 @pytest.mark.parametrize("pack", PACKINGS)
 def test_every_token_is_packed_once(
     pack: type, lengths: list[int], specials: Specials, row_length: int
@@ -69,12 +72,14 @@ def test_every_token_is_packed_once(
 @settings(max_examples=80, deadline=None)
 @given(lengths=lengths_of_documents, specials=st.sampled_from(SPECIALS))
 @pytest.mark.parametrize("pack", PACKINGS)
-def test_no_attention_span_holds_two_documents(pack: type, lengths: list[int], specials: Specials) -> None:
+def test_no_attention_span_holds_two_documents(
+    pack: type, lengths: list[int], specials: Specials
+) -> None:
     rows = joined(list(pack(documents(lengths), 16, specials)))
     owner = np.repeat(np.arange(len(lengths)), lengths)
     edges = sorted({*range(0, rows.ids.size + 1, 16), *rows.bounds.tolist()})
     ids, notes = rows.ids.ravel(), rows.annotation.ravel()
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         piece, note = ids[start:stop], notes[start:stop]
         owners = set(owner[piece[note < SPECIAL] - 10].tolist())
         assert len(owners) <= 1

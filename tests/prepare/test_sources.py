@@ -18,7 +18,11 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.sources import Skipped, find_sources, read_documents
 from chronomask.types import Document
 
-DOCUMENTS = ["First document.\nWith two lines.", "Zweites Dokument: Übergröße.", "Third, the last 👍."]
+DOCUMENTS = [
+    "First document.\nWith two lines.",
+    "Zweites Dokument: Übergröße.",
+    "Third, the last 👍.",
+]
 
 
 def read(*paths: Path, text_key: str = "text") -> tuple[list[Document], Skipped]:
@@ -33,7 +37,9 @@ def as_text() -> bytes:
 
 
 def as_jsonl() -> bytes:
-    return "\n".join(json.dumps({"id": k, "text": text}) for k, text in enumerate(DOCUMENTS)).encode()
+    return "\n".join(
+        json.dumps({"id": k, "text": text}) for k, text in enumerate(DOCUMENTS)
+    ).encode()
 
 
 def as_parquet() -> bytes:
@@ -45,7 +51,11 @@ def as_parquet() -> bytes:
     return buffer.getvalue()
 
 
-FORMATS: dict[str, Callable[[], bytes]] = {".txt": as_text, ".jsonl": as_jsonl, ".parquet": as_parquet}
+FORMATS: dict[str, Callable[[], bytes]] = {
+    ".txt": as_text,
+    ".jsonl": as_jsonl,
+    ".parquet": as_parquet,
+}
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "": lambda data: data,
     ".gz": gzip.compress,
@@ -111,7 +121,9 @@ def test_nul_and_lone_surrogates_cost_their_document(tmp_path: Path) -> None:
 
 def test_broken_lines_of_jsonl_are_counted(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
-    file.write_text('{"text": "good"}\n{"text": \n{"other": 1}\n{"text": null}\n\n[1]\n{"text": "fine"}')
+    file.write_text(
+        '{"text": "good"}\n{"text": \n{"other": 1}\n{"text": null}\n\n[1]\n{"text": "fine"}'
+    )
     documents, skipped = read(file)
     assert [d.text for d in documents] == ["good", "fine"]
     assert skipped.counts == {"not JSON": 1, "no text in field 'text'": 3}
@@ -119,17 +131,17 @@ def test_broken_lines_of_jsonl_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", [".gz", ".xz", ".zst"])
 @pytest.mark.parametrize("damage", ["cut", "garbled"])
-def test_the_tail_of_a_corrupt_file_is_skipped(tmp_path: Path, compression: str, damage: str) -> None:
+def test_the_tail_of_a_corrupt_file_is_skipped(
+    tmp_path: Path, compression: str, damage: str
+) -> None:
     import random
 
     choose = random.Random(0)
     texts = [choose.randbytes(200).hex() for _ in range(3000)]
     data = COMPRESSIONS[compression]("\n\n".join(texts).encode())
     middle = len(data) // 2
-    if damage == "cut":
-        data = data[:middle]
-    else:
-        data = data[:middle] + bytes(64) + data[middle + 64 :]
+    rest = b"" if damage == "cut" else bytes(64) + data[middle + 64 :]
+    data = data[:middle] + rest
     file = tmp_path / f"a.txt{compression}"
     file.write_bytes(data)
     documents, skipped = read(file)
@@ -156,7 +168,12 @@ def test_a_corrupt_parquet_file_is_refused(tmp_path: Path) -> None:
         ("a.txtt", b"x", UsageError, r"did you mean '\.txt'"),
         ("a", b"x", UsageError, "unknown extension ''"),
         ("a.txt", b"", DataError, "is empty"),
-        ("a.jsonl", b'{"txt": "x"}', DataError, r"no text field 'text'; did you mean 'txt'\?.*text_key"),
+        (
+            "a.jsonl",
+            b'{"txt": "x"}',
+            DataError,
+            r"no text field 'text'; did you mean 'txt'\?.*text_key",
+        ),
         ("a.jsonl", b'["x"]', DataError, "no text field 'text'"),
     ],
 )

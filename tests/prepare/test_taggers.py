@@ -83,7 +83,9 @@ def english() -> TaggerProtocol:
 def test_the_bundled_tagger_tags_english(english: TaggerProtocol) -> None:
     text = "The quick dog\ndoesn't run  to London."
     (spans,) = english.tag([text])
-    named = dict(zip(spelled(text, spans), (english.class_names[c] for c in spans.classes), strict=True))
+    named = dict(
+        zip(spelled(text, spans), (english.class_names[c] for c in spans.classes), strict=True)
+    )
     assert named["The"] == "DET"
     assert named["dog"] == "NOUN"
     assert named["n't"] == "PART"

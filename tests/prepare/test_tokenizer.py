@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests_text import made_up_text
 from transformers import AutoTokenizer
 
 from chronomask.data.format import file_sha256
@@ -20,7 +21,6 @@ from chronomask.prepare.tokenizer import (
     train_byte_level_bpe,
     train_wordpiece,
 )
-from tests_text import made_up_text
 
 SAMPLE = made_up_text(60)
 
@@ -41,7 +41,9 @@ def test_wordpiece_is_as_berts(tmp_path: Path) -> None:
 
 def test_cased_wordpiece_keeps_capitals_and_accents() -> None:
     backend = train_wordpiece(WordPiece(vocab_size=300, lowercase=False), [*SAMPLE, "Ábc ábc"])
-    assert "".join(backend.encode("Ábc", add_special_tokens=False).tokens).replace("##", "") == "Ábc"
+    assert (
+        "".join(backend.encode("Ábc", add_special_tokens=False).tokens).replace("##", "") == "Ábc"
+    )
 
 
 def test_bytes_know_every_text(tmp_path: Path) -> None:
@@ -49,7 +51,9 @@ def test_bytes_know_every_text(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(saved.folder))
     text = "Tout à fait: 漢字 👍\n\ttabs"
     ids = tokenizer(text).input_ids
-    assert tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == text
+    assert (
+        tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == text
+    )
     assert tokenizer.unk_token_id not in ids
     assert (ids[0], ids[-1]) == (saved.cls_id, saved.sep_id)
 
@@ -86,7 +90,9 @@ def test_a_given_folder_is_used_as_it_is(tiny_tokenizer: Path, tmp_path: Path) -
     saved = build_tokenizer(TokenizerFolder(path=str(tiny_tokenizer)), [], 64, tmp_path / "copy")
     assert saved.special_ids == given.special_ids
     text = "Baco di fu."
-    assert load_backend(saved.folder).encode(text).ids == load_backend(tiny_tokenizer).encode(text).ids
+    assert (
+        load_backend(saved.folder).encode(text).ids == load_backend(tiny_tokenizer).encode(text).ids
+    )
 
 
 def copied(tokenizer: Path, folder: Path) -> Path:

@@ -138,11 +138,12 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
 
 
 def test_with_nothing_to_predict_the_weights_stay_and_the_schedules_go_on(
-    config: RunConfig, tmp_path: Path
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config.replace(["masking.ratio.kind=constant", "masking.ratio.base=0", "steps=3"])
-    summary = pretrain(config, tmp_path / "run", progress=False)
+    summary = pretrain(config, tmp_path / "run", progress=True)
     assert summary["masked_tokens"] == 0
+    assert "step 3/3  nothing predicted" in capsys.readouterr().err
     line = lines(tmp_path / "run" / "metrics.jsonl")[-1]
     assert line["loss"] is None
     assert line["masking_ratio_achieved"] == 0

@@ -206,7 +206,9 @@ class PreparedSplit:
             if where.size == num_rows:  # the common case: no second copy
                 # mode="clip" because "raise" would go through a buffer; the rows were checked above
                 np.take(self._array(shard, "ids"), local, axis=0, out=ids, mode="clip")
-                np.take(self._array(shard, "annotation"), local, axis=0, out=annotation, mode="clip")
+                np.take(
+                    self._array(shard, "annotation"), local, axis=0, out=annotation, mode="clip"
+                )
             else:
                 ids[where] = self._array(shard, "ids")[local]
                 annotation[where] = self._array(shard, "annotation")[local]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -94,7 +95,9 @@ class RowLoader:
 
     def rows_at(self, step: int) -> Rows:
         """Rows of ``step`` (0-based) for this rank; the same for any number of workers."""
-        return self.split.read(*self.row_ids_at(step))
+        rows = self.split.read(*self.row_ids_at(step))
+        base = step * self.rows_per_step
+        return replace(rows, order=np.arange(base + self._first, base + self._last))
 
     def __iter__(self) -> Iterator[Rows]:
         """Rows of ``start_step``, ``start_step`` + 1, … without end."""

@@ -36,6 +36,9 @@ COLUMNS = (
 )
 """Columns of a data set that :class:`RowCollator` reads; the others are left out."""
 
+_EPOCH_STRIDE = 0x9E3779B1
+"""How far apart in training order two visits of a row are said to be: more than any data set."""
+
 
 class RowCollator:
     """Pads features to a batch of unmasked rows; safe in any number of loader workers.
@@ -150,10 +153,11 @@ class RowCollator:
         return _column(features, "token_class", shape, NO_CLASS, np.uint8)
 
 
-def rows_of(batch: Mapping[str, Any], epoch: int = 0) -> Rows:
+def rows_of(batch: Mapping[str, Any], epoch: int | Sequence[int] = 0) -> Rows:
     """A :class:`RowCollator` batch as :class:`Rows`; every row is one document.
 
-    ``epoch`` is which visit of the data this is: the same row gets other masks in another epoch.
+    ``epoch`` (one for all, or one per row) is which visit of the data this is: the same row gets
+    other masks in another epoch.
     Raises UsageError when the batch comes from another collator.
     """
     missing = [k for k in ("input_ids", "word_id", "token_class", "row_id") if k not in batch]
@@ -164,15 +168,18 @@ def rows_of(batch: Mapping[str, Any], epoch: int = 0) -> Rows:
         )
     row_id = np.asarray(batch["row_id"], np.int64)
     num_rows, length = batch["input_ids"].shape
+    epochs = np.broadcast_to(np.asarray(epoch, np.int64), (num_rows,))
     return Rows(
         input_ids=batch["input_ids"],
         word_id=batch["word_id"],
         token_class=batch["token_class"],
         row_id=row_id,
-        epoch=np.full(num_rows, epoch, np.int64),
+        epoch=epochs,
         cu_seqlens=torch.arange(
             0, num_rows * length + 1, length, dtype=torch.int32, device=batch["input_ids"].device
         ),
+        # A row keeps its place among its neighbours, yet is rounded and drawn anew in every epoch.
+        order=row_id + epochs * _EPOCH_STRIDE,
     )
 
 

@@ -104,16 +104,16 @@ class WorkerMasking:
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """``input_ids``, ``attention_mask``, ``labels`` int64 [B, T], −100 = not predicted."""
-        steps = {feature.get("step") for feature in features}
-        if len(steps) != 1 or None in steps:
+        steps = {int(feature.get("step", -1)) for feature in features}
+        step = steps.pop()
+        if steps or step < 0:
             raise UsageError(
-                f"a batch must carry one step, this one has {sorted(map(str, steps))}: read "
-                "SteppedRows with a StepBatches batch_sampler"
+                "a batch must carry one step, the same in all of its rows: read SteppedRows with a "
+                "StepBatches batch_sampler"
             )
         batch = self.collate(features)
-        rows = rows_of(batch)
-        rows.epoch[:] = [feature["epoch"] for feature in features]
-        masked = self.masker(rows, min(1.0, steps.pop() / self.num_steps))
+        rows = rows_of(batch, [feature["epoch"] for feature in features])
+        masked = self.masker(rows, min(1.0, step / self.num_steps))
         return {
             "input_ids": masked.input_ids,
             "attention_mask": batch["attention_mask"],

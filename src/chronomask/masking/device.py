@@ -12,7 +12,14 @@ import numpy as np
 import torch
 
 from chronomask import keyed
-from chronomask.masking.sampling import MAX_CLASSES, NEWTON_STEPS, TOLERANCE, RowRandomness
+from chronomask.masking.sampling import (
+    LEVEL_WEIGHTS,
+    LONGEST,
+    NEWTON_STEPS,
+    ORDER_BITS,
+    TOLERANCE,
+    RowRandomness,
+)
 
 __all__ = ["levels", "replace", "select"]
 
@@ -26,17 +33,19 @@ def select(
     weights: torch.Tensor | None,
     ratio: np.ndarray,
     random: RowRandomness,
+    each_token: bool = False,
 ) -> torch.Tensor:
     """Bool [B, T]: the tokens of the chosen units.
 
     Arguments as for :func:`chronomask.masking.sampling.select`, the first three as tensors on the
     device; ``ratio`` and ``random`` come from the host.
     """
-    device = unit_id.device
     maskable = unit_id >= 0
     if np.all(ratio >= 1):
         return maskable
-    num_rows = unit_id.shape[0]
+    num_rows, device = unit_id.shape[0], unit_id.device
+    if each_token:
+        unit_id = torch.where(maskable, torch.arange(unit_id.shape[1], device=device), -1)
     unit, size = _units(unit_id, maskable)
     single, multi = size == 1, size > 1
     asked = _host(np.rint(np.minimum(ratio, 1.0) * _ONE), torch.int64, device)
@@ -151,9 +160,10 @@ def _systematic_multi(
 ) -> torch.Tensor:
     length = size.shape[1]
     position_bits = max(1, (length - 1).bit_length())
-    key = keyed.torch_bits(random.keys, length, size.device) >> 16
-    rank = torch.where(multi, 63 - size.clamp(max=63), 63)
-    packed = (((rank << 16) | key) << position_bits) | torch.arange(length, device=size.device)
+    key = keyed.torch_bits(random.keys, length, size.device) >> (32 - ORDER_BITS)
+    rank = torch.where(multi, LONGEST - size.clamp(max=LONGEST), LONGEST)
+    packed = (rank << ORDER_BITS) | key
+    packed = (packed << position_bits) | torch.arange(length, device=size.device)
     own = torch.where(multi, _fixed(chance).clamp(max=_WRAP).gather(1, classes), 0)
     return _hits(packed, position_bits, own, _host(random.start_multi, torch.int64, size.device))
 
@@ -163,13 +173,12 @@ def _systematic_single(
 ) -> torch.Tensor:
     length, device = single.shape[1], single.device
     position_bits = max(1, (length - 1).bit_length())
-    low_bits = position_bits + 6
-    key = keyed.torch_bits(random.keys, length, device) >> low_bits
-    key = torch.where(single, key, 1 << 32)
-    place = (classes.clamp(max=MAX_CLASSES) << position_bits) | torch.arange(length, device=device)
+    key = keyed.torch_bits(random.keys, length, device) >> (32 - ORDER_BITS)
+    packed = torch.where(single, key, 1 << ORDER_BITS) << position_bits
+    packed |= torch.arange(length, device=device)
     own = torch.where(single, _fixed(chance).clamp(max=_WRAP).gather(1, classes), 0)
     start = _host(random.start_single, torch.int64, device)
-    return _hits((key << low_bits) | place, position_bits, own, start)
+    return _hits(packed, position_bits, own, start)
 
 
 def _smallest(single: torch.Tensor, number: torch.Tensor, random: RowRandomness) -> torch.Tensor:
@@ -182,17 +191,16 @@ def _smallest(single: torch.Tensor, number: torch.Tensor, random: RowRandomness)
     return torch.zeros_like(single).scatter(1, order, first) & single
 
 
-def levels(unit_id: torch.Tensor, token_weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As :func:`chronomask.masking.sampling.levels`."""
-    maskable = torch.ones_like(unit_id, dtype=torch.bool)
-    unit, size = _units(unit_id, maskable)
-    grid = (token_weight * 2.0**16).round().to(torch.int64)
+def levels(unit_id: torch.Tensor, token_weight: torch.Tensor, each_token: bool) -> torch.Tensor:
+    """As :func:`chronomask.masking.sampling.levels`; int64 [B, T]."""
+    if each_token:
+        unit_id = torch.arange(unit_id.shape[1], device=unit_id.device).expand_as(unit_id)
+    unit, size = _units(unit_id, torch.ones_like(unit_id, dtype=torch.bool))
+    grid = (token_weight * 2.0**16).round().to(torch.int64)  # whole numbers add up in any order
     total = torch.zeros_like(grid).scatter_add(1, unit, grid)
-    mean = (total / size.clamp(min=1)).gather(1, unit)
-    host = np.rint(2.0 ** (16 - np.arange(48) / 4.0)) * 2.0**-16
-    bounds = torch.from_numpy(np.sqrt(host[:-1] * host[1:]) * 2.0**16).to(unit_id.device)
-    level = torch.searchsorted(-bounds, -mean, side="left").to(torch.uint8)
-    return level, torch.from_numpy(host).to(unit_id.device)
+    mean = (total * 2.0**-16 / size.clamp(min=1)).gather(1, unit)
+    between = torch.from_numpy(LEVEL_WEIGHTS[:-1] * LEVEL_WEIGHTS[1:]).to(unit_id.device)
+    return torch.searchsorted(-between, -(mean * mean), side="left")
 
 
 def replace(

@@ -19,7 +19,7 @@ from chronomask import keyed
 from chronomask.config import Config
 from chronomask.errors import UsageError
 from chronomask.masking import device as on_device
-from chronomask.masking import sampling, strategy, walk
+from chronomask.masking import replacement, sampling, strategy, walk
 from chronomask.masking.content import ContentSchedule, ContentState, NoContent, quantise
 from chronomask.masking.ratio import Constant, CosineDecay, Ratio, RatioSchedule
 from chronomask.masking.response import RatioResponse
@@ -189,6 +189,8 @@ class Masker:
         schedule = self.config.ratio
         if self.response:
             return np.full(rows.num_rows, self.response.level)
+        if not schedule.draws_rows:
+            return np.full(rows.num_rows, schedule.at(progress))
         if getattr(schedule, "antithetic", False):
             draw = keyed.weyl(self.seed, keyed.Stream.RATIO, _order(rows))
         else:
@@ -213,49 +215,44 @@ class Masker:
             classes = rows.token_class
             if weights is not None and (self.content.by_token_id or _mixes_classes(self.config)):
                 per_token = weights[rows.input_ids if self.content.by_token_id else classes]
-                classes, weights = sampling.levels(units, per_token)
+                classes = sampling.levels(units, per_token, self.config.strategy.kind == "token")
+                weights = sampling.LEVEL_WEIGHTS
             random = sampling.RowRandomness.of(self.seed, base, _order(rows))
-            positions = sampling.select(units, classes, weights, ratio, random)
+            each_token = self.config.strategy.kind == "token"
+            positions = sampling.select(units, classes, weights, ratio, random, each_token)
 
         input_ids = rows.input_ids.copy()
-        flat_ids = input_ids.ravel()
-        targets = flat_ids[positions]
         labels = np.full(input_ids.shape, -100, np.int64)
-        labels.ravel()[positions] = targets
-        flat_ids[positions] = self._replacements(base, units, positions, targets)
+        targets = np.empty(positions.size, np.int64)
+        target_class = np.empty(positions.size, np.uint8)
+        mask_below, random_below = self._replace_bounds()
+        replacement.replace(
+            input_ids,
+            rows.token_class,
+            positions,
+            units,
+            self.config.replace_unit == "unit" and self.config.strategy.kind != "token",
+            keyed.stream_keys(base, keyed.Stream.REPLACE),
+            keyed.stream_keys(base, keyed.Stream.TOKEN),
+            keyed.spread_of_range(rows.row_length),
+            mask_below,
+            random_below,
+            self.vocabulary.mask_token_id,
+            self.vocabulary.ordinary_ids,
+            labels,
+            targets,
+            target_class,
+        )
         return MaskedBatch(
             input_ids=input_ids,
             labels=labels,
             positions=positions,
             targets=targets,
-            target_class=rows.token_class.ravel()[positions],
+            target_class=target_class,
             num_maskable=int(np.count_nonzero(rows.word_id >= 0)),
             masking_ratio=float(ratio.mean()),
             cu_seqlens=rows.cu_seqlens,
         )
-
-    def _replacements(
-        self, base: np.ndarray, units: np.ndarray, positions: np.ndarray, targets: np.ndarray
-    ) -> np.ndarray:
-        """int64 [N]: what the model sees in place of each target."""
-        num_rows, length = units.shape
-        edges = np.searchsorted(positions, np.arange(num_rows + 1) * length)
-        row = np.repeat(np.arange(num_rows), np.diff(edges))
-        column = positions - row * length
-        drawn_for = column
-        if self.config.replace_unit == "unit":
-            drawn_for = units.ravel()[positions]
-        draw = keyed.bits_at(keyed.stream_keys(base, keyed.Stream.REPLACE)[row], drawn_for)
-        mask_below, random_below = self._replace_bounds()
-        shown = np.where(draw < mask_below, self.vocabulary.mask_token_id, targets)
-        random = np.flatnonzero((draw >= mask_below) & (draw < random_below))
-        keys = keyed.stream_keys(base, keyed.Stream.TOKEN)[row[random]]
-        bits = keyed.bits_at(keys, column[random])
-        ordinary = self.vocabulary.ordinary_ids
-        shown[random] = ordinary[
-            (bits.astype(np.uint64) * np.uint64(ordinary.size)) >> np.uint64(32)
-        ]
-        return shown
 
     def _replace_bounds(self) -> tuple[int, int]:
         """Bounds, out of 2³², below which a token is masked, or else shown as a random one."""
@@ -278,11 +275,17 @@ class Masker:
         if weights is not None:
             weights = weights.to(device)
         if weights is not None and self.content.by_token_id:
-            classes, weights = on_device.levels(units, weights[rows.input_ids])
+            classes = on_device.levels(
+                units, weights[rows.input_ids], self.config.strategy.kind == "token"
+            )
+            weights = torch.from_numpy(sampling.LEVEL_WEIGHTS).to(device)
         base = keyed.row_base(self.seed, rows.epoch, rows.row_id)
         random = sampling.RowRandomness.of(self.seed, base, _order(rows))
-        selected = on_device.select(units, classes, weights, ratio, random)
-        by_unit = units if self.config.replace_unit == "unit" else None
+        selected = on_device.select(
+            units, classes, weights, ratio, random, self.config.strategy.kind == "token"
+        )
+        as_units = self.config.replace_unit == "unit" and self.config.strategy.kind != "token"
+        by_unit = units if as_units else None
         input_ids = on_device.replace(
             rows.input_ids,
             selected,
@@ -307,7 +310,10 @@ class Masker:
 
 
 def _order(rows: Rows) -> np.ndarray:
-    return rows.row_id if rows.order is None else rows.order
+    """The rows' places in training; rows that do not know theirs get another one every epoch."""
+    if rows.order is not None:
+        return rows.order
+    return rows.row_id + rows.epoch * 0x9E3779B1
 
 
 def _mixes_classes(config: MaskingConfig) -> bool:

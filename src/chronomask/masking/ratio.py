@@ -25,6 +25,11 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class ScheduleBase(Config):
     """What every schedule can do; ``at`` is the one thing a new one must define."""
 
+    @property
+    def draws_rows(self) -> bool:
+        """Whether rows get ratios of their own, and ``of_rows`` needs random numbers."""
+        return False
+
     def at(self, progress: float) -> float:
         """The mean ratio asked at ``progress`` in [0, 1]; itself in [0, 1]."""
         raise NotImplementedError
@@ -209,6 +214,10 @@ class Sequence(ScheduleBase):
         _check_ends([part.until for part in self.parts])
         return self
 
+    @property
+    def draws_rows(self) -> bool:
+        return any(part.schedule.draws_rows for part in self.parts)
+
     def _part(self, progress: float) -> tuple[ScheduleBase, float]:
         start = 0.0
         for part in self.parts[:-1]:
@@ -241,6 +250,10 @@ class UniformRows(ScheduleBase):
     antithetic: bool = True
     """spread the draws of consecutive rows evenly instead of independently"""
 
+    @property
+    def draws_rows(self) -> bool:
+        return True
+
     def at(self, progress: float) -> float:
         return (self.low.at(progress) + self.high.at(progress)) / 2
 
@@ -259,6 +272,10 @@ class BetaRows(ScheduleBase):
     """α + β: the larger, the closer rows stay to the mean"""
     antithetic: bool = True
     """spread the draws of consecutive rows evenly instead of independently"""
+
+    @property
+    def draws_rows(self) -> bool:
+        return True
 
     def at(self, progress: float) -> float:
         return self.mean.at(progress)

@@ -10,18 +10,21 @@ The design, for a row with n maskable tokens, asked ratio r and weights w:
    sampling (Hájek 1981), the maximum-entropy design for given chances.
 3. *Units of several tokens* are drawn by systematic sampling (Madow 1949) over a random order,
    longest first: every unit has exactly its chance π, and numbers vary by less than one.
-4. *Units of one token* take what is left of the budget, again by systematic sampling over a random
-   order, with chances shifted by δ · π(1 − π) so that they sum to it. The shift has expectation 0, so
-   every unit keeps its chance, long or short, and the row meets its budget to the token. A row with
-   too few one-token units to always make up for step 3 makes up for a fixed share of it, so that
-   the shift keeps its expectation of 0; such a row meets its budget on average.
+4. *Units of one token* take what is left of the budget: with equal weights those with the smallest
+   random keys, else again by systematic sampling over a random order, with chances shifted by
+   δ · π(1 − π) so that they sum to it. The shift has expectation 0, so every unit keeps its chance,
+   long or short, and the row meets its budget to the token. A row with too few one-token units to
+   always make up for step 3 makes up for a fixed share of it, so that the shift keeps its
+   expectation of 0; such a row meets its budget on average.
 
 The published walk over shuffled words has none of these: it skips words that overshoot the budget,
 so long words vanish as the ratio falls.
 
-This is the numpy version, for hosts. :mod:`chronomask.masking.device` is the same in dense torch
-operations and gives the same bits. Arithmetic that could differ between devices is done on integers
-(chances in units of 2⁻³²) or in single IEEE operations.
+This is the version for hosts: row after row, compiled by numba, a few nanoseconds a token.
+:mod:`chronomask.masking.device` is the same in dense torch operations and gives the same bits.
+Arithmetic that could differ between the two is done on integers (chances in units of 2⁻³²) or in
+single IEEE operations. Random orders are orders of the ten highest bits of a unit's key, then of its
+place: chances are exact in any order, and this one needs no comparison sort.
 
 Letters: B rows, T tokens, C classes.
 """
@@ -31,16 +34,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from chronomask import keyed
 
-__all__ = ["MAX_CLASSES", "RowRandomness", "budgets", "chances", "levels", "select"]
+__all__ = ["MAX_CLASSES", "RowRandomness", "levels", "select"]
 
 MAX_CLASSES = 63
-"""Class numbers 0 … 62 fit the packed sort keys; 63 marks places that hold no unit."""
-_ONE = 2.0**32
 NEWTON_STEPS = 10
 TOLERANCE = 1e-7
+ORDER_BITS = 10
+LONGEST = 63
+"""Units of this many tokens and more are ordered as one length."""
+LEVEL_WEIGHTS = np.rint(2.0 ** (16 - np.arange(48) / 4.0)) * 2.0**-16
+"""Weights of :func:`levels`: quarter powers of two from 1 down to 2⁻¹¹·⁷⁵, on the 2⁻¹⁶ grid."""
+
+_ONE = 2.0**32
+_U32 = np.uint64(0xFFFFFFFF)
+_NO_CLASSES = np.zeros((1, 1), np.uint8)
+_NO_WEIGHTS = np.zeros(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,254 +80,375 @@ class RowRandomness:
         )
 
 
-def budgets(ratio: np.ndarray, num_maskable: np.ndarray, rounding: np.ndarray) -> np.ndarray:
-    """int64 [B]: tokens to mask in each row, with expectation ``ratio`` · ``num_maskable``."""
-    exact = np.rint(ratio * _ONE).astype(np.int64) * num_maskable
-    return (exact + rounding.astype(np.int64)) >> 32
-
-
-def chances(counts: np.ndarray, weights: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    """float64 [B, C]: chance π of a unit of each class, so that Σ counts · π = ratio · Σ counts.
-
-    ``counts`` int64 [B, C]: maskable tokens of each class; ``weights`` float64 [C] on the grid of
-    :func:`chronomask.masking.content.quantise`; ``ratio`` float64 [B].
-    Newton's method on λ: Σ counts · π is concave in λ and the start (the solution for the mean weight) lies
-    left of the root by Jensen's inequality, so the steps rise to it and never overshoot. A row within
-    10⁻⁷ of its target rests, so stopping early changes nothing.
-    """
-    counts = counts.astype(np.float64)
-    total = np.maximum(counts.sum(axis=1), 1.0)
-    mean_weight = np.maximum(counts @ weights, 2.0**-16) / total
-    share = np.clip(ratio, 1e-9, 1 - 1e-9)
-    target = np.rint(share * total * _ONE)
-    rate = share / (1 - share) / mean_weight
-    for _ in range(NEWTON_STEPS):
-        odds = rate[:, None] * weights
-        chance = odds / (odds + 1.0)
-        missing = target - _weighted_sum(counts, chance)
-        missing[np.abs(missing) <= target * TOLERANCE] = 0.0
-        if not missing.any():
-            break
-        slope = _weighted_sum(counts, chance * (1.0 - chance))
-        rate = rate * (1.0 + missing / np.maximum(slope, 1.0))
-    odds = rate[:, None] * weights
-    return odds / (odds + 1.0)
-
-
-def _weighted_sum(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """float64 [B]: Σ counts · values in units of 2⁻³², exact: whole numbers below 2⁵³ throughout."""
-    return np.einsum("bc,bc->b", counts, np.rint(values * _ONE))
-
-
 def select(
     unit_id: np.ndarray,
     token_class: np.ndarray | None,
     weights: np.ndarray | None,
     ratio: np.ndarray,
     random: RowRandomness,
+    each_token: bool = False,
 ) -> np.ndarray:
     """int64 [N], ascending: flat positions (row · T + token) of the tokens of the chosen units.
 
-    ``unit_id`` integer [B, T], −1 = not maskable, tokens of a unit adjacent; ``token_class``
-    uint8 [B, T] and ``weights`` float64 [C], C ≤ 63, or both None for equal chances; ``ratio``
-    float64 [B].
+    ``unit_id`` int32 [B, T], −1 = not maskable, tokens of a unit adjacent; ``token_class``
+    uint8 [B, T] and ``weights`` float64 [C], C ≤ 63, on the grid of
+    :func:`chronomask.masking.content.quantise`, or both None for equal chances; ``ratio``
+    float64 [B]; ``each_token``: every maskable token is a unit, ``unit_id`` only says which are.
+    """
+    uniform = token_class is None or weights is None
+    positions = np.empty(unit_id.size + 1, np.int64)  # one more: where the next would go
+    number = _select_rows(
+        unit_id,
+        each_token,
+        _NO_CLASSES if uniform else token_class,
+        _NO_WEIGHTS if uniform else weights,
+        ratio,
+        random.keys,
+        random.round_budget,
+        random.start_multi,
+        random.start_single,
+        keyed.spread_of_range(unit_id.shape[1]),
+        positions,
+    )
+    return positions[:number].copy()
+
+
+@njit(cache=True, nogil=True)
+def _select_rows(
+    unit_id: np.ndarray,
+    each_token: bool,
+    token_class: np.ndarray,
+    weights: np.ndarray,
+    ratio: np.ndarray,
+    keys: np.ndarray,
+    round_budget: np.ndarray,
+    start_multi: np.ndarray,
+    start_single: np.ndarray,
+    spread: np.ndarray,
+    positions: np.ndarray,
+) -> int:
+    """Fill ``positions`` row after row; the number filled."""
+    num_rows, length = unit_id.shape
+    num_classes = max(weights.size, 1)
+    uniform = weights.size == 0
+    first, size = np.empty(length + 1, np.int32), np.empty(length + 1, np.int32)
+    group = np.zeros(length, np.uint8)
+    hashed, key = np.empty(length, np.uint32), np.empty(length, np.uint32)
+    order, scratch = np.empty(length, np.int32), np.empty(length, np.int32)
+    buckets = np.empty(1 << ORDER_BITS, np.int32)
+    by_size = np.empty(LONGEST + 1, np.int32)
+    chosen = np.empty(length, np.bool_)
+    counts, single_counts = np.empty(num_classes), np.empty(num_classes)
+    chance = np.empty(num_classes)
+    number = 0
+    for row in range(num_rows):
+        num_units, maskable = _units(unit_id[row], each_token, first, size)
+        longest, num_single = 0, 0
+        for u in range(num_units):
+            if size[u] == 1:
+                num_single += 1
+            else:
+                longest = max(longest, size[u])
+            chosen[u] = ratio[row] >= 1.0
+
+        if ratio[row] < 1.0:
+            fixed_ratio = np.int64(np.rint(ratio[row] * _ONE))
+            budget = (fixed_ratio * maskable + np.int64(round_budget[row])) >> 32
+            if uniform:
+                single_counts[0] = num_single
+                chance[0] = ratio[row]
+            else:
+                _count(token_class[row], first, size, num_units, group, counts, single_counts)
+                _solve(counts, weights, ratio[row], chance)
+            _hash(keys[row], spread, hashed)
+            for u in range(num_units):
+                key[u] = hashed[first[u]]
+            covered = np.int64(0)
+            if num_single < num_units:
+                num = _order(key, size, num_units, True, order, buckets)
+                _by_length(order, num, size, by_size, scratch)
+                start = np.uint32(start_multi[row])
+                covered = _systematic(scratch, num, group, chance, start, size, chosen)
+            left = _left_for_single(budget, covered, longest, single_counts, chance)
+            if uniform:
+                wanted = (left + np.int64(start_single[row])) >> 32
+                _smallest(key, size, num_units, wanted, order, buckets, chosen)
+            else:
+                _shift(chance, single_counts, left)
+                num = _order(key, size, num_units, False, order, buckets)
+                start = np.uint32(start_single[row])
+                _systematic(order, num, group, chance, start, size, chosen)
+
+        if num_single == num_units:
+            for u in range(num_units):
+                positions[number] = row * length + first[u]
+                number += chosen[u]
+            continue
+        for u in range(num_units):
+            if chosen[u]:
+                for column in range(first[u], first[u] + size[u]):
+                    positions[number] = row * length + column
+                    number += 1
+    return number
+
+
+@njit(cache=True, nogil=True)
+def _units(
+    unit_id: np.ndarray, each_token: bool, first: np.ndarray, size: np.ndarray
+) -> tuple[int, int]:
+    """Fill the first column and the tokens of each unit; the number of units and of their tokens."""
+    if each_token:
+        num = 0
+        for column in range(unit_id.size):
+            first[num] = column
+            size[num] = 1
+            num += unit_id[column] >= 0
+        return num, num
+    num, maskable, begin, previous = 0, 0, 0, np.int32(-1)
+    for column in range(unit_id.size):
+        unit = unit_id[column]
+        if unit != previous:
+            if previous >= 0:
+                size[num - 1] = column - begin
+                maskable += column - begin
+            if unit >= 0:
+                first[num] = begin = column
+                num += 1
+            previous = unit
+    if previous >= 0:
+        size[num - 1] = unit_id.size - begin
+        maskable += unit_id.size - begin
+    return num, maskable
+
+
+@njit(cache=True, nogil=True)
+def _count(
+    token_class: np.ndarray,
+    first: np.ndarray,
+    size: np.ndarray,
+    num: int,
+    group: np.ndarray,
+    counts: np.ndarray,
+    single_counts: np.ndarray,
+) -> None:
+    """Fill each unit's class, and per class the tokens of all units and of one-token units."""
+    counts[:] = 0.0
+    single_counts[:] = 0.0
+    for u in range(num):
+        c = token_class[first[u]]
+        group[u] = c
+        if size[u] == 1:
+            single_counts[c] += 1.0
+        else:
+            counts[c] += size[u]
+    for c in range(counts.size):
+        counts[c] += single_counts[c]
+
+
+@njit(cache=True, nogil=True)
+def _hash(row_key: int, spread: np.ndarray, hashed: np.ndarray) -> None:
+    """:func:`chronomask.keyed.bits` of a row."""
+    low = np.uint32(row_key & _U32)
+    odd = np.uint32(row_key >> np.uint64(32)) | np.uint32(1)
+    for column in range(spread.size):
+        hashed[column] = keyed.scalar_mix(spread[column], low, odd)
+
+
+@njit(cache=True, nogil=True)
+def _solve(counts: np.ndarray, weights: np.ndarray, ratio: float, chance: np.ndarray) -> None:
+    """Fill ``chance`` [C]: π of each class, so that Σ counts · π = ratio · Σ counts.
+
+    Newton's method on λ: Σ counts · π is concave in λ and the start (the solution for the mean
+    weight) lies left of the root by Jensen's inequality, so the steps rise to it and never
+    overshoot. A row within 10⁻⁷ of its target rests. Sums are of whole numbers below 2⁵³: exact.
+    """
+    total, mean_weight = 0.0, 0.0
+    for c in range(weights.size):
+        total += counts[c]
+        mean_weight += counts[c] * weights[c]
+    total = max(total, 1.0)
+    mean_weight = max(mean_weight, 2.0**-16) / total
+    share = min(max(ratio, 1e-9), 1 - 1e-9)
+    target = np.rint(share * total * _ONE)
+    rate = share / (1 - share) / mean_weight
+    for _ in range(NEWTON_STEPS):
+        expected, slope = 0.0, 0.0
+        for c in range(weights.size):
+            odds = rate * weights[c]
+            p = odds / (odds + 1.0)
+            expected += counts[c] * np.rint(p * _ONE)
+            slope += counts[c] * np.rint(p * (1.0 - p) * _ONE)
+        missing = target - expected
+        if abs(missing) <= target * TOLERANCE:
+            break
+        rate = rate * (1.0 + missing / max(slope, 1.0))
+    for c in range(weights.size):
+        odds = rate * weights[c]
+        chance[c] = odds / (odds + 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _order(
+    key: np.ndarray, size: np.ndarray, num: int, multi: bool, order: np.ndarray, buckets: np.ndarray
+) -> int:
+    """Fill ``order`` with the units of several tokens, or of one, in random order; their number."""
+    buckets[:] = 0
+    for u in range(num):
+        if (size[u] > 1) == multi:
+            buckets[key[u] >> np.uint32(32 - ORDER_BITS)] += 1
+    total = 0
+    for b in range(buckets.size):
+        here = buckets[b]
+        buckets[b] = total
+        total += here
+    for u in range(num):
+        if (size[u] > 1) == multi:
+            b = key[u] >> np.uint32(32 - ORDER_BITS)
+            order[buckets[b]] = u
+            buckets[b] += 1
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _by_length(
+    order: np.ndarray, num: int, size: np.ndarray, by_size: np.ndarray, out: np.ndarray
+) -> None:
+    """Fill ``out`` with ``order``, longest units first, the order kept among equals."""
+    by_size[:] = 0
+    for i in range(num):
+        by_size[LONGEST - min(size[order[i]], LONGEST)] += 1
+    total = 0
+    for s in range(by_size.size):
+        here = by_size[s]
+        by_size[s] = total
+        total += here
+    for i in range(num):
+        s = LONGEST - min(size[order[i]], LONGEST)
+        out[by_size[s]] = order[i]
+        by_size[s] += 1
+
+
+@njit(cache=True, nogil=True)
+def _systematic(
+    order: np.ndarray,
+    num: int,
+    group: np.ndarray,
+    chance: np.ndarray,
+    start: int,
+    size: np.ndarray,
+    chosen: np.ndarray,
+) -> int:
+    """Mark in ``chosen`` the units hit by systematic sampling; the number of their tokens.
+
+    The sum of chances is kept modulo 1, in units of 2⁻³²: a unit is hit where it wraps around.
+    """
+    covered = 0
+    total = np.int64(start)
+    for i in range(num):
+        u = order[i]
+        total += min(np.int64(np.rint(chance[group[u]] * _ONE)), np.int64(2**32 - 1))
+        chosen[u] = total >= 2**32
+        if chosen[u]:
+            total -= 2**32
+            covered += size[u]
+    return covered
+
+
+@njit(cache=True, nogil=True)
+def _left_for_single(
+    budget: int, covered: int, longest: int, counts: np.ndarray, chance: np.ndarray
+) -> int:
+    """How many one-token units to choose, in units of 2⁻³², see step 4.
+
+    ``covered``: tokens of the longer units chosen; ``longest``: the longest of them, 0 if there is none, a bound
+    on how far ``covered`` can be from its expectation (Abel summation: units are drawn
+    systematically in order of length); ``counts``, ``chance`` [C] of the one-token units.
+    """
+    expected, total = 0.0, 0.0
+    for c in range(chance.size):
+        expected += counts[c] * np.rint(chance[c] * _ONE)
+        total += counts[c]
+    missing = (budget - covered) * _ONE - expected
+    room = min(expected, total * _ONE - expected)
+    share = min(1.0, room / ((longest + 1) * _ONE))
+    return np.int64(expected + np.rint(share * missing))
+
+
+@njit(cache=True, nogil=True)
+def _shift(chance: np.ndarray, counts: np.ndarray, number: int) -> None:
+    """Move ``chance`` [C] by δπ(1 − π) so that it sums to ``number`` · 2⁻³² over ``counts``."""
+    expected, room = 0.0, 0.0
+    for c in range(chance.size):
+        spread = chance[c] * (1.0 - chance[c])
+        expected += counts[c] * np.rint(chance[c] * _ONE)
+        room += counts[c] * np.rint(spread * _ONE)
+    step = (np.float64(number) - expected) / max(room, 1.0)
+    for c in range(chance.size):
+        moved = step * (chance[c] * (1.0 - chance[c]))
+        chance[c] = min(max(chance[c] + moved, 0.0), 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _smallest(
+    key: np.ndarray,
+    size: np.ndarray,
+    num: int,
+    wanted: int,
+    order: np.ndarray,
+    buckets: np.ndarray,
+    chosen: np.ndarray,
+) -> None:
+    """Mark the ``wanted`` one-token units with the smallest keys."""
+    buckets[:] = 0
+    for u in range(num):
+        if size[u] == 1:
+            buckets[key[u] >> np.uint32(32 - ORDER_BITS)] += 1
+    below, edge = 0, 0
+    while edge < buckets.size and below + buckets[edge] <= wanted:
+        below += buckets[edge]
+        edge += 1
+    at_edge = 0
+    for u in range(num):
+        if size[u] == 1:
+            bucket = key[u] >> np.uint32(32 - ORDER_BITS)
+            chosen[u] = bucket < edge
+            if bucket == edge:
+                order[at_edge] = u
+                at_edge += 1
+    for _ in range(wanted - below):
+        best = 0
+        for i in range(1, at_edge):
+            if key[order[i]] < key[order[best]]:
+                best = i
+        chosen[order[best]] = True
+        at_edge -= 1
+        order[best] = order[at_edge]
+
+
+@njit(cache=True, nogil=True)
+def levels(unit_id: np.ndarray, token_weight: np.ndarray, each_token: bool) -> np.ndarray:
+    """uint8 [B, T]: classes for units whose tokens differ in weight, indices of LEVEL_WEIGHTS.
+
+    ``unit_id`` int32 [B, T]; ``token_weight`` float64 [B, T] in (0, 1], on the 2⁻¹⁶ grid. A unit's
+    class is the level nearest, in ratio, to the mean weight of its tokens: within 9 %.
     """
     num_rows, length = unit_id.shape
-    maskable = unit_id >= 0
-    num_maskable = _count_true(maskable)
-    if np.all(ratio >= 1):
-        return np.flatnonzero(maskable)
-    budget = budgets(ratio, num_maskable, random.round_budget)
-
-    single, first, unit_length = _units(unit_id, maskable)
-    row_of = first // length
-    num_single = _count_true(single)
-    if weights is None or token_class is None:
-        chance = np.minimum(ratio, 1.0)[:, None]
-        multi_class = np.zeros(first.shape, np.int64)
-        single_counts = num_single[:, None]
-    else:
-        multi_class = token_class.ravel()[first].astype(np.int64)
-        num_classes = weights.shape[0]
-        single_counts = _count(num_rows, num_classes, token_class, single)
-        flat_class = row_of * num_classes + multi_class
-        multi_tokens = np.bincount(flat_class, unit_length, num_rows * num_classes)
-        counts = single_counts + multi_tokens.astype(np.int64).reshape(num_rows, num_classes)
-        chance = chances(counts, weights, ratio)
-
-    selected = np.zeros(num_rows * length, bool)
-    covered, longest = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)
-    if first.size:
-        hit = _systematic_multi(first, row_of, unit_length, multi_class, chance, random, length)
-        selected[_ranges(first[hit], unit_length[hit])] = True
-        covered = np.bincount(row_of[hit], unit_length[hit], num_rows).astype(np.int64)
-        rows_with, begins = np.unique(row_of, return_index=True)
-        longest[rows_with] = np.maximum.reduceat(unit_length, begins)
-    left = _left_for_single(budget, covered, longest, single_counts, chance)
-    if weights is None or token_class is None:
-        chosen = _smallest(single, (left + random.start_single) >> 32, random.keys)
-        if not first.size:
-            return chosen
-    else:
-        shifted = _shift(chance, single_counts, left)
-        chosen = _systematic_single(single, token_class, shifted, random)
-    selected[chosen] = True
-    return np.flatnonzero(selected)
-
-
-def _left_for_single(
-    budget: np.ndarray,
-    covered: np.ndarray,
-    longest: np.ndarray,
-    counts: np.ndarray,
-    chance: np.ndarray,
-) -> np.ndarray:
-    """int64 [B], in units of 2⁻³²: how many one-token units to choose, see step 4.
-
-    ``covered`` [B]: tokens of the longer units chosen; ``longest`` [B]: the longest unit's tokens, a
-    bound on how far ``covered`` can be from its expectation (Abel summation: units are drawn
-    systematically in order of length); ``counts``, ``chance`` [B, C] of the one-token units.
-    """
-    expected = _weighted_sum(counts, chance)
-    missing = (budget - covered) * _ONE - expected
-    room = np.minimum(expected, counts.sum(axis=1) * _ONE - expected)
-    share = np.minimum(1.0, room / ((longest + 1) * _ONE))
-    return (expected + np.rint(share * missing)).astype(np.int64)
-
-
-def _units(unit_id: np.ndarray, maskable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Units by size: ``single`` bool [B, T]; flat first token and length, int64, of longer ones."""
-    begins = np.ones(unit_id.shape, bool)
-    np.not_equal(unit_id[:, 1:], unit_id[:, :-1], out=begins[:, 1:])
-    ends = np.ones(unit_id.shape, bool)
-    ends[:, :-1] = begins[:, 1:]
-    single = begins & ends & maskable
-    first = np.flatnonzero(begins & ~ends & maskable)
-    last = np.flatnonzero(ends & ~begins & maskable)
-    return single, first, last - first + 1
-
-
-def _count_true(flags: np.ndarray) -> np.ndarray:
-    """int64 [B]: True values of each row of bool [B, T], eight at a time where T allows."""
-    if flags.shape[1] % 8:
-        return np.count_nonzero(flags, axis=1)
-    return np.bitwise_count(flags.view(np.uint64)).sum(axis=1, dtype=np.int64)
-
-
-def _count(num_rows: int, num_classes: int, classes: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """int64 [B, C]: how many places of each row and class there are in ``where`` bool [B, T]."""
-    slot = np.where(where, classes, np.uint8(num_classes))
-    index = slot + np.arange(num_rows)[:, None] * (num_classes + 1)
-    counts = np.bincount(index.ravel(), minlength=num_rows * (num_classes + 1))
-    return counts.reshape(num_rows, num_classes + 1)[:, :-1]
-
-
-def _fixed_point(chance: np.ndarray) -> np.ndarray:
-    """uint32 in units of 2⁻³²; a chance of 1 becomes 1 − 2⁻³²."""
-    return np.minimum(np.rint(chance * _ONE), _ONE - 1).astype(np.uint32)
-
-
-def _systematic_multi(
-    first: np.ndarray,
-    row_of: np.ndarray,
-    unit_length: np.ndarray,
-    unit_class: np.ndarray,
-    chance: np.ndarray,
-    random: RowRandomness,
-    row_length: int,
-) -> np.ndarray:
-    """int64: which units of several tokens are chosen, as indices into ``first``."""
-    key = keyed.bits_at(random.keys[row_of], first - row_of * row_length) >> np.uint32(16)
-    index_bits = np.uint64(first.size.bit_length())
-    packed = (row_of.astype(np.uint64) << np.uint64(6)) | _longest_first(unit_length)
-    packed = (packed << np.uint64(16)) | key
-    packed = (packed << index_bits) | np.arange(first.size, dtype=np.uint64)
-    packed.sort()
-    index = (packed & ((np.uint64(1) << index_bits) - np.uint64(1))).astype(np.int64)
-    row = row_of[index]
-    own = _fixed_point(chance)[row, unit_class[index]]
-    total = np.cumsum(own, dtype=np.uint32)  # modulo 2³²: a unit is hit where the sum wraps around
-    per_row = np.bincount(row, minlength=chance.shape[0])
-    begins = np.cumsum(per_row) - per_row
-    before = np.concatenate(([0], total)).astype(np.uint32)[begins]
-    return index[(total - before[row] + random.start_multi[row]) < own]
-
-
-def _longest_first(unit_length: np.ndarray) -> np.ndarray:
-    """uint64 in 0 … 61, falling with the length of a unit (2 … 63 tokens, longer ones together)."""
-    return (63 - np.minimum(unit_length, 63)).astype(np.uint64)
-
-
-def _smallest(single: np.ndarray, number: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Flat positions of the ``number`` [B] one-token units with the smallest keys in each row."""
-    key = keyed.bits(keys, single.shape[1])
-    key |= (single.view(np.int8) - np.int8(1)).astype(np.int32).view(np.uint32)
-    kth = np.unique(number[number > 0]) - 1
-    if not kth.size:
-        return np.empty(0, np.int64)
-    ordered = np.partition(key, kth, axis=1) if kth.size <= 4 else np.sort(key, axis=1)
-    largest = ordered[np.arange(number.size), np.maximum(number - 1, 0)]
-    chosen = key <= largest[:, None]
-    chosen &= single
-    if not number.all():
-        chosen[number == 0] = False
-    return np.flatnonzero(chosen)
-
-
-def _shift(chance: np.ndarray, counts: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """float64 [B, C]: chances moved by δπ(1 − π) so that they sum to ``number`` · 2⁻³²."""
-    spread = chance * (1.0 - chance)
-    missing = number - _weighted_sum(counts, chance)
-    step = missing / np.maximum(_weighted_sum(counts, spread), 1.0)
-    return np.clip(chance + step[:, None] * spread, 0.0, 1.0)
-
-
-def _systematic_single(
-    single: np.ndarray, classes: np.ndarray, chance: np.ndarray, random: RowRandomness
-) -> np.ndarray:
-    """Flat positions, unordered, of the chosen one-token units."""
-    num_rows, length = single.shape
-    position_bits = np.uint32((length - 1).bit_length())
-    low_bits = position_bits + np.uint32(6)
-    packed = keyed.bits(random.keys, length)
-    packed &= ~np.uint32((1 << int(low_bits)) - 1)
-    place = classes.astype(np.uint32) << position_bits
-    place |= np.arange(length, dtype=np.uint32)
-    packed |= place
-    packed |= (single.view(np.int8) - np.int8(1)).astype(np.int32).view(np.uint32)
-    packed.sort(axis=1)
-    table = np.zeros((num_rows, MAX_CLASSES + 1), np.uint32)
-    table[:, : chance.shape[1]] = _fixed_point(chance)
-    slot = (packed >> position_bits) & np.uint32(MAX_CLASSES)
-    slot += (np.arange(num_rows, dtype=np.uint32) * np.uint32(MAX_CLASSES + 1))[:, None]
-    own = table.ravel().take(slot)
-    total = np.cumsum(own, axis=1, dtype=np.uint32)
-    total += random.start_single[:, None]
-    hit = np.flatnonzero(total < own)
-    place_of = packed.ravel()[hit] & np.uint32((1 << int(position_bits)) - 1)
-    return (hit // length) * length + place_of
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start, start + 1, … start + length − 1 of each pair, joined."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if ends.size else 0) + np.repeat(starts - (ends - lengths), lengths)
-
-
-def levels(unit_id: np.ndarray, token_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Classes for units whose tokens differ in weight: each unit's mean weight, on 48 levels.
-
-    ``unit_id`` integer [B, T]; ``token_weight`` float64 [B, T] in (0, 1]. Gives uint8 [B, T], the
-    level of each token's unit, and float64 [C], the weight of each level: quarter powers of two from
-    1 down to 2⁻¹¹·⁷⁵, so a unit's weight is met within 9 %.
-    """
-    begins = np.ones(unit_id.shape, bool)
-    np.not_equal(unit_id[:, 1:], unit_id[:, :-1], out=begins[:, 1:])
-    start = np.flatnonzero(begins)
-    size = np.diff(np.append(start, unit_id.size))
-    grid = np.rint(token_weight.ravel() * 2.0**16).astype(np.int64)
-    mean = np.add.reduceat(grid, start) / size
-    level_weights = np.rint(2.0 ** (16 - np.arange(48) / 4.0)) * 2.0**-16
-    bounds = np.sqrt(level_weights[:-1] * level_weights[1:]) * 2.0**16
-    level = np.searchsorted(-bounds, -mean, side="left").astype(np.uint8)
-    return np.repeat(level, size).reshape(unit_id.shape), level_weights
+    out = np.empty((num_rows, length), np.uint8)
+    for row in range(num_rows):
+        column = 0
+        while column < length:
+            end, total = column, 0.0
+            while end < length and unit_id[row, end] == unit_id[row, column]:
+                total += token_weight[row, end]
+                end += 1
+                if each_token:
+                    break
+            mean = total / (end - column)
+            level = 0
+            while level + 1 < LEVEL_WEIGHTS.size and mean * mean < (
+                LEVEL_WEIGHTS[level] * LEVEL_WEIGHTS[level + 1]
+            ):
+                level += 1
+            out[row, column:end] = level
+            column = end
+    return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
+from numba import njit
 from pydantic import Field
 
 from chronomask import keyed
@@ -52,32 +52,42 @@ Strategy = Annotated[Token | WholeWord | Span, Field(discriminator="kind")]
 def unit_id(strategy: Token | WholeWord | Span, rows: Rows, seed: int) -> Array:
     """Integer [B, T]: the unit of each token, −1 where nothing may be masked.
 
-    Values only need to differ between neighbouring units; tokens of one unit are adjacent.
+    Values only need to differ between neighbouring units; tokens of one unit are adjacent. For
+    ``token`` these are the words: selection is told to take every token apart. Spans need rows of
+    numpy arrays.
     """
-    if isinstance(strategy, WholeWord):
-        return rows.word_id
-    if isinstance(rows.word_id, torch.Tensor):
-        if isinstance(strategy, Span):
-            raise TypeError("spans are cut on the host: pass rows of numpy arrays")
-        position = torch.arange(rows.row_length, device=rows.word_id.device)
-        return torch.where(rows.word_id >= 0, position, -1)
-    if isinstance(strategy, Token):
-        return np.where(rows.word_id >= 0, np.arange(rows.row_length, dtype=np.int32), np.int32(-1))
-    return _spans(strategy, rows.word_id, rows, seed)
+    if isinstance(strategy, Span):
+        return _spans(strategy, rows.word_id, rows, seed)
+    return rows.word_id
 
 
 def _spans(strategy: Span, word_id: np.ndarray, rows: Rows, seed: int) -> np.ndarray:
     """int32 [B, T]: spans of words, cut at random and at specials."""
-    maskable = word_id >= 0
-    previous = np.empty_like(word_id)
-    previous[:, 0] = -1
-    previous[:, 1:] = word_id[:, :-1]
-    word_start = maskable & (word_id != previous)
     keys = keyed.row_keys(seed, keyed.Stream.SPAN, rows.epoch, rows.row_id)
-    chance = keyed.bits(keys, rows.row_length)
-    forced = word_start & (previous < 0)
-    cut = forced | (word_start & (chance < strategy.stop_prob * 2.0**32))
-    word_number = np.cumsum(word_start, axis=1, dtype=np.int32)
-    span_begin = np.maximum.accumulate(np.where(cut, word_number, 0), axis=1)
-    cut |= word_start & ((word_number - span_begin) % strategy.max_words == 0)
-    return np.where(maskable, np.cumsum(cut, axis=1, dtype=np.int32) - 1, np.int32(-1))
+    spread = keyed.spread_of_range(word_id.shape[1])
+    stop_below = round(strategy.stop_prob * 2**32)
+    return _cut(word_id, keys, spread, stop_below, strategy.max_words)
+
+
+@njit(cache=True, nogil=True)
+def _cut(
+    word_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, stop_below: int, max_words: int
+) -> np.ndarray:
+    out = np.empty(word_id.shape, np.int32)
+    for row in range(word_id.shape[0]):
+        low = np.uint32(keys[row] & np.uint64(0xFFFFFFFF))
+        odd = np.uint32(keys[row] >> np.uint64(32)) | np.uint32(1)
+        span, words, previous = -1, 0, np.int32(-1)
+        for column in range(word_id.shape[1]):
+            word = word_id[row, column]
+            if word < 0:
+                out[row, column] = -1
+            else:
+                if word != previous:
+                    stops = keyed.scalar_mix(spread[column], low, odd) < stop_below
+                    if previous < 0 or stops or words == max_words:
+                        span, words = span + 1, 0
+                    words += 1
+                out[row, column] = span
+            previous = word
+    return out

@@ -1,0 +1,1 @@
+"""From text to prepared rows, offline: sources, tokenizer, taggers, alignment, packing."""

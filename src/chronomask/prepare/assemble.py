@@ -17,45 +17,38 @@ from chronomask.data.format import CLASS_MASK, SPECIAL, WORD_START, SplitEntry
 from chronomask.data.writer import RowWriter
 from chronomask.prepare.config import Documents, Packing
 from chronomask.prepare.gather import Gathered
-from chronomask.prepare.pack import Pieces, Specials, TokenRows, concatenate, pack_documents
+from chronomask.prepare.pack import Pieces, Specials, concatenate, pack_documents
 from chronomask.prepare.parts import PartCounts, read_tokens
 
-__all__ = ["SPLITS", "statistics", "write_split"]
-
-SPLITS = ("train", "held_out")
+__all__ = ["statistics", "write_split"]
 
 
 def write_split(
     work: Path,
-    out: Path,
+    writer: RowWriter,
     split: str,
     num_parts: int,
     packing: Packing,
     row_length: int,
-    vocab_size: int,
     specials: Specials,
 ) -> tuple[SplitEntry, dict[str, Any]]:
     """Pack and write one split; returns its manifest entry and its counts for people."""
-    writer = RowWriter(out, split, row_length, vocab_size)
     tally = np.zeros(256, np.int64)
-    documents = [0]
+    num_documents = 0
 
     def pieces() -> Iterator[Pieces]:
+        nonlocal num_documents
         for number in range(num_parts):
-            part = read_tokens(work, number)
-            chosen = (part.held_out == (split == "held_out")) & (part.lengths > 0)
-            if not chosen.any():
-                continue
-            documents[0] += int(chosen.sum())
-            tokens = np.repeat(chosen, part.lengths)
-            tally[:] += np.bincount(part.annotation[tokens], minlength=256)
-            yield Pieces(part.ids[tokens], part.annotation[tokens], part.lengths[chosen])
+            part = read_tokens(work, number, split)
+            if part.lengths.size:
+                num_documents += part.lengths.size
+                tally[:] += np.bincount(part.annotation, minlength=256)
+                yield Pieces(part.ids, part.annotation, part.lengths)
 
     pack = pack_documents if isinstance(packing, Documents) else concatenate
-    rows: TokenRows
     for rows in pack(pieces(), row_length, specials):
         writer.write(rows.ids, rows.annotation, rows.bounds, rows.num_tokens)
-    entry = writer.finish(documents[0])
+    entry = writer.finish(num_documents)
     maskable = tally[:SPECIAL]
     words = int(maskable[WORD_START:].sum())
     tokens = int(maskable.sum())

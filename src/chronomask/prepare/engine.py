@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -29,6 +30,7 @@ from chronomask.errors import RunError
 from chronomask.prepare.annotate import annotate
 from chronomask.prepare.config import Tagger
 from chronomask.prepare.parts import (
+    SPLITS,
     PartCounts,
     TokenPart,
     hash_position,
@@ -55,6 +57,7 @@ class PartJob:
 
     tokenizer: str
     """Folder of the saved tokenizer."""
+    tokenizer_sha256: str
     tagger: dict[str, Any]
     """The tagger's config values."""
     special_ids: tuple[int, ...]
@@ -74,36 +77,42 @@ def annotate_part(
         yield done
         return
     job = PartJob(**json.loads((work / _JOB).read_text()))
-    tokenizer = _backend(job.tokenizer)
+    tokenizer = _backend(job.tokenizer, job.tokenizer_sha256)
     tagger = load_tagger(TypeAdapter(Tagger).validate_python(job.tagger))
     names, texts = zip(*read_text(work, rank), strict=True)
     num_words = num_without_word = 0
-    ids, annotation = [], []
+    parts_ids, parts_annotation = [], []
     lengths = np.zeros(len(texts), np.int64)
     stored = id_dtype(job.vocab_size)
     for batch in annotate(texts, tokenizer, tagger, job.special_ids):
-        ids.append(batch.ids.astype(stored))
-        annotation.append(batch.annotation)
+        parts_ids.append(batch.ids.astype(stored))
+        parts_annotation.append(batch.annotation)
         np.add.at(lengths, batch.document, batch.lengths)
         num_words += batch.num_words
         num_without_word += batch.num_without_word
     held_out = np.fromiter((hash_position(t) < job.held_out_below for t in texts), bool, len(texts))
-    part = TokenPart(np.concatenate(ids), np.concatenate(annotation), lengths, held_out)
+    ids, annotation = np.concatenate(parts_ids), np.concatenate(parts_annotation)
+    splits = {}
+    for split, chosen in zip(SPLITS, (~held_out, held_out), strict=True):
+        tokens = np.repeat(chosen, lengths)
+        kept = chosen & (lengths > 0)
+        splits[split] = TokenPart(ids[tokens], annotation[tokens], lengths[kept])
     counts = PartCounts(
         num_documents=len(texts),
         num_characters=sum(map(len, texts)),
         num_words=num_words,
-        num_tokens=part.ids.size,
+        num_tokens=ids.size,
         num_tokens_without_word=num_without_word,
-        num_special_tokens=int(np.count_nonzero(part.annotation >= SPECIAL)),
+        num_special_tokens=int(np.count_nonzero(annotation >= SPECIAL)),
         empty_documents=[names[k] for k in np.flatnonzero(lengths == 0)],
     )
-    write_tokens(work, rank, part, counts)
+    write_tokens(work, rank, splits, counts)
     yield counts
 
 
 @lru_cache(maxsize=1)
-def _backend(folder: str) -> Tokenizer:
+def _backend(folder: str, sha256: str) -> Tokenizer:
+    """The tokenizer, loaded once; ``sha256`` only tells two tokenizers of one folder apart."""
     return load_backend(Path(folder))
 
 
@@ -152,7 +161,7 @@ def _run_in_processes(
     # Spawned, not forked: the parent may hold threads of the tokenizer or of torch.
     with _single_threaded():
         pool = ProcessPoolExecutor(
-            workers, get_context("spawn"), initializer=None if needs_torch else _without_torch
+            workers, get_context("spawn"), initializer=_begin_worker, initargs=(needs_torch,)
         )
         try:
             futures = [pool.submit(_counts_of_part, work, number) for number in todo]
@@ -165,12 +174,14 @@ def _run_in_processes(
     return []
 
 
-def _without_torch() -> None:
-    """Keep this process from importing torch, which spaCy does for models that need it.
-
-    Ours do not, and it would cost every worker two seconds and 190 MB.
-    """
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+def _begin_worker(needs_torch: bool) -> None:
+    """Prepare a worker process."""
+    # Ctrl-C reaches the parent, which lets the parts in hand finish and hands out no more.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not needs_torch:
+        # spaCy imports torch if it is there, for models other than the bundled one: two seconds and
+        # 190 MB for every worker.
+        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
 
 def _counts_of_part(work: Path, number: int) -> PartCounts:

@@ -17,11 +17,13 @@ from chronomask.prepare.config import InstalledPackages, PrepareConfig
 from chronomask.prepare.parts import hash_position, read_text, write_text
 from chronomask.prepare.progress import Progress
 from chronomask.prepare.sources import Skipped, SourceFile, read_documents
+from chronomask.prepare.taggers import split_long
 from chronomask.types import Document
 
 __all__ = ["Gathered", "gather", "sample_texts"]
 
 _FILE = "gathered.json"
+_SAMPLE_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ def gather(
     done = work / _FILE
     if done.is_file():
         return Gathered(**json.loads(done.read_text()))
-    positions: list[float] = []
+    positions = _Positions()
+    num_documents = 0
     sizes: list[int] = []
     part: list[Document] = []
     held = 0
@@ -60,7 +63,8 @@ def gather(
             if len(document.text) < config.min_characters:
                 skipped.add(f"fewer than {config.min_characters} characters", document.id)
                 continue
-            positions.append(hash_position(document.text))
+            positions.add(hash_position(document.text))
+            num_documents += 1
             part.append(document)
             held += len(document.text)
             progress.advance(len(document.text), documents=1)
@@ -71,38 +75,54 @@ def gather(
     if part:
         write_text(work, len(sizes), part)
         sizes.append(held)
-    if not positions:
+    if not num_documents:
         reasons = "; ".join(f"{count} × {reason}" for reason, count in skipped.counts.items())
         names = ", ".join(str(getattr(s, "path", s)) for s in sources[:5])
         raise DataError(f"no document in {names}" + (f" (skipped: {reasons})" if reasons else ""))
     gathered = Gathered(
         num_parts=len(sizes),
-        num_documents=len(positions),
+        num_documents=num_documents,
         num_characters=sum(sizes),
         part_characters=sizes,
-        held_out_below=_threshold(positions, config.held_out),
+        held_out_below=positions.threshold(config.held_out),
         skipped=skipped.to_dict(),
     )
     write_file(done, json.dumps(asdict(gathered)).encode())
     return gathered
 
 
-def _threshold(positions: list[float], share: float) -> float:
-    """``share``, moved for tiny corpora so that neither split is empty if there are two texts."""
-    if not share:
-        return 0.0
-    distinct = sorted(set(positions))
-    if len(distinct) < 2:
-        return 0.0
-    return min(max(share, distinct[1]) if share <= distinct[0] else share, distinct[-1])
+@dataclass
+class _Positions:
+    """The hash positions seen: their two lowest values and the highest."""
+
+    lowest: float = 1.0
+    second: float = 1.0
+    highest: float = -1.0
+
+    def add(self, position: float) -> None:
+        if position < self.lowest:
+            self.lowest, self.second = position, self.lowest
+        elif self.lowest < position < self.second:
+            self.second = position
+        self.highest = max(self.highest, position)
+
+    def threshold(self, share: float) -> float:
+        """``share``, moved for tiny corpora so that neither split is empty if there are two texts."""
+        if not share or self.lowest == self.highest:
+            return 0.0
+        some_held_out = max(share, self.second) if share <= self.lowest else share
+        return min(some_held_out, self.highest)
 
 
 def sample_texts(work: Path, gathered: Gathered, characters: int) -> Iterator[str]:
-    """About ``characters`` of the training documents, chosen by hash, in order."""
-    train_share = 1.0 - gathered.held_out_below
-    share = min(1.0, characters / max(gathered.num_characters * train_share, 1.0)) * train_share
+    """About ``characters`` of the training text, in pieces chosen by hash, in order; never nothing."""
+    share = characters / max(gathered.num_characters, 1)
+    first = True
     for number in range(gathered.num_parts):
         for _, text in read_text(work, number):
-            position = hash_position(text)
-            if position >= gathered.held_out_below and position - gathered.held_out_below < share:
-                yield text
+            if hash_position(text) < gathered.held_out_below:
+                continue
+            for _, piece in split_long(text, _SAMPLE_CHARACTERS):
+                if first or hash_position(piece) < share:
+                    first = False
+                    yield piece

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +19,9 @@ import numpy as np
 from chronomask.data.writer import write_file
 from chronomask.types import Document
 
-__all__ = ["PartCounts", "TokenPart", "hash_position", "read_text", "read_tokens"]
+__all__ = ["SPLITS", "PartCounts", "TokenPart", "hash_position", "read_text", "read_tokens"]
+
+SPLITS = ("train", "held_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,14 @@ class PartCounts:
 
 @dataclass(frozen=True, slots=True)
 class TokenPart:
-    """``ids`` uint16 or uint32 [T]; ``annotation`` uint8 [T]; ``lengths`` int64 [D]; ``held_out`` bool
-    [D].
+    """The documents of a part that belong to one split.
+
+    ``ids`` uint16 or uint32 [T]; ``annotation`` uint8 [T]; ``lengths`` int64 [D].
     """
 
     ids: np.ndarray
     annotation: np.ndarray
     lengths: np.ndarray
-    held_out: np.ndarray
 
 
 def hash_position(text: str) -> float:
@@ -86,23 +88,25 @@ def read_text(work: Path, number: int) -> Iterator[tuple[str, str]]:
         yield identifier, text
 
 
-def write_tokens(work: Path, number: int, part: TokenPart, counts: PartCounts) -> None:
+def write_tokens(
+    work: Path, number: int, splits: Mapping[str, TokenPart], counts: PartCounts
+) -> None:
     """Write a part's tokens, then its counts: the counts' file marks the part as done."""
+    arrays = {
+        f"{split}.{name}": getattr(part, name)
+        for split, part in splits.items()
+        for name in TokenPart.__slots__
+    }
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        ids=part.ids,
-        annotation=part.annotation,
-        lengths=part.lengths,
-        held_out=part.held_out,
-    )
+    np.savez(buffer, **arrays)
     write_file(tokens_file(work, number), buffer.getvalue())
     write_file(counts_file(work, number), json.dumps(asdict(counts)).encode())
 
 
-def read_tokens(work: Path, number: int) -> TokenPart:
+def read_tokens(work: Path, number: int, split: str) -> TokenPart:
+    """One split's documents of a part; the other's are not read."""
     with np.load(tokens_file(work, number), allow_pickle=False) as arrays:
-        return TokenPart(arrays["ids"], arrays["annotation"], arrays["lengths"], arrays["held_out"])
+        return TokenPart(*(arrays[f"{split}.{name}"] for name in TokenPart.__slots__))
 
 
 def read_counts(work: Path, number: int) -> PartCounts | None:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from chronomask.config import diff
 from chronomask.data.format import MANIFEST, PreparedData
-from chronomask.data.writer import write_file, write_manifest
+from chronomask.data.writer import RowWriter, write_file, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
-from chronomask.prepare.assemble import SPLITS, statistics, write_split
+from chronomask.prepare.assemble import statistics, write_split
 from chronomask.prepare.config import InstalledPackages, PrepareConfig, TokenizerFolder
 from chronomask.prepare.engine import PartJob, run_parts
 from chronomask.prepare.gather import gather, sample_texts
 from chronomask.prepare.pack import Specials
+from chronomask.prepare.parts import SPLITS
 from chronomask.prepare.progress import Progress
 from chronomask.prepare.sources import Skipped, SourceFile, file_state, find_sources, snapshot
 from chronomask.prepare.taggers import describe_tagger
@@ -29,7 +31,7 @@ from chronomask.prepare.tokenizer import SavedTokenizer, build_tokenizer, find_t
 
 __all__ = ["prepare"]
 
-_OURS = (MANIFEST, "config.yaml", "statistics.json", "tokenizer", *SPLITS, ".work")
+_WORK = ".work"
 
 
 def prepare(
@@ -47,12 +49,12 @@ def prepare(
     state = {"config": config.shaping(), "sources": snapshot(sources)}
     if isinstance(config.tokenizer, TokenizerFolder):
         state["sources"] += [file_state(find_tokenizer(config.tokenizer.path))]
+    if not _may_write(out):
+        raise UsageError(f"{out} exists and is not prepared data; choose another --out")
     if force:
-        _remove(out, _OURS)
+        _remove(out)
     elif (out / MANIFEST).is_file():
         return _reuse(out, config, state)
-    elif out.exists() and (not out.is_dir() or {item.name for item in out.iterdir()} - set(_OURS)):
-        raise UsageError(f"{out} exists and is not prepared data; choose another --out")
     try:
         return _prepare(config, out, sources, skipped, state, progress)
     except OSError as error:
@@ -79,27 +81,28 @@ def _prepare(
         gathered = gather(work, config, sources, skipped, bar)
     if tokenizer is None:
         if shown:
-            print(f"tokenizer: training {config.tokenizer.kind}", flush=True)
+            print(f"training a {config.tokenizer.kind} tokenizer", file=sys.stderr, flush=True)
         sample = sample_texts(work, gathered, config.tokenizer_sample_characters)
         tokenizer = _tokenizer(config, out, work, sample)
     specials = Specials(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
     job = PartJob(
         str(tokenizer.folder),
+        tokenizer.sha256,
         config.tagger.to_dict(),
         tokenizer.special_ids,
         tokenizer.vocab_size,
         gathered.held_out_below,
     )
     workers = config.workers or os.cpu_count() or 1
-    with Progress("tagging", gathered.num_characters, shown) as bar:
+    with Progress("tokenising and tagging", gathered.num_characters, shown) as bar:
         parts = run_parts(work, gathered.num_parts, job, workers, bar)
 
     entries, counts = {}, {}
     for split in SPLITS:
+        writer = RowWriter(out, split, config.row_length, tokenizer.vocab_size)
         entries[split], counts[split] = write_split(
-            work, out, split, gathered.num_parts, config.packing, config.row_length,
-            tokenizer.vocab_size, specials,
-        )  # fmt: skip
+            work, writer, split, gathered.num_parts, config.packing, config.row_length, specials
+        )
     if not entries["train"].num_rows:
         raise DataError("no document gave a token to train on; check the sources and the tokenizer")
     values = {
@@ -134,19 +137,28 @@ def _tokenizer(config: PrepareConfig, out: Path, work: Path, sample: Any) -> Sav
 
 def _work_folder(out: Path, state: dict[str, Any]) -> Path:
     """``out/.work`` of this very preparation; what another one left is removed."""
-    work = out / ".work"
+    work = out / _WORK
     mark = work / "state.json"
     text = json.dumps(state, sort_keys=True)
     if not (mark.is_file() and mark.read_text() == text):
-        _remove(out, _OURS)
+        _remove(out)
         work.mkdir(parents=True, exist_ok=True)
         write_file(mark, text.encode())
     return work
 
 
-def _remove(out: Path, names: tuple[str, ...]) -> None:
+def _may_write(out: Path) -> bool:
+    """Whether ``out`` is free, or prepared data, or a preparation that did not finish."""
+    if not out.exists():
+        return True
+    return out.is_dir() and (
+        (out / MANIFEST).is_file() or (out / _WORK).is_dir() or not any(out.iterdir())
+    )
+
+
+def _remove(out: Path) -> None:
     """Remove what a preparation writes, the manifest first; anything else in ``out`` stays."""
-    for name in names:
+    for name in (MANIFEST, "config.yaml", "statistics.json", "tokenizer", *SPLITS, _WORK):
         path = out / name
         if path.is_dir():
             shutil.rmtree(path)

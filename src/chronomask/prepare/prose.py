@@ -28,15 +28,15 @@ _FENCE = re.compile(r"^\s*(```|~~~)")
 _ITEM = re.compile(r"^\s*([-*+•]|\(?\d+[.)]|\(?[a-zA-Z][.)])\s+")
 
 _INLINE = (
+    (re.compile(r"\s*\[[\d, ]+\]_?"), ""),  # citations
     (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),  # images
     (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),  # Markdown links
     (re.compile(r"\[`?([^\]`]+)`?\](?:\[[^\]]*\])?"), r"\1"),
     (re.compile(r":[\w:+.-]+:`~?(?:[\w.]*\.)?([^`<]+?)(?:\s*<[^`>]*>)?`"), r"\1"),  # roles
     (re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{1,2}"), r"\1"),  # reStructuredText links
     (re.compile(r"`{1,2}([^`]+)`{1,2}_{0,2}"), r"\1"),
-    (re.compile(r"\*{1,3}(\S(?:[^*]*\S)?)\*{1,3}"), r"\1"),
-    (re.compile(r"(?<!\w)_(\S(?:[^_]*\S)?)_(?!\w)"), r"\1"),
-    (re.compile(r"\s*\[[\d, ]+\]_?"), ""),  # citations
+    (re.compile(r"\*{1,3}([^\s*](?:[^*]*[^\s*])?)\*{1,3}"), r"\1"),
+    (re.compile(r"(?<!\w)_([^\s_](?:[^_]*[^\s_])?)_(?!\w)"), r"\1"),
     (re.compile(r"</?\w[^>]*>"), ""),  # HTML
     (re.compile(r"\s+"), " "),
 )

@@ -169,15 +169,12 @@ def train_wordpiece(choice: WordPiece, sample: Iterable[str]) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     normalizer = normalizers.BertNormalizer(lowercase=choice.lowercase)
-    counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
-
     texts = [normalizer.normalize_str(text) for text in sample]
-    for text in texts:
-        _count_characters(text, *counts)
-    if not counts[0]:
+    everywhere, inside = _count_characters(texts)
+    if not everywhere:
         raise DataError("there is no text to train a tokenizer on; check the sources")
-    common = sorted(counts[0], key=lambda c: (-counts[0][c], c))[:ALPHABET]
-    continued = ["##" + c for c in sorted(common) if counts[1][c]]
+    common = sorted(everywhere, key=lambda c: (-everywhere[c], c))[:ALPHABET]
+    continued = ["##" + c for c in sorted(common) if inside[c]]
     scratch = Tokenizer(models.WordPiece(unk_token=SPECIALS["unk"]))
     scratch.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
@@ -199,9 +196,14 @@ def train_wordpiece(choice: WordPiece, sample: Iterable[str]) -> Tokenizer:
     return backend
 
 
-def _count_characters(text: str, everywhere: Counter[str], inside: Counter[str]) -> None:
-    """Count the characters of words, and those that continue one."""
-    for word, number in Counter(text.split()).items():
+def _count_characters(texts: Iterable[str]) -> tuple[Counter[str], Counter[str]]:
+    """How often each character is part of a word, and how often it continues one."""
+    words: Counter[str] = Counter()
+    for text in texts:
+        words.update(text.split())
+    everywhere: Counter[str] = Counter()
+    inside: Counter[str] = Counter()
+    for word, number in words.items():
         begins = True
         for character in word:
             everywhere[character] += number
@@ -211,6 +213,7 @@ def _count_characters(text: str, everywhere: Counter[str], inside: Counter[str])
             if not begins:
                 inside[character] += number
             begins = False
+    return everywhere, inside
 
 
 def _is_punctuation(character: str) -> bool:

@@ -36,6 +36,12 @@ class World:
         """Whether this process writes the files and the progress."""
         return self.rank == 0
 
+    def totals(self, *values: float) -> list[float]:
+        """Each value summed over all processes; exact for counts below 2⁵³."""
+        if self.size == 1:
+            return [float(value) for value in values]
+        return self.sum(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of ``tensor`` over all processes, in place."""
         if self.size > 1:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -13,7 +15,7 @@ from chronomask.model.attention import AttentionScope, backbone_inputs, position
 from chronomask.model.head import logits_at, token_losses
 from chronomask.types import ClassTally, MaskedBatch, Rows
 
-__all__ = ["Forward", "Part", "as_class_tally", "tally"]
+__all__ = ["Forward", "Part", "as_class_tally", "rows_at_fault", "tally"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -72,3 +74,12 @@ def tally(
 def as_class_tally(sums: torch.Tensor) -> ClassTally:
     """The :class:`ClassTally` of :func:`tally`'s sums."""
     return ClassTally(loss_sum=sums[0], count=sums[1].long(), correct=sums[2].long())
+
+
+def rows_at_fault(parts: Sequence[Part], losses: Sequence[torch.Tensor]) -> list[int]:
+    """Row ids with a loss that is not finite; ``losses`` are those of ``parts``, in order."""
+    found: list[int] = []
+    for part, values in zip(parts, losses, strict=True):
+        positions = part.batch.positions[~values.isfinite()].cpu().numpy()
+        found += part.rows.row_id[np.unique(positions // part.rows.row_length)].tolist()
+    return found

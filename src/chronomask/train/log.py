@@ -73,10 +73,7 @@ class RunLog:
         """Show progress: a bar on a terminal, else a line now and then; ``metrics`` when logged."""
         if self._bar is not None:
             if metrics is not None:
-                rate = f"{metrics['tokens_per_second']:,.0f}"
-                self._bar.set_postfix_str(
-                    f"loss {metrics['loss']:.3f}, {rate} tok/s", refresh=False
-                )
+                self._bar.set_postfix_str(_in_short(metrics), refresh=False)
             self._bar.update(step - self._bar.n)
         elif self._lines and metrics is not None:
             now = time.monotonic()
@@ -84,14 +81,15 @@ class RunLog:
                 self._last_line = now
                 left = (steps - step) * metrics["seconds"] / step
                 print(
-                    f"step {step:,}/{steps:,}  loss {metrics['loss']:.3f}  "
-                    f"{metrics['tokens_per_second']:,.0f} tok/s  {_clock(left)} left",
+                    f"step {step:,}/{steps:,}  {_in_short(metrics)}  {_clock(left)} left",
                     file=sys.stderr,
                     flush=True,
                 )
 
     def median_speed(self) -> float | None:
-        """Median of the logged tokens per second; None without a line."""
+        """Median of the logged tokens per second; None without a line or where nothing is written."""
+        if not self.active:
+            return None
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines()
         speeds = [json.loads(line)["tokens_per_second"] for line in lines]
@@ -169,6 +167,11 @@ def _git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _in_short(metrics: Mapping[str, Any]) -> str:
+    loss = "nothing predicted" if metrics["loss"] is None else f"loss {metrics['loss']:.3f}"
+    return f"{loss}  {metrics['tokens_per_second']:,.0f} tok/s"
 
 
 def _clock(seconds: float) -> str:

@@ -9,25 +9,24 @@ and applied; losses per class are pooled and fed back to the masker, in force fr
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from chronomask.data.loader import RowLoader
 from chronomask.errors import RunError
 from chronomask.keyed import Stream, row_keys
 from chronomask.train import checkpoint, distributed, signals
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
-from chronomask.train.forward import Part, as_class_tally, tally
+from chronomask.train.forward import Part, as_class_tally, rows_at_fault, tally
 from chronomask.train.log import RunLog
 from chronomask.train.optimiser import set_learning_rate
 from chronomask.train.run import Run, State, is_due, open_run, summarise
@@ -36,8 +35,6 @@ from chronomask.train.validation import class_means, validate
 from chronomask.types import Rows
 
 __all__ = ["pretrain"]
-
-logger = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -65,26 +62,22 @@ def pretrain(
             active=world.is_first,
             progress=progress,
         )
-        try:
-            _train(run, state, world, stop, log)
+        upcoming = cast("Generator[Rows]", iter(run.loader))  # closing it ends the reading threads
+        with closing(log), closing(upcoming):
+            _train(run, state, world, stop, log, upcoming)
             return summarise(run, state, log)
-        finally:
-            log.close()
 
 
-def _train(run: Run, state: State, world: World, stop: StopRequest, log: RunLog) -> None:
+def _train(
+    run: Run,
+    state: State,
+    world: World,
+    stop: StopRequest,
+    log: RunLog,
+    upcoming: Iterator[Rows],
+) -> None:
     """All remaining steps."""
     config = run.config
-    loader = RowLoader(
-        run.data.split("train"),
-        seed=config.seed,
-        rows_per_step=config.rows_per_step,
-        rank=world.rank,
-        world_size=world.size,
-        num_workers=config.loader_workers,
-        start_step=state.step,
-    )
-    upcoming = iter(loader)
     while state.step < config.steps:
         began = time.perf_counter()
         rows = next(upcoming)
@@ -132,19 +125,14 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
         run.forward.mask(micro, masker, progress)
         for micro in rows.micro_batches(config.micro_batches)
     ]
-    counts = torch.tensor(
-        [
-            sum(part.batch.num_predicted for part in parts),
-            np.count_nonzero(rows.word_id >= 0),
-            np.count_nonzero(rows.input_ids != run.forward.pad_token_id),
-            rows.num_rows,
-            sum(part.batch.masking_ratio * part.rows.num_rows for part in parts),
-            stop.signal_number != 0,
-        ],
-        dtype=torch.float64,
-        device=world.device,
+    predicted, maskable, tokens, num_rows, ratio_sum, stopping = world.totals(
+        sum(part.batch.num_predicted for part in parts),
+        int(np.count_nonzero(rows.word_id >= 0)),
+        int(np.count_nonzero(rows.input_ids != run.forward.pad_token_id)),
+        rows.num_rows,
+        sum(part.batch.masking_ratio * part.rows.num_rows for part in parts),
+        stop.signal_number != 0,
     )
-    predicted, maskable, tokens, num_rows, ratio_sum, stopping = world.sum(counts).tolist()
     if stopping:
         return None
 
@@ -152,12 +140,7 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
     loss, norm = None, None
     if predicted:  # with nothing to predict there is no update; the schedules go on
         loss, norm = _update(run, state, world, parts, predicted, rate)
-    state.step += 1
-    state.masked_tokens += int(predicted)
-    state.tokens_seen += int(tokens)
-    state.rows_seen += int(num_rows)
-    state.window.tokens += int(tokens)
-    state.window.masked_tokens += int(predicted)
+    state.count(rows=int(num_rows), tokens=int(tokens), masked_tokens=int(predicted))
     return _Step(
         progress=progress,
         masking_ratio=ratio_sum / num_rows,
@@ -287,15 +270,9 @@ def _not_finite(
     losses: Sequence[torch.Tensor],
 ) -> str:
     """Says where a non-finite loss or gradient comes from; the update was not made."""
-    bad: list[int] = []
-    for part, values in zip(parts, losses, strict=True):
-        positions = part.batch.positions[~values.isfinite()].cpu().numpy()
-        bad += part.rows.row_id[np.unique(positions // part.rows.row_length)].tolist()
-    if bad:
-        where = "in training rows"
-    else:  # a gradient that overflowed: any row may be the cause
-        where = "somewhere in training rows"
-        bad = [row for part in parts for row in part.rows.row_id.tolist()]
+    bad = rows_at_fault(parts, losses)
+    where = "in training rows" if bad else "somewhere in training rows"  # a gradient overflowed
+    bad = bad or [row for part in parts for row in part.rows.row_id.tolist()]
     shown = ", ".join(map(str, bad[:16])) + (f" and {len(bad) - 16} more" if len(bad) > 16 else "")
     return (
         f"step {state.step + 1:,}: loss {loss}, gradient norm {norm}, {where} {shown}; the update was "

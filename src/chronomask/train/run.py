@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from chronomask.data.format import PreparedData
+from chronomask.data.loader import RowLoader
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.build import build_model, load_tokenizer, open_model
@@ -75,6 +76,15 @@ class State:
             return min(1.0, self.rows_seen / (config.steps * config.rows_per_step))
         return self.step / config.steps
 
+    def count(self, *, rows: int, tokens: int, masked_tokens: int) -> None:
+        """Count one step over all processes."""
+        self.step += 1
+        self.rows_seen += rows
+        self.tokens_seen += tokens
+        self.masked_tokens += masked_tokens
+        self.window.tokens += tokens
+        self.window.masked_tokens += masked_tokens
+
     def add_time(self, seconds: float, waiting: float) -> None:
         """Count the time of a step, ``waiting`` of it spent on rows."""
         self.seconds += seconds
@@ -125,6 +135,8 @@ class Run:
     optimiser: torch.optim.Optimizer
     masker: Masker
     validation_masker: Masker
+    loader: RowLoader
+    """this process's rows of every step from the state's on"""
     finished: dict[str, Any] | None = None
     parameters: list[torch.nn.Parameter] = field(init=False)
 
@@ -196,6 +208,15 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
         optimiser=build_optimiser(config.optimiser, model),
         masker=Masker(config.masking, vocabulary, data.class_names, config.seed).to(world.device),
         validation_masker=fixed_masker(vocabulary),
+        loader=RowLoader(
+            data.split("train"),
+            seed=config.seed,
+            rows_per_step=config.rows_per_step,
+            rank=world.rank,
+            world_size=world.size,
+            num_workers=config.loader_workers,
+            start_step=saved.step if saved is not None else 0,
+        ),
     )
     state = State.start(len(data.class_names))
     if saved is not None:

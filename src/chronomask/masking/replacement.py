@@ -1,0 +1,65 @@
+"""What the model sees in place of a predicted token: [MASK], a random ordinary token, or itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from chronomask import keyed
+
+__all__ = ["replace"]
+
+_U32 = np.uint64(0xFFFFFFFF)
+
+
+@njit(cache=True, nogil=True)
+def replace(
+    input_ids: np.ndarray,
+    token_class: np.ndarray,
+    positions: np.ndarray,
+    unit_id: np.ndarray,
+    by_unit: bool,
+    replace_keys: np.ndarray,
+    token_keys: np.ndarray,
+    spread: np.ndarray,
+    mask_below: int,
+    random_below: int,
+    mask_token_id: int,
+    ordinary_ids: np.ndarray,
+    labels: np.ndarray,
+    targets: np.ndarray,
+    target_class: np.ndarray,
+) -> None:
+    """Replace the tokens at ``positions`` in ``input_ids`` and fill labels, targets and classes.
+
+    ``input_ids``, ``labels`` int64 [B, T]; ``positions``, ``targets`` int64 [N]; ``target_class``
+    uint8 [N]; ``replace_keys``, ``token_keys`` uint64 [B]; ``spread`` uint32 [T] of
+    :func:`chronomask.keyed.spread_of_range`. A token's draw in [0, 2³²) makes it [MASK] below
+    ``mask_below`` and random below ``random_below``; with ``by_unit`` a unit's tokens share a draw.
+    """
+    length = input_ids.shape[1]
+    row = 0
+    for n in range(positions.size):
+        while positions[n] >= (row + 1) * length:
+            row += 1
+        column = positions[n] - row * length
+        token = input_ids[row, column]
+        labels[row, column] = token
+        targets[n] = token
+        target_class[n] = token_class[row, column]
+        place = unit_id[row, column] if by_unit else column
+        draw = _bits(replace_keys[row], spread[place])
+        if draw < mask_below:
+            input_ids[row, column] = mask_token_id
+        elif draw < random_below:
+            bits = np.uint64(_bits(token_keys[row], spread[column]))
+            input_ids[row, column] = ordinary_ids[
+                np.int64((bits * np.uint64(ordinary_ids.size)) >> np.uint64(32))
+            ]
+
+
+@njit(inline="always")
+def _bits(key: int, spread: int) -> int:
+    low = np.uint32(key & _U32)
+    odd = np.uint32(key >> np.uint64(32)) | np.uint32(1)
+    return keyed.scalar_mix(spread, low, odd)

@@ -1,0 +1,355 @@
+"""The whole preparation: the same bytes however it runs, and nothing half-done taken for whole."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests_text import made_up_text
+
+from chronomask.data.format import MANIFEST, PreparedData
+from chronomask.data.loader import validation_batches
+from chronomask.errors import DataError, RunError, UsageError
+from chronomask.prepare import engine, pipeline
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.parts import hash_position
+from chronomask.prepare.pipeline import prepare
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    file = tmp_path / "corpus.txt"
+    file.write_text("\n\n".join(made_up_text(80, seed=1)), encoding="utf-8")
+    return file
+
+
+def config(source: Path, *overrides: str, **values: Any) -> PrepareConfig:
+    base = {
+        "sources": [str(source)],
+        "tagger": {"kind": "none"},
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
+        "row_length": 32,
+        "held_out": 0.1,
+        "part_characters": 5000,
+        "workers": 1,
+    }
+    return PrepareConfig.parse(base | values).replace(overrides)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def run(made: PrepareConfig, out: Path, **values: Any) -> PreparedData:
+    return prepare(made, out, progress=False, **values)
+
+
+@pytest.mark.parametrize("packing", ["concatenate", "documents"])
+def test_any_number_of_workers_gives_the_same_bytes(
+    corpus: Path, tmp_path: Path, packing: str
+) -> None:
+    override = f"packing.kind={packing}"
+    one = run(config(corpus, override), tmp_path / "one")
+    two = run(config(corpus, override, "workers=2"), tmp_path / "two")
+    assert files(one.path) == files(two.path)
+    one.verify()
+
+
+def test_parts_do_not_change_the_rows(corpus: Path, tmp_path: Path) -> None:
+    small = run(config(corpus, "part_characters=1000"), tmp_path / "small")
+    large = run(config(corpus, "part_characters=1000000"), tmp_path / "large")
+    assert small.fingerprint == large.fingerprint
+
+
+def test_every_document_is_in_exactly_one_split(corpus: Path, tmp_path: Path) -> None:
+    data = run(config(corpus), tmp_path / "out")
+    texts = made_up_text(80, seed=1)
+    held_out = sum(hash_position(text) < 0.1 for text in texts)
+    assert data.split("held_out").num_documents == held_out > 0
+    assert data.split("train").num_documents == 80 - held_out
+    assert data.manifest.class_names == ("none",)
+    assert data.statistics["documents"] == 80
+    assert data.statistics["splits"]["train"]["row_utilisation"] > 0.99
+
+
+def test_the_rows_spell_the_documents(corpus: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    data = run(config(corpus, "packing.kind=documents", "row_length=512"), tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(str(data.tokenizer_path))
+    expected = {text.lower() for text in made_up_text(80, seed=1)}
+    found = set()
+    for name in ("train", "held_out"):
+        for rows in validation_batches(data.split(name), 10**6, 16):
+            flat = rows.input_ids.ravel()
+            for start, stop in zip(rows.cu_seqlens, rows.cu_seqlens[1:], strict=False):
+                found.add(tokenizer.decode(flat[start:stop], skip_special_tokens=True))
+    assert {"".join(text.split()) for text in found if text} == {
+        "".join(t.split()) for t in expected
+    }
+
+
+def test_held_out_documents_stay_when_files_are_added(corpus: Path, tmp_path: Path) -> None:
+    first = run(config(corpus), tmp_path / "a").split("held_out").num_documents
+    more = tmp_path / "more.txt"
+    texts = made_up_text(40, seed=2)
+    more.write_text("\n\n".join(texts))
+    both = run(config(corpus, sources=[str(corpus), str(more)]), tmp_path / "b")
+    added = sum(hash_position(text) < 0.1 for text in texts)
+    assert both.split("held_out").num_documents == first + added
+
+
+def test_a_finished_folder_is_reused(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    first = run(config(corpus), out)
+    monkeypatch.setattr(pipeline, "_prepare", None)  # calling it would fail
+    assert run(config(corpus, "workers=7"), out).fingerprint == first.fingerprint
+    with pytest.raises(
+        UsageError, match=r"another config: row_length is 32 there, 64 here.*--force"
+    ):
+        run(config(corpus, "row_length=64"), out)
+    corpus.write_text("other text")
+    with pytest.raises(UsageError, match=r"sources have changed.*--force"):
+        run(config(corpus), out)
+
+
+def test_force_prepares_again(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(config(corpus), out)
+    (out / "mine.txt").write_text("stays")
+    assert run(config(corpus, "row_length=64"), out, force=True).row_length == 64
+    assert (out / "mine.txt").read_text() == "stays"
+
+
+def test_a_folder_of_something_else_is_left_alone(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("stays")
+    with pytest.raises(UsageError, match="is not prepared data"):
+        run(config(corpus), tmp_path / "out")
+    with pytest.raises(UsageError, match="is not prepared data"):
+        run(config(corpus), corpus)
+    (tmp_path / "other" / "train").mkdir(parents=True)
+    with pytest.raises(UsageError, match="is not prepared data"):
+        run(config(corpus), tmp_path / "other", force=True)
+    assert (tmp_path / "other" / "train").is_dir()
+
+
+@pytest.mark.parametrize(
+    "stage", ["gather", "_tokenizer", "run_parts", "write_split", "write_manifest"]
+)
+def test_an_interrupted_preparation_goes_on(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    whole = run(config(corpus), tmp_path / "whole")
+    real = getattr(pipeline, stage)
+
+    def stops(*args: Any, **values: Any) -> Any:
+        real(*args, **values)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    if stage == "write_manifest":
+        stops = lambda *args, **values: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
+    monkeypatch.setattr(pipeline, stage, stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(config(corpus), out)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="did not finish"):
+        PreparedData.open(out)
+    assert files(run(config(corpus), out).path) == files(whole.path)
+
+
+def test_finished_parts_are_not_done_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    real = engine.annotate
+
+    def counting(*args: Any) -> Any:
+        done.append(1)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(engine, "annotate", counting)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(config(corpus), out)
+    parts = len(list((out / ".work").glob("text-*")))
+    run(config(corpus), out)
+    assert len(done) == parts + 1
+
+
+def test_another_config_starts_afresh(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(pipeline, "write_manifest", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(config(corpus), out)
+    monkeypatch.undo()
+    made = run(config(corpus, "tokenizer.vocab_size=200"), out)
+    assert files(made.path) == files(
+        run(config(corpus, "tokenizer.vocab_size=200"), tmp_path / "b").path
+    )
+
+
+def kill_once(work: Path, number: int) -> Any:
+    """Runs in a worker: the first one to come here is killed while it has a part in hand."""
+    mark = work.parent.parent / "killed"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return _counts_of_part(work, number)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+_counts_of_part = engine._counts_of_part
+
+
+def kill_always(work: Path, number: int) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_costs_its_part_alone(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(config(corpus), tmp_path / "whole")
+    monkeypatch.setattr(engine, "_counts_of_part", kill_once)
+    out = tmp_path / "out"
+    made = run(config(corpus, "workers=2"), out)
+    assert (tmp_path / "killed").exists()
+    assert files(made.path) == files(whole.path)
+
+
+def test_workers_that_keep_dying_are_reported(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_counts_of_part", kill_always)
+    monkeypatch.setattr(engine, "_ATTEMPTS", 1)
+    with pytest.raises(
+        RunError, match=r"killed 1 times while preparing parts 0, 1.*fewer --workers"
+    ):
+        run(config(corpus, "workers=2"), tmp_path / "out")
+    assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_parts_run_as_a_datatrove_step(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from functools import partial
+
+    from datatrove.executor import LocalPipelineExecutor
+
+    def by_datatrove(work: Path, num_parts: int, job: Any, workers: int, progress: Any) -> Any:
+        (work / "job.json").write_text(json.dumps(asdict(job)))
+        step = partial(engine.annotate_part, work=work)
+        LocalPipelineExecutor([step], num_parts, 1, logging_dir=str(tmp_path / "log")).run()
+        return [engine.read_counts(work, number) for number in range(num_parts)]
+
+    whole = run(config(corpus), tmp_path / "whole")
+    monkeypatch.setattr(pipeline, "run_parts", by_datatrove)
+    assert files(run(config(corpus), tmp_path / "out").path) == files(whole.path)
+
+
+def test_documents_of_every_size(tmp_path: Path) -> None:
+    long = ("extraordinarily " * 40 + "\n") * 16_000  # 10 MB
+    file = tmp_path / "sizes.txt.xz"
+    file.write_bytes(
+        lzma.compress("\n\n".join(["x", long.strip(), "yz", *made_up_text(20)]).encode(), preset=0)
+    )
+    data = run(config(file, "held_out=0.0", "tokenizer_sample_characters=20000"), tmp_path / "out")
+    skipped = data.statistics["skipped"]
+    assert skipped == {"fewer than 2 characters": {"count": 1, "names": [f"{file}:0"]}}
+    assert data.split("train").num_documents == 22
+    assert data.split("held_out").num_rows == 0
+    assert data.split("train").num_tokens > 640_000
+
+
+def test_documents_without_a_token_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(
+        "\n".join(json.dumps({"text": t}) for t in ["\u200b\u200b\u200b", *made_up_text(20)])
+    )
+    data = run(config(file), tmp_path / "out")
+    assert data.statistics["skipped"] == {"no token": {"count": 1, "names": [f"{file}:0"]}}
+
+
+@pytest.mark.parametrize("texts", [["one two three"], ["one two", "three four"], ["same", "same"]])
+def test_tiny_corpora_train_on_something(tmp_path: Path, texts: list[str]) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    data = run(config(tmp_path / "a.txt", "held_out=0.001"), tmp_path / "out")
+    assert data.split("train").num_rows == 1
+    assert data.split("held_out").num_rows == (1 if len(set(texts)) > 1 else 0)
+
+
+def test_sources_without_a_document_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\n\n\xff\xff\n\nx\n")
+    with pytest.raises(
+        DataError, match=r"no document in .*a\.txt \(skipped: 1 × invalid UTF-8; 1 × fewer"
+    ):
+        run(config(tmp_path / "a.txt"), tmp_path / "out")
+
+
+def test_a_full_disk_is_reported(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("chronomask.data.writer.os.fsync", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        run(config(corpus), tmp_path / "out")
+    monkeypatch.undo()
+    run(config(corpus), tmp_path / "out").verify()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tagger.kind=englsh", r"tagger\.kind is 'englsh'; did you mean 'english'"),
+        ("tokenizer.kind=bpe", "tokenizer.kind is 'bpe'"),
+        ("packing.kind=concat", "did you mean 'concatenate'"),
+        ("row_lenght=3", "unknown key 'row_lenght'; did you mean 'row_length'"),
+        ("row_length=3", "row_length is 3"),
+        ("held_out=0.9", "held_out is 0.9"),
+        ("sources=[]", "sources"),
+    ],
+)
+def test_unknown_values_are_refused_at_once(corpus: Path, override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config(corpus, override)
+
+
+def test_a_config_survives_yaml(corpus: Path, tmp_path: Path) -> None:
+    made = config(corpus, sources=[str(corpus), {"kind": "installed_packages", "max_bytes": 5000}])
+    (tmp_path / "a.yaml").write_text(made.to_yaml())
+    assert PrepareConfig.load(tmp_path / "a.yaml") == made
+
+
+@pytest.mark.slow
+def test_the_bundled_tagger_gives_every_word_a_class(tmp_path: Path) -> None:
+    text = "The old man doesn't like New York. Naïve cafés cost €3.50!\n\nShe sells sea shells."
+    (tmp_path / "a.txt").write_text(text)
+    data = run(config(tmp_path / "a.txt", "tagger.kind=english"), tmp_path / "out")
+    rows = data.split("train").read(np.arange(1))
+    assert data.class_names[0] == "none"
+    assert len(data.class_names) == 18
+    assert (rows.token_class[rows.word_id >= 0] > 0).all()
+    assert data.statistics["tokens_without_word"] == 0

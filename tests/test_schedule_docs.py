@@ -1,0 +1,53 @@
+"""The reference of schedules names every member of every union, and its examples are valid."""
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from chronomask.masking.content import ContentSchedule, WeightMap
+from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.ratio import RatioSchedule
+from chronomask.masking.strategy import Strategy
+
+DOCS = Path(__file__).parent.parent / "docs"
+REFERENCE = (DOCS / "schedules.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```yaml\n(.*?)```", REFERENCE, flags=re.DOTALL)
+
+
+def kinds_of(union: Any) -> list[str]:
+    """The ``kind`` of every member of a union, unions inside it included."""
+    if hasattr(union, "model_fields"):
+        return [union.model_fields["kind"].default]
+    return [kind for part in get_args(union) for kind in kinds_of(part)]
+
+
+@pytest.mark.parametrize("kind", kinds_of(RatioSchedule))
+def test_every_ratio_schedule_has_its_section_and_plot(kind: str) -> None:
+    assert f"### `{kind}`:" in REFERENCE
+    assert f"kind: {kind}" in REFERENCE
+    assert (DOCS / "images" / f"ratio-{kind}.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    "kind", [*kinds_of(ContentSchedule), *kinds_of(WeightMap), *kinds_of(Strategy)]
+)
+def test_every_other_schedule_is_described(kind: str) -> None:
+    assert f"`{kind}`" in REFERENCE
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_every_example_is_a_valid_configuration(snippet: str) -> None:
+    assert MaskingConfig.parse(yaml.safe_load(snippet))
+
+
+@pytest.mark.parametrize("page", ["masking.md", "schedules.md"])
+def test_every_picture_and_link_leads_somewhere(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if not target.startswith("http"):
+            assert (DOCS / target).exists(), target
+    for file in (DOCS / "images").glob("*.svg"):
+        assert file.stat().st_size < 100_000, file.name

@@ -1,0 +1,50 @@
+"""The shipped run configs are valid; mistakes are named before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chronomask.data.format import PreparedData
+from chronomask.errors import UsageError
+from chronomask.model.build import FromConfig, _architecture, load_tokenizer
+from chronomask.train.config import CHANGEABLE, RunConfig
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid(path: Path, tiny_data: PreparedData) -> None:
+    config = RunConfig.load(path)
+    assert RunConfig.parse(config.to_dict()) == config
+    assert isinstance(config.model, FromConfig)
+    architecture = _architecture(config.model, load_tokenizer(tiny_data.tokenizer_path))
+    assert architecture.model_type == config.model.model_type
+
+
+def test_there_are_configs() -> None:
+    assert {"bert-tiny", "bert-small", "bert-base", "modernbert-tiny"} <= {p.stem for p in CONFIGS}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stepps=5", r"unknown key 'stepps'; did you mean 'steps'"),
+        ("learning_rate.kind=cosin", r"'cosin'; did you mean 'cosine'"),
+        ("masking.ratio.kind=cosine_decai", r"did you mean 'cosine_decay'"),
+        ("precision=fp8", r"precision is 'fp8'"),
+        ("steps=0", r"steps is 0"),
+        ("micro_batches=64", r"32 rows_per_step cannot be cut into 64 micro_batches"),
+        ("checkpoint.keep=0", r"checkpoint\.keep is 0"),
+    ],
+)
+def test_mistakes_are_refused_by_name(override: str, message: str) -> None:
+    config = RunConfig(data="data", rows_per_step=32)
+    with pytest.raises(UsageError, match=message):
+        config.replace([override])
+
+
+def test_changeable_keys_exist() -> None:
+    values = RunConfig(data="data").to_dict()
+    assert {key.rstrip(".") for key in CHANGEABLE} <= values.keys()
