@@ -6,6 +6,7 @@ Heavy rooms are imported inside their command, so that ``--help`` is instant.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -56,7 +57,7 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Turn text into tokenised, tagged, packed rows."""
-    from chronomask.config import apply_overrides, read_yaml
+    from chronomask.config import read_yaml
     from chronomask.prepare.config import PrepareConfig
     from chronomask.prepare.pipeline import prepare as run_prepare
 
@@ -67,8 +68,8 @@ def prepare(
         raise UsageError("nothing to prepare: name text files or folders, or give --config")
     if workers is not None:
         values["workers"] = workers
-    values = apply_overrides(values, overrides or [])
-    parsed = PrepareConfig.parse(values, where=str(config or "the command line"))
+    where = str(config or "the command line")
+    parsed = PrepareConfig.parse_with(values, overrides or [], where)
     data = run_prepare(parsed, out, force=force, progress=not quiet)
     train = data.split("train")
     print(f"{out}: {train.num_rows:,} rows of {data.row_length} tokens to train on")
@@ -91,7 +92,7 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a masked language model."""
-    from chronomask.config import apply_overrides, read_yaml
+    from chronomask.config import read_yaml
     from chronomask.train.config import RunConfig
     from chronomask.train.loop import pretrain as run_pretrain
 
@@ -102,7 +103,7 @@ def pretrain(
     values = read_yaml(config)
     if data is not None:
         values["data"] = str(data)
-    parsed = RunConfig.parse(apply_overrides(values, overrides or []), where=str(config))
+    parsed = RunConfig.parse_with(values, overrides or [], where=str(config))
     summary = run_pretrain(parsed, out, resume=resume, progress=not quiet)
     if summary:
         loss = summary["validation_loss"]
@@ -186,6 +187,8 @@ def quickstart(
 
 def main() -> None:
     """Entry point: deliberate refusals become one message on stderr and an exit code."""
+    # Threads that wait without spinning: on a shared machine spinning ones starve everybody.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except ChronomaskError as error:

@@ -7,6 +7,7 @@ with the place, the value and the nearest valid name, before any work starts.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,16 @@ class Config(BaseModel):
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a YAML file and apply ``a.b.c=value`` overrides; raises :class:`UsageError`."""
-        return cls.parse(apply_overrides(read_yaml(path), overrides), where=str(path))
+        return cls.parse_with(read_yaml(path), overrides, where=str(path))
+
+    @classmethod
+    def parse_with(
+        cls, values: Mapping[str, Any], overrides: Sequence[str], where: str = "the configuration"
+    ) -> Self:
+        """Validate plain values changed by overrides, which may name defaults not written out."""
+        with contextlib.suppress(ValidationError):  # the overrides may be what is missing
+            values = cls.model_validate(values).to_dict()
+        return cls.parse(apply_overrides(values, overrides), where)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "the configuration") -> Self:

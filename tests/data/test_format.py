@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chronomask.data import writer
-from chronomask.data.format import MANIFEST, SPECIAL, WORD_START, PreparedData, fingerprint
+from chronomask.data.format import SPECIAL, WORD_START, PreparedData
+from chronomask.data.manifest import MANIFEST, fingerprint, values_sha256
 from chronomask.data.writer import RowWriter, write_manifest
 from chronomask.errors import DataError, RunError, UsageError
 

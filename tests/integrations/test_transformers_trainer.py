@@ -148,7 +148,7 @@ def test_every_step_has_its_own_ratio(
     logged = [line for line in trainer.state.log_history if "loss" in line]
     asked = [0.4 - 0.3 * step / 6 for step in range(6)]
     assert [line["masking_ratio"] for line in logged] == pytest.approx(asked)
-    assert [line["masking_ratio_achieved"] for line in logged] == pytest.approx(asked, abs=0.03)
+    assert [line["masking_ratio_achieved"] for line in logged] == pytest.approx(asked, abs=0.05)
 
 
 def test_an_epoch_never_repeats_its_masks(

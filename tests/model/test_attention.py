@@ -80,6 +80,23 @@ def test_one_document_is_computed_as_transformers_does(
     torch.testing.assert_close(packed, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "roberta"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_plain_call_is_what_transformers_computes(
+    model_type: str, padded: bool, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, len(tokenizer), (2, LENGTH), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, 40:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask} if padded else {"input_ids": ids}
+    with torch.no_grad():
+        ours = small(model_type, tokenizer, "documents")(**inputs).logits
+        theirs = small(model_type, tokenizer, "row")(**inputs).logits
+    real = mask.bool() if padded else torch.ones_like(mask).bool()
+    torch.testing.assert_close(ours[real], theirs[real], rtol=0, atol=1e-5)
+
+
 def test_another_document_changes_nothing_and_one_own_token_does(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
@@ -151,6 +168,10 @@ def test_dropout_on_the_host_has_the_right_mean_and_follows_torchs_seed() -> Non
     assert torch.equal(first, again)
     kept = first != 0
     torch.testing.assert_close(first[kept], whole[kept] / 0.75)
+    torch.manual_seed(1)
+    allowed = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    hidden, _ = documents_attention(module, query, key, value, allowed, dropout=0.25)
+    assert not hidden.transpose(1, 2).triu(1).any()
     many = torch.stack(
         [documents_attention(module, query, key, value, None, dropout=0.25)[0] for _ in range(2000)]
     )

@@ -84,6 +84,7 @@ def test_exported_folder_opens_in_transformers_and_here(
     for other in (opened, continued):
         state = other.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert {tensor.data_ptr() % 64 for tensor in continued.state_dict().values()} == {0}
     assert load_tokenizer(tmp_path / "m").get_vocab() == tokenizer.get_vocab()
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from tests_text import made_up_text
 
-from chronomask.data.format import MANIFEST, PreparedData
+from chronomask.data.format import PreparedData
 from chronomask.data.loader import validation_batches
+from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.prepare import engine, pipeline
 from chronomask.prepare.config import PrepareConfig

@@ -11,7 +11,7 @@ import pytest
 from tests_text import made_up_text
 from transformers import AutoTokenizer
 
-from chronomask.data.format import file_sha256
+from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import ByteLevelBPE, TokenizerFolder, WordPiece
 from chronomask.prepare.tokenizer import (

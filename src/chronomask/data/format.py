@@ -1,47 +1,43 @@
 """Prepared rows on disk: a folder of flat ``.npy`` shards told by one manifest.
 
 A token costs two (or four) bytes of id and one byte of annotation; documents that begin inside a row
-cost four bytes each. Everything is read through a memory map, nothing is ever unpickled. The manifest
-is written last and holds size and SHA-256 of every shard, so a folder without one is not prepared data
-and a damaged one is found. docs/contracts.md states the layout.
+cost four bytes each. Everything is read through a memory map, nothing is ever unpickled. docs/contracts.md
+states the layout.
 
-May enter: what is needed to write these files, read them and check them. No tokenizer, no tagger.
+May enter: what is needed to read these files and check them. No tokenizer, no tagger.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from chronomask.config import Config
-from chronomask.errors import ChronomaskError, DataError, UsageError, nearest
+from chronomask.data.manifest import (
+    AGAIN,
+    MANIFEST,
+    Array,
+    Manifest,
+    SplitEntry,
+    file_sha256,
+    fingerprint,
+    read_manifest,
+)
+from chronomask.errors import DataError, UsageError, nearest
 from chronomask.types import Rows
 
 __all__ = [
     "CLASS_MASK",
-    "MANIFEST",
     "MAX_CLASSES",
-    "SCHEMA_VERSION",
     "SPECIAL",
     "WORD_START",
-    "FileEntry",
-    "Manifest",
     "PreparedData",
     "PreparedSplit",
-    "ShardEntry",
-    "SplitEntry",
-    "fingerprint",
 ]
-
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
 
 CLASS_MASK = 0x3F
 """Bits of an annotation byte that hold the token's class."""
@@ -50,92 +46,6 @@ WORD_START = 0x40
 SPECIAL = 0x80
 """Annotation bit: special token or padding, never to be masked."""
 MAX_CLASSES = CLASS_MASK + 1
-
-Array = Literal["ids", "annotation", "bounds"]
-ARRAYS: tuple[Array, ...] = ("ids", "annotation", "bounds")
-
-
-class FileEntry(Config):
-    """One file of a shard."""
-
-    file: str
-    """Path relative to the prepared folder."""
-    sha256: str
-    """SHA-256 of the whole file, in hexadecimal."""
-    bytes: int
-    """Size of the file in bytes."""
-
-
-class ShardEntry(Config):
-    """Consecutive rows of a split: three files."""
-
-    ids: FileEntry
-    """uint16 or uint32 [rows, row_length]."""
-    annotation: FileEntry
-    """uint8 [rows, row_length]: class, word start, special."""
-    bounds: FileEntry
-    """uint32 [D]: ascending flat positions (row · row_length + token, token > 0)."""
-    num_rows: int
-    """Rows of the shard."""
-
-
-class SplitEntry(Config):
-    """The rows of one split, over its shards in order."""
-
-    num_rows: int
-    """Rows of all shards."""
-    num_tokens: int
-    """Tokens that are not padding, special tokens included."""
-    num_documents: int
-    """Documents the rows were made of."""
-    shards: tuple[ShardEntry, ...]
-    """Shards in row order."""
-
-
-class Manifest(Config):
-    """What a prepared folder holds; equal rows give an equal ``fingerprint``."""
-
-    schema_version: int
-    """Version of this layout."""
-    chronomask_version: str
-    """Version of the package that wrote the folder."""
-    fingerprint: str
-    """SHA-256 over the shards' hashes and everything that shapes rows."""
-    tokenizer_sha256: str
-    """SHA-256 of ``tokenizer/tokenizer.json``."""
-    tagger: str
-    """Name and version of the tagger the classes came from."""
-    class_names: tuple[str, ...]
-    """Name of every class; class 0 is "none"."""
-    row_length: int
-    """Tokens of a row."""
-    packing: str
-    """How documents were put into rows."""
-    pad_token_id: int
-    """Id that fills a row's end."""
-    vocab_size: int
-    """Number of ids of the tokenizer; every id is below it."""
-    splits: dict[str, SplitEntry]
-    """Splits by name: ``train`` and ``held_out``."""
-
-
-def fingerprint(values: Mapping[str, Any]) -> str:
-    """SHA-256 that names the rows: over the shards' hashes and the facts a reader interprets them by.
-
-    ``values`` are the manifest's, with or without ``fingerprint``; versions and file names are left
-    out, so moving or rewriting the same rows keeps the fingerprint.
-    """
-    shaping = {
-        key: values[key]
-        for key in ("schema_version", "tokenizer_sha256", "tagger", "class_names", "row_length")
-    }
-    shaping |= {key: values[key] for key in ("packing", "pad_token_id", "vocab_size")}
-    shaping["splits"] = {
-        name: [[shard[array]["sha256"] for array in ARRAYS] for shard in split["shards"]]
-        for name, split in sorted(values["splits"].items())
-    }
-    text = json.dumps(shaping, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class PreparedSplit:
@@ -242,7 +152,7 @@ class PreparedSplit:
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"{file} cannot be read ({error}); {_AGAIN}") from None
+            raise DataError(f"{file} cannot be read ({error}); {AGAIN}") from None
         if name == "bounds":
             good = array.ndim == 1 and array.dtype == np.uint32
         else:
@@ -250,12 +160,9 @@ class PreparedSplit:
             good = array.shape == (entry.num_rows, self.row_length) and array.dtype in kinds
         if not good:
             raise DataError(
-                f"{file} holds {array.dtype} {array.shape}, not what the manifest says; {_AGAIN}"
+                f"{file} holds {array.dtype} {array.shape}, not what the manifest says; {AGAIN}"
             )
         return np.asarray(array)  # a plain view: np.memmap makes every slice slow
-
-
-_AGAIN = "run `chronomask prepare` again with --force to rewrite the folder"
 
 
 class PreparedData:
@@ -284,32 +191,40 @@ class PreparedData:
                 f"{path} has no {MANIFEST}: it is not prepared data, or its preparation did not finish; "
                 f"run `chronomask prepare --out {path}`"
             )
-        manifest = _read_manifest(file)
+        manifest = read_manifest(file)
         data = cls(path, manifest)
-        for entry in data._files():
+        for entry in manifest.shard_files():
             _check_size(path / entry.file, entry.bytes)
         if verify:
             data.verify()
         return data
 
-    def _files(self) -> Sequence[FileEntry]:
-        shards = (shard for split in self.manifest.splits.values() for shard in split.shards)
-        return [getattr(shard, array) for shard in shards for array in ARRAYS]
+    def verify(self) -> int:
+        """Read every byte again and give their number.
 
-    def verify(self) -> None:
-        """Read every byte again; raises :class:`DataError` naming each damaged file."""
+        Raises :class:`DataError` naming each file that is damaged, cut or missing.
+        """
         damaged = []
-        for entry in self._files():
-            _check_size(self.path / entry.file, entry.bytes)
-            if file_sha256(self.path / entry.file) != entry.sha256:
+        size = 0
+        for entry in self.manifest.all_files():
+            file = self.path / entry.file
+            if not file.is_file():
+                damaged.append(f"{entry.file} (missing)")
+            elif file_sha256(file) != entry.sha256:
                 damaged.append(entry.file)
+            else:
+                size += entry.bytes
         tokenizer = self.tokenizer_path / "tokenizer.json"
-        if not tokenizer.is_file() or file_sha256(tokenizer) != self.manifest.tokenizer_sha256:
-            damaged.append(str(tokenizer.relative_to(self.path)))
+        name = str(tokenizer.relative_to(self.path))
+        if name not in {entry.file for entry in self.manifest.files} and (
+            not tokenizer.is_file() or file_sha256(tokenizer) != self.manifest.tokenizer_sha256
+        ):
+            damaged.append(name)
         if self.manifest.fingerprint != fingerprint(self.manifest.to_dict()):
             damaged.append(MANIFEST)
         if damaged:
-            raise DataError(f"{self.path}: damaged: {', '.join(damaged)}; {_AGAIN}")
+            raise DataError(f"{self.path}: damaged: {', '.join(damaged)}; {AGAIN}")
+        return size
 
     @property
     def fingerprint(self) -> str:
@@ -352,45 +267,15 @@ class PreparedData:
         return self._splits[name]
 
 
-def _read_manifest(file: Path) -> Manifest:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} is not a readable manifest ({error}); {_AGAIN}") from None
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
-        raise DataError(
-            f"{file} has schema version {version!r}, this chronomask reads {SCHEMA_VERSION}; {_AGAIN}"
-        )
-    try:
-        manifest = Manifest.parse(values, where=str(file))
-    except ChronomaskError as error:
-        raise DataError(f"{error}; {_AGAIN}") from None
-    root = file.parent.resolve()
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            for array in ARRAYS:
-                name = getattr(shard, array).file
-                if not (root / name).resolve().is_relative_to(root):
-                    raise DataError(f"{file} names {name!r}, a file outside its folder")
-    return manifest
-
-
 def _check_size(file: Path, expected: int) -> None:
     try:
         size = file.stat().st_size
     except FileNotFoundError:
-        raise DataError(f"{file} is missing; {_AGAIN}") from None
+        raise DataError(f"{file} is missing; {AGAIN}") from None
     if size != expected:
         raise DataError(
-            f"{file} has {size:,} bytes instead of {expected:,}: it is truncated or was changed; {_AGAIN}"
+            f"{file} has {size:,} bytes instead of {expected:,}: it is truncated or was changed; {AGAIN}"
         )
-
-
-def file_sha256(file: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,21 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chronomask.data.format import (
+from chronomask.data.format import sync_folder
+from chronomask.data.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
     FileEntry,
     Manifest,
     ShardEntry,
     SplitEntry,
+    file_entry,
     fingerprint,
-    sync_folder,
+    values_sha256,
 )
 from chronomask.errors import RunError
 
@@ -124,9 +126,15 @@ class RowWriter:
 
 
 def write_manifest(
-    folder: Path, values: Mapping[str, Any], splits: Mapping[str, SplitEntry]
+    folder: Path,
+    values: Mapping[str, Any],
+    splits: Mapping[str, SplitEntry],
+    files: Sequence[str] = (),
 ) -> Manifest:
-    """Complete the folder: ``values`` are the manifest's keys other than versions and splits."""
+    """Complete the folder: ``values`` are the manifest's keys other than versions, splits and hashes;
+
+    ``files`` names the files beside the shards that the manifest is to vouch for.
+    """
     from chronomask import __version__
 
     complete = {
@@ -136,6 +144,8 @@ def write_manifest(
         "splits": {name: entry.to_dict() for name, entry in splits.items()},
     }
     complete["fingerprint"] = fingerprint(complete)
+    complete["files"] = [file_entry(folder, name).to_dict() for name in files]
+    complete["values_sha256"] = values_sha256(complete)
     manifest = Manifest.parse(complete)
     text = json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
     write_file(folder / MANIFEST, text.encode())

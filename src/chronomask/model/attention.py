@@ -19,7 +19,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
 
 from chronomask.errors import UsageError
 from chronomask.types import Rows
@@ -92,9 +93,11 @@ def documents_attention(
     """Attention within documents; query, key, value [B, heads, T, width] → [B, T, heads, width].
 
     ``sliding_window`` counts as transformers hands it to flash attention: a token sees those at a
-    distance below it. Without ``documents`` it is plain SDPA with ``attention_mask``.
+    distance below it. Without ``documents`` every row is one, and ``attention_mask`` says the rest.
     """
     groups = key.shape[1] != query.shape[1]
+    if documents is None and attention_mask is None:
+        documents = _whole_rows(query)
     if documents is not None and _varlen_fits(query, dropout):
         return _varlen(query, key, value, scaling, sliding_window, documents, groups), None
     if documents is not None:
@@ -115,7 +118,22 @@ def documents_attention(
     return output.transpose(1, 2).contiguous(), None
 
 
+def _mask_of_padding(*shape: Any, attention_mask: torch.Tensor | None = None, **how: Any) -> Any:
+    """The mask a model makes of the caller's ``attention_mask``; none where documents say it all."""
+    if attention_mask is None:
+        return None
+    return sdpa_mask(*shape, attention_mask=attention_mask, **how)
+
+
 AttentionInterface.register(DOCUMENTS_ATTENTION, documents_attention)
+AttentionMaskInterface.register(DOCUMENTS_ATTENTION, _mask_of_padding)
+
+
+def _whole_rows(query: torch.Tensor) -> Documents:
+    rows, length = query.shape[0], query.shape[2]
+    number = torch.arange(rows, device=query.device)[:, None].expand(rows, length)
+    bounds = torch.arange(0, rows * length + 1, length, dtype=torch.int32, device=query.device)
+    return Documents(number, bounds, length, separate=False)
 
 
 def _with_host_dropout(
@@ -135,7 +153,9 @@ def _with_host_dropout(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scale, key.transpose(2, 3))
     if mask is not None:
-        scores += mask
+        scores = (
+            scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, -torch.inf)
+        )
     weights = torch.softmax(scores, dim=-1)
     dropped = round(dropout * 2**16)
     generator = np.random.SFC64(int(torch.randint(2**62, ())))

@@ -117,6 +117,10 @@ def open_model(path: str | Path, attention: AttentionScope) -> PreTrainedModel:
             )
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be opened as a masked language model: {error}") from None
+    # Loaded tensors are views into the mapped file, at any address. Matrix products round differently
+    # at addresses that are not aligned, so a resumed run would not be bit for bit the one it resumes.
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
     return model.train()
 
 

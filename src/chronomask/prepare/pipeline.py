@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.config import diff
-from chronomask.data.format import MANIFEST, PreparedData
+from chronomask.data.format import PreparedData
+from chronomask.data.manifest import MANIFEST
 from chronomask.data.writer import RowWriter, write_file, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.prepare.assemble import statistics, write_split

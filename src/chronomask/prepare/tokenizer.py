@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chronomask.data.format import file_sha256
+from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import ByteLevelBPE, TokenizerChoice, TokenizerFolder, WordPiece
 

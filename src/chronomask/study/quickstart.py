@@ -38,16 +38,18 @@ RUN: dict[str, Any] = {
         "kind": "config",
         "model_type": "bert",
         "overrides": {
-            "hidden_size": 192,
+            "hidden_size": 128,
             "num_hidden_layers": 4,
-            "num_attention_heads": 3,
-            "intermediate_size": 768,
+            "num_attention_heads": 2,
+            "intermediate_size": 512,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
         },
     },
     "rows_per_step": 32,
-    "learning_rate": {"kind": "linear", "peak": 1e-3, "warmup_steps": 30},
+    "learning_rate": {"kind": "linear", "peak": 2e-3, "warmup_steps": 20},
     "log_every": 5,
-    "validation": {"rows": 256},
+    "validation": {"rows": 128},
     "checkpoint": {"every": 0, "keep": 1},
 }
 
@@ -67,7 +69,7 @@ def quickstart(out: Path, *, steps: int, progress: bool = True) -> str:
             "data": str(data.path),
             "steps": steps,
             "masking": masking,
-            "validation": {**RUN["validation"], "every": max(1, steps // 12)},
+            "validation": {**RUN["validation"], "every": max(1, steps // 10)},
         }
         config = RunConfig.parse(values)
         started = (folder / "config.yaml").is_file()

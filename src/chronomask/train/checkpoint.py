@@ -57,12 +57,12 @@ class Checkpoint:
 
     def content(self) -> dict[str, torch.Tensor]:
         """Tensors of the masker and of the log, as given to :func:`save`."""
-        return load_file(self.path / "content.safetensors")
+        return _load(self.path / "content.safetensors")
 
     def load_optimiser(self, optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
         """Fill the optimiser's state; raises DataError if it is of other parameters."""
         parameters = dict(model.named_parameters())
-        saved = load_file(self.path / "optimiser.safetensors")
+        saved = _load(self.path / "optimiser.safetensors")
         for key, tensor in saved.items():
             slot, _, name = key.partition("/")
             parameter = parameters.get(name)
@@ -182,6 +182,11 @@ def tidy(folder: Path, step: int) -> None:
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a file, each in aligned memory of its own (see ``model.build.open_model``)."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def _name(step: int) -> str:

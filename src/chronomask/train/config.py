@@ -72,7 +72,7 @@ class RunConfig(Config):
     """where training runs; auto takes a CUDA device if there is one"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the forward and backward pass; weights and optimiser state are float32 always"""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
     """``torch.compile`` of the backbone; auto compiles on CUDA"""
     threads: Positive | None = None
     """CPU threads of tensor operations; none leaves torch's own choice"""

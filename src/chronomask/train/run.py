@@ -195,7 +195,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             attention=config.attention,
         )
     model.to(world.device)  # pyright: ignore[reportArgumentType]
-    if config.compile == "on" or (config.compile == "auto" and world.device.type == "cuda"):
+    if config.compile == "always" or (config.compile == "auto" and world.device.type == "cuda"):
         model.base_model.compile()
     run = Run(
         config=config,

@@ -1,0 +1,180 @@
+"""The manifest of a prepared folder: what is in it, and a hash of every byte.
+
+The manifest is written last, so a folder without one is not prepared data; it holds size and SHA-256 of
+every file, and one over itself. docs/contracts.md states the layout. May enter: the manifest's values,
+reading them and checking them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from chronomask.config import Config
+from chronomask.errors import ChronomaskError, DataError
+
+__all__ = [
+    "AGAIN",
+    "ARRAYS",
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "Array",
+    "FileEntry",
+    "Manifest",
+    "ShardEntry",
+    "SplitEntry",
+    "file_entry",
+    "file_sha256",
+    "fingerprint",
+    "read_manifest",
+    "values_sha256",
+]
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+AGAIN = "run `chronomask prepare` again with --force to rewrite the folder"
+
+Array = Literal["ids", "annotation", "bounds"]
+ARRAYS: tuple[Array, ...] = ("ids", "annotation", "bounds")
+
+
+class FileEntry(Config):
+    """One file of a shard."""
+
+    file: str
+    """Path relative to the prepared folder."""
+    sha256: str
+    """SHA-256 of the whole file, in hexadecimal."""
+    bytes: int
+    """Size of the file in bytes."""
+
+
+class ShardEntry(Config):
+    """Consecutive rows of a split: three files."""
+
+    ids: FileEntry
+    """uint16 or uint32 [rows, row_length]."""
+    annotation: FileEntry
+    """uint8 [rows, row_length]: class, word start, special."""
+    bounds: FileEntry
+    """uint32 [D]: ascending flat positions (row · row_length + token, token > 0)."""
+    num_rows: int
+    """Rows of the shard."""
+
+
+class SplitEntry(Config):
+    """The rows of one split, over its shards in order."""
+
+    num_rows: int
+    """Rows of all shards."""
+    num_tokens: int
+    """Tokens that are not padding, special tokens included."""
+    num_documents: int
+    """Documents the rows were made of."""
+    shards: tuple[ShardEntry, ...]
+    """Shards in row order."""
+
+
+class Manifest(Config):
+    """What a prepared folder holds; equal rows give an equal ``fingerprint``."""
+
+    schema_version: int
+    """Version of this layout."""
+    chronomask_version: str
+    """Version of the package that wrote the folder."""
+    fingerprint: str
+    """SHA-256 over the shards' hashes and everything that shapes rows."""
+    tokenizer_sha256: str
+    """SHA-256 of ``tokenizer/tokenizer.json``."""
+    tagger: str
+    """Name and version of the tagger the classes came from."""
+    class_names: tuple[str, ...]
+    """Name of every class; class 0 is "none"."""
+    row_length: int
+    """Tokens of a row."""
+    packing: str
+    """How documents were put into rows."""
+    pad_token_id: int
+    """Id that fills a row's end."""
+    vocab_size: int
+    """Number of ids of the tokenizer; every id is below it."""
+    splits: dict[str, SplitEntry]
+    """Splits by name: ``train`` and ``held_out``."""
+    files: tuple[FileEntry, ...] = ()
+    """Every other file of the folder that the preparation wrote."""
+    values_sha256: str | None = None
+    """SHA-256 over every other value of the manifest; None where it was not kept yet."""
+
+    def shard_files(self) -> list[FileEntry]:
+        """The files that hold rows, in order."""
+        shards = (shard for split in self.splits.values() for shard in split.shards)
+        return [getattr(shard, array) for shard in shards for array in ARRAYS]
+
+    def all_files(self) -> list[FileEntry]:
+        """Every file the manifest vouches for."""
+        return [*self.shard_files(), *self.files]
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """SHA-256 that names the rows: over the shards' hashes and the facts a reader interprets them by.
+
+    ``values`` are the manifest's, with or without ``fingerprint``; versions and file names are left
+    out, so moving or rewriting the same rows keeps the fingerprint.
+    """
+    shaping = {
+        key: values[key]
+        for key in ("schema_version", "tokenizer_sha256", "tagger", "class_names", "row_length")
+    }
+    shaping |= {key: values[key] for key in ("packing", "pad_token_id", "vocab_size")}
+    shaping["splits"] = {
+        name: [[shard[array]["sha256"] for array in ARRAYS] for shard in split["shards"]]
+        for name, split in sorted(values["splits"].items())
+    }
+    text = json.dumps(shaping, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def values_sha256(values: Mapping[str, Any]) -> str:
+    """SHA-256 over the manifest's values as JSON, ``values_sha256`` itself left out."""
+    others = {key: value for key, value in values.items() if key != "values_sha256"}
+    text = json.dumps(others, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_manifest(file: Path) -> Manifest:
+    """The manifest in ``file``; raises :class:`DataError` where it is damaged or of another version."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is not a readable manifest ({error}); {AGAIN}") from None
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{file} has schema version {version!r}, this chronomask reads {SCHEMA_VERSION}; {AGAIN}"
+        )
+    try:
+        manifest = Manifest.parse(values, where=str(file))
+    except ChronomaskError as error:
+        raise DataError(f"{error}; {AGAIN}") from None
+    root = file.parent.resolve()
+    for entry in manifest.all_files():
+        if not (root / entry.file).resolve().is_relative_to(root):
+            raise DataError(f"{file} names {entry.file!r}, a file outside its folder")
+    if manifest.values_sha256 not in (None, values_sha256(values)):
+        raise DataError(f"{file.parent}: damaged: {file.name}; {AGAIN}")
+    return manifest
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def file_entry(folder: Path, name: str) -> FileEntry:
+    """The entry of a file that is in ``folder`` now."""
+    file = folder / name
+    return FileEntry(file=name, sha256=file_sha256(file), bytes=file.stat().st_size)

@@ -1,0 +1,126 @@
+"""Source files as bytes: opened, decompressed, line by line; and the account of what was left out.
+
+May enter: compressions. What the bytes mean is the readers' business.
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from chronomask.errors import DataError
+
+__all__ = ["COMPRESSIONS", "Skipped", "SourceFile", "decompression_errors", "lines_of", "opened"]
+
+COMPRESSIONS = (".gz", ".xz", ".zst")
+_NAMES_KEPT = 20
+
+
+@dataclass
+class Skipped:
+    """What was left out: how many by reason, and the first names of each."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, name: str) -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        kept = self.names.setdefault(reason, [])
+        if len(kept) < _NAMES_KEPT:
+            kept.append(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{reason: {count, names}}``; at most 20 names each."""
+        return {
+            reason: {"count": self.counts[reason], "names": self.names[reason]}
+            for reason in sorted(self.counts)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One text file of a known format."""
+
+    path: Path
+    format: str
+    compression: str
+    named: bool
+    """Given by name rather than found in a folder: then an empty file is an error."""
+
+
+def lines_of(source: SourceFile, skipped: Skipped) -> Iterator[bytes]:
+    """Lines as bytes; what follows a corrupt place of a compressed file is skipped and counted."""
+    with opened(source) as handle:
+        try:
+            yield from handle
+        except decompression_errors() as error:
+            skipped.add("corrupt compressed data: rest of file", f"{source.path} ({error})")
+        except OSError as error:
+            raise DataError(f"{source.path} cannot be read: {error.strerror}") from None
+
+
+def decompression_errors() -> tuple[type[Exception], ...]:
+    """What damaged compressed data raises."""
+    import gzip
+
+    import zstandard
+
+    return (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, zstandard.ZstdError)
+
+
+@contextmanager
+def opened(source: SourceFile) -> Iterator[IO[bytes]]:
+    """The decompressed bytes of a file; seekable for .gz and .xz, and for Parquet in .zst."""
+    import gzip
+
+    try:
+        with source.path.open("rb") as raw:
+            if source.compression == ".gz":
+                handle: Any = gzip.GzipFile(fileobj=raw)
+            elif source.compression == ".xz":
+                handle = lzma.LZMAFile(raw)  # noqa: SIM115
+            elif source.compression == ".zst":
+                stream = io.BufferedReader(_ZstdFile(raw))
+                handle = io.BytesIO(stream.read()) if source.format == ".parquet" else stream
+            else:
+                handle = raw
+            with handle:
+                yield handle
+    except PermissionError:
+        raise DataError(f"{source.path} cannot be read: permission denied") from None
+
+
+class _ZstdFile(io.RawIOBase):
+    """Decompressed bytes of a .zst file; unlike the library's reader it notices a missing end."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        import zstandard
+
+        self._raw = raw
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._frame = self._new_frame()
+        self._left = b""  # decompressed and not yet read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self._left:
+            data = self._frame.unused_data if self._frame.eof else b""
+            data = data or self._raw.read(1 << 16)
+            if not data:
+                if not self._frame.eof:
+                    raise EOFError("compressed file ended before the end of its frame")
+                return 0
+            if self._frame.eof:
+                self._frame = self._new_frame()
+            self._left = self._frame.decompress(data)
+        size = min(len(buffer), len(self._left))
+        buffer[:size], self._left = self._left[:size], self._left[size:]
+        return size
