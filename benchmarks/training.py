@@ -212,8 +212,8 @@ def main() -> None:
         "--json", action="store_true", help="print one JSON object as the last line"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=4, help="counted steps of a round")
-    parser.add_argument("--rounds", type=int, default=5, help="turns each side takes")
+    parser.add_argument("--steps", type=int, default=3, help="counted steps of a round")
+    parser.add_argument("--rounds", type=int, default=6, help="turns each side takes")
     chosen = parser.parse_args()
     result = measure(chosen.steps, chosen.rounds, chosen.threads)
     print("BERT 4 × 256, vocabulary 16k, 32 rows of 128 tokens, float32, 15 % masked")

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chronomask.errors import ChronomaskError, UsageError
+from chronomask.prepare.conllu import Sentence
 from chronomask.prepare.tagger_accuracy import (
-    Sentence,
     as_table,
     load_tagger,
     read_conllu,

@@ -60,7 +60,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
         }
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "load_tagger", lambda choice: FixedTagger())
+        patch.setattr(engine, "load_tagger", lambda *_: FixedTagger())
         patch.setattr(
             pipeline, "describe_tagger", lambda choice: (FixedTagger.name, FixedTagger.class_names)
         )

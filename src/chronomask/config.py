@@ -152,7 +152,10 @@ def _explain(cls: type[Config], error: ValidationError, where: str) -> str:
             lines.append(f"{location} needs a 'kind', got {value!r}")
         elif kind == "literal_error":
             names = [
-                n.strip(" '") for n in str(item.get("ctx", {}).get("expected", "")).replace(" or ", ", ").split(",")
+                n.strip(" '")
+                for n in str(item.get("ctx", {}).get("expected", ""))
+                .replace(" or ", ", ")
+                .split(",")
             ]
             lines.append(f"{location} is {value!r}; {nearest(str(value), names)}")
         elif kind == "missing":

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit, vectorize
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "Scalar",
     "Stream",
     "bits",
     "bits_at",
@@ -39,6 +40,10 @@ __all__ = [
     "unit_interval",
     "weyl",
 ]
+
+
+Scalar = Any
+"""A number in compiled code: a Python or numpy scalar, whose width the compiler keeps."""
 
 
 class Stream(IntEnum):
@@ -75,7 +80,7 @@ _ROUNDS = ((_S1, _C1), (_S2, _C2), (_S3, None))
 
 
 @vectorize(["uint64(uint64, uint64)"], cache=True)
-def _absorb(state: np.ndarray, value: np.ndarray) -> np.ndarray:
+def _absorb(state: Any, value: Any) -> Any:
     """The SplitMix64 finaliser, a bijection of uint64, of ``state`` and one more number."""
     x = state + np.uint64(0x9E3779B97F4A7C15) * (value + np.uint64(1))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -149,7 +154,7 @@ def bits(keys: np.ndarray, num_positions: int) -> np.ndarray:
 
 
 @njit(inline="always")
-def scalar_mix(spread: int, low: int, odd: int) -> int:
+def scalar_mix(spread: Scalar, low: Scalar, odd: Scalar) -> Scalar:
     """uint32: one number of :func:`bits`, for compiled code.
 
     ``spread``: the position's :func:`spread_of_range`; ``low``, ``odd``: halves of the row key, the

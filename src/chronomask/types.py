@@ -7,7 +7,7 @@ universal part-of-speech tags (universaldependencies.org/u/pos); class 0 always 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ __all__ = [
     "Document",
     "MaskedBatch",
     "Rows",
+    "TaggedWords",
     "TokenisedDocument",
 ]
 
@@ -41,12 +42,26 @@ Array = Any
 
 
 @dataclass(frozen=True, slots=True)
+class TaggedWords:
+    """Words that came with a text, in order and without overlap.
+
+    ``starts`` and ``ends`` in characters, ends exclusive; ``tags`` as the source spells them, "" for
+    none.
+    """
+
+    starts: Sequence[int]
+    ends: Sequence[int]
+    tags: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
-    """One text as its source gave it; ``id`` says where it came from."""
+    """One text as its source gave it; ``id`` says where it came from; ``words`` only if it has some."""
 
     id: str
     text: str
     metadata: dict[str, str | int | float] = field(default_factory=dict)
+    words: TaggedWords | None = None
 
 
 @dataclass(frozen=True, slots=True)

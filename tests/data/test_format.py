@@ -221,10 +221,10 @@ def test_pickles_are_never_opened(copy: Path, tiny_data: PreparedData) -> None:
     )
     values = json.loads((copy / MANIFEST).read_text())
     values["splits"]["train"]["shards"][0]["bounds"]["bytes"] = file.stat().st_size
-    (copy / MANIFEST).write_text(json.dumps(values))
     values["splits"]["train"]["shards"][0]["ids"]["bytes"] = (
         (copy / "train/ids-00000.npy").stat().st_size
     )
+    values["values_sha256"] = values_sha256(values)
     (copy / MANIFEST).write_text(json.dumps(values))
     with pytest.raises(DataError, match="cannot be read"):
         PreparedData.open(copy).split("train").read(np.array([0]))

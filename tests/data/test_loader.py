@@ -129,4 +129,6 @@ def test_rows_know_their_place_in_training_on_any_rank(train: PreparedSplit) -> 
         for rank in range(4)
     ]
     assert all(order is not None for order in ranks)
-    np.testing.assert_array_equal(np.concatenate([o for o in ranks if o is not None]), 18 + np.arange(6))
+    np.testing.assert_array_equal(
+        np.concatenate([o for o in ranks if o is not None]), 18 + np.arange(6)
+    )

@@ -30,7 +30,7 @@ class HashTagger:
 
 @pytest.fixture(autouse=True)
 def _hash_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "load_tagger", lambda choice: HashTagger())
+    monkeypatch.setattr(subject, "load_tagger", lambda *_: HashTagger())
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ def test_classes_are_needed_for_ptw(
     monkeypatch.setattr(PreparedData, "class_names", ("none",))
     with pytest.raises(UsageError, match="needs token classes"):
         inspect_masking(Request(data=tiny_data.path))
-    monkeypatch.setattr(subject, "load_tagger", lambda choice: UnicodeWords())
+    monkeypatch.setattr(subject, "load_tagger", lambda *_: UnicodeWords())
     with pytest.raises(UsageError, match="needs token classes"):
         inspect_masking(Request(text="a"))
     shown = inspect_masking(Request(text="a b", overrides=("content.kind=none",)), out)

@@ -127,15 +127,19 @@ def test_promises_of_every_combination(ratio: dict, content: dict, strategy: dic
             assert differs.mean() > 0.9
 
 
-@pytest.mark.parametrize("replace_unit", ["token", "unit"])
+@pytest.mark.parametrize("budget", ["row", "batch", "none"])
 @pytest.mark.parametrize("content", CONTENT_SPECS[:-1], ids=lambda s: s["kind"])
 @pytest.mark.parametrize("strategy", ["token", "whole_word"])
 @pytest.mark.parametrize("ratio", [0.0, 0.01, 0.15, 0.5, 0.97, 1.0])
 def test_dense_device_code_gives_the_same_bits(
-    ratio: float, strategy: str, content: dict, replace_unit: str
+    ratio: float, strategy: str, content: dict, budget: str
 ) -> None:
     config = config_of(
-        {"kind": "constant", "base": ratio}, content, {"kind": strategy}, replace_unit=replace_unit
+        {"kind": "constant", "base": ratio},
+        content,
+        {"kind": strategy},
+        budget=budget,
+        replace_unit="unit" if ratio > 0.3 else "token",
     )
     masker = masker_of(config)
     on_host = masker(ROWS, 0.0)
@@ -223,6 +227,43 @@ def test_a_unit_can_be_replaced_as_one() -> None:
         assert (shown[:, 1:] == shown[:, :-1])[pair].mean() == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize("content", CONTENT_SPECS[:-1], ids=lambda s: s["kind"])
+@pytest.mark.parametrize("strategy", STRATEGY_SPECS, ids=lambda s: s["kind"])
+def test_a_batch_budget_gives_a_static_number_of_targets(strategy: dict, content: dict) -> None:
+    config = config_of({"kind": "constant", "base": 0.15}, content, strategy, budget="batch")
+    masker = masker_of(config)
+    numbers = {masker(rows_like_text(64, 128, seed), 0.5).num_predicted for seed in range(12)}
+    assert numbers == {round(0.15 * 64 * 128)}
+    per_row = (masker(ROWS, 0.5).labels >= 0).sum(1)
+    assert per_row.std() > 1
+
+
+def test_bernoulli_numbers_vary_as_binomials_do() -> None:
+    config = config_of(
+        {"kind": "constant", "base": 0.15}, {"kind": "none"}, {"kind": "token"}, budget="none"
+    )
+    masker = Masker(config, VOCABULARY)
+    per_row = (masker(ONE_IN_SIX, 0.0).labels >= 0).sum(1)
+    maskable = (ONE_IN_SIX.word_id >= 0).sum(1)
+    z = (per_row - 0.15 * maskable) / np.sqrt(0.15 * 0.85 * maskable)
+    assert abs(z.mean()) < 4 / np.sqrt(z.size)
+    assert z.std() == pytest.approx(1, abs=0.08)
+
+
+def test_replacement_follows_a_schedule() -> None:
+    config = constant(
+        0.5,
+        mask_replace_prob={"kind": "linear", "start": 1.0, "end": 0.0},
+        random_replace_prob={"kind": "linear", "start": 0.0, "end": 1.0},
+    )
+    masker = Masker(config, VOCABULARY)
+    for progress, expected in ((0.0, 1.0), (0.25, 0.75), (1.0, 0.0)):
+        batch = masker(ONE_IN_SIX, progress)
+        shown = batch.input_ids.ravel()[batch.positions]
+        assert (shown == MASK).mean() == pytest.approx(expected, abs=0.01)
+        assert (shown == batch.targets).mean() < 0.001
+
+
 def test_spans_have_geometric_lengths() -> None:
     config = config_of(
         {"kind": "constant", "base": 0.15}, {"kind": "none"}, {"kind": "span", "max_words": 10}
@@ -267,11 +308,20 @@ def test_validation_masks_depend_on_the_row_alone() -> None:
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="did you mean 'cosine_decay'"):
         MaskingConfig.parse({"ratio": {"kind": "cosine_dcay"}})
-    with pytest.raises(UsageError, match="unknown key 'ratio.linear.begin'"):
+    with pytest.raises(UsageError, match=r"unknown key 'ratio.linear.begin'"):
         MaskingConfig.parse({"ratio": {"kind": "linear", "begin": 0.3}})
     with pytest.raises(UsageError, match=r"more than 1"):
         MaskingConfig.parse({"mask_replace_prob": 0.9, "random_replace_prob": 0.2})
     with pytest.raises(UsageError, match="walks over whole words"):
         MaskingConfig.parse({"content": {"kind": "ptw_faithful"}, "strategy": {"kind": "token"}})
+    with pytest.raises(UsageError, match=r"at progress 0\.5"):
+        MaskingConfig.parse(
+            {
+                "mask_replace_prob": {"kind": "linear", "start": 0.4, "end": 1.0},
+                "random_replace_prob": 0.3,
+            }
+        )
+    with pytest.raises(UsageError, match="walks row by row"):
+        MaskingConfig.parse({"content": {"kind": "ptw_faithful"}, "budget": "batch"})
     with pytest.raises(ValueError, match=r"progress 1\.1"):
         Masker(constant(0.1), VOCABULARY)(ROWS, 1.1)

@@ -9,13 +9,15 @@ import lzma
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.sources import Skipped, find_sources, read_documents
+from chronomask.prepare.files import Skipped
+from chronomask.prepare.sources import fields_of, find_sources, read_documents
 from chronomask.types import Document
 
 DOCUMENTS = [
@@ -25,11 +27,12 @@ DOCUMENTS = [
 ]
 
 
-def read(*paths: Path, text_key: str = "text") -> tuple[list[Document], Skipped]:
+def read(*paths: Path, **values: Any) -> tuple[list[Document], Skipped]:
     skipped = Skipped()
-    config = PrepareConfig.parse({"sources": [str(path) for path in paths], "text_key": text_key})
-    sources = find_sources(config.sources, skipped)
-    return [d for s in sources for d in read_documents(s, text_key, skipped)], skipped
+    config = PrepareConfig.parse({"sources": [str(path) for path in paths]} | values)
+    fields = fields_of(config.text_key, config.tagger)
+    sources = find_sources(config.sources, fields, skipped)
+    return [d for s in sources for d in read_documents(s, fields, skipped)], skipped
 
 
 def as_text() -> bytes:
@@ -51,9 +54,24 @@ def as_parquet() -> bytes:
     return buffer.getvalue()
 
 
+def as_csv(delimiter: str = ",") -> bytes:
+    import csv
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter)
+    writer.writerows([["id", "text"], *([k, text] for k, text in enumerate(DOCUMENTS))])
+    return buffer.getvalue().encode()
+
+
+def as_tsv() -> bytes:
+    return as_csv("\t")
+
+
 FORMATS: dict[str, Callable[[], bytes]] = {
     ".txt": as_text,
     ".jsonl": as_jsonl,
+    ".csv": as_csv,
+    ".tsv": as_tsv,
     ".parquet": as_parquet,
 }
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
@@ -76,7 +94,7 @@ def test_every_format_in_every_compression(tmp_path: Path, format_: str, compres
 
 
 def test_folders_and_globs_are_read_in_sorted_order(tmp_path: Path) -> None:
-    for name in ("b/2.txt", "a.txt", "b/1.jsonl", "c.tsv"):
+    for name in ("b/2.txt", "a.txt", "b/1.jsonl", "c.md"):
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         text = f"in {name}"
@@ -84,7 +102,7 @@ def test_folders_and_globs_are_read_in_sorted_order(tmp_path: Path) -> None:
     documents, skipped = read(tmp_path)
     assert [d.text for d in documents] == ["in a.txt", "in b/1.jsonl", "in b/2.txt"]
     assert skipped.to_dict() == {
-        "file of another format": {"count": 1, "names": [str(tmp_path / "c.tsv")]}
+        "file of another format": {"count": 1, "names": [str(tmp_path / "c.md")]}
     }
     documents, _ = read(tmp_path / "b" / "*.txt")
     assert [d.text for d in documents] == ["in b/2.txt"]
@@ -164,7 +182,7 @@ def test_a_corrupt_parquet_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
-        ("a.csv", b"x", UsageError, r"unknown extension '\.csv'.*\.txt, \.jsonl, \.parquet"),
+        ("a.pdf", b"x", UsageError, r"unknown extension '\.pdf'.*\.txt, \.jsonl, .*\.parquet"),
         ("a.txtt", b"x", UsageError, r"did you mean '\.txt'"),
         ("a", b"x", UsageError, "unknown extension ''"),
         ("a.txt", b"", DataError, "is empty"),
@@ -172,9 +190,9 @@ def test_a_corrupt_parquet_file_is_refused(tmp_path: Path) -> None:
             "a.jsonl",
             b'{"txt": "x"}',
             DataError,
-            r"no text field 'text'; did you mean 'txt'\?.*text_key",
+            r"no field 'text'; did you mean 'txt'\?.*text_key",
         ),
-        ("a.jsonl", b'["x"]', DataError, "no text field 'text'"),
+        ("a.jsonl", b'["x"]', DataError, "no field 'text'"),
     ],
 )
 def test_files_that_cannot_be_sources(
@@ -188,7 +206,7 @@ def test_files_that_cannot_be_sources(
 def test_a_missing_column_of_parquet(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     file.write_bytes(as_parquet())
-    with pytest.raises(DataError, match=r"no text column 'txt'; did you mean 'text'\?"):
+    with pytest.raises(DataError, match=r"no field 'txt'; did you mean 'text'\?"):
         read(file, text_key="txt")
     with pytest.raises(DataError, match="column 'n' is int64, not text"):
         read(file, text_key="n")
@@ -201,7 +219,7 @@ def test_missing_paths_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nor does the folder"):
         read(tmp_path / "no" / "corpus.txt")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"holds no \.txt, \.jsonl, \.parquet file"):
+    with pytest.raises(UsageError, match=r"holds no \.txt, \.jsonl, .*file"):
         read(tmp_path / "empty")
 
 
@@ -236,3 +254,31 @@ def test_no_file_is_left_open(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         read(file)
+
+
+def test_broken_records_of_csv_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(
+        b'\xef\xbb\xbfid,"text"\r\n1,"a ""quoted"", one"\r\n2\r\n\r\n3,bad \xff one\r\n'
+        b'4,"two\r\nlines"\r\n5,nul \0 here\r\n6,a,b\r\n7,bare\rreturn\r\n8,last'
+    )
+    documents, skipped = read(file)
+    assert [d.text for d in documents] == ['a "quoted", one', "two\nlines", "last"]
+    assert skipped.counts.pop("another number of fields than the first line") == 2
+    assert skipped.counts.pop("invalid UTF-8") == 1
+    assert skipped.counts.pop("NUL character") == 1
+    assert [reason.split(":")[0] for reason in skipped.counts] == ["not a record"]
+
+
+def test_long_fields_of_csv(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("text\tn\n" + "long " * 100_000 + "\t1\n")
+    documents, _ = read(tmp_path / "a.tsv")
+    assert len(documents[0].text) == 500_000
+
+
+def test_a_missing_column_of_csv(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,txt\n1,x")
+    with pytest.raises(DataError, match=r"no field 'text'; did you mean 'txt'"):
+        read(tmp_path / "a.csv")
+    documents, _ = read(tmp_path / "a.csv", text_key="txt")
+    assert [d.text for d in documents] == ["x"]

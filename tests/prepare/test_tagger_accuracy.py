@@ -10,13 +10,13 @@ import pytest
 
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.tagger_accuracy import (
-    UPOS_TAGS,
     bundled_folder,
     load_tagger,
     main,
     read_conllu,
     tagger_accuracy,
 )
+from chronomask.types import UPOS
 
 
 def line(token_id, word, tag, misc="_"):
@@ -137,7 +137,7 @@ def test_accuracy_counts_by_hand(sample):
 def test_bundled_tagger_tags_plain_text(tagger):
     doc = tagger("The old man looked at Mary because she didn't feed him in 1999.")
     tags = {token.text: token.pos_ for token in doc}
-    assert set(tags.values()) <= set(UPOS_TAGS)
+    assert set(tags.values()) <= set(UPOS)
     expected = {"The": "DET", "old": "ADJ", "man": "NOUN", "looked": "VERB", "at": "ADP"}
     expected |= {"Mary": "PROPN", "because": "SCONJ", "she": "PRON", "did": "AUX", "n't": "PART"}
     expected |= {"feed": "VERB", "him": "PRON", "1999": "NUM", ".": "PUNCT"}
@@ -153,7 +153,7 @@ def test_bundled_tagger_is_deterministic(tagger):
 
 def test_bundled_tagger_knows_all_tags_and_nothing_else(tagger):
     labels = tagger.get_pipe("morphologizer").labels
-    assert sorted(labels) == [f"POS={tag}" for tag in UPOS_TAGS]
+    assert sorted(labels) == [f"POS={tag}" for tag in UPOS]
 
 
 def test_bundled_folder_is_small_without_pickle_and_paths():
@@ -177,7 +177,7 @@ def test_command_prints_a_table_and_json(sample, capsys):
     values = json.loads(capsys.readouterr().out)
     assert values["num_words"] == 7
     assert values["upos_accuracy"] == values["num_correct"] / 7
-    assert set(values["per_tag"]) == set(UPOS_TAGS)
+    assert set(values["per_tag"]) == set(UPOS)
 
 
 def test_command_refuses_a_missing_file(tmp_path, capsys):

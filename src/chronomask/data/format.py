@@ -10,7 +10,6 @@ May enter: what is needed to read these files and check them. No tokenizer, no t
 from __future__ import annotations
 
 import json
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -276,12 +275,3 @@ def _check_size(file: Path, expected: int) -> None:
         raise DataError(
             f"{file} has {size:,} bytes instead of {expected:,}: it is truncated or was changed; {AGAIN}"
         )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from chronomask.data.format import sync_folder
 from chronomask.data.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -164,10 +163,19 @@ def write_file(file: Path, data: bytes) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(file)
-        sync_folder(file.parent)
+        _sync_folder(file.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RunError(
             f"{file} cannot be written: {error.strerror}; free space or choose another --out, "
             "then run the same command again"
         ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -60,7 +60,7 @@ def of_text(text: str, tokenizer: Path | None, data: PreparedData | None) -> Sub
     the bundled English one. Raises UsageError for a text without words and for a folder that is no
     fast tokenizer with a mask token.
     """
-    tagger = load_tagger(_tagger_of(data) if data else EnglishTagger())
+    tagger = load_tagger(_tagger_of(data), data.path) if data else load_tagger(EnglishTagger())
     if tokenizer is not None:
         return _cut_by_tokenizer(text, tagger, tokenizer, tokenizer.name)
     if data is not None:

@@ -18,7 +18,9 @@ from chronomask.masking.sampling import (
     NEWTON_STEPS,
     ORDER_BITS,
     TOLERANCE,
+    Budget,
     RowRandomness,
+    pooled,
 )
 
 __all__ = ["levels", "replace", "select"]
@@ -34,45 +36,64 @@ def select(
     ratio: np.ndarray,
     random: RowRandomness,
     each_token: bool = False,
+    budget: Budget = "row",
 ) -> torch.Tensor:
     """Bool [B, T]: the tokens of the chosen units.
 
     Arguments as for :func:`chronomask.masking.sampling.select`, the first three as tensors on the
     device; ``ratio`` and ``random`` come from the host.
     """
-    maskable = unit_id >= 0
-    if np.all(ratio >= 1):
-        return maskable
-    num_rows, device = unit_id.shape[0], unit_id.device
+    device, shape = unit_id.device, unit_id.shape
+    key = keyed.torch_bits(random.keys, shape[1], device)
     if each_token:
-        unit_id = torch.where(maskable, torch.arange(unit_id.shape[1], device=device), -1)
+        unit_id = torch.where(unit_id >= 0, torch.arange(shape[1], device=device), -1)
+    start_multi, start_single = random.start_multi, random.start_single
+    if budget == "batch":  # one long row, in which units of different rows differ
+        rows = torch.arange(shape[0], device=device)[:, None]
+        unit_id = torch.where(unit_id >= 0, unit_id + rows * shape[1], -1).reshape(1, -1)
+        token_class = None if token_class is None else token_class.reshape(1, -1)
+        key, ratio = key.reshape(1, -1), pooled(ratio)[:1]
+        start_multi, start_single = start_multi[:1], start_single[:1]
+    maskable = unit_id >= 0
+    num_maskable = maskable.sum(1)
+    if budget == "batch":
+        wanted = _host(np.rint(ratio * unit_id.shape[1]), torch.int64, device)
+        wanted = torch.minimum(wanted, num_maskable)
+        share = wanted / num_maskable.clamp(min=1)
+    else:
+        share = _host(ratio, torch.float64, device)
+        rounding = _host(random.round_budget, torch.int64, device)
+        wanted = (_fixed(share) * num_maskable + rounding) >> 32
+
     unit, size = _units(unit_id, maskable)
     single, multi = size == 1, size > 1
-    asked = _host(np.rint(np.minimum(ratio, 1.0) * _ONE), torch.int64, device)
-    rounding = _host(random.round_budget, torch.int64, device)
-    budget = (asked * maskable.sum(1) + rounding) >> 32
-
     if token_class is None or weights is None:
         classes = torch.zeros_like(size)
-        chance = _host(np.minimum(ratio, 1.0), torch.float64, device)[:, None]
+        chance = share[:, None]
         single_counts = single.sum(1, keepdim=True)
     else:
         classes = token_class.to(torch.int64)
-        empty = torch.zeros(num_rows, weights.shape[0], dtype=torch.int64, device=device)
+        empty = torch.zeros(size.shape[0], weights.shape[0], dtype=torch.int64, device=device)
         single_counts = empty.scatter_add(1, classes, single.to(torch.int64))
-        chance = _chances(empty.scatter_add(1, classes, size), weights, ratio)
+        chance = _chances(empty.scatter_add(1, classes, size), weights, share)
 
-    hit = _systematic_multi(size, multi, classes, chance, random)
-    covered = torch.where(hit, size, 0).sum(1)
-    longest = torch.where(multi, size, 0).amax(1)
-    left = _left_for_single(budget, covered, longest, single_counts, chance)
-    if token_class is None or weights is None:
-        start = _host(random.start_single, torch.int64, device)
-        hit |= _smallest(single, (left + start) >> 32, random)
+    if budget == "none":
+        hit = (key < _fixed(chance).gather(1, classes)) & (size > 0)
     else:
-        shifted = _shift(chance, single_counts, left)
-        hit |= _systematic_single(single, classes, shifted, random)
-    return hit.gather(1, unit) & maskable
+        hit = _systematic_multi(
+            size, multi, classes, chance, key, _host(start_multi, torch.int64, device)
+        )
+        covered = torch.where(hit, size, 0).sum(1)
+        longest = torch.where(multi, size, 0).amax(1)
+        left = _left_for_single(wanted, covered, longest, single_counts, chance)
+        start = _host(start_single, torch.int64, device)
+        if token_class is None or weights is None:
+            hit |= _smallest(single, (left + start) >> 32, key)
+        else:
+            shifted = _shift(chance, single_counts, left)
+            hit |= _systematic_single(single, classes, shifted, key, start)
+    hit |= (share >= 1.0)[:, None]
+    return (hit.gather(1, unit) & maskable).reshape(shape)
 
 
 def _host(values: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -91,13 +112,13 @@ def _units(unit_id: torch.Tensor, maskable: torch.Tensor) -> tuple[torch.Tensor,
     return unit, size
 
 
-def _chances(counts: torch.Tensor, weights: torch.Tensor, ratio: np.ndarray) -> torch.Tensor:
+def _chances(counts: torch.Tensor, weights: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
     counts = counts.to(torch.float64)
     total = counts.sum(1).clamp(min=1.0)
     mean_weight = (counts * weights).sum(1).clamp(min=2.0**-16) / total
-    share = np.clip(ratio, 1e-9, 1 - 1e-9)
-    target = (_host(share, torch.float64, counts.device) * total * _ONE).round()
-    rate = _host(share / (1 - share), torch.float64, counts.device) / mean_weight
+    share = ratio.clamp(1e-9, 1 - 1e-9)
+    target = (share * total * _ONE).round()
+    rate = share / (1 - share) / mean_weight
     for _ in range(NEWTON_STEPS):
         odds = rate[:, None] * weights
         chance = odds / (odds + 1.0)
@@ -156,38 +177,38 @@ def _systematic_multi(
     multi: torch.Tensor,
     classes: torch.Tensor,
     chance: torch.Tensor,
-    random: RowRandomness,
+    key: torch.Tensor,
+    start: torch.Tensor,
 ) -> torch.Tensor:
     length = size.shape[1]
     position_bits = max(1, (length - 1).bit_length())
-    key = keyed.torch_bits(random.keys, length, size.device) >> (32 - ORDER_BITS)
+    key = key >> (32 - ORDER_BITS)
     rank = torch.where(multi, LONGEST - size.clamp(max=LONGEST), LONGEST)
     packed = (rank << ORDER_BITS) | key
     packed = (packed << position_bits) | torch.arange(length, device=size.device)
     own = torch.where(multi, _fixed(chance).clamp(max=_WRAP).gather(1, classes), 0)
-    return _hits(packed, position_bits, own, _host(random.start_multi, torch.int64, size.device))
-
-
-def _systematic_single(
-    single: torch.Tensor, classes: torch.Tensor, chance: torch.Tensor, random: RowRandomness
-) -> torch.Tensor:
-    length, device = single.shape[1], single.device
-    position_bits = max(1, (length - 1).bit_length())
-    key = keyed.torch_bits(random.keys, length, device) >> (32 - ORDER_BITS)
-    packed = torch.where(single, key, 1 << ORDER_BITS) << position_bits
-    packed |= torch.arange(length, device=device)
-    own = torch.where(single, _fixed(chance).clamp(max=_WRAP).gather(1, classes), 0)
-    start = _host(random.start_single, torch.int64, device)
     return _hits(packed, position_bits, own, start)
 
 
-def _smallest(single: torch.Tensor, number: torch.Tensor, random: RowRandomness) -> torch.Tensor:
+def _systematic_single(
+    single: torch.Tensor,
+    classes: torch.Tensor,
+    chance: torch.Tensor,
+    key: torch.Tensor,
+    start: torch.Tensor,
+) -> torch.Tensor:
     length = single.shape[1]
-    key = keyed.torch_bits(random.keys, length, single.device)
-    key = torch.where(single, key, 1 << 32)
-    order = key.argsort(1)
-    rank = torch.arange(length, device=single.device).expand_as(order)
-    first = rank < number[:, None]
+    position_bits = max(1, (length - 1).bit_length())
+    key = torch.where(single, key >> (32 - ORDER_BITS), 1 << ORDER_BITS)
+    packed = (key << position_bits) | torch.arange(length, device=single.device)
+    own = torch.where(single, _fixed(chance).clamp(max=_WRAP).gather(1, classes), 0)
+    return _hits(packed, position_bits, own, start)
+
+
+def _smallest(single: torch.Tensor, number: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    position = torch.arange(single.shape[1], device=single.device)
+    order = torch.where(single, key, 1 << 32).sort(stable=True, dim=1).indices
+    first = (position < number[:, None]).expand_as(order)
     return torch.zeros_like(single).scatter(1, order, first) & single
 
 

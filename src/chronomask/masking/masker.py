@@ -21,7 +21,14 @@ from chronomask.errors import UsageError
 from chronomask.masking import device as on_device
 from chronomask.masking import replacement, sampling, strategy, walk
 from chronomask.masking.content import ContentSchedule, ContentState, NoContent, quantise
-from chronomask.masking.ratio import Constant, CosineDecay, Ratio, RatioSchedule
+from chronomask.masking.ratio import (
+    Constant,
+    CosineDecay,
+    PureSchedule,
+    Ratio,
+    RatioSchedule,
+    ScheduleBase,
+)
 from chronomask.masking.response import RatioResponse
 from chronomask.masking.strategy import Strategy, WholeWord
 from chronomask.types import ClassTally, MaskedBatch, Rows
@@ -41,9 +48,12 @@ class MaskingConfig(Config):
     """which classes of tokens are preferred"""
     strategy: Strategy = WholeWord()
     """which tokens are masked together"""
-    mask_replace_prob: Ratio = 0.8
-    """probability that a predicted token is shown as [MASK]"""
-    random_replace_prob: Ratio = 0.1
+    budget: sampling.Budget = "row"
+    """what meets the ratio: every row, all rows of a micro-batch together (the same number of targets
+    for every batch of a shape), or none (each unit on its own, Bernoulli: numbers vary)"""
+    mask_replace_prob: Ratio | PureSchedule = 0.8
+    """probability that a predicted token is shown as [MASK]; a number, or a schedule of progress"""
+    random_replace_prob: Ratio | PureSchedule = 0.1
     """probability that it is shown as a random ordinary token; the rest stays as it is"""
     replace_unit: Literal["token", "unit"] = "token"
     """whether tokens of a unit are replaced each on its own or all the same way"""
@@ -52,14 +62,28 @@ class MaskingConfig(Config):
 
     @model_validator(mode="after")
     def _probabilities_fit(self) -> MaskingConfig:
-        total = self.mask_replace_prob + self.random_replace_prob
-        if total > 1 + 1e-9:
-            raise ValueError(f"mask_replace_prob + random_replace_prob is {total:g}, more than 1")
+        for progress in (step / 100 for step in range(101)):
+            total = sum(self.replace_probs(progress))
+            if total > 1 + 1e-9:
+                raise ValueError(
+                    f"mask_replace_prob + random_replace_prob is {total:g}, more than 1, "
+                    f"at progress {progress:g}"
+                )
+        if self.content.kind == "ptw_faithful" and self.budget != "row":
+            raise ValueError(f"content 'ptw_faithful' walks row by row; budget is '{self.budget}'")
         if self.content.kind == "ptw_faithful" and self.strategy.kind != "whole_word":
             raise ValueError(
                 f"content 'ptw_faithful' walks over whole words; strategy is '{self.strategy.kind}'"
             )
         return self
+
+    def replace_probs(self, progress: float) -> tuple[float, float]:
+        """Probabilities of [MASK] and of a random token at ``progress``."""
+        mask, random = (
+            value.at(progress) if isinstance(value, ScheduleBase) else float(value)
+            for value in (self.mask_replace_prob, self.random_replace_prob)
+        )
+        return mask, random
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +151,11 @@ class Masker:
         if not 0 <= progress <= 1:
             raise ValueError(f"progress {progress} is outside [0, 1]")
         if not isinstance(rows.input_ids, torch.Tensor):
-            return self._mask_on_host(rows, self._row_ratios(rows, progress))
+            return self._mask_on_host(rows, progress)
         device = rows.input_ids.device
         if device.type != "cpu" and self._has_dense_form():
             return self.mask_dense(rows, progress)
-        host_rows = _as_numpy(rows)
-        return _as_torch(self._mask_on_host(host_rows, self._row_ratios(rows, progress)), device)
+        return _as_torch(self._mask_on_host(_as_numpy(rows), progress), device)
 
     def update(self, tally: ClassTally) -> None:
         """Feed back one optimiser step's losses per class; in force from the next step on."""
@@ -198,8 +221,10 @@ class Masker:
             draw = keys >> np.uint64(32)
         return schedule.of_rows(progress, keyed.unit_interval(draw))
 
-    def _mask_on_host(self, rows: Rows, ratio: np.ndarray) -> MaskedBatch:
+    def _mask_on_host(self, rows: Rows, progress: float) -> MaskedBatch:
+        ratio = self._row_ratios(rows, progress)
         units = strategy.unit_id(self.config.strategy, rows, self.seed)
+        each_token = self.config.strategy.kind == "token"
         base = keyed.row_base(self.seed, rows.epoch, rows.row_id)
         weights = None if self._weights is None else self._weights.cpu().numpy()
         if self.config.content.kind == "ptw_faithful" and weights is not None:
@@ -215,17 +240,18 @@ class Masker:
             classes = rows.token_class
             if weights is not None and (self.content.by_token_id or _mixes_classes(self.config)):
                 per_token = weights[rows.input_ids if self.content.by_token_id else classes]
-                classes = sampling.levels(units, per_token, self.config.strategy.kind == "token")
+                classes = sampling.levels(units, per_token, each_token)
                 weights = sampling.LEVEL_WEIGHTS
             random = sampling.RowRandomness.of(self.seed, base, _order(rows))
-            each_token = self.config.strategy.kind == "token"
-            positions = sampling.select(units, classes, weights, ratio, random, each_token)
+            positions = sampling.select(
+                units, classes, weights, ratio, random, each_token, self.config.budget
+            )
 
         input_ids = rows.input_ids.copy()
         labels = np.full(input_ids.shape, -100, np.int64)
         targets = np.empty(positions.size, np.int64)
         target_class = np.empty(positions.size, np.uint8)
-        mask_below, random_below = self._replace_bounds()
+        mask_below, random_below = self._replace_bounds(progress)
         replacement.replace(
             input_ids,
             rows.token_class,
@@ -254,9 +280,9 @@ class Masker:
             cu_seqlens=rows.cu_seqlens,
         )
 
-    def _replace_bounds(self) -> tuple[int, int]:
+    def _replace_bounds(self, progress: float) -> tuple[int, int]:
         """Bounds, out of 2³², below which a token is masked, or else shown as a random one."""
-        mask, random = self.config.mask_replace_prob, self.config.random_replace_prob
+        mask, random = self.config.replace_probs(progress)
         return round(mask * 2**32), min(2**32, round((mask + random) * 2**32))
 
     def _has_dense_form(self) -> bool:
@@ -271,18 +297,17 @@ class Masker:
         ratio = self._row_ratios(rows, progress)
         device = rows.input_ids.device
         units = strategy.unit_id(self.config.strategy, rows, self.seed)
+        each_token = self.config.strategy.kind == "token"
         classes, weights = rows.token_class, self._weights
         if weights is not None:
             weights = weights.to(device)
         if weights is not None and self.content.by_token_id:
-            classes = on_device.levels(
-                units, weights[rows.input_ids], self.config.strategy.kind == "token"
-            )
+            classes = on_device.levels(units, weights[rows.input_ids], each_token)
             weights = torch.from_numpy(sampling.LEVEL_WEIGHTS).to(device)
         base = keyed.row_base(self.seed, rows.epoch, rows.row_id)
         random = sampling.RowRandomness.of(self.seed, base, _order(rows))
         selected = on_device.select(
-            units, classes, weights, ratio, random, self.config.strategy.kind == "token"
+            units, classes, weights, ratio, random, each_token, self.config.budget
         )
         as_units = self.config.replace_unit == "unit" and self.config.strategy.kind != "token"
         by_unit = units if as_units else None
@@ -292,7 +317,7 @@ class Masker:
             by_unit,
             keyed.stream_keys(base, keyed.Stream.REPLACE),
             keyed.stream_keys(base, keyed.Stream.TOKEN),
-            self._replace_bounds(),
+            self._replace_bounds(progress),
             self.vocabulary.mask_token_id,
             torch.from_numpy(self.vocabulary.ordinary_ids).to(device),
         )

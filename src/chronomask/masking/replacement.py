@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from chronomask import keyed
+from chronomask.keyed import Scalar
 
 __all__ = ["replace"]
 
@@ -22,9 +23,9 @@ def replace(
     replace_keys: np.ndarray,
     token_keys: np.ndarray,
     spread: np.ndarray,
-    mask_below: int,
-    random_below: int,
-    mask_token_id: int,
+    mask_below: Scalar,
+    random_below: Scalar,
+    mask_token_id: Scalar,
     ordinary_ids: np.ndarray,
     labels: np.ndarray,
     targets: np.ndarray,
@@ -59,7 +60,7 @@ def replace(
 
 
 @njit(inline="always")
-def _bits(key: int, spread: int) -> int:
+def _bits(key: Scalar, spread: Scalar) -> Scalar:
     low = np.uint32(key & _U32)
     odd = np.uint32(key >> np.uint64(32)) | np.uint32(1)
     return keyed.scalar_mix(spread, low, odd)

@@ -32,13 +32,17 @@ Letters: B rows, T tokens, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numba import njit
 
 from chronomask import keyed
+from chronomask.keyed import Scalar
 
-__all__ = ["MAX_CLASSES", "RowRandomness", "levels", "select"]
+__all__ = ["MAX_CLASSES", "Budget", "RowRandomness", "levels", "select"]
+
+Budget = Literal["row", "batch", "none"]
 
 MAX_CLASSES = 63
 NEWTON_STEPS = 10
@@ -48,6 +52,9 @@ LONGEST = 63
 """Units of this many tokens and more are ordered as one length."""
 LEVEL_WEIGHTS = np.rint(2.0 ** (16 - np.arange(48) / 4.0)) * 2.0**-16
 """Weights of :func:`levels`: quarter powers of two from 1 down to 2⁻¹¹·⁷⁵, on the 2⁻¹⁶ grid."""
+
+MAX_POOL = 2**20
+"""Tokens that can share a budget: 2²⁰ · 2³² is below 2⁵³, up to which float64 counts exactly."""
 
 _ONE = 2.0**32
 _U32 = np.uint64(0xFFFFFFFF)
@@ -87,6 +94,7 @@ def select(
     ratio: np.ndarray,
     random: RowRandomness,
     each_token: bool = False,
+    budget: Budget = "row",
 ) -> np.ndarray:
     """int64 [N], ascending: flat positions (row · T + token) of the tokens of the chosen units.
 
@@ -94,23 +102,38 @@ def select(
     uint8 [B, T] and ``weights`` float64 [C], C ≤ 63, on the grid of
     :func:`chronomask.masking.content.quantise`, or both None for equal chances; ``ratio``
     float64 [B]; ``each_token``: every maskable token is a unit, ``unit_id`` only says which are.
+
+    ``budget``: "row", every row meets its own; "batch", all rows share one of
+    round(mean ratio · B · T) tokens, the same for every batch of that shape; "none", every unit is
+    chosen or not on its own (Bernoulli), and numbers vary. Raises ValueError for a batch budget over
+    more than 2²⁰ tokens, which exact sums cannot hold.
     """
-    uniform = token_class is None or weights is None
+    if budget == "batch" and unit_id.size > MAX_POOL:
+        raise ValueError(f"{unit_id.size} tokens share a batch budget; at most {MAX_POOL} can")
+    if token_class is None or weights is None:
+        token_class, weights = _NO_CLASSES, _NO_WEIGHTS
     positions = np.empty(unit_id.size + 1, np.int64)  # one more: where the next would go
     number = _select_rows(
         unit_id,
         each_token,
-        _NO_CLASSES if uniform else token_class,
-        _NO_WEIGHTS if uniform else weights,
-        ratio,
+        token_class,
+        weights,
+        pooled(ratio) if budget == "batch" else ratio,
         random.keys,
         random.round_budget,
         random.start_multi,
         random.start_single,
         keyed.spread_of_range(unit_id.shape[1]),
+        unit_id.shape[0] if budget == "batch" else 1,
+        budget == "none",
         positions,
     )
     return positions[:number].copy()
+
+
+def pooled(ratio: np.ndarray) -> np.ndarray:
+    """float64 [B]: the mean ratio for every row, what a shared budget follows."""
+    return np.full(ratio.shape, ratio.mean())
 
 
 @njit(cache=True, nogil=True)
@@ -125,86 +148,112 @@ def _select_rows(
     start_multi: np.ndarray,
     start_single: np.ndarray,
     spread: np.ndarray,
+    pool: Scalar,
+    bernoulli: bool,
     positions: np.ndarray,
-) -> int:
-    """Fill ``positions`` row after row; the number filled."""
+) -> Scalar:
+    """Fill ``positions``; the number filled. ``pool`` rows at a time share a budget."""
     num_rows, length = unit_id.shape
+    room = pool * length
     num_classes = max(weights.size, 1)
     uniform = weights.size == 0
-    first, size = np.empty(length + 1, np.int32), np.empty(length + 1, np.int32)
-    group = np.zeros(length, np.uint8)
-    hashed, key = np.empty(length, np.uint32), np.empty(length, np.uint32)
-    order, scratch = np.empty(length, np.int32), np.empty(length, np.int32)
+    first, size = np.empty(room + 1, np.int32), np.empty(room + 1, np.int32)
+    group = np.zeros(room, np.uint8)
+    hashed, key = np.empty(room, np.uint32), np.empty(room, np.uint32)
+    order, scratch = np.empty(room, np.int32), np.empty(room, np.int32)
     buckets = np.empty(1 << ORDER_BITS, np.int32)
     by_size = np.empty(LONGEST + 1, np.int32)
-    chosen = np.empty(length, np.bool_)
+    chosen = np.empty(room, np.bool_)
     counts, single_counts = np.empty(num_classes), np.empty(num_classes)
     chance = np.empty(num_classes)
     number = 0
-    for row in range(num_rows):
-        num_units, maskable = _units(unit_id[row], each_token, first, size)
+    for row in range(0, num_rows, pool):
+        num_units, maskable = 0, 0
+        for r in range(pool):
+            num_units, tokens = _units(
+                unit_id[row + r], each_token, r * length, num_units, first, size
+            )
+            maskable += tokens
+            _hash(keys[row + r], spread, hashed[r * length : (r + 1) * length])
         longest, num_single = 0, 0
         for u in range(num_units):
             if size[u] == 1:
                 num_single += 1
             else:
                 longest = max(longest, size[u])
-            chosen[u] = ratio[row] >= 1.0
+            key[u] = hashed[first[u]]
 
-        if ratio[row] < 1.0:
-            fixed_ratio = np.int64(np.rint(ratio[row] * _ONE))
+        share = ratio[row]
+        if pool > 1:
+            budget = min(np.int64(np.rint(share * room)), np.int64(maskable))
+            share = budget / max(maskable, 1)
+        else:
+            fixed_ratio = np.int64(np.rint(share * _ONE))
             budget = (fixed_ratio * maskable + np.int64(round_budget[row])) >> 32
+        if share >= 1.0:
+            chosen[:num_units] = True
+        else:
             if uniform:
                 single_counts[0] = num_single
-                chance[0] = ratio[row]
+                chance[0] = share
             else:
-                _count(token_class[row], first, size, num_units, group, counts, single_counts)
-                _solve(counts, weights, ratio[row], chance)
-            _hash(keys[row], spread, hashed)
-            for u in range(num_units):
-                key[u] = hashed[first[u]]
-            covered = np.int64(0)
-            if num_single < num_units:
-                num = _order(key, size, num_units, True, order, buckets)
-                _by_length(order, num, size, by_size, scratch)
-                start = np.uint32(start_multi[row])
-                covered = _systematic(scratch, num, group, chance, start, size, chosen)
-            left = _left_for_single(budget, covered, longest, single_counts, chance)
-            if uniform:
-                wanted = (left + np.int64(start_single[row])) >> 32
-                _smallest(key, size, num_units, wanted, order, buckets, chosen)
+                classes = token_class[row : row + pool].ravel()
+                _count(classes, first, size, num_units, group, counts, single_counts)
+                _solve(counts, weights, share, chance)
+            if bernoulli:
+                for u in range(num_units):
+                    chosen[u] = np.int64(key[u]) < np.int64(np.rint(chance[group[u]] * _ONE))
             else:
-                _shift(chance, single_counts, left)
-                num = _order(key, size, num_units, False, order, buckets)
-                start = np.uint32(start_single[row])
-                _systematic(order, num, group, chance, start, size, chosen)
+                covered = np.int64(0)
+                if num_single < num_units:
+                    num = _order(key, size, num_units, True, order, buckets)
+                    _by_length(order, num, size, by_size, scratch)
+                    start = start_multi[row]
+                    covered = _systematic(scratch, num, group, chance, start, size, chosen)
+                left = _left_for_single(budget, covered, longest, single_counts, chance)
+                if uniform:
+                    wanted = (left + np.int64(start_single[row])) >> 32
+                    _smallest(key, size, num_units, wanted, order, buckets, chosen)
+                else:
+                    _shift(chance, single_counts, left)
+                    num = _order(key, size, num_units, False, order, buckets)
+                    _systematic(order, num, group, chance, start_single[row], size, chosen)
 
+        begin = row * length
         if num_single == num_units:
             for u in range(num_units):
-                positions[number] = row * length + first[u]
+                positions[number] = begin + first[u]
                 number += chosen[u]
-            continue
-        for u in range(num_units):
-            if chosen[u]:
-                for column in range(first[u], first[u] + size[u]):
-                    positions[number] = row * length + column
-                    number += 1
+        else:
+            for u in range(num_units):
+                if chosen[u]:
+                    for column in range(first[u], first[u] + size[u]):
+                        positions[number] = begin + column
+                        number += 1
     return number
 
 
 @njit(cache=True, nogil=True)
 def _units(
-    unit_id: np.ndarray, each_token: bool, first: np.ndarray, size: np.ndarray
-) -> tuple[int, int]:
-    """Fill the first column and the tokens of each unit; the number of units and of their tokens."""
+    unit_id: np.ndarray,
+    each_token: bool,
+    offset: Scalar,
+    num: Scalar,
+    first: np.ndarray,
+    size: np.ndarray,
+) -> tuple[Scalar, Scalar]:
+    """Append each unit's first place (column + ``offset``) and tokens to the ``num`` there are.
+
+    Gives the new number of units, and the tokens of those appended.
+    """
     if each_token:
-        num = 0
+        before = num
         for column in range(unit_id.size):
-            first[num] = column
+            first[num] = offset + column
             size[num] = 1
             num += unit_id[column] >= 0
-        return num, num
-    num, maskable, begin, previous = 0, 0, 0, np.int32(-1)
+        return num, num - before
+    maskable, begin, previous = 0, 0, np.int32(-1)
     for column in range(unit_id.size):
         unit = unit_id[column]
         if unit != previous:
@@ -212,7 +261,8 @@ def _units(
                 size[num - 1] = column - begin
                 maskable += column - begin
             if unit >= 0:
-                first[num] = begin = column
+                begin = column
+                first[num] = offset + column
                 num += 1
             previous = unit
     if previous >= 0:
@@ -226,7 +276,7 @@ def _count(
     token_class: np.ndarray,
     first: np.ndarray,
     size: np.ndarray,
-    num: int,
+    num: Scalar,
     group: np.ndarray,
     counts: np.ndarray,
     single_counts: np.ndarray,
@@ -246,7 +296,7 @@ def _count(
 
 
 @njit(cache=True, nogil=True)
-def _hash(row_key: int, spread: np.ndarray, hashed: np.ndarray) -> None:
+def _hash(row_key: Scalar, spread: np.ndarray, hashed: np.ndarray) -> None:
     """:func:`chronomask.keyed.bits` of a row."""
     low = np.uint32(row_key & _U32)
     odd = np.uint32(row_key >> np.uint64(32)) | np.uint32(1)
@@ -255,7 +305,7 @@ def _hash(row_key: int, spread: np.ndarray, hashed: np.ndarray) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _solve(counts: np.ndarray, weights: np.ndarray, ratio: float, chance: np.ndarray) -> None:
+def _solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.ndarray) -> None:
     """Fill ``chance`` [C]: π of each class, so that Σ counts · π = ratio · Σ counts.
 
     Newton's method on λ: Σ counts · π is concave in λ and the start (the solution for the mean
@@ -289,8 +339,13 @@ def _solve(counts: np.ndarray, weights: np.ndarray, ratio: float, chance: np.nda
 
 @njit(cache=True, nogil=True)
 def _order(
-    key: np.ndarray, size: np.ndarray, num: int, multi: bool, order: np.ndarray, buckets: np.ndarray
-) -> int:
+    key: np.ndarray,
+    size: np.ndarray,
+    num: Scalar,
+    multi: bool,
+    order: np.ndarray,
+    buckets: np.ndarray,
+) -> Scalar:
     """Fill ``order`` with the units of several tokens, or of one, in random order; their number."""
     buckets[:] = 0
     for u in range(num):
@@ -311,7 +366,7 @@ def _order(
 
 @njit(cache=True, nogil=True)
 def _by_length(
-    order: np.ndarray, num: int, size: np.ndarray, by_size: np.ndarray, out: np.ndarray
+    order: np.ndarray, num: Scalar, size: np.ndarray, by_size: np.ndarray, out: np.ndarray
 ) -> None:
     """Fill ``out`` with ``order``, longest units first, the order kept among equals."""
     by_size[:] = 0
@@ -331,13 +386,13 @@ def _by_length(
 @njit(cache=True, nogil=True)
 def _systematic(
     order: np.ndarray,
-    num: int,
+    num: Scalar,
     group: np.ndarray,
     chance: np.ndarray,
-    start: int,
+    start: Scalar,
     size: np.ndarray,
     chosen: np.ndarray,
-) -> int:
+) -> Scalar:
     """Mark in ``chosen`` the units hit by systematic sampling; the number of their tokens.
 
     The sum of chances is kept modulo 1, in units of 2⁻³²: a unit is hit where it wraps around.
@@ -356,12 +411,12 @@ def _systematic(
 
 @njit(cache=True, nogil=True)
 def _left_for_single(
-    budget: int, covered: int, longest: int, counts: np.ndarray, chance: np.ndarray
-) -> int:
+    budget: Scalar, covered: Scalar, longest: Scalar, counts: np.ndarray, chance: np.ndarray
+) -> Scalar:
     """How many one-token units to choose, in units of 2⁻³², see step 4.
 
-    ``covered``: tokens of the longer units chosen; ``longest``: the longest of them, 0 if there is none, a bound
-    on how far ``covered`` can be from its expectation (Abel summation: units are drawn
+    ``covered``: tokens of the longer units chosen; ``longest``: tokens of the longest, 0 if there is
+    none, a bound on how far ``covered`` can be from its expectation (Abel summation: units are drawn
     systematically in order of length); ``counts``, ``chance`` [C] of the one-token units.
     """
     expected, total = 0.0, 0.0
@@ -375,7 +430,7 @@ def _left_for_single(
 
 
 @njit(cache=True, nogil=True)
-def _shift(chance: np.ndarray, counts: np.ndarray, number: int) -> None:
+def _shift(chance: np.ndarray, counts: np.ndarray, number: Scalar) -> None:
     """Move ``chance`` [C] by δπ(1 − π) so that it sums to ``number`` · 2⁻³² over ``counts``."""
     expected, room = 0.0, 0.0
     for c in range(chance.size):
@@ -392,8 +447,8 @@ def _shift(chance: np.ndarray, counts: np.ndarray, number: int) -> None:
 def _smallest(
     key: np.ndarray,
     size: np.ndarray,
-    num: int,
-    wanted: int,
+    num: Scalar,
+    wanted: Scalar,
     order: np.ndarray,
     buckets: np.ndarray,
     chosen: np.ndarray,
@@ -418,7 +473,8 @@ def _smallest(
     for _ in range(wanted - below):
         best = 0
         for i in range(1, at_edge):
-            if key[order[i]] < key[order[best]]:
+            here, there = order[i], order[best]
+            if key[here] < key[there] or (key[here] == key[there] and here < there):
                 best = i
         chosen[order[best]] = True
         at_edge -= 1

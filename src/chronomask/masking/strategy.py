@@ -14,6 +14,7 @@ from pydantic import Field
 
 from chronomask import keyed
 from chronomask.config import Config
+from chronomask.keyed import Scalar
 from chronomask.types import Array, Rows
 
 __all__ = ["Strategy"]
@@ -71,7 +72,7 @@ def _spans(strategy: Span, word_id: np.ndarray, rows: Rows, seed: int) -> np.nda
 
 @njit(cache=True, nogil=True)
 def _cut(
-    word_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, stop_below: int, max_words: int
+    word_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, stop_below: Scalar, max_words: Scalar
 ) -> np.ndarray:
     out = np.empty(word_id.shape, np.int32)
     for row in range(word_id.shape[0]):

@@ -16,6 +16,7 @@ import numpy as np
 from chronomask.data.format import SPECIAL, WORD_START
 from chronomask.prepare.align import align
 from chronomask.prepare.taggers import TaggerProtocol, split_long
+from chronomask.prepare.words import Spans
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -46,35 +47,53 @@ class AnnotatedBatch:
 
 
 def annotate(
-    texts: Iterable[str], tokenizer: Tokenizer, tagger: TaggerProtocol, special_ids: Sequence[int]
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    words: TaggerProtocol | Sequence[Spans],
+    special_ids: Sequence[int],
 ) -> Iterator[AnnotatedBatch]:
-    """Annotate texts in order, in batches bounded by characters."""
+    """Annotate texts in order, in batches bounded by characters.
+
+    ``words`` come from a tagger, or are those of every text.
+    """
     is_special = np.zeros(tokenizer.get_vocab_size(with_added_tokens=True), bool)
     is_special[list(special_ids)] = True
     pieces: list[str] = []
     documents: list[int] = []
+    offsets: list[int] = []
     held = 0
+
+    def annotated() -> AnnotatedBatch:
+        if isinstance(words, Sequence):
+            spans = [
+                words[number].between(offset, offset + len(piece))
+                for number, offset, piece in zip(documents, offsets, pieces, strict=True)
+            ]
+        else:
+            spans = words.tag(pieces)
+        return _annotate_batch(pieces, documents, tokenizer, spans, is_special)
+
     for number, text in enumerate(texts):
-        for _, piece in split_long(text, PIECE_CHARACTERS):
+        for offset, piece in split_long(text, PIECE_CHARACTERS):
             pieces.append(piece)
             documents.append(number)
+            offsets.append(offset)
             held += len(piece)
             if held >= BATCH_CHARACTERS:
-                yield _annotate_batch(pieces, documents, tokenizer, tagger, is_special)
-                pieces, documents, held = [], [], 0
+                yield annotated()
+                pieces, documents, offsets, held = [], [], [], 0
     if pieces:
-        yield _annotate_batch(pieces, documents, tokenizer, tagger, is_special)
+        yield annotated()
 
 
 def _annotate_batch(
     pieces: list[str],
     documents: list[int],
     tokenizer: Tokenizer,
-    tagger: TaggerProtocol,
+    spans: Sequence[Spans],
     is_special: np.ndarray,
 ) -> AnnotatedBatch:
     encodings = tokenizer.encode_batch(pieces, add_special_tokens=False)
-    spans = tagger.tag(pieces)
     lengths = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
     ids, token_starts, token_ends = _token_arrays(encodings, int(lengths.sum()))
     # One character axis for the whole batch, with a gap so that no token reaches the next piece.

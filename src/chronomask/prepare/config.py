@@ -5,18 +5,20 @@ May enter: values and their bounds. The parts that act on them import this file,
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from chronomask.config import Config
 
 __all__ = [
     "ByteLevelBPE",
+    "ColumnTagger",
     "Concatenate",
     "Documents",
     "EnglishTagger",
     "Files",
+    "FrequencyBands",
     "InstalledPackages",
     "NoTagger",
     "Packing",
@@ -31,7 +33,7 @@ __all__ = [
 
 
 class Files(Config):
-    """Text files: .txt, .jsonl or .parquet, each also with .gz, .xz or .zst."""
+    """Text files: .txt, .jsonl, .csv, .tsv, .parquet or .conllu, each also with .gz, .xz or .zst."""
 
     kind: Literal["files"] = "files"
     path: str
@@ -102,7 +104,43 @@ class NoTagger(Config):
     kind: Literal["none"] = "none"
 
 
-Tagger = Annotated[EnglishTagger | SpacyTagger | NoTagger, Field(discriminator="kind")]
+class FrequencyBands(Config):
+    """Unicode words, for any language; a word's class is how frequent it is: ``band_01`` the most."""
+
+    kind: Literal["frequency_bands"] = "frequency_bands"
+    num_bands: int = Field(default=10, ge=1, le=60)
+    """Number of bands; each holds about the same share of the text's words."""
+
+
+MAX_TAGS = 62
+"""Tags a column may hold: what masking handles, less the class of words without a tag."""
+
+
+class ColumnTagger(Config):
+    """Words and classes that the sources bring: two list columns, or CoNLL-U files with their UPOS."""
+
+    kind: Literal["column"] = "column"
+    words_key: str = "words"
+    """Field or column of .jsonl and .parquet files with a list of words; spaces join them to the text."""
+    tags_key: str = "tags"
+    """Field or column with as many tags; an empty one or null is no class."""
+    class_names: tuple[str, ...] = ()
+    """The tags there are; any other is refused. Empty: those that occur."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = self.class_names
+        if len(names) > MAX_TAGS:
+            raise ValueError(f"{len(names)} class names; at most {MAX_TAGS} fit")
+        if len(set(names)) < len(names) or not all(names) or "none" in names:
+            raise ValueError("class names must be distinct and not empty, and 'none' is taken")
+        return self
+
+
+Tagger = Annotated[
+    EnglishTagger | SpacyTagger | NoTagger | FrequencyBands | ColumnTagger,
+    Field(discriminator="kind"),
+]
 
 
 class Concatenate(Config):
@@ -126,7 +164,7 @@ class PrepareConfig(Config):
     sources: tuple[Annotated[Source, BeforeValidator(_path_to_source)], ...] = Field(min_length=1)
     """Where the text comes from: paths, or sources told apart by ``kind``; read in this order."""
     text_key: str = "text"
-    """Name of the text field of .jsonl and of the text column of .parquet files."""
+    """Name of the text field of .jsonl and of the text column of .csv, .tsv and .parquet files."""
     tokenizer: TokenizerChoice = WordPiece()
     """The tokenizer: trained on a sample of the text, or given."""
     tagger: Tagger = EnglishTagger()

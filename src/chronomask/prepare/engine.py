@@ -28,7 +28,8 @@ from chronomask.data.format import SPECIAL
 from chronomask.data.writer import id_dtype, write_file
 from chronomask.errors import RunError
 from chronomask.prepare.annotate import annotate
-from chronomask.prepare.config import Tagger
+from chronomask.prepare.columns import spans_of
+from chronomask.prepare.config import ColumnTagger, Tagger
 from chronomask.prepare.parts import (
     SPLITS,
     PartCounts,
@@ -60,6 +61,9 @@ class PartJob:
     tokenizer_sha256: str
     tagger: dict[str, Any]
     """The tagger's config values."""
+    class_names: tuple[str, ...]
+    out: str
+    """The prepared folder, which holds what the tagger learnt from the text, if it learns."""
     special_ids: tuple[int, ...]
     vocab_size: int
     held_out_below: float
@@ -78,13 +82,18 @@ def annotate_part(
         return
     job = PartJob(**json.loads((work / _JOB).read_text()))
     tokenizer = _backend(job.tokenizer, job.tokenizer_sha256)
-    tagger = load_tagger(TypeAdapter(Tagger).validate_python(job.tagger))
-    names, texts = zip(*read_text(work, rank), strict=True)
+    choice = TypeAdapter(Tagger).validate_python(job.tagger)
+    documents = list(read_text(work, rank))
+    texts = [document.text for document in documents]
+    if isinstance(choice, ColumnTagger):
+        words = spans_of(documents, job.class_names)
+    else:
+        words = load_tagger(choice, Path(job.out))
     num_words = num_without_word = 0
     parts_ids, parts_annotation = [], []
     lengths = np.zeros(len(texts), np.int64)
     stored = id_dtype(job.vocab_size)
-    for batch in annotate(texts, tokenizer, tagger, job.special_ids):
+    for batch in annotate(texts, tokenizer, words, job.special_ids):
         parts_ids.append(batch.ids.astype(stored))
         parts_annotation.append(batch.annotation)
         np.add.at(lengths, batch.document, batch.lengths)
@@ -104,7 +113,7 @@ def annotate_part(
         num_tokens=ids.size,
         num_tokens_without_word=num_without_word,
         num_special_tokens=int(np.count_nonzero(annotation >= SPECIAL)),
-        empty_documents=[names[k] for k in np.flatnonzero(lengths == 0)],
+        empty_documents=[documents[k].id for k in np.flatnonzero(lengths == 0)],
     )
     write_tokens(work, rank, splits, counts)
     yield counts

@@ -6,17 +6,19 @@ May enter: what happens to a document before it meets a tokenizer.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from chronomask.data.writer import write_file
 from chronomask.errors import DataError
 from chronomask.prepare.config import InstalledPackages, PrepareConfig
+from chronomask.prepare.files import Skipped, SourceFile
 from chronomask.prepare.parts import hash_position, read_text, write_text
 from chronomask.prepare.progress import Progress
-from chronomask.prepare.sources import Skipped, SourceFile, read_documents
+from chronomask.prepare.sources import fields_of, read_documents
 from chronomask.prepare.taggers import split_long
 from chronomask.types import Document
 
@@ -37,6 +39,8 @@ class Gathered:
     held_out_below: float
     """Documents whose hash position is below this are held out."""
     skipped: dict[str, Any]
+    tags: dict[str, int] = field(default_factory=dict)
+    """Words of every tag, where words and tags came with the text."""
 
 
 def gather(
@@ -58,14 +62,20 @@ def gather(
     sizes: list[int] = []
     part: list[Document] = []
     held = 0
+    fields = fields_of(config.text_key, config.tagger)
+    tags: Counter[str] = Counter()
     for source in sources:
-        for document in read_documents(source, config.text_key, skipped):
+        for document in read_documents(source, fields, skipped):
+            if not fields.words_and_tags:  # a tagger will say where the words are
+                document = replace(document, words=None)
             if len(document.text) < config.min_characters:
                 skipped.add(f"fewer than {config.min_characters} characters", document.id)
                 continue
             positions.add(hash_position(document.text))
             num_documents += 1
             part.append(document)
+            if document.words:
+                tags.update(document.words.tags)
             held += len(document.text)
             progress.advance(len(document.text), documents=1)
             if held >= config.part_characters:
@@ -86,6 +96,7 @@ def gather(
         part_characters=sizes,
         held_out_below=positions.threshold(config.held_out),
         skipped=skipped.to_dict(),
+        tags=dict(sorted(tags.items())),
     )
     write_file(done, json.dumps(asdict(gathered)).encode())
     return gathered
@@ -119,7 +130,8 @@ def sample_texts(work: Path, gathered: Gathered, characters: int) -> Iterator[st
     share = characters / max(gathered.num_characters, 1)
     first = True
     for number in range(gathered.num_parts):
-        for _, text in read_text(work, number):
+        for document in read_text(work, number):
+            text = document.text
             if hash_position(text) < gathered.held_out_below:
                 continue
             for _, piece in split_long(text, _SAMPLE_CHARACTERS):

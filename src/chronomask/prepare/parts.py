@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from chronomask.data.writer import write_file
-from chronomask.types import Document
+from chronomask.types import Document, TaggedWords
 
 __all__ = ["SPLITS", "PartCounts", "TokenPart", "hash_position", "read_text", "read_tokens"]
 
@@ -69,23 +69,29 @@ def counts_file(work: Path, number: int) -> Path:
 
 
 def write_text(work: Path, number: int, documents: Sequence[Document]) -> None:
-    """Write a part's documents; ids and texts only."""
+    """Write a part's documents: ids, texts, and words where they came with the text."""
     import zstandard
 
-    lines = "\n".join(json.dumps([item.id, item.text], ensure_ascii=False) for item in documents)
+    lines = "\n".join(json.dumps(_as_list(item), ensure_ascii=False) for item in documents)
     data = zstandard.ZstdCompressor(level=1).compress(lines.encode())
     write_file(text_file(work, number), data)
 
 
-def read_text(work: Path, number: int) -> Iterator[tuple[str, str]]:
-    """(id, text) of every document of a part."""
+def _as_list(document: Document) -> list[object]:
+    words = document.words
+    plain: list[object] = [document.id, document.text]
+    return plain if words is None else [*plain, words.starts, words.ends, words.tags]
+
+
+def read_text(work: Path, number: int) -> Iterator[Document]:
+    """Every document of a part."""
     import zstandard
 
     data = zstandard.ZstdDecompressor().decompress(text_file(work, number).read_bytes())
     # Not splitlines(): a text may hold U+2028, which JSON leaves as it is.
     for line in data.decode().split("\n"):
-        identifier, text = json.loads(line)
-        yield identifier, text
+        identifier, text, *words = json.loads(line)
+        yield Document(identifier, text, words=TaggedWords(*words) if words else None)
 
 
 def write_tokens(

@@ -20,19 +20,29 @@ from chronomask.data.manifest import MANIFEST
 from chronomask.data.writer import RowWriter, write_file, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.prepare.assemble import statistics, write_split
-from chronomask.prepare.config import InstalledPackages, PrepareConfig, TokenizerFolder
+from chronomask.prepare.bands import BANDS_FILE, count_words, make_bands
+from chronomask.prepare.columns import class_names_of
+from chronomask.prepare.config import (
+    ColumnTagger,
+    FrequencyBands,
+    InstalledPackages,
+    PrepareConfig,
+    TokenizerFolder,
+)
 from chronomask.prepare.engine import PartJob, run_parts
+from chronomask.prepare.files import Skipped, SourceFile
 from chronomask.prepare.gather import gather, sample_texts
 from chronomask.prepare.pack import Specials
 from chronomask.prepare.parts import SPLITS
 from chronomask.prepare.progress import Progress
-from chronomask.prepare.sources import Skipped, SourceFile, file_state, find_sources, snapshot
+from chronomask.prepare.sources import fields_of, file_state, find_sources, snapshot
 from chronomask.prepare.taggers import describe_tagger
 from chronomask.prepare.tokenizer import SavedTokenizer, build_tokenizer, find_tokenizer, open_saved
 
 __all__ = ["prepare"]
 
 _WORK = ".work"
+_FILES = ("config.yaml", "statistics.json", BANDS_FILE)
 
 
 def prepare(
@@ -46,7 +56,8 @@ def prepare(
     """
     out = Path(out)
     skipped = Skipped()
-    sources = find_sources(config.sources, skipped)
+    fields = fields_of(config.text_key, config.tagger)
+    sources = find_sources(config.sources, fields, skipped)
     state = {"config": config.shaping(), "sources": snapshot(sources)}
     if isinstance(config.tokenizer, TokenizerFolder):
         state["sources"] += [file_state(find_tokenizer(config.tokenizer.path))]
@@ -80,16 +91,23 @@ def _prepare(
         tokenizer = _tokenizer(config, out, work, ())
     with Progress("reading", shown=shown) as bar:
         gathered = gather(work, config, sources, skipped, bar)
+    if isinstance(config.tagger, ColumnTagger):
+        class_names = class_names_of(config.tagger, gathered.tags)
     if tokenizer is None:
         if shown:
             print(f"training a {config.tokenizer.kind} tokenizer", file=sys.stderr, flush=True)
         sample = sample_texts(work, gathered, config.tokenizer_sample_characters)
         tokenizer = _tokenizer(config, out, work, sample)
+    if isinstance(config.tagger, FrequencyBands) and not (out / BANDS_FILE).is_file():
+        sample = sample_texts(work, gathered, config.tokenizer_sample_characters)
+        make_bands(count_words(sample), config.tagger.num_bands).save(out)
     specials = Specials(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
     job = PartJob(
         str(tokenizer.folder),
         tokenizer.sha256,
         config.tagger.to_dict(),
+        class_names,
+        str(out),
         tokenizer.special_ids,
         tokenizer.vocab_size,
         gathered.held_out_below,
@@ -120,9 +138,16 @@ def _prepare(
     write_file(out / "statistics.json", text.encode())
     # The number of workers is this machine's business: equal rows come with an equal config.
     write_file(out / "config.yaml", config.replace(["workers=0"]).to_yaml().encode())
-    write_manifest(out, values, entries)
+    write_manifest(out, values, entries, _other_files(out))
     shutil.rmtree(work)
     return PreparedData.open(out)
+
+
+def _other_files(out: Path) -> list[str]:
+    """What a preparation writes beside the rows, relative to ``out``."""
+    single = [name for name in _FILES if (out / name).is_file()]
+    folder = sorted(file.name for file in (out / "tokenizer").iterdir())
+    return single + [f"tokenizer/{name}" for name in folder]
 
 
 def _tokenizer(config: PrepareConfig, out: Path, work: Path, sample: Any) -> SavedTokenizer:
@@ -159,7 +184,7 @@ def _may_write(out: Path) -> bool:
 
 def _remove(out: Path) -> None:
     """Remove what a preparation writes, the manifest first; anything else in ``out`` stays."""
-    for name in (MANIFEST, "config.yaml", "statistics.json", "tokenizer", *SPLITS, _WORK):
+    for name in (MANIFEST, *_FILES, "tokenizer", *SPLITS, _WORK):
         path = out / name
         if path.is_dir():
             shutil.rmtree(path)

@@ -1,54 +1,65 @@
 """Sources: files, folders and installed packages become documents in a fixed order.
 
 Text that cannot be used is skipped, counted and named; a source that gives nothing at all, or cannot
-be what it claims, is refused. May enter: readers, one per file format, and finding the files.
+be what it claims, is refused. May enter: kinds of sources, and finding the files.
 """
 
 from __future__ import annotations
 
 import glob
-import io
-import json
-import lzma
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from chronomask.errors import DataError, UsageError, nearest
-from chronomask.prepare.config import Files, InstalledPackages, Source
+from chronomask.prepare.config import ColumnTagger, Files, InstalledPackages, Source, Tagger
+from chronomask.prepare.files import COMPRESSIONS, Skipped, SourceFile
+from chronomask.prepare.readers import READERS, TAGGED_FORMATS, Fields
 from chronomask.types import Document
 
-__all__ = ["Skipped", "SourceFile", "find_sources", "read_documents", "snapshot"]
+__all__ = ["fields_of", "file_state", "find_sources", "read_documents", "snapshot"]
 
-FORMATS = (".txt", ".jsonl", ".parquet")
-COMPRESSIONS = (".gz", ".xz", ".zst")
-_NAMES_KEPT = 20
+
+def fields_of(text_key: str, tagger: Tagger) -> Fields:
+    """What to read of a record: its text, or the words and tags of ``tagger.kind=column``."""
+    tagged = isinstance(tagger, ColumnTagger)
+    return Fields(text_key, (tagger.words_key, tagger.tags_key) if tagged else None)
 
 
 def find_sources(
-    sources: Sequence[Source], skipped: Skipped
+    sources: Sequence[Source], fields: Fields, skipped: Skipped
 ) -> list[SourceFile | InstalledPackages]:
     """Every file to read, in order; files of other kinds in a folder are skipped and counted.
 
-    Raises :class:`UsageError` for a path that does not exist, has an unknown extension or holds no
-    file of a known format.
+    Raises :class:`UsageError` for a path that does not exist, has an unknown extension, holds no
+    file of a known format, or cannot bring the words and tags that ``fields`` ask for.
     """
     found: list[SourceFile | InstalledPackages] = []
     for source in sources:
-        if isinstance(source, InstalledPackages):
-            found.append(source)
+        if isinstance(source, Files):
+            found.extend(_find_files(source, fields, skipped))
+        elif fields.words_and_tags:
+            raise UsageError(_no_words(f"source {source.kind}"))
         else:
-            found.extend(_find_files(source, skipped))
+            found.append(source)
     return found
 
 
-def _find_files(source: Files, skipped: Skipped) -> list[SourceFile]:
+def _no_words(source: str) -> str:
+    return (
+        f"{source} has no words with tags, which tagger.kind=column needs; give "
+        f"{', '.join(TAGGED_FORMATS)} files, or choose another tagger"
+    )
+
+
+def _find_files(source: Files, fields: Fields, skipped: Skipped) -> list[SourceFile]:
+    formats = TAGGED_FORMATS if fields.words_and_tags else tuple(READERS)
     path = Path(source.path).expanduser()
     if path.is_file():
-        return [_source_file(path, named=True)]
+        file = _source_file(path, named=True)
+        if file.format not in formats:
+            raise UsageError(_no_words(f"source {path}"))
+        return [file]
     if path.is_dir():
         candidates = sorted(p for p in path.rglob("*") if p.is_file())
     else:
@@ -59,13 +70,13 @@ def _find_files(source: Files, skipped: Skipped) -> list[SourceFile]:
             raise UsageError(f"source {source.path} does not exist; {_nearest_path(path)}")
     files = []
     for candidate in candidates:
-        if _format_of(candidate)[0] in FORMATS:
+        if _format_of(candidate)[0] in formats:
             files.append(_source_file(candidate, named=False))
         else:
             skipped.add("file of another format", str(candidate))
     if not files:
         raise UsageError(
-            f"source {source.path} holds no {', '.join(FORMATS)} file (each also with "
+            f"source {source.path} holds no {', '.join(formats)} file (each also with "
             f"{', '.join(COMPRESSIONS)})"
         )
     return files
@@ -86,10 +97,10 @@ def _format_of(path: Path) -> tuple[str, str]:
 
 def _source_file(path: Path, named: bool) -> SourceFile:
     format_, compression = _format_of(path)
-    if format_ not in FORMATS:
+    if format_ not in READERS:
         raise UsageError(
             f"source {path} has the unknown extension '{format_}'; "
-            f"{nearest(format_, FORMATS)} (each also with {', '.join(COMPRESSIONS)})"
+            f"{nearest(format_, READERS)} (each also with {', '.join(COMPRESSIONS)})"
         )
     return SourceFile(path, format_, compression, named)
 
@@ -114,12 +125,12 @@ def file_state(path: Path) -> dict[str, Any]:
 
 
 def read_documents(
-    source: SourceFile | InstalledPackages, text_key: str, skipped: Skipped
+    source: SourceFile | InstalledPackages, fields: Fields, skipped: Skipped
 ) -> Iterator[Document]:
     """The documents of one source in order.
 
     Raises :class:`DataError` for a named file that is empty, a file that is not of its format, or a
-    first record without the text field.
+    first record without the fields.
     """
     if isinstance(source, InstalledPackages):
         from chronomask.prepare.installed import read_installed
@@ -135,9 +146,4 @@ def read_documents(
             raise DataError(f"{source.path} is empty (0 bytes); give a file with text")
         skipped.add("empty file", str(source.path))
         return
-    if source.format == ".txt":
-        yield from _read_text(source, skipped)
-    elif source.format == ".jsonl":
-        yield from _read_jsonl(source, text_key, skipped)
-    else:
-        yield from _read_parquet(source, text_key, skipped)
+    yield from READERS[source.format](source, fields, skipped)

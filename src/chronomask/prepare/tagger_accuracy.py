@@ -23,31 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from chronomask.errors import ChronomaskError, DataError, UsageError, nearest
+from chronomask.prepare.conllu import Sentence, sentences
+from chronomask.types import UPOS
 
 if TYPE_CHECKING:
     from spacy.language import Language
 
-UPOS_TAGS = (
-    "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM",
-    "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X",
-)  # fmt: skip
-"""The 17 universal part-of-speech tags (https://universaldependencies.org/u/pos/)."""
-
 BUNDLED_TAGGER = "english_tagger"
 """Name of the bundled model and of its folder beside this file."""
 
-_NUM_COLUMNS = 10
 _NOT_FOR_TAGS = ("parser", "ner", "lemmatizer", "senter", "entity_linker", "textcat")
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """One sentence of a treebank: syntactic words, whether a space follows each, universal tags."""
-
-    words: tuple[str, ...]
-    spaces: tuple[bool, ...]
-    upos: tuple[str, ...]
-    starts_document: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +80,7 @@ def read_conllu(path: str | Path) -> Iterator[Sentence]:
 
     Raises:
         UsageError: there is no such file.
-        DataError: a malformed line, a tag outside `UPOS_TAGS`, a damaged archive, text that is
+        DataError: a malformed line, a tag outside the 17 of `UPOS`, a damaged archive, text that is
             not UTF-8, or no sentence at all.
     """
     path = Path(path)
@@ -103,7 +88,7 @@ def read_conllu(path: str | Path) -> Iterator[Sentence]:
         raise UsageError(f"CoNLL-U file {path} does not exist")
     try:
         with _open_text(path) as lines:
-            yield from _sentences(lines, path)
+            yield from sentences(lines, path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file: {error}") from error
     except UnicodeDecodeError as error:
@@ -114,67 +99,6 @@ def _open_text(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8")
     return path.open(encoding="utf-8")
-
-
-def _sentences(lines: TextIO, path: Path) -> Iterator[Sentence]:
-    words: list[str] = []
-    spaces: list[bool] = []
-    upos: list[str] = []
-    starts_document = False
-    multiword_end = 0  # id of the last word of the multiword token being read
-    multiword_space = True
-    num_sentences = 0
-
-    for number, line in enumerate(lines, start=1):
-        line = line.rstrip("\n")
-        if line.startswith("#"):
-            starts_document |= line.startswith("# newdoc")
-            continue
-        if line:
-            columns = line.split("\t")
-            if len(columns) != _NUM_COLUMNS:
-                raise DataError(
-                    f"{path}:{number}: {len(columns)} tab-separated columns, "
-                    f"CoNLL-U has {_NUM_COLUMNS}"
-                )
-            token_id, word, tag, misc = columns[0], columns[1], columns[3], columns[9]
-            space = "SpaceAfter=No" not in misc.split("|")
-            if "." in token_id:
-                continue
-            if "-" in token_id:
-                multiword_end, multiword_space = _range_end(token_id, path, number), space
-                continue
-            if token_id != str(len(words) + 1):
-                raise DataError(f"{path}:{number}: word id {token_id!r}, expected {len(words) + 1}")
-            if tag not in UPOS_TAGS:
-                raise DataError(
-                    f"{path}:{number}: {tag!r} is no universal tag; "
-                    f"the tags are {', '.join(UPOS_TAGS)}"
-                )
-            words.append(word)
-            upos.append(tag)
-            if len(words) < multiword_end:
-                spaces.append(False)
-            elif len(words) == multiword_end:
-                spaces.append(multiword_space)
-            else:
-                spaces.append(space)
-        elif words:
-            yield Sentence(tuple(words), tuple(spaces), tuple(upos), starts_document)
-            num_sentences += 1
-            words, spaces, upos = [], [], []
-            starts_document, multiword_end = False, 0
-    if words:
-        raise DataError(f"{path}: ends inside a sentence (no empty line after the last word)")
-    if not num_sentences:
-        raise DataError(f"{path}: no sentence found")
-
-
-def _range_end(token_id: str, path: Path, number: int) -> int:
-    start, _, end = token_id.partition("-")
-    if not (start.isdecimal() and end.isdecimal() and int(start) < int(end)):
-        raise DataError(f"{path}:{number}: {token_id!r} is no range of word ids")
-    return int(end)
 
 
 def load_tagger(name: str = BUNDLED_TAGGER) -> Language:
@@ -228,7 +152,7 @@ def tagger_accuracy(
         num_correct=num_correct.total(),
         words_per_second=len(gold) / seconds,
         per_tag={
-            tag: TagScore(num_gold[tag], num_predicted[tag], num_correct[tag]) for tag in UPOS_TAGS
+            tag: TagScore(num_gold[tag], num_predicted[tag], num_correct[tag]) for tag in UPOS
         },
     )
 

@@ -7,12 +7,9 @@ text, so any tokenizer can be aligned with them. May enter: taggers and the tabl
 from __future__ import annotations
 
 import json
-import sys
-import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from importlib.metadata import version
@@ -22,7 +19,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from chronomask.errors import DataError, UsageError, nearest
-from chronomask.prepare.config import EnglishTagger, NoTagger, SpacyTagger, Tagger
+from chronomask.prepare.bands import BandWords, band_names, bands_label
+from chronomask.prepare.config import (
+    ColumnTagger,
+    EnglishTagger,
+    FrequencyBands,
+    NoTagger,
+    SpacyTagger,
+    Tagger,
+)
+from chronomask.prepare.words import Spans, UnicodeWords
 from chronomask.types import UPOS, UPOS_CLASSES
 
 if TYPE_CHECKING:
@@ -36,18 +42,6 @@ __all__ = [
     "describe_tagger",
     "load_tagger",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Spans:
-    """Words of one text, in order and without overlap.
-
-    ``starts`` and ``ends`` int64 [W] in characters (end exclusive); ``classes`` uint8 [W].
-    """
-
-    starts: np.ndarray
-    ends: np.ndarray
-    classes: np.ndarray
 
 
 class TaggerProtocol(Protocol):
@@ -66,63 +60,6 @@ class TaggerProtocol(Protocol):
     def tag(self, texts: Sequence[str]) -> list[Spans]:
         """The words of each text."""
         ...
-
-
-class UnicodeWords:
-    """Words without classes, in any language, from the characters' kinds alone.
-
-    A word is a run of letters and digits, held together over one apostrophe, full stop or underscore
-    between them ("don't", "3.5"); any other visible character is a word of its own, and so is each
-    ideograph. Combining marks, joiners and format characters continue what they follow. (Unicode
-    Standard Annex 29, simplified; scripts without spaces, such as Thai, give long words.)
-    """
-
-    name = "none"
-    class_names = ("none",)
-
-    def tag(self, texts: Sequence[str]) -> list[Spans]:
-        return [self._words(text) for text in texts]
-
-    @staticmethod
-    def _words(text: str) -> Spans:
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        kinds = _kind_table()[codes]
-        mark = kinds == _MARK
-        if mark.any():  # a mark is of the kind of what it follows, and never begins anything
-            base = np.maximum.accumulate(np.where(mark, 0, np.arange(codes.size)))
-            kinds = kinds[base]
-            mark[1:] |= codes[:-1] == _JOINER_OF_EMOJI
-        letter = kinds == _LETTER
-        letter[1:-1] |= (kinds[1:-1] == _JOINER) & letter[:-2] & letter[2:]
-        space = kinds == _SPACE
-        begins = ~space & ~mark
-        begins[1:] &= ~(letter[1:] & letter[:-1])
-        starts = np.flatnonzero(begins)
-        # A word ends at the next start, or at the white space before it.
-        edges = np.append(starts[1:], codes.size)
-        spaces = np.append(np.flatnonzero(space), codes.size)
-        ends = np.minimum(edges, spaces[np.searchsorted(spaces, starts)])
-        return Spans(starts, ends, np.zeros(starts.size, np.uint8))
-
-
-_SPACE, _LETTER, _MARK, _JOINER, _SINGLE = range(5)
-_JOINER_OF_EMOJI = 0x200D
-
-
-@lru_cache(maxsize=1)
-def _kind_table() -> np.ndarray:
-    """uint8 [0x110000]: the kind of every code point."""
-    kind_of = {"L": _LETTER, "N": _LETTER, "M": _MARK, "Z": _SPACE, "C": _SPACE, "Cf": _MARK}
-    table = np.full(sys.maxunicode + 1, _SPACE, np.uint8)
-    for code in [*range(0x323B0), *range(0xE0000, 0xE01F0)]:  # the rest is not assigned
-        category = unicodedata.category(chr(code))
-        table[code] = kind_of.get(category, kind_of.get(category[0], _SINGLE))
-    for first, last in ((0x2E80, 0x2FFF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF)):
-        table[first : last + 1] = _SINGLE
-    table[0x20000:0x323B0] = _SINGLE  # ideographs beyond the first plane
-    table[[ord("'"), ord("’"), ord("."), ord("_")]] = _JOINER
-    table[0x1F3FB:0x1F400] = _MARK  # skin tones
-    return table
 
 
 class SpacyWords:
@@ -161,19 +98,32 @@ def _class_of_pos() -> np.ndarray:
     return table
 
 
-def load_tagger(choice: Tagger) -> TaggerProtocol:
-    """The chosen tagger, loaded once per process.
+def load_tagger(choice: Tagger, folder: Path | None = None) -> TaggerProtocol:
+    """The chosen tagger, loaded once per process; ``folder``: prepared data, for what it learnt there.
 
-    Raises :class:`UsageError` for a spaCy pipeline that is not installed, :class:`DataError` for one
-    that sets no universal tags.
+    Raises :class:`UsageError` for a spaCy pipeline that is not installed and for words that only the
+    sources have, :class:`DataError` for a pipeline that sets no universal tags.
     """
     if isinstance(choice, NoTagger):
         return UnicodeWords()
+    if isinstance(choice, FrequencyBands):
+        if folder is None:
+            raise UsageError("frequency bands are made by a preparation; name its folder")
+        return _bands(folder)
+    if isinstance(choice, ColumnTagger):
+        raise UsageError(
+            "tagger.kind=column has words and classes for its own sources alone, not for other text"
+        )
     if isinstance(choice, SpacyTagger):
         return _spacy_words(choice.name, "spacy")
     assert isinstance(choice, EnglishTagger)
     with _bundled() as folder:
         return _spacy_words(str(folder), "english")
+
+
+@lru_cache(maxsize=1)
+def _bands(folder: Path) -> BandWords:
+    return BandWords.open(folder)
 
 
 @lru_cache(maxsize=2)
@@ -184,12 +134,18 @@ def _spacy_words(name: str, label: str) -> SpacyWords:
 def describe_tagger(choice: Tagger) -> tuple[str, tuple[str, ...]]:
     """``name`` and ``class_names`` of the chosen tagger; the bundled one is not loaded for it.
 
+    For a column without names in the config the classes are known when the sources have been read.
+
     Raises as :func:`load_tagger` does.
     """
     if isinstance(choice, EnglishTagger):
         with _bundled() as folder:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             return _spacy_name("english", meta), UPOS_CLASSES
+    if isinstance(choice, FrequencyBands):
+        return bands_label(choice.num_bands), ("none", *band_names(choice.num_bands))
+    if isinstance(choice, ColumnTagger):
+        return f"column ({choice.tags_key})", ("none", *choice.class_names)
     tagger = load_tagger(choice)
     return tagger.name, tagger.class_names
 

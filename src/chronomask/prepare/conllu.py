@@ -1,0 +1,151 @@
+"""CoNLL-U: sentences with words and universal tags (https://universaldependencies.org/format.html).
+
+May enter: reading the columns that words and classes need, and putting sentences together as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chronomask.errors import DataError
+from chronomask.types import UPOS, TaggedWords
+
+__all__ = ["Sentence", "as_text", "by_document", "sentences"]
+
+_NUM_COLUMNS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One sentence of a treebank: syntactic words, whether a space follows each, universal tags."""
+
+    words: tuple[str, ...]
+    spaces: tuple[bool, ...]
+    upos: tuple[str, ...]
+    starts_document: bool
+    written_as: tuple[tuple[int, int, str], ...] = ()
+    """Multiword tokens: first word, end (exclusive), and how they are written ("don't")."""
+
+
+def sentences(lines: Iterable[str], path: Path) -> Iterator[Sentence]:
+    """The sentences in the lines of a CoNLL-U file, ``path`` for messages.
+
+    A word is a syntactic word: the line `3-4 don't` of a multiword token only says how they are
+    written and whether a space follows the last (none follows the others), and empty nodes (`8.1`) are
+    passed over. Raises :class:`DataError` for a malformed line, a tag outside ``UPOS``, a file that
+    ends inside a sentence, or no sentence at all.
+    """
+    words: list[str] = []
+    spaces: list[bool] = []
+    upos: list[str] = []
+    written_as: list[tuple[int, int, str]] = []
+    starts_document = False
+    multiword_end = 0  # id of the last word of the multiword token being read
+    multiword_space = True
+    num_sentences = 0
+
+    for number, line in enumerate(lines, start=1):
+        line = line.rstrip("\r\n")
+        if line.startswith("#"):
+            starts_document |= line.startswith("# newdoc")
+            continue
+        if line:
+            columns = line.split("\t")
+            if len(columns) != _NUM_COLUMNS:
+                raise DataError(
+                    f"{path}:{number}: {len(columns)} tab-separated columns, "
+                    f"CoNLL-U has {_NUM_COLUMNS}"
+                )
+            token_id, word, tag, misc = columns[0], columns[1], columns[3], columns[9]
+            space = "SpaceAfter=No" not in misc.split("|")
+            if "." in token_id:
+                continue
+            if "-" in token_id:
+                multiword_end, multiword_space = _range_end(token_id, path, number), space
+                written_as.append((len(words), multiword_end, word))
+                continue
+            if token_id != str(len(words) + 1):
+                raise DataError(f"{path}:{number}: word id {token_id!r}, expected {len(words) + 1}")
+            if tag not in UPOS:
+                raise DataError(
+                    f"{path}:{number}: {tag!r} is no universal tag; the tags are {', '.join(UPOS)}"
+                )
+            words.append(word)
+            upos.append(tag)
+            if len(words) < multiword_end:
+                spaces.append(False)
+            elif len(words) == multiword_end:
+                spaces.append(multiword_space)
+            else:
+                spaces.append(space)
+        elif words:
+            yield Sentence(
+                tuple(words), tuple(spaces), tuple(upos), starts_document, tuple(written_as)
+            )
+            num_sentences += 1
+            words, spaces, upos, written_as = [], [], [], []
+            starts_document, multiword_end = False, 0
+    if words:
+        raise DataError(f"{path}: ends inside a sentence (no empty line after the last word)")
+    if not num_sentences:
+        raise DataError(f"{path}: no sentence found")
+
+
+def _range_end(token_id: str, path: Path, number: int) -> int:
+    start, _, end = token_id.partition("-")
+    if not (start.isdecimal() and end.isdecimal() and int(start) < int(end)):
+        raise DataError(f"{path}:{number}: {token_id!r} is no range of word ids")
+    return int(end)
+
+
+def by_document(found: Iterable[Sentence]) -> Iterator[list[Sentence]]:
+    """The sentences of each document: from one ``# newdoc`` to the next, or one by one in a file
+
+    that does not begin with ``# newdoc``.
+    """
+    document: list[Sentence] = []
+    alone = True
+    for number, sentence in enumerate(found):
+        if number == 0:
+            alone = not sentence.starts_document
+        if document and (alone or sentence.starts_document):
+            yield document
+            document = []
+        document.append(sentence)
+    if document:
+        yield document
+
+
+def as_text(document: Sequence[Sentence]) -> tuple[str, TaggedWords]:
+    """Sentences as they were written, and where their words are.
+
+    A multiword token whose words do not spell it (French "du" = de + le) is one word, with the tag of
+    its first.
+    """
+    pieces: list[str] = []
+    starts, ends, tags = [], [], []
+    at = 0
+    for sentence in document:
+        for word, tag, space in _written(sentence):
+            pieces += (word, " ") if space else (word,)
+            starts.append(at)
+            ends.append(at + len(word))
+            tags.append(tag)
+            at = ends[-1] + space
+    return "".join(pieces).rstrip(" "), TaggedWords(tuple(starts), tuple(ends), tuple(tags))
+
+
+def _written(sentence: Sentence) -> Iterator[tuple[str, str, bool]]:
+    """Word, tag and "a space follows" of everything that stands in the text."""
+    merged = {
+        first: (end, form)
+        for first, end, form in sentence.written_as
+        if form != "".join(sentence.words[first:end])
+    }
+    at = 0
+    while at < len(sentence.words):
+        end, form = merged.get(at, (at + 1, sentence.words[at]))
+        yield form, sentence.upos[at], sentence.spaces[end - 1]
+        at = end
