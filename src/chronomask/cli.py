@@ -185,6 +185,51 @@ def quickstart(
     print(run_quickstart(out, steps=steps, progress=not quiet))
 
 
+data_app = typer.Typer(help="Look into prepared data.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+DataFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of prepared data.")]
+
+
+@data_app.command("info")
+def data_info(
+    folder: DataFolder,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write it as a picture to this .html file.")
+    ] = None,
+) -> None:
+    """Print what prepared data holds: documents, rows, tokens, words, and its classes."""
+    from chronomask.data.format import PreparedData
+    from chronomask.inspect.prepared import as_text, look_into, write_data_page
+
+    view = look_into(PreparedData.open(folder))
+    print(as_text(view))
+    if out is not None:
+        print(f"\npage: {write_data_page(out, view)}")
+
+
+@data_app.command("verify")
+def data_verify(folder: DataFolder) -> None:
+    """Read every byte again; exit code 1, and the names of the files, if any is damaged."""
+    from chronomask.data.format import PreparedData
+
+    data = PreparedData.open(folder)
+    print(f"{folder}: whole; {data.verify():,} bytes read, fingerprint {data.fingerprint[:16]}")
+
+
+@data_app.command("show")
+def data_show(
+    folder: DataFolder,
+    row: Annotated[int, typer.Option(min=0, help="The first row to print.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 1,
+    split: Annotated[str, typer.Option(help="train or held_out.")] = "train",
+) -> None:
+    """Print rows with their words, pieces and classes."""
+    from chronomask.data.format import PreparedData
+    from chronomask.inspect.stored_rows import rows_as_text
+
+    print(rows_as_text(PreparedData.open(folder), split, row, rows, colour=sys.stdout.isatty()))
+
+
 def main() -> None:
     """Entry point: deliberate refusals become one message on stderr and an exit code."""
     # Threads that wait without spinning: on a shared machine spinning ones starve everybody.

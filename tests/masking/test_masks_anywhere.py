@@ -80,7 +80,8 @@ def alone(tiny_data: PreparedData) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("workers", "world_size", "micro_batches"), itertools.product((0, 1, 4), (1, 2, 4), (1, 2, 8))
+    ("workers", "world_size", "micro_batches"),
+    list(itertools.product((0, 1, 4), (1, 2, 4), (1, 2, 8))),
 )
 def test_workers_ranks_and_micro_batches_change_nothing(
     tiny_data: PreparedData, alone: np.ndarray, workers: int, world_size: int, micro_batches: int

@@ -10,6 +10,7 @@ May enter: what is needed to read these files and check them. No tokenizer, no t
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,14 @@ class PreparedSplit:
     def class_token_counts(self, num_classes: int) -> np.ndarray:
         """int64 [C]: maskable tokens of every class, read shard by shard."""
         counts = np.zeros(256, np.int64)
-        for shard in range(len(self.entry.shards)):
-            counts += np.bincount(self._array(shard, "annotation").ravel(), minlength=256)
+        for shard in self.annotations():
+            counts += np.bincount(shard.ravel(), minlength=256)
         return counts[:SPECIAL].reshape(2, MAX_CLASSES).sum(0)[:num_classes]
+
+    def annotations(self) -> Iterator[np.ndarray]:
+        """The annotation bytes of every shard in order, uint8 [rows, T] each."""
+        for shard in range(len(self.entry.shards)):
+            yield self._array(shard, "annotation")
 
     def _array(self, shard: int, name: Array) -> np.ndarray:
         array = self._open.get((shard, name))

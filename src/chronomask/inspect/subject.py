@@ -22,7 +22,7 @@ from chronomask.prepare.taggers import TaggerProtocol, load_tagger
 from chronomask.prepare.tokenizer import load_backend
 from chronomask.types import Rows
 
-__all__ = ["MAX_CHARACTERS", "Subject", "of_rows", "of_text", "shortened"]
+__all__ = ["MAX_CHARACTERS", "Subject", "of_rows", "of_some_rows", "of_text", "shortened"]
 
 MAX_CHARACTERS = 4000
 """Longer texts are cut: a page of them would be read by nobody."""
@@ -73,14 +73,21 @@ def of_rows(data: PreparedData, number: int) -> Subject:
     split = data.split("train")
     if split.num_rows == 0:
         raise UsageError(f"{data.path} has no training rows to show; prepare more text")
-    rows = split.read(np.arange(min(number, split.num_rows)))
+    shown = min(number, split.num_rows)
+    named = "row" if shown == 1 else f"{shown} rows"
+    description = f"The first {named} of {data.path.name}, tagged by {data.manifest.tagger}."
+    return of_some_rows(data, "train", np.arange(shown), description)
+
+
+def of_some_rows(data: PreparedData, split: str, row_ids: np.ndarray, description: str) -> Subject:
+    """Rows ``row_ids`` (int64 [B]) of a split of prepared data."""
+    rows = data.split(split).read(row_ids)
     opened = _open_tokenizer(data.tokenizer_path)
     backend = load_backend(data.tokenizer_path)
     written = [
         _written(row.tolist(), words.tolist(), backend, data.manifest.pad_token_id)
         for row, words in zip(rows.input_ids, rows.word_id, strict=True)
     ]
-    shown = "row" if rows.num_rows == 1 else f"{rows.num_rows} rows"
     return Subject(
         rows,
         tuple(tuple(gaps) for gaps, _ in written),
@@ -88,7 +95,7 @@ def of_rows(data: PreparedData, number: int) -> Subject:
         data.class_names,
         Vocabulary.from_tokenizer(opened),
         lambda token: backend.decode([token], skip_special_tokens=False).strip(),
-        f"The first {shown} of {data.path.name}, tagged by {data.manifest.tagger}.",
+        description,
     )
 
 

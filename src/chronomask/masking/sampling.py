@@ -48,6 +48,9 @@ MAX_CLASSES = 63
 NEWTON_STEPS = 10
 TOLERANCE = 1e-7
 ORDER_BITS = 10
+"""Highest bits of a key that make the random order of systematic sampling."""
+EDGE_BITS = 8
+"""Highest bits of a key that are counted to find the smallest keys; whole keys decide at the edge."""
 LONGEST = 63
 """Units of this many tokens and more are ordered as one length."""
 LEVEL_WEIGHTS = np.rint(2.0 ** (16 - np.arange(48) / 4.0)) * 2.0**-16
@@ -128,7 +131,7 @@ def select(
         budget == "none",
         positions,
     )
-    return positions[:number].copy()
+    return positions[:number]
 
 
 def pooled(ratio: np.ndarray) -> np.ndarray:
@@ -177,11 +180,14 @@ def _select_rows(
             _hash(keys[row + r], spread, hashed[r * length : (r + 1) * length])
         longest, num_single = 0, 0
         for u in range(num_units):
-            if size[u] == 1:
-                num_single += 1
-            else:
-                longest = max(longest, size[u])
             key[u] = hashed[first[u]]
+        if each_token:
+            num_single = num_units
+        else:
+            for u in range(num_units):
+                num_single += size[u] == 1
+                longest = max(longest, size[u])
+            longest = longest if num_single < num_units else 0
 
         share = ratio[row]
         if pool > 1:
@@ -397,15 +403,17 @@ def _systematic(
 
     The sum of chances is kept modulo 1, in units of 2⁻³²: a unit is hit where it wraps around.
     """
-    covered = 0
-    total = np.int64(start)
+    fixed = np.empty(chance.size, np.int64)
+    for c in range(chance.size):
+        fixed[c] = min(np.int64(np.rint(chance[c] * _ONE)), np.int64(2**32 - 1))
+    covered, total = np.int64(0), np.int64(start)
     for i in range(num):
         u = order[i]
-        total += min(np.int64(np.rint(chance[group[u]] * _ONE)), np.int64(2**32 - 1))
-        chosen[u] = total >= 2**32
-        if chosen[u]:
-            total -= 2**32
-            covered += size[u]
+        total += fixed[group[u]]
+        hit = total >> 32
+        total &= 2**32 - 1
+        chosen[u] = hit != 0
+        covered += hit * size[u]
     return covered
 
 
@@ -454,18 +462,18 @@ def _smallest(
     chosen: np.ndarray,
 ) -> None:
     """Mark the ``wanted`` one-token units with the smallest keys."""
-    buckets[:] = 0
+    num_buckets = 1 << EDGE_BITS
+    buckets[:num_buckets] = 0
     for u in range(num):
-        if size[u] == 1:
-            buckets[key[u] >> np.uint32(32 - ORDER_BITS)] += 1
+        buckets[key[u] >> np.uint32(32 - EDGE_BITS)] += size[u] == 1
     below, edge = 0, 0
-    while edge < buckets.size and below + buckets[edge] <= wanted:
+    while edge < num_buckets and below + buckets[edge] <= wanted:
         below += buckets[edge]
         edge += 1
     at_edge = 0
     for u in range(num):
         if size[u] == 1:
-            bucket = key[u] >> np.uint32(32 - ORDER_BITS)
+            bucket = key[u] >> np.uint32(32 - EDGE_BITS)
             chosen[u] = bucket < edge
             if bucket == edge:
                 order[at_edge] = u
