@@ -107,7 +107,8 @@ def pretrain(
     summary = run_pretrain(parsed, out, resume=resume, progress=not quiet)
     if summary:
         loss = summary["validation_loss"]
-        print(f"{out}: {summary['steps']:,} steps; validation loss at 15 %: {loss:.4f}")
+        shown = "no held-out rows" if loss is None else f"{loss:.4f}"
+        print(f"{out}: {summary['steps']:,} steps; validation loss at 15 %: {shown}")
         print(f"model: {out / summary['checkpoint'] / 'transformers'}")
 
 

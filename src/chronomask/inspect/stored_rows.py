@@ -35,7 +35,9 @@ def rows_as_text(
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = [_LEGEND]
     for position, row in enumerate(row_ids.tolist()):
-        lines += ["", *_row(subject, position, f"{split} row {row:,}", width, colour)]
+        padding = int((subject.rows.input_ids[position] == data.manifest.pad_token_id).sum())
+        name = f"{split} row {row:,}: {data.row_length - padding} tokens, {padding} of padding"
+        lines += ["", *_row(subject, position, name, width, colour)]
     return "\n".join(lines)
 
 
@@ -45,11 +47,6 @@ def _row(subject: Subject, position: int, name: str, width: int, colour: bool) -
     length = rows.row_length
     bounds = rows.cu_seqlens - position * length
     begins = set(bounds[(bounds > 0) & (bounds < length)].tolist())
-    num_padding = sum(not piece for piece in pieces)
-    head = (
-        f"{name}: {length - num_padding} tokens, {int(words.max()) + 1} words, "
-        f"{num_padding} of padding"
-    )
     written: list[tuple[int, str]] = []
     at = 0
     while at < length:
@@ -62,7 +59,7 @@ def _row(subject: Subject, position: int, name: str, width: int, colour: bool) -
             class_name = subject.class_names[int(classes[at])]
             written.append(_word("·".join(pieces[at:stop]), class_name, colour))
         at = stop
-    return [head, *_wrapped(written, width)]
+    return [f"{name}, {int(words.max()) + 1} words", *_wrapped(written, width)]
 
 
 def _word(text: str, class_name: str, colour: bool) -> tuple[int, str]:
