@@ -1,0 +1,333 @@
+"""Words per second from text to packed rows, beside what people use today, on one core.
+
+    python -m benchmarks.preparation [--json] [--text FILE] [--megabytes N]
+
+The text is prose of the installed packages, or the beginning of ``--text`` (any source file).
+Both sides of a ratio run in this process on the same text with the same tokenizer, single-threaded.
+
+- ``words_per_cpu_second``: tokenise, tag with the bundled English tagger, align and pack.
+- ``untagged_share_of_tokenizer``: the same without tags, in words per CPU second, over the tokenizer's
+  own ``encode_batch`` alone.
+- ``vs_spacy_per_document``: tokens tagged per CPU second against the published way: decode every row,
+  run the spaCy pipeline on it, find every token's word by its characters. Both have the
+  bundled pipeline; the larger ones that are usual there are slower still.
+- ``vs_hf_map``: text files to packed rows on disk without tags, wall time, against ``datasets.map``
+  with tokenising and ``group_texts``, one process each; null if ``datasets`` is not installed.
+- ``bytes_per_token`` on disk, of rows of 512 tokens with classes.
+- ``scaling_2_workers``: wall time of annotating with one process over that with two, process start
+  included; ``worker_peak_mib``: most memory of one of the two.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import argparse
+import json
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chronomask.data.format import PreparedData
+from chronomask.data.summary import summarise
+from chronomask.prepare.annotate import BATCH_CHARACTERS, annotate
+from chronomask.prepare.config import EnglishTagger, NoTagger, PrepareConfig, Tagger
+from chronomask.prepare.engine import PartJob, run_parts
+from chronomask.prepare.files import Skipped
+from chronomask.prepare.gather import gather
+from chronomask.prepare.pack import Pieces, Specials, concatenate
+from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.progress import Progress
+from chronomask.prepare.sources import fields_of, find_sources, read_documents
+from chronomask.prepare.taggers import describe_tagger, load_tagger
+from chronomask.prepare.tokenizer import SavedTokenizer, load_backend, open_saved
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from tokenizers import Tokenizer
+
+LENGTH, VOCAB_SIZE = 512, 8192
+PART_CHARACTERS = 100_000
+SPACY_CHARACTERS = 300_000
+"""Text that the published way is timed on; it is slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every measurement starts from."""
+
+    folder: Path
+    texts: list[str]
+    data: PreparedData
+    tokenizer: SavedTokenizer
+    backend: Tokenizer
+
+
+def some_texts(source: Any, max_characters: int) -> list[str]:
+    """Documents from the beginning of a source."""
+    config = PrepareConfig.parse({"sources": [source]})
+    fields, skipped = fields_of(config.text_key, config.tagger), Skipped()
+    documents = (
+        document.text
+        for found in find_sources(config.sources, fields, skipped)
+        for document in read_documents(found, fields, skipped)
+    )
+    return beginning(documents, max_characters)
+
+
+def beginning(texts: Iterable[str], max_characters: int) -> list[str]:
+    """The first documents, up to about so many characters."""
+    chosen, held = [], 0
+    for text in texts:
+        if held >= max_characters:
+            break
+        chosen.append(text)
+        held += len(text)
+    return chosen
+
+
+def config_of(folder: Path, **values: Any) -> PrepareConfig:
+    """Rows of 512 tokens of the benchmark's text, tagged unless ``values`` say otherwise."""
+    base = {
+        "sources": [str(folder / "text.jsonl")],
+        "tokenizer": {"kind": "wordpiece", "vocab_size": VOCAB_SIZE},
+        "row_length": LENGTH,
+        "held_out": 0.0,
+        "workers": 1,
+    }
+    return PrepareConfig.parse(base | values)
+
+
+def set_up(folder: Path, texts: list[str]) -> Bench:
+    """Write the text, train a tokenizer on it and prepare it once, tagged."""
+    lines = "\n".join(json.dumps({"text": text}) for text in texts)
+    (folder / "text.jsonl").write_text(lines, encoding="utf-8")
+    data = prepare(config_of(folder), folder / "data", progress=False)
+    return Bench(
+        folder, texts, data, open_saved(data.tokenizer_path), load_backend(data.tokenizer_path)
+    )
+
+
+def cpu_seconds(call: Callable[[], object], repeat: int = 3) -> float:
+    """Least CPU seconds of a call in this process, all its threads together."""
+    times = []
+    for _ in range(repeat):
+        began = time.process_time()
+        call()
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+def wall_seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def rows_in_memory(bench: Bench, tagger: Tagger, texts: Sequence[str]) -> int:
+    """Tokenise, tag, align and pack; returns the number of words."""
+    words = 0
+    specials = Specials(bench.tokenizer.cls_id, bench.tokenizer.sep_id, bench.tokenizer.pad_id)
+
+    def pieces() -> Iterator[Pieces]:
+        nonlocal words
+        found = annotate(texts, bench.backend, load_tagger(tagger), bench.tokenizer.special_ids)
+        for batch in found:
+            words += batch.num_words
+            yield Pieces(batch.ids, batch.annotation, batch.lengths)
+
+    for _ in concatenate(pieces(), LENGTH, specials):
+        pass
+    return words
+
+
+def tokenizer_alone(bench: Bench) -> None:
+    """The bare call, on batches as large as ours."""
+    batch: list[str] = []
+    held = 0
+    for text in bench.texts:
+        batch.append(text)
+        held += len(text)
+        if held >= BATCH_CHARACTERS:
+            bench.backend.encode_batch(batch, add_special_tokens=False)
+            batch, held = [], 0
+    if batch:
+        bench.backend.encode_batch(batch, add_special_tokens=False)
+
+
+def hf_tokenizer(bench: Bench) -> Any:
+    """The tokenizer as transformers opens it."""
+    # Imported here: worker processes import this file, and must not pay for torch.
+    from chronomask.model.build import load_tokenizer
+
+    tokenizer: Any = load_tokenizer(bench.data.tokenizer_path)
+    tokenizer.model_max_length = 1 << 30  # documents are cut later, no warning is due
+    return tokenizer
+
+
+def spacy_per_document(
+    bench: Bench, tokenizer: Any, pipeline: Language, texts: Sequence[str]
+) -> int:
+    """The published way: tags for every token of every row, one row at a time; returns the tokens."""
+    ids = list(
+        chain.from_iterable(
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts
+        )
+    )
+    tagged = 0
+    for start in range(0, len(ids), LENGTH):
+        text = tokenizer.decode(ids[start : start + LENGTH])
+        document = pipeline(text)
+        tag_at = [""] * len(text)
+        for word in document:
+            for character in range(word.idx, word.idx + len(word)):
+                tag_at[character] = word.pos_
+        encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        tags = [tag_at[a] if a < b else "" for a, b in encoded["offset_mapping"]]
+        tagged += len(tags)
+    return tagged
+
+
+def annotating(bench: Bench, workers: int) -> float:
+    """Wall seconds of annotating all parts with that many processes."""
+    work = bench.folder / f"work-{workers}"
+    work.mkdir()
+    config = config_of(bench.folder, part_characters=PART_CHARACTERS)
+    fields, skipped = fields_of(config.text_key, config.tagger), Skipped()
+    sources = find_sources(config.sources, fields, skipped)
+    quiet = Progress("", shown=False)
+    gathered = gather(work, config, sources, skipped, quiet)
+    job = PartJob(
+        tokenizer=str(bench.tokenizer.folder),
+        tokenizer_sha256=bench.tokenizer.sha256,
+        tagger=config.tagger.to_dict(),
+        class_names=describe_tagger(config.tagger)[1],
+        out=str(bench.data.path),
+        special_ids=bench.tokenizer.special_ids,
+        vocab_size=bench.tokenizer.vocab_size,
+        held_out_below=0.0,
+    )
+    return wall_seconds(lambda: run_parts(work, gathered.num_parts, job, workers, quiet))
+
+
+def ours_on_disk(bench: Bench) -> None:
+    """Text file to packed rows on disk, without tags."""
+    out = bench.folder / "untagged"
+    shutil.rmtree(out, ignore_errors=True)
+    given = {"kind": "folder", "path": str(bench.data.tokenizer_path)}
+    config = config_of(bench.folder, tokenizer=given, tagger={"kind": "none"})
+    prepare(config, out, progress=False)
+
+
+def hf_map(bench: Bench) -> None:
+    """The same with ``datasets``: tokenise, then concatenate and cut (transformers' run_mlm.py)."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    tokenizer = hf_tokenizer(bench)
+    cache = bench.folder / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    text = datasets.load_dataset(
+        "json", data_files=str(bench.folder / "text.jsonl"), cache_dir=str(cache), split="train"
+    )
+
+    def tokenise(examples: dict[str, list[str]]) -> Any:
+        return tokenizer(examples["text"], return_special_tokens_mask=True)
+
+    def group_texts(examples: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
+        joined = {key: list(chain.from_iterable(examples[key])) for key in examples}
+        total = len(joined["input_ids"]) // LENGTH * LENGTH
+        return {
+            key: [values[k : k + LENGTH] for k in range(0, total, LENGTH)]
+            for key, values in joined.items()
+        }
+
+    tokens = text.map(tokenise, batched=True, remove_columns=["text"])
+    tokens.map(group_texts, batched=True)
+
+
+def vs_hf_map(bench: Bench) -> float | None:
+    """Wall time of ``datasets.map`` over ours, the better of two turns each; None without it."""
+    if find_spec("datasets") is None:
+        print("vs_hf_map: skipped, the package `datasets` is not installed", file=sys.stderr)
+        return None
+    turns = [
+        (wall_seconds(lambda: hf_map(bench)), wall_seconds(lambda: ours_on_disk(bench)))
+        for _ in range(2)
+    ]
+    theirs, ours = (min(times) for times in zip(*turns, strict=True))
+    print(f"  text to rows on disk, untagged: datasets.map {theirs:.2f} s, ours {ours:.2f} s")
+    return round(theirs / ours, 2)
+
+
+def measure(bench: Bench) -> dict[str, float | None]:
+    """All figures."""
+    from chronomask.prepare.tagger_accuracy import load_tagger as load_pipeline
+
+    english, untagged = EnglishTagger(), NoTagger()
+    figures: dict[str, float | None] = {}
+
+    words = rows_in_memory(bench, untagged, bench.texts)
+    plain = cpu_seconds(lambda: rows_in_memory(bench, untagged, bench.texts))
+    alone = cpu_seconds(lambda: tokenizer_alone(bench))
+    print(f"  {words:,} words: tokenizer alone {alone:.2f} s, untagged rows {plain:.2f} s of CPU")
+
+    words = rows_in_memory(bench, english, bench.texts)
+    tagged = cpu_seconds(lambda: rows_in_memory(bench, english, bench.texts), repeat=2)
+    print(f"  {words:,} words: tagged rows {tagged:.2f} s of CPU")
+    figures["words_per_cpu_second"] = round(words / tagged)
+    figures["untagged_share_of_tokenizer"] = round(alone / plain, 3)
+
+    few = beginning(bench.texts, SPACY_CHARACTERS)
+    tokenizer, pipeline = hf_tokenizer(bench), load_pipeline()
+    theirs = cpu_seconds(lambda: spacy_per_document(bench, tokenizer, pipeline, few), repeat=2)
+    ours = cpu_seconds(lambda: rows_in_memory(bench, english, few), repeat=2)
+    print(f"  {sum(map(len, few)):,} characters: per row {theirs:.2f} s, ours {ours:.2f} s of CPU")
+    figures["vs_spacy_per_document"] = round(theirs / ours, 2)
+    figures["vs_hf_map"] = vs_hf_map(bench)
+
+    rows = summarise(bench.data.split("train"), len(bench.data.class_names))
+    figures["bytes_per_token"] = round(rows.bytes_per_token, 4)
+    one, two = annotating(bench, 1), annotating(bench, 2)
+    print(f"  annotating: one process {one:.2f} s, two {two:.2f} s")
+    figures["scaling_2_workers"] = round(one / two, 2)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    figures["worker_peak_mib"] = round(peak / 1024)
+    return figures
+
+
+def main() -> None:
+    """Print the figures; with ``--json`` the last line is one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_argument("--text", type=Path, help="source file, instead of the installed packages")
+    parser.add_argument("--megabytes", type=float, default=4.0, help="how much text")
+    options = parser.parse_args()
+    size = int(options.megabytes * 1e6)
+    source = (
+        str(options.text) if options.text else {"kind": "installed_packages", "max_bytes": size}
+    )
+    texts = some_texts(source, size)
+    print(f"{len(texts):,} documents, {sum(map(len, texts)):,} characters")
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(set_up(Path(folder), texts))
+    for key, value in figures.items():
+        print(f"{key:30}{'–' if value is None else format(value, ',.5g'):>12}")
+    if options.json:
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
