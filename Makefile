@@ -16,6 +16,8 @@ lint: install-test
 bench: install-test  ## speed, beside what people use today
 	$(BIN)/python -m benchmarks.masking
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.preparation
 
 figures: install  ## draw the pictures of docs/ again
 	$(BIN)/python docs/figures.py

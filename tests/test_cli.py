@@ -32,7 +32,7 @@ class Outcome:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # noqa: ANN201
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run the command line in this process; the outcome never holds a traceback."""
 
     def call(*arguments: str | Path) -> Outcome:

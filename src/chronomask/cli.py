@@ -42,8 +42,8 @@ def prepare(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Text: .txt (documents separated by blank lines), .jsonl or .parquet, each also "
-            ".gz, .xz or .zst; files, folders or patterns."
+            help="Text: .txt (documents separated by blank lines), .jsonl, .parquet, .csv, .tsv or "
+            ".conllu, each also .gz, .xz or .zst; files, folders or patterns."
         ),
     ] = None,
     config: Annotated[
@@ -177,7 +177,7 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path(
         "runs/quickstart"
     ),
-    steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each arm.")] = 300,
+    steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each arm.")] = 360,
     quiet: Quiet = False,
 ) -> None:
     """Train four arms on English text that is already on this machine, and compare them."""

@@ -91,7 +91,8 @@ class Rows:
     ``cu_seqlens`` int32 [D + 1]: where documents begin in the flattened B·T tokens; it starts with 0,
     ends with B·T, and always cuts at row ends;
     ``order`` int64 [B], on the host: the row's place in the training order, counted over all steps
-    and ranks; spreads what is rounded or drawn once a row evenly over neighbours. None: made of row and epoch.
+    and ranks; spreads what is rounded or drawn once a row evenly over neighbours. None: made of row
+    and epoch.
     """
 
     input_ids: Array

@@ -36,18 +36,17 @@ PREPARATION: dict[str, Any] = {
 RUN: dict[str, Any] = {
     "model": {
         "kind": "config",
-        "model_type": "bert",
+        "model_type": "modernbert",
         "overrides": {
             "hidden_size": 128,
             "num_hidden_layers": 4,
             "num_attention_heads": 2,
-            "intermediate_size": 512,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
+            "intermediate_size": 192,
+            "global_attn_every_n_layers": 1,
         },
     },
-    "rows_per_step": 32,
-    "learning_rate": {"kind": "linear", "peak": 2e-3, "warmup_steps": 20},
+    "rows_per_step": 16,
+    "learning_rate": {"kind": "linear", "peak": 3e-3, "warmup_steps": 40},
     "log_every": 5,
     "validation": {"rows": 128},
     "checkpoint": {"every": 0, "keep": 1},
