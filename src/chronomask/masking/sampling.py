@@ -6,8 +6,8 @@ The design, for a row with n maskable tokens, asked ratio r and weights w:
    of consecutive rows follow a Weyl sequence, so over many rows they cancel.
 2. *Chances.* A unit of class c is masked with probability π_c = λw_c / (1 + λw_c), with λ such that
    the expected number of masked tokens is r·n. For small r, π is proportional to w; as r grows it
-   saturates at 1; equal weights give π = r. Odds are proportional to weights: conditional Poisson
-   sampling (Hájek 1981), the maximum-entropy design for given chances.
+   saturates at 1; equal weights give π = r. Odds are proportional to weights: the form of the
+   chances in conditional Poisson sampling (Hájek 1981).
 3. *Units of several tokens* are drawn by systematic sampling (Madow 1949) over a random order,
    longest first: every unit has exactly its chance π, and numbers vary by less than one.
 4. *Units of one token* take what is left of the budget: with equal weights those with the smallest

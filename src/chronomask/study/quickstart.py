@@ -46,7 +46,7 @@ RUN: dict[str, Any] = {
         },
     },
     "rows_per_step": 16,
-    "learning_rate": {"kind": "linear", "peak": 3e-3, "warmup_steps": 40},
+    "learning_rate": {"kind": "linear", "peak": 1.5e-3, "warmup_steps": 60},
     "log_every": 5,
     "validation": {"rows": 128},
     "checkpoint": {"every": 0, "keep": 1},
