@@ -1,4 +1,4 @@
-"""Two processes compute what one does; a signal to one stops both; one can take over from two."""
+"""Several processes compute what one does; a signal to one stops all; one can take over."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ def processes(number: int, spec: dict[str, Any]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_and_one_goes_on_from_two(
-    config: RunConfig, tmp_path: Path
+@pytest.mark.parametrize("number", [2, 4])
+def test_processes_equal_one_and_one_goes_on_from_them(
+    config: RunConfig, tmp_path: Path, number: int
 ) -> None:
     config = config.replace([*WITHOUT_DROPOUT, "rows_per_step=7"])
     spec = {"config": config.to_dict(), "out": str(tmp_path / "many"), "ask_to_stop": [1, 8]}
-    assert processes(2, spec) == [143, 143]
+    assert processes(number, spec) == [143] * number
     pretrain(config, tmp_path / "one", progress=False)
     pretrain(config, tmp_path / "many", resume=True, progress=False)
 
