@@ -9,7 +9,8 @@ from text import CLASSES, rows_like_text, word_sizes
 from chronomask import keyed
 from chronomask.keyed import Stream
 from chronomask.masking.content import quantise
-from chronomask.masking.sampling import LEVEL_WEIGHTS, RowRandomness, _solve, levels, select
+from chronomask.masking.draws import solve
+from chronomask.masking.sampling import LEVEL_WEIGHTS, RowRandomness, levels, select
 from chronomask.masking.walk import walk
 from chronomask.types import Rows
 
@@ -18,7 +19,7 @@ def chances(counts: np.ndarray, weights: np.ndarray, ratio: np.ndarray) -> np.nd
     """float64 [B, C] of counts [B, C] and ratio [B]."""
     out = np.empty(counts.shape)
     for row in range(counts.shape[0]):
-        _solve(counts[row].astype(float), weights, ratio[row], out[row])
+        solve(counts[row].astype(float), weights, ratio[row], out[row])
     return out
 
 

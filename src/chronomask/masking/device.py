@@ -12,16 +12,8 @@ import numpy as np
 import torch
 
 from chronomask import keyed
-from chronomask.masking.sampling import (
-    LEVEL_WEIGHTS,
-    LONGEST,
-    NEWTON_STEPS,
-    ORDER_BITS,
-    TOLERANCE,
-    Budget,
-    RowRandomness,
-    pooled,
-)
+from chronomask.masking.draws import LONGEST, NEWTON_STEPS, ORDER_BITS, TOLERANCE
+from chronomask.masking.sampling import LEVEL_WEIGHTS, Budget, RowRandomness, pooled
 
 __all__ = ["levels", "replace", "select"]
 

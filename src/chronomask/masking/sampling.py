@@ -39,20 +39,13 @@ from numba import njit
 
 from chronomask import keyed
 from chronomask.keyed import Scalar
+from chronomask.masking import draws
 
 __all__ = ["MAX_CLASSES", "Budget", "RowRandomness", "levels", "select"]
 
 Budget = Literal["row", "batch", "none"]
 
 MAX_CLASSES = 63
-NEWTON_STEPS = 10
-TOLERANCE = 1e-7
-ORDER_BITS = 10
-"""Highest bits of a key that make the random order of systematic sampling."""
-EDGE_BITS = 8
-"""Highest bits of a key that are counted to find the smallest keys; whole keys decide at the edge."""
-LONGEST = 63
-"""Units of this many tokens and more are ordered as one length."""
 LEVEL_WEIGHTS = np.rint(2.0 ** (16 - np.arange(48) / 4.0)) * 2.0**-16
 """Weights of :func:`levels`: quarter powers of two from 1 down to 2⁻¹¹·⁷⁵, on the 2⁻¹⁶ grid."""
 
@@ -60,7 +53,6 @@ MAX_POOL = 2**20
 """Tokens that can share a budget: 2²⁰ · 2³² is below 2⁵³, up to which float64 counts exactly."""
 
 _ONE = 2.0**32
-_U32 = np.uint64(0xFFFFFFFF)
 _NO_CLASSES = np.zeros((1, 1), np.uint8)
 _NO_WEIGHTS = np.zeros(0)
 
@@ -164,8 +156,8 @@ def _select_rows(
     group = np.zeros(room, np.uint8)
     hashed, key = np.empty(room, np.uint32), np.empty(room, np.uint32)
     order, scratch = np.empty(room, np.int32), np.empty(room, np.int32)
-    buckets = np.empty(1 << ORDER_BITS, np.int32)
-    by_size = np.empty(LONGEST + 1, np.int32)
+    buckets = np.empty(1 << draws.ORDER_BITS, np.int32)
+    by_size = np.empty(draws.LONGEST + 1, np.int32)
     chosen = np.empty(room, np.bool_)
     counts, single_counts = np.empty(num_classes), np.empty(num_classes)
     chance = np.empty(num_classes)
@@ -173,11 +165,11 @@ def _select_rows(
     for row in range(0, num_rows, pool):
         num_units, maskable = 0, 0
         for r in range(pool):
-            num_units, tokens = _units(
+            num_units, tokens = draws.units(
                 unit_id[row + r], each_token, r * length, num_units, first, size
             )
             maskable += tokens
-            _hash(keys[row + r], spread, hashed[r * length : (r + 1) * length])
+            draws.hash_row(keys[row + r], spread, hashed[r * length : (r + 1) * length])
         longest, num_single = 0, 0
         for u in range(num_units):
             key[u] = hashed[first[u]]
@@ -204,26 +196,26 @@ def _select_rows(
                 chance[0] = share
             else:
                 classes = token_class[row : row + pool].ravel()
-                _count(classes, first, size, num_units, group, counts, single_counts)
-                _solve(counts, weights, share, chance)
+                draws.count(classes, first, size, num_units, group, counts, single_counts)
+                draws.solve(counts, weights, share, chance)
             if bernoulli:
                 for u in range(num_units):
                     chosen[u] = np.int64(key[u]) < np.int64(np.rint(chance[group[u]] * _ONE))
             else:
                 covered = np.int64(0)
                 if num_single < num_units:
-                    num = _order(key, size, num_units, True, order, buckets)
-                    _by_length(order, num, size, by_size, scratch)
+                    num = draws.order_units(key, size, num_units, True, order, buckets)
+                    draws.by_length(order, num, size, by_size, scratch)
                     start = start_multi[row]
-                    covered = _systematic(scratch, num, group, chance, start, size, chosen)
-                left = _left_for_single(budget, covered, longest, single_counts, chance)
+                    covered = draws.systematic(scratch, num, group, chance, start, size, chosen)
+                left = draws.left_for_single(budget, covered, longest, single_counts, chance)
                 if uniform:
                     wanted = (left + np.int64(start_single[row])) >> 32
-                    _smallest(key, size, num_units, wanted, order, buckets, chosen)
+                    draws.smallest(key, size, num_units, wanted, order, buckets, chosen)
                 else:
-                    _shift(chance, single_counts, left)
-                    num = _order(key, size, num_units, False, order, buckets)
-                    _systematic(order, num, group, chance, start_single[row], size, chosen)
+                    draws.shift(chance, single_counts, left)
+                    num = draws.order_units(key, size, num_units, False, order, buckets)
+                    draws.systematic(order, num, group, chance, start_single[row], size, chosen)
 
         begin = row * length
         if num_single == num_units:
@@ -237,256 +229,6 @@ def _select_rows(
                         positions[number] = begin + column
                         number += 1
     return number
-
-
-@njit(cache=True, nogil=True)
-def _units(
-    unit_id: np.ndarray,
-    each_token: bool,
-    offset: Scalar,
-    num: Scalar,
-    first: np.ndarray,
-    size: np.ndarray,
-) -> tuple[Scalar, Scalar]:
-    """Append each unit's first place (column + ``offset``) and tokens to the ``num`` there are.
-
-    Gives the new number of units, and the tokens of those appended.
-    """
-    if each_token:
-        before = num
-        for column in range(unit_id.size):
-            first[num] = offset + column
-            size[num] = 1
-            num += unit_id[column] >= 0
-        return num, num - before
-    maskable, begin, previous = 0, 0, np.int32(-1)
-    for column in range(unit_id.size):
-        unit = unit_id[column]
-        if unit != previous:
-            if previous >= 0:
-                size[num - 1] = column - begin
-                maskable += column - begin
-            if unit >= 0:
-                begin = column
-                first[num] = offset + column
-                num += 1
-            previous = unit
-    if previous >= 0:
-        size[num - 1] = unit_id.size - begin
-        maskable += unit_id.size - begin
-    return num, maskable
-
-
-@njit(cache=True, nogil=True)
-def _count(
-    token_class: np.ndarray,
-    first: np.ndarray,
-    size: np.ndarray,
-    num: Scalar,
-    group: np.ndarray,
-    counts: np.ndarray,
-    single_counts: np.ndarray,
-) -> None:
-    """Fill each unit's class, and per class the tokens of all units and of one-token units."""
-    counts[:] = 0.0
-    single_counts[:] = 0.0
-    for u in range(num):
-        c = token_class[first[u]]
-        group[u] = c
-        if size[u] == 1:
-            single_counts[c] += 1.0
-        else:
-            counts[c] += size[u]
-    for c in range(counts.size):
-        counts[c] += single_counts[c]
-
-
-@njit(cache=True, nogil=True)
-def _hash(row_key: Scalar, spread: np.ndarray, hashed: np.ndarray) -> None:
-    """:func:`chronomask.keyed.bits` of a row."""
-    low = np.uint32(row_key & _U32)
-    odd = np.uint32(row_key >> np.uint64(32)) | np.uint32(1)
-    for column in range(spread.size):
-        hashed[column] = keyed.scalar_mix(spread[column], low, odd)
-
-
-@njit(cache=True, nogil=True)
-def _solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.ndarray) -> None:
-    """Fill ``chance`` [C]: π of each class, so that Σ counts · π = ratio · Σ counts.
-
-    Newton's method on λ: Σ counts · π is concave in λ and the start (the solution for the mean
-    weight) lies left of the root by Jensen's inequality, so the steps rise to it and never
-    overshoot. A row within 10⁻⁷ of its target rests. Sums are of whole numbers below 2⁵³: exact.
-    """
-    total, mean_weight = 0.0, 0.0
-    for c in range(weights.size):
-        total += counts[c]
-        mean_weight += counts[c] * weights[c]
-    total = max(total, 1.0)
-    mean_weight = max(mean_weight, 2.0**-16) / total
-    share = min(max(ratio, 1e-9), 1 - 1e-9)
-    target = np.rint(share * total * _ONE)
-    rate = share / (1 - share) / mean_weight
-    for _ in range(NEWTON_STEPS):
-        expected, slope = 0.0, 0.0
-        for c in range(weights.size):
-            odds = rate * weights[c]
-            p = odds / (odds + 1.0)
-            expected += counts[c] * np.rint(p * _ONE)
-            slope += counts[c] * np.rint(p * (1.0 - p) * _ONE)
-        missing = target - expected
-        if abs(missing) <= target * TOLERANCE:
-            break
-        rate = rate * (1.0 + missing / max(slope, 1.0))
-    for c in range(weights.size):
-        odds = rate * weights[c]
-        chance[c] = odds / (odds + 1.0)
-
-
-@njit(cache=True, nogil=True)
-def _order(
-    key: np.ndarray,
-    size: np.ndarray,
-    num: Scalar,
-    multi: bool,
-    order: np.ndarray,
-    buckets: np.ndarray,
-) -> Scalar:
-    """Fill ``order`` with the units of several tokens, or of one, in random order; their number."""
-    buckets[:] = 0
-    for u in range(num):
-        if (size[u] > 1) == multi:
-            buckets[key[u] >> np.uint32(32 - ORDER_BITS)] += 1
-    total = 0
-    for b in range(buckets.size):
-        here = buckets[b]
-        buckets[b] = total
-        total += here
-    for u in range(num):
-        if (size[u] > 1) == multi:
-            b = key[u] >> np.uint32(32 - ORDER_BITS)
-            order[buckets[b]] = u
-            buckets[b] += 1
-    return total
-
-
-@njit(cache=True, nogil=True)
-def _by_length(
-    order: np.ndarray, num: Scalar, size: np.ndarray, by_size: np.ndarray, out: np.ndarray
-) -> None:
-    """Fill ``out`` with ``order``, longest units first, the order kept among equals."""
-    by_size[:] = 0
-    for i in range(num):
-        by_size[LONGEST - min(size[order[i]], LONGEST)] += 1
-    total = 0
-    for s in range(by_size.size):
-        here = by_size[s]
-        by_size[s] = total
-        total += here
-    for i in range(num):
-        s = LONGEST - min(size[order[i]], LONGEST)
-        out[by_size[s]] = order[i]
-        by_size[s] += 1
-
-
-@njit(cache=True, nogil=True)
-def _systematic(
-    order: np.ndarray,
-    num: Scalar,
-    group: np.ndarray,
-    chance: np.ndarray,
-    start: Scalar,
-    size: np.ndarray,
-    chosen: np.ndarray,
-) -> Scalar:
-    """Mark in ``chosen`` the units hit by systematic sampling; the number of their tokens.
-
-    The sum of chances is kept modulo 1, in units of 2⁻³²: a unit is hit where it wraps around.
-    """
-    fixed = np.empty(chance.size, np.int64)
-    for c in range(chance.size):
-        fixed[c] = min(np.int64(np.rint(chance[c] * _ONE)), np.int64(2**32 - 1))
-    covered, total = np.int64(0), np.int64(start)
-    for i in range(num):
-        u = order[i]
-        total += fixed[group[u]]
-        hit = total >> 32
-        total &= 2**32 - 1
-        chosen[u] = hit != 0
-        covered += hit * size[u]
-    return covered
-
-
-@njit(cache=True, nogil=True)
-def _left_for_single(
-    budget: Scalar, covered: Scalar, longest: Scalar, counts: np.ndarray, chance: np.ndarray
-) -> Scalar:
-    """How many one-token units to choose, in units of 2⁻³², see step 4.
-
-    ``covered``: tokens of the longer units chosen; ``longest``: tokens of the longest, 0 if there is
-    none, a bound on how far ``covered`` can be from its expectation (Abel summation: units are drawn
-    systematically in order of length); ``counts``, ``chance`` [C] of the one-token units.
-    """
-    expected, total = 0.0, 0.0
-    for c in range(chance.size):
-        expected += counts[c] * np.rint(chance[c] * _ONE)
-        total += counts[c]
-    missing = (budget - covered) * _ONE - expected
-    room = min(expected, total * _ONE - expected)
-    share = min(1.0, room / ((longest + 1) * _ONE))
-    return np.int64(expected + np.rint(share * missing))
-
-
-@njit(cache=True, nogil=True)
-def _shift(chance: np.ndarray, counts: np.ndarray, number: Scalar) -> None:
-    """Move ``chance`` [C] by δπ(1 − π) so that it sums to ``number`` · 2⁻³² over ``counts``."""
-    expected, room = 0.0, 0.0
-    for c in range(chance.size):
-        spread = chance[c] * (1.0 - chance[c])
-        expected += counts[c] * np.rint(chance[c] * _ONE)
-        room += counts[c] * np.rint(spread * _ONE)
-    step = (np.float64(number) - expected) / max(room, 1.0)
-    for c in range(chance.size):
-        moved = step * (chance[c] * (1.0 - chance[c]))
-        chance[c] = min(max(chance[c] + moved, 0.0), 1.0)
-
-
-@njit(cache=True, nogil=True)
-def _smallest(
-    key: np.ndarray,
-    size: np.ndarray,
-    num: Scalar,
-    wanted: Scalar,
-    order: np.ndarray,
-    buckets: np.ndarray,
-    chosen: np.ndarray,
-) -> None:
-    """Mark the ``wanted`` one-token units with the smallest keys."""
-    num_buckets = 1 << EDGE_BITS
-    buckets[:num_buckets] = 0
-    for u in range(num):
-        buckets[key[u] >> np.uint32(32 - EDGE_BITS)] += size[u] == 1
-    below, edge = 0, 0
-    while edge < num_buckets and below + buckets[edge] <= wanted:
-        below += buckets[edge]
-        edge += 1
-    at_edge = 0
-    for u in range(num):
-        if size[u] == 1:
-            bucket = key[u] >> np.uint32(32 - EDGE_BITS)
-            chosen[u] = bucket < edge
-            if bucket == edge:
-                order[at_edge] = u
-                at_edge += 1
-    for _ in range(wanted - below):
-        best = 0
-        for i in range(1, at_edge):
-            here, there = order[i], order[best]
-            if key[here] < key[there] or (key[here] == key[there] and here < there):
-                best = i
-        chosen[order[best]] = True
-        at_edge -= 1
-        order[best] = order[at_edge]
 
 
 @njit(cache=True, nogil=True)
