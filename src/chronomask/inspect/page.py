@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from chronomask.files import write_text
 from chronomask.inspect.measure import EPOCHS, Shown
 from chronomask.inspect.subject import Subject
 from chronomask.inspect.view import Moment, Token, View, classes_shown, tokens_of
 from chronomask.report.classes import CONTENT, FUNCTION, group_of
-from chronomask.report.render import render, write_text
+from chronomask.report.render import render
 
 __all__ = ["write_page"]
 

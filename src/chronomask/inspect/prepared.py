@@ -11,8 +11,9 @@ import numpy as np
 
 from chronomask.data.format import PreparedData
 from chronomask.data.summary import MOST_PIECES, SplitSummary, summarise
+from chronomask.files import write_text
 from chronomask.report.classes import CONTENT, FUNCTION, group_of
-from chronomask.report.render import render, write_text
+from chronomask.report.render import render
 
 __all__ = ["ClassShare", "DataView", "as_text", "look_into", "write_data_page"]
 

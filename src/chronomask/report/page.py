@@ -12,6 +12,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from chronomask.files import write_text
 from chronomask.report.class_figures import class_loss, class_weight, final_class_loss
 from chronomask.report.drawing import Picture
 from chronomask.report.figures import (
@@ -24,7 +25,7 @@ from chronomask.report.figures import (
     validation_loss,
 )
 from chronomask.report.read import Run, read_runs
-from chronomask.report.render import render, write_text
+from chronomask.report.render import render
 from chronomask.report.summary import data_fingerprints, summary_sentences
 from chronomask.report.tables import (
     ABSENT,
@@ -65,7 +66,7 @@ def write_report(
 
     The first run is the baseline that others are compared with. The same results files give the
     same bytes. Raises as :func:`chronomask.report.read.read_runs` and
-    :func:`chronomask.report.render.write_text` do.
+    :func:`chronomask.files.write_text` do.
     """
     out = Path(out)
     read = read_runs(runs)

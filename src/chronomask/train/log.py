@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from chronomask import __version__
 from chronomask.errors import RunError
+from chronomask.files import write_text
 
-__all__ = ["RunLog", "environment", "write_text"]
+__all__ = ["RunLog", "environment"]
 
 _SECONDS_BETWEEN_LINES = 10.0
 """Least time between plain progress lines, so that a log file of a long run stays readable."""
@@ -124,20 +125,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
         "git": _git_state(),
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's text, whole or not at all; raises RunError."""
-    writing = path.with_name(f".{path.name}.writing")
-    try:
-        with writing.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        writing.replace(path)
-    except OSError as error:
-        writing.unlink(missing_ok=True)
-        raise RunError(f"{path} cannot be written: {error}") from error
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

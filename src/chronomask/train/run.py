@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from chronomask.data.format import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.errors import UsageError
+from chronomask.files import write_text
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.build import build_model, load_tokenizer, open_model
 from chronomask.model.export import model_card
@@ -25,7 +26,7 @@ from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
-from chronomask.train.log import RunLog, environment, write_text
+from chronomask.train.log import RunLog, environment
 from chronomask.train.optimiser import build_optimiser
 
 __all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]

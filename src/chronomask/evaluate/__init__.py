@@ -1,0 +1,1 @@
+"""Downstream verification: fine-tuning, pseudo-log-likelihood, probing, intrinsic losses."""
