@@ -155,7 +155,7 @@ class Masker:
         device = rows.input_ids.device
         if device.type != "cpu" and self._has_dense_form():
             return self.mask_dense(rows, progress)
-        return _as_torch(self._mask_on_host(_as_numpy(rows), progress), device)
+        return self._mask_on_host(_as_numpy(rows), progress).to(device)
 
     def update(self, tally: ClassTally) -> None:
         """Feed back one optimiser step's losses per class; in force from the next step on."""
@@ -359,11 +359,3 @@ def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> 
 def _as_numpy(rows: Rows) -> Rows:
     moved = ("input_ids", "word_id", "token_class", "cu_seqlens")
     return replace(rows, **{name: getattr(rows, name).cpu().numpy() for name in moved})
-
-
-def _as_torch(batch: MaskedBatch, device: torch.device) -> MaskedBatch:
-    moved = ("input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens")
-    tensors = {name: torch.from_numpy(getattr(batch, name)) for name in moved}
-    if device.type != "cpu":
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return replace(batch, **tensors)
