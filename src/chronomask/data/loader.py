@@ -2,8 +2,8 @@
 
 Row number n of the run (n = s · rows_per_step + i, unless steps differ in size) belongs to epoch
 n // num_rows; a keyed permutation of the epoch says which row of the data it is. Any step is reached
-in O(1), by any rank, and workers only read ahead. Nothing about masking may enter here: what is masked depends on training state, and rows
-made ahead of time must not.
+in O(1), by any rank, and workers only read ahead. Nothing about masking may enter here: what is masked
+depends on training state, and rows made ahead of time must not.
 """
 
 from __future__ import annotations

@@ -17,7 +17,15 @@ from torch import nn
 from chronomask.config import Config
 from chronomask.train.stable_adamw import StableAdamWOptimizer
 
-__all__ = ["AdamW", "Muon", "Optimiser", "StableAdamW", "build_optimiser", "set_learning_rate"]
+__all__ = [
+    "AdamW",
+    "Muon",
+    "Optimiser",
+    "StableAdamW",
+    "build_optimiser",
+    "set_learning_rate",
+    "state_numbers",
+]
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -121,6 +129,14 @@ def build_optimiser(config: AdamW | StableAdamW | Muon, model: nn.Module) -> tor
     return _adamw(config, trainable)
 
 
+def state_numbers(config: AdamW | StableAdamW | Muon, model: nn.Module) -> int:
+    """How many numbers the optimiser keeps: two moments of a parameter, or one momentum."""
+    numbers = 2 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if isinstance(config, Muon):
+        numbers -= sum(p.numel() for p in _hidden_matrices(model))
+    return numbers
+
+
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Set the rate of every parameter group."""
     for group in optimiser.param_groups:
@@ -151,6 +167,8 @@ def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     outputs = getattr(model, "get_output_embeddings", lambda: None)()
     others = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     others |= {id(p) for p in (outputs.parameters() if outputs is not None else ())}
-    weights = (m.weight for m in model.modules() if isinstance(m, nn.Linear))
-    own = {id(w): w for w in weights if w.requires_grad and id(w) not in others}
+    weights: Any = (m.weight for m in model.modules() if isinstance(m, nn.Linear))
+    own: dict[int, nn.Parameter] = {
+        id(w): w for w in weights if w.requires_grad and id(w) not in others
+    }
     return list(own.values())

@@ -18,7 +18,7 @@ def peak_flops(device: torch.device, precision: str, seconds: float = 0.2) -> fl
     """
     cuda = device.type == "cuda"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    size = 8192 if cuda else 1024 if precision == "fp32" else 512
+    size = 8192 if cuda else 1024 if precision == "fp32" else 256
     with torch.no_grad():
         a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
         best = float("inf")

@@ -9,6 +9,9 @@ import torch
 
 __all__ = ["StableAdamWOptimizer"]
 
+_torch: Any = torch
+"""The ``_foreach`` functions are not among the names that torch exports to type checkers."""
+
 
 class StableAdamWOptimizer(torch.optim.Optimizer):
     """Wortsman et al., "Stable and low-precision training" (arXiv 2304.13013), algorithm 2.
@@ -56,24 +59,24 @@ class StableAdamWOptimizer(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
 
         new1, new2 = [_share(beta1, t) for t in steps], [_share(beta2, t) for t in steps]
-        torch._foreach_mul_(first, [1 - share for share in new1])
-        torch._foreach_add_(first, torch._foreach_mul(gradients, new1))
-        squares = torch._foreach_mul(gradients, gradients)
-        torch._foreach_mul_(second, [1 - share for share in new2])
-        torch._foreach_add_(second, torch._foreach_mul(squares, new2))
+        _torch._foreach_mul_(first, [1 - share for share in new1])
+        _torch._foreach_add_(first, _torch._foreach_mul(gradients, new1))
+        squares = _torch._foreach_mul(gradients, gradients)
+        _torch._foreach_mul_(second, [1 - share for share in new2])
+        _torch._foreach_add_(second, _torch._foreach_mul(squares, new2))
 
-        torch._foreach_div_(squares, torch._foreach_maximum(second, group["eps"] ** 2))
+        _torch._foreach_div_(squares, _torch._foreach_maximum(second, group["eps"] ** 2))
         means = torch.stack([ratio.mean() for ratio in squares])
         rates = list((group["lr"] / means.sqrt().clamp(min=1.0)).unbind())
 
-        roots = torch._foreach_sqrt(second)
-        torch._foreach_add_(roots, group["eps"])
-        updates = torch._foreach_div(first, roots)
+        roots = _torch._foreach_sqrt(second)
+        _torch._foreach_add_(roots, group["eps"])
+        updates = _torch._foreach_div(first, roots)
         if group["weight_decay"]:
-            torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
+            _torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
         for update, rate in zip(updates, rates, strict=True):
             update.mul_(rate)
-        torch._foreach_sub_(parameters, updates)
+        _torch._foreach_sub_(parameters, updates)
 
 
 _TOGETHER = 64
