@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,35 +12,18 @@ from chronomask.train.config import RunConfig
 from chronomask.train.distributed import _buckets
 from chronomask.train.loop import pretrain
 
-from .conftest import lines
+from .conftest import Driver, lines
 from .test_loop import WITHOUT_DROPOUT, assert_close, weights_of
-from .test_resume import CHILD
-
-
-def processes(number: int, spec: dict[str, Any]) -> list[int]:
-    """Exit codes of ``number`` gloo processes, started as torchrun starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(CHILD), json.dumps(spec)],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(number)
-    ]
-    return [process.wait(120) for process in started]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 4])
 def test_processes_equal_one_and_one_goes_on_from_them(
-    config: RunConfig, tmp_path: Path, number: int
+    config: RunConfig, tmp_path: Path, number: int, driver: Driver
 ) -> None:
     config = config.replace([*WITHOUT_DROPOUT, "rows_per_step=7"])
     spec = {"config": config.to_dict(), "out": str(tmp_path / "many"), "ask_to_stop": [1, 8]}
-    assert processes(number, spec) == [143] * number
+    assert driver.codes(spec, number) == [143] * number
     pretrain(config, tmp_path / "one", progress=False)
     pretrain(config, tmp_path / "many", resume=True, progress=False)
 

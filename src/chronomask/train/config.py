@@ -12,6 +12,7 @@ from chronomask.model.attention import AttentionScope
 from chronomask.model.build import FromConfig, ModelConfig
 from chronomask.train.learning_rate import LearningRate, Linear
 from chronomask.train.optimiser import AdamW, Optimiser
+from chronomask.train.outliers import KeepAll, Outliers
 
 __all__ = ["CheckpointConfig", "RunConfig", "ValidationConfig"]
 
@@ -37,6 +38,8 @@ class CheckpointConfig(Config):
     """steps between checkpoints; 0 saves at the end alone"""
     keep: Positive = 2
     """how many of the newest checkpoints stay"""
+    asynchronous: bool = True
+    """whether they are written while training goes on; costs a copy of the state in host memory"""
 
 
 class RunConfig(Config):
@@ -76,6 +79,12 @@ class RunConfig(Config):
     """``torch.compile`` of the backbone; auto compiles on CUDA"""
     threads: Positive | None = None
     """CPU threads of tensor operations; none leaves torch's own choice"""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """with several processes: whole copies of the state in each, or a share of it (FSDP2)"""
+    deterministic: bool = False
+    """refuse kernels whose result may differ from run to run; slower on CUDA, no change on CPU"""
+    outliers: Outliers = KeepAll()
+    """whether a step whose loss or gradient stands out is left out"""
     loader_workers: Count = 1
     """threads that read rows ahead"""
     log_every: Positive = 10
@@ -97,6 +106,11 @@ class RunConfig(Config):
             raise ValueError(
                 f"masked_token_budget has no effect with masking.progress '{self.masking.progress}'"
             )
+        if self.sharding == "fsdp2" and self.optimiser.kind != "adamw":
+            raise ValueError(
+                f"sharding 'fsdp2' cuts every parameter apart; optimiser '{self.optimiser.kind}' "
+                "needs them whole: use 'adamw', or sharding 'none'"
+            )
         if self.micro_batches > self.rows_per_step:
             raise ValueError(
                 f"{self.rows_per_step} rows_per_step cannot be cut into {self.micro_batches} micro_batches"
@@ -106,10 +120,11 @@ class RunConfig(Config):
 
 CHANGEABLE = (
     "name", "data", "device", "compile", "threads", "loader_workers", "micro_batches",
-    "log_every", "checkpoint.", "validation.",
+    "sharding", "deterministic", "log_every", "checkpoint.", "validation.",
 )  # fmt: skip
 """Keys (or prefixes of keys) that may differ between a checkpoint and the run that resumes it.
 
 They decide where, how fast and how closely watched training runs, not what it computes; the data is
-compared by its fingerprint, and ``micro_batches`` and ``device`` change the order of sums alone.
+compared by its fingerprint, and ``micro_batches``, ``device``, ``sharding`` and ``deterministic``
+change the order of sums alone.
 """

@@ -22,12 +22,16 @@ from chronomask.files import write_text
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.build import build_model, load_tokenizer, open_model
 from chronomask.model.export import model_card
+from chronomask.model.head import logits_at
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
 from chronomask.train.log import RunLog, environment
 from chronomask.train.optimiser import build_optimiser
+from chronomask.train.outliers import OutlierState
+from chronomask.train.saving import Saver
+from chronomask.train.sharding import Sharded, layers_of
 
 __all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
 
@@ -45,6 +49,8 @@ class Window:
     masked_tokens: int = 0
     seconds: float = 0.0
     seconds_waiting: float = 0.0
+    skipped: list[int] = field(default_factory=list)
+    """steps (1-based) left out as outliers"""
 
 
 @dataclass(slots=True)
@@ -138,6 +144,10 @@ class Run:
     validation_masker: Masker
     loader: RowLoader
     """this process's rows of every step from the state's on"""
+    saver: Saver
+    outliers: OutlierState
+    sharded: Sharded | None = None
+    """how the model is shared out; None where every process has all of it"""
     finished: dict[str, Any] | None = None
     parameters: list[torch.nn.Parameter] = field(init=False)
 
@@ -153,6 +163,10 @@ class Run:
     def num_parameters(self) -> int:
         """Trainable parameters, shared ones counted once."""
         return sum(p.numel() for p in self.parameters)
+
+    def content(self, state: State) -> dict[str, torch.Tensor]:
+        """What ``content.safetensors`` holds: state beside weights and optimiser."""
+        return self.masker.state_dict() | self.outliers.state_dict() | state.tensors()
 
     def card(self, state: State) -> str:
         """The model card of a checkpoint."""
@@ -196,15 +210,23 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             attention=config.attention,
         )
     model.to(world.device)  # pyright: ignore[reportArgumentType]
+    sharding = config.sharding == "fsdp2" and world.size > 1
     if config.compile == "always" or (config.compile == "auto" and world.device.type == "cuda"):
-        model.base_model.compile()
+        for module in layers_of(model) if sharding else [model.base_model]:
+            module.compile()
+    sharded = Sharded(model, world) if sharding else None
     run = Run(
         config=config,
         folder=folder,
         data=data,
         tokenizer=tokenizer,
         forward=Forward(
-            model, world.device, config.precision, config.attention, data.manifest.pad_token_id
+            model,
+            world.device,
+            config.precision,
+            config.attention,
+            data.manifest.pad_token_id,
+            sharded or logits_at,
         ),
         optimiser=build_optimiser(config.optimiser, model),
         masker=Masker(config.masking, vocabulary, data.class_names, config.seed).to(world.device),
@@ -218,13 +240,17 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             num_workers=config.loader_workers,
             start_step=saved.step if saved is not None else 0,
         ),
+        saver=Saver(folder / "checkpoints", model, tokenizer, config.checkpoint.keep),
+        outliers=OutlierState(config.outliers),
+        sharded=sharded,
     )
     state = State.start(len(data.class_names))
     if saved is not None:
         saved.load_optimiser(run.optimiser, model)
         tensors = saved.content()
         state = State.from_checkpoint(saved.state, tensors)
-        run.masker.load_state_dict({k: v for k, v in tensors.items() if k != _WINDOW_TENSOR})
+        run.masker.load_state_dict(tensors)
+        run.outliers.load_state_dict(tensors)
         run.finished = _summary_of(folder) if state.step >= config.steps else None
     world.wait()  # nobody reads any more: from here on the first process may write
     if world.is_first and run.finished is None:
