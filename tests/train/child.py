@@ -4,7 +4,8 @@
 ``kill_in_save``: SIGKILL oneself while writing the checkpoint of this step; ``kill_before_summary``:
 SIGKILL oneself once the last checkpoint is there; ``kill_at``: [where, n]: SIGKILL oneself at the n-th
 call of a function, Python's or C's, counted in the ``save`` thread or anywhere in ``training``;
-``count_into``: a file for the numbers of those calls; ``ask_to_stop``: [rank, step]: SIGTERM oneself
+``count_into``: a file for the numbers of those calls; ``begun``: a file to make in the first step;
+``ask_to_stop``: [rank, step]: SIGTERM oneself
 after this step in this process; ``die_once``: [rank, step]: SIGKILL oneself there if this is the first
 start of a group that torchrun may start again. Exits with the error's exit code.
 """
@@ -57,6 +58,8 @@ def main(spec: dict[str, Any]) -> int:
 
     def seed_or_die(seed: int, step: int, rank: int, micro_batch: int) -> None:
         nonlocal calls
+        if "begun" in spec:
+            Path(spec["begun"]).touch()
         if calls is None and ("kill_at" in spec or "count_into" in spec):
             calls = count_calls(spec)
         if step == spec.get("kill_in_step") and micro_batch == 1:
@@ -64,7 +67,8 @@ def main(spec: dict[str, Any]) -> int:
         seed_dropout(seed, step, rank, micro_batch)
 
     def flush_or_die(path: Any) -> None:
-        if f"{spec.get('kill_in_save', -1):08d}" in str(path) and path.name == "state.json":
+        saved = f"step-{spec['kill_in_save']:08d}" if "kill_in_save" in spec else "never"
+        if saved in str(path) and path.name == "state.json":
             die()
         flush(path)
 

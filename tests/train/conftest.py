@@ -26,6 +26,11 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def values(tiny_data: PreparedData) -> dict[str, Any]:
+    """What :func:`run_values` gives."""
+    return run_values(tiny_data)
+
+
+def run_values(tiny_data: PreparedData) -> dict[str, Any]:
     """Values of a run of 12 steps with dropout, decaying ratio, content feedback and micro-batches."""
     return {
         "name": "tiny",
@@ -66,7 +71,7 @@ def config(values: dict[str, Any]) -> RunConfig:
 class Driver:
     """Runs ``child.py`` specs in processes forked from one that has imported everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: dict[str, Any]) -> None:
         here = Path(__file__).parent
         self._process = subprocess.Popen(
             [sys.executable, str(here / "driver.py")],
@@ -75,6 +80,10 @@ class Driver:
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(first), file=self._process.stdin, flush=True)
+        assert self._process.stdout.readline() == "ready\n"
 
     def answer(self, specs: list[dict[str, Any]], **how: Any) -> dict[str, Any]:
         """What ``driver.run`` returns."""
@@ -92,15 +101,19 @@ class Driver:
     def close(self) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.kill()  # a tidy end of an interpreter with torch takes seconds
+        self._process.wait()
         self._process.stdin.close()
-        self._process.wait(30)
         self._process.stdout.close()
 
 
 @pytest.fixture(scope="session")
-def driver() -> Iterator[Driver]:
+def driver(
+    tiny_data: PreparedData, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Driver]:
     """One for all tests: its import takes longer than most of what it runs."""
-    started = Driver()
+    config = run_values(tiny_data) | {"steps": 2}
+    started = Driver({"config": config, "out": str(tmp_path_factory.mktemp("driver") / "run")})
     yield started
     started.close()
 
