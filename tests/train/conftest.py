@@ -108,9 +108,7 @@ class Driver:
 
 
 @pytest.fixture(scope="session")
-def driver(
-    tiny_data: PreparedData, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Driver]:
+def driver(tiny_data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     """One for all tests: its import takes longer than most of what it runs."""
     config = run_values(tiny_data) | {"steps": 2}
     started = Driver({"config": config, "out": str(tmp_path_factory.mktemp("driver") / "run")})

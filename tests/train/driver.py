@@ -1,9 +1,10 @@
 """Imports torch once, then forks the processes of runs: restarts cost what a run costs, not an import.
 
 Reads requests and writes answers, a JSON object a line. ``specs``: one of ``child.py`` for every
-process; ``kill_after``: seconds after the first process began its first step at which all get SIGKILL.
-Answers ``codes`` (of exit, −9 if killed) and ``errors`` (their stderr). The first line read is a spec that
-this process does itself, so that what is imported and compiled on first use is there for all.
+process, or with ``restarts`` a single one for two processes of torchrun's launcher, which may start
+them again so often; ``kill_after``: seconds after the first process began its first step at which all
+get SIGKILL. Answers ``codes`` (of exit, −9 if killed) and ``errors`` (their stderr). The first line read
+is a spec that this process does itself, so that what is imported on first use is there for all.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import child
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
 def serve() -> None:
@@ -30,7 +34,10 @@ def serve() -> None:
         print(json.dumps(run(**json.loads(request))), flush=True)
 
 
-def run(specs: list[dict[str, Any]], kill_after: float | None = None) -> dict[str, Any]:
+def run(
+    specs: list[dict[str, Any]], kill_after: float | None = None, restarts: int | None = None
+) -> dict[str, Any]:
+    main = child.main if restarts is None else partial(launch, restarts)
     world = {}
     if len(specs) > 1:
         with socket.socket() as probe:
@@ -40,7 +47,11 @@ def run(specs: list[dict[str, Any]], kill_after: float | None = None) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         logs = [os.path.join(folder, str(rank)) for rank in range(len(specs))]  # noqa: PTH118
         started = [
-            fork(spec, world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world else {}, log)
+            fork(
+                lambda spec=spec: main(spec),
+                world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world else {},
+                log,
+            )
             for rank, (spec, log) in enumerate(zip(specs, logs, strict=True))
         ]
         if kill_after is not None:
@@ -54,7 +65,23 @@ def run(specs: list[dict[str, Any]], kill_after: float | None = None) -> dict[st
     return {"codes": codes, "errors": errors}
 
 
-def fork(spec: dict[str, Any], env: dict[str, str], log: str) -> int:
+def launch(restarts: int, spec: dict[str, Any]) -> int:
+    """What ``torchrun --max-restarts`` does, with processes that are forked."""
+    how = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=restarts,
+        monitor_interval=0.1,
+        start_method="fork",
+    )
+    elastic_launch(how, child.main)(spec)
+    return 0
+
+
+def fork(main: Callable[[], int], env: dict[str, str], log: str) -> int:
     process = os.fork()
     if process:
         return process
@@ -64,7 +91,7 @@ def fork(spec: dict[str, Any], env: dict[str, str], log: str) -> int:
         os.dup2(target, 1)
         os.dup2(target, 2)
         os.environ.update(env)
-        code = child.main(spec)
+        code = main()
     except BaseException:
         import traceback
 

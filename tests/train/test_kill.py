@@ -59,7 +59,9 @@ def test_thirty_kills_and_the_run_ends_as_if_there_had_been_none(
         if number % 3 == 0:  # within one of the first two saves
             answer = driver.answer([spec | {"kill_at": ["save", 1 + int(share * 2 * per_save)]}])
         elif number % 3 == 1:
-            answer = driver.answer([spec | {"kill_at": ["training", 1 + int(share * 6 * per_step)]}])
+            answer = driver.answer(
+                [spec | {"kill_at": ["training", 1 + int(share * 6 * per_step)]}]
+            )
         else:
             begun.unlink(missing_ok=True)
             answer = driver.answer([spec | {"begun": str(begun)}], kill_after=3 * share * seconds)
@@ -99,7 +101,10 @@ def test_killed_where_a_run_and_its_epochs_begin_and_end(
     for step in (0, 2, 4, 5):
         assert driver.codes(spec | {"kill_in_step": step}) == [-signal.SIGKILL]
         # In the background, the last checkpoint may not have been done yet.
-        assert newest_step(tmp_path / "cut") in {step or -1, (step - 1 if asynchronous else step) or -1}
+        assert newest_step(tmp_path / "cut") in {
+            step or -1,
+            (step - 1 if asynchronous else step) or -1,
+        }
     assert driver.codes(spec | {"kill_before_summary": True}) == [-signal.SIGKILL]
     assert newest_step(tmp_path / "cut") == 6
     assert not (tmp_path / "cut" / "summary.json").exists()

@@ -28,7 +28,7 @@ from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.dropout import seed_dropout
-from chronomask.train.forward import Forward, Part, rows_at_fault
+from chronomask.train.forward import Forward, Part, rows_at_fault, tally
 from chronomask.train.run import Run, State
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.snapshot import take
@@ -106,16 +106,18 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
         for number, rows in enumerate(_read_rows(folder / _rows_name(rank)))
     ]
     predicted = sum(part.batch.num_predicted for _, _, part in parts)
+    by_class = torch.zeros(3, len(report["class_names"]), dtype=torch.float64, device=target)
     losses = []
     for rank, number, part in parts:
         seed_dropout(config.seed, saved.step, rank, number)
-        loss, _ = forward.losses(part)
+        loss, correct = forward.losses(part)
         (loss.sum() / predicted).backward()
         losses.append(loss.detach())
+        by_class += tally(part.batch.target_class, loss, correct, by_class.shape[1])
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return Replayed(
         step=report["step"],
-        loss=float(sum(float(loss.double().sum()) for loss in losses)) / predicted,
+        loss=float(by_class[0].sum()) / predicted,
         gradient_norm=float(gradient_norm(gradients)),
         rows=rows_at_fault([part for _, _, part in parts], losses),
     )
