@@ -94,7 +94,7 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     config = RunConfig.parse(saved.state["config"], where=f"the config in {saved.path}")
     target = torch.device(device)
     vocabulary = Vocabulary.from_tokenizer(load_tokenizer(saved.model_path))
-    masker = Masker(config.masking, vocabulary, report["class_names"], config.seed).to(target)
+    masker = Masker(config.masking, vocabulary, report["class_names"], config.seed)
     masker.load_state_dict(saved.content())
     model = open_model(saved.model_path, config.attention)
     model.to(target)  # pyright: ignore[reportArgumentType]

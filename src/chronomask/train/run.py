@@ -22,7 +22,7 @@ from chronomask.files import write_text
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.build import build_model, load_tokenizer, open_model
 from chronomask.model.export import model_card
-from chronomask.model.head import logits_at
+from chronomask.model.head import compile_backbone, logits_at
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
@@ -31,7 +31,7 @@ from chronomask.train.log import RunLog, environment
 from chronomask.train.optimiser import build_optimiser
 from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver
-from chronomask.train.sharding import Sharded, layers_of
+from chronomask.train.sharding import Sharded
 
 __all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
 
@@ -210,11 +210,13 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             attention=config.attention,
         )
     model.to(world.device)  # pyright: ignore[reportArgumentType]
+    compiled = config.compile == "always" or (
+        config.compile == "auto" and world.device.type == "cuda"
+    )
     sharding = config.sharding == "fsdp2" and world.size > 1
-    if config.compile == "always" or (config.compile == "auto" and world.device.type == "cuda"):
-        for module in layers_of(model) if sharding else [model.base_model]:
-            module.compile()
-    sharded = Sharded(model, world) if sharding else None
+    if compiled and not sharding:
+        compile_backbone(model)
+    sharded = Sharded(model, world, compiled) if sharding else None
     run = Run(
         config=config,
         folder=folder,
@@ -226,10 +228,11 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             config.precision,
             config.attention,
             data.manifest.pad_token_id,
+            "inductor" if compiled and not sharding else None,
             sharded or logits_at,
         ),
         optimiser=build_optimiser(config.optimiser, model),
-        masker=Masker(config.masking, vocabulary, data.class_names, config.seed).to(world.device),
+        masker=Masker(config.masking, vocabulary, data.class_names, config.seed),
         validation_masker=fixed_masker(vocabulary),
         loader=RowLoader(
             data.split("train"),

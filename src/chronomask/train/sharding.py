@@ -31,7 +31,10 @@ class Sharded:
     Every process must call it equally often: a call gathers parameters from the others.
     """
 
-    def __init__(self, model: PreTrainedModel, world: World) -> None:
+    def __init__(self, model: PreTrainedModel, world: World, compiled: bool = False) -> None:
+        if compiled:  # each layer alone: gathering happens between them
+            for layer in layers_of(model):
+                layer.compile(dynamic=False)
         mesh = init_device_mesh(world.device.type, (world.size,))
         # The root is a module around the model, so that gathering surrounds backbone and head alike
         # and the model keeps its class. It owns what is outside of the layers, tied weights included.
@@ -48,9 +51,11 @@ class Sharded:
         input_ids: torch.Tensor,
         positions: torch.Tensor,
         inputs: Mapping[str, Any],
+        compiled: str | None = None,
     ) -> torch.Tensor:
         """Logits [N, V] at flat ``positions``; ``model`` is the one that was shared out."""
         assert model is self._root.model
+        assert compiled is None  # the head runs where its parameters are gathered, as it is
         return self._root(input_ids, positions, inputs)
 
     def sum_gradients_next(self, now: bool) -> None:
