@@ -152,6 +152,22 @@ def pretrain(
 
 
 @app.command()
+def replay(
+    dump: Annotated[
+        Path, typer.Argument(help="Folder dump/step-… of a run that met a non-finite number.")
+    ],
+    device: Annotated[str, typer.Option(help="Where to compute it: cpu or cuda.")] = "cpu",
+) -> None:
+    """Compute again the step at which a run stopped for a loss or gradient that was not finite."""
+    from chronomask.train.dump import replay as replay_step
+
+    step = replay_step(dump, device)
+    print(f"step {step.step:,}: loss {step.loss}, gradient norm {step.gradient_norm}")
+    rows = ", ".join(map(str, step.rows)) or "none: a gradient overflowed"
+    print(f"rows with a loss that is not finite: {rows}")
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders to compare.")],
     out: Annotated[

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,11 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def values(tiny_data: PreparedData) -> dict[str, Any]:
+    """What :func:`run_values` gives."""
+    return run_values(tiny_data)
+
+
+def run_values(tiny_data: PreparedData) -> dict[str, Any]:
     """Values of a run of 12 steps with dropout, decaying ratio, content feedback and micro-batches."""
     return {
         "name": "tiny",
@@ -61,6 +70,54 @@ def values(tiny_data: PreparedData) -> dict[str, Any]:
 def config(values: dict[str, Any]) -> RunConfig:
     """The run of :func:`values`."""
     return RunConfig.parse(values)
+
+
+class Driver:
+    """Runs ``child.py`` specs in processes forked from one that has imported everything."""
+
+    def __init__(self, first: dict[str, Any]) -> None:
+        here = Path(__file__).parent
+        self._process = subprocess.Popen(
+            [sys.executable, str(here / "driver.py")],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(first), file=self._process.stdin, flush=True)
+        assert self._process.stdout.readline() == "ready\n"
+
+    def answer(self, specs: list[dict[str, Any]], **how: Any) -> dict[str, Any]:
+        """What ``driver.run`` returns."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps({"specs": specs, **how}), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def codes(self, spec: dict[str, Any], number: int = 1) -> list[int]:
+        """Exit codes of ``number`` processes that all do ``spec``."""
+        answer = self.answer([spec] * number)
+        print(*answer["errors"])  # shown where the test fails
+        return answer["codes"]
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.kill()  # a tidy end of an interpreter with torch takes seconds
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def driver(tiny_data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """One for all tests: its import takes longer than most of what it runs."""
+    config = run_values(tiny_data) | {"steps": 2}
+    started = Driver({"config": config, "out": str(tmp_path_factory.mktemp("driver") / "run")})
+    yield started
+    started.close()
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -3,63 +3,110 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM
 
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import _buckets
 from chronomask.train.loop import pretrain
 
-from .conftest import lines
+from .conftest import Driver, lines
 from .test_loop import WITHOUT_DROPOUT, assert_close, weights_of
-from .test_resume import CHILD
 
 
-def processes(number: int, spec: dict[str, Any]) -> list[int]:
-    """Exit codes of ``number`` gloo processes, started as torchrun starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(CHILD), json.dumps(spec)],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(number)
-    ]
-    return [process.wait(120) for process in started]
+def newest(run: Path) -> Path:
+    return sorted((run / "checkpoints").glob("step-*"))[-1]
+
+
+def assert_same_training(left: Path, right: Path) -> None:
+    """The same rows, masks and class counts; losses, norms and all state to rounding."""
+    assert_close(weights_of(left), weights_of(right))
+    for name in ("content", "optimiser"):
+        ours, theirs = (load_file(newest(run) / f"{name}.safetensors") for run in (left, right))
+        assert ours.keys() == theirs.keys()
+        for key, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[key], rtol=1e-5, atol=1e-5)
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        for a, b in zip(lines(left / name), lines(right / name), strict=True):
+            assert a["class_count"] == b["class_count"]  # the same rows and masks
+            for key in ("loss", "gradient_norm"):
+                assert a.get(key) == pytest.approx(b.get(key), abs=1e-5)
+
+
+@pytest.fixture
+def config(config: RunConfig) -> RunConfig:
+    """Without dropout, which differs between numbers of processes; the clip always cuts."""
+    return config.replace([*WITHOUT_DROPOUT, "rows_per_step=7", "gradient_clip=0.2"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 4])
 def test_processes_equal_one_and_one_goes_on_from_them(
-    config: RunConfig, tmp_path: Path, number: int
+    config: RunConfig, tmp_path: Path, number: int, driver: Driver
 ) -> None:
-    config = config.replace([*WITHOUT_DROPOUT, "rows_per_step=7"])
     spec = {"config": config.to_dict(), "out": str(tmp_path / "many"), "ask_to_stop": [1, 8]}
-    assert processes(number, spec) == [143] * number
+    assert driver.codes(spec, number) == [143] * number
     pretrain(config, tmp_path / "one", progress=False)
     pretrain(config, tmp_path / "many", resume=True, progress=False)
+    assert_same_training(tmp_path / "one", tmp_path / "many")
 
-    assert_close(weights_of(tmp_path / "one"), weights_of(tmp_path / "many"))
-    one, many = (sorted((tmp_path / run / "checkpoints").iterdir())[-1] for run in ("one", "many"))
-    ours, theirs = (load_file(path / "content.safetensors") for path in (one, many))
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-5, atol=1e-5)
-    for name in ("metrics.jsonl", "validation.jsonl"):
-        pairs = zip(lines(tmp_path / "one" / name), lines(tmp_path / "many" / name), strict=True)
-        for a, b in pairs:
-            assert a["class_count"] == b["class_count"]  # the same rows and masks
-            assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+def test_shared_out_equals_whole_copies(
+    config: RunConfig, tmp_path: Path, model_type: str, driver: Driver
+) -> None:
+    """Gathered head, packed documents, tied weights, accumulation, clipping and the optimiser's state.
+
+    Three processes: 7 rows in shares of 2, 2 and 3, and tensors that do not divide evenly.
+    """
+    values = config.replace(["micro_batches=3", "steps=5", "log_every=1"]).to_dict()
+    if model_type == "modernbert":
+        values["model"]["model_type"] = model_type
+        overrides = values["model"]["overrides"]
+        overrides["local_attention"] = 8
+        del overrides["hidden_dropout_prob"], overrides["attention_probs_dropout_prob"]
+    for sharding in ("none", "fsdp2"):
+        spec = {"config": values | {"sharding": sharding}, "out": str(tmp_path / sharding)}
+        assert driver.codes(spec, 3) == [0] * 3
+    assert_same_training(tmp_path / "none", tmp_path / "fsdp2")
+    folder = newest(tmp_path / "fsdp2") / "transformers"
+    model = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True)
+    assert model.config.architectures == [type(model).__name__]
+
+
+@pytest.mark.slow
+def test_two_then_one_then_four_processes_sharded_or_not(
+    config: RunConfig, tmp_path: Path, driver: Driver
+) -> None:
+    sharded = config.replace(["sharding=fsdp2"]).to_dict()
+    spec = {"config": sharded, "out": str(tmp_path / "many"), "resume": True}
+    assert driver.codes(spec | {"ask_to_stop": [1, 4]}, 2) == [143] * 2
+    assert driver.codes(spec | {"config": config.to_dict(), "ask_to_stop": [0, 8]}) == [143]
+    assert driver.codes(spec, 4) == [0] * 4
+    pretrain(config, tmp_path / "one", progress=False)
+    assert_same_training(tmp_path / "one", tmp_path / "many")
+    resumes = (tmp_path / "many" / "resumes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["world_size"] for line in resumes] == [1, 4]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again_what_a_killed_process_brought_down(
+    config: RunConfig, tmp_path: Path, driver: Driver
+) -> None:
+    """One of two processes is killed after step 7; the group goes on from the checkpoint of step 5."""
+    out = tmp_path / "many"
+    spec = {"config": config.to_dict(), "out": str(out), "resume": True, "die_once": [1, 7]}
+    answer = driver.answer([spec], restarts=1)
+    assert answer["codes"] == [0], answer["errors"]
+    pretrain(config, tmp_path / "one", progress=False)
+    assert_same_training(tmp_path / "one", out)
+    (resumed,) = (out / "resumes.jsonl").read_text().splitlines()
+    assert json.loads(resumed)["from_step"] == 5
 
 
 def test_buckets_hold_every_gradient_once_in_order() -> None:

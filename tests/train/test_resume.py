@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from chronomask.train.signals import Stopped
 
-from .conftest import assert_same_run, lines
-
-CHILD = Path(__file__).with_name("child.py")
-
-
-def child(spec: dict[str, Any]) -> int:
-    return subprocess.run([sys.executable, str(CHILD), json.dumps(spec)], check=False).returncode
+from .conftest import Driver, assert_same_run, lines
 
 
 def ask_to_stop_after(
@@ -73,13 +65,13 @@ def test_a_signal_stops_at_the_step_boundary_and_resume_equals_never_stopped(
 
 @pytest.mark.slow
 def test_killed_within_a_step_and_within_a_save(
-    values: dict[str, Any], config: RunConfig, tmp_path: Path
+    values: dict[str, Any], config: RunConfig, tmp_path: Path, driver: Driver
 ) -> None:
     cut = {"config": values, "out": str(tmp_path / "cut")}
     # Killed before the first checkpoint, then while saving the second, resumed each time.
-    assert child(cut | {"kill_in_step": 3}) == -signal.SIGKILL
+    assert driver.codes(cut | {"kill_in_step": 3}) == [-signal.SIGKILL]
     assert not (tmp_path / "cut" / "checkpoints").exists()
-    assert child(cut | {"kill_in_save": 10, "resume": True}) == -signal.SIGKILL
+    assert driver.codes(cut | {"kill_in_save": 10, "resume": True}) == [-signal.SIGKILL]
     folder = tmp_path / "cut" / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {"step-00000005", ".writing-step-00000010"}
     assert [line["step"] for line in lines(tmp_path / "cut" / "metrics.jsonl")] == [3, 6, 9]

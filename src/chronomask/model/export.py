@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -17,15 +18,21 @@ __all__ = ["export", "model_card", "without_bars"]
 
 
 def export(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    card: str,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write ``folder`` so that ``AutoModelForMaskedLM.from_pretrained(folder)`` opens it.
 
     safetensors weights in float32, the architecture's config, the tokenizer, ``README.md``.
+    ``weights``: whole tensors by the names of the model's ``state_dict``, tied ones sharing memory; the
+    model's own if not given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with without_bars():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 

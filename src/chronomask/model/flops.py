@@ -75,7 +75,7 @@ def count_flops(model: PreTrainedModel) -> Flops:
     config = model.config
     shared = getattr(config, "num_hidden_groups", None)
     if shared is not None:  # ALBERT: one group of layers is run through again and again
-        encoder = model.base_model.encoder.albert_layer_groups  # pyright: ignore
+        encoder: nn.Module = model.base_model.encoder.albert_layer_groups  # pyright: ignore
         again = config.num_hidden_layers // shared
         for module in encoder.modules():
             if module in inside:

@@ -28,6 +28,8 @@ from chronomask.config import diff
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.model.export import export
 from chronomask.train.config import CHANGEABLE, RunConfig
+from chronomask.train.sharding import like
+from chronomask.train.snapshot import Snapshot
 
 __all__ = ["Checkpoint", "check_same_run", "latest", "save", "tidy"]
 
@@ -70,36 +72,34 @@ class Checkpoint:
                 raise DataError(
                     f"{self.path}: optimiser state '{key}' fits no parameter of the model"
                 )
-            optimiser.state[parameter][slot] = tensor.to(parameter.device)
+            optimiser.state[parameter][slot] = like(tensor, parameter)
 
 
 def save(
     folder: Path,
-    state: dict[str, Any],
+    snapshot: Snapshot,
     *,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    card: str,
-    optimiser: torch.optim.Optimizer,
-    content: dict[str, torch.Tensor],
     keep: int,
 ) -> Path:
     """Write ``folder``/step-…, then remove all but the ``keep`` newest; returns the new folder.
 
-    ``state`` needs ``step``. Saving a step that is there already changes nothing. Raises RunError
-    when the disk is full or fails; earlier checkpoints stay and nothing half-written is left.
+    ``model`` gives its class and config alone. Saving a step that is there already changes nothing.
+    Raises RunError when the disk is full or fails; earlier checkpoints stay and nothing half-written
+    is left.
     """
-    final = folder / _name(state["step"])
+    final = folder / _name(snapshot.step)
     if (final / _HASHES).is_file():
         return final
     writing = folder / f"{_UNFINISHED}{final.name}"
     try:
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir(parents=True)
-        export(model, tokenizer, writing / "transformers", card)
-        save_file(_optimiser_tensors(optimiser, model), writing / "optimiser.safetensors")
-        save_file(content, writing / "content.safetensors")
-        _write_json(writing / "state.json", {"format_version": FORMAT_VERSION, **state})
+        export(model, tokenizer, writing / "transformers", snapshot.card, snapshot.weights)
+        save_file(snapshot.optimiser, writing / "optimiser.safetensors")
+        save_file(snapshot.content, writing / "content.safetensors")
+        _write_json(writing / "state.json", {"format_version": FORMAT_VERSION, **snapshot.state})
         _write_json(writing / _HASHES, _hash_and_flush(writing))
         _flush(writing / _HASHES)
         _flush(writing)
@@ -223,17 +223,6 @@ def _damage(path: Path) -> str | None:
         if _sha256(path / name) != expected:
             return f"{name} does not match its hash"
     return None
-
-
-def _optimiser_tensors(
-    optimiser: torch.optim.Optimizer, model: nn.Module
-) -> dict[str, torch.Tensor]:
-    """Optimiser state under ``slot/parameter name``."""
-    return {
-        f"{slot}/{name}": value.contiguous()
-        for name, parameter in model.named_parameters()
-        for slot, value in optimiser.state.get(parameter, {}).items()
-    }
 
 
 def _hash_and_flush(folder: Path) -> dict[str, str]:

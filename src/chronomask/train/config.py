@@ -13,6 +13,7 @@ from chronomask.model.build import FromConfig, ModelConfig
 from chronomask.train.learning_rate import LearningRate, Linear
 from chronomask.train.loggers import Logger
 from chronomask.train.optimiser import AdamW, Optimiser
+from chronomask.train.outliers import KeepAll, Outliers
 from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes
 
 __all__ = ["CheckpointConfig", "RunConfig", "ValidationConfig"]
@@ -39,6 +40,8 @@ class CheckpointConfig(Config):
     """steps between checkpoints; 0 saves at the end alone"""
     keep: Positive = 2
     """how many of the newest checkpoints stay"""
+    asynchronous: bool = True
+    """whether they are written while training goes on; costs a copy of the state in host memory"""
 
 
 class RunConfig(Config):
@@ -86,6 +89,12 @@ class RunConfig(Config):
     """FLOP/s that a device can do, what ``mfu`` is a share of; none measures a dense product"""
     threads: Positive | None = None
     """CPU threads of tensor operations; none leaves torch's own choice"""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """with several processes: whole copies of the state in each, or a share of it (FSDP2)"""
+    deterministic: bool = False
+    """refuse kernels whose result may differ from run to run; slower on CUDA, no change on CPU"""
+    outliers: Outliers = KeepAll()
+    """whether a step whose loss or gradient stands out is left out"""
     loader_workers: Count = 1
     """threads that read rows ahead"""
     log_every: Positive = 10
@@ -109,6 +118,11 @@ class RunConfig(Config):
             raise ValueError(
                 f"masked_token_budget has no effect with masking.progress '{self.masking.progress}'"
             )
+        if self.sharding == "fsdp2" and self.optimiser.kind != "adamw":
+            raise ValueError(
+                f"sharding 'fsdp2' cuts every parameter apart; optimiser '{self.optimiser.kind}' "
+                "needs them whole: use 'adamw', or sharding 'none'"
+            )
         if self.micro_batches > self.rows_per_step:
             raise ValueError(
                 f"{self.rows_per_step} rows_per_step cannot be cut into {self.micro_batches} micro_batches"
@@ -128,10 +142,12 @@ class RunConfig(Config):
 
 CHANGEABLE = (
     "name", "data", "device", "compile", "activation_checkpointing", "peak_flops", "threads",
-    "loader_workers", "micro_batches", "log_every", "loggers", "checkpoint.", "validation.",
+    "loader_workers", "micro_batches", "sharding", "deterministic", "log_every", "loggers",
+    "checkpoint.", "validation.",
 )  # fmt: skip
 """Keys (or prefixes of keys) that may differ between a checkpoint and the run that resumes it.
 
 They decide where, how fast and how closely watched training runs, not what it computes; the data is
-compared by its fingerprint, and ``micro_batches`` and ``device`` change the order of sums alone.
+compared by its fingerprint, and ``micro_batches``, ``device``, ``sharding`` and ``deterministic``
+change the order of sums alone.
 """

@@ -48,6 +48,14 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def least(self, value: int) -> int:
+        """The smallest ``value`` of any process."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.int64, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MIN)
+        return int(tensor)
+
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over all processes; parameters without one are left out.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,11 @@ from chronomask.types import ClassTally, MaskedBatch, Rows
 __all__ = ["Forward", "Part", "as_class_tally", "rows_at_fault", "tally"]
 
 Precision = Literal["fp32", "bf16"]
+
+LogitsAt = Callable[
+    [PreTrainedModel, torch.Tensor, torch.Tensor, Mapping[str, Any], str | None], torch.Tensor
+]
+"""What :func:`~chronomask.model.head.logits_at` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class Forward:
     pad_token_id: int
     compiled: str | None = None
     """backend of ``torch.compile`` for the head; the backbone is compiled in place"""
+    logits_at: LogitsAt = logits_at
+    """how logits are computed: by a whole model, or by one shared out over processes"""
 
     def mask(self, rows: Rows, masker: Masker, progress: float) -> Part:
         """Mask host rows at ``progress`` and send them to the run's device.
@@ -59,7 +66,7 @@ class Forward:
         batch = part.batch
         bf16 = self.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            logits = logits_at(
+            logits = self.logits_at(
                 self.model, batch.input_ids, batch.positions, part.inputs, self.compiled
             )
         return token_losses(logits.float(), batch.targets)

@@ -9,6 +9,7 @@ and applied; losses per class are pooled and fed back to the masker, in force fr
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -21,22 +22,27 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from chronomask.errors import RunError
-from chronomask.keyed import Stream, row_keys
-from chronomask.train import checkpoint, distributed, signals
+from chronomask.train import distributed, signals
 from chronomask.train.config import RunConfig
+from chronomask.train.determinism import determinism
 from chronomask.train.distributed import World
-from chronomask.train.forward import Part, as_class_tally, rows_at_fault, tally
+from chronomask.train.dropout import seed_dropout
+from chronomask.train.dump import not_finite
+from chronomask.train.forward import Part, as_class_tally, tally
 from chronomask.train.log import RunLog
 from chronomask.train.optimiser import set_learning_rate
 from chronomask.train.run import Run, State, is_due, open_run, summarise
+from chronomask.train.sharding import gradient_norm
 from chronomask.train.signals import Stopped, StopRequest
+from chronomask.train.snapshot import take
 from chronomask.train.speed import peak_memory
 from chronomask.train.validation import class_means, validate
 from chronomask.train.warm_up import shortened
 from chronomask.types import Rows
 
 __all__ = ["pretrain"]
+
+logger = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -52,7 +58,11 @@ def pretrain(
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with distributed.join(config.device) as world, signals.listen() as stop:
+    with (
+        determinism(config.deterministic),
+        distributed.join(config.device) as world,
+        signals.listen() as stop,
+    ):
         run, state = open_run(config, Path(out), world, resume=resume)
         if run.finished is not None:
             return run.finished
@@ -67,7 +77,7 @@ def pretrain(
             config=run.config.to_dict(),
         )
         upcoming = cast("Generator[Rows]", iter(run.loader))  # closing it ends the reading threads
-        with closing(log), closing(upcoming):
+        with closing(log), closing(upcoming), closing(run.saver):
             cut = shortened(upcoming, config.length_warmup, state.step)
             _train(run, state, world, stop, log, cut)
             return summarise(run, state, log)
@@ -84,13 +94,14 @@ def _train(
     """All remaining steps."""
     config = run.config
     while state.step < config.steps:
+        run.saver.check()
         began = time.perf_counter()
         rows = next(upcoming)
         waited = time.perf_counter() - began
 
         step = _step(run, state, world, stop, rows)
         if step is None:
-            _save(run, state, log, world)
+            _save(run, state, log, world, background=False)
             raise Stopped(
                 f"stopped after step {state.step:,} of {config.steps:,} as asked; "
                 f"the state is saved in {run.folder}: continue with --resume",
@@ -109,7 +120,7 @@ def _train(
         if last or is_due(state.step, config.validation.every):
             _validate(run, state, log, world)
         if last or is_due(state.step, config.checkpoint.every):
-            _save(run, state, log, world)
+            _save(run, state, log, world, background=config.checkpoint.asynchronous and not last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +139,11 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
     """Do step ``state.step`` and count it; None, and nothing done, if a process was asked to stop."""
     config, masker = run.config, run.masker
     progress = state.progress(config)
+    # All processes run a model that is shared out equally often, also one with few rows.
+    number = world.least(rows.num_rows) if run.sharded else rows.num_rows
+    most = config.sizes.parts_at(state.step, config.micro_batches)
     parts = [
-        run.forward.mask(micro, masker, progress)
-        for micro in rows.micro_batches(config.sizes.parts_at(state.step, config.micro_batches))
+        run.forward.mask(micro, masker, progress) for micro in rows.micro_batches(min(most, number))
     ]
     predicted, maskable, tokens, num_rows, ratio_sum, stopping = world.totals(
         sum(part.batch.num_predicted for part in parts),
@@ -169,7 +182,9 @@ def _update(
     feedback = torch.zeros(3, masker.num_feedback_classes, dtype=torch.float64, device=world.device)
     losses = []
     for number, part in enumerate(parts):
-        _seed_dropout(config.seed, state.step, world.rank, number)
+        seed_dropout(config.seed, state.step, world.rank, number)
+        if run.sharded:
+            run.sharded.sum_gradients_next(number == len(parts) - 1)
         loss, correct = forward.losses(part)
         (loss.sum() / predicted).backward()
         losses.append(loss.detach())
@@ -178,13 +193,23 @@ def _update(
             classes = masker.feedback_class(part.batch)
             feedback += tally(classes, loss, correct, masker.num_feedback_classes)
     world.sum(by_class)
-    world.sum_gradients(run.parameters)
+    if not run.sharded:
+        world.sum_gradients(run.parameters)
 
-    gradients = [p.grad for p in run.parameters if p.grad is not None]
-    norm_tensor = torch.nn.utils.get_total_norm(gradients)
-    mean_loss, norm = float(by_class[0].sum()) / predicted, float(norm_tensor)
+    norm_tensor = gradient_norm([p.grad for p in run.parameters if p.grad is not None])
+    # The one place in a step where the host waits for the device: nothing is updated unchecked.
+    read = torch.cat((by_class.flatten(), norm_tensor.double().reshape(1))).cpu()
+    by_class, norm = read[:-1].view_as(by_class), float(read[-1])
+    mean_loss = float(by_class[0].sum()) / predicted
     if not (math.isfinite(mean_loss) and math.isfinite(norm)):
-        raise RunError(_not_finite(run, state, mean_loss, norm, parts, losses))
+        raise not_finite(run, state, world, mean_loss, norm, parts, losses)
+    state.window.by_class += by_class
+    why = run.outliers.judge(mean_loss, norm)
+    if why is not None:
+        logger.warning("step %s is left out as an outlier: %s", f"{state.step + 1:,}", why)
+        state.window.skipped.append(state.step + 1)
+        run.optimiser.zero_grad(set_to_none=True)
+        return mean_loss, norm
     if config.gradient_clip is not None and norm > config.gradient_clip:
         torch.nn.utils.clip_grads_with_norm_(run.parameters, config.gradient_clip, norm_tensor)
     set_learning_rate(run.optimiser, rate)
@@ -194,14 +219,7 @@ def _update(
     masker.update(as_class_tally(world.sum(feedback) if masker.content.by_token_id else by_class))
     if masker.response is not None:
         masker.response.observe_training(mean_loss)
-    state.window.by_class += by_class.cpu()
     return mean_loss, norm
-
-
-def _seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
-    """Make the model's dropout a function of where it is drawn, so that there is no state to save."""
-    key = row_keys(seed, Stream.DROPOUT, step, rank * 2**20 + micro_batch)
-    torch.manual_seed(int(key) >> 1)
 
 
 def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any]:
@@ -232,6 +250,8 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
         "seconds_left": tokens_left / speed if speed else None,
         **class_means(window.by_class, run.data.class_names),
     }
+    if run.outliers.rule.kind != "none":
+        line["skipped_steps"] = window.skipped
     weights = run.masker.class_weights()
     if weights is not None:
         line["class_weight"] = weights
@@ -262,38 +282,18 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
     log.write("validation", counted | result)
 
 
-def _save(run: Run, state: State, log: RunLog, world: World) -> None:
-    if world.is_first:
-        log.sync()
-        checkpoint.save(
-            run.checkpoints,
-            state.to_json(run),
-            model=run.forward.model,
-            tokenizer=run.tokenizer,
-            card=run.card(state),
-            optimiser=run.optimiser,
-            content=run.masker.state_dict() | state.tensors(),
-            keep=run.config.checkpoint.keep,
-        )
-    world.wait()
-
-
-def _not_finite(
-    run: Run,
-    state: State,
-    loss: float,
-    norm: float,
-    parts: Sequence[Part],
-    losses: Sequence[torch.Tensor],
-) -> str:
-    """Says where a non-finite loss or gradient comes from; the update was not made."""
-    bad = rows_at_fault(parts, losses)
-    where = "in training rows" if bad else "somewhere in training rows"  # a gradient overflowed
-    bad = bad or [row for part in parts for row in part.rows.row_id.tolist()]
-    shown = ", ".join(map(str, bad[:16])) + (f" and {len(bad) - 16} more" if len(bad) > 16 else "")
-    return (
-        f"step {state.step + 1:,}: loss {loss}, gradient norm {norm}, {where} {shown}; the update was "
-        f"not made. Lower learning_rate.peak (now {run.config.learning_rate.peak:g}), lengthen its "
-        f"warm-up or lower gradient_clip, and start again or continue from the last checkpoint in "
-        f"{run.checkpoints}"
+def _save(run: Run, state: State, log: RunLog, world: World, *, background: bool) -> None:
+    snapshot = take(
+        state.to_json(run),
+        run.card(state),
+        run.forward.model,
+        run.optimiser,
+        run.content(state),
+        copied=background,
+        kept=world.is_first,
     )
+    if snapshot is not None:
+        log.sync()
+        run.saver.save(snapshot, background=background)
+    if not background:
+        world.wait()

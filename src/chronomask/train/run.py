@@ -28,7 +28,7 @@ from chronomask.model.build import (
 )
 from chronomask.model.export import model_card
 from chronomask.model.flops import Flops, count_flops
-from chronomask.model.head import compile_backbone
+from chronomask.model.head import compile_backbone, logits_at
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
@@ -36,6 +36,9 @@ from chronomask.train.forward import Forward
 from chronomask.train.log import RunLog, environment
 from chronomask.train.loggers import check_installed
 from chronomask.train.optimiser import build_optimiser
+from chronomask.train.outliers import OutlierState
+from chronomask.train.saving import Saver
+from chronomask.train.sharding import Sharded
 from chronomask.train.speed import peak_flops
 
 __all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
@@ -55,6 +58,8 @@ class Window:
     seconds: float = 0.0
     seconds_waiting: float = 0.0
     flops_of_attention: float = 0.0
+    skipped: list[int] = field(default_factory=list)
+    """steps (1-based) left out as outliers"""
 
 
 @dataclass(slots=True)
@@ -148,6 +153,10 @@ class Run:
     validation_masker: Masker
     loader: RowLoader
     """this process's rows of every step from the state's on"""
+    saver: Saver
+    outliers: OutlierState
+    sharded: Sharded | None = None
+    """how the model is shared out; None where every process has all of it"""
     finished: dict[str, Any] | None = None
     peak_flops: float = 0.0
     """of one device; known to the first process alone"""
@@ -167,6 +176,10 @@ class Run:
     def num_parameters(self) -> int:
         """Trainable parameters, shared ones counted once."""
         return sum(p.numel() for p in self.parameters)
+
+    def content(self, state: State) -> dict[str, torch.Tensor]:
+        """What ``content.safetensors`` holds: state beside weights and optimiser."""
+        return self.masker.state_dict() | self.outliers.state_dict() | state.tensors()
 
     def card(self, state: State) -> str:
         """The model card of a checkpoint."""
@@ -218,8 +231,10 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     compiled = config.compile == "always" or (
         config.compile == "auto" and world.device.type == "cuda"
     )
-    if compiled:
+    sharding = config.sharding == "fsdp2" and world.size > 1
+    if compiled and not sharding:
         compile_backbone(model)
+    sharded = Sharded(model, world, compiled) if sharding else None
     run = Run(
         config=config,
         folder=folder,
@@ -231,7 +246,8 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             config.precision,
             config.attention,
             data.manifest.pad_token_id,
-            "inductor" if compiled else None,
+            "inductor" if compiled and not sharding else None,
+            sharded or logits_at,
         ),
         optimiser=build_optimiser(config.optimiser, model),
         masker=Masker(config.masking, vocabulary, data.class_names, config.seed),
@@ -246,6 +262,9 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             start_step=saved.step if saved is not None else 0,
             sizes=config.sizes,
         ),
+        saver=Saver(folder / "checkpoints", model, tokenizer, config.checkpoint.keep),
+        outliers=OutlierState(config.outliers),
+        sharded=sharded,
     )
     if world.is_first:
         run.peak_flops = config.peak_flops or peak_flops(world.device, config.precision)
@@ -254,7 +273,8 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
         saved.load_optimiser(run.optimiser, model)
         tensors = saved.content()
         state = State.from_checkpoint(saved.state, tensors)
-        run.masker.load_state_dict({k: v for k, v in tensors.items() if k != _WINDOW_TENSOR})
+        run.masker.load_state_dict(tensors)
+        run.outliers.load_state_dict(tensors)
         run.finished = _summary_of(folder) if state.step >= config.steps else None
     world.wait()  # nobody reads any more: from here on the first process may write
     if world.is_first and run.finished is None:

@@ -44,10 +44,13 @@ def validate(
     forward = replace(forward, compiled=None)
     forward.model.eval()
     batches = validation_batches(split, config.rows, config.batch_rows)
-    for rows in islice(batches, world.rank, None, world.size):
-        part = forward.mask(rows, masker, 0.0)
+    while turn := list(islice(batches, world.size)):
+        # Left without a batch in the last turn, a process runs one again: if the model is shared out,
+        # the others need it to.
+        part = forward.mask(turn[min(world.rank, len(turn) - 1)], masker, 0.0)
         loss, correct = forward.losses(part)
-        sums += tally(part.batch.target_class, loss, correct, len(class_names))
+        if world.rank < len(turn):
+            sums += tally(part.batch.target_class, loss, correct, len(class_names))
     forward.model.train()
     loss_sum, count, correct_sum = world.sum(sums).sum(1).tolist()
     if not count:

@@ -1,0 +1,181 @@
+"""What a loss or gradient that is not finite leaves behind, and how to compute it once more.
+
+    RUN/dump/step-00000003/
+      report.json              the step (1-based), its loss and gradient norm, and what :func:`replay` needs
+      rows-00000.safetensors   rows of each process: `micro-batch/field` as in types.Rows, and `at_fault`
+      step-00000002/           a checkpoint of the state before the step, config included
+
+No masked batch is kept: masks and dropout follow from rows, state, seed and step. The dump of a run of
+one process on a CPU replays bit for bit; other devices and several processes to rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from chronomask.errors import DataError, RunError, UsageError
+from chronomask.files import write_text
+from chronomask.masking.masker import Masker, Vocabulary
+from chronomask.model.build import load_tokenizer, open_model
+from chronomask.train import checkpoint
+from chronomask.train.config import RunConfig
+from chronomask.train.distributed import World
+from chronomask.train.dropout import seed_dropout
+from chronomask.train.forward import Forward, Part, rows_at_fault, tally
+from chronomask.train.run import Run, State
+from chronomask.train.sharding import gradient_norm
+from chronomask.train.snapshot import take
+from chronomask.types import Rows
+
+__all__ = ["Replayed", "not_finite", "replay"]
+
+_REPORT = "report.json"
+_ROW_FIELDS = tuple(field.name for field in fields(Rows))
+
+
+def not_finite(
+    run: Run,
+    state: State,
+    world: World,
+    loss: float,
+    norm: float,
+    parts: Sequence[Part],
+    losses: Sequence[torch.Tensor],
+) -> RunError:
+    """The error of a step whose update was not made, after dumping it; all processes call this."""
+    bad = rows_at_fault(parts, losses)
+    folder = run.folder / "dump" / f"step-{state.step + 1:08d}"
+    try:
+        _write(folder, run, state, world, loss, norm, parts, bad)
+        kept = f"It is kept in {folder}: chronomask replay {folder} computes it again"
+    except (RunError, UsageError, OSError) as error:
+        kept = f"It could not be dumped: {error}"
+    where = "in training rows" if bad else "somewhere in training rows"  # a gradient overflowed
+    bad = bad or [row for part in parts for row in part.rows.row_id.tolist()]
+    shown = ", ".join(map(str, bad[:16])) + (f" and {len(bad) - 16} more" if len(bad) > 16 else "")
+    return RunError(
+        f"step {state.step + 1:,}: loss {loss}, gradient norm {norm}, {where} {shown}; the update was "
+        f"not made. {kept}. Lower learning_rate.peak (now {run.config.learning_rate.peak:g}), "
+        f"lengthen its warm-up or lower gradient_clip, and start again or continue from the last "
+        f"checkpoint in {run.checkpoints}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A dumped step computed again; ``rows``: ids of the rows with a loss that is not finite."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    rows: list[int]
+
+
+def replay(folder: str | Path, device: str = "cpu") -> Replayed:
+    """Forward and backward of the step dumped in ``folder``, all its processes' rows in one.
+
+    Raises DataError if ``folder`` is no dump, RunError if its checkpoint is damaged.
+    """
+    folder = Path(folder)
+    try:
+        report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} is not the dump of a step: {error}") from None
+    saved = checkpoint.latest(folder)
+    if saved is None:
+        raise DataError(f"{folder} holds no checkpoint of the state before the step")
+    config = RunConfig.parse(saved.state["config"], where=f"the config in {saved.path}")
+    target = torch.device(device)
+    vocabulary = Vocabulary.from_tokenizer(load_tokenizer(saved.model_path))
+    masker = Masker(config.masking, vocabulary, report["class_names"], config.seed)
+    masker.load_state_dict(saved.content())
+    model = open_model(saved.model_path, config.attention)
+    model.to(target)  # pyright: ignore[reportArgumentType]
+    forward = Forward(model, target, config.precision, config.attention, report["pad_token_id"])
+
+    parts = [
+        (rank, number, forward.mask(rows, masker, report["progress"]))
+        for rank in range(report["world_size"])
+        for number, rows in enumerate(_read_rows(folder / _rows_name(rank)))
+    ]
+    predicted = sum(part.batch.num_predicted for _, _, part in parts)
+    by_class = torch.zeros(3, len(report["class_names"]), dtype=torch.float64, device=target)
+    losses = []
+    for rank, number, part in parts:
+        seed_dropout(config.seed, saved.step, rank, number)
+        loss, correct = forward.losses(part)
+        (loss.sum() / predicted).backward()
+        losses.append(loss.detach())
+        by_class += tally(part.batch.target_class, loss, correct, by_class.shape[1])
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return Replayed(
+        step=report["step"],
+        loss=float(by_class[0].sum()) / predicted,
+        gradient_norm=float(gradient_norm(gradients)),
+        rows=rows_at_fault([part for _, _, part in parts], losses),
+    )
+
+
+def _write(
+    folder: Path,
+    run: Run,
+    state: State,
+    world: World,
+    loss: float,
+    norm: float,
+    parts: Sequence[Part],
+    bad: Sequence[int],
+) -> None:
+    """Write the dump of the step to come; the first process begins it, all add their rows."""
+    snapshot = take(
+        state.to_json(run),
+        run.card(state),
+        run.forward.model,
+        run.optimiser,
+        run.content(state),
+        copied=False,
+        kept=world.is_first,
+    )
+    if snapshot is not None:
+        shutil.rmtree(folder, ignore_errors=True)  # the same step failed before and was resumed
+        run.saver.write_to(folder, snapshot)
+        report = {
+            "step": state.step + 1,
+            "loss": repr(loss),
+            "gradient_norm": repr(norm),
+            "progress": state.progress(run.config),
+            "world_size": world.size,
+            "class_names": list(run.data.class_names),
+            "pad_token_id": run.forward.pad_token_id,
+        }
+        write_text(folder / _REPORT, json.dumps(report, indent=2) + "\n")
+    world.wait()
+    tensors = {"at_fault": torch.tensor(bad, dtype=torch.int64)}
+    for number, part in enumerate(parts):
+        for name in _ROW_FIELDS:
+            value = getattr(part.rows, name)
+            if value is not None:
+                tensors[f"{number}/{name}"] = torch.from_numpy(value.copy())
+    save_file(tensors, folder / _rows_name(world.rank))
+
+
+def _rows_name(rank: int) -> str:
+    return f"rows-{rank:05d}.safetensors"
+
+
+def _read_rows(path: Path) -> list[Rows]:
+    """The micro-batches of one process, in order."""
+    tensors = load_file(path)
+    del tensors["at_fault"]
+    parts: dict[int, dict[str, object]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition("/")
+        parts.setdefault(int(number), {})[name] = tensor.numpy()
+    return [Rows(**parts[number]) for number in sorted(parts)]  # pyright: ignore[reportArgumentType]

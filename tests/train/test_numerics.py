@@ -1,0 +1,240 @@
+"""What is not finite stops and can be computed again; what stands out can be left out; bits repeat."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.train import loop
+from chronomask.train.config import RunConfig
+from chronomask.train.determinism import determinism
+from chronomask.train.dump import replay
+from chronomask.train.forward import Forward
+from chronomask.train.loop import pretrain
+from chronomask.train.outliers import OutlierState, SkipOutliers
+from chronomask.train.signals import Stopped
+
+from .conftest import Driver, assert_same_run, lines
+from .test_loop import weights_of
+from .test_resume import ask_to_stop_after
+
+DIVERGING = [
+    "learning_rate.peak=1e30", "learning_rate.warmup_steps=0", "gradient_clip=null", "steps=8",
+    "checkpoint.every=1",
+]  # fmt: skip
+
+
+def test_a_dump_replays_to_the_same_loss_bit_for_bit(config: RunConfig, tmp_path: Path) -> None:
+    """Dropout, two micro-batches and class weights are all part of what is computed again."""
+    with pytest.raises(
+        RunError, match=r"the update was not made\. It is kept in .*dump"
+    ) as stopped:
+        pretrain(config.replace(DIVERGING), tmp_path / "run", progress=False)
+    (folder,) = (tmp_path / "run" / "dump").iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    assert f"chronomask replay {folder}" in str(stopped.value)
+    assert folder.name == f"step-{report['step']:08d}"
+    again = replay(folder)
+    assert again.step == report["step"] > 1
+    assert (repr(again.loss), repr(again.gradient_norm)) == (
+        report["loss"],
+        report["gradient_norm"],
+    )
+    assert not math.isfinite(again.loss)
+    rows = load_file(folder / "rows-00000.safetensors")
+    assert again.rows == rows["at_fault"].tolist() != []
+    assert all(f"{row}" in str(stopped.value) for row in again.rows[:8])
+
+
+def test_a_replay_is_the_step_itself_not_just_as_broken(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finite step that is declared broken replays to its very loss and gradient norm."""
+    isfinite, seen = math.isfinite, []
+
+    def third_is_not(value: float) -> bool:
+        seen.append(value)
+        return isfinite(value) and len(seen) < 5  # loss and norm of steps 1 and 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.math, "isfinite", third_is_not)
+        with pytest.raises(RunError, match="step 3: loss"):
+            pretrain(config, tmp_path / "run", progress=False)
+    again = replay(tmp_path / "run" / "dump" / "step-00000003")
+    pretrain(config.replace(["log_every=1"]), tmp_path / "whole", progress=False)
+    third = lines(tmp_path / "whole" / "metrics.jsonl")[2]
+    assert again.loss == seen[4] == pytest.approx(third["loss"], abs=1e-6)
+    assert again.gradient_norm == third["gradient_norm"]
+    assert again.rows == []
+
+
+@pytest.mark.slow
+def test_the_dump_of_two_processes_holds_the_rows_of_both(
+    config: RunConfig, tmp_path: Path, driver: Driver
+) -> None:
+    config = config.replace([*DIVERGING, "sharding=fsdp2"])
+    spec = {"config": config.to_dict(), "out": str(tmp_path / "run")}
+    assert driver.codes(spec, 2) == [1, 1]
+    (folder,) = (tmp_path / "run" / "dump").iterdir()
+    found = [load_file(folder / f"rows-0000{rank}.safetensors") for rank in (0, 1)]
+    assert [tensors["0/row_id"].numel() for tensors in found] == [2, 2]
+    again = replay(folder)
+    assert not math.isfinite(again.loss)
+    assert again.rows == [row for tensors in found for row in tensors["at_fault"].tolist()]
+
+
+def test_what_is_no_dump_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not the dump of a step"):
+        replay(tmp_path)
+    with pytest.raises(RunError):
+        pretrain(config.replace(DIVERGING), tmp_path / "run", progress=False)
+    (folder,) = (tmp_path / "run" / "dump").iterdir()
+    (before,) = folder.glob("step-*")
+    (before / "hashes.json").unlink()
+    with pytest.raises(ChronomaskError, match="is whole"):
+        replay(folder)
+
+
+def test_where_no_dump_can_be_written_the_error_still_says_what_happened(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    (tmp_path / "run" / "dump").write_text("in the way")
+    with pytest.raises(RunError, match=r"loss nan.*update was not made\. It could not be dumped"):
+        pretrain(config.replace(DIVERGING), tmp_path / "run", resume=True, progress=False)
+
+
+def test_a_value_stands_out_by_the_last_steps() -> None:
+    state = OutlierState(SkipOutliers(window=4, after=3, deviations=2))
+    assert [state.judge(value, 1.0) for value in (1.0, 9.0, 2.0)] == [None] * 3  # nothing to go by
+    mean, deviation = 4.0, math.sqrt((9 + 25 + 4) / 2)
+    limit = mean + 2 * deviation
+    assert state.judge(limit - 0.01, 1.0) is None
+    state = OutlierState(SkipOutliers(window=4, after=3, deviations=2))
+    for value in (1.0, 9.0, 2.0):
+        state.judge(value, 1.0)
+    assert state.judge(limit + 0.01, 1.0) == f"loss {limit + 0.01:.4g} is above {limit:.4g}"
+    assert state.judge(-50.0, 1.0) is None  # below the mean is no outlier
+
+
+def test_a_new_level_is_known_in_time() -> None:
+    state = OutlierState(SkipOutliers(window=8, after=4, watch="gradient_norm"))
+    noise = [0.9, 1.0, 1.1, 1.0]
+    judged = [state.judge(5.0, value) for value in noise * 2 + [10 * value for value in noise * 2]]
+    assert judged[:8] == [None] * 8
+    assert judged[8] is not None
+    assert judged[-4:] == [None] * 4
+    with pytest.raises(UsageError, match="more steps than the window of 8"):
+        SkipOutliers.parse({"kind": "skip", "window": 8, "after": 9})
+
+
+SKIPPING = [
+    "outliers.kind=skip", "outliers.after=3", "outliers.window=6", "outliers.watch=loss",
+    "log_every=1", "validation.every=0",
+]  # fmt: skip
+
+
+@pytest.fixture
+def spike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of step 7 is a hundred times what it is."""
+    real, seeds = Forward.losses, loop.seed_dropout
+    now: list[int] = []
+
+    def seed(run_seed: int, step: int, rank: int, micro_batch: int) -> None:
+        now[:] = [step]
+        seeds(run_seed, step, rank, micro_batch)
+
+    def spiked(self: Forward, part: Any) -> Any:
+        loss, correct = real(self, part)
+        return (loss * 100 if now == [6] and torch.is_grad_enabled() else loss), correct
+
+    monkeypatch.setattr(loop, "seed_dropout", seed)
+    monkeypatch.setattr(Forward, "losses", spiked)
+
+
+@pytest.mark.usefixtures("spike")
+def test_an_outlier_makes_no_update_and_is_logged(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config.replace([*SKIPPING, "checkpoint.every=1", "checkpoint.keep=12"])
+    with caplog.at_level(logging.WARNING):
+        pretrain(config, tmp_path / "run", progress=False)
+    assert "step 7 is left out as an outlier: loss" in caplog.text
+    logged = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["skipped_steps"] for line in logged] == [[]] * 6 + [[7]] + [[]] * 5
+    assert logged[6]["class_weight"] == logged[5]["class_weight"]
+    assert logged[7]["class_weight"] != logged[6]["class_weight"]
+    folders = {step: tmp_path / "run" / "checkpoints" / f"step-{step:08d}" for step in (5, 6, 7)}
+    for name in ("transformers/model.safetensors", "optimiser.safetensors"):
+        five, six, seven = ((folders[step] / name).read_bytes() for step in (5, 6, 7))
+        assert five != six == seven
+
+
+@pytest.mark.usefixtures("spike")
+@pytest.mark.parametrize("step", [4, 6, 7])
+def test_what_stands_out_does_not_depend_on_stops(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    config = config.replace([*SKIPPING, "log_every=5"])
+    pretrain(config, tmp_path / "whole", progress=False)
+    skipped = [line["skipped_steps"] for line in lines(tmp_path / "whole" / "metrics.jsonl")]
+    assert skipped == [[], [7], []]
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(patch, step, 15)
+        with pytest.raises(Stopped):
+            pretrain(config, tmp_path / "cut", progress=False)
+    pretrain(config, tmp_path / "cut", resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_rule_that_began_later_finds_no_state(config: RunConfig, tmp_path: Path) -> None:
+    pretrain(config.replace([*SKIPPING, "steps=2"]), tmp_path / "run", progress=False)
+    (newest,) = (tmp_path / "run" / "checkpoints").iterdir()
+    content = load_file(newest / "content.safetensors")
+    assert content["outliers.last_values"].shape == (2, 2)
+    state = OutlierState(SkipOutliers())
+    with pytest.raises(DataError, match=r"has no 'outliers\.last_values'"):
+        state.load_state_dict({})
+
+
+def test_determinism_is_asked_of_torch_and_given_back(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, real = [], Forward.losses
+
+    def watch(self: Forward, part: Any) -> Any:
+        asked.append(torch.are_deterministic_algorithms_enabled())
+        return real(self, part)
+
+    monkeypatch.setattr(Forward, "losses", watch)
+    config = config.replace(["steps=3"])
+    pretrain(config.replace(["deterministic=true"]), tmp_path / "asked", progress=False)
+    assert asked
+    assert all(asked)
+    assert not torch.are_deterministic_algorithms_enabled()
+    pretrain(config, tmp_path / "not", progress=False)
+    ours, theirs = weights_of(tmp_path / "asked"), weights_of(tmp_path / "not")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)  # on a CPU it is so anyway
+
+
+def test_determinism_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with determinism(True):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with determinism(True):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    with determinism(False):
+        assert not torch.are_deterministic_algorithms_enabled()
