@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,13 +98,19 @@ def test_two_then_one_then_four_processes_sharded_or_not(
 
 @pytest.mark.slow
 def test_torchrun_starts_again_what_a_killed_process_brought_down(
-    config: RunConfig, tmp_path: Path, driver: Driver
+    config: RunConfig, tmp_path: Path
 ) -> None:
     """One of two processes is killed after step 7; the group goes on from the checkpoint of step 5."""
+    child = Path(__file__).with_name("child.py")
     out = tmp_path / "many"
     spec = {"config": config.to_dict(), "out": str(out), "resume": True, "die_once": [1, 7]}
-    answer = driver.answer([spec], restarts=1)
-    assert answer["codes"] == [0], answer["errors"]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d"),
+        *("--rdzv-endpoint", "localhost:0", "--nproc-per-node", "2", "--max-restarts", "1"),
+        *("--monitor-interval", "0.2", str(child), json.dumps(spec)),
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert ended.returncode == 0, ended.stderr
     pretrain(config, tmp_path / "one", progress=False)
     assert_same_training(tmp_path / "one", out)
     (resumed,) = (out / "resumes.jsonl").read_text().splitlines()

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from chronomask.cli import app
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.train import loop
 from chronomask.train.config import RunConfig
@@ -49,6 +51,9 @@ def test_a_dump_replays_to_the_same_loss_bit_for_bit(config: RunConfig, tmp_path
         report["gradient_norm"],
     )
     assert not math.isfinite(again.loss)
+    printed = CliRunner().invoke(app, ["replay", str(folder)])
+    assert printed.stdout.startswith(f"step {again.step}: loss {again.loss}, gradient norm")
+    assert printed.exit_code == 0
     rows = load_file(folder / "rows-00000.safetensors")
     assert again.rows == rows["at_fault"].tolist() != []
     assert all(f"{row}" in str(stopped.value) for row in again.rows[:8])

@@ -14,7 +14,7 @@ from chronomask.errors import UsageError
 from chronomask.train import log
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from chronomask.train.signals import Stopped
+from chronomask.train.signals import Stopped, listen
 
 from .conftest import Driver, assert_same_run, lines
 
@@ -61,6 +61,17 @@ def test_a_signal_stops_at_the_step_boundary_and_resume_equals_never_stopped(
     }
     resumes = [json.loads(x) for x in (tmp_path / "cut" / "resumes.jsonl").read_text().splitlines()]
     assert [item["from_step"] for item in resumes] == [step]
+
+
+def test_sigterm_may_come_again_but_a_second_ctrl_c_ends_at_once() -> None:
+    with listen() as request:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert request.signal_number == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signal_number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.slow

@@ -1,4 +1,8 @@
-"""SIGTERM and SIGINT ask a run to stop at the next step boundary; a second one stops it at once."""
+"""SIGTERM and SIGINT ask a run to stop at the next step boundary; a second SIGINT stops it at once.
+
+A second SIGTERM does not: cluster schedulers send one to every process of a job, and launchers pass theirs
+on to processes that have it already. SIGKILL is there for who cannot wait.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,8 @@ def listen() -> Iterator[StopRequest]:
 
     def ask(number: int, _: FrameType | None) -> None:
         request.signal_number = number
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
 
     for number in before:
         signal.signal(number, ask)
