@@ -17,12 +17,16 @@ __all__ = [
     "Concatenate",
     "Documents",
     "EnglishTagger",
+    "Executor",
     "Files",
     "FrequencyBands",
     "InstalledPackages",
+    "LocalExecutor",
     "NoTagger",
     "Packing",
     "PrepareConfig",
+    "RayExecutor",
+    "SlurmExecutor",
     "Source",
     "SpacyTagger",
     "Tagger",
@@ -158,8 +162,46 @@ class Documents(Config):
 Packing = Annotated[Concatenate | Documents, Field(discriminator="kind")]
 
 
+class LocalExecutor(Config):
+    """Processes on this machine."""
+
+    kind: Literal["local"] = "local"
+
+
+class SlurmExecutor(Config):
+    """A job array; every node must see the prepared folder and this Python under the same path."""
+
+    kind: Literal["slurm"] = "slurm"
+    partition: str | None = None
+    """Partition to submit to; None: the cluster's own choice."""
+    time: str = "04:00:00"
+    """Limit of a job, as ``sbatch --time`` takes it; what is not done by then is submitted again."""
+    memory_per_worker: str = "2G"
+    """Memory of a job, as ``sbatch --mem`` takes it."""
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """Processor cores of a job; it uses one."""
+    options: tuple[str, ...] = ()
+    """More options of ``sbatch``, such as ``--account=name``."""
+    setup: tuple[str, ...] = ()
+    """Shell lines that a job runs first, such as ``module load gcc``."""
+
+
+class RayExecutor(Config):
+    """A Ray cluster, or Ray on this machine; every node must see the prepared folder."""
+
+    kind: Literal["ray"] = "ray"
+    address: str | None = None
+    """Address of a running cluster; None: what ``RAY_ADDRESS`` names, else an instance of its own."""
+
+
+Executor = Annotated[
+    LocalExecutor | SlurmExecutor | RayExecutor,
+    Field(discriminator="kind"),
+]
+
+
 class PrepareConfig(Config):
-    """How text becomes rows. Everything but ``workers`` decides what the rows are."""
+    """How text becomes rows. Everything but ``workers`` and ``executor`` decides what the rows are."""
 
     sources: tuple[Annotated[Source, BeforeValidator(_path_to_source)], ...] = Field(min_length=1)
     """Where the text comes from: paths, or sources told apart by ``kind``; read in this order."""
@@ -182,8 +224,14 @@ class PrepareConfig(Config):
     part_characters: int = Field(default=1_000_000, ge=1_000)
     """Text handed to a worker at a time, in characters: the unit that an interruption can cost."""
     workers: int = Field(default=0, ge=0, le=1024)
-    """Processes; 0 is one per processor core. The result is the same for any number."""
+    """Processes, or jobs; 0 is one per processor core. The result is the same for any number."""
+    executor: Executor = LocalExecutor()
+    """Where the workers are. The result is the same anywhere."""
+
+    def shaped(self) -> Self:
+        """A copy without what cannot change a row: workers and executor are the defaults."""
+        return self.model_copy(update={"workers": 0, "executor": LocalExecutor()})
 
     def shaping(self) -> dict[str, Any]:
-        """The values that decide the rows: everything but the number of workers."""
-        return {key: value for key, value in self.to_dict().items() if key != "workers"}
+        """The values that decide the rows."""
+        return self.shaped().to_dict()

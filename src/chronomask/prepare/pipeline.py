@@ -30,6 +30,7 @@ from chronomask.prepare.config import (
     TokenizerFolder,
 )
 from chronomask.prepare.engine import PartJob, run_parts
+from chronomask.prepare.executors import check_executor
 from chronomask.prepare.files import Skipped, SourceFile
 from chronomask.prepare.gather import gather, sample_texts
 from chronomask.prepare.pack import Specials
@@ -55,6 +56,7 @@ def prepare(
     the workers give up. Nothing half-written can be opened.
     """
     out = Path(out)
+    check_executor(config.executor)
     skipped = Skipped()
     fields = fields_of(config.text_key, config.tagger)
     sources = find_sources(config.sources, fields, skipped)
@@ -103,18 +105,18 @@ def _prepare(
         make_bands(count_words(sample), config.tagger.num_bands).save(out)
     specials = Specials(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
     job = PartJob(
-        str(tokenizer.folder),
+        str(tokenizer.folder.resolve()),
         tokenizer.sha256,
         config.tagger.to_dict(),
         class_names,
-        str(out),
+        str(out.resolve()),
         tokenizer.special_ids,
         tokenizer.vocab_size,
         gathered.held_out_below,
     )
     workers = config.workers or os.cpu_count() or 1
     with Progress("tokenising and tagging", gathered.num_characters, shown) as bar:
-        parts = run_parts(work, gathered.num_parts, job, workers, bar)
+        parts = run_parts(work, gathered.num_parts, job, workers, bar, config.executor)
 
     entries, counts = {}, {}
     for split in SPLITS:
@@ -136,8 +138,8 @@ def _prepare(
     report = statistics(counts, class_names, gathered, parts, state["sources"])
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     write_file(out / "statistics.json", text.encode())
-    # The number of workers is this machine's business: equal rows come with an equal config.
-    write_file(out / "config.yaml", config.replace(["workers=0"]).to_yaml().encode())
+    # Workers and executor are this machine's business: equal rows come with an equal config.
+    write_file(out / "config.yaml", config.shaped().to_yaml().encode())
     write_manifest(out, values, entries, _other_files(out))
     shutil.rmtree(work)
     return PreparedData.open(out)
@@ -198,7 +200,7 @@ def _reuse(out: Path, config: PrepareConfig, state: dict[str, Any]) -> PreparedD
         before = PrepareConfig.load(out / "config.yaml")
     except ChronomaskError as error:
         raise DataError(f"{error}; use --force to prepare {out} again") from None
-    changes = {k: v for k, v in diff(before, config).items() if k != "workers"}
+    changes = diff(before.shaped(), config.shaped())
     if changes:
         listing = "; ".join(
             f"{key} is {was!r} there, {now!r} here" for key, (was, now) in changes.items()
