@@ -5,6 +5,7 @@ May enter: values and their bounds. The parts that act on them import this file,
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -20,6 +21,7 @@ __all__ = [
     "Executor",
     "Files",
     "FrequencyBands",
+    "HubDataset",
     "InstalledPackages",
     "LocalExecutor",
     "NoTagger",
@@ -37,11 +39,14 @@ __all__ = [
 
 
 class Files(Config):
-    """Text files: .txt, .jsonl, .csv, .tsv, .parquet or .conllu, each also with .gz, .xz or .zst."""
+    """Text files: .txt, .jsonl, .csv, .tsv, .parquet, .conllu, .wet or .warc, each also with .gz, .xz
+    or .zst.
+    """
 
     kind: Literal["files"] = "files"
     path: str
-    """A file, a folder (searched in depth, in sorted order) or a glob pattern."""
+    """A file, a folder (searched in depth, in sorted order) or a glob pattern; or an address of them
+    that fsspec opens, such as ``s3://bucket/corpus/*.jsonl.zst``."""
 
 
 class InstalledPackages(Config):
@@ -52,11 +57,35 @@ class InstalledPackages(Config):
     """Stop after this much text, in bytes of UTF-8; every package gives a fair share of it."""
 
 
-Source = Annotated[Files | InstalledPackages, Field(discriminator="kind")]
+class HubDataset(Config):
+    """A dataset of the Hugging Face hub, or a folder of one, read as a stream."""
+
+    kind: Literal["hub"] = "hub"
+    name: str
+    """Its name, ``owner/name``, or a folder."""
+    config: str | None = None
+    """Name of its configuration, where it has several."""
+    split: str = "train"
+    """Which of its splits to read."""
+    revision: str | None = None
+    """Commit or tag to read; None: the newest, so another day may bring other text."""
+
+
+Source = Annotated[Files | HubDataset | InstalledPackages, Field(discriminator="kind")]
+
+_HUB_NAME = re.compile(r"hub:(?P<name>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<split>.+))?")
 
 
 def _path_to_source(value: Any) -> Any:
-    return {"kind": "files", "path": value} if isinstance(value, str) else value
+    """A path or address as it is, and ``hub:owner/name[:config][@split]``."""
+    if not isinstance(value, str):
+        return value
+    if not value.startswith("hub:"):
+        return {"kind": "files", "path": value}
+    match = _HUB_NAME.fullmatch(value)
+    if match is None:
+        raise ValueError("not of the form hub:owner/name[:config][@split]")
+    return {"kind": "hub"} | {k: v for k, v in match.groupdict().items() if v is not None}
 
 
 class WordPiece(Config):
@@ -219,6 +248,12 @@ class PrepareConfig(Config):
     """Share of documents kept for validation, chosen by a hash of their text."""
     min_characters: int = Field(default=2, ge=1)
     """Documents shorter than this, in characters, are skipped and counted."""
+    max_document_bytes: int = Field(default=64_000_000, ge=1_000)
+    """Documents of more bytes of UTF-8 are skipped and counted: it bounds the memory of a worker."""
+    id_key: str | None = None
+    """Name of a field or column with a document's id; kept in ``documents.parquet``."""
+    metadata_keys: tuple[str, ...] = ()
+    """Names of fields or columns to keep of every document, in ``documents.parquet``."""
     tokenizer_sample_characters: int = Field(default=30_000_000, ge=1_000)
     """How much text a tokenizer is trained on, drawn by document from all sources."""
     part_characters: int = Field(default=1_000_000, ge=1_000)

@@ -69,7 +69,7 @@ def counts_file(work: Path, number: int) -> Path:
 
 
 def write_text(work: Path, number: int, documents: Sequence[Document]) -> None:
-    """Write a part's documents: ids, texts, and words where they came with the text."""
+    """Write a part's documents: ids, texts, metadata, and words where they came with the text."""
     import zstandard
 
     lines = "\n".join(json.dumps(_as_list(item), ensure_ascii=False) for item in documents)
@@ -79,7 +79,7 @@ def write_text(work: Path, number: int, documents: Sequence[Document]) -> None:
 
 def _as_list(document: Document) -> list[object]:
     words = document.words
-    plain: list[object] = [document.id, document.text]
+    plain: list[object] = [document.id, document.text, document.metadata]
     return plain if words is None else [*plain, words.starts, words.ends, words.tags]
 
 
@@ -90,8 +90,8 @@ def read_text(work: Path, number: int) -> Iterator[Document]:
     data = zstandard.ZstdDecompressor().decompress(text_file(work, number).read_bytes())
     # Not splitlines(): a text may hold U+2028, which JSON leaves as it is.
     for line in data.decode().split("\n"):
-        identifier, text, *words = json.loads(line)
-        yield Document(identifier, text, words=TaggedWords(*words) if words else None)
+        identifier, text, metadata, *words = json.loads(line)
+        yield Document(identifier, text, metadata, TaggedWords(*words) if words else None)
 
 
 def write_tokens(

@@ -11,8 +11,12 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from chronomask.config import diff
 from chronomask.data.format import PreparedData
@@ -25,24 +29,30 @@ from chronomask.prepare.columns import class_names_of
 from chronomask.prepare.config import (
     ColumnTagger,
     FrequencyBands,
-    InstalledPackages,
     PrepareConfig,
     TokenizerFolder,
 )
 from chronomask.prepare.engine import PartJob, run_parts
 from chronomask.prepare.executors import check_executor
-from chronomask.prepare.files import Skipped, SourceFile
+from chronomask.prepare.files import Skipped
 from chronomask.prepare.gather import gather, sample_texts
 from chronomask.prepare.pack import Specials
 from chronomask.prepare.parts import SPLITS
 from chronomask.prepare.progress import Progress
-from chronomask.prepare.sources import fields_of, file_state, find_sources, snapshot
+from chronomask.prepare.sources import (
+    AnySource,
+    fields_of_config,
+    file_state,
+    find_sources,
+    snapshot,
+)
 from chronomask.prepare.taggers import describe_tagger
 from chronomask.prepare.tokenizer import SavedTokenizer, build_tokenizer, find_tokenizer, open_saved
 
 __all__ = ["prepare"]
 
 _WORK = ".work"
+_LOCK = ".lock"
 _FILES = ("config.yaml", "statistics.json", BANDS_FILE)
 
 
@@ -58,30 +68,54 @@ def prepare(
     out = Path(out)
     check_executor(config.executor)
     skipped = Skipped()
-    fields = fields_of(config.text_key, config.tagger)
+    fields = fields_of_config(config)
     sources = find_sources(config.sources, fields, skipped)
     state = {"config": config.shaping(), "sources": snapshot(sources)}
     if isinstance(config.tokenizer, TokenizerFolder):
         state["sources"] += [file_state(find_tokenizer(config.tokenizer.path))]
     if not _may_write(out):
         raise UsageError(f"{out} exists and is not prepared data; choose another --out")
-    if force:
-        _remove(out)
-    elif (out / MANIFEST).is_file():
+    if not force and (out / MANIFEST).is_file():
         return _reuse(out, config, state)
+    with _alone(out):
+        if force:
+            _remove(out)
+        elif (out / MANIFEST).is_file():  # finished by another process since
+            return _reuse(out, config, state)
+        try:
+            return _prepare(config, out, sources, skipped, state, progress)
+        except OSError as error:
+            raise RunError(
+                f"preparing {out} stopped: {error.strerror or error}; "
+                "run the same command again to continue"
+            ) from error
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """No other preparation writes ``out`` meanwhile; a killed one's lock is gone with its process."""
+    mark = out / _LOCK
     try:
-        return _prepare(config, out, sources, skipped, state, progress)
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(mark, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"another process is preparing {out}; wait for it, or choose another --out"
+        ) from None
     except OSError as error:
-        raise RunError(
-            f"preparing {out} stopped: {error.strerror or error}; "
-            "run the same command again to continue"
-        ) from error
+        raise UsageError(f"{out} cannot be used as a folder: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+        lock.release()
 
 
 def _prepare(
     config: PrepareConfig,
     out: Path,
-    sources: list[SourceFile | InstalledPackages],
+    sources: list[AnySource],
     skipped: Skipped,
     state: dict[str, Any],
     shown: bool,
@@ -180,7 +214,9 @@ def _may_write(out: Path) -> bool:
     if not out.exists():
         return True
     return out.is_dir() and (
-        (out / MANIFEST).is_file() or (out / _WORK).is_dir() or not any(out.iterdir())
+        (out / MANIFEST).is_file()
+        or (out / _WORK).is_dir()
+        or all(path.name == _LOCK for path in out.iterdir())
     )
 
 
