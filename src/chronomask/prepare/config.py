@@ -16,14 +16,19 @@ __all__ = [
     "ByteLevelBPE",
     "ColumnTagger",
     "Concatenate",
+    "DatatroveFilter",
+    "Deduplication",
     "Documents",
     "EnglishTagger",
+    "ExactDuplicates",
     "Executor",
     "Files",
     "FrequencyBands",
     "HubDataset",
     "InstalledPackages",
     "LocalExecutor",
+    "MinHashDuplicates",
+    "NoDeduplication",
     "NoTagger",
     "Packing",
     "PrepareConfig",
@@ -31,9 +36,11 @@ __all__ = [
     "SlurmExecutor",
     "Source",
     "SpacyTagger",
+    "StanzaTagger",
     "Tagger",
     "TokenizerChoice",
     "TokenizerFolder",
+    "Unigram",
     "WordPiece",
 ]
 
@@ -106,6 +113,16 @@ class ByteLevelBPE(Config):
     """Number of ids, the 256 bytes and the special tokens included."""
 
 
+class Unigram(Config):
+    """Train a Unigram tokenizer as ALBERT's, XLNet's and T5's: the likeliest split into pieces."""
+
+    kind: Literal["unigram"] = "unigram"
+    vocab_size: int = Field(default=16_384, ge=100, le=1_000_000)
+    """Number of ids, special tokens included; a small corpus may give fewer."""
+    lowercase: bool = False
+    """Lower-case the text before splitting it."""
+
+
 class TokenizerFolder(Config):
     """Use an existing Hugging Face fast tokenizer."""
 
@@ -114,7 +131,9 @@ class TokenizerFolder(Config):
     """A folder that ``AutoTokenizer.from_pretrained`` opens; it must have a mask token."""
 
 
-TokenizerChoice = Annotated[WordPiece | ByteLevelBPE | TokenizerFolder, Field(discriminator="kind")]
+TokenizerChoice = Annotated[
+    WordPiece | ByteLevelBPE | Unigram | TokenizerFolder, Field(discriminator="kind")
+]
 
 
 class EnglishTagger(Config):
@@ -129,6 +148,18 @@ class SpacyTagger(Config):
     kind: Literal["spacy"] = "spacy"
     name: str
     """Name of an installed pipeline package, such as ``de_core_news_sm``, or its folder."""
+
+
+class StanzaTagger(Config):
+    """A stanza pipeline whose models are on this machine; stanza is never asked to download any."""
+
+    kind: Literal["stanza"] = "stanza"
+    language: str
+    """Language of the models, such as ``de``."""
+    package: str = "default"
+    """Which of the language's models, such as ``gsd``."""
+    folder: str | None = None
+    """Where the models are; None: stanza's own folder."""
 
 
 class NoTagger(Config):
@@ -171,7 +202,7 @@ class ColumnTagger(Config):
 
 
 Tagger = Annotated[
-    EnglishTagger | SpacyTagger | NoTagger | FrequencyBands | ColumnTagger,
+    EnglishTagger | SpacyTagger | StanzaTagger | NoTagger | FrequencyBands | ColumnTagger,
     Field(discriminator="kind"),
 ]
 
@@ -189,6 +220,49 @@ class Documents(Config):
 
 
 Packing = Annotated[Concatenate | Documents, Field(discriminator="kind")]
+
+
+class DatatroveFilter(Config):
+    """A filter of datatrove; documents that it refuses are skipped, counted and named."""
+
+    kind: Literal[
+        "gopher_quality", "gopher_repetition", "c4_quality", "fineweb_quality", "language"
+    ]
+    """Which of its filters; ``c4_quality`` also takes single lines out of a document."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the filter's class that differ from its defaults, by their own names."""
+
+
+class NoDeduplication(Config):
+    """Every document is kept."""
+
+    kind: Literal["none"] = "none"
+
+
+class ExactDuplicates(Config):
+    """Of documents whose texts are equal the first is kept."""
+
+    kind: Literal["exact"] = "exact"
+
+
+class MinHashDuplicates(Config):
+    """Of documents that share most of their word n-grams one is kept (datatrove's MinHash)."""
+
+    kind: Literal["minhash"] = "minhash"
+    ngram_words: int = Field(default=5, ge=1)
+    """Words of an n-gram."""
+    num_buckets: int = Field(default=14, ge=1, le=999)
+    """Buckets; two documents are near duplicates if all hashes of one bucket agree."""
+    hashes_per_bucket: int = Field(default=8, ge=1)
+    """Hashes of a bucket."""
+    language: str = "eng"
+    """Language that words are split by, in three letters."""
+
+
+Deduplication = Annotated[
+    NoDeduplication | ExactDuplicates | MinHashDuplicates,
+    Field(discriminator="kind"),
+]
 
 
 class LocalExecutor(Config):
@@ -240,6 +314,10 @@ class PrepareConfig(Config):
     """The tokenizer: trained on a sample of the text, or given."""
     tagger: Tagger = EnglishTagger()
     """Where words and their classes come from."""
+    filters: tuple[DatatroveFilter, ...] = ()
+    """Filters that every document must pass, in this order."""
+    deduplication: Deduplication = NoDeduplication()
+    """Which documents count as the same, after the filters."""
     packing: Packing = Concatenate()
     """How documents are put into rows."""
     row_length: int = Field(default=128, ge=8, le=65_536)
@@ -262,6 +340,12 @@ class PrepareConfig(Config):
     """Processes, or jobs; 0 is one per processor core. The result is the same for any number."""
     executor: Executor = LocalExecutor()
     """Where the workers are. The result is the same anywhere."""
+
+    @model_validator(mode="after")
+    def _unchanged_words(self) -> Self:
+        if isinstance(self.tagger, ColumnTagger) and self.filters:
+            raise ValueError("filters may change a text, whose words tagger.kind=column brings")
+        return self
 
     def shaped(self) -> Self:
         """A copy without what cannot change a row: workers and executor are the defaults."""

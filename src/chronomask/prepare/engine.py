@@ -22,6 +22,7 @@ from chronomask.data.writer import id_dtype, write_file
 from chronomask.prepare.annotate import annotate
 from chronomask.prepare.columns import spans_of
 from chronomask.prepare.config import ColumnTagger, Executor, LocalExecutor, Tagger
+from chronomask.prepare.documents import write_part
 from chronomask.prepare.executors import Stage, run_stage
 from chronomask.prepare.parts import (
     SPLITS,
@@ -62,6 +63,8 @@ class PartJob:
     special_ids: tuple[int, ...]
     vocab_size: int
     held_out_below: float
+    keeps_documents: bool = False
+    """Whether ids and metadata go into the table of documents."""
 
 
 def annotate_part(
@@ -110,6 +113,8 @@ def annotate_part(
         num_special_tokens=int(np.count_nonzero(annotation >= SPECIAL)),
         empty_documents=[documents[k].id for k in np.flatnonzero(lengths == 0)],
     )
+    if job.keeps_documents:
+        write_part(work, rank, documents, lengths, held_out)
     write_tokens(work, rank, splits, counts)
     yield counts
 

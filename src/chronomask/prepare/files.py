@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,13 @@ class Skipped:
         kept = self.names.setdefault(reason, [])
         if len(kept) < _NAMES_KEPT:
             kept.append(name)
+
+    def merge(self, other: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add what :meth:`to_dict` of another account says."""
+        for reason, told in other.items():
+            self.counts[reason] = self.counts.get(reason, 0) + told["count"]
+            kept = self.names.setdefault(reason, [])
+            kept.extend(told["names"][: _NAMES_KEPT - len(kept)])
 
     def to_dict(self) -> dict[str, Any]:
         """``{reason: {count, names}}``; at most 20 names each."""

@@ -29,16 +29,22 @@ from chronomask.prepare.columns import class_names_of
 from chronomask.prepare.config import (
     ColumnTagger,
     FrequencyBands,
+    MinHashDuplicates,
     PrepareConfig,
     TokenizerFolder,
+    Unigram,
 )
+from chronomask.prepare.deduplicate import check_minhash
+from chronomask.prepare.documents import DOCUMENTS_FILE, write_table
 from chronomask.prepare.engine import PartJob, run_parts
 from chronomask.prepare.executors import check_executor
 from chronomask.prepare.files import Skipped
+from chronomask.prepare.filters import check_filters
 from chronomask.prepare.gather import gather, sample_texts
 from chronomask.prepare.pack import Specials
 from chronomask.prepare.parts import SPLITS
 from chronomask.prepare.progress import Progress
+from chronomask.prepare.refine import refine
 from chronomask.prepare.sources import (
     AnySource,
     fields_of_config,
@@ -48,12 +54,13 @@ from chronomask.prepare.sources import (
 )
 from chronomask.prepare.taggers import describe_tagger
 from chronomask.prepare.tokenizer import SavedTokenizer, build_tokenizer, find_tokenizer, open_saved
+from chronomask.prepare.unigram import check_unigram
 
 __all__ = ["prepare"]
 
 _WORK = ".work"
 _LOCK = ".lock"
-_FILES = ("config.yaml", "statistics.json", BANDS_FILE)
+_FILES = ("config.yaml", "statistics.json", BANDS_FILE, DOCUMENTS_FILE)
 
 
 def prepare(
@@ -67,6 +74,11 @@ def prepare(
     """
     out = Path(out)
     check_executor(config.executor)
+    check_filters(config.filters)
+    if isinstance(config.deduplication, MinHashDuplicates):
+        check_minhash()
+    if isinstance(config.tokenizer, Unigram):
+        check_unigram()
     skipped = Skipped()
     fields = fields_of_config(config)
     sources = find_sources(config.sources, fields, skipped)
@@ -122,11 +134,13 @@ def _prepare(
 ) -> PreparedData:
     tagger_name, class_names = describe_tagger(config.tagger)
     work = _work_folder(out, state)
+    workers = config.workers or os.cpu_count() or 1
     tokenizer: SavedTokenizer | None = None
     if isinstance(config.tokenizer, TokenizerFolder):  # refused before the reading starts
         tokenizer = _tokenizer(config, out, work, ())
     with Progress("reading", shown=shown) as bar:
         gathered = gather(work, config, sources, skipped, bar)
+    gathered = refine(work, config, gathered, workers, shown)
     if isinstance(config.tagger, ColumnTagger):
         class_names = class_names_of(config.tagger, gathered.tags)
     if tokenizer is None:
@@ -147,11 +161,13 @@ def _prepare(
         tokenizer.special_ids,
         tokenizer.vocab_size,
         gathered.held_out_below,
+        bool(config.id_key or config.metadata_keys),
     )
-    workers = config.workers or os.cpu_count() or 1
     with Progress("tokenising and tagging", gathered.num_characters, shown) as bar:
         parts = run_parts(work, gathered.num_parts, job, workers, bar, config.executor)
 
+    if job.keeps_documents:
+        write_table(work, gathered.num_parts, config.metadata_keys, out / DOCUMENTS_FILE)
     entries, counts = {}, {}
     for split in SPLITS:
         writer = RowWriter(out, split, config.row_length, tokenizer.vocab_size)

@@ -23,6 +23,7 @@ __all__ = [
     "failure_file",
     "is_done",
     "listing_file",
+    "mark_file",
     "run_task",
     "run_tasks",
     "write_listing",

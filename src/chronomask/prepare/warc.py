@@ -34,7 +34,7 @@ def read_warc(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[
     number = -1
     with opened(source) as handle:
         try:
-            for record in ArchiveIterator(handle):
+            for record in ArchiveIterator(handle, no_record_parse=True):
                 if record.rec_type in _OF_NO_DOCUMENT:
                     continue
                 number += 1
