@@ -8,6 +8,7 @@ which raised an error; tasks of a killed process are simply not done. May enter:
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shlex
 import shutil
@@ -202,6 +203,7 @@ def _run_with_ray(
     done: Callable[[int], None],
 ) -> Failures:
     import ray
+    from ray.exceptions import RayError, RayTaskError
 
     started = not ray.is_initialized()
     if started:
@@ -215,7 +217,7 @@ def _run_with_ray(
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 configure_logging=False,
                 **({} if address else here),
             )
@@ -237,9 +239,9 @@ def _run_with_ray(
             number = waiting.pop(finished)
             try:
                 ray.get(finished)
-            except ray.exceptions.RayTaskError as error:
+            except RayTaskError as error:
                 failures[number] = as_message(error.cause or error)
-            except ray.exceptions.RayError:
+            except RayError:
                 continue  # the process or its node was lost: not done, so it is run again
             else:
                 done(number)

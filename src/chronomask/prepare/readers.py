@@ -204,7 +204,7 @@ def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterato
     """A document from every ``# newdoc`` to the next; without any, every sentence is one."""
     lines = lines_of(source, skipped, fields.max_bytes)
     decoded = (_TOO_LONG if line is None else line.decode("utf-8-sig") for line in lines)
-    documents = by_document(sentences(decoded, source.path))
+    documents = by_document(sentences(decoded, str(source.path)))
     number = 0
     while True:
         try:

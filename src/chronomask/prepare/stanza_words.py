@@ -64,29 +64,36 @@ def _spans_of(document: Any) -> Spans:
     return Spans(table[:, 0], table[:, 1], table[:, 2].astype(np.uint8))
 
 
-@lru_cache(maxsize=1)
 def load_stanza(choice: StanzaTagger) -> StanzaWords:
-    """Load the models; raises :class:`UsageError` where the package or they are not installed."""
+    """The models, loaded once a process.
+
+    Raises :class:`UsageError` where the package or they are not installed.
+    """
+    return _load(choice.language, choice.package, choice.folder)
+
+
+@lru_cache(maxsize=1)
+def _load(language: str, package: str, folder: str | None) -> StanzaWords:
     try:
         import stanza
     except ImportError:
         raise UsageError(
             "tagger.kind=stanza needs the package stanza; pip install 'chronomask[stanza]'"
         ) from None
-    label = f"{choice.language}, {choice.package}"
-    where = {"dir": choice.folder} if choice.folder else {}
+    label = f"{language}, {package}"
+    where: dict[str, Any] = {"dir": folder} if folder else {}
     try:
         pipeline = stanza.Pipeline(
-            choice.language,
-            package=choice.package,
+            language,
+            package=package,
             processors="tokenize,mwt,pos",
-            download_method=None,
+            download_method=None,  # pyright: ignore[reportArgumentType]
             verbose=False,
             **where,
         )
     except Exception as error:  # the library has a kind of error for everything that can be missing
         raise UsageError(
             f"stanza's models ({label}) cannot be loaded: {' '.join(str(error).split())}; download them "
-            f"first with python -c \"import stanza; stanza.download('{choice.language}')\""
+            f"first with python -c \"import stanza; stanza.download('{language}')\""
         ) from None
     return StanzaWords(pipeline, f"stanza ({label}, stanza {version('stanza')})")
