@@ -53,6 +53,9 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes; 0 is one per processor core.")
     ] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="Where they run: local, slurm or ray.", show_default="local")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is in the folder.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -68,8 +71,9 @@ def prepare(
         raise UsageError("nothing to prepare: name text files or folders, or give --config")
     if workers is not None:
         values["workers"] = workers
+    chosen = [] if executor is None else [f"executor.kind={executor}"]
     where = str(config or "the command line")
-    parsed = PrepareConfig.parse_with(values, overrides or [], where)
+    parsed = PrepareConfig.parse_with(values, [*chosen, *(overrides or [])], where)
     data = run_prepare(parsed, out, force=force, progress=not quiet)
     train = data.split("train")
     print(f"{out}: {train.num_rows:,} rows of {data.row_length} tokens to train on")

@@ -13,9 +13,11 @@ from tokenizers import Tokenizer
 from chronomask.data.format import CLASS_MASK, SPECIAL, WORD_START
 from chronomask.prepare.align import align
 from chronomask.prepare.annotate import annotate
-from chronomask.prepare.config import ByteLevelBPE, WordPiece
+from chronomask.prepare.config import ByteLevelBPE, Unigram, WordPiece
 from chronomask.prepare.taggers import Spans, UnicodeWords
+from chronomask.prepare.tokenizer import SPECIALS as SPECIAL_TOKENS
 from chronomask.prepare.tokenizer import train_byte_level_bpe, train_wordpiece
+from chronomask.prepare.unigram import train_unigram
 
 TEXTS = [
     "The café's naïve Übergröße costs 3.50 € — don't ask why!",
@@ -41,13 +43,15 @@ class CharacterClasses:
         ]
 
 
-@pytest.fixture(scope="module", params=["wordpiece", "cased", "bytes", "bytes trimmed"])
+@pytest.fixture(scope="module", params=["wordpiece", "cased", "bytes", "bytes trimmed", "unigram"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     sample = [*TEXTS, "the words of a text are joined from pieces of words"] * 3
     if request.param == "wordpiece":
         return train_wordpiece(WordPiece(vocab_size=400), sample)
     if request.param == "cased":
         return train_wordpiece(WordPiece(vocab_size=400, lowercase=False), sample)
+    if request.param == "unigram":
+        return train_unigram(Unigram(vocab_size=300), sample, list(SPECIAL_TOKENS.values()))
     backend = train_byte_level_bpe(ByteLevelBPE(vocab_size=400), sample)
     if request.param == "bytes trimmed":
         from tokenizers import processors
@@ -93,6 +97,43 @@ def assert_words_hold_together(tokenizer: Tokenizer, text: str) -> None:
 @pytest.mark.parametrize("text", TEXTS)
 def test_words_hold_together(tokenizer: Tokenizer, text: str) -> None:
     assert_words_hold_together(tokenizer, text)
+
+
+PIECES = [
+    *TEXTS,
+    "e\u0301", "o\u0308\u0323", "\u0301", "Å", "\u212b", "ﬁ", "ﬄ", "Ǆ", "ß", "ẞ", "İ", "ı",  # marks
+    "👍", "👍🏽", "👩\u200d👩\u200d👧", "🇩🇪", "\ufe0f", "1️⃣",  # emoji
+    "汉", "漢字", "仮名", "カ\u3099", "한국어", "\u1112\u1161\u11ab", "𠀀",  # CJK, also decomposed
+    "العربية", "كَتَبَ", "لا", "\u0640", "עִבְרִית", "\u200f", "ไทย", "हिन्दी",  # right to left, Indic
+    "https://example.org/a_b?c=d&e=f#g", "me@example.org", "www.a-b.co.uk/%7Ex",
+    "don't", "I'd've", "can’t", "rock'n'roll", "l'eau", "'tis",
+    "\x07", "\x00", "\x1b[0m", "\u200b", "\u00ad", "\ufeff", "\ufffd", "\u2028", "\x85", "\t", "\r\n",
+    " ", "  ", "\u00a0", "\u3000", ".", "...", "—", "3.50", "€", "[MASK]", "##s", "▁",
+]  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None)
+@given(text=st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_words_hold_together_whatever_stands_side_by_side(tokenizer: Tokenizer, text: str) -> None:
+    if text:
+        assert_words_hold_together(tokenizer, text)
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_tokens_without_a_word_are_counted(tokenizer: Tokenizer, text: str) -> None:
+    batches = list(annotate([text], tokenizer, CharacterClasses(), [0, 1, 2, 3, 4]))
+    (spans,) = CharacterClasses().tag([text])
+    covered = np.zeros(len(text) + 2, bool)
+    for a, b in zip(spans.starts, spans.ends, strict=True):
+        covered[a:b] = True
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    lone = [
+        (a, b)
+        for number, (a, b) in zip(encoding.ids, encoding.offsets, strict=True)
+        if number > 4 and not covered[a : max(b, a + 1)].any()
+    ]
+    assert sum(batch.num_without_word for batch in batches) == len(lone)
 
 
 @settings(max_examples=60, deadline=None)

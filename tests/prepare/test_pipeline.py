@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
-import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from tests_text import made_up_text
 
 from chronomask.data.format import PreparedData
 from chronomask.data.loader import validation_batches
-from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.prepare import engine, pipeline
 from chronomask.prepare.config import PrepareConfig
@@ -211,46 +208,6 @@ def test_another_config_starts_afresh(
     )
 
 
-def kill_once(work: Path, number: int) -> Any:
-    """Runs in a worker: the first one to come here is killed while it has a part in hand."""
-    mark = work.parent.parent / "killed"
-    try:
-        mark.touch(exist_ok=False)
-    except FileExistsError:
-        return _counts_of_part(work, number)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-_counts_of_part = engine._counts_of_part
-
-
-def kill_always(work: Path, number: int) -> Any:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_worker_costs_its_part_alone(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = run(config(corpus), tmp_path / "whole")
-    monkeypatch.setattr(engine, "_counts_of_part", kill_once)
-    out = tmp_path / "out"
-    made = run(config(corpus, "workers=2"), out)
-    assert (tmp_path / "killed").exists()
-    assert files(made.path) == files(whole.path)
-
-
-def test_workers_that_keep_dying_are_reported(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "_counts_of_part", kill_always)
-    monkeypatch.setattr(engine, "_ATTEMPTS", 1)
-    with pytest.raises(
-        RunError, match=r"killed 1 times while preparing parts 0, 1.*fewer --workers"
-    ):
-        run(config(corpus, "workers=2"), tmp_path / "out")
-    assert not (tmp_path / "out" / MANIFEST).exists()
-
-
 def test_parts_run_as_a_datatrove_step(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +215,7 @@ def test_parts_run_as_a_datatrove_step(
 
     from datatrove.executor import LocalPipelineExecutor
 
-    def by_datatrove(work: Path, num_parts: int, job: Any, workers: int, progress: Any) -> Any:
+    def by_datatrove(work: Path, num_parts: int, job: Any, *_: Any) -> Any:
         (work / "job.json").write_text(json.dumps(asdict(job)))
         step = partial(engine.annotate_part, work=work)
         LocalPipelineExecutor([step], num_parts, 1, logging_dir=str(tmp_path / "log")).run()

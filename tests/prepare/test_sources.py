@@ -17,7 +17,7 @@ import zstandard
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.files import Skipped
-from chronomask.prepare.sources import fields_of, find_sources, read_documents
+from chronomask.prepare.sources import fields_of_config, find_sources, read_documents
 from chronomask.types import Document
 
 DOCUMENTS = [
@@ -30,7 +30,7 @@ DOCUMENTS = [
 def read(*paths: Path, **values: Any) -> tuple[list[Document], Skipped]:
     skipped = Skipped()
     config = PrepareConfig.parse({"sources": [str(path) for path in paths]} | values)
-    fields = fields_of(config.text_key, config.tagger)
+    fields = fields_of_config(config)
     sources = find_sources(config.sources, fields, skipped)
     return [d for s in sources for d in read_documents(s, fields, skipped)], skipped
 

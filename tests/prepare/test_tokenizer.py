@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +15,15 @@ from transformers import AutoTokenizer
 
 from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
-from chronomask.prepare.config import ByteLevelBPE, TokenizerFolder, WordPiece
+from chronomask.prepare.config import ByteLevelBPE, TokenizerFolder, Unigram, WordPiece
 from chronomask.prepare.tokenizer import (
+    SPECIALS,
     build_tokenizer,
     load_backend,
     open_saved,
-    train_byte_level_bpe,
     train_wordpiece,
 )
+from chronomask.prepare.unigram import train_unigram
 
 SAMPLE = made_up_text(60)
 
@@ -58,31 +61,70 @@ def test_bytes_know_every_text(tmp_path: Path) -> None:
     assert (ids[0], ids[-1]) == (saved.cls_id, saved.sep_id)
 
 
-@pytest.mark.parametrize("kind", ["WordPiece", "ByteLevelBPE"])
-def test_training_is_the_same_in_every_process(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["WordPiece", "ByteLevelBPE", "Unigram"])
+def test_training_is_the_same_in_every_process(kind: str, tmp_path: Path) -> None:
     code = (
+        "import sys\n"
+        "from pathlib import Path\n"
         "from chronomask.prepare import config, tokenizer\n"
         "from tests_text import made_up_text\n"
         f"choice = config.{kind}(vocab_size=400)\n"
-        "train = tokenizer.train_wordpiece if choice.kind == 'wordpiece' "
-        "else tokenizer.train_byte_level_bpe\n"
-        "print(train(choice, made_up_text(60)).to_str())"
+        "saved = tokenizer.build_tokenizer(choice, made_up_text(60), 64, Path(sys.argv[1]))\n"
+        "print(saved.sha256)"
     )
-    path = str(Path(__file__).parent.parent)
+    path = os.pathsep.join(filter(None, sys.path))
     told = [
         subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code, str(tmp_path / str(seed))],
             env={"PYTHONPATH": path, "PYTHONHASHSEED": str(seed)},
             capture_output=True, text=True, check=True,
         ).stdout
         for seed in range(2)
     ]  # fmt: skip
-    here = (
-        train_wordpiece(WordPiece(vocab_size=400), SAMPLE)
-        if kind == "WordPiece"
-        else train_byte_level_bpe(ByteLevelBPE(vocab_size=400), SAMPLE)
-    )
-    assert told[0] == told[1] == here.to_str() + "\n"
+    choice = {"WordPiece": WordPiece, "ByteLevelBPE": ByteLevelBPE, "Unigram": Unigram}[kind]
+    here = build_tokenizer(choice(vocab_size=400), SAMPLE, 64, tmp_path / "here")
+    assert told[0] == told[1] == here.sha256 + "\n"
+
+
+def test_unigram_keeps_the_likeliest_pieces(tmp_path: Path) -> None:
+    saved = build_tokenizer(Unigram(vocab_size=300), SAMPLE, 64, tmp_path / "tokenizer")
+    assert (saved.pad_id, saved.cls_id, saved.sep_id, saved.mask_id) == (0, 2, 3, 4)
+    assert saved.special_ids == (0, 1, 2, 3, 4)
+    assert 100 < saved.vocab_size <= 300
+    tokenizer = AutoTokenizer.from_pretrained(str(saved.folder))
+    text = SAMPLE[0].replace("N", "n")  # too rare a letter for the share of characters that is kept
+    ids = tokenizer(text).input_ids
+    assert (ids[0], ids[-1]) == (2, 3)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert tokenizer.unk_token_id not in ids
+    assert len(ids) < len(text) / 2
+    assert tokenizer.unk_token_id in tokenizer("漢").input_ids
+
+
+def test_unigram_pieces_are_sentencepieces_own() -> None:
+    import sentencepiece
+
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([line for text in SAMPLE for line in text.splitlines()]),
+        model_writer=written, model_type="unigram", vocab_size=296, hard_vocab_limit=False,
+        normalization_rule_name="identity", num_threads=1, pad_id=-1, bos_id=-1, eos_id=-1,
+        unk_id=0, minloglevel=2,
+    )  # fmt: skip
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    ours = train_unigram(Unigram(vocab_size=300), SAMPLE, list(SPECIALS.values()))
+    known = [text for text in SAMPLE if "[UNK]" not in ours.encode(text).tokens]
+    assert len(known) > 20
+    for text in known:
+        assert ours.encode(text).tokens == theirs.encode(text, out_type=str)
+
+
+def test_unigram_of_too_little_text() -> None:
+    with pytest.raises(DataError, match="no text to train a tokenizer on"):
+        train_unigram(Unigram(), [" \n "], ["[PAD]", "[UNK]"])
+    alphabet = "".join(chr(0x4E00 + k) for k in range(500))
+    with pytest.raises(DataError, match=r"no Unigram tokenizer of 120 ids.*vocab_size"):
+        train_unigram(Unigram(vocab_size=120), [alphabet], ["[PAD]", "[UNK]"])
 
 
 def test_a_given_folder_is_used_as_it_is(tiny_tokenizer: Path, tmp_path: Path) -> None:

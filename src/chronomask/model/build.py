@@ -8,6 +8,7 @@ Nothing is downloaded and no code from a model folder is run.
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -246,13 +247,28 @@ def _check_vocabulary(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
             f"{path} has no tokenizer.json, so its vocabulary cannot be checked against the data's; "
             "put the tokenizer the model was trained with beside it"
         )
-    theirs, ours = load_tokenizer(path).get_vocab(), tokenizer.get_vocab()
+    own = load_tokenizer(path)
+    theirs, ours = own.get_vocab(), tokenizer.get_vocab()
     if theirs != ours:
         differing = sum(theirs.get(token) != number for token, number in ours.items())
         raise UsageError(
             f"the vocabulary of {path} ({len(theirs):,} tokens) is not the data's ({len(ours):,}; "
             f"{differing:,} differ): prepare the data with the tokenizer in {path}"
         )
+    theirs, ours = _how_it_splits(own), _how_it_splits(tokenizer)
+    differing = [key for key, value in ours.items() if theirs[key] != value]
+    if differing:
+        raise UsageError(
+            f"the tokenizer of {path} splits text otherwise than the data's (its {', '.join(differing)} "
+            f"differs): prepare the data with the tokenizer in {path}"
+        )
+
+
+def _how_it_splits(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The parts of a fast tokenizer that decide which ids a text becomes; empty for a slow one."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    values = json.loads(backend.to_str()) if backend is not None else {}
+    return {key: values.get(key) for key in ("normalizer", "pre_tokenizer", "model")}
 
 
 def _check_sizes(model: PreTrainedModel, vocab_size: int, row_length: int) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from chronomask.errors import DataError
 from chronomask.types import UPOS, TaggedWords
@@ -29,7 +28,7 @@ class Sentence:
     """Multiword tokens: first word, end (exclusive), and how they are written ("don't")."""
 
 
-def sentences(lines: Iterable[str], path: Path) -> Iterator[Sentence]:
+def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
     """The sentences in the lines of a CoNLL-U file, ``path`` for messages.
 
     A word is a syntactic word: the line `3-4 don't` of a multiword token only says how they are
@@ -93,7 +92,7 @@ def sentences(lines: Iterable[str], path: Path) -> Iterator[Sentence]:
         raise DataError(f"{path}: no sentence found")
 
 
-def _range_end(token_id: str, path: Path, number: int) -> int:
+def _range_end(token_id: str, path: object, number: int) -> int:
     start, _, end = token_id.partition("-")
     if not (start.isdecimal() and end.isdecimal() and int(start) < int(end)):
         raise DataError(f"{path}:{number}: {token_id!r} is no range of word ids")

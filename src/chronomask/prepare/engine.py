@@ -2,22 +2,15 @@
 
 A part is a task: numbered, independent, marked as done by its counts file. :func:`annotate_part` has
 the shape of a datatrove step (``data, rank, world_size``), the part number being the rank. May enter:
-ways to run tasks.
+what a part goes through between text and tokens.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +19,11 @@ from pydantic import TypeAdapter
 
 from chronomask.data.format import SPECIAL
 from chronomask.data.writer import id_dtype, write_file
-from chronomask.errors import RunError
 from chronomask.prepare.annotate import annotate
 from chronomask.prepare.columns import spans_of
-from chronomask.prepare.config import ColumnTagger, Tagger
+from chronomask.prepare.config import ColumnTagger, Executor, LocalExecutor, Tagger
+from chronomask.prepare.documents import write_part
+from chronomask.prepare.executors import Stage, run_stage
 from chronomask.prepare.parts import (
     SPLITS,
     PartCounts,
@@ -48,8 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PartJob", "annotate_part", "run_parts"]
 
-_ATTEMPTS = 3
 _JOB = "job.json"
+_LOCAL = LocalExecutor()
+_RUN_BY_TORCH = ("spacy", "stanza")
+"""Taggers whose models may run on torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +63,8 @@ class PartJob:
     special_ids: tuple[int, ...]
     vocab_size: int
     held_out_below: float
+    keeps_documents: bool = False
+    """Whether ids and metadata go into the table of documents."""
 
 
 def annotate_part(
@@ -90,9 +88,9 @@ def annotate_part(
     else:
         words = load_tagger(choice, Path(job.out))
     num_words = num_without_word = 0
-    parts_ids, parts_annotation = [], []
-    lengths = np.zeros(len(texts), np.int64)
     stored = id_dtype(job.vocab_size)
+    parts_ids, parts_annotation = [np.zeros(0, stored)], [np.zeros(0, np.uint8)]
+    lengths = np.zeros(len(texts), np.int64)
     for batch in annotate(texts, tokenizer, words, job.special_ids):
         parts_ids.append(batch.ids.astype(stored))
         parts_annotation.append(batch.annotation)
@@ -115,6 +113,8 @@ def annotate_part(
         num_special_tokens=int(np.count_nonzero(annotation >= SPECIAL)),
         empty_documents=[documents[k].id for k in np.flatnonzero(lengths == 0)],
     )
+    if job.keeps_documents:
+        write_part(work, rank, documents, lengths, held_out)
     write_tokens(work, rank, splits, counts)
     yield counts
 
@@ -126,93 +126,26 @@ def _backend(folder: str, sha256: str) -> Tokenizer:
 
 
 def run_parts(
-    work: Path, num_parts: int, job: PartJob, workers: int, progress: Progress
+    work: Path,
+    num_parts: int,
+    job: PartJob,
+    workers: int,
+    progress: Progress,
+    executor: Executor = _LOCAL,
 ) -> list[PartCounts]:
     """Annotate every part that is not done; returns the counts of all, in order.
 
-    A worker that is killed costs its part alone: what is missing is run again with fresh workers.
-    Raises :class:`RunError` naming the parts that still fail.
+    Raises :class:`RunError` as :func:`chronomask.prepare.executors.run_stage` does.
     """
     write_file(work / _JOB, json.dumps(asdict(job)).encode())
-    todo = []
-    for number in range(num_parts):
-        counts = read_counts(work, number)
-        if counts is None:
-            todo.append(number)
-        else:
-            _advance(progress, counts)
-    if min(workers, len(todo)) <= 1:
-        with _single_threaded():
-            for number in todo:
-                for counts in annotate_part(rank=number, work=work):
-                    _advance(progress, counts)
-    else:
-        for _ in range(_ATTEMPTS):
-            todo = _run_in_processes(
-                work, todo, min(workers, len(todo)), job.tagger["kind"] == "spacy", progress
-            )
-            if not todo:
-                break
-        else:
-            raise RunError(
-                f"worker processes were killed {_ATTEMPTS} times while preparing parts "
-                f"{', '.join(map(str, todo[:10]))} (out of memory?); run the same command again to "
-                "continue, with fewer --workers or a smaller part_characters"
-            )
-    done = [read_counts(work, number) for number in range(num_parts)]
-    return [counts for counts in done if counts is not None]
+    counts: dict[int, PartCounts] = {}
 
+    def done(number: int) -> None:
+        found = read_counts(work, number)
+        assert found is not None
+        counts[number] = found
+        progress.advance(found.num_characters, found.num_documents, found.num_words)
 
-def _run_in_processes(
-    work: Path, todo: list[int], workers: int, needs_torch: bool, progress: Progress
-) -> list[int]:
-    """One pool's try; returns the parts that a killed worker left undone."""
-    # Spawned, not forked: the parent may hold threads of the tokenizer or of torch.
-    with _single_threaded():
-        pool = ProcessPoolExecutor(
-            workers, get_context("spawn"), initializer=_begin_worker, initargs=(needs_torch,)
-        )
-        try:
-            futures = [pool.submit(_counts_of_part, work, number) for number in todo]
-            for future in as_completed(futures):
-                _advance(progress, future.result())
-        except BrokenProcessPool:
-            return [number for number in todo if read_counts(work, number) is None]
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    return []
-
-
-def _begin_worker(needs_torch: bool) -> None:
-    """Prepare a worker process."""
-    # Ctrl-C reaches the parent, which lets the parts in hand finish and hands out no more.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not needs_torch:
-        # spaCy imports torch if it is there, for models other than the bundled one: two seconds and
-        # 190 MB for every worker.
-        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-
-
-def _counts_of_part(work: Path, number: int) -> PartCounts:
-    (counts,) = annotate_part(rank=number, work=work)
-    return counts
-
-
-def _advance(progress: Progress, counts: PartCounts) -> None:
-    progress.advance(counts.num_characters, counts.num_documents, counts.num_words)
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """One thread a process, here and in children: the processes are the parallelism."""
-    wanted = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+    stage = Stage(work, "annotate", needs_torch=job.tagger["kind"] in _RUN_BY_TORCH)
+    run_stage(stage, num_parts, workers, executor, done)
+    return [counts[number] for number in range(num_parts)]

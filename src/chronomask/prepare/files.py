@@ -8,18 +8,20 @@ from __future__ import annotations
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from chronomask.errors import DataError
+from chronomask.prepare.addresses import RemoteFile
 
 __all__ = ["COMPRESSIONS", "Skipped", "SourceFile", "decompression_errors", "lines_of", "opened"]
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _NAMES_KEPT = 20
+_SKIPPED_AT_A_TIME = 1 << 20
 
 
 @dataclass
@@ -35,6 +37,13 @@ class Skipped:
         if len(kept) < _NAMES_KEPT:
             kept.append(name)
 
+    def merge(self, other: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add what :meth:`to_dict` of another account says."""
+        for reason, told in other.items():
+            self.counts[reason] = self.counts.get(reason, 0) + told["count"]
+            kept = self.names.setdefault(reason, [])
+            kept.extend(told["names"][: _NAMES_KEPT - len(kept)])
+
     def to_dict(self) -> dict[str, Any]:
         """``{reason: {count, names}}``; at most 20 names each."""
         return {
@@ -47,18 +56,27 @@ class Skipped:
 class SourceFile:
     """One text file of a known format."""
 
-    path: Path
+    path: Path | RemoteFile
     format: str
     compression: str
     named: bool
     """Given by name rather than found in a folder: then an empty file is an error."""
 
 
-def lines_of(source: SourceFile, skipped: Skipped) -> Iterator[bytes]:
-    """Lines as bytes; what follows a corrupt place of a compressed file is skipped and counted."""
+def lines_of(source: SourceFile, skipped: Skipped, limit: int) -> Iterator[bytes | None]:
+    """Lines as bytes; None for a line of more than ``limit`` bytes, which is never held as a whole.
+
+    What follows a corrupt place of a compressed file is skipped and counted.
+    """
     with opened(source) as handle:
         try:
-            yield from handle
+            while line := handle.readline(limit + 1):
+                if len(line) <= limit or line.endswith(b"\n"):
+                    yield line
+                    continue
+                while line and not line.endswith(b"\n"):
+                    line = handle.readline(_SKIPPED_AT_A_TIME)
+                yield None
         except decompression_errors() as error:
             skipped.add("corrupt compressed data: rest of file", f"{source.path} ({error})")
         except OSError as error:

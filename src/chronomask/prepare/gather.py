@@ -14,11 +14,11 @@ from typing import Any
 
 from chronomask.data.writer import write_file
 from chronomask.errors import DataError
-from chronomask.prepare.config import InstalledPackages, PrepareConfig
-from chronomask.prepare.files import Skipped, SourceFile
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.files import Skipped
 from chronomask.prepare.parts import hash_position, read_text, write_text
 from chronomask.prepare.progress import Progress
-from chronomask.prepare.sources import fields_of, read_documents
+from chronomask.prepare.sources import AnySource, fields_of_config, read_documents
 from chronomask.prepare.taggers import split_long
 from chronomask.types import Document
 
@@ -46,7 +46,7 @@ class Gathered:
 def gather(
     work: Path,
     config: PrepareConfig,
-    sources: list[SourceFile | InstalledPackages],
+    sources: list[AnySource],
     skipped: Skipped,
     progress: Progress,
 ) -> Gathered:
@@ -62,7 +62,7 @@ def gather(
     sizes: list[int] = []
     part: list[Document] = []
     held = 0
-    fields = fields_of(config.text_key, config.tagger)
+    fields = fields_of_config(config)
     tags: Counter[str] = Counter()
     for source in sources:
         for document in read_documents(source, fields, skipped):
@@ -70,6 +70,9 @@ def gather(
                 document = replace(document, words=None)
             if len(document.text) < config.min_characters:
                 skipped.add(f"fewer than {config.min_characters} characters", document.id)
+                continue
+            if _is_longer(document.text, config.max_document_bytes):
+                skipped.add(fields.too_long, document.id)
                 continue
             positions.add(hash_position(document.text))
             num_documents += 1
@@ -100,6 +103,11 @@ def gather(
     )
     write_file(done, json.dumps(asdict(gathered)).encode())
     return gathered
+
+
+def _is_longer(text: str, limit: int) -> bool:
+    """Whether a text has more than ``limit`` bytes of UTF-8, at most four for a character."""
+    return len(text) * 4 > limit and len(text.encode()) > limit
 
 
 @dataclass

@@ -60,6 +60,14 @@ def text_file(work: Path, number: int) -> Path:
     return work / f"text-{number:06d}.zst"
 
 
+def filtered_file(work: Path, number: int) -> Path:
+    return work / f"filtered-{number:06d}.zst"
+
+
+def duplicates_file(work: Path, number: int) -> Path:
+    return work / f"duplicates-{number:06d}.json"
+
+
 def tokens_file(work: Path, number: int) -> Path:
     return work / f"tokens-{number:06d}.npz"
 
@@ -68,30 +76,46 @@ def counts_file(work: Path, number: int) -> Path:
     return work / f"counts-{number:06d}.json"
 
 
-def write_text(work: Path, number: int, documents: Sequence[Document]) -> None:
-    """Write a part's documents: ids, texts, and words where they came with the text."""
+def write_text(
+    work: Path, number: int, documents: Sequence[Document], file: Path | None = None
+) -> None:
+    """Write a part's documents: ids, texts, metadata, and words where they came with the text."""
     import zstandard
 
     lines = "\n".join(json.dumps(_as_list(item), ensure_ascii=False) for item in documents)
     data = zstandard.ZstdCompressor(level=1).compress(lines.encode())
-    write_file(text_file(work, number), data)
+    write_file(file or text_file(work, number), data)
 
 
 def _as_list(document: Document) -> list[object]:
     words = document.words
-    plain: list[object] = [document.id, document.text]
+    plain: list[object] = [document.id, document.text, document.metadata]
     return plain if words is None else [*plain, words.starts, words.ends, words.tags]
 
 
-def read_text(work: Path, number: int) -> Iterator[Document]:
-    """Every document of a part."""
+def write_filtered(work: Path, number: int, documents: Sequence[Document]) -> None:
+    """Write those of a part's documents that filters let pass, maybe changed."""
+    write_text(work, number, documents, filtered_file(work, number))
+
+
+def read_text(work: Path, number: int, *, duplicates: bool = False) -> Iterator[Document]:
+    """Every document of a part; duplicates, where they were looked for, only if asked for."""
     import zstandard
 
-    data = zstandard.ZstdDecompressor().decompress(text_file(work, number).read_bytes())
+    filtered = filtered_file(work, number)
+    file = filtered if filtered.is_file() else text_file(work, number)
+    listed = duplicates_file(work, number)
+    leave_out: set[int] = set()
+    if not duplicates and listed.is_file():
+        leave_out = set(json.loads(listed.read_text()))
+    data = zstandard.ZstdDecompressor().decompress(file.read_bytes())
     # Not splitlines(): a text may hold U+2028, which JSON leaves as it is.
-    for line in data.decode().split("\n"):
-        identifier, text, *words = json.loads(line)
-        yield Document(identifier, text, words=TaggedWords(*words) if words else None)
+    lines = data.decode().split("\n") if data else []
+    for index, line in enumerate(lines):
+        if index in leave_out:
+            continue
+        identifier, text, metadata, *words = json.loads(line)
+        yield Document(identifier, text, metadata, TaggedWords(*words) if words else None)
 
 
 def write_tokens(

@@ -11,8 +11,12 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from chronomask.config import diff
 from chronomask.data.format import PreparedData
@@ -25,24 +29,38 @@ from chronomask.prepare.columns import class_names_of
 from chronomask.prepare.config import (
     ColumnTagger,
     FrequencyBands,
-    InstalledPackages,
+    MinHashDuplicates,
     PrepareConfig,
     TokenizerFolder,
+    Unigram,
 )
+from chronomask.prepare.deduplicate import check_minhash
+from chronomask.prepare.documents import DOCUMENTS_FILE, write_table
 from chronomask.prepare.engine import PartJob, run_parts
-from chronomask.prepare.files import Skipped, SourceFile
+from chronomask.prepare.executors import check_executor
+from chronomask.prepare.files import Skipped
+from chronomask.prepare.filters import check_filters
 from chronomask.prepare.gather import gather, sample_texts
 from chronomask.prepare.pack import Specials
 from chronomask.prepare.parts import SPLITS
 from chronomask.prepare.progress import Progress
-from chronomask.prepare.sources import fields_of, file_state, find_sources, snapshot
+from chronomask.prepare.refine import refine
+from chronomask.prepare.sources import (
+    AnySource,
+    fields_of_config,
+    file_state,
+    find_sources,
+    snapshot,
+)
 from chronomask.prepare.taggers import describe_tagger
 from chronomask.prepare.tokenizer import SavedTokenizer, build_tokenizer, find_tokenizer, open_saved
+from chronomask.prepare.unigram import check_unigram
 
 __all__ = ["prepare"]
 
 _WORK = ".work"
-_FILES = ("config.yaml", "statistics.json", BANDS_FILE)
+_LOCK = ".lock"
+_FILES = ("config.yaml", "statistics.json", BANDS_FILE, DOCUMENTS_FILE)
 
 
 def prepare(
@@ -55,42 +73,74 @@ def prepare(
     the workers give up. Nothing half-written can be opened.
     """
     out = Path(out)
+    check_executor(config.executor)
+    check_filters(config.filters)
+    if isinstance(config.deduplication, MinHashDuplicates):
+        check_minhash()
+    if isinstance(config.tokenizer, Unigram):
+        check_unigram()
     skipped = Skipped()
-    fields = fields_of(config.text_key, config.tagger)
+    fields = fields_of_config(config)
     sources = find_sources(config.sources, fields, skipped)
     state = {"config": config.shaping(), "sources": snapshot(sources)}
     if isinstance(config.tokenizer, TokenizerFolder):
         state["sources"] += [file_state(find_tokenizer(config.tokenizer.path))]
     if not _may_write(out):
         raise UsageError(f"{out} exists and is not prepared data; choose another --out")
-    if force:
-        _remove(out)
-    elif (out / MANIFEST).is_file():
+    if not force and (out / MANIFEST).is_file():
         return _reuse(out, config, state)
+    with _alone(out):
+        if force:
+            _remove(out)
+        elif (out / MANIFEST).is_file():  # finished by another process since
+            return _reuse(out, config, state)
+        try:
+            return _prepare(config, out, sources, skipped, state, progress)
+        except OSError as error:
+            raise RunError(
+                f"preparing {out} stopped: {error.strerror or error}; "
+                "run the same command again to continue"
+            ) from error
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """No other preparation writes ``out`` meanwhile; a killed one's lock is gone with its process."""
+    mark = out / _LOCK
     try:
-        return _prepare(config, out, sources, skipped, state, progress)
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(mark, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(
+            f"another process is preparing {out}; wait for it, or choose another --out"
+        ) from None
     except OSError as error:
-        raise RunError(
-            f"preparing {out} stopped: {error.strerror or error}; "
-            "run the same command again to continue"
-        ) from error
+        raise UsageError(f"{out} cannot be used as a folder: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+        lock.release()
 
 
 def _prepare(
     config: PrepareConfig,
     out: Path,
-    sources: list[SourceFile | InstalledPackages],
+    sources: list[AnySource],
     skipped: Skipped,
     state: dict[str, Any],
     shown: bool,
 ) -> PreparedData:
     tagger_name, class_names = describe_tagger(config.tagger)
     work = _work_folder(out, state)
+    workers = config.workers or os.cpu_count() or 1
     tokenizer: SavedTokenizer | None = None
     if isinstance(config.tokenizer, TokenizerFolder):  # refused before the reading starts
         tokenizer = _tokenizer(config, out, work, ())
     with Progress("reading", shown=shown) as bar:
         gathered = gather(work, config, sources, skipped, bar)
+    gathered = refine(work, config, gathered, workers, shown)
     if isinstance(config.tagger, ColumnTagger):
         class_names = class_names_of(config.tagger, gathered.tags)
     if tokenizer is None:
@@ -103,19 +153,21 @@ def _prepare(
         make_bands(count_words(sample), config.tagger.num_bands).save(out)
     specials = Specials(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
     job = PartJob(
-        str(tokenizer.folder),
+        str(tokenizer.folder.resolve()),
         tokenizer.sha256,
         config.tagger.to_dict(),
         class_names,
-        str(out),
+        str(out.resolve()),
         tokenizer.special_ids,
         tokenizer.vocab_size,
         gathered.held_out_below,
+        bool(config.id_key or config.metadata_keys),
     )
-    workers = config.workers or os.cpu_count() or 1
     with Progress("tokenising and tagging", gathered.num_characters, shown) as bar:
-        parts = run_parts(work, gathered.num_parts, job, workers, bar)
+        parts = run_parts(work, gathered.num_parts, job, workers, bar, config.executor)
 
+    if job.keeps_documents:
+        write_table(work, gathered.num_parts, config.metadata_keys, out / DOCUMENTS_FILE)
     entries, counts = {}, {}
     for split in SPLITS:
         writer = RowWriter(out, split, config.row_length, tokenizer.vocab_size)
@@ -136,8 +188,8 @@ def _prepare(
     report = statistics(counts, class_names, gathered, parts, state["sources"])
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     write_file(out / "statistics.json", text.encode())
-    # The number of workers is this machine's business: equal rows come with an equal config.
-    write_file(out / "config.yaml", config.replace(["workers=0"]).to_yaml().encode())
+    # Workers and executor are this machine's business: equal rows come with an equal config.
+    write_file(out / "config.yaml", config.shaped().to_yaml().encode())
     write_manifest(out, values, entries, _other_files(out))
     shutil.rmtree(work)
     return PreparedData.open(out)
@@ -178,7 +230,9 @@ def _may_write(out: Path) -> bool:
     if not out.exists():
         return True
     return out.is_dir() and (
-        (out / MANIFEST).is_file() or (out / _WORK).is_dir() or not any(out.iterdir())
+        (out / MANIFEST).is_file()
+        or (out / _WORK).is_dir()
+        or all(path.name == _LOCK for path in out.iterdir())
     )
 
 
@@ -198,7 +252,7 @@ def _reuse(out: Path, config: PrepareConfig, state: dict[str, Any]) -> PreparedD
         before = PrepareConfig.load(out / "config.yaml")
     except ChronomaskError as error:
         raise DataError(f"{error}; use --force to prepare {out} again") from None
-    changes = {k: v for k, v in diff(before, config).items() if k != "workers"}
+    changes = diff(before.shaped(), config.shaped())
     if changes:
         listing = "; ".join(
             f"{key} is {was!r} there, {now!r} here" for key, (was, now) in changes.items()

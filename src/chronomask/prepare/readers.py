@@ -10,6 +10,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from chronomask.errors import DataError, nearest
@@ -20,9 +21,13 @@ from chronomask.types import Document, TaggedWords
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["READERS", "TAGGED_FORMATS", "Fields"]
+__all__ = ["READERS", "TAGGED_FORMATS", "Fields", "as_metadata", "decoded", "from_record"]
 
-_LONGEST_FIELD = 2**31 - 1
+
+Metadata = Mapping[str, str]
+
+_TOO_LONG = "\0a line that is too long\0\n"
+"""Stands for a line that was not read as a whole: nothing that a text may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,48 +36,80 @@ class Fields:
 
     text: str
     words_and_tags: tuple[str, str] | None = None
+    max_bytes: int = 64_000_000
+    """A document of more bytes is skipped."""
+    id_key: str | None = None
+    """A field with the document's id; without it, or a value, its place in the file is its id."""
+    metadata_keys: tuple[str, ...] = ()
+    """Fields that are kept with the document."""
+
+    @property
+    def too_long(self) -> str:
+        """The reason given for it."""
+        return f"more than {self.max_bytes:,} bytes (max_document_bytes)"
 
     @property
     def read(self) -> tuple[str, ...]:
         """The names of the fields that a record must have."""
+        own = self.words_and_tags or (self.text,)
+        others = (*([self.id_key] if self.id_key else []), *self.metadata_keys)
+        return tuple(dict.fromkeys((*own, *others)))
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Those among them that make the text."""
         return self.words_and_tags or (self.text,)
 
-    def require(self, names: Iterable[str], source: SourceFile) -> None:
+    def require(self, names: Iterable[str], source: object) -> None:
         """Raises :class:`DataError` for the first field that is not among ``names``."""
         names = list(names)
         for name in self.read:
             if name not in names:
-                key = "text_key"
-                if self.words_and_tags:
-                    key = f"tagger.{'words' if name == self.read[0] else 'tags'}_key"
                 raise DataError(
-                    f"{source.path} has no field '{name}'; {nearest(name, names)}; "
-                    f"set it with --set {key}=NAME"
+                    f"{source} has no field '{name}'; {nearest(name, names)}; "
+                    f"set it with --set {self._key_of(name)}=NAME"
                 )
+
+    def _key_of(self, name: str) -> str:
+        """The config key that names a field."""
+        if self.words_and_tags and name in self.words_and_tags:
+            return f"tagger.{'words' if name == self.words_and_tags[0] else 'tags'}_key"
+        if not self.words_and_tags and name == self.text:
+            return "text_key"
+        return "id_key" if name == self.id_key else "metadata_keys"
 
 
 def read_text(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
     """Documents are blocks of lines parted by blank lines."""
-    number = 0
+    number = held = 0
     lines: list[bytes] = []
-    for line in lines_of(source, skipped):
-        if line.strip():
-            lines.append(line)
-        elif lines:
-            yield from _decoded(b"".join(lines), f"{source.path}:{number}", skipped)
+    for line in chain(lines_of(source, skipped, fields.max_bytes), [b""]):
+        if line is None or line.strip():
+            held += fields.max_bytes + 1 if line is None else len(line)
+            if held > fields.max_bytes:  # nothing of it is kept, however long it goes on
+                lines = []
+            else:
+                lines.append(line or b"")
+        elif held:
+            name = f"{source.path}:{number}"
+            if held > fields.max_bytes:
+                skipped.add(fields.too_long, name)
+            else:
+                yield from decoded(b"".join(lines), name, skipped)
             number += 1
-            lines = []
-    if lines:
-        yield from _decoded(b"".join(lines), f"{source.path}:{number}", skipped)
+            lines, held = [], 0
 
 
 def read_jsonl(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
     """One JSON object a line."""
     first = True
-    for number, line in enumerate(lines_of(source, skipped)):
+    for number, line in enumerate(lines_of(source, skipped, fields.max_bytes)):
+        name = f"{source.path}:{number}"
+        if line is None:
+            skipped.add(fields.too_long, name)
+            continue
         if not line.strip():
             continue
-        name = f"{source.path}:{number}"
         try:
             record = json.loads(line.decode("utf-8-sig"))
         except UnicodeDecodeError:
@@ -84,18 +121,21 @@ def read_jsonl(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
         if not isinstance(record, dict):
             record = {}
         if first:
-            fields.require(record, source)
+            fields.require(record, source.path)
         first = False
-        yield from _from_record(record, fields, name, skipped)
+        yield from from_record(record, fields, name, skipped)
 
 
 def read_table(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
     """One record a document, the first line names the columns; fields may be quoted with ``"``."""
-    csv.field_size_limit(_LONGEST_FIELD)  # the library's own limit is 131,072 characters
-    decoded = (line.decode("utf-8", "surrogateescape") for line in lines_of(source, skipped))
+    csv.field_size_limit(fields.max_bytes)  # the library's own limit is 131,072 characters
+    lines = lines_of(source, skipped, fields.max_bytes)
+    decoded = (
+        _TOO_LONG if line is None else line.decode("utf-8", "surrogateescape") for line in lines
+    )
     records = csv.reader(decoded, delimiter="," if source.format == ".csv" else "\t")
     names = [name.removeprefix("\ufeff").strip() for name in next(records, [])]
-    fields.require(names, source)
+    fields.require(names, source.path)
     number = -1
     while True:
         try:
@@ -110,12 +150,15 @@ def read_table(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
             continue
         number += 1
         name = f"{source.path}:{number}"
-        if len(values) != len(names):
+        if any(_TOO_LONG.strip() in value for value in values):
+            skipped.add(fields.too_long, name)
+        elif len(values) != len(names):
             skipped.add("another number of fields than the first line", name)
         elif not _encodable(text := values[names.index(fields.text)]):
             skipped.add("invalid UTF-8", name)
         else:
-            yield from _checked(text, name, skipped)
+            record = dict(zip(names, values, strict=True))
+            yield from _checked(text, *_known(record, fields, name), skipped)
 
 
 def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
@@ -126,8 +169,8 @@ def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterat
     try:
         with opened(source) as handle:
             file = pq.ParquetFile(handle)
-            fields.require(file.schema_arrow.names, source)
-            for name in fields.read:
+            fields.require(file.schema_arrow.names, source.path)
+            for name in fields.text_columns:
                 _check_column(file.schema_arrow.field(name), bool(fields.words_and_tags), source)
             number = 0
             for batch in file.iter_batches(batch_size=1024, columns=list(fields.read)):
@@ -141,7 +184,7 @@ def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterat
                         skipped.add("invalid UTF-8", name)
                         continue
                     record = dict(zip(fields.read, plain, strict=True))
-                    yield from _from_record(record, fields, name, skipped)
+                    yield from from_record(record, fields, name, skipped)
     except (pa.ArrowException, OSError, *decompression_errors()) as error:
         raise DataError(f"{source.path} is not a readable Parquet file: {error}") from None
 
@@ -159,8 +202,9 @@ def _check_column(column: pa.Field, lists: bool, source: SourceFile) -> None:
 
 def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
     """A document from every ``# newdoc`` to the next; without any, every sentence is one."""
-    decoded = (line.decode("utf-8-sig") for line in lines_of(source, skipped))
-    documents = by_document(sentences(decoded, source.path))
+    lines = lines_of(source, skipped, fields.max_bytes)
+    decoded = (_TOO_LONG if line is None else line.decode("utf-8-sig") for line in lines)
+    documents = by_document(sentences(decoded, str(source.path)))
     number = 0
     while True:
         try:
@@ -170,7 +214,8 @@ def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterato
         if document is None:
             return
         text, words = as_text(document)
-        yield from _checked(text, f"{source.path}:{number}", skipped, words)
+        name = f"{source.path}:{number}"
+        yield from _checked(text, name, name, {}, skipped, words)
         number += 1
 
 
@@ -188,21 +233,24 @@ TAGGED_FORMATS = (".jsonl", ".parquet", ".conllu")
 """Formats that can bring words with tags."""
 
 
-def _from_record(
+def from_record(
     record: Mapping[str, Any], fields: Fields, name: str, skipped: Skipped
 ) -> Iterator[Document]:
+    """The document in a record, if it can be used; ``name`` says where the record is."""
     if fields.words_and_tags:
         words, tags = (record.get(key) for key in fields.words_and_tags)
-        yield from _joined(words, tags, name, skipped)
+        yield from _joined(words, tags, *_known(record, fields, name), skipped)
         return
     text = record.get(fields.text)
     if isinstance(text, str):
-        yield from _checked(text, name, skipped)
+        yield from _checked(text, *_known(record, fields, name), skipped)
     else:
         skipped.add(f"no text in field '{fields.text}'", name)
 
 
-def _joined(words: Any, tags: Any, name: str, skipped: Skipped) -> Iterator[Document]:
+def _joined(
+    words: Any, tags: Any, name: str, identifier: str, metadata: Metadata, skipped: Skipped
+) -> Iterator[Document]:
     """Words joined by spaces; words of white space alone are left out."""
     if not (isinstance(words, list) and isinstance(tags, list)):
         skipped.add("no list of words and of tags", name)
@@ -223,20 +271,52 @@ def _joined(words: Any, tags: Any, name: str, skipped: Skipped) -> Iterator[Docu
         ends.append(at + len(word))
         at = ends[-1] + 1
     where = TaggedWords(tuple(starts), tuple(ends), tuple(tag for _, tag in kept))
-    yield from _checked(" ".join(word for word, _ in kept), name, skipped, where)
+    text = " ".join(word for word, _ in kept)
+    yield from _checked(text, name, identifier, metadata, skipped, where)
 
 
-def _decoded(data: bytes, name: str, skipped: Skipped) -> Iterator[Document]:
+def decoded(
+    data: bytes,
+    name: str,
+    skipped: Skipped,
+    identifier: str | None = None,
+    metadata: Metadata | None = None,
+) -> Iterator[Document]:
+    """A document from its bytes, named ``name`` if it cannot be used, ``identifier`` otherwise."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         skipped.add("invalid UTF-8", name)
         return
-    yield from _checked(text.strip(), name, skipped)
+    yield from _checked(text.strip(), name, identifier or name, metadata or {}, skipped)
+
+
+def _known(record: Mapping[str, Any], fields: Fields, name: str) -> tuple[str, str, Metadata]:
+    """The document's place in its file, its id, and its metadata."""
+    given = record.get(fields.id_key) if fields.id_key else None
+    identifier = name if given in (None, "") else _as_text(given)
+    return name, identifier, as_metadata(record, fields)
+
+
+def as_metadata(record: Mapping[str, Any], fields: Fields) -> Metadata:
+    """The fields to keep that the record has."""
+    found = {key: record.get(key) for key in fields.metadata_keys}
+    return {key: _as_text(value) for key, value in found.items() if value is not None}
+
+
+def _as_text(value: Any) -> str:
+    """A field's value as text: what is no text as JSON, lone surrogates as question marks."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
 
 
 def _checked(
-    text: str, name: str, skipped: Skipped, words: TaggedWords | None = None
+    text: str,
+    name: str,
+    identifier: str,
+    metadata: Metadata,
+    skipped: Skipped,
+    words: TaggedWords | None = None,
 ) -> Iterator[Document]:
     if "\0" in text:
         skipped.add("NUL character", name)
@@ -244,7 +324,8 @@ def _checked(
         skipped.add("lone surrogate", name)
     else:
         # Where words are known by their characters the text has no line ends to change.
-        yield Document(name, text.replace("\r\n", "\n") if words is None else text, words=words)
+        text = text.replace("\r\n", "\n") if words is None else text
+        yield Document(identifier, text, dict(metadata), words)
 
 
 def _encodable(text: str) -> bool:

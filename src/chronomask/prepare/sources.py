@@ -7,17 +7,44 @@ be what it claims, is refused. May enter: kinds of sources, and finding the file
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from chronomask.errors import DataError, UsageError, nearest
-from chronomask.prepare.config import ColumnTagger, Files, InstalledPackages, Source, Tagger
+from chronomask.prepare.addresses import RemoteFile, find_remote, is_address
+from chronomask.prepare.config import (
+    ColumnTagger,
+    Files,
+    HubDataset,
+    InstalledPackages,
+    PrepareConfig,
+    Source,
+    Tagger,
+)
 from chronomask.prepare.files import COMPRESSIONS, Skipped, SourceFile
+from chronomask.prepare.hub import hub_state, read_hub
 from chronomask.prepare.readers import READERS, TAGGED_FORMATS, Fields
+from chronomask.prepare.warc import read_warc
 from chronomask.types import Document
 
-__all__ = ["fields_of", "file_state", "find_sources", "read_documents", "snapshot"]
+__all__ = [
+    "AnySource",
+    "fields_of",
+    "fields_of_config",
+    "file_state",
+    "find_sources",
+    "read_documents",
+    "snapshot",
+]
+
+WARC_FORMATS = (".wet", ".warc")
+FORMATS = (*READERS, *WARC_FORMATS)
+
+AnySource = SourceFile | InstalledPackages | HubDataset
+"""What documents are read from: a file, or what is no file."""
 
 
 def fields_of(text_key: str, tagger: Tagger) -> Fields:
@@ -26,19 +53,27 @@ def fields_of(text_key: str, tagger: Tagger) -> Fields:
     return Fields(text_key, (tagger.words_key, tagger.tags_key) if tagged else None)
 
 
-def find_sources(
-    sources: Sequence[Source], fields: Fields, skipped: Skipped
-) -> list[SourceFile | InstalledPackages]:
+def fields_of_config(config: PrepareConfig) -> Fields:
+    """As :func:`fields_of`, with the document's id and metadata, and the bound of its size."""
+    return replace(
+        fields_of(config.text_key, config.tagger),
+        max_bytes=config.max_document_bytes,
+        id_key=config.id_key,
+        metadata_keys=config.metadata_keys,
+    )
+
+
+def find_sources(sources: Sequence[Source], fields: Fields, skipped: Skipped) -> list[AnySource]:
     """Every file to read, in order; files of other kinds in a folder are skipped and counted.
 
     Raises :class:`UsageError` for a path that does not exist, has an unknown extension, holds no
     file of a known format, or cannot bring the words and tags that ``fields`` ask for.
     """
-    found: list[SourceFile | InstalledPackages] = []
+    found: list[AnySource] = []
     for source in sources:
         if isinstance(source, Files):
             found.extend(_find_files(source, fields, skipped))
-        elif fields.words_and_tags:
+        elif fields.words_and_tags and not isinstance(source, HubDataset):
             raise UsageError(_no_words(f"source {source.kind}"))
         else:
             found.append(source)
@@ -53,13 +88,13 @@ def _no_words(source: str) -> str:
 
 
 def _find_files(source: Files, fields: Fields, skipped: Skipped) -> list[SourceFile]:
-    formats = TAGGED_FORMATS if fields.words_and_tags else tuple(READERS)
+    formats = TAGGED_FORMATS if fields.words_and_tags else FORMATS
+    if is_address(source.path):
+        candidates, named = find_remote(source.path)
+        return _of_formats(candidates, named, formats, source, skipped)
     path = Path(source.path).expanduser()
     if path.is_file():
-        file = _source_file(path, named=True)
-        if file.format not in formats:
-            raise UsageError(_no_words(f"source {path}"))
-        return [file]
+        return _of_formats([path], True, formats, source, skipped)
     if path.is_dir():
         candidates = sorted(p for p in path.rglob("*") if p.is_file())
     else:
@@ -68,6 +103,22 @@ def _find_files(source: Files, fields: Fields, skipped: Skipped) -> list[SourceF
         candidates = [file for file in map(Path, names) if file.is_file()]
         if not candidates:
             raise UsageError(f"source {source.path} does not exist; {_nearest_path(path)}")
+    return _of_formats(candidates, False, formats, source, skipped)
+
+
+def _of_formats(
+    candidates: Sequence[Path | RemoteFile],
+    named: bool,
+    formats: Sequence[str],
+    source: Files,
+    skipped: Skipped,
+) -> list[SourceFile]:
+    """The files that can be read; ``named`` where the source is a single one, which then must be."""
+    if named:
+        file = _source_file(candidates[0], named=True)
+        if file.format not in formats:
+            raise UsageError(_no_words(f"source {source.path}"))
+        return [file]
     files = []
     for candidate in candidates:
         if _format_of(candidate)[0] in formats:
@@ -89,23 +140,25 @@ def _nearest_path(path: Path) -> str:
     return nearest(path.name, [p.name for p in sorted(parent.iterdir())[:50]])
 
 
-def _format_of(path: Path) -> tuple[str, str]:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
+def _format_of(path: Path | RemoteFile) -> tuple[str, str]:
+    # Of an address the first link of the chain, without what a web server is asked beside the name.
+    name = re.split(r"::|[?#]", path.address)[0] if isinstance(path, RemoteFile) else path.name
+    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
     return (suffixes[-1] if suffixes else ""), compression
 
 
-def _source_file(path: Path, named: bool) -> SourceFile:
+def _source_file(path: Path | RemoteFile, named: bool) -> SourceFile:
     format_, compression = _format_of(path)
-    if format_ not in READERS:
+    if format_ not in FORMATS:
         raise UsageError(
             f"source {path} has the unknown extension '{format_}'; "
-            f"{nearest(format_, READERS)} (each also with {', '.join(COMPRESSIONS)})"
+            f"{nearest(format_, FORMATS)} (each also with {', '.join(COMPRESSIONS)})"
         )
     return SourceFile(path, format_, compression, named)
 
 
-def snapshot(sources: Sequence[SourceFile | InstalledPackages]) -> list[dict[str, Any]]:
+def snapshot(sources: Sequence[AnySource]) -> list[dict[str, Any]]:
     """What the sources are now: equal snapshots mean that nothing has to be read again."""
     result: list[dict[str, Any]] = []
     for source in sources:
@@ -113,20 +166,22 @@ def snapshot(sources: Sequence[SourceFile | InstalledPackages]) -> list[dict[str
             from chronomask.prepare.installed import installed_versions
 
             result += [{"package": name} for name in installed_versions()]
+        elif isinstance(source, HubDataset):
+            result.append(hub_state(source))
         else:
             result.append(file_state(source.path))
     return result
 
 
-def file_state(path: Path) -> dict[str, Any]:
-    """Name, size and time of change of a file."""
+def file_state(path: Path | RemoteFile) -> dict[str, Any]:
+    """Name, size and time of change of a file, or what its file system has instead."""
+    if isinstance(path, RemoteFile):
+        return path.state()
     status = path.stat()
     return {"file": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
-def read_documents(
-    source: SourceFile | InstalledPackages, fields: Fields, skipped: Skipped
-) -> Iterator[Document]:
+def read_documents(source: AnySource, fields: Fields, skipped: Skipped) -> Iterator[Document]:
     """The documents of one source in order.
 
     Raises :class:`DataError` for a named file that is empty, a file that is not of its format, or a
@@ -137,8 +192,11 @@ def read_documents(
 
         yield from read_installed(source.max_bytes)
         return
+    if isinstance(source, HubDataset):
+        yield from read_hub(source, fields, skipped)
+        return
     try:
-        empty = source.path.stat().st_size == 0
+        empty = file_state(source.path)["bytes"] == 0
     except OSError as error:
         raise DataError(f"{source.path} cannot be read: {error.strerror}") from None
     if empty:
@@ -146,4 +204,5 @@ def read_documents(
             raise DataError(f"{source.path} is empty (0 bytes); give a file with text")
         skipped.add("empty file", str(source.path))
         return
-    yield from READERS[source.format](source, fields, skipped)
+    read = read_warc if source.format in WARC_FORMATS else READERS[source.format]
+    yield from read(source, fields, skipped)

@@ -26,8 +26,10 @@ from chronomask.prepare.config import (
     FrequencyBands,
     NoTagger,
     SpacyTagger,
+    StanzaTagger,
     Tagger,
 )
+from chronomask.prepare.stanza_words import load_stanza
 from chronomask.prepare.words import Spans, UnicodeWords
 from chronomask.types import UPOS, UPOS_CLASSES
 
@@ -114,6 +116,8 @@ def load_tagger(choice: Tagger, folder: Path | None = None) -> TaggerProtocol:
         raise UsageError(
             "tagger.kind=column has words and classes for its own sources alone, not for other text"
         )
+    if isinstance(choice, StanzaTagger):
+        return load_stanza(choice)
     if isinstance(choice, SpacyTagger):
         return _spacy_words(choice.name, "spacy")
     assert isinstance(choice, EnglishTagger)

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
-from chronomask.prepare.config import ByteLevelBPE, TokenizerChoice, TokenizerFolder, WordPiece
+from chronomask.prepare.config import (
+    ByteLevelBPE,
+    TokenizerChoice,
+    TokenizerFolder,
+    Unigram,
+    WordPiece,
+)
+from chronomask.prepare.unigram import train_unigram
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,6 +67,9 @@ def build_tokenizer(
     else:
         if isinstance(choice, WordPiece):
             backend = train_wordpiece(choice, sample)
+        elif isinstance(choice, Unigram):
+            backend = train_unigram(choice, sample, list(SPECIALS.values()))
+            backend.post_processor = _template(backend)
         else:
             backend = train_byte_level_bpe(choice, sample)
         tokenizer = PreTrainedTokenizerFast(

@@ -1,0 +1,68 @@
+"""A model is trained further only on rows of its own tokenizer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from chronomask.data.format import PreparedData
+from chronomask.errors import UsageError
+from chronomask.model.build import FromCheckpoint, FromConfig, build_model, load_tokenizer
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.pipeline import prepare
+
+
+@pytest.fixture
+def checkpoint(tiny_data: PreparedData, tmp_path: Path) -> Path:
+    tokenizer = load_tokenizer(tiny_data.tokenizer_path)
+    sizes = {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32
+    }  # fmt: skip
+    model = build_model(
+        FromConfig(overrides=sizes), tokenizer, row_length=32, seed=0, attention="row"
+    )
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(str(tmp_path / "model"))
+    return tmp_path / "model"
+
+
+def train_further(checkpoint: Path, tokenizer: Path) -> None:
+    build_model(
+        FromCheckpoint(path=str(checkpoint)),
+        AutoTokenizer.from_pretrained(str(tokenizer)),
+        row_length=32,
+        seed=0,
+        attention="row",
+    )
+
+
+def test_the_same_tokenizer_is_taken(checkpoint: Path, tiny_data: PreparedData) -> None:
+    train_further(checkpoint, tiny_data.tokenizer_path)
+
+
+def test_another_vocabulary_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("other words make another tokenizer " * 50)
+    values = {"tagger": {"kind": "none"}, "tokenizer": {"kind": "wordpiece", "vocab_size": 200}}
+    config = PrepareConfig.parse({"sources": [str(tmp_path / "a.txt")]} | values)
+    other = prepare(config, tmp_path / "other", progress=False)
+    with pytest.raises(
+        UsageError, match=r"vocabulary .* is not the data's .*prepare the data with"
+    ):
+        train_further(checkpoint, other.tokenizer_path)
+
+
+def test_the_same_vocabulary_used_otherwise_is_refused(
+    checkpoint: Path, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    cased = tmp_path / "cased"
+    shutil.copytree(tiny_data.tokenizer_path, cased)
+    values = json.loads((cased / "tokenizer.json").read_text(encoding="utf-8"))
+    assert values["normalizer"]["lowercase"] is True
+    values["normalizer"]["lowercase"] = False
+    (cased / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"splits text otherwise than the data's .*normalizer"):
+        train_further(checkpoint, cased)

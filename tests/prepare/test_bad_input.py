@@ -1,0 +1,219 @@
+"""Text and machines as they are: nothing that goes wrong is silent, and nothing half-done counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from tests_text import made_up_text
+
+from chronomask.errors import DataError, UsageError
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.pipeline import prepare
+
+VALUES = {
+    "tagger": {"kind": "none"},
+    "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
+    "row_length": 32,
+    "held_out": 0.1,
+    "part_characters": 5000,
+    "workers": 1,
+}
+
+
+def config(source: Path, **values: Any) -> PrepareConfig:
+    return PrepareConfig.parse(VALUES | {"sources": [str(source)]} | values)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def command(made: PrepareConfig, out: Path, *more: str) -> list[str]:
+    """The command line of a preparation, for a process of its own."""
+    file = out.parent / f"{out.name}.yaml"
+    file.write_text(made.to_yaml())
+    of = ["--config", str(file), "--out", str(out), "--quiet"]
+    return [sys.executable, "-m", "chronomask", "prepare", *of, *more]
+
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+@pytest.mark.parametrize("format_", [".txt", ".jsonl", ".csv"])
+def test_a_document_that_is_too_long_costs_itself(tmp_path: Path, format_: str) -> None:
+    good = made_up_text(30)
+    lines = "\n".join(["long words " * 50] * 3)  # together too long, alone not
+    # In a table a field over many lines is left where it gets too long: tested below.
+    texts = [*good[:15], "endless " * 1000, *good[15:], lines if format_ != ".csv" else "no " * 999]
+    file = tmp_path / f"a{format_}"
+    if format_ == ".txt":
+        file.write_text("\n\n".join(texts))
+    elif format_ == ".jsonl":
+        file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    else:
+        file.write_text("text,n\n" + "\n".join(f'"{text}",1' for text in texts))
+    limit = max(1000, *(len(text) + 20 for text in good))
+    assert limit < len(lines)
+    data = prepare(config(file, max_document_bytes=limit), tmp_path / "out", progress=False)
+    assert data.statistics["documents"] == 30
+    ((reason, told),) = data.statistics["skipped"].items()
+    assert reason == f"more than {limit:,} bytes (max_document_bytes)"
+    assert told == {"count": 2, "names": [f"{file}:15", f"{file}:31"]}
+
+
+def test_a_field_over_many_lines_is_left_where_it_gets_too_long(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    field = "\n".join(["long words " * 40] * 5)
+    file.write_text(f'text,n\nbefore it,1\n"{field}",2\nafter it,3\n')
+    data = prepare(
+        config(file, max_document_bytes=1000, held_out=0), tmp_path / "out", progress=False
+    )
+    skipped = data.statistics["skipped"]
+    assert "not a record: field larger than field limit (1000)" in skipped
+    assert data.statistics["documents"] + sum(told["count"] for told in skipped.values()) == 5
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.files import Skipped
+from chronomask.prepare.sources import fields_of_config, find_sources, read_documents
+config = PrepareConfig.parse({"sources": [sys.argv[1]], "max_document_bytes": 1_000_000})
+fields, skipped = fields_of_config(config), Skipped()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+(source,) = find_sources(config.sources, fields, skipped)
+kept = [document.text for document in read_documents(source, fields, skipped)]
+assert kept == ["before", "after"], len(kept)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", [".txt", ".jsonl"])
+def test_a_line_of_100_mb_is_never_held(tmp_path: Path, format_: str) -> None:
+    file = tmp_path / f"a{format_}"
+    with file.open("wb") as handle:
+        wrap = (b'{"text": "', b'"}\n') if format_ == ".jsonl" else (b"", b"\n\n")
+        handle.write(wrap[0] + b"before" + wrap[1] + wrap[0])
+        for _ in range(100):
+            handle.write(b"no end " * 150_000)
+        handle.write(wrap[1] + wrap[0] + b"after" + wrap[1])
+    told = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(file)],
+        env=ENVIRONMENT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(told.stdout) < 20_000  # KiB
+
+
+def test_every_kind_of_bad_document_at_once(tmp_path: Path) -> None:
+    good = [text.encode() for text in made_up_text(20)]
+    bad = [b"broken \xff\xfe", b"nul \0 nul", b"x", b"endless " * 1000, "\u200b".encode() * 5]
+    (tmp_path / "a.txt").write_bytes(b"\n\n".join([*good[:10], *bad, *good[10:]]))
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "good one"}\n{"text": \n{"txt": "bad"}\n')
+    limit = max(1000, *(len(text) for text in good))
+    data = prepare(config(tmp_path, max_document_bytes=limit), tmp_path / "o", progress=False)
+    skipped = data.statistics["skipped"]
+    assert {reason.split(":")[0]: told["count"] for reason, told in skipped.items()} == {
+        "invalid UTF-8": 1,
+        "NUL character": 1,
+        "fewer than 2 characters": 1,
+        f"more than {limit:,} bytes (max_document_bytes)": 1,
+        "no token": 1,
+        "not JSON": 1,
+        "no text in field 'text'": 1,
+    }
+    assert all(told["names"] for told in skipped.values())
+    data.verify()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n \n\n"])
+def test_an_empty_corpus_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_bytes(content)
+    with pytest.raises(DataError, match=r"no document in .*a\.txt"):
+        prepare(config(tmp_path / "in"), tmp_path / "out", progress=False)
+
+
+def small_files() -> None:
+    """Runs in a child: writing stops with an error of the system after 8,000 bytes of a file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_disk_that_takes_no_more(tmp_path: Path, workers: str) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("\n\n".join(made_up_text(200)))
+    # Files of text and tokenizer are small enough; those of tokens are not.
+    made = config(file, part_characters=15_000, tokenizer={"kind": "wordpiece", "vocab_size": 150})
+    whole = prepare(made, tmp_path / "whole", progress=False)
+    out = tmp_path / "out"
+    full = subprocess.run(
+        command(made, out, "--workers", workers),
+        env=ENVIRONMENT, capture_output=True, text=True, check=False, preexec_fn=small_files,
+    )  # fmt: skip
+    assert full.returncode == 1, full.stderr
+    assert "File too large" in full.stderr
+    assert "stage annotate failed for parts 0" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not (out / "manifest.json").exists()
+    assert not list((out / ".work").glob("*.partial"))
+    assert files(prepare(made, out, progress=False).path) == files(whole.path)
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("\n\n".join(made_up_text(400)))
+    made = config(file, part_characters=3000)
+    out = tmp_path / "out"
+    with subprocess.Popen(command(made, out), env=ENVIRONMENT) as process:
+        deadline = time.monotonic() + 120
+        while len(list((out / ".work").glob("counts-*"))) < 3:
+            assert process.poll() is None, "it was done before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert not (out / "manifest.json").exists()
+    whole = prepare(made, tmp_path / "whole", progress=False)
+    assert files(prepare(made, out, progress=False).path) == files(whole.path)
+
+
+def test_two_preparations_of_one_folder_do_not_meet(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("\n\n".join(made_up_text(20)))
+    out = tmp_path / "out"
+    out.mkdir()
+    with (
+        FileLock(out / ".lock"),
+        pytest.raises(UsageError, match="another process is preparing"),
+    ):
+        prepare(config(file), out, progress=False)
+    data = prepare(config(file), out, progress=False)
+    assert not (out / ".lock").exists()
+    with FileLock(out / ".lock"):  # reading what is finished takes no turn
+        assert prepare(config(file), out, progress=False).fingerprint == data.fingerprint
+        with pytest.raises(UsageError, match="another process is preparing"):
+            prepare(config(file), out, progress=False, force=True)
+    data.verify()
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two three")
+    with pytest.raises(UsageError, match="cannot be used as a folder"):
+        prepare(config(tmp_path / "a.txt"), tmp_path / "a.txt" / "out", progress=False)
