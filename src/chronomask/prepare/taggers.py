@@ -28,6 +28,7 @@ from chronomask.prepare.config import (
     SpacyTagger,
     Tagger,
 )
+from chronomask.prepare.english import EnglishNetwork
 from chronomask.prepare.words import Spans, UnicodeWords
 from chronomask.types import UPOS, UPOS_CLASSES
 
@@ -81,6 +82,10 @@ class SpacyWords:
             pos, starts, lengths, _ = table[table[:, 3] == 0].T  # white space is no word
             spans.append(Spans(starts, starts + lengths, to_class[pos]))
         return spans
+
+    def network(self) -> EnglishNetwork | None:
+        """The pipeline as a network that is evaluated faster; None if it is of another kind."""
+        return EnglishNetwork.of(self._pipeline, _class_of_pos())
 
 
 _BATCH_TEXTS = 64
