@@ -11,6 +11,7 @@ May enter: evaluating this one architecture. Which words there are is spaCy's to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,9 @@ class EnglishNetwork:
     def __init__(self, pipeline: Language, parts: Sequence[Any], to_class: np.ndarray) -> None:
         self._pipeline = pipeline
         # Every new word would be asked whether it is like a number, an address, …: half of the time.
-        getters = pipeline.vocab.lex_attr_getters
-        pipeline.vocab.lex_attr_getters = {
+        vocab: Any = pipeline.vocab
+        getters = vocab.lex_attr_getters
+        vocab.lex_attr_getters = {
             attribute: getters[attribute] for attribute in map(_attribute_id, _NEEDED)
         }
         embeds, mix, mix_norm, first, first_norm, second, second_norm, out = parts
@@ -124,7 +126,7 @@ class EnglishNetwork:
 
     def learn(self, texts: Sequence[str], at_start: Sequence[bool]) -> ChunkWords:
         """Words of chunks; ``at_start``: the chunk's white space begins its document."""
-        columns = [*_FEATURES, "IDX", "LENGTH", "IS_SPACE"]
+        columns: list[int | str] = [*_FEATURES, "IDX", "LENGTH", "IS_SPACE"]
         starts = [int(t[:1] == " " and not first) for t, first in zip(texts, at_start, strict=True)]
         bodies = [text[start:] for text, start in zip(texts, starts, strict=True)]
         # Chunks that end in visible characters share one call, a space between them.
@@ -188,7 +190,8 @@ class EnglishNetwork:
             room = max(stop, 2 * len(self._embedded))
             self._embedded = _grown(self._embedded, first, room)
             self._projected = _grown(self._projected, first, room)
-        _embed_types(
+        embed: Any = _embed_types
+        embed(
             rows, *self._tables, *self._mix, self._first,
             self._embedded[first:stop], self._projected[first:stop],
         )  # fmt: skip
@@ -205,7 +208,8 @@ class EnglishNetwork:
 def _attribute_id(name: str) -> int:
     from spacy.attrs import IDS
 
-    return int(IDS[name])
+    known: Any = IDS
+    return int(known[name])
 
 
 def _columns_of(layer: Any) -> tuple[str, ...]:
@@ -218,8 +222,9 @@ def _classes_of_labels(labels: Sequence[str], to_class: np.ndarray) -> np.ndarra
     """uint8: the class of each label such as "POS=NOUN" or "Number=Sing|POS=NOUN"."""
     from spacy.parts_of_speech import IDS
 
-    tags = [dict(item.partition("=")[::2] for item in label.split("|")) for label in labels]
-    classes = [int(to_class[IDS[tag["POS"]]]) if "POS" in tag else 0 for tag in tags]
+    number_of: Any = IDS
+    tags = [re.search(r"(?:^|\|)POS=(\w+)", label) for label in labels]
+    classes = [int(to_class[number_of[tag[1]]]) if tag else 0 for tag in tags]
     assert max(classes, default=0) < len(UPOS_CLASSES)
     return np.asarray(classes, np.uint8)
 
