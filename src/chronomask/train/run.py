@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from chronomask.data.format import PreparedData
 from chronomask.data.loader import RowLoader
+from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import UsageError
 from chronomask.files import write_text
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
@@ -130,7 +131,7 @@ class Run:
 
     config: RunConfig
     folder: Path
-    data: PreparedData
+    data: PreparedData | MixedData
     tokenizer: PreTrainedTokenizerBase
     forward: Forward
     optimiser: torch.optim.Optimizer
@@ -176,7 +177,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     """The run in ``folder``, new or resumed; raises UsageError, DataError or RunError."""
     config = config if config.name else config.model_copy(update={"name": folder.resolve().name})
     _check_folder(folder, resume)
-    data = PreparedData.open(config.data)
+    data = open_data(config.data)
     tokenizer = load_tokenizer(data.tokenizer_path)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     saved = checkpoint.latest(folder / "checkpoints") if resume else None
