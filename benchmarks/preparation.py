@@ -1,6 +1,7 @@
 """Words per second from text to packed rows, beside what people use today, one thread a process.
 
-    python -m benchmarks.preparation [--json] [--text FILE] [--megabytes N] [--pipeline NAME]
+    python -m benchmarks.preparation [--json] [--text FILE] [--megabytes N] [--turns N]
+        [--workers N] [--pipeline NAME]
 
 The text is the beginning of ``--text`` (any source file), or made of prose of the installed packages.
 Times are CPU seconds of this process and its children; what is slow to repeat is measured in turns and
@@ -139,7 +140,7 @@ def seconds(call: Callable[[], object]) -> tuple[float, float]:
     return cpu_now() - cpu, time.perf_counter() - wall
 
 
-def in_turns(*calls: Callable[[], object], turns: int = 3) -> list[tuple[float, float]]:
+def in_turns(turns: int, *calls: Callable[[], object]) -> list[tuple[float, float]]:
     """Median CPU and wall seconds of each of several calls made in turn."""
     found = [[seconds(call) for call in calls] for _ in range(turns)]
     return [
@@ -283,12 +284,14 @@ def hf_map(bench: Bench, workers: int) -> None:
     tokens.map(group_texts, batched=True, num_proc=processes)
 
 
-def vs_hf_map(bench: Bench, workers: int) -> dict[str, float | None]:
+def vs_hf_map(bench: Bench, workers: int, turns: int) -> dict[str, float | None]:
     """Time of ``datasets`` over ours; None without the package."""
     if find_spec("datasets") is None:
         print("vs_hf_map: skipped, the package `datasets` is not installed", file=sys.stderr)
         return {"vs_hf_map": None, "vs_hf_map_cpu": None}
-    theirs, ours = in_turns(lambda: hf_map(bench, workers), lambda: ours_on_disk(bench, workers))
+    theirs, ours = in_turns(
+        turns, lambda: hf_map(bench, workers), lambda: ours_on_disk(bench, workers)
+    )
     print(
         f"  text to rows on disk, untagged, {workers} process(es): datasets {theirs[1]:.2f} s "
         f"({theirs[0]:.2f} s of CPU), ours {ours[1]:.2f} s ({ours[0]:.2f} s of CPU)"
@@ -299,7 +302,9 @@ def vs_hf_map(bench: Bench, workers: int) -> dict[str, float | None]:
     }
 
 
-def measure(bench: Bench, workers: int, pipeline: str | None) -> dict[str, float | None]:
+def measure(
+    bench: Bench, workers: int, pipeline: str | None, turns: int
+) -> dict[str, float | None]:
     """All figures."""
     from chronomask.prepare.tagger_accuracy import load_tagger as load_pipeline
 
@@ -309,7 +314,7 @@ def measure(bench: Bench, workers: int, pipeline: str | None) -> dict[str, float
     rows_in_memory(bench, english, bench.texts[:5])  # compiled code is loaded once
     words = rows_in_memory(bench, untagged, bench.texts)
     (plain, _), (alone, _) = in_turns(
-        lambda: rows_in_memory(bench, untagged, bench.texts), lambda: tokenizer_alone(bench)
+        turns, lambda: rows_in_memory(bench, untagged, bench.texts), lambda: tokenizer_alone(bench)
     )
     print(f"  {words:,} words: tokenizer alone {alone:.2f} s, untagged rows {plain:.2f} s of CPU")
 
@@ -318,6 +323,7 @@ def measure(bench: Bench, workers: int, pipeline: str | None) -> dict[str, float
     words = rows_in_memory(bench, english, bench.texts)
     tokens = tokens_of(bench, few)
     (tagged, _), (theirs, _) = in_turns(
+        turns,
         lambda: rows_in_memory(bench, english, bench.texts),
         lambda: spacy_per_document(bench, tokenizer, bundled, few),
     )
@@ -331,16 +337,14 @@ def measure(bench: Bench, workers: int, pipeline: str | None) -> dict[str, float
         import spacy
 
         whole = spacy.load(pipeline)
-        ((theirs, _),) = in_turns(lambda: spacy_per_document(bench, tokenizer, whole, few), turns=1)
+        theirs, _ = seconds(lambda: spacy_per_document(bench, tokenizer, whole, few))
         print(f"  the published way, {whole.meta['name']}: {1e6 * theirs / tokens:.2f} µs a token")
         figures["vs_spacy_pipeline"] = round(theirs / tokens / ours, 2)
-    figures |= vs_hf_map(bench, workers)
+    figures |= vs_hf_map(bench, workers, turns)
 
     rows = summarise(bench.data.split("train"), len(bench.data.class_names))
     figures["bytes_per_token"] = round(rows.bytes_per_token, 4)
-    (_, one), (_, two) = in_turns(
-        lambda: annotating(bench, 1), lambda: annotating(bench, 2), turns=3
-    )
+    (_, one), (_, two) = in_turns(turns, lambda: annotating(bench, 1), lambda: annotating(bench, 2))
     print(f"  annotating: one process {one:.2f} s, two {two:.2f} s")
     figures["scaling_2_workers"] = round(one / two, 2)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -360,6 +364,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="source file, instead of the installed packages")
     parser.add_argument("--megabytes", type=float, default=20.0, help="how much text")
     parser.add_argument("--workers", type=int, default=1, help="processes beside datasets.map")
+    parser.add_argument("--turns", type=int, default=3, help="times that everything is measured")
     parser.add_argument("--pipeline", help="spaCy pipeline to run per row as well")
     options = parser.parse_args()
     size = int(options.megabytes * 1e6)
@@ -369,7 +374,8 @@ def main() -> None:
     texts = some_texts(source, size)
     print(f"{len(texts):,} documents, {sum(map(len, texts)):,} characters")
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(set_up(Path(folder), texts), options.workers, options.pipeline)
+        bench = set_up(Path(folder), texts)
+        figures = measure(bench, options.workers, options.pipeline, options.turns)
     for key, value in figures.items():
         print(f"{key:30}{'–' if value is None else format(value, ',.5g'):>12}")
     if options.json:
