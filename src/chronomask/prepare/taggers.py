@@ -28,12 +28,13 @@ from chronomask.prepare.config import (
     SpacyTagger,
     Tagger,
 )
-from chronomask.prepare.english import EnglishNetwork
 from chronomask.prepare.words import Spans, UnicodeWords
 from chronomask.types import UPOS, UPOS_CLASSES
 
 if TYPE_CHECKING:
     from spacy.language import Language
+
+    from chronomask.prepare.english import EnglishNetwork
 
 __all__ = [
     "SpacyWords",
@@ -85,6 +86,8 @@ class SpacyWords:
 
     def network(self) -> EnglishNetwork | None:
         """The pipeline as a network that is evaluated faster; None if it is of another kind."""
+        from chronomask.prepare.english import EnglishNetwork
+
         return EnglishNetwork.of(self._pipeline, _class_of_pos())
 
 
