@@ -77,10 +77,15 @@ def prepare(
 
 @app.command()
 def pretrain(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    config: Annotated[
-        Path | None,
-        typer.Argument(help="YAML file with a run config (configs/); with --resume the run's own."),
+    configs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="YAML file with a run config (configs/); with --resume the run's own. Further files "
+            "change the first, such as those in configs/arms/."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; needed but for --dry-run.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of prepared data, instead of the config's.")
@@ -89,21 +94,55 @@ def pretrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest whole checkpoint.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print size, work, memory, time and first masks; train and write nothing.",
+        ),
+    ] = False,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Of a dry run: devices that share a step.")
+    ] = 1,
+    flops: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Of a dry run: FLOP/s that a device sustains; measured here if not given."
+        ),
+    ] = None,
+    row_length: Annotated[
+        int | None, typer.Option(min=8, help="Of a dry run without data: tokens of a row (512).")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a masked language model."""
-    from chronomask.config import read_yaml
+    from chronomask.config import read_configs
     from chronomask.train.config import RunConfig
     from chronomask.train.loop import pretrain as run_pretrain
 
-    if config is None:
-        config = out / "config.yaml"
-        if not resume or not config.is_file():
+    configs = configs or []
+    if out is None and not dry_run:
+        raise UsageError("give a folder for the run: --out RUN")
+    if not configs:
+        if out is None or not resume or not (out / "config.yaml").is_file():
             raise UsageError("give a run config, such as configs/bert-tiny.yaml")
-    values = read_yaml(config)
+        configs = [out / "config.yaml"]
+    values = read_configs(configs)
     if data is not None:
         values["data"] = str(data)
-    parsed = RunConfig.parse_with(values, overrides or [], where=str(config))
+    where = ", ".join(map(str, configs))
+    parsed = RunConfig.parse_with(values, overrides or [], where=where)
+    if dry_run:
+        from chronomask.train.dry_run import as_text
+        from chronomask.train.dry_run import dry_run as look_ahead
+
+        print(
+            as_text(
+                look_ahead(parsed, devices=devices, flops_per_second=flops, row_length=row_length)
+            )
+        )
+        return
+    assert out is not None
     summary = run_pretrain(parsed, out, resume=resume, progress=not quiet)
     if summary:
         loss = summary["validation_loss"]

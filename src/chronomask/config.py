@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from chronomask.errors import UsageError, nearest
 
-__all__ = ["Config", "apply_overrides", "diff", "read_yaml"]
+__all__ = ["Config", "apply_overrides", "diff", "merge", "read_configs", "read_yaml"]
 
 
 class Config(BaseModel):
@@ -81,6 +81,30 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"config file {path} must hold a mapping, not {type(values).__name__}")
     return values
+
+
+def read_configs(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """The values of several YAML files, each changing those before it; raises :class:`UsageError`."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        values = merge(values, read_yaml(path))
+    return values
+
+
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``changes`` laid over them, group by group.
+
+    A group whose ``kind`` changes is replaced: its other keys belonged to the previous kind.
+    """
+    result = copy.deepcopy(dict(values))
+    for key, change in changes.items():
+        before = result.get(key)
+        if isinstance(before, dict) and isinstance(change, Mapping):
+            same = "kind" not in change or change["kind"] == before.get("kind")
+            result[key] = merge(before if same else {}, change)
+        else:
+            result[key] = copy.deepcopy(change)
+    return result
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

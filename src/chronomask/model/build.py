@@ -38,8 +38,10 @@ __all__ = [
     "FromConfig",
     "ModelConfig",
     "build_model",
+    "checkpoint_activations",
     "load_tokenizer",
     "open_model",
+    "skeleton",
 ]
 
 
@@ -124,6 +126,52 @@ def open_model(path: str | Path, attention: AttentionScope) -> PreTrainedModel:
     return model.train()
 
 
+def skeleton(
+    config: FromConfig | FromCheckpoint,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    row_length: int,
+    attention: AttentionScope,
+) -> PreTrainedModel:
+    """The model without weights, on torch's ``meta`` device, refused as :func:`build_model` does.
+
+    Without a tokenizer it has the architecture's own vocabulary.
+    """
+    if isinstance(config, FromCheckpoint):
+        if not (Path(config.path) / "config.json").is_file():
+            raise UsageError(f"{config.path} is not a model folder: it has no config.json")
+        architecture = AutoConfig.from_pretrained(config.path, local_files_only=True)
+        if tokenizer is not None:
+            _check_vocabulary(config.path, tokenizer)
+    else:
+        architecture = _architecture(config, tokenizer)
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(
+            architecture, attn_implementation=_offered(architecture, attention)
+        )
+    check_supported(model, attention)
+    _check_sizes(
+        model, model.config.vocab_size if tokenizer is None else len(tokenizer), row_length
+    )
+    return model
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Let ``model`` keep the inputs of its layers alone, and compute the rest again on the way back.
+
+    Dropout is drawn again as it was, so losses and gradients stay what they are. Raises UsageError for
+    an architecture that cannot.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise UsageError(
+            f"model type '{model.config.model_type}' cannot compute activations again; "
+            "set activation_checkpointing: false, or raise micro_batches to save memory"
+        )
+    # transformers renamed it; versions without the new name have the old one
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a local folder; raises DataError."""
     try:
@@ -132,8 +180,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         raise DataError(f"{path} cannot be opened as a tokenizer: {error}") from None
 
 
-def _architecture(config: FromConfig, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
-    """The architecture's config with the tokenizer's vocabulary and the overrides."""
+def _architecture(
+    config: FromConfig, tokenizer: PreTrainedTokenizerBase | None
+) -> PretrainedConfig:
+    """The architecture's config with the tokenizer's vocabulary, if one is given, and the overrides."""
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise UsageError(
             f"model.model_type is '{config.model_type}'; "
@@ -146,14 +196,7 @@ def _architecture(config: FromConfig, tokenizer: PreTrainedTokenizerBase) -> Pre
             raise UsageError(
                 f"model.overrides has unknown field '{key}'; {nearest(key, sorted(known))}"
             )
-    values: dict[str, Any] = {"vocab_size": len(tokenizer)}
-    for key in _FROM_TOKENIZER:
-        if hasattr(defaults, key):
-            values[key] = getattr(tokenizer, key, None)
-    # Tokenizers without begin and end marks bracket a document with [CLS] and [SEP].
-    for key, stand_in in (("bos_token_id", "cls_token_id"), ("eos_token_id", "sep_token_id")):
-        if values.get(key, 0) is None and getattr(defaults, key) is not None:
-            values[key] = getattr(tokenizer, stand_in, None)
+    values = {} if tokenizer is None else _from_tokenizer(tokenizer, defaults)
     try:
         return AutoConfig.for_model(config.model_type, **(values | config.overrides))
     except (
@@ -162,6 +205,21 @@ def _architecture(config: FromConfig, tokenizer: PreTrainedTokenizerBase) -> Pre
         raise UsageError(
             f"model.overrides does not make a '{config.model_type}': {error}"
         ) from None
+
+
+def _from_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, defaults: PretrainedConfig
+) -> dict[str, Any]:
+    """Fields of an architecture that the tokenizer decides."""
+    values: dict[str, Any] = {"vocab_size": len(tokenizer)}
+    for key in _FROM_TOKENIZER:
+        if hasattr(defaults, key):
+            values[key] = getattr(tokenizer, key, None)
+    # Tokenizers without begin and end marks bracket a document with [CLS] and [SEP].
+    for key, stand_in in (("bos_token_id", "cls_token_id"), ("eos_token_id", "sep_token_id")):
+        if values.get(key, 0) is None and getattr(defaults, key) is not None:
+            values[key] = getattr(tokenizer, stand_in, None)
+    return values
 
 
 def _fields_of(defaults: PretrainedConfig) -> set[str]:

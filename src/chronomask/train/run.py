@@ -21,14 +21,23 @@ from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import UsageError
 from chronomask.files import write_text
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
-from chronomask.model.build import build_model, load_tokenizer, open_model
+from chronomask.model.build import (
+    build_model,
+    checkpoint_activations,
+    load_tokenizer,
+    open_model,
+)
 from chronomask.model.export import model_card
+from chronomask.model.flops import Flops, count_flops
+from chronomask.model.head import compile_backbone
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
 from chronomask.train.log import RunLog, environment
+from chronomask.train.loggers import check_installed
 from chronomask.train.optimiser import build_optimiser
+from chronomask.train.speed import peak_flops
 
 __all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
 
@@ -46,6 +55,7 @@ class Window:
     masked_tokens: int = 0
     seconds: float = 0.0
     seconds_waiting: float = 0.0
+    flops_of_attention: float = 0.0
 
 
 @dataclass(slots=True)
@@ -75,7 +85,7 @@ class State:
             assert config.masked_token_budget is not None  # the config sees to it
             return min(1.0, self.masked_tokens / config.masked_token_budget)
         if config.masking.progress == "tokens":
-            return min(1.0, self.rows_seen / (config.steps * config.rows_per_step))
+            return min(1.0, self.rows_seen / config.sizes.rows_before(config.steps))
         return self.step / config.steps
 
     def count(self, *, rows: int, tokens: int, masked_tokens: int) -> None:
@@ -140,10 +150,14 @@ class Run:
     loader: RowLoader
     """this process's rows of every step from the state's on"""
     finished: dict[str, Any] | None = None
+    peak_flops: float = 0.0
+    """of one device; known to the first process alone"""
     parameters: list[torch.nn.Parameter] = field(init=False)
+    flops: Flops = field(init=False)
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.forward.model.parameters() if p.requires_grad]
+        self.flops = count_flops(self.forward.model)
 
     @property
     def checkpoints(self) -> Path:
@@ -177,7 +191,10 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     """The run in ``folder``, new or resumed; raises UsageError, DataError or RunError."""
     config = config if config.name else config.model_copy(update={"name": folder.resolve().name})
     _check_folder(folder, resume)
+    check_installed(config.loggers)
     data = open_data(config.data)
+    if config.length_warmup is not None:
+        config.length_warmup.pieces_at(0, data.row_length)  # refuses lengths that cannot be
     tokenizer = load_tokenizer(data.tokenizer_path)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     saved = checkpoint.latest(folder / "checkpoints") if resume else None
@@ -197,18 +214,28 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             attention=config.attention,
         )
     model.to(world.device)  # pyright: ignore[reportArgumentType]
-    if config.compile == "always" or (config.compile == "auto" and world.device.type == "cuda"):
-        model.base_model.compile()
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    compiled = config.compile == "always" or (
+        config.compile == "auto" and world.device.type == "cuda"
+    )
+    if compiled:
+        compile_backbone(model)
     run = Run(
         config=config,
         folder=folder,
         data=data,
         tokenizer=tokenizer,
         forward=Forward(
-            model, world.device, config.precision, config.attention, data.manifest.pad_token_id
+            model,
+            world.device,
+            config.precision,
+            config.attention,
+            data.manifest.pad_token_id,
+            "inductor" if compiled else None,
         ),
         optimiser=build_optimiser(config.optimiser, model),
-        masker=Masker(config.masking, vocabulary, data.class_names, config.seed).to(world.device),
+        masker=Masker(config.masking, vocabulary, data.class_names, config.seed),
         validation_masker=fixed_masker(vocabulary),
         loader=RowLoader(
             data.split("train"),
@@ -218,8 +245,11 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             world_size=world.size,
             num_workers=config.loader_workers,
             start_step=saved.step if saved is not None else 0,
+            sizes=config.sizes,
         ),
     )
+    if world.is_first:
+        run.peak_flops = config.peak_flops or peak_flops(world.device, config.precision)
     state = State.start(len(data.class_names))
     if saved is not None:
         saved.load_optimiser(run.optimiser, model)

@@ -1,0 +1,113 @@
+"""How much memory training a model needs, by formula.
+
+h is the hidden width, m the inner width of the feed-forward layers, T the row's length, A the heads, N the
+predicted tokens of a micro-batch, V the vocabulary; a number has 4 bytes, or 2 where autocast makes it
+bfloat16. What a layer keeps of a token for the backward pass, in numbers:
+
+- 8h: its input, queries, keys, values, attention's output, what both norms read, and the second norm's
+  output; 2h more where positions are rotated;
+- 2m: feed-forward before and after the activation; 4m where it is gated;
+- with dropout in hidden layers, 2h for what was dropped (a byte each on CUDA);
+- with dropout in attention on a CPU, 3·A·T: attention weights, what was dropped, and their product.
+
+To the layers come the embeddings (3h), as much again as one layer for gradients on their way back, and
+on a CPU the mask of documents (5T bytes). A layer is that of Korthikanti et al. (arXiv 2205.05198, eq. 1)
+without the attention matrix, which fused kernels do not keep. Autocast keeps what norms read and give in
+float32 too (12h bytes more). The head adds N·V numbers twice (logits, softmax) and their bfloat16 copy.
+``torch.compile`` keeps less. On a CPU the sum is within a factor of 1.5 (2 where activations are computed
+again) of what a process was measured to take: tests/train/test_dry_run.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+__all__ = ["Memory", "estimate_memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one device that add up to the peak of a step."""
+
+    parameters: int
+    gradients: int
+    optimiser: int
+    casts: int
+    """bfloat16 copies of weights"""
+    activations: int
+    """of one micro-batch, kept for its backward pass"""
+    logits: int
+    """of one micro-batch"""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(asdict(self).values())
+
+
+def estimate_memory(
+    model: PreTrainedModel,
+    *,
+    state_numbers: int,
+    rows: int,
+    row_length: int,
+    predicted: int,
+    bf16: bool,
+    on_cuda: bool,
+    checkpointing: bool,
+) -> Memory:
+    """Memory of training ``model`` (which may lie on ``meta``) on micro-batches of ``rows`` rows.
+
+    ``state_numbers``: float32 numbers that the optimiser keeps; ``predicted``: the most tokens that a
+    micro-batch predicts.
+    """
+    parameters = sum(p.numel() for p in model.parameters())
+    linear = sum({id(w): w.numel() for w in _linear_weights(model)}.values())
+    config = model.config
+    layer = _layer_bytes(model, row_length, bf16, on_cuda)
+    tokens, layers = rows * row_length, config.num_hidden_layers
+    kept = layers * layer
+    if checkpointing:  # inputs of layers, and one layer as it is computed again
+        kept = layers * config.hidden_size * 4 + layer
+    apart = 3 * config.hidden_size * 4 + _BYTES_OF_A_TOKEN + (0 if on_cuda else 5 * row_length)
+    return Memory(
+        parameters=4 * parameters,
+        gradients=4 * parameters,
+        optimiser=4 * state_numbers,
+        casts=2 * linear if bf16 else 0,
+        activations=tokens * (kept + layer + apart),
+        logits=predicted * config.vocab_size * (10 if bf16 else 8),
+    )
+
+
+_BYTES_OF_A_TOKEN = 64
+"""Ids, labels, words, classes, positions and places among documents, on host and device."""
+
+
+def _layer_bytes(model: PreTrainedModel, row_length: int, bf16: bool, on_cuda: bool) -> int:
+    """What one layer keeps of a token."""
+    config: Any = model.config
+    hidden, inner = config.hidden_size, config.intermediate_size
+    wide = [w for w in _linear_weights(model) if inner in w.shape or 2 * inner in w.shape]
+    matrices = round(sum(w.numel() for w in wide) / (hidden * inner * config.num_hidden_layers))
+    rotated = getattr(config, "rope_parameters", None) is not None
+    numbers = (8 + 2 * rotated) * hidden + 2 * max(1, matrices - 1) * inner
+    total = numbers * (2 if bf16 else 4) + (12 * hidden if bf16 else 0)
+    if _share(config, "hidden_dropout_prob", "dropout", "mlp_dropout"):
+        total += 2 * hidden * (1 if on_cuda else 4)
+    if not on_cuda and _share(config, "attention_probs_dropout_prob", "attention_dropout"):
+        total += 3 * 4 * config.num_attention_heads * row_length
+    return total
+
+
+def _linear_weights(model: PreTrainedModel) -> list[nn.Parameter]:
+    layers = (m for m in model.modules() if isinstance(m, nn.Linear))
+    return [m.weight for m in layers]  # pyright: ignore[reportReturnType]
+
+
+def _share(config: Any, *names: str) -> float:
+    return max(getattr(config, name, None) or 0.0 for name in names)

@@ -1,0 +1,250 @@
+"""What a run would be: sizes, work, memory, time, and the masks of its first step. Nothing is trained.
+
+The model lies on torch's ``meta`` device, so that a large one costs no more than a small one. Without
+prepared data the same is said of rows of an assumed length and the architecture's own vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chronomask.data.format import PreparedData
+from chronomask.data.loader import RowLoader
+from chronomask.data.mixture import MixedData, open_data
+from chronomask.errors import UsageError
+from chronomask.masking.masker import Masker, Vocabulary
+from chronomask.model.build import load_tokenizer, skeleton
+from chronomask.model.flops import Flops, count_flops
+from chronomask.model.memory import Memory, estimate_memory
+from chronomask.train.config import RunConfig
+from chronomask.train.optimiser import state_numbers
+from chronomask.train.speed import peak_flops
+from chronomask.train.warm_up import shortened
+from chronomask.types import Rows
+
+__all__ = ["DryRun", "as_text", "dry_run"]
+
+_POINTS = 4096
+"""Steps at most at which the ratio schedule is looked at, spread over the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """The figures of a run that was not made; counts are of the whole run unless they say otherwise."""
+
+    parameters: int
+    row_length: int
+    vocab_size: int
+    rows: int
+    epochs: float | None
+    """visits of the data; None without data"""
+    tokens: float
+    """without padding"""
+    mean_ratio: float | None
+    """asked, over all rows; None where the ratio follows the loss"""
+    predicted: float | None
+    flops_per_token: float
+    """forwards and backwards, predictions and attention shared out over all tokens"""
+    flops: float
+    memory: Memory
+    """of one device, at the largest step and the highest ratio"""
+    devices: int
+    flops_per_second: float
+    """of one device"""
+    measured: bool
+    """whether that rate is a dense product measured here, which no model reaches"""
+    seconds: float
+    first_masks: dict[str, Any] | None = field(default=None)
+    """``maskable``, ``predicted``, ``ratio_asked``, ``ratio_achieved`` of the first step"""
+
+
+def dry_run(
+    config: RunConfig,
+    *,
+    devices: int = 1,
+    flops_per_second: float | None = None,
+    row_length: int | None = None,
+) -> DryRun:
+    """Look ahead at a run; writes nothing. Raises UsageError for what training would refuse.
+
+    ``devices`` share each step; ``flops_per_second``: what one sustains, measured here if not given;
+    ``row_length``: for a config whose data is not there, 512 if not given.
+    """
+    there = isinstance(config.data, tuple) or Path(config.data).exists()
+    data = open_data(config.data) if there else None
+    if data is not None and row_length is not None:
+        raise UsageError(f"rows of {data.path} have {data.row_length} tokens: leave out row_length")
+    if config.rows_per_step < devices:
+        raise UsageError(
+            f"{config.rows_per_step} rows a step cannot be shared by {devices} devices"
+        )
+    length = data.row_length if data is not None else row_length or 512
+    if config.length_warmup is not None:
+        config.length_warmup.pieces_at(0, length)
+    tokenizer = None if data is None else load_tokenizer(data.tokenizer_path)
+    model = skeleton(config.model, tokenizer, row_length=length, attention=config.attention)
+    flops = count_flops(model)
+
+    first, lengths, share = None, np.array([length]), 1.0
+    tokens_per_row = float(length)
+    if data is not None:
+        split = data.split("train")
+        tokens_per_row = split.num_tokens / split.num_rows
+        rows = next(shortened([_first_rows(config, data)], config.length_warmup, 0))
+        first = _first_masks(config, data, rows)
+        kept = _documents(_first_rows(config, data), data.manifest.pad_token_id)
+        lengths = kept if config.attention == "documents" else np.array([round(tokens_per_row)])
+        share = first["maskable"] / max(1, int(kept.sum()))
+
+    num_rows = config.sizes.rows_before(config.steps)
+    tokens = num_rows * tokens_per_row
+    ratios = _ratios(config)
+    mean = None if ratios is None else float(np.average(ratios[0], weights=ratios[1]))
+    highest = 1.0 if ratios is None else float(ratios[0].max())
+    per_token = _per_token(flops, lengths, share * (highest if mean is None else mean))
+
+    cuda = config.device != "cpu" and (config.device == "cuda" or config.precision == "bf16")
+    of_device = -(-config.rows_per_step // devices)
+    micro = -(-of_device // min(config.micro_batches, of_device))
+    memory = estimate_memory(
+        model,
+        state_numbers=state_numbers(config.optimiser, model),
+        rows=micro,
+        row_length=length,
+        predicted=round(micro * tokens_per_row * share * highest),
+        bf16=config.precision == "bf16",
+        on_cuda=cuda,
+        checkpointing=config.activation_checkpointing,
+    )
+    here = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    rate = flops_per_second or peak_flops(here, config.precision)
+    return DryRun(
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        row_length=length,
+        vocab_size=model.config.vocab_size,
+        rows=num_rows,
+        epochs=None if data is None else num_rows / data.split("train").num_rows,
+        tokens=tokens,
+        mean_ratio=mean,
+        predicted=None if mean is None else tokens * share * mean,
+        flops_per_token=per_token,
+        flops=per_token * tokens,
+        memory=memory,
+        devices=devices,
+        flops_per_second=rate,
+        measured=flops_per_second is None,
+        seconds=per_token * tokens / (rate * devices),
+        first_masks=first,
+    )
+
+
+def _first_rows(config: RunConfig, data: PreparedData | MixedData) -> Rows:
+    loader = RowLoader(
+        data.split("train"),
+        seed=config.seed,
+        rows_per_step=config.rows_per_step,
+        sizes=config.sizes,
+    )
+    return loader.rows_at(0)
+
+
+def _first_masks(config: RunConfig, data: PreparedData | MixedData, rows: Rows) -> dict[str, Any]:
+    """Masks of the first step as training would draw them, counted."""
+    vocabulary = Vocabulary.from_tokenizer(load_tokenizer(data.tokenizer_path))
+    masker = Masker(config.masking, vocabulary, data.class_names, config.seed)
+    batch = masker(rows.to("cpu"), 0.0)
+    maskable = int(np.count_nonzero(rows.word_id >= 0))
+    return {
+        "maskable": maskable,
+        "predicted": int(batch.num_predicted),
+        "ratio_asked": float(batch.masking_ratio),
+        "ratio_achieved": int(batch.num_predicted) / max(1, maskable),
+    }
+
+
+def _documents(rows: Rows, pad_token_id: int) -> np.ndarray:
+    """Tokens of every document of host rows, padding left out."""
+    kept = np.concatenate(([0], np.cumsum(rows.input_ids.ravel() != pad_token_id)))
+    return np.diff(kept[np.asarray(rows.cu_seqlens, np.int64)])
+
+
+def _ratios(config: RunConfig) -> tuple[np.ndarray, np.ndarray] | None:
+    """Ratios asked at steps spread over the run, and rows of each; None where the loss decides."""
+    schedule = config.masking.ratio
+    if schedule.kind == "responsive":
+        return None
+    steps = np.unique(np.linspace(0, config.steps - 1, min(_POINTS, config.steps)).astype(int))
+    rows = np.array([config.sizes.rows_at(int(step)) for step in steps], float)
+    progress = steps / config.steps
+    if config.masking.progress == "tokens":
+        before = np.array([config.sizes.rows_before(int(step)) for step in steps], float)
+        progress = before / config.sizes.rows_before(config.steps)
+    asked = np.array([schedule.at(float(at)) for at in progress])
+    if config.masking.progress == "masked_tokens":  # equal shares of progress take fewer rows the
+        rows = 1 / np.maximum(asked, 1e-3)  # higher the ratio is
+    return asked, rows
+
+
+def _per_token(flops: Flops, lengths: np.ndarray, predicted_share: float) -> float:
+    tokens = max(1, int(lengths.sum()))
+    attention = flops.of_attention(lengths) / tokens
+    return flops.per_token + flops.per_prediction * predicted_share + attention
+
+
+def as_text(run: DryRun) -> str:
+    """The figures for people."""
+    memory = run.memory
+    parts = ", ".join(
+        f"{name} {getattr(memory, name) / 1e9:.2f}"
+        for name in ("parameters", "gradients", "optimiser", "casts", "activations", "logits")
+    )
+    source = "a dense product measured here; a model reaches less" if run.measured else "as given"
+    lines = [
+        ("parameters", f"{run.parameters:,}"),
+        ("rows", f"{run.rows:,} of {run.row_length} tokens" + _epochs(run)),
+        ("tokens", f"{run.tokens:.4g}"),
+        ("predicted tokens", _predicted(run)),
+        ("FLOPs per token", f"{run.flops_per_token:.4g} (forwards and backwards)"),
+        ("FLOPs", f"{run.flops:.4g}"),
+        ("memory of a device", f"{memory.total / 1e9:.2f} GB ({parts})"),
+        ("rate of a device", f"{run.flops_per_second:.4g} FLOP/s ({source})"),
+        ("time", f"{_time(run.seconds)} on {run.devices} device{'s' if run.devices > 1 else ''}"),
+        ("first step's masks", _first(run)),
+    ]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _epochs(run: DryRun) -> str:
+    if run.epochs is None:
+        return f" (no data: length assumed, vocabulary of {run.vocab_size:,})"
+    return f" ({run.epochs:.3g} times the data)"
+
+
+def _predicted(run: DryRun) -> str:
+    if run.predicted is None:
+        return "the ratio follows the loss: known only once trained"
+    return f"{run.predicted:.4g} (mean ratio {run.mean_ratio:.4f})"
+
+
+def _first(run: DryRun) -> str:
+    first = run.first_masks
+    if first is None:
+        return "none: no data"
+    return (
+        f"{first['predicted']:,} of {first['maskable']:,} maskable tokens: "
+        f"{first['ratio_achieved']:.4f}, asked {first['ratio_asked']:.4f}"
+    )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 86400:.1f} days"

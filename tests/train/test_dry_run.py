@@ -1,0 +1,186 @@
+"""What a dry run says is what the run does; the shipped configs are of the sizes they claim."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chronomask.cli import app
+from chronomask.config import merge, read_configs
+from chronomask.errors import UsageError
+from chronomask.model.build import FromCheckpoint
+from chronomask.train.config import RunConfig
+from chronomask.train.dry_run import _ratios, as_text, dry_run
+from chronomask.train.loop import pretrain
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ARMS = sorted((CONFIGS / "arms").glob("*.yaml"))
+MEAN_RATIO = {
+    "amlm": 0.275, "fixed-15": 0.15, "fixed-17": 0.17, "fixed-22.5": 0.225, "fixed-30": 0.30,
+    "linear-15-30": 0.225, "linear-30-15": 0.225, "linear-40-25": 0.325, "mrd-cosine": 0.17,
+    "mrd-linear": 0.15, "mrd-ptw": 0.17, "ptw": 0.15, "ptw-faithful": 0.15, "random-15": 0.15,
+}  # fmt: skip
+
+
+def test_it_says_what_training_does(config: RunConfig, tmp_path: Path) -> None:
+    config = config.replace(["log_every=1", "steps=6", "attention=row"])
+    said = dry_run(config, flops_per_second=1e9)
+    summary = pretrain(config, tmp_path / "run", progress=False)
+    logged = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert said.parameters == summary["parameters"]
+    assert said.tokens == pytest.approx(summary["tokens_seen"], rel=0.02)
+    assert said.predicted == pytest.approx(summary["masked_tokens"], rel=0.1)
+    done = sum(line["mfu"] * 1e12 * line["tokens_per_second"] ** -1 for line in logged)
+    assert said.flops_per_token == pytest.approx(done / len(logged), rel=0.05)
+    assert said.seconds == said.flops / 1e9
+    assert said.first_masks is not None
+    assert said.first_masks["predicted"] == logged[0]["masked_tokens"]
+    assert said.first_masks["ratio_achieved"] == logged[0]["masking_ratio_achieved"]
+    text = as_text(said)
+    assert f"{said.first_masks['predicted']:,} of {said.first_masks['maskable']:,}" in text
+    continued = FromCheckpoint(path=str(tmp_path / "run" / summary["checkpoint"] / "transformers"))
+    again = dry_run(config.model_copy(update={"model": continued}), flops_per_second=1e9)
+    assert again.parameters == said.parameters
+
+
+def test_steps_and_devices_share_the_work(config: RunConfig) -> None:
+    grown = ["batch_warmup.start_rows=2", "batch_warmup.steps=12", "batch_warmup.stages=2"]
+    whole = dry_run(config, flops_per_second=1e9)
+    warm = dry_run(config.replace(grown), flops_per_second=1e9, devices=2)
+    assert whole.rows == 96
+    assert warm.rows == 6 * 2 + 6 * 5
+    assert warm.flops_per_token == pytest.approx(whole.flops_per_token, rel=0.05)
+    assert warm.seconds == pytest.approx(warm.flops / 2e9)
+    assert warm.mean_ratio is not None
+    assert whole.mean_ratio is not None
+    assert warm.mean_ratio < whole.mean_ratio  # the high ratios of the start fall on fewer rows
+    with pytest.raises(UsageError, match="8 rows a step cannot be shared by 9 devices"):
+        dry_run(config, flops_per_second=1e9, devices=9)
+    with pytest.raises(UsageError, match=r"rows of .* have 32 tokens: leave out row_length"):
+        dry_run(config, flops_per_second=1e9, row_length=64)
+    follows = config.replace(["masking.ratio.kind=responsive"])
+    assert dry_run(follows, flops_per_second=1e9).predicted is None
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "parameters", "tokens"),
+    [
+        ("bert-base", 512, 109.5e6, 26.2e9),
+        ("bert-large", 512, 335.2e6, 26.2e9),
+        ("modernbert-base", 1024, 149.7e6, 1.719e12),
+    ],
+)
+def test_recipes_have_the_sizes_of_the_literature(
+    name: str, length: int, parameters: float, tokens: float
+) -> None:
+    config = RunConfig.load(CONFIGS / f"{name}.yaml")
+    said = dry_run(config, devices=8, flops_per_second=4e14, row_length=length)
+    assert said.parameters == pytest.approx(parameters, rel=0.001)
+    assert said.tokens == pytest.approx(tokens, rel=0.002)
+    dense = 6 * (said.parameters - said.vocab_size * config_width(name))
+    assert 0.8 * dense < said.flops_per_token < 1.6 * dense
+    assert "no data" in as_text(said)
+
+
+def config_width(name: str) -> int:
+    return 1024 if name == "bert-large" else 768
+
+
+def test_a_warm_up_of_fifty_billion_tokens() -> None:
+    sizes = RunConfig.load(CONFIGS / "modernbert-base.yaml").sizes
+    assert sizes.rows_before(19000) * 1024 == pytest.approx(50e9, rel=0.01)
+    assert sizes.rows_before(3000) * 1024 == pytest.approx(3e9, rel=0.05)
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("base", ["bert-base", "bert-large"])
+def test_arms_differ_in_masking_alone(base: str, arm: Path) -> None:
+    plain = RunConfig.load(CONFIGS / f"{base}.yaml")
+    changed = RunConfig.parse(read_configs([CONFIGS / f"{base}.yaml", arm]), arm.name)
+    assert changed.model_copy(update={"masking": plain.masking}) == plain
+    assert changed.masking.mask_replace_prob == 0.8
+    ratios = _ratios(changed)
+    assert ratios is not None
+    assert np.mean(ratios[0]) == pytest.approx(MEAN_RATIO[arm.stem], abs=2e-4)
+
+
+def test_every_arm_is_listed() -> None:
+    assert {path.stem for path in ARMS} == set(MEAN_RATIO)
+
+
+def test_later_files_change_earlier_ones() -> None:
+    base = {"a": {"kind": "x", "one": 1}, "b": {"one": 1, "two": 2}, "c": 1}
+    assert merge(base, {"a": {"kind": "y"}, "b": {"two": 3}, "c": {"d": 1}}) == {
+        "a": {"kind": "y"},
+        "b": {"one": 1, "two": 3},
+        "c": {"d": 1},
+    }
+    assert merge(base, {"a": {"kind": "x", "two": 2}})["a"] == {"kind": "x", "one": 1, "two": 2}
+    assert base["c"] == 1
+
+
+def test_the_command_prints_and_writes_nothing(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml())
+    arm = str(CONFIGS / "arms" / "fixed-30.yaml")
+    app(["pretrain", str(path), arm, "--dry-run", "--flops", "1e9"], standalone_mode=False)
+    printed = capsys.readouterr().out
+    assert "asked 0.3000" in printed
+    assert "FLOP/s (as given)" in printed
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UsageError, match="give a folder for the run: --out RUN"):
+        app(["pretrain", str(path)], standalone_mode=False)
+
+
+PEAK = """
+import json, resource, sys
+from pathlib import Path
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
+
+pretrain(RunConfig.parse(json.loads(sys.argv[1])), Path(sys.argv[2]), progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("checkpointing", "factor"), [("false", 1.5), ("true", 2.0)])
+def test_memory_is_near_what_a_step_takes(
+    config: RunConfig, tmp_path: Path, checkpointing: str, factor: float
+) -> None:
+    """Peak memory of a step of many rows less that of one row, against the same of the estimate."""
+    config = config.replace(
+        [
+            "model.overrides.hidden_size=128",
+            "model.overrides.num_hidden_layers=4",
+            "model.overrides.intermediate_size=512",
+            "masking.ratio.base=0.15",
+            "steps=2",
+            "micro_batches=1",
+            "validation.rows=1",
+            "validation.batch_rows=1",
+            "loader_workers=0",
+            f"activation_checkpointing={checkpointing}",
+        ]
+    )
+    measured, estimated = [], []
+    for rows in (1, 400):
+        each = config.replace([f"rows_per_step={rows}"])
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, json.dumps(each.to_dict()), str(tmp_path / f"{rows}")],
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        measured.append(int(done.stdout.splitlines()[-1]))
+        estimated.append(dry_run(each, flops_per_second=1e9).memory.total)
+    ratio = (estimated[1] - estimated[0]) / (measured[1] - measured[0])
+    assert 1 / factor < ratio < factor
