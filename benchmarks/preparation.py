@@ -1,21 +1,26 @@
-"""Words per second from text to packed rows, beside what people use today, on one core.
+"""Words per second from text to packed rows, beside what people use today, one thread a process.
 
-    python -m benchmarks.preparation [--json] [--text FILE] [--megabytes N]
+    python -m benchmarks.preparation [--json] [--text FILE] [--megabytes N] [--turns N]
+        [--workers N] [--pipeline NAME]
 
-The text is prose of the installed packages, or the beginning of ``--text`` (any source file).
-Both sides of a ratio run in this process on the same text with the same tokenizer, single-threaded.
+The text is the beginning of ``--text`` (any source file), or made of prose of the installed packages.
+Times are CPU seconds of this process and its children; what is slow to repeat is measured in turns and
+its median given. Nothing is known at the start of a turn: our tables of chunks are empty.
 
 - ``words_per_cpu_second``: tokenise, tag with the bundled English tagger, align and pack.
 - ``untagged_share_of_tokenizer``: the same without tags, in words per CPU second, over the tokenizer's
   own ``encode_batch`` alone.
-- ``vs_spacy_per_document``: tokens tagged per CPU second against the published way: decode every row,
-  run the spaCy pipeline on it, find every token's word by its characters. Both have the
-  bundled pipeline; the larger ones that are usual there are slower still.
-- ``vs_hf_map``: text files to packed rows on disk without tags, wall time, against ``datasets.map``
-  with tokenising and ``group_texts``, one process each; null if ``datasets`` is not installed.
+- ``vs_spacy_per_document``: CPU time per token of the published way over ours: decode every row, run the
+  spaCy pipeline on it, find every token's word by its characters. Theirs is timed on the first
+  300,000 characters, as no row's time depends on the others; both have the bundled pipeline.
+- ``vs_spacy_pipeline``: the same with ``--pipeline`` (a folder or an installed name), run whole.
+- ``vs_hf_map``: one JSONL file to packed rows on disk, without tags and with the same saved tokenizer:
+  wall time of ``datasets`` (``load_dataset``, ``map`` with tokenising, ``map`` with ``group_texts``, as in
+  transformers' run_mlm.py, its cache written) over that of ``prepare`` (reading, splitting, rows, hashes,
+  its files synced to disk); ``--workers`` processes each; ``vs_hf_map_cpu``: the same of CPU time.
 - ``bytes_per_token`` on disk, of rows of 512 tokens with classes.
-- ``scaling_2_workers``: wall time of annotating with one process over that with two, process start
-  included; ``worker_peak_mib``: most memory of one of the two.
+- ``scaling_2_workers``: wall time of annotating by one process over that by two, both started for it;
+  ``worker_peak_mib``: most memory of a worker.
 """
 
 from __future__ import annotations
@@ -37,7 +42,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from chronomask.data.format import PreparedData
@@ -59,7 +66,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LENGTH, VOCAB_SIZE = 512, 8192
-PART_CHARACTERS = 100_000
+PART_CHARACTERS = 1_000_000
 SPACY_CHARACTERS = 300_000
 """Text that the published way is timed on; it is slow."""
 
@@ -120,20 +127,26 @@ def set_up(folder: Path, texts: list[str]) -> Bench:
     )
 
 
-def cpu_seconds(call: Callable[[], object], repeat: int = 3) -> float:
-    """Least CPU seconds of a call in this process, all its threads together."""
-    times = []
-    for _ in range(repeat):
-        began = time.process_time()
-        call()
-        times.append(time.process_time() - began)
-    return min(times)
+def cpu_now() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def wall_seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def seconds(call: Callable[[], object]) -> tuple[float, float]:
+    """CPU and wall seconds of a call."""
+    cpu, wall = cpu_now(), time.perf_counter()
     call()
-    return time.perf_counter() - began
+    return cpu_now() - cpu, time.perf_counter() - wall
+
+
+def in_turns(turns: int, *calls: Callable[[], object]) -> list[tuple[float, float]]:
+    """Median CPU and wall seconds of each of several calls made in turn."""
+    found = [[seconds(call) for call in calls] for _ in range(turns)]
+    return [
+        (median(cpu for cpu, _ in of_call), median(wall for _, wall in of_call))
+        for of_call in zip(*found, strict=True)
+    ]
 
 
 def rows_in_memory(bench: Bench, tagger: Tagger, texts: Sequence[str]) -> int:
@@ -143,7 +156,9 @@ def rows_in_memory(bench: Bench, tagger: Tagger, texts: Sequence[str]) -> int:
 
     def pieces() -> Iterator[Pieces]:
         nonlocal words
-        found = annotate(texts, bench.backend, load_tagger(tagger), bench.tokenizer.special_ids)
+        # A tokenizer opened anew is one of which nothing is known.
+        backend = load_backend(bench.data.tokenizer_path)
+        found = annotate(texts, backend, load_tagger(tagger), bench.tokenizer.special_ids)
         for batch in found:
             words += batch.num_words
             yield Pieces(batch.ids, batch.annotation, batch.lengths)
@@ -200,15 +215,17 @@ def spacy_per_document(
     return tagged
 
 
-def annotating(bench: Bench, workers: int) -> float:
-    """Wall seconds of annotating all parts with that many processes."""
+def annotating(bench: Bench, workers: int) -> None:
+    """Annotate all parts with that many processes started for it."""
     work = bench.folder / f"work-{workers}"
-    work.mkdir()
+    for done in (*work.glob("tokens-*"), *work.glob("counts-*")):
+        done.unlink()
     config = config_of(bench.folder, part_characters=PART_CHARACTERS)
-    fields, skipped = fields_of(config.text_key, config.tagger), Skipped()
-    sources = find_sources(config.sources, fields, skipped)
     quiet = Progress("", shown=False)
-    gathered = gather(work, config, sources, skipped, quiet)
+    if not work.is_dir():
+        work.mkdir()
+        fields, skipped = fields_of(config.text_key, config.tagger), Skipped()
+        gather(work, config, find_sources(config.sources, fields, skipped), skipped, quiet)
     job = PartJob(
         tokenizer=str(bench.tokenizer.folder),
         tokenizer_sha256=bench.tokenizer.sha256,
@@ -219,19 +236,27 @@ def annotating(bench: Bench, workers: int) -> float:
         vocab_size=bench.tokenizer.vocab_size,
         held_out_below=0.0,
     )
-    return wall_seconds(lambda: run_parts(work, gathered.num_parts, job, workers, quiet))
+    num_parts = len(list(work.glob("text-*")))
+    context = get_context("spawn")
+    if workers > 1:
+        run_parts(work, num_parts, job, workers, quiet)
+    else:  # one process as a worker is, not this one, which has everything loaded already
+        process = context.Process(target=run_parts, args=(work, num_parts, job, 1, quiet))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
 
 
-def ours_on_disk(bench: Bench) -> None:
+def ours_on_disk(bench: Bench, workers: int) -> None:
     """Text file to packed rows on disk, without tags."""
     out = bench.folder / "untagged"
     shutil.rmtree(out, ignore_errors=True)
     given = {"kind": "folder", "path": str(bench.data.tokenizer_path)}
-    config = config_of(bench.folder, tokenizer=given, tagger={"kind": "none"})
+    config = config_of(bench.folder, tokenizer=given, tagger={"kind": "none"}, workers=workers)
     prepare(config, out, progress=False)
 
 
-def hf_map(bench: Bench) -> None:
+def hf_map(bench: Bench, workers: int) -> None:
     """The same with ``datasets``: tokenise, then concatenate and cut (transformers' run_mlm.py)."""
     import datasets
 
@@ -254,53 +279,72 @@ def hf_map(bench: Bench) -> None:
             for key, values in joined.items()
         }
 
-    tokens = text.map(tokenise, batched=True, remove_columns=["text"])
-    tokens.map(group_texts, batched=True)
+    processes = workers if workers > 1 else None
+    tokens = text.map(tokenise, batched=True, remove_columns=["text"], num_proc=processes)
+    tokens.map(group_texts, batched=True, num_proc=processes)
 
 
-def vs_hf_map(bench: Bench) -> float | None:
-    """Wall time of ``datasets.map`` over ours, the better of two turns each; None without it."""
+def vs_hf_map(bench: Bench, workers: int, turns: int) -> dict[str, float | None]:
+    """Time of ``datasets`` over ours; None without the package."""
     if find_spec("datasets") is None:
         print("vs_hf_map: skipped, the package `datasets` is not installed", file=sys.stderr)
-        return None
-    turns = [
-        (wall_seconds(lambda: hf_map(bench)), wall_seconds(lambda: ours_on_disk(bench)))
-        for _ in range(2)
-    ]
-    theirs, ours = (min(times) for times in zip(*turns, strict=True))
-    print(f"  text to rows on disk, untagged: datasets.map {theirs:.2f} s, ours {ours:.2f} s")
-    return round(theirs / ours, 2)
+        return {"vs_hf_map": None, "vs_hf_map_cpu": None}
+    theirs, ours = in_turns(
+        turns, lambda: hf_map(bench, workers), lambda: ours_on_disk(bench, workers)
+    )
+    print(
+        f"  text to rows on disk, untagged, {workers} process(es): datasets {theirs[1]:.2f} s "
+        f"({theirs[0]:.2f} s of CPU), ours {ours[1]:.2f} s ({ours[0]:.2f} s of CPU)"
+    )
+    return {
+        "vs_hf_map": round(theirs[1] / ours[1], 2),
+        "vs_hf_map_cpu": round(theirs[0] / ours[0], 2),
+    }
 
 
-def measure(bench: Bench) -> dict[str, float | None]:
+def measure(
+    bench: Bench, workers: int, pipeline: str | None, turns: int
+) -> dict[str, float | None]:
     """All figures."""
     from chronomask.prepare.tagger_accuracy import load_tagger as load_pipeline
 
     english, untagged = EnglishTagger(), NoTagger()
     figures: dict[str, float | None] = {}
 
+    rows_in_memory(bench, english, bench.texts[:5])  # compiled code is loaded once
     words = rows_in_memory(bench, untagged, bench.texts)
-    plain = cpu_seconds(lambda: rows_in_memory(bench, untagged, bench.texts))
-    alone = cpu_seconds(lambda: tokenizer_alone(bench))
+    (plain, _), (alone, _) = in_turns(
+        turns, lambda: rows_in_memory(bench, untagged, bench.texts), lambda: tokenizer_alone(bench)
+    )
     print(f"  {words:,} words: tokenizer alone {alone:.2f} s, untagged rows {plain:.2f} s of CPU")
 
+    few = beginning(bench.texts, SPACY_CHARACTERS)
+    tokenizer, bundled = hf_tokenizer(bench), load_pipeline()
     words = rows_in_memory(bench, english, bench.texts)
-    tagged = cpu_seconds(lambda: rows_in_memory(bench, english, bench.texts), repeat=2)
-    print(f"  {words:,} words: tagged rows {tagged:.2f} s of CPU")
+    tokens = tokens_of(bench, few)
+    (tagged, _), (theirs, _) = in_turns(
+        turns,
+        lambda: rows_in_memory(bench, english, bench.texts),
+        lambda: spacy_per_document(bench, tokenizer, bundled, few),
+    )
+    ours = tagged / tokens_of(bench, bench.texts)
+    print(f"  {words:,} words: tagged rows {tagged:.2f} s of CPU, {1e6 * ours:.2f} µs a token")
+    print(f"  the published way: {1e6 * theirs / tokens:.2f} µs a token")
     figures["words_per_cpu_second"] = round(words / tagged)
     figures["untagged_share_of_tokenizer"] = round(alone / plain, 3)
+    figures["vs_spacy_per_document"] = round(theirs / tokens / ours, 2)
+    if pipeline:
+        import spacy
 
-    few = beginning(bench.texts, SPACY_CHARACTERS)
-    tokenizer, pipeline = hf_tokenizer(bench), load_pipeline()
-    theirs = cpu_seconds(lambda: spacy_per_document(bench, tokenizer, pipeline, few), repeat=2)
-    ours = cpu_seconds(lambda: rows_in_memory(bench, english, few), repeat=2)
-    print(f"  {sum(map(len, few)):,} characters: per row {theirs:.2f} s, ours {ours:.2f} s of CPU")
-    figures["vs_spacy_per_document"] = round(theirs / ours, 2)
-    figures["vs_hf_map"] = vs_hf_map(bench)
+        whole = spacy.load(pipeline)
+        theirs, _ = seconds(lambda: spacy_per_document(bench, tokenizer, whole, few))
+        print(f"  the published way, {whole.meta['name']}: {1e6 * theirs / tokens:.2f} µs a token")
+        figures["vs_spacy_pipeline"] = round(theirs / tokens / ours, 2)
+    figures |= vs_hf_map(bench, workers, turns)
 
     rows = summarise(bench.data.split("train"), len(bench.data.class_names))
     figures["bytes_per_token"] = round(rows.bytes_per_token, 4)
-    one, two = annotating(bench, 1), annotating(bench, 2)
+    (_, one), (_, two) = in_turns(turns, lambda: annotating(bench, 1), lambda: annotating(bench, 2))
     print(f"  annotating: one process {one:.2f} s, two {two:.2f} s")
     figures["scaling_2_workers"] = round(one / two, 2)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -308,12 +352,20 @@ def measure(bench: Bench) -> dict[str, float | None]:
     return figures
 
 
+def tokens_of(bench: Bench, texts: Sequence[str]) -> int:
+    """How many tokens texts are, special tokens left out."""
+    return sum(len(e) for e in bench.backend.encode_batch(list(texts), add_special_tokens=False))
+
+
 def main() -> None:
     """Print the figures; with ``--json`` the last line is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--text", type=Path, help="source file, instead of the installed packages")
-    parser.add_argument("--megabytes", type=float, default=4.0, help="how much text")
+    parser.add_argument("--megabytes", type=float, default=20.0, help="how much text")
+    parser.add_argument("--workers", type=int, default=1, help="processes beside datasets.map")
+    parser.add_argument("--turns", type=int, default=3, help="times that everything is measured")
+    parser.add_argument("--pipeline", help="spaCy pipeline to run per row as well")
     options = parser.parse_args()
     size = int(options.megabytes * 1e6)
     source = (
@@ -322,7 +374,8 @@ def main() -> None:
     texts = some_texts(source, size)
     print(f"{len(texts):,} documents, {sum(map(len, texts)):,} characters")
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(set_up(Path(folder), texts))
+        bench = set_up(Path(folder), texts)
+        figures = measure(bench, options.workers, options.pipeline, options.turns)
     for key, value in figures.items():
         print(f"{key:30}{'–' if value is None else format(value, ',.5g'):>12}")
     if options.json:

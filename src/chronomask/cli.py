@@ -290,6 +290,36 @@ def data_show(
     print(rows_as_text(PreparedData.open(folder), split, row, rows, colour=sys.stdout.isatty()))
 
 
+@data_app.command("export")
+def data_export(
+    folder: DataFolder,
+    out: Annotated[
+        Path, typer.Argument(help="File (*.parquet), or folder for one file per shard.")
+    ],
+) -> None:
+    """Write the rows with their words and classes as Parquet, as Hugging Face datasets reads it."""
+    from chronomask.data.exchange import export_parquet
+    from chronomask.data.format import PreparedData
+
+    files = export_parquet(PreparedData.open(folder), out)
+    size = sum(file.stat().st_size for file in files)
+    print(f"{out}: {len(files)} Parquet files, {size:,} bytes")
+
+
+@data_app.command("import")
+def data_import(
+    source: Annotated[
+        Path, typer.Argument(help="What `chronomask data export` wrote: a file or a folder.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+) -> None:
+    """Make prepared data of an export again: the same rows, the same fingerprint."""
+    from chronomask.data.exchange import import_parquet
+
+    data = import_parquet(source, out)
+    print(f"{out}: {data.split('train').num_rows:,} training rows, {data.fingerprint[:16]}")
+
+
 def main() -> None:
     """Entry point: deliberate refusals become one message on stderr and an exit code."""
     # Threads that wait without spinning: on a shared machine spinning ones starve everybody.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -142,6 +143,25 @@ def test_any_flipped_bit_is_found(copy: Path, name: str) -> None:
     PreparedData.open(copy)  # opening checks sizes only
     with pytest.raises(DataError, match=rf"damaged: train/{name}; run `chronomask prepare`"):
         PreparedData.open(copy, verify=True)
+
+
+def test_a_flipped_bit_is_found_anywhere(copy: Path) -> None:
+    random = np.random.default_rng(0)
+    files = [file for file in sorted(copy.rglob("*")) if file.is_file()]
+    assert {"manifest.json", "config.yaml", "statistics.json", "tokenizer.json"} <= {
+        file.name for file in files
+    }
+    for file in files:
+        whole = file.read_bytes()
+        places = {0, len(whole) - 1, *random.integers(0, len(whole), 12).tolist()}
+        for place in places if whole else ():
+            raw = bytearray(whole)
+            raw[place] ^= 1 << int(random.integers(8))
+            file.write_bytes(raw)
+            with pytest.raises(DataError, match=re.escape(file.name)):
+                PreparedData.open(copy, verify=True)
+        file.write_bytes(whole)
+    PreparedData.open(copy, verify=True)
 
 
 def test_a_changed_tokenizer_is_found(copy: Path) -> None:

@@ -1,9 +1,10 @@
 """Which rows step s trains on: a pure function of (data, seed, s), with no state to save.
 
 Row number n of the run (n = s · rows_per_step + i, unless steps differ in size) belongs to epoch
-n // num_rows; a keyed permutation of the epoch says which row of the data it is. Any step is reached
-in O(1), by any rank, and workers only read ahead. Nothing about masking may enter here: what is masked
-depends on training state, and rows made ahead of time must not.
+n // num_rows; a keyed permutation of the epoch says which row of the data it is (in a mixture every part
+has epochs of its own). Any step is reached in O(1), by any rank, and workers only read ahead. Nothing
+about masking may enter here: what is masked depends on training state, and rows made ahead of time must
+not.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Protocol
 import numpy as np
 
 from chronomask.data.format import PreparedSplit
+from chronomask.data.mixture import MixedSplit
+from chronomask.data.order import visits
 from chronomask.errors import DataError, UsageError
-from chronomask.keyed import Stream, permute, row_keys
 from chronomask.types import Rows
 
 __all__ = ["RowLoader", "StepSizes", "validation_batches"]
@@ -51,7 +53,7 @@ class RowLoader:
 
     def __init__(
         self,
-        split: PreparedSplit,
+        split: PreparedSplit | MixedSplit,
         *,
         seed: int,
         rows_per_step: int,
@@ -61,8 +63,9 @@ class RowLoader:
         start_step: int = 0,
         sizes: StepSizes | None = None,
     ) -> None:
-        if not split.num_rows:
-            raise DataError(f"{split.path} has no rows to train on; prepare more text")
+        for part in split.splits if isinstance(split, MixedSplit) else [split]:
+            if not part.num_rows:
+                raise DataError(f"{part.path} has no rows to train on; prepare more text")
         fewest = rows_per_step if sizes is None else sizes.rows_at(0)
         if fewest < world_size:
             raise UsageError(f"{fewest} rows a step cannot be shared by {world_size} processes")
@@ -106,13 +109,9 @@ class RowLoader:
         than a few rows, because the permutation's time is mostly the calls into numpy.
         """
         number = np.arange(block * _BLOCK_ROWS, (block + 1) * _BLOCK_ROWS, dtype=np.int64)
-        epoch, index = np.divmod(number, self.split.num_rows)
-        row_ids = np.empty_like(index)
-        for value in np.unique(epoch).tolist():
-            key = int(row_keys(self.seed, Stream.ORDER, value, 0))
-            inside = epoch == value
-            row_ids[inside] = permute(index[inside], self.split.num_rows, key)
-        return row_ids, epoch
+        if isinstance(self.split, MixedSplit):
+            return self.split.order(self.seed, number)
+        return visits(self.split.num_rows, self.seed, number)
 
     def rows_at(self, step: int) -> Rows:
         """Rows of ``step`` (0-based) for this rank; the same for any number of workers."""
@@ -138,8 +137,15 @@ class RowLoader:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def validation_batches(split: PreparedSplit, rows: int, batch_rows: int) -> Iterator[Rows]:
-    """The first ``rows`` rows of a split in order (all of them if there are fewer), epoch 0."""
+def validation_batches(
+    split: PreparedSplit | MixedSplit, rows: int, batch_rows: int
+) -> Iterator[Rows]:
+    """The first ``rows`` rows of a split in order (all of them if there are fewer), epoch 0.
+
+    Of a mixture: the first rows of its parts, mixed.
+    """
     total = min(rows, split.num_rows)
+    mixed = isinstance(split, MixedSplit)
+    chosen = split.first_rows(total) if mixed else np.arange(total, dtype=np.int64)
     for start in range(0, total, batch_rows):
-        yield split.read(np.arange(start, min(start + batch_rows, total), dtype=np.int64))
+        yield split.read(chosen[start : start + batch_rows])

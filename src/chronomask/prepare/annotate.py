@@ -1,25 +1,30 @@
 """The step that costs the time: texts become tokens with word starts and classes.
 
-Works on batches of texts with a fast tokenizer and a tagger; no loop touches a single token. May
-enter: joining tokenizer, tagger and alignment.
+Works on batches of texts with a fast tokenizer and a tagger; no loop of Python touches a single token.
+Where tokenizer and tagger are of the kinds that allow it, what they say about a chunk of text is kept
+(:mod:`memo`); with any others every text is given to both, with the same result. May enter: joining
+tokenizer, tagger and alignment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chronomask.data.format import SPECIAL, WORD_START
 from chronomask.prepare.align import align
-from chronomask.prepare.taggers import TaggerProtocol, split_long
-from chronomask.prepare.words import Spans
+from chronomask.prepare.bands import BandWords
+from chronomask.prepare.chunks import may_be_cut
+from chronomask.prepare.memo import ChunkMemo, WithoutContext, token_arrays
+from chronomask.prepare.taggers import SpacyWords, TaggerProtocol, split_long
+from chronomask.prepare.words import Spans, UnicodeWords
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
 __all__ = ["AnnotatedBatch", "annotate"]
 
@@ -51,10 +56,13 @@ def annotate(
     tokenizer: Tokenizer,
     words: TaggerProtocol | Sequence[Spans],
     special_ids: Sequence[int],
+    *,
+    keep: bool = True,
 ) -> Iterator[AnnotatedBatch]:
     """Annotate texts in order, in batches bounded by characters.
 
-    ``words`` come from a tagger, or are those of every text.
+    ``words`` come from a tagger, or are those of every text. Without ``keep`` nothing is looked up: the
+    plain way, for comparison.
     """
     is_special = np.zeros(tokenizer.get_vocab_size(with_added_tokens=True), bool)
     is_special[list(special_ids)] = True
@@ -62,8 +70,13 @@ def annotate(
     documents: list[int] = []
     offsets: list[int] = []
     held = 0
+    memo = None if isinstance(words, Sequence) or not keep else _memo(tokenizer, words)
 
     def annotated() -> AnnotatedBatch:
+        if memo is not None:
+            ids, annotation, lengths, num_words, alone = memo.annotate(pieces, is_special)
+            number = np.asarray(documents, np.int64)
+            return AnnotatedBatch(ids, annotation, number, lengths, num_words, alone)
         if isinstance(words, Sequence):
             spans = [
                 words[number].between(offset, offset + len(piece))
@@ -86,6 +99,18 @@ def annotate(
         yield annotated()
 
 
+@lru_cache(maxsize=1)
+def _memo(tokenizer: Tokenizer, tagger: TaggerProtocol) -> ChunkMemo | None:
+    """What is kept for a tokenizer and a tagger; None where one of them does not allow it."""
+    if isinstance(tagger, UnicodeWords | BandWords):
+        chunk_tagger = WithoutContext(tagger)
+    else:
+        chunk_tagger = tagger.network() if isinstance(tagger, SpacyWords) else None
+    if chunk_tagger is None or not may_be_cut(tokenizer):
+        return None
+    return ChunkMemo(tokenizer, chunk_tagger)
+
+
 def _annotate_batch(
     pieces: list[str],
     documents: list[int],
@@ -95,7 +120,7 @@ def _annotate_batch(
 ) -> AnnotatedBatch:
     encodings = tokenizer.encode_batch(pieces, add_special_tokens=False)
     lengths = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
-    ids, token_starts, token_ends = _token_arrays(encodings, int(lengths.sum()))
+    ids, token_starts, token_ends = token_arrays(encodings, int(lengths.sum()))
     # One character axis for the whole batch, with a gap so that no token reaches the next piece.
     sizes = np.fromiter((len(piece) + 2 for piece in pieces), np.int64, len(pieces))
     base = np.cumsum(sizes) - sizes
@@ -121,13 +146,3 @@ def _annotate_batch(
         int(words.sum()),
         int(np.count_nonzero(~has_word & ~special)),
     )
-
-
-def _token_arrays(
-    encodings: Sequence[Encoding], total: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, start and end characters of all tokens, int64 [T] each."""
-    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int64, total)
-    flat = chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))
-    offsets = np.fromiter(flat, np.int64, 2 * total).reshape(total, 2)
-    return ids, offsets[:, 0], offsets[:, 1]

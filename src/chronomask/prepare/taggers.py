@@ -36,6 +36,8 @@ from chronomask.types import UPOS, UPOS_CLASSES
 if TYPE_CHECKING:
     from spacy.language import Language
 
+    from chronomask.prepare.english import EnglishNetwork
+
 __all__ = [
     "SpacyWords",
     "Spans",
@@ -83,6 +85,12 @@ class SpacyWords:
             pos, starts, lengths, _ = table[table[:, 3] == 0].T  # white space is no word
             spans.append(Spans(starts, starts + lengths, to_class[pos]))
         return spans
+
+    def network(self) -> EnglishNetwork | None:
+        """The pipeline as a network that is evaluated faster; None if it is of another kind."""
+        from chronomask.prepare.english import EnglishNetwork
+
+        return EnglishNetwork.of(self._pipeline, _class_of_pos())
 
 
 _BATCH_TEXTS = 64

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["Spans", "UnicodeWords"]
+__all__ = ["ChunkWords", "Spans", "UnicodeWords"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,22 @@ class Spans:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ChunkWords:
+    """Words of several chunks of text, one chunk after the other.
+
+    ``counts`` int64 [N]: words of each chunk; ``starts`` and ``ends`` int64 [W] in characters of the
+    word's chunk; ``visible`` bool [W]: a word, not white space that the tagger treats as one;
+    ``types`` int64 [W]: what the tagger makes classes of.
+    """
+
+    counts: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    visible: np.ndarray
+    types: np.ndarray
+
+
 class UnicodeWords:
     """Words without classes, in any language, from the characters' kinds alone.
 
@@ -60,11 +76,11 @@ class UnicodeWords:
     def _words(text: str) -> Spans:
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         kinds = _kind_table()[codes]
-        mark = kinds == _MARK
+        mark, space = kinds == _MARK, kinds == _SPACE
         if mark.any():  # a mark is of the kind of what it follows, and never begins anything
             base = np.maximum.accumulate(np.where(mark, 0, np.arange(codes.size)))
             kinds = kinds[base]
-            mark[1:] |= codes[:-1] == _JOINER_OF_EMOJI
+            mark[1:] |= (codes[:-1] == _JOINER_OF_EMOJI) & ~space[1:]
         letter = kinds == _LETTER
         letter[1:-1] |= (kinds[1:-1] == _JOINER) & letter[:-2] & letter[2:]
         space = kinds == _SPACE

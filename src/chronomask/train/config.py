@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from chronomask.config import Config
+from chronomask.data.mixture import DataChoice
 from chronomask.masking.masker import MaskingConfig
 from chronomask.model.attention import AttentionScope
 from chronomask.model.build import FromConfig, ModelConfig
@@ -49,8 +50,8 @@ class RunConfig(Config):
 
     name: str | None = None
     """what reports call the run; the output folder's name if not given"""
-    data: str
-    """folder of prepared data"""
+    data: DataChoice
+    """folder of prepared data; or a list of ``{path, weight}``, their rows mixed by weights"""
     model: ModelConfig = FromConfig()
     """what is trained"""
     masking: MaskingConfig = MaskingConfig()

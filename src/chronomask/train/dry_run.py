@@ -15,6 +15,7 @@ import torch
 
 from chronomask.data.format import PreparedData
 from chronomask.data.loader import RowLoader
+from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import load_tokenizer, skeleton
@@ -74,11 +75,10 @@ def dry_run(
     ``devices`` share each step; ``flops_per_second``: what one sustains, measured here if not given;
     ``row_length``: for a config whose data is not there, 512 if not given.
     """
-    data = PreparedData.open(config.data) if Path(config.data).exists() else None
+    there = isinstance(config.data, tuple) or Path(config.data).exists()
+    data = open_data(config.data) if there else None
     if data is not None and row_length is not None:
-        raise UsageError(
-            f"rows of {config.data} have {data.row_length} tokens: leave out row_length"
-        )
+        raise UsageError(f"rows of {data.path} have {data.row_length} tokens: leave out row_length")
     if config.rows_per_step < devices:
         raise UsageError(
             f"{config.rows_per_step} rows a step cannot be shared by {devices} devices"
@@ -143,7 +143,7 @@ def dry_run(
     )
 
 
-def _first_rows(config: RunConfig, data: PreparedData) -> Rows:
+def _first_rows(config: RunConfig, data: PreparedData | MixedData) -> Rows:
     loader = RowLoader(
         data.split("train"),
         seed=config.seed,
@@ -153,7 +153,7 @@ def _first_rows(config: RunConfig, data: PreparedData) -> Rows:
     return loader.rows_at(0)
 
 
-def _first_masks(config: RunConfig, data: PreparedData, rows: Rows) -> dict[str, Any]:
+def _first_masks(config: RunConfig, data: PreparedData | MixedData, rows: Rows) -> dict[str, Any]:
     """Masks of the first step as training would draw them, counted."""
     vocabulary = Vocabulary.from_tokenizer(load_tokenizer(data.tokenizer_path))
     masker = Masker(config.masking, vocabulary, data.class_names, config.seed)

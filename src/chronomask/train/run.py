@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from chronomask.data.format import PreparedData
 from chronomask.data.loader import RowLoader
+from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import UsageError
 from chronomask.files import write_text
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
@@ -145,7 +146,7 @@ class Run:
 
     config: RunConfig
     folder: Path
-    data: PreparedData
+    data: PreparedData | MixedData
     tokenizer: PreTrainedTokenizerBase
     forward: Forward
     optimiser: torch.optim.Optimizer
@@ -204,7 +205,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     config = config if config.name else config.model_copy(update={"name": folder.resolve().name})
     _check_folder(folder, resume)
     check_installed(config.loggers)
-    data = PreparedData.open(config.data)
+    data = open_data(config.data)
     if config.length_warmup is not None:
         config.length_warmup.pieces_at(0, data.row_length)  # refuses lengths that cannot be
     tokenizer = load_tokenizer(data.tokenizer_path)

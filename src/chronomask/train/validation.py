@@ -15,6 +15,7 @@ import torch
 
 from chronomask.data.format import PreparedSplit
 from chronomask.data.loader import validation_batches
+from chronomask.data.mixture import MixedSplit
 from chronomask.masking.masker import Masker
 from chronomask.train.config import ValidationConfig
 from chronomask.train.distributed import World
@@ -30,7 +31,7 @@ VALIDATION_RATIO = 0.15
 def validate(
     forward: Forward,
     masker: Masker,
-    split: PreparedSplit,
+    split: PreparedSplit | MixedSplit,
     class_names: Sequence[str],
     config: ValidationConfig,
     world: World,

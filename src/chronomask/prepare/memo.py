@@ -1,0 +1,231 @@
+"""What tokenizer and tagger say about chunks, kept: text becomes tokens mostly by looking up.
+
+A language's frequent words make most of its text. Each different chunk is tokenised, cut into words and
+aligned once; a text is then its chunks' tokens one after the other, and only what depends on the
+neighbours, the class of a word in context, is computed for every word. Nothing that comes out depends
+on what is known already. May enter: keeping and joining; what a chunk is, is :mod:`chunks`' affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numba import njit
+
+from chronomask.data.format import SPECIAL, WORD_START
+from chronomask.prepare.align import word_begins, words_of_tokens
+from chronomask.prepare.chunks import AT_START, cut, text_of
+from chronomask.prepare.words import ChunkWords, Spans
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+__all__ = ["ChunkMemo", "ChunkTagger", "WithoutContext", "token_arrays"]
+
+MOST_CHUNKS = 1 << 18
+"""Different chunks kept at most; then all are forgotten, so memory stays flat (about 500 MB)."""
+
+
+class ChunkTagger(Protocol):
+    """Words of chunks, and their classes in context."""
+
+    def learn(self, texts: Sequence[str], at_start: Sequence[bool]) -> ChunkWords:
+        """Words of new chunks."""
+        ...
+
+    def classify(self, types: np.ndarray) -> np.ndarray:
+        """uint8 [W]: classes of words by type, :data:`english.PAD` zeros around every text's."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what was learnt."""
+        ...
+
+
+class WithoutContext:
+    """A tagger whose classes depend on the word alone; white space ends every word."""
+
+    def __init__(self, tagger: Any) -> None:
+        self._tag = tagger.tag
+
+    def learn(self, texts: Sequence[str], at_start: Sequence[bool]) -> ChunkWords:
+        lengths = np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts))
+        begins = np.cumsum(lengths) - lengths
+        spans: Spans = self._tag([" ".join(texts)])[0]
+        owner = np.searchsorted(begins, spans.starts, side="right") - 1
+        return ChunkWords(
+            np.bincount(owner, minlength=len(texts)),
+            spans.starts - begins[owner],
+            spans.ends - begins[owner],
+            np.ones(owner.size, bool),
+            spans.classes.astype(np.int64),
+        )
+
+    def classify(self, types: np.ndarray) -> np.ndarray:
+        return types.astype(np.uint8)
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+
+class ChunkMemo:
+    """Every different chunk's tokens and words, for one tokenizer and one tagger."""
+
+    def __init__(self, tokenizer: Tokenizer, tagger: ChunkTagger, most: int = MOST_CHUNKS) -> None:
+        self._tokenizer = tokenizer
+        self._tagger = tagger
+        self._most = most
+        self._forget()
+
+    def _forget(self) -> None:
+        self._tagger.forget()
+        self._chunks = _Numbers()
+        self._token_begin = np.zeros(1, np.int64)  # one more than chunks
+        self._word_begin = np.zeros(1, np.int64)
+        self._visible = np.zeros(0, np.int64)
+        self._ids = np.zeros(0, np.uint32)
+        self._annotation = np.zeros(0, np.uint8)
+        self._word = np.zeros(0, np.int32)
+        self._types = np.zeros(0, np.int32)
+
+    def annotate(
+        self, texts: Sequence[str], is_special: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
+        """``ids`` int64 and ``annotation`` uint8 [T] of the texts' tokens, ``lengths`` int64 [N]: tokens
+
+        of each text, the number of words, and the number of tokens without one.
+        """
+        if len(self._chunks) > self._most:
+            self._forget()
+        number = self._chunks.__getitem__
+        cuts = [cut(text) for text in texts]
+        counts = np.fromiter(map(len, cuts), np.int64, len(cuts))
+        total = int(counts.sum())
+        chunks = np.fromiter(map(number, chain.from_iterable(cuts)), np.int64, total)
+        if self._chunks.new:
+            self._learn(self._chunks.new, is_special)
+            self._chunks.new = []
+        types, first_word = _lay_out_words(chunks, counts, self._word_begin, self._types)
+        classes = self._tagger.classify(types)
+        ids, annotation, lengths, without_word = _lay_out_tokens(
+            chunks, counts, self._token_begin, self._ids, self._annotation, self._word,
+            first_word, classes,
+        )  # fmt: skip
+        return ids, annotation, lengths, int(self._visible[chunks].sum()), without_word
+
+    def _learn(self, new: list[str], is_special: np.ndarray) -> None:
+        """Tokenise, find words and align chunks that were not met before."""
+        texts = [text_of(chunk) for chunk in new]
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        num_tokens = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
+        ids, starts, ends = token_arrays(encodings, int(num_tokens.sum()))
+        words = self._tagger.learn(texts, [chunk.startswith(AT_START) for chunk in new])
+        # One character axis for all, with a gap so that no token reaches the next chunk.
+        sizes = np.fromiter((len(text) + 2 for text in texts), np.int64, len(texts))
+        base = np.cumsum(sizes) - sizes
+        token_shift, word_shift = np.repeat(base, num_tokens), np.repeat(base, words.counts)
+        seen = np.flatnonzero(words.visible)
+        special = is_special[ids]
+        word = words_of_tokens(
+            starts + token_shift,
+            ends + token_shift,
+            (words.starts + word_shift)[seen],
+            (words.ends + word_shift)[seen],
+            no_word=special,
+        )
+        annotation = np.where(word_begins(word), WORD_START, 0).astype(np.uint8)
+        annotation[special] = SPECIAL
+        first = np.repeat(np.cumsum(words.counts) - words.counts, num_tokens)
+        within = np.where(word >= 0, seen[word] - first, -1) if seen.size else word
+        owner = np.repeat(np.arange(len(texts)), words.counts)
+        self._token_begin = _continued(self._token_begin, num_tokens)
+        self._word_begin = _continued(self._word_begin, words.counts)
+        visible = np.bincount(owner[seen], minlength=len(texts))
+        self._visible = np.concatenate([self._visible, visible])
+        self._ids = np.concatenate([self._ids, ids.astype(np.uint32)])
+        self._annotation = np.concatenate([self._annotation, annotation])
+        self._word = np.concatenate([self._word, within.astype(np.int32)])
+        self._types = np.concatenate([self._types, words.types.astype(np.int32)])
+
+
+class _Numbers(dict[str, int]):
+    """Chunks numbered as they are met; ``new``: those met since it was emptied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.new: list[str] = []
+
+    def __missing__(self, chunk: str) -> int:
+        number = self[chunk] = len(self)
+        self.new.append(chunk)
+        return number
+
+
+def _continued(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Running totals ``begins`` with those of more ``counts``."""
+    return np.concatenate([begins, begins[-1] + np.cumsum(counts)])
+
+
+@njit(cache=True, nogil=True)
+def _lay_out_words(chunks: Any, counts: Any, word_begin: Any, types: Any) -> Any:
+    """Word types of texts of ``counts`` chunks, two zeros around each; and each chunk's first word."""
+    total = 2
+    for chunk in chunks:
+        total += word_begin[chunk + 1] - word_begin[chunk]
+    out = np.zeros(total + 2 * counts.size, np.int64)
+    first = np.empty(chunks.size, np.int64)
+    place, n = 2, 0
+    for count in counts:
+        for _ in range(count):
+            chunk = chunks[n]
+            first[n] = place
+            for word in range(word_begin[chunk], word_begin[chunk + 1]):
+                out[place] = types[word]
+                place += 1
+            n += 1
+        place += 2
+    return out, first
+
+
+@njit(cache=True, nogil=True)
+def _lay_out_tokens(
+    chunks: Any, counts: Any, token_begin: Any, ids: Any, annotation: Any, word: Any,
+    first_word: Any, classes: Any,
+) -> Any:  # fmt: skip
+    """Tokens of the texts with classes; tokens of each text; and how many tokens have no word."""
+    total = 0
+    for chunk in chunks:
+        total += token_begin[chunk + 1] - token_begin[chunk]
+    out_ids = np.empty(total, np.int64)
+    out_annotation = np.empty(total, np.uint8)
+    lengths = np.zeros(counts.size, np.int64)
+    place = n = without_word = 0
+    for text in range(counts.size):
+        begin = place
+        for _ in range(counts[text]):
+            chunk = chunks[n]
+            for token in range(token_begin[chunk], token_begin[chunk + 1]):
+                out_ids[place] = ids[token]
+                value = annotation[token]
+                if word[token] >= 0:
+                    value |= classes[first_word[n] + word[token]]
+                elif value < SPECIAL:
+                    without_word += 1
+                out_annotation[place] = value
+                place += 1
+            n += 1
+        lengths[text] = place - begin
+    return out_ids, out_annotation, lengths, without_word
+
+
+def token_arrays(
+    encodings: Sequence[Encoding], total: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, start and end characters of all tokens, int64 [T] each."""
+    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int64, total)
+    flat = chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))
+    offsets = np.fromiter(flat, np.int64, 2 * total).reshape(total, 2)
+    return ids, offsets[:, 0], offsets[:, 1]

@@ -1,0 +1,166 @@
+"""Looking chunks up gives what giving every whole text to tokenizer and tagger gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from chronomask.prepare.annotate import annotate
+from chronomask.prepare.bands import BandWords
+from chronomask.prepare.chunks import cut, may_be_cut, text_of
+from chronomask.prepare.config import EnglishTagger, PrepareConfig
+from chronomask.prepare.english import PAD, EnglishNetwork
+from chronomask.prepare.memo import ChunkMemo, WithoutContext
+from chronomask.prepare.sources import fields_of, find_sources, read_documents
+from chronomask.prepare.taggers import SpacyWords, TaggerProtocol, UnicodeWords, load_tagger
+from chronomask.prepare.tokenizer import build_tokenizer, load_backend
+from tests.tests_text import made_up_text
+
+ODD = [
+    "", " ", "\n", "a", "  a", "a ", "a  b", "a\nb", "a \nb", "a\n b", "\n\na", "a\n\n", "a\tb", "a\u00a0b",
+    "\u0301a b", "a \u0301b", "nai\u0308ve étude", "ﬁne ofﬁce", "👩\u200d👩\u200d👧 hi 👍🏽!", "a\u200d b",
+    "中文 テスト 한국어",
+    "العربية كلمة", "https://a.org/b?c=d e.g. don't can't", "a\x07b \x07 c", "a\x1cb", "x" * 300 + " y",
+    "[MASK] [CLS]", "a\u2028b", "\u200b \u200b a", "I'm :) here", "co\u00adoperate a\u3000b", "\ufeffa",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prose() -> list[str]:
+    """English that every machine has."""
+    source = {"kind": "installed_packages", "max_bytes": 150_000}
+    config = PrepareConfig.parse({"sources": [source]})
+    from chronomask.prepare.files import Skipped
+
+    fields, skipped = fields_of(config.text_key, config.tagger), Skipped()
+    found = find_sources(config.sources, fields, skipped)
+    return [d.text for item in found for d in read_documents(item, fields, skipped)]
+
+
+@pytest.fixture(scope="module", params=["wordpiece", "cased", "byte_level_bpe"])
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder: Path = tmp_path_factory.mktemp("tokenizer") / "t"
+    options: dict[str, object] = {"kind": request.param, "vocab_size": 600}
+    if request.param == "cased":
+        options |= {"kind": "wordpiece", "lowercase": False}
+    choice = PrepareConfig.parse({"sources": ["x"], "tokenizer": options}).tokenizer
+    build_tokenizer(choice, [*made_up_text(50), *ODD], 128, folder)
+    return load_backend(folder)
+
+
+def special_ids(backend: Tokenizer) -> list[int]:
+    return [number for number, token in backend.get_added_tokens_decoder().items() if token.special]
+
+
+def flat(
+    texts: list[str], backend: Tokenizer, tagger: TaggerProtocol, keep: bool
+) -> tuple[list[int], list[int], list[int], int, int]:
+    batches = list(annotate(texts, backend, tagger, special_ids(backend), keep=keep))
+    return (
+        [value for batch in batches for value in batch.ids.tolist()],
+        [value for batch in batches for value in batch.annotation.tolist()],
+        [value for batch in batches for value in batch.lengths.tolist()],
+        sum(batch.num_words for batch in batches),
+        sum(batch.num_without_word for batch in batches),
+    )
+
+
+@given(st.lists(st.text(alphabet="ab'.: \n\t\u00a0\u0301\u200d中\x1c\0(", max_size=12), max_size=4))
+def test_chunks_joined_are_the_text(texts: list[str]) -> None:
+    for text in texts:
+        assert "".join(map(text_of, cut(text))) == text
+
+
+def test_frequent_words_are_one_chunk() -> None:
+    assert cut("the cat\nthe dog") == ["the", " cat", "\nthe", " dog"]
+    assert cut("a  b") == ["a  b"]
+    assert cut(" a") != cut("a a")[1:]
+
+
+@pytest.mark.parametrize(
+    "tagger", [UnicodeWords(), BandWords([["a"], ["b", "étude"]]), load_tagger(EnglishTagger())]
+)
+def test_odd_texts(backend: Tokenizer, tagger: TaggerProtocol) -> None:
+    assert may_be_cut(backend)
+    assert flat(ODD, backend, tagger, keep=True) == flat(ODD, backend, tagger, keep=False)
+    # once more, now that every chunk is known
+    assert flat(ODD, backend, tagger, keep=True) == flat(ODD, backend, tagger, keep=False)
+
+
+@given(
+    st.lists(
+        st.text(max_size=40) | st.text("ab' .\n\t\u00a0\u0301\u200d中\x1cÉ", max_size=40),
+        max_size=5,
+    )
+)
+def test_any_text(backend: Tokenizer, texts: list[str]) -> None:
+    tagger = UnicodeWords()
+    assert flat(texts, backend, tagger, keep=True) == flat(texts, backend, tagger, keep=False)
+
+
+def test_english_classes_are_those_of_spacy(backend: Tokenizer, prose: list[str]) -> None:
+    tagger = load_tagger(EnglishTagger())
+    assert isinstance(tagger, SpacyWords)
+    assert tagger.network() is not None
+    kept, plain = flat(prose, backend, tagger, keep=True), flat(prose, backend, tagger, keep=False)
+    assert kept[0] == plain[0]
+    assert kept[2] == plain[2]
+    differ = np.flatnonzero(np.asarray(kept[1]) != np.asarray(plain[1]))
+    # Ties within rounding, and signs such as "= (" that spaCy would make one word across a space.
+    assert differ.size <= len(kept[1]) * 2e-5
+    assert len({value & 63 for value in kept[1]}) > 12
+
+
+def test_a_class_does_not_depend_on_what_else_is_in_the_batch(prose: list[str]) -> None:
+    tagger = load_tagger(EnglishTagger())
+    assert isinstance(tagger, SpacyWords)
+    network = tagger.network()
+    assert isinstance(network, EnglishNetwork)
+    chunks = [" " + word for text in prose[:40] for word in text.split()]
+    words = network.learn(chunks, [False] * len(chunks))
+    rng = np.random.default_rng(0)
+    together = np.zeros(PAD, np.int64)
+    apart = []
+    for _ in range(30):
+        types = rng.choice(words.types, rng.integers(1, 60))
+        together = np.concatenate([together, types, np.zeros(PAD, np.int64)])
+        edge = np.zeros(PAD, np.int64)
+        apart.append(network.classify(np.concatenate([edge, types, edge])))
+    at_once = network.classify(together)
+    where = together > 0
+    assert (at_once[where] == np.concatenate([a[PAD:-PAD] for a in apart])).all()
+
+
+def test_forgetting_changes_nothing(backend: Tokenizer) -> None:
+    texts = made_up_text(60)
+    is_special = np.zeros(backend.get_vocab_size(), bool)
+    is_special[special_ids(backend)] = True
+    forgetful = ChunkMemo(backend, WithoutContext(UnicodeWords()), most=20)
+    known = ChunkMemo(backend, WithoutContext(UnicodeWords()))
+    for start in range(0, 60, 7):
+        part = texts[start : start + 7]
+        a, b = forgetful.annotate(part, is_special), known.annotate(part, is_special)
+        assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+        assert len(forgetful._chunks) < len(known._chunks) or start == 0
+
+
+def test_tokenizers_that_look_across_spaces_are_not_cut(backend: Tokenizer) -> None:
+    from tokenizers import AddedToken, normalizers, pre_tokenizers
+
+    backend = Tokenizer.from_str(backend.to_str())
+    before, normalizer = backend.pre_tokenizer, backend.normalizer
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    assert not may_be_cut(backend)
+    backend.pre_tokenizer = before
+    backend.normalizer = normalizers.Replace(" a", "b")
+    assert not may_be_cut(backend)
+    if normalizer is not None:
+        backend.normalizer = normalizer
+        assert may_be_cut(backend)
+        backend.add_tokens([AddedToken("new york")])
+        assert not may_be_cut(backend)
