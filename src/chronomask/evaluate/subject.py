@@ -91,18 +91,22 @@ class Subject:
             )
         return model.eval()
 
-    def open_as(self, auto: Any, **changes: Any) -> tuple[PreTrainedModel, set[str]]:
-        """A fresh float32 model of a transformers auto class, and the parameters that were not stored.
-
-        Those are drawn from torch's generator. ``changes``: keywords of ``from_pretrained`` such as
-        ``num_labels``. Raises UsageError if the architecture has no such head, DataError for damage.
-        """
+    def check_head(self, auto: Any) -> None:
+        """Raise UsageError if transformers has no such model of this architecture."""
         if type(self.config) not in auto._model_mapping:
             kind = auto.__name__.removeprefix("AutoModelFor")
             raise UsageError(
                 f"{self.name} is of type '{self.config.model_type}', of which transformers has no "
                 f"model for {kind}: choose other tasks or another model"
             )
+
+    def open_as(self, auto: Any, **changes: Any) -> tuple[PreTrainedModel, set[str]]:
+        """A fresh float32 model of a transformers auto class, and the parameters that were not stored.
+
+        Those are drawn from torch's generator. ``changes``: keywords of ``from_pretrained`` such as
+        ``num_labels``. Raises UsageError if the architecture has no such head, DataError for damage.
+        """
+        self.check_head(auto)
         try:
             with without_bars(), _without_notes():
                 model, info = auto.from_pretrained(

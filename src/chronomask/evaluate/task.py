@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from chronomask import __version__
 from chronomask.evaluate.subject import Subject
 from chronomask.results import TaskResult
 
-__all__ = ["Identified", "Task", "data_sha256", "folder_of", "versions"]
+__all__ = ["Identified", "Task", "folder_of", "sha256_of", "versions"]
 
 
 class Task(Protocol):
@@ -47,8 +47,8 @@ class Identified(Task, Protocol):
         """The result's ``recipe``."""
         ...
 
-    def files(self, data: Path) -> Sequence[Path]:
-        """What is read, in the order of the result's ``data_sha256``."""
+    def data_sha256(self, data: Path) -> str:
+        """The result's ``data_sha256``."""
         ...
 
 
@@ -58,7 +58,7 @@ def folder_of(data: Path, family: str) -> Path:
     return inner if inner.is_dir() else data
 
 
-def data_sha256(files: Iterable[Path]) -> str:
+def sha256_of(files: Iterable[Path]) -> str:
     """SHA-256 over the content of files, in order; names and places do not enter."""
     total = hashlib.sha256()
     for path in files:
