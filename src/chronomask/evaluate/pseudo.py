@@ -45,8 +45,9 @@ class PseudoLikelihood(Config):
 
     score: Score = "within_word_l2r"
     """which tokens are masked while one is predicted"""
-    batch_tokens: Annotated[int, Field(ge=1)] = 16384
-    """tokens of a forward pass, over all its masked copies"""
+    batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    """tokens of a forward pass, over all its masked copies; none: 2048 on the host (what stays in its
+    caches), 65536 on a CUDA device"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: matrix products in half precision"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -139,9 +140,10 @@ def pseudo_log_likelihood(
     mask_token_id: Any = tokenizer.mask_token_id
     pad_token_id: Any = tokenizer.pad_token_id or 0
     copies = _Copies.of(sentences, config.score)
+    batch_tokens = config.batch_tokens or (2048 if device.type == "cpu" else 65536)
     log_p = np.zeros(copies.target.size)
     with Progress(label, copies.target.size, "masked copies", progress) as shown:
-        for index in _batches(copies.length, config.batch_tokens):
+        for index in _batches(copies.length, batch_tokens):
             ids, real, position, target = copies.batch(
                 sentences, index, mask_token_id, pad_token_id
             )
