@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from chronomask.config import Config
 from chronomask.masking.masker import MaskingConfig
@@ -35,8 +35,10 @@ class CheckpointConfig(Config):
 
     every: Count = 1000
     """steps between checkpoints; 0 saves at the end alone"""
-    keep: Positive | Literal["all"] = 2
-    """how many of the newest checkpoints stay; all: every one, to evaluate them along the run"""
+    keep: Annotated[
+        Positive | None, BeforeValidator(lambda keep: None if keep == "all" else keep)
+    ] = 2
+    """how many of the newest checkpoints stay; all, or none: every one, to evaluate them along the run"""
 
 
 class RunConfig(Config):
