@@ -59,7 +59,7 @@ class TaskResult:
     examples: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
     """arrays [N] over the examples of the dev set in file order, of numbers: ``prediction`` and ``label``
     where the metric is computed from pairs, else one array per metric, named like it (its mean is the
-    metric)"""
+    metric; weighted by the array ``weight`` if there is one); BLiMP's ``correct`` is its accuracy"""
 
     @staticmethod
     def path_in(folder: Path, task: str, seed: int) -> Path:

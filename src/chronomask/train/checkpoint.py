@@ -81,9 +81,9 @@ def save(
     *,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    keep: int,
+    keep: int | None,
 ) -> Path:
-    """Write ``folder``/step-…, then remove all but the ``keep`` newest; returns the new folder.
+    """Write ``folder``/step-…, then remove all but the ``keep`` newest (None: none); returns the new folder.
 
     ``model`` gives its class and config alone. Saving a step that is there already changes nothing.
     Raises RunError when the disk is full or fails; earlier checkpoints stay and nothing half-written
@@ -108,7 +108,7 @@ def save(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(writing, ignore_errors=True)
         raise RunError(_why_not_saved(final, error, _names(folder))) from error
-    for old in _folders(folder)[keep:]:
+    for old in [] if keep is None else _folders(folder)[keep:]:
         _remove(old)
     return final
 

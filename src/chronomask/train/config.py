@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from chronomask.config import Config
 from chronomask.data.mixture import DataChoice
@@ -39,8 +39,10 @@ class CheckpointConfig(Config):
 
     every: Count = 1000
     """steps between checkpoints; 0 saves at the end alone"""
-    keep: Positive = 2
-    """how many of the newest checkpoints stay"""
+    keep: Annotated[
+        Positive | None, BeforeValidator(lambda keep: None if keep == "all" else keep)
+    ] = 2
+    """how many of the newest checkpoints stay; all, or none: every one, to evaluate them along the run"""
     asynchronous: bool = True
     """whether they are written while training goes on; costs a copy of the state in host memory"""
 

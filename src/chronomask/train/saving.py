@@ -30,7 +30,7 @@ class Saver:
         folder: Path,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        keep: int,
+        keep: int | None,
     ) -> None:
         self._folder = folder
         self._model = model
