@@ -92,3 +92,10 @@ def test_permute_is_random_and_pointwise() -> None:
 def test_weyl_covers_evenly() -> None:
     values = keyed.unit_interval(keyed.weyl(3, Stream.BUDGET, np.arange(1000, 2000)))
     assert np.abs(np.sort(values) - (np.arange(1000) + 0.5) / 1000).max() < 0.004
+
+
+def test_all_streams_at_once_are_the_streams_one_by_one() -> None:
+    epoch, row = np.array([0, 3, 3]), np.array([5, 5, 2**40])
+    together = keyed.keys_by_stream(11, epoch, row)
+    for stream in Stream:
+        np.testing.assert_array_equal(together[stream], keyed.row_keys(11, stream, epoch, row))

@@ -30,12 +30,11 @@ __all__ = [
     "Stream",
     "bits",
     "bits_at",
+    "keys_by_stream",
     "permute",
-    "row_base",
     "row_keys",
     "scalar_mix",
     "spread_of_range",
-    "stream_keys",
     "torch_bits",
     "unit_interval",
     "weyl",
@@ -71,6 +70,8 @@ class Stream(IntEnum):
     """the model's dropout in one micro-batch"""
 
 
+_NUM_STREAMS = max(Stream) + 1
+
 _S1, _C1 = np.uint32(15), np.uint32(0x2C1B3C6D)
 _S2, _C2 = np.uint32(12), np.uint32(0x297A2D39)
 _S3 = np.uint32(15)
@@ -79,8 +80,8 @@ _ROUNDS = ((_S1, _C1), (_S2, _C2), (_S3, None))
 "lowbias32" searches (C. Wellons, hash-prospector)."""
 
 
-@vectorize(["uint64(uint64, uint64)"], cache=True)
-def _absorb(state: Any, value: Any) -> Any:
+@njit(inline="always")
+def _mix(state: Scalar, value: Scalar) -> Scalar:
     """The SplitMix64 finaliser, a bijection of uint64, of ``state`` and one more number."""
     x = state + np.uint64(0x9E3779B97F4A7C15) * (value + np.uint64(1))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -88,23 +89,38 @@ def _absorb(state: Any, value: Any) -> Any:
     return x ^ (x >> np.uint64(31))
 
 
-def row_base(seed: int, epoch: np.ndarray | int, row: np.ndarray | int) -> np.ndarray:
-    """uint64: what all streams of (seed, epoch, row) start from; ``epoch`` and ``row`` broadcast."""
-    start = _absorb(np.uint64(seed % 2**64), np.uint64(0))
-    by_epoch = _absorb(start, np.asarray(epoch).astype(np.uint64))
-    return _absorb(by_epoch, np.asarray(row).astype(np.uint64))
-
-
-def stream_keys(base: np.ndarray, stream: Stream) -> np.ndarray:
-    """uint64: keys of ``stream`` from :func:`row_base`, which several streams can share."""
-    return _absorb(base, np.uint64(int(stream)))
+@vectorize(["uint64(uint64, uint64)"], cache=True)
+def _absorb(state: Any, value: Any) -> Any:
+    return _mix(state, value)
 
 
 def row_keys(
     seed: int, stream: Stream, epoch: np.ndarray | int, row: np.ndarray | int
 ) -> np.ndarray:
     """uint64 key(s) for (seed, stream, epoch, row); ``epoch`` and ``row`` broadcast together."""
-    return stream_keys(row_base(seed, epoch, row), stream)
+    start = _absorb(np.uint64(seed % 2**64), np.uint64(0))
+    by_epoch = _absorb(start, np.asarray(epoch).astype(np.uint64))
+    base = _absorb(by_epoch, np.asarray(row).astype(np.uint64))
+    return _absorb(base, np.uint64(int(stream)))
+
+
+def keys_by_stream(seed: int, epoch: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """uint64 [streams, B]: :func:`row_keys` of every stream, ``keys[Stream.SELECT]`` and so on.
+
+    ``epoch`` and ``row``: integers [B]. One compiled call, for those who need several streams.
+    """
+    keys = np.empty((_NUM_STREAMS, row.size), np.uint64)
+    _fill_keys(np.uint64(seed % 2**64), epoch.astype(np.uint64), row.astype(np.uint64), keys)
+    return keys
+
+
+@njit(cache=True, nogil=True)
+def _fill_keys(seed: Scalar, epoch: np.ndarray, row: np.ndarray, keys: np.ndarray) -> None:
+    start = _mix(seed, np.uint64(0))
+    for b in range(row.size):
+        base = _mix(_mix(start, epoch[b]), row[b])
+        for stream in range(keys.shape[0]):
+            keys[stream, b] = _mix(base, np.uint64(stream))
 
 
 def _halves(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -134,14 +134,8 @@ class Rows:
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows as torch tensors on ``device`` (a copy that does not wait for the host)."""
-        import torch
-
-        def move(array: Array) -> torch.Tensor:
-            tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
-            return tensor.to(device, non_blocking=True)
-
         moved = ("input_ids", "word_id", "token_class", "cu_seqlens")
-        return replace(self, **{name: move(getattr(self, name)) for name in moved})
+        return replace(self, **{name: _move(getattr(self, name), device) for name in moved})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +164,11 @@ class MaskedBatch:
     def num_predicted(self) -> int:
         return self.positions.shape[0]
 
+    def to(self, device: torch.device | str) -> MaskedBatch:
+        """The same batch as torch tensors on ``device`` (a copy that does not wait for the host)."""
+        moved = ("input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens")
+        return replace(self, **{name: _move(getattr(self, name), device) for name in moved})
+
 
 @dataclass(frozen=True, slots=True)
 class ClassTally:
@@ -181,3 +180,13 @@ class ClassTally:
     loss_sum: Array
     count: Array
     correct: Array
+
+
+def _move(array: Array, device: torch.device | str) -> torch.Tensor:
+    """``array`` on ``device``; to CUDA through pinned memory, so that the host goes on meanwhile."""
+    import torch
+
+    tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+    if torch.device(device).type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

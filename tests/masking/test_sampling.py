@@ -44,7 +44,9 @@ def masked_share(
     asked = np.full(rows.num_rows, ratio)
     for epoch in range(repeats):
         order = rows.row_id + epoch * rows.num_rows
-        random = RowRandomness.of(1, keyed.row_base(1, epoch, rows.row_id), order)
+        random = RowRandomness.of(
+            1, keyed.keys_by_stream(1, np.full(rows.num_rows, epoch), rows.row_id), order
+        )
         count[select(unit_id, classes, weights, asked, random)] += 1
     return (count / repeats).reshape(unit_id.shape)
 
@@ -120,7 +122,9 @@ def test_class_frequencies_follow_the_weights_at_small_budgets() -> None:
     number = np.zeros(len(CLASSES))
     epochs = 60
     for epoch in range(epochs):
-        random = RowRandomness.of(3, keyed.row_base(3, epoch, ROWS.row_id), ROWS.row_id)
+        random = RowRandomness.of(
+            3, keyed.keys_by_stream(3, np.full(ROWS.num_rows, epoch), ROWS.row_id), ROWS.row_id
+        )
         chosen = select(TOKENS, ROWS.token_class, weights, np.full(500, 0.004), random)
         number += np.bincount(ROWS.token_class.ravel()[chosen], minlength=len(CLASSES))
     in_text = np.bincount(ROWS.token_class[SIZES > 0], minlength=len(CLASSES))
@@ -197,7 +201,10 @@ def test_the_order_within_a_row_is_random() -> None:
     """Neighbours are masked together as often as independent choice from a budget allows."""
     ratio = 0.15
     random = [
-        RowRandomness.of(5, keyed.row_base(5, e, ROWS.row_id), ROWS.row_id) for e in range(60)
+        RowRandomness.of(
+            5, keyed.keys_by_stream(5, np.full(ROWS.num_rows, e), ROWS.row_id), ROWS.row_id
+        )
+        for e in range(60)
     ]
     for lag in (1, 2, 7):
         both = total = 0

@@ -1,7 +1,8 @@
 """The compiled steps by which :mod:`chronomask.masking.sampling` draws the units of a row.
 
-Each works on plain arrays of one row (or of rows that share a budget) and is documented with the step
-of the design it carries out. Units are numbered from left to right.
+Each works on plain arrays of one row (or of rows that share a budget, end to end) and is documented with
+the step of the design it carries out. Loops over tokens have no branch that depends on the text: a
+wrongly guessed branch costs more than the work. Places are counted from the row's first token.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ from chronomask import keyed
 from chronomask.keyed import Scalar
 
 __all__ = [
-    "by_length",
     "count",
+    "find_single",
+    "find_units",
+    "gather",
     "hash_row",
     "left_for_single",
-    "order_units",
+    "longest_first",
     "shift",
+    "shuffle",
     "smallest",
     "solve",
     "systematic",
-    "units",
 ]
 
 NEWTON_STEPS = 10
 TOLERANCE = 1e-7
-ORDER_BITS = 10
+ORDER_BITS = 8
 """Highest bits of a key that make the random order of systematic sampling."""
 EDGE_BITS = 8
 """Highest bits of a key that are counted to find the smallest keys; whole keys decide at the edge."""
@@ -36,68 +39,7 @@ LONGEST = 63
 
 _ONE = 2.0**32
 _U32 = np.uint64(0xFFFFFFFF)
-
-
-@njit(cache=True, nogil=True)
-def units(
-    unit_id: np.ndarray,
-    each_token: bool,
-    offset: Scalar,
-    num: Scalar,
-    first: np.ndarray,
-    size: np.ndarray,
-) -> tuple[Scalar, Scalar]:
-    """Append each unit's first place (column + ``offset``) and tokens to the ``num`` there are.
-
-    Gives the new number of units, and the tokens of those appended.
-    """
-    if each_token:
-        before = num
-        for column in range(unit_id.size):
-            first[num] = offset + column
-            size[num] = 1
-            num += unit_id[column] >= 0
-        return num, num - before
-    maskable, begin, previous = 0, 0, np.int32(-1)
-    for column in range(unit_id.size):
-        unit = unit_id[column]
-        if unit != previous:
-            if previous >= 0:
-                size[num - 1] = column - begin
-                maskable += column - begin
-            if unit >= 0:
-                begin = column
-                first[num] = offset + column
-                num += 1
-            previous = unit
-    if previous >= 0:
-        size[num - 1] = unit_id.size - begin
-        maskable += unit_id.size - begin
-    return num, maskable
-
-
-@njit(cache=True, nogil=True)
-def count(
-    token_class: np.ndarray,
-    first: np.ndarray,
-    size: np.ndarray,
-    num: Scalar,
-    group: np.ndarray,
-    counts: np.ndarray,
-    single_counts: np.ndarray,
-) -> None:
-    """Fill each unit's class, and per class the tokens of all units and of one-token units."""
-    counts[:] = 0.0
-    single_counts[:] = 0.0
-    for u in range(num):
-        c = token_class[first[u]]
-        group[u] = c
-        if size[u] == 1:
-            single_counts[c] += 1.0
-        else:
-            counts[c] += size[u]
-    for c in range(counts.size):
-        counts[c] += single_counts[c]
+_LAST = np.uint32(0xFFFFFFFF)
 
 
 @njit(cache=True, nogil=True)
@@ -107,6 +49,87 @@ def hash_row(row_key: Scalar, spread: np.ndarray, hashed: np.ndarray) -> None:
     odd = np.uint32(row_key >> np.uint64(32)) | np.uint32(1)
     for column in range(spread.size):
         hashed[column] = keyed.scalar_mix(spread[column], low, odd)
+
+
+@njit(cache=True, nogil=True)
+def gather(marked: np.ndarray, offset: Scalar, num: Scalar, out: np.ndarray) -> Scalar:
+    """Append the marked places, moved by ``offset``, to the ``num`` there are; their new number."""
+    at = np.uintp(num)
+    for place in range(marked.size):
+        out[at] = offset + place
+        at += np.uintp(marked[place] != 0)
+    return np.int64(at)
+
+
+@njit(cache=True, nogil=True)
+def find_single(unit_id: np.ndarray, single: np.ndarray) -> Scalar:
+    """Mark the maskable tokens, each a unit of its own; their number."""
+    num = np.int32(0)
+    for column in range(unit_id.size):
+        is_maskable = unit_id[column] >= 0
+        single[column] = is_maskable
+        num += is_maskable
+    return num
+
+
+@njit(cache=True, nogil=True)
+def find_units(
+    unit_id: np.ndarray,
+    offset: Scalar,
+    num: Scalar,
+    single: np.ndarray,
+    opens: np.ndarray,
+    closes: np.ndarray,
+    first: np.ndarray,
+    last: np.ndarray,
+) -> tuple[Scalar, Scalar, Scalar]:
+    """Mark the units of one token; append first and last place of the others to the ``num`` there are.
+
+    Places appended are moved by ``offset``. Gives the new number of longer units, the number of
+    one-token units, and the number of maskable tokens. ``opens``, ``closes``: scratch, [T].
+    """
+    num_single, maskable = np.int32(0), np.int32(0)
+    edge = unit_id.size - 1
+    for column in range(unit_id.size):
+        opens[column] = unit_id[column] >= 0
+        maskable += opens[column]
+    closes[edge] = opens[edge]
+    for column in range(edge):
+        closes[column] = opens[column] & (unit_id[column] != unit_id[column + 1])
+    for column in range(1, edge + 1):
+        opens[column] &= unit_id[column] != unit_id[column - 1]
+    for column in range(unit_id.size):
+        alone = opens[column] & closes[column]
+        single[column] = alone
+        num_single += alone
+        opens[column] ^= alone
+        closes[column] ^= alone
+    gather(opens, offset, num, first)
+    return gather(closes, offset, num, last), num_single, maskable
+
+
+@njit(cache=True, nogil=True)
+def count(
+    token_class: np.ndarray,
+    at: np.ndarray,
+    num_single: Scalar,
+    first: np.ndarray,
+    last: np.ndarray,
+    num_multi: Scalar,
+    counts: np.ndarray,
+    single_counts: np.ndarray,
+) -> None:
+    """Fill, per class, the number of tokens of all units and of one-token units."""
+    even, odd = np.zeros(counts.size, np.int32), np.zeros(counts.size, np.int32)
+    for i in range(0, num_single - 1, 2):  # two tables: one would wait for its own last store
+        even[token_class[at[i]]] += 1
+        odd[token_class[at[i + 1]]] += 1
+    if num_single % 2:
+        even[token_class[at[num_single - 1]]] += 1
+    for c in range(counts.size):
+        single_counts[c] = counts[c] = even[c] + odd[c]
+    for u in range(num_multi):
+        counts[token_class[first[u]]] += last[u] - first[u] + 1
 
 
 @njit(cache=True, nogil=True)
@@ -143,48 +166,47 @@ def solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.nda
 
 
 @njit(cache=True, nogil=True)
-def order_units(
-    key: np.ndarray,
-    size: np.ndarray,
-    num: Scalar,
-    multi: bool,
-    order: np.ndarray,
-    buckets: np.ndarray,
-) -> Scalar:
-    """Fill ``order`` with the units of several tokens, or of one, in random order; their number."""
+def shuffle(
+    hashed: np.ndarray, at: np.ndarray, num: Scalar, order: np.ndarray, buckets: np.ndarray
+) -> None:
+    """Fill ``order`` with 0 … num − 1, by the highest bits of the keys of the places ``at``."""
+    shift = np.uint32(32 - ORDER_BITS)
     buckets[:] = 0
-    for u in range(num):
-        if (size[u] > 1) == multi:
-            buckets[key[u] >> np.uint32(32 - ORDER_BITS)] += 1
+    for i in range(num):
+        buckets[hashed[at[i]] >> shift] += 1
     total = 0
     for b in range(buckets.size):
         here = buckets[b]
         buckets[b] = total
         total += here
-    for u in range(num):
-        if (size[u] > 1) == multi:
-            b = key[u] >> np.uint32(32 - ORDER_BITS)
-            order[buckets[b]] = u
-            buckets[b] += 1
-    return total
+    for i in range(num):
+        b = hashed[at[i]] >> shift
+        order[buckets[b]] = i
+        buckets[b] += 1
 
 
 @njit(cache=True, nogil=True)
-def by_length(
-    order: np.ndarray, num: Scalar, size: np.ndarray, by_size: np.ndarray, out: np.ndarray
+def longest_first(
+    order: np.ndarray,
+    num: Scalar,
+    first: np.ndarray,
+    last: np.ndarray,
+    by_size: np.ndarray,
+    out: np.ndarray,
 ) -> None:
     """Fill ``out`` with ``order``, longest units first, the order kept among equals."""
     by_size[:] = 0
-    for i in range(num):
-        by_size[LONGEST - min(size[order[i]], LONGEST)] += 1
+    for u in range(num):
+        by_size[LONGEST - min(last[u] - first[u] + 1, LONGEST)] += 1
     total = 0
     for s in range(by_size.size):
         here = by_size[s]
         by_size[s] = total
         total += here
     for i in range(num):
-        s = LONGEST - min(size[order[i]], LONGEST)
-        out[by_size[s]] = order[i]
+        u = order[i]
+        s = LONGEST - min(last[u] - first[u] + 1, LONGEST)
+        out[by_size[s]] = u
         by_size[s] += 1
 
 
@@ -192,28 +214,25 @@ def by_length(
 def systematic(
     order: np.ndarray,
     num: Scalar,
-    group: np.ndarray,
+    token_class: np.ndarray,
+    at: np.ndarray,
     chance: np.ndarray,
     start: Scalar,
-    size: np.ndarray,
-    chosen: np.ndarray,
-) -> Scalar:
-    """Mark in ``chosen`` the units hit by systematic sampling; the number of their tokens.
+    hit: np.ndarray,
+) -> None:
+    """Mark in ``hit`` [num] the units hit by systematic sampling in ``order``; first places ``at``.
 
     The sum of chances is kept modulo 1, in units of 2⁻³²: a unit is hit where it wraps around.
     """
-    fixed = np.empty(chance.size, np.int64)
+    fixed = np.empty(chance.size, np.uint32)
     for c in range(chance.size):
         fixed[c] = min(np.int64(np.rint(chance[c] * _ONE)), np.int64(2**32 - 1))
-    covered, total = np.int64(0), np.int64(start)
+    total = np.uint32(start)
     for i in range(num):
         u = order[i]
-        total += fixed[group[u]]
-        hit = total >> 32
-        total &= 2**32 - 1
-        chosen[u] = hit != 0
-        covered += hit * size[u]
-    return covered
+        own = fixed[token_class[at[u]]]
+        total = np.uint32(total + own)
+        hit[u] = total < own
 
 
 @njit(cache=True, nogil=True)
@@ -252,37 +271,44 @@ def shift(chance: np.ndarray, counts: np.ndarray, number: Scalar) -> None:
 
 @njit(cache=True, nogil=True)
 def smallest(
-    key: np.ndarray,
-    size: np.ndarray,
-    num: Scalar,
+    hashed: np.ndarray,
+    marked: np.ndarray,
     wanted: Scalar,
-    order: np.ndarray,
     buckets: np.ndarray,
-    chosen: np.ndarray,
+    at_edge: np.ndarray,
 ) -> None:
-    """Mark the ``wanted`` one-token units with the smallest keys."""
-    num_buckets = 1 << EDGE_BITS
-    buckets[:num_buckets] = 0
-    for u in range(num):
-        buckets[key[u] >> np.uint32(32 - EDGE_BITS)] += size[u] == 1
+    """Keep of the ``marked`` places the ``wanted`` ones with the smallest keys, then places.
+
+    ``hashed`` is overwritten where nothing is marked.
+    """
+    buckets[:] = 0
+    shift = np.uint32(32 - EDGE_BITS)
+    total = np.int32(0)
+    for place in range(marked.size):
+        is_marked = marked[place] != 0
+        total += is_marked
+        hashed[place] = hashed[place] if is_marked else _LAST
+    if wanted >= total:
+        return
+    for place in range(hashed.size):
+        buckets[hashed[place] >> shift] += 1
     below, edge = 0, 0
-    while edge < num_buckets and below + buckets[edge] <= wanted:
+    while below + buckets[edge] <= wanted:
         below += buckets[edge]
         edge += 1
-    at_edge = 0
-    for u in range(num):
-        if size[u] == 1:
-            bucket = key[u] >> np.uint32(32 - EDGE_BITS)
-            chosen[u] = bucket < edge
-            if bucket == edge:
-                order[at_edge] = u
-                at_edge += 1
+    rest = 0
+    for place in range(hashed.size):
+        if hashed[place] >> shift == edge and marked[place]:  # rare
+            at_edge[rest] = place
+            rest += 1
+    for place in range(hashed.size):
+        marked[place] = hashed[place] >> shift < edge
     for _ in range(wanted - below):
         best = 0
-        for i in range(1, at_edge):
-            here, there = order[i], order[best]
-            if key[here] < key[there] or (key[here] == key[there] and here < there):
+        for i in range(1, rest):  # places rise at first; of equal keys the first place is taken
+            here, there = at_edge[i], at_edge[best]
+            if hashed[here] < hashed[there] or (hashed[here] == hashed[there] and here < there):
                 best = i
-        chosen[order[best]] = True
-        at_edge -= 1
-        order[best] = order[at_edge]
+        marked[at_edge[best]] = True
+        rest -= 1
+        at_edge[best] = at_edge[rest]

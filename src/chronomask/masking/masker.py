@@ -155,7 +155,7 @@ class Masker:
         device = rows.input_ids.device
         if device.type != "cpu" and self._has_dense_form():
             return self.mask_dense(rows, progress)
-        return _as_torch(self._mask_on_host(_as_numpy(rows), progress), device)
+        return self._mask_on_host(_as_numpy(rows), progress).to(device)
 
     def update(self, tally: ClassTally) -> None:
         """Feed back one optimiser step's losses per class; in force from the next step on."""
@@ -225,7 +225,7 @@ class Masker:
         ratio = self._row_ratios(rows, progress)
         units = strategy.unit_id(self.config.strategy, rows, self.seed)
         each_token = self.config.strategy.kind == "token"
-        base = keyed.row_base(self.seed, rows.epoch, rows.row_id)
+        keys = keyed.keys_by_stream(self.seed, rows.epoch, rows.row_id)
         weights = None if self._weights is None else self._weights.cpu().numpy()
         if self.config.content.kind == "ptw_faithful" and weights is not None:
             positions = walk.walk(
@@ -233,8 +233,8 @@ class Masker:
                 rows.token_class,
                 weights,
                 ratio,
-                keyed.stream_keys(base, keyed.Stream.SELECT),
-                keyed.stream_keys(base, keyed.Stream.ACCEPT),
+                keys[keyed.Stream.SELECT],
+                keys[keyed.Stream.ACCEPT],
             )
         else:
             classes = rows.token_class
@@ -242,29 +242,29 @@ class Masker:
                 per_token = weights[rows.input_ids if self.content.by_token_id else classes]
                 classes = sampling.levels(units, per_token, each_token)
                 weights = sampling.LEVEL_WEIGHTS
-            random = sampling.RowRandomness.of(self.seed, base, _order(rows))
+            random = sampling.RowRandomness.of(self.seed, keys, _order(rows))
             positions = sampling.select(
                 units, classes, weights, ratio, random, each_token, self.config.budget
             )
 
-        input_ids = rows.input_ids.copy()
-        labels = np.full(input_ids.shape, -100, np.int64)
+        input_ids, labels = np.empty_like(rows.input_ids), np.empty(units.shape, np.int64)
         targets = np.empty(positions.size, np.int64)
         target_class = np.empty(positions.size, np.uint8)
         mask_below, random_below = self._replace_bounds(progress)
         replacement.replace(
-            input_ids,
+            rows.input_ids,
             rows.token_class,
             positions,
             units,
             self.config.replace_unit == "unit" and self.config.strategy.kind != "token",
-            keyed.stream_keys(base, keyed.Stream.REPLACE),
-            keyed.stream_keys(base, keyed.Stream.TOKEN),
+            keys[keyed.Stream.REPLACE],
+            keys[keyed.Stream.TOKEN],
             keyed.spread_of_range(rows.row_length),
             mask_below,
             random_below,
             self.vocabulary.mask_token_id,
             self.vocabulary.ordinary_ids,
+            input_ids,
             labels,
             targets,
             target_class,
@@ -304,8 +304,8 @@ class Masker:
         if weights is not None and self.content.by_token_id:
             classes = on_device.levels(units, weights[rows.input_ids], each_token)
             weights = torch.from_numpy(sampling.LEVEL_WEIGHTS).to(device)
-        base = keyed.row_base(self.seed, rows.epoch, rows.row_id)
-        random = sampling.RowRandomness.of(self.seed, base, _order(rows))
+        keys = keyed.keys_by_stream(self.seed, rows.epoch, rows.row_id)
+        random = sampling.RowRandomness.of(self.seed, keys, _order(rows))
         selected = on_device.select(
             units, classes, weights, ratio, random, each_token, self.config.budget
         )
@@ -315,8 +315,8 @@ class Masker:
             rows.input_ids,
             selected,
             by_unit,
-            keyed.stream_keys(base, keyed.Stream.REPLACE),
-            keyed.stream_keys(base, keyed.Stream.TOKEN),
+            keys[keyed.Stream.REPLACE],
+            keys[keyed.Stream.TOKEN],
             self._replace_bounds(progress),
             self.vocabulary.mask_token_id,
             torch.from_numpy(self.vocabulary.ordinary_ids).to(device),
@@ -359,9 +359,3 @@ def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> 
 def _as_numpy(rows: Rows) -> Rows:
     moved = ("input_ids", "word_id", "token_class", "cu_seqlens")
     return replace(rows, **{name: getattr(rows, name).cpu().numpy() for name in moved})
-
-
-def _as_torch(batch: MaskedBatch, device: torch.device | str = "cpu") -> MaskedBatch:
-    moved = ("input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens")
-    tensors = {name: torch.from_numpy(getattr(batch, name)).to(device) for name in moved}
-    return replace(batch, **tensors)

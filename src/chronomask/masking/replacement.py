@@ -27,36 +27,41 @@ def replace(
     random_below: Scalar,
     mask_token_id: Scalar,
     ordinary_ids: np.ndarray,
+    shown: np.ndarray,
     labels: np.ndarray,
     targets: np.ndarray,
     target_class: np.ndarray,
 ) -> None:
-    """Replace the tokens at ``positions`` in ``input_ids`` and fill labels, targets and classes.
+    """Fill ``shown``, what the model sees, and the labels, targets and classes of ``positions``.
 
-    ``input_ids``, ``labels`` int64 [B, T]; ``positions``, ``targets`` int64 [N]; ``target_class``
-    uint8 [N]; ``replace_keys``, ``token_keys`` uint64 [B]; ``spread`` uint32 [T] of
+    ``input_ids``, ``shown``, ``labels`` int64 [B, T]; ``positions``, ``targets`` int64 [N], rising;
+    ``target_class`` uint8 [N]; ``replace_keys``, ``token_keys`` uint64 [B]; ``spread`` uint32 [T] of
     :func:`chronomask.keyed.spread_of_range`. A token's draw in [0, 2³²) makes it [MASK] below
     ``mask_below`` and random below ``random_below``; with ``by_unit`` a unit's tokens share a draw.
     """
-    length = input_ids.shape[1]
-    row = 0
-    for n in range(positions.size):
-        while positions[n] >= (row + 1) * length:
-            row += 1
-        column = positions[n] - row * length
-        token = input_ids[row, column]
-        labels[row, column] = token
-        targets[n] = token
-        target_class[n] = token_class[row, column]
-        place = unit_id[row, column] if by_unit else column
-        draw = _bits(replace_keys[row], spread[place])
-        if draw < mask_below:
-            input_ids[row, column] = mask_token_id
-        elif draw < random_below:
-            bits = np.uint64(_bits(token_keys[row], spread[column]))
-            input_ids[row, column] = ordinary_ids[
-                np.int64((bits * np.uint64(ordinary_ids.size)) >> np.uint64(32))
-            ]
+    num_rows, length = input_ids.shape
+    n = 0
+    for row in range(num_rows):  # row by row: what was copied is still near when it is changed
+        begin = row * length
+        for column in range(length):
+            shown[row, column] = input_ids[row, column]
+            labels[row, column] = -100
+        while n < positions.size and positions[n] < begin + length:
+            column = np.uintp(positions[n] - begin)
+            token = input_ids[row, column]
+            labels[row, column] = token
+            targets[n] = token
+            target_class[n] = token_class[row, column]
+            place = np.uintp(unit_id[row, column]) if by_unit else column
+            draw = _bits(replace_keys[row], spread[place])
+            if draw < mask_below:
+                shown[row, column] = mask_token_id
+            elif draw < random_below:
+                bits = np.uint64(_bits(token_keys[row], spread[column]))
+                shown[row, column] = ordinary_ids[
+                    (bits * np.uint64(ordinary_ids.size)) >> np.uint64(32)
+                ]
+            n += 1
 
 
 @njit(inline="always")

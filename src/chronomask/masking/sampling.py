@@ -23,7 +23,7 @@ so long words vanish as the ratio falls.
 This is the version for hosts: row after row, compiled by numba, a few nanoseconds a token.
 :mod:`chronomask.masking.device` is the same in dense torch operations and gives the same bits.
 Arithmetic that could differ between the two is done on integers (chances in units of 2⁻³²) or in
-single IEEE operations. Random orders are orders of the ten highest bits of a unit's key, then of its
+single IEEE operations. Random orders are orders of the eight highest bits of a unit's key, then of its
 place: chances are exact in any order, and this one needs no comparison sort.
 
 Letters: B rows, T tokens, C classes.
@@ -71,11 +71,11 @@ class RowRandomness:
     start_single: np.ndarray
 
     @classmethod
-    def of(cls, seed: int, base: np.ndarray, order: np.ndarray) -> RowRandomness:
-        """From the seed, the rows' :func:`~chronomask.keyed.row_base` and their place in training."""
-        starts = keyed.stream_keys(base, keyed.Stream.BUDGET)
+    def of(cls, seed: int, keys: np.ndarray, order: np.ndarray) -> RowRandomness:
+        """From the rows' :func:`~chronomask.keyed.keys_by_stream` and places in training."""
+        starts = keys[keyed.Stream.BUDGET]
         return cls(
-            keys=keyed.stream_keys(base, keyed.Stream.SELECT),
+            keys=keys[keyed.Stream.SELECT],
             round_budget=keyed.weyl(seed, keyed.Stream.BUDGET, order),
             start_multi=(starts >> np.uint64(32)).astype(np.uint32),
             start_single=starts.astype(np.uint32),
@@ -152,34 +152,41 @@ def _select_rows(
     room = pool * length
     num_classes = max(weights.size, 1)
     uniform = weights.size == 0
-    first, size = np.empty(room + 1, np.int32), np.empty(room + 1, np.int32)
-    group = np.zeros(room, np.uint8)
-    hashed, key = np.empty(room, np.uint32), np.empty(room, np.uint32)
-    order, scratch = np.empty(room, np.int32), np.empty(room, np.int32)
-    buckets = np.empty(1 << draws.ORDER_BITS, np.int32)
-    by_size = np.empty(draws.LONGEST + 1, np.int32)
-    chosen = np.empty(room, np.bool_)
+    chosen = np.empty(room, np.bool_)  # by place; holds the one-token units at first
+    first, last = np.empty(room + 1, np.uint32), np.empty(room + 1, np.uint32)
+    single_at = np.empty(room + 1, np.uint32)
+    opens, closes = np.empty(length, np.bool_), np.empty(length, np.bool_)
+    classes = np.zeros(room, np.uint8)
+    hashed = np.empty(room, np.uint32)
+    order, scratch = np.empty(room + 1, np.uint32), np.empty(room, np.uint32)
+    hit, single_hit = np.empty(room, np.bool_), np.empty(room, np.bool_)
+    buckets = np.empty(1 << draws.ORDER_BITS, np.uint32)
+    by_size = np.empty(draws.LONGEST + 1, np.uint32)
     counts, single_counts = np.empty(num_classes), np.empty(num_classes)
     chance = np.empty(num_classes)
     number = 0
     for row in range(0, num_rows, pool):
-        num_units, maskable = 0, 0
+        num_multi, num_single, maskable = 0, 0, 0
         for r in range(pool):
-            num_units, tokens = draws.units(
-                unit_id[row + r], each_token, r * length, num_units, first, size
-            )
+            here = slice(r * length, (r + 1) * length)
+            if each_token:
+                alone = tokens = draws.find_single(unit_id[row + r], chosen[here])
+            else:
+                num_multi, alone, tokens = draws.find_units(
+                    unit_id[row + r],
+                    r * length,
+                    num_multi,
+                    chosen[here],
+                    opens,
+                    closes,
+                    first,
+                    last,
+                )
+            num_single += alone
             maskable += tokens
-            draws.hash_row(keys[row + r], spread, hashed[r * length : (r + 1) * length])
-        longest, num_single = 0, 0
-        for u in range(num_units):
-            key[u] = hashed[first[u]]
-        if each_token:
-            num_single = num_units
-        else:
-            for u in range(num_units):
-                num_single += size[u] == 1
-                longest = max(longest, size[u])
-            longest = longest if num_single < num_units else 0
+            draws.hash_row(keys[row + r], spread, hashed[here])
+            if not uniform:
+                classes[here] = token_class[row + r]
 
         share = ratio[row]
         if pool > 1:
@@ -188,46 +195,54 @@ def _select_rows(
         else:
             fixed_ratio = np.int64(np.rint(share * _ONE))
             budget = (fixed_ratio * maskable + np.int64(round_budget[row])) >> 32
+        if not uniform:
+            draws.gather(chosen, 0, 0, single_at)
+            draws.count(
+                classes, single_at, num_single, first, last, num_multi, counts, single_counts
+            )
         if share >= 1.0:
-            chosen[:num_units] = True
+            hit[:num_multi] = True
         else:
             if uniform:
                 single_counts[0] = num_single
                 chance[0] = share
             else:
-                classes = token_class[row : row + pool].ravel()
-                draws.count(classes, first, size, num_units, group, counts, single_counts)
                 draws.solve(counts, weights, share, chance)
             if bernoulli:
-                for u in range(num_units):
-                    chosen[u] = np.int64(key[u]) < np.int64(np.rint(chance[group[u]] * _ONE))
+                for place in range(room):
+                    below = np.int64(np.rint(chance[classes[place]] * _ONE))
+                    chosen[place] &= np.int64(hashed[place]) < below
+                for u in range(num_multi):
+                    below = np.int64(np.rint(chance[classes[first[u]]] * _ONE))
+                    hit[u] = np.int64(hashed[first[u]]) < below
             else:
-                covered = np.int64(0)
-                if num_single < num_units:
-                    num = draws.order_units(key, size, num_units, True, order, buckets)
-                    draws.by_length(order, num, size, by_size, scratch)
+                covered, longest = 0, 0
+                if num_multi:
+                    draws.shuffle(hashed, first, num_multi, order, buckets)
+                    draws.longest_first(order, num_multi, first, last, by_size, scratch)
                     start = start_multi[row]
-                    covered = draws.systematic(scratch, num, group, chance, start, size, chosen)
+                    draws.systematic(scratch, num_multi, classes, first, chance, start, hit)
+                    for u in range(num_multi):
+                        tokens = np.int64(last[u] - first[u]) + 1
+                        longest = max(longest, tokens)
+                        covered += hit[u] * tokens
                 left = draws.left_for_single(budget, covered, longest, single_counts, chance)
                 if uniform:
                     wanted = (left + np.int64(start_single[row])) >> 32
-                    draws.smallest(key, size, num_units, wanted, order, buckets, chosen)
+                    draws.smallest(hashed, chosen, wanted, buckets, order)
                 else:
                     draws.shift(chance, single_counts, left)
-                    num = draws.order_units(key, size, num_units, False, order, buckets)
-                    draws.systematic(order, num, group, chance, start_single[row], size, chosen)
-
-        begin = row * length
-        if num_single == num_units:
-            for u in range(num_units):
-                positions[number] = begin + first[u]
-                number += chosen[u]
-        else:
-            for u in range(num_units):
-                if chosen[u]:
-                    for column in range(first[u], first[u] + size[u]):
-                        positions[number] = begin + column
-                        number += 1
+                    draws.shuffle(hashed, single_at, num_single, order, buckets)
+                    start = start_single[row]
+                    draws.systematic(
+                        order, num_single, classes, single_at, chance, start, single_hit
+                    )
+                    for i in range(num_single):
+                        chosen[single_at[i]] = single_hit[i]
+        for u in range(num_multi):
+            for place in range(first[u], last[u] + 1):
+                chosen[place] = hit[u]
+        number = draws.gather(chosen, row * length, number, positions)
     return number
 
 

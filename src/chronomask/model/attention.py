@@ -46,8 +46,9 @@ class Documents:
     """Where documents lie in a batch of packed rows, in the forms that attention kernels take.
 
     ``number`` int64 [B, T]: counts documents from 0 over the whole batch, padding after a document
-    being one of its own; ``cu_seqlens`` int32 [D + 1] and ``max_length`` say the same for varlen
-    kernels; ``separate``: whether any row holds more than one, so that a mask is needed at all.
+    being one of its own; ``cu_seqlens`` int32, a power of two of them, the last bound repeated, and
+    ``max_length``, the row length, say the same for varlen kernels in shapes that seldom change;
+    ``separate``: whether any row holds more than one, so that a mask is needed at all.
     """
 
     number: torch.Tensor
@@ -103,7 +104,7 @@ def documents_attention(
     if documents is not None:
         window = None if sliding_window is None else sliding_window - 1
         attention_mask = documents.mask(window, query.dtype)
-    if dropout and not query.is_cuda and not groups:
+    if dropout and not query.is_cuda and not groups and not torch.compiler.is_compiling():
         output = _with_host_dropout(query, key, value, attention_mask, dropout, scaling)
         return output.transpose(1, 2).contiguous(), None
     output = nn.functional.scaled_dot_product_attention(
@@ -268,8 +269,14 @@ def backbone_inputs(
 
     documents = Documents(
         number=move(number),
-        cu_seqlens=move(bounds.astype(np.int32)),
-        max_length=int(lengths.max(initial=1)),
+        cu_seqlens=move(_to_power_of_two(bounds.astype(np.int32))),
+        max_length=length,
         separate=lengths.size > num_rows,
     )
     return {"position_ids": move(position_ids), "documents": documents}
+
+
+def _to_power_of_two(bounds: np.ndarray) -> np.ndarray:
+    """``bounds`` with its last repeated: documents of no tokens at the end."""
+    room = 1 << (bounds.size - 1).bit_length()
+    return np.pad(bounds, (0, room - bounds.size), mode="edge")

@@ -4,17 +4,22 @@ A masked language model needs logits at some 15 % of its tokens, but its ``forwa
 everywhere, which for a small model is most of the work. Here the backbone runs alone, the hidden
 states of the predicted positions are gathered, and the architecture's own head runs on those. How
 a head is called is the only thing an architecture must tell: one line in :data:`HEADS`.
+
+Compiled, the head sees few shapes: predicted positions are padded to one of eight :data:`ROOMS`, so that a
+ratio that changes from step to step does not compile the head again.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-__all__ = ["HEADS", "logits_at", "token_losses"]
+__all__ = ["HEADS", "ROOMS", "compile_backbone", "logits_at", "room_for", "token_losses"]
 
 Head = Callable[[Any, torch.Tensor], torch.Tensor]
 """(model, hidden states [N, H]) → logits [N, V]."""
@@ -66,22 +71,50 @@ HEADS: dict[str, Head] = {
 """How to call the head of each ``model_type``; any other computes all logits and then gathers."""
 
 
+ROOMS = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 1.0)
+"""Numbers of predicted tokens that a compiled head is given, as shares of a batch's tokens.
+
+Eight, as many shapes as torch compiles of one function before it gives up on it."""
+
+
+def room_for(num_targets: int, num_tokens: int) -> int:
+    """The smallest of the :data:`ROOMS` of ``num_tokens`` tokens that holds ``num_targets``."""
+    return next(room for share in ROOMS if (room := math.ceil(share * num_tokens)) >= num_targets)
+
+
+def compile_backbone(model: PreTrainedModel, backend: str = "inductor") -> None:
+    """Compile the model under its head in place, as one graph, for batches of fixed shapes."""
+    model.base_model.compile(backend=backend, fullgraph=True, dynamic=False)
+
+
+@cache
+def _compiled(head: Head, backend: str) -> Head:
+    return torch.compile(head, backend=backend, fullgraph=True, dynamic=False)
+
+
 def logits_at(
     model: PreTrainedModel,
     input_ids: torch.Tensor,
     positions: torch.Tensor,
     inputs: Mapping[str, Any],
+    compiled: str | None = None,
 ) -> torch.Tensor:
     """Logits [N, V] at flat ``positions`` int64 [N] of ``input_ids`` int64 [B, T].
 
     ``inputs``: further keywords of the backbone, from
-    :func:`~chronomask.model.attention.backbone_inputs`.
+    :func:`~chronomask.model.attention.backbone_inputs`. ``compiled``: the backend of
+    ``torch.compile`` that the head runs with, on positions padded to one of the :data:`ROOMS`.
     """
     head = HEADS.get(model.config.model_type)
     if head is None:
         return model(input_ids=input_ids, **inputs).logits.flatten(0, 1).index_select(0, positions)
-    hidden = model.base_model(input_ids=input_ids, **inputs).last_hidden_state
-    return head(model, hidden.flatten(0, 1).index_select(0, positions))
+    hidden = model.base_model(input_ids=input_ids, **inputs).last_hidden_state.flatten(0, 1)
+    if compiled is None:
+        return head(model, hidden.index_select(0, positions))
+    number = positions.shape[0]
+    room = room_for(number, input_ids.numel())
+    padded = torch.nn.functional.pad(positions, (0, room - number))
+    return _compiled(head, compiled)(model, hidden.index_select(0, padded))[:number]
 
 
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -38,10 +38,15 @@ class Forward:
     precision: Precision
     attention: AttentionScope
     pad_token_id: int
+    compiled: str | None = None
+    """backend of ``torch.compile`` for the head; the backbone is compiled in place"""
 
     def mask(self, rows: Rows, masker: Masker, progress: float) -> Part:
-        """Mask host rows at ``progress`` on the run's device."""
-        batch = masker(rows.to(self.device), progress)
+        """Mask host rows at ``progress`` and send them to the run's device.
+
+        Masking on the host knows how many tokens are predicted without asking the device.
+        """
+        batch = masker(rows, progress).to(self.device)
         first = position_offset(self.model)
         inputs = backbone_inputs(rows, self.attention, self.pad_token_id, first, self.device)
         return Part(rows, batch, inputs)
@@ -54,7 +59,9 @@ class Forward:
         batch = part.batch
         bf16 = self.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            logits = logits_at(self.model, batch.input_ids, batch.positions, part.inputs)
+            logits = logits_at(
+                self.model, batch.input_ids, batch.positions, part.inputs, self.compiled
+            )
         return token_losses(logits.float(), batch.targets)
 
 

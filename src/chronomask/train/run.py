@@ -28,6 +28,7 @@ from chronomask.model.build import (
 )
 from chronomask.model.export import model_card
 from chronomask.model.flops import Flops, count_flops
+from chronomask.model.head import compile_backbone
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
@@ -214,18 +215,26 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     model.to(world.device)  # pyright: ignore[reportArgumentType]
     if config.activation_checkpointing:
         checkpoint_activations(model)
-    if config.compile == "always" or (config.compile == "auto" and world.device.type == "cuda"):
-        model.base_model.compile()
+    compiled = config.compile == "always" or (
+        config.compile == "auto" and world.device.type == "cuda"
+    )
+    if compiled:
+        compile_backbone(model)
     run = Run(
         config=config,
         folder=folder,
         data=data,
         tokenizer=tokenizer,
         forward=Forward(
-            model, world.device, config.precision, config.attention, data.manifest.pad_token_id
+            model,
+            world.device,
+            config.precision,
+            config.attention,
+            data.manifest.pad_token_id,
+            "inductor" if compiled else None,
         ),
         optimiser=build_optimiser(config.optimiser, model),
-        masker=Masker(config.masking, vocabulary, data.class_names, config.seed).to(world.device),
+        masker=Masker(config.masking, vocabulary, data.class_names, config.seed),
         validation_masker=fixed_masker(vocabulary),
         loader=RowLoader(
             data.split("train"),

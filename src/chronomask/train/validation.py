@@ -7,6 +7,7 @@ those of the same predictions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -25,6 +26,7 @@ VALIDATION_RATIO = 0.15
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # other shapes than training's: not worth compiling
 def validate(
     forward: Forward,
     masker: Masker,
@@ -39,6 +41,7 @@ def validate(
     :func:`~chronomask.masking.masker.fixed_masker`.
     """
     sums = torch.zeros(3, len(class_names), dtype=torch.float64, device=world.device)
+    forward = replace(forward, compiled=None)
     forward.model.eval()
     batches = validation_batches(split, config.rows, config.batch_rows)
     for rows in islice(batches, world.rank, None, world.size):
