@@ -1,13 +1,18 @@
-"""Tokens per second of the training loop beside transformers' ``Trainer``, on the same work.
+"""Speed and memory of the training loop beside transformers' ``Trainer``, on the same work.
 
     python -m benchmarks.training [--json] [--threads N] [--steps N] [--rounds N]
 
-Both train the same BERT (4 layers × 256, vocabulary 16k) in float32 on the same packed rows (length
-128, 32 a step), masking 15 %: the ``Trainer`` with ``DataCollatorForLanguageModeling``, ours with whole
-words, part-of-speech weights and documents kept apart, which is more work. They take turns in short
-rounds; the first steps of every round warm up and are not counted; figures are medians over steps.
-The text is made up (Zipf-distributed words in documents), so nothing is needed beside the package and
-``accelerate``. Runs in about two minutes on two free cores.
+Both train the same BERT (4 layers × 256, vocabulary 16k) in float32 on the same rows (length 128, 32 a
+step): the ``Trainer`` with ``DataCollatorForLanguageModeling``, ours with whole words, part-of-speech
+weights and documents kept apart, which is more work. Sides take turns in short rounds; the first steps
+of every round warm up and are not counted; figures are medians over steps, of the clock and of CPU time.
+
+- ``train_vs_hf``, ``train_vs_hf_030``: speed over the ``Trainer``'s at 15 % and 30 % masked, rows full
+- ``train_vs_hf_padded``: the same per token that is not padding, on documents of natural length (mean at
+  most half a row): ours packs them, theirs pads to the longest of a batch, as its example does unless
+  told to pad to a fixed length
+- ``peak_memory_vs_hf``: memory over theirs: the peak of a process less what it held after its imports
+- ``overhead``: seconds of a step without masking, tallying, logging and loading, over those with them
 """
 
 from __future__ import annotations
@@ -20,193 +25,147 @@ os.environ.setdefault(
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import argparse
-import hashlib
 import json
+import subprocess
+import sys
 import tempfile
-import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torch.utils.data import Dataset
-from transformers import (
-    AutoModelForMaskedLM,
-    DataCollatorForLanguageModeling,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
+
+from benchmarks.sides import (
+    CPU_WORK,
+    Examples,
+    Step,
+    Work,
+    bare,
+    make_data,
+    make_documents,
+    ours,
+    trainer,
 )
+from chronomask.data.format import PreparedData
+from chronomask.train.speed import peak_memory
 
-from chronomask.data.format import SPECIAL, WORD_START, PreparedData
-from chronomask.data.writer import RowWriter, write_manifest
-from chronomask.model.build import FromConfig, build_model, load_tokenizer
-from chronomask.train.config import RunConfig
-from chronomask.train.loop import pretrain
-from chronomask.types import UPOS_CLASSES
-
-VOCABULARY, ROW_LENGTH, ROWS_PER_STEP = 16_384, 128, 32
-TOKENS_PER_STEP = ROW_LENGTH * ROWS_PER_STEP
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-MODEL = FromConfig(
-    model_type="bert",
-    overrides={
-        "hidden_size": 256,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "intermediate_size": 1024,
-        "max_position_embeddings": ROW_LENGTH,
-    },
-)
+Side = Callable[[Path, int], list[Step]]
 
 
-def make_data(folder: Path, num_rows: int) -> PreparedData:
-    """Prepared rows of made-up documents of about 200 tokens, packed without padding."""
-    words = {token: number for number, token in enumerate(SPECIALS)}
-    words |= {f"w{number}": number for number in range(len(SPECIALS), VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **dict(zip(names, SPECIALS, strict=True))
-    ).save_pretrained(folder / "tokenizer")
+def take_turns(root: Path, steps: int, rounds: int, *sides: Side) -> list[list[Step]]:
+    """Counted steps of each side; every side warms up at the beginning of its turn."""
+    counted: list[list[Step]] = [[] for _ in sides]
+    for number in range(rounds):
+        order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
+        for side in order:
+            taken = sides[side](root / f"{side}-{number}", steps + 2)
+            counted[side] += taken[-steps:]
+    return counted
 
-    rng = np.random.default_rng(0)
-    entries = {}
-    for split, rows in (("train", num_rows), ("held_out", 8)):
-        size = rows * ROW_LENGTH
-        share = 1 / np.arange(1, VOCABULARY - len(SPECIALS) + 1)
-        ids = len(SPECIALS) + rng.choice(share.size, size, p=share / share.sum())
-        annotation = rng.integers(1, len(UPOS_CLASSES), size)
-        annotation[rng.random(size) < 0.75] |= WORD_START
-        starts = np.flatnonzero(rng.random(size) < 1 / 200)
-        starts = starts[starts % ROW_LENGTH > 0]
-        begins = np.union1d(starts, np.arange(0, size, ROW_LENGTH))
-        ids[begins], annotation[begins] = 2, SPECIAL
-        annotation[np.minimum(begins + 1, size - 1)] |= WORD_START
-        writer = RowWriter(folder, split, ROW_LENGTH, VOCABULARY)
-        shape = (rows, ROW_LENGTH)
-        writer.write(ids.reshape(shape), annotation.reshape(shape), starts, size)
-        entries[split] = writer.finish(begins.size)
-    digest = hashlib.sha256((folder / "tokenizer" / "tokenizer.json").read_bytes()).hexdigest()
-    values = {
-        "tokenizer_sha256": digest,
-        "tagger": "made up",
-        "class_names": UPOS_CLASSES,
-        "row_length": ROW_LENGTH,
-        "packing": "made up",
-        "pad_token_id": 0,
-        "vocab_size": VOCABULARY,
+
+def per_token(steps: list[Step]) -> tuple[float, float]:
+    """Median seconds, and CPU seconds, of a token that is not padding."""
+    return (
+        median(step.seconds / step.tokens for step in steps),
+        median(step.cpu_seconds / step.tokens for step in steps),
+    )
+
+
+def compare(name: str, mine: list[Step], theirs: list[Step]) -> dict[str, float]:
+    """Speed over speed by the clock, the same by CPU time, and tokens per second of both."""
+    (ours_clock, ours_cpu), (their_clock, their_cpu) = per_token(mine), per_token(theirs)
+    return {
+        name: their_clock / ours_clock,
+        f"{name}_cpu": their_cpu / ours_cpu,
+        f"{name}_tokens_per_second": 1 / ours_clock,
+        f"{name}_hf_tokens_per_second": 1 / their_clock,
     }
-    write_manifest(folder, values, entries)
-    return PreparedData.open(folder)
 
 
-def our_seconds(data: PreparedData, out: Path, steps: int, threads: int) -> list[float]:
-    """Seconds of each step of a run, as the run itself logs them."""
-    config = RunConfig.parse(
-        {
-            "data": str(data.path),
-            "model": MODEL.to_dict(),
-            "masking": {"ratio": {"kind": "constant", "base": 0.15}, "content": {"kind": "ptw"}},
-            "learning_rate": {"kind": "linear", "peak": 5e-4},
-            "steps": steps,
-            "rows_per_step": ROWS_PER_STEP,
-            "log_every": 1,
-            "device": "cpu",
-            "threads": threads,
-            "validation": {"every": 0, "rows": 8, "batch_rows": 8},
-            "checkpoint": {"every": 0},
-        }
-    )
-    pretrain(config, out, progress=False)
-    logged = (out / "metrics.jsonl").read_text().splitlines()
-    return [TOKENS_PER_STEP / json.loads(line)["tokens_per_second"] for line in logged]
-
-
-class _Rows(Dataset[dict[str, Any]]):
-    """Prepared rows as the ``Trainer`` takes them, decoded beforehand."""
-
-    def __init__(self, data: PreparedData) -> None:
-        split = data.split("train")
-        self.ids = split.read(np.arange(split.num_rows), 0).input_ids.tolist()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"input_ids": self.ids[index]}
-
-
-class _Clock(TrainerCallback):
-    """Notes the time at the end of every step."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ends.append(time.perf_counter())
-
-
-def trainer_seconds(
-    data: PreparedData, rows: _Rows, out: Path, steps: int, threads: int
-) -> list[float]:
-    """Seconds between the ends of successive steps of a ``Trainer``."""
-    torch.set_num_threads(threads)
-    tokenizer = load_tokenizer(data.tokenizer_path)
-    built = build_model(MODEL, tokenizer, row_length=ROW_LENGTH, seed=0, attention="row")
-    clock = _Clock()
-    trainer = Trainer(
-        model=AutoModelForMaskedLM.from_config(built.config),
-        args=TrainingArguments(
-            output_dir=str(out),
-            max_steps=steps,
-            per_device_train_batch_size=ROWS_PER_STEP,
-            learning_rate=5e-4,
-            optim="adamw_torch_fused",
-            use_cpu=True,
-            disable_tqdm=True,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to=[],
-        ),
-        train_dataset=rows,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15),
-        callbacks=[clock],
-    )
-    trainer.train()
-    return np.diff(clock.ends).tolist()
-
-
-def measure(steps: int, rounds: int, threads: int) -> dict[str, Any]:
-    """Medians over all counted steps; ``train_vs_hf`` is the ratio of the two speeds."""
-    ours: list[float] = []
-    theirs: list[float] = []
+def measure(work: Work, steps: int, rounds: int, only: set[str]) -> dict[str, Any]:
+    """The figures named in the module's text."""
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        data = make_data(root / "data", num_rows=ROWS_PER_STEP * 64)
-        rows = _Rows(data)
-        for number in range(rounds):
-            ours += our_seconds(data, root / f"ours-{number}", steps + 1, threads)[1:]
-            theirs += trainer_seconds(data, rows, root / "trainer", steps + 2, threads)[1:]
-    return {
-        "train_vs_hf": median(theirs) / median(ours),
-        "tokens_per_second": TOKENS_PER_STEP / median(ours),
-        "hf_tokens_per_second": TOKENS_PER_STEP / median(theirs),
-        "steps_counted": len(ours),
-        "threads": threads,
-        "torch": torch.__version__,
-    }
+        data = make_data(root / "data", work, num_rows=work.rows * 64)
+        rows = Examples.of(data)
+        for name, ratio in (("train_vs_hf", 0.15), ("train_vs_hf_030", 0.30)):
+            if name in only:
+                mine, theirs = take_turns(
+                    root / name,
+                    steps,
+                    rounds,
+                    lambda out, n, r=ratio: ours(work, data, out, n, ratio=r),
+                    lambda out, n, r=ratio: trainer(work, data, rows, out, n, ratio=r),
+                )
+                result |= compare(name, mine, theirs)
+        if "train_vs_hf_padded" in only:
+            packed, documents = make_documents(root / "packed", work, work.rows * 64 * 2)
+            result["padded_mean_length"] = sum(map(len, documents)) / len(documents)
+            mine, theirs = take_turns(
+                root / "padded",
+                steps,
+                rounds,
+                lambda out, n: ours(work, packed, out, n),
+                lambda out, n: trainer(work, packed, Examples(documents), out, n),
+            )
+            result |= compare("train_vs_hf_padded", mine, theirs)
+        if "overhead" in only:
+            without, complete = take_turns(
+                root / "overhead",
+                steps,
+                2 * rounds,
+                lambda out, n: bare(work, data, out, n),
+                lambda out, n: ours(work, data, out, n),
+            )
+            clock, cpu = zip(per_token(without), per_token(complete), strict=True)
+            result |= {"overhead": clock[0] / clock[1], "overhead_cpu": cpu[0] / cpu[1]}
+        if "peak_memory_vs_hf" in only:
+            mine, theirs = (_memory_of(side, work, data) for side in ("ours", "theirs"))
+            result |= {
+                "peak_memory_vs_hf": mine / theirs,
+                "peak_memory_bytes": mine,
+                "hf_peak_memory_bytes": theirs,
+            }
+    return result | {"threads": work.threads, "torch": torch.__version__}
+
+
+FIGURES = (
+    "train_vs_hf",
+    "train_vs_hf_030",
+    "train_vs_hf_padded",
+    "peak_memory_vs_hf",
+    "overhead",
+)
+
+
+def _memory_of(side: str, work: Work, data: PreparedData) -> int:
+    """What training in a process of its own takes beyond imports."""
+    command = [sys.executable, "-m", "benchmarks.training", "--memory-of", side]
+    command += ["--data", str(data.path), "--threads", str(work.threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def _print_memory(side: str, work: Work, folder: Path) -> None:
+    data = PreparedData.open(folder)
+    rows = Examples.of(data) if side == "theirs" else Examples([])
+    before = peak_memory(torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as out:
+        if side == "ours":
+            ours(work, data, Path(out) / "run", 3)
+        else:
+            trainer(work, data, rows, Path(out), 3)
+    print(peak_memory(torch.device("cpu")) - before)
 
 
 def main() -> None:
     """Print the figures; with ``--json`` the last line is one JSON object."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.training",
-        description="Training speed beside transformers' Trainer.",
+        description="Training speed and memory beside transformers' Trainer.",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line"
@@ -214,12 +173,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=3, help="counted steps of a round")
     parser.add_argument("--rounds", type=int, default=6, help="turns each side takes")
+    parser.add_argument("--only", nargs="+", choices=FIGURES, default=FIGURES)
+    parser.add_argument("--memory-of", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    result = measure(chosen.steps, chosen.rounds, chosen.threads)
-    print("BERT 4 × 256, vocabulary 16k, 32 rows of 128 tokens, float32, 15 % masked")
-    print(f"  chronomask           {result['tokens_per_second']:>8,.0f} tokens/s")
-    print(f"  transformers Trainer {result['hf_tokens_per_second']:>8,.0f} tokens/s")
-    print(f"  ratio                {result['train_vs_hf']:>8.2f}")
+    work = replace(CPU_WORK, threads=chosen.threads)
+    if chosen.memory_of:
+        _print_memory(chosen.memory_of, work, chosen.data)
+        return
+    result = measure(work, chosen.steps, chosen.rounds, set(chosen.only))
+    print("BERT 4 × 256, vocabulary 16k, 32 rows of 128 tokens, float32; medians over steps")
+    for name, value in result.items():
+        shown = f"{value:,.0f}" if isinstance(value, float) and value > 100 else value
+        shown = f"{value:.3f}" if isinstance(value, float) and value <= 100 else shown
+        print(f"  {name:<40}{shown:>14}")
     if chosen.json:
         print(json.dumps(result))
 

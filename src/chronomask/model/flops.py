@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -75,7 +76,7 @@ def count_flops(model: PreTrainedModel) -> Flops:
     config = model.config
     shared = getattr(config, "num_hidden_groups", None)
     if shared is not None:  # ALBERT: one group of layers is run through again and again
-        encoder: nn.Module = model.base_model.encoder.albert_layer_groups  # pyright: ignore
+        encoder: Any = model.base_model.encoder.albert_layer_groups  # pyright: ignore
         again = config.num_hidden_layers // shared
         for module in encoder.modules():
             if module in inside:
