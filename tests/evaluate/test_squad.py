@@ -11,11 +11,14 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from tokenizers import processors
+from transformers import ByT5Tokenizer
 
 from chronomask.errors import DataError, UsageError
+from chronomask.evaluate.glue import GlueTask
 from chronomask.evaluate.squad import SquadConfig, SquadTask
 from chronomask.evaluate.squad_files import read_questions
-from chronomask.evaluate.subject import Subject
+from chronomask.evaluate.subject import Subject, find_subject
 
 from .official import squad_values, write_squad
 
@@ -139,6 +142,23 @@ def test_same_seed_same_numbers_and_limit_is_in_the_recipe(subject: Subject, dat
 def test_windows_longer_than_the_model_are_refused(subject: Subject, data: Path) -> None:
     with pytest.raises(UsageError, match=r"rows of 384 tokens.*--set squad.max_length=128"):
         SquadTask().check(subject, data)
+
+
+def test_tokenizers_that_cannot_serve_are_refused_beforehand(
+    model_folder: Path, data: Path, glue: Path
+) -> None:
+    slow = find_subject(str(model_folder))
+    slow.__dict__["tokenizer"] = ByT5Tokenizer()
+    with pytest.raises(UsageError, match="no character offsets"):
+        SquadTask(SMALL).check(slow, data)
+    running = find_subject(str(model_folder))
+    running.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    for task, folder in ((SquadTask(SMALL), data), (GlueTask("rte"), glue)):
+        with pytest.raises(UsageError, match="puts nothing between two texts"):
+            task.check(running, folder)
+    GlueTask("cola").check(running, glue)
 
 
 def test_learning_rate_is_chosen_on_other_articles(subject: Subject, data: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
-from chronomask.evaluate.batches import Encoded, encode
+from chronomask.evaluate.batches import Encoded, check_pairs, encode
 from chronomask.evaluate.finetune import (
     FineTuning,
     Loss,
@@ -103,7 +103,8 @@ class GlueTask:
         device_of(self.config)
         check_length(model, self.config.max_length, self.name)
         model.check_head(AutoModelForSequenceClassification)
-        encode(model.tokenizer, ["a"], None, self.config.max_length)
+        if len(self._format.texts) == 2:
+            check_pairs(model.tokenizer)
         for split in ("train", *self._format.dev):
             read_split(self.name, data, split)
         if self.name == "mnli":
