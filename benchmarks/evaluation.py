@@ -8,6 +8,7 @@ padded to the longest of the batch, ``AdamW``, a linear schedule. They take turn
 figure is the median over turns of examples per second of processor time (all threads together), which a
 busy machine disturbs less than the clock. Scores on the dev part are means over the turns, whose seeds
 differ. Without ``--data`` the text is made up, in lengths like those of SST-2 and SQuAD.
+Runs in about six minutes on a free core.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with glue/SST-2 and squad")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3, help="turns each side takes")
-    parser.add_argument("--examples", type=int, default=1600, help="sentences to train on")
+    parser.add_argument("--examples", type=int, default=1200, help="sentences to train on")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     result: dict[str, Any] = fine_tuning(chosen.data, chosen.examples, chosen.rounds)
