@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from chronomask.errors import UsageError
 from chronomask.keyed import permute
 
-__all__ = ["Encoded", "by_length", "encode", "end_to_end", "shuffled_batches"]
+__all__ = ["Encoded", "by_length", "check_pairs", "encode", "end_to_end", "shuffled_batches"]
 
 BATCHES_PER_POOL = 50
 _TEXTS_AT_ONCE = 4096
@@ -103,6 +104,16 @@ def end_to_end(
     flat = None if types is None else np.concatenate([np.asarray(t, np.uint8) for t in types])
     padding = tokenizer.pad_token_id
     return Encoded(ids, flat, bounds, padding if isinstance(padding, int) else 0)
+
+
+def check_pairs(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that runs two texts together; raises UsageError."""
+    alone, both = (tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True))
+    if both <= alone:
+        raise UsageError(
+            f"the tokenizer ({type(tokenizer).__name__}) puts nothing between two texts: give its "
+            "post-processor a template for pairs, such as [CLS] $A [SEP] $B:1 [SEP]:1"
+        )
 
 
 def shuffled_batches(

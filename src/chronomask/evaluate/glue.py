@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
-from chronomask.evaluate.batches import Encoded, encode
+from chronomask.evaluate.batches import Encoded, check_pairs, encode
 from chronomask.evaluate.finetune import (
     FineTuning,
     Loss,
@@ -87,7 +87,7 @@ class GlueTask:
         self.config = config or GLUE_TASKS[name]
         self._format = FORMATS[name]
         self._metrics = _METRICS.get(name, ("accuracy",))
-        self._prepared: tuple[tuple[Path, Path], _Prepared] | None = None
+        self._prepared: tuple[tuple[str, str], _Prepared] | None = None
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -103,7 +103,8 @@ class GlueTask:
         device_of(self.config)
         check_length(model, self.config.max_length, self.name)
         model.check_head(AutoModelForSequenceClassification)
-        encode(model.tokenizer, ["a"], None, self.config.max_length)
+        if len(self._format.texts) == 2:
+            check_pairs(model.tokenizer)
         for split in ("train", *self._format.dev):
             read_split(self.name, data, split)
         if self.name == "mnli":
@@ -153,7 +154,8 @@ class GlueTask:
 
     def _prepare(self, model: Subject, data: Path, progress: bool) -> _Prepared:
         """Texts as tokens and the learning rate; kept from one seed to the next."""
-        key = (model.path, data)
+        digest = self.data_sha256(data)
+        key = (model.sha256, digest)
         if self._prepared is None or self._prepared[0] != key:
             train = self.part(model, read_split(self.name, data, "train"))
             dev = {
@@ -163,7 +165,6 @@ class GlueTask:
             if self.name == "mnli" and len(pairs := diagnostic(data)[0]):
                 dev["ax"] = self.part(model, pairs)
             rate, choice = self._choose(model, train, progress)
-            digest = self.data_sha256(data)
             self._prepared = key, _Prepared(train, dev, digest, rate, choice)
         return self._prepared[1]
 

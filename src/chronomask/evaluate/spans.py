@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from chronomask.errors import UsageError
-from chronomask.evaluate.batches import Encoded, end_to_end
+from chronomask.evaluate.batches import Encoded, check_pairs, end_to_end
 from chronomask.evaluate.squad_files import Question, Questions
 
 __all__ = ["Span", "Windows", "best_spans", "make_windows", "merge_spans"]
@@ -151,6 +151,7 @@ class _Frame:
                 f"the tokenizer ({type(tokenizer).__name__}) gives no character offsets, which "
                 "answers are cut out by: save the model with a fast tokenizer (tokenizer.json)"
             )
+        check_pairs(tokenizer)
         probe = tokenizer("1", "1", return_token_type_ids=True)
         ids = np.asarray(probe["input_ids"], np.int32)
         types = np.asarray(probe["token_type_ids"], np.uint8)

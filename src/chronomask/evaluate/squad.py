@@ -86,7 +86,7 @@ class SquadTask:
 
     def __init__(self, config: SquadConfig | None = None) -> None:
         self.config = config or SquadConfig()
-        self._prepared: tuple[tuple[Path, Path], _Prepared] | None = None
+        self._prepared: tuple[tuple[str, str], _Prepared] | None = None
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -142,13 +142,14 @@ class SquadTask:
 
     def _prepare(self, model: Subject, data: Path, progress: bool) -> _Prepared:
         """Questions as windows and the learning rate; kept from one seed to the next."""
-        key = (model.path, data)
+        digest = self.data_sha256(data)
+        key = (model.sha256, digest)
         if self._prepared is None or self._prepared[0] != key:
             train, dev = (
                 self.part(model, read_questions(data, split)) for split in ("train", "dev")
             )
             rate, choice = self._choose(model, train, progress)
-            self._prepared = key, _Prepared(train, dev, self.data_sha256(data), rate, choice)
+            self._prepared = key, _Prepared(train, dev, digest, rate, choice)
         return self._prepared[1]
 
     def part(self, model: Subject, questions: Questions) -> Part:

@@ -129,6 +129,8 @@ def _parsed(values: Any, where: str) -> Questions:
 
 
 def _check(question: Question, context: str, seen: set[str], at: str) -> None:
+    if not isinstance(question.text, str) or not isinstance(context, str):
+        raise DataError(f"{at}: question and context must be text")
     if not question.answers:
         raise DataError(f"{at}: no answer; every question of SQuAD v1.1 has one (is this v2.0?)")
     if question.id in seen:

@@ -1,0 +1,251 @@
+"""Tasks by name, all checked before any runs; results kept, refused, replaced; the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from chronomask import cli
+from chronomask.errors import DataError, UsageError
+from chronomask.evaluate.evaluate import default_out, evaluate, results_table
+from chronomask.evaluate.finetune import FineTuning
+from chronomask.evaluate.glue import GLUE_TASKS, GlueTask
+from chronomask.evaluate.progress import Progress
+from chronomask.evaluate.squad import SquadTask
+from chronomask.evaluate.subject import Subject, find_subject
+from chronomask.evaluate.tasks import REGISTRY, make_tasks
+from chronomask.results import TaskResult
+
+from .conftest import save_model
+from .official import squad_values, write_squad
+
+QUICK = ["epochs=1", "max_length=32", "batch_size=8"]
+
+
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Names and seeds of the tasks that are run from now on."""
+    seen: list[tuple[str, int]] = []
+    run = GlueTask.run
+
+    def noted(self: GlueTask, model: Subject, data: Path, seed: int, progress: bool) -> TaskResult:
+        seen.append((self.name, seed))
+        return run(self, model, data, seed, progress)
+
+    monkeypatch.setattr(GlueTask, "run", noted)
+    return seen
+
+
+def test_families_and_names_become_tasks_once() -> None:
+    assert [task.name for task in make_tasks(["rte", "glue"])] == ["rte", *(set_without("rte"))]
+    assert {entry.family for entry in REGISTRY.values()} >= {"glue", "squad"}
+    with pytest.raises(UsageError, match="unknown task 'colla'; did you mean 'cola'"):
+        make_tasks(["colla"])
+    with pytest.raises(UsageError, match="no task was asked for"):
+        make_tasks([])
+
+
+def set_without(name: str) -> list[str]:
+    return [other for other in GLUE_TASKS if other != name]
+
+
+def test_overrides_reach_all_a_family_or_a_task() -> None:
+    tasks = make_tasks(
+        ["mrpc", "cola", "squad"],
+        ["epochs=1", "glue.max_length=64", "mrpc.epochs=4", "squad.stride=7", "stride=9"],
+        limit=10,
+    )
+    mrpc, cola, squad = tasks
+    assert isinstance(mrpc, GlueTask)
+    assert isinstance(cola, GlueTask)
+    assert isinstance(squad, SquadTask)
+    assert (mrpc.config.epochs, cola.config.epochs, squad.config.epochs) == (4, 1, 1)
+    assert (mrpc.config.max_length, squad.config.max_length) == (64, 384)
+    assert squad.config.stride == 9
+    assert {mrpc.config.limit, cola.config.limit, squad.config.limit} == {10}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochss=1", "no task has 'epochss'; did you mean 'epochs'"),
+        ("cola.epochss=1", "unknown key 'epochss'; did you mean 'epochs'"),
+        ("kola.epochs=1", "'kola' is no task and no family; did you mean 'cola'"),
+        ("squad.epochs=1", "'squad' is not among the tasks asked for"),
+        ("epochs=0", r"the recipe of cola: epochs is 0"),
+        ("precision=fp8", "the recipe of cola: precision is 'fp8'"),
+    ],
+)
+def test_overrides_that_reach_nothing_are_refused(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_tasks(["cola"], [override])
+
+
+def test_everything_is_checked_before_anything_runs(
+    subject: Subject, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = ran(monkeypatch)
+    (glue / "glue" / "QNLI" / "train.tsv").unlink()
+    (glue / "glue" / "RTE" / "dev.tsv").write_text("")
+    tasks = make_tasks(["cola", "rte", "qnli", "sst2"], QUICK)
+    with pytest.raises(UsageError) as caught:
+        evaluate(subject, tasks, glue, [0], tmp_path / "out", progress=False)
+    message = str(caught.value)
+    assert "rte: " in message
+    assert "dev.tsv is empty" in message
+    assert "qnli: " in message
+    assert "Nothing is wrong with: --tasks cola,sst2" in message
+    assert seen == []
+    with pytest.raises(DataError, match="is empty"):
+        evaluate(subject, make_tasks(["rte"]), glue, [0], tmp_path / "out", progress=False)
+
+
+def test_an_interrupted_evaluation_goes_on(
+    subject: Subject, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run = GlueTask.run
+
+    def interrupted(
+        self: GlueTask, model: Subject, data: Path, seed: int, progress: bool
+    ) -> TaskResult:
+        if (self.name, seed) == ("rte", 1):
+            raise KeyboardInterrupt
+        return run(self, model, data, seed, progress)
+
+    monkeypatch.setattr(GlueTask, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(subject, make_tasks(["cola", "rte"], QUICK), glue, [0, 1], out, progress=False)
+    assert sorted(path.name for path in out.glob("*.json")) == [
+        "cola-seed0.json", "cola-seed1.json", "rte-seed0.json",
+    ]  # fmt: skip
+    monkeypatch.setattr(GlueTask, "run", run)
+    seen = ran(monkeypatch)
+    tasks = make_tasks(["cola", "rte"], QUICK)
+    results = evaluate(subject, tasks, glue, [0, 1], out, progress=False)
+    assert seen == [("rte", 1)]
+    assert [(r.task, r.seed) for r in results] == [
+        ("cola", 0), ("cola", 1), ("rte", 0), ("rte", 1),
+    ]  # fmt: skip
+    whole = evaluate(subject, tasks, glue, [0, 1], tmp_path / "whole", progress=False)
+    assert [r.metrics for r in whole] == [r.metrics for r in results]
+
+
+def test_results_of_something_else_are_refused_and_kept(
+    subject: Subject, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    tasks = make_tasks(["cola"], QUICK)
+    evaluate(subject, tasks, glue, [0], out, progress=False)
+    before = (out / "cola-seed0.json").read_text()
+    seen = ran(monkeypatch)
+    other = find_subject(str(save_model(tmp_path / "other", seed=1)))
+    with pytest.raises(
+        UsageError, match=r"cola-seed0.json is there already, made with other weights"
+    ):
+        evaluate(other, tasks, glue, [0, 1], out, progress=False)
+    changed = make_tasks(["cola"], [*QUICK, "epochs=2"], limit=3)
+    with pytest.raises(UsageError, match=r"made with other recipe.epochs, recipe.limit"):
+        evaluate(subject, changed, glue, [0], out, progress=False)
+    path = glue / "glue" / "CoLA" / "dev.tsv"
+    path.write_text(path.read_text() + "gj04\t1\t\tthe film\n")
+    with pytest.raises(UsageError, match="made with other data"):
+        evaluate(subject, tasks, glue, [0], out, progress=False)
+    assert seen == []
+    assert (out / "cola-seed0.json").read_text() == before
+    evaluate(subject, tasks, glue, [0], out, force=True, progress=False)
+    assert seen == [("cola", 0)]
+    assert TaskResult.load(out / "cola-seed0.json").num_examples["dev"] == 6
+
+
+def test_tasks_that_draw_nothing_run_once(subject: Subject, tmp_path: Path) -> None:
+    class Fixed(GlueTask):
+        draws = False
+
+        def check(self, model: Subject, data: Path) -> None:
+            pass
+
+        def run(self, model: Subject, data: Path, seed: int, progress: bool) -> TaskResult:
+            return TaskResult(
+                "fixed", "glue", seed, model.name, model.sha256, None, {"accuracy": 0.5},
+                "accuracy", True, {"dev": 1}, {}, "", {}, 0.0,
+            )  # fmt: skip
+
+    task = Fixed("cola", FineTuning())
+    results = evaluate(subject, [task], tmp_path, range(3), tmp_path / "out", progress=False)
+    assert [result.seed for result in results] == [0]
+
+
+def test_default_folder(subject: Subject, tmp_path: Path) -> None:
+    assert default_out(subject) == Path("results") / "tiny"
+    of_run = Subject("x", tmp_path, step=40, run=tmp_path / "run")
+    assert default_out(of_run) == tmp_path / "run" / "results" / "step-00000040"
+
+
+def test_progress_off_a_terminal_is_lines_with_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("chronomask.evaluate.progress.time.monotonic", lambda: now[0])
+    with Progress("cola seed 0", 400) as progress:
+        progress.advance(50)
+        now[0] += 20.0
+        progress.advance(50, note="loss 0.700")
+        progress.advance(300)
+    assert capsys.readouterr().err.splitlines() == [
+        "cola seed 0: 25%, 5.0 examples/s, 60 s left, loss 0.700"
+    ]
+
+
+def test_table_shows_mean_and_deviation(subject: Subject) -> None:
+    def result(seed: int, score: float) -> TaskResult:
+        return TaskResult(
+            "cola", "glue", seed, "m", "", None, {"mcc": score}, "mcc", True, {}, {}, "", {}, 0.0
+        )
+
+    assert results_table([result(0, 0.2), result(1, 0.4)]) == "cola  mcc  0.3000 ± 0.1414  2 seeds"
+    assert results_table([result(0, 0.2)]) == "cola  mcc  0.2000  1 run"
+
+
+def test_the_command(
+    model_folder: Path,
+    glue: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = [("the key is here", [("where is the key?", "here")])]
+    write_squad(glue / "squad", squad_values([asked]), squad_values([asked]))
+
+    def command(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["chronomask", "evaluate", *map(str, arguments)])
+        code: int | str | None = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        shown = capsys.readouterr()
+        return int(code or 0), shown.out, shown.err
+
+    monkeypatch.chdir(tmp_path)
+    settings = ["--set", "epochs=1", "--set", "max_length=64", "--set", "squad.stride=8"]
+    settings += ["--set", "squad.max_question_tokens=20"]
+    tasks = ["--tasks", "rte,squad", "--data", glue]
+    code, out, err = command(model_folder, *tasks, "--seeds", 2, "--limit", 6, *settings)
+    assert code == 0
+    assert "results: results/tiny" in out
+    assert "[4/4] squad seed 1: exact_match" in err
+    saved = sorted(path.name for path in (tmp_path / "results" / "tiny").glob("*.json"))
+    assert saved == [f"{task}-seed{seed}.json" for task in ("rte", "squad") for seed in (0, 1)]
+    values = json.loads((tmp_path / "results" / "tiny" / "squad-seed1.json").read_text())
+    assert (values["recipe"]["limit"], values["recipe"]["stride"]) == (6, 8)
+
+    code, out, err = command(model_folder, *tasks, *settings)
+    assert (code, out) == (2, "")
+    assert "made with other recipe.limit" in err
+    code, _, err = command(model_folder, "--tasks", "mnlii", "--data", glue)
+    assert (code, "did you mean 'mnli'" in err) == (2, True)
+    code, _, err = command(tmp_path / "nothing", *tasks)
+    assert (code, "does not exist" in err) == (2, True)

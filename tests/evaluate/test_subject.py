@@ -1,0 +1,121 @@
+"""What can be evaluated, and what is refused before anything is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    BertModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from chronomask.errors import DataError, UsageError
+from chronomask.evaluate.subject import find_subject
+
+from .conftest import make_tokenizer
+
+
+def make_checkpoint(run: Path, step: int, model: Path) -> Path:
+    """A checkpoint as training writes it, as far as evaluation reads it."""
+    path = run / "checkpoints" / f"step-{step:08d}"
+    shutil.copytree(model, path / "transformers")
+    (path / "state.json").write_text(json.dumps({"format_version": 1, "step": step}))
+    hashes = {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+    (path / "hashes.json").write_text(json.dumps(hashes))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, model_folder: Path) -> Path:
+    for step in (5, 40):
+        make_checkpoint(tmp_path / "run", step, model_folder)
+    return tmp_path / "run"
+
+
+def test_a_model_folder_is_itself(model_folder: Path) -> None:
+    subject = find_subject(str(model_folder))
+    assert (subject.path, subject.step, subject.run) == (model_folder, None, None)
+    own = hashlib.sha256((model_folder / "model.safetensors").read_bytes()).digest()
+    assert subject.sha256 == hashlib.sha256(own).hexdigest()
+    assert subject.max_length == 128
+    model = subject.masked_lm()
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_run_is_its_newest_checkpoint(run: Path) -> None:
+    subject = find_subject(str(run))
+    newest = run / "checkpoints" / "step-00000040"
+    assert (subject.path, subject.step, subject.run) == (newest / "transformers", 40, run)
+    for path in (newest, newest / "transformers"):
+        again = find_subject(str(path))
+        assert (again.path, again.step, again.run) == (newest / "transformers", 40, run)
+
+
+def test_a_damaged_checkpoint_is_refused(run: Path) -> None:
+    weights = run / "checkpoints" / "step-00000040" / "transformers" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match=r"model.safetensors does not match its hash"):
+        find_subject(str(run))
+    assert find_subject(str(run / "checkpoints" / "step-00000005")).step == 5
+    (run / "checkpoints" / "step-00000040" / "hashes.json").unlink()
+    with pytest.raises(DataError, match=r"step-00000040 is not a whole checkpoint"):
+        find_subject(str(run))
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path, model_folder: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist: name a run folder"):
+        find_subject(str(tmp_path / "nothing"))
+    with pytest.raises(UsageError, match="neither a run"):
+        find_subject(str(tmp_path))
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UsageError, match="has no checkpoint yet"):
+        find_subject(str(tmp_path / "empty"))
+    shutil.copytree(model_folder, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(UsageError, match=r"no \.safetensors weights"):
+        find_subject(str(tmp_path / "pickled"))
+    with pytest.raises(UsageError, match="cannot be had from the hub"):
+        find_subject("nobody/nothing")
+
+
+def test_a_model_without_the_head_that_is_asked_for_is_refused(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(tmp_path / "headless")
+    make_tokenizer().save_pretrained(tmp_path / "headless")
+    with pytest.raises(UsageError, match=r"no masked-language-model head \(cls\.predictions"):
+        find_subject(str(tmp_path / "headless")).masked_lm()
+    values = json.loads((tmp_path / "headless" / "config.json").read_text())
+    values["model_type"] = "clip"
+    (tmp_path / "headless" / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UsageError, match="of type 'clip', of which transformers has no model for"):
+        find_subject(str(tmp_path / "headless")).check_head(AutoModelForQuestionAnswering)
+
+
+def test_roberta_has_fewer_rooms_than_positions(tmp_path: Path) -> None:
+    config = RobertaConfig(
+        vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=66, pad_token_id=1,
+    )  # fmt: skip
+    RobertaForMaskedLM(config).save_pretrained(tmp_path)
+    subject = find_subject(str(tmp_path))
+    assert subject.max_length == 64
+    model = subject.masked_lm()
+    assert model(torch.full((1, 64), 5)).logits.shape == (1, 64, 200)
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        model(torch.full((1, 65), 5))
