@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from chronomask import __version__
 
-__all__ = ["export", "model_card", "without_bars"]
+__all__ = ["export", "model_card", "weights_sha256", "without_bars"]
 
 
 def export(
@@ -28,6 +30,16 @@ def export(
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def weights_sha256(model: PreTrainedModel) -> str:
+    """SHA-256 over the names and values of a model's weights, in the order of their names."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        # As bytes, since numpy has no bfloat16.
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 @contextmanager

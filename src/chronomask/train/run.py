@@ -21,7 +21,7 @@ from chronomask.errors import UsageError
 from chronomask.files import write_text
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.build import build_model, load_tokenizer, open_model
-from chronomask.model.export import model_card
+from chronomask.model.export import model_card, weights_sha256
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
@@ -139,6 +139,8 @@ class Run:
     loader: RowLoader
     """this process's rows of every step from the state's on"""
     finished: dict[str, Any] | None = None
+    initial_weights_sha256: str | None = None
+    """of a run that starts now; None on resume"""
     parameters: list[torch.nn.Parameter] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -185,6 +187,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     elif resume:
         logger.warning("%s holds no checkpoint to resume: starting at step 0", folder)
 
+    initial_weights = None
     if saved is not None:
         model = open_model(saved.model_path, config.attention)
     else:
@@ -195,6 +198,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             seed=config.seed,
             attention=config.attention,
         )
+        initial_weights = weights_sha256(model)
     model.to(world.device)  # pyright: ignore[reportArgumentType]
     if config.compile == "always" or (config.compile == "auto" and world.device.type == "cuda"):
         model.base_model.compile()
@@ -218,6 +222,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             num_workers=config.loader_workers,
             start_step=saved.step if saved is not None else 0,
         ),
+        initial_weights_sha256=initial_weights,
     )
     state = State.start(len(data.class_names))
     if saved is not None:
@@ -285,6 +290,8 @@ def _begin_folder(run: Run, state: State, *, resumed: bool) -> None:
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         write_text(path, before + json.dumps({"from_step": state.step, **here}) + "\n")
     else:
+        here["data_fingerprint"] = run.data.fingerprint
+        here["initial_weights_sha256"] = run.initial_weights_sha256
         write_text(run.folder / "environment.json", json.dumps(here, indent=2) + "\n")
 
 
