@@ -113,6 +113,54 @@ def pretrain(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_RUN",
+            help="Run folder (its newest checkpoint), checkpoint, model folder, or hub name.",
+        ),
+    ],
+    tasks: Annotated[str, typer.Option(help="Tasks and families, such as glue,squad or cola,rte.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of the tasks' files; 'hub' takes GLUE and SQuAD by name.")
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Fine-tuning seeds: 0 to one less.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the results; else RUN/results/step-… or results/MODEL."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a recipe: epochs=1 for all, mrpc.epochs=5 or squad.stride=64 for some.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many examples of each part, for a quick look.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model on downstream tasks: one result file per task and seed."""
+    from chronomask.evaluate.evaluate import default_out, results_table
+    from chronomask.evaluate.evaluate import evaluate as run_evaluate
+    from chronomask.evaluate.subject import find_subject
+    from chronomask.evaluate.tasks import make_tasks
+
+    chosen = make_tasks(filter(None, map(str.strip, tasks.split(","))), overrides or [], limit)
+    subject = find_subject(model)
+    folder = out or default_out(subject)
+    results = run_evaluate(
+        subject, chosen, data, range(seeds), folder, force=force, progress=not quiet
+    )
+    print(results_table(results))
+    print(f"results: {folder}")
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders to compare.")],
     out: Annotated[

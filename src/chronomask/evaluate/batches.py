@@ -1,0 +1,140 @@
+"""Encoded examples in little memory, and batches of them that hold little padding.
+
+Batches are made of examples of like length: a random order is cut into pools of many batches, each pool
+is sorted by length and cut into batches, and the batches are shuffled. A batch is padded to its longest.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from chronomask.keyed import permute
+
+__all__ = ["Encoded", "by_length", "encode", "shuffled_batches"]
+
+BATCHES_PER_POOL = 50
+_TEXTS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of N examples, end to end.
+
+    ``ids`` int32 [sum of lengths]; ``types`` uint8, the same shape, or None where all are of one
+    segment; ``bounds`` int64 [N + 1]: example k is ``ids[bounds[k]:bounds[k + 1]]``.
+    """
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.uint8] | None
+    bounds: NDArray[np.int64]
+    pad_token_id: int
+
+    def __len__(self) -> int:
+        return self.bounds.size - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 [N]: tokens of each example."""
+        return np.diff(self.bounds)
+
+    def batch(
+        self, index: NDArray[np.int64], model: PreTrainedModel, device: torch.device
+    ) -> dict[str, torch.Tensor]:
+        """What the model is given for these examples: [len(index), longest], on ``device``.
+
+        ``attention_mask`` is left out where nothing is padded, token types where the model has none.
+        """
+        lengths = self.lengths[index]
+        place = np.arange(lengths.max())
+        real = place < lengths[:, None]
+        source = self.bounds[index][:, None] + place
+        ids = np.full(real.shape, self.pad_token_id, np.int64)
+        ids[real] = self.ids[source[real]]
+        made = {"input_ids": ids}
+        if not real.all():
+            made["attention_mask"] = real.astype(np.int64)
+        if self.types is not None and _takes_types(model):
+            types = np.zeros(real.shape, np.int64)
+            types[real] = self.types[source[real]]
+            made["token_type_ids"] = types
+        return {name: torch.from_numpy(value).to(device) for name, value in made.items()}
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+) -> Encoded:
+    """Texts, or pairs of texts, with their special tokens; the longer of a pair is cut first."""
+    rows: list[list[int]] = []
+    types: list[list[int]] = []
+    for begin in range(0, len(texts), _TEXTS_AT_ONCE):
+        part = slice(begin, begin + _TEXTS_AT_ONCE)
+        encoded = tokenizer(
+            list(texts[part]),
+            None if pairs is None else list(pairs[part]),
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=pairs is not None,
+        )
+        rows += encoded["input_ids"]
+        types += encoded.get("token_type_ids", [])
+    return pack(rows, types or None, tokenizer)
+
+
+def pack(
+    rows: Sequence[Sequence[int]],
+    types: Sequence[Sequence[int]] | None,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Encoded:
+    """Rows of token ids, and of token types, end to end."""
+    bounds = np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64)
+    total = int(bounds[-1])
+    ids = np.fromiter((token for row in rows for token in row), np.int32, total)
+    flat = (
+        None
+        if types is None
+        else np.fromiter((kind for row in types for kind in row), np.uint8, total)
+    )
+    padding = getattr(tokenizer, "pad_token_id", None)
+    return Encoded(ids, flat, bounds, 0 if padding is None else int(padding))
+
+
+def shuffled_batches(
+    lengths: NDArray[np.int64], batch_size: int, key: int
+) -> list[NDArray[np.int64]]:
+    """The batches of one epoch, int64 indices: each example once, a function of ``key``."""
+    size = lengths.size
+    order = np.argsort(permute(np.arange(size), size, key))
+    pool = batch_size * BATCHES_PER_POOL
+    batches = []
+    for begin in range(0, size, pool):
+        part = order[begin : begin + pool]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches += [part[k : k + batch_size] for k in range(0, part.size, batch_size)]
+    return [batches[k] for k in permute(np.arange(len(batches)), len(batches), key + 1)]
+
+
+def by_length(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Batches for prediction, the longest first, so that memory that suffices once suffices always."""
+    order = np.argsort(-lengths, kind="stable")
+    for begin in range(0, order.size, batch_size):
+        yield order[begin : begin + batch_size]
+
+
+def _takes_types(model: Any) -> bool:
+    """Whether the model tells a second segment from the first."""
+    return (
+        "token_type_ids" in inspect.signature(model.forward).parameters
+        and (getattr(model.config, "type_vocab_size", 0) or 0) > 1
+    )

@@ -1,0 +1,185 @@
+"""Fine-tuning: a model with a new head, AdamW, a warm-up and a straight line down; then its outputs.
+
+Everything random is a function of the seed: the head's initial weights, dropout and the order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import nn
+from transformers import PreTrainedModel
+
+from chronomask.config import Config
+from chronomask.errors import RunError, UsageError
+from chronomask.evaluate.batches import Encoded, by_length, shuffled_batches
+from chronomask.evaluate.progress import Progress
+from chronomask.evaluate.subject import Subject
+from chronomask.keyed import Stream, row_keys
+
+__all__ = ["FineTuning", "Loss", "check_length", "fine_tune", "open_seeded", "outputs"]
+
+Loss = Callable[[Any, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+"""(model's output, its inputs, indices of the examples) → mean loss of the batch"""
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+_STEPS_BETWEEN_CHECKS = 50
+
+
+class FineTuning(Config):
+    """A recipe. The defaults are those of Devlin et al. (NAACL 2019) for GLUE."""
+
+    learning_rate: Positive = 2e-5
+    """peak of the learning rate"""
+    learning_rates: tuple[Positive, ...] = ()
+    """peaks to choose from, by the score on a held-out slice of the training data; none: no choice"""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """share of the training data that the choice of a learning rate is made on"""
+    epochs: AtLeastOne = 3
+    """passes over the training data"""
+    batch_size: AtLeastOne = 32
+    """examples a step"""
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """tokens of an example, special ones included; what is longer is cut"""
+    warmup_share: Share = 0.1
+    """share of the steps in which the learning rate rises to its peak, before it falls to 0"""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """decay of weight matrices; biases and normalisation weights have none"""
+    max_gradient_norm: Positive = 1.0
+    """gradients longer than this are shortened to it"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: matrix products in half precision, weights and sums in float32"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a CUDA device if there is one"""
+    limit: AtLeastOne | None = None
+    """at most so many examples of each part, for a quick look; none: all"""
+
+
+def check_length(model: Subject, max_length: int, task: str) -> None:
+    """Refuse rows longer than the model's positions; raises UsageError."""
+    if max_length > model.max_length:
+        raise UsageError(
+            f"{task}: rows of {max_length} tokens, and {model.name} has room for {model.max_length}: "
+            f"--set {task}.max_length={model.max_length}, or evaluate a model of longer rows"
+        )
+
+
+@contextmanager
+def open_seeded(
+    model: Subject, auto: Any, recipe: FineTuning, seed: int, **changes: Any
+) -> Iterator[PreTrainedModel]:
+    """A model with a new head on the recipe's device; what is drawn inside is a function of the seed."""
+    device = device_of(recipe)
+    key = int(row_keys(seed, Stream.DROPOUT, 0, 0)) >> 1
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(key)
+        opened, _ = model.open_as(auto, **changes)
+        opened.to(device)  # pyright: ignore[reportArgumentType]
+        yield opened
+
+
+def device_of(recipe: FineTuning) -> torch.device:
+    """The device of a recipe; raises UsageError for a CUDA device that is not there."""
+    there = torch.cuda.is_available()
+    if recipe.device == "cuda" and not there:
+        raise UsageError("device is 'cuda', but torch finds no CUDA device here: use auto or cpu")
+    return torch.device("cuda" if there and recipe.device != "cpu" else "cpu")
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    examples: Encoded,
+    loss_of: Loss,
+    recipe: FineTuning,
+    rate: float,
+    seed: int,
+    *,
+    label: str,
+    progress: bool,
+) -> None:
+    """Train the model in place; raises RunError if the loss is not finite."""
+    device = next(model.parameters()).device
+    per_epoch = math.ceil(len(examples) / recipe.batch_size)
+    steps = per_epoch * recipe.epochs
+    warmup = round(recipe.warmup_share * steps)
+    optimiser = _optimiser(model, recipe.weight_decay, fused=device.type in ("cpu", "cuda"))
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    model.train()
+    step, recent, counted = 0, torch.zeros((), device=device), 0
+    with Progress(label, len(examples) * recipe.epochs, shown=progress) as shown:
+        for epoch in range(recipe.epochs):
+            key = int(row_keys(seed, Stream.ORDER, epoch, 0)) >> 2
+            for index in shuffled_batches(examples.lengths, recipe.batch_size, key):
+                inputs = examples.batch(index, model, device)
+                with _autocast(device, recipe):
+                    output = model(**inputs)
+                loss = loss_of(output, inputs, torch.from_numpy(index).to(device))
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * _share_of_peak(step, steps, warmup)
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+                recent += loss.detach()
+                step, counted = step + 1, counted + 1
+                note = ""
+                if counted == _STEPS_BETWEEN_CHECKS or step == steps:
+                    note = f"loss {_finite(recent, step, label) / counted:.3f}"
+                    recent, counted = torch.zeros_like(recent), 0
+                shown.advance(index.size, note)
+    model.eval()
+
+
+@torch.inference_mode()
+def outputs(
+    model: PreTrainedModel, examples: Encoded, recipe: FineTuning, *, label: str, progress: bool
+) -> Iterator[tuple[NDArray[np.int64], Any, dict[str, torch.Tensor]]]:
+    """(indices of the examples, the model's output, its inputs), by batches of like length."""
+    device = next(model.parameters()).device
+    model.eval()
+    with Progress(label, len(examples), shown=progress) as shown:
+        for index in by_length(examples.lengths, 2 * recipe.batch_size):
+            inputs = examples.batch(index, model, device)
+            with _autocast(device, recipe):
+                output = model(**inputs)
+            yield index, output, inputs
+            shown.advance(index.size)
+
+
+def _share_of_peak(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up from above 0, then a straight line to 0 after the last step."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return (steps - step) / max(1, steps - warmup)
+
+
+def _optimiser(model: nn.Module, weight_decay: float, *, fused: bool) -> torch.optim.AdamW:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-6, fused=fused)
+
+
+def _autocast(device: torch.device, recipe: FineTuning) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+
+def _finite(total: torch.Tensor, step: int, label: str) -> float:
+    value = float(total)
+    if not math.isfinite(value):
+        raise RunError(
+            f"{label}: the loss is not finite by step {step}; try a lower learning rate "
+            "(--set learning_rate=…) or precision=float32"
+        )
+    return value

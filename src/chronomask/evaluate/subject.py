@@ -1,0 +1,223 @@
+"""The model under evaluation: found once, opened as often as a task needs a fresh copy.
+
+May enter: a run folder of ours (its newest checkpoint), one of its checkpoints, any folder that
+transformers opens, a model hub's name. Weights are read from safetensors only; no code comes with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from chronomask.errors import DataError, UsageError
+from chronomask.model.build import load_tokenizer
+from chronomask.model.export import without_bars
+
+__all__ = ["Subject", "find_subject"]
+
+_STEP = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model folder and what is known of it; tokenizer, config and hash are read when first asked for."""
+
+    name: str
+    """as it was asked for: a folder or a hub name"""
+    path: Path
+    """the local folder that transformers opens"""
+    step: int | None = None
+    """optimiser steps of pre-training, if it is a checkpoint of a run"""
+    run: Path | None = None
+    """the run folder it belongs to, if it does"""
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 over the weights' files in the order of their names."""
+        total = hashlib.sha256()
+        for file in _weights(self.path):
+            with file.open("rb") as handle:
+                total.update(hashlib.file_digest(handle, "sha256").digest())
+        return total.hexdigest()
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer beside the weights; raises DataError."""
+        return load_tokenizer(self.path)
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The architecture's config; raises DataError."""
+        try:
+            return AutoConfig.from_pretrained(
+                self.path, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{self.path}/config.json cannot be read: {error}") from None
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a row may hold, special ones included; a large number if the model sets no bound."""
+        positions = getattr(self.config, "max_position_embeddings", None)
+        # RoBERTa and its kin count positions from the padding id + 1.
+        offset = self.config.pad_token_id if _counts_from_padding(self.config) else None
+        bound = 1_000_000 if positions is None or positions < 1 else int(positions)
+        return bound if offset is None else bound - offset - 1
+
+    def masked_lm(self) -> PreTrainedModel:
+        """A fresh masked language model in float32, for evaluation; raises UsageError without a head."""
+        model, missing = self.open_as(AutoModelForMaskedLM)
+        if missing:
+            raise UsageError(
+                f"{self.name} has no masked-language-model head ({', '.join(sorted(missing)[:3])} "
+                "not among its weights): tasks that predict masked tokens need one"
+            )
+        return model.eval()
+
+    def check_head(self, auto: Any) -> None:
+        """Raise UsageError if transformers has no such model of this architecture."""
+        if type(self.config) not in auto._model_mapping:
+            kind = auto.__name__.removeprefix("AutoModelFor")
+            raise UsageError(
+                f"{self.name} is of type '{self.config.model_type}', of which transformers has no "
+                f"model for {kind}: choose other tasks or another model"
+            )
+
+    def open_as(self, auto: Any, **changes: Any) -> tuple[PreTrainedModel, set[str]]:
+        """A fresh float32 model of a transformers auto class, and the parameters that were not stored.
+
+        Those are drawn from torch's generator. ``changes``: keywords of ``from_pretrained`` such as
+        ``num_labels``. Raises UsageError if the architecture has no such head, DataError for damage.
+        """
+        self.check_head(auto)
+        try:
+            with without_bars(), _without_notes():
+                model, info = auto.from_pretrained(
+                    self.path,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    **changes,
+                )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"{self.path} cannot be opened: {error}") from None
+        # Loaded tensors lie anywhere in the mapped file; products round differently where not aligned.
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
+        return model, set(info["missing_keys"])
+
+
+def find_subject(model: str) -> Subject:
+    """The model that a path or a hub name stands for; raises UsageError or DataError.
+
+    A run folder stands for its newest checkpoint, whose weights are checked against their hash.
+    """
+    path = Path(model)
+    if (path / "checkpoints").is_dir():
+        return _checkpoint(_newest(path), model)
+    if (path / "state.json").is_file() and (path / "transformers").is_dir():
+        return _checkpoint(path, model)
+    if (path / "config.json").is_file():
+        _weights(path)
+        if path.name == "transformers" and (path.parent / "state.json").is_file():
+            return _checkpoint(path.parent, model)
+        return Subject(model, path)
+    if path.exists():
+        raise UsageError(
+            f"{path} is neither a run (no checkpoints/) nor a model folder (no config.json)"
+        )
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise UsageError(f"{path} does not exist: name a run folder, a model folder or a hub model")
+    return Subject(model, _download(model))
+
+
+def _newest(run: Path) -> Path:
+    found = sorted((run / "checkpoints").glob("step-*"), key=lambda path: path.name)
+    if not found:
+        raise UsageError(
+            f"{run} has no checkpoint yet; let it train until its first, or name a model"
+        )
+    return found[-1]
+
+
+def _checkpoint(path: Path, name: str) -> Subject:
+    """One checkpoint of a run, its model's files verified."""
+    matched = _STEP.fullmatch(path.name)
+    folder = path / "transformers"
+    try:
+        hashes = json.loads((path / "hashes.json").read_text(encoding="utf-8"))
+        own = {key: value for key, value in hashes.items() if key.startswith("transformers/")}
+        for file, expected in own.items():
+            with (path / file).open("rb") as handle:
+                if hashlib.file_digest(handle, "sha256").hexdigest() != expected:
+                    raise DataError(
+                        f"{path / file} does not match its hash; name another checkpoint of the run"
+                    )
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is not a whole checkpoint ({error}); name another") from None
+    _weights(folder)
+    run = path.parent.parent if path.parent.name == "checkpoints" else None
+    return Subject(name, folder, int(matched[1]) if matched else None, run)
+
+
+def _weights(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UsageError(
+            f"{folder} has no .safetensors weights; open it once with transformers and save it again "
+            "(save_pretrained): other formats can run code when they are read"
+        )
+    return files
+
+
+def _download(name: str) -> Path:
+    """The local copy of a hub model: config, tokenizer and safetensors weights."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises what its transport layers do
+        raise UsageError(
+            f"{name} is no local folder, and cannot be had from the hub: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from None
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"the hub's {name} has no config.json: it is not a transformers model")
+    _weights(folder)
+    return folder
+
+
+def _counts_from_padding(config: PretrainedConfig) -> bool:
+    kin = ("roberta", "camembert", "data2vec-text", "ibert", "mpnet", "luke", "longformer", "esm")
+    return config.pad_token_id is not None and any(part in config.model_type for part in kin)
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keep transformers from noting new heads, which are meant."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
