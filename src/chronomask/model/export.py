@@ -38,7 +38,9 @@ def weights_sha256(model: PreTrainedModel) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         total.update(name.encode())
         # As bytes, since numpy has no bfloat16.
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        total.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return total.hexdigest()
 
 

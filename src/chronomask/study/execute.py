@@ -78,7 +78,9 @@ def run_one(study: Study, number: int) -> None:
     unit = study.units[number]
     for needed in unit.needs:
         if not study.is_complete(study.units[needed]):
-            raise RunError(f"{unit} needs unit {needed}, {study.units[needed]}, which is not complete")
+            raise RunError(
+                f"{unit} needs unit {needed}, {study.units[needed]}, which is not complete"
+            )
     if (failure := do_unit(study, unit)) is not None:
         raise RunError(f"{unit}: {failure} (log: {study.log(unit)})")
 

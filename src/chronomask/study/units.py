@@ -23,7 +23,7 @@ from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import CHANGEABLE, RunConfig
 
-__all__ = ["Study", "Unit", "open_study"]
+__all__ = ["Study", "Unit", "begin", "check_task_data", "open_study", "steps_of", "weights_mark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,9 @@ class Study:
     def _check_recipe(path: Path, result: TaskResult, task: Task) -> None:
         if isinstance(task, Identified):
             now = json.loads(json.dumps(dict(task.recipe)))
-            changed = [k for k in now.keys() | result.recipe.keys() if now.get(k) != result.recipe.get(k)]
+            changed = [
+                k for k in now.keys() | result.recipe.keys() if now.get(k) != result.recipe.get(k)
+            ]
             if changed:
                 raise UsageError(
                     f"{path} was made with another recipe ({', '.join(sorted(changed))} differ): delete "
@@ -144,8 +146,10 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
 
 
 def begin(study: Study) -> None:
-    """Write the study's own file into its folder."""
-    write_text(study.folder / "study.yaml", study.config.to_yaml())
+    """Write the study's own file into its folder, unless it is there."""
+    path, text = study.folder / "study.yaml", study.config.to_yaml()
+    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        write_text(path, text)
 
 
 def check_task_data(study: Study) -> None:
@@ -170,9 +174,7 @@ def weights_mark(folder: Path) -> dict[str, Any]:
     return {key: noted.get(key) for key in ("initial_weights_sha256", "data_fingerprint")}
 
 
-def _units(
-    config: StudyConfig, arms: dict[str, Arm], tasks: dict[str, Task]
-) -> Iterator[Unit]:
+def _units(config: StudyConfig, arms: dict[str, Arm], tasks: dict[str, Task]) -> Iterator[Unit]:
     """Numbered by kind: preparation 0, then every run, then every evaluation."""
     yield Unit(0, "prepare")
     number = 0
@@ -187,9 +189,7 @@ def _units(
             for step in steps_of(config, arms[arm], name):
                 for task_seed in config.seeds_of(name) if task.draws else (0,):
                     number += 1
-                    yield Unit(
-                        number, "evaluate", arm, seed, name, task_seed, step, needs=(run,)
-                    )
+                    yield Unit(number, "evaluate", arm, seed, name, task_seed, step, needs=(run,))
 
 
 def steps_of(config: StudyConfig, arm: Arm, task: str) -> list[int]:
@@ -226,7 +226,9 @@ def _check_run(folder: Path, config: RunConfig) -> None:
     before = RunConfig.parse(read_yaml(path), str(path))
     changed = {key: pair for key, pair in diff(before, config).items() if not _may_change(key)}
     if changed:
-        listing = "; ".join(f"{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items())
+        listing = "; ".join(
+            f"{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
+        )
         raise UsageError(
             f"{folder} holds a run with another config: {listing}. Remove it to train it again, or "
             "give another --out"
