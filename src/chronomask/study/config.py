@@ -26,7 +26,7 @@ class TaskPlan(Config):
     """fine-tuning seeds; a task that draws nothing is run once"""
     curve: bool = False
     """also asked of the checkpoints at ``curve_steps``"""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     """settings of the task that differ from its recipe, such as ``{epochs: 1, limit: 500}``"""
 
 
@@ -60,7 +60,7 @@ class StudyConfig(Config):
     """the arm that others are compared with; the first one if not given"""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     """of pre-training: each keys initial weights, data order, masks and dropout of every arm alike"""
-    tasks: dict[str, TaskPlan] = {}
+    tasks: dict[str, TaskPlan] = Field(default_factory=dict)
     """task → how it is asked; see ``chronomask evaluate``"""
     task_data: str = "data"
     """folder with the files of all tasks that name no folder of their own"""

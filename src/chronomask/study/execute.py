@@ -176,10 +176,12 @@ def _run_with_processes(study: Study, progress: _Progress, number: int) -> None:
                     progress.finish(unit, failure, time.perf_counter() - worker.began)
                 if stopping:
                     _ask_to_stop(workers)
+        except BaseException:
+            _ask_to_stop(workers)
+            raise
         finally:
             for worker in workers:
-                worker.pipe.close()
-            _ask_to_stop(workers)
+                worker.pipe.close()  # an idle worker ends with its pipe
             for worker in workers:
                 worker.process.join()
         if stopping:

@@ -40,8 +40,10 @@ def status_text(study: Study) -> str:
     prepared = "prepared" if 0 in complete else "not prepared yet"
     lines = [f"{study.folder}: {len(complete)} of {total} units complete; data {prepared}"]
     table = [["arm", *(f"seed {seed}" for seed in study.config.seeds)]]
-    for arm in study.arms:
-        table.append([arm, *(_cell(study, arm, seed, complete) for seed in study.config.seeds)])
+    table += [
+        [arm, *(_cell(study, arm, seed, complete) for seed in study.config.seeds)]
+        for arm in study.arms
+    ]
     widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
     lines += [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
