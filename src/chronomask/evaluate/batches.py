@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask.keyed import permute
 
-__all__ = ["Encoded", "by_length", "encode", "shuffled_batches"]
+__all__ = ["Encoded", "by_length", "encode", "end_to_end", "shuffled_batches"]
 
 BATCHES_PER_POOL = 50
 _TEXTS_AT_ONCE = 4096
@@ -89,25 +89,20 @@ def encode(
         )
         rows += encoded["input_ids"]
         types += encoded.get("token_type_ids", [])
-    return pack(rows, types or None, tokenizer)
+    return end_to_end(rows, types or None, tokenizer)
 
 
-def pack(
-    rows: Sequence[Sequence[int]],
-    types: Sequence[Sequence[int]] | None,
+def end_to_end(
+    rows: Sequence[Sequence[int] | NDArray[Any]],
+    types: Sequence[Sequence[int] | NDArray[Any]] | None,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Encoded:
-    """Rows of token ids, and of token types, end to end."""
+    """Rows of token ids, and of token types, at least one."""
     bounds = np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64)
-    total = int(bounds[-1])
-    ids = np.fromiter((token for row in rows for token in row), np.int32, total)
-    flat = (
-        None
-        if types is None
-        else np.fromiter((kind for row in types for kind in row), np.uint8, total)
-    )
-    padding = getattr(tokenizer, "pad_token_id", None)
-    return Encoded(ids, flat, bounds, 0 if padding is None else int(padding))
+    ids = np.concatenate([np.asarray(row, np.int32) for row in rows])
+    flat = None if types is None else np.concatenate([np.asarray(t, np.uint8) for t in types])
+    padding = tokenizer.pad_token_id
+    return Encoded(ids, flat, bounds, padding if isinstance(padding, int) else 0)
 
 
 def shuffled_batches(

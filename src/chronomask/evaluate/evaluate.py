@@ -133,7 +133,7 @@ def _kept(
             differing += _changed(result.recipe, task.recipe)
         if differing:
             raise UsageError(
-                f"{path} is a result of other {', '.join(differing)} (of {result.model}): "
+                f"{path} is there already, made with other {', '.join(differing)} (of {result.model}): "
                 "choose another --out, or replace it with --force"
             )
         there[task.name, seed] = result

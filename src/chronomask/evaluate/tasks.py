@@ -14,6 +14,7 @@ from typing import Any
 from chronomask.config import Config
 from chronomask.errors import UsageError, nearest
 from chronomask.evaluate.glue import GLUE_TASKS, GlueTask
+from chronomask.evaluate.squad import SquadConfig, SquadTask
 from chronomask.evaluate.task import Task
 
 __all__ = ["REGISTRY", "Entry", "make_tasks"]
@@ -32,6 +33,7 @@ class Entry:
 
 REGISTRY: dict[str, Entry] = {
     **{name: Entry("glue", recipe, partial(GlueTask, name)) for name, recipe in GLUE_TASKS.items()},
+    "squad": Entry("squad", SquadConfig(), SquadTask),
 }
 """Every task by name."""
 

@@ -1,0 +1,215 @@
+"""Questions on long contexts as windows of tokens, and the best answer over all windows of a question.
+
+A window is question and part of the context, between the tokenizer's special tokens; neighbouring windows
+of a context share ``stride`` tokens. Contexts are tokenised once, however many questions there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from chronomask.errors import UsageError
+from chronomask.evaluate.batches import Encoded, end_to_end
+from chronomask.evaluate.squad_files import Question, Questions
+
+__all__ = ["Span", "Windows", "best_spans", "make_windows", "merge_spans"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """An answer: characters ``start`` to ``end`` of the context. Orders best first."""
+
+    minus_score: float
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """W windows, those of a question one after the other.
+
+    ``question`` int64 [W]: the place of its question; ``context_at`` int64 [W]: place of its first
+    token of the context; ``offsets`` int32 [W] of [n, 2]: characters of its n tokens of the context;
+    ``answer`` int64 [W, 2]: places of the first and last token of the first gold answer, both that of
+    the classification token where the window does not hold all of it.
+    """
+
+    encoded: Encoded
+    question: NDArray[np.int64]
+    context_at: NDArray[np.int64]
+    offsets: list[NDArray[np.int32]]
+    answer: NDArray[np.int64]
+
+
+def make_windows(
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Questions,
+    *,
+    max_length: int,
+    stride: int,
+    max_question_tokens: int,
+) -> Windows:
+    """Windows of at most ``max_length`` tokens; questions are cut at ``max_question_tokens``.
+
+    Raises UsageError for a tokenizer without character offsets, and for sizes that leave no room.
+    """
+    frame = _Frame.of(tokenizer)
+    room = max_length - max_question_tokens - frame.size
+    if room <= stride:
+        raise UsageError(
+            f"max_length {max_length} leaves {room} tokens for the context beside a question of "
+            f"{max_question_tokens}, no more than the {stride} that windows share: "
+            "lower stride or max_question_tokens"
+        )
+    texts = tokenizer(
+        [question.text.strip() for question in questions.questions], add_special_tokens=False
+    )["input_ids"]
+    needed = sorted({question.context for question in questions.questions})
+    tokens = _tokenised(tokenizer, [questions.contexts[k] for k in needed])
+    of_context = dict(zip(needed, tokens, strict=True))
+
+    rows: list[NDArray[np.int32]] = []
+    types: list[NDArray[np.uint8]] = []
+    places: list[tuple[int, int, int, int]] = []
+    offsets: list[NDArray[np.int32]] = []
+    for number, (question, asked) in enumerate(zip(questions.questions, texts, strict=True)):
+        asked = asked[:max_question_tokens]
+        ids, spans = of_context[question.context]
+        gold = _gold_tokens(question, spans)
+        before = frame.before + len(asked)
+        size = max_length - frame.size - len(asked)
+        for begin in range(0, max(1, len(ids)), size - stride):
+            end = min(begin + size, len(ids))
+            row, kinds = frame.build(asked, ids[begin:end])
+            inside = gold is not None and begin <= gold[0] and gold[1] < end
+            shift = before - begin
+            first, last = gold if inside and gold else (frame.cls - shift, frame.cls - shift)
+            rows.append(row)
+            types.append(kinds)
+            places.append((number, before, first + shift, last + shift))
+            offsets.append(spans[begin:end])
+            if end == len(ids):
+                break
+    table = np.asarray(places, np.int64)
+    encoded = end_to_end(rows, types if frame.two_types else None, tokenizer)
+    return Windows(encoded, table[:, 0], table[:, 1], offsets, table[:, 2:])
+
+
+def best_spans(
+    start: NDArray[Any], end: NDArray[Any], max_tokens: int, number: int = 1
+) -> list[tuple[float, int, int]]:
+    """The ``number`` best (score, first, last) of spans of at most ``max_tokens`` tokens, best first.
+
+    ``start``, ``end`` [n]: scores of tokens as first and as last. All spans are looked at; of equal
+    ones the earlier, then the shorter comes first.
+    """
+    size = start.size
+    if not size:
+        return []
+    width = min(max_tokens, size)
+    ends = np.concatenate((end, np.full(width - 1, -np.inf, end.dtype)))
+    scores = start[:, None] + np.lib.stride_tricks.sliding_window_view(ends, width)
+    flat = scores.ravel()
+    order = [flat.argmax()] if number == 1 else np.argsort(-flat, kind="stable")[:number]
+    found = [(float(flat[k]), *divmod(int(k), width)) for k in order]
+    return [(score, first, first + more) for score, first, more in found if score > -np.inf]
+
+
+def merge_spans(found: Sequence[Span], number: int) -> list[Span]:
+    """The best ``number`` over all windows of a question, each span of the text once."""
+    best: dict[tuple[int, int], Span] = {}
+    for span in sorted(found):
+        best.setdefault((span.start, span.end), span)
+    return list(best.values())[:number]
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The special tokens that a tokenizer puts around a pair of texts, and their types."""
+
+    parts: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+    """before the first text, between the two, after the second"""
+    part_types: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+    text_types: tuple[int, int]
+    cls: int
+    """place of the classification token"""
+    size: int
+    """how many there are"""
+    before: int
+    """how many come before the second text"""
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> _Frame:
+        if not tokenizer.is_fast:
+            raise UsageError(
+                f"the tokenizer ({type(tokenizer).__name__}) gives no character offsets, which "
+                "answers are cut out by: save the model with a fast tokenizer (tokenizer.json)"
+            )
+        probe = tokenizer("1", "1", return_token_type_ids=True)
+        ids = np.asarray(probe["input_ids"], np.int32)
+        types = np.asarray(probe["token_type_ids"], np.uint8)
+        of_text = probe.sequence_ids()
+        first, second = ([k for k, n in enumerate(of_text) if n == which] for which in (0, 1))
+        cuts = (slice(0, first[0]), slice(first[-1] + 1, second[0]), slice(second[-1] + 1, None))
+        parts = (ids[cuts[0]], ids[cuts[1]], ids[cuts[2]])
+        at = np.flatnonzero(parts[0] == tokenizer.cls_token_id)
+        return cls(
+            parts,
+            (types[cuts[0]], types[cuts[1]], types[cuts[2]]),
+            (int(types[first[0]]), int(types[second[0]])),
+            int(at[0]) if at.size else 0,
+            sum(part.size for part in parts),
+            parts[0].size + parts[1].size,
+        )
+
+    @property
+    def two_types(self) -> bool:
+        return self.text_types != (0, 0)
+
+    def build(
+        self, first: Sequence[int], second: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        a, b, c = self.parts
+        ids = np.concatenate((a, np.asarray(first, np.int32), b, second, c))
+        one, two = self.text_types
+        kinds = np.concatenate(
+            (
+                self.part_types[0],
+                np.full(len(first), one, np.uint8),
+                self.part_types[1],
+                np.full(second.size, two, np.uint8),
+                self.part_types[2],
+            )
+        )
+        return ids, kinds
+
+
+def _tokenised(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+    """Token ids int32 [n] and characters int32 [n, 2] of each text."""
+    result = []
+    for begin in range(0, len(texts), 1024):
+        encoded = tokenizer(
+            texts[begin : begin + 1024], add_special_tokens=False, return_offsets_mapping=True
+        )
+        for ids, spans in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            result.append(
+                (np.asarray(ids, np.int32), np.asarray(spans, np.int32).reshape(len(ids), 2))
+            )
+    return result
+
+
+def _gold_tokens(question: Question, spans: NDArray[np.int32]) -> tuple[int, int] | None:
+    """First and last token of the first answer within the context; None if there is none."""
+    begin = question.starts[0]
+    end = begin + len(question.answers[0])
+    first = int(np.searchsorted(spans[:, 1], begin, side="right"))
+    last = int(np.searchsorted(spans[:, 0], end, side="left")) - 1
+    return (first, last) if first <= last else None

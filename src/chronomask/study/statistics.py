@@ -1,0 +1,259 @@
+"""How sure are we: intervals, paired differences, permutation tests, Holm's correction.
+
+A result of an arm is named by (pre-training seed, fine-tuning seed) and holds arrays over the examples
+of a test set. Two things are a sample of what could have been: the examples, which are resampled
+(bootstrap), and the pre-training seeds, of which there are so few that resampling them says little
+about their spread; they enter through Student's t. docs/statistics.md has the formulas, what is
+covered, and the measured coverage.
+
+No torch, no files. The same key gives the same interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from chronomask.errors import DataError, UsageError
+from chronomask.study.reach import reach_interval, value_to_reach
+from chronomask.study.resample import (
+    Examples,
+    metric_of,
+    metric_over_counts,
+    metric_over_resamples,
+    resamples,
+)
+from chronomask.study.spread import Interval, mean_and_spread
+
+__all__ = [
+    "Comparison",
+    "Interval",
+    "Results",
+    "compare",
+    "holm",
+    "interval",
+    "mean_and_spread",
+    "metric_of",
+    "metric_over_resamples",
+    "paired_difference",
+    "permutation_p",
+    "reach_interval",
+    "smallest_p",
+    "value_to_reach",
+]
+
+Results = Mapping[tuple[int, int], Examples]
+"""One arm and task: (pre-training seed, fine-tuning seed) → arrays over the same examples."""
+
+Floats = NDArray[np.float64]
+
+DRAWS = 2000
+LEVEL = 0.95
+
+_EXACT_UP_TO = 16
+"""Units whose 2¹⁶ sign patterns are all tried; above, so many are drawn."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm: its own interval, and its difference from the baseline (None: it is the baseline)."""
+
+    own: Interval
+    difference: Interval | None
+    p_value: float | None
+    """of :func:`permutation_p`, not corrected for anything"""
+
+
+def interval(
+    results: Results, metric: str, *, draws: int = DRAWS, level: float = LEVEL, key: int
+) -> Interval:
+    """Mean over pre-training seeds of the mean over fine-tuning seeds, with its interval.
+
+    Draw r adds to the mean on resampled examples (the same examples for all seeds) the spread of
+    the seeds' scores over √n times a draw of Student's t with n − 1 degrees of freedom; the limits are
+    quantiles of the draws. With one pre-training seed its fine-tuning seeds are the n, with one
+    result nothing is added: ``covers`` says so. Raises DataError as ``metric_over_resamples`` does.
+    """
+    return compare({"": results}, "", metric, draws=draws, level=level, key=key)[""].own
+
+
+def paired_difference(
+    a: Results, b: Results, metric: str, *, draws: int = DRAWS, level: float = LEVEL, key: int
+) -> Interval:
+    """``a`` − ``b``, as :func:`interval`, of the differences of the same seeds on the same examples.
+
+    Raises DataError if the two do not have the same seeds and examples.
+    """
+    found = compare({"a": a, "b": b}, "b", metric, draws=draws, level=level, key=key)
+    difference = found["a"].difference
+    assert difference is not None
+    return difference
+
+
+def compare(
+    arms: Mapping[str, Results],
+    baseline: str | None,
+    metric: str,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    key: int,
+) -> dict[str, Comparison]:
+    """Every arm of a task with its interval, and its difference from ``baseline`` (None: from none).
+
+    The same numbers as :func:`interval`, :func:`paired_difference` and :func:`permutation_p` give,
+    for all arms at once: each resample of the examples is drawn and counted once.
+    """
+    if not 0 < level < 1 or draws < 1:
+        raise UsageError(f"level {level} must lie between 0 and 1, and draws {draws} above 0")
+    if baseline is not None and baseline not in arms:
+        raise UsageError(f"the baseline '{baseline}' is none of the arms {', '.join(arms)}")
+    for name, results in arms.items():
+        _check_seeds(name, results, arms[baseline] if baseline is not None else results)
+    sets = [examples for results in arms.values() for examples in results.values()]
+    size = _num_examples(sets[0])
+    resampled = metric_over_counts(metric, sets, resamples(size, draws, key))
+    observed = metric_over_counts(metric, sets, iter([np.ones((1, size))]))
+    scores: dict[str, _Scores] = {}
+    start = 0
+    for name, results in arms.items():
+        columns = slice(start, start + len(results))
+        scores[name] = _by_unit(list(results), observed[0, columns], resampled[:, columns])
+        start = columns.stop
+    out = {}
+    for name, own in scores.items():
+        difference = p_value = None
+        if baseline is not None and name != baseline:
+            paired = own.minus(scores[baseline])
+            difference = _as_interval(paired, level, key)
+            p_value = _sign_flip_p(paired.units, key)
+        out[name] = Comparison(_as_interval(own, level, key), difference, p_value)
+    return out
+
+
+def permutation_p(a: Results, b: Results, metric: str, *, key: int = 0) -> float:
+    """Two-sided p of "swapping the two arms within a pre-training seed changes nothing".
+
+    The unit is the pre-training seed: its difference is the mean over its fine-tuning seeds, which
+    share a checkpoint and are not exchangeable one by one. Under the null hypothesis every pattern
+    of signs of the differences is as likely; p is the share of patterns whose |mean| reaches the
+    observed. All 2ⁿ are tried up to n = 16, so p ≥ 2¹⁻ⁿ (:func:`smallest_p`): 3 seeds cannot go below
+    0.25, nor 5 below 0.0625. Above, 2¹⁶ are drawn and p = (reached + 1) / (drawn + 1). With one
+    pre-training seed the units are its fine-tuning seeds: p then speaks of these two checkpoints.
+    """
+    _check_seeds("a", a, b)
+    names = list(a)
+    a_scores, b_scores = (
+        np.array([metric_of(metric, results[name]) for name in names]) for results in (a, b)
+    )
+    units = _by_unit(names, a_scores - b_scores, np.zeros((0, len(names)))).units
+    return _sign_flip_p(units, key)
+
+
+def smallest_p(num_units: int) -> float:
+    """The smallest p that :func:`permutation_p` can give with so many units: 2¹⁻ⁿ, or 2⁻¹⁶ or so."""
+    if num_units <= _EXACT_UP_TO:
+        return 2.0 ** (1 - num_units)
+    return 1 / (2**_EXACT_UP_TO + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p, in the order given: at most α ⇔ rejected at family-wise error α.
+
+    Sorted ascending, p̃ᵢ = max over j ≤ i of min(1, (m − j + 1) pⱼ).
+    """
+    p = np.asarray(p_values, dtype=float)
+    if p.size and not ((p >= 0) & (p <= 1)).all():
+        raise UsageError(f"p values must lie in [0, 1]; got {', '.join(map(str, p_values))}")
+    order = np.argsort(p, kind="stable")
+    steps = np.minimum(1, p[order] * np.arange(p.size, 0, -1))
+    out = np.empty(p.size)
+    out[order] = np.maximum.accumulate(steps)
+    return out.tolist()
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Scores of the units [n], whose mean is the estimate, and that mean on each resample [R]."""
+
+    units: Floats
+    resampled: Floats
+    covers: tuple[str, ...]
+
+    def minus(self, other: _Scores) -> _Scores:
+        """The paired difference."""
+        return _Scores(self.units - other.units, self.resampled - other.resampled, self.covers)
+
+
+def _by_unit(names: Sequence[tuple[int, int]], observed: Floats, resampled: Floats) -> _Scores:
+    """Means per pre-training seed; per fine-tuning seed if there is one pre-training seed.
+
+    In the order of the seeds, so that paired units meet.
+    """
+    of_seed = [name[0] for name in names]
+    unit_name = "pre-training seeds"
+    if len(set(of_seed)) == 1:
+        of_seed = [name[1] for name in names]
+        unit_name = "fine-tuning seeds"
+    seeds = sorted(set(of_seed))
+    mean = np.array([[(seed == own) for own in of_seed] for seed in seeds], dtype=float)
+    mean /= mean.sum(1, keepdims=True)
+    covers = ("examples",) if len(seeds) == 1 else (unit_name, "examples")
+    return _Scores(mean @ observed, (resampled @ mean.T).mean(1), covers)
+
+
+def _as_interval(scores: _Scores, level: float, key: int) -> Interval:
+    """Quantiles of the mean on resampled examples plus the seeds' Student t."""
+    draws, n = len(scores.resampled), len(scores.units)
+    around = scores.resampled
+    if n > 1:
+        # The t distribution's own quantiles in random order: less noise in its tails than draws have.
+        random = np.random.Generator(np.random.Philox(key=[key % 2**64, n]))
+        student = stats.t.ppf((random.permutation(draws) + 0.5) / draws, n - 1)
+        around = around + student * scores.units.std(ddof=1) / math.sqrt(n)
+    low, high = np.quantile(around, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(scores.units.mean()), float(low), float(high), level, scores.covers)
+
+
+def _sign_flip_p(differences: Floats, key: int) -> float:
+    n = len(differences)
+    if n <= _EXACT_UP_TO:
+        signs = np.array(list(product((1.0, -1.0), repeat=n)))
+    else:
+        random = np.random.Generator(np.random.Philox(key=[key % 2**64, 2**32 + n]))
+        signs = random.integers(0, 2, (2**_EXACT_UP_TO, n)) * 2.0 - 1
+    means = np.abs(signs @ differences)
+    # Sums that are equal on paper differ in their last digits.
+    reached = int((means >= abs(differences.sum()) - 1e-12 * np.abs(differences).sum()).sum())
+    if n <= _EXACT_UP_TO:
+        return reached / len(signs)
+    return (reached + 1) / (len(signs) + 1)
+
+
+def _check_seeds(name: str, results: Results, baseline: Results) -> None:
+    if not results:
+        raise DataError(f"arm '{name}' has no results")
+    missing = sorted(set(results) ^ set(baseline))
+    if missing:
+        listed = ", ".join(f"({a}, {b})" for a, b in missing[:5])
+        raise DataError(
+            f"arm '{name}' and its baseline are paired by (pre-training, fine-tuning) seed, but only "
+            f"one of them has {listed}: finish the missing results, or compare the common seeds"
+        )
+    per_seed = {seed: [pair[1] for pair in results if pair[0] == seed] for seed, _ in results}
+    if len({len(found) for found in per_seed.values()}) > 1:
+        counts = ", ".join(f"{seed}: {len(found)}" for seed, found in sorted(per_seed.items()))
+        raise DataError(
+            f"arm '{name}' has unequal numbers of fine-tuning seeds per pre-training seed ({counts}): "
+            "finish the missing results, or compare the common seeds"
+        )
+
+
+def _num_examples(examples: Examples) -> int:
+    return max((len(column) for column in examples.values()), default=0)

@@ -1,0 +1,311 @@
+"""The statistics against scikit-learn and scipy, against enumeration, and in simulations of known truth."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from chronomask.errors import DataError, UsageError
+from chronomask.study.resample import Examples
+from chronomask.study.statistics import (
+    Results,
+    compare,
+    holm,
+    interval,
+    mean_and_spread,
+    metric_of,
+    metric_over_resamples,
+    paired_difference,
+    permutation_p,
+    reach_interval,
+    smallest_p,
+    value_to_reach,
+)
+
+ORACLES = {
+    "mcc": lambda p, y: metrics.matthews_corrcoef(y, p),
+    "accuracy": lambda p, y: metrics.accuracy_score(y, p),
+    "f1": lambda p, y: metrics.f1_score(y, p, zero_division=0.0),  # pyright: ignore[reportArgumentType]
+    "pearson": lambda p, y: stats.pearsonr(p, y)[0],
+    "spearman": lambda p, y: stats.spearmanr(p, y)[0],
+}
+
+
+def answers(metric: str, classes: int, size: int = 60) -> Examples:
+    random = np.random.default_rng(size)
+    label = random.integers(0, classes, size)
+    if metric in ("pearson", "spearman"):
+        return {"prediction": (label + random.normal(0, 1, size)).round(1), "label": label / 2}
+    wrong = random.random(size) < 0.4
+    return {
+        "prediction": np.where(wrong, random.integers(0, classes, size), label),
+        "label": label,
+    }
+
+
+@pytest.mark.parametrize(
+    ("metric", "classes"),
+    [
+        ("mcc", 2),
+        ("mcc", 4),
+        ("accuracy", 3),
+        ("f1", 2),
+        ("pearson", 6),
+        ("spearman", 6),
+        ("spearman", 2),
+    ],
+)
+def test_metrics_of_every_resample_are_those_of_the_libraries(metric: str, classes: int) -> None:
+    examples = answers(metric, classes)
+    index = np.random.default_rng(1).integers(0, 60, (300, 60))
+    expected = [
+        ORACLES[metric](examples["prediction"][row], examples["label"][row]) for row in index
+    ]
+    np.testing.assert_allclose(metric_over_resamples(metric, examples, index), expected, atol=1e-12)
+    whole = ORACLES[metric](examples["prediction"], examples["label"])
+    assert metric_of(metric, examples) == pytest.approx(whole, abs=1e-12)
+
+
+def test_many_small_blocks_give_the_same_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    results: Results = {(0, 0): answers("spearman", 6), (1, 0): answers("spearman", 6)}
+    whole = [interval(results, metric, key=3) for metric in ("spearman", "pearson")]
+    monkeypatch.setattr("chronomask.study.resample._BLOCK", 60 * 7)
+    parts = [interval(results, metric, key=3) for metric in ("spearman", "pearson")]
+    assert [p.low for p in parts] == pytest.approx([w.low for w in whole], abs=1e-12)
+
+
+def test_columns_are_means_weighted_where_a_weight_is_given() -> None:
+    index = np.array([[0, 0, 2], [1, 2, 2]])
+    column = np.array([1.0, 2.0, 4.0])
+    assert metric_over_resamples("exact_match", {"exact_match": column}, index).tolist() == [
+        2.0,
+        10 / 3,
+    ]
+    assert metric_of("accuracy", {"correct": np.array([1, 0, 0.5])}) == 0.5
+    weighted = {"loss": column, "weight": np.array([3, 1, 0])}
+    assert metric_over_resamples("loss", weighted, index).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("metric", ["mcc", "pearson", "spearman"])
+def test_a_constant_answer_has_no_correlation(metric: str) -> None:
+    examples = {"prediction": np.ones(5), "label": np.array([0, 1, 1, 0, 1])}
+    assert metric_of(metric, examples) == 0.0
+    nothing_right = {"prediction": np.zeros(5), "label": examples["label"]}
+    assert metric_of("f1", nothing_right) == 0.0
+
+
+def test_wrong_columns_are_refused_by_name() -> None:
+    one = {"correct": np.ones(3)}
+    with pytest.raises(DataError, match="did you mean 'correct'"):
+        metric_of("corect", one)
+    with pytest.raises(DataError, match="3 and 4 examples"):
+        interval({(0, 0): one, (1, 0): {"correct": np.ones(4)}}, "correct", key=0)
+    a = {"prediction": np.ones(2), "label": np.array([0, 1])}
+    with pytest.raises(DataError, match="'label' differs"):
+        interval({(0, 0): a, (1, 0): {**a, "label": np.array([1, 0])}}, "mcc", key=0)
+    with pytest.raises(DataError, match="no examples"):
+        metric_of("correct", {"correct": np.empty(0)})
+
+
+def normal_results(
+    random: np.random.Generator,
+    seeds: int,
+    finetunings: int,
+    size: int,
+    effect: float,
+    spreads: tuple[float, float] = (0.1, 0.05),
+) -> Results:
+    """Scores of examples = effect + example + pre-training seed + fine-tuning seed + the rest.
+
+    ``spreads``: of the two seeds' parts.
+    """
+    of_example = random.normal(0, 0.5, size)
+    results = {}
+    for seed in range(seeds):
+        of_seed = random.normal(0, spreads[0])
+        for other in range(finetunings):
+            rest = random.normal(0, 0.5, size) + random.normal(0, spreads[1])
+            results[seed, other] = {"score": effect + of_example + of_seed + rest}
+    return results
+
+
+@pytest.mark.parametrize(
+    ("seeds", "finetunings", "spreads"),
+    [(1, 1, (0, 0)), (1, 4, (0, 0.1)), (3, 2, (0.1, 0.05)), (6, 1, (0.1, 0.05))],
+)
+def test_intervals_hold_the_truth_as_often_as_they_say(
+    seeds: int, finetunings: int, spreads: tuple[float, float]
+) -> None:
+    random = np.random.default_rng(seeds)
+    held = 0
+    for number in range(300):
+        results = normal_results(random, seeds, finetunings, 80, 2.0, spreads)
+        found = interval(results, "score", draws=400, level=0.9, key=number)
+        held += found.low <= 2.0 <= found.high
+    assert 0.86 <= held / 300 <= 0.98
+
+
+def test_paired_intervals_of_no_difference_hold_zero_as_often_as_they_say() -> None:
+    random = np.random.default_rng(5)
+    rounds, held, narrower = 200, 0, []
+    for number in range(rounds):
+        hard = random.normal(0, 2, 80)  # what both arms find hard cancels
+        a, b = (
+            {
+                name: {"score": each["score"] + hard}
+                for name, each in normal_results(random, 3, 2, 80, 1.0).items()
+            }
+            for _ in range(2)
+        )
+        found = paired_difference(a, b, "score", draws=400, level=0.9, key=number)
+        held += found.low <= 0 <= found.high
+        alone = interval(a, "score", draws=400, level=0.9, key=number)
+        narrower.append(found.high - found.low < alone.high - alone.low)
+    assert 0.86 <= held / rounds <= 0.98
+    assert np.mean(narrower) > 0.9
+
+
+def test_same_key_same_interval_alone_or_in_company() -> None:
+    random = np.random.default_rng(0)
+    arms = {name: normal_results(random, 3, 2, 50, k / 9) for k, name in enumerate("abc")}
+    found = compare(arms, "a", "score", key=7)
+    assert found["b"].own == interval(arms["b"], "score", key=7)
+    assert found["c"].difference == paired_difference(arms["c"], arms["a"], "score", key=7)
+    assert found["c"].p_value == permutation_p(arms["c"], arms["a"], "score")
+    assert found["a"].difference is None
+    assert interval(arms["b"], "score", key=8) != found["b"].own
+    shuffled = dict(reversed(arms["c"].items()))
+    assert paired_difference(shuffled, arms["a"], "score", key=7).estimate == pytest.approx(
+        paired_difference(arms["c"], arms["a"], "score", key=7).estimate
+    )
+
+
+def test_intervals_say_what_they_cover_and_have_the_estimate_inside() -> None:
+    random = np.random.default_rng(2)
+    several = normal_results(random, 3, 2, 50, 0.0)
+    found = interval(several, "score", key=0)
+    assert found.covers == ("pre-training seeds", "examples")
+    assert found.low < found.estimate < found.high
+    means = [np.mean([several[s, f]["score"].mean() for f in range(2)]) for s in range(3)]
+    assert found.estimate == pytest.approx(np.mean(means))
+    one = {(0, f): several[0, f] for f in range(2)}
+    assert interval(one, "score", key=0).covers == ("fine-tuning seeds", "examples")
+    assert interval({(0, 0): several[0, 0]}, "score", key=0).covers == ("examples",)
+
+
+def test_seeds_that_do_not_pair_are_named() -> None:
+    results = normal_results(np.random.default_rng(0), 2, 2, 10, 0.0)
+    fewer = {name: each for name, each in results.items() if name != (1, 1)}
+    with pytest.raises(DataError, match=r"\(1, 1\)"):
+        paired_difference(results, fewer, "score", key=0)
+    with pytest.raises(DataError, match=r"unequal .*0: 2, 1: 1"):
+        interval(fewer, "score", key=0)
+    with pytest.raises(UsageError, match="'x' is none of the arms a"):
+        compare({"a": results}, "x", "score", key=0)
+
+
+def on_seeds(values: list[float]) -> Results:
+    return {(seed, 0): {"score": np.array([value])} for seed, value in enumerate(values)}
+
+
+def test_permutation_p_equals_enumeration() -> None:
+    differences = [0.4, -0.1, 0.3, 0.25, 0.0]
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
+        for signs in product((1, -1), repeat=5)
+    ]
+    expected = np.mean([value >= sum(differences) - 1e-9 for value in sums])
+    assert permutation_p(on_seeds(differences), on_seeds([0.0] * 5), "score") == expected
+    assert permutation_p(on_seeds([1.0] * 5), on_seeds([0.0] * 5), "score") == smallest_p(5)
+    assert smallest_p(5) == 0.0625
+    assert permutation_p(on_seeds([0.1] * 3), on_seeds([0.1] * 3), "score") == 1.0
+
+
+def test_fine_tuning_seeds_are_averaged_before_signs_are_flipped() -> None:
+    a: Results = {(s, f): {"score": np.array([1.0 + s + f])} for s in range(3) for f in range(5)}
+    b: Results = {(s, f): {"score": np.array([0.0])} for s in range(3) for f in range(5)}
+    assert permutation_p(a, b, "score") == 0.25
+
+
+def test_drawn_permutations_are_near_the_enumeration() -> None:
+    differences = np.random.default_rng(0).normal(0.2, 0.5, 18)
+    signs = 1 - 2 * ((np.arange(2**18)[:, None] >> np.arange(18)) & 1)
+    exact = (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9).mean()
+    found = permutation_p(on_seeds(list(differences)), on_seeds([0.0] * 18), "score", key=1)
+    assert found == pytest.approx(exact, abs=5 * math.sqrt(exact / 2**16))
+    assert found == permutation_p(on_seeds(list(differences)), on_seeds([0.0] * 18), "score", key=1)
+
+
+def test_permutation_p_is_uniform_where_nothing_differs() -> None:
+    random = np.random.default_rng(3)
+    found = [
+        permutation_p(on_seeds(list(random.normal(0, 1, 6))), on_seeds([0.0] * 6), "score")
+        for _ in range(1000)
+    ]
+    for level in (0.0625, 0.25, 0.5):
+        assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=0.05)
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.01 · 4, 0.02 · 3 = 0.06, 0.03 · 2 = 0.06, 0.04 · 1 → 0.06 by monotonicity.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+    with pytest.raises(UsageError, match=r"1\.2"):
+        holm([0.1, 1.2])
+
+
+def test_mean_and_spread() -> None:
+    assert mean_and_spread([1.0, 3.0]) == (2.0, pytest.approx(math.sqrt(2)))
+    mean, spread = mean_and_spread([4.0])
+    assert mean == 4.0
+    assert math.isnan(spread)
+
+
+def test_value_to_reach_by_hand() -> None:
+    x, loss = [0, 100, 200, 300], [4.0, 3.0, 3.2, 2.0]
+    assert value_to_reach(x, loss, 3.5, higher_is_better=False) == 50
+    assert value_to_reach(x, loss, 3.1, higher_is_better=False) == pytest.approx(90)
+    assert value_to_reach(x, loss, 2.6, higher_is_better=False) == pytest.approx(250)
+    assert value_to_reach(x, loss, 1.9, higher_is_better=False) is None
+    assert value_to_reach(x, loss, 5.0, higher_is_better=False) == 0
+    assert value_to_reach([1, 2], [0.0, 1.0], 0.25, higher_is_better=True) == 1.25
+    with pytest.raises(DataError, match="ascends"):
+        value_to_reach([0, 0], [1, 2], 1, higher_is_better=True)
+
+
+def test_reach_interval_by_hand_and_where_it_is_not_reached() -> None:
+    curve = ([0.0, 100.0], [0.0, 1.0])
+    found = reach_interval({0: curve, 1: curve}, {0: 0.5, 1: 0.5}, higher_is_better=True)
+    assert found is not None
+    assert (found.estimate, found.low, found.high) == pytest.approx((50, 50, 50))
+    assert reach_interval({0: curve}, {0: 0.5}, higher_is_better=True) is None
+    late = reach_interval({0: curve, 1: curve}, {0: 0.9, 1: 1.0}, higher_is_better=True)
+    assert late is not None
+    assert (late.estimate, late.high) == (pytest.approx(95), math.inf)
+    never = reach_interval({0: curve, 1: curve}, {0: 2.0, 1: 2.1}, higher_is_better=True)
+    assert never is not None
+    assert never.estimate == math.inf
+    with pytest.raises(DataError, match="of its own seed"):
+        reach_interval({0: curve}, {1: 0.5}, higher_is_better=True)
+
+
+def test_reach_intervals_hold_the_truth() -> None:
+    random = np.random.default_rng(8)
+    x = np.linspace(0, 100, 41)
+    held = 0
+    for _ in range(400):
+        curves = {
+            seed: (x, 4 - x / 50 + random.normal(0, 0.1) + random.normal(0, 0.03, x.size))
+            for seed in range(4)
+        }
+        targets = {seed: 3.0 + random.normal(0, 0.1) for seed in range(4)}
+        found = reach_interval(curves, targets, higher_is_better=False, level=0.9)
+        assert found is not None
+        held += found.low <= 50 <= found.high
+    assert 0.86 <= held / 400 <= 1
