@@ -12,7 +12,10 @@ import torch
 from chronomask.data.format import PreparedData
 from chronomask.train.config import RunConfig
 
-TIMINGS = {"seconds", "tokens_per_second", "predicted_tokens_per_second", "data_wait_share"}
+TIMINGS = {
+    "seconds", "tokens_per_second", "predicted_tokens_per_second", "data_wait_share", "mfu",
+    "peak_memory_bytes", "seconds_left",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +50,7 @@ def values(tiny_data: PreparedData) -> dict[str, Any]:
         "micro_batches": 2,
         "device": "cpu",
         "threads": 1,
+        "peak_flops": 1e12,
         "log_every": 3,
         "validation": {"every": 4, "rows": 8, "batch_rows": 4},
         "checkpoint": {"every": 5, "keep": 2},

@@ -49,13 +49,22 @@ def test_plain_lines_without_a_terminal(
 ) -> None:
     monkeypatch.setattr(log, "_SECONDS_BETWEEN_LINES", 3600.0)
     run_log = opened(tmp_path, 0, progress=True)
-    metrics = {"loss": 2.5, "tokens_per_second": 1234.5, "seconds": 60.0}
+    metrics = {
+        "loss": 2.5,
+        "tokens_per_second": 1234.5,
+        "predicted_tokens_per_second": 185.2,
+        "mfu": 0.41,
+        "data_wait_share": 0.0,
+        "peak_memory_bytes": 2.3e9,
+        "seconds_left": 540.0,
+    }
     for step in (1, 2, 10):  # the second comes too soon, the last always comes
         run_log.advance(step, 10, metrics)
     run_log.close()
     assert capsys.readouterr().err.splitlines() == [
-        "step 1/10  loss 2.500  1,234 tok/s  0:09:00 left",
-        "step 10/10  loss 2.500  1,234 tok/s  0:00:00 left",
+        f"step {step}/10  loss 2.500  1,234 tok/s  185 predicted/s  MFU 41%  0% waiting for data  "
+        "2.3 GB  0:09:00 left"
+        for step in (1, 10)
     ]
 
 

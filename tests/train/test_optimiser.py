@@ -1,22 +1,166 @@
-"""Weight decay falls on matrices and embeddings alone; every parameter is in exactly one group."""
+"""Groups and decay; updates beside plain references; state through a checkpoint, bit for bit."""
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+from pathlib import Path
 
-from chronomask.train.optimiser import AdamW, build_optimiser, set_learning_rate
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from chronomask.data.format import PreparedData
+from chronomask.model.build import FromConfig, build_model, load_tokenizer
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
+from chronomask.train.optimiser import (
+    AdamW,
+    Muon,
+    StableAdamW,
+    build_optimiser,
+    set_learning_rate,
+)
+
+from .conftest import assert_same_run
 
 
 def test_biases_and_norms_have_no_decay() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4))
     model[1].bias.requires_grad_(False)
-    optimiser = build_optimiser(AdamW(weight_decay=0.1), model)
-    decay = {id(p): g["weight_decay"] for g in optimiser.param_groups for p in g["params"]}
-    assert decay == {
-        id(model[0].weight): 0.1,
-        id(model[1].weight): 0.1,
-        id(model[2].weight): 0.0,
-        id(model[2].bias): 0.0,
-    }
-    set_learning_rate(optimiser, 0.5)
-    assert [group["lr"] for group in optimiser.param_groups] == [0.5, 0.5]
+    for config in (AdamW(weight_decay=0.1), StableAdamW(weight_decay=0.1), Muon(weight_decay=0.1)):
+        optimiser = build_optimiser(config, model)
+        decay = {id(p): g["weight_decay"] for g in optimiser.param_groups for p in g["params"]}
+        assert decay == {
+            id(model[0].weight): 0.1,
+            id(model[1].weight): 0.1,
+            id(model[2].weight): 0.0,
+            id(model[2].bias): 0.0,
+        }
+        set_learning_rate(optimiser, 0.5)
+        assert {group["lr"] for group in optimiser.param_groups} == {0.5}
+
+
+def plain_stable_adamw(
+    theta: list[torch.Tensor], gradients: list[torch.Tensor], config: StableAdamW, rate: float
+) -> torch.Tensor:
+    """Algorithm 2 of arXiv 2304.13013 for one tensor: its values after every gradient."""
+    now, m, v = theta[0].clone(), torch.zeros_like(theta[0]), torch.zeros_like(theta[0])
+    for t, g in enumerate(gradients, start=1):
+        b1 = config.beta1 * (1 - config.beta1 ** (t - 1)) / (1 - config.beta1**t)
+        b2 = config.beta2 * (1 - config.beta2 ** (t - 1)) / (1 - config.beta2**t)
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g * g
+        rms = (g * g / torch.maximum(v, torch.tensor(config.epsilon**2).to(v))).mean().sqrt()
+        eta = rate / max(1.0, float(rms))
+        decay = config.weight_decay if now.ndim >= 2 else 0.0
+        now = now - eta * decay * now - eta * m / (v.sqrt() + config.epsilon)
+    return now
+
+
+def test_stable_adamw_is_the_paper_s() -> None:
+    """Gradients grow a hundredfold on the way, so that clipping is at work in some steps."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2)).double()
+    config = StableAdamW(weight_decay=0.1)
+    optimiser = build_optimiser(config, model)
+    before = [p.detach().clone() for p in model.parameters()]
+    sizes = (1, 1, 100, 1, 0.01)
+    drawn = [[torch.randn_like(p) * size for size in sizes] for p in model.parameters()]
+    for number in range(len(sizes)):
+        for parameter, gradients in zip(model.parameters(), drawn, strict=True):
+            parameter.grad = gradients[number]
+        set_learning_rate(optimiser, 0.01)
+        optimiser.step()
+    for parameter, start, gradients in zip(model.parameters(), before, drawn, strict=True):
+        expected = plain_stable_adamw([start], gradients, config, 0.01)
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_stable_adamw_without_clipping_is_adamw() -> None:
+    """Gradients that shrink keep the clip factor at 1."""
+    torch.manual_seed(0)
+    ours, theirs = (nn.Linear(4, 4) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    pair = [
+        (ours, build_optimiser(StableAdamW(), ours)),
+        (theirs, build_optimiser(AdamW(), theirs)),
+    ]
+    for number in range(4):
+        torch.manual_seed(number)
+        noise = torch.ones(4, 4) * 0.5**number
+        for model, optimiser in pair:
+            model.weight.grad, model.bias.grad = noise.clone(), noise[0].clone()
+            set_learning_rate(optimiser, 0.01)
+            optimiser.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-7)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_data: PreparedData) -> PreTrainedTokenizerBase:
+    return load_tokenizer(tiny_data.tokenizer_path)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+def test_muon_takes_hidden_matrices_alone(
+    model_type: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = FromConfig(model_type=model_type, overrides=sizes | {"intermediate_size": 48})
+    model = build_model(config, tokenizer, row_length=32, seed=0, attention="row")
+    optimiser = build_optimiser(Muon(), model)
+    by_id = {id(p): name for name, p in model.named_parameters()}
+    hidden, *rest = ({by_id[id(p)] for p in g["params"]} for g in optimiser.param_groups)
+    assert set().union(*rest) | hidden == set(by_id.values())
+    assert not any("embeddings" in name or name.endswith("bias") for name in hidden)
+    assert any("layers.1" in name or "layer.1" in name for name in hidden)
+    matrices = {n for n, p in model.named_parameters() if p.ndim == 2 and "embeddings" not in n}
+    assert hidden == matrices - {"decoder.weight"}
+
+
+def test_muon_is_torch_s_and_adamw_s_each_on_its_own() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 6))
+    embedding, matrix = copy.deepcopy(model[0]), copy.deepcopy(model[1])
+    optimiser = build_optimiser(Muon(weight_decay=0.1), model)
+    alone = [
+        torch.optim.Muon(
+            [matrix.weight], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(
+            [embedding.weight, matrix.bias], lr=0.02, betas=(0.9, 0.98), eps=1e-6, fused=True
+        ),
+    ]
+    alone[1].param_groups[0]["weight_decay"] = 0.0
+    optimiser.param_groups[1]["weight_decay"] = 0.0
+    for _ in range(3):
+        pairs = zip(model.parameters(), [embedding.weight, *matrix.parameters()], strict=True)
+        for mine, theirs in pairs:
+            mine.grad = torch.randn_like(mine)
+            theirs.grad = mine.grad.clone()
+        set_learning_rate(optimiser, 0.02)
+        for each in (optimiser, *alone):
+            each.step()
+    assert torch.equal(model[1].weight, matrix.weight)
+    assert torch.equal(model[0].weight, embedding.weight)
+    again = build_optimiser(Muon(weight_decay=0.1), model)
+    again.load_state_dict(optimiser.state_dict())
+    assert torch.equal(
+        again.members[0].state[model[1].weight]["momentum_buffer"],  # pyright: ignore
+        alone[0].state[matrix.weight]["momentum_buffer"],
+    )
+
+
+@pytest.mark.parametrize("kind", ["stable_adamw", "muon"])
+def test_a_resumed_run_is_the_run(config: RunConfig, tmp_path: Path, kind: str) -> None:
+    config = config.replace([f"optimiser.kind={kind}", "steps=7", "checkpoint.keep=9"])
+    pretrain(config, tmp_path / "whole", progress=False)
+    short = config.replace(["checkpoint.every=3"])
+    pretrain(short, tmp_path / "cut", progress=False)
+    for name in ("step-00000007", "step-00000006"):
+        for path in sorted((tmp_path / "cut" / "checkpoints" / name).rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (tmp_path / "cut" / "checkpoints" / name).rmdir()
+    (tmp_path / "cut" / "summary.json").unlink()
+    pretrain(config, tmp_path / "cut", resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")

@@ -1,8 +1,8 @@
 """Which rows step s trains on: a pure function of (data, seed, s), with no state to save.
 
-Row number n = s · rows_per_step + i of the run belongs to epoch n // num_rows; a keyed permutation of
-the epoch says which row of the data it is. Any step is reached in O(1), by any rank, and workers only
-read ahead. Nothing about masking may enter here: what is masked depends on training state, and rows
+Row number n of the run (n = s · rows_per_step + i, unless steps differ in size) belongs to epoch
+n // num_rows; a keyed permutation of the epoch says which row of the data it is. Any step is reached
+in O(1), by any rank, and workers only read ahead. Nothing about masking may enter here: what is masked depends on training state, and rows
 made ahead of time must not.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -21,9 +22,21 @@ from chronomask.errors import DataError, UsageError
 from chronomask.keyed import Stream, permute, row_keys
 from chronomask.types import Rows
 
-__all__ = ["RowLoader", "validation_batches"]
+__all__ = ["RowLoader", "StepSizes", "validation_batches"]
 
 _BLOCK_ROWS = 4096
+
+
+class StepSizes(Protocol):
+    """How many rows each step has, where not all have as many: pure functions of the step."""
+
+    def rows_at(self, step: int) -> int:
+        """Rows of 0-based ``step``; at least one for every process."""
+        ...
+
+    def rows_before(self, step: int) -> int:
+        """Rows of all steps before ``step``."""
+        ...
 
 
 class RowLoader:
@@ -33,6 +46,7 @@ class RowLoader:
     the ranks' rows in order are the single process's rows. ``num_workers`` threads read ahead:
     threads, because the work is copying out of a memory map inside numpy, which releases the
     interpreter lock, and a batch handed over between processes would be copied once more.
+    ``sizes``: for steps of different sizes, none above ``rows_per_step``; their order is the same.
     """
 
     def __init__(
@@ -45,13 +59,13 @@ class RowLoader:
         world_size: int = 1,
         num_workers: int = 0,
         start_step: int = 0,
+        sizes: StepSizes | None = None,
     ) -> None:
         if not split.num_rows:
             raise DataError(f"{split.path} has no rows to train on; prepare more text")
-        if rows_per_step < world_size:
-            raise UsageError(
-                f"{rows_per_step} rows a step cannot be shared by {world_size} processes"
-            )
+        fewest = rows_per_step if sizes is None else sizes.rows_at(0)
+        if fewest < world_size:
+            raise UsageError(f"{fewest} rows a step cannot be shared by {world_size} processes")
         if not 0 <= rank < world_size:
             raise UsageError(f"rank {rank} is not one of {world_size} processes")
         if num_workers < 0 or start_step < 0:
@@ -63,14 +77,13 @@ class RowLoader:
         self.rows_per_step = rows_per_step
         self.num_workers = num_workers
         self.start_step = start_step
-        self._first = rows_per_step * rank // world_size
-        self._last = rows_per_step * (rank + 1) // world_size
+        self.sizes = sizes
+        self._rank, self._world_size = rank, world_size
         self._block = lru_cache(maxsize=8)(self._order)
 
     def row_ids_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """int64 [B] row numbers and int64 [B] epochs of this rank's rows at ``step``."""
-        base = step * self.rows_per_step
-        start, stop = base + self._first, base + self._last
+        start, stop = self._numbers_at(step)
         blocks = range(start // _BLOCK_ROWS, (stop - 1) // _BLOCK_ROWS + 1)
         parts = [self._block(block) for block in blocks]
         cut = slice(start - blocks[0] * _BLOCK_ROWS, stop - blocks[0] * _BLOCK_ROWS)
@@ -78,6 +91,14 @@ class RowLoader:
             np.concatenate([row_ids for row_ids, _ in parts])[cut],
             np.concatenate([epoch for _, epoch in parts])[cut],
         )
+
+    def _numbers_at(self, step: int) -> tuple[int, int]:
+        """First and last (exclusive) of this rank's rows at ``step``, counted over the run."""
+        base, rows = step * self.rows_per_step, self.rows_per_step
+        if self.sizes is not None:
+            base, rows = self.sizes.rows_before(step), self.sizes.rows_at(step)
+        first, last = (rows * (self._rank + k) // self._world_size for k in (0, 1))
+        return base + first, base + last
 
     def _order(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers and epochs of one block of the run's rows: the whole block costs little more
@@ -96,8 +117,7 @@ class RowLoader:
     def rows_at(self, step: int) -> Rows:
         """Rows of ``step`` (0-based) for this rank; the same for any number of workers."""
         rows = self.split.read(*self.row_ids_at(step))
-        base = step * self.rows_per_step
-        return replace(rows, order=np.arange(base + self._first, base + self._last))
+        return replace(rows, order=np.arange(*self._numbers_at(step)))
 
     def __iter__(self) -> Iterator[Rows]:
         """Rows of ``start_step``, ``start_step`` + 1, … without end."""

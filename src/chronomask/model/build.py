@@ -38,6 +38,7 @@ __all__ = [
     "FromConfig",
     "ModelConfig",
     "build_model",
+    "checkpoint_activations",
     "load_tokenizer",
     "open_model",
 ]
@@ -122,6 +123,22 @@ def open_model(path: str | Path, attention: AttentionScope) -> PreTrainedModel:
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model.train()
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Let ``model`` keep the inputs of its layers alone, and compute the rest again on the way back.
+
+    Dropout is drawn again as it was, so losses and gradients stay what they are. Raises UsageError for
+    an architecture that cannot.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise UsageError(
+            f"model type '{model.config.model_type}' cannot compute activations again; "
+            "set activation_checkpointing: false, or raise micro_batches to save memory"
+        )
+    # transformers renamed it; versions without the new name have the old one
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

@@ -11,7 +11,9 @@ from chronomask.masking.masker import MaskingConfig
 from chronomask.model.attention import AttentionScope
 from chronomask.model.build import FromConfig, ModelConfig
 from chronomask.train.learning_rate import LearningRate, Linear
+from chronomask.train.loggers import Logger
 from chronomask.train.optimiser import AdamW, Optimiser
+from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes
 
 __all__ = ["CheckpointConfig", "RunConfig", "ValidationConfig"]
 
@@ -60,6 +62,10 @@ class RunConfig(Config):
     """rows of one optimiser step, over all micro-batches and processes"""
     micro_batches: Positive = 1
     """parts that a process's rows of a step are cut into, to save memory"""
+    batch_warmup: BatchWarmUp | None = None
+    """steps of fewer rows at first; none: all steps have ``rows_per_step``"""
+    length_warmup: LengthWarmUp | None = None
+    """rows cut into shorter rows at first; none: rows are whole"""
     masked_token_budget: Positive | None = None
     """predicted tokens at which progress is 1; for ``masking.progress: masked_tokens`` alone"""
     seed: Count = 0
@@ -74,12 +80,18 @@ class RunConfig(Config):
     """of the forward and backward pass; weights and optimiser state are float32 always"""
     compile: Literal["auto", "always", "never"] = "auto"
     """``torch.compile`` of the backbone; auto compiles on CUDA"""
+    activation_checkpointing: bool = False
+    """compute activations again in the backward pass: a third more work, a fraction of the memory"""
+    peak_flops: Annotated[float, Field(gt=0)] | None = None
+    """FLOP/s that a device can do, what ``mfu`` is a share of; none measures a dense product"""
     threads: Positive | None = None
     """CPU threads of tensor operations; none leaves torch's own choice"""
     loader_workers: Count = 1
     """threads that read rows ahead"""
     log_every: Positive = 10
     """steps between lines of metrics.jsonl"""
+    loggers: tuple[Logger, ...] = ()
+    """where metrics and validations go beside the JSON Lines"""
     validation: ValidationConfig = ValidationConfig()
     """how generalisation is measured"""
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -101,12 +113,22 @@ class RunConfig(Config):
             raise ValueError(
                 f"{self.rows_per_step} rows_per_step cannot be cut into {self.micro_batches} micro_batches"
             )
+        if self.batch_warmup is not None and self.batch_warmup.start_rows > self.rows_per_step:
+            raise ValueError(
+                f"batch_warmup.start_rows is {self.batch_warmup.start_rows}, more than the "
+                f"{self.rows_per_step} rows_per_step it warms up to"
+            )
         return self
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many rows each step has."""
+        return Sizes(self.rows_per_step, self.batch_warmup)
 
 
 CHANGEABLE = (
-    "name", "data", "device", "compile", "threads", "loader_workers", "micro_batches",
-    "log_every", "checkpoint.", "validation.",
+    "name", "data", "device", "compile", "activation_checkpointing", "peak_flops", "threads",
+    "loader_workers", "micro_batches", "log_every", "loggers", "checkpoint.", "validation.",
 )  # fmt: skip
 """Keys (or prefixes of keys) that may differ between a checkpoint and the run that resumes it.
 

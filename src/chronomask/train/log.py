@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import IO, Any
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from chronomask import __version__
 from chronomask.errors import RunError
 from chronomask.files import write_text
+from chronomask.train.loggers import Sink, TensorBoard, WandB, open_sinks
 
 __all__ = ["RunLog", "environment"]
 
@@ -37,11 +38,21 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: Path, *, step: int, steps: int, name: str, active: bool, progress: bool
+        self,
+        folder: Path,
+        *,
+        step: int,
+        steps: int,
+        name: str,
+        active: bool,
+        progress: bool,
+        loggers: Sequence[TensorBoard | WandB] = (),
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.active = active
         self._files: dict[str, IO[str]] = {}
+        self._sinks: list[Sink] = []
         self._bar: tqdm[Any] | None = None
         self._lines = progress and active
         self._last_line = -_SECONDS_BETWEEN_LINES
@@ -51,11 +62,12 @@ class RunLog:
             path = folder / f"{kind}.jsonl"
             write_text(path, "".join(_lines_up_to(path, step)))
             self._files[kind] = path.open("a", encoding="utf-8")
+        self._sinks = open_sinks(loggers, folder, step=step, name=name, config=config or {})
         if progress and sys.stderr.isatty():
             self._bar = tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True)
 
     def write(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Append one JSON object to ``metrics.jsonl`` or ``validation.jsonl``."""
+        """Append one JSON object to ``metrics.jsonl`` or ``validation.jsonl``; loggers get it too."""
         if not self.active:
             return
         file = self._files[kind]
@@ -64,6 +76,8 @@ class RunLog:
             file.flush()
         except OSError as error:
             raise RunError(f"{self.folder / f'{kind}.jsonl'} cannot be written: {error}") from error
+        for sink in self._sinks:
+            sink.write(kind, values)
 
     def sync(self) -> None:
         """Flush the files to the disk, so that no checkpoint is newer than its log."""
@@ -80,9 +94,8 @@ class RunLog:
             now = time.monotonic()
             if now - self._last_line >= _SECONDS_BETWEEN_LINES or step == steps:
                 self._last_line = now
-                left = (steps - step) * metrics["seconds"] / step
                 print(
-                    f"step {step:,}/{steps:,}  {_in_short(metrics)}  {_clock(left)} left",
+                    f"step {step:,}/{steps:,}  {_in_short(metrics)}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -97,7 +110,9 @@ class RunLog:
         return median(speeds) if speeds else None
 
     def close(self) -> None:
-        """Close files and bar."""
+        """Close files, loggers and bar."""
+        for sink in self._sinks:
+            sink.close()
         for file in self._files.values():
             file.close()
         if self._bar is not None:
@@ -158,7 +173,18 @@ def _git_state() -> dict[str, Any] | None:
 
 def _in_short(metrics: Mapping[str, Any]) -> str:
     loss = "nothing predicted" if metrics["loss"] is None else f"loss {metrics['loss']:.3f}"
-    return f"{loss}  {metrics['tokens_per_second']:,.0f} tok/s"
+    shown = [
+        loss,
+        f"{metrics['tokens_per_second']:,.0f} tok/s",
+        f"{metrics['predicted_tokens_per_second']:,.0f} predicted/s",
+    ]
+    if metrics["mfu"] is not None:
+        shown.append(f"MFU {metrics['mfu']:.0%}")
+    shown.append(f"{metrics['data_wait_share']:.0%} waiting for data")
+    shown.append(f"{metrics['peak_memory_bytes'] / 1e9:.1f} GB")
+    if metrics["seconds_left"] is not None:
+        shown.append(f"{_clock(metrics['seconds_left'])} left")
+    return "  ".join(shown)
 
 
 def _clock(seconds: float) -> str:

@@ -31,7 +31,9 @@ from chronomask.train.log import RunLog
 from chronomask.train.optimiser import set_learning_rate
 from chronomask.train.run import Run, State, is_due, open_run, summarise
 from chronomask.train.signals import Stopped, StopRequest
+from chronomask.train.speed import peak_memory
 from chronomask.train.validation import class_means, validate
+from chronomask.train.warm_up import shortened
 from chronomask.types import Rows
 
 __all__ = ["pretrain"]
@@ -61,10 +63,13 @@ def pretrain(
             name=str(run.config.name),
             active=world.is_first,
             progress=progress,
+            loggers=config.loggers,
+            config=run.config.to_dict(),
         )
         upcoming = cast("Generator[Rows]", iter(run.loader))  # closing it ends the reading threads
         with closing(log), closing(upcoming):
-            _train(run, state, world, stop, log, upcoming)
+            cut = shortened(upcoming, config.length_warmup, state.step)
+            _train(run, state, world, stop, log, cut)
             return summarise(run, state, log)
 
 
@@ -92,11 +97,13 @@ def _train(
                 stop.signal_number or SIGTERM,  # another process may be the one that was asked
             )
         state.add_time(time.perf_counter() - began, waited)
+        attention = run.flops.of_attention_in(rows, run.forward.pad_token_id, config.attention)
+        state.window.flops_of_attention += attention * world.size  # others' rows are much the same
 
         last = state.step == config.steps
         metrics = None
         if last or is_due(state.step, config.log_every):
-            metrics = _metrics(run, state, step)
+            metrics = _metrics(run, state, step, world)
             log.write("metrics", metrics)
         log.advance(state.step, config.steps, metrics)
         if last or is_due(state.step, config.validation.every):
@@ -123,7 +130,7 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
     progress = state.progress(config)
     parts = [
         run.forward.mask(micro, masker, progress)
-        for micro in rows.micro_batches(config.micro_batches)
+        for micro in rows.micro_batches(config.sizes.parts_at(state.step, config.micro_batches))
     ]
     predicted, maskable, tokens, num_rows, ratio_sum, stopping = world.totals(
         sum(part.batch.num_predicted for part in parts),
@@ -140,7 +147,8 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
     loss, norm = None, None
     if predicted:  # with nothing to predict there is no update; the schedules go on
         loss, norm = _update(run, state, world, parts, predicted, rate)
-    state.count(rows=int(num_rows), tokens=int(tokens), masked_tokens=int(predicted))
+    rows_done = config.sizes.rows_at(state.step)  # whole rows, also where they are cut
+    state.count(rows=rows_done, tokens=int(tokens), masked_tokens=int(predicted))
     return _Step(
         progress=progress,
         masking_ratio=ratio_sum / num_rows,
@@ -196,9 +204,15 @@ def _seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
     torch.manual_seed(int(key) >> 1)
 
 
-def _metrics(run: Run, state: State, step: _Step) -> dict[str, Any]:
+def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any]:
     """One line of metrics.jsonl; begins a new window."""
-    window = state.window
+    window, config = state.window, run.config
+    flops = window.flops_of_attention
+    flops += run.flops.per_token * window.tokens + run.flops.per_prediction * window.masked_tokens
+    speed = window.tokens / window.seconds
+    rows_left = config.sizes.rows_before(config.steps) - state.rows_seen
+    tokens_left = rows_left * state.tokens_seen / state.rows_seen
+    possible = run.peak_flops * world.size * window.seconds
     line: dict[str, Any] = {
         "step": state.step,
         "progress": step.progress,
@@ -209,10 +223,13 @@ def _metrics(run: Run, state: State, step: _Step) -> dict[str, Any]:
         "loss": step.loss,
         "learning_rate": step.learning_rate,
         "gradient_norm": step.gradient_norm,
-        "tokens_per_second": window.tokens / window.seconds,
+        "tokens_per_second": speed,
         "predicted_tokens_per_second": window.masked_tokens / window.seconds,
         "data_wait_share": window.seconds_waiting / window.seconds,
+        "mfu": flops / possible if possible else None,
+        "peak_memory_bytes": peak_memory(world.device),
         "seconds": state.seconds,
+        "seconds_left": tokens_left / speed if speed else None,
         **class_means(window.by_class, run.data.class_names),
     }
     weights = run.masker.class_weights()

@@ -20,14 +20,22 @@ from chronomask.data.loader import RowLoader
 from chronomask.errors import UsageError
 from chronomask.files import write_text
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
-from chronomask.model.build import build_model, load_tokenizer, open_model
+from chronomask.model.build import (
+    build_model,
+    checkpoint_activations,
+    load_tokenizer,
+    open_model,
+)
 from chronomask.model.export import model_card, weights_sha256
+from chronomask.model.flops import Flops, count_flops
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
 from chronomask.train.log import RunLog, environment
+from chronomask.train.loggers import check_installed
 from chronomask.train.optimiser import build_optimiser
+from chronomask.train.speed import peak_flops
 
 __all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
 
@@ -45,6 +53,7 @@ class Window:
     masked_tokens: int = 0
     seconds: float = 0.0
     seconds_waiting: float = 0.0
+    flops_of_attention: float = 0.0
 
 
 @dataclass(slots=True)
@@ -74,7 +83,7 @@ class State:
             assert config.masked_token_budget is not None  # the config sees to it
             return min(1.0, self.masked_tokens / config.masked_token_budget)
         if config.masking.progress == "tokens":
-            return min(1.0, self.rows_seen / (config.steps * config.rows_per_step))
+            return min(1.0, self.rows_seen / config.sizes.rows_before(config.steps))
         return self.step / config.steps
 
     def count(self, *, rows: int, tokens: int, masked_tokens: int) -> None:
@@ -141,10 +150,14 @@ class Run:
     finished: dict[str, Any] | None = None
     initial_weights_sha256: str | None = None
     """of a run that starts now; None on resume"""
+    peak_flops: float = 0.0
+    """of one device; known to the first process alone"""
     parameters: list[torch.nn.Parameter] = field(init=False)
+    flops: Flops = field(init=False)
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.forward.model.parameters() if p.requires_grad]
+        self.flops = count_flops(self.forward.model)
 
     @property
     def checkpoints(self) -> Path:
@@ -178,7 +191,10 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     """The run in ``folder``, new or resumed; raises UsageError, DataError or RunError."""
     config = config if config.name else config.model_copy(update={"name": folder.resolve().name})
     _check_folder(folder, resume)
+    check_installed(config.loggers)
     data = PreparedData.open(config.data)
+    if config.length_warmup is not None:
+        config.length_warmup.pieces_at(0, data.row_length)  # refuses lengths that cannot be
     tokenizer = load_tokenizer(data.tokenizer_path)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     saved = checkpoint.latest(folder / "checkpoints") if resume else None
@@ -200,6 +216,8 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
         )
         initial_weights = weights_sha256(model)
     model.to(world.device)  # pyright: ignore[reportArgumentType]
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
     if config.compile == "always" or (config.compile == "auto" and world.device.type == "cuda"):
         model.base_model.compile()
     run = Run(
@@ -221,9 +239,12 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             world_size=world.size,
             num_workers=config.loader_workers,
             start_step=saved.step if saved is not None else 0,
+            sizes=config.sizes,
         ),
         initial_weights_sha256=initial_weights,
     )
+    if world.is_first:
+        run.peak_flops = config.peak_flops or peak_flops(world.device, config.precision)
     state = State.start(len(data.class_names))
     if saved is not None:
         saved.load_optimiser(run.optimiser, model)

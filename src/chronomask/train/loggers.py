@@ -1,0 +1,151 @@
+"""Where a run's figures go beside its JSON Lines: TensorBoard, Weights & Biases. Each is an extra.
+
+A resumed run goes on where the checkpoint stands: TensorBoard is told to forget later points, Weights
+& Biases, which cannot, is sent no point twice (``wandb.json`` in the run folder knows the last).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field
+
+from chronomask.config import Config
+from chronomask.errors import UsageError
+from chronomask.files import write_text
+
+__all__ = ["Logger", "Sink", "check_installed", "open_sinks"]
+
+
+class TensorBoard(Config):
+    """Event files in ``RUN/tensorboard``; needs the extra ``tensorboard``."""
+
+    kind: Literal["tensorboard"] = "tensorboard"
+
+
+class WandB(Config):
+    """A run of Weights & Biases, its files in ``RUN/wandb``; needs the extra ``wandb``."""
+
+    kind: Literal["wandb"] = "wandb"
+    project: str = "chronomask"
+    """the project that the run appears in"""
+    entity: str | None = None
+    """user or team; none takes the account's own"""
+    mode: Literal["online", "offline"] = "online"
+    """offline keeps everything in the run folder, for ``wandb sync`` later"""
+
+
+Logger = Annotated[TensorBoard | WandB, Field(discriminator="kind")]
+
+
+class Sink(Protocol):
+    """Takes lines of ``metrics.jsonl`` and ``validation.jsonl``."""
+
+    def write(self, kind: str, values: Mapping[str, Any]) -> None:
+        """One line; ``kind`` is ``metrics`` or ``validation``."""
+        ...
+
+    def close(self) -> None:
+        """Hand over what is left."""
+        ...
+
+
+def check_installed(loggers: Sequence[TensorBoard | WandB]) -> None:
+    """Raise UsageError naming the extra of a logger that is not installed."""
+    for logger in loggers:
+        if importlib.util.find_spec(logger.kind) is None:
+            raise UsageError(
+                f"logger '{logger.kind}' is not installed: pip install 'chronomask[{logger.kind}]', "
+                "or leave it out of loggers"
+            )
+
+
+def open_sinks(
+    loggers: Sequence[TensorBoard | WandB],
+    folder: Path,
+    *,
+    step: int,
+    name: str,
+    config: Mapping[str, Any],
+) -> list[Sink]:
+    """The loggers of the run in ``folder``, to go on after ``step``."""
+    return [
+        _TensorBoard(folder, step)
+        if isinstance(logger, TensorBoard)
+        else _WandB(logger, folder, name, config)
+        for logger in loggers
+    ]
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        # Readers drop what earlier files hold from the purge step on.
+        self._writer = SummaryWriter(
+            folder / "tensorboard", purge_step=step + 1 if step else None, flush_secs=10
+        )
+
+    def write(self, kind: str, values: Mapping[str, Any]) -> None:
+        for name, value in _scalars(kind, values):
+            self._writer.add_scalar(name, value, values["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, logger: WandB, folder: Path, name: str, config: Mapping[str, Any]) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        self._path = folder / "wandb.json"
+        self._sent: dict[str, int] = {"metrics": 0, "validation": 0}
+        run_id = uuid.uuid4().hex[:12]
+        if self._path.is_file():
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+            run_id, self._sent = known["id"], known["sent"]
+        self._id = run_id
+        self._run = wandb.init(
+            project=logger.project,
+            entity=logger.entity,
+            name=name,
+            id=run_id,
+            resume="allow",
+            dir=folder,
+            mode=logger.mode,
+            config=dict(config),
+        )
+        for kind in ("train", "validation"):
+            self._run.define_metric(f"{kind}/*", step_metric="step")
+        self._remember()
+
+    def write(self, kind: str, values: Mapping[str, Any]) -> None:
+        if values["step"] <= self._sent[kind]:
+            return
+        self._run.log({"step": values["step"], **dict(_scalars(kind, values))})
+        self._sent[kind] = values["step"]
+        self._remember()
+
+    def close(self) -> None:
+        self._run.finish()
+
+    def _remember(self) -> None:
+        write_text(self._path, json.dumps({"id": self._id, "sent": self._sent}) + "\n")
+
+
+def _scalars(kind: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """``train/loss``, ``validation/class_loss/NOUN``, …: all numbers of a line but its step."""
+    group = "train" if kind == "metrics" else kind
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            for inner, number in value.items():
+                yield f"{group}/{name}/{inner}", number
+        elif isinstance(value, int | float) and name != "step":
+            yield f"{group}/{name}", value

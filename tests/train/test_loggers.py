@@ -1,0 +1,133 @@
+"""TensorBoard and Weights & Biases show what the JSON Lines say, once, also over a resume."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronomask.errors import UsageError
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
+
+from .conftest import lines
+
+SHORT = ["steps=6", "checkpoint.every=3", "checkpoint.keep=9", "log_every=1", "validation.every=2"]
+
+
+def back_to_step_3(run: Path) -> None:
+    """As if the run had been killed after step 6 was logged, with the checkpoint of step 3 the newest."""
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    (run / "summary.json").unlink()
+
+
+def test_tensorboard_holds_each_point_once(config: RunConfig, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = config.replace([*SHORT, "loggers=[{kind: tensorboard}]"])
+    run = tmp_path / "run"
+    pretrain(config, run, progress=False)
+    back_to_step_3(run)
+    pretrain(config, run, resume=True, progress=False)
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    logged = {line["step"]: line for line in lines(run / "metrics.jsonl")}
+    for tag, key in (("train/loss", "loss"), ("train/masking_ratio", "masking_ratio")):
+        points = {event.step: event.value for event in events.Scalars(tag)}
+        assert len(events.Scalars(tag)) == 6
+        assert points == pytest.approx({step: line[key] for step, line in logged.items()}, rel=1e-6)
+    assert [event.step for event in events.Scalars("validation/loss")] == [2, 4, 6]
+    assert any(tag.startswith("train/class_loss/") for tag in events.Tags()["scalars"])
+
+
+def records(log: bytes) -> Iterator[bytes]:
+    """The records of a .wandb file: seven bytes of head, then LevelDB's log format."""
+    position, record = 7, b""
+    while position + 7 <= len(log):
+        left = 2**15 - position % 2**15
+        if left < 7:
+            position += left
+            continue
+        size, kind = int.from_bytes(log[position + 4 : position + 6], "little"), log[position + 6]
+        record += log[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
+
+
+WANDB = """
+import json, sys
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
+from wandb.proto import wandb_internal_pb2 as pb
+from pathlib import Path
+from tests.train.test_loggers import back_to_step_3, records
+
+config, run = RunConfig.parse(json.loads(sys.argv[1])), Path(sys.argv[2])
+pretrain(config, run, progress=False)
+back_to_step_3(run)
+pretrain(config.replace(["steps=6"]), run, resume=True, progress=False)
+points, ids = [], []
+for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime):
+    ids.append(path.stem)
+    for data in records(path.read_bytes()):
+        record = pb.Record()
+        record.ParseFromString(data)
+        if record.HasField("history"):
+            items = record.history.item
+            points.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items})
+print(json.dumps([ids, points]))
+"""
+
+
+@pytest.mark.slow
+def test_wandb_offline_holds_each_point_once(values: dict[str, Any], tmp_path: Path) -> None:
+    config = RunConfig.parse(values).replace(
+        [*SHORT, "loggers=[{kind: wandb, mode: offline, project: test}]"]
+    )
+    run = tmp_path / "run"
+    root = Path(__file__).parents[2]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+        "WANDB_DIR": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WANDB, json.dumps(config.to_dict()), str(run)],
+        capture_output=True, text=True, env=environment, cwd=root, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ids, points = json.loads(done.stdout.splitlines()[-1])
+    assert len(ids) == 2
+    assert len(set(ids)) == 1  # two sessions of one run
+    trained = [(point["step"], point["train/loss"]) for point in points if "train/loss" in point]
+    assert trained == [(line["step"], line["loss"]) for line in lines(run / "metrics.jsonl")]
+    validated = [point["step"] for point in points if "validation/loss" in point]
+    assert validated == [2, 4, 6]
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb"])
+def test_a_logger_that_is_not_installed_is_named_before_any_work(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == kind else real(name, *rest)
+    )
+    config = config.replace([f"loggers=[{{kind: {kind}}}]"])
+    with pytest.raises(UsageError, match=rf"pip install 'chronomask\[{kind}\]'"):
+        pretrain(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_logger_is_refused(config: RunConfig) -> None:
+    with pytest.raises(UsageError, match="tensorbord"):
+        config.replace(["loggers=[{kind: tensorbord}]"])
