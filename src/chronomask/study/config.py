@@ -107,11 +107,8 @@ def load_study(path: Path, overrides: list[str]) -> StudyConfig:
     if isinstance(values.get("base"), str):
         values["base"] = read_yaml(path.parent / values["base"])
     arms = values.get("arms")
-    for name, fields in arms.items() if isinstance(arms, dict) else ():
-        if fields is None:
-            arms[name] = {}
-        elif isinstance(fields, dict) and isinstance(fields.get("base"), str):
-            fields["base"] = read_yaml(path.parent / fields["base"])
+    if isinstance(arms, dict):
+        values["arms"] = {name: _arm(fields, path.parent) for name, fields in arms.items()}
     for key in overrides:
         if key.startswith("base="):
             raise UsageError(f"override {key!r}: change fields of the base, such as base.steps=100")
@@ -121,3 +118,10 @@ def load_study(path: Path, overrides: list[str]) -> StudyConfig:
     elif isinstance(tasks, dict):
         values["tasks"] = {str(task): plan or {} for task, plan in tasks.items()}
     return StudyConfig.parse(apply_overrides(values, overrides), str(path))
+
+
+def _arm(fields: Any, folder: Path) -> Any:
+    """An arm's fields with the run config it names put in place; an arm without fields is the base."""
+    if isinstance(fields, dict) and isinstance(fields.get("base"), str):
+        return {**fields, "base": read_yaml(folder / fields["base"])}
+    return {} if fields is None else fields
