@@ -335,6 +335,14 @@ def study_status(folder: StudyFolder) -> None:
     print(command.status(folder))
 
 
+@study_app.command("report")
+def study_report(folder: StudyFolder) -> None:
+    """Compare what is complete: comparison.json, report.html and every number as CSV."""
+    from chronomask.study import command
+
+    print(f"report: {command.report(folder)}")
+
+
 def main() -> None:
     """Entry point: deliberate refusals become one message on stderr and an exit code."""
     # Threads that wait without spinning: on a shared machine spinning ones starve everybody.

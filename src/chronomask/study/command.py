@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 
 from chronomask.errors import RunError, UsageError
+from chronomask.report.study_page import write_study_report
+from chronomask.study.compare import compare_study
 from chronomask.study.config import load_study
 from chronomask.study.execute import Outcome, run_one, run_study, share_of
 from chronomask.study.slurm import write_slurm
 from chronomask.study.status import status_text
 from chronomask.study.units import Study, begin, check_task_data, open_study
 
-__all__ = ["run", "status"]
+__all__ = ["report", "run", "status"]
 
 
 def run(
@@ -45,12 +47,19 @@ def run(
     outcome = run_study(study, units, workers=workers, tell=_silent if quiet else _tell)
     if outcome.failed:
         raise RunError(_failures(study, outcome))
-    return f"{out}: {len(outcome.done) + len(outcome.there)} of {len(units)} units complete"
+    text = f"{out}: {len(outcome.done) + len(outcome.there)} of {len(units)} units complete"
+    return text if only is not None else f"{text}\nreport: {report(out)}"
 
 
 def status(out: Path) -> str:
     """How far the study in a folder is."""
     return status_text(_open(None, out, []))
+
+
+def report(out: Path) -> Path:
+    """Compare what is complete and write the page; its path."""
+    compare_study(_open(None, out, []))
+    return write_study_report(out)
 
 
 def _open(path: Path | None, out: Path, overrides: list[str]) -> Study:
