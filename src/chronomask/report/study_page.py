@@ -272,11 +272,11 @@ def _data_rows(data: Numbers) -> list[tuple[str, str]]:
     counts = data["statistics"].get("splits", {})
     rows = [("fingerprint", data["fingerprint"]), ("tokens in a row", f"{data['row_length']:,}")]
     for split, values in counts.items():
-        for key in ("documents", "rows", "tokens", "words", "tokens_per_word", "unknown_tokens"):
-            if key in values:
-                rows.append(
-                    (f"{split.replace('_', ' ')}: {key.replace('_', ' ')}", f"{values[key]:,}")
-                )
+        rows += [
+            (f"{split.replace('_', ' ')}: {key.replace('_', ' ')}", f"{values[key]:,}")
+            for key in ("documents", "rows", "tokens", "words", "tokens_per_word", "unknown_tokens")
+            if key in values
+        ]
     return rows
 
 
