@@ -34,6 +34,7 @@ from chronomask.report.tables import ABSENT, duration, flatten, thousands
 __all__ = ["write_study_report"]
 
 _INSIDE = (masking_ratio, predicted_tokens, class_loss, class_weight, final_class_loss)
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SIGNS = {"better": "▲", "worse": "▼", "open": "", "unknown": ""}
 
 
@@ -96,9 +97,9 @@ def _mean_runs(folder: Path, arms: Sequence[Numbers]) -> tuple[list[Run], list[s
 
 
 def _pictures(study: Numbers, arms: dict[str, int]) -> list[Picture]:
-    found = [curve_picture(curve, arms) for curve in study["curves"]]
+    curves = [curve_picture(curve, arms) for curve in study["curves"]]
     differences = difference_picture(study["tasks"], study["baseline"], arms)
-    return found + ([differences] if differences is not None else [])
+    return [*curves[:1], *([differences] if differences is not None else []), *curves[1:]]
 
 
 def _legend(arms: dict[str, int], name: str) -> Any:
@@ -124,7 +125,7 @@ def _arm_rows(study: Numbers, arms: dict[str, int]) -> list[Numbers]:
                     _count(_of(arm, "tokens_seen")),
                     _count(_of(arm, "masked_tokens")),
                     _percent(_of(arm, "mean_ratio_achieved")),
-                    f"{_of(arm, 'flops'):.3g}" if arm["runs"] else ABSENT,
+                    _power(_of(arm, "flops")),
                     thousands(_of(arm, "tokens_per_second")),
                     duration(_of(arm, "seconds")),
                 ],
@@ -136,6 +137,14 @@ def _arm_rows(study: Numbers, arms: dict[str, int]) -> list[Numbers]:
 def _count(value: float) -> str:
     """A count to three digits: ``1.23M``; a dash for NaN."""
     return ABSENT if value != value else compact(float(f"{value:.3g}"))
+
+
+def _power(value: float) -> str:
+    """``1.08 × 10¹⁰``; a dash for NaN."""
+    if value != value:
+        return ABSENT
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{digits} × 10{str(int(exponent)).translate(_RAISED)}"
 
 
 def _masking_text(masking: Numbers) -> str:

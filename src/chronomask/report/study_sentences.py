@@ -61,21 +61,26 @@ def difference_sentences(tasks: Sequence[Numbers], baseline: str) -> list[str]:
         hits = found.get(kind, [])
         if hits:
             sentences.append(
-                f"{on}, {len(hits)} of {_comparisons(total)} with “{baseline}” "
-                f"{'have an interval' if len(hits) > 1 else 'has an interval'} that excludes zero "
-                f"with the arm {kind}: {_listed(hits, one_task=len(tasks) == 1)}."
+                f"{on}, {_share(len(hits), total)} with “{baseline}” "
+                f"{'have intervals that exclude' if len(hits) > 1 else 'has an interval that excludes'} "
+                f"zero with the arm {kind}: {_listed(hits, one_task=len(tasks) == 1)}."
             )
     still_open = found.get("open", [])
-    if len(still_open) == total:
+    if len(still_open) == total == 1:
         sentences.append(
-            f"{on}, none of {_comparisons(total)} with “{baseline}” has an interval that excludes "
+            f"{on}, the interval of the one comparison with “{baseline}” includes zero: these runs show "
+            "neither a difference nor that there is none."
+        )
+    elif len(still_open) == total:
+        sentences.append(
+            f"{on}, {_share(0, total)} with “{baseline}” has an interval that excludes "
             "zero: these runs do not show that any arm is better or worse, nor that they are equal."
         )
     elif still_open:
-        sentences.append(
-            f"The other {len(still_open)} include zero, which shows neither a difference nor that there "
-            "is none."
+        others = (
+            "The other includes" if len(still_open) == 1 else f"The other {len(still_open)} include"
         )
+        sentences.append(f"{others} zero, which shows neither a difference nor that there is none.")
     if one_seed:
         sentences.append(
             "With one pre-training seed the intervals speak of these very checkpoints: another seed may "
@@ -147,17 +152,17 @@ def _tests(study: Numbers) -> list[str]:
     left = [item for item in tested if item[2]["p_holm"] <= 0.05]
     if left:
         return [
-            f"After Holm’s correction over all {_comparisons(len(tested))}, "
+            f"After Holm’s correction over all comparisons ({len(tested)}), "
             f"{len(left)} {'remain' if len(left) > 1 else 'remains'} at 5 %: {_listed(left)}."
         ]
     if study["smallest_p"] > 0.05:
         return [
             f"The permutation tests cannot decide here: with so few seeds no p can be below "
-            f"{study['smallest_p']:.2g}, and of {len(tested)} intervals about one in twenty misses the "
-            "truth by chance."
+            f"{study['smallest_p']:.2g}. About one in twenty of such intervals misses the truth by chance, "
+            f"and there are {len(tested)} here."
         ]
     return [
-        f"After Holm’s correction over all {_comparisons(len(tested))}, no difference remains at 5 %."
+        f"After Holm’s correction over all comparisons ({len(tested)}), no difference remains at 5 %."
     ]
 
 
@@ -191,8 +196,11 @@ def _listed(items: Sequence[tuple[Numbers, str, Numbers]], *, one_task: bool = F
     return _and([*named, f"{more} more in the table"] if more > 0 else named)
 
 
-def _comparisons(count: int) -> str:
-    return "one comparison" if count == 1 else f"{count} comparisons"
+def _share(hits: int, total: int) -> str:
+    """``the one comparison``, ``2 of 3 comparisons``, ``none of 3 comparisons``."""
+    if total == 1:
+        return "the one comparison"
+    return f"{hits or 'none'} of {total} comparisons"
 
 
 def _and(parts: Sequence[str]) -> str:
