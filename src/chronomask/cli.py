@@ -141,16 +141,38 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="So many examples of each part, for a quick look.")
     ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Every so many checkpoints of a run, into OUT/step-…; 1 is all."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes, a checkpoint each; with --every.")
+    ] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model on downstream tasks: one result file per task and seed."""
+    names = tuple(filter(None, map(str.strip, tasks.split(","))))
+    if every is not None:
+        from chronomask.evaluate.curve import Plan, evaluate_curve
+        from chronomask.evaluate.evaluate import results_table
+
+        plan = Plan(names, data, seeds, tuple(overrides or ()), limit, force)
+        run = Path(model)
+        place = out or run / "results"
+        curve = evaluate_curve(run, plan, place, every=every, workers=workers, progress=not quiet)
+        for step, of_step in curve.items():
+            print(f"step {step:,}\n{results_table(of_step)}")
+        print(f"results: {place}")
+        return
+    if workers != 1:
+        raise UsageError("--workers has no effect without --every: one model is one process")
     from chronomask.evaluate.evaluate import default_out, results_table
     from chronomask.evaluate.evaluate import evaluate as run_evaluate
     from chronomask.evaluate.subject import find_subject
     from chronomask.evaluate.tasks import make_tasks
 
-    chosen = make_tasks(filter(None, map(str.strip, tasks.split(","))), overrides or [], limit)
+    chosen = make_tasks(names, overrides or [], limit)
     subject = find_subject(model)
     folder = out or default_out(subject)
     results = run_evaluate(

@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification
 from chronomask.evaluate.batches import Encoded, encode
 from chronomask.evaluate.finetune import (
     FineTuning,
+    Loss,
     check_length,
     device_of,
     fine_tune,
@@ -40,7 +41,7 @@ from chronomask.evaluate.task import versions
 from chronomask.keyed import Stream, permute, row_keys
 from chronomask.results import TaskResult
 
-__all__ = ["GLUE_TASKS", "GlueTask"]
+__all__ = ["GLUE_TASKS", "GlueTask", "Part"]
 
 _METRICS = {
     "cola": ("mcc",),
@@ -55,7 +56,7 @@ GLUE_TASKS = {name: FineTuning(epochs=_EPOCHS.get(name, FineTuning().epochs)) fo
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A split as text and as tokens."""
 
     examples: Examples
@@ -66,8 +67,8 @@ class _Part:
 class _Prepared:
     """What all seeds share."""
 
-    train: _Part
-    dev: dict[str, _Part]
+    train: Part
+    dev: dict[str, Part]
     """by name; the first is the one that comparisons use"""
     data_sha256: str
     rate: float
@@ -154,36 +155,36 @@ class GlueTask:
         """Texts as tokens and the learning rate; kept from one seed to the next."""
         key = (model.path, data)
         if self._prepared is None or self._prepared[0] != key:
-            train = self._part(read_split(self.name, data, "train"), model)
+            train = self.part(model, read_split(self.name, data, "train"))
             dev = {
-                name: self._part(read_split(self.name, data, name), model)
+                name: self.part(model, read_split(self.name, data, name))
                 for name in self._format.dev
             }
             if self.name == "mnli" and len(pairs := diagnostic(data)[0]):
-                dev["ax"] = self._part(pairs, model)
+                dev["ax"] = self.part(model, pairs)
             rate, choice = self._choose(model, train, progress)
             digest = self.data_sha256(data)
             self._prepared = key, _Prepared(train, dev, digest, rate, choice)
         return self._prepared[1]
 
-    def _part(self, examples: Examples, model: Subject) -> _Part:
-        """At most ``limit`` examples, spread over the file, in its order."""
+    def part(self, model: Subject, examples: Examples) -> Part:
+        """Examples and their tokens: at most ``limit``, spread over the file, in its order."""
         limit, size = self.config.limit, len(examples)
         if limit is not None and limit < size:
             key = int(row_keys(0, Stream.SELECT, 0, 1)) >> 2
             examples = examples.take(np.sort(permute(np.arange(limit), size, key)))
-        return self._encoded(examples, model)
+        return self._encoded(model, examples)
 
-    def _encoded(self, examples: Examples, model: Subject) -> _Part:
+    def _encoded(self, model: Subject, examples: Examples) -> Part:
         length = self.config.max_length
-        return _Part(examples, encode(model.tokenizer, examples.texts, examples.pairs, length))
+        return Part(examples, encode(model.tokenizer, examples.texts, examples.pairs, length))
 
     def _choose(
-        self, model: Subject, train: _Part, progress: bool
+        self, model: Subject, train: Part, progress: bool
     ) -> tuple[float, dict[str, float]]:
         def score(rate: float, kept: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
-            inside = self._encoded(train.examples.take(kept), model)
-            outside = self._encoded(train.examples.take(held_out), model)
+            inside = self._encoded(model, train.examples.take(kept))
+            outside = self._encoded(model, train.examples.take(held_out))
             label = f"{self.name} at {rate:g}"
             predicted = self._tuned(model, inside, {"": outside}, rate, 0, label, progress)[""]
             first = self._metrics[:1]
@@ -194,51 +195,61 @@ class GlueTask:
     def _tuned(
         self,
         model: Subject,
-        train: _Part,
-        dev: Mapping[str, _Part],
+        train: Part,
+        dev: Mapping[str, Part],
         rate: float,
         seed: int,
         label: str,
         progress: bool,
     ) -> dict[str, NDArray[Any]]:
         """Predictions for each of ``dev`` of a model fine-tuned on ``train``."""
-        regression = self._format.classes is None
-        head = {"num_labels": 1 if regression else len(self._format.class_names)}
-        with open_seeded(
-            model, AutoModelForSequenceClassification, self.config, seed, **head
-        ) as opened:
-            kind = torch.float32 if regression else torch.int64
-            labels = torch.from_numpy(train.examples.labels).to(opened.device, kind)
-
-            def loss_of(output: Any, _: Any, index: torch.Tensor) -> torch.Tensor:
-                logits = output.logits.float()
-                if regression:
-                    return functional.mse_loss(logits[:, 0], labels[index])
-                return functional.cross_entropy(logits, labels[index])
-
+        auto = AutoModelForSequenceClassification
+        with open_seeded(model, auto, self.config, seed, num_labels=self.num_labels) as opened:
+            loss_of = self.loss(train.examples, opened.device)
             fine_tune(
                 opened, train.encoded, loss_of, self.config, rate, seed,
                 label=label, progress=progress,
             )  # fmt: skip
             return {
-                name: _predictions(opened, part.encoded, self.config, regression, label, progress)
+                name: self.predictions(opened, part.encoded, label, progress)
                 for name, part in dev.items()
             }
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the head: one for a score."""
+        return len(self._format.class_names) or 1
+
+    def loss(self, examples: Examples, device: torch.device) -> Loss:
+        """Cross entropy with the examples' classes, squared distance from their scores."""
+        scores = self._format.classes is None
+        labels = torch.from_numpy(examples.labels).to(
+            device, torch.float32 if scores else torch.int64
+        )
+
+        def loss_of(output: Any, _: Any, index: torch.Tensor) -> torch.Tensor:
+            logits = output.logits.float()
+            if scores:
+                return functional.mse_loss(logits[:, 0], labels[index])
+            return functional.cross_entropy(logits, labels[index])
+
+        return loss_of
+
+    def predictions(
+        self, model: Any, encoded: Encoded, label: str = "", progress: bool = False
+    ) -> NDArray[Any]:
+        """Class numbers int64, or scores float64, [N] in file order, of a fine-tuned model."""
+        scores = self._format.classes is None
+        result = np.zeros(len(encoded), np.float64 if scores else np.int64)
+        for index, output, _ in outputs(
+            model, encoded, self.config, label=label, progress=progress
+        ):
+            logits = output.logits.float()
+            result[index] = (logits[:, 0] if scores else logits.argmax(-1)).cpu().numpy()
+        return result
 
     def _scores(
         self, names: tuple[str, ...], predicted: NDArray[Any], labels: NDArray[Any]
     ) -> dict[str, float]:
         score = regression_metrics if self._format.classes is None else classification_metrics
         return score(names, predicted, labels)
-
-
-def _predictions(
-    model: Any, encoded: Encoded, config: FineTuning, regression: bool, label: str, progress: bool
-) -> NDArray[Any]:
-    """Class numbers int64, or scores float64, [N] in file order."""
-    result = np.zeros(len(encoded), np.float64 if regression else np.int64)
-    for index, output, _ in outputs(model, encoded, config, label=label, progress=progress):
-        logits = output.logits.float()
-        chosen = logits[:, 0] if regression else logits.argmax(-1)
-        result[index] = chosen.cpu().numpy()
-    return result

@@ -197,7 +197,10 @@ def _tokenised(
     result = []
     for begin in range(0, len(texts), 1024):
         encoded = tokenizer(
-            texts[begin : begin + 1024], add_special_tokens=False, return_offsets_mapping=True
+            texts[begin : begin + 1024],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            verbose=False,  # texts longer than the model's rows are cut into windows
         )
         for ids, spans in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
             result.append(

@@ -18,6 +18,7 @@ from transformers import AutoModelForQuestionAnswering
 from chronomask.evaluate.finetune import (
     AtLeastOne,
     FineTuning,
+    Loss,
     Positive,
     check_length,
     device_of,
@@ -35,7 +36,7 @@ from chronomask.evaluate.task import sha256_of, versions
 from chronomask.keyed import Stream, permute, row_keys
 from chronomask.results import TaskResult
 
-__all__ = ["SquadConfig", "SquadTask", "answers_of"]
+__all__ = ["Part", "SquadConfig", "SquadTask", "answers_of", "score_answers", "span_loss"]
 
 
 class SquadConfig(FineTuning):
@@ -58,7 +59,7 @@ class SquadConfig(FineTuning):
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A split as questions and as windows."""
 
     questions: Questions
@@ -69,8 +70,8 @@ class _Part:
 class _Prepared:
     """What all seeds share."""
 
-    train: _Part
-    dev: _Part
+    train: Part
+    dev: Part
     data_sha256: str
     rate: float
     choice: dict[str, float]
@@ -114,7 +115,7 @@ class SquadTask:
         train, dev = prepared.train, prepared.dev
         label = f"squad seed {seed}"
         answers = self._tuned(model, train, dev, prepared.rate, seed, label, progress)
-        scores = _scores(dev.questions, answers)
+        scores = score_answers(dev.questions, answers)
         return TaskResult(
             task=self.name,
             family=self.family,
@@ -143,19 +144,20 @@ class SquadTask:
         """Questions as windows and the learning rate; kept from one seed to the next."""
         key = (model.path, data)
         if self._prepared is None or self._prepared[0] != key:
-            train, dev = (self._limited(model, data, split) for split in ("train", "dev"))
+            train, dev = (
+                self.part(model, read_questions(data, split)) for split in ("train", "dev")
+            )
             rate, choice = self._choose(model, train, progress)
             self._prepared = key, _Prepared(train, dev, self.data_sha256(data), rate, choice)
         return self._prepared[1]
 
-    def _limited(self, model: Subject, data: Path, split: str) -> _Part:
-        """At most ``limit`` questions, spread over the file, in its order."""
-        questions = read_questions(data, split)
+    def part(self, model: Subject, questions: Questions) -> Part:
+        """Questions and their windows: at most ``limit`` questions, spread over the file."""
         limit, size = self.config.limit, len(questions)
         if limit is not None and limit < size:
             key = int(row_keys(0, Stream.SELECT, 0, 1)) >> 2
             questions = questions.take(np.sort(permute(np.arange(limit), size, key)))
-        return _Part(questions, self._windows(model, questions))
+        return Part(questions, self._windows(model, questions))
 
     def _windows(self, model: Subject, questions: Questions) -> Windows:
         return make_windows(
@@ -167,23 +169,23 @@ class SquadTask:
         )
 
     def _choose(
-        self, model: Subject, train: _Part, progress: bool
+        self, model: Subject, train: Part, progress: bool
     ) -> tuple[float, dict[str, float]]:
         def score(rate: float, kept: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
             inside, outside = (
-                _Part(questions, self._windows(model, questions))
+                Part(questions, self._windows(model, questions))
                 for questions in (train.questions.take(kept), train.questions.take(held_out))
             )
             answers = self._tuned(model, inside, outside, rate, 0, f"squad at {rate:g}", progress)
-            return float(_scores(outside.questions, answers)["f1"].mean())
+            return float(score_answers(outside.questions, answers)["f1"].mean())
 
         return choose_rate(self.config, train.questions.article_of_each(), score)
 
     def _tuned(
         self,
         model: Subject,
-        train: _Part,
-        dev: _Part,
+        train: Part,
+        dev: Part,
         rate: float,
         seed: int,
         label: str,
@@ -191,28 +193,28 @@ class SquadTask:
     ) -> list[str]:
         """Answers to the questions of ``dev`` of a model fine-tuned on ``train``."""
         with open_seeded(model, AutoModelForQuestionAnswering, self.config, seed) as opened:
-            places = torch.from_numpy(train.windows.answer).to(opened.device)
-
-            def loss_of(
-                output: Any, inputs: dict[str, torch.Tensor], index: torch.Tensor
-            ) -> torch.Tensor:
-                gold = places[index]
-                losses = []
-                for logits, place in (
-                    (output.start_logits, gold[:, 0]),
-                    (output.end_logits, gold[:, 1]),
-                ):
-                    logits = logits.float()
-                    if "attention_mask" in inputs:  # padding is no possible answer
-                        logits = logits.masked_fill(inputs["attention_mask"] == 0, -torch.inf)
-                    losses.append(functional.cross_entropy(logits, place))
-                return (losses[0] + losses[1]) / 2
-
+            loss_of = span_loss(train.windows, opened.device)
             fine_tune(
                 opened, train.windows.encoded, loss_of, self.config, rate, seed,
                 label=label, progress=progress,
             )  # fmt: skip
             return answers_of(opened, dev.questions, dev.windows, self.config, label, progress)
+
+
+def span_loss(windows: Windows, device: torch.device) -> Loss:
+    """Mean cross entropy of the first and of the last token of the gold answer."""
+    places = torch.from_numpy(windows.answer).to(device)
+
+    def loss_of(output: Any, inputs: dict[str, torch.Tensor], index: torch.Tensor) -> torch.Tensor:
+        losses = []
+        for side, logits in enumerate((output.start_logits, output.end_logits)):
+            logits = logits.float()
+            if "attention_mask" in inputs:  # padding is no possible answer
+                logits = logits.masked_fill(inputs["attention_mask"] == 0, -torch.inf)
+            losses.append(functional.cross_entropy(logits, places[index, side]))
+        return (losses[0] + losses[1]) / 2
+
+    return loss_of
 
 
 def answers_of(
@@ -245,7 +247,8 @@ def answers_of(
     return answers
 
 
-def _scores(questions: Questions, answers: list[str]) -> dict[str, NDArray[np.float64]]:
+def score_answers(questions: Questions, answers: list[str]) -> dict[str, NDArray[np.float64]]:
+    """``exact_match`` and ``f1``, 0 to 100, of each question."""
     pairs = list(zip(answers, questions.questions, strict=True))
     return {
         "exact_match": np.array([exact_match(given, asked.answers) for given, asked in pairs]),

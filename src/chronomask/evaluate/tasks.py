@@ -13,7 +13,16 @@ from typing import Any
 
 from chronomask.config import Config
 from chronomask.errors import UsageError, nearest
+from chronomask.evaluate.blimp import BlimpTask
 from chronomask.evaluate.glue import GLUE_TASKS, GlueTask
+from chronomask.evaluate.intrinsic import (
+    MaskedLoss,
+    MaskedLossTask,
+    PseudoPerplexity,
+    PseudoPerplexityTask,
+)
+from chronomask.evaluate.probe import ProbeConfig, ProbeTask
+from chronomask.evaluate.pseudo import PseudoLikelihood
 from chronomask.evaluate.squad import SquadConfig, SquadTask
 from chronomask.evaluate.task import Task
 
@@ -34,6 +43,10 @@ class Entry:
 REGISTRY: dict[str, Entry] = {
     **{name: Entry("glue", recipe, partial(GlueTask, name)) for name, recipe in GLUE_TASKS.items()},
     "squad": Entry("squad", SquadConfig(), SquadTask),
+    "blimp": Entry("blimp", PseudoLikelihood(), BlimpTask),
+    "upos_probe": Entry("probe", ProbeConfig(), ProbeTask),
+    "mlm": Entry("intrinsic", MaskedLoss(), MaskedLossTask),
+    "pseudo_perplexity": Entry("intrinsic", PseudoPerplexity(), PseudoPerplexityTask),
 }
 """Every task by name."""
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from chronomask.conllu import as_text, by_document, sentences
 from chronomask.errors import DataError, nearest
-from chronomask.prepare.conllu import as_text, by_document, sentences
 from chronomask.prepare.files import Skipped, SourceFile, decompression_errors, lines_of, opened
 from chronomask.types import Document, TaggedWords
 

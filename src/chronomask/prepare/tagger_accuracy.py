@@ -22,8 +22,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from chronomask.conllu import Sentence, sentences
 from chronomask.errors import ChronomaskError, DataError, UsageError, nearest
-from chronomask.prepare.conllu import Sentence, sentences
 from chronomask.types import UPOS
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -82,9 +82,9 @@ def save(
     card: str,
     optimiser: torch.optim.Optimizer,
     content: dict[str, torch.Tensor],
-    keep: int,
+    keep: int | Literal["all"],
 ) -> Path:
-    """Write ``folder``/step-…, then remove all but the ``keep`` newest; returns the new folder.
+    """Write ``folder``/step-…, then remove all but the ``keep`` newest, if any; returns the new folder.
 
     ``state`` needs ``step``. Saving a step that is there already changes nothing. Raises RunError
     when the disk is full or fails; earlier checkpoints stay and nothing half-written is left.
@@ -108,7 +108,7 @@ def save(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(writing, ignore_errors=True)
         raise RunError(_why_not_saved(final, error, _names(folder))) from error
-    for old in _folders(folder)[keep:]:
+    for old in [] if keep == "all" else _folders(folder)[keep:]:
         _remove(old)
     return final
 

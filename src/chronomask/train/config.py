@@ -37,8 +37,8 @@ class CheckpointConfig(Config):
 
     every: Count = 1000
     """steps between checkpoints; 0 saves at the end alone"""
-    keep: Positive = 2
-    """how many of the newest checkpoints stay"""
+    keep: Positive | Literal["all"] = 2
+    """how many of the newest checkpoints stay; all: every one, to evaluate them along the run"""
 
 
 class RunConfig(Config):

@@ -1,0 +1,138 @@
+"""A run's quality over training: every k-th checkpoint evaluated, by several processes if wanted.
+
+Results lie in ``<out>/step-<8 digits>/<task>-seed<k>.json``. What is there already is kept, so a curve
+that was interrupted, or whose run has trained on since, is completed by the same call.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from chronomask.errors import ChronomaskError, RunError, UsageError
+from chronomask.evaluate.evaluate import evaluate
+from chronomask.evaluate.subject import find_subject
+from chronomask.evaluate.tasks import make_tasks
+from chronomask.results import TaskResult
+
+__all__ = ["Plan", "checkpoints_of", "evaluate_curve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every checkpoint is asked; small enough to be handed to another process."""
+
+    tasks: tuple[str, ...]
+    """names and families, as on the command line"""
+    data: Path
+    seeds: int
+    overrides: tuple[str, ...] = ()
+    limit: int | None = None
+    force: bool = False
+
+
+def checkpoints_of(run: Path, every: int) -> list[Path]:
+    """Every ``every``-th checkpoint of a run by rising step, the last one always among them.
+
+    Raises UsageError if ``run`` is no run folder or has no checkpoint.
+    """
+    if every < 1:
+        raise UsageError(f"every {every} checkpoints cannot be: the smallest is 1, all of them")
+    found = sorted((run / "checkpoints").glob("step-*"), key=lambda path: path.name)
+    if not found:
+        raise UsageError(
+            f"{run} has no checkpoints: a curve is drawn of a run folder, whose config says "
+            "checkpoint.keep: all"
+        )
+    return found[::-1][::every][::-1]
+
+
+def evaluate_curve(
+    run: Path, plan: Plan, out: Path, *, every: int = 1, workers: int = 1, progress: bool = True
+) -> dict[int, list[TaskResult]]:
+    """Results by step. Raises UsageError or DataError before any work where a task cannot run.
+
+    With ``workers`` above 1 each is a fresh process with its share of the processor cores. A checkpoint
+    that fails does not stop the others: RunError names those that failed when all are done.
+    """
+    if workers < 1:
+        raise UsageError(f"{workers} workers cannot be: the smallest number is 1")
+    checkpoints = checkpoints_of(run, every)
+    tasks = make_tasks(plan.tasks, plan.overrides, plan.limit)
+    last = find_subject(str(checkpoints[-1]))
+    evaluate(last, tasks, plan.data, [], out, progress=False)  # checks, and computes nothing
+    jobs = {path: out / path.name for path in checkpoints}
+    found: dict[Path, list[TaskResult]] = {}
+    failed: dict[Path, ChronomaskError] = {}
+    num_workers = min(workers, len(checkpoints))
+    if num_workers == 1:
+        for path, folder in jobs.items():
+            try:
+                found[path] = _evaluate_one(path, plan, folder, progress)
+            except ChronomaskError as error:
+                failed[path] = error
+            _say(path, found, failed, len(jobs), progress)
+    else:
+        threads = max(1, (os.cpu_count() or 1) // num_workers)
+        with ProcessPoolExecutor(
+            num_workers, get_context("spawn"), initializer=_begin_worker, initargs=(threads,)
+        ) as pool:
+            running = {
+                pool.submit(_evaluate_one, path, plan, folder, False): path
+                for path, folder in jobs.items()
+            }
+            for future in as_completed(running):
+                path = running[future]
+                try:
+                    found[path] = future.result()
+                except ChronomaskError as error:
+                    failed[path] = error
+                _say(path, found, failed, len(jobs), progress)
+    if failed:
+        told = "; ".join(f"{path.name}: {error}" for path, error in sorted(failed.items()))
+        raise RunError(
+            f"{len(failed)} of {len(jobs)} checkpoints could not be evaluated ({told}); the results of "
+            f"the others are in {out}: call again when this is mended"
+        )
+    return {int(path.name.removeprefix("step-")): found[path] for path in checkpoints}
+
+
+def _begin_worker(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _evaluate_one(path: Path, plan: Plan, folder: Path, progress: bool) -> list[TaskResult]:
+    return evaluate(
+        find_subject(str(path)),
+        make_tasks(plan.tasks, plan.overrides, plan.limit),
+        plan.data,
+        range(plan.seeds),
+        folder,
+        force=plan.force,
+        progress=progress,
+    )
+
+
+def _say(
+    path: Path,
+    found: dict[Path, list[TaskResult]],
+    failed: dict[Path, ChronomaskError],
+    total: int,
+    progress: bool,
+) -> None:
+    if not progress:
+        return
+    done = len(found) + len(failed)
+    if path in found:
+        told = "  ".join(
+            f"{result.task} {result.metrics[result.primary]:.4f}" for result in found[path]
+        )
+    else:
+        told = "failed"
+    print(f"[{done}/{total}] {path.name}: {told}", file=sys.stderr, flush=True)

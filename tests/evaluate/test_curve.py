@@ -1,0 +1,68 @@
+"""Curves: which checkpoints, by one process or several, interrupted and gone on with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from chronomask.data.format import PreparedData
+from chronomask.errors import RunError, UsageError
+from chronomask.evaluate.curve import Plan, checkpoints_of, evaluate_curve
+from chronomask.results import TaskResult
+
+from .tiny_run import tiny_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_data: PreparedData) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("curve"), tiny_data)
+
+
+def test_a_run_that_keeps_all_has_every_checkpoint(run: Path) -> None:
+    names = [path.name for path in checkpoints_of(run, 1)]
+    assert names == ["step-00000002", "step-00000004", "step-00000006"]
+    assert [path.name for path in checkpoints_of(run, 2)] == ["step-00000002", "step-00000006"]
+    assert [path.name for path in checkpoints_of(run, 9)] == ["step-00000006"]
+    with pytest.raises(UsageError, match=r"checkpoint\.keep: all"):
+        checkpoints_of(run.parent, 1)
+
+
+def test_processes_give_what_one_gives_and_whole_results_are_kept(
+    run: Path, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    plan = Plan(("mlm",), tiny_data.path, 1, limit=4)
+    alone = evaluate_curve(run, plan, tmp_path / "alone", every=2, progress=False)
+    kept = TaskResult.path_in(tmp_path / "several" / "step-00000002", "mlm", 0)
+    shutil.copytree(tmp_path / "alone" / "step-00000002", kept.parent)
+    before = kept.stat().st_mtime_ns
+    several = evaluate_curve(run, plan, tmp_path / "several", workers=2, progress=False)
+    assert list(alone) == [2, 6]
+    assert list(several) == [2, 4, 6]
+    assert kept.stat().st_mtime_ns == before
+    for step, results in alone.items():
+        assert results[0].step == step
+        assert results[0].metrics == several[step][0].metrics
+    assert several[2][0].metrics["loss"] > several[6][0].metrics["loss"]
+    stored = TaskResult.load(TaskResult.path_in(tmp_path / "several" / "step-00000004", "mlm", 0))
+    assert stored == several[4][0]
+
+
+def test_a_damaged_checkpoint_costs_only_itself(
+    run: Path, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    weights = copy / "checkpoints" / "step-00000004" / "transformers" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(RunError, match=r"1 of 3 .*step-00000004: .* does not match its hash"):
+        evaluate_curve(copy, Plan(("mlm",), tiny_data.path, 1, limit=2), tmp_path, progress=False)
+    assert TaskResult.path_in(tmp_path / "step-00000006", "mlm", 0).is_file()
+    assert TaskResult.path_in(tmp_path / "step-00000002", "mlm", 0).is_file()
+
+
+def test_what_cannot_run_is_refused_before_any_work(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="blimp"):
+        evaluate_curve(run, Plan(("blimp",), tmp_path, 1), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,109 @@
+"""Intrinsic losses: those of a run's own validation, those of a loop by hand, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests_text import made_up_text
+
+from chronomask.data.format import PreparedData
+from chronomask.errors import DataError, UsageError
+from chronomask.evaluate.intrinsic import (
+    MaskedLoss,
+    MaskedLossTask,
+    PseudoPerplexity,
+    PseudoPerplexityTask,
+)
+from chronomask.evaluate.subject import find_subject
+from chronomask.study.statistics import metric_of
+
+from .test_blimp import by_hand
+from .tiny_models import save_tiny
+from .tiny_run import tiny_run
+
+
+def test_the_loss_is_that_of_the_runs_validation(tmp_path: Path, tiny_data: PreparedData) -> None:
+    run = tiny_run(tmp_path, tiny_data)
+    logged = json.loads((run / "validation.jsonl").read_text().splitlines()[-1])
+    subject = find_subject(str(run))
+    task = MaskedLossTask(MaskedLoss.parse({"rows": 8, "batch_rows": 3}))
+    task.check(subject, tiny_data.path)
+    found = task.run(subject, tiny_data.path, 0, False)
+    assert found.step == logged["step"]
+    assert found.metrics["loss"] == pytest.approx(logged["loss"], rel=1e-5)
+    assert found.metrics["accuracy"] == pytest.approx(logged["accuracy"], rel=1e-5)
+    assert found.num_examples == {"rows": 8, "tokens": logged["num_predicted"]}
+    classes = {k.removeprefix("loss/"): v for k, v in found.details.items() if "loss/" in k}
+    assert classes == pytest.approx(logged["class_loss"], rel=1e-5)
+    # What intervals are computed from gives the metric back.
+    assert metric_of("loss", found.examples) == pytest.approx(found.metrics["loss"])
+    assert metric_of("accuracy", found.examples) == pytest.approx(found.metrics["accuracy"])
+
+
+def test_other_tokenizers_and_data_without_held_out_rows_are_refused(
+    tmp_path: Path, tiny_data: PreparedData
+) -> None:
+    tokenizer = save_tiny(tmp_path / "model", tiny_data.tokenizer_path)
+    tokenizer.add_tokens(["newword"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(UsageError, match="another tokenizer"):
+        MaskedLossTask().check(find_subject(str(tmp_path / "model")), tiny_data.path)
+    save_tiny(tmp_path / "short", tiny_data.tokenizer_path, max_position_embeddings=16)
+    with pytest.raises(UsageError, match="room for 16 tokens"):
+        MaskedLossTask().check(find_subject(str(tmp_path / "short")), tiny_data.path)
+
+
+def test_pseudo_perplexity_by_hand(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    save_tiny(tmp_path / "model", tiny_tokenizer)
+    text = tmp_path / "text.txt"
+    texts = [" ".join(each.split()[:6]) for each in made_up_text(3)]
+    text.write_text("\n\n".join(texts) + "\n")
+    subject = find_subject(str(tmp_path / "model"))
+    task = PseudoPerplexityTask()
+    task.check(subject, tmp_path)
+    found = task.run(subject, tmp_path, 0, False)
+    total = -sum(by_hand(tmp_path / "model", each, "original") for each in texts)
+    tokens = sum(len(subject.tokenizer(each)["input_ids"]) - 2 for each in texts)
+    assert found.metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
+    assert found.metrics["pseudo_perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-4)
+    characters = sum(map(len, texts))
+    assert found.metrics["nats_per_character"] == pytest.approx(total / characters, rel=1e-5)
+    assert found.num_examples == {"lines": 3, "tokens": tokens}
+    assert metric_of("loss", found.examples) == pytest.approx(found.metrics["loss"])
+
+
+def test_a_line_longer_than_the_model_is_scored_in_parts(
+    tmp_path: Path, tiny_tokenizer: Path
+) -> None:
+    save_tiny(tmp_path / "model", tiny_tokenizer, max_position_embeddings=16)
+    text = tmp_path / "long.txt"
+    text.write_text(" ".join(made_up_text(4)))
+    subject = find_subject(str(tmp_path / "model"))
+    found = PseudoPerplexityTask(PseudoPerplexity.parse({"text": str(text)})).run(
+        subject, tmp_path, 0, False
+    )
+    tokens = len(subject.tokenizer.tokenize(text.read_text()))
+    assert found.num_examples == {"lines": 1, "tokens": tokens}
+    assert np.isfinite(found.metrics["loss"])
+
+
+def test_texts_must_be_there(tmp_path: Path) -> None:
+    task = PseudoPerplexityTask()
+    with pytest.raises(UsageError, match="0 text files"):
+        task.data_sha256(tmp_path)
+    (tmp_path / "a.txt").write_text(" \n")
+    with pytest.raises(DataError, match="no text"):
+        task._lines(tmp_path)
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DataError, match="cannot be read as text"):
+        task._lines(tmp_path)
+    (tmp_path / "b.txt").touch()
+    with pytest.raises(UsageError, match="2 text files"):
+        task.data_sha256(tmp_path)
+    gone = PseudoPerplexityTask(PseudoPerplexity.parse({"text": "gone.txt"}))
+    with pytest.raises(UsageError, match=r"gone\.txt does not exist"):
+        gone.data_sha256(tmp_path)
