@@ -211,10 +211,11 @@ def _check_curve_steps(config: StudyConfig, arms: dict[str, Arm]) -> None:
                 f"curve_steps: arm '{name}' saves no checkpoint at {', '.join(map(str, missing))}: "
                 f"base.checkpoint.every is {every}"
             )
-        if wanted and keep < (needed := sum(step >= min(wanted) for step in saved)):
+        needed = sum(step >= min(wanted, default=steps) for step in saved)
+        if keep != "all" and keep < needed:
             raise UsageError(
                 f"curve_steps needs {needed} checkpoints of arm '{name}', and base.checkpoint.keep "
-                f"is {keep}: set it to {needed}"
+                f"is {keep}: set it to {needed}, or to all"
             )
 
 
