@@ -48,7 +48,7 @@ def test_some_of_each() -> None:
     assert "intervals that exclude zero with the arm better" in found[0]
     assert "“d” on CoLA" in found[0]
     assert "the arm worse: “c”" in found[1]
-    assert found[2].startswith("The other 2 include zero")
+    assert found[2].startswith("The intervals of the other 2 include zero")
 
 
 def test_one_seed_claims_nothing() -> None:
@@ -106,7 +106,7 @@ def test_the_page_and_its_numbers(tmp_path: Path, seeds: int) -> None:
     assert "Made &lt;up&gt;" in html
     assert "Made <up>" not in html
     assert "b &amp; c" in html
-    assert "The logs of “b &amp; c” are not shown" in html
+    assert "The runs’ logs of “b &amp; c” are not beside this page" in html
     assert "1.50 × 10¹⁰" in html
     assert "src=" not in html
     names = {path.stem for path in (tmp_path / "csv").iterdir()}

@@ -88,12 +88,17 @@ def _mean_runs(folder: Path, arms: Sequence[Numbers]) -> tuple[list[Run], list[s
     for arm in arms:
         try:
             runs = [read_run(folder / run["folder"]) for run in arm["runs"]]
-        except ChronomaskError as error:
-            problems.append(f"The logs of “{arm['name']}” are not shown: {error}.")
+        except ChronomaskError:
+            problems.append(f"“{arm['name']}”")
             continue
         if runs:
             found.append(mean_run(runs, arm["name"]))
-    return found, problems
+    if not problems:
+        return found, []
+    return found, [
+        f"The runs’ logs of {', '.join(problems)} are not beside this page or cannot be read: the figures "
+        "from inside the arms are without them."
+    ]
 
 
 def _pictures(study: Numbers, arms: dict[str, int]) -> list[Picture]:

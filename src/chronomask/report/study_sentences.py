@@ -78,7 +78,9 @@ def difference_sentences(tasks: Sequence[Numbers], baseline: str) -> list[str]:
         )
     elif still_open:
         others = (
-            "The other includes" if len(still_open) == 1 else f"The other {len(still_open)} include"
+            "The other interval includes"
+            if len(still_open) == 1
+            else f"The intervals of the other {len(still_open)} include"
         )
         sentences.append(f"{others} zero, which shows neither a difference nor that there is none.")
     if one_seed:
@@ -114,7 +116,7 @@ def reach_sentences(study: Numbers) -> list[str]:
     if faster:
         sentences.append(
             f"The final validation loss of “{baseline}” was reached earlier, in share of its steps with "
-            f"95 % interval, by {_and(faster)}."
+            f"95 % interval, by {_and(_first(faster))}."
         )
     if slower:
         sentences.append(f"It was not reached within their training, at 95 %, by {_and(slower)}.")
@@ -192,8 +194,13 @@ def _listed(items: Sequence[tuple[Numbers, str, Numbers]], *, one_task: bool = F
         f"({interval_text(task, n['difference_low'], n['difference_high'], sign=True)}; {unit_of(task)})"
         for task, arm, n in items[:_MOST_NAMED]
     ]
-    more = len(items) - _MOST_NAMED
-    return _and([*named, f"{more} more in the table"] if more > 0 else named)
+    return _and(_first([*named, *[""] * (len(items) - len(named))]))
+
+
+def _first(parts: Sequence[str]) -> list[str]:
+    """The first few, and how many more there are."""
+    more = len(parts) - _MOST_NAMED
+    return [*parts[:_MOST_NAMED], f"{more} more in the table"] if more > 0 else list(parts)
 
 
 def _share(hits: int, total: int) -> str:
