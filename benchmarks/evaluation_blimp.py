@@ -33,7 +33,7 @@ from chronomask.evaluate.blimp_files import contents, read_pairs
 from chronomask.evaluate.pseudo import PseudoLikelihood, encode_sentences, pseudo_log_likelihood
 
 NUM_SENTENCES, VOCAB_SIZE, SMALL_VOCAB_SIZE = 200, 30522, 8192
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 128,
     "num_hidden_layers": 4,
     "num_attention_heads": 2,

@@ -74,13 +74,14 @@ def first_batch(folder: Path) -> None:
 def measure(folder: Path, rounds: int) -> dict[str, float]:
     """The figures of a prepared folder; medians of ``rounds``."""
     data = PreparedData.open(folder)
-    loader = RowLoader(data.split("train"), seed=0, rows_per_step=ROWS_PER_STEP)
+    split = data.split("train")
+    loader = RowLoader(split, seed=0, rows_per_step=ROWS_PER_STEP)
     tokens = ROWS_PER_STEP * data.row_length
     for step in range(20):  # every shard is mapped and in the page cache
         loader.rows_at(step)
     read = [seconds(lambda step=step: loader.rows_at(step)) for step in range(rounds)]
     ids = [loader.row_ids_at(step)[0] for step in range(rounds)]
-    stored = [seconds(lambda chosen=chosen: loader.split.read_raw(chosen)) for chosen in ids]
+    stored = [seconds(lambda chosen=chosen: split.read_raw(chosen)) for chosen in ids]
     first_batch(folder)  # imports and page cache
     late = [seconds(lambda: first_batch(folder)) for _ in range(5)]
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from chronomask import __version__
 
-__all__ = ["export", "model_card", "without_bars"]
+__all__ = ["export", "model_card", "weights_sha256", "without_bars"]
 
 
 def export(
@@ -35,6 +36,18 @@ def export(
         model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def weights_sha256(model: PreTrainedModel) -> str:
+    """SHA-256 over the names and values of a model's weights, in the order of their names."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        # As bytes, since numpy has no bfloat16.
+        total.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
+    return total.hexdigest()
 
 
 @contextmanager

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-
-from markupsafe import Markup
 
 from chronomask.files import write_text
 from chronomask.report.class_figures import class_loss, class_weight, final_class_loss
-from chronomask.report.drawing import Picture
+from chronomask.report.downloads import Cell, figure_values, write_csv
 from chronomask.report.figures import (
     arm_legend,
     cell,
@@ -28,11 +22,12 @@ from chronomask.report.read import Run, read_runs
 from chronomask.report.render import render
 from chronomask.report.summary import data_fingerprints, summary_sentences
 from chronomask.report.tables import (
-    ABSENT,
     ArmRow,
     arm_row,
     config_differences,
+    duration,
     flatten,
+    number,
     thousands,
 )
 
@@ -47,16 +42,6 @@ _FIGURES = (
     class_weight,
     final_class_loss,
 )
-
-Cell = str | int | float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Download:
-    """A CSV file, both as a path beside the page and as a link that carries the file itself."""
-
-    path: str
-    data_uri: str
 
 
 def write_report(
@@ -82,8 +67,8 @@ def write_report(
             {"legend": entry, "cells": _arm_cells(row), "complete": row.complete}
             for row, entry in zip(rows, arm_legend(read), strict=True)
         ],
-        arms_download=_write_csv(out, "arms", *_arm_table(rows)),
-        figures=[_figure(out, picture) for picture in pictures],
+        arms_download=write_csv(out, "arms", *_arm_table(rows)),
+        figures=[figure_values(out, picture) for picture in pictures],
         arm_names=[run.name for run in read],
         differences=config_differences(read),
         environments=_environments(read),
@@ -93,31 +78,6 @@ def write_report(
     path = out / "report.html"
     write_text(path, html)
     return path
-
-
-def _figure(out: Path, picture: Picture) -> dict[str, object]:
-    return {
-        "key": picture.key,
-        "title": picture.title,
-        "caption": picture.caption,
-        "legend": picture.legend,
-        # Our own SVG: names in it are either drawn as paths or escaped where it was made.
-        "panels": [Markup(panel) for panel in picture.panels],
-        "download": _write_csv(out, picture.key, picture.columns, picture.rows),
-    }
-
-
-def _write_csv(
-    out: Path, name: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]
-) -> _Download:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    text = buffer.getvalue()
-    write_text(out / "csv" / f"{name}.csv", text)
-    encoded = base64.b64encode(text.encode()).decode()
-    return _Download(f"csv/{name}.csv", f"data:text/csv;charset=utf-8;base64,{encoded}")
 
 
 def _arm_table(rows: Sequence[ArmRow]) -> tuple[list[str], list[list[Cell]]]:
@@ -132,32 +92,16 @@ def _arm_table(rows: Sequence[ArmRow]) -> tuple[list[str], list[list[Cell]]]:
 def _arm_cells(row: ArmRow) -> list[str]:
     """The row as the page shows it, in the order of the template's headings."""
     return [
-        _number(row.validation_loss, "{:.3f}"),
-        _number(100 * row.validation_accuracy, "{:.1f} %"),
+        number(row.validation_loss, "{:.3f}"),
+        number(100 * row.validation_accuracy, "{:.1f} %"),
         thousands(row.masked_tokens),
         thousands(row.tokens_seen),
         thousands(row.steps),
-        _number(100 * row.mean_ratio_asked, "{:.1f} %"),
-        _number(100 * row.mean_ratio_achieved, "{:.1f} %"),
+        number(100 * row.mean_ratio_asked, "{:.1f} %"),
+        number(100 * row.mean_ratio_achieved, "{:.1f} %"),
         thousands(row.tokens_per_second),
-        _duration(row.seconds),
+        duration(row.seconds),
     ]
-
-
-def _number(value: float, pattern: str) -> str:
-    return ABSENT if math.isnan(value) else pattern.format(value)
-
-
-def _duration(seconds: float) -> str:
-    """Wall time as people say it: ``48 s``, ``3 min 20 s``, ``5 h 07 min``."""
-    if math.isnan(seconds):
-        return ABSENT
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _notices(runs: Sequence[Run]) -> list[str]:

@@ -13,7 +13,17 @@ import numpy as np
 
 from chronomask.report.read import Run, read_runs
 
-__all__ = ["ABSENT", "ArmRow", "arm_row", "arms_table", "config_differences", "flatten"]
+__all__ = [
+    "ABSENT",
+    "ArmRow",
+    "arm_row",
+    "arms_table",
+    "config_differences",
+    "duration",
+    "flatten",
+    "number",
+    "thousands",
+]
 
 ABSENT = "–"
 
@@ -84,6 +94,23 @@ def arms_table(runs: Sequence[str | Path]) -> str:
 def thousands(value: float) -> str:
     """A whole number with commas, a dash for NaN."""
     return ABSENT if math.isnan(value) else f"{value:,.0f}"
+
+
+def number(value: float, pattern: str) -> str:
+    """A number in a pattern such as ``{:.1f} %``, a dash for NaN."""
+    return ABSENT if math.isnan(value) else pattern.format(value)
+
+
+def duration(seconds: float) -> str:
+    """Wall time as people say it: ``48 s``, ``3 min 20 s``, ``5 h 07 min``."""
+    if math.isnan(seconds):
+        return ABSENT
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def config_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:

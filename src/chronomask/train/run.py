@@ -27,7 +27,7 @@ from chronomask.model.build import (
     load_tokenizer,
     open_model,
 )
-from chronomask.model.export import model_card
+from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
 from chronomask.train import checkpoint
@@ -159,6 +159,8 @@ class Run:
     sharded: Sharded | None = None
     """how the model is shared out; None where every process has all of it"""
     finished: dict[str, Any] | None = None
+    initial_weights_sha256: str | None = None
+    """of a run that starts now; None on resume"""
     peak_flops: float = 0.0
     """of one device; known to the first process alone"""
     parameters: list[torch.nn.Parameter] = field(init=False)
@@ -216,6 +218,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     elif resume:
         logger.warning("%s holds no checkpoint to resume: starting at step 0", folder)
 
+    initial_weights = None
     if saved is not None:
         model = open_model(saved.model_path, config.attention)
     else:
@@ -226,6 +229,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             seed=config.seed,
             attention=config.attention,
         )
+        initial_weights = weights_sha256(model)
     model.to(world.device)  # pyright: ignore[reportArgumentType]
     if config.activation_checkpointing:
         checkpoint_activations(model)
@@ -266,6 +270,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
         saver=Saver(folder / "checkpoints", model, tokenizer, config.checkpoint.keep),
         outliers=OutlierState(config.outliers),
         sharded=sharded,
+        initial_weights_sha256=initial_weights,
     )
     if world.is_first:
         run.peak_flops = config.peak_flops or peak_flops(world.device, config.precision)
@@ -336,6 +341,8 @@ def _begin_folder(run: Run, state: State, *, resumed: bool) -> None:
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         write_text(path, before + json.dumps({"from_step": state.step, **here}) + "\n")
     else:
+        here["data_fingerprint"] = run.data.fingerprint
+        here["initial_weights_sha256"] = run.initial_weights_sha256
         write_text(run.folder / "environment.json", json.dumps(here, indent=2) + "\n")
 
 

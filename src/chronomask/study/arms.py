@@ -1,0 +1,202 @@
+"""An arm is the base run with the fields it declares; nothing else may differ.
+
+Beside fields of the run config an arm may hold
+
+- ``base``: a run config of its own to start from. Where it differs from the study's base, it must differ
+  in fields that the arm declares;
+- ``equal_labels``: ``steps`` or ``ratio``. The arm is changed to predict as many tokens as the baseline:
+  it trains for fewer or more steps with its schedule stretched over them, or its ratios are scaled by one
+  factor. The field so changed counts as declared.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chronomask.config import diff
+from chronomask.errors import UsageError, nearest
+from chronomask.study.config import StudyConfig
+from chronomask.train.config import RunConfig
+
+__all__ = ["Arm", "check_declared", "mean_ratio", "resolve_arms"]
+
+_RESERVED = ("base", "equal_labels")
+_OF_THE_STUDY = ("name", "data", "seed")
+_RATIO_KEYS = ("base", "floor", "start", "end", "ratio")
+"""Keys of ratio schedules that hold ratios; all others hold shares of training, or shapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A way to mask: ``config`` is its run with seed 0 in place of each seed."""
+
+    name: str
+    config: RunConfig
+    declared: tuple[str, ...]
+    """dotted fields, or groups of fields, in which it may differ from the base"""
+    differs: Mapping[str, tuple[Any, Any]]
+    """dotted field → value of the base, value of the arm"""
+    equal_labels: str | None
+
+    def run_config(self, seed: int) -> RunConfig:
+        """Its run of a seed."""
+        return self.config.model_copy(update={"seed": seed})
+
+
+def resolve_arms(study: StudyConfig, data: str) -> dict[str, Arm]:
+    """All arms by name, trained on the prepared folder ``data``; raises UsageError for unfair ones."""
+    base = RunConfig.parse({**study.base, "data": data}, "base")
+    names = [study.baseline, *(name for name in study.arms if name != study.baseline)]
+    arms: dict[str, Arm] = {}
+    for name in names:
+        arm = _resolve(name, study.arms[name], base, arms.get(study.baseline))
+        _refuse_equal(arm, arms)
+        arms[name] = arm
+    return {name: arms[name] for name in study.arms}
+
+
+def mean_ratio(config: RunConfig) -> float:
+    """Mean over its steps of the ratio a run asks for. Raises UsageError where that is not known before."""
+    ratio, steps = config.masking.ratio, config.steps
+    if ratio.kind == "responsive" or config.masking.progress == "masked_tokens":
+        raise UsageError(
+            f"{config.name}: how many tokens it predicts is known only once it has trained "
+            "(ratio.kind 'responsive', or progress counted in masked tokens), so it cannot take part "
+            "in equal_labels"
+        )
+    return sum(ratio.at(step / steps) for step in range(steps)) / steps
+
+
+def check_declared(base: RunConfig, arm: RunConfig, declared: tuple[str, ...]) -> None:
+    """Raise UsageError if the two differ in more than the declared fields and what the study sets."""
+    allowed = (*declared, *_OF_THE_STUDY)
+    undeclared = {
+        key: pair
+        for key, pair in diff(base, arm).items()
+        if not any(key == field or key.startswith(f"{field}.") for field in allowed)
+    }
+    if undeclared:
+        listing = "; ".join(
+            f"{key} is {theirs!r}, not {ours!r}" for key, (ours, theirs) in undeclared.items()
+        )
+        raise UsageError(
+            f"arm '{arm.name}' differs from the base in fields it does not declare: {listing}. "
+            "Declare them in the arm if they belong to what is compared; else make them equal"
+        )
+
+
+def _resolve(
+    name: str,
+    fields: Mapping[str, Any],
+    base: RunConfig,
+    baseline: Arm | None,
+) -> Arm:
+    where = f"arm '{name}'"
+    changes = _nested({k: v for k, v in fields.items() if k not in _RESERVED}, where)
+    start = fields.get("base")
+    if start is not None and not isinstance(start, dict):
+        raise UsageError(f"{where}: base is {start!r}; give a run config or the path of one")
+    if start is not None:
+        values = RunConfig.parse({**start, "data": base.data}, f"{where}: base").to_dict()
+    else:
+        values = base.to_dict()
+    config = RunConfig.parse(_merged(values, changes), where)
+    config = config.model_copy(update={"name": name, "seed": 0})
+    declared = tuple(_declared(changes))
+    mode = fields.get("equal_labels")
+    if mode is not None:
+        if mode not in ("steps", "ratio"):
+            raise UsageError(f"{where}: equal_labels is {mode!r}; valid: steps, ratio")
+        if baseline is None:
+            raise UsageError(f"{where} is the baseline: it cannot have equal_labels with itself")
+        config = _with_equal_labels(config, baseline.config, mode)
+        declared += ("steps",) if mode == "steps" else ("masking.ratio",)
+    check_declared(base, config, declared)
+    differs = {k: v for k, v in diff(base, config).items() if k not in _OF_THE_STUDY}
+    return Arm(name, config, declared, differs, mode)
+
+
+def _with_equal_labels(config: RunConfig, baseline: RunConfig, mode: str) -> RunConfig:
+    """The run changed to predict as many tokens as the baseline does, by its schedules."""
+    ours, theirs = mean_ratio(config), mean_ratio(baseline)
+    if not ours:
+        raise UsageError(f"{config.name} predicts nothing, so equal_labels cannot be met")
+    if mode == "steps":
+        return config.model_copy(update={"steps": max(1, round(baseline.steps * theirs / ours))})
+    factor = theirs * baseline.steps / (ours * config.steps)
+    values = config.to_dict()
+    values["masking"]["ratio"] = _scaled(values["masking"]["ratio"], factor)
+    scaled = RunConfig.parse(values, f"arm '{config.name}' with its ratios scaled by {factor:.4g}")
+    if abs(mean_ratio(scaled) / (ours * factor) - 1) > 1e-6:
+        raise UsageError(
+            f"arm '{config.name}': the ratios of '{config.masking.ratio.kind}' cannot be scaled by "
+            f"{factor:.4g} as one; use equal_labels: steps"
+        )
+    return scaled
+
+
+def _scaled(value: Any, factor: float) -> Any:
+    """Values of a ratio schedule with every ratio in them multiplied."""
+    if isinstance(value, dict):
+        return {
+            key: item * factor
+            if key in _RATIO_KEYS and isinstance(item, float)
+            else _scaled(item, factor)
+            for key, item in value.items()
+        }
+    return [_scaled(item, factor) for item in value] if isinstance(value, list) else value
+
+
+def _refuse_equal(arm: Arm, others: Mapping[str, Arm]) -> None:
+    for other in others.values():
+        if not set(diff(arm.config, other.config)) - {"name"}:
+            raise UsageError(
+                f"arms '{other.name}' and '{arm.name}' are equal: their runs would be the same bit for "
+                "bit. Remove one, or say what differs"
+            )
+
+
+def _nested(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Fields with dotted keys taken apart."""
+    nested: dict[str, Any] = {}
+    for key, value in fields.items():
+        first, *rest = str(key).split(".")
+        if first not in RunConfig.model_fields:
+            valid = [n for n in RunConfig.model_fields if n not in _OF_THE_STUDY]
+            raise UsageError(
+                f"{where}: unknown key '{key}'; {nearest(first, (*_RESERVED, *valid))}"
+            )
+        if first in _OF_THE_STUDY:
+            raise UsageError(f"{where} sets '{first}', which all arms of a study share")
+        for part in reversed(rest):
+            value = {part: value}
+        nested = _merged(nested, {first: value})
+    return nested
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with nested ``changes``; another ``kind`` drops the keys that belonged to the last."""
+    result = copy.deepcopy(dict(values))
+    if "kind" in changes and result.get("kind", changes["kind"]) != changes["kind"]:
+        result = {}
+    for key, value in changes.items():
+        inside = result.get(key)
+        if isinstance(value, dict) and isinstance(inside, dict):
+            result[key] = _merged(inside, value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def _declared(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted fields that changes name; naming a ``kind`` declares all that belongs to it."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and value and "kind" not in value:
+            yield from _declared(value, f"{prefix}{key}.")
+        elif key == "kind":
+            yield prefix.removesuffix(".")
+        else:
+            yield f"{prefix}{key}"

@@ -1,0 +1,127 @@
+"""What a study is: a base run, arms that differ from it, seeds, tasks. Values and their bounds alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from chronomask.config import Config, apply_overrides, read_yaml
+from chronomask.errors import UsageError, nearest
+from chronomask.prepare.config import PrepareConfig
+
+__all__ = ["SlurmConfig", "StudyConfig", "TaskPlan", "load_study"]
+
+Seed = Annotated[int, Field(ge=0)]
+ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+=%,()-]*$", max_length=60)]
+
+
+class TaskPlan(Config):
+    """How one task is asked of every run; what is not said comes from the study."""
+
+    data: str | None = None
+    """folder with the task's files"""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    """fine-tuning seeds; a task that draws nothing is run once"""
+    curve: bool = False
+    """also asked of the checkpoints at ``curve_steps``"""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """settings of the task that differ from its recipe, such as ``{epochs: 1, limit: 500}``"""
+
+
+class SlurmConfig(Config):
+    """What the header of a rendered Slurm script asks for."""
+
+    partition: str | None = None
+    time: str = "08:00:00"
+    """longest time of one unit of work"""
+    gpus: Annotated[int, Field(ge=0)] = 1
+    cpus: Annotated[int, Field(ge=1)] = 4
+    memory: str = "32G"
+    at_once: Annotated[int, Field(ge=1)] | None = None
+    """units that may run at the same time"""
+    setup: str = ""
+    """shell lines before the command, such as ``source venv/bin/activate``"""
+
+
+class StudyConfig(Config):
+    """Arms × seeds of pre-training, each evaluated on tasks × seeds of fine-tuning."""
+
+    name: str = "study"
+    """title of the report"""
+    base: dict[str, Any]
+    """a run config, or the path of one beside the study's file: what all arms share"""
+    prepare: PrepareConfig | None = None
+    """text to prepare in the study's folder; without it ``base.data`` names prepared data"""
+    arms: Annotated[dict[ArmName, dict[str, Any]], Field(min_length=1)]
+    """name → fields of the run config that differ, nested or dotted; see :mod:`chronomask.study.arms`"""
+    baseline: str = ""
+    """the arm that others are compared with; the first one if not given"""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    """of pre-training: each keys initial weights, data order, masks and dropout of every arm alike"""
+    tasks: dict[str, TaskPlan] = Field(default_factory=dict)
+    """task → how it is asked; see ``chronomask evaluate``"""
+    task_data: str = "data"
+    """folder with the files of all tasks that name no folder of their own"""
+    task_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    """of fine-tuning"""
+    curve_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """checkpoints, by their step, that tasks with ``curve`` are asked of; the last is always"""
+    slurm: SlurmConfig = SlurmConfig()
+    """for ``study run --slurm``"""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        baseline = self.baseline or next(iter(self.arms))
+        if baseline not in self.arms:
+            raise ValueError(f"baseline '{baseline}' is no arm; {nearest(baseline, self.arms)}")
+        object.__setattr__(self, "baseline", baseline)
+        for name in ("name", "seed"):
+            if name in self.base:
+                raise ValueError(f"base must not set '{name}': the study sets it for every run")
+        if ("data" in self.base) == (self.prepare is not None):
+            raise ValueError(
+                "give either base.data (a folder of prepared data) or prepare (text to prepare), not "
+                + ("both" if self.prepare is not None else "neither")
+            )
+        for what, values in (("seeds", self.seeds), ("task_seeds", self.task_seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{what} {list(values)} holds a seed twice")
+        if self.curve_steps and not any(plan.curve for plan in self.tasks.values()):
+            raise ValueError("curve_steps is given, but no task has 'curve: true'")
+        return self
+
+    def seeds_of(self, task: str) -> tuple[int, ...]:
+        """Fine-tuning seeds of a task."""
+        return self.tasks[task].seeds or self.task_seeds
+
+    def data_of(self, task: str) -> Path:
+        """Folder with a task's files."""
+        return Path(self.tasks[task].data or self.task_data)
+
+
+def load_study(path: Path, overrides: list[str]) -> StudyConfig:
+    """The study in a YAML file, with the run configs it names put in place. Raises UsageError."""
+    values = read_yaml(path)
+    if isinstance(values.get("base"), str):
+        values["base"] = read_yaml(path.parent / values["base"])
+    arms = values.get("arms")
+    if isinstance(arms, dict):
+        values["arms"] = {name: _arm(fields, path.parent) for name, fields in arms.items()}
+    for key in overrides:
+        if key.startswith("base="):
+            raise UsageError(f"override {key!r}: change fields of the base, such as base.steps=100")
+    tasks = values.get("tasks")
+    if isinstance(tasks, list):
+        values["tasks"] = {str(task): {} for task in tasks}
+    elif isinstance(tasks, dict):
+        values["tasks"] = {str(task): plan or {} for task, plan in tasks.items()}
+    return StudyConfig.parse(apply_overrides(values, overrides), str(path))
+
+
+def _arm(fields: Any, folder: Path) -> Any:
+    """An arm's fields with the run config it names put in place; an arm without fields is the base."""
+    if isinstance(fields, dict) and isinstance(fields.get("base"), str):
+        return {**fields, "base": read_yaml(folder / fields["base"])}
+    return {} if fields is None else fields

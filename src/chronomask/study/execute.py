@@ -1,0 +1,257 @@
+"""Doing all units of a study: one after the other here, or by several processes, each with its device.
+
+A unit that fails is named with its log and what needs it is left out; everything else goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from chronomask.errors import RunError, UsageError
+from chronomask.study.config import StudyConfig
+from chronomask.study.units import Study, Unit, open_study
+from chronomask.study.work import do_unit
+from chronomask.train.signals import Stopped
+
+__all__ = ["Outcome", "run_one", "run_study", "share_of"]
+
+Tell = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the units."""
+
+    done: list[Unit] = field(default_factory=list)
+    """those that were done now"""
+    there: list[Unit] = field(default_factory=list)
+    """those that were complete before"""
+    failed: list[tuple[Unit, str]] = field(default_factory=list)
+    left_out: list[Unit] = field(default_factory=list)
+    """those that need what failed"""
+
+
+def run_study(
+    study: Study,
+    units: Sequence[Unit],
+    *,
+    workers: int = 1,
+    tell: Tell = lambda text: None,
+    shown: bool = False,
+) -> Outcome:
+    """Do these units, given in an order that has what is needed first.
+
+    ``workers`` > 1 does them by so many processes; with CUDA devices, worker k has device k modulo
+    their number for its own. ``shown``: a single worker's units print to the terminal. Raises Stopped
+    after SIGINT or SIGTERM, with the state of every run saved.
+    """
+    outcome = Outcome()
+    waiting = []
+    for unit in units:
+        (outcome.there if study.is_complete(unit) else waiting).append(unit)
+    if outcome.there:
+        tell(f"{len(outcome.there)} of {len(units)} units are complete already")
+    progress = _Progress(outcome, waiting, study, tell)
+    if workers == 1 or len(waiting) < 2:
+        while (unit := progress.next()) is not None:
+            began = time.perf_counter()
+            progress.finish(unit, do_unit(study, unit, shown=shown), time.perf_counter() - began)
+    else:
+        _run_with_processes(study, progress, min(workers, len(waiting)))
+    return outcome
+
+
+def run_one(study: Study, number: int) -> None:
+    """Do the unit of a number, here. Raises UsageError if there is none; RunError if it fails."""
+    if not 0 <= number < len(study.units):
+        raise UsageError(f"--unit {number}: this study has units 0 to {len(study.units) - 1}")
+    unit = study.units[number]
+    for needed in unit.needs:
+        if not study.is_complete(study.units[needed]):
+            raise RunError(
+                f"{unit} needs unit {needed}, {study.units[needed]}, which is not complete"
+            )
+    if (failure := do_unit(study, unit)) is not None:
+        raise RunError(f"{unit}: {failure} (log: {study.log(unit)})")
+
+
+def share_of(study: Study, only: str) -> list[Unit]:
+    """The units of share ``i/n``: every n-th run with its evaluations, and the preparation."""
+    first, slash, second = only.partition("/")
+    if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise UsageError(f"--only {only!r}: give a share such as 1/4, from 1/4 to 4/4")
+    units = study.in_order()
+    groups = list(dict.fromkeys(unit.group for unit in units if unit.kind != "prepare"))
+    mine = set(groups[int(first) - 1 :: int(second)])
+    return [unit for unit in units if unit.kind == "prepare" or unit.group in mine]
+
+
+class _Progress:
+    """Which unit comes next, and what became of the others."""
+
+    def __init__(self, outcome: Outcome, waiting: list[Unit], study: Study, tell: Tell) -> None:
+        self._outcome = outcome
+        self._waiting = waiting
+        self._study = study
+        self._tell = tell
+        self._open = {unit.number for unit in waiting}
+        """units not complete, failed ones among them"""
+        self._lost: set[int] = set()
+        self._total = len(waiting)
+
+    def next(self) -> Unit | None:
+        """A unit that can be done now; None if there is none (yet)."""
+        for unit in list(self._waiting):
+            if any(number in self._lost for number in unit.needs):
+                self._waiting.remove(unit)
+                self._lost.add(unit.number)
+                self._outcome.left_out.append(unit)
+            elif not any(number in self._open for number in unit.needs):
+                self._waiting.remove(unit)
+                return unit
+        return None
+
+    def finish(self, unit: Unit, failure: str | None, seconds: float) -> None:
+        """Note that a unit is done, or why not."""
+        if failure is None:
+            self._open.discard(unit.number)
+            self._outcome.done.append(unit)
+        else:
+            self._lost.add(unit.number)
+            self._outcome.failed.append((unit, failure))
+        outcome = self._outcome
+        count = len(outcome.done) + len(outcome.failed) + len(outcome.left_out)
+        what = f"{seconds:.0f} s" if failure is None else f"FAILED: {failure}"
+        log = "" if failure is None else f" (log: {self._study.log(unit)})"
+        self._tell(f"[{count}/{self._total}] {unit}: {what}{log}")
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A process and what it is at."""
+
+    process: BaseProcess
+    pipe: Connection
+    unit: Unit | None = None
+    began: float = 0.0
+
+
+def _run_with_processes(study: Study, progress: _Progress, number: int) -> None:
+    devices = _devices()
+    with _stoppable() as stopping:
+        workers = [_start(study, k, number, devices) for k in range(number)]
+        try:
+            while True:
+                for worker in workers:
+                    if worker.unit is None and not stopping and (unit := progress.next()):
+                        worker.unit, worker.began = unit, time.perf_counter()
+                        worker.pipe.send(unit.number)
+                busy = {worker.pipe: worker for worker in workers if worker.unit is not None}
+                if not busy:
+                    break
+                for pipe in wait(list(busy), timeout=0.5):
+                    worker = busy[pipe]  # pyright: ignore[reportArgumentType]
+                    unit = worker.unit
+                    assert unit is not None
+                    worker.unit = None
+                    try:
+                        failure = worker.pipe.recv()
+                    except (EOFError, OSError):
+                        worker.process.join()
+                        if stopping:
+                            continue
+                        failure = f"its process ended with exit code {worker.process.exitcode}"
+                        k = workers.index(worker)
+                        workers[k] = _start(study, k, number, devices)
+                    progress.finish(unit, failure, time.perf_counter() - worker.began)
+                if stopping:
+                    _ask_to_stop(workers)
+        except BaseException:
+            _ask_to_stop(workers)
+            raise
+        finally:
+            for worker in workers:
+                worker.pipe.close()  # an idle worker ends with its pipe
+            for worker in workers:
+                worker.process.join()
+        if stopping:
+            raise Stopped(
+                f"the study in {study.folder} was stopped as asked; the same command continues it",
+                stopping[0],
+            )
+
+
+def _ask_to_stop(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        if worker.process.is_alive():
+            worker.process.terminate()
+
+
+def _start(study: Study, k: int, number: int, devices: Sequence[str]) -> _Worker:
+    """A process that does the units it is told over its pipe."""
+    here, there = multiprocessing.Pipe()
+    environment = {}
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[k % len(devices)]
+    if "OMP_NUM_THREADS" not in os.environ:
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // number))
+    process = multiprocessing.get_context("spawn").Process(
+        target=_serve, args=(there, study.config.to_dict(), study.folder), daemon=False
+    )
+    before = dict(os.environ)
+    os.environ.update(environment)  # libraries read it while they are imported
+    try:
+        process.start()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    there.close()
+    return _Worker(process, here)
+
+
+def _serve(pipe: Connection, values: dict[str, object], folder: Path) -> None:
+    """A worker process: unit numbers in, None or a failure out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says when to stop
+    study = open_study(StudyConfig.parse(values), folder)
+    with contextlib.suppress(EOFError, OSError, Stopped):
+        while True:
+            pipe.send(do_unit(study, study.units[pipe.recv()]))
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[list[int]]:
+    """A list that receives the number of SIGINT or SIGTERM; a second one acts at once."""
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _devices() -> list[str]:
+    """CUDA devices as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name.strip()]
+    import torch
+
+    return [str(k) for k in range(torch.cuda.device_count())]

@@ -1,0 +1,260 @@
+"""A study as units of work: prepare, pretrain (arm, seed), evaluate (arm, seed, step, task, task seed).
+
+A unit is complete when its mark is there: the data's manifest, a run's summary, a result that loads.
+Nothing else remembers what was done, so a study goes on from whatever its folder holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from chronomask.config import diff, read_yaml
+from chronomask.data.manifest import MANIFEST
+from chronomask.errors import DataError, UsageError
+from chronomask.evaluate.task import Identified, Task
+from chronomask.evaluate.tasks import make_tasks
+from chronomask.files import write_text
+from chronomask.results import TaskResult
+from chronomask.study.arms import Arm, resolve_arms
+from chronomask.study.config import StudyConfig
+from chronomask.train.config import CHANGEABLE, RunConfig
+
+__all__ = ["Study", "Unit", "begin", "check_task_data", "open_study", "steps_of", "weights_mark"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One independent piece of work; ``number`` names it within its study."""
+
+    number: int
+    kind: Literal["prepare", "pretrain", "evaluate"]
+    arm: str = ""
+    seed: int = 0
+    task: str = ""
+    task_seed: int = 0
+    step: int = 0
+    needs: tuple[int, ...] = ()
+    """numbers of the units that must be complete before"""
+
+    def __str__(self) -> str:
+        if self.kind == "prepare":
+            return "prepare"
+        run = f"{self.arm}, seed {self.seed}"
+        if self.kind == "pretrain":
+            return f"pretrain {run}"
+        return f"evaluate {run}, step {self.step}: {self.task}, seed {self.task_seed}"
+
+    @property
+    def group(self) -> tuple[str, int]:
+        """What one machine does as a whole: a run and its evaluations."""
+        return self.arm, self.seed
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's config with its arms resolved and its tasks made, and the folder it lives in."""
+
+    config: StudyConfig
+    folder: Path
+    arms: dict[str, Arm]
+    tasks: dict[str, Task]
+    units: tuple[Unit, ...]
+
+    @property
+    def data(self) -> Path:
+        """The folder of prepared data that all runs share."""
+        return _data_folder(self.config, self.folder)
+
+    def run_folder(self, arm: str, seed: int) -> Path:
+        """Where a run lies."""
+        return self.folder / "runs" / arm / f"seed-{seed}"
+
+    def results_folder(self, unit: Unit) -> Path:
+        """Where the results of a checkpoint lie."""
+        return self.run_folder(unit.arm, unit.seed) / "results" / f"step-{unit.step:08d}"
+
+    def log(self, unit: Unit) -> Path:
+        """What a unit printed."""
+        name = f"unit-{unit.number:05d}-{unit.kind}"
+        return self.folder / "logs" / f"{name}.log"
+
+    def is_complete(self, unit: Unit) -> bool:
+        """Whether the unit's mark is there. Raises DataError for a mark that is damaged."""
+        if unit.kind == "prepare":
+            return self.config.prepare is None or (self.data / MANIFEST).is_file()
+        if unit.kind == "pretrain":
+            return (self.run_folder(unit.arm, unit.seed) / "summary.json").is_file()
+        path = TaskResult.path_in(self.results_folder(unit), unit.task, unit.task_seed)
+        if not path.is_file():
+            return False
+        self._check_recipe(path, TaskResult.load(path), self.tasks[unit.task])
+        return True
+
+    @staticmethod
+    def _check_recipe(path: Path, result: TaskResult, task: Task) -> None:
+        if isinstance(task, Identified):
+            now = json.loads(json.dumps(dict(task.recipe)))
+            changed = [
+                k for k in now.keys() | result.recipe.keys() if now.get(k) != result.recipe.get(k)
+            ]
+            if changed:
+                raise UsageError(
+                    f"{path} was made with another recipe ({', '.join(sorted(changed))} differ): delete "
+                    "the results of this task to make them again, or set the recipe back"
+                )
+
+    def in_order(self) -> list[Unit]:
+        """Units as they are best done: every arm of a seed before the next seed."""
+        kinds = ("prepare", "pretrain", "evaluate")
+        seeds, arms = self.config.seeds, list(self.arms)
+
+        def place(unit: Unit) -> tuple[int, int, int, int]:
+            if unit.kind == "prepare":
+                return (-1, 0, 0, 0)
+            seed, arm = seeds.index(unit.seed), arms.index(unit.arm)
+            return (seed, arm, kinds.index(unit.kind), unit.number)
+
+        return sorted(self.units, key=place)
+
+
+def open_study(config: StudyConfig, folder: Path) -> Study:
+    """The study in ``folder``, new or begun. Raises UsageError for whatever cannot be, before any work.
+
+    A study may grow: arms, seeds and tasks may be added to a folder. Runs that are there must have been
+    made with the config that the study gives them now.
+    """
+    if folder.exists() and (not folder.is_dir() or _holds_something_else(folder)):
+        raise UsageError(f"{folder} is not empty and holds no study; give another --out")
+    data = _data_folder(config, folder)
+    if config.prepare is None and not (data / MANIFEST).is_file():
+        raise UsageError(
+            f"base.data is {data}, which is no prepared data: run chronomask prepare, or give the study "
+            "a 'prepare' section"
+        )
+    arms = resolve_arms(config, str(data))
+    _check_curve_steps(config, arms)
+    tasks = {name: _make_task(config, name) for name in config.tasks}
+    study = Study(config, folder, arms, tasks, tuple(_units(config, arms, tasks)))
+    for unit in study.units:
+        if unit.kind == "pretrain":
+            _check_run(study.run_folder(unit.arm, unit.seed), arms[unit.arm].run_config(unit.seed))
+    return study
+
+
+def begin(study: Study) -> None:
+    """Write the study's own file into its folder, unless it is there."""
+    path, text = study.folder / "study.yaml", study.config.to_yaml()
+    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        write_text(path, text)
+
+
+def check_task_data(study: Study) -> None:
+    """Read the files of every task once; raises one error that names all that is missing."""
+    problems = []
+    for name, task in study.tasks.items():
+        if isinstance(task, Identified):
+            try:
+                task.data_sha256(study.config.data_of(name))
+            except (UsageError, DataError) as error:
+                problems.append(f"{name}: {error}")
+    if problems:
+        raise UsageError("; ".join(problems) + ". --set task_data=FOLDER gives another folder")
+
+
+def weights_mark(folder: Path) -> dict[str, Any]:
+    """What a run started from, as it noted it; empty before it started."""
+    path = folder / "environment.json"
+    if not path.is_file():
+        return {}
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    return {key: noted.get(key) for key in ("initial_weights_sha256", "data_fingerprint")}
+
+
+def _units(config: StudyConfig, arms: dict[str, Arm], tasks: dict[str, Task]) -> Iterator[Unit]:
+    """Numbered by kind: preparation 0, then every run, then every evaluation."""
+    yield Unit(0, "prepare")
+    number = 0
+    runs: dict[tuple[str, int], int] = {}
+    for seed in config.seeds:
+        for arm in arms:
+            number += 1
+            runs[arm, seed] = number
+            yield Unit(number, "pretrain", arm, seed, needs=(0,))
+    for (arm, seed), run in runs.items():
+        for name, task in tasks.items():
+            for step in steps_of(config, arms[arm], name):
+                for task_seed in config.seeds_of(name) if task.draws else (0,):
+                    number += 1
+                    yield Unit(number, "evaluate", arm, seed, name, task_seed, step, needs=(run,))
+
+
+def steps_of(config: StudyConfig, arm: Arm, task: str) -> list[int]:
+    """Checkpoints of an arm that a task is asked of, the last included."""
+    last = arm.config.steps
+    curve = config.curve_steps if config.tasks[task].curve else ()
+    return sorted({step for step in curve if step < last} | {last})
+
+
+def _check_curve_steps(config: StudyConfig, arms: dict[str, Arm]) -> None:
+    """Refuse steps of which no checkpoint will be there."""
+    for name, arm in arms.items():
+        every, keep = arm.config.checkpoint.every, arm.config.checkpoint.keep
+        steps = arm.config.steps
+        saved = {*range(every, steps + 1, every), steps} if every else {steps}
+        wanted = [step for step in config.curve_steps if step < steps]
+        if missing := [step for step in wanted if step not in saved]:
+            raise UsageError(
+                f"curve_steps: arm '{name}' saves no checkpoint at {', '.join(map(str, missing))}: "
+                f"base.checkpoint.every is {every}"
+            )
+        needed = sum(step >= min(wanted, default=steps) for step in saved)
+        if keep is not None and keep < needed:
+            raise UsageError(
+                f"curve_steps needs {needed} checkpoints of arm '{name}', and base.checkpoint.keep "
+                f"is {keep}: set it to {needed}, or to all"
+            )
+
+
+def _check_run(folder: Path, config: RunConfig) -> None:
+    """Refuse a run folder that was made with another config."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    before = RunConfig.parse(read_yaml(path), str(path))
+    changed = {key: pair for key, pair in diff(before, config).items() if not _may_change(key)}
+    if changed:
+        listing = "; ".join(
+            f"{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
+        )
+        raise UsageError(
+            f"{folder} holds a run with another config: {listing}. Remove it to train it again, or "
+            "give another --out"
+        )
+
+
+def _may_change(key: str) -> bool:
+    return any(key == own or (own.endswith(".") and key.startswith(own)) for own in CHANGEABLE)
+
+
+def _make_task(config: StudyConfig, name: str) -> Task:
+    settings = config.tasks[name].settings
+    overrides = [f"{name}.{key}={json.dumps(value)}" for key, value in settings.items()]
+    made = make_tasks([name], overrides)
+    if [task.name for task in made] != [name]:
+        names = ", ".join(task.name for task in made)
+        raise UsageError(f"tasks: '{name}' is a family; name its tasks: {names}")
+    return made[0]
+
+
+def _data_folder(config: StudyConfig, folder: Path) -> Path:
+    return folder / "data" if config.prepare is not None else Path(str(config.base["data"]))
+
+
+def _holds_something_else(folder: Path) -> bool:
+    return not (folder / "study.yaml").is_file() and any(
+        not path.name.startswith(".") for path in folder.iterdir()
+    )

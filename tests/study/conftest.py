@@ -1,0 +1,75 @@
+"""A study of two arms and two seeds that is done in seconds, and its tasks' files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from chronomask.data.format import PreparedData
+from chronomask.study.config import load_study
+from chronomask.study.units import Study, begin, open_study
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def values(tiny_data: PreparedData, tmp_path: Path) -> dict[str, Any]:
+    """Values of a study of 8 steps; CoLA has 24 made-up sentences."""
+    for split in ("train", "dev"):
+        lines = [f"x\t{k % 2}\t\tword{k % 7} and word{k % 5} ." for k in range(24)]
+        file = tmp_path / "tasks" / "CoLA" / f"{split}.tsv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {
+        "name": "A small study",
+        "base": {
+            "data": str(tiny_data.path),
+            "model": {
+                "kind": "config",
+                "model_type": "bert",
+                "overrides": {
+                    "hidden_size": 32,
+                    "num_hidden_layers": 1,
+                    "num_attention_heads": 2,
+                    "intermediate_size": 32,
+                    "max_position_embeddings": 64,
+                },
+            },
+            "masking": {"ratio": {"kind": "constant", "base": 0.15}},
+            "learning_rate": {"kind": "linear", "peak": 3e-3, "warmup_steps": 2},
+            "steps": 8,
+            "rows_per_step": 4,
+            "device": "cpu",
+            "threads": 1,
+            "log_every": 2,
+            "validation": {"every": 2, "rows": 8, "batch_rows": 8},
+            "checkpoint": {"every": 4, "keep": 2},
+        },
+        "arms": {"fixed": {}, "decay": {"masking.ratio": {"kind": "linear_decay", "base": 0.3}}},
+        "seeds": [0, 1],
+        "task_data": str(tmp_path / "tasks"),
+        "task_seeds": [0, 1],
+        "tasks": {
+            "cola": {
+                "curve": True,
+                "settings": {"epochs": 1, "max_length": 16, "batch_size": 8, "device": "cpu"},
+            }
+        },
+        "curve_steps": [4],
+    }
+
+
+def opened(values: dict[str, Any], folder: Path) -> Study:
+    """The study of these values in ``folder/out``, begun."""
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    study = open_study(load_study(path, []), folder / "out")
+    begin(study)
+    return study

@@ -1,0 +1,151 @@
+"""Arms differ in what they declare and in nothing else; equal labels are equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chronomask.errors import UsageError
+from chronomask.study.arms import check_declared, mean_ratio, resolve_arms
+from chronomask.study.config import StudyConfig, load_study
+from chronomask.study.units import open_study
+
+
+def resolved(values: dict[str, Any]) -> dict[str, Any]:
+    return resolve_arms(StudyConfig.parse(values), values["base"]["data"])
+
+
+def test_nested_and_dotted_fields_say_the_same(values: dict[str, Any]) -> None:
+    values["arms"] = {
+        "fixed": {},
+        "dotted": {"masking.ratio.kind": "linear_decay", "masking.ratio.base": 0.2},
+        "nested": {"masking": {"ratio": {"kind": "linear_decay", "base": 0.2}}, "steps": 9},
+    }
+    arms = resolved(values)
+    assert arms["dotted"].config.masking == arms["nested"].config.masking
+    assert arms["dotted"].declared == ("masking.ratio",)
+    assert arms["dotted"].differs == {
+        "masking.ratio.kind": ("constant", "linear_decay"),
+        "masking.ratio.base": (0.15, 0.2),
+    }
+    assert arms["nested"].run_config(3).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"maskin.ratio": 1}, "did you mean 'masking'"),
+        ({"masking.ratoi": {"kind": "constant"}}, "did you mean 'ratio'"),
+        ({"equal_label": "steps"}, "did you mean 'equal_labels'"),
+        ({"equal_labels": "tokens"}, "valid: steps, ratio"),
+        ({"seed": 3}, "share"),
+        ({"masking.ratio.kind": "cosin_decay"}, "cosine_decay"),
+        ({}, "are equal"),
+        ({"masking.ratio.base": 0.15}, "are equal"),
+    ],
+)
+def test_unfair_and_unknown_arms_are_refused(
+    values: dict[str, Any], arm: dict[str, Any], message: str
+) -> None:
+    values["arms"]["other"] = arm
+    with pytest.raises(UsageError, match=message):
+        resolved(values)
+
+
+def test_an_arm_from_its_own_file_must_declare_all_it_changes(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    own = {k: v for k, v in values["base"].items() if k != "data"} | {"rows_per_step": 2}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(values["base"]), encoding="utf-8")
+    path = tmp_path / "study.yaml"
+    values["base"] = "base.yaml"
+    values["arms"]["other"] = {"base": "own.yaml", "masking.ratio.base": 0.4}
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    study = load_study(path, [])
+    with pytest.raises(UsageError, match="rows_per_step is 2, not 4"):
+        resolve_arms(study, "data")
+    study = load_study(path, ["arms.other.rows_per_step=2"])
+    assert resolve_arms(study, "data")["other"].config.rows_per_step == 2
+
+
+def test_declared_fields_are_not_prefixes_of_names(values: dict[str, Any]) -> None:
+    arms = resolved(values)
+    base, arm = arms["fixed"].config, arms["decay"].config
+    check_declared(base, arm, ("masking.ratio",))
+    with pytest.raises(UsageError, match=r"masking\.ratio"):
+        check_declared(base, arm, ("masking.rat",))
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear_decay", "cosine_decay", "linear", "phases"])
+@pytest.mark.parametrize("mode", ["steps", "ratio"])
+def test_equal_labels_asks_for_as_many(values: dict[str, Any], kind: str, mode: str) -> None:
+    ratio: dict[str, Any] = {"kind": kind}
+    if kind == "constant":
+        ratio["base"] = 0.3
+    if kind == "phases":
+        ratio["phases"] = [{"until": 0.25, "ratio": 0.4}, {"until": 1, "ratio": 0.2}]
+    values["base"]["steps"] = 1000
+    values["arms"] = {"fixed": {}, "other": {"masking.ratio": ratio, "equal_labels": mode}}
+    if (kind, mode) == ("constant", "ratio"):  # scaled to the baseline itself
+        with pytest.raises(UsageError, match="are equal"):
+            resolved(values)
+        return
+    arms = resolved(values)
+    asked = {name: mean_ratio(arm.config) * arm.config.steps for name, arm in arms.items()}
+    assert asked["other"] == pytest.approx(asked["fixed"], rel=0.002 if mode == "steps" else 1e-6)
+    assert asked["fixed"] == pytest.approx(150)
+    changed = "steps" if mode == "steps" else "masking.ratio"
+    assert changed in arms["other"].declared
+    assert (arms["other"].config.steps == 1000) == (mode == "ratio")
+
+
+def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, Any]) -> None:
+    values["arms"]["other"] = {"masking.ratio": {"kind": "responsive"}, "equal_labels": "steps"}
+    with pytest.raises(UsageError, match="only once it has trained"):
+        resolved(values)
+    values["arms"]["other"] = {
+        "masking.ratio": {"kind": "cosine_then_quadratic"},
+        "equal_labels": "ratio",
+    }
+    with pytest.raises(UsageError, match="use equal_labels: steps"):
+        resolved(values)
+    values["arms"] = {"fixed": {"equal_labels": "steps"}}
+    with pytest.raises(UsageError, match="is the baseline"):
+        resolved(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "fixd"}, "did you mean 'fixed'"),
+        ({"seeds": [1, 1]}, "twice"),
+        ({"prepare": {"sources": ["x"]}}, "not both"),
+        ({"arm": {}}, "did you mean 'arms'"),
+        ({"arms": {"a/b": {}}}, "arms"),
+    ],
+)
+def test_mistakes_in_a_study(values: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        StudyConfig.parse({**values, **changes})
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_studies_are_valid(path: Path, tmp_path: Path) -> None:
+    study = load_study(path, [])
+    arms = resolve_arms(study, "data")
+    assert len(study.seeds) >= 3
+    assert {"fixed 0.15", "fixed 0.30", "PTW", "MRD + PTW"} <= set(arms)
+    assert set(study.tasks) >= {"cola", "blimp", "upos_probe"}
+    # Beside tasks and the data, which are made elsewhere, a study of this file opens.
+    assert len(open_study(study, tmp_path / "out").units) > len(arms) * len(study.seeds)
+
+
+def test_there_are_shipped_studies() -> None:
+    assert {path.stem for path in SHIPPED} >= {"tiny", "small"}

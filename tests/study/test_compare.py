@@ -1,0 +1,79 @@
+"""A comparison: its numbers are those of the runs and results, and unlike things are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chronomask.errors import ChronomaskError, DataError, RunError
+from chronomask.results import TaskResult
+from chronomask.study.command import report
+from chronomask.study.compare import compare_study
+from chronomask.study.execute import run_study
+from chronomask.study.units import Study
+from tests.study.conftest import opened
+
+
+def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None:
+    study = opened(values, tmp_path)
+    with pytest.raises(RunError, match="nothing to compare"):
+        compare_study(study)
+    run_study(study, [unit for unit in study.in_order() if (unit.arm, unit.seed) != ("decay", 1)])
+    found = json.loads(compare_study(study).read_text())
+    assert len(found["notices"]) == 2  # a run and its results are missing
+    assert [task["seeds"] for task in found["tasks"]] == [[0], [0]]
+    assert found["tasks"][0]["arms"]["decay"]["difference_low"] is None
+
+    run_study(study, study.in_order())
+    found = json.loads(compare_study(study).read_text())
+    assert found["notices"] == []
+    loss, cola = found["tasks"]
+    own = {a: [_summary(study, a, s)["validation_loss"] for s in (0, 1)] for a in study.arms}
+    assert loss["arms"]["decay"]["mean"] == pytest.approx(np.mean(own["decay"]))
+    assert loss["arms"]["decay"]["difference"] == pytest.approx(
+        np.mean(own["decay"]) - np.mean(own["fixed"])
+    )
+    assert loss["arms"]["decay"]["p"] in (0.5, 1.0)
+    assert (cola["seeds"], cola["task_seeds"]) == ([0, 1], [0, 1])
+    results = [result for unit in _results(study) for result in [TaskResult.load(unit)]]
+    decay = [r.metrics["mcc"] for r in results if "decay" in r.model and r.step == 8]
+    assert cola["arms"]["decay"]["mean"] == pytest.approx(np.mean(decay))
+    assert [curve["quantity"] for curve in found["curves"]] == ["validation_loss", "cola"]
+    assert found["curves"][1]["arms"]["fixed"]["step"] == [4, 8]
+    summary = _summary(study, "fixed", 0)
+    line = found["curves"][0]["arms"]["fixed"]["by_seed"]["0"]
+    assert line["masked_tokens"][-1] == summary["masked_tokens"]
+    assert line["value"][-1] == summary["validation_loss"]
+    steps = found["reach"][0]["arms"]["fixed"]["step"]
+    assert 0 < steps["share"] <= 1
+    assert report(study.folder).is_file()
+
+    for damage, message in (
+        ('"epochs": 1', "recipe"),
+        ('"torch": "', "versions"),
+        ('"data_sha256": "', "data_sha256"),
+    ):
+        path = _results(study)[-1]
+        before = path.read_text()
+        path.write_text(
+            before.replace(damage, damage.replace("1", "3") + ("9" if damage[-1] == '"' else ""))
+        )
+        with pytest.raises(ChronomaskError, match=message):
+            compare_study(study)
+        path.write_text(before)
+    path = study.run_folder("decay", 0) / "environment.json"
+    path.write_text(path.read_text().replace('"torch": "', '"torch": "9'))
+    with pytest.raises(DataError, match=r"runs of different versions.*torch is"):
+        compare_study(study)
+
+
+def _summary(study: Study, arm: str, seed: int) -> dict[str, Any]:
+    return json.loads((study.run_folder(arm, seed) / "summary.json").read_text())
+
+
+def _results(study: Study) -> list[Path]:
+    return sorted(study.folder.glob("runs/*/*/results/*/*.json"))

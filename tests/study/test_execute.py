@@ -1,0 +1,202 @@
+"""Units are independent and marked; a study goes on where it stopped; failures are named."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronomask.errors import DataError, RunError, UsageError
+from chronomask.results import TaskResult
+from chronomask.study import work
+from chronomask.study.execute import run_one, run_study, share_of
+from chronomask.study.slurm import write_slurm
+from chronomask.study.status import status_text
+from chronomask.study.units import Study, open_study, weights_mark
+from chronomask.study.work import check_shared_start
+from chronomask.train.loop import pretrain
+from tests.study.conftest import opened
+from tests.train.conftest import assert_same_run
+
+
+def test_a_study_runs_and_continues(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(values, tmp_path)
+    assert len(study.units) == 1 + 4 + 4 * 2 * 2
+    fails = ("decay", 0)
+
+    def sometimes(config: Any, folder: Path, **options: Any) -> Any:
+        if (config.name, config.seed) == fails:
+            raise RunError("the disk is full")
+        return pretrain(config, folder, **options)
+
+    monkeypatch.setattr(work, "pretrain", sometimes)
+    told: list[str] = []
+    outcome = run_study(study, study.in_order(), tell=told.append)
+    assert [str(unit) for unit, _ in outcome.failed] == ["pretrain decay, seed 0"]
+    assert len(outcome.left_out) == 4
+    assert len(outcome.done) == 3 + 3 * 4
+    (unit, why) = outcome.failed[0]
+    assert why == "the disk is full"
+    assert "the disk is full" in study.log(unit).read_text()
+    assert any("FAILED: the disk is full" in line and str(study.log(unit)) in line for line in told)
+    assert "failed last time: pretrain decay, seed 0" in status_text(study)
+
+    monkeypatch.undo()
+    again = run_study(study, study.in_order())
+    assert len(again.there) == len(study.units) - 5
+    assert not again.failed
+    assert f"{len(study.units)} of {len(study.units)} units" in status_text(study)
+    assert not run_study(study, study.in_order()).done
+
+    _starts_are_shared(study)
+    _marks_are_checked(study)
+
+
+def _starts_are_shared(study: Study) -> None:
+    marks = {(a, s): weights_mark(study.run_folder(a, s)) for a in study.arms for s in (0, 1)}
+    assert marks["fixed", 0] == marks["decay", 0]
+    assert marks["fixed", 1] == marks["decay", 1]
+    weights = {mark["initial_weights_sha256"] for mark in marks.values()}
+    assert len(weights) == 2
+    assert None not in weights
+    path = study.run_folder("decay", 1) / "environment.json"
+    before = path.read_text()
+    path.write_text(before.replace(marks["decay", 1]["initial_weights_sha256"], "f" * 64))
+    check_shared_start(study, 0)
+    with pytest.raises(RunError, match="'fixed' and 'decay' of seed 1 do not start alike"):
+        check_shared_start(study, 1)
+    path.write_text(before)
+
+
+def _marks_are_checked(study: Study) -> None:
+    unit = study.units[-1]
+    path = TaskResult.path_in(study.results_folder(unit), unit.task, unit.task_seed)
+    before = path.read_text()
+    path.write_text(before[:50])
+    with pytest.raises(DataError, match="delete it"):
+        study.is_complete(unit)
+    path.write_text(before.replace('"epochs": 1', '"epochs": 2'))
+    with pytest.raises(UsageError, match=r"another recipe \(epochs differ\)"):
+        study.is_complete(unit)
+    path.write_text(before)
+    assert study.is_complete(unit)
+
+
+def test_runs_are_those_of_pretrain(values: dict[str, Any], tmp_path: Path) -> None:
+    values |= {"tasks": {}, "curve_steps": [], "seeds": [1]}
+    study = opened(values, tmp_path)
+    run_study(study, study.in_order())
+    alone = tmp_path / "alone"
+    pretrain(study.arms["decay"].run_config(1), alone, progress=False)
+    assert_same_run(study.run_folder("decay", 1), alone)
+
+
+def test_a_folder_of_another_config_is_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    values |= {"tasks": {}, "curve_steps": [], "seeds": [0]}
+    study = opened(values, tmp_path)
+    run_one(study, 1)
+    values["base"]["rows_per_step"] = 2
+    with pytest.raises(UsageError, match="rows_per_step is 4 there, 2 now"):
+        opened(values, tmp_path)
+    values["base"] |= {"rows_per_step": 4, "log_every": 1}
+    values["seeds"] = [0, 5]
+    assert len(opened(values, tmp_path).units) == 5  # it may grow, and be watched more closely
+    with pytest.raises(UsageError, match="holds no study"):
+        open_study(study.config, study.run_folder("fixed", 0))
+
+
+def test_one_unit_needs_what_it_needs(values: dict[str, Any], tmp_path: Path) -> None:
+    study = opened(values, tmp_path)
+    with pytest.raises(UsageError, match="units 0 to 20"):
+        run_one(study, 21)
+    with pytest.raises(RunError, match="needs unit 1, pretrain fixed, seed 0"):
+        run_one(study, 5)
+
+
+def test_shares_cover_everything_once(values: dict[str, Any], tmp_path: Path) -> None:
+    study = opened(values, tmp_path)
+    shares = [share_of(study, f"{k}/3") for k in (1, 2, 3)]
+    units = [unit.number for share in shares for unit in share if unit.kind != "prepare"]
+    assert sorted(units) == list(range(1, len(study.units)))
+    for bad in ("0/3", "4/3", "3", "a/b", "1/0"):
+        with pytest.raises(UsageError, match="1/4"):
+            share_of(study, bad)
+
+
+def test_slurm_scripts(values: dict[str, Any], tmp_path: Path) -> None:
+    values["slurm"] = {"partition": "gpu", "setup": "module load cuda", "at_once": 3}
+    study = opened(values, tmp_path)
+    submit = write_slurm(study)
+    for script in (submit, submit.with_name("unit.sbatch")):
+        subprocess.run(["bash", "-n", str(script)], check=True)
+    text = submit.read_text()
+    assert re.findall(r"--array=(\S+) --export=ALL,FIRST=(\d+)", text) == [
+        ("0-3%3", "1"),
+        ("0-15%3", "5"),
+    ]
+    fake = tmp_path / "bin" / "sbatch"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/bash\necho "$@" >> "$0.log"; echo 7\n')
+    fake.chmod(0o755)
+    path = f"{fake.parent}:{os.environ['PATH']}"
+    subprocess.run(["bash", str(submit)], check=True, env={**os.environ, "PATH": path})
+    first, second = fake.with_name("sbatch.log").read_text().splitlines()
+    assert "dependency" not in first
+    assert "--dependency=afterany:7" in second
+    job = submit.with_name("unit.sbatch").read_text()
+    assert "#SBATCH --partition=gpu" in job
+    assert job.index("module load cuda") < job.index("--unit")
+
+
+def test_curve_steps_without_checkpoints_are_refused(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="saves no checkpoint at 3"):
+        opened({**values, "curve_steps": [3]}, tmp_path)
+    values["base"]["checkpoint"]["keep"] = 1
+    with pytest.raises(UsageError, match="set it to 2, or to all"):
+        opened(values, tmp_path)
+
+
+def test_task_mistakes_are_refused_before_work(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown task 'colla'"):
+        opened({**values, "tasks": {"colla": {}}, "curve_steps": []}, tmp_path)
+    values["tasks"]["cola"]["settings"]["epoch"] = 1
+    with pytest.raises(UsageError, match="epochs"):
+        opened(values, tmp_path)
+
+
+@pytest.mark.slow
+def test_processes_stop_and_go_on(values: dict[str, Any], tmp_path: Path) -> None:
+    values["tasks"]["cola"]["curve"] = False
+    values |= {"curve_steps": []}
+    values["base"] |= {"steps": 3000}
+    values["base"]["checkpoint"]["every"] = 0
+    study = opened(values, tmp_path)
+    command = [sys.executable, "-m", "chronomask", "study", "run", "--out", str(study.folder)]
+    process = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.PIPE, text=True)
+    logs = [study.run_folder(arm, 0) / "metrics.jsonl" for arm in study.arms]
+    deadline = time.monotonic() + 120
+    while not all(log.is_file() and log.stat().st_size for log in logs):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command continues it" in errors
+    saved = [
+        json.loads(next(log.parent.glob("checkpoints/step-*/state.json")).read_text())
+        for log in logs
+    ]
+    assert all(0 < state["step"] < 3000 for state in saved)
