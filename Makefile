@@ -18,6 +18,9 @@ bench: install-test  ## speed, beside what people use today
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.preparation
+	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.evaluation_blimp
+	$(BIN)/python -m benchmarks.statistics
 
 figures: install  ## draw the pictures of docs/ again
 	$(BIN)/python docs/figures.py

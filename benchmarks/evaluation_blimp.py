@@ -81,6 +81,7 @@ def one_by_one(model: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str])
     for text in texts:
         encoded = tokenizer(text)
         ids = torch.tensor(encoded["input_ids"])
+        mask_id: Any = tokenizer.mask_token_id
         words = encoded.word_ids()
         scored = [k for k, word in enumerate(words) if word is not None]
         copies = ids.repeat(len(scored), 1)
@@ -88,7 +89,7 @@ def one_by_one(model: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str])
             end = k + 1
             while words[end] == words[k]:
                 end += 1
-            copies[row, k:end] = tokenizer.mask_token_id
+            copies[row, k:end] = mask_id
         log_p = torch.log_softmax(model(copies).logits, -1)
         rows = torch.arange(len(scored))
         scores.append(log_p[rows, scored, ids[scored]].double().sum().item())
