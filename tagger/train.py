@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chronomask.conllu import Sentence
 from chronomask.errors import ChronomaskError, UsageError
-from chronomask.prepare.conllu import Sentence
 from chronomask.prepare.tagger_accuracy import (
     as_table,
     load_tagger,
