@@ -2,12 +2,12 @@
 
 A resample says how often each example counts, [R, N]. Every metric here is a function of weighted sums
 (of a column, of indicators, of products), so R resamples of G result sets are one matrix product and
-a formula; only Spearman, which needs the ranks within each resample, goes set by set.
+a formula; only Spearman, which needs the ranks within each resample, goes from example to example.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,20 @@ Examples = Mapping[str, NDArray[Any]]
 
 Floats = NDArray[np.float64]
 
+Counts = NDArray[np.float32]
+"""How often each example counts in each resample, [R, N]."""
+
+Metric = Callable[[Counts], Floats]
+"""The metric [R, G] of G result sets in R resamples."""
+
 _BLOCK = 1 << 22
-"""Counts held at a time: 32 MB of float64."""
+"""Counts held at a time: 16 MB."""
+
+_IN_CACHE = 1 << 16
+"""Sums that are kept while walking over the examples: what stays in the processor's cache."""
+
+_EXACT = 1 << 24
+"""Whole numbers up to here, and so their sums, are exact in float32."""
 
 
 def metric_over_resamples(metric: str, examples: Examples, index: NDArray[np.integer]) -> Floats:
@@ -42,39 +54,34 @@ def metric_over_resamples(metric: str, examples: Examples, index: NDArray[np.int
     metric is undefined (a constant side) it is 0. Raises DataError for columns that are missing,
     of unequal lengths, or empty.
     """
-    columns = _checked(metric, [examples])
-    size = len(next(iter(columns[0].values())))
-    out = [
-        _over_counts(metric, columns, _counts(index[rows], size))[:, 0]
-        for rows in _blocks(len(index), size)
-    ]
+    found, size = _metric(metric, [examples])
+    out = [found(_counts(index[rows], size))[:, 0] for rows in _blocks(len(index), size)]
     return np.concatenate(out) if out else np.empty(0)
 
 
 def metric_of(metric: str, examples: Examples) -> float:
     """The metric of the examples as they are."""
-    columns = _checked(metric, [examples])
-    size = len(next(iter(columns[0].values())))
-    return float(_over_counts(metric, columns, np.ones((1, size)))[0, 0])
+    found, size = _metric(metric, [examples])
+    return float(found(np.ones((1, size), np.float32))[0, 0])
 
 
-def metric_over_counts(metric: str, sets: Sequence[Examples], counts: Iterator[Floats]) -> Floats:
+def metric_over_counts(metric: str, sets: Sequence[Examples], counts: Iterable[Counts]) -> Floats:
     """The metric [R, G] of ``sets`` (G results on the same N examples) under blocks of ``counts``
     [r, N], how often each example counts; raises DataError as :func:`metric_over_resamples`, and if
     the sets are not on the same examples.
     """
-    columns = _checked(metric, sets)
-    return np.concatenate([_over_counts(metric, columns, block) for block in counts])
+    found, _ = _metric(metric, sets)
+    return np.concatenate([found(block) for block in counts])
 
 
-def resamples(size: int, draws: int, key: int) -> Iterator[Floats]:
+def resamples(size: int, draws: int, key: int) -> Iterator[Counts]:
     """Blocks [r, N] of ``draws`` resamples of N = ``size`` examples with replacement, as counts.
 
     A function of the three numbers alone: whatever is compared meets the same resamples.
     """
     random = np.random.Generator(np.random.Philox(key=key % 2**64))
     for rows in _blocks(draws, size):
-        yield _counts(random.integers(0, size, (rows.stop - rows.start, size)), size)
+        yield _counts([random.integers(0, size, size) for _ in range(rows.start, rows.stop)], size)
 
 
 def _blocks(draws: int, size: int) -> Iterator[slice]:
@@ -83,10 +90,21 @@ def _blocks(draws: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + step, draws))
 
 
-def _counts(index: NDArray[np.integer], size: int) -> Floats:
-    """How often each of ``size`` examples is named in each row of ``index``, float64 [R, N]."""
-    flat = index + np.arange(len(index))[:, None] * size
-    return np.bincount(flat.ravel(), minlength=len(index) * size).reshape(-1, size).astype(float)
+def _counts(index: Sequence[NDArray[np.integer]] | NDArray[np.integer], size: int) -> Counts:
+    """How often each of ``size`` examples is named in each row of ``index``."""
+    out = np.empty((len(index), size), np.float32)
+    for row, drawn in zip(out, index, strict=True):
+        row[:] = np.bincount(drawn, minlength=size)
+    return out
+
+
+def _metric(metric: str, sets: Sequence[Examples]) -> tuple[Metric, int]:
+    """The metric of ``sets``, all that no resample changes being done, and their number of examples."""
+    columns = _checked(metric, sets)
+    size = len(next(iter(columns[0].values())))
+    if "value" in columns[0]:
+        return _mean(columns), size
+    return PAIR_METRICS[metric](columns), size
 
 
 def _checked(metric: str, sets: Sequence[Examples]) -> list[Examples]:
@@ -126,90 +144,146 @@ def _columns_of(metric: str, examples: Examples) -> Examples:
     return {**chosen, "weight": examples["weight"]} if "weight" in examples else chosen
 
 
-def _over_counts(metric: str, columns: Sequence[Examples], counts: Floats) -> Floats:
-    """float64 [R, G]."""
-    if "value" in columns[0]:
-        return _mean(columns, counts)
-    return PAIR_METRICS[metric](columns, counts)
-
-
 def _stack(columns: Sequence[Examples], name: str) -> Floats:
-    """float64 [N, G]."""
-    return np.stack([np.asarray(each[name], dtype=float) for each in columns], axis=1)
+    """float64 [G, N]."""
+    return np.stack([np.asarray(each[name], dtype=float) for each in columns])
 
 
-def _mean(columns: Sequence[Examples], counts: Floats) -> Floats:
+def _summed(values: NDArray[Any]) -> Callable[[Counts], tuple[Floats, Floats]]:
+    """Counts [R, N] → the sums [R, G] of ``values`` [G, N], bool or float64, over each resample, and the
+    number of examples [R, 1] in it. Where whole numbers allow it float32 does it, exactly, in half the time.
+    """
+    largest = float(np.abs(values).max(initial=0))
+    narrow = None
+    if largest <= _EXACT and all(np.array_equal(row, np.rint(row)) for row in values):
+        narrow = values.astype(np.float32)
+
+    def sums(counts: Counts) -> tuple[Floats, Floats]:
+        total = counts.sum(1, keepdims=True).astype(float)
+        if narrow is not None and total.max() * largest <= _EXACT:
+            return (counts @ narrow.T).astype(float), total
+        return counts.astype(float) @ values.T.astype(float, copy=False), total
+
+    return sums
+
+
+def _mean(columns: Sequence[Examples]) -> Metric:
     values = _stack(columns, "value")
     weight = columns[0].get("weight")
     if weight is None:
-        return counts @ values / counts.sum(1, keepdims=True)
-    weighted = counts * np.asarray(weight, dtype=float)
-    return _ratio(weighted @ values, weighted.sum(1, keepdims=True))
+        sums = _summed(values)
+        return lambda counts: np.divide(*sums(counts))
+    weights = np.asarray(weight, dtype=float)
+    weighted = _summed(np.vstack([values * weights, weights]))
+
+    def mean(counts: Counts) -> Floats:
+        found, _ = weighted(counts)
+        return _ratio(found[:, :-1], found[:, -1:])
+
+    return mean
 
 
-def _accuracy(columns: Sequence[Examples], counts: Floats) -> Floats:
-    right = _stack(columns, "prediction") == _stack(columns, "label")
-    return counts @ right.astype(float) / counts.sum(1, keepdims=True)
+def _accuracy(columns: Sequence[Examples]) -> Metric:
+    sums = _summed(_stack(columns, "prediction") == _label(columns))
+    return lambda counts: np.divide(*sums(counts))
 
 
-def _f1(columns: Sequence[Examples], counts: Floats) -> Floats:
+def _f1(columns: Sequence[Examples]) -> Metric:
     """2·TP / (predicted + true) of class 1."""
-    predicted, true = _stack(columns, "prediction") == 1, _stack(columns, "label") == 1
-    both = counts @ (predicted & true).astype(float)
-    return _ratio(2 * both, counts @ (predicted.astype(float) + true))
+    predicted, true = _stack(columns, "prediction") == 1, _label(columns) == 1
+    sums = _summed(np.vstack([predicted & true, predicted, true]))
+
+    def f1(counts: Counts) -> Floats:
+        found, _ = sums(counts)
+        both, of_predicted = np.split(found[:, :-1], 2, axis=1)
+        return _ratio(2 * both, of_predicted + found[:, -1:])
+
+    return f1
 
 
-def _mcc(columns: Sequence[Examples], counts: Floats) -> Floats:
+def _mcc(columns: Sequence[Examples]) -> Metric:
     """Matthews' coefficient of any number of classes (Gorodkin 2004, R_K)."""
-    predicted, true = _stack(columns, "prediction"), _stack(columns, "label")
-    total = counts.sum(1, keepdims=True)
-    right = counts @ (predicted == true).astype(float)
-    dot, predicted_square, true_square = np.zeros((3, *right.shape))
-    for label in np.union1d(predicted, true):
-        of_predicted = counts @ (predicted == label).astype(float)
-        of_true = counts @ (true == label).astype(float)
-        dot += of_predicted * of_true
-        predicted_square += of_predicted**2
-        true_square += of_true**2
-    spread = (total**2 - predicted_square) * (total**2 - true_square)
-    return _ratio(right * total - dot, np.sqrt(np.maximum(spread, 0)))
+    predicted, true = _stack(columns, "prediction"), _label(columns)
+    right_sums = _summed(predicted == true)
+    class_sums = [
+        _summed(np.vstack([predicted == label, true == label]))
+        for label in np.union1d(predicted, true)
+    ]
+
+    def mcc(counts: Counts) -> Floats:
+        right, total = right_sums(counts)
+        dot, predicted_square, true_square = np.zeros((3, *right.shape))
+        for sums in class_sums:
+            found, _ = sums(counts)
+            of_predicted, of_true = found[:, :-1], found[:, -1:]
+            dot += of_predicted * of_true
+            predicted_square += of_predicted**2
+            true_square += of_true**2
+        spread = (total**2 - predicted_square) * (total**2 - true_square)
+        return _ratio(right * total - dot, np.sqrt(np.maximum(spread, 0)))
+
+    return mcc
 
 
-def _pearson(columns: Sequence[Examples], counts: Floats) -> Floats:
-    x, y = _stack(columns, "prediction"), _stack(columns, "label")
-    return _correlation(x, y, counts)
-
-
-def _correlation(x: Floats, y: Floats, counts: Floats) -> Floats:
-    """Pearson's r [R, G] of columns [N, G]; centred first, so that sums lose no digits."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    total = counts.sum(1, keepdims=True)
-    mean_x, mean_y = counts @ x / total, counts @ y / total
-    cov = counts @ (x * y) / total - mean_x * mean_y
-    var_x, var_y = counts @ x**2 / total - mean_x**2, counts @ y**2 / total - mean_y**2
+def _pearson(columns: Sequence[Examples]) -> Metric:
+    """Centred first, so that sums lose no digits."""
+    x, y = _stack(columns, "prediction"), _label(columns)
+    x, y = x - x.mean(1, keepdims=True), y - y.mean()
     # Rounding leaves a variance of 1e-17 or so where there is none.
-    floor_x, floor_y = 1e-14 * x.var(0), 1e-14 * y.var(0)
-    defined = (var_x > floor_x) & (var_y > floor_y)
-    return _ratio(np.where(defined, cov, 0), np.sqrt(np.maximum(var_x * var_y, 0)))
+    floor_x, floor_y = 1e-14 * x.var(1), 1e-14 * y.var()
+    sums = _summed(np.vstack([x, x * y, x**2, y, y**2]))
+
+    def pearson(counts: Counts) -> Floats:
+        found, total = sums(counts)
+        mean_y, mean_yy = found[:, -2:-1] / total, found[:, -1:] / total
+        mean_x, mean_xy, mean_xx = np.split(found[:, :-2] / total, 3, axis=1)
+        var_x, var_y = mean_xx - mean_x**2, mean_yy - mean_y**2
+        defined = (var_x > floor_x) & (var_y > floor_y)
+        cov = np.where(defined, mean_xy - mean_x * mean_y, 0)
+        return _ratio(cov, np.sqrt(np.maximum(var_x * var_y, 0)))
+
+    return pearson
 
 
-def _spearman(columns: Sequence[Examples], counts: Floats) -> Floats:
-    """Pearson's r of the mid-ranks within each resample."""
-    out = np.empty((len(counts), len(columns)))
-    orders = [_order(each["prediction"]) for each in columns]
-    of_label = _order(columns[0]["label"])  # the same label in every set
-    sizes = np.diff(of_label[1], append=counts.shape[1])
-    for rows in _blocks(len(counts), 64 * counts.shape[1]):  # what stays in the processor's cache
-        by_example = np.ascontiguousarray(counts[rows].T)
-        ranks, label_square = _centred_ranks(_group_sums(of_label, by_example))
-        label_sums = np.empty_like(by_example)
-        label_sums[of_label[0]] = np.repeat(ranks, sizes, axis=0)
-        label_sums *= by_example
-        for number, order in enumerate(orders):
-            ranks, square = _centred_ranks(_group_sums(order, by_example))
-            product = np.einsum("kr,kr->r", ranks, _group_sums(order, label_sums))
-            out[rows, number] = _ratio(product, np.sqrt(square * label_square))
-    return out
+def _label(columns: Sequence[Examples]) -> Floats:
+    """float64 [N]: the label is the same in every set."""
+    return np.asarray(columns[0]["label"], dtype=float)
+
+
+def _spearman(columns: Sequence[Examples]) -> Metric:
+    """Pearson's r of the mid-ranks within each resample.
+
+    Example i is drawn c times, its value e times, lower values b times, any m times. Minus the mean,
+    its rank is b + e/2 - m/2; over the resample these ranks' squares sum to (m³ - Σ e³) / 12, and their
+    products with the labels' ranks q (minus the mean) to Σ c·q·(b + e/2). Walking up the predictions
+    with s, the sum of the c so far, gives Σ c·q·s. With no equal predictions s = b + c and e = c; with
+    some, the mean of s over two walks that meet the equal ones in opposite order is b + (e + c)/2. So
+    Σ c·q·c/2 is too much.
+    """
+    label, *predictions = _order(columns[0]["label"]), *(_order(c["prediction"]) for c in columns)
+    tied = [number for number, each in enumerate(predictions) if len(each[1]) < len(each[0])]
+    walks = [each[0] for each in predictions] + [_ties_reversed(predictions[k]) for k in tied]
+    steps = np.stack(walks, axis=1)
+    label_sizes = np.diff(label[1], append=len(steps))
+
+    def spearman(counts: Counts) -> Floats:
+        drawn = counts.astype(float)
+        total = drawn.sum(1, keepdims=True)
+        equal = _group_sums(label, drawn)
+        weighted = np.empty_like(drawn)  # 2·c·q, whole numbers
+        weighted[:, label[0]] = np.repeat(2 * equal.cumsum(1) - equal - total, label_sizes, axis=1)
+        weighted *= drawn
+        walked = _walk(steps, drawn, weighted)
+        products = walked[:, : len(columns)]
+        products[:, tied] = (products[:, tied] + walked[:, len(columns) :]) / 2
+        products -= np.einsum("rn,rn->r", drawn, weighted)[:, None] / 2
+        cubes = np.repeat(_cubes(drawn), len(columns), axis=1)
+        for number in tied:
+            cubes[:, number] = _cubes(_group_sums(predictions[number], drawn))[:, 0]
+        squares = (total**3 - cubes) * (total**3 - _cubes(equal))
+        return _ratio(6 * products, np.sqrt(squares))
+
+    return spearman
 
 
 _Order = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -222,26 +296,44 @@ def _order(values: NDArray[Any]) -> _Order:
     return order, np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
 
 
+def _ties_reversed(order: _Order) -> NDArray[np.intp]:
+    """The examples [N] by ascending value, those of equal value in opposite order."""
+    examples, starts = order
+    ends = np.append(starts[1:], len(examples))
+    return examples[np.repeat(starts + ends - 1, ends - starts) - np.arange(len(examples))]
+
+
 def _group_sums(order: _Order, values: Floats) -> Floats:
-    """Sums [K, R] of ``values`` [N, R] over the examples of each value."""
-    taken = values.take(order[0], axis=0)
-    if len(order[1]) == len(order[0]):
-        return taken
-    return np.add.reduceat(taken, order[1], axis=0)
+    """Sums [R, K] of ``values`` [R, N] over the examples of each value."""
+    return np.add.reduceat(values.take(order[0], axis=1), order[1], axis=1)
 
 
-def _centred_ranks(equal: Floats) -> tuple[Floats, Floats]:
-    """Mid-rank of each value in each resample, minus the mean rank [K, R], and the sum over the
-    resample of their squares [R]; ``equal`` [K, R]: how often each value, ascending, is drawn.
+def _cubes(values: Floats) -> Floats:
+    """Sum [R, 1] of the cubes of ``values`` [R, K]."""
+    return np.einsum("rk,rk->r", values * values, values)[:, None]
 
-    Of m examples in a resample, b lower and e equal in value (itself among them), the rank is
-    b + (e + 1) / 2 and the mean (m + 1) / 2. Multiples of ½: the sums of squares are exact.
+
+def _walk(steps: NDArray[np.intp], drawn: Floats, weighted: Floats) -> Floats:
+    """Σ ``weighted``·s [R, W] of W walks over the examples, ``steps`` [N, W]; s: the sum of ``drawn`` so far.
+
+    Of m examples each, sums are below m³/2. While int32 holds that, it is exact even where
+    it overflows on the way, and twice as fast; float64 is exact up to 2⁵³.
     """
-    ranks = equal.cumsum(0)
-    middle = ranks[-1] / 2
-    ranks -= equal / 2
-    ranks -= middle
-    return ranks, np.einsum("kr,kr->r", equal * ranks, ranks)
+    fits = float(drawn.sum(1).max()) ** 3 < 2**32
+    dtype = np.int32 if fits else np.float64
+    out = np.empty((len(drawn), steps.shape[1]))
+    width = max(1, _IN_CACHE // steps.shape[1])
+    for start in range(0, len(drawn), width):
+        rows = slice(start, start + width)
+        c, w = (np.ascontiguousarray(each[rows].T, dtype=dtype) for each in (drawn, weighted))
+        so_far, products, taken = np.zeros((3, steps.shape[1], c.shape[1]), dtype=dtype)
+        for examples in steps:
+            so_far += c.take(examples, axis=0, out=taken, mode="clip")
+            w.take(examples, axis=0, out=taken, mode="clip")
+            taken *= so_far
+            products += taken
+        out[rows] = products.T
+    return out
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
@@ -250,7 +342,7 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     return np.divide(numerator, denominator, out=zero, where=denominator != 0)
 
 
-PAIR_METRICS: dict[str, Callable[[Sequence[Examples], Floats], Floats]] = {
+PAIR_METRICS: dict[str, Callable[[Sequence[Examples]], Metric]] = {
     "mcc": _mcc,
     "accuracy": _accuracy,
     "f1": _f1,

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import lru_cache
+from itertools import chain, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,13 +119,14 @@ def compare(
         _check_seeds(name, results, arms[baseline] if baseline is not None else results)
     sets = [examples for results in arms.values() for examples in results.values()]
     size = _num_examples(sets[0])
-    resampled = metric_over_counts(metric, sets, resamples(size, draws, key))
-    observed = metric_over_counts(metric, sets, iter([np.ones((1, size))]))
+    as_they_are = np.ones((1, size), np.float32)
+    found = metric_over_counts(metric, sets, chain([as_they_are], resamples(size, draws, key)))
+    observed, resampled = found[0], found[1:]
     scores: dict[str, _Scores] = {}
     start = 0
     for name, results in arms.items():
         columns = slice(start, start + len(results))
-        scores[name] = _by_unit(list(results), observed[0, columns], resampled[:, columns])
+        scores[name] = _by_unit(list(results), observed[columns], resampled[:, columns])
         start = columns.stop
     out = {}
     for name, own in scores.items():
@@ -213,12 +215,19 @@ def _as_interval(scores: _Scores, level: float, key: int) -> Interval:
     draws, n = len(scores.resampled), len(scores.units)
     around = scores.resampled
     if n > 1:
-        # The t distribution's own quantiles in random order: less noise in its tails than draws have.
-        random = np.random.Generator(np.random.Philox(key=[key % 2**64, n]))
-        student = stats.t.ppf((random.permutation(draws) + 0.5) / draws, n - 1)
-        around = around + student * scores.units.std(ddof=1) / math.sqrt(n)
+        around = around + _student(draws, n, key) * scores.units.std(ddof=1) / math.sqrt(n)
     low, high = np.quantile(around, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(scores.units.mean()), float(low), float(high), level, scores.covers)
+
+
+@lru_cache(maxsize=8)
+def _student(draws: int, n: int, key: int) -> Floats:
+    """Student's t with n − 1 degrees of freedom [draws]; not to be written to.
+
+    Its own quantiles in random order: less noise in its tails than draws have.
+    """
+    random = np.random.Generator(np.random.Philox(key=[key % 2**64, n]))
+    return stats.t.ppf((random.permutation(draws) + 0.5) / draws, n - 1)
 
 
 def _sign_flip_p(differences: Floats, key: int) -> float:
