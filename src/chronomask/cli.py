@@ -171,6 +171,7 @@ def replay(
     print(f"rows with a loss that is not finite: {rows}")
 
 
+@app.command()
 def evaluate(
     model: Annotated[
         str,

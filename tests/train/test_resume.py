@@ -66,12 +66,12 @@ def test_a_signal_stops_at_the_step_boundary_and_resume_equals_never_stopped(
 def test_sigterm_may_come_again_but_a_second_ctrl_c_ends_at_once() -> None:
     with listen() as request:
         for _ in range(3):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             assert request.signal_number == signal.SIGTERM
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert request.signal_number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow
