@@ -35,6 +35,7 @@ __all__ = [
     "MAX_CLASSES",
     "SPECIAL",
     "WORD_START",
+    "Described",
     "PreparedData",
     "PreparedSplit",
 ]
@@ -170,7 +171,33 @@ class PreparedSplit:
         return np.asarray(array)  # a plain view: np.memmap makes every slice slow
 
 
-class PreparedData:
+class Described:
+    """What rows are, as a manifest tells it: of one prepared folder, or of several that are alike in it."""
+
+    path: Path
+    """the folder; of several the first"""
+    manifest: Manifest
+    """that folder's"""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.manifest.class_names
+
+    @property
+    def row_length(self) -> int:
+        return self.manifest.row_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest.vocab_size
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Folder that ``AutoTokenizer.from_pretrained`` opens."""
+        return self.path / "tokenizer"
+
+
+class PreparedData(Described):
     """A prepared folder, opened for reading."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -234,23 +261,6 @@ class PreparedData:
     @property
     def fingerprint(self) -> str:
         return self.manifest.fingerprint
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.manifest.class_names
-
-    @property
-    def row_length(self) -> int:
-        return self.manifest.row_length
-
-    @property
-    def vocab_size(self) -> int:
-        return self.manifest.vocab_size
-
-    @property
-    def tokenizer_path(self) -> Path:
-        """Folder that ``AutoTokenizer.from_pretrained`` opens."""
-        return self.path / "tokenizer"
 
     @cached_property
     def statistics(self) -> dict[str, Any]:

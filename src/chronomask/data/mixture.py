@@ -21,8 +21,7 @@ import numpy as np
 from pydantic import Discriminator, Field, Tag
 
 from chronomask.config import Config
-from chronomask.data.format import PreparedData, PreparedSplit
-from chronomask.data.manifest import Manifest
+from chronomask.data.format import Described, PreparedData, PreparedSplit
 from chronomask.data.order import visits
 from chronomask.errors import DataError, UsageError
 from chronomask.types import Rows
@@ -85,7 +84,7 @@ def shares(weights: Sequence[float]) -> list[int]:
     return counts
 
 
-class MixedData:
+class MixedData(Described):
     """Prepared data sets of one tokenizer, one row length and the same classes."""
 
     def __init__(self, parts: Sequence[PreparedData], counts: Sequence[int]) -> None:
@@ -93,11 +92,11 @@ class MixedData:
         self.parts = tuple(parts)
         self.counts = tuple(counts)
         self.path = parts[0].path
+        self.manifest = parts[0].manifest
         self._splits: dict[str, MixedSplit] = {}
-        first = parts[0].manifest
         for part in parts[1:]:
             for name, what in _ALIKE.items():
-                a, b = getattr(first, name), getattr(part.manifest, name)
+                a, b = getattr(self.manifest, name), getattr(part.manifest, name)
                 if a != b:
                     raise UsageError(
                         f"{parts[0].path} and {part.path} cannot be mixed: they have different "
@@ -113,28 +112,6 @@ class MixedData:
         """SHA-256 that names the mixture: its parts, in order, and their shares."""
         told = [[p.fingerprint, n] for p, n in zip(self.parts, self.counts, strict=True)]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-    @property
-    def manifest(self) -> Manifest:
-        """The first part's: what the parts have in common is in it."""
-        return self.parts[0].manifest
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.manifest.class_names
-
-    @property
-    def row_length(self) -> int:
-        return self.manifest.row_length
-
-    @property
-    def vocab_size(self) -> int:
-        return self.manifest.vocab_size
-
-    @property
-    def tokenizer_path(self) -> Path:
-        """Folder that ``AutoTokenizer.from_pretrained`` opens."""
-        return self.parts[0].tokenizer_path
 
     def split(self, name: str) -> MixedSplit:
         """The parts' splits ``train`` or ``held_out`` as one."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from chronomask.errors import UsageError
 from chronomask.evaluate.blimp_files import Pair, contents, read_pairs, sha256_of_contents
-from chronomask.evaluate.finetune import FineTuning, device_of
+from chronomask.evaluate.device import device_of, placed
 from chronomask.evaluate.pseudo import (
     PseudoLikelihood,
     Sentences,
@@ -24,7 +24,7 @@ from chronomask.evaluate.pseudo import (
     pseudo_log_likelihood,
 )
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import versions
+from chronomask.evaluate.task import Kept, recipe_of, result_of
 from chronomask.results import TaskResult
 
 __all__ = ["BlimpTask"]
@@ -39,13 +39,13 @@ class BlimpTask:
 
     def __init__(self, config: PseudoLikelihood | None = None) -> None:
         self.config = config or PseudoLikelihood()
-        self._read: tuple[Path, list[Pair], str] | None = None
-        self._encoded: tuple[tuple[Path, Path], list[str], Sentences] | None = None
+        self._read = Kept[tuple[list[Pair], str]]()
+        self._encoded = Kept[tuple[list[str], Sentences]]()
 
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Every setting that decides the numbers."""
-        return {k: v for k, v in self.config.to_dict().items() if k != "batch_tokens"}
+        return recipe_of(self.config, "batch_tokens")
 
     def data_sha256(self, data: Path) -> str:
         """Of the .jsonl files, in order of name."""
@@ -61,42 +61,37 @@ class BlimpTask:
         started = time.monotonic()
         pairs, digest = self._pairs(data)
         texts, sentences = self._sentences(model, data)
-        opened = model.masked_lm()
-        opened.to(device_of(FineTuning(device=self.config.device)))  # pyright: ignore[reportArgumentType]
+        opened = placed(model.masked_lm(), device_of(self.config.device))
         scores = pseudo_log_likelihood(
             opened, sentences, model.tokenizer, self.config, label=self.name, progress=progress
         )
         values = dict(zip(texts, scores, strict=True))
         margin = np.array([values[pair.good] - values[pair.bad] for pair in pairs])
         correct = (np.sign(margin) + 1) / 2
-        return TaskResult(
-            task=self.name,
-            family=self.family,
-            seed=seed,
-            model=model.name,
-            model_sha256=model.sha256,
-            step=model.step,
+        return result_of(
+            self,
+            model,
+            seed,
+            started,
             metrics={"accuracy": float(correct.mean())},
             primary="accuracy",
-            higher_is_better=True,
             num_examples={"pairs": len(pairs), "sentences": len(texts)},
-            recipe=self.recipe,
             data_sha256=digest,
-            versions=versions(),
-            seconds=time.monotonic() - started,
             details=_means(pairs, correct),
             examples={"correct": correct, "margin": margin},
         )
 
     def _pairs(self, data: Path) -> tuple[list[Pair], str]:
-        if self._read is None or self._read[0] != data:
+        def read() -> tuple[list[Pair], str]:
             found = contents(data)
-            self._read = data, read_pairs(found, self.config.limit), sha256_of_contents(found)
-        return self._read[1], self._read[2]
+            return read_pairs(found, self.config.limit), sha256_of_contents(found)
+
+        return self._read.of(data, read)
 
     def _sentences(self, model: Subject, data: Path) -> tuple[list[str], Sentences]:
         """The different sentences, as text and as tokens; raises UsageError for one that is too long."""
-        if self._encoded is None or self._encoded[0] != (model.path, data):
+
+        def encoded() -> tuple[list[str], Sentences]:
             pairs, _ = self._pairs(data)
             texts = sorted({text for pair in pairs for text in (pair.good, pair.bad)})
             sentences, source = encode_sentences(model.tokenizer, texts, model.max_length)
@@ -106,8 +101,9 @@ class BlimpTask:
                     f"{model.name} has room for {model.max_length} tokens, too few for the sentence "
                     f"{long[:60]!r}: evaluate a model of longer rows"
                 )
-            self._encoded = (model.path, data), texts, sentences
-        return self._encoded[1:]
+            return texts, sentences
+
+        return self._encoded.of((model.path, data), encoded)
 
 
 def _means(pairs: list[Pair], correct: NDArray[np.float64]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from transformers import PreTrainedModel
 from chronomask.config import Config
 from chronomask.errors import RunError, UsageError
 from chronomask.evaluate.batches import Encoded, by_length, shuffled_batches
+from chronomask.evaluate.device import Device, Precision, autocast, device_of, placed
 from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.subject import Subject
 from chronomask.keyed import Stream, row_keys
 
-__all__ = ["FineTuning", "Loss", "check_length", "fine_tune", "open_seeded", "outputs"]
+__all__ = ["FineTuning", "Loss", "check_fine_tuning", "fine_tune", "open_seeded", "outputs"]
 
 Loss = Callable[[Any, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
 """(model's output, its inputs, indices of the examples) → mean loss of the batch"""
@@ -56,21 +57,23 @@ class FineTuning(Config):
     """decay of weight matrices; biases and normalisation weights have none"""
     max_gradient_norm: Positive = 1.0
     """gradients longer than this are shortened to it"""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """bfloat16: matrix products in half precision, weights and sums in float32"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto: a CUDA device if there is one"""
     limit: AtLeastOne | None = None
     """at most so many examples of each part, for a quick look; none: all"""
 
 
-def check_length(model: Subject, max_length: int, task: str) -> None:
-    """Refuse rows longer than the model's positions; raises UsageError."""
-    if max_length > model.max_length:
+def check_fine_tuning(model: Subject, auto: Any, recipe: FineTuning, task: str) -> None:
+    """Raise UsageError without the device or the head, or for rows longer than the model's positions."""
+    device_of(recipe.device)
+    if recipe.max_length > model.max_length:
         raise UsageError(
-            f"{task}: rows of {max_length} tokens, and {model.name} has room for {model.max_length}: "
+            f"{task}: rows of {recipe.max_length} tokens, and {model.name} has room for {model.max_length}: "
             f"--set {task}.max_length={model.max_length}, or evaluate a model of longer rows"
         )
+    model.check_head(auto)
 
 
 @contextmanager
@@ -78,21 +81,12 @@ def open_seeded(
     model: Subject, auto: Any, recipe: FineTuning, seed: int, **changes: Any
 ) -> Iterator[PreTrainedModel]:
     """A model with a new head on the recipe's device; what is drawn inside is a function of the seed."""
-    device = device_of(recipe)
+    device = device_of(recipe.device)
     key = int(row_keys(seed, Stream.DROPOUT, 0, 0)) >> 1
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(key)
         opened, _ = model.open_as(auto, **changes)
-        opened.to(device)  # pyright: ignore[reportArgumentType]
-        yield opened
-
-
-def device_of(recipe: FineTuning) -> torch.device:
-    """The device of a recipe; raises UsageError for a CUDA device that is not there."""
-    there = torch.cuda.is_available()
-    if recipe.device == "cuda" and not there:
-        raise UsageError("device is 'cuda', but torch finds no CUDA device here: use auto or cpu")
-    return torch.device("cuda" if there and recipe.device != "cpu" else "cpu")
+        yield placed(opened, device)
 
 
 def fine_tune(
@@ -120,7 +114,7 @@ def fine_tune(
             key = int(row_keys(seed, Stream.ORDER, epoch, 0)) >> 2
             for index in shuffled_batches(examples.lengths, recipe.batch_size, key):
                 inputs = examples.batch(index, model, device)
-                with _autocast(device, recipe):
+                with autocast(device, recipe.precision):
                     output = model(**inputs)
                 loss = loss_of(output, inputs, torch.from_numpy(index).to(device))
                 loss.backward()
@@ -149,7 +143,7 @@ def outputs(
     with Progress(label, len(examples), shown=progress) as shown:
         for index in by_length(examples.lengths, 2 * recipe.batch_size):
             inputs = examples.batch(index, model, device)
-            with _autocast(device, recipe):
+            with autocast(device, recipe.precision):
                 output = model(**inputs)
             yield index, output, inputs
             shown.advance(index.size)
@@ -169,10 +163,6 @@ def _optimiser(model: nn.Module, weight_decay: float, *, fused: bool) -> torch.o
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-6, fused=fused)
-
-
-def _autocast(device: torch.device, recipe: FineTuning) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
 def _finite(total: torch.Tensor, step: int, label: str) -> float:

@@ -21,8 +21,7 @@ from chronomask.evaluate.batches import Encoded, check_pairs, encode
 from chronomask.evaluate.finetune import (
     FineTuning,
     Loss,
-    check_length,
-    device_of,
+    check_fine_tuning,
     fine_tune,
     open_seeded,
     outputs,
@@ -35,10 +34,9 @@ from chronomask.evaluate.glue_files import (
     source_sha256,
 )
 from chronomask.evaluate.metrics import classification_metrics, regression_metrics
-from chronomask.evaluate.selection import choose_rate
+from chronomask.evaluate.selection import Prepared, at_most, choose_rate
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import versions
-from chronomask.keyed import Stream, permute, row_keys
+from chronomask.evaluate.task import Kept, recipe_of, result_of
 from chronomask.results import TaskResult
 
 __all__ = ["GLUE_TASKS", "GlueTask", "Part"]
@@ -63,17 +61,8 @@ class Part:
     encoded: Encoded
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What all seeds share."""
-
-    train: Part
-    dev: dict[str, Part]
-    """by name; the first is the one that comparisons use"""
-    data_sha256: str
-    rate: float
-    choice: dict[str, float]
-    """how the rate was chosen"""
+_Prepared = Prepared[Part, dict[str, Part]]
+"""With the dev sets by name; the first is the one that comparisons use."""
 
 
 class GlueTask:
@@ -87,12 +76,12 @@ class GlueTask:
         self.config = config or GLUE_TASKS[name]
         self._format = FORMATS[name]
         self._metrics = _METRICS.get(name, ("accuracy",))
-        self._prepared: tuple[tuple[str, str], _Prepared] | None = None
+        self._prepared = Kept[_Prepared]()
 
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Every setting that decides the numbers, and the classes by number."""
-        return {**self.config.to_dict(), "classes": list(self._format.class_names)}
+        return {**recipe_of(self.config), "classes": list(self._format.class_names)}
 
     def data_sha256(self, data: Path) -> str:
         """Of the files, in the order train, dev sets, diagnostic pairs."""
@@ -100,9 +89,7 @@ class GlueTask:
 
     def check(self, model: Subject, data: Path) -> None:
         """Read everything once; raises UsageError or DataError."""
-        device_of(self.config)
-        check_length(model, self.config.max_length, self.name)
-        model.check_head(AutoModelForSequenceClassification)
+        check_fine_tuning(model, AutoModelForSequenceClassification, self.config, self.name)
         if len(self._format.texts) == 2:
             check_pairs(model.tokenizer)
         for split in ("train", *self._format.dev):
@@ -133,21 +120,16 @@ class GlueTask:
         counts |= {name: len(part.examples) for name, part in prepared.dev.items()}
         if prepared.train.examples.skipped:
             counts["train_skipped"] = prepared.train.examples.skipped
-        return TaskResult(
-            task=self.name,
-            family=self.family,
-            seed=seed,
-            model=model.name,
-            model_sha256=model.sha256,
-            step=model.step,
+        return result_of(
+            self,
+            model,
+            seed,
+            started,
             metrics=metrics,
             primary=self._metrics[0],
-            higher_is_better=True,
             num_examples=counts,
-            recipe=self.recipe,
             data_sha256=prepared.data_sha256,
-            versions=versions("scikit-learn", "scipy"),
-            seconds=time.monotonic() - started,
+            packages=("scikit-learn", "scipy"),
             details=prepared.choice,
             examples=arrays,
         )
@@ -155,8 +137,8 @@ class GlueTask:
     def _prepare(self, model: Subject, data: Path, progress: bool) -> _Prepared:
         """Texts as tokens and the learning rate; kept from one seed to the next."""
         digest = self.data_sha256(data)
-        key = (model.sha256, digest)
-        if self._prepared is None or self._prepared[0] != key:
+
+        def prepared() -> _Prepared:
             train = self.part(model, read_split(self.name, data, "train"))
             dev = {
                 name: self.part(model, read_split(self.name, data, name))
@@ -165,16 +147,13 @@ class GlueTask:
             if self.name == "mnli" and len(pairs := diagnostic(data)[0]):
                 dev["ax"] = self.part(model, pairs)
             rate, choice = self._choose(model, train, progress)
-            self._prepared = key, _Prepared(train, dev, digest, rate, choice)
-        return self._prepared[1]
+            return Prepared(train, dev, digest, rate, choice)
+
+        return self._prepared.of((model.sha256, digest), prepared)
 
     def part(self, model: Subject, examples: Examples) -> Part:
         """Examples and their tokens: at most ``limit``, spread over the file, in its order."""
-        limit, size = self.config.limit, len(examples)
-        if limit is not None and limit < size:
-            key = int(row_keys(0, Stream.SELECT, 0, 1)) >> 2
-            examples = examples.take(np.sort(permute(np.arange(limit), size, key)))
-        return self._encoded(model, examples)
+        return self._encoded(model, at_most(self.config.limit, examples))
 
     def _encoded(self, model: Subject, examples: Examples) -> Part:
         length = self.config.max_length

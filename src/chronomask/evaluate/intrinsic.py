@@ -6,14 +6,11 @@ the run, so that every model meets the same predictions.
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import math
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -24,7 +21,7 @@ from chronomask.config import Config
 from chronomask.data.format import PreparedData
 from chronomask.data.loader import validation_batches
 from chronomask.errors import DataError, UsageError
-from chronomask.evaluate.finetune import FineTuning, device_of
+from chronomask.evaluate.device import Device, Precision, autocast, device_of, placed
 from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.pseudo import (
     PseudoLikelihood,
@@ -34,7 +31,8 @@ from chronomask.evaluate.pseudo import (
     pseudo_log_likelihood,
 )
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import folder_of, sha256_of, versions
+from chronomask.evaluate.task import folder_of, recipe_of, result_of, sha256_of
+from chronomask.evaluate.text_files import UNREADABLE, open_text
 from chronomask.masking.masker import Vocabulary, fixed_masker
 from chronomask.model.attention import (
     AttentionScope,
@@ -50,7 +48,6 @@ __all__ = ["MaskedLoss", "MaskedLossTask", "PseudoPerplexity", "PseudoPerplexity
 
 _RATIO = 0.15
 _TEXTS = (".txt", ".txt.gz", ".txt.xz")
-_DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, UnicodeDecodeError, OSError)
 
 
 class MaskedLoss(Config):
@@ -64,9 +61,9 @@ class MaskedLoss(Config):
     """what a token sees: its own document, or its whole row; as in training, to be fair to the model"""
     batch_rows: Annotated[int, Field(ge=1)] = 64
     """rows of a forward pass"""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """bfloat16: matrix products in half precision"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto: a CUDA device if there is one"""
     limit: Annotated[int, Field(ge=1)] | None = None
     """at most so many rows, for a quick look; none: ``rows``"""
@@ -85,9 +82,7 @@ class MaskedLossTask:
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Every setting that decides the numbers; not where the data lies."""
-        left_out = ("batch_rows", "prepared")
-        kept = {k: v for k, v in self.config.to_dict().items() if k not in left_out}
-        return {**kept, "masking_ratio": _RATIO}
+        return {**recipe_of(self.config, "batch_rows", "prepared"), "masking_ratio": _RATIO}
 
     def data_sha256(self, data: Path) -> str:
         """The prepared data's fingerprint."""
@@ -120,9 +115,8 @@ class MaskedLossTask:
         config, prepared = self.config, self._open(data)
         split = prepared.split("held_out")
         num_rows = min(split.num_rows, *(n for n in (config.rows, config.limit) if n is not None))
-        device = device_of(FineTuning(device=config.device))
-        opened = open_model(model.path, config.attention).eval()
-        opened.to(device)  # pyright: ignore[reportArgumentType]
+        device = device_of(config.device)
+        opened = placed(open_model(model.path, config.attention).eval(), device)
         masker = fixed_masker(
             Vocabulary.from_tokenizer(load_tokenizer(prepared.tokenizer_path)), _RATIO
         )
@@ -141,8 +135,7 @@ class MaskedLossTask:
                     torch.as_tensor(array).to(device)
                     for array in (batch.input_ids, batch.positions, batch.targets)
                 )
-                bf16 = config.precision == "bfloat16"
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                with autocast(device, config.precision):
                     logits = logits_at(opened, ids, positions, inputs)
                 loss, right = token_losses(logits.float(), targets)
                 of_row.append(rows.row_id[np.asarray(batch.positions) // rows.row_length])
@@ -153,21 +146,16 @@ class MaskedLossTask:
         loss, right = np.concatenate(losses), np.concatenate(rights)
         row, token_class = np.concatenate(of_row), np.concatenate(of_class)
         count = np.bincount(row, minlength=num_rows)
-        return TaskResult(
-            task=self.name,
-            family=self.family,
-            seed=seed,
-            model=model.name,
-            model_sha256=model.sha256,
-            step=model.step,
+        return result_of(
+            self,
+            model,
+            seed,
+            started,
             metrics={"loss": float(loss.mean()), "accuracy": float(right.mean())},
             primary="loss",
             higher_is_better=False,
             num_examples={"rows": num_rows, "tokens": loss.size},
-            recipe=self.recipe,
             data_sha256=prepared.fingerprint,
-            versions=versions(),
-            seconds=time.monotonic() - started,
             details=dict(_by_class(loss, right, token_class, prepared.class_names)),
             examples={
                 "loss": np.bincount(row, loss, num_rows) / np.maximum(count, 1),
@@ -204,8 +192,7 @@ class PseudoPerplexityTask:
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Every setting that decides the numbers; not where the text lies."""
-        left_out = ("batch_tokens", "text")
-        return {k: v for k, v in self.config.to_dict().items() if k not in left_out}
+        return recipe_of(self.config, "batch_tokens", "text")
 
     def data_sha256(self, data: Path) -> str:
         """Of the text file."""
@@ -221,8 +208,7 @@ class PseudoPerplexityTask:
         started = time.monotonic()
         texts = self._lines(data)
         sentences, source = encode_sentences(model.tokenizer, texts, model.max_length)
-        opened = model.masked_lm()
-        opened.to(device_of(FineTuning(device=self.config.device)))  # pyright: ignore[reportArgumentType]
+        opened = placed(model.masked_lm(), device_of(self.config.device))
         log_p = pseudo_log_likelihood(
             opened, sentences, model.tokenizer, self.config, label=self.name, progress=progress
         )
@@ -231,13 +217,11 @@ class PseudoPerplexityTask:
         if not count.sum():
             raise DataError(f"{self._file(data)} has no token that {model.name} could predict")
         loss = float(total.sum() / count.sum())
-        return TaskResult(
-            task=self.name,
-            family=self.family,
-            seed=seed,
-            model=model.name,
-            model_sha256=model.sha256,
-            step=model.step,
+        return result_of(
+            self,
+            model,
+            seed,
+            started,
             metrics={
                 "loss": loss,
                 "pseudo_perplexity": math.exp(min(loss, 700.0)),
@@ -246,10 +230,7 @@ class PseudoPerplexityTask:
             primary="loss",
             higher_is_better=False,
             num_examples={"lines": len(texts), "tokens": int(count.sum())},
-            recipe=self.recipe,
             data_sha256=self.data_sha256(data),
-            versions=versions(),
-            seconds=time.monotonic() - started,
             examples={"loss": total / np.maximum(count, 1), "weight": count},
         )
 
@@ -273,11 +254,10 @@ class PseudoPerplexityTask:
     def _lines(self, data: Path) -> list[str]:
         """The lines that hold something, at most ``limit``."""
         path = self._file(data)
-        opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
         try:
-            with opener(path, "rt", encoding="utf-8") as lines:
+            with open_text(path) as lines:
                 found = [line.strip() for line in lines if line.strip()]
-        except _DAMAGE as error:
+        except UNREADABLE as error:
             raise DataError(f"{path} cannot be read as text ({error})") from None
         if not found:
             raise DataError(f"{path} holds no text")

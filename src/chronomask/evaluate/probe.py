@@ -7,10 +7,7 @@ fitted until it stops moving, so nothing is drawn.
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,17 +23,17 @@ from chronomask.config import Config
 from chronomask.conllu import Sentence, as_text, sentences
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.batches import by_length, end_to_end
-from chronomask.evaluate.finetune import FineTuning, device_of
+from chronomask.evaluate.device import Device, device_of, placed
 from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import folder_of, sha256_of, versions
+from chronomask.evaluate.task import Kept, folder_of, recipe_of, result_of, sha256_of
+from chronomask.evaluate.text_files import UNREADABLE, open_text
 from chronomask.results import TaskResult
 from chronomask.types import UPOS
 
 __all__ = ["ProbeConfig", "ProbeTask", "fit_softmax", "treebank_files", "word_pieces"]
 
 _SUFFIXES = (".conllu", ".conllu.gz", ".conllu.xz")
-_DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, UnicodeDecodeError, OSError)
 
 
 class ProbeConfig(Config):
@@ -58,7 +55,7 @@ class ProbeConfig(Config):
     """most iterations of L-BFGS"""
     batch_tokens: Annotated[int, Field(ge=1)] = 16384
     """tokens of a forward pass"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto: a CUDA device if there is one"""
     limit: Annotated[int, Field(ge=1)] | None = None
     """at most so many sentences of each part, for a quick look; none: all"""
@@ -73,12 +70,12 @@ class ProbeTask:
 
     def __init__(self, config: ProbeConfig | None = None) -> None:
         self.config = config or ProbeConfig()
-        self._read: tuple[Path, list[list[Sentence]]] | None = None
+        self._read = Kept[list[list[Sentence]]]()
 
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Every setting that decides the numbers."""
-        return {k: v for k, v in self.config.to_dict().items() if k != "batch_tokens"}
+        return recipe_of(self.config, "batch_tokens")
 
     def data_sha256(self, data: Path) -> str:
         """Of the two files."""
@@ -86,7 +83,7 @@ class ProbeTask:
 
     def check(self, model: Subject, data: Path) -> None:
         """Read both parts; raises UsageError or DataError."""
-        device_of(FineTuning(device=self.config.device))
+        device_of(self.config.device)
         model.check_head(AutoModel)
         if not model.tokenizer.is_fast:
             raise UsageError(
@@ -105,9 +102,8 @@ class ProbeTask:
         """Encode both parts, fit on the first, score the second."""
         started = time.monotonic()
         parts = self._parts(data)
-        device = device_of(FineTuning(device=self.config.device))
-        encoder, _ = model.open_as(AutoModel)
-        encoder.to(device)  # pyright: ignore[reportArgumentType]
+        device = device_of(self.config.device)
+        encoder = placed(model.open_as(AutoModel)[0], device)
         vectors, tags, missing = [], [], 0
         for part in parts:
             found = self._encode(model, encoder.eval(), part, progress)
@@ -121,25 +117,19 @@ class ProbeTask:
         prediction = (vectors[1] @ weight + bias).argmax(1).cpu().numpy()
         label = tags[1]
         right = prediction == label
-        return TaskResult(
-            task=self.name,
-            family=self.family,
-            seed=seed,
-            model=model.name,
-            model_sha256=model.sha256,
-            step=model.step,
+        return result_of(
+            self,
+            model,
+            seed,
+            started,
             metrics={"accuracy": float(right.mean())},
             primary="accuracy",
-            higher_is_better=True,
             num_examples={
                 "train": len(tags[0]),
                 self.config.part: len(label),
                 "words_without_tokens": missing,
             },
-            recipe=self.recipe,
             data_sha256=self.data_sha256(data),
-            versions=versions(),
-            seconds=time.monotonic() - started,
             details={
                 f"accuracy/{tag}": float(right[label == number].mean())
                 for number, tag in enumerate(UPOS)
@@ -149,10 +139,10 @@ class ProbeTask:
         )
 
     def _parts(self, data: Path) -> list[list[Sentence]]:
-        if self._read is None or self._read[0] != data:
-            files = treebank_files(data, self.config)
-            self._read = data, [_read(path)[: self.config.limit] for path in files]
-        return self._read[1]
+        def read() -> list[list[Sentence]]:
+            return [_read(path)[: self.config.limit] for path in treebank_files(data, self.config)]
+
+        return self._read.of(data, read)
 
     @torch.inference_mode()
     def _encode(
@@ -219,11 +209,10 @@ def treebank_files(data: Path, config: ProbeConfig) -> tuple[Path, Path]:
 
 
 def _read(path: Path) -> list[Sentence]:
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
+        with open_text(path) as lines:
             return list(sentences(lines, path))
-    except _DAMAGE as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read ({error}): it is damaged, get it again") from None
 
 

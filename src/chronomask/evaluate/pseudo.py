@@ -22,7 +22,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 
 from chronomask.config import Config
 from chronomask.errors import UsageError
-from chronomask.evaluate.finetune import FineTuning, device_of
+from chronomask.evaluate.device import Device, Precision, autocast, device_of
 from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.subject import Subject
 from chronomask.model.head import logits_at, token_losses
@@ -48,9 +48,9 @@ class PseudoLikelihood(Config):
     batch_tokens: Annotated[int, Field(ge=1)] | None = None
     """tokens of a forward pass, over all its masked copies; none: 2048 on the host (what stays in its
     caches), 65536 on a CUDA device"""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """bfloat16: matrix products in half precision"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto: a CUDA device if there is one"""
     limit: Annotated[int, Field(ge=1)] | None = None
     """at most so many examples of each part, for a quick look; none: all"""
@@ -77,7 +77,7 @@ class Sentences:
 
 def check_pseudo(model: Subject, config: PseudoLikelihood) -> None:
     """Raise UsageError where no pseudo-log-likelihood can be had: no head, mask token or word bounds."""
-    device_of(FineTuning(device=config.device))
+    device_of(config.device)
     model.check_head(AutoModelForMaskedLM)
     model.masked_lm()  # its head is among the weights
     tokenizer = model.tokenizer
@@ -148,9 +148,7 @@ def pseudo_log_likelihood(
                 sentences, index, mask_token_id, pad_token_id
             )
             inputs = {} if real.all() else {"attention_mask": _move(real.astype(np.int64), device)}
-            with torch.autocast(
-                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
-            ):
+            with autocast(device, config.precision):
                 logits = logits_at(model, _move(ids, device), _move(position, device), inputs)
             loss, _ = token_losses(logits.float(), _move(target, device))
             log_p[index] = -loss.double().cpu().numpy()

@@ -1,8 +1,13 @@
-"""Choosing a learning rate: on a held-out slice of the training data, never on the dev set."""
+"""What fine-tuning is done on: the examples of a quick look, and a chosen learning rate.
+
+The rate is chosen on a held-out slice of the training data, never on the dev set.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +16,42 @@ from chronomask.errors import DataError
 from chronomask.evaluate.finetune import FineTuning
 from chronomask.keyed import Stream, permute, row_keys
 
-__all__ = ["choose_rate", "slices"]
+__all__ = ["Prepared", "at_most", "choose_rate", "slices"]
 
 Score = Callable[[float, NDArray[np.int64], NDArray[np.int64]], float]
 """(learning rate, indices to train on, indices to score on) → score, the higher the better"""
+
+
+class _Examples(Protocol):
+    def __len__(self) -> int: ...
+
+    def take(self, index: NDArray[np.int64]) -> Self: ...
+
+
+Train = TypeVar("Train")
+Dev = TypeVar("Dev")
+Several = TypeVar("Several", bound=_Examples)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Generic[Train, Dev]):
+    """What all seeds of a task share."""
+
+    train: Train
+    dev: Dev
+    data_sha256: str
+    rate: float
+    choice: dict[str, float]
+    """how the rate was chosen"""
+
+
+def at_most(limit: int | None, examples: Several) -> Several:
+    """Examples, or ``limit`` of them, spread over the file, in its order."""
+    size = len(examples)
+    if limit is None or limit >= size:
+        return examples
+    key = int(row_keys(0, Stream.SELECT, 0, 1)) >> 2
+    return examples.take(np.sort(permute(np.arange(limit), size, key)))
 
 
 def choose_rate(

@@ -20,20 +20,18 @@ from chronomask.evaluate.finetune import (
     FineTuning,
     Loss,
     Positive,
-    check_length,
-    device_of,
+    check_fine_tuning,
     fine_tune,
     open_seeded,
     outputs,
 )
 from chronomask.evaluate.hub import content_sha256, is_hub
 from chronomask.evaluate.metrics import exact_match, f1
-from chronomask.evaluate.selection import choose_rate
+from chronomask.evaluate.selection import Prepared, at_most, choose_rate
 from chronomask.evaluate.spans import Span, Windows, best_spans, make_windows, merge_spans
 from chronomask.evaluate.squad_files import Questions, read_questions, split_file
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import sha256_of, versions
-from chronomask.keyed import Stream, permute, row_keys
+from chronomask.evaluate.task import Kept, recipe_of, result_of, sha256_of
 from chronomask.results import TaskResult
 
 __all__ = ["Part", "SquadConfig", "SquadTask", "answers_of", "score_answers", "span_loss"]
@@ -66,17 +64,6 @@ class Part:
     windows: Windows
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What all seeds share."""
-
-    train: Part
-    dev: Part
-    data_sha256: str
-    rate: float
-    choice: dict[str, float]
-
-
 class SquadTask:
     """Extractive question answering."""
 
@@ -86,12 +73,12 @@ class SquadTask:
 
     def __init__(self, config: SquadConfig | None = None) -> None:
         self.config = config or SquadConfig()
-        self._prepared: tuple[tuple[str, str], _Prepared] | None = None
+        self._prepared = Kept[Prepared[Part, Part]]()
 
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Every setting that decides the numbers."""
-        return self.config.to_dict()
+        return recipe_of(self.config)
 
     def data_sha256(self, data: Path) -> str:
         """Of the train and the dev file."""
@@ -101,9 +88,7 @@ class SquadTask:
 
     def check(self, model: Subject, data: Path) -> None:
         """Read everything once; raises UsageError or DataError."""
-        device_of(self.config)
-        check_length(model, self.config.max_length, self.name)
-        model.check_head(AutoModelForQuestionAnswering)
+        check_fine_tuning(model, AutoModelForQuestionAnswering, self.config, self.name)
         for split in ("dev", "train"):
             questions = read_questions(data, split)
             self._windows(model, questions.take(np.arange(1)))
@@ -116,48 +101,40 @@ class SquadTask:
         label = f"squad seed {seed}"
         answers = self._tuned(model, train, dev, prepared.rate, seed, label, progress)
         scores = score_answers(dev.questions, answers)
-        return TaskResult(
-            task=self.name,
-            family=self.family,
-            seed=seed,
-            model=model.name,
-            model_sha256=model.sha256,
-            step=model.step,
+        return result_of(
+            self,
+            model,
+            seed,
+            started,
             metrics={name: float(values.mean()) for name, values in scores.items()},
             primary="f1",
-            higher_is_better=True,
             num_examples={
                 "train": len(train.questions),
                 "train_windows": len(train.windows.encoded),
                 "dev": len(dev.questions),
                 "dev_windows": len(dev.windows.encoded),
             },
-            recipe=self.recipe,
             data_sha256=prepared.data_sha256,
-            versions=versions(),
-            seconds=time.monotonic() - started,
             details=prepared.choice,
             examples=scores,
         )
 
-    def _prepare(self, model: Subject, data: Path, progress: bool) -> _Prepared:
+    def _prepare(self, model: Subject, data: Path, progress: bool) -> Prepared[Part, Part]:
         """Questions as windows and the learning rate; kept from one seed to the next."""
         digest = self.data_sha256(data)
-        key = (model.sha256, digest)
-        if self._prepared is None or self._prepared[0] != key:
+
+        def prepared() -> Prepared[Part, Part]:
             train, dev = (
                 self.part(model, read_questions(data, split)) for split in ("train", "dev")
             )
             rate, choice = self._choose(model, train, progress)
-            self._prepared = key, _Prepared(train, dev, digest, rate, choice)
-        return self._prepared[1]
+            return Prepared(train, dev, digest, rate, choice)
+
+        return self._prepared.of((model.sha256, digest), prepared)
 
     def part(self, model: Subject, questions: Questions) -> Part:
         """Questions and their windows: at most ``limit`` questions, spread over the file."""
-        limit, size = self.config.limit, len(questions)
-        if limit is not None and limit < size:
-            key = int(row_keys(0, Stream.SELECT, 0, 1)) >> 2
-            questions = questions.take(np.sort(permute(np.arange(limit), size, key)))
+        questions = at_most(self.config.limit, questions)
         return Part(questions, self._windows(model, questions))
 
     def _windows(self, model: Subject, questions: Questions) -> Windows:
