@@ -27,7 +27,10 @@ def test_spread_moves_neighbours_apart_evenly() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.25, "0.25"), (-0.05, "−0.05"), (1500, "1.5k"), (2e6, "2M"), (3e9, "3B")],
+    [
+        *((0, "0"), (0.25, "0.25"), (-0.05, "−0.05"), (1500, "1.5k"), (2e6, "2M"), (3e9, "3B")),
+        *((1.5e12, "1.5T"), (2e19, "2e19")),
+    ],
 )
 def test_compact(value: float, text: str) -> None:
     assert compact(value) == text

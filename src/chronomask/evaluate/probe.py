@@ -232,7 +232,7 @@ def word_pieces(
     waiting = [(text, list(zip(w.starts, w.ends, w.tags, strict=True))) for text, w in waiting]
     while waiting:
         text, spans = waiting.pop()
-        encoded = tokenizer(text, return_offsets_mapping=True)
+        encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
         ids = encoded["input_ids"]
         if len(ids) > max_length and len(spans) > 1:
             middle = len(spans) // 2

@@ -273,11 +273,13 @@ def to_svg(axes: Axes, prefix: str, description: str) -> str:
 
 
 def compact(value: float) -> str:
-    """A number as short as it can be read: 1,500 → ``1.5k``, 2,000,000 → ``2M``."""
-    for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    """A number as short as it can be read: 1,500 → ``1.5k``, 2,000,000 → ``2M``, 2·10¹⁹ → ``2e19``."""
+    text = f"{value:g}"
+    for limit, suffix in ((1e15, ""), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
-            return f"{value / limit:g}{suffix}".replace("-", "−")
-    return f"{value:g}".replace("-", "−")
+            text = f"{value / limit:g}{suffix}" if suffix else text.replace("e+", "e")
+            break
+    return text.replace("-", "−")
 
 
 def darker(colour: str) -> str:

@@ -155,11 +155,14 @@ def _power(value: float) -> str:
 def _masking_text(masking: Numbers) -> str:
     """A masking config in a line: ratio, content, units."""
     ratio = masking["ratio"]
-    values = " ".join(
-        f"{value:g}"
-        for value in ratio.values()
+    numbers = {
+        name: f"{value:g}"
+        for name, value in ratio.items()
         if isinstance(value, int | float) and value is not True
-    )
+    }
+    if "start" in numbers and "end" in numbers:
+        numbers["start"] += f" to {numbers.pop('end')}"
+    values = " ".join(numbers.values())
     content = masking["content"]["kind"]
     parts = [f"{ratio['kind'].replace('_', ' ')} {values}".strip()]
     parts += [] if content == "none" else [content.replace("_", " ")]
