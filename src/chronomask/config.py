@@ -100,7 +100,7 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     for key, change in changes.items():
         before = result.get(key)
         if isinstance(before, dict) and isinstance(change, Mapping):
-            same = "kind" not in change or change["kind"] == before.get("kind")
+            same = "kind" not in change or change["kind"] == before.get("kind", change["kind"])
             result[key] = merge(before if same else {}, change)
         else:
             result[key] = copy.deepcopy(change)

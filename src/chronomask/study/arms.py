@@ -11,12 +11,11 @@ Beside fields of the run config an arm may hold
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chronomask.config import diff
+from chronomask.config import diff, merge
 from chronomask.errors import UsageError, nearest
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import RunConfig
@@ -103,7 +102,7 @@ def _resolve(
         values = RunConfig.parse({**start, "data": base.data}, f"{where}: base").to_dict()
     else:
         values = base.to_dict()
-    config = RunConfig.parse(_merged(values, changes), where)
+    config = RunConfig.parse(merge(values, changes), where)
     config = config.model_copy(update={"name": name, "seed": 0})
     declared = tuple(_declared(changes))
     mode = fields.get("equal_labels")
@@ -173,22 +172,8 @@ def _nested(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise UsageError(f"{where} sets '{first}', which all arms of a study share")
         for part in reversed(rest):
             value = {part: value}
-        nested = _merged(nested, {first: value})
+        nested = merge(nested, {first: value})
     return nested
-
-
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with nested ``changes``; another ``kind`` drops the keys that belonged to the last."""
-    result = copy.deepcopy(dict(values))
-    if "kind" in changes and result.get("kind", changes["kind"]) != changes["kind"]:
-        result = {}
-    for key, value in changes.items():
-        inside = result.get(key)
-        if isinstance(value, dict) and isinstance(inside, dict):
-            result[key] = _merged(inside, value)
-        else:
-            result[key] = copy.deepcopy(value)
-    return result
 
 
 def _declared(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
