@@ -31,7 +31,6 @@ from chronomask.train.dropout import seed_dropout
 from chronomask.train.forward import Forward, Part, rows_at_fault, tally
 from chronomask.train.run import Run, State
 from chronomask.train.sharding import gradient_norm
-from chronomask.train.snapshot import take
 from chronomask.types import Rows
 
 __all__ = ["Replayed", "not_finite", "replay"]
@@ -134,15 +133,7 @@ def _write(
     bad: Sequence[int],
 ) -> None:
     """Write the dump of the step to come; the first process begins it, all add their rows."""
-    snapshot = take(
-        state.to_json(run),
-        run.card(state),
-        run.forward.model,
-        run.optimiser,
-        run.content(state),
-        copied=False,
-        kept=world.is_first,
-    )
+    snapshot = run.snapshot(state, copied=False, kept=world.is_first)
     if snapshot is not None:
         shutil.rmtree(folder, ignore_errors=True)  # the same step failed before and was resumed
         run.saver.write_to(folder, snapshot)

@@ -34,7 +34,6 @@ from chronomask.train.optimiser import set_learning_rate
 from chronomask.train.run import Run, State, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.signals import Stopped, StopRequest
-from chronomask.train.snapshot import take
 from chronomask.train.speed import peak_memory
 from chronomask.train.validation import class_means, validate
 from chronomask.train.warm_up import shortened
@@ -283,15 +282,7 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
 
 
 def _save(run: Run, state: State, log: RunLog, world: World, *, background: bool) -> None:
-    snapshot = take(
-        state.to_json(run),
-        run.card(state),
-        run.forward.model,
-        run.optimiser,
-        run.content(state),
-        copied=background,
-        kept=world.is_first,
-    )
+    snapshot = run.snapshot(state, copied=background, kept=world.is_first)
     if snapshot is not None:
         log.sync()
         run.saver.save(snapshot, background=background)

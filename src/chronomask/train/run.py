@@ -40,6 +40,7 @@ from chronomask.train.optimiser import build_optimiser
 from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver
 from chronomask.train.sharding import Sharded
+from chronomask.train.snapshot import Snapshot, take
 from chronomask.train.speed import peak_flops
 
 __all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
@@ -183,6 +184,18 @@ class Run:
     def content(self, state: State) -> dict[str, torch.Tensor]:
         """What ``content.safetensors`` holds: state beside weights and optimiser."""
         return self.masker.state_dict() | self.outliers.state_dict() | state.tensors()
+
+    def snapshot(self, state: State, *, copied: bool, kept: bool) -> Snapshot | None:
+        """All that a checkpoint holds; ``copied`` and ``kept`` as in :func:`take`. Every process calls it."""
+        return take(
+            state.to_json(self),
+            self.card(state),
+            self.forward.model,
+            self.optimiser,
+            self.content(state),
+            copied=copied,
+            kept=kept,
+        )
 
     def card(self, state: State) -> str:
         """The model card of a checkpoint."""
