@@ -29,6 +29,10 @@ MOST_CHUNKS = 1 << 18
 """Different chunks kept at most; then all are forgotten, so memory stays flat (about 500 MB)."""
 
 
+_BLOCK = 1 << 9
+"""Characters of new chunks that the tokenizer gets at a time, about."""
+
+
 class ChunkTagger(Protocol):
     """Words of chunks, and their classes in context."""
 
@@ -119,9 +123,7 @@ class ChunkMemo:
     def _learn(self, new: list[str], is_special: np.ndarray) -> None:
         """Tokenise, find words and align chunks that were not met before."""
         texts = [text_of(chunk) for chunk in new]
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        num_tokens = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
-        ids, starts, ends = token_arrays(encodings, int(num_tokens.sum()))
+        ids, starts, ends, num_tokens = _encoded(self._tokenizer, new, texts)
         words = self._tagger.learn(texts, [chunk.startswith(AT_START) for chunk in new])
         # One character axis for all, with a gap so that no token reaches the next chunk.
         sizes = np.fromiter((len(text) + 2 for text in texts), np.int64, len(texts))
@@ -149,6 +151,40 @@ class ChunkMemo:
         self._annotation = np.concatenate([self._annotation, annotation])
         self._word = np.concatenate([self._word, within.astype(np.int32)])
         self._types = np.concatenate([self._types, words.types.astype(np.int32)])
+
+
+def _encoded(
+    tokenizer: Tokenizer, chunks: Sequence[str], texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, start and end characters within its chunk of every token, int64 [T]; tokens of each chunk, [N].
+
+    Chunks that may follow each other in a text go to the tokenizer as one text: a call per chunk costs
+    more than its tokens do.
+    """
+    joined: list[list[str]] = []
+    block_of = np.empty(len(texts), np.int64)
+    open_ended, length = False, 0
+    for number, (chunk, text) in enumerate(zip(chunks, texts, strict=True)):
+        if not open_ended or length > _BLOCK or chunk[:1] not in (" ", "\n"):
+            joined.append([])
+            length = 0
+        joined[-1].append(text)
+        block_of[number] = len(joined) - 1
+        length += len(text)
+        open_ended = not text[-1:].isspace()
+    encodings = tokenizer.encode_batch(
+        ["".join(block) for block in joined], add_special_tokens=False
+    )
+    in_block = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
+    ids, starts, ends = token_arrays(encodings, int(in_block.sum()))
+    # One character axis, with a gap after every block: a token may begin where its block ends.
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    begins = np.cumsum(sizes) - sizes + 2 * block_of
+    first = np.flatnonzero(np.diff(block_of, prepend=-1))
+    shift = np.repeat(begins[first], in_block)
+    owner = np.searchsorted(begins, starts + shift, side="right") - 1
+    shift -= begins[owner]
+    return ids, starts + shift, ends + shift, np.bincount(owner, minlength=len(texts))
 
 
 class _Numbers(dict[str, int]):
