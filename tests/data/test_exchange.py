@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -58,7 +59,6 @@ def test_several_shards_come_back(tmp_path: Path, name: str) -> None:
 
 
 def test_datasets_opens_an_export(tiny_data: PreparedData, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
     export_parquet(tiny_data, tmp_path / "out")
     opened = datasets.load_dataset(

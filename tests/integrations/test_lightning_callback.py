@@ -6,23 +6,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_bert import ROW_LENGTH, tiny_model
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from chronomask.errors import UsageError
+from chronomask.integrations.lightning import TimeVariantMasking
 from chronomask.integrations.order import KeyedLoader
 from chronomask.integrations.rows import RowCollator, with_row_ids
 from chronomask.masking.masker import MaskingConfig
 from chronomask.types import UPOS_CLASSES
-
-pl = pytest.importorskip("lightning.pytorch")
-from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
-
-from chronomask.integrations.lightning import TimeVariantMasking  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")

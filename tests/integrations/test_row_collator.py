@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -15,8 +16,6 @@ from transformers import PreTrainedTokenizerFast
 from chronomask.errors import DataError, UsageError
 from chronomask.integrations.rows import RowCollator, rows_of, with_row_ids, word_marks
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
-
-datasets = pytest.importorskip("datasets")
 
 
 def vocabulary_of(tokens: list[str], pre_tokenizer: Any) -> PreTrainedTokenizerFast:

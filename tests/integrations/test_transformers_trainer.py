@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -349,7 +350,6 @@ def test_evaluation_uses_the_fixed_masks_and_teaches_nothing(
 def test_a_hugging_face_dataset_needs_no_preparation(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    datasets = pytest.importorskip("datasets")
     plain = trainer_of(tokenizer, rows, tmp_path, LINEAR, max_steps=2)
     arrow = trainer_of(tokenizer, datasets.Dataset.from_list(rows), tmp_path, LINEAR, max_steps=2)
     plain.train()

@@ -222,7 +222,6 @@ def test_an_executor_that_is_not_there(
 
 @pytest.mark.slow
 def test_ray_gives_the_same_bytes(corpus: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
-    pytest.importorskip("ray")
     made = config(corpus)
     (tmp_path / "a.yaml").write_text(made.to_yaml())
     # In a process of its own: Ray leaves threads and open files behind.

@@ -10,8 +10,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import datasets
 import fsspec
 import pytest
+import zstandard
 from tests_text import made_up_text
 
 from chronomask.errors import ChronomaskError, DataError, UsageError
@@ -158,9 +160,6 @@ def wet_records() -> list[bytes]:
 
 @pytest.mark.parametrize("name", ["a.warc.wet", "a.warc.wet.gz", "a.warc.zst"])
 def test_text_of_warc_files(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("warcio")
-    import zstandard
-
     # As Common Crawl does it: every record is a member of its own.
     compress = {"gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress}
     wrap = compress.get(name.rsplit(".", 1)[-1], bytes)
@@ -177,7 +176,6 @@ def test_text_of_warc_files(tmp_path: Path, name: str) -> None:
 
 
 def test_the_tail_of_a_corrupt_warc_file(tmp_path: Path) -> None:
-    pytest.importorskip("warcio")
     file = tmp_path / "a.wet.gz"
     texts = [f"{text} {number}" for number, text in enumerate(made_up_text(2000))]
     data = b"".join(gzip.compress(warc_record("conversion", t.encode())) for t in texts)
@@ -207,7 +205,6 @@ def test_packages_that_are_missing(
 
 @pytest.mark.slow
 def test_hub_datasets_are_read_as_a_stream(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
     for split in ("train", "test"):
         lines = [json.dumps({"text": f"{split} {t}", "url": f"u{k}"}) for k, t in enumerate(TEXTS)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
@@ -236,8 +233,6 @@ def test_names_of_hub_datasets(tmp_path: Path) -> None:
 
 
 def test_a_hub_without_a_network_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-
     def unreachable(*of: Any, **values: Any) -> Any:
         assert values["streaming"] is True
         raise ConnectionError("Couldn't reach the hub")

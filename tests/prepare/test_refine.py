@@ -59,7 +59,6 @@ def quiet_library() -> Iterator[None]:
 
 
 def test_filters_leave_documents_out(tmp_path: Path) -> None:
-    pytest.importorskip("datatrove")
     file = corpus(tmp_path, [GOOD, BAD, GOOD.replace("bridge", "tower"), "too short"])
     data = run(config(file, filters=[{"kind": "gopher_quality"}]), tmp_path / "out")
     assert data.split("train").num_documents == data.statistics["documents"] == 2
@@ -70,7 +69,6 @@ def test_filters_leave_documents_out(tmp_path: Path) -> None:
 
 
 def test_options_of_filters_are_their_own(tmp_path: Path) -> None:
-    pytest.importorskip("datatrove")
     file = corpus(tmp_path, [GOOD, BAD])
     lenient = {"min_doc_words": 10_000}
     with pytest.raises(DataError, match=r"left no document \(2 × filter gopher_quality: "):
@@ -87,7 +85,6 @@ def test_options_of_filters_are_their_own(tmp_path: Path) -> None:
 
 
 def test_a_filter_may_change_a_text(tmp_path: Path) -> None:
-    pytest.importorskip("datatrove")
     lines = "\n".join(f"{sentence.strip()}." for sentence in GOOD.split(".")[:-1])
     file = corpus(tmp_path, [lines + "\nno full stop at the end of this line"] * 2)
     made = config(file, filters=[{"kind": "c4_quality"}], id_key="id")
@@ -128,7 +125,6 @@ def test_equal_texts_are_kept_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nearly_equal_texts_are_kept_once(tmp_path: Path) -> None:
-    pytest.importorskip("datatrove")
     texts = [GOOD, *made_up_text(20), GOOD.replace("Monday", "Tuesday"), "short one"]
     made = config(corpus(tmp_path, texts), deduplication=FEW_HASHES, part_characters=6000)
     data = run(made, tmp_path / "out")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import stanza
 
 from chronomask.errors import UsageError
 from chronomask.prepare import stanza_words
@@ -52,7 +53,6 @@ def named(text: str, spans: Spans) -> list[tuple[str, str]]:
 
 
 def test_tokens_are_words_and_a_multiword_token_has_its_first_tag() -> None:
-    pytest.importorskip("stanza")
     pipeline = MadeUpPipeline()
     empty, spans, blank = StanzaWords(pipeline, "stanza").tag(["", TEXT, " \n"])
     assert named(TEXT, spans) == [
@@ -64,7 +64,6 @@ def test_tokens_are_words_and_a_multiword_token_has_its_first_tag() -> None:
 
 
 def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    pytest.importorskip("stanza")
     choice = StanzaTagger(language="fr", folder=str(tmp_path))
     with pytest.raises(
         UsageError, match=r"models \(fr, default\) cannot be loaded: .*download them"
@@ -76,7 +75,6 @@ def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: An
 
 
 def test_the_pipeline_is_never_asked_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
-    stanza = pytest.importorskip("stanza")
     asked: dict[str, Any] = {}
 
     def pipeline(language: str, **values: Any) -> MadeUpPipeline:
