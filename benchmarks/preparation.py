@@ -1,7 +1,7 @@
 """Words per second from text to packed rows, beside what people use today, one thread a process.
 
     python -m benchmarks.preparation [--json] [--text FILE] [--megabytes N] [--turns N]
-        [--workers N] [--pipeline NAME]
+        [--workers N] [--pipeline NAME] [--only {tagged,untagged,hf_map,size,scaling,memory} ...]
 
 The text is the beginning of ``--text`` (any source file), or made of prose of the installed packages.
 Times are CPU seconds of this process and its children; what is slow to repeat is measured in turns and
@@ -20,7 +20,9 @@ its median given. Nothing is known at the start of a turn: our tables of chunks 
   its files synced to disk); ``--workers`` processes each; ``vs_hf_map_cpu``: the same of CPU time.
 - ``bytes_per_token`` on disk, of rows of 512 tokens with classes.
 - ``scaling_2_workers``: wall time of annotating by one process over that by two, both started for it;
-  ``worker_peak_mib``: most memory of one worker that annotates it all, as Linux counts it (none
+  a process takes about two seconds to start and meets its own chunks for the first time, so more text
+  scales better.
+- ``worker_peak_mib``: most memory of one worker that annotates it all, as Linux counts it (none
   elsewhere); ``worker_peak_mib_half``: of one that annotates the first half of the parts.
 """
 
@@ -84,6 +86,18 @@ class Bench:
     data: PreparedData
     tokenizer: SavedTokenizer
     backend: Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line chose."""
+
+    workers: int
+    turns: int
+    pipeline: str | None
+
+
+Figures = dict[str, float | None]
 
 
 def some_texts(source: Any, max_characters: int) -> list[str]:
@@ -316,13 +330,57 @@ def hf_map(bench: Bench, workers: int) -> None:
     tokens.map(group_texts, batched=True, num_proc=processes)
 
 
-def vs_hf_map(bench: Bench, workers: int, turns: int) -> dict[str, float | None]:
+def untagged(bench: Bench, options: Options) -> Figures:
+    """Rows without tags beside the tokenizer's own call."""
+    words = rows_in_memory(bench, NoTagger(), bench.texts)  # compiled code is loaded once
+    (ours, _), (alone, _) = in_turns(
+        options.turns,
+        lambda: rows_in_memory(bench, NoTagger(), bench.texts),
+        lambda: tokenizer_alone(bench),
+    )
+    print(f"  {words:,} words: tokenizer alone {alone:.2f} s, untagged rows {ours:.2f} s of CPU")
+    return {"untagged_share_of_tokenizer": round(alone / ours, 3)}
+
+
+def tagged(bench: Bench, options: Options) -> Figures:
+    """Rows with tags beside the published way."""
+    from chronomask.prepare.tagger_accuracy import load_tagger as load_pipeline
+
+    english = EnglishTagger()
+    few = beginning(bench.texts, SPACY_CHARACTERS)
+    tokenizer, bundled = hf_tokenizer(bench), load_pipeline()
+    words = rows_in_memory(bench, english, bench.texts)
+    tokens = tokens_of(bench, few)
+    (cpu, _), (theirs, _) = in_turns(
+        options.turns,
+        lambda: rows_in_memory(bench, english, bench.texts),
+        lambda: spacy_per_document(bench, tokenizer, bundled, few),
+    )
+    ours = cpu / tokens_of(bench, bench.texts)
+    print(f"  {words:,} words: tagged rows {cpu:.2f} s of CPU, {1e6 * ours:.2f} µs a token")
+    print(f"  the published way: {1e6 * theirs / tokens:.2f} µs a token")
+    figures: Figures = {
+        "words_per_cpu_second": round(words / cpu),
+        "vs_spacy_per_document": round(theirs / tokens / ours, 2),
+    }
+    if options.pipeline:
+        import spacy
+
+        whole = spacy.load(options.pipeline)
+        theirs, _ = seconds(lambda: spacy_per_document(bench, tokenizer, whole, few))
+        print(f"  the published way, {whole.meta['name']}: {1e6 * theirs / tokens:.2f} µs a token")
+        figures["vs_spacy_pipeline"] = round(theirs / tokens / ours, 2)
+    return figures
+
+
+def vs_hf_map(bench: Bench, options: Options) -> Figures:
     """Time of ``datasets`` over ours; None without the package."""
     if find_spec("datasets") is None:
         print("vs_hf_map: skipped, the package `datasets` is not installed", file=sys.stderr)
         return {"vs_hf_map": None, "vs_hf_map_cpu": None}
+    workers = options.workers
     theirs, ours = in_turns(
-        turns, lambda: hf_map(bench, workers), lambda: ours_on_disk(bench, workers)
+        options.turns, lambda: hf_map(bench, workers), lambda: ours_on_disk(bench, workers)
     )
     print(
         f"  text to rows on disk, untagged, {workers} process(es): datasets {theirs[1]:.2f} s "
@@ -334,54 +392,36 @@ def vs_hf_map(bench: Bench, workers: int, turns: int) -> dict[str, float | None]
     }
 
 
-def measure(
-    bench: Bench, workers: int, pipeline: str | None, turns: int
-) -> dict[str, float | None]:
-    """All figures."""
-    from chronomask.prepare.tagger_accuracy import load_tagger as load_pipeline
-
-    english, untagged = EnglishTagger(), NoTagger()
-    figures: dict[str, float | None] = {}
-
-    rows_in_memory(bench, english, bench.texts[:5])  # compiled code is loaded once
-    words = rows_in_memory(bench, untagged, bench.texts)
-    (plain, _), (alone, _) = in_turns(
-        turns, lambda: rows_in_memory(bench, untagged, bench.texts), lambda: tokenizer_alone(bench)
-    )
-    print(f"  {words:,} words: tokenizer alone {alone:.2f} s, untagged rows {plain:.2f} s of CPU")
-
-    few = beginning(bench.texts, SPACY_CHARACTERS)
-    tokenizer, bundled = hf_tokenizer(bench), load_pipeline()
-    words = rows_in_memory(bench, english, bench.texts)
-    tokens = tokens_of(bench, few)
-    (tagged, _), (theirs, _) = in_turns(
-        turns,
-        lambda: rows_in_memory(bench, english, bench.texts),
-        lambda: spacy_per_document(bench, tokenizer, bundled, few),
-    )
-    ours = tagged / tokens_of(bench, bench.texts)
-    print(f"  {words:,} words: tagged rows {tagged:.2f} s of CPU, {1e6 * ours:.2f} µs a token")
-    print(f"  the published way: {1e6 * theirs / tokens:.2f} µs a token")
-    figures["words_per_cpu_second"] = round(words / tagged)
-    figures["untagged_share_of_tokenizer"] = round(alone / plain, 3)
-    figures["vs_spacy_per_document"] = round(theirs / tokens / ours, 2)
-    if pipeline:
-        import spacy
-
-        whole = spacy.load(pipeline)
-        theirs, _ = seconds(lambda: spacy_per_document(bench, tokenizer, whole, few))
-        print(f"  the published way, {whole.meta['name']}: {1e6 * theirs / tokens:.2f} µs a token")
-        figures["vs_spacy_pipeline"] = round(theirs / tokens / ours, 2)
-    figures |= vs_hf_map(bench, workers, turns)
-
+def size(bench: Bench, options: Options) -> Figures:
+    """Bytes on disk."""
     rows = summarise(bench.data.split("train"), len(bench.data.class_names))
-    figures["bytes_per_token"] = round(rows.bytes_per_token, 4)
-    (_, one), (_, two) = in_turns(turns, lambda: annotating(bench, 1), lambda: annotating(bench, 2))
+    return {"bytes_per_token": round(rows.bytes_per_token, 4)}
+
+
+def scaling(bench: Bench, options: Options) -> Figures:
+    """One process and two."""
+    (_, one), (_, two) = in_turns(
+        options.turns, lambda: annotating(bench, 1), lambda: annotating(bench, 2)
+    )
     print(f"  annotating: one process {one:.2f} s, two {two:.2f} s")
-    figures["scaling_2_workers"] = round(one / two, 2)
-    for key, share in (("worker_peak_mib_half", 0.5), ("worker_peak_mib", 1.0)):
-        figures[key] = peak_memory_of_children(lambda share=share: annotating(bench, 1, share))
-    return figures
+    return {"scaling_2_workers": round(one / two, 2)}
+
+
+def memory(bench: Bench, options: Options) -> Figures:
+    """What one worker holds, after half the text and after all."""
+    half = peak_memory_of_children(lambda: annotating(bench, 1, 0.5))
+    whole = peak_memory_of_children(lambda: annotating(bench, 1))
+    return {"worker_peak_mib_half": half, "worker_peak_mib": whole}
+
+
+MEASUREMENTS: dict[str, Callable[[Bench, Options], Figures]] = {
+    "tagged": tagged,
+    "untagged": untagged,
+    "hf_map": vs_hf_map,
+    "size": size,
+    "scaling": scaling,
+    "memory": memory,
+}
 
 
 def tokens_of(bench: Bench, texts: Sequence[str]) -> int:
@@ -398,19 +438,21 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes beside datasets.map")
     parser.add_argument("--turns", type=int, default=3, help="times that everything is measured")
     parser.add_argument("--pipeline", help="spaCy pipeline to run per row as well")
-    options = parser.parse_args()
-    size = int(options.megabytes * 1e6)
-    source = (
-        str(options.text) if options.text else {"kind": "installed_packages", "max_bytes": size}
-    )
-    texts = some_texts(source, size)
+    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=list(MEASUREMENTS))
+    chosen = parser.parse_args()
+    characters = int(chosen.megabytes * 1e6)
+    made_up = {"kind": "installed_packages", "max_bytes": characters}
+    texts = some_texts(str(chosen.text) if chosen.text else made_up, characters)
+    options = Options(chosen.workers, chosen.turns, chosen.pipeline)
+    figures: Figures = {}
     print(f"{len(texts):,} documents, {sum(map(len, texts)):,} characters")
     with tempfile.TemporaryDirectory() as folder:
         bench = set_up(Path(folder), texts)
-        figures = measure(bench, options.workers, options.pipeline, options.turns)
+        for name in chosen.only:
+            figures |= MEASUREMENTS[name](bench, options)
     for key, value in figures.items():
         print(f"{key:30}{'–' if value is None else format(value, ',.5g'):>12}")
-    if options.json:
+    if chosen.json:
         print(json.dumps(figures))
 
 
