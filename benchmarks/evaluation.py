@@ -1,6 +1,7 @@
 """Fine-tuning examples per second beside the loop of transformers' examples, on the same work.
 
     python -m benchmarks.evaluation [--json] [--data DIR] [--threads N] [--rounds N] [--examples N]
+        [--rate R] [--only {sst2,squad}]
 
 Both train the same BERT (4 layers × 256) from the same weights on the same tokenised examples, with the
 same batch size, rate, warm-up and number of steps, in float32. Theirs: ``DataLoader`` in random order,
@@ -52,9 +53,8 @@ from chronomask.evaluate.squad import SquadConfig, SquadTask, answers_of, score_
 from chronomask.evaluate.squad_files import read_questions
 from chronomask.evaluate.subject import Subject, find_subject
 
+TASKS = ("sst2", "squad")
 SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-RATE = 1e-3
-"""of both sides: a model that was not pre-trained learns nothing from rates as low as the recipes'"""
 
 
 def make_model(folder: Path, texts: Iterable[str]) -> Subject:
@@ -100,6 +100,8 @@ class Work:
     loss: Callable[..., torch.Tensor]
     config: FineTuning
     score: Callable[[Any], float]
+    rate: float
+    """of both sides: a model that was not pre-trained learns nothing from rates as low as the recipes'"""
 
 
 def their_seconds(model: Any, work: Work, seed: int) -> float:
@@ -120,7 +122,9 @@ def their_seconds(model: Any, work: Work, seed: int) -> float:
         generator=generator,
         collate_fn=collate,
     )
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=work.rate, weight_decay=config.weight_decay
+    )
     warmup = round(config.warmup_share * len(loader))
     schedule = get_linear_schedule_with_warmup(optimiser, warmup, len(loader))
     model.train()
@@ -140,7 +144,14 @@ def our_seconds(model: Any, work: Work, seed: int) -> float:
     """Processor time of one epoch of our loop."""
     begun = time.process_time()
     fine_tune(
-        model, work.encoded, work.loss, work.config, RATE, seed, label=work.name, progress=False
+        model,
+        work.encoded,
+        work.loss,
+        work.config,
+        work.rate,
+        seed,
+        label=work.name,
+        progress=False,
     )
     return time.process_time() - begun
 
@@ -163,7 +174,7 @@ def measure(subject: Subject, work: Work, rounds: int) -> dict[str, float]:
     return result
 
 
-def sentences(subject: Subject, data: Path, examples: int) -> Work:
+def sentences(subject: Subject, data: Path, examples: int, rate: float) -> Work:
     """SST-2, so many training examples of it."""
     task = GlueTask("sst2", FineTuning(epochs=1, limit=examples))
     train, dev = (task.part(subject, read_split("sst2", data, split)) for split in ("train", "dev"))
@@ -179,10 +190,11 @@ def sentences(subject: Subject, data: Path, examples: int) -> Work:
         task.loss(train.examples, torch.device("cpu")),
         task.config,
         score,
+        rate,
     )
 
 
-def questions(subject: Subject, data: Path, examples: int) -> Work:
+def questions(subject: Subject, data: Path, examples: int, rate: float) -> Work:
     """SQuAD, so many training questions of it."""
     task = SquadTask(SquadConfig(epochs=1, limit=examples))
     train, dev = (task.part(subject, read_questions(data, split)) for split in ("train", "dev"))
@@ -200,11 +212,14 @@ def questions(subject: Subject, data: Path, examples: int) -> Work:
         span_loss(train.windows, torch.device("cpu")),
         task.config,
         score,
+        rate,
     )
 
 
-def fine_tuning(data: Path | None, examples: int, rounds: int) -> dict[str, float]:
-    """Both tasks; ``examples`` sentences to train on and half as many questions."""
+def fine_tuning(
+    data: Path | None, tasks: Iterable[str], examples: int, rate: float, rounds: int
+) -> dict[str, float]:
+    """The tasks; ``examples`` sentences to train on and half as many questions."""
     result: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -215,8 +230,10 @@ def fine_tuning(data: Path | None, examples: int, rounds: int) -> dict[str, floa
         sst2, squad = read_split("sst2", data, "train"), read_questions(data, "train")
         texts = [*sst2.texts[:50_000], *squad.contexts[:5_000]]
         subject = make_model(root / "model", texts)
-        result |= measure(subject, sentences(subject, data, examples), rounds)
-        result |= measure(subject, questions(subject, data, examples // 2), rounds)
+        if "sst2" in tasks:
+            result |= measure(subject, sentences(subject, data, examples, rate), rounds)
+        if "squad" in tasks:
+            result |= measure(subject, questions(subject, data, examples // 2, rate), rounds)
     return result
 
 
@@ -233,12 +250,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3, help="turns each side takes")
     parser.add_argument("--examples", type=int, default=1200, help="sentences to train on")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of both sides")
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=TASKS)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    result: dict[str, Any] = fine_tuning(chosen.data, chosen.examples, chosen.rounds)
+    result: dict[str, Any] = fine_tuning(
+        chosen.data, chosen.only, chosen.examples, chosen.rate, chosen.rounds
+    )
     result |= {"threads": chosen.threads, "torch": torch.__version__}
     print("BERT 4 × 256, float32; examples per second of processor time, and scores on dev")
-    for task in ("sst2", "squad"):
+    for task in chosen.only:
         for side, name in (("ours", "chronomask"), ("hf", "transformers' example loop")):
             speed = result[f"{task}_examples_per_second_{side}"]
             score, spread = result[f"{task}_score_{side}"], result[f"{task}_score_sd_{side}"]
