@@ -142,7 +142,7 @@ def test_shipped_studies_are_valid(path: Path, tmp_path: Path) -> None:
     arms = resolve_arms(study, "data")
     assert len(study.seeds) >= 3
     assert {"fixed 0.15", "fixed 0.30", "PTW", "MRD + PTW"} <= set(arms)
-    assert set(study.tasks) >= {"cola", "blimp", "upos_probe"}
+    assert set(study.tasks) >= {"sst2", "blimp", "upos_probe"}
     # Beside tasks and the data, which are made elsewhere, a study of this file opens.
     assert len(open_study(study, tmp_path / "out").units) > len(arms) * len(study.seeds)
 
