@@ -106,7 +106,7 @@ def test_torchrun_starts_again_what_a_killed_process_brought_down(
     spec = {"config": config.to_dict(), "out": str(out), "resume": True, "die_once": [1, 7]}
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d"),
-        *("--rdzv-endpoint", "localhost:0", "--nproc-per-node", "2", "--max-restarts", "3"),
+        *("--rdzv-endpoint", "localhost:0", "--nproc-per-node", "2", "--max-restarts", "1"),
         *("--monitor-interval", "0.2", str(child), json.dumps(spec)),
     ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -92,12 +93,27 @@ def join(device: str) -> Iterator[World]:
         torch.cuda.set_device(own)
     started = size > 1 and not dist.is_initialized()
     if started:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        backend = "nccl" if kind == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_store(), rank=rank, world_size=size)
     try:
         yield World(rank, size, own)
     finally:
         if started:
             dist.destroy_process_group()
+
+
+def _store() -> Any:
+    """Where the processes find each other.
+
+    ``torchrun`` keeps one store over its restarts (torch 2.13), in which a process may find the address
+    of one that is gone, and both then wait for each other. On one node the count of restarts is the same
+    for all and keeps them apart; nodes count by themselves (docs/cluster.md).
+    """
+    public: Any = dist  # torch documents these names and does not list them
+    store, _, _ = next(public.rendezvous("env://"))
+    one_node = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if one_node else "0"
+    return public.PrefixStore(f"start-{restarts}", store)
 
 
 def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
