@@ -9,6 +9,7 @@ class here and one line in the union at the end. Formulas: Yang, Zhang and Zhao 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 import numpy as np
@@ -30,9 +31,9 @@ class ScheduleBase(Config):
         """Whether rows get ratios of their own, and ``of_rows`` needs random numbers."""
         return False
 
+    @abstractmethod
     def at(self, progress: float) -> float:
         """The mean ratio asked at ``progress`` in [0, 1]; itself in [0, 1]."""
-        raise NotImplementedError
 
     def of_rows(self, progress: float, uniform: np.ndarray) -> np.ndarray:
         """float64 [B]: each row's ratio, given a uniform number in (0, 1) per row."""
@@ -43,8 +44,9 @@ class _FromBase(ScheduleBase):
     base: Ratio = 0.15
     """p: the constant ratio the schedule is compared with"""
 
+    @abstractmethod
     def _formula(self, progress: float) -> float:
-        raise NotImplementedError
+        """The ratio before it is kept within [0, 1]."""
 
     def at(self, progress: float) -> float:
         return min(1.0, max(0.0, self._formula(progress)))

@@ -7,6 +7,7 @@ All begin with a linear warm-up from ``peak / warmup_steps`` at the first step t
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -33,9 +34,9 @@ class _WithWarmUp(Config):
         progress = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
         return self.peak * self._share(min(1.0, progress))
 
+    @abstractmethod
     def _share(self, progress: float) -> float:
         """Share of the peak at ``progress`` in [0, 1] of the time after the warm-up."""
-        raise NotImplementedError
 
 
 class Constant(_WithWarmUp):

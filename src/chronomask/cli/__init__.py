@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from chronomask.cli import data, study
+from chronomask.cli.options import Overrides, Quiet
 from chronomask.errors import ChronomaskError, UsageError
 
 __all__ = ["main"]
@@ -24,16 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one value of the config, such as masking.ratio.kind=cosine_decay; repeatable.",
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+app.add_typer(data.app, name="data")
+app.add_typer(study.app, name="study")
 
 
 @app.command()
@@ -313,145 +307,6 @@ def quickstart(
     from chronomask.study.quickstart import quickstart as run_quickstart
 
     print(run_quickstart(out, steps=steps, progress=not quiet))
-
-
-data_app = typer.Typer(help="Look into prepared data.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(data_app, name="data")
-DataFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of prepared data.")]
-
-
-@data_app.command("info")
-def data_info(
-    folder: DataFolder,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write it as a picture to this .html file.")
-    ] = None,
-) -> None:
-    """Print what prepared data holds: documents, rows, tokens, words, and its classes."""
-    from chronomask.data.format import PreparedData
-    from chronomask.inspect.prepared import as_text, look_into, write_data_page
-
-    view = look_into(PreparedData.open(folder))
-    print(as_text(view))
-    if out is not None:
-        print(f"\npage: {write_data_page(out, view)}")
-
-
-@data_app.command("verify")
-def data_verify(folder: DataFolder) -> None:
-    """Read every byte again; exit code 1, and the names of the files, if any is damaged."""
-    from chronomask.data.format import PreparedData
-
-    data = PreparedData.open(folder)
-    print(f"{folder}: whole; {data.verify():,} bytes read, fingerprint {data.fingerprint[:16]}")
-
-
-@data_app.command("show")
-def data_show(
-    folder: DataFolder,
-    row: Annotated[int, typer.Option(min=0, help="The first row to print.")] = 0,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 1,
-    split: Annotated[str, typer.Option(help="train or held_out.")] = "train",
-) -> None:
-    """Print rows with their words, pieces and classes."""
-    from chronomask.data.format import PreparedData
-    from chronomask.inspect.stored_rows import rows_as_text
-
-    print(rows_as_text(PreparedData.open(folder), split, row, rows, colour=sys.stdout.isatty()))
-
-
-@data_app.command("export")
-def data_export(
-    folder: DataFolder,
-    out: Annotated[
-        Path, typer.Argument(help="File (*.parquet), or folder for one file per shard.")
-    ],
-) -> None:
-    """Write the rows with their words and classes as Parquet, as Hugging Face datasets reads it."""
-    from chronomask.data.exchange import export_parquet
-    from chronomask.data.format import PreparedData
-
-    files = export_parquet(PreparedData.open(folder), out)
-    size = sum(file.stat().st_size for file in files)
-    print(f"{out}: {len(files)} Parquet files, {size:,} bytes")
-
-
-@data_app.command("import")
-def data_import(
-    source: Annotated[
-        Path, typer.Argument(help="What `chronomask data export` wrote: a file or a folder.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
-) -> None:
-    """Make prepared data of an export again: the same rows, the same fingerprint."""
-    from chronomask.data.exchange import import_parquet
-
-    data = import_parquet(source, out)
-    print(f"{out}: {data.split('train').num_rows:,} training rows, {data.fingerprint[:16]}")
-
-
-study_app = typer.Typer(
-    help="Compare ways to mask: arms, seeds, tasks, and how sure the differences are.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-app.add_typer(study_app, name="study")
-StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the study.")]
-
-
-@study_app.command("run")
-def study_run(
-    out: Annotated[Path, typer.Option(help="Folder of the study.")],
-    config: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[STUDY.yaml]",
-            help="What to compare (configs/study/); else that of the folder.",
-        ),
-    ] = None,
-    overrides: Overrides = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes; with GPUs each has one of its own, in turn.")
-    ] = 1,
-    only: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do the I-th of N shares of the runs.")
-    ] = None,
-    unit: Annotated[int | None, typer.Option(min=0, help="Do the one unit of this number.")] = None,
-    slurm: Annotated[
-        bool, typer.Option("--slurm", help="Do nothing; write scripts that submit all units.")
-    ] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Do what is left of a study; a unit that fails is named, the others go on."""
-    from chronomask.study import command
-
-    text = command.run(
-        config,
-        out,
-        overrides=overrides or [],
-        workers=workers,
-        only=only,
-        unit=unit,
-        slurm=slurm,
-        quiet=quiet,
-    )
-    print(text)
-
-
-@study_app.command("status")
-def study_status(folder: StudyFolder) -> None:
-    """Print how far a study is."""
-    from chronomask.study import command
-
-    print(command.status(folder))
-
-
-@study_app.command("report")
-def study_report(folder: StudyFolder) -> None:
-    """Compare what is complete: comparison.json, report.html and every number as CSV."""
-    from chronomask.study import command
-
-    print(f"report: {command.report(folder)}")
 
 
 def main() -> None:

@@ -1,0 +1,84 @@
+"""``chronomask data``: look into prepared data, and carry it elsewhere and back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Look into prepared data.", no_args_is_help=True, rich_markup_mode=None)
+DataFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of prepared data.")]
+
+
+@app.command("info")
+def data_info(
+    folder: DataFolder,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write it as a picture to this .html file.")
+    ] = None,
+) -> None:
+    """Print what prepared data holds: documents, rows, tokens, words, and its classes."""
+    from chronomask.data.format import PreparedData
+    from chronomask.inspect.prepared import as_text, look_into, write_data_page
+
+    view = look_into(PreparedData.open(folder))
+    print(as_text(view))
+    if out is not None:
+        print(f"\npage: {write_data_page(out, view)}")
+
+
+@app.command("verify")
+def data_verify(folder: DataFolder) -> None:
+    """Read every byte again; exit code 1, and the names of the files, if any is damaged."""
+    from chronomask.data.format import PreparedData
+
+    data = PreparedData.open(folder)
+    print(f"{folder}: whole; {data.verify():,} bytes read, fingerprint {data.fingerprint[:16]}")
+
+
+@app.command("show")
+def data_show(
+    folder: DataFolder,
+    row: Annotated[int, typer.Option(min=0, help="The first row to print.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 1,
+    split: Annotated[str, typer.Option(help="train or held_out.")] = "train",
+) -> None:
+    """Print rows with their words, pieces and classes."""
+    from chronomask.data.format import PreparedData
+    from chronomask.inspect.stored_rows import rows_as_text
+
+    print(rows_as_text(PreparedData.open(folder), split, row, rows, colour=sys.stdout.isatty()))
+
+
+@app.command("export")
+def data_export(
+    folder: DataFolder,
+    out: Annotated[
+        Path, typer.Argument(help="File (*.parquet), or folder for one file per shard.")
+    ],
+) -> None:
+    """Write the rows with their words and classes as Parquet, as Hugging Face datasets reads it."""
+    from chronomask.data.exchange import export_parquet
+    from chronomask.data.format import PreparedData
+
+    files = export_parquet(PreparedData.open(folder), out)
+    size = sum(file.stat().st_size for file in files)
+    print(f"{out}: {len(files)} Parquet files, {size:,} bytes")
+
+
+@app.command("import")
+def data_import(
+    source: Annotated[
+        Path, typer.Argument(help="What `chronomask data export` wrote: a file or a folder.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+) -> None:
+    """Make prepared data of an export again: the same rows, the same fingerprint."""
+    from chronomask.data.exchange import import_parquet
+
+    data = import_parquet(source, out)
+    print(f"{out}: {data.split('train').num_rows:,} training rows, {data.fingerprint[:16]}")
