@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from chronomask.prepare.annotate import annotate
 from chronomask.prepare.bands import BandWords
-from chronomask.prepare.chunks import cut, may_be_cut, text_of
+from chronomask.prepare.chunks import begins_its_text, cut, may_be_cut, text_of
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
 from chronomask.prepare.english import PAD, EnglishNetwork
 from chronomask.prepare.memo import ChunkMemo, WithoutContext
@@ -70,16 +71,43 @@ def flat(
     )
 
 
-@given(st.lists(st.text(alphabet="ab'.: \n\t\u00a0\u0301\u200d中\x1c\0(", max_size=12), max_size=4))
-def test_chunks_joined_are_the_text(texts: list[str]) -> None:
-    for text in texts:
-        assert "".join(map(text_of, cut(text))) == text
+def chunks_one_by_one(text: str) -> list[str]:
+    """Chunks as they are defined: to the next lone space or line feed, or the comma before it."""
+    if "\0" in text:
+        return [text]
+    return re.split(r"(?<=\S)(?=[ \n]\S)|(?<=[a-z])(?=,[ \n]\S)", text) if text else []
+
+
+def chunks_of(texts: list[str]) -> list[list[str]]:
+    found = cut(texts)
+    all_of_them = [text_of(found.distinct[k]) for k in found.which.tolist()]
+    ends = np.cumsum(found.counts).tolist()
+    return [all_of_them[end - n : end] for end, n in zip(ends, found.counts.tolist(), strict=True)]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.text("abzA,,'.: \n\t\u00a0\u0301\u200d中\x1c\x85\u3000\0(\ud800", max_size=12)
+        | st.text(max_size=12),
+        max_size=4,
+    )
+)
+def test_texts_are_cut_at_lone_spaces(texts: list[str]) -> None:
+    assert chunks_of(texts) == [chunks_one_by_one(text) for text in texts]
 
 
 def test_frequent_words_are_one_chunk() -> None:
-    assert cut("the cat\nthe dog") == ["the", " cat", "\nthe", " dog"]
-    assert cut("a  b") == ["a  b"]
-    assert cut(" a") != cut("a a")[1:]
+    assert chunks_of(["the cat,\nthe dog,"]) == [["the", " cat", ",", "\nthe", " dog,"]]
+    assert chunks_of(["a  b", "", "a"]) == [["a  b"], [], ["a"]]
+    found = cut(["the cat the cat", " the", "x the"])
+    first, inside = found.which[4], found.which[-1]
+    assert len(found.distinct) == 5
+    assert found.which.tolist()[:4] == [0, 1, 2, 1]
+    assert first != inside
+    assert text_of(found.distinct[first]) == text_of(found.distinct[inside])
+    assert begins_its_text(found.distinct[first])
+    assert not begins_its_text(found.distinct[inside])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +122,7 @@ def test_odd_texts(backend: Tokenizer, tagger: TaggerProtocol) -> None:
 
 @given(
     st.lists(
-        st.text(max_size=40) | st.text("ab' .\n\t\u00a0\u0301\u200d中\x1cÉ", max_size=40),
+        st.text(max_size=40) | st.text("ab' .,\n\t\u00a0\u0301\u200d中\x1cÉ", max_size=40),
         max_size=5,
     )
 )

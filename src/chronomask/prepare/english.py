@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from chronomask.prepare.words import ChunkWords
+from chronomask.prepare.english_words import (
+    FEATURES,
+    EnglishWords,
+    attribute_id,
+    features_of,
+    spells_as_spacy,
+)
+from chronomask.prepare.growing import Growing
+from chronomask.prepare.words import ChunkWords, Numbers
 from chronomask.types import UPOS_CLASSES
 
 if TYPE_CHECKING:
@@ -29,8 +37,6 @@ __all__ = ["PAD", "EnglishNetwork"]
 PAD = 2
 """Word type 0 this many times between documents, as spaCy pads them: the depth of the network."""
 
-_FEATURES = ("ORTH", "LOWER", "PREFIX", "SUFFIX", "SHAPE")
-_NEEDED = ("LOWER", "NORM", "PREFIX", "SUFFIX", "SHAPE", "IS_SPACE")
 _LAYERS = [*["hashembed"] * 5, *["maxout", "layernorm"] * 3]
 
 
@@ -42,13 +48,7 @@ class EnglishNetwork:
     """
 
     def __init__(self, pipeline: Language, parts: Sequence[Any], to_class: np.ndarray) -> None:
-        self._pipeline = pipeline
-        # Every new word would be asked whether it is like a number, an address, …: half of the time.
-        vocab: Any = pipeline.vocab
-        getters = vocab.lex_attr_getters
-        vocab.lex_attr_getters = {
-            attribute: getters[attribute] for attribute in map(_attribute_id, _NEEDED)
-        }
+        self._words = EnglishWords(pipeline)
         embeds, mix, mix_norm, first, first_norm, second, second_norm, out = parts
         self._hashes = [layer.attrs["seed"] for layer in embeds]
         self._sizes = [layer.get_param("E").shape[0] for layer in embeds]
@@ -73,6 +73,10 @@ class EnglishNetwork:
             np.ascontiguousarray(out.get_param("W")),
             np.ascontiguousarray(out.get_param("b")),
         )
+        self._type_of = Numbers[str](first=1)
+        # Memory that is not written yet costs nothing.
+        self._embedded = Growing(np.float32, (width,), room=1 << 17)
+        self._projected = Growing(np.float32, self._first.shape[::2], room=1 << 17)
         self.forget()
 
     @classmethod
@@ -102,10 +106,10 @@ class EnglishNetwork:
             return None
         mix, first, second = maxouts
         width = mix.get_param("W").shape[0]
-        shapes = [m.get_param("W").shape[::2] for m in maxouts]
-        if shapes != [(width, 5 * width), (width, 3 * width), (width, 3 * width)]:
+        shapes = [m.get_param("W").shape for m in maxouts]
+        if shapes[0][::2] != (width, 5 * width) or shapes[1:] != 2 * [(width, 2, 3 * width)]:
             return None
-        if _columns_of(features[0]) != _FEATURES:
+        if _columns_of(features[0]) != FEATURES or not spells_as_spacy(pipeline.vocab):
             return None
         classes = _classes_of_labels(component.labels, to_class)
         parts = (embeds, mix, norms[0], first, norms[1], second, norms[2], named["softmax"][0])
@@ -113,65 +117,35 @@ class EnglishNetwork:
 
     def forget(self) -> None:
         """Drop every word type learnt so far."""
-        self._type_of: dict[int, int] = {}
-        pieces = self._after_first[0].size
-        self._embedded = np.zeros((1, self._width), np.float32)
-        self._projected = np.zeros((1, 3, pieces), np.float32)
-        self._num_types = 1  # type 0 is padding: nothing
+        self._type_of.clear()
+        for kept in (self._embedded, self._projected):
+            kept.clear()
+            kept.extend(1)[...] = 0  # type 0 is padding: nothing
 
     @property
     def num_types(self) -> int:
         """Different words known by now, padding included."""
-        return self._num_types
+        return len(self._embedded)
 
     def learn(self, texts: Sequence[str], at_start: Sequence[bool]) -> ChunkWords:
         """Words of chunks; ``at_start``: the chunk's white space begins its document."""
-        columns: list[int | str] = [*_FEATURES, "IDX", "LENGTH", "IS_SPACE"]
-        starts = [int(t[:1] == " " and not first) for t, first in zip(texts, at_start, strict=True)]
-        bodies = [text[start:] for text, start in zip(texts, starts, strict=True)]
-        # Chunks that end in visible characters share one call, a space between them.
-        together = [k for k, body in enumerate(bodies) if body and not body[-1:].isspace()]
-        alone = sorted(set(range(len(texts))) - set(together))
-        groups = [together, *([k] for k in alone)]
-        tables, owners = [], []
-        with self._pipeline.memory_zone():
-            for group in groups:
-                lengths = np.fromiter((len(bodies[k]) + 1 for k in group), np.int64, len(group))
-                begins = np.cumsum(lengths) - lengths
-                document = self._pipeline.tokenizer(" ".join(bodies[k] for k in group))
-                table = document.to_array(columns).reshape(-1, len(columns))
-                place = table[:, 5].astype(np.int64)
-                which = np.searchsorted(begins, place, side="right") - 1
-                owner = np.asarray(group, np.int64)[which] if group else which
-                shift = np.asarray(starts, np.int64)[owner] - begins[which] if group else which
-                table[:, 5] = (place + shift).astype(np.uint64)
-                tables.append(table)
-                owners.append(owner)
-        table, owner = np.concatenate(tables), np.concatenate(owners)
-        order = np.argsort(owner, kind="stable")
-        table, owner = table[order], owner[order]
-        begin = table[:, 5].astype(np.int64)
+        found = self._words.find(texts, at_start)
+        lengths = np.fromiter(map(len, found.words), np.int64, len(found.words))
+        space = np.fromiter(map(str.isspace, found.words), bool, len(found.words))
         return ChunkWords(
-            counts=np.bincount(owner, minlength=len(texts)),
-            starts=begin,
-            ends=begin + table[:, 6].astype(np.int64),
-            visible=table[:, 7] == 0,
-            types=self._types(table[:, :5]),
+            counts=found.counts,
+            starts=found.starts,
+            ends=found.starts + lengths,
+            visible=~space,
+            types=self._types(found.words),
         )
 
-    def _types(self, features: np.ndarray) -> np.ndarray:
-        """int64: the type of every word, new ones embedded; ``features`` uint64 [W, 5]."""
-        type_of = self._type_of
-        new: list[int] = []
-        types = np.empty(len(features), np.int64)
-        for k, key in enumerate(features[:, 0].tolist()):
-            number = type_of.get(key)
-            if number is None:
-                number = type_of[key] = len(type_of) + 1
-                new.append(k)
-            types[k] = number
-        if new:
-            self._embed(features[new])
+    def _types(self, words: Sequence[str]) -> np.ndarray:
+        """int64 [W]: the type of every word, new ones embedded."""
+        types = np.fromiter(map(self._type_of.__getitem__, words), np.int64, len(words))
+        if self._type_of.new:
+            self._embed(features_of(self._type_of.new))
+            self._type_of.new = []
         return types
 
     def _embed(self, features: np.ndarray) -> None:
@@ -185,35 +159,22 @@ class EnglishNetwork:
             ],
             axis=1,
         ).astype(np.int64)
-        first, stop = self._num_types, self._num_types + len(features)
-        if stop > len(self._embedded):
-            room = max(stop, 2 * len(self._embedded))
-            self._embedded = _grown(self._embedded, first, room)
-            self._projected = _grown(self._projected, first, room)
         embed: Any = _embed_types
         embed(
             rows, *self._tables, *self._mix, self._first,
-            self._embedded[first:stop], self._projected[first:stop],
+            self._embedded.extend(len(rows)), self._projected.extend(len(rows)),
         )  # fmt: skip
-        self._num_types = stop
 
     def classify(self, types: np.ndarray) -> np.ndarray:
         """uint8 [W]: classes of words by type; documents have :data:`PAD` zeros around them."""
         labels = _best_labels(
-            types, self._projected, self._embedded, *self._after_first, *self._second
+            types, self._projected.rows, self._embedded.rows, *self._after_first, *self._second
         )
         return self._to_class[labels]
 
 
-def _attribute_id(name: str) -> int:
-    from spacy.attrs import IDS
-
-    known: Any = IDS
-    return int(known[name])
-
-
 def _columns_of(layer: Any) -> tuple[str, ...]:
-    name_of = {_attribute_id(name): name for name in (*_FEATURES, *_NEEDED)}
+    name_of = {attribute_id(name): name for name in FEATURES}
     columns = layer.attrs["columns"]
     return tuple(c if isinstance(c, str) else name_of.get(c, "") for c in columns)
 
@@ -245,14 +206,18 @@ def _scale(norm: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(norm.get_param("G")), np.ascontiguousarray(norm.get_param("b"))
 
 
-def _grown(array: np.ndarray, used: int, room: int) -> np.ndarray:
-    larger = np.zeros((room, *array.shape[1:]), array.dtype)
-    larger[:used] = array[:used]
-    return larger
-
-
 _MATHS = {"contract", "reassoc", "nsz", "arcp"}
 """Freedoms of the compiler: the code is the same for every row, so equal rows stay equal."""
+
+
+@njit(cache=True, nogil=True, fastmath=_MATHS, inline="always")
+def _larger_normalised(pieces: Any, scale: Any, shift: Any, out: Any) -> None:
+    """``out`` [W]: the larger of two candidates each (``pieces`` [2 · W]), layer-normalised."""
+    size = out.size
+    for k in range(size):
+        a, b = pieces[k], pieces[size + k]
+        out[k] = a if a > b else b
+    _normalise(out, scale, shift)
 
 
 @njit(cache=True, nogil=True, fastmath=_MATHS, inline="always")
@@ -278,7 +243,6 @@ def _embed_types(
 ) -> None:  # fmt: skip
     """Fill ``embedded`` [N, W] and ``projected`` [N, 3, P · W] for words with table ``rows`` [N, 5, 4]."""
     num, width = embedded.shape
-    num_pieces = bias.size // width
     mixed = np.empty(bias.size, np.float32)
     for n in range(num):
         mixed[:] = bias
@@ -289,10 +253,10 @@ def _embed_types(
             for j in range(bias.size):
                 mixed[j] += a[j] + b[j] + c[j] + d[j] + e[j]
         for j in range(width):
-            best = mixed[j]
-            for piece in range(1, num_pieces):
-                best = max(best, mixed[piece * width + j])
-            embedded[n, j] = best
+            most = mixed[j]
+            for start in range(width, bias.size, width):
+                most = max(most, mixed[start + j])
+            embedded[n, j] = most
         _normalise(embedded[n], scale, shift)
         for side in range(3):
             out = projected[n, side]
@@ -340,45 +304,39 @@ def _best_labels(
 ) -> Any:  # fmt: skip
     """uint8 [W]: the best label of every word."""
     num, width, size = types.size, embedded.shape[1], bias_1.size
-    num_pieces = size // width
-    hidden = np.zeros((num + 2 + _BLOCK) * width, np.float32)  # rows of zeros before and after
-    pieces = np.empty(size, np.float32)
-    for n in range(num):
-        before = projected[types[n - 1] if n else 0, 0]
-        itself = projected[types[n], 1]
-        after = projected[types[n + 1] if n + 1 < num else 0, 2]
-        for j in range(size):
-            pieces[j] = (before[j] + itself[j]) + (after[j] + bias_1[j])
-        out = hidden[(n + 1) * width : (n + 2) * width]
-        for j in range(width):
-            best = pieces[j]
-            for piece in range(1, num_pieces):
-                best = max(best, pieces[piece * width + j])
-            out[j] = best
-        _normalise(out, scale_1, shift_1)
-        for j in range(width):
-            out[j] += embedded[types[n], j]
+    # What the first layer makes of the word before a block, its eight words and the word after.
+    window = np.zeros((_BLOCK + 2) * width, np.float32)
+    pieces, row = np.empty(size, np.float32), np.empty(width, np.float32)
     labels = np.empty(num, np.uint8)
     block = np.empty((_BLOCK, size), np.float32)
-    last = np.empty(width, np.float32)
     for start in range(0, num, _BLOCK):
-        _multiply(hidden[start * width : (start + _BLOCK + 2) * width], weights_2, bias_2, block)
+        if start:
+            window[: 2 * width] = window[_BLOCK * width :]
+        for r in range(2 if start else 1, _BLOCK + 2):
+            n = start + r - 1
+            if n >= num:
+                window[r * width :] = 0
+                break
+            before = projected[types[n - 1] if n else 0, 0]
+            itself = projected[types[n], 1]
+            after = projected[types[n + 1] if n + 1 < num else 0, 2]
+            for j in range(size):
+                pieces[j] = (before[j] + itself[j]) + (after[j] + bias_1[j])
+            _larger_normalised(pieces, scale_1, shift_1, row)
+            itself = embedded[types[n]]
+            for j in range(width):
+                window[r * width + j] = row[j] + itself[j]
+        _multiply(window, weights_2, bias_2, block)
         for r in range(min(_BLOCK, num - start)):
-            row = block[r]
+            _larger_normalised(block[r], scale_2, shift_2, row)
             for j in range(width):
-                best = row[j]
-                for piece in range(1, num_pieces):
-                    best = max(best, row[piece * width + j])
-                last[j] = best
-            _normalise(last, scale_2, shift_2)
-            for j in range(width):
-                last[j] += hidden[(start + r + 1) * width + j]
+                row[j] += window[(r + 1) * width + j]
             best_label, most = 0, np.float32(-np.inf)
             for label in range(bias_out.size):
                 weights = weights_out[label]
                 score = np.float32(0)
                 for j in range(width):
-                    score += last[j] * weights[j]
+                    score += row[j] * weights[j]
                 score += bias_out[label]
                 if score > most:
                     best_label, most = label, score

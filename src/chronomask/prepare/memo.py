@@ -17,8 +17,9 @@ from numba import njit
 
 from chronomask.data.format import SPECIAL, WORD_START
 from chronomask.prepare.align import word_begins, words_of_tokens
-from chronomask.prepare.chunks import AT_START, cut, text_of
-from chronomask.prepare.words import ChunkWords, Spans
+from chronomask.prepare.chunks import begins_its_text, cut, text_of
+from chronomask.prepare.growing import Growing
+from chronomask.prepare.words import ChunkWords, Numbers, Spans
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -82,18 +83,25 @@ class ChunkMemo:
         self._tokenizer = tokenizer
         self._tagger = tagger
         self._most = most
+        self._chunks = Numbers[bytes]()
+        # Of every chunk, and one more: where its tokens and words begin.
+        self._token_begin, self._word_begin = Growing(np.int64), Growing(np.int64)
+        self._visible = Growing(np.int64)
+        # Of every token, and of every word.
+        self._ids, self._annotation = Growing(np.uint32), Growing(np.uint8)
+        self._word, self._types = Growing(np.int32), Growing(np.int32)
         self._forget()
 
     def _forget(self) -> None:
         self._tagger.forget()
-        self._chunks = _Numbers()
-        self._token_begin = np.zeros(1, np.int64)  # one more than chunks
-        self._word_begin = np.zeros(1, np.int64)
-        self._visible = np.zeros(0, np.int64)
-        self._ids = np.zeros(0, np.uint32)
-        self._annotation = np.zeros(0, np.uint8)
-        self._word = np.zeros(0, np.int32)
-        self._types = np.zeros(0, np.int32)
+        self._chunks.clear()
+        for kept in (
+            self._token_begin, self._word_begin, self._visible,
+            self._ids, self._annotation, self._word, self._types,
+        ):  # fmt: skip
+            kept.clear()
+        for begins in (self._token_begin, self._word_begin):
+            begins.append(np.zeros(1, np.int64))
 
     def annotate(
         self, texts: Sequence[str], is_special: np.ndarray
@@ -104,27 +112,27 @@ class ChunkMemo:
         """
         if len(self._chunks) > self._most:
             self._forget()
-        number = self._chunks.__getitem__
-        cuts = [cut(text) for text in texts]
-        counts = np.fromiter(map(len, cuts), np.int64, len(cuts))
-        total = int(counts.sum())
-        chunks = np.fromiter(map(number, chain.from_iterable(cuts)), np.int64, total)
+        found = cut(texts)
+        distinct = np.fromiter(
+            map(self._chunks.__getitem__, found.distinct), np.int64, len(found.distinct)
+        )
+        chunks, counts = distinct[found.which], found.counts
         if self._chunks.new:
             self._learn(self._chunks.new, is_special)
             self._chunks.new = []
-        types, first_word = _lay_out_words(chunks, counts, self._word_begin, self._types)
+        types, first_word = _lay_out_words(chunks, counts, self._word_begin.rows, self._types.rows)
         classes = self._tagger.classify(types)
         ids, annotation, lengths, without_word = _lay_out_tokens(
-            chunks, counts, self._token_begin, self._ids, self._annotation, self._word,
-            first_word, classes,
+            chunks, counts, self._token_begin.rows, self._ids.rows, self._annotation.rows,
+            self._word.rows, first_word, classes,
         )  # fmt: skip
-        return ids, annotation, lengths, int(self._visible[chunks].sum()), without_word
+        return ids, annotation, lengths, int(self._visible.rows[chunks].sum()), without_word
 
-    def _learn(self, new: list[str], is_special: np.ndarray) -> None:
+    def _learn(self, new: list[bytes], is_special: np.ndarray) -> None:
         """Tokenise, find words and align chunks that were not met before."""
-        texts = [text_of(chunk) for chunk in new]
-        ids, starts, ends, num_tokens = _encoded(self._tokenizer, new, texts)
-        words = self._tagger.learn(texts, [chunk.startswith(AT_START) for chunk in new])
+        texts, first = [text_of(key) for key in new], [begins_its_text(key) for key in new]
+        ids, starts, ends, num_tokens = _encoded(self._tokenizer, texts, first)
+        words = self._tagger.learn(texts, first)
         # One character axis for all, with a gap so that no token reaches the next chunk.
         sizes = np.fromiter((len(text) + 2 for text in texts), np.int64, len(texts))
         base = np.cumsum(sizes) - sizes
@@ -140,21 +148,20 @@ class ChunkMemo:
         )
         annotation = np.where(word_begins(word), WORD_START, 0).astype(np.uint8)
         annotation[special] = SPECIAL
-        first = np.repeat(np.cumsum(words.counts) - words.counts, num_tokens)
-        within = np.where(word >= 0, seen[word] - first, -1) if seen.size else word
+        first_word = np.repeat(np.cumsum(words.counts) - words.counts, num_tokens)
+        within = np.where(word >= 0, seen[word] - first_word, -1) if seen.size else word
         owner = np.repeat(np.arange(len(texts)), words.counts)
-        self._token_begin = _continued(self._token_begin, num_tokens)
-        self._word_begin = _continued(self._word_begin, words.counts)
-        visible = np.bincount(owner[seen], minlength=len(texts))
-        self._visible = np.concatenate([self._visible, visible])
-        self._ids = np.concatenate([self._ids, ids.astype(np.uint32)])
-        self._annotation = np.concatenate([self._annotation, annotation])
-        self._word = np.concatenate([self._word, within.astype(np.int32)])
-        self._types = np.concatenate([self._types, words.types.astype(np.int32)])
+        for begins, counts in ((self._token_begin, num_tokens), (self._word_begin, words.counts)):
+            begins.append(begins.rows[-1] + np.cumsum(counts))
+        self._visible.append(np.bincount(owner[seen], minlength=len(texts)))
+        self._ids.append(ids)
+        self._annotation.append(annotation)
+        self._word.append(within)
+        self._types.append(words.types)
 
 
 def _encoded(
-    tokenizer: Tokenizer, chunks: Sequence[str], texts: Sequence[str]
+    tokenizer: Tokenizer, texts: Sequence[str], at_start: Sequence[bool]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Ids, start and end characters within its chunk of every token, int64 [T]; tokens of each chunk, [N].
 
@@ -164,8 +171,8 @@ def _encoded(
     joined: list[list[str]] = []
     block_of = np.empty(len(texts), np.int64)
     open_ended, length = False, 0
-    for number, (chunk, text) in enumerate(zip(chunks, texts, strict=True)):
-        if not open_ended or length > _BLOCK or chunk[:1] not in (" ", "\n"):
+    for number, (text, first) in enumerate(zip(texts, at_start, strict=True)):
+        if first or not open_ended or length > _BLOCK or text[:1] not in (" ", "\n"):
             joined.append([])
             length = 0
         joined[-1].append(text)
@@ -185,24 +192,6 @@ def _encoded(
     owner = np.searchsorted(begins, starts + shift, side="right") - 1
     shift -= begins[owner]
     return ids, starts + shift, ends + shift, np.bincount(owner, minlength=len(texts))
-
-
-class _Numbers(dict[str, int]):
-    """Chunks numbered as they are met; ``new``: those met since it was emptied."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.new: list[str] = []
-
-    def __missing__(self, chunk: str) -> int:
-        number = self[chunk] = len(self)
-        self.new.append(chunk)
-        return number
-
-
-def _continued(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Running totals ``begins`` with those of more ``counts``."""
-    return np.concatenate([begins, begins[-1] + np.cumsum(counts)])
 
 
 @njit(cache=True, nogil=True)

@@ -10,10 +10,11 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 import numpy as np
 
-__all__ = ["ChunkWords", "Spans", "UnicodeWords"]
+__all__ = ["ChunkWords", "Numbers", "Spans", "UnicodeWords"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,23 @@ class ChunkWords:
     ends: np.ndarray
     visible: np.ndarray
     types: np.ndarray
+
+
+_Thing = TypeVar("_Thing", str, bytes)
+
+
+class Numbers(dict[_Thing, int], Generic[_Thing]):
+    """Things numbered as they are met, from ``first``; ``new``: those met since it was emptied."""
+
+    def __init__(self, first: int = 0) -> None:
+        super().__init__()
+        self._first = first
+        self.new: list[_Thing] = []
+
+    def __missing__(self, thing: _Thing) -> int:
+        number = self[thing] = self._first + len(self)
+        self.new.append(thing)
+        return number
 
 
 class UnicodeWords:
