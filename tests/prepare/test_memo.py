@@ -110,6 +110,14 @@ def test_frequent_words_are_one_chunk() -> None:
     assert not begins_its_text(found.distinct[inside])
 
 
+def test_no_special_case_reaches_across_a_cut() -> None:
+    tagger = load_tagger(EnglishTagger())
+    assert isinstance(tagger, SpacyWords)
+    rules = tagger._pipeline.tokenizer.rules
+    assert len(rules) > 1000
+    assert not [rule for rule in rules if "," in rule or re.search(r"\S\s\S", rule)]
+
+
 @pytest.mark.parametrize(
     "tagger", [UnicodeWords(), BandWords([["a"], ["b", "étude"]]), load_tagger(EnglishTagger())]
 )

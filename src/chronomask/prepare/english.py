@@ -267,32 +267,38 @@ def _embed_types(
                     out[j] += value * weights[j]
 
 
-_BLOCK = 8
+_BLOCK = 12
 """Words of one turn of the matrix product."""
 
 
 @njit(cache=True, nogil=True, fastmath=_MATHS)
 def _multiply(window: Any, weights: Any, bias: Any, out: Any) -> None:
-    """``out`` [8, O]: ``bias`` plus ``weights`` [O, 3 · W] times each word's row and its neighbours'.
+    """``out`` [12, O]: ``bias`` plus ``weights`` [O, 3 · W] times each word's row and its neighbours'.
 
-    Four words and two outputs at a time: eight sums that stay in registers.
+    Six words and two outputs at a time: twelve sums that stay in registers.
     """
     size, num_inputs = weights.shape
     width = num_inputs // 3
     zero = np.float32(0)
-    for r in range(0, _BLOCK, 4):
+    for r in range(0, _BLOCK, 6):
         for j in range(0, size, 2):
-            a0, a1, a2, a3, b0, b1, b2, b3 = zero, zero, zero, zero, zero, zero, zero, zero
+            a0, a1, a2, a3, a4, a5 = zero, zero, zero, zero, zero, zero
+            b0, b1, b2, b3, b4, b5 = zero, zero, zero, zero, zero, zero
             for k in range(num_inputs):
                 a, b = weights[j, k], weights[j + 1, k]
                 x0, x1 = window[r * width + k], window[(r + 1) * width + k]
                 x2, x3 = window[(r + 2) * width + k], window[(r + 3) * width + k]
+                x4, x5 = window[(r + 4) * width + k], window[(r + 5) * width + k]
                 a0, a1, a2, a3 = a0 + a * x0, a1 + a * x1, a2 + a * x2, a3 + a * x3
                 b0, b1, b2, b3 = b0 + b * x0, b1 + b * x1, b2 + b * x2, b3 + b * x3
-            out[r, j], out[r, j + 1] = a0 + bias[j], b0 + bias[j + 1]
-            out[r + 1, j], out[r + 1, j + 1] = a1 + bias[j], b1 + bias[j + 1]
-            out[r + 2, j], out[r + 2, j + 1] = a2 + bias[j], b2 + bias[j + 1]
-            out[r + 3, j], out[r + 3, j + 1] = a3 + bias[j], b3 + bias[j + 1]
+                a4, a5, b4, b5 = a4 + a * x4, a5 + a * x5, b4 + b * x4, b5 + b * x5
+            first, second = bias[j], bias[j + 1]
+            out[r, j], out[r, j + 1] = a0 + first, b0 + second
+            out[r + 1, j], out[r + 1, j + 1] = a1 + first, b1 + second
+            out[r + 2, j], out[r + 2, j + 1] = a2 + first, b2 + second
+            out[r + 3, j], out[r + 3, j + 1] = a3 + first, b3 + second
+            out[r + 4, j], out[r + 4, j + 1] = a4 + first, b4 + second
+            out[r + 5, j], out[r + 5, j + 1] = a5 + first, b5 + second
 
 
 @njit(cache=True, nogil=True, fastmath=_MATHS)
@@ -304,7 +310,7 @@ def _best_labels(
 ) -> Any:  # fmt: skip
     """uint8 [W]: the best label of every word."""
     num, width, size = types.size, embedded.shape[1], bias_1.size
-    # What the first layer makes of the word before a block, its eight words and the word after.
+    # What the first layer makes of the word before a block, its words and the word after.
     window = np.zeros((_BLOCK + 2) * width, np.float32)
     pieces, row = np.empty(size, np.float32), np.empty(width, np.float32)
     labels = np.empty(num, np.uint8)

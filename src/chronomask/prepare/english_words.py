@@ -146,6 +146,7 @@ def plain_words(
     return words
 
 
+@lru_cache(maxsize=2)
 def _bare(tokenizer: Any) -> Tokenizer:
     """The tokenizer with a vocabulary that asks nothing of a new word."""
     from spacy.tokenizer import Tokenizer
