@@ -37,7 +37,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.log import RunLog
 from chronomask.train.loop import pretrain
-from chronomask.train.optimiser import set_learning_rate
+from chronomask.train.optimiser import update
 from chronomask.train.run import open_run
 from chronomask.types import UPOS_CLASSES
 
@@ -200,9 +200,8 @@ def bare(work: Work, data: PreparedData, out: Path, steps: int) -> list[Step]:
         part = parts[step % len(parts)]
         loss, _ = run.forward.losses(part)
         (loss.sum() / max(1, loss.shape[0])).backward()
-        torch.nn.utils.clip_grad_norm_(run.parameters, 1.0)
-        set_learning_rate(run.optimiser, 5e-4)
-        run.optimiser.step()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in run.parameters if p.grad is not None])
+        update(run.optimiser, 5e-4, norm, 1.0)
         run.optimiser.zero_grad(set_to_none=True)
         ends.append((time.perf_counter(), time.process_time()))
     return _steps(ends, [work.tokens] * steps)

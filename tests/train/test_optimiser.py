@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,56 @@ from chronomask.train.optimiser import (
     Muon,
     StableAdamW,
     build_optimiser,
-    set_learning_rate,
+    can_leave_out,
+    update,
 )
 
 from .conftest import assert_same_run
+
+NO_NORM = torch.zeros(())
+
+
+@pytest.mark.parametrize("config", [AdamW(), StableAdamW(), Muon()])
+@pytest.mark.parametrize("clip", [0.5, 100.0, None])
+def test_gradients_are_scaled_down_to_the_norm_asked_for(
+    config: AdamW | StableAdamW | Muon, clip: float | None
+) -> None:
+    models = [nn.Linear(4, 3), nn.Linear(4, 3)]
+    models[1].load_state_dict(models[0].state_dict())
+    ours, theirs = (build_optimiser(config, model) for model in models)
+    torch.manual_seed(0)
+    for _ in range(3):
+        for mine, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in models[0].parameters()])  # pyright: ignore
+        update(ours, 0.01, norm, clip)
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(models[1].parameters(), clip)
+        for group in theirs.param_groups:
+            group["lr"] = 0.01
+        theirs.step()
+    for mine, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-8)
+
+
+def test_an_update_may_be_left_out_by_the_device() -> None:
+    model = nn.Linear(4, 3)
+    optimiser = build_optimiser(AdamW(weight_decay=0.1), model)
+    assert can_leave_out(optimiser)
+    for bad in (True, False, True):
+        before = copy.deepcopy([list(model.parameters()), optimiser.state_dict()["state"]])
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, math.nan if bad else 1.0)
+        update(optimiser, 0.01, torch.tensor(1.0), 1.0, leave_out=torch.tensor(bad))
+        parameters, state = before
+        same = [torch.equal(a, b) for a, b in zip(model.parameters(), parameters, strict=True)]
+        assert same == [bad] * 2
+        for number, slots in optimiser.state_dict()["state"].items():
+            old = state.get(number, {name: torch.zeros_like(v) for name, v in slots.items()})
+            assert [torch.equal(v, old[name]) for name, v in slots.items()] == [bad] * 3
+    others = build_optimiser(StableAdamW(), model), build_optimiser(Muon(), model)
+    assert not any(map(can_leave_out, others))
 
 
 def test_biases_and_norms_have_no_decay() -> None:
@@ -37,7 +84,7 @@ def test_biases_and_norms_have_no_decay() -> None:
             id(model[2].weight): 0.0,
             id(model[2].bias): 0.0,
         }
-        set_learning_rate(optimiser, 0.5)
+        update(optimiser, 0.5, NO_NORM, clip=None)
         assert {group["lr"] for group in optimiser.param_groups} == {0.5}
 
 
@@ -70,8 +117,7 @@ def test_stable_adamw_is_the_paper_s() -> None:
     for number in range(len(sizes)):
         for parameter, gradients in zip(model.parameters(), drawn, strict=True):
             parameter.grad = gradients[number]
-        set_learning_rate(optimiser, 0.01)
-        optimiser.step()
+        update(optimiser, 0.01, NO_NORM, clip=None)
     for parameter, start, gradients in zip(model.parameters(), before, drawn, strict=True):
         expected = plain_stable_adamw([start], gradients, config, 0.01)
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-14)
@@ -91,8 +137,7 @@ def test_stable_adamw_without_clipping_is_adamw() -> None:
         noise = torch.ones(4, 4) * 0.5**number
         for model, optimiser in pair:
             model.weight.grad, model.bias.grad = noise.clone(), noise[0].clone()
-            set_learning_rate(optimiser, 0.01)
-            optimiser.step()
+            update(optimiser, 0.01, NO_NORM, clip=None)
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-7)
 
 
@@ -138,8 +183,8 @@ def test_muon_is_torch_s_and_adamw_s_each_on_its_own() -> None:
         for mine, theirs in pairs:
             mine.grad = torch.randn_like(mine)
             theirs.grad = mine.grad.clone()
-        set_learning_rate(optimiser, 0.02)
-        for each in (optimiser, *alone):
+        update(optimiser, 0.02, NO_NORM, clip=None)
+        for each in alone:
             each.step()
     assert torch.equal(model[1].weight, matrix.weight)
     assert torch.equal(model[0].weight, embedding.weight)

@@ -41,7 +41,7 @@ class World:
         """Each value summed over all processes; exact for counts below 2⁵³."""
         if self.size == 1:
             return [float(value) for value in values]
-        return self.sum(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+        return self.sum(torch.tensor(values, dtype=torch.float64)).tolist()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of ``tensor`` over all processes, in place."""
@@ -53,7 +53,7 @@ class World:
         """The smallest ``value`` of any process."""
         if self.size == 1:
             return value
-        tensor = torch.tensor(value, dtype=torch.int64, device=self.device)
+        tensor = torch.tensor(value, dtype=torch.int64)
         dist.all_reduce(tensor, dist.ReduceOp.MIN)
         return int(tensor)
 
@@ -93,7 +93,8 @@ def join(device: str) -> Iterator[World]:
         torch.cuda.set_device(own)
     started = size > 1 and not dist.is_initialized()
     if started:
-        backend = "nccl" if kind == "cuda" else "gloo"
+        # Numbers of the host go from host to host: no device is waited for.
+        backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=_store(), rank=rank, world_size=size)
     try:
         yield World(rank, size, own)

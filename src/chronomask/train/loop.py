@@ -3,14 +3,13 @@
 Step s: its rows (a function of data, seed and s) are cut into micro-batches and masked with the step's
 ratio and the class weights learned before s, all of them before anything is computed, so that the
 number of predicted tokens over all micro-batches and processes is known. Each micro-batch adds the
-gradient of (sum of its losses / that number). Gradients are summed over processes, checked, clipped
-and applied; losses per class are pooled and fed back to the masker, in force from s + 1 on.
+gradient of (sum of its losses / that number). Gradients are summed over processes, clipped and applied,
+unless one is not finite; losses per class are pooled and fed back to the masker, in force from s + 1 on.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -30,7 +29,7 @@ from chronomask.train.dropout import seed_dropout
 from chronomask.train.dump import not_finite
 from chronomask.train.forward import Part, as_class_tally, tally
 from chronomask.train.log import RunLog
-from chronomask.train.optimiser import set_learning_rate
+from chronomask.train.optimiser import can_leave_out, update
 from chronomask.train.run import Run, State, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.signals import Stopped, StopRequest
@@ -192,15 +191,23 @@ def _update(
             classes = masker.feedback_class(part.batch)
             feedback += tally(classes, loss, correct, masker.num_feedback_classes)
     world.sum(by_class)
+    world.sum(feedback)
     if not run.sharded:
         world.sum_gradients(run.parameters)
 
     norm_tensor = gradient_norm([p.grad for p in run.parameters if p.grad is not None])
-    # The one place in a step where the host waits for the device: nothing is updated unchecked.
-    read = torch.cat((by_class.flatten(), norm_tensor.double().reshape(1))).cpu()
-    by_class, norm = read[:-1].view_as(by_class), float(read[-1])
-    mean_loss = float(by_class[0].sum()) / predicted
-    if not (math.isfinite(mean_loss) and math.isfinite(norm)):
+    finite = _finite(by_class[0].sum(), norm_tensor)
+    # An update that the device leaves out by itself where a number is not finite is queued at once.
+    at_once = can_leave_out(run.optimiser) and run.outliers.rule.kind == "none"
+    if at_once:
+        update(run.optimiser, rate, norm_tensor, config.gradient_clip, leave_out=~finite)
+    # Here the host waits for the device, once a step: the next step's masks depend on these losses.
+    numbers = (by_class.flatten(), feedback.flatten(), torch.stack((norm_tensor, finite)))
+    read = torch.cat([part.double() for part in numbers]).cpu()
+    by_class = read[: by_class.numel()].view_as(by_class)
+    feedback = read[by_class.numel() : -2].view_as(feedback)
+    mean_loss, norm = float(by_class[0].sum()) / predicted, float(read[-2])
+    if not read[-1]:
         raise not_finite(run, state, world, mean_loss, norm, parts, losses)
     state.window.by_class += by_class
     why = run.outliers.judge(mean_loss, norm)
@@ -209,16 +216,19 @@ def _update(
         state.window.skipped.append(state.step + 1)
         run.optimiser.zero_grad(set_to_none=True)
         return mean_loss, norm
-    if config.gradient_clip is not None and norm > config.gradient_clip:
-        torch.nn.utils.clip_grads_with_norm_(run.parameters, config.gradient_clip, norm_tensor)
-    set_learning_rate(run.optimiser, rate)
-    run.optimiser.step()
+    if not at_once:
+        update(run.optimiser, rate, norm_tensor, config.gradient_clip)
     run.optimiser.zero_grad(set_to_none=True)
 
-    masker.update(as_class_tally(world.sum(feedback) if masker.content.by_token_id else by_class))
+    masker.update(as_class_tally(feedback if masker.content.by_token_id else by_class))
     if masker.response is not None:
         masker.response.observe_training(mean_loss)
     return mean_loss, norm
+
+
+def _finite(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """Whether both are finite, bool, 0-d, on their device."""
+    return loss.isfinite() & norm.isfinite()
 
 
 def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Optimisers: each a config that builds a ``torch.optim.Optimizer`` over a model's parameters.
 
 Whatever an optimiser keeps lies in ``state[parameter]`` as tensors that are scalars or have the
-parameter's shape: that is all a checkpoint stores. The learning rate is set before each step, the same
-for every group.
+parameter's shape: that is all a checkpoint stores. The learning rate is set at each step, the same for
+every group.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ __all__ = [
     "Optimiser",
     "StableAdamW",
     "build_optimiser",
-    "set_learning_rate",
+    "can_leave_out",
     "state_numbers",
+    "update",
 ]
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -104,7 +105,7 @@ class _Several(torch.optim.Optimizer):
 
 
 def build_optimiser(config: AdamW | StableAdamW | Muon, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over all trainable parameters of ``model``; the rate is set before each step."""
+    """The optimiser over all trainable parameters of ``model``; :func:`update` sets the rate."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     if isinstance(config, StableAdamW):
         betas = (config.beta1, config.beta2)
@@ -137,10 +138,42 @@ def state_numbers(config: AdamW | StableAdamW | Muon, model: nn.Module) -> int:
     return numbers
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of every parameter group."""
+def can_leave_out(optimiser: torch.optim.Optimizer) -> bool:
+    """Whether :func:`update` takes ``leave_out`` for it: whether it asks the device by itself."""
+    return isinstance(optimiser, torch.optim.AdamW)
+
+
+def update(
+    optimiser: torch.optim.Optimizer,
+    rate: float,
+    gradient_norm: torch.Tensor,
+    clip: float | None,
+    leave_out: torch.Tensor | None = None,
+) -> None:
+    """Update all parameters at this learning rate, gradients scaled down to a norm of ``clip``.
+
+    ``gradient_norm`` is theirs, 0-d; ``leave_out`` bool, 0-d: on the device, whether nothing must
+    change. Nothing waits for the device.
+    """
     for group in optimiser.param_groups:
         group["lr"] = rate
+    if isinstance(optimiser, torch.optim.AdamW):
+        # What torch's fused optimisers take from a GradScaler: a divisor of gradients, and a flag.
+        fused: Any = optimiser
+        scale = None if clip is None else ((gradient_norm + _CLIP_EPSILON) / clip).clamp(min=1.0)
+        fused.grad_scale = scale
+        fused.found_inf = None if leave_out is None else leave_out.float()
+        optimiser.step()
+        return
+    assert leave_out is None
+    if clip is not None:
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip, gradient_norm)
+    optimiser.step()
+
+
+_CLIP_EPSILON = 1e-6
+"""Added to the norm by ``torch.nn.utils.clip_grad_norm_``."""
 
 
 def _adamw(config: AdamW | Muon, parameters: list[nn.Parameter]) -> torch.optim.AdamW:

@@ -1,0 +1,78 @@
+"""What a step asks of its device: nothing, until its update is queued.
+
+The device is torch's `meta` device, whose tensors have no values: asking for one is an error.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chronomask.train import loop
+from chronomask.train.config import RunConfig
+from chronomask.train.distributed import World
+from chronomask.train.optimiser import build_optimiser
+from chronomask.train.run import open_run
+
+META = torch.device("meta")
+NO_HOST_DROPOUT = "model.overrides.attention_probs_dropout_prob=0.0"  # a CPU draws it by itself
+
+
+@pytest.mark.parametrize(
+    ("change", "at_once"),
+    [
+        ("seed=0", True),
+        ("attention=row", True),
+        ("gradient_clip=null", True),
+        ("masking.content={kind: token_accuracy}", True),
+        ("masking.content={kind: none}", True),
+        ("activation_checkpointing=true", True),
+        ("outliers={kind: skip}", False),
+        ("optimiser={kind: stable_adamw}", False),
+        ("optimiser={kind: muon}", False),
+    ],
+)
+def test_nothing_is_read_before_the_update_is_queued(
+    values: dict[str, Any],
+    change: str,
+    at_once: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = RunConfig.parse(values).replace([change, NO_HOST_DROPOUT])
+    run, state = open_run(config, tmp_path / "run", World(0, 1, torch.device("cpu")), resume=False)
+    # torch has no fused update for this device, but knows what one would return.
+    monkeypatch.setattr(
+        sys.modules[torch.optim.Adam.__module__],
+        "_device_dtype_check_for_fused",
+        lambda *_, **__: None,
+    )
+    autocast = torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda _, *a, **named: autocast("cpu", *a, **named))
+    run.forward.model.to("meta")  # pyright: ignore[reportArgumentType]
+    run.forward = replace(run.forward, device=META)
+    run.parameters = list(run.forward.model.parameters())
+    run.optimiser = build_optimiser(config.optimiser, run.forward.model)
+    parts = [
+        run.forward.mask(rows, run.masker, 0.0)
+        for rows in run.loader.rows_at(0).micro_batches(config.micro_batches)
+    ]
+    predicted = float(sum(part.batch.num_predicted for part in parts))
+    queued: list[bool] = []
+    update = loop.update
+
+    def noted(*arguments: Any, **named: Any) -> None:
+        update(*arguments, **named)
+        queued.append(True)
+
+    monkeypatch.setattr(loop, "update", noted)
+    with pytest.raises(NotImplementedError, match="no data"):
+        loop._update(run, state, World(0, 1, META), parts, predicted, 1e-3)
+    assert bool(queued) == at_once
+    state_steps = [slots["step"] for slots in run.optimiser.state.values() if "step" in slots]
+    assert bool(state_steps) == at_once
