@@ -37,6 +37,7 @@ __all__ = ["PAD", "EnglishNetwork"]
 PAD = 2
 """Word type 0 this many times between documents, as spaCy pads them: the depth of the network."""
 
+_ROOM = 1 << 18  # word types that there is room for at first: those of as many chunks
 _LAYERS = [*["hashembed"] * 5, *["maxout", "layernorm"] * 3]
 
 
@@ -74,9 +75,9 @@ class EnglishNetwork:
             np.ascontiguousarray(out.get_param("b")),
         )
         self._type_of = Numbers[str](first=1)
-        # Memory that is not written yet costs nothing.
-        self._embedded = Growing(np.float32, (width,), room=1 << 17)
-        self._projected = Growing(np.float32, self._first.shape[::2], room=1 << 17)
+        # Memory that is not written yet costs nothing; copying it to make room would.
+        self._embedded = Growing(np.float32, (width,), room=_ROOM)
+        self._projected = Growing(np.float32, self._first.shape[::2], room=_ROOM)
         self.forget()
 
     @classmethod
