@@ -76,3 +76,34 @@ def test_nothing_is_read_before_the_update_is_queued(
     assert bool(queued) == at_once
     state_steps = [slots["step"] for slots in run.optimiser.state.values() if "step" in slots]
     assert bool(state_steps) == at_once
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", ["never", "always"])
+def test_a_cuda_device_is_not_waited_for(
+    values: dict[str, Any], compiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch refuses what would wait, from the third step's forward pass until its update is queued."""
+    options = [f"compile={compiled}", "device=cuda", "precision=bf16"]
+    config = RunConfig.parse(values).replace(options)
+    world = World(0, 1, torch.device("cuda", 0))
+    run, state = open_run(config, tmp_path / "run", world, resume=False)
+    update, queued = loop.update, []
+
+    def noted(*arguments: Any, **named: Any) -> None:
+        update(*arguments, **named)
+        torch.cuda.set_sync_debug_mode("default")
+        queued.append(True)
+
+    monkeypatch.setattr(loop, "update", noted)
+    rows = run.loader.rows_at(0)
+    try:
+        for step in range(3):
+            micro_batches = rows.micro_batches(config.micro_batches)
+            parts = [run.forward.mask(micro, run.masker, 0.0) for micro in micro_batches]
+            predicted = float(sum(part.batch.num_predicted for part in parts))
+            torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
+            loop._update(run, state, world, parts, predicted, 1e-3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(queued) == 3
