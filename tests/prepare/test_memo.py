@@ -18,6 +18,7 @@ from chronomask.prepare.config import EnglishTagger, PrepareConfig
 from chronomask.prepare.english import PAD, EnglishNetwork
 from chronomask.prepare.memo import ChunkMemo, WithoutContext
 from chronomask.prepare.sources import fields_of, find_sources, read_documents
+from chronomask.prepare.tagger_accuracy import load_tagger as load_pipeline
 from chronomask.prepare.taggers import SpacyWords, TaggerProtocol, UnicodeWords, load_tagger
 from chronomask.prepare.tokenizer import build_tokenizer, load_backend
 from tests.tests_text import made_up_text
@@ -116,6 +117,9 @@ def test_no_special_case_reaches_across_a_cut() -> None:
     rules = tagger._pipeline.tokenizer.rules
     assert len(rules) > 1000
     assert not [rule for rule in rules if "," in rule or re.search(r"\S\s\S", rule)]
+    pipeline = load_pipeline()
+    pipeline.tokenizer.add_special_case("a,", [{"ORTH": "a,"}])
+    assert EnglishNetwork.of(pipeline, np.zeros(200, np.uint8)) is None
 
 
 @pytest.mark.parametrize(

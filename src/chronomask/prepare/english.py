@@ -88,8 +88,11 @@ class EnglishNetwork:
         """
         from spacy.tokenizer import Tokenizer
 
-        if type(pipeline.tokenizer) is not Tokenizer or len(pipeline.pipe_names) != 1:
+        tokenizer: Any = pipeline.tokenizer
+        if type(tokenizer) is not Tokenizer or len(pipeline.pipe_names) != 1:
             return None
+        if any("," in case for case in tokenizer.rules):
+            return None  # chunks end before commas
         (name,) = pipeline.pipe_names
         if pipeline.get_pipe_meta(name).factory != "morphologizer":
             return None
