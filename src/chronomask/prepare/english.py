@@ -126,11 +126,6 @@ class EnglishNetwork:
             kept.clear()
             kept.extend(1)[...] = 0  # type 0 is padding: nothing
 
-    @property
-    def num_types(self) -> int:
-        """Different words known by now, padding included."""
-        return len(self._embedded)
-
     def learn(self, texts: Sequence[str], at_start: Sequence[bool]) -> ChunkWords:
         """Words of chunks; ``at_start``: the chunk's white space begins its document."""
         found = self._words.find(texts, at_start)

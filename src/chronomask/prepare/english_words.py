@@ -102,7 +102,7 @@ class EnglishWords:
         # ":(" are looked for across spaces.
         together = [k for k, body in enumerate(bodies) if body and not body[-1:].isspace()]
         alone = sorted(set(range(len(bodies))) - set(together))
-        for group in [together, *([k] for k in alone)] if together else [[k] for k in alone]:
+        for group in [together, *([k] for k in alone)]:
             sizes = np.asarray([len(bodies[k]) for k in group], np.int64)
             begins = np.cumsum(sizes + len(_BETWEEN)) - sizes - len(_BETWEEN)
             with self._tokenizer.vocab.memory_zone():

@@ -176,8 +176,9 @@ def _update(
     """Forward, backward, update, feedback; returns the mean loss and the gradient norm."""
     config, masker, forward = run.config, run.masker, run.forward
     num_classes = len(run.data.class_names)
-    by_class = torch.zeros(3, num_classes, dtype=torch.float64, device=world.device)
-    feedback = torch.zeros(3, masker.num_feedback_classes, dtype=torch.float64, device=world.device)
+    # Of every class and, where content is learnt by token, of every token after them.
+    num_tokens = masker.num_feedback_classes if masker.content.by_token_id else 0
+    tallies = torch.zeros(3, num_classes + num_tokens, dtype=torch.float64, device=world.device)
     losses = []
     for number, part in enumerate(parts):
         seed_dropout(config.seed, state.step, world.rank, number)
@@ -186,26 +187,24 @@ def _update(
         loss, correct = forward.losses(part)
         (loss.sum() / predicted).backward()
         losses.append(loss.detach())
-        by_class += tally(part.batch.target_class, loss, correct, num_classes)
-        if masker.content.by_token_id:
-            classes = masker.feedback_class(part.batch)
-            feedback += tally(classes, loss, correct, masker.num_feedback_classes)
-    world.sum(by_class)
-    world.sum(feedback)
+        tallies[:, :num_classes] += tally(part.batch.target_class, loss, correct, num_classes)
+        if num_tokens:
+            tokens = masker.feedback_class(part.batch)
+            tallies[:, num_classes:] += tally(tokens, loss, correct, num_tokens)
+    world.sum(tallies)
     if not run.sharded:
         world.sum_gradients(run.parameters)
 
     norm_tensor = gradient_norm([p.grad for p in run.parameters if p.grad is not None])
-    finite = _finite(by_class[0].sum(), norm_tensor)
+    finite = _finite(tallies[0, :num_classes].sum(), norm_tensor)
     # An update that the device leaves out by itself where a number is not finite is queued at once.
     at_once = can_leave_out(run.optimiser) and run.outliers.rule.kind == "none"
     if at_once:
         update(run.optimiser, rate, norm_tensor, config.gradient_clip, leave_out=~finite)
     # Here the host waits for the device, once a step: the next step's masks depend on these losses.
-    numbers = (by_class.flatten(), feedback.flatten(), torch.stack((norm_tensor, finite)))
-    read = torch.cat([part.double() for part in numbers]).cpu()
-    by_class = read[: by_class.numel()].view_as(by_class)
-    feedback = read[by_class.numel() : -2].view_as(feedback)
+    read = torch.cat((tallies.flatten(), torch.stack((norm_tensor, finite)).double())).cpu()
+    tallies = read[:-2].view_as(tallies)
+    by_class = tallies[:, :num_classes]
     mean_loss, norm = float(by_class[0].sum()) / predicted, float(read[-2])
     if not read[-1]:
         raise not_finite(run, state, world, mean_loss, norm, parts, losses)
@@ -220,7 +219,7 @@ def _update(
         update(run.optimiser, rate, norm_tensor, config.gradient_clip)
     run.optimiser.zero_grad(set_to_none=True)
 
-    masker.update(as_class_tally(feedback if masker.content.by_token_id else by_class))
+    masker.update(as_class_tally(tallies[:, num_classes:] if num_tokens else by_class))
     if masker.response is not None:
         masker.response.observe_training(mean_loss)
     return mean_loss, norm
