@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.sides import Examples, Work, make_data, ours, run_config, trainer
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.model.attention import backbone_inputs, documents_attention
 from chronomask.train.distributed import World
 from chronomask.train.run import open_run

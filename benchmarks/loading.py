@@ -24,7 +24,8 @@ from statistics import median
 
 import numpy as np
 
-from chronomask.data.format import SPECIAL, WORD_START, PreparedData
+from chronomask.data.annotation import SPECIAL, WORD_START
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.writer import RowWriter, write_manifest
 

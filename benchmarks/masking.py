@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
 from chronomask.model.build import FromConfig, build_model, load_tokenizer

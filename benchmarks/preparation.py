@@ -53,7 +53,7 @@ from statistics import median
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.summary import summarise
 from chronomask.prepare.annotate import BATCH_CHARACTERS, annotate
 from chronomask.prepare.config import EnglishTagger, NoTagger, PrepareConfig, Tagger

@@ -29,7 +29,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from chronomask.data.format import SPECIAL, WORD_START, PreparedData
+from chronomask.data.annotation import SPECIAL, WORD_START
+from chronomask.data.folder import PreparedData
 from chronomask.data.writer import RowWriter, write_manifest
 from chronomask.model.build import FromConfig, build_model, load_tokenizer
 from chronomask.prepare.pack import Pieces, Specials, pack_documents

@@ -48,7 +48,7 @@ from benchmarks.sides import (
     ours,
     trainer,
 )
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.train.speed import peak_memory
 
 Side = Callable[[Path, int], list[Step]]

@@ -9,38 +9,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers
 os.environ["USE_HUB_KERNELS"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from tests_text import made_up_text
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.prepare import engine, pipeline
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.taggers import Spans, UnicodeWords
-from chronomask.types import UPOS, UPOS_CLASSES
-
-
-class FixedTagger:
-    """Unicode words; a word's class is a hash of its text, so that classes need no model."""
-
-    name = "fixed 1"
-    class_names = UPOS_CLASSES
-
-    def tag(self, texts: Sequence[str]) -> list[Spans]:
-        return [
-            self._classed(text, words)
-            for text, words in zip(texts, UnicodeWords().tag(texts), strict=True)
-        ]
-
-    @staticmethod
-    def _classed(text: str, words: Spans) -> Spans:
-        spelled = (text[a:b] for a, b in zip(words.starts, words.ends, strict=True))
-        classes = [1 + zlib.crc32(word.lower().encode()) % len(UPOS) for word in spelled]
-        return Spans(words.starts, words.ends, np.asarray(classes, np.uint8))
+from tests.support.corpus import made_up_text
+from tests.support.fixed_tagger import FixedTagger
 
 
 @pytest.fixture(scope="session")

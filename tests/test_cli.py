@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from chronomask import cli
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.train import checkpoint
 
 TINY_MODEL = {
@@ -197,7 +197,7 @@ def test_a_full_disk_while_saving(
     run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    flush, calls = checkpoint._flush, []
+    flush, calls = checkpoint.flush, []
 
     def full(path: Path) -> None:
         calls.append(path)
@@ -205,7 +205,7 @@ def test_a_full_disk_while_saving(
             raise OSError(errno.ENOSPC, "No space left on device")
         flush(path)
 
-    monkeypatch.setattr(checkpoint, "_flush", full)
+    monkeypatch.setattr(checkpoint, "flush", full)
     refused(
         run("pretrain", config, "--out", out, "--quiet"),
         1,

@@ -10,7 +10,7 @@ from chronomask.keyed import Stream
 from chronomask.masking.content import ContentState, Fixed, Ptw, PtwFaithful
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
 from chronomask.masking.ratio import Constant
-from chronomask.masking.walk import walk
+from chronomask.masking.select.published import walk
 from chronomask.report.drawing import MUTED
 from chronomask.types import ClassTally, Rows
 

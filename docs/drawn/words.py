@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from chronomask.inspect.measure import Shown
-from chronomask.inspect.request import DEFAULT, NamedMasking
-from chronomask.inspect.subject import Subject, of_text
-from chronomask.inspect.view import Moment, Token, classes_shown, look, tokens_of
 from chronomask.masking.masker import MaskingConfig, Vocabulary
 from chronomask.report.classes import group_of
 from chronomask.report.drawing import GROUP_COLOURS, INK, MUTED, text_width
+from chronomask.show.measure import Shown
+from chronomask.show.request import DEFAULT, NamedMasking
+from chronomask.show.subject import Subject, of_text
+from chronomask.show.view import Moment, Token, classes_shown, look, tokens_of
 from chronomask.types import Rows
 
 from .paper import sheet

@@ -5,9 +5,11 @@ message alone (no traceback) and exits with its ``exit_code``. Anything else is 
 """
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["ChronomaskError", "DataError", "RunError", "UsageError", "nearest"]
+__all__ = ["ChronomaskError", "DataError", "RunError", "UsageError", "nearest", "need"]
 
 
 class ChronomaskError(Exception):
@@ -40,3 +42,19 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     listing = "valid: " + ", ".join(names) if names else "there is none to choose from"
     return f"did you mean '{close[0]}'? {listing.capitalize()}" if close else listing
+
+
+def need(module: str, extra: str, purpose: str) -> Any:
+    """The module of an optional package; raises UsageError that says how to install it.
+
+    ``extra``: the extra of chronomask that brings it; ``purpose``: what it is needed for, as the start
+    of a sentence, such as "reading Parquet files".
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = (error.name or module).partition(".")[0]
+        raise UsageError(
+            f"{purpose} needs the package '{package}', which is not installed: "
+            f"pip install 'chronomask[{extra}]'"
+        ) from None

@@ -9,17 +9,11 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from chronomask.data.format import PreparedData, PreparedSplit
+from chronomask.data.folder import PreparedData, PreparedSplit
 from chronomask.data.loader import RowLoader, validation_batches
 from chronomask.errors import UsageError
 from chronomask.types import Rows
-
-
-def assert_equal(left: Rows, right: Rows) -> None:
-    for item in fields(left):
-        if item.name == "order" and (left.order is None or right.order is None):
-            continue  # rows read by number have no place in training
-        np.testing.assert_array_equal(getattr(left, item.name), getattr(right, item.name))
+from tests.support.prepared_rows import assert_equal
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader, validation_batches
 from chronomask.data.mixture import DataPart, MixedData, MixedSplit, open_data, shares
 from chronomask.data.writer import RowWriter, write_manifest
 from chronomask.errors import DataError, UsageError
-from tests.data.test_format import FACTS, made_rows
-from tests.data.test_loader import assert_equal
+from tests.support.prepared_rows import FACTS, assert_equal, made_rows
 
 
 def data_of(folder: Path, num_rows: int, seed: int, held_out: int = 4, **facts: object) -> str:

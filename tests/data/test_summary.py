@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chronomask.data import summary
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.summary import MOST_PIECES, summarise
 
 

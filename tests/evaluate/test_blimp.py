@@ -10,9 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tests_text import made_up_text
-from transformers import AutoModelForMaskedLM
 
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.blimp import BlimpTask
@@ -20,8 +17,9 @@ from chronomask.evaluate.blimp_files import contents, sha256_of_contents
 from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.pseudo import PseudoLikelihood, encode_sentences
 from chronomask.evaluate.subject import find_subject
-
-from .tiny_models import save_tiny
+from tests.support.corpus import made_up_text
+from tests.support.scored_by_hand import by_hand
+from tests.support.tiny_models import save_tiny
 
 PAIRS = 8
 
@@ -63,26 +61,6 @@ def model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Pat
     folder = tmp_path_factory.mktemp("model")
     save_tiny(folder, tiny_tokenizer)
     return folder
-
-
-def by_hand(folder: Path, text: str, score: str) -> float:
-    """One masked copy at a time, the whole model, log-softmax."""
-    subject = find_subject(str(folder))
-    opened = AutoModelForMaskedLM.from_pretrained(folder).eval()
-    encoded = subject.tokenizer(text)
-    ids, words = encoded["input_ids"], encoded.word_ids()
-    total = 0.0
-    for k, word in enumerate(words):
-        if word is None:
-            continue
-        masked = list(ids)
-        for other in range(k, len(ids)):
-            if other == k or (score == "within_word_l2r" and words[other] == word):
-                masked[other] = subject.tokenizer.mask_token_id
-        with torch.no_grad():
-            logits = opened(torch.tensor([masked])).logits[0, k]
-        total += torch.log_softmax(logits.double(), -1)[ids[k]].item()
-    return total
 
 
 @pytest.mark.parametrize("score", ["within_word_l2r", "original"])

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
 from chronomask.evaluate.curve import Plan, checkpoints_of, evaluate_curve
-from chronomask.results import TaskResult
-
-from .tiny_run import tiny_run
+from chronomask.runs.result import TaskResult
+from tests.support.tiny_run import tiny_run
 
 
 @pytest.fixture(scope="module")

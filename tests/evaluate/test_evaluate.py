@@ -17,10 +17,9 @@ from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.squad import SquadTask
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import REGISTRY, make_tasks
-from chronomask.results import TaskResult
-
-from .conftest import save_model
-from .official import squad_values, write_squad
+from chronomask.runs.result import TaskResult
+from tests.support.official_files import squad_values, write_squad
+from tests.support.official_model import save_model
 
 QUICK = ["epochs=1", "max_length=32", "batch_size=8"]
 

@@ -14,8 +14,7 @@ from chronomask.evaluate.batches import shuffled_batches
 from chronomask.evaluate.finetune import FineTuning, open_seeded
 from chronomask.evaluate.glue import GLUE_TASKS, GlueTask
 from chronomask.evaluate.subject import Subject
-
-from .official import sentence, table, write_task
+from tests.support.official_files import sentence, table, write_task
 
 QUICK = FineTuning(epochs=1, max_length=32, batch_size=8)
 

@@ -11,8 +11,15 @@ import pytest
 
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.glue_files import FORMATS, diagnostic, read_split, source_sha256
-
-from .official import HEADERS, LABELS, MNLI_DEV, PLACES, sentence, table, write_glue
+from tests.support.official_files import (
+    HEADERS,
+    LABELS,
+    MNLI_DEV,
+    PLACES,
+    sentence,
+    table,
+    write_glue,
+)
 
 
 @pytest.mark.parametrize("task", sorted(set(FORMATS) - {"mnli"}))

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests_text import made_up_text
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.intrinsic import (
     MaskedLoss,
@@ -20,10 +19,10 @@ from chronomask.evaluate.intrinsic import (
 )
 from chronomask.evaluate.subject import find_subject
 from chronomask.study.statistics import metric_of
-
-from .test_blimp import by_hand
-from .tiny_models import save_tiny
-from .tiny_run import tiny_run
+from tests.support.corpus import made_up_text
+from tests.support.scored_by_hand import by_hand
+from tests.support.tiny_models import save_tiny
+from tests.support.tiny_run import tiny_run
 
 
 def test_the_loss_is_that_of_the_runs_validation(tmp_path: Path, tiny_data: PreparedData) -> None:

@@ -22,8 +22,7 @@ from chronomask.evaluate.probe import (
 )
 from chronomask.evaluate.subject import find_subject
 from chronomask.types import UPOS
-
-from .tiny_models import save_tiny
+from tests.support.tiny_models import save_tiny
 
 TAGS = {"baco": "NOUN", "difu": "VERB", "gahe": "ADJ", ".": "PUNCT", "limo": "DET"}
 

@@ -12,8 +12,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from chronomask.errors import UsageError
 from chronomask.evaluate.spans import Span, best_spans, make_windows, merge_spans
 from chronomask.evaluate.squad_files import Question, Questions
-
-from .conftest import make_tokenizer
+from tests.support.official_model import make_tokenizer
 
 CONTEXTS = [
     "The film was very warm and the actor was rude. " * 6 + "A key is here, and a story was grey.",

@@ -19,8 +19,7 @@ from chronomask.evaluate.glue import GlueTask
 from chronomask.evaluate.squad import SquadConfig, SquadTask
 from chronomask.evaluate.squad_files import read_questions
 from chronomask.evaluate.subject import Subject, find_subject
-
-from .official import squad_values, write_squad
+from tests.support.official_files import squad_values, write_squad
 
 SMALL = SquadConfig(max_length=64, stride=16, max_question_tokens=12, epochs=1, batch_size=8)
 

@@ -19,8 +19,7 @@ from transformers import (
 
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.subject import find_subject
-
-from .conftest import make_tokenizer
+from tests.support.official_model import make_tokenizer
 
 
 def make_checkpoint(run: Path, step: int, model: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Fixtures of this room: see ``tiny_bert``."""
+"""Fixtures of this room: see ``tests.support.worded_rows``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_bert import make_rows, make_tokenizer
 from transformers import PreTrainedTokenizerFast
+
+from tests.support.worded_rows import make_rows, make_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny_bert import ROW_LENGTH, tiny_model
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
@@ -21,6 +20,7 @@ from chronomask.integrations.order import KeyedLoader
 from chronomask.integrations.rows import RowCollator, with_row_ids
 from chronomask.masking.masker import MaskingConfig
 from chronomask.types import UPOS_CLASSES
+from tests.support.worded_rows import ROW_LENGTH, tiny_model
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_bert import ROW_LENGTH, tiny_model
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
@@ -18,6 +17,7 @@ from chronomask.integrations.rows import RowCollator, rows_of
 from chronomask.integrations.workers import StepBatches, SteppedRows, WorkerMasking
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
 from chronomask.types import UPOS_CLASSES
+from tests.support.worded_rows import ROW_LENGTH, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-HERE = Path(__file__).parent
-EXAMPLES = HERE.parents[1] / "examples"
+from tests.support.processes import python_path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
@@ -22,11 +23,10 @@ pytestmark = [
 ]
 
 
-def run(*arguments: str | Path, cwd: Path) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+def run(*arguments: str | Path) -> str:
+    environment = os.environ | {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,
@@ -41,10 +41,10 @@ def test_two_ranks_of_the_trainer_equal_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    script = HERE / "two_processes.py"
-    run(script, one, "8", cwd=HERE)
+    script = ("-m", "tests.support.two_processes")
+    run(*script, one, "8")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run(*launcher, script, two, "4", cwd=HERE)
+    run(*launcher, *script, two, "4")
     alone = torch.load(one / "seen-0.pt", weights_only=True)
     ranks = [torch.load(two / f"seen-{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert torch.equal(alone["inputs"], torch.cat([rank["inputs"] for rank in ranks], dim=1))

@@ -11,7 +11,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tiny_bert import ROW_LENGTH, tiny_model
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast, TrainingArguments
 
 from chronomask.errors import DataError, UsageError
@@ -19,6 +18,7 @@ from chronomask.integrations.rows import RowCollator, rows_of, with_row_ids
 from chronomask.integrations.transformers import TimeVariantTrainer
 from chronomask.masking.masker import MaskingConfig, Vocabulary, fixed_masker
 from chronomask.types import UPOS_CLASSES
+from tests.support.worded_rows import ROW_LENGTH, tiny_model
 
 pytestmark = [
     # More loader workers than this machine has cores: their number is what is tested.

@@ -5,12 +5,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from published_walk import NUM_TAGS, PublishedAverages
 from pydantic import TypeAdapter
 
 from chronomask.errors import DataError, UsageError
 from chronomask.masking.content import ContentSchedule, ContentState
 from chronomask.types import UPOS_CLASSES, ClassTally
+from tests.support.published_walk import NUM_TAGS, PublishedAverages
 
 NUM_CLASSES = len(UPOS_CLASSES)
 

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from text import CLASSES, FIRST_ORDINARY, VOCAB_SIZE, rows_like_text, word_sizes
 
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary, fixed_masker
 from chronomask.types import ClassTally, MaskedBatch, Rows
+from tests.support.masked_text import (
+    CLASSES,
+    FIRST_ORDINARY,
+    VOCAB_SIZE,
+    rows_like_text,
+    word_sizes,
+)
 
 MASK = 4
 VOCABULARY = Vocabulary(MASK, np.arange(FIRST_ORDINARY, VOCAB_SIZE), VOCAB_SIZE)

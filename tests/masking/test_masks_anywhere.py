@@ -6,12 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
-from text import VOCAB_SIZE
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
 from chronomask.types import ClassTally
+from tests.support.masked_text import VOCAB_SIZE
 
 STEPS, ROWS_PER_STEP = 12, 16
 CONFIG = MaskingConfig.parse(

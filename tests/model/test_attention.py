@@ -16,8 +16,7 @@ from chronomask.model.attention import (
 )
 from chronomask.model.head import logits_at
 from chronomask.types import Rows
-
-from .conftest import small
+from tests.support.tiny_models import small
 
 LENGTH = 64
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -17,14 +17,13 @@ from chronomask.model.build import (
     open_model,
 )
 from chronomask.model.export import export
-
-from .conftest import SIZES, small
+from tests.support.tiny_models import sizes, small
 
 
 def build(
     tokenizer: PreTrainedTokenizerBase, model_type: str = "bert", seed: int = 0, **overrides: object
 ) -> PreTrainedModel:
-    config = FromConfig(model_type=model_type, overrides=SIZES | overrides)
+    config = FromConfig(model_type=model_type, overrides=sizes("bert") | overrides)
     return build_model(config, tokenizer, row_length=64, seed=seed, attention="documents")
 
 

@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from chronomask.model.attention import backbone_inputs, position_offset
 from chronomask.model.head import ROOMS, compile_backbone, logits_at, room_for
 from chronomask.types import Rows
-
-from .conftest import small
+from tests.support.tiny_models import small
 
 BACKEND = "aot_eager"  # traces and differentiates as inductor does, and generates no code
 ROWS, LENGTH = 4, 64

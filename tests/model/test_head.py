@@ -7,8 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from chronomask.model.head import HEADS, logits_at, token_losses
-
-from .conftest import small
+from tests.support.tiny_models import small
 
 
 @pytest.mark.parametrize("model_type", [*sorted(HEADS), "roformer"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.model.build import FromCheckpoint, FromConfig, build_model, load_tokenizer
 from chronomask.prepare.config import PrepareConfig

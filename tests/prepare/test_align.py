@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from chronomask.data.format import CLASS_MASK, SPECIAL, WORD_START
+from chronomask.data.annotation import SPECIAL, WORD_START, is_word_start, token_class
 from chronomask.prepare.align import align
 from chronomask.prepare.annotate import annotate
 from chronomask.prepare.config import ByteLevelBPE, Unigram, WordPiece
@@ -64,8 +64,8 @@ def aligned(tokenizer: Tokenizer, text: str) -> tuple[list[tuple[str, bool, int]
     """(spelling, starts a word, class) of every token, and the words."""
     (batch,) = annotate([text], tokenizer, CharacterClasses(), [0, 1, 2, 3, 4])
     spelled = [text[a:b] for a, b in tokenizer.encode(text, add_special_tokens=False).offsets]
-    starts = (batch.annotation & WORD_START) > 0
-    classes = batch.annotation & CLASS_MASK
+    starts = is_word_start(batch.annotation)
+    classes = token_class(batch.annotation)
     (spans,) = UnicodeWords().tag([text])
     words = [text[a:b] for a, b in zip(spans.starts, spans.ends, strict=True)]
     return list(zip(spelled, starts.tolist(), classes.tolist(), strict=True)), words
@@ -89,7 +89,7 @@ def assert_words_hold_together(tokenizer: Tokenizer, text: str) -> None:
             if a < max(end, start + 1) and start < b
         ]
         word = over[0] if over else None
-        assert note & CLASS_MASK == (spans.classes[over[0]] if over else 0)
+        assert token_class(note) == (spans.classes[over[0]] if over else 0)
         assert bool(note & WORD_START) == (word is None or word != before)
         before = word
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from tests_text import made_up_text
 
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
+from tests.support.corpus import made_up_text
+from tests.support.processes import python_path
 
 VALUES = {
     "tagger": {"kind": "none"},
@@ -50,7 +51,7 @@ def command(made: PrepareConfig, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "chronomask", "prepare", *of, *more]
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+ENVIRONMENT = os.environ | {"PYTHONPATH": python_path()}
 
 
 @pytest.mark.parametrize("format_", [".txt", ".jsonl", ".csv"])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare import annotate as annotation
 from chronomask.prepare.columns import class_names_of, spans_of

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests_text import made_up_text
 
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import RunError, UsageError
@@ -21,6 +20,8 @@ from chronomask.prepare.config import PrepareConfig, SlurmExecutor
 from chronomask.prepare.executors import Stage, slurm_script
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.tasks import run_task
+from tests.support.corpus import made_up_text
+from tests.support.processes import python_path
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         command.write_text(FAKE_SBATCH.format(python=sys.executable, told=str(told), crash=crash))
         command.chmod(command.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        monkeypatch.setenv("PYTHONPATH", python_path())
         return told
 
     return install
@@ -230,7 +231,7 @@ def test_ray_gives_the_same_bytes(corpus: Path, tmp_path: Path, whole: dict[str,
             sys.executable, "-m", "chronomask", "prepare", "--config", str(tmp_path / "a.yaml"),
             "--out", str(tmp_path / "out"), "--executor", "ray", "--workers", "2", "--quiet",
         ],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=os.environ | {"PYTHONPATH": python_path()},
         check=True, capture_output=True, timeout=300,
     )  # fmt: skip
     assert files(tmp_path / "out") == whole

@@ -14,7 +14,6 @@ import datasets
 import fsspec
 import pytest
 import zstandard
-from tests_text import made_up_text
 
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
@@ -22,6 +21,7 @@ from chronomask.prepare.files import Skipped
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.sources import fields_of_config, find_sources, read_documents, snapshot
 from chronomask.types import Document
+from tests.support.corpus import made_up_text
 
 TEXTS = ["First document.\nWith two lines.", "Zweites: Übergröße.", "Third, the last 👍."]
 

@@ -21,7 +21,7 @@ from chronomask.prepare.sources import fields_of, find_sources, read_documents
 from chronomask.prepare.tagger_accuracy import load_tagger as load_pipeline
 from chronomask.prepare.taggers import SpacyWords, TaggerProtocol, UnicodeWords, load_tagger
 from chronomask.prepare.tokenizer import build_tokenizer, load_backend
-from tests.tests_text import made_up_text
+from tests.support.corpus import made_up_text
 
 ODD = [
     "", " ", "\n", "a", "  a", "a ", "a  b", "a\nb", "a \nb", "a\n b", "\n\na", "a\n\n", "a\tb", "a\u00a0b",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronomask.data.format import SPECIAL, WORD_START
+from chronomask.data.annotation import SPECIAL, WORD_START
 from chronomask.prepare.pack import Pieces, Specials, TokenRows, concatenate, pack_documents
 
 BERT = Specials(cls_id=2, sep_id=3, pad_id=0)

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests_text import made_up_text
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import validation_batches
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.prepare import engine, pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.parts import hash_position
 from chronomask.prepare.pipeline import prepare
+from tests.support.corpus import made_up_text
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_a_full_disk_is_reported(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("chronomask.data.writer.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(RunError, match="No space left on device"):
         run(config(corpus), tmp_path / "out")
     monkeypatch.undo()

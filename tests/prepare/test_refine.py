@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests_text import made_up_text
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
+from tests.support.corpus import made_up_text
 
 GOOD = (
     "The committee of the village met on Monday to talk about the old bridge. It has stood there for "

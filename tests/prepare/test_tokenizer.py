@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tests_text import made_up_text
 from transformers import AutoTokenizer
 
 from chronomask.data.manifest import file_sha256
@@ -24,6 +22,8 @@ from chronomask.prepare.tokenizer import (
     train_wordpiece,
 )
 from chronomask.prepare.unigram import train_unigram
+from tests.support.corpus import made_up_text
+from tests.support.processes import python_path
 
 SAMPLE = made_up_text(60)
 
@@ -67,16 +67,15 @@ def test_training_is_the_same_in_every_process(kind: str, tmp_path: Path) -> Non
         "import sys\n"
         "from pathlib import Path\n"
         "from chronomask.prepare import config, tokenizer\n"
-        "from tests_text import made_up_text\n"
+        "from tests.support.corpus import made_up_text\n"
         f"choice = config.{kind}(vocab_size=400)\n"
         "saved = tokenizer.build_tokenizer(choice, made_up_text(60), 64, Path(sys.argv[1]))\n"
         "print(saved.sha256)"
     )
-    path = os.pathsep.join(filter(None, sys.path))
     told = [
         subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / str(seed))],
-            env={"PYTHONPATH": path, "PYTHONHASHSEED": str(seed)},
+            env={"PYTHONPATH": python_path(), "PYTHONHASHSEED": str(seed)},
             capture_output=True, text=True, check=True,
         ).stdout
         for seed in range(2)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from .synthetic import write_four_arms
+from tests.support.synthetic_runs import write_four_arms
 
 
 @pytest.fixture(scope="session")

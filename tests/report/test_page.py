@@ -12,8 +12,7 @@ import pytest
 
 from chronomask.errors import UsageError
 from chronomask.report import arms_table, write_report
-
-from .synthetic import write_run
+from tests.support.synthetic_runs import write_run
 
 CSV_NAMES = {
     "arms", "class-loss", "class-weight", "difference", "final-class-loss", "masking-ratio",

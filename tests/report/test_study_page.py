@@ -12,15 +12,15 @@ import pytest
 from chronomask.errors import DataError, UsageError
 from chronomask.report.average import mean_run
 from chronomask.report.comparison import verdict
-from chronomask.report.read import read_run
 from chronomask.report.study_page import write_study_report
 from chronomask.report.study_sentences import (
     difference_sentences,
     reach_sentences,
     study_sentences,
 )
-from tests.report.comparisons import AXES, comparison, reach, task
-from tests.report.synthetic import write_run
+from chronomask.runs.read import read_run
+from tests.support.comparisons import AXES, comparison, reach, task
+from tests.support.synthetic_runs import write_run
 
 
 def test_an_interval_that_excludes_zero() -> None:

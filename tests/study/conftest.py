@@ -7,11 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
-from chronomask.data.format import PreparedData
-from chronomask.study.config import load_study
-from chronomask.study.units import Study, begin, open_study
+from chronomask.data.folder import PreparedData
 
 
 @pytest.fixture(autouse=True)
@@ -64,12 +61,3 @@ def values(tiny_data: PreparedData, tmp_path: Path) -> dict[str, Any]:
         },
         "curve_steps": [4],
     }
-
-
-def opened(values: dict[str, Any], folder: Path) -> Study:
-    """The study of these values in ``folder/out``, begun."""
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    study = open_study(load_study(path, []), folder / "out")
-    begin(study)
-    return study

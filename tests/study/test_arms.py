@@ -133,7 +133,9 @@ def test_mistakes_in_a_study(values: dict[str, Any], changes: dict[str, Any], me
         StudyConfig.parse({**values, **changes})
 
 
-SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "study").glob("*.yaml"))
+SHIPPED = sorted(
+    (Path(__file__).parents[2] / "src" / "chronomask" / "configs" / "study").glob("*.yaml")
+)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

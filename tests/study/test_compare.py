@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from chronomask.errors import ChronomaskError, DataError, RunError
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
 from chronomask.study.command import report
 from chronomask.study.compare import compare_study
 from chronomask.study.execute import run_study
 from chronomask.study.units import Study
-from tests.study.conftest import opened
+from tests.support.opened_study import opened
 
 
 def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from chronomask.errors import DataError, RunError, UsageError
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
 from chronomask.study import work
 from chronomask.study.execute import run_one, run_study, share_of
 from chronomask.study.slurm import write_slurm
@@ -23,8 +23,8 @@ from chronomask.study.status import status_text
 from chronomask.study.units import Study, open_study, weights_mark
 from chronomask.study.work import check_shared_start
 from chronomask.train.loop import pretrain
-from tests.study.conftest import opened
-from tests.train.conftest import assert_same_run
+from tests.support.opened_study import opened
+from tests.support.tiny_training import assert_same_run
 
 
 def test_a_study_runs_and_continues(

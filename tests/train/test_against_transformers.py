@@ -11,16 +11,14 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import build_model, load_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from chronomask.train.optimiser import AdamW
-
-from .conftest import lines
-from .test_loop import WITHOUT_DROPOUT
+from tests.support.tiny_training import WITHOUT_DROPOUT, lines
 
 STEPS = 300
 

@@ -11,12 +11,12 @@ import pytest
 import safetensors.torch
 from safetensors import SafetensorError
 
+from chronomask import storage
 from chronomask.errors import RunError
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-
-from .conftest import assert_same_run
+from tests.support.tiny_training import assert_same_run
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_nothing_half_written(
     config: RunConfig, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saves: list[Path] = []
-    save_file, write_json = checkpoint.save_file, checkpoint._write_json
+    save_file, flush = checkpoint.save_file, storage.flush
 
     def full_save(tensors: Any, path: Path) -> None:
         saves.append(path)
@@ -92,14 +92,14 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_nothing_half_written(
             raise SafetensorError("I/O error: No space left on device (os error 28)")
         save_file(tensors, path)
 
-    def full_write(path: Path, value: object) -> None:
-        if where == "hashes" and path.name == "hashes.json" and "3" in path.parent.name:
+    def full_flush(path: Path) -> None:
+        if where == "hashes" and "hashes.json" in path.name and "3" in path.parent.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write_json(path, value)
+        flush(path)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full_save)
-        patch.setattr(checkpoint, "_write_json", full_write)
+        patch.setattr(storage, "flush", full_flush)
         with pytest.raises(RunError) as stopped:
             pretrain(config, tmp_path / "run", progress=False)
     message = str(stopped.value)

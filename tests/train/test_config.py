@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.model.build import FromConfig, _architecture, load_tokenizer
 from chronomask.train.config import CHANGEABLE, RunConfig
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "src" / "chronomask" / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,14 @@ from transformers import AutoModelForMaskedLM
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import _buckets
 from chronomask.train.loop import pretrain
-
-from .conftest import Driver, lines
-from .test_loop import WITHOUT_DROPOUT, assert_close, weights_of
+from tests.support.processes import python_path
+from tests.support.tiny_training import (
+    WITHOUT_DROPOUT,
+    Driver,
+    assert_close,
+    lines,
+    weights_of,
+)
 
 
 def newest(run: Path) -> Path:
@@ -101,15 +107,17 @@ def test_torchrun_starts_again_what_a_killed_process_brought_down(
     config: RunConfig, tmp_path: Path
 ) -> None:
     """One of two processes is killed after step 7; the group goes on from the checkpoint of step 5."""
-    child = Path(__file__).with_name("child.py")
     out = tmp_path / "many"
     spec = {"config": config.to_dict(), "out": str(out), "resume": True, "die_once": [1, 7]}
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d"),
         *("--rdzv-endpoint", "localhost:0", "--nproc-per-node", "2", "--max-restarts", "1"),
-        *("--monitor-interval", "0.2", str(child), json.dumps(spec)),
+        *("--monitor-interval", "0.2", "--module", "tests.support.train_child", json.dumps(spec)),
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    ended = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": python_path()},
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     pretrain(config, tmp_path / "one", progress=False)
     assert_same_training(tmp_path / "one", out)

@@ -19,7 +19,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import _ratios, as_text, dry_run
 from chronomask.train.loop import pretrain
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[2] / "src" / "chronomask" / "configs"
 ARMS = sorted((CONFIGS / "arms").glob("*.yaml"))
 MEAN_RATIO = {
     "amlm": 0.275, "fixed-15": 0.15, "fixed-17": 0.17, "fixed-22.5": 0.225, "fixed-30": 0.30,

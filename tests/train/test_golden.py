@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .golden_runs import ARMS, FOLDER, STEPS, losses, make_data
+from tests.support.golden_runs import ARMS, FOLDER, STEPS, losses, make_data
 
 RELATIVE = 1e-5
 

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.keyed import Stream, row_keys
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-
-from .conftest import Driver, assert_same_run
+from tests.support.tiny_training import Driver, assert_same_run
 
 KILLS = 30
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,10 @@ import pytest
 from chronomask.errors import UsageError
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-
-from .conftest import lines
+from tests.support.processes import python_path
+from tests.support.tiny_training import back_to_step_3, lines
 
 SHORT = ["steps=6", "checkpoint.every=3", "checkpoint.keep=9", "log_every=1", "validation.every=2"]
-
-
-def back_to_step_3(run: Path) -> None:
-    """As if the run had been killed after step 6 was logged, with the checkpoint of step 3 the newest."""
-    shutil.rmtree(run / "checkpoints" / "step-00000006")
-    (run / "summary.json").unlink()
 
 
 def test_tensorboard_holds_each_point_once(config: RunConfig, tmp_path: Path) -> None:
@@ -47,62 +39,20 @@ def test_tensorboard_holds_each_point_once(config: RunConfig, tmp_path: Path) ->
     assert any(tag.startswith("train/class_loss/") for tag in events.Tags()["scalars"])
 
 
-def records(log: bytes) -> Iterator[bytes]:
-    """The records of a .wandb file: seven bytes of head, then LevelDB's log format."""
-    position, record = 7, b""
-    while position + 7 <= len(log):
-        left = 2**15 - position % 2**15
-        if left < 7:
-            position += left
-            continue
-        size, kind = int.from_bytes(log[position + 4 : position + 6], "little"), log[position + 6]
-        record += log[position + 7 : position + 7 + size]
-        position += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield record
-            record = b""
-
-
-WANDB = """
-import json, sys
-from chronomask.train.config import RunConfig
-from chronomask.train.loop import pretrain
-from wandb.proto import wandb_internal_pb2 as pb
-from pathlib import Path
-from tests.train.test_loggers import back_to_step_3, records
-
-config, run = RunConfig.parse(json.loads(sys.argv[1])), Path(sys.argv[2])
-pretrain(config, run, progress=False)
-back_to_step_3(run)
-pretrain(config.replace(["steps=6"]), run, resume=True, progress=False)
-points, ids = [], []
-for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime):
-    ids.append(path.stem)
-    for data in records(path.read_bytes()):
-        record = pb.Record()
-        record.ParseFromString(data)
-        if record.HasField("history"):
-            items = record.history.item
-            points.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items})
-print(json.dumps([ids, points]))
-"""
-
-
 @pytest.mark.slow
 def test_wandb_offline_holds_each_point_once(values: dict[str, Any], tmp_path: Path) -> None:
     config = RunConfig.parse(values).replace(
         [*SHORT, "loggers=[{kind: wandb, mode: offline, project: test}]"]
     )
     run = tmp_path / "run"
-    root = Path(__file__).parents[2]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": python_path(),
         "WANDB_DIR": str(tmp_path),
         "HOME": str(tmp_path),
     }
     done = subprocess.run(
-        [sys.executable, "-c", WANDB, json.dumps(config.to_dict()), str(run)],
-        capture_output=True, text=True, env=environment, cwd=root, timeout=300,
+        [sys.executable, "-m", "tests.support.wandb_run", json.dumps(config.to_dict()), str(run)],
+        capture_output=True, text=True, env=environment, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ids, points = json.loads(done.stdout.splitlines()[-1])

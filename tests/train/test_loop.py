@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from chronomask.errors import RunError, UsageError
@@ -18,24 +17,7 @@ from chronomask.train import loop
 from chronomask.train.config import RunConfig
 from chronomask.train.forward import Forward
 from chronomask.train.loop import pretrain
-
-from .conftest import lines
-
-WITHOUT_DROPOUT = [
-    "model.overrides.hidden_dropout_prob=0",
-    "model.overrides.attention_probs_dropout_prob=0",
-]
-
-
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    newest = sorted((run / "checkpoints").iterdir())[-1]
-    return load_file(newest / "transformers" / "model.safetensors")
-
-
-def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
-    assert left.keys() == right.keys()
-    for name, tensor in left.items():
-        torch.testing.assert_close(tensor, right[name], rtol=0, atol=1e-5)
+from tests.support.tiny_training import WITHOUT_DROPOUT, assert_close, lines, weights_of
 
 
 def test_a_run_leaves_what_the_contract_says(config: RunConfig, tmp_path: Path) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-
-from .conftest import assert_same_run
-from .test_resume import Stopped, ask_to_stop_after, signal
+from chronomask.train.signals import Stopped
+from tests.support.tiny_training import ask_to_stop_after, assert_same_run
 
 
 def test_a_run_on_a_mixture_stopped_and_resumed_equals_never_stopped(

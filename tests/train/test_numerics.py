@@ -23,10 +23,13 @@ from chronomask.train.forward import Forward
 from chronomask.train.loop import pretrain
 from chronomask.train.outliers import OutlierState, SkipOutliers
 from chronomask.train.signals import Stopped
-
-from .conftest import Driver, assert_same_run, lines
-from .test_loop import weights_of
-from .test_resume import ask_to_stop_after
+from tests.support.tiny_training import (
+    Driver,
+    ask_to_stop_after,
+    assert_same_run,
+    lines,
+    weights_of,
+)
 
 DIVERGING = [
     "learning_rate.peak=1e30", "learning_rate.warmup_steps=0", "gradient_clip=null", "steps=8",

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.model.build import FromConfig, build_model, load_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
@@ -23,8 +23,7 @@ from chronomask.train.optimiser import (
     can_leave_out,
     update,
 )
-
-from .conftest import assert_same_run
+from tests.support.tiny_training import assert_same_run
 
 NO_NORM = torch.zeros(())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,10 @@ from typing import Any
 import pytest
 
 from chronomask.errors import UsageError
-from chronomask.train import log
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from chronomask.train.signals import Stopped, listen
-
-from .conftest import Driver, assert_same_run, lines
-
-
-def ask_to_stop_after(
-    monkeypatch: pytest.MonkeyPatch, step: int, signal_number: signal.Signals
-) -> None:
-    advance = log.RunLog.advance
-
-    def advance_and_ask(self: log.RunLog, done: int, steps: int, metrics: Any) -> None:
-        advance(self, done, steps, metrics)
-        if done == step:
-            os.kill(os.getpid(), signal_number)
-
-    monkeypatch.setattr(log.RunLog, "advance", advance_and_ask)
+from tests.support.tiny_training import Driver, ask_to_stop_after, assert_same_run, lines
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from chronomask import storage
 from chronomask.errors import RunError
 from chronomask.train import checkpoint, loop
 from chronomask.train.config import RunConfig
 from chronomask.train.log import RunLog
 from chronomask.train.loop import pretrain
 from chronomask.train.saving import Saver
-
-from .conftest import assert_same_run
+from tests.support.tiny_training import assert_same_run
 
 
 @pytest.fixture
@@ -85,13 +85,13 @@ def test_a_failure_in_the_background_ends_the_run_with_what_went_wrong(
     config: RunConfig, tmp_path: Path, failing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within two steps if the writer is done by then, and at the latest at the next save."""
-    write_json, failed, steps = checkpoint._write_json, threading.Event(), []
+    flush, failed, steps = storage.flush, threading.Event(), []
 
-    def full(path: Path, value: object) -> None:
-        if path.name == "state.json" and f"step-{failing:08d}" in path.parent.name:
+    def full(path: Path) -> None:
+        if "state.json" in path.name and f"step-{failing:08d}" in path.parent.name:
             failed.set()
             raise OSError(28, "No space left on device")
-        write_json(path, value)
+        flush(path)
 
     advance = RunLog.advance
 
@@ -102,7 +102,7 @@ def test_a_failure_in_the_background_ends_the_run_with_what_went_wrong(
             assert failed.wait(30)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_json", full)
+        patch.setattr(storage, "flush", full)
         patch.setattr(RunLog, "advance", advance_after_failure)
         with pytest.raises(RunError, match=f"step-{failing:08d} could not be saved: no space left"):
             pretrain(config, tmp_path / "run", progress=False)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from chronomask.data.cut import cut_rows
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
@@ -21,8 +21,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes, shortened
 from chronomask.types import Rows
-
-from .conftest import assert_same_run, lines
+from tests.support.tiny_training import assert_same_run, lines
 
 GROWING = ["batch_warmup.start_rows=3", "batch_warmup.steps=7", "batch_warmup.stages=3"]
 

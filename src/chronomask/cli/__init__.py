@@ -278,7 +278,7 @@ def inspect(
     seed: Annotated[int, typer.Option(min=0, help="Keys the masks shown.")] = 0,
 ) -> None:
     """Show what masking does to a text, at the start, in the middle and at the end of training."""
-    from chronomask.inspect.show import Request, inspect_masking
+    from chronomask.show.show import Request, inspect_masking
 
     request = Request(
         text=text,

@@ -22,8 +22,8 @@ def data_info(
     ] = None,
 ) -> None:
     """Print what prepared data holds: documents, rows, tokens, words, and its classes."""
-    from chronomask.data.format import PreparedData
-    from chronomask.inspect.prepared import as_text, look_into, write_data_page
+    from chronomask.data.folder import PreparedData
+    from chronomask.show.prepared import as_text, look_into, write_data_page
 
     view = look_into(PreparedData.open(folder))
     print(as_text(view))
@@ -34,7 +34,7 @@ def data_info(
 @app.command("verify")
 def data_verify(folder: DataFolder) -> None:
     """Read every byte again; exit code 1, and the names of the files, if any is damaged."""
-    from chronomask.data.format import PreparedData
+    from chronomask.data.folder import PreparedData
 
     data = PreparedData.open(folder)
     print(f"{folder}: whole; {data.verify():,} bytes read, fingerprint {data.fingerprint[:16]}")
@@ -48,8 +48,8 @@ def data_show(
     split: Annotated[str, typer.Option(help="train or held_out.")] = "train",
 ) -> None:
     """Print rows with their words, pieces and classes."""
-    from chronomask.data.format import PreparedData
-    from chronomask.inspect.stored_rows import rows_as_text
+    from chronomask.data.folder import PreparedData
+    from chronomask.show.stored_rows import rows_as_text
 
     print(rows_as_text(PreparedData.open(folder), split, row, rows, colour=sys.stdout.isatty()))
 
@@ -62,8 +62,8 @@ def data_export(
     ],
 ) -> None:
     """Write the rows with their words and classes as Parquet, as Hugging Face datasets reads it."""
-    from chronomask.data.exchange import export_parquet
-    from chronomask.data.format import PreparedData
+    from chronomask.data.folder import PreparedData
+    from chronomask.data.parquet import export_parquet
 
     files = export_parquet(PreparedData.open(folder), out)
     size = sum(file.stat().st_size for file in files)
@@ -78,7 +78,7 @@ def data_import(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
 ) -> None:
     """Make prepared data of an export again: the same rows, the same fingerprint."""
-    from chronomask.data.exchange import import_parquet
+    from chronomask.data.parquet import import_parquet
 
     data = import_parquet(source, out)
     print(f"{out}: {data.split('train').num_rows:,} training rows, {data.fingerprint[:16]}")

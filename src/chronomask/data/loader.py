@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from chronomask.data.format import PreparedSplit
+from chronomask.data.folder import PreparedSplit
 from chronomask.data.mixture import MixedSplit
 from chronomask.data.order import visits
 from chronomask.errors import DataError, UsageError

@@ -7,7 +7,6 @@ reading them and checking them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from chronomask.config import Config
 from chronomask.errors import ChronomaskError, DataError
+from chronomask.storage import bytes_sha256, file_sha256
 
 __all__ = [
     "AGAIN",
@@ -27,7 +27,6 @@ __all__ = [
     "ShardEntry",
     "SplitEntry",
     "file_entry",
-    "file_sha256",
     "fingerprint",
     "read_manifest",
     "values_sha256",
@@ -134,14 +133,14 @@ def fingerprint(values: Mapping[str, Any]) -> str:
         for name, split in sorted(values["splits"].items())
     }
     text = json.dumps(shaping, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return bytes_sha256(text.encode())
 
 
 def values_sha256(values: Mapping[str, Any]) -> str:
     """SHA-256 over the manifest's values as JSON, ``values_sha256`` itself left out."""
     others = {key: value for key, value in values.items() if key != "values_sha256"}
     text = json.dumps(others, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return bytes_sha256(text.encode())
 
 
 def read_manifest(file: Path) -> Manifest:
@@ -166,12 +165,6 @@ def read_manifest(file: Path) -> Manifest:
     if manifest.values_sha256 not in (None, values_sha256(values)):
         raise DataError(f"{file.parent}: damaged: {file.name}; {AGAIN}")
     return manifest
-
-
-def file_sha256(file: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def file_entry(folder: Path, name: str) -> FileEntry:

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Discriminator, Field, Tag
 
 from chronomask.config import Config
-from chronomask.data.format import Described, PreparedData, PreparedSplit
+from chronomask.data.folder import Described, PreparedData, PreparedSplit
 from chronomask.data.order import visits
 from chronomask.errors import DataError, UsageError
 from chronomask.types import Rows

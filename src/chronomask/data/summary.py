@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chronomask.data.format import CLASS_MASK, SPECIAL, WORD_START, PreparedSplit
+from chronomask.data.annotation import MAX_CLASSES, is_special, is_word_start, totals
+from chronomask.data.folder import PreparedSplit
 
 __all__ = ["MOST_PIECES", "SplitSummary", "summarise"]
 
@@ -55,16 +56,15 @@ def summarise(split: PreparedSplit, num_classes: int) -> SplitSummary:
 
     Raises :class:`DataError` where a shard cannot be read.
     """
-    tally = np.zeros(256, np.int64)
+    tally = np.zeros((2, MAX_CLASSES), np.int64)
     pieces = np.zeros(MOST_PIECES + 1, np.int64)
     for shard in split.annotations():
         rows = max(1, _BLOCK_TOKENS // split.row_length)
         for start in range(0, len(shard), rows):
             block = shard[start : start + rows].ravel()
-            tally += np.bincount(block, minlength=256)
+            tally += totals(block)
             pieces += _words_of_pieces(block)
-    words_by_class = tally[WORD_START:SPECIAL]
-    tokens_by_class = tally[:WORD_START] + words_by_class
+    words_by_class, tokens_by_class = tally[1], tally.sum(0)
     places = split.num_rows * split.row_length
     files = (
         entry.bytes
@@ -78,8 +78,8 @@ def summarise(split: PreparedSplit, num_classes: int) -> SplitSummary:
         num_maskable=int(tokens_by_class.sum()),
         num_words=int(words_by_class.sum()),
         row_utilisation=split.num_tokens / places if places else float("nan"),
-        class_tokens=tokens_by_class[: CLASS_MASK + 1][:num_classes],
-        class_words=words_by_class[: CLASS_MASK + 1][:num_classes],
+        class_tokens=tokens_by_class[:num_classes],
+        class_words=words_by_class[:num_classes],
         words_of_pieces=pieces[1:],
         num_bytes=sum(files),
     )
@@ -87,8 +87,8 @@ def summarise(split: PreparedSplit, num_classes: int) -> SplitSummary:
 
 def _words_of_pieces(annotation: np.ndarray) -> np.ndarray:
     """int64 [7]: how many words of whole rows have 0 (none), 1, …, 6 or more tokens."""
-    maskable = annotation[annotation < SPECIAL]
+    maskable = annotation[~is_special(annotation)]
     # The first token of a row that may be masked starts a word, so no word crosses a row's end.
-    starts = np.flatnonzero(maskable & WORD_START)
+    starts = np.flatnonzero(is_word_start(maskable))
     lengths = np.diff(np.append(starts, maskable.size))
     return np.bincount(np.minimum(lengths, MOST_PIECES), minlength=MOST_PIECES + 1)

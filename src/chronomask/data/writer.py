@@ -1,13 +1,11 @@
 """Writing prepared rows: shards first, each under a temporary name until it is whole; manifest last.
 
-May enter: turning arrays of rows into the files that :mod:`chronomask.data.format` reads.
+May enter: turning arrays of rows into the files that :mod:`chronomask.data.folder` reads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,9 @@ from chronomask.data.manifest import (
     fingerprint,
     values_sha256,
 )
-from chronomask.errors import RunError
+from chronomask.storage import bytes_sha256, write_bytes
 
-__all__ = ["RowWriter", "id_dtype", "write_file", "write_manifest"]
+__all__ = ["RowWriter", "id_dtype", "write_manifest"]
 
 SHARD_TOKENS = 1 << 25
 """Tokens of a full shard: 64 MiB of 16-bit ids, well inside the 32 bits of a bound."""
@@ -120,8 +118,8 @@ class RowWriter:
             header, np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(array))
         )
         data = header.getvalue() + np.ascontiguousarray(array).tobytes()
-        write_file(self._root / name, data)
-        return FileEntry(file=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        write_bytes(self._root / name, data)
+        return FileEntry(file=name, sha256=bytes_sha256(data), bytes=len(data))
 
 
 def write_manifest(
@@ -147,35 +145,5 @@ def write_manifest(
     complete["values_sha256"] = values_sha256(complete)
     manifest = Manifest.parse(complete)
     text = json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n"
-    write_file(folder / MANIFEST, text.encode())
+    write_bytes(folder / MANIFEST, text.encode())
     return manifest
-
-
-def write_file(file: Path, data: bytes) -> None:
-    """Write under a temporary name, make it durable, then rename: the file is whole or not there.
-
-    Raises :class:`RunError` where the disk refuses (full, read-only).
-    """
-    temporary = file.with_name(f".{file.name}.partial")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(file)
-        _sync_folder(file.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"{file} cannot be written: {error.strerror}; free space or choose another --out, "
-            "then run the same command again"
-        ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

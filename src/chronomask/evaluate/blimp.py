@@ -25,7 +25,7 @@ from chronomask.evaluate.pseudo import (
 )
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Kept, recipe_of, result_of
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
 
 __all__ = ["BlimpTask"]
 

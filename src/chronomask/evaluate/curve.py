@@ -17,7 +17,7 @@ from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.subject import find_subject
 from chronomask.evaluate.tasks import make_tasks
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
 
 __all__ = ["Plan", "checkpoints_of", "evaluate_curve"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Identified, Task
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
 
 __all__ = ["default_out", "evaluate", "results_table"]
 

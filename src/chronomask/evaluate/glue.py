@@ -37,7 +37,7 @@ from chronomask.evaluate.metrics import classification_metrics, regression_metri
 from chronomask.evaluate.selection import Prepared, at_most, choose_rate
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Kept, recipe_of, result_of
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
 
 __all__ = ["GLUE_TASKS", "GlueTask", "Part"]
 

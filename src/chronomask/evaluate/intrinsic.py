@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chronomask.config import Config
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import validation_batches
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.device import Device, Precision, autocast, device_of, placed
@@ -42,7 +42,7 @@ from chronomask.model.attention import (
 )
 from chronomask.model.build import load_tokenizer, open_model
 from chronomask.model.head import logits_at, token_losses
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
 
 __all__ = ["MaskedLoss", "MaskedLossTask", "PseudoPerplexity", "PseudoPerplexityTask"]
 

@@ -28,7 +28,7 @@ from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Kept, folder_of, recipe_of, result_of, sha256_of
 from chronomask.evaluate.text_files import UNREADABLE, open_text
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
 from chronomask.types import UPOS
 
 __all__ = ["ProbeConfig", "ProbeTask", "fit_softmax", "treebank_files", "word_pieces"]

@@ -32,7 +32,7 @@ from chronomask.evaluate.spans import Span, Windows, best_spans, make_windows, m
 from chronomask.evaluate.squad_files import Questions, read_questions, split_file
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Kept, recipe_of, result_of, sha256_of
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
 
 __all__ = ["Part", "SquadConfig", "SquadTask", "answers_of", "score_answers", "span_loss"]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from chronomask import __version__
 from chronomask.config import Config
 from chronomask.evaluate.subject import Subject
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
 
 __all__ = [
     "Identified",

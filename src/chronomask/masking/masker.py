@@ -18,8 +18,7 @@ from pydantic import model_validator
 from chronomask import keyed
 from chronomask.config import Config
 from chronomask.errors import UsageError
-from chronomask.masking import device as on_device
-from chronomask.masking import replacement, sampling, strategy, walk
+from chronomask.masking import replacement, strategy
 from chronomask.masking.content import ContentSchedule, ContentState, NoContent, quantise
 from chronomask.masking.ratio import (
     Constant,
@@ -30,6 +29,7 @@ from chronomask.masking.ratio import (
     ScheduleBase,
 )
 from chronomask.masking.response import RatioResponse
+from chronomask.masking.select import dense, exact, published
 from chronomask.masking.strategy import Strategy, WholeWord
 from chronomask.types import ClassTally, MaskedBatch, Rows
 
@@ -48,7 +48,7 @@ class MaskingConfig(Config):
     """which classes of tokens are preferred"""
     strategy: Strategy = WholeWord()
     """which tokens are masked together"""
-    budget: sampling.Budget = "row"
+    budget: exact.Budget = "row"
     """what meets the ratio: every row, all rows of a micro-batch together (the same number of targets
     for every batch of a shape), or none (each unit on its own, Bernoulli: numbers vary)"""
     mask_replace_prob: Ratio | PureSchedule = 0.8
@@ -134,9 +134,9 @@ class Masker:
         self.vocabulary = vocabulary
         self.class_names = tuple(class_names)
         self.seed = seed
-        if len(self.class_names) > sampling.MAX_CLASSES:
+        if len(self.class_names) > exact.MAX_CLASSES:
             raise UsageError(
-                f"{len(self.class_names)} token classes; masking handles {sampling.MAX_CLASSES}"
+                f"{len(self.class_names)} token classes; masking handles {exact.MAX_CLASSES}"
             )
         self.content = ContentState(config.content, self.class_names, vocabulary.size)
         self.response = RatioResponse.of(config.ratio)
@@ -228,7 +228,7 @@ class Masker:
         keys = keyed.keys_by_stream(self.seed, rows.epoch, rows.row_id)
         weights = None if self._weights is None else self._weights.cpu().numpy()
         if self.config.content.kind == "ptw_faithful" and weights is not None:
-            positions = walk.walk(
+            positions = published.walk(
                 units,
                 rows.token_class,
                 weights,
@@ -240,10 +240,10 @@ class Masker:
             classes = rows.token_class
             if weights is not None and (self.content.by_token_id or _mixes_classes(self.config)):
                 per_token = weights[rows.input_ids if self.content.by_token_id else classes]
-                classes = sampling.levels(units, per_token, each_token)
-                weights = sampling.LEVEL_WEIGHTS
-            random = sampling.RowRandomness.of(self.seed, keys, _order(rows))
-            positions = sampling.select(
+                classes = exact.levels(units, per_token, each_token)
+                weights = exact.LEVEL_WEIGHTS
+            random = exact.RowRandomness.of(self.seed, keys, _order(rows))
+            positions = exact.select(
                 units, classes, weights, ratio, random, each_token, self.config.budget
             )
 
@@ -302,16 +302,16 @@ class Masker:
         if weights is not None:
             weights = weights.to(device)
         if weights is not None and self.content.by_token_id:
-            classes = on_device.levels(units, weights[rows.input_ids], each_token)
-            weights = torch.from_numpy(sampling.LEVEL_WEIGHTS).to(device)
+            classes = dense.levels(units, weights[rows.input_ids], each_token)
+            weights = torch.from_numpy(exact.LEVEL_WEIGHTS).to(device)
         keys = keyed.keys_by_stream(self.seed, rows.epoch, rows.row_id)
-        random = sampling.RowRandomness.of(self.seed, keys, _order(rows))
-        selected = on_device.select(
+        random = exact.RowRandomness.of(self.seed, keys, _order(rows))
+        selected = dense.select(
             units, classes, weights, ratio, random, each_token, self.config.budget
         )
         as_units = self.config.replace_unit == "unit" and self.config.strategy.kind != "token"
         by_unit = units if as_units else None
-        input_ids = on_device.replace(
+        input_ids = dense.replace(
             rows.input_ids,
             selected,
             by_unit,

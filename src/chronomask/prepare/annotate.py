@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chronomask.data.format import SPECIAL, WORD_START
+from chronomask.data.annotation import annotate as annotate_bytes
 from chronomask.prepare.align import align
 from chronomask.prepare.bands import BandWords
 from chronomask.prepare.chunks import may_be_cut
@@ -136,8 +136,7 @@ def _annotate_batch(
         no_word=is_special[ids],
     )
     special = is_special[ids]
-    annotation = classes | np.where(starts, WORD_START, 0).astype(np.uint8)
-    annotation[special] = SPECIAL
+    annotation = annotate_bytes(classes, starts, special)
     return AnnotatedBatch(
         ids,
         annotation,

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from chronomask.data.format import CLASS_MASK, SPECIAL, WORD_START, SplitEntry
+from chronomask.data.annotation import MAX_CLASSES, is_special, totals
+from chronomask.data.folder import SplitEntry
 from chronomask.data.writer import RowWriter
 from chronomask.prepare.config import Documents, Packing
 from chronomask.prepare.gather import Gathered
@@ -33,25 +34,24 @@ def write_split(
     specials: Specials,
 ) -> tuple[SplitEntry, dict[str, Any]]:
     """Pack and write one split; returns its manifest entry and its counts for people."""
-    tally = np.zeros(256, np.int64)
-    num_documents = 0
+    tally = np.zeros((2, MAX_CLASSES), np.int64)
+    num_documents = num_unknown = 0
 
     def pieces() -> Iterator[Pieces]:
-        nonlocal num_documents
+        nonlocal num_documents, num_unknown
         for number in range(num_parts):
             part = read_tokens(work, number, split)
             if part.lengths.size:
                 num_documents += part.lengths.size
-                tally[:] += np.bincount(part.annotation, minlength=256)
+                tally[:] += totals(part.annotation)
+                num_unknown += int(np.count_nonzero(is_special(part.annotation)))
                 yield Pieces(part.ids, part.annotation, part.lengths)
 
     pack = pack_documents if isinstance(packing, Documents) else concatenate
     for rows in pack(pieces(), row_length, specials):
         writer.write(rows.ids, rows.annotation, rows.bounds, rows.num_tokens)
     entry = writer.finish(num_documents)
-    maskable = tally[:SPECIAL]
-    words = int(maskable[WORD_START:].sum())
-    tokens = int(maskable.sum())
+    words, tokens = int(tally[1].sum()), int(tally.sum())
     counts = {
         "documents": entry.num_documents,
         "rows": entry.num_rows,
@@ -62,9 +62,9 @@ def write_split(
         "row_utilisation": round(entry.num_tokens / (entry.num_rows * row_length), 6)
         if entry.num_rows
         else None,
-        "unknown_tokens": int(tally[SPECIAL:].sum()),
-        "class_tokens": (maskable[:WORD_START] + maskable[WORD_START:])[: CLASS_MASK + 1].tolist(),
-        "class_words": maskable[WORD_START:].tolist(),
+        "unknown_tokens": num_unknown,
+        "class_tokens": tally.sum(0).tolist(),
+        "class_words": tally[1].tolist(),
     }
     return entry, counts
 

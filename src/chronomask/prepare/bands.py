@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from chronomask.data.writer import write_file
 from chronomask.errors import DataError
 from chronomask.prepare.words import Spans, UnicodeWords
+from chronomask.storage import write_bytes
 
 __all__ = [
     "BANDS_FILE",
@@ -52,7 +52,7 @@ class Bands:
             "any_other_word": names[-1],
         }
         text = json.dumps(values, indent=0, ensure_ascii=False) + "\n"
-        write_file(folder / BANDS_FILE, text.encode())
+        write_bytes(folder / BANDS_FILE, text.encode())
 
 
 def band_names(num_bands: int) -> tuple[str, ...]:

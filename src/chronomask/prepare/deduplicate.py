@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from chronomask.data.writer import write_file
 from chronomask.errors import UsageError
 from chronomask.prepare.config import ExactDuplicates, MinHashDuplicates
 from chronomask.prepare.files import Skipped
 from chronomask.prepare.parts import duplicates_file, read_text
 from chronomask.prepare.tasks import mark_file
+from chronomask.storage import write_bytes
 
 __all__ = ["check_minhash", "drop_duplicates", "sign_part", "write_minhash"]
 
@@ -45,7 +45,7 @@ def check_minhash() -> None:
 
 def write_minhash(work: Path, choice: MinHashDuplicates) -> None:
     """Leave for the workers how to sign documents."""
-    write_file(work / _CHOICE, json.dumps(choice.to_dict()).encode())
+    write_bytes(work / _CHOICE, json.dumps(choice.to_dict()).encode())
 
 
 def sign_part(data: Any = None, rank: int = 0, world_size: int = 1, *, work: Path) -> Iterator[int]:
@@ -65,8 +65,8 @@ def sign_part(data: Any = None, rank: int = 0, world_size: int = 1, *, work: Pat
         step.run((TheirDocument(text=text, id="") for text in texts), rank, world_size)
     else:
         digests = b"".join(hashlib.blake2b(t.encode(), digest_size=16).digest() for t in texts)
-        write_file(_hashes_file(work, rank), digests)
-    write_file(mark, json.dumps(len(texts)).encode())
+        write_bytes(_hashes_file(work, rank), digests)
+    write_bytes(mark, json.dumps(len(texts)).encode())
     yield len(texts)
 
 
@@ -85,7 +85,7 @@ def drop_duplicates(
     skipped = Skipped()
     for number in range(num_parts):
         leave_out = set(dropped.get(number, ()))
-        write_file(duplicates_file(work, number), json.dumps(sorted(leave_out)).encode())
+        write_bytes(duplicates_file(work, number), json.dumps(sorted(leave_out)).encode())
         for index, document in enumerate(read_text(work, number, duplicates=True)):
             if index in leave_out:
                 skipped.add(_REASON[choice.kind], document.id)

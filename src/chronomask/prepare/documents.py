@@ -7,14 +7,13 @@ which they were read. May enter: what is kept of documents besides their tokens.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from chronomask.data.writer import write_file
 from chronomask.prepare.parts import SPLITS
+from chronomask.storage import replacing, write_bytes
 from chronomask.types import Document
 
 __all__ = ["DOCUMENTS_FILE", "write_part", "write_table"]
@@ -39,7 +38,7 @@ def write_part(
         for document, tokens, held in zip(documents, num_tokens, held_out, strict=True)
         if tokens
     ]
-    write_file(_part_file(work, number), json.dumps(lines, ensure_ascii=False).encode())
+    write_bytes(_part_file(work, number), json.dumps(lines, ensure_ascii=False).encode())
 
 
 def write_table(work: Path, num_parts: int, metadata_keys: Sequence[str], file: Path) -> None:
@@ -52,8 +51,10 @@ def write_table(work: Path, num_parts: int, metadata_keys: Sequence[str], file: 
         ("num_characters", pa.int64()), *((f"metadata.{key}", pa.string()) for key in metadata_keys),
     ]  # fmt: skip
     schema = pa.schema(columns)
-    temporary = file.with_name(f".{file.name}.partial")
-    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        replacing(file) as writing,
+        pq.ParquetWriter(writing, schema, compression="zstd") as writer,
+    ):
         for number in range(num_parts):
             lines = json.loads(_part_file(work, number).read_text(encoding="utf-8"))
             rows = [[*line[:4], *(line[4].get(key) for key in metadata_keys)] for line in lines]
@@ -63,6 +64,3 @@ def write_table(work: Path, num_parts: int, metadata_keys: Sequence[str], file: 
                     for values, kind in zip(zip(*rows, strict=True), schema.types, strict=True)
                 ]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
-    temporary.replace(file)

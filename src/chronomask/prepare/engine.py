@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from chronomask.data.format import SPECIAL
-from chronomask.data.writer import id_dtype, write_file
+from chronomask.data.annotation import is_special
+from chronomask.data.writer import id_dtype
 from chronomask.prepare.annotate import annotate
 from chronomask.prepare.columns import spans_of
 from chronomask.prepare.config import ColumnTagger, Executor, LocalExecutor, Tagger
@@ -36,6 +36,7 @@ from chronomask.prepare.parts import (
 from chronomask.prepare.progress import Progress
 from chronomask.prepare.taggers import load_tagger
 from chronomask.prepare.tokenizer import load_backend
+from chronomask.storage import write_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -110,7 +111,7 @@ def annotate_part(
         num_words=num_words,
         num_tokens=ids.size,
         num_tokens_without_word=num_without_word,
-        num_special_tokens=int(np.count_nonzero(annotation >= SPECIAL)),
+        num_special_tokens=int(np.count_nonzero(is_special(annotation))),
         empty_documents=[documents[k].id for k in np.flatnonzero(lengths == 0)],
     )
     if job.keeps_documents:
@@ -137,7 +138,7 @@ def run_parts(
 
     Raises :class:`RunError` as :func:`chronomask.prepare.executors.run_stage` does.
     """
-    write_file(work / _JOB, json.dumps(asdict(job)).encode())
+    write_bytes(work / _JOB, json.dumps(asdict(job)).encode())
     counts: dict[int, PartCounts] = {}
 
     def done(number: int) -> None:

@@ -23,7 +23,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chronomask.data.writer import write_file
 from chronomask.errors import RunError, UsageError
 from chronomask.prepare.config import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from chronomask.prepare.tasks import (
@@ -36,6 +35,7 @@ from chronomask.prepare.tasks import (
     run_tasks,
     write_listing,
 )
+from chronomask.storage import write_bytes
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -292,7 +292,7 @@ def _run_with_slurm(
     write_listing(listing_file(stage.work, stage.name), numbers)
     num_jobs = min(workers, len(numbers))
     script = stage.work / "slurm" / f"{stage.name}.sh"
-    write_file(script, slurm_script(stage, num_jobs, executor).encode())
+    write_bytes(script, slurm_script(stage, num_jobs, executor).encode())
     job = ""
     with subprocess.Popen(
         ["sbatch", "--parsable", "--wait", str(script)],

@@ -6,8 +6,6 @@ May enter: compressions. What the bytes mean is the readers' business.
 from __future__ import annotations
 
 import io
-import lzma
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,10 +14,10 @@ from typing import IO, Any
 
 from chronomask.errors import DataError
 from chronomask.prepare.addresses import RemoteFile
+from chronomask.storage import damage_errors, decompressed
 
-__all__ = ["COMPRESSIONS", "Skipped", "SourceFile", "decompression_errors", "lines_of", "opened"]
+__all__ = ["Skipped", "SourceFile", "lines_of", "opened"]
 
-COMPRESSIONS = (".gz", ".xz", ".zst")
 _NAMES_KEPT = 20
 _SKIPPED_AT_A_TIME = 1 << 20
 
@@ -77,68 +75,20 @@ def lines_of(source: SourceFile, skipped: Skipped, limit: int) -> Iterator[bytes
                 while line and not line.endswith(b"\n"):
                     line = handle.readline(_SKIPPED_AT_A_TIME)
                 yield None
-        except decompression_errors() as error:
+        except damage_errors() as error:
             skipped.add("corrupt compressed data: rest of file", f"{source.path} ({error})")
         except OSError as error:
             raise DataError(f"{source.path} cannot be read: {error.strerror}") from None
 
 
-def decompression_errors() -> tuple[type[Exception], ...]:
-    """What damaged compressed data raises."""
-    import gzip
-
-    import zstandard
-
-    return (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, zstandard.ZstdError)
-
-
 @contextmanager
 def opened(source: SourceFile) -> Iterator[IO[bytes]]:
     """The decompressed bytes of a file; seekable for .gz and .xz, and for Parquet in .zst."""
-    import gzip
-
     try:
-        with source.path.open("rb") as raw:
-            if source.compression == ".gz":
-                handle: Any = gzip.GzipFile(fileobj=raw)
-            elif source.compression == ".xz":
-                handle = lzma.LZMAFile(raw)  # noqa: SIM115
-            elif source.compression == ".zst":
-                stream = io.BufferedReader(_ZstdFile(raw))
-                handle = io.BytesIO(stream.read()) if source.format == ".parquet" else stream
+        with source.path.open("rb") as raw, decompressed(raw, source.compression) as handle:
+            if source.compression == ".zst" and source.format == ".parquet":
+                yield io.BytesIO(handle.read())
             else:
-                handle = raw
-            with handle:
                 yield handle
     except PermissionError:
         raise DataError(f"{source.path} cannot be read: permission denied") from None
-
-
-class _ZstdFile(io.RawIOBase):
-    """Decompressed bytes of a .zst file; unlike the library's reader it notices a missing end."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        import zstandard
-
-        self._raw = raw
-        self._new_frame = zstandard.ZstdDecompressor().decompressobj
-        self._frame = self._new_frame()
-        self._left = b""  # decompressed and not yet read
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        while not self._left:
-            data = self._frame.unused_data if self._frame.eof else b""
-            data = data or self._raw.read(1 << 16)
-            if not data:
-                if not self._frame.eof:
-                    raise EOFError("compressed file ended before the end of its frame")
-                return 0
-            if self._frame.eof:
-                self._frame = self._new_frame()
-            self._left = self._frame.decompress(data)
-        size = min(len(buffer), len(self._left))
-        buffer[:size], self._left = self._left[:size], self._left[size:]
-        return size

@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from chronomask.data.writer import write_file
 from chronomask.errors import DataError, UsageError, nearest
 from chronomask.prepare.config import DatatroveFilter
 from chronomask.prepare.files import Skipped
 from chronomask.prepare.parts import read_text, write_filtered
 from chronomask.prepare.tasks import mark_file
+from chronomask.storage import write_bytes
 from chronomask.types import Document
 
 __all__ = ["check_filters", "filter_part", "filtered_out", "write_choice"]
@@ -36,7 +36,7 @@ def check_filters(filters: Sequence[DatatroveFilter]) -> None:
 def write_choice(work: Path, filters: Sequence[DatatroveFilter]) -> None:
     """Leave for the workers which filters to run."""
     choices = [choice.to_dict() for choice in filters]
-    write_file(work / _CHOICE, json.dumps(choices).encode())
+    write_bytes(work / _CHOICE, json.dumps(choices).encode())
 
 
 def filter_part(
@@ -56,7 +56,7 @@ def filter_part(
     write_filtered(work, rank, kept)
     told = {"kept": len(kept), "characters": sum(len(document.text) for document in kept)}
     told |= {"skipped": skipped.to_dict()}
-    write_file(mark, json.dumps(told, ensure_ascii=False).encode())
+    write_bytes(mark, json.dumps(told, ensure_ascii=False).encode())
     yield told
 
 

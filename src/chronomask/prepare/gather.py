@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from chronomask.data.writer import write_file
 from chronomask.errors import DataError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.files import Skipped
@@ -20,6 +19,7 @@ from chronomask.prepare.parts import hash_position, read_text, write_text
 from chronomask.prepare.progress import Progress
 from chronomask.prepare.sources import AnySource, fields_of_config, read_documents
 from chronomask.prepare.taggers import split_long
+from chronomask.storage import write_bytes
 from chronomask.types import Document
 
 __all__ = ["Gathered", "gather", "sample_texts"]
@@ -101,7 +101,7 @@ def gather(
         skipped=skipped.to_dict(),
         tags=dict(sorted(tags.items())),
     )
-    write_file(done, json.dumps(asdict(gathered)).encode())
+    write_bytes(done, json.dumps(asdict(gathered)).encode())
     return gathered
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numba import njit
 
-from chronomask.data.format import SPECIAL, WORD_START
+from chronomask.data.annotation import SPECIAL, annotate
 from chronomask.prepare.align import word_begins, words_of_tokens
 from chronomask.prepare.chunks import begins_its_text, cut, text_of
 from chronomask.prepare.growing import Growing
@@ -146,8 +146,7 @@ class ChunkMemo:
             (words.ends + word_shift)[seen],
             no_word=special,
         )
-        annotation = np.where(word_begins(word), WORD_START, 0).astype(np.uint8)
-        annotation[special] = SPECIAL
+        annotation = annotate(np.zeros(ids.size, np.uint8), word_begins(word), special)
         first_word = np.repeat(np.cumsum(words.counts) - words.counts, num_tokens)
         within = np.where(word >= 0, seen[word] - first_word, -1) if seen.size else word
         owner = np.repeat(np.arange(len(texts)), words.counts)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chronomask.data.format import SPECIAL, WORD_START
+from chronomask.data.annotation import SPECIAL, WORD_START
 
 __all__ = ["Pieces", "Specials", "TokenRows", "concatenate", "pack_documents"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chronomask.data.writer import write_file
+from chronomask.storage import write_bytes
 from chronomask.types import Document, TaggedWords
 
 __all__ = ["SPLITS", "PartCounts", "TokenPart", "hash_position", "read_text", "read_tokens"]
@@ -84,7 +84,7 @@ def write_text(
 
     lines = "\n".join(json.dumps(_as_list(item), ensure_ascii=False) for item in documents)
     data = zstandard.ZstdCompressor(level=1).compress(lines.encode())
-    write_file(file or text_file(work, number), data)
+    write_bytes(file or text_file(work, number), data)
 
 
 def _as_list(document: Document) -> list[object]:
@@ -129,8 +129,8 @@ def write_tokens(
     }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    write_file(tokens_file(work, number), buffer.getvalue())
-    write_file(counts_file(work, number), json.dumps(asdict(counts)).encode())
+    write_bytes(tokens_file(work, number), buffer.getvalue())
+    write_bytes(counts_file(work, number), json.dumps(asdict(counts)).encode())
 
 
 def read_tokens(work: Path, number: int, split: str) -> TokenPart:

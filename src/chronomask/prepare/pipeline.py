@@ -19,9 +19,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from chronomask.config import diff
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.manifest import MANIFEST
-from chronomask.data.writer import RowWriter, write_file, write_manifest
+from chronomask.data.writer import RowWriter, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.prepare.assemble import statistics, write_split
 from chronomask.prepare.bands import BANDS_FILE, count_words, make_bands
@@ -55,6 +55,7 @@ from chronomask.prepare.sources import (
 from chronomask.prepare.taggers import describe_tagger
 from chronomask.prepare.tokenizer import SavedTokenizer, build_tokenizer, find_tokenizer, open_saved
 from chronomask.prepare.unigram import check_unigram
+from chronomask.storage import write_bytes
 
 __all__ = ["prepare"]
 
@@ -187,9 +188,9 @@ def _prepare(
     }
     report = statistics(counts, class_names, gathered, parts, state["sources"])
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    write_file(out / "statistics.json", text.encode())
+    write_bytes(out / "statistics.json", text.encode())
     # Workers and executor are this machine's business: equal rows come with an equal config.
-    write_file(out / "config.yaml", config.shaped().to_yaml().encode())
+    write_bytes(out / "config.yaml", config.shaped().to_yaml().encode())
     write_manifest(out, values, entries, _other_files(out))
     shutil.rmtree(work)
     return PreparedData.open(out)
@@ -221,7 +222,7 @@ def _work_folder(out: Path, state: dict[str, Any]) -> Path:
     if not (mark.is_file() and mark.read_text() == text):
         _remove(out)
         work.mkdir(parents=True, exist_ok=True)
-        write_file(mark, text.encode())
+        write_bytes(mark, text.encode())
     return work
 
 

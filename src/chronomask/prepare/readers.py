@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from chronomask.conllu import as_text, by_document, sentences
 from chronomask.errors import DataError, nearest
-from chronomask.prepare.files import Skipped, SourceFile, decompression_errors, lines_of, opened
+from chronomask.prepare.files import Skipped, SourceFile, lines_of, opened
 from chronomask.types import Document, TaggedWords
 
 if TYPE_CHECKING:
     import pyarrow as pa
+from chronomask.storage import damage_errors
 
 __all__ = ["READERS", "TAGGED_FORMATS", "Fields", "as_metadata", "decoded", "from_record"]
 
@@ -185,7 +186,7 @@ def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterat
                         continue
                     record = dict(zip(fields.read, plain, strict=True))
                     yield from from_record(record, fields, name, skipped)
-    except (pa.ArrowException, OSError, *decompression_errors()) as error:
+    except (pa.ArrowException, OSError, *damage_errors()) as error:
         raise DataError(f"{source.path} is not a readable Parquet file: {error}") from None
 
 

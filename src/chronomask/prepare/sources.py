@@ -24,10 +24,11 @@ from chronomask.prepare.config import (
     Source,
     Tagger,
 )
-from chronomask.prepare.files import COMPRESSIONS, Skipped, SourceFile
+from chronomask.prepare.files import Skipped, SourceFile
 from chronomask.prepare.hub import hub_state, read_hub
 from chronomask.prepare.readers import READERS, TAGGED_FORMATS, Fields
 from chronomask.prepare.warc import read_warc
+from chronomask.storage import COMPRESSIONS
 from chronomask.types import Document
 
 __all__ = [

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chronomask.data.writer import write_file
 from chronomask.errors import ChronomaskError
+from chronomask.storage import write_bytes
 
 __all__ = [
     "as_message",
@@ -106,7 +106,7 @@ def failure_file(work: Path, stage: str, number: int) -> Path:
 
 def write_listing(file: Path, numbers: Sequence[int]) -> None:
     """List parts; fixed before the jobs start, so that no two of them take the same."""
-    write_file(file, json.dumps(list(numbers)).encode())
+    write_bytes(file, json.dumps(list(numbers)).encode())
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
         Path(work), stage, numbers[int(rank) :: int(world_size)], lambda number: None
     )
     for number, message in failures.items():
-        write_file(failure_file(Path(work), stage, number), message.encode())
+        write_bytes(failure_file(Path(work), stage, number), message.encode())
         print(f"chronomask: {stage} part {number}: {message}", file=sys.stderr)
     return 1 if failures else 0
 

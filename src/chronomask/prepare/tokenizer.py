@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import (
     ByteLevelBPE,
@@ -24,6 +23,7 @@ from chronomask.prepare.config import (
     WordPiece,
 )
 from chronomask.prepare.unigram import train_unigram
+from chronomask.storage import file_sha256
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

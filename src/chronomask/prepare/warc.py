@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chronomask.errors import UsageError
-from chronomask.prepare.files import Skipped, SourceFile, decompression_errors, opened
+from chronomask.prepare.files import Skipped, SourceFile, opened
 from chronomask.prepare.readers import Fields, as_metadata, decoded
+from chronomask.storage import damage_errors
 from chronomask.types import Document
 
 __all__ = ["read_warc"]
@@ -55,7 +56,7 @@ def read_warc(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[
                 }
                 metadata = as_metadata(known, fields)
                 yield from decoded(data, name, skipped, known["url"], metadata)
-        except decompression_errors() as error:
+        except damage_errors() as error:
             skipped.add("corrupt compressed data: rest of file", f"{source.path} ({error})")
         except ArchiveLoadFailed as error:
             skipped.add("not a WARC record: rest of file", f"{source.path} ({error})")

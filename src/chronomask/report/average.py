@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chronomask.report.read import Run, Series
+from chronomask.runs.read import Run, Series
 
 __all__ = ["mean_run"]
 

@@ -28,7 +28,7 @@ from chronomask.report.drawing import (
     to_svg,
 )
 from chronomask.report.figures import arm_legend, cell, ratio_text, thinned
-from chronomask.report.read import Run, Series
+from chronomask.runs.read import Run, Series
 
 __all__ = ["class_loss", "class_weight", "final_class_loss"]
 

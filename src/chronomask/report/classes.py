@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from chronomask.report.read import Series
+from chronomask.runs.read import Series
 
 __all__ = ["CONTENT", "FUNCTION", "OTHER", "group_mean", "group_of", "present_classes"]
 

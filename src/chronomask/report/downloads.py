@@ -11,8 +11,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from chronomask.files import write_text
 from chronomask.report.drawing import Picture
+from chronomask.storage import write_text
 
 __all__ = ["Cell", "Download", "figure_values", "write_csv"]
 

@@ -27,7 +27,7 @@ from chronomask.report.drawing import (
     shorten,
     to_svg,
 )
-from chronomask.report.read import Run, Series
+from chronomask.runs.read import Run, Series
 
 __all__ = [
     "arm_legend",

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from chronomask.files import write_text
 from chronomask.report.class_figures import class_loss, class_weight, final_class_loss
 from chronomask.report.downloads import Cell, figure_values, write_csv
 from chronomask.report.figures import (
@@ -18,7 +17,6 @@ from chronomask.report.figures import (
     ratio_text,
     validation_loss,
 )
-from chronomask.report.read import Run, read_runs
 from chronomask.report.render import render
 from chronomask.report.summary import data_fingerprints, summary_sentences
 from chronomask.report.tables import (
@@ -30,6 +28,8 @@ from chronomask.report.tables import (
     number,
     thousands,
 )
+from chronomask.runs.read import Run, read_runs
+from chronomask.storage import write_text
 
 __all__ = ["write_report"]
 
@@ -50,8 +50,8 @@ def write_report(
     """Write ``out/report.html`` and ``out/csv/*.csv`` from run folders; returns the page's path.
 
     The first run is the baseline that others are compared with. The same results files give the
-    same bytes. Raises as :func:`chronomask.report.read.read_runs` and
-    :func:`chronomask.files.write_text` do.
+    same bytes. Raises as :func:`chronomask.runs.read.read_runs` and
+    :func:`chronomask.storage.write_text` do.
     """
     out = Path(out)
     read = read_runs(runs)

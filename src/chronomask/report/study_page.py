@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.errors import ChronomaskError
-from chronomask.files import write_text
 from chronomask.report.average import mean_run
 from chronomask.report.class_figures import class_loss, class_weight, final_class_loss
 from chronomask.report.comparison import (
@@ -25,11 +24,12 @@ from chronomask.report.comparison import (
 from chronomask.report.downloads import Cell, Download, figure_values, write_csv
 from chronomask.report.drawing import Picture, compact
 from chronomask.report.figures import masking_ratio, predicted_tokens
-from chronomask.report.read import Run, read_run
 from chronomask.report.render import render
 from chronomask.report.study_figures import curve_picture, difference_picture, legend_of
 from chronomask.report.study_sentences import study_sentences
 from chronomask.report.tables import ABSENT, duration, flatten, thousands
+from chronomask.runs.read import Run, read_run
+from chronomask.storage import write_text
 
 __all__ = ["write_study_report"]
 

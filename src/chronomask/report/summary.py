@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from chronomask.report.classes import CONTENT, FUNCTION, group_mean
 from chronomask.report.figures import ratio_text
-from chronomask.report.read import Run
 from chronomask.report.tables import ArmRow
+from chronomask.runs.read import Run
 
 __all__ = ["data_fingerprints", "seeds_per_arm", "summary_sentences"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from chronomask.report.read import Run, read_runs
+from chronomask.runs.read import Run, read_runs
 
 __all__ = [
     "ABSENT",
@@ -73,7 +73,7 @@ def arm_row(run: Run) -> ArmRow:
 def arms_table(runs: Sequence[str | Path]) -> str:
     """The arms as aligned plain text for a terminal, one line each under a heading.
 
-    ``runs`` are run folders; raises as :func:`chronomask.report.read.read_runs` does.
+    ``runs`` are run folders; raises as :func:`chronomask.runs.read.read_runs` does.
     """
     heading = ("arm", "validation loss", "masked tokens predicted", "tokens/s")
     lines: list[tuple[str, ...]] = [heading]

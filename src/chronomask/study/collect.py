@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chronomask.errors import DataError, RunError
-from chronomask.report.read import Run, read_run
-from chronomask.results import TaskResult
+from chronomask.runs.read import Run, read_run
+from chronomask.runs.result import TaskResult
 from chronomask.study.units import Study, Unit, steps_of
 from chronomask.study.work import check_shared_start
 

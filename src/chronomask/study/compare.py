@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from chronomask import __version__
-from chronomask.data.format import PreparedData
-from chronomask.files import write_text
-from chronomask.report.read import Run
+from chronomask.data.folder import PreparedData
 from chronomask.report.tables import arm_row
+from chronomask.runs.read import Run
+from chronomask.storage import write_text
 from chronomask.study.collect import Collected, TaskResults, collect
 from chronomask.study.cost import AXES, Cost, spent
 from chronomask.study.statistics import (

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from chronomask.model.flops import count_flops
-from chronomask.report.read import Run
+from chronomask.runs.read import Run
 
 __all__ = ["AXES", "Cost", "spent"]
 

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from chronomask.files import write_text
+from chronomask.storage import write_text
 from chronomask.study.config import SlurmConfig
 from chronomask.study.units import Study, Unit
 

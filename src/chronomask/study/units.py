@@ -17,8 +17,8 @@ from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.task import Identified, Task
 from chronomask.evaluate.tasks import make_tasks
-from chronomask.files import write_text
-from chronomask.results import TaskResult
+from chronomask.runs.result import TaskResult
+from chronomask.storage import write_text
 from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import CHANGEABLE, RunConfig

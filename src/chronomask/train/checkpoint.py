@@ -9,10 +9,8 @@ docs/contracts.md draws the folder. No random state is saved: everything random 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from chronomask.config import diff
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.model.export import export
+from chronomask.runs.layout import HASHES, MODEL, STATE, checkpoints_in, damage, step_name
+from chronomask.storage import file_sha256, flush, write_json
 from chronomask.train.config import CHANGEABLE, RunConfig
 from chronomask.train.sharding import like
 from chronomask.train.snapshot import Snapshot
@@ -34,7 +34,6 @@ from chronomask.train.snapshot import Snapshot
 __all__ = ["Checkpoint", "check_same_run", "latest", "save", "tidy"]
 
 FORMAT_VERSION = 1
-_HASHES = "hashes.json"
 _UNFINISHED, _DISCARDED = ".writing-", ".discarded-"
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class Checkpoint:
     @property
     def model_path(self) -> Path:
         """Folder that ``AutoModelForMaskedLM.from_pretrained`` opens."""
-        return self.path / "transformers"
+        return self.path / MODEL
 
     def content(self) -> dict[str, torch.Tensor]:
         """Tensors of the masker and of the log, as given to :func:`save`."""
@@ -89,26 +88,26 @@ def save(
     Raises RunError when the disk is full or fails; earlier checkpoints stay and nothing half-written
     is left.
     """
-    final = folder / _name(snapshot.step)
-    if (final / _HASHES).is_file():
+    final = folder / step_name(snapshot.step)
+    if (final / HASHES).is_file():
         return final
     writing = folder / f"{_UNFINISHED}{final.name}"
     try:
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir(parents=True)
-        export(model, tokenizer, writing / "transformers", snapshot.card, snapshot.weights)
+        export(model, tokenizer, writing / MODEL, snapshot.card, snapshot.weights)
         save_file(snapshot.optimiser, writing / "optimiser.safetensors")
         save_file(snapshot.content, writing / "content.safetensors")
-        _write_json(writing / "state.json", {"format_version": FORMAT_VERSION, **snapshot.state})
-        _write_json(writing / _HASHES, _hash_and_flush(writing))
-        _flush(writing / _HASHES)
-        _flush(writing)
+        write_json(writing / STATE, {"format_version": FORMAT_VERSION, **snapshot.state})
+        write_json(writing / HASHES, _hash_and_flush(writing))
+        flush(writing)
         writing.rename(final)
-        _flush(folder)
-    except (OSError, SafetensorError) as error:
+        flush(folder)
+    except (OSError, SafetensorError, RunError) as error:
         shutil.rmtree(writing, ignore_errors=True)
-        raise RunError(_why_not_saved(final, error, _names(folder))) from error
-    for old in [] if keep is None else _folders(folder)[keep:]:
+        before = [path.name for path in checkpoints_in(folder)]
+        raise RunError(_why_not_saved(final, error.__cause__ or error, before)) from error
+    for old in [] if keep is None else checkpoints_in(folder)[keep:]:
         _remove(old)
     return final
 
@@ -118,18 +117,18 @@ def latest(folder: Path) -> Checkpoint | None:
 
     A damaged one is reported loudly and the one before is taken. Raises RunError if all are damaged.
     """
-    found = _folders(folder)
+    found = checkpoints_in(folder)
     for path in found:
-        damage = _damage(path)
-        if damage is None:
-            state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        wrong = damage(path)
+        if wrong is None:
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
             if state.get("format_version") != FORMAT_VERSION:
                 raise RunError(
                     f"{path} has checkpoint format {state.get('format_version')!r}; this version of "
                     f"chronomask reads format {FORMAT_VERSION}: resume with the version that wrote it"
                 )
             return Checkpoint(path, state)
-        logger.warning("checkpoint %s is damaged (%s): taking the one before it", path, damage)
+        logger.warning("checkpoint %s is damaged (%s): taking the one before it", path, wrong)
     if found:
         names = ", ".join(path.name for path in found)
         raise RunError(
@@ -148,9 +147,7 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
             f"now {fingerprint[:12]}…)"
         )
     try:
-        before = RunConfig.parse(
-            checkpoint.state["config"], where=str(checkpoint.path / "state.json")
-        )
+        before = RunConfig.parse(checkpoint.state["config"], where=str(checkpoint.path / STATE))
     except ChronomaskError as error:
         raise RunError(f"the checkpoint's config cannot be read: {error}") from None
     changeable = CHANGEABLE
@@ -177,8 +174,8 @@ def tidy(folder: Path, step: int) -> None:
     for prefix in (_UNFINISHED, _DISCARDED):
         for path in folder.glob(f"{prefix}*"):
             shutil.rmtree(path, ignore_errors=True)
-    for path in _folders(folder):
-        if path.name > _name(step):
+    for path in checkpoints_in(folder):
+        if path.name > step_name(step):
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
@@ -189,19 +186,6 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
-    return sorted(folder.glob("step-*"), key=lambda path: path.name, reverse=True)
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.name for path in _folders(folder)]
-
-
 def _remove(path: Path) -> None:
     """Remove a checkpoint so that at no moment a part of it passes for the whole."""
     discarded = path.with_name(f"{_DISCARDED}{path.name}")
@@ -209,51 +193,17 @@ def _remove(path: Path) -> None:
     shutil.rmtree(discarded, ignore_errors=True)
 
 
-def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    try:
-        hashes: dict[str, str] = json.loads((path / _HASHES).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"no {_HASHES}"
-    except ValueError:
-        return f"unreadable {_HASHES}"
-    for name, expected in hashes.items():
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if _sha256(path / name) != expected:
-            return f"{name} does not match its hash"
-    return None
-
-
 def _hash_and_flush(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below ``folder`` by relative path, each flushed to the disk."""
     hashes = {}
     for path in sorted(folder.rglob("*")):
-        _flush(path)
+        flush(path)
         if path.is_file():
-            hashes[path.relative_to(folder).as_posix()] = _sha256(path)
+            hashes[path.relative_to(folder).as_posix()] = file_sha256(path)
     return hashes
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Make a file's bytes, or a folder's entries, outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _why_not_saved(final: Path, error: Exception, before: list[str]) -> str:
+def _why_not_saved(final: Path, error: BaseException, before: list[str]) -> str:
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(
         error
     )

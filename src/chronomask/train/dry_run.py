@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import UsageError

@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from chronomask.errors import DataError, RunError, UsageError
-from chronomask.files import write_text
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import load_tokenizer, open_model
+from chronomask.storage import write_text
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from chronomask import __version__
 from chronomask.errors import RunError
-from chronomask.files import write_text
+from chronomask.storage import write_text
 from chronomask.train.loggers import Sink, TensorBoard, WandB, open_sinks
 
 __all__ = ["RunLog", "environment"]

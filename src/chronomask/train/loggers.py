@@ -18,7 +18,7 @@ from pydantic import Field
 
 from chronomask.config import Config
 from chronomask.errors import UsageError
-from chronomask.files import write_text
+from chronomask.storage import write_text
 
 __all__ = ["Logger", "Sink", "check_installed", "open_sinks"]
 

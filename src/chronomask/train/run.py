@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from chronomask.data.format import PreparedData
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import UsageError
-from chronomask.files import write_text
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.build import (
     build_model,
@@ -30,6 +29,7 @@ from chronomask.model.build import (
 from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
+from chronomask.storage import write_text
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from chronomask.data.format import PreparedSplit
+from chronomask.data.folder import PreparedSplit
 from chronomask.data.loader import validation_batches
 from chronomask.data.mixture import MixedSplit
 from chronomask.masking.masker import Masker

@@ -1,0 +1,277 @@
+"""Prepared rows on disk: a folder of flat ``.npy`` shards told by one manifest.
+
+A token costs two (or four) bytes of id and one byte of annotation; documents that begin inside a row
+cost four bytes each. Everything is read through a memory map, nothing is ever unpickled. docs/contracts.md
+states the layout.
+
+May enter: what is needed to read these files and check them. No tokenizer, no tagger.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chronomask.data import annotation as marks
+from chronomask.data.manifest import (
+    AGAIN,
+    MANIFEST,
+    Array,
+    Manifest,
+    SplitEntry,
+    fingerprint,
+    read_manifest,
+)
+from chronomask.errors import DataError, UsageError, nearest
+from chronomask.storage import file_sha256
+from chronomask.types import Rows
+
+__all__ = [
+    "Described",
+    "PreparedData",
+    "PreparedSplit",
+]
+
+
+class PreparedSplit:
+    """Random access to the rows of one split; cheap to open, safe to share between threads."""
+
+    def __init__(self, path: Path, entry: SplitEntry, row_length: int, fingerprint: str) -> None:
+        self.path = path
+        self.entry = entry
+        self.row_length = row_length
+        self.fingerprint = fingerprint
+        """The prepared data's fingerprint."""
+        self._first_rows = np.cumsum([0, *(shard.num_rows for shard in entry.shards)])
+        self._open: dict[tuple[int, Array], np.ndarray] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return self.entry.num_rows
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding, special tokens included."""
+        return self.entry.num_tokens
+
+    @property
+    def num_documents(self) -> int:
+        return self.entry.num_documents
+
+    def read(self, row_ids: np.ndarray, epoch: np.ndarray | int = 0) -> Rows:
+        """The rows of ``row_ids`` (int64 [B]) in that order; ``epoch`` is copied into the result.
+
+        Raises :class:`DataError` where a row does not exist or a shard cannot be read.
+        """
+        row_ids = np.asarray(row_ids, np.int64)
+        ids, annotation, cu_seqlens = self.read_raw(row_ids)
+        return Rows(
+            input_ids=ids.astype(np.int64),
+            word_id=marks.word_id(annotation),
+            token_class=marks.token_class(annotation),
+            row_id=row_ids,
+            epoch=np.broadcast_to(np.asarray(epoch, np.int64), row_ids.shape).copy(),
+            cu_seqlens=cu_seqlens,
+        )
+
+    def read_raw(self, row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids [B, T] and annotation [B, T] as stored, and ``cu_seqlens`` int32 [D + 1]."""
+        if row_ids.size and (row_ids.min() < 0 or row_ids.max() >= self.num_rows):
+            bad = row_ids[(row_ids < 0) | (row_ids >= self.num_rows)][0]
+            raise DataError(
+                f"{self.path}: there is no row {bad}; rows are 0 to {self.num_rows - 1}"
+            )
+        num_rows, length = row_ids.size, self.row_length
+        shard_of = np.searchsorted(self._first_rows, row_ids, side="right") - 1
+        starts = np.arange(num_rows + 1, dtype=np.int32) * np.int32(length)
+        touched = np.unique(shard_of)
+        if not touched.size:
+            return np.empty((0, length), np.uint16), np.empty((0, length), np.uint8), starts
+        ids = np.empty((num_rows, length), self._array(int(touched[0]), "ids").dtype)
+        annotation = np.empty((num_rows, length), np.uint8)
+        inner = [starts]
+        for shard in touched.tolist():
+            where = np.flatnonzero(shard_of == shard)
+            local = row_ids[where] - self._first_rows[shard]
+            if where.size == num_rows:  # the common case: no second copy
+                # mode="clip" because "raise" would go through a buffer; the rows were checked above
+                np.take(self._array(shard, "ids"), local, axis=0, out=ids, mode="clip")
+                np.take(
+                    self._array(shard, "annotation"), local, axis=0, out=annotation, mode="clip"
+                )
+            else:
+                ids[where] = self._array(shard, "ids")[local]
+                annotation[where] = self._array(shard, "annotation")[local]
+            bounds = self._array(shard, "bounds")
+            begin = np.searchsorted(bounds, (local * length).astype(np.uint32))
+            counts = np.searchsorted(bounds, ((local + 1) * length).astype(np.uint32)) - begin
+            if counts.any():
+                first = np.cumsum(counts) - counts
+                index = np.repeat(begin - first, counts) + np.arange(counts.sum())
+                shift = np.repeat((where - local) * length, counts)
+                inner.append((bounds[index] + shift).astype(np.int32))
+        cu_seqlens = starts if len(inner) == 1 else np.sort(np.concatenate(inner))
+        return ids, annotation, cu_seqlens
+
+    def class_token_counts(self, num_classes: int) -> np.ndarray:
+        """int64 [C]: maskable tokens of every class, read shard by shard."""
+        counts = np.zeros(marks.MAX_CLASSES, np.int64)
+        for shard in self.annotations():
+            counts += marks.totals(shard).sum(0)
+        return counts[:num_classes]
+
+    def annotations(self) -> Iterator[np.ndarray]:
+        """The annotation bytes of every shard in order, uint8 [rows, T] each."""
+        for shard in range(len(self.entry.shards)):
+            yield self._array(shard, "annotation")
+
+    def _array(self, shard: int, name: Array) -> np.ndarray:
+        array = self._open.get((shard, name))
+        if array is None:
+            array = self._open[shard, name] = self._map(shard, name)
+        return array
+
+    def _map(self, shard: int, name: Array) -> np.ndarray:
+        entry = self.entry.shards[shard]
+        file = self.path.parent / getattr(entry, name).file
+        try:
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} cannot be read ({error}); {AGAIN}") from None
+        if name == "bounds":
+            good = array.ndim == 1 and array.dtype == np.uint32
+        else:
+            kinds = (np.uint16, np.uint32) if name == "ids" else (np.uint8,)
+            good = array.shape == (entry.num_rows, self.row_length) and array.dtype in kinds
+        if not good:
+            raise DataError(
+                f"{file} holds {array.dtype} {array.shape}, not what the manifest says; {AGAIN}"
+            )
+        return np.asarray(array)  # a plain view: np.memmap makes every slice slow
+
+
+class Described:
+    """What rows are, as a manifest tells it: of one prepared folder, or of several that are alike in it."""
+
+    path: Path
+    """the folder; of several the first"""
+    manifest: Manifest
+    """that folder's"""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.manifest.class_names
+
+    @property
+    def row_length(self) -> int:
+        return self.manifest.row_length
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest.vocab_size
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Folder that ``AutoTokenizer.from_pretrained`` opens."""
+        return self.path / "tokenizer"
+
+
+class PreparedData(Described):
+    """A prepared folder, opened for reading."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._splits: dict[str, PreparedSplit] = {}
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = False) -> PreparedData:
+        """Open a prepared folder; every shard's size is checked, with ``verify`` every byte.
+
+        Raises :class:`UsageError` where there is no prepared data, :class:`DataError` where it is
+        damaged or of another schema version.
+        """
+        path = Path(path)
+        file = path / MANIFEST
+        if not path.is_dir():
+            raise UsageError(
+                f"{path} is not a folder of prepared data; `chronomask prepare` makes one"
+            )
+        if not file.is_file():
+            raise UsageError(
+                f"{path} has no {MANIFEST}: it is not prepared data, or its preparation did not finish; "
+                f"run `chronomask prepare --out {path}`"
+            )
+        manifest = read_manifest(file)
+        data = cls(path, manifest)
+        for entry in manifest.shard_files():
+            _check_size(path / entry.file, entry.bytes)
+        if verify:
+            data.verify()
+        return data
+
+    def verify(self) -> int:
+        """Read every byte again and give their number.
+
+        Raises :class:`DataError` naming each file that is damaged, cut or missing.
+        """
+        damaged = []
+        size = 0
+        for entry in self.manifest.all_files():
+            file = self.path / entry.file
+            if not file.is_file():
+                damaged.append(f"{entry.file} (missing)")
+            elif file_sha256(file) != entry.sha256:
+                damaged.append(entry.file)
+            else:
+                size += entry.bytes
+        tokenizer = self.tokenizer_path / "tokenizer.json"
+        name = str(tokenizer.relative_to(self.path))
+        if name not in {entry.file for entry in self.manifest.files} and (
+            not tokenizer.is_file() or file_sha256(tokenizer) != self.manifest.tokenizer_sha256
+        ):
+            damaged.append(name)
+        if self.manifest.fingerprint != fingerprint(self.manifest.to_dict()):
+            damaged.append(MANIFEST)
+        if damaged:
+            raise DataError(f"{self.path}: damaged: {', '.join(damaged)}; {AGAIN}")
+        return size
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    @cached_property
+    def statistics(self) -> dict[str, Any]:
+        """Counts for people, as written by the preparation; empty if the file is gone."""
+        file = self.path / "statistics.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def split(self, name: str) -> PreparedSplit:
+        """The split ``train`` or ``held_out``; raises :class:`UsageError` for another name."""
+        entry = self.manifest.splits.get(name)
+        if entry is None:
+            raise UsageError(
+                f"{self.path} has no split '{name}'; {nearest(name, self.manifest.splits)}"
+            )
+        if name not in self._splits:
+            self._splits[name] = PreparedSplit(
+                self.path / name, entry, self.row_length, self.fingerprint
+            )
+        return self._splits[name]
+
+
+def _check_size(file: Path, expected: int) -> None:
+    try:
+        size = file.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"{file} is missing; {AGAIN}") from None
+    if size != expected:
+        raise DataError(
+            f"{file} has {size:,} bytes instead of {expected:,}: it is truncated or was changed; {AGAIN}"
+        )

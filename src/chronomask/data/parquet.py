@@ -1,0 +1,271 @@
+"""Prepared rows as Parquet and back: for Hugging Face ``datasets``, DuckDB, pandas and their like.
+
+Every Parquet file says in its schema's metadata what the prepared folder was (manifest, tokenizer and the
+other files), so any complete export becomes the same folder again, byte for byte. May enter: the
+columns, and reading and writing them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chronomask.data import annotation as marks
+from chronomask.data.folder import PreparedData
+from chronomask.data.manifest import MANIFEST, Manifest, SplitEntry, fingerprint
+from chronomask.data.writer import RowWriter, id_dtype
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.storage import write_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+__all__ = ["COLUMNS", "export_parquet", "import_parquet"]
+
+COLUMNS = ("split", "input_ids", "word_ids", "token_class", "special_tokens_mask", "bounds")
+"""``word_ids``: words of a row counted from 0, −1 without one; ``special_tokens_mask``: 1 for tokens that
+are never masked; ``bounds``: positions at which a document, or the padding, begins inside the row."""
+
+_KEY = b"chronomask"
+_GROUP_TOKENS = 1 << 21
+
+
+def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
+    """Write prepared rows as one file ``out`` (*.parquet), or into a folder, a file per shard.
+
+    Raises :class:`UsageError` where ``out`` exists, :class:`DataError` for damaged data,
+    :class:`RunError` where the disk gives up.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UsageError(f"{out} exists; choose another place to export to, or remove it")
+    data.verify()
+    single = out.suffix == ".parquet"
+    partial = out.with_name(f".{out.name}.partial")
+    _remove(partial)
+    try:
+        if single:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            partial.mkdir(parents=True)
+        names = _write(data, partial, single)
+        partial.replace(out)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
+    finally:
+        _remove(partial)
+    return [out] if single else [out / name for name in names]
+
+
+def _write(data: PreparedData, target: Path, single: bool) -> list[str]:
+    from pyarrow.parquet import ParquetWriter
+
+    schema = _schema(data)
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["split", "input_ids"]}
+    names = []
+    writer = ParquetWriter(target, schema, **options) if single else None
+    try:
+        for split, entry in data.manifest.splits.items():
+            first = 0
+            for number, shard in enumerate(entry.shards):
+                if not single:
+                    names.append(f"{split}-{number:05d}.parquet")
+                    if writer is not None:
+                        writer.close()
+                    writer = ParquetWriter(target / names[-1], schema, **options)
+                assert writer is not None
+                for table in _tables(data, split, first, first + shard.num_rows, schema):
+                    writer.write_table(table)
+                first += shard.num_rows
+    finally:
+        if writer is not None:
+            writer.close()
+    return names
+
+
+def _schema(data: PreparedData) -> pa.Schema:
+    import pyarrow as pa
+
+    def row_of(kind: pa.DataType) -> pa.DataType:
+        return pa.list_(kind, data.row_length)
+
+    files = {entry.file: data.path / entry.file for entry in data.manifest.files}
+    told = {
+        "manifest": (data.path / MANIFEST).read_text(encoding="utf-8"),
+        "files": {n: base64.b64encode(file.read_bytes()).decode() for n, file in files.items()},
+    }
+    kinds = (
+        pa.string(),
+        row_of(pa.from_numpy_dtype(np.dtype(id_dtype(data.vocab_size)))),
+        row_of(pa.int32()),
+        row_of(pa.uint8()),
+        row_of(pa.uint8()),
+        pa.list_(pa.int32()),
+    )
+    return pa.schema(zip(COLUMNS, kinds, strict=True), {_KEY: json.dumps(told).encode()})
+
+
+def _tables(
+    data: PreparedData, split: str, first: int, stop: int, schema: pa.Schema
+) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    length = data.row_length
+    step = max(1, _GROUP_TOKENS // length)
+    for start in range(first, stop, step):
+        numbers = np.arange(start, min(start + step, stop))
+        ids, annotation, edges = data.split(split).read_raw(numbers)
+        inner = edges[edges % length > 0]
+        offsets = np.searchsorted(inner, np.arange(numbers.size + 1) * length)
+        flat = (
+            ids,
+            marks.word_id(annotation),
+            marks.token_class(annotation),
+            marks.is_special(annotation).astype(np.uint8),
+        )
+        lists = [pa.FixedSizeListArray.from_arrays(a.ravel(), length) for a in flat]
+        bounds = pa.ListArray.from_arrays(offsets.astype(np.int32), inner % length)
+        name = pa.array([split]).take(pa.array(np.zeros(numbers.size, np.int64)))
+        yield pa.Table.from_arrays([name, *lists, bounds], schema=schema)
+
+
+def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
+    """Make the prepared folder ``out`` of what :func:`export_parquet` wrote, and open it.
+
+    Raises :class:`UsageError` where ``source`` is no export or ``out`` exists, :class:`DataError` where
+    rows are missing or not those that were exported.
+    """
+    source, out = Path(source), Path(out)
+    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    if not files or not all(file.is_file() for file in files):
+        raise UsageError(f"{source} is neither a Parquet file nor a folder of some")
+    if out.exists():
+        raise UsageError(f"{out} exists; choose another folder to import to, or remove it")
+    partial = out.with_name(f".{out.name}.partial")
+    _remove(partial)
+    try:
+        partial.mkdir(parents=True)
+        _read(source, files, partial)
+        partial.replace(out)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
+    finally:
+        _remove(partial)
+    return PreparedData.open(out, verify=True)
+
+
+def _read(source: Path, files: list[Path], target: Path) -> None:
+    manifest, text, others = _told(files)
+    wrong = DataError(
+        f"{source} does not hold the rows that were exported; export {manifest.fingerprint[:16]} again"
+    )
+    splits = {}
+    for split, entry in manifest.splits.items():
+        splits[split] = _read_split(files, target, split, entry, manifest)
+    values = manifest.to_dict() | {"splits": {name: e.to_dict() for name, e in splits.items()}}
+    if fingerprint(values) != manifest.fingerprint:
+        raise wrong
+    root = target.resolve()
+    for name, data in others.items():
+        file = (root / name).resolve()
+        if not file.is_relative_to(root):
+            raise DataError(f"{source} names {name!r}, a file outside its folder")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, base64.b64decode(data))
+    write_bytes(target / MANIFEST, text.encode())
+
+
+def _told(files: list[Path]) -> tuple[Manifest, str, dict[str, str]]:
+    """The manifest, its text and the other files of an export whose parts agree."""
+    found = set()
+    for file in files:
+        found.add((_open(file).schema_arrow.metadata or {}).get(_KEY))
+    if found == {None} or not found:
+        raise UsageError(
+            f"{files[0]} was not written by `chronomask data export`: its schema does not say what "
+            "the rows are"
+        )
+    if len(found) > 1:
+        raise UsageError(f"{files[0].parent} holds files of different exports; keep them apart")
+    try:
+        told = json.loads(found.pop() or b"")
+        text, others = str(told["manifest"]), dict(told["files"])
+        return Manifest.parse(json.loads(text)), text, others
+    except (ValueError, KeyError, TypeError, ChronomaskError) as error:
+        raise DataError(f"{files[0]}: what it says about its rows is damaged ({error})") from None
+
+
+def _open(file: Path) -> ParquetFile:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(file, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is not a readable Parquet file ({error})") from None
+
+
+def _read_split(
+    files: list[Path], target: Path, split: str, entry: SplitEntry, manifest: Manifest
+) -> SplitEntry:
+    length = manifest.row_length
+    rows = max((shard.num_rows for shard in entry.shards), default=1)
+    writer = RowWriter(target, split, length, manifest.vocab_size, shard_tokens=rows * length)
+    for file in files:
+        for table in _row_groups(file):
+            table = table.filter(_equals(table, split))
+            if table.num_rows:
+                writer.write(*_arrays(table, length, file), num_tokens=0)
+    written = writer.finish(entry.num_documents)
+    return written.model_copy(update={"num_tokens": entry.num_tokens})
+
+
+def _row_groups(file: Path) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    parquet = _open(file)
+    try:
+        for number in range(parquet.num_row_groups):
+            yield parquet.read_row_group(number, columns=list(COLUMNS))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is damaged ({error}); export the data again") from None
+
+
+def _equals(table: pa.Table, split: str) -> Any:
+    import pyarrow.compute as pc
+
+    return pc.equal(table["split"], split)  # type: ignore[attr-defined]
+
+
+def _arrays(table: pa.Table, length: int, file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``ids``, ``annotation`` [B, T] and flat ``bounds`` of a row group."""
+
+    def column(name: str) -> np.ndarray:
+        values = table[name].combine_chunks()
+        flat = values.flatten().to_numpy(zero_copy_only=False)
+        if flat.size != table.num_rows * length:
+            raise DataError(f"{file}: column {name} does not have {length} values in every row")
+        return flat.reshape(-1, length)
+
+    words, special = column("word_ids"), column("special_tokens_mask") > 0
+    before = np.full_like(words, -1)
+    np.maximum.accumulate(words[:, :-1], axis=1, out=before[:, 1:])
+    annotation = marks.annotate(column("token_class").astype(np.uint8), words > before, special)
+    bounds = table["bounds"].combine_chunks()
+    counts = np.asarray(bounds.value_lengths())
+    rows = np.repeat(np.arange(table.num_rows, dtype=np.int64), counts)
+    return column("input_ids"), annotation, rows * length + np.asarray(bounds.flatten())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

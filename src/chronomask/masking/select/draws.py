@@ -1,0 +1,314 @@
+"""The compiled steps by which :mod:`chronomask.masking.select.exact` draws the units of a row.
+
+Each works on plain arrays of one row (or of rows that share a budget, end to end) and is documented with
+the step of the design it carries out. Loops over tokens have no branch that depends on the text: a
+wrongly guessed branch costs more than the work. Places are counted from the row's first token.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from chronomask import keyed
+from chronomask.keyed import Scalar
+
+__all__ = [
+    "count",
+    "find_single",
+    "find_units",
+    "gather",
+    "hash_row",
+    "left_for_single",
+    "longest_first",
+    "shift",
+    "shuffle",
+    "smallest",
+    "solve",
+    "systematic",
+]
+
+NEWTON_STEPS = 10
+TOLERANCE = 1e-7
+ORDER_BITS = 8
+"""Highest bits of a key that make the random order of systematic sampling."""
+EDGE_BITS = 8
+"""Highest bits of a key that are counted to find the smallest keys; whole keys decide at the edge."""
+LONGEST = 63
+"""Units of this many tokens and more are ordered as one length."""
+
+_ONE = 2.0**32
+_U32 = np.uint64(0xFFFFFFFF)
+_LAST = np.uint32(0xFFFFFFFF)
+
+
+@njit(cache=True, nogil=True)
+def hash_row(row_key: Scalar, spread: np.ndarray, hashed: np.ndarray) -> None:
+    """:func:`chronomask.keyed.bits` of a row."""
+    low = np.uint32(row_key & _U32)
+    odd = np.uint32(row_key >> np.uint64(32)) | np.uint32(1)
+    for column in range(spread.size):
+        hashed[column] = keyed.scalar_mix(spread[column], low, odd)
+
+
+@njit(cache=True, nogil=True)
+def gather(marked: np.ndarray, offset: Scalar, num: Scalar, out: np.ndarray) -> Scalar:
+    """Append the marked places, moved by ``offset``, to the ``num`` there are; their new number."""
+    at = np.uintp(num)
+    for place in range(marked.size):
+        out[at] = offset + place
+        at += np.uintp(marked[place] != 0)
+    return np.int64(at)
+
+
+@njit(cache=True, nogil=True)
+def find_single(unit_id: np.ndarray, single: np.ndarray) -> Scalar:
+    """Mark the maskable tokens, each a unit of its own; their number."""
+    num = np.int32(0)
+    for column in range(unit_id.size):
+        is_maskable = unit_id[column] >= 0
+        single[column] = is_maskable
+        num += is_maskable
+    return num
+
+
+@njit(cache=True, nogil=True)
+def find_units(
+    unit_id: np.ndarray,
+    offset: Scalar,
+    num: Scalar,
+    single: np.ndarray,
+    opens: np.ndarray,
+    closes: np.ndarray,
+    first: np.ndarray,
+    last: np.ndarray,
+) -> tuple[Scalar, Scalar, Scalar]:
+    """Mark the units of one token; append first and last place of the others to the ``num`` there are.
+
+    Places appended are moved by ``offset``. Gives the new number of longer units, the number of
+    one-token units, and the number of maskable tokens. ``opens``, ``closes``: scratch, [T].
+    """
+    num_single, maskable = np.int32(0), np.int32(0)
+    edge = unit_id.size - 1
+    for column in range(unit_id.size):
+        opens[column] = unit_id[column] >= 0
+        maskable += opens[column]
+    closes[edge] = opens[edge]
+    for column in range(edge):
+        closes[column] = opens[column] & (unit_id[column] != unit_id[column + 1])
+    for column in range(1, edge + 1):
+        opens[column] &= unit_id[column] != unit_id[column - 1]
+    for column in range(unit_id.size):
+        alone = opens[column] & closes[column]
+        single[column] = alone
+        num_single += alone
+        opens[column] ^= alone
+        closes[column] ^= alone
+    gather(opens, offset, num, first)
+    return gather(closes, offset, num, last), num_single, maskable
+
+
+@njit(cache=True, nogil=True)
+def count(
+    token_class: np.ndarray,
+    at: np.ndarray,
+    num_single: Scalar,
+    first: np.ndarray,
+    last: np.ndarray,
+    num_multi: Scalar,
+    counts: np.ndarray,
+    single_counts: np.ndarray,
+) -> None:
+    """Fill, per class, the number of tokens of all units and of one-token units."""
+    even, odd = np.zeros(counts.size, np.int32), np.zeros(counts.size, np.int32)
+    for i in range(0, num_single - 1, 2):  # two tables: one would wait for its own last store
+        even[token_class[at[i]]] += 1
+        odd[token_class[at[i + 1]]] += 1
+    if num_single % 2:
+        even[token_class[at[num_single - 1]]] += 1
+    for c in range(counts.size):
+        single_counts[c] = counts[c] = even[c] + odd[c]
+    for u in range(num_multi):
+        counts[token_class[first[u]]] += last[u] - first[u] + 1
+
+
+@njit(cache=True, nogil=True)
+def solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.ndarray) -> None:
+    """Fill ``chance`` [C]: π of each class, so that Σ counts · π = ratio · Σ counts.
+
+    Newton's method on λ: Σ counts · π is concave in λ and the start (the solution for the mean
+    weight) lies left of the root by Jensen's inequality, so the steps rise to it and never
+    overshoot. A row within 10⁻⁷ of its target rests. Sums are of whole numbers below 2⁵³: exact.
+    """
+    total, mean_weight = 0.0, 0.0
+    for c in range(weights.size):
+        total += counts[c]
+        mean_weight += counts[c] * weights[c]
+    total = max(total, 1.0)
+    mean_weight = max(mean_weight, 2.0**-16) / total
+    share = min(max(ratio, 1e-9), 1 - 1e-9)
+    target = np.rint(share * total * _ONE)
+    rate = share / (1 - share) / mean_weight
+    for _ in range(NEWTON_STEPS):
+        expected, slope = 0.0, 0.0
+        for c in range(weights.size):
+            odds = rate * weights[c]
+            p = odds / (odds + 1.0)
+            expected += counts[c] * np.rint(p * _ONE)
+            slope += counts[c] * np.rint(p * (1.0 - p) * _ONE)
+        missing = target - expected
+        if abs(missing) <= target * TOLERANCE:
+            break
+        rate = rate * (1.0 + missing / max(slope, 1.0))
+    for c in range(weights.size):
+        odds = rate * weights[c]
+        chance[c] = odds / (odds + 1.0)
+
+
+@njit(cache=True, nogil=True)
+def shuffle(
+    hashed: np.ndarray, at: np.ndarray, num: Scalar, order: np.ndarray, buckets: np.ndarray
+) -> None:
+    """Fill ``order`` with 0 … num − 1, by the highest bits of the keys of the places ``at``."""
+    shift = np.uint32(32 - ORDER_BITS)
+    buckets[:] = 0
+    for i in range(num):
+        buckets[hashed[at[i]] >> shift] += 1
+    total = 0
+    for b in range(buckets.size):
+        here = buckets[b]
+        buckets[b] = total
+        total += here
+    for i in range(num):
+        b = hashed[at[i]] >> shift
+        order[buckets[b]] = i
+        buckets[b] += 1
+
+
+@njit(cache=True, nogil=True)
+def longest_first(
+    order: np.ndarray,
+    num: Scalar,
+    first: np.ndarray,
+    last: np.ndarray,
+    by_size: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Fill ``out`` with ``order``, longest units first, the order kept among equals."""
+    by_size[:] = 0
+    for u in range(num):
+        by_size[LONGEST - min(last[u] - first[u] + 1, LONGEST)] += 1
+    total = 0
+    for s in range(by_size.size):
+        here = by_size[s]
+        by_size[s] = total
+        total += here
+    for i in range(num):
+        u = order[i]
+        s = LONGEST - min(last[u] - first[u] + 1, LONGEST)
+        out[by_size[s]] = u
+        by_size[s] += 1
+
+
+@njit(cache=True, nogil=True)
+def systematic(
+    order: np.ndarray,
+    num: Scalar,
+    token_class: np.ndarray,
+    at: np.ndarray,
+    chance: np.ndarray,
+    start: Scalar,
+    hit: np.ndarray,
+) -> None:
+    """Mark in ``hit`` [num] the units hit by systematic sampling in ``order``; first places ``at``.
+
+    The sum of chances is kept modulo 1, in units of 2⁻³²: a unit is hit where it wraps around.
+    """
+    fixed = np.empty(chance.size, np.uint32)
+    for c in range(chance.size):
+        fixed[c] = min(np.int64(np.rint(chance[c] * _ONE)), np.int64(2**32 - 1))
+    total = np.uint32(start)
+    for i in range(num):
+        u = order[i]
+        own = fixed[token_class[at[u]]]
+        total = np.uint32(total + own)
+        hit[u] = total < own
+
+
+@njit(cache=True, nogil=True)
+def left_for_single(
+    budget: Scalar, covered: Scalar, longest: Scalar, counts: np.ndarray, chance: np.ndarray
+) -> Scalar:
+    """How many one-token units to choose, in units of 2⁻³², see step 4.
+
+    ``covered``: tokens of the longer units chosen; ``longest``: tokens of the longest, 0 if there is
+    none, a bound on how far ``covered`` can be from its expectation (Abel summation: units are drawn
+    systematically in order of length); ``counts``, ``chance`` [C] of the one-token units.
+    """
+    expected, total = 0.0, 0.0
+    for c in range(chance.size):
+        expected += counts[c] * np.rint(chance[c] * _ONE)
+        total += counts[c]
+    missing = (budget - covered) * _ONE - expected
+    room = min(expected, total * _ONE - expected)
+    share = min(1.0, room / ((longest + 1) * _ONE))
+    return np.int64(expected + np.rint(share * missing))
+
+
+@njit(cache=True, nogil=True)
+def shift(chance: np.ndarray, counts: np.ndarray, number: Scalar) -> None:
+    """Move ``chance`` [C] by δπ(1 − π) so that it sums to ``number`` · 2⁻³² over ``counts``."""
+    expected, room = 0.0, 0.0
+    for c in range(chance.size):
+        spread = chance[c] * (1.0 - chance[c])
+        expected += counts[c] * np.rint(chance[c] * _ONE)
+        room += counts[c] * np.rint(spread * _ONE)
+    step = (np.float64(number) - expected) / max(room, 1.0)
+    for c in range(chance.size):
+        moved = step * (chance[c] * (1.0 - chance[c]))
+        chance[c] = min(max(chance[c] + moved, 0.0), 1.0)
+
+
+@njit(cache=True, nogil=True)
+def smallest(
+    hashed: np.ndarray,
+    marked: np.ndarray,
+    wanted: Scalar,
+    buckets: np.ndarray,
+    at_edge: np.ndarray,
+) -> None:
+    """Keep of the ``marked`` places the ``wanted`` ones with the smallest keys, then places.
+
+    ``hashed`` is overwritten where nothing is marked.
+    """
+    buckets[:] = 0
+    shift = np.uint32(32 - EDGE_BITS)
+    total = np.int32(0)
+    for place in range(marked.size):
+        is_marked = marked[place] != 0
+        total += is_marked
+        hashed[place] = hashed[place] if is_marked else _LAST
+    if wanted >= total:
+        return
+    for place in range(hashed.size):
+        buckets[hashed[place] >> shift] += 1
+    below, edge = 0, 0
+    while below + buckets[edge] <= wanted:
+        below += buckets[edge]
+        edge += 1
+    rest = 0
+    for place in range(hashed.size):
+        if hashed[place] >> shift == edge and marked[place]:  # rare
+            at_edge[rest] = place
+            rest += 1
+    for place in range(hashed.size):
+        marked[place] = hashed[place] >> shift < edge
+    for _ in range(wanted - below):
+        best = 0
+        for i in range(1, rest):  # places rise at first; of equal keys the first place is taken
+            here, there = at_edge[i], at_edge[best]
+            if hashed[here] < hashed[there] or (hashed[here] == hashed[there] and here < there):
+                best = i
+        marked[at_edge[best]] = True
+        rest -= 1
+        at_edge[best] = at_edge[rest]

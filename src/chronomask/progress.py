@@ -1,0 +1,116 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+__all__ = ["Progress", "clock"]
+
+_SECONDS_BETWEEN_LINES = 10.0
+"""Least time between plain lines, so that the log of long work stays readable."""
+
+
+class Progress:
+    """How much of ``total`` is done (None: not known), at what rate, and how long the rest will take.
+
+    ``unit``: what is counted, in the plural. ``done``: what was done before, by an interrupted run.
+    ``shown``: False shows nothing. On stderr.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        unit: str = "examples",
+        *,
+        shown: bool = True,
+        done: int = 0,
+    ) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._done = self._before = done
+        self._others: dict[str, int] = {}
+        self._note = ""
+        self._started = self._last_line = time.monotonic()
+        terminal = shown and sys.stderr.isatty()
+        self._lines = shown and not terminal
+        self._bar: tqdm[Any] = tqdm(
+            desc=label,
+            total=total,
+            initial=done,
+            unit=f" {unit}",
+            unit_scale=True,
+            disable=not terminal,
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        if self._lines and kind is None:
+            seconds = time.monotonic() - self._started
+            self._print([f"{self._done:,} {self._unit} in {clock(seconds)}", *self._rates(seconds)])
+
+    def advance(self, done: int = 1, note: str = "", **others: int) -> None:
+        """Count work that was done.
+
+        ``note`` stays beside it until there is another, such as a loss; ``others`` are counted too and
+        shown with their rates, such as ``words=120``.
+        """
+        self._done += done
+        for name, number in others.items():
+            self._others[name] = self._others.get(name, 0) + number
+        self._note = note or self._note
+        now = time.monotonic()
+        if not self._bar.disable:
+            beside = [*self._rates(now - self._started)[1:], self._note]
+            self._bar.set_postfix_str(", ".join(filter(None, beside)), refresh=False)
+        self._bar.update(done)
+        if self._lines and now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self._print(self._state(now - self._started))
+
+    def _state(self, seconds: float) -> list[str]:
+        if self._total is None:
+            return [f"{self._done:,} {self._unit}", *self._rates(seconds)]
+        done_now = self._done - self._before
+        left = max(0, self._total - self._done) * seconds / max(done_now, 1)
+        share = self._done / max(1, self._total)
+        return [f"{share:.0%}", *self._rates(seconds), f"about {clock(left)} left"]
+
+    def _rates(self, seconds: float) -> list[str]:
+        """The rate of what is counted, then those of the others."""
+        counted = {self._unit: self._done - self._before, **self._others}
+        return [
+            f"{number / max(seconds, 1e-9):,.{0 if number > 9 * seconds else 1}f} {name}/s"
+            for name, number in counted.items()
+        ]
+
+    def _print(self, parts: list[str]) -> None:
+        shown = ", ".join([*parts, self._note] if self._note else parts)
+        print(f"{self._label}: {shown}", file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """A time as people read it: 12 s, 3:05 (minutes) or 2:03:05 (hours).
+
+    >>> clock(7385)
+    '2:03:05'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"

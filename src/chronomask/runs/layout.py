@@ -1,0 +1,166 @@
+"""The layout of a run folder: what its files are called, and which of its checkpoints are whole.
+
+    RUN/
+      config.yaml          the run's whole config
+      environment.json     versions, hardware, fingerprint of the data, hash of the initial weights
+      resumes.jsonl        a line for every resume
+      metrics.jsonl        a line every ``log_every`` steps
+      validation.jsonl     a line for every validation
+      summary.json         written last: the run is complete
+      checkpoints/step-00001000/
+        transformers/  optimiser.safetensors  content.safetensors  state.json  hashes.json
+      results/step-00001000/<task>-seed<k>.json
+      dump/step-00001001/  a step that met a number that is not finite
+
+Whoever needs one of these names asks here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from chronomask.storage import file_sha256
+
+__all__ = [
+    "HASHES",
+    "MODEL",
+    "STATE",
+    "RunFolder",
+    "checkpoints_in",
+    "damage",
+    "run_of",
+    "step_name",
+    "step_of",
+]
+
+HASHES = "hashes.json"
+"""In a checkpoint, written last: the SHA-256 of every other file by its path."""
+STATE = "state.json"
+"""In a checkpoint: counters, config and fingerprint."""
+MODEL = "transformers"
+"""In a checkpoint: the folder that ``AutoModelForMaskedLM.from_pretrained`` opens."""
+_NEEDED = (STATE, "content.safetensors", "optimiser.safetensors", f"{MODEL}/config.json")
+_STEP = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run folder's files and folders; none of them need exist."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The whole config, as YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """What the run started with."""
+        return self.path / "environment.json"
+
+    @property
+    def resumes(self) -> Path:
+        """A line for every resume."""
+        return self.path / "resumes.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """Losses, ratios, speed along the run."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        """Losses on held-out rows along the run."""
+        return self.path / "validation.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """There if the run is complete."""
+        return self.path / "summary.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> Path:
+        """Folder of evaluations, with a folder for each step."""
+        return self.path / "results"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint after ``step`` steps."""
+        return self.checkpoints / step_name(step)
+
+    def results_of(self, step: int) -> Path:
+        """Folder of the results of the checkpoint after ``step`` steps."""
+        return self.results / step_name(step)
+
+    def dump_of(self, step: int) -> Path:
+        """Folder of the dump of step ``step``, counted from 1."""
+        return self.path / "dump" / step_name(step)
+
+    def is_run(self) -> bool:
+        """Whether a run lives here, complete or not."""
+        return self.config.is_file()
+
+
+def step_name(step: int) -> str:
+    """What the folder of a step is called.
+
+    >>> step_name(1200)
+    'step-00001200'
+    """
+    return f"step-{step:08d}"
+
+
+def step_of(path: Path) -> int | None:
+    """The step a folder is named after; None if it is named otherwise."""
+    matched = _STEP.fullmatch(path.name)
+    return int(matched[1]) if matched else None
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoint folders in ``folder``, whole or not, newest first; none if there is no folder."""
+    if not folder.is_dir():
+        return []
+    found = [(step_of(path), path) for path in folder.iterdir() if path.is_dir()]
+    by_step = sorted((step, path) for step, path in found if step is not None)
+    return [path for _, path in reversed(by_step)]
+
+
+def run_of(checkpoint: Path) -> RunFolder | None:
+    """The run a checkpoint folder belongs to; None if it lies elsewhere."""
+    inside = checkpoint.parent.name == "checkpoints"
+    return RunFolder(checkpoint.parent.parent) if inside else None
+
+
+def damage(checkpoint: Path, below: str = "") -> str | None:
+    """What is wrong with a checkpoint, or None where it is whole.
+
+    Its hashes must name just the files that are there and hold what a checkpoint needs, and every
+    file must match its own. ``below``: hash only files whose path starts with this, to save time.
+    """
+    try:
+        hashes = json.loads((checkpoint / HASHES).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"no {HASHES}"
+    except (OSError, ValueError, RecursionError):
+        return f"unreadable {HASHES}"
+    if not isinstance(hashes, dict) or not all(isinstance(v, str) for v in hashes.values()):
+        return f"{HASHES} is not a table of hashes"
+    files = {
+        path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()
+    }
+    for name in sorted({*hashes, *_NEEDED} - files):
+        return f"{name} is missing"
+    for name in sorted(({*files, *_NEEDED} - {HASHES}) - hashes.keys()):
+        return f"{name} is not in {HASHES}"
+    for name, expected in hashes.items():
+        if name.startswith(below) and file_sha256(checkpoint / name) != expected:
+            return f"{name} does not match its hash"
+    return None

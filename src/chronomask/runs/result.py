@@ -1,0 +1,116 @@
+"""The result of one task with one seed, as a file: ``evaluate`` writes it, ``study`` and ``report`` read it.
+
+``<task>-seed<k>.json`` holds the numbers and how they came about; ``<task>-seed<k>.examples.npz`` beside it
+holds what the metric was computed from, an entry per example, so that intervals can resample examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chronomask.errors import DataError
+from chronomask.storage import write_bytes, write_text
+
+__all__ = ["SCHEMA_VERSION", "TaskResult", "read_results"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """One task, one seed, one model. The pair (``task``, ``seed``) names it within a folder."""
+
+    task: str
+    """such as ``cola``, ``mnli``, ``squad``, ``blimp``, ``upos_probe``, ``mlm``"""
+    family: str
+    """``glue``, ``squad``, ``blimp``, ``probe`` or ``intrinsic``"""
+    seed: int
+    """of fine-tuning; 0 for what draws nothing"""
+    model: str
+    """the folder or hub name that was evaluated"""
+    model_sha256: str
+    """of its weights: results of different weights are never mixed"""
+    step: int | None
+    """optimiser steps of pre-training, if the model is a checkpoint of a run"""
+    metrics: Mapping[str, float]
+    """in the units of the literature: shares in [0, 1], SQuAD's in [0, 100], losses in nats"""
+    primary: str
+    """the metric that comparisons use"""
+    higher_is_better: bool
+    num_examples: Mapping[str, int]
+    """such as ``{"train": 8551, "dev": 1043}``"""
+    recipe: Mapping[str, Any]
+    """every setting that decides the numbers"""
+    data_sha256: str
+    """of the files that were read: results on different files are never compared"""
+    versions: Mapping[str, str]
+    seconds: float
+    details: Mapping[str, float] = field(default_factory=dict)
+    """finer numbers, such as BLiMP's 67 paradigms or the loss of each part of speech"""
+    examples: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False, compare=False)
+    """arrays [N] over the examples of the dev set in file order, of numbers: ``prediction`` and ``label``
+    where the metric is computed from pairs, else one array per metric, named like it (its mean is the
+    metric; weighted by the array ``weight`` if there is one); BLiMP's ``correct`` is its accuracy"""
+
+    @staticmethod
+    def path_in(folder: Path, task: str, seed: int) -> Path:
+        """Where the result of a task and seed lies."""
+        return folder / f"{task}-seed{seed}.json"
+
+    def save(self, folder: Path) -> Path:
+        """Write both files, the numbers last: a result that can be read is whole. Raises RunError."""
+        path = self.path_in(folder, self.task, self.seed)
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = dict(self.examples)
+        np.savez_compressed(buffer, **arrays)
+        content = buffer.getvalue()
+        write_bytes(_examples_path(path), content)
+        values = {k: v for k, v in asdict(self).items() if k != "examples"}
+        values = {"schema_version": SCHEMA_VERSION, **values}
+        values["examples_sha256"] = hashlib.sha256(content).hexdigest()
+        write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> TaskResult:
+        """Read both files; raises DataError for what is not a whole result of this schema version."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = values.pop("schema_version")
+            if version != SCHEMA_VERSION:
+                raise DataError(
+                    f"{path} has schema version {version}; this chronomask reads {SCHEMA_VERSION}: "
+                    "evaluate again, or use the version that wrote it"
+                )
+            digest = values.pop("examples_sha256")
+            content = _examples_path(path).read_bytes()
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise DataError(
+                    f"{_examples_path(path)} is not the file that {path.name} was written with; "
+                    "delete both and evaluate again"
+                )
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+                return cls(**values, examples={name: stored[name] for name in stored.files})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path} is not a whole result of a task ({error}); delete it and evaluate again"
+            ) from error
+
+
+def read_results(folders: Iterable[Path]) -> list[TaskResult]:
+    """All results in these folders (not below), by name; raises DataError for a damaged one."""
+    paths = [path for folder in folders for path in sorted(folder.glob("*-seed*.json"))]
+    return [TaskResult.load(path) for path in paths]
+
+
+def _examples_path(path: Path) -> Path:
+    return path.with_suffix(".examples.npz")

@@ -1,0 +1,217 @@
+"""The picture as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chronomask.report.classes import CONTENT, FUNCTION, group_of
+from chronomask.report.render import render
+from chronomask.show.measure import EPOCHS, Shown
+from chronomask.show.subject import Subject
+from chronomask.show.view import Moment, Token, View, classes_shown, tokens_of
+from chronomask.storage import write_text
+
+__all__ = ["write_page"]
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+_GROUPS = {CONTENT: "content", FUNCTION: "function"}
+_SHOWN = {
+    Shown.HIDDEN: "the model sees [MASK]",
+    Shown.RANDOM: "the model sees “{}”",
+    Shown.KEPT: "the model sees the word itself, and must still predict it",
+}
+
+
+def write_page(
+    out: Path, subject: Subject, views: tuple[View, ...], notices: list[str], seed: int
+) -> Path:
+    """Write the page to ``out`` and give its path; a folder gets ``inspect.html``.
+
+    Raises UsageError or RunError if it cannot be written.
+    """
+    path = out if out.suffix.lower() in (".html", ".htm") else out / "inspect.html"
+    classes = classes_shown(subject.rows, views, subject.class_names)
+    rows = range(subject.rows.num_rows)
+    page = render(
+        _TEMPLATE,
+        title="What masking hides",
+        notices=notices,
+        subject=subject.description,
+        texts=[_words(tokens_of(subject, row)) for row in rows],
+        tagged=len(subject.class_names) > 1,
+        columns=[_column(view, subject, classes) for view in views],
+        times=[_time(moment.progress) for moment in views[0].moments],
+        illustrative=any(
+            moment.weights is not None and moment.weights.origin.startswith("illustrative")
+            for view in views
+            for moment in view.moments
+        ),
+        epochs=EPOCHS,
+        seed=seed,
+    )
+    write_text(path, page)
+    return path
+
+
+def _column(view: View, subject: Subject, classes: list[int]) -> dict[str, Any]:
+    """Everything the template draws of one view."""
+    first = view.moments[0].statistics
+    return {
+        "name": view.name,
+        "summary": view.summary,
+        "curve": _curve(view),
+        "moments": [_moment(moment, view, subject, classes) for moment in view.moments],
+        "classes": [
+            {
+                "name": subject.class_names[c],
+                "group": _group(subject.class_names[c]),
+                "in_text": _percent(first.class_in_text[c]),
+                "in_masked": [
+                    _bar(moment.statistics.class_in_masked[c], first.class_in_text[c], view)
+                    for moment in view.moments
+                ],
+            }
+            for c in classes
+        ],
+        "rows": [
+            ("ratio asked", "", [_percent(m.asked) for m in view.moments]),
+            ("ratio achieved", "", [_percent(m.statistics.achieved) for m in view.moments]),
+            (
+                "words of several tokens",
+                _percent(first.multi_in_text),
+                [_percent(m.statistics.multi_in_masked) for m in view.moments],
+            ),
+        ],
+    }
+
+
+def _moment(moment: Moment, view: View, subject: Subject, classes: list[int]) -> dict[str, Any]:
+    predicted = int(np.count_nonzero(moment.shown))
+    maskable = int(np.count_nonzero(subject.rows.word_id >= 0))
+    weights = moment.weights
+    bars = []
+    if weights is not None:
+        names = [subject.class_names[c] for c in classes]
+        bars = [
+            {
+                "name": name,
+                "group": _group(name),
+                "width": f"{weights.values[name]:.1%}",
+                "value": f"{weights.values[name]:.2f}",
+                "assumed": name in weights.assumed,
+            }
+            for name in names
+        ]
+    return {
+        "time": _time(moment.progress),
+        "progress": f"{moment.progress:g}",
+        "asked": _percent(moment.asked),
+        "asked_width": f"{moment.asked:.1%}",
+        "here": f"{predicted:,} of {maskable:,} tokens in this epoch; on average "
+        f"{moment.asked * maskable:,.1f} are asked for",
+        "rows": [
+            [_drawn(token) for token in tokens_of(subject, row, moment)]
+            for row in range(subject.rows.num_rows)
+        ],
+        "bars": bars,
+        "origin": weights.origin if weights else _without_weights(view),
+    }
+
+
+def _without_weights(view: View) -> str:
+    if view.config.content.kind == "token_accuracy":
+        return "weights are kept per token; here all are alike, as before training"
+    return "no class weights: every word is as likely as any other"
+
+
+def _drawn(token: Token) -> dict[str, Any]:
+    """What the template needs of a token; ``title`` is shown on hovering."""
+    known = token.class_name != "none"
+    facts = [token.class_name] if known else []
+    if token.pieces > 1:
+        facts.append(f"one of {token.pieces} tokens of its word")
+    if token.shown is not Shown.PLAIN:
+        facts.append(_SHOWN[token.shown].format(token.instead))
+    return {
+        "gap": token.gap,
+        "text": token.text or "·",
+        "instead": token.instead,
+        "first": token.first,
+        "special": token.pieces == 0,
+        "tag": token.class_name if known else "",
+        "group": _group(token.class_name),
+        "shown": token.shown.name.lower(),
+        "title": " · ".join(facts),
+    }
+
+
+def _words(tokens: list[Token]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Words with their parts of speech: what stands between two gaps, after the gap before it."""
+    starts = [k for k, token in enumerate(tokens) if token.first]
+    together: list[tuple[str, list[dict[str, Any]]]] = []
+    for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        first = tokens[start]
+        title = first.class_name if first.class_name != "none" else ""
+        if first.pieces > 1:
+            pieces = " | ".join(token.text for token in tokens[start:stop])
+            title = f"{title} · {first.pieces} tokens: {pieces}".removeprefix(" · ")
+        text = "".join(
+            (token.gap if k else "") + token.text for k, token in enumerate(tokens[start:stop])
+        )
+        if first.gap or not together:
+            together.append((first.gap, []))
+        together[-1][1].append(_drawn(first) | {"text": text, "title": title})
+    return together
+
+
+def _bar(share: float, in_text: float, view: View) -> dict[str, str]:
+    """A share of the masked as a bar, on a scale that fits the largest share of the view."""
+    shares = [m.statistics.class_in_masked for m in view.moments]
+    shares.append(view.moments[0].statistics.class_in_text)
+    largest = max(np.nanmax(s, initial=0.01) for s in shares)
+    width = 0.0 if np.isnan(share) else share / largest
+    return {
+        "value": _percent(share),
+        "width": f"{width:.1%}",
+        "text": f"{in_text / largest:.1%}",
+    }
+
+
+def _curve(view: View) -> dict[str, Any]:
+    """The ratio over training as points of a 300 × 90 drawing, its top at a round ratio."""
+    ratios = [moment.asked for moment in view.moments]
+    largest = max(float(view.curve.max()), *ratios)
+    top = next(t for t in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0) if largest <= t + 1e-9)
+
+    def point(x: float, y: float) -> tuple[str, str]:
+        return f"{10 + 280 * x:.1f}", f"{78 - 66 * y / top:.1f}"
+
+    line = [point(k / 100, float(y)) for k, y in enumerate(view.curve)]
+    return {
+        "line": " ".join(",".join(p) for p in line),
+        "dots": [
+            (*point(m.progress, m.asked), _percent(m.asked), _anchor(m.progress))
+            for m in view.moments
+        ],
+        "top": f"{top:.0%}",
+    }
+
+
+def _anchor(progress: float) -> str:
+    return "start" if progress < 0.1 else "end" if progress > 0.8 else "middle"
+
+
+def _time(progress: float) -> str:
+    named = {0.0: "At the start of training", 0.5: "Half-way", 1.0: "At the end of training"}
+    return named.get(progress, f"After {progress:.0%} of training")
+
+
+def _group(name: str) -> str:
+    return _GROUPS.get(group_of(name), "other")
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{share:.1%}".replace("%", " %")

@@ -1,0 +1,147 @@
+"""What was asked for: moments of training, masking configs, and the text or rows to show."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chronomask.config import read_yaml
+from chronomask.errors import UsageError, nearest
+from chronomask.masking.content import Ptw
+from chronomask.masking.masker import MaskingConfig
+from chronomask.runs.read import Run
+from chronomask.train.config import RunConfig
+
+__all__ = ["NamedMasking", "Request", "configs_of", "moments_of", "text_of"]
+
+MAX_MOMENTS = 8
+MAX_CONFIGS = 6
+DEFAULT = MaskingConfig(content=Ptw())
+DEFAULT_NAME = "MRD cosine + PTW"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The options of ``chronomask inspect``, as its help describes them."""
+
+    text: str | None = None
+    file: Path | None = None
+    data: Path | None = None
+    rows: int = 2
+    tokenizer: Path | None = None
+    configs: tuple[Path, ...] = ()
+    run: Path | None = None
+    overrides: tuple[str, ...] = ()
+    progress: str = "0,0.5,1"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NamedMasking:
+    """A masking config and what to call it."""
+
+    name: str
+    config: MaskingConfig
+
+
+def moments_of(progress: str) -> tuple[float, ...]:
+    """The numbers of a comma-separated list, rising; raises UsageError for any outside [0, 1]."""
+    moments = []
+    for part in progress.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= 1:
+            raise UsageError(
+                f"--progress {progress!r}: {part.strip()!r} is no number between 0 and 1; "
+                "give moments such as 0,0.5,1"
+            )
+        moments.append(value)
+    if len(set(moments)) > MAX_MOMENTS:
+        raise UsageError(f"--progress {progress!r}: at most {MAX_MOMENTS} moments fit a picture")
+    return tuple(sorted(set(moments)))
+
+
+def text_of(request: Request) -> str | None:
+    """The text to show, None where rows of data are to be shown.
+
+    Raises UsageError when there is no text, two texts, or a file that cannot be read as UTF-8.
+    """
+    if request.text is not None and request.file is not None:
+        raise UsageError("give a text or --file, not both")
+    text = request.text
+    if request.file is not None:
+        text = _read(request.file)
+    if text is None:
+        if request.data is None:
+            raise UsageError(
+                'nothing to show: give a text, as in chronomask inspect "Some text.", or --file, or '
+                "--data for rows of prepared data"
+            )
+        return None
+    if not text.strip():
+        raise UsageError(f"{request.file or 'the text'} is empty; give a text of at least one word")
+    return text
+
+
+def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
+    """The masking configs to show, overrides applied; the run's own, or the default, if none given.
+
+    Raises UsageError for files that are no config of a run or of masking, and for bad overrides.
+    """
+    if len(request.configs) > MAX_CONFIGS:
+        raise UsageError(f"{len(request.configs)} configs; at most {MAX_CONFIGS} fit side by side")
+    overrides = _masking_overrides(request.overrides)
+    if request.configs:
+        names = _distinct_names(request.configs)
+        found = [
+            NamedMasking(name, _masking_of(read_yaml(path), path))
+            for name, path in zip(names, request.configs, strict=True)
+        ]
+    elif run is not None:
+        found = [NamedMasking(run.name, _masking_of(run.config, run.path / "config.yaml"))]
+    else:
+        found = [NamedMasking("as set" if overrides else DEFAULT_NAME, DEFAULT)]
+    return tuple(NamedMasking(named.name, named.config.replace(overrides)) for named in found)
+
+
+def _masking_of(values: dict[str, Any], path: Path) -> MaskingConfig:
+    """The masking part of a run's values, or values of masking alone."""
+    if values.keys() & RunConfig.model_fields.keys():
+        return RunConfig.parse({"data": "", **values}, where=str(path)).masking
+    return MaskingConfig.parse(values, where=str(path))
+
+
+def _masking_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides with keys as of masking alone; those of a run begin with ``masking.``."""
+    stripped = [override.removeprefix("masking.") for override in overrides]
+    for override in stripped:
+        key = override.partition("=")[0].partition(".")[0].strip()
+        if key not in MaskingConfig.model_fields:
+            names = MaskingConfig.model_fields
+            raise UsageError(
+                f"--set {override!r}: masking has no key '{key}'; {nearest(key, names)}"
+            )
+    return stripped
+
+
+def _distinct_names(paths: Sequence[Path]) -> list[str]:
+    """File names without their ending, or with their folder where two would be the same."""
+    stems = Counter(path.stem for path in paths)
+    names = [p.stem if stems[p.stem] == 1 else f"{p.resolve().parent.name}/{p.stem}" for p in paths]
+    again = Counter(names)
+    return [n if again[n] == 1 else f"{n} #{k}" for k, n in enumerate(names, start=1)]
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"text file {file} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"text file {file} cannot be read as UTF-8 text: {error}") from None

@@ -1,0 +1,229 @@
+"""What masking is shown on: a text or prepared rows, as tokens that know how they are written.
+
+Three ways to one :class:`Subject`: a text whose words are its tokens, a text cut by a tokenizer, and
+rows of prepared data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chronomask.data.folder import PreparedData
+from chronomask.errors import UsageError
+from chronomask.masking.masker import Vocabulary
+from chronomask.prepare.align import align
+from chronomask.prepare.config import EnglishTagger, PrepareConfig
+from chronomask.prepare.taggers import TaggerProtocol, load_tagger
+from chronomask.prepare.tokenizer import load_backend
+from chronomask.types import Rows
+
+__all__ = ["MAX_CHARACTERS", "Subject", "of_rows", "of_some_rows", "of_text", "shortened"]
+
+MAX_CHARACTERS = 4000
+"""Longer texts are cut: a page of them would be read by nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Unmasked rows and how their tokens are written.
+
+    ``rows`` B rows of T tokens; ``gaps`` [B][T]: white space before each token; ``pieces`` [B][T]: the
+    letters of each token, empty for padding; ``spell`` writes any token id; ``description`` says where
+    text, tokens and classes come from.
+    """
+
+    rows: Rows
+    gaps: tuple[tuple[str, ...], ...]
+    pieces: tuple[tuple[str, ...], ...]
+    class_names: tuple[str, ...]
+    vocabulary: Vocabulary
+    spell: Callable[[int], str]
+    description: str
+
+
+def shortened(text: str, limit: int = MAX_CHARACTERS) -> str:
+    """The text, cut after a word so that it has at most ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    return text[:limit].rsplit(maxsplit=1)[0]
+
+
+def of_text(text: str, tokenizer: Path | None, data: PreparedData | None) -> Subject:
+    """One row with all of ``text``, cut by a tokenizer folder or the data's tokenizer.
+
+    Without either every word is one token. Words and classes come from the data's tagger, else from
+    the bundled English one. Raises UsageError for a text without words and for a folder that is no
+    fast tokenizer with a mask token.
+    """
+    tagger = load_tagger(_tagger_of(data), data.path) if data else load_tagger(EnglishTagger())
+    if tokenizer is not None:
+        return _cut_by_tokenizer(text, tagger, tokenizer, tokenizer.name)
+    if data is not None:
+        return _cut_by_tokenizer(text, tagger, data.tokenizer_path, f"that of {data.path.name}")
+    return _words_as_tokens(text, tagger)
+
+
+def of_rows(data: PreparedData, number: int) -> Subject:
+    """The first ``number`` training rows of prepared data (all, if there are fewer)."""
+    split = data.split("train")
+    if split.num_rows == 0:
+        raise UsageError(f"{data.path} has no training rows to show; prepare more text")
+    shown = min(number, split.num_rows)
+    named = "row" if shown == 1 else f"{shown} rows"
+    description = f"The first {named} of {data.path.name}, tagged by {data.manifest.tagger}."
+    return of_some_rows(data, "train", np.arange(shown), description)
+
+
+def of_some_rows(data: PreparedData, split: str, row_ids: np.ndarray, description: str) -> Subject:
+    """Rows ``row_ids`` (int64 [B]) of a split of prepared data."""
+    rows = data.split(split).read(row_ids)
+    opened = _open_tokenizer(data.tokenizer_path)
+    backend = load_backend(data.tokenizer_path)
+    written = [
+        _written(row.tolist(), words.tolist(), backend, data.manifest.pad_token_id)
+        for row, words in zip(rows.input_ids, rows.word_id, strict=True)
+    ]
+    return Subject(
+        rows,
+        tuple(tuple(gaps) for gaps, _ in written),
+        tuple(tuple(pieces) for _, pieces in written),
+        data.class_names,
+        Vocabulary.from_tokenizer(opened),
+        lambda token: backend.decode([token], skip_special_tokens=False).strip(),
+        description,
+    )
+
+
+def _words_as_tokens(text: str, tagger: TaggerProtocol) -> Subject:
+    spans = tagger.tag([text])[0]
+    words = [text[a:b] for a, b in zip(spans.starts.tolist(), spans.ends.tolist(), strict=True)]
+    _refuse_empty(words)
+    distinct = sorted(set(words))
+    number = {word: index for index, word in enumerate(distinct, start=1)}
+    return Subject(
+        _one_row([number[w] for w in words], np.arange(len(words)), spans.classes),
+        *_gaps_and_pieces(text, spans.starts, spans.ends),
+        tagger.class_names,
+        Vocabulary(0, np.arange(1, len(distinct) + 1), len(distinct) + 1),
+        lambda token: "[MASK]" if token == 0 else distinct[token - 1],
+        f"Every word is one token; words and classes by {tagger.name}.",
+    )
+
+
+def _cut_by_tokenizer(text: str, tagger: TaggerProtocol, folder: Path, name: str) -> Subject:
+    opened = _open_tokenizer(folder)
+    vocabulary = Vocabulary.from_tokenizer(opened)
+    backend = load_backend(folder)
+    encoding = backend.encode(text, add_special_tokens=False)
+    _refuse_empty(encoding.ids)
+    spans = tagger.tag([text])[0]
+    offsets = np.array(encoding.offsets, np.int64)
+    special = np.isin(encoding.ids, opened.all_special_ids)
+    starts, classes, _ = align(
+        offsets[:, 0], offsets[:, 1], spans.starts, spans.ends, spans.classes, no_word=special
+    )
+    word_id = np.where(special, -1, np.cumsum(starts) - 1)
+    return Subject(
+        _one_row(encoding.ids, word_id, np.where(special, 0, classes)),
+        *_gaps_and_pieces(text, offsets[:, 0], offsets[:, 1]),
+        tagger.class_names,
+        vocabulary,
+        lambda token: backend.decode([token], skip_special_tokens=False).strip(),
+        f"Tokenizer: {name}. Words and classes by {tagger.name}.",
+    )
+
+
+def _one_row(ids: Sequence[int], word_id: np.ndarray, classes: np.ndarray) -> Rows:
+    return Rows(
+        np.array([ids], np.int64),
+        word_id[None].astype(np.int32),
+        classes[None].astype(np.uint8),
+        np.zeros(1, np.int64),
+        np.zeros(1, np.int64),
+        np.array([0, len(ids)], np.int32),
+    )
+
+
+def _refuse_empty(tokens: Sequence[Any]) -> None:
+    if not tokens:
+        raise UsageError("the text has no words; give a text of at least one word")
+
+
+def _gaps_and_pieces(
+    text: str, starts: np.ndarray, ends: np.ndarray
+) -> tuple[tuple[tuple[str, ...]], tuple[tuple[str, ...]]]:
+    """The text cut at its tokens, as the one row of a subject.
+
+    White space that a token begins with (byte-level BPE) counts as gap; characters before a token
+    that belong to none are kept with it; a character shared by two tokens goes to the first.
+    """
+    gaps, pieces, done = [], [], 0
+    for end in np.maximum.accumulate(ends).tolist():
+        whole = text[done:end]
+        piece = whole.lstrip()
+        gaps.append(whole[: len(whole) - len(piece)])
+        pieces.append(piece)
+        done = end
+    return (tuple(gaps),), (tuple(pieces),)
+
+
+def _written(
+    ids: list[int], words: list[int], backend: Any, pad: int
+) -> tuple[list[str], list[str]]:
+    """Gaps and pieces of a stored row, whose original text is gone.
+
+    A token is written as what it adds to its predecessor when both are decoded together, so that
+    every tokenizer's own mark of a new word is understood.
+    """
+    drops_spaces = type(backend.model).__name__ == "WordPiece"
+    gaps, pieces, before = [], [], ""
+    for index, token in enumerate(ids):
+        if token == pad:
+            gaps.append("")
+            pieces.append("")
+            continue
+        if index == 0:
+            text = backend.decode([token], skip_special_tokens=False)
+        else:
+            alone = backend.decode([ids[index - 1]], skip_special_tokens=False)
+            text = backend.decode([ids[index - 1], token], skip_special_tokens=False)[len(alone) :]
+        piece = text.lstrip()
+        gap = text[: len(text) - len(piece)]
+        same_word = index > 0 and words[index] >= 0 and words[index] == words[index - 1]
+        if drops_spaces and (same_word or _joins(before, piece)):
+            gap = ""
+        gaps.append(gap)
+        pieces.append(piece)
+        before = piece
+    return gaps, pieces
+
+
+def _joins(before: str, piece: str) -> bool:
+    """Whether print puts no space between two words, where a tokenizer has dropped them all."""
+    return piece[:1] in set(",.;:!?)]}%’”") or before[-1:] in set("([{“‘")
+
+
+def _tagger_of(data: PreparedData) -> Any:
+    """The tagger that the data was prepared with."""
+    return PrepareConfig.load(data.path / "config.yaml").tagger
+
+
+def _open_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        raise UsageError(
+            f"{folder} has no tokenizer.json; --tokenizer takes a folder with a fast tokenizer, and "
+            "without it every word is one token"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"tokenizer folder {folder} cannot be opened: {error}") from None

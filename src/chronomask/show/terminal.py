@@ -1,0 +1,148 @@
+"""The picture as text for a terminal: brackets and arrows, with colours where there are any."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+import numpy as np
+
+from chronomask.report.classes import CONTENT, FUNCTION, group_of
+from chronomask.show.measure import EPOCHS, Shown
+from chronomask.show.subject import Subject
+from chronomask.show.view import Moment, Token, View, classes_shown, tokens_of
+
+__all__ = ["in_terminal"]
+
+_INDENT = "  "
+_BACKGROUND = {CONTENT: "97;45", FUNCTION: "30;46"}
+_FOREGROUND = {CONTENT: "35", FUNCTION: "36"}
+
+
+def in_terminal(
+    subject: Subject, views: tuple[View, ...], notices: Sequence[str], colour: bool
+) -> str:
+    """All views under one another; without ``colour`` no escape codes."""
+    width = min(shutil.get_terminal_size((88, 24)).columns, 100)
+    blocks = [_legend(colour), *(f"note: {notice}" for notice in notices)]
+    for view in views:
+        blocks.append(f"\n{_paint(view.name, '1', colour)}   {view.summary}")
+        for moment in view.moments:
+            blocks += _moment(subject, moment, width, colour)
+        blocks += ["", *_table(subject, view, views)]
+    return "\n".join(blocks)
+
+
+def _legend(colour: bool) -> str:
+    word = Token("", "word", "NOUN", Shown.HIDDEN, "", True, 1)
+    marks = [
+        (Shown.HIDDEN, "", "hidden as [MASK]"),
+        (Shown.RANDOM, "other", "shown as another token"),
+        (Shown.KEPT, "", "shown, but to be predicted"),
+    ]
+    parts = []
+    for shown, instead, meaning in marks:
+        example = Token("", word.text, word.class_name, shown, instead, True, 1)
+        parts.append(f"{_marked(example, colour)[1]} {meaning}")
+    return "   ".join(parts)
+
+
+def _moment(subject: Subject, moment: Moment, width: int, colour: bool) -> list[str]:
+    stats = moment.statistics
+    head = (
+        f"progress {moment.progress:g}: asked {moment.asked:.1%}, achieved {stats.achieved:.1%} "
+        f"over {EPOCHS} epochs, the first of them:"
+    )
+    lines = ["", _paint(head, "2", colour)]
+    for row in range(subject.rows.num_rows):
+        lines += _wrapped(tokens_of(subject, row, moment), width, colour)
+    return lines
+
+
+def _wrapped(tokens: list[Token], width: int, colour: bool) -> list[str]:
+    """Lines of at most ``width`` visible characters, broken at white space and at line ends."""
+    lines, line, used = [], _INDENT, len(_INDENT)
+    # What stands between two gaps stays together.
+    for start, stop in _unbroken(tokens):
+        drawn = [_marked(token, colour) for token in tokens[start:stop]]
+        size = sum(length for length, _ in drawn)
+        gap = tokens[start].gap
+        if "\n" in gap or used + bool(gap) + size > width:
+            lines.append(line)
+            line, used = _INDENT, len(_INDENT)
+        elif gap and used > len(_INDENT):
+            line, used = line + " ", used + 1
+        line += "".join(text for _, text in drawn)
+        used += size
+    return [*lines, line]
+
+
+def _unbroken(tokens: list[Token]) -> list[tuple[int, int]]:
+    starts = [k for k, token in enumerate(tokens) if k == 0 or token.gap]
+    return list(zip(starts, [*starts[1:], len(tokens)], strict=True))
+
+
+def _marked(token: Token, colour: bool) -> tuple[int, str]:
+    """Visible length and text of a token."""
+    if token.shown is Shown.PLAIN:
+        return len(token.text), token.text
+    plain = {
+        Shown.HIDDEN: f"[{token.text}]",
+        Shown.RANDOM: f"[{token.text}→{token.instead}]",
+        Shown.KEPT: f"[{token.text}=]",
+    }[token.shown]
+    group = group_of(token.class_name)
+    code = _FOREGROUND.get(group, "90") + ";4"
+    if token.shown is Shown.HIDDEN:
+        code = _BACKGROUND.get(group, "30;47")
+    return len(plain), _paint(plain, code, colour)
+
+
+def _paint(text: str, code: str, colour: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colour else text
+
+
+def _table(subject: Subject, view: View, views: tuple[View, ...]) -> list[str]:
+    """Class weights and shares of a view as aligned columns."""
+    moments = view.moments
+    weighted = any(moment.weights is not None for moment in moments)
+    heads = [f"{moment.progress:g}" for moment in moments]
+    block = 7 * len(moments)
+    top = f"{'':8}{'share in':>9}" + (
+        f"  {'weight at progress':^{max(block, 18)}}" if weighted else ""
+    )
+    top += "  share of the masked at progress"
+    weight_heads = "".join(f"{head:>7}" for head in heads)
+    second = f"{'class':8}{'the text':>9}"
+    second += (f"  {weight_heads:^{max(block, 18)}}" if weighted else "") + f"  {weight_heads}"
+    lines = [top, second]
+    for c in classes_shown(subject.rows, views, subject.class_names):
+        name = subject.class_names[c]
+        line = f"{name[:8]:8}{_percent(moments[0].statistics.class_in_text[c]):>9}"
+        if weighted:
+            values = "".join(f"{_weight(moment, name):>7}" for moment in moments)
+            line += f"  {values:^{max(block, 18)}}"
+        line += "  " + "".join(
+            f"{_percent(moment.statistics.class_in_masked[c]):>7}" for moment in moments
+        )
+        lines.append(line)
+    multi = ", ".join(_percent(moment.statistics.multi_in_masked) for moment in moments)
+    in_text = _percent(moments[0].statistics.multi_in_text)
+    lines.append(f"words of several tokens: {in_text} of the words; among the masked: {multi}")
+    lines += [
+        f"weights at progress {moment.progress:g}: {moment.weights.origin}"
+        for moment in moments
+        if moment.weights is not None
+    ]
+    if view.config.content.kind == "token_accuracy":
+        lines.append("weights are kept per token id; here all are alike, as before training")
+    return lines
+
+
+def _weight(moment: Moment, name: str) -> str:
+    return "" if moment.weights is None else f"{moment.weights.values[name]:.2f}"
+
+
+def _percent(share: float) -> str:
+    """``–`` for a share of nothing."""
+    return "–" if np.isnan(share) else f"{share:.1%}"

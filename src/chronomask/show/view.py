@@ -1,0 +1,150 @@
+"""What a picture shows, before it is drawn: one view per config, one moment per progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chronomask.config import Config
+from chronomask.masking.masker import MaskingConfig
+from chronomask.runs.read import Run
+from chronomask.show.measure import (
+    EPOCHS,
+    Shown,
+    Statistics,
+    count_masked,
+    shown_as,
+    statistics,
+    word_pieces,
+)
+from chronomask.show.request import NamedMasking
+from chronomask.show.subject import Subject
+from chronomask.show.weights import ClassWeights, masker_at
+from chronomask.types import NO_CLASS, Rows
+
+__all__ = ["Moment", "Token", "View", "classes_shown", "look", "tokens_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Masking at one moment of training.
+
+    ``asked``: the ratio; ``shown`` int8 [B, T] of :class:`Shown` and ``input_ids`` int64 [B, T], what
+    the model is given, both of the first epoch; ``weights`` None where all classes are alike.
+    """
+
+    progress: float
+    asked: float
+    shown: np.ndarray
+    input_ids: np.ndarray
+    weights: ClassWeights | None
+    statistics: Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One config at several moments; ``curve`` float64 [101]: the ratio asked over training."""
+
+    name: str
+    config: MaskingConfig
+    summary: str
+    curve: np.ndarray
+    moments: tuple[Moment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token as it is drawn.
+
+    ``gap`` stands before it; ``text`` are its letters; ``instead``: what the model sees in its place,
+    for a random replacement; ``first``: whether a word begins; ``pieces`` of its word, 0 = special.
+    """
+
+    gap: str
+    text: str
+    class_name: str
+    shown: Shown
+    instead: str
+    first: bool
+    pieces: int
+
+
+def look(
+    masking: NamedMasking, subject: Subject, progress: tuple[float, ...], seed: int, run: Run | None
+) -> View:
+    """Mask the subject at each moment and measure it. Raises what :func:`masker_at` raises."""
+    config, moments = masking.config, []
+    for at in progress:
+        masker, weights = masker_at(config, subject, at, seed, run)
+        batch = masker(subject.rows, at)
+        counts = count_masked(masker, subject.rows, at)
+        moments.append(
+            Moment(
+                progress=at,
+                asked=masker.ratio_at(at),
+                shown=shown_as(subject.rows, batch, subject.vocabulary.mask_token_id),
+                input_ids=batch.input_ids,
+                weights=weights,
+                statistics=statistics(subject.rows, counts, EPOCHS, len(subject.class_names)),
+            )
+        )
+    parts = (config.ratio, config.content, config.strategy)
+    return View(
+        name=masking.name,
+        config=config,
+        summary=" · ".join(_spelled(part) for part in parts),
+        curve=np.array([config.ratio.at(k / 100) for k in range(101)]),
+        moments=tuple(moments),
+    )
+
+
+def tokens_of(subject: Subject, row: int, moment: Moment | None = None) -> list[Token]:
+    """The tokens of a row at a moment (plain without one), those that are padding left out."""
+    words = subject.rows.word_id[row]
+    pieces = word_pieces(subject.rows.word_id[row : row + 1])[0]
+    shown = np.zeros(words.size, np.int8) if moment is None else moment.shown[row]
+    tokens = []
+    for k, text in enumerate(subject.pieces[row]):
+        if not text and not shown[k]:
+            continue
+        state = Shown(int(shown[k]))
+        instead = ""
+        if moment is not None and state is Shown.RANDOM:
+            instead = subject.spell(int(moment.input_ids[row, k]))
+        tokens.append(
+            Token(
+                gap=subject.gaps[row][k],
+                text=text,
+                class_name=subject.class_names[subject.rows.token_class[row, k]],
+                shown=state,
+                instead=instead,
+                first=bool(k == 0 or words[k] < 0 or words[k] != words[k - 1]),
+                pieces=int(pieces[k]),
+            )
+        )
+    return tokens
+
+
+def classes_shown(rows: Rows, views: tuple[View, ...], class_names: tuple[str, ...]) -> list[int]:
+    """Classes that occur among the maskable tokens: the highest last weight first, then by share.
+
+    The order is that of the first view with weights, the same for all views and moments. The class
+    "none" comes last, and is left out if it does not occur.
+    """
+    share = views[0].moments[-1].statistics.class_in_text
+    last = [view.moments[-1].weights for view in views]
+    weights = next((w.values for w in last if w is not None), {})
+    there = np.unique(rows.token_class[rows.word_id >= 0]).tolist()
+    return sorted(
+        there, key=lambda c: (c == NO_CLASS, -weights.get(class_names[c], 0.5), -share[c])
+    )
+
+
+def _spelled(part: Config) -> str:
+    """A config's kind and plain values: ``linear 0.3 → 0.15`` becomes "linear (start 0.3, end 0.15)"."""
+    values = part.to_dict()
+    kind = values.pop("kind")
+    plain = [f"{k} {v:g}" for k, v in values.items() if isinstance(v, int | float)]
+    plain += [f"{k} {v}" for k, v in values.items() if isinstance(v, str)]
+    return f"{kind} ({', '.join(plain)})" if plain else kind

@@ -1,0 +1,122 @@
+"""Parquet and back gives the same folder, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from chronomask.data.folder import PreparedData
+from chronomask.data.manifest import file_sha256
+from chronomask.data.parquet import COLUMNS, export_parquet, import_parquet
+from chronomask.data.writer import write_manifest
+from chronomask.errors import DataError, UsageError
+from tests.support.prepared_rows import FACTS, written
+
+
+def several(folder: Path, num_rows: int = 23, shard_rows: int = 5) -> PreparedData:
+    """Rows in several shards, beside a file that passes for a tokenizer."""
+    splits = written(folder, num_rows, shard_rows, batch=7).manifest.splits
+    file = folder / "tokenizer" / "tokenizer.json"
+    file.parent.mkdir()
+    file.write_text("{}")
+    facts = {**FACTS, "tokenizer_sha256": file_sha256(file)}
+    write_manifest(folder, facts, splits, ["tokenizer/tokenizer.json"])
+    return PreparedData.open(folder)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "folder"])
+def test_a_round_trip_gives_every_byte_again(
+    tiny_data: PreparedData, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "new" / name
+    files = export_parquet(tiny_data, out)
+    assert all(file.is_file() for file in files)
+    again = import_parquet(out, tmp_path / "again")
+    assert again.fingerprint == tiny_data.fingerprint
+    assert files_of(again.path) == files_of(tiny_data.path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "new"]
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "folder"])
+def test_several_shards_come_back(tmp_path: Path, name: str) -> None:
+    data = several(tmp_path / "data")
+    files = export_parquet(data, tmp_path / name)
+    assert len(files) == (1 if name == "rows.parquet" else 5)
+    again = import_parquet(tmp_path / name, tmp_path / "again")
+    assert files_of(again.path) == files_of(data.path)
+
+
+def test_datasets_opens_an_export(tiny_data: PreparedData, tmp_path: Path) -> None:
+    datasets.disable_progress_bars()
+    export_parquet(tiny_data, tmp_path / "out")
+    opened = datasets.load_dataset(
+        "parquet",
+        data_files={s: str(tmp_path / "out" / f"{s}-*.parquet") for s in ("train", "held_out")},
+        cache_dir=str(tmp_path / "cache"),
+    )
+    train = tiny_data.split("train")
+    assert opened["train"].column_names == list(COLUMNS)
+    assert opened["train"].num_rows == train.num_rows
+    assert opened["held_out"].num_rows == tiny_data.split("held_out").num_rows
+    rows, row = train.read(np.array([3])), opened["train"][3]
+    assert row["input_ids"] == rows.input_ids[0].tolist()
+    assert row["word_ids"] == rows.word_id[0].tolist()
+    assert row["token_class"] == rows.token_class[0].tolist()
+    assert row["special_tokens_mask"] == (rows.word_id[0] < 0).tolist()
+    assert row["bounds"] == rows.cu_seqlens[1:-1].tolist()
+
+
+def test_an_export_that_lacks_rows_is_refused(tmp_path: Path) -> None:
+    data = several(tmp_path / "data")
+    files = export_parquet(data, tmp_path / "out")
+    files[2].unlink()
+    with pytest.raises(DataError, match="does not hold the rows that were exported"):
+        import_parquet(tmp_path / "out", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_changed_rows_are_refused(tmp_path: Path) -> None:
+    data = several(tmp_path / "data", 9, 9)
+    (file,) = export_parquet(data, tmp_path / "rows.parquet")
+    table = pq.read_table(file)
+    pq.write_table(table.take(list(range(8, -1, -1))), file)
+    with pytest.raises(DataError, match="does not hold the rows"):
+        import_parquet(file, tmp_path / "again")
+
+
+def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
+    data = several(tmp_path / "data", 9, 9)
+    with pytest.raises(UsageError, match="neither a Parquet file nor a folder"):
+        import_parquet(tmp_path / "absent", tmp_path / "again")
+    with pytest.raises(UsageError, match="exists"):
+        export_parquet(data, tmp_path)
+    (file,) = export_parquet(data, tmp_path / "rows.parquet")
+    with pytest.raises(UsageError, match="exists"):
+        import_parquet(file, tmp_path)
+    pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
+    with pytest.raises(UsageError, match="not written by `chronomask data export`"):
+        import_parquet(file, tmp_path / "again")
+    file.write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        import_parquet(file, tmp_path / "again")
+
+
+def test_files_of_two_exports_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for rows in (5, 9):
+        data = several(tmp_path / f"data-{rows}", rows, 9)
+        export_parquet(data, tmp_path / "out" / f"{rows}.parquet")
+    with pytest.raises(UsageError, match="different exports"):
+        import_parquet(tmp_path / "out", tmp_path / "again")

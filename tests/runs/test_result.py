@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chronomask.errors import DataError
+from chronomask.runs.result import TaskResult, read_results
+
+
+def result(**changes) -> TaskResult:
+    values = {
+        "task": "cola",
+        "family": "glue",
+        "seed": 1,
+        "model": "runs/a",
+        "model_sha256": "ab" * 32,
+        "step": 200,
+        "metrics": {"mcc": 0.25},
+        "primary": "mcc",
+        "higher_is_better": True,
+        "num_examples": {"train": 8, "dev": 3},
+        "recipe": {"epochs": 3},
+        "data_sha256": "cd" * 32,
+        "versions": {"torch": "2"},
+        "seconds": 1.5,
+        "examples": {"prediction": np.array([1, 0, 1]), "label": np.array([1, 1, 1])},
+    }
+    return TaskResult(**(values | changes))
+
+
+def test_comes_back_as_it_was(tmp_path: Path) -> None:
+    written = result()
+    path = written.save(tmp_path / "new" / "folder")
+    back = TaskResult.load(path)
+    assert back == written
+    assert back.examples["prediction"].tolist() == [1, 0, 1]
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "cola-seed1.examples.npz",
+        "cola-seed1.json",
+    ]
+
+
+def test_reads_a_folder_in_order(tmp_path: Path) -> None:
+    for seed in (2, 0):
+        result(seed=seed).save(tmp_path)
+    assert [r.seed for r in read_results([tmp_path])] == [0, 2]
+
+
+def damage_version(path: Path) -> None:
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+
+
+def damage_numbers(path: Path) -> None:
+    path.write_text(path.read_text()[:-20])
+
+
+def damage_examples(path: Path) -> None:
+    examples = path.with_suffix(".examples.npz")
+    examples.write_bytes(examples.read_bytes()[:-1])
+
+
+def drop_examples(path: Path) -> None:
+    path.with_suffix(".examples.npz").unlink()
+
+
+def drop_a_key(path: Path) -> None:
+    values = json.loads(path.read_text())
+    del values["metrics"]
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_version, damage_numbers, damage_examples, drop_examples, drop_a_key]
+)
+def test_refuses_a_damaged_result_by_name(tmp_path: Path, damage) -> None:
+    path = result().save(tmp_path)
+    damage(path)
+    with pytest.raises(DataError, match="cola-seed1"):
+        TaskResult.load(path)

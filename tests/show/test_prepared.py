@@ -1,0 +1,131 @@
+"""``chronomask data``: what it prints, and that no damaged bit escapes it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from chronomask.cli import app, main
+from chronomask.data.folder import PreparedData
+from chronomask.errors import UsageError
+from chronomask.show.stored_rows import rows_as_text
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["data", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_info_prints_the_counts(tiny_data: PreparedData) -> None:
+    printed = run("info", tiny_data.path)
+    train = tiny_data.split("train")
+    for value in (train.num_documents, train.num_rows, train.num_tokens):
+        assert f"{value:,}" in printed
+    assert tiny_data.fingerprint in printed
+    assert "fixed 1" in printed
+    shares = [float(x) for x in re.findall(r"^  [A-Z]+ +([\d.]+)%", printed, re.MULTILINE)]
+    assert len(shares) == len(tiny_data.class_names) - 1
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_info_draws_a_page(tiny_data: PreparedData, tmp_path: Path) -> None:
+    assert f"page: {tmp_path / 'data.html'}" in run("info", tiny_data.path, "--out", tmp_path)
+    page = (tmp_path / "data.html").read_text(encoding="utf-8")
+    assert all(f">{name}</b>" in page for name in tiny_data.class_names[1:])
+    assert "<script" not in page
+
+
+def test_show_prints_every_word_with_its_class(tiny_data: PreparedData) -> None:
+    printed = run("show", tiny_data.path, "--row", 3, "--rows", 2)
+    rows = tiny_data.split("train").read(np.array([3, 4]))
+    blocks = printed.split("\n\n")[1:]
+    for block, words, classes in zip(blocks, rows.word_id, rows.token_class, strict=True):
+        head, *lines = block.splitlines()
+        assert f"{words.max() + 1} words" in head
+        shown = re.findall(r"/([A-Z]+)", " ".join(lines))
+        first = [int(np.argmax(words == word)) for word in range(words.max() + 1)]
+        assert shown == [tiny_data.class_names[int(classes[k])] for k in first]
+        assert sum(line.count("·") for line in lines) == sum(
+            np.count_nonzero(words == word) - 1 for word in range(words.max() + 1)
+        )
+
+
+def test_show_marks_documents_and_padding(tiny_data: PreparedData) -> None:
+    last = tiny_data.split("train").num_rows - 1
+    printed = run("show", tiny_data.path, "--row", last)
+    rows = tiny_data.split("train").read(np.array([last]))
+    assert printed.split("\n\n")[1].count("¶") == rows.cu_seqlens.size - 2
+    padding = int((rows.input_ids == 0).sum())
+    assert f"{32 - padding} tokens, {padding} of padding" in printed
+
+
+def test_colours_only_on_request(tiny_data: PreparedData) -> None:
+    assert "\x1b[" in rows_as_text(tiny_data, "train", 0, 1, colour=True)
+    assert "\x1b[" not in rows_as_text(tiny_data, "train", 0, 1)
+
+
+def test_rows_that_do_not_exist_are_refused(tiny_data: PreparedData) -> None:
+    with pytest.raises(UsageError, match=r"has no row 1,000,000 in train; rows are 0 to"):
+        rows_as_text(tiny_data, "train", 10**6, 1)
+    with pytest.raises(UsageError, match="did you mean 'held_out'"):
+        rows_as_text(tiny_data, "heldout", 0, 1)
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["chronomask", "data", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_whole_data_verifies(
+    tiny_data: PreparedData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(monkeypatch, "verify", tiny_data.path) == 0
+    assert "whole" in capsys.readouterr().out
+
+
+def test_a_flipped_bit_anywhere_is_found_and_its_file_named(
+    tiny_data: PreparedData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = Path(shutil.copytree(tiny_data.path, tmp_path / "copy"))
+    random = np.random.default_rng(0)
+    files = [file for file in sorted(copy.rglob("*")) if file.is_file()]
+    assert len(files) >= 10
+    for file in files:
+        whole = file.read_bytes()
+        for _ in range(12 if file.name == "manifest.json" else 2):
+            damaged = bytearray(whole)
+            damaged[random.integers(len(whole))] ^= 1 << int(random.integers(8))
+            file.write_bytes(damaged)
+            assert exit_code(monkeypatch, "verify", copy) == 1
+            assert str(file.relative_to(copy)) in capsys.readouterr().err
+        file.write_bytes(whole)
+    assert exit_code(monkeypatch, "verify", copy) == 0
+
+
+def test_cut_and_missing_files_are_named(
+    tiny_data: PreparedData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = Path(shutil.copytree(tiny_data.path, tmp_path / "copy"))
+    (copy / "statistics.json").unlink()
+    assert exit_code(monkeypatch, "verify", copy) == 1
+    assert "damaged: statistics.json (missing)" in capsys.readouterr().err
+    (copy / "train" / "ids-00000.npy").write_bytes(b"")
+    assert exit_code(monkeypatch, "verify", copy) == 1
+    assert "ids-00000.npy has 0 bytes" in capsys.readouterr().err
+    assert exit_code(monkeypatch, "verify", tmp_path / "nowhere") == 2

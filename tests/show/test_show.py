@@ -1,0 +1,208 @@
+"""The command's whole way: terminal, page, and a clear refusal of everything that cannot be shown."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from chronomask.cli import app
+from chronomask.data.folder import PreparedData
+from chronomask.errors import ChronomaskError, DataError, UsageError
+from chronomask.prepare.taggers import UnicodeWords, load_tagger
+from chronomask.show import subject
+from chronomask.show.request import Request
+from chronomask.show.show import inspect_masking
+from tests.support.sample_text import TEXT
+
+VOID = {"meta", "link", "br", "line", "polyline", "circle", "img", "hr", "input"}
+
+
+class Checker(HTMLParser):
+    """Every element is closed in order; nothing is loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        assert tag not in ("script", "iframe", "object")
+        assert not (values.get("src") or "").strip()
+        if tag == "link":
+            assert values["href"] == "data:,"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words += data
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def two_configs(tmp_path: Path) -> tuple[Path, ...]:
+    run = "data: x\nsteps: 5\nmasking:\n  ratio: {kind: linear}\n  content: {kind: ptw_faithful}\n"
+    alone = "ratio: {kind: constant, base: 0.4}\nmask_replace_prob: 0.0\nrandom_replace_prob: 1.0\n"
+    return write(tmp_path / "run <a>.yaml", run), write(tmp_path / "alone.yaml", alone)
+
+
+def test_terminal_is_plain_without_colour_and_marks_every_kind() -> None:
+    plain = inspect_masking(Request(text=TEXT, overrides=("ratio.floor=0.6",)))
+    assert "\x1b" not in plain
+    assert re.search(r"\[\w+\]", plain)
+    assert "→" in plain
+    assert "progress 0.5: asked" in plain
+    assert "illustrative" in plain
+    coloured = inspect_masking(Request(text=TEXT, overrides=("ratio.floor=0.6",)), colour=True)
+    assert "\x1b[" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+
+
+def test_page_is_well_formed_escaped_and_self_contained(
+    tmp_path: Path, two_configs: tuple[Path, ...]
+) -> None:
+    request = Request(text=TEXT, configs=two_configs, progress="0,1")
+    said = inspect_masking(request, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert said.endswith(f"page: {tmp_path / 'page.html'}")
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert not checker.open
+    assert "<b>" not in page.replace("<b style", "")
+    assert "run <a>" not in page
+    assert "run <a>" in checker.words
+    assert "http" not in re.sub(r'href="https://arxiv.org/\S+"|http://www.w3.org/\S+', "", page)
+    assert page.count('<article class="card moment">') == 4
+    assert page.count("<h4>Class weights</h4>") == 2
+    assert "arXiv" in page or "arxiv.org/abs/2208.10806" in page
+    assert page.count('<mark class="random') > 5
+
+
+def test_a_folder_gets_a_page_of_its_own(tmp_path: Path) -> None:
+    inspect_masking(Request(text="Some words.", progress="1"), tmp_path / "new")
+    assert (tmp_path / "new" / "inspect.html").is_file()
+
+
+def test_rows_of_data_and_their_tokenizer(tiny_data: PreparedData) -> None:
+    shown = inspect_masking(Request(data=tiny_data.path, rows=2, progress="0.2"))
+    assert "words of several tokens" in shown
+    many = inspect_masking(Request(data=tiny_data.path, rows=1000, progress="0.2"))
+    assert "note: 32 of the 1000 rows" in many
+    text = inspect_masking(Request(text=TEXT, data=tiny_data.path, progress="0.2"))
+    assert "model" in re.sub(r"[\[\]]", "", text)
+
+
+def test_run_gives_config_and_weights(run_folder: Path) -> None:
+    shown = inspect_masking(Request(text=TEXT, run=run_folder, progress="1"))
+    assert "my run   constant (base 0.3)" in shown
+    assert "learnt by run my run, logged at progress 0.9" in shown
+    changed = inspect_masking(
+        Request(text=TEXT, run=run_folder, progress="1", overrides=("masking.ratio.base=0.5",))
+    )
+    assert "asked 50.0%" in changed
+
+
+def test_long_text_is_cut_with_a_note(tmp_path: Path) -> None:
+    file = write(tmp_path / "long.txt", "word " * 2000)
+    shown = inspect_masking(Request(file=file, progress="0"))
+    assert "note: only the first 3,994 of 10,000 characters" in shown
+
+
+def test_same_request_same_picture() -> None:
+    request = Request(text=TEXT, progress="0.3")
+    assert inspect_masking(request) == inspect_masking(request)
+    assert inspect_masking(request) != inspect_masking(Request(text=TEXT, progress="0.3", seed=1))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "nothing to show"),
+        ({"text": " \n"}, "is empty"),
+        ({"text": "a", "file": Path("b.txt")}, "not both"),
+        ({"file": Path("absent.txt")}, r"absent\.txt does not exist"),
+        ({"text": "a", "progress": "0,2"}, "'2' is no number between 0 and 1"),
+        ({"text": "a", "progress": "half"}, "'half' is no number"),
+        ({"text": "a", "progress": "nan"}, "'nan' is no number"),
+        ({"text": "a", "progress": ",".join(f"0.{k}1" for k in range(9))}, "at most 8 moments"),
+        ({"text": "a", "configs": (Path("no.yaml"),)}, r"no\.yaml does not exist"),
+        ({"text": "a", "configs": (Path("x"),) * 7}, "at most 6"),
+        ({"text": "a", "overrides": ("ratoi.kind=linear",)}, "did you mean 'ratio'"),
+        ({"text": "a", "overrides": ("ratio.kind=linaer",)}, "did you mean 'linear'"),
+        ({"text": "a", "tokenizer": Path("nowhere")}, r"nowhere has no tokenizer\.json"),
+        ({"data": Path("nowhere")}, "not a folder of prepared data"),
+        ({"text": "a", "run": Path("nowhere")}, "run folder nowhere does not exist"),
+    ],
+)
+def test_refusals(values: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        inspect_masking(Request(**values))
+
+
+def test_refusals_of_files(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(UsageError, match=r"latin\.txt cannot be read as UTF-8"):
+        inspect_masking(Request(file=tmp_path / "latin.txt"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        inspect_masking(Request(file=tmp_path))
+    bad = write(tmp_path / "bad.yaml", "masking: {ratio: {kind: cosine_dekay}}\nsteps: 3\n")
+    with pytest.raises(UsageError, match="did you mean 'cosine_decay'"):
+        inspect_masking(Request(text="a", configs=(bad,)))
+    typo = write(tmp_path / "typo.yaml", "ratoi: {kind: linear}\n")
+    with pytest.raises(UsageError, match="did you mean 'ratio'"):
+        inspect_masking(Request(text="a", configs=(typo,)))
+    with pytest.raises(ChronomaskError, match="cannot be used as a folder"):
+        inspect_masking(Request(text="a"), bad / "page.html")
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    write(folder / "tokenizer.json", "{}")
+    with pytest.raises(UsageError, match="cannot be opened"):
+        inspect_masking(Request(text="a", tokenizer=folder))
+
+
+def test_classes_are_needed_for_ptw(
+    tiny_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "page.html"
+    monkeypatch.setattr(PreparedData, "class_names", ("none",))
+    with pytest.raises(UsageError, match="needs token classes"):
+        inspect_masking(Request(data=tiny_data.path))
+    monkeypatch.setattr(subject, "load_tagger", lambda *_: UnicodeWords())
+    with pytest.raises(UsageError, match="needs token classes"):
+        inspect_masking(Request(text="a"))
+    shown = inspect_masking(Request(text="a b", overrides=("content.kind=none",)), out)
+    assert "weight" not in shown
+    assert "punctuation and the rest" not in out.read_text(encoding="utf-8")
+
+
+def test_a_run_must_have_logged_weights(run_folder: Path) -> None:
+    metrics = run_folder / "metrics.jsonl"
+    write(metrics, '{"step": 1, "progress": 0.5, "class_weight": {"none": 0.5}}\n')
+    with pytest.raises(UsageError, match="no weights of the classes shown"):
+        inspect_masking(Request(text="a", run=run_folder))
+    write(metrics, "")
+    with pytest.raises(DataError, match="has not logged a step"):
+        inspect_masking(Request(text="a", run=run_folder))
+
+
+def test_the_command_just_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "load_tagger", load_tagger)
+    result = CliRunner().invoke(app, ["inspect", "The quick brown fox jumps over the lazy dog."])
+    assert result.exit_code == 0
+    assert "\nADJ" in result.output
+    assert "\nNOUN" in result.output
+    assert "\x1b" not in result.output

@@ -1,0 +1,130 @@
+"""The losses of 50 steps of every arm, as this version computes them, kept in ``tests/train/golden/``.
+
+    python -m tests.support.golden_runs     # writes them anew, after a change that is meant to change them
+
+A file holds the loss of every step and the versions that computed it. Data and initial weights are
+made on the spot: the data from PCG64's raw numbers, by nothing of ``prepare``; the weights by torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from chronomask.data.annotation import SPECIAL, WORD_START
+from chronomask.data.writer import RowWriter, write_manifest
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
+from chronomask.types import UPOS_CLASSES
+from tests.support.tiny_models import tiny_bert
+
+FOLDER = Path(__file__).parents[1] / "train" / "golden"
+STEPS, ROWS, ROW_LENGTH, VOCABULARY = 50, 96, 32, 203
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+MRD: dict[str, Any] = {"ratio": {"kind": "linear_decay", "base": 0.15}}
+PTW: dict[str, Any] = {"content": {"kind": "ptw", "ema_decay": 0.9}}
+FIXED: dict[str, Any] = {"ratio": {"kind": "constant", "base": 0.15}, "strategy": {"kind": "token"}}
+ARMS: dict[str, dict[str, Any]] = {
+    "fixed": FIXED,
+    "mrd-linear": MRD,
+    "mrd-cosine": {"ratio": {"kind": "cosine_decay", "base": 0.15}},
+    "ptw": FIXED | PTW,
+    "ptw-faithful": {
+        "ratio": {"kind": "constant", "base": 0.15},
+        "content": {"kind": "ptw_faithful", "ema_decay": 0.9},
+    },
+    "mrd-ptw": MRD | PTW,
+    "whole-word": FIXED | {"strategy": {"kind": "whole_word"}},
+    "span": FIXED | {"strategy": {"kind": "span"}},
+    "decay-0.30-0.15": {"ratio": {"kind": "linear", "start": 0.3, "end": 0.15}},
+}
+"""Masking of each arm; what is not named is the default."""
+
+
+def losses(arm: str, data: Path, out: Path) -> list[float]:
+    """The loss of every step of an arm."""
+    config = RunConfig.parse(
+        {
+            "data": str(data),
+            "model": tiny_bert(
+                ROW_LENGTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+            ),
+            "masking": ARMS[arm],
+            "learning_rate": {"kind": "linear", "peak": 5e-3, "warmup_steps": 5},
+            "steps": STEPS,
+            "rows_per_step": 16,
+            "device": "cpu",
+            "threads": 1,
+            "log_every": 1,
+            "checkpoint": {"every": 0},
+        }
+    )
+    pretrain(config, out, progress=False)
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def make_data(folder: Path) -> Path:
+    """Prepared rows in which most tokens follow from the one before."""
+    words = {token: number for number, token in enumerate(SPECIALS)}
+    words |= {f"w{number}": number for number in range(len(SPECIALS), VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **dict(zip(names, SPECIALS, strict=True))
+    ).save_pretrained(folder / "tokenizer")
+
+    ordinary = VOCABULARY - len(SPECIALS)
+    token, ids = 0, []
+    for raw in np.random.PCG64(1).random_raw(ROWS * ROW_LENGTH).tolist():
+        token = (raw >> 32) ** 2 * ordinary >> 64 if raw % 5 == 0 else (3 * token + 1) % ordinary
+        ids.append(len(SPECIALS) + token)
+    ids = np.array(ids)
+    annotation = 1 + ids % (len(UPOS_CLASSES) - 1)
+    annotation[ids % 4 > 0] |= WORD_START
+    begins = np.union1d(np.arange(0, ids.size, ROW_LENGTH), np.arange(0, ids.size, 45))
+    ids[begins], annotation[begins] = 2, SPECIAL
+    annotation[np.minimum(begins + 1, ids.size - 1)] |= WORD_START
+    writer = RowWriter(folder, "train", ROW_LENGTH, VOCABULARY)
+    bounds = begins[begins % ROW_LENGTH > 0]
+    shape = (ROWS, ROW_LENGTH)
+    writer.write(ids.reshape(shape), annotation.reshape(shape), bounds, ids.size)
+    empty = RowWriter(folder, "held_out", ROW_LENGTH, VOCABULARY)
+    digest = hashlib.sha256((folder / "tokenizer" / "tokenizer.json").read_bytes()).hexdigest()
+    values = {
+        "tokenizer_sha256": digest,
+        "tagger": "made up",
+        "class_names": UPOS_CLASSES,
+        "row_length": ROW_LENGTH,
+        "packing": "made up",
+        "pad_token_id": 0,
+        "vocab_size": VOCABULARY,
+    }
+    entries = {"train": writer.finish(begins.size), "held_out": empty.finish(0)}
+    write_manifest(folder, values, entries)
+    return folder
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    with tempfile.TemporaryDirectory() as folder:
+        data = make_data(Path(folder) / "data")
+        for arm in ARMS:
+            values = {"versions": versions, "loss": losses(arm, data, Path(folder) / arm)}
+            (FOLDER / f"{arm}.json").write_text(json.dumps(values, indent=1) + "\n")
+            print(f"{arm}: {values['loss'][0]:.4f} → {values['loss'][-1]:.4f}")
+
+
+if __name__ == "__main__":
+    main()

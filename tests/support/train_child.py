@@ -1,0 +1,109 @@
+"""Runs ``pretrain`` in a process of its own: ``train_child.py '{"config": …, "out": …}'``.
+
+``resume``: bool; ``kill_in_step``: SIGKILL oneself between two micro-batches of this 0-based step;
+``kill_in_save``: SIGKILL oneself while writing the checkpoint of this step; ``kill_before_summary``:
+SIGKILL oneself once the last checkpoint is there; ``kill_at``: [where, n]: SIGKILL oneself at the n-th
+call of a function, Python's or C's, counted in the ``save`` thread or anywhere in ``training``;
+``count_into``: a file for the numbers of those calls; ``begun``: a file to make in the first step;
+``ask_to_stop``: [rank, step]: SIGTERM oneself
+after this step in this process; ``die_once``: [rank, step]: SIGKILL oneself there if this is the first
+start of a group that torchrun may start again. Exits with the error's exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from chronomask.errors import ChronomaskError
+from chronomask.train import checkpoint, loop
+from chronomask.train.config import RunConfig
+from chronomask.train.log import RunLog
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def count_calls(spec: dict[str, Any]) -> Counter[str]:
+    """Count function calls from the first step on, in the thread that saves and elsewhere."""
+    calls: Counter[str] = Counter()
+    where, last = spec.get("kill_at", ("nowhere", 0))
+
+    def count(frame: Any, event: str, _: Any) -> None:
+        if event not in ("call", "c_call"):
+            return
+        saving = threading.current_thread().name.startswith("checkpoint")
+        place = "save" if saving else "training"
+        calls[place] += 1
+        if place == where and calls[place] == last:
+            die()
+
+    threading.setprofile(count)
+    sys.setprofile(count)
+    return calls
+
+
+def main(spec: dict[str, Any]) -> int:
+    seed_dropout, flush, advance = loop.seed_dropout, checkpoint.flush, RunLog.advance
+    summarise = loop.summarise
+    calls: Counter[str] | None = None
+    rank = int(os.environ.get("RANK", "0"))
+
+    def seed_or_die(seed: int, step: int, rank: int, micro_batch: int) -> None:
+        nonlocal calls
+        if "begun" in spec:
+            Path(spec["begun"]).touch()
+        if calls is None and ("kill_at" in spec or "count_into" in spec):
+            calls = count_calls(spec)
+        if step == spec.get("kill_in_step") and micro_batch == 1:
+            die()
+        seed_dropout(seed, step, rank, micro_batch)
+
+    def flush_or_die(path: Any) -> None:
+        saved = f"step-{spec['kill_in_save']:08d}" if "kill_in_save" in spec else "never"
+        if saved in str(path) and path.name == "state.json":
+            die()
+        flush(path)
+
+    def advance_or_ask(self: RunLog, step: int, steps: int, metrics: Any) -> None:
+        advance(self, step, steps, metrics)
+        if [rank, step] == spec.get("ask_to_stop"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if [rank, step] == spec.get("die_once") and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            die()
+
+    def summarise_or_die(*arguments: Any) -> Any:
+        if spec.get("kill_before_summary"):
+            die()
+        return summarise(*arguments)
+
+    loop.seed_dropout = seed_or_die
+    checkpoint.flush = flush_or_die
+    RunLog.advance = advance_or_ask
+    loop.summarise = summarise_or_die
+    try:
+        loop.pretrain(
+            RunConfig.parse(spec["config"]),
+            spec["out"],
+            resume=spec.get("resume", False),
+            progress=False,
+        )
+    except ChronomaskError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    finally:
+        sys.setprofile(None)
+        if calls is not None and "count_into" in spec:
+            Path(spec["count_into"]).write_text(json.dumps(calls))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))
