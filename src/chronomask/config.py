@@ -18,7 +18,16 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from chronomask.errors import UsageError, nearest
 
-__all__ = ["Config", "apply_overrides", "diff", "merge", "read_configs", "read_yaml"]
+__all__ = [
+    "Config",
+    "apply_overrides",
+    "diff",
+    "merge",
+    "nested",
+    "parse_override",
+    "read_configs",
+    "read_yaml",
+]
 
 
 class Config(BaseModel):
@@ -94,12 +103,13 @@ def read_configs(paths: Sequence[str | Path]) -> dict[str, Any]:
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with ``changes`` laid over them, group by group.
 
-    A group whose ``kind`` changes is replaced: its other keys belonged to the previous kind.
+    A group whose ``kind`` changes is replaced: its other keys belonged to the previous kind. An empty
+    group, ``{}``, empties what is there.
     """
     result = copy.deepcopy(dict(values))
     for key, change in changes.items():
         before = result.get(key)
-        if isinstance(before, dict) and isinstance(change, Mapping):
+        if isinstance(before, dict) and isinstance(change, Mapping) and change:
             same = "kind" not in change or change["kind"] == before.get("kind", change["kind"])
             result[key] = merge(before if same else {}, change)
         else:
@@ -107,37 +117,60 @@ def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """``values`` with ``a.b.c=value`` applied in order; the value is read as YAML.
+def parse_override(text: str) -> tuple[str, Any]:
+    """The dotted path and the value of ``a.b.c=value``; the value is read as YAML.
 
-    Setting a ``kind`` to something else drops the other keys beside it: they belonged to the
-    previous kind.
+    >>> parse_override("masking.ratio.base=0.3")
+    ('masking.ratio.base', 0.3)
+
+    Raises UsageError for a text of another form.
     """
-    result = copy.deepcopy(dict(values))
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
-            raise UsageError(f"override {override!r} is not of the form key.subkey=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(
-                f"override {override!r}: the value is not valid YAML: {error}"
-            ) from None
-        node = result
-        for depth, key in enumerate(keys[:-1]):
-            child = node.setdefault(key, {})
-            if child is None:
-                child = node[key] = {}
-            if not isinstance(child, dict):
-                at = ".".join(keys[: depth + 1])
-                raise UsageError(f"override {override!r}: {at} is {child!r}, not a group of keys")
-            node = child
-        if keys[-1] == "kind" and node.get("kind") != value:
-            node.clear()
-        node[keys[-1]] = value
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not all(path.split(".")):
+        raise UsageError(f"override {text!r} is not of the form key.subkey=value")
+    try:
+        return path, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"override {text!r}: the value is not valid YAML: {error}") from None
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the dots of their keys taken apart: ``a.b: 1`` means ``a: {b: 1}``.
+
+    Keys of inner groups stay as they are. Groups named by several keys are merged, later keys over
+    earlier ones.
+    """
+    result: dict[str, Any] = {}
+    for path, value in values.items():
+        first, *rest = str(path).split(".")
+        for key in reversed(rest):
+            value = {key: value}
+        result = merge(result, {first: value})
     return result
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``values`` with ``a.b.c=value`` applied in order, each as :func:`merge` lays it over them."""
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        path, value = parse_override(override)
+        _refuse_descent(values, path, override)
+        changes = merge(changes, nested({path: value}))
+    return merge(values, changes)
+
+
+def _refuse_descent(values: Mapping[str, Any], path: str, override: str) -> None:
+    """Raise UsageError where a path goes on below a value that is no group of keys."""
+    node: Any = values
+    keys = path.split(".")
+    for depth, key in enumerate(keys[:-1], start=1):
+        node = node.get(key)
+        if node is None:
+            return
+        if not isinstance(node, Mapping):
+            at = ".".join(keys[:depth])
+            raise UsageError(f"override {override!r}: {at} is {node!r}, not a group of keys")
 
 
 def diff(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
