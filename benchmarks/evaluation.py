@@ -47,11 +47,16 @@ from transformers import (
 from benchmarks.evaluation_text import question_files, sentence_files
 from chronomask.evaluate.batches import Encoded
 from chronomask.evaluate.finetune import FineTuning, fine_tune, open_seeded
-from chronomask.evaluate.glue import GlueTask
-from chronomask.evaluate.glue_files import read_split
-from chronomask.evaluate.squad import SquadConfig, SquadTask, answers_of, score_answers, span_loss
-from chronomask.evaluate.squad_files import read_questions
 from chronomask.evaluate.subject import Subject, find_subject
+from chronomask.evaluate.tasks.glue import GlueTask, read_split
+from chronomask.evaluate.tasks.squad import (
+    SquadConfig,
+    SquadTask,
+    answers_of,
+    read_questions,
+    score_answers,
+    span_loss,
+)
 
 TASKS = ("sst2", "squad")
 SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}

@@ -29,8 +29,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from chronomask.evaluate.blimp_files import contents, read_pairs
 from chronomask.evaluate.pseudo import PseudoLikelihood, encode_sentences, pseudo_log_likelihood
+from chronomask.evaluate.tasks.blimp import contents, read_pairs
 
 NUM_SENTENCES, VOCAB_SIZE, SMALL_VOCAB_SIZE = 200, 30522, 8192
 SIZES: dict[str, Any] = {

@@ -12,11 +12,11 @@ from chronomask import cli
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.evaluate import default_out, evaluate, results_table
 from chronomask.evaluate.finetune import FineTuning
-from chronomask.evaluate.glue import GLUE_TASKS, GlueTask
 from chronomask.evaluate.progress import Progress
-from chronomask.evaluate.squad import SquadTask
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import REGISTRY, make_tasks
+from chronomask.evaluate.tasks.glue import GLUE_TASKS, GlueTask
+from chronomask.evaluate.tasks.squad import SquadTask
 from chronomask.runs.result import TaskResult
 from tests.support.official_files import squad_values, write_squad
 from tests.support.official_model import save_model

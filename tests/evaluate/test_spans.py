@@ -11,7 +11,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from chronomask.errors import UsageError
 from chronomask.evaluate.spans import Span, best_spans, make_windows, merge_spans
-from chronomask.evaluate.squad_files import Question, Questions
+from chronomask.evaluate.tasks.squad import Question, Questions
 from tests.support.official_model import make_tokenizer
 
 CONTEXTS = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from chronomask.errors import UsageError
 from chronomask.evaluate.batches import Encoded, check_pairs, end_to_end
-from chronomask.evaluate.squad_files import Question, Questions
+
+if TYPE_CHECKING:
+    from chronomask.evaluate.tasks.squad import Question, Questions
 
 __all__ = ["Span", "Windows", "best_spans", "make_windows", "merge_spans"]
 

@@ -13,18 +13,18 @@ from typing import Any
 
 from chronomask.config import Config
 from chronomask.errors import UsageError, nearest
-from chronomask.evaluate.blimp import BlimpTask
-from chronomask.evaluate.glue import GLUE_TASKS, GlueTask
-from chronomask.evaluate.intrinsic import (
+from chronomask.evaluate.pseudo import PseudoLikelihood
+from chronomask.evaluate.task import Task
+from chronomask.evaluate.tasks.blimp import BlimpTask
+from chronomask.evaluate.tasks.glue import GLUE_TASKS, GlueTask
+from chronomask.evaluate.tasks.intrinsic import (
     MaskedLoss,
     MaskedLossTask,
     PseudoPerplexity,
     PseudoPerplexityTask,
 )
-from chronomask.evaluate.probe import ProbeConfig, ProbeTask
-from chronomask.evaluate.pseudo import PseudoLikelihood
-from chronomask.evaluate.squad import SquadConfig, SquadTask
-from chronomask.evaluate.task import Task
+from chronomask.evaluate.tasks.probe import ProbeConfig, ProbeTask
+from chronomask.evaluate.tasks.squad import SquadConfig, SquadTask
 
 __all__ = ["REGISTRY", "Entry", "make_tasks"]
 

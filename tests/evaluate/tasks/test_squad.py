@@ -15,10 +15,9 @@ from tokenizers import processors
 from transformers import ByT5Tokenizer
 
 from chronomask.errors import DataError, UsageError
-from chronomask.evaluate.glue import GlueTask
-from chronomask.evaluate.squad import SquadConfig, SquadTask
-from chronomask.evaluate.squad_files import read_questions
 from chronomask.evaluate.subject import Subject, find_subject
+from chronomask.evaluate.tasks.glue import GlueTask
+from chronomask.evaluate.tasks.squad import SquadConfig, SquadTask, read_questions
 from tests.support.official_files import squad_values, write_squad
 
 SMALL = SquadConfig(max_length=64, stride=16, max_question_tokens=12, epochs=1, batch_size=8)

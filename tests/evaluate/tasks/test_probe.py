@@ -13,14 +13,14 @@ from transformers import AutoModel, PreTrainedTokenizerBase
 
 from chronomask.conllu import Sentence
 from chronomask.errors import DataError, UsageError
-from chronomask.evaluate.probe import (
+from chronomask.evaluate.subject import find_subject
+from chronomask.evaluate.tasks.probe import (
     ProbeConfig,
     ProbeTask,
     fit_softmax,
     treebank_files,
     word_pieces,
 )
-from chronomask.evaluate.subject import find_subject
 from chronomask.types import UPOS
 from tests.support.tiny_models import save_tiny
 

@@ -11,13 +11,13 @@ import pytest
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, UsageError
-from chronomask.evaluate.intrinsic import (
+from chronomask.evaluate.subject import find_subject
+from chronomask.evaluate.tasks.intrinsic import (
     MaskedLoss,
     MaskedLossTask,
     PseudoPerplexity,
     PseudoPerplexityTask,
 )
-from chronomask.evaluate.subject import find_subject
 from chronomask.study.statistics import metric_of
 from tests.support.corpus import made_up_text
 from tests.support.scored_by_hand import by_hand

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from chronomask.errors import DataError, UsageError
-from chronomask.evaluate.blimp import BlimpTask
-from chronomask.evaluate.blimp_files import contents, sha256_of_contents
 from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.pseudo import PseudoLikelihood, encode_sentences
 from chronomask.evaluate.subject import find_subject
+from chronomask.evaluate.tasks.blimp import BlimpTask, contents, sha256_of_contents
 from tests.support.corpus import made_up_text
 from tests.support.scored_by_hand import by_hand
 from tests.support.tiny_models import save_tiny
