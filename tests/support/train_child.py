@@ -4,10 +4,11 @@
 ``kill_in_save``: SIGKILL oneself while writing the checkpoint of this step; ``kill_before_summary``:
 SIGKILL oneself once the last checkpoint is there; ``kill_at``: [where, n]: SIGKILL oneself at the n-th
 call of a function, Python's or C's, counted in the ``save`` thread or anywhere in ``training``;
-``count_into``: a file for the numbers of those calls; ``begun``: a file to make in the first step;
-``ask_to_stop``: [rank, step]: SIGTERM oneself
-after this step in this process; ``die_once``: [rank, step]: SIGKILL oneself there if this is the first
-start of a group that torchrun may start again. Exits with the error's exit code.
+``count_into``: a file for the numbers of those calls; ``invite_at``: [where, n, calls]: at that call tell
+the driver that it may send a SIGKILL, and wait for it where ``training`` has made ``calls`` more;
+``ask_to_stop``: [rank, step]: SIGTERM oneself after this step in this process; ``die_once``: [rank, step]:
+SIGKILL oneself there if this is the first start of a group that torchrun may start again. Exits with the
+error's exit code.
 """
 
 from __future__ import annotations
@@ -34,16 +35,25 @@ def die() -> None:
 def count_calls(spec: dict[str, Any]) -> Counter[str]:
     """Count function calls from the first step on, in the thread that saves and elsewhere."""
     calls: Counter[str] = Counter()
-    where, last = spec.get("kill_at", ("nowhere", 0))
+    where_to_die, last = spec.get("kill_at", ("nowhere", 0))
+    where_to_invite, first, more = spec.get("invite_at", ("nowhere", 0, 0))
+    enough: int | None = None  # calls of training after which it waits for the kill
 
     def count(frame: Any, event: str, _: Any) -> None:
+        nonlocal enough
         if event not in ("call", "c_call"):
             return
         saving = threading.current_thread().name.startswith("checkpoint")
         place = "save" if saving else "training"
         calls[place] += 1
-        if place == where and calls[place] == last:
+        if place == where_to_die and calls[place] == last:
             die()
+        if place == where_to_invite and calls[place] == first:
+            enough = calls["training"] + more
+            os.write(spec["invitation"], b"!")
+        if place == "training" and calls[place] == enough:
+            os.read(spec["driver"], 1)  # nothing ever comes: SIGKILL does, or the driver's own end
+            os._exit(1)
 
     threading.setprofile(count)
     sys.setprofile(count)
@@ -58,9 +68,7 @@ def main(spec: dict[str, Any]) -> int:
 
     def seed_or_die(seed: int, step: int, rank: int, micro_batch: int) -> None:
         nonlocal calls
-        if "begun" in spec:
-            Path(spec["begun"]).touch()
-        if calls is None and ("kill_at" in spec or "count_into" in spec):
+        if calls is None and not spec.keys().isdisjoint({"kill_at", "invite_at", "count_into"}):
             calls = count_calls(spec)
         if step == spec.get("kill_in_step") and micro_batch == 1:
             die()

@@ -1,15 +1,17 @@
 """Imports torch once, then forks the processes of runs: restarts cost what a run costs, not an import.
 
 Reads requests and writes answers, a JSON object a line. ``specs``: one of ``train_child.py`` for every
-process; ``kill_after``: seconds after the first process began its first step at which all get SIGKILL.
-Answers ``codes`` (of exit, −9 if killed) and ``errors`` (their stderr). The first line read
-is a spec that this process does itself, so that what is imported on first use is there for all.
+process. A process whose spec has ``invite_at`` gets SIGKILL as soon as it invites it; until then it goes
+on, so where the kill meets it depends on nothing but the system. Answers ``codes`` (of exit, −9 if killed)
+and ``errors`` (their stderr). The first line read is a spec that this process does itself, so that what is
+imported on first use is there for all.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -32,7 +34,7 @@ def serve() -> None:
         print(json.dumps(run(**json.loads(request))), flush=True)
 
 
-def run(specs: list[dict[str, Any]], kill_after: float | None = None) -> dict[str, Any]:
+def run(specs: list[dict[str, Any]]) -> dict[str, Any]:
     world = {}
     if len(specs) > 1:
         with socket.socket() as probe:
@@ -40,24 +42,48 @@ def run(specs: list[dict[str, Any]], kill_after: float | None = None) -> dict[st
             port = str(probe.getsockname()[1])
         world = {"WORLD_SIZE": str(len(specs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with tempfile.TemporaryDirectory() as folder:
-        logs = [os.path.join(folder, str(rank)) for rank in range(len(specs))]  # noqa: PTH118
-        started = [
-            fork(
-                lambda spec=spec: train_child.main(spec),
-                world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world else {},
-                log,
-            )
-            for rank, (spec, log) in enumerate(zip(specs, logs, strict=True))
-        ]
-        if kill_after is not None:
-            while not os.path.exists(specs[0]["begun"]):  # noqa: PTH110
-                time.sleep(0.002)
-            time.sleep(kill_after)
-            for process in started:
-                os.kill(process, 9)
+        started, invitations, logs = [], [], []
+        for rank, spec in enumerate(specs):
+            log = os.path.join(folder, str(rank))  # noqa: PTH118
+            place = world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world else {}
+            process, invitation = start(spec, place, log)
+            started.append(process)
+            invitations.append(invitation)
+            logs.append(log)
+        for process, invitation in zip(started, invitations, strict=True):
+            if invitation is not None:
+                wait_and_kill(process, *invitation)
         codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
         errors = [open(log).read() for log in logs]  # noqa: PTH123, SIM115
     return {"codes": codes, "errors": errors}
+
+
+def start(
+    spec: dict[str, Any], env: dict[str, str], log: str
+) -> tuple[int, tuple[int, int] | None]:
+    """A process that does ``spec``; and, if it will invite a kill, this side's ends of two pipes."""
+    if "invite_at" not in spec:
+        return fork(lambda: train_child.main(spec), env, log), None
+    heard, invitation = os.pipe()  # the process writes when it may be killed
+    driver, held = os.pipe()  # the process reads, and wakes only if this one is gone
+
+    def main() -> int:
+        os.close(heard)
+        os.close(held)
+        return train_child.main(spec | {"invitation": invitation, "driver": driver})
+
+    process = fork(main, env, log)
+    os.close(invitation)
+    os.close(driver)
+    return process, (heard, held)
+
+
+def wait_and_kill(process: int, heard: int, held: int) -> None:
+    """SIGKILL once the process invites it; one that ends without is left to its exit code."""
+    if os.read(heard, 1):
+        os.kill(process, signal.SIGKILL)
+    os.close(heard)
+    os.close(held)
 
 
 def fork(main: Callable[[], int], env: dict[str, str], log: str) -> int:
