@@ -12,12 +12,16 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from chronomask.data.folder import PreparedData
 from chronomask.prepare import engine, pipeline
 from chronomask.prepare.config import PrepareConfig
 from tests.support.corpus import made_up_text
 from tests.support.fixed_tagger import FixedTagger
+
+settings.register_profile("chronomask", deadline=None)  # how long an example takes decides nothing
+settings.load_profile("chronomask")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import HANG
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def test_one_call_gives_every_figure(tmp_path: Path) -> None:
     done = subprocess.run(
         [str(ROOT / "benchmarks" / "gpu.sh"), "--toy", "--out", str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True, text=True, timeout=HANG, env=os.environ | {"PYTHON": sys.executable},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -34,7 +36,7 @@ def test_one_call_gives_every_figure(tmp_path: Path) -> None:
 def test_without_a_device_it_says_so() -> None:
     done = subprocess.run(
         [str(ROOT / "benchmarks" / "gpu.sh")],
-        capture_output=True, text=True, timeout=600,
+        capture_output=True, text=True, timeout=HANG,
         env=os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 2

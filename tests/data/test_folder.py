@@ -25,7 +25,7 @@ def copy(tiny_data: PreparedData, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_data.path, tmp_path / "copy"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     num_rows=st.integers(1, 40),
     shard_rows=st.integers(1, 50),

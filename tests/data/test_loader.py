@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import fields
 from itertools import islice
 
 import numpy as np
 import pytest
 
+from chronomask.data import loader
 from chronomask.data.folder import PreparedData, PreparedSplit
 from chronomask.data.loader import RowLoader, validation_batches
+from chronomask.data.order import visits
 from chronomask.errors import UsageError
 from chronomask.types import Rows
 from tests.support.prepared_rows import assert_equal
@@ -66,11 +67,31 @@ def test_a_step_may_be_longer_than_the_data(train: PreparedSplit) -> None:
     assert rows.epoch.tolist() == sorted([0, 1] * train.num_rows + [2])
 
 
-def test_a_late_step_comes_at_once(tiny_data: PreparedData) -> None:
-    train = PreparedData.open(tiny_data.path).split("train")
-    began = time.perf_counter()
-    next(iter(RowLoader(train, seed=0, rows_per_step=256, start_step=10**6)))
-    assert time.perf_counter() - began < 0.1
+def test_a_late_step_costs_what_the_first_costs(
+    train: PreparedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Places in the order that are computed, and rows that are read, for step 0 and for step 10⁶."""
+    computed, read = [], []
+
+    def counted(num_rows: int, seed: int, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        computed.append(number.size)
+        return visits(num_rows, seed, number)
+
+    def read_counted(self: PreparedSplit, row_ids: np.ndarray, epoch: np.ndarray) -> Rows:
+        read.append(row_ids.size)
+        return read_rows(self, row_ids, epoch)
+
+    read_rows = PreparedSplit.read
+    monkeypatch.setattr(loader, "visits", counted)
+    monkeypatch.setattr(PreparedSplit, "read", read_counted)
+    costs = []
+    for step in (0, 10**6):
+        next(iter(RowLoader(train, seed=0, rows_per_step=256, start_step=step)))
+        costs.append((sum(computed), sum(read)))
+        computed.clear()
+        read.clear()
+    assert costs[0] == costs[1]
+    assert costs[0][1] == 256
 
 
 def test_seeds_give_other_orders(train: PreparedSplit) -> None:

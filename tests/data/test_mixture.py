@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chronomask.data.folder import PreparedData
@@ -44,7 +44,6 @@ def mixed(paths: list[str], weights: tuple[float, ...] = (5, 3, 2)) -> MixedSpli
     return split
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 100).map(lambda w: round(w, 2)), min_size=1, max_size=5))
 def test_every_part_is_less_than_a_row_from_its_share(weights: list[float]) -> None:
     counts = shares(weights)

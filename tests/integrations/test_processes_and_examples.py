@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.processes import python_path
+from tests.support.processes import HANG, python_path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = [
@@ -30,7 +30,7 @@ def run(*arguments: str | Path) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -112,14 +112,14 @@ PIECES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(text=st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 def test_words_hold_together_whatever_stands_side_by_side(tokenizer: Tokenizer, text: str) -> None:
     if text:
         assert_words_hold_together(tokenizer, text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 def test_tokens_without_a_word_are_counted(tokenizer: Tokenizer, text: str) -> None:
     batches = list(annotate([text], tokenizer, CharacterClasses(), [0, 1, 2, 3, 4]))
@@ -136,7 +136,7 @@ def test_tokens_without_a_word_are_counted(tokenizer: Tokenizer, text: str) -> N
     assert sum(batch.num_without_word for batch in batches) == len(lone)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(st.sampled_from("aeé ßﬁIİ'’.\n\t e\u0301👍🏽\u200d汉ه한-_/0"), max_size=40))
 def test_words_hold_together_for_any_text(tokenizer: Tokenizer, text: str) -> None:
     if text:

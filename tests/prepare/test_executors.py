@@ -21,7 +21,7 @@ from chronomask.prepare.executors import Stage, slurm_script
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.tasks import run_task
 from tests.support.corpus import made_up_text
-from tests.support.processes import python_path
+from tests.support.processes import HANG, python_path
 
 
 @pytest.fixture
@@ -232,6 +232,6 @@ def test_ray_gives_the_same_bytes(corpus: Path, tmp_path: Path, whole: dict[str,
             "--out", str(tmp_path / "out"), "--executor", "ray", "--workers", "2", "--quiet",
         ],
         env=os.environ | {"PYTHONPATH": python_path()},
-        check=True, capture_output=True, timeout=300,
+        check=True, capture_output=True, timeout=HANG,
     )  # fmt: skip
     assert files(tmp_path / "out") == whole

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -86,7 +86,6 @@ def chunks_of(texts: list[str]) -> list[list[str]]:
     return [all_of_them[end - n : end] for end, n in zip(ends, found.counts.tolist(), strict=True)]
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.text("abzA,,'.: \n\t\u00a0\u0301\u200d中\x1c\x85\u3000\0(\ud800", max_size=12)

@@ -45,7 +45,7 @@ def joined(rows: list[TokenRows]) -> TokenRows:
 lengths_of_documents = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     lengths=lengths_of_documents, specials=st.sampled_from(SPECIALS), row_length=st.integers(8, 20)
 )
@@ -69,7 +69,7 @@ def test_every_token_is_packed_once(
     assert (rows.bounds % row_length > 0).all()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(lengths=lengths_of_documents, specials=st.sampled_from(SPECIALS))
 @pytest.mark.parametrize("pack", PACKINGS)
 def test_no_attention_span_holds_two_documents(
@@ -87,7 +87,7 @@ def test_no_attention_span_holds_two_documents(
             assert (piece == specials.pad_id).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=lengths_of_documents, specials=st.sampled_from(SPECIALS), batch=st.integers(1, 30))
 @pytest.mark.parametrize("pack", PACKINGS)
 def test_batches_do_not_matter(

@@ -24,6 +24,7 @@ from chronomask.study.units import Study, open_study, weights_mark
 from chronomask.study.work import check_shared_start
 from chronomask.train.loop import pretrain
 from tests.support.opened_study import opened
+from tests.support.processes import HANG
 from tests.support.tiny_training import assert_same_run
 
 
@@ -180,23 +181,21 @@ def test_task_mistakes_are_refused_before_work(values: dict[str, Any], tmp_path:
 def test_processes_stop_and_go_on(values: dict[str, Any], tmp_path: Path) -> None:
     values["tasks"]["cola"]["curve"] = False
     values |= {"curve_steps": []}
-    values["base"] |= {"steps": 3000}
+    values["base"] |= {"steps": 10**9}  # more than will ever be done: it ends when it is told to
     values["base"]["checkpoint"]["every"] = 0
     study = opened(values, tmp_path)
     command = [sys.executable, "-m", "chronomask", "study", "run", "--out", str(study.folder)]
     process = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.PIPE, text=True)
     logs = [study.run_folder(arm, 0) / "metrics.jsonl" for arm in study.arms]
-    deadline = time.monotonic() + 120
     while not all(log.is_file() and log.stat().st_size for log in logs):
-        assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 128 + signal.SIGTERM
     assert "the same command continues it" in errors
     saved = [
         json.loads(next(log.parent.glob("checkpoints/step-*/state.json")).read_text())
         for log in logs
     ]
-    assert all(0 < state["step"] < 3000 for state in saved)
+    assert all(0 < state["step"] < 10**9 for state in saved)

@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import _buckets
 from chronomask.train.loop import pretrain
-from tests.support.processes import python_path
+from tests.support.processes import HANG, python_path
 from tests.support.tiny_training import (
     WITHOUT_DROPOUT,
     Driver,
@@ -116,7 +116,7 @@ def test_torchrun_starts_again_what_a_killed_process_brought_down(
     ]
     ended = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": python_path()},
-        capture_output=True, text=True, timeout=280, check=False,
+        capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     pretrain(config, tmp_path / "one", progress=False)

@@ -18,6 +18,7 @@ from chronomask.model.build import FromCheckpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import _ratios, as_text, dry_run
 from chronomask.train.loop import pretrain
+from tests.support.processes import HANG
 
 CONFIGS = Path(__file__).parents[2] / "src" / "chronomask" / "configs"
 ARMS = sorted((CONFIGS / "arms").glob("*.yaml"))
@@ -180,7 +181,7 @@ def test_memory_is_near_what_a_step_takes(
         each = config.replace([f"rows_per_step={rows}"])
         done = subprocess.run(
             [sys.executable, "-c", PEAK, json.dumps(each.to_dict()), str(tmp_path / f"{rows}")],
-            capture_output=True, text=True, timeout=300,
+            capture_output=True, text=True, timeout=HANG,
             env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed is given back
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ import pytest
 from chronomask.errors import UsageError
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from tests.support.processes import python_path
+from tests.support.processes import HANG, python_path
 from tests.support.tiny_training import back_to_step_3, lines
 
 SHORT = ["steps=6", "checkpoint.every=3", "checkpoint.keep=9", "log_every=1", "validation.every=2"]
@@ -52,7 +52,7 @@ def test_wandb_offline_holds_each_point_once(values: dict[str, Any], tmp_path: P
     }
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.wandb_run", json.dumps(config.to_dict()), str(run)],
-        capture_output=True, text=True, env=environment, timeout=300,
+        capture_output=True, text=True, env=environment, timeout=HANG,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ids, points = json.loads(done.stdout.splitlines()[-1])

@@ -15,6 +15,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.log import RunLog
 from chronomask.train.loop import pretrain
 from chronomask.train.saving import Saver
+from tests.support.processes import HANG
 from tests.support.tiny_training import assert_same_run
 
 
@@ -34,7 +35,7 @@ def test_every_checkpoint_is_the_same_as_if_training_had_waited(
 
     def late(folder: Path, snapshot: Any, **how: Any) -> Path:
         if threading.current_thread() is not threading.main_thread():
-            assert updated.wait(30)
+            assert updated.wait(HANG)
         return save(folder, snapshot, **how)
 
     def advance_and_tell(self: RunLog, step: int, steps: int, metrics: Any) -> None:
@@ -99,7 +100,7 @@ def test_a_failure_in_the_background_ends_the_run_with_what_went_wrong(
         advance(self, step, steps_, metrics)
         steps.append(step)
         if step == failing + 1:
-            assert failed.wait(30)
+            assert failed.wait(HANG)
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "flush", full)
