@@ -2,10 +2,72 @@
 
 from __future__ import annotations
 
-import pytest
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from chronomask.config import apply_overrides, merge, nested, parse_override
-from chronomask.errors import UsageError
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, model_validator
+
+from chronomask.config import (
+    Config,
+    Layer,
+    apply_overrides,
+    merge,
+    nested,
+    parse_override,
+    read_yaml,
+)
+from chronomask.errors import UsageError, shown
+from chronomask.yaml_text import MAX_BYTES, as_yaml, from_yaml
+
+
+class Straight(Config):
+    kind: Literal["straight"] = "straight"
+    start: Annotated[float, Field(ge=0, le=1)]
+    end: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
+class Level(Config):
+    kind: Literal["level"] = "level"
+    base: Annotated[float, Field(ge=0, le=1)] = 0.15
+
+
+Course = Annotated[Straight | Level, Field(discriminator="kind")]
+
+
+class Part(Config):
+    until: float
+    course: Course
+
+
+class Whole(Config):
+    """One of everything that configs of this package hold."""
+
+    data: str
+    steps: Annotated[int, Field(ge=1)] = 10
+    half: int = 5
+    course: Course = Level()
+    probability: Annotated[float, Field(ge=0, le=1)] | Course = 0.8
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)] | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    flag: bool = False
+    free: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Whole:
+        if self.half > self.steps:
+            raise ValueError(f"half {self.half} is more than steps {self.steps}")
+        return self
+
+
+def refusal_of(values: dict[str, Any], *overrides: str) -> str:
+    """The sentence with which values are refused; ``data`` is given, the file is called f.yaml."""
+    with pytest.raises(UsageError) as refused:
+        Whole.parse_with({"data": "d", **values}, overrides, where="f.yaml")
+    return str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +112,264 @@ def test_an_empty_group_empties_what_is_there() -> None:
     assert merge(values, {}) == values
 
 
-def test_an_override_below_a_value() -> None:
-    with pytest.raises(UsageError, match="steps is 3, not a group of keys"):
-        apply_overrides({"steps": 3}, ["steps.more=1"])
+def test_one_change_in_every_place_it_can_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    expected = Whole(data="d", course=Level(base=0.3))
+    for text in (
+        "data: d\ncourse: {kind: level, base: 0.3}",
+        "data: d\ncourse.kind: level\ncourse.base: 0.3",
+        "course.base: 0.3\ndata: d\ncourse: {kind: level}",
+        '{"data": "d", "course": {"kind": "level", "base": 3e-1}}',
+    ):
+        file.write_text(text)
+        assert Whole.load(file) == expected
+    file.write_text("data: d")
+    assert Whole.load(file, ["course.base=0.3"]) == expected
+    change = Layer("change.yaml", {"course.base": 0.3})
+    assert Whole.from_layers([Layer.of_file(file), change]) == expected
+    assert Whole(data="d").replace(["course.base=0.3"]) == expected
+
+
+def test_defaults_can_be_changed_before_what_is_required_is_there() -> None:
+    made = Whole.parse_with({}, ["course.base=0.3", "data=d"])
+    assert made == Whole(data="d", course=Level(base=0.3))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"stepz": 1}, "unknown key 'stepz'; did you mean 'steps'? Valid: data, steps, half"),
+        ({"steps": 1.5}, "steps is 1.5: it should be a valid integer"),
+        ({"steps": True}, "steps is true: a number is meant"),
+        ({"steps": math.inf}, "steps is inf: it should be a finite number"),
+        ({"course": {"base": 0.3}}, "course needs a 'kind', got {'base': 0.3}; valid: straight, level"),
+        ({"course": {"kind": "lvl"}}, "course.kind is 'lvl'; did you mean 'level'? Valid: straight"),
+        ({"course": {"kind": "level", "bse": 1}}, "unknown key 'course.bse'; did you mean 'base'?"),
+        ({"course": {"kind": "level", "base": 2}}, "course.base is 2: it should be less than or equal"),
+        ({"course": {"kind": "straight"}}, "'course.start' is missing"),
+        ({"probability": 1.5}, "probability is 1.5: it should be less than or equal to 1"),
+        ({"probability": [1]}, "probability is [1]: it should be a valid number"),
+        ({"probability": {"kind": "lvl"}}, "probability.kind is 'lvl'; did you mean 'level'?"),
+        ({"probability": {"kind": "level", "base": 2}}, "probability.base is 2: it should be"),
+        ({"parts": [{"until": 1, "course": {"kind": "level", "base": 2}}]}, "parts.0.course.base is 2"),
+        ({"parts": []}, "parts is []: "),
+        ({"device": "cdua"}, "device is 'cdua'; did you mean 'cuda'? Valid: cpu, cuda"),
+        ({"data": 15}, "data is 15; text is meant: put it in quotes"),
+        ({"data": False}, "data is false; text is meant: put it in quotes"),
+        ({"data": "a\nb"}, "data is 'a\\nb': it holds the control character or line break U+000A"),
+        ({"free": {"a": [{"b": "\x1b[2J"}]}}, "free.a.0.b is '\\x1b[2J': it holds the control"),
+        ({"free": {"a": math.nan}}, "free.a is nan: a finite number is meant"),
+        ({"half": 20}, "half 20 is more than steps 10"),
+        ({"data": "x" * 500, "steps": "y" * 500}, " … "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_as_it_stands_in_the_file(values: dict, sentence: str) -> None:
+    refusal = refusal_of(values)
+    assert refusal.startswith("f.yaml: ")
+    assert sentence in refusal
+    assert len(refusal.splitlines()) == 1
+    assert refusal.count("f.yaml") == 1
+    if "; " not in sentence:
+        assert "; " not in refusal.removeprefix(f"f.yaml: {sentence}").partition("Valid:")[0]
+    for value in ("x" * 100, "y" * 100):
+        assert value not in refusal
+
+
+def test_true_is_no_number_in_python_either() -> None:
+    with pytest.raises(ValueError, match="not true or false"):
+        Level(base=True)
+    assert Whole(data="d", flag=True, free={"a": True}).free == {"a": True}
+
+
+@pytest.mark.parametrize(
+    ("values", "overrides", "origin"),
+    [
+        ({"steps": "many"}, ["half=1"], "f.yaml: steps is 'many'"),
+        ({}, ["half=1", "steps=many"], "--set steps=many: steps is 'many'"),
+        ({"steps": "many"}, ["steps=few"], "--set steps=few: steps is 'few'"),
+        ({"half": 20}, ["device=cuda"], "f.yaml: half 20"),
+        ({}, ["device=cuda", "half=20"], "--set half=20: half 20"),
+        ({"steps": 30, "half": 20}, ["steps=10"], "--set steps=10: half 20"),
+        ({}, ["course.kind=straight"], "--set course.kind=straight: 'course.start' is missing"),
+        ({}, ["course.bse=1"], "--set course.bse=1: unknown key 'course.bse'; did you mean 'base'?"),
+        ({}, ["data=3"], "--set data=3: data is 3"),
+        ({"half": "x"}, ["steps=y"], "it should be a valid integer; f.yaml: half is 'x'"),
+        ({}, ["parts.0=1"], "--set parts.0=1: parts is {'0': 1}"),
+    ],
+)  # fmt: skip
+def test_blame_goes_to_what_gave_the_value(values: dict, overrides: list[str], origin: str) -> None:
+    assert origin in refusal_of(values, *overrides)
+
+
+def test_blame_among_files_and_flags() -> None:
+    layers = [
+        Layer("base.yaml", {"steps": 4, "half": 3}),
+        Layer("arm.yaml", {"course": {"kind": "level", "base": 7}}),
+        Layer("--data D", {"data": "D"}),
+        Layer("--steps 2", {"steps": 2}),
+    ]
+    with pytest.raises(UsageError, match=r"^arm.yaml: course.base is 7: .*$"):
+        Whole.from_layers(layers)
+    del layers[1]
+    with pytest.raises(UsageError, match=r"^--steps 2: half 3 is more than steps 2$"):
+        Whole.from_layers(layers)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e4", 10000.0), ("1e-5", 1e-5), ("-.5E+1", -5.0), ("1_000", 1000), ("0x1F", 31), ("0", 0),
+        ("010", "010"), ("1:30", "1:30"), ("2024-01-01", "2024-01-01"), ("2024-13-45", "2024-13-45"),
+        ("yes", True), ("no", False), ("~", None), ("", None), ("'1e4'", "1e4"), ("1e", "1e"),
+        ("!!str 5", "5"), ("!!float 5", 5.0), ("[1, {a: b}]", [1, {"a": "b"}]), ("<<", "<<"),
+    ],
+)  # fmt: skip
+def test_scalars_mean_what_they_look_like(text: str, value: object) -> None:
+    read = from_yaml(text, "f")
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_numbers_written_with_an_exponent_count(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text("data: d\nsteps: 1e4\ncourse: {kind: level, base: 1e-1}\n")
+    made = Whole.load(tmp_path / "f.yaml")
+    assert (made.steps, made.course) == (10_000, Level(base=0.1))
+
+
+def test_keys_are_text_as_written() -> None:
+    text = "{no: 1, 15: 2, 0.30: 3, 1e4: 4, true: 5, ~: 6}"
+    assert from_yaml(text, "f") == {"no": 1, "15": 2, "0.30": 3, "1e4": 4, "true": 5, "~": 6}
+
+
+def test_a_group_of_keys_shared_by_its_anchor() -> None:
+    text = "a: &x {p: 1, q: 2}\nb: {<<: *x, q: 3}\nc: {<<: [*x, {q: 4, r: 5}]}"
+    assert from_yaml(text, "f") == {
+        "a": {"p": 1, "q": 2},
+        "b": {"p": 1, "q": 3},
+        "c": {"p": 1, "q": 2, "r": 5},
+    }
+
+
+BOMB = "a0: &a0 [1, 2]\n" + "\n".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("a: 1\nb: 2\na: 3", "line 3: key 'a' is given twice"),
+        ("a:\n  b: {c: 1, d: 2,\n    c: 3}", "line 3: key 'c' is given twice"),
+        ("a: 1\nb: .inf", "line 2: '.inf' is not a finite number"),
+        ("a: 1\nb: [1e400]", "line 2: '1e400' is not a finite number"),
+        ("a: 1\nb: -.INF", "line 2: '-.INF' is not a finite number"),
+        ("a: 1\nb: .nan", "line 2: '.nan' is not a finite number"),
+        ("a: 1\nb: " + "9" * 5000, "line 2: '9999"),
+        ("a: 1\nb: !!int x", "line 2: 'x' is not what its tag '!!int' says"),
+        ("a: 1\nb: !!bool x", "line 2: 'x' is not what its tag '!!bool' says"),
+        ("a: 1\nb: !!timestamp 2024-13-45", "line 2: the tag '!!timestamp' is not allowed"),
+        ("a: 1\nb: !!binary aGk=", "line 2: the tag '!!binary' is not allowed"),
+        ("a: 1\nb: !!python/object/apply:os.system [ls]", "line 2: the tag '!!python/object"),
+        ('a: 1\nb: "x\\ny"', "line 2: 'x\\ny' holds the control character or line break U+000A"),
+        ('a: 1\n"b\\u0007": 1', "line 2: 'b\\x07' holds the control character"),
+        ("a: 1\nb: \x01", "line 2: character U+0001 is not allowed"),
+        ("a: 1\nb: [1", "line 2: not valid YAML"),
+        ("a: 1\n---\nb: 2", "line 2: not valid YAML"),
+        ("a: 1\nb: *c", "line 2: not valid YAML"),
+        ("a: 1\n? [b]\n: 2", "line 2: a key is a list or a group"),
+        ("a: 1\nb: {<<: 5}", "line 2: '<<' needs a group of keys"),
+        ("a: 1\nb: &b [*b]", "more than 40 groups or lists within each other"),
+        ("a: 1\nb: " + "[" * 60 + "]" * 60, "more than 40 groups or lists within each other"),
+        ("[" * 100_000 + "\n", "more than 40 groups or lists within each other"),
+        (BOMB, "more than 100,000 values, aliases counted"),
+    ],
+)  # fmt: skip
+def test_yaml_that_is_refused(tmp_path: Path, text: str, refusal: str) -> None:
+    (tmp_path / "f.yaml").write_text(text)
+    with pytest.raises(UsageError) as refused:
+        read_yaml(tmp_path / "f.yaml")
+    sentence = str(refused.value)
+    assert sentence.startswith(f"config file {tmp_path / 'f.yaml'}")
+    assert refusal in sentence
+    assert len(sentence.splitlines()) == 1
+    assert len(sentence) < 300 + len(str(tmp_path))
+
+
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    for content, refusal in (
+        (b"a: 1\nb: \xff\n", "line 2: byte 0xff is not UTF-8: save the file as UTF-8"),
+        ("a: 1".encode("utf-16"), "is UTF-16: save it as UTF-8"),
+        (b"a" * (MAX_BYTES + 1), "is larger than 4 MiB"),
+        (b"- 1", "must hold keys and values, such as steps: 100, not a list"),
+        (b"5", "must hold keys and values, such as steps: 100, not 5"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UsageError, match=refusal):
+            read_yaml(file)
+    with pytest.raises(UsageError, match="is a folder: name a file in it"):
+        read_yaml(tmp_path)
+    with pytest.raises(UsageError, match="does not exist"):
+        read_yaml(tmp_path / "no.yaml")
+    file.write_bytes("a: ü".encode("utf-8-sig"))
+    assert read_yaml(file) == {"a": "ü"}
+    file.write_bytes(b"")
+    assert read_yaml(file) == {}
+
+
+@pytest.mark.parametrize("value", ["[1", ".inf", "!!int x", '"a\\tb"', "{a: 1, a: 2}", "[" * 50])
+def test_values_of_overrides_are_read_with_the_same_care(value: str) -> None:
+    with pytest.raises(UsageError, match=r"^override 'a\.b="):
+        parse_override(f"a.b={value}")
+
+
+def test_text_that_looks_like_something_else_survives_a_file() -> None:
+    odd = [
+        "1e4",
+        "010",
+        "no",
+        "2024-01-01",
+        ".inf",
+        "1:30",
+        "null",
+        "",
+        "<<",
+        "=",
+        "0o17",
+        "1_0",
+        "~",
+    ]
+    assert from_yaml(as_yaml({"a": odd, **dict.fromkeys(odd, 1)}), "f") == {
+        "a": odd,
+        **dict.fromkeys(odd, 1),
+    }
+
+
+plain_text = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")))
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | plain_text
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(plain_text, inner, max_size=4),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(plain)
+def test_plain_values_survive_a_file(value: Any) -> None:
+    assert from_yaml(as_yaml(value), "f") == value
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused_in_one_sentence(text: str) -> None:
+    sentence = ""
+    try:
+        from_yaml(text, "f")
+    except UsageError as error:
+        sentence = str(error)
+    assert len(sentence.splitlines()) <= 1
+
+
+def test_values_are_shown_short_and_harmless() -> None:
+    assert shown("a" * 500).count("a") < 80
+    assert len(shown({"k": ["v" * 50] * 50})) <= 80
+    assert shown("a\u202eb\x1b") == "'a\\u202eb\\x1b'"

@@ -2,24 +2,39 @@
 
 A part's config is a :class:`Config` subclass in the part's own file; alternatives form a union told
 apart by ``kind``. Nothing in a file is ever imported or executed. Unknown keys and values are refused
-with the place, the value and the nearest valid name, before any work starts.
+before any work starts, with the nearest valid name, and blamed on what gave them: a file, a flag, an
+override.
+
+One grammar changes a config wherever changes are written: a dotted path, ``masking.ratio.base``, names a
+value within groups. ``--set masking.ratio.base=0.3`` on the command line, ``masking.ratio.base: 0.3`` in
+a file and in a study's arm, and the groups written out, all mean the same.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, to_jsonable_python
 
-from chronomask.errors import UsageError, nearest
+from chronomask.errors import UsageError, nearest, shown
+from chronomask.yaml_text import as_yaml, control_character, from_yaml, read_text
 
 __all__ = [
     "Config",
+    "Layer",
     "apply_overrides",
     "diff",
     "merge",
@@ -29,12 +44,48 @@ __all__ = [
     "read_yaml",
 ]
 
+_CONSEQUENCES = (
+    "model_type", "model_attributes_type", "dict_type", "list_type", "tuple_type", "float_type",
+    "int_type", "string_type", "none_required", "union_tag_not_found", "too_short",
+)  # fmt: skip
+"""Types of pydantic's problems that may only be the other side of another problem with the same value."""
+
+KeyPath = list[str | int]
+"""Keys of groups and positions in lists, from the whole config down to a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Values that came from one place, laid over those of the layers before."""
+
+    origin: str
+    """what a refusal blames for them: a file's path, ``--set steps=5``, ``--ratio 0.3``"""
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of_file(cls, path: str | Path) -> Layer:
+        """The values of a YAML file; raises UsageError."""
+        return cls(str(path), read_yaml(path))
+
+    @classmethod
+    def of_override(cls, text: str, flag: str = "--set") -> Layer:
+        """The value of ``a.b.c=value``, given with a flag; raises UsageError."""
+        path, value = parse_override(text)
+        return cls(f"{flag} {text}", {path: value})
+
 
 class Config(BaseModel):
-    """A frozen value with known keys only; equal configs compare equal."""
+    """A frozen value with known keys only; equal configs compare equal.
+
+    Numbers are finite, truth values are no numbers, and text holds no control characters.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     @classmethod
@@ -47,17 +98,25 @@ class Config(BaseModel):
         cls, values: Mapping[str, Any], overrides: Sequence[str], where: str = "the configuration"
     ) -> Self:
         """Validate plain values changed by overrides, which may name defaults not written out."""
-        with contextlib.suppress(ValidationError):  # the overrides may be what is missing
-            values = cls.model_validate(values).to_dict()
-        return cls.parse(apply_overrides(values, overrides), where)
+        return cls.from_layers([Layer(where, values), *map(Layer.of_override, overrides)])
+
+    @classmethod
+    def from_layers(cls, layers: Sequence[Layer]) -> Self:
+        """Validate the values of several layers, each laid over those before as :func:`merge` does.
+
+        The first must be whole groups; later ones may change single values, defaults included. Raises
+        UsageError that blames each problem on the layer that brought it.
+        """
+        values = _overlay(cls, layers)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UsageError(_explain(cls, error, values, layers)) from None
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "the configuration") -> Self:
         """Validate plain values; ``where`` names their origin in errors. Raises UsageError."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise UsageError(_explain(cls, error, where)) from None
+        return cls.from_layers([Layer(where, values)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values with every default written out."""
@@ -65,31 +124,65 @@ class Config(BaseModel):
 
     def to_yaml(self) -> str:
         """YAML text that :meth:`load` reads back to an equal config."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return as_yaml(self.to_dict())
 
     def replace(self, overrides: Sequence[str]) -> Self:
         """A validated copy with dotted overrides applied."""
-        return self.parse(apply_overrides(self.to_dict(), overrides), where="the overrides")
+        return self.parse_with(self.to_dict(), overrides)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_surprises(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        config = handler(values)
+        if isinstance(values, Mapping):
+            made = {name: getattr(config, name, None) for name in values}
+            surprises = list(_surprises(values, made))
+            if surprises:
+                raise ValidationError.from_exception_data(cls.__name__, surprises)
+        return config
+
+
+def _surprises(given: Any, made: Any, at: tuple[str | int, ...] = ()) -> Iterator[InitErrorDetails]:
+    """Values that validation would let pass: true where a number is meant, and what YAML text may not
+    hold either. ``made`` is what ``given`` became; a config within it has looked at its own values.
+    """
+    problem = None
+    if isinstance(made, Config):
+        return
+    if isinstance(given, Mapping):
+        for key, item in given.items():
+            yield from _surprises(
+                item, made.get(key) if isinstance(made, Mapping) else None, (*at, key)
+            )
+    elif isinstance(given, list | tuple):
+        pairs = made if isinstance(made, list | tuple) and len(made) == len(given) else given
+        for number, (item, became) in enumerate(zip(given, pairs, strict=True)):
+            yield from _surprises(item, became, (*at, number))
+    elif isinstance(given, bool):
+        if isinstance(made, int | float) and not isinstance(made, bool):
+            problem = "a number is meant, not true or false"
+    elif isinstance(given, float):
+        if not math.isfinite(given):
+            problem = "a finite number is meant"
+    elif isinstance(given, str):
+        code = control_character(given)
+        if code is not None:
+            problem = f"it holds the control character or line break {code}: remove it"
+    if problem is not None:
+        yield {"type": PydanticCustomError("surprise", problem), "loc": at, "input": given}  # pyright: ignore
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises :class:`UsageError` naming file and line."""
+    """The mapping in a YAML file, dotted keys taken apart; raises UsageError naming file and line."""
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UsageError(f"config file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file {path} cannot be read: {error}") from None
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"config file {path} is not valid YAML: {error}") from None
+    where = f"config file {path}"
+    values = from_yaml(read_text(path), where)
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UsageError(f"config file {path} must hold a mapping, not {type(values).__name__}")
-    return values
+        kind = "a list" if isinstance(values, list) else shown(values)
+        raise UsageError(f"{where} must hold keys and values, such as steps: 100, not {kind}")
+    return nested(values)
 
 
 def read_configs(paths: Sequence[str | Path]) -> dict[str, Any]:
@@ -127,12 +220,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     """
     path, equals, value = text.partition("=")
     path = path.strip()
-    if not equals or not all(path.split(".")):
-        raise UsageError(f"override {text!r} is not of the form key.subkey=value")
-    try:
-        return path, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"override {text!r}: the value is not valid YAML: {error}") from None
+    if not equals or not all(path.split(".")) or control_character(path):
+        raise UsageError(f"override {shown(text)} is not of the form key.subkey=value")
+    return path, from_yaml(value, f"override {shown(text)}")
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,23 +244,8 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     """``values`` with ``a.b.c=value`` applied in order, each as :func:`merge` lays it over them."""
     changes: dict[str, Any] = {}
     for override in overrides:
-        path, value = parse_override(override)
-        _refuse_descent(values, path, override)
-        changes = merge(changes, nested({path: value}))
+        changes = merge(changes, nested(dict([parse_override(override)])))
     return merge(values, changes)
-
-
-def _refuse_descent(values: Mapping[str, Any], path: str, override: str) -> None:
-    """Raise UsageError where a path goes on below a value that is no group of keys."""
-    node: Any = values
-    keys = path.split(".")
-    for depth, key in enumerate(keys[:-1], start=1):
-        node = node.get(key)
-        if node is None:
-            return
-        if not isinstance(node, Mapping):
-            at = ".".join(keys[:depth])
-            raise UsageError(f"override {override!r}: {at} is {node!r}, not a group of keys")
 
 
 def diff(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
@@ -191,52 +266,193 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _explain(cls: type[Config], error: ValidationError, where: str) -> str:
-    """One line per problem: place, offending value, valid names with the nearest first."""
-    lines = []
-    for item in error.errors(include_url=False):
-        location = ".".join(str(part) for part in item["loc"])
-        kind, value = item["type"], item.get("input")
-        if kind == "extra_forbidden":
-            names = _keys_at(cls, item["loc"][:-1])
-            lines.append(f"unknown key '{location}'; {nearest(str(item['loc'][-1]), names)}")
-        elif kind == "union_tag_invalid":
-            context = item.get("ctx", {})
-            names = [name.strip(" '") for name in str(context.get("expected_tags", "")).split(",")]
-            tag = str(context.get("tag", value))
-            lines.append(f"{location}.kind is '{tag}'; {nearest(tag, names)}")
-        elif kind == "union_tag_not_found":
-            lines.append(f"{location} needs a 'kind', got {value!r}")
-        elif kind == "literal_error":
-            names = [
-                n.strip(" '")
-                for n in str(item.get("ctx", {}).get("expected", ""))
-                .replace(" or ", ", ")
-                .split(",")
-            ]
-            lines.append(f"{location} is {value!r}; {nearest(str(value), names)}")
-        elif kind == "missing":
-            lines.append(f"'{location}' is missing")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{location or 'the whole'} is {value!r}: {message}")
-    return f"{where}: " + "; ".join(lines)
+def _overlay(cls: type[Config], layers: Sequence[Layer]) -> dict[str, Any]:
+    """The values of all layers; before each but the first, defaults are written out for it to change.
+
+    Layers after the first are collected beforehand, so that ``model.path`` may come before the
+    ``model.kind`` it belongs to.
+    """
+    first, *others = [nested(layer.values) for layer in layers] or [{}]
+    changes: dict[str, Any] = {}
+    for values in others:
+        changes = merge(changes, values)
+    return merge(_with_defaults(cls, first), changes) if changes else first
 
 
-def _keys_at(cls: type[Config], location: Sequence[str | int]) -> list[str]:
-    """Valid keys of the config class found by following ``location`` from ``cls``."""
-    current: type[Config] = cls
-    for part in location:
-        field = current.model_fields.get(str(part))
-        if field is None:  # a tag of a union, which pydantic adds to the location
-            continue
-        classes = list(_config_classes(field.annotation))
-        tags = {str(c.model_fields["kind"].default): c for c in classes if "kind" in c.model_fields}
-        chosen = next((tags[str(p)] for p in location if str(p) in tags), None)
-        if chosen is None and not classes:
-            return []
-        current = chosen or classes[0]
-    return list(current.model_fields)
+def _with_defaults(cls: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the defaults of ``cls`` and its groups written out where they have none.
+
+    Values need not be valid, or complete: what is wrong with them is for validation to say.
+    """
+    result = dict(values)
+    for name, field in cls.model_fields.items():
+        if name not in values:
+            if not field.is_required():
+                default = field.get_default(call_default_factory=True)
+                result[name] = to_jsonable_python(default)
+        elif isinstance(values[name], Mapping):
+            group = _class_of(list(_config_classes(field.annotation)), values[name])
+            if group is not None:
+                result[name] = _with_defaults(group, values[name])
+    return result
+
+
+def _explain(
+    cls: type[Config], error: ValidationError, values: Mapping[str, Any], layers: Sequence[Layer]
+) -> str:
+    """One sentence per problem, behind the origin of the layer that brought it."""
+    by_origin: dict[str, list[str]] = {}
+    for path, item in _root_causes(error, values):
+        origin = _origin(cls, item, values, layers)
+        by_origin.setdefault(origin, []).append(_sentence(cls, path, item, values))
+    return "; ".join(f"{origin}: {'; '.join(texts)}" for origin, texts in by_origin.items())
+
+
+def _root_causes(
+    error: ValidationError, values: Mapping[str, Any]
+) -> Iterator[tuple[KeyPath, ErrorDetails]]:
+    """Problems with their paths, less those that pydantic adds because of others.
+
+    A value that may be a number or a group is also said to be no number where it is a wrong group, and the
+    reverse; a list of wrong items is also said to be too short.
+    """
+    found = [(_path(item, values), item) for item in error.errors(include_url=False)]
+    for number, (path, item) in enumerate(found):
+        if item["type"] in _CONSEQUENCES:
+            others = [*found[:number], *found[number + 1 :]]
+            inner = [other for at, other in others if at[: len(path)] == path]
+            causes = [other for other in inner if other["type"] not in _CONSEQUENCES]
+            earlier = [other for at, other in found[:number] if at == path]
+            if causes or earlier:
+                continue
+        yield path, item
+
+
+def _origin(
+    cls: type[Config], item: ErrorDetails, values: Mapping[str, Any], layers: Sequence[Layer]
+) -> str:
+    """Where a problem comes from: the first layer with which it appears.
+
+    What earlier layers lack because a later one brings it is filled in, so that it hides nothing.
+    """
+    at = item["loc"][0] if item["loc"] else None
+    required = {
+        name: values[name]
+        for name, field in cls.model_fields.items()
+        if field.is_required() and name in values and name != at
+    }
+    for number, layer in enumerate(layers[:-1], start=1):
+        try:
+            cls.model_validate(required | _overlay(cls, layers[:number]))
+        except ValidationError as error:
+            if any(_is_same(item, other) for other in error.errors(include_url=False)):
+                return layer.origin
+    return layers[-1].origin
+
+
+def _is_same(item: ErrorDetails, other: ErrorDetails) -> bool:
+    if (item["type"], item["loc"], item["msg"]) != (other["type"], other["loc"], other["msg"]):
+        return False
+    return isinstance(item["input"], Mapping) or item["input"] == other["input"]
+
+
+def _sentence(
+    cls: type[Config], path: KeyPath, item: ErrorDetails, values: Mapping[str, Any]
+) -> str:
+    """What is wrong with a value, its path as it stands in the file, and what would be right."""
+    location = ".".join(map(str, path))
+    value, context = item.get("input"), item.get("ctx", {})
+    match item["type"]:
+        case "extra_forbidden":
+            names = _keys_at(cls, values, path[:-1])
+            return f"unknown key {shown(location)}; {nearest(str(path[-1]), names)}"
+        case "missing":
+            return f"'{location}' is missing"
+        case "union_tag_invalid":
+            tag = str(context.get("tag"))
+            names = [name.strip(" '") for name in str(context.get("expected_tags")).split(",")]
+            return f"{location}.kind is {shown(tag)}; {nearest(tag, names)}"
+        case "union_tag_not_found":
+            kinds = _kinds(_classes_at(cls, values, path))
+            return f"{location} needs a 'kind', got {shown(value)}; valid: {', '.join(kinds)}"
+        case "literal_error":
+            expected = str(context.get("expected")).replace(" or ", ", ").split(",")
+            names = [name.strip(" '") for name in expected]
+            return f"{location} is {shown(value)}; {nearest(str(value), names)}"
+        case "string_type" if isinstance(value, bool | int | float):
+            return f"{location} is {_as_in_yaml(value)}; text is meant: put it in quotes"
+    message = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    message = message.replace("Input should be", "it should be")
+    if isinstance(value, Mapping) and item["type"] == "value_error":  # of several values together
+        return f"{location}: {message}" if location else message
+    return f"{location or 'the whole'} is {_as_in_yaml(value)}: {message}"
+
+
+def _as_in_yaml(value: Any) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else shown(value)
+
+
+def _path(item: ErrorDetails, values: Mapping[str, Any]) -> KeyPath:
+    """Keys and list positions of a problem's location, without the names of kinds and types in it."""
+    path: KeyPath = []
+    node: Any = values
+    at_start = False
+    for part in item["loc"]:
+        if isinstance(node, Mapping):
+            is_kind = at_start and node.get("kind") == part
+            at_start = False
+            if part in node and not is_kind:
+                path.append(part)
+                node, at_start = node[part], True
+        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
+            path.append(part)
+            node, at_start = node[part], True
+    if item["type"] == "missing":
+        path.append(item["loc"][-1])
+    return path
+
+
+def _classes_at(cls: type[Config], values: Mapping[str, Any], path: KeyPath) -> list[type[Config]]:
+    """The config classes that the value at a path may be of; none where it is no group."""
+    classes: list[type[Config]] = [cls]
+    node: Any = values
+    for part in path:
+        if isinstance(part, str):  # items of a list are of the list's own classes
+            group = _class_of(classes, node)
+            field = None if group is None else group.model_fields.get(part)
+            classes = [] if field is None else list(_config_classes(field.annotation))
+        try:
+            node = node[part]
+        except (LookupError, TypeError):
+            node = None
+    return classes
+
+
+def _class_of(classes: Sequence[type[Config]], values: Any) -> type[Config] | None:
+    """The class among ``classes`` that values are of: the one of their ``kind``, or the only one."""
+    if len(classes) == 1:
+        return classes[0]
+    kind = values.get("kind") if isinstance(values, Mapping) else None
+    return _kinds(classes).get(kind) if isinstance(kind, str) else None
+
+
+def _keys_at(cls: type[Config], values: Mapping[str, Any], path: KeyPath) -> list[str]:
+    """Valid keys of the group at a path."""
+    node: Any = values
+    for part in path:
+        node = node[part]
+    group = _class_of(_classes_at(cls, values, path), node)
+    return [] if group is None else list(group.model_fields)
+
+
+def _kinds(classes: Sequence[type[Config]]) -> dict[str, type[Config]]:
+    """Kind → class, for classes that have kinds."""
+    return {
+        str(kind): group
+        for group in classes
+        if "kind" in group.model_fields
+        for kind in get_args(group.model_fields["kind"].annotation)
+    }
 
 
 def _config_classes(annotation: Any) -> Iterator[type[Config]]:

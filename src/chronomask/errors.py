@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["ChronomaskError", "DataError", "RunError", "UsageError", "nearest", "need"]
+__all__ = ["ChronomaskError", "DataError", "RunError", "UsageError", "nearest", "need", "shown"]
 
 
 class ChronomaskError(Exception):
@@ -39,9 +39,24 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     "did you mean 'cosine_decay'? Valid: constant, cosine_decay"
     """
     names = [str(item) for item in valid]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.5)
     listing = "valid: " + ", ".join(names) if names else "there is none to choose from"
     return f"did you mean '{close[0]}'? {listing.capitalize()}" if close else listing
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """``repr`` of a value for a message: at most ``limit`` characters, on one line.
+
+    Control characters and those that change the direction of writing are escaped.
+
+    >>> shown("a" * 200, limit=20)
+    "'aaaaaaaaaaa … aaaa'"
+    """
+    text = repr(value).replace("\n", " ")
+    if len(text) <= limit:
+        return text
+    tail = (limit - 3) // 3
+    return f"{text[: limit - 3 - tail]} … {text[-tail:]}"
 
 
 def need(module: str, extra: str, purpose: str) -> Any:

@@ -314,7 +314,7 @@ def test_validation_masks_depend_on_the_row_alone() -> None:
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="did you mean 'cosine_decay'"):
         MaskingConfig.parse({"ratio": {"kind": "cosine_dcay"}})
-    with pytest.raises(UsageError, match=r"unknown key 'ratio.linear.begin'"):
+    with pytest.raises(UsageError, match=r"unknown key 'ratio.begin'"):
         MaskingConfig.parse({"ratio": {"kind": "linear", "begin": 0.3}})
     with pytest.raises(UsageError, match=r"more than 1"):
         MaskingConfig.parse({"mask_replace_prob": 0.9, "random_replace_prob": 0.2})

@@ -280,3 +280,8 @@ def test_words_follow_a_text_that_is_cut(words: list[str], limit: int) -> None:
         covered += [k for a, b in zip(inside.starts, inside.ends, strict=True)
                     for k in range(offset + a, offset + b)]  # fmt: skip
     assert covered == [k for k, character in enumerate(text) if character != " "]
+
+
+def test_tags_with_control_characters_are_refused() -> None:
+    with pytest.raises(DataError, match=r"3 words have the tag 'N\\n', which holds a control"):
+        class_names_of(ColumnTagger(), {"N\n": 3, "V": 5})

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from chronomask.errors import DataError, nearest
+from chronomask.errors import DataError, nearest, shown
 from chronomask.prepare.config import MAX_TAGS, ColumnTagger
 from chronomask.prepare.words import Spans
 from chronomask.types import UPOS, UPOS_CLASSES, Document, TaggedWords
+from chronomask.yaml_text import control_character
 
 __all__ = ["class_names_of", "spans_of"]
 
@@ -23,9 +24,16 @@ def class_names_of(choice: ColumnTagger, tags: Mapping[str, int]) -> tuple[str, 
     """Class names for the tags that occur: those of the config, else the tags in sorted order.
 
     Tags that are all universal parts of speech give these 17 classes, whichever occur. Raises
-    :class:`DataError` for a tag that the config does not name, and for more tags than fit.
+    :class:`DataError` for a tag that the config does not name or that holds control characters, and for
+    more tags than fit.
     """
     found = sorted(set(tags) - set(_NO_TAG))
+    odd = [tag for tag in found if control_character(tag)]
+    if odd:
+        raise DataError(
+            f"{tags[odd[0]]:,} words have the tag {shown(odd[0])}, which holds a control character or line "
+            f"break: correct field '{choice.tags_key}'"
+        )
     if choice.class_names:
         for tag in found:
             if tag not in choice.class_names:
