@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from chronomask.integrations.rows import RowCollator  # (+)
 from chronomask.integrations.workers import StepBatches, SteppedRows, WorkerMasking  # (+)
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary  # (+)
+from chronomask.masking.masker import Masker  # (+)
 
 NUM_STEPS, BATCH_SIZE = 60, 16
 
@@ -23,8 +23,9 @@ def main() -> None:
     model = tiny_bert(tokenizer)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
-    config = MaskingConfig.parse({"ratio": {"kind": "linear", "start": 0.30, "end": 0.15}})  # (+)
-    masker = Masker(config, Vocabulary.from_tokenizer(tokenizer))  # (+)
+    masker = Masker.for_tokenizer(
+        tokenizer, ratio={"kind": "linear", "start": 0.30, "end": 0.15}
+    )  # (+)
     loader = DataLoader(
         SteppedRows(rows),  # (+)
         batch_sampler=StepBatches(len(rows), batch_size=BATCH_SIZE, num_steps=NUM_STEPS),  # (+)

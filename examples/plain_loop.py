@@ -6,10 +6,10 @@ python examples/plain_loop.py
 import torch
 from scraps import paragraphs, tiny_bert, tokenised, train_tokenizer
 
-from chronomask.integrations.feedback import StepTally, score  # (+)
 from chronomask.integrations.order import KeyedLoader  # (+)
 from chronomask.integrations.rows import RowCollator, rows_of  # (+)
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary  # (+)
+from chronomask.masking.masker import Masker  # (+)
+from chronomask.masking.tally import score  # (+)
 
 NUM_EPOCHS = 1
 
@@ -25,28 +25,25 @@ def main() -> None:
     loader = KeyedLoader(rows, batch_size=16, collate_fn=RowCollator(tokenizer), drop_last=True)
     num_steps = NUM_EPOCHS * len(loader)
 
-    config = MaskingConfig.parse(
-        {
-            "ratio": {"kind": "linear", "start": 0.30, "end": 0.15},
-            "content": {"kind": "token_accuracy"},
-        }
+    masker = Masker.for_tokenizer(  # (+)
+        tokenizer,
+        ratio={"kind": "linear", "start": 0.30, "end": 0.15},
+        content={"kind": "token_accuracy"},
     )
-    masker = Masker(config, Vocabulary.from_tokenizer(tokenizer))  # (+)
-    tally = StepTally(masker)  # (+)
 
     step = 0
     for epoch in range(NUM_EPOCHS):
         loader.set_epoch(epoch)
         for batch in loader:
             masked = masker(rows_of(batch, epoch), step / num_steps)  # (+)
-            logits = model(masked.input_ids, attention_mask=batch["attention_mask"]).logits
+            logits = model(**masked.inputs()).logits
             losses, correct = score(logits, masked)  # (+)
             loss = losses.mean()
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
-            tally.add(masked, losses, correct)  # (+)
-            masker.update(tally.close())  # (+) masker.state_dict() belongs in your checkpoint
+            masker.observe(masked, losses, correct)  # (+)
+            masker.end_step()  # (+) masker.state_dict() belongs in your checkpoint
             step += 1
             if step % 10 == 0:
                 print(f"step {step}: ratio {masked.masking_ratio:.3f}, loss {loss.item():.3f}")

@@ -92,7 +92,8 @@ class Rows:
     ends with B·T, and always cuts at row ends;
     ``order`` int64 [B], on the host: the row's place in the training order, counted over all steps
     and ranks; spreads what is rounded or drawn once a row evenly over neighbours. None: made of row
-    and epoch.
+    and epoch;
+    ``attention_mask`` int64 [B, T], 0 where the model must not look (padding); None where unknown.
     """
 
     input_ids: Array
@@ -102,6 +103,7 @@ class Rows:
     epoch: np.ndarray
     cu_seqlens: Array
     order: np.ndarray | None = None
+    attention_mask: Array | None = None
 
     @property
     def num_rows(self) -> int:
@@ -123,6 +125,7 @@ class Rows:
             self.epoch[start:stop],
             self.cu_seqlens[first : last + 1] - np.int32(start * length),
             None if self.order is None else self.order[start:stop],
+            None if self.attention_mask is None else self.attention_mask[start:stop],
         )
 
     def micro_batches(self, num: int) -> Iterator[Rows]:
@@ -134,7 +137,7 @@ class Rows:
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows as torch tensors on ``device`` (a copy that does not wait for the host)."""
-        moved = ("input_ids", "word_id", "token_class", "cu_seqlens")
+        moved = ("input_ids", "word_id", "token_class", "cu_seqlens", "attention_mask")
         return replace(self, **{name: _move(getattr(self, name), device) for name in moved})
 
 
@@ -148,7 +151,7 @@ class MaskedBatch:
     ``targets`` int64 [N]: their true ids; ``target_class`` uint8 [N]: their classes;
     ``num_maskable``: how many tokens could have been chosen (int or 0-d tensor);
     ``masking_ratio``: the ratio asked, as a fraction of the maskable tokens, averaged over rows;
-    ``cu_seqlens`` as in :class:`Rows`.
+    ``cu_seqlens``, ``attention_mask`` as in :class:`Rows`.
     """
 
     input_ids: Array
@@ -159,14 +162,28 @@ class MaskedBatch:
     num_maskable: Any
     masking_ratio: float
     cu_seqlens: Array
+    attention_mask: Array | None = None
 
     @property
     def num_predicted(self) -> int:
         return self.positions.shape[0]
 
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """The model's keyword inputs: ``input_ids``, and ``attention_mask`` where it is known.
+
+        Documents packed into one row see each other: nothing here keeps them apart.
+        """
+        import torch
+
+        known = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return {name: torch.as_tensor(value) for name, value in known.items() if value is not None}
+
     def to(self, device: torch.device | str) -> MaskedBatch:
         """The same batch as torch tensors on ``device`` (a copy that does not wait for the host)."""
-        moved = ("input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens")
+        moved = (
+            "input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens",
+            "attention_mask",
+        )  # fmt: skip
         return replace(self, **{name: _move(getattr(self, name), device) for name in moved})
 
 
@@ -182,10 +199,12 @@ class ClassTally:
     correct: Array
 
 
-def _move(array: Array, device: torch.device | str) -> torch.Tensor:
+def _move(array: Array | None, device: torch.device | str) -> torch.Tensor | None:
     """``array`` on ``device``; to CUDA through pinned memory, so that the host goes on meanwhile."""
     import torch
 
+    if array is None:
+        return None
     tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
     if torch.device(device).type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from chronomask.errors import UsageError
-from chronomask.integrations.feedback import StepTally, score
 from chronomask.integrations.order import KeyedLoader, KeyedSampler
 from chronomask.integrations.rows import RowCollator, rows_of
 from chronomask.integrations.workers import StepBatches, SteppedRows, WorkerMasking
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
+from chronomask.masking.masker import Masker
+from chronomask.masking.tally import StepTally, score
 from chronomask.types import UPOS_CLASSES
 from tests.support.worded_rows import ROW_LENGTH, tiny_model
 
@@ -25,8 +25,7 @@ LINEAR = {"ratio": {"kind": "linear", "start": 0.4, "end": 0.1}}
 
 
 def masker_of(tokenizer: PreTrainedTokenizerFast, **config: Any) -> Masker:
-    vocabulary = Vocabulary.from_tokenizer(tokenizer)
-    return Masker(MaskingConfig.parse(LINEAR | config), vocabulary, UPOS_CLASSES, seed=5)
+    return Masker.for_tokenizer(tokenizer, classes=UPOS_CLASSES, seed=5, **LINEAR | config)
 
 
 def test_scores_are_the_cross_entropy_of_the_predicted_tokens(
@@ -56,12 +55,13 @@ def test_a_tally_pools_micro_batches(
     masker = masker_of(tokenizer, content={"kind": content})
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(*batch["input_ids"].shape, len(tokenizer), generator=generator)
-    whole, parts = StepTally(masker), StepTally(masker)
+    size = masker.num_feedback_classes
+    whole, parts = StepTally(size), StepTally(size)
     masked = masker(rows_of(batch), 0.5)
-    whole.add(masked, *score(logits, masked))
+    whole.add(masker.feedback_class(masked), *score(logits, masked))
     for at in (slice(0, 5), slice(5, 32)):
         part = masker(rows_of({k: v[at] for k, v in batch.items()}), 0.5)
-        parts.add(part, *score(logits[at], part))
+        parts.add(masker.feedback_class(part), *score(logits[at], part))
     a, b = whole.close(), parts.close()
     assert torch.equal(a.count, b.count)
     assert torch.equal(a.correct, b.correct)
@@ -79,7 +79,6 @@ def test_a_plain_loop_learns_which_classes_are_hard(
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     loader = KeyedLoader(rows, batch_size=8, collate_fn=RowCollator(tokenizer))
     masker = masker_of(tokenizer, content={"kind": "ptw", "ema_decay": 0.5})
-    tally = StepTally(masker)
     for epoch in range(2):
         loader.set_epoch(epoch)
         for number, batch in enumerate(loader):
@@ -89,8 +88,8 @@ def test_a_plain_loop_learns_which_classes_are_hard(
             losses.mean().backward()
             optimiser.step()
             optimiser.zero_grad()
-            tally.add(masked, losses, correct)
-            masker.update(tally.close())
+            masker.observe(masked, losses, correct)
+            masker.end_step()
     weights = masker.class_weights()
     assert weights is not None
     assert len(set(weights.values())) > 2

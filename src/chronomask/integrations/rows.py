@@ -180,6 +180,7 @@ def rows_of(batch: Mapping[str, Any], epoch: int | Sequence[int] = 0) -> Rows:
         ),
         # A row keeps its place among its neighbours, yet is rounded and drawn anew in every epoch.
         order=row_id + epochs * _EPOCH_STRIDE,
+        attention_mask=batch.get("attention_mask"),
     )
 
 

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from chronomask.errors import DataError, UsageError
-from chronomask.integrations.feedback import StepTally, score
 from chronomask.integrations.rows import rows_of
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary, fixed_masker
+from chronomask.masking.tally import score
 from chronomask.types import MaskedBatch
 
 if TYPE_CHECKING:
@@ -49,21 +49,17 @@ class StepMasking:
         vocabulary = Vocabulary.from_tokenizer(tokenizer)
         self.masker = Masker(config, vocabulary, class_names, seed).to(device)
         self.evaluation = fixed_masker(vocabulary)  # the same for every seed and schedule
-        self._tally = StepTally(self.masker)
         self._ratios: list[tuple[float, int, Any]] = []
 
     @property
     def needs_feedback(self) -> bool:
         """Whether losses must be observed: the content or the ratio responds to them."""
-        responds = self.masker.response and self.masker.response.config.watch == "training"
-        kind = self.masker.config.content.kind
-        return bool(responds) or kind in ("ptw", "ptw_faithful", "token_accuracy")
+        return self.masker.needs_feedback
 
     @property
     def watches_validation(self) -> bool:
         """Whether the ratio responds to the validation loss."""
-        response = self.masker.response
-        return response is not None and response.config.watch == "validation"
+        return self.masker.watches_validation
 
     def mask(self, batch: Mapping[str, Any], epoch: int, progress: float) -> MaskedBatch:
         """A :class:`~chronomask.integrations.rows.RowCollator` batch masked for training."""
@@ -78,8 +74,7 @@ class StepMasking:
     def losses(self, masked: MaskedBatch, logits: torch.Tensor) -> torch.Tensor:
         """float32 [N] with graph: the predicted tokens' losses, tallied for :meth:`end_step`."""
         losses, correct = score(logits, masked)
-        if self.needs_feedback:
-            self._tally.add(masked, losses, correct)
+        self.masker.observe(masked, losses, correct)
         return losses
 
     def evaluation_losses(self, masked: MaskedBatch, logits: torch.Tensor) -> torch.Tensor:
@@ -88,18 +83,11 @@ class StepMasking:
 
     def end_step(self) -> None:
         """Call once per optimiser step, on every rank; in force from the next step on."""
-        if not self.needs_feedback:
-            return
-        tally = self._tally.close()
-        self.masker.update(tally)
-        response = self.masker.response
-        if response is not None and response.config.watch == "training":
-            response.observe_training(float(tally.loss_sum.sum() / tally.count.sum().clamp(min=1)))
+        self.masker.end_step()
 
     def observe_validation(self, loss: float) -> None:
         """Let a responsive ratio take in a validation loss (nats per token)."""
-        if self.masker.response is not None:
-            self.masker.response.observe_validation(loss)
+        self.masker.observe_validation(loss)
 
     def take_ratios(self) -> dict[str, float]:
         """``masking_ratio`` (asked) and ``masking_ratio_achieved``, over all since the last call."""

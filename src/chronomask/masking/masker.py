@@ -7,9 +7,9 @@ counts, micro-batches, ranks and resume cannot change a mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from chronomask.masking.ratio import (
 from chronomask.masking.response import RatioResponse
 from chronomask.masking.select import dense, exact, published
 from chronomask.masking.strategy import Strategy, WholeWord
+from chronomask.masking.tally import StepTally
 from chronomask.types import ClassTally, MaskedBatch, Rows
 
 if TYPE_CHECKING:
@@ -118,18 +119,25 @@ class Vocabulary:
 
 
 class Masker:
-    """Masks rows; holds the content schedule's running state and nothing else that changes.
+    """Masks rows; holds what the schedules learn from training and nothing else that changes.
 
-    ``class_names``: names of the data's class column; ``seed``: keys every random number.
+    ``config``: a :class:`MaskingConfig`, or a dict of its fields; ``class_names``: names of the data's
+    class column, "none" first; ``seed``: keys every random number. Raises UsageError for a value that
+    cannot be.
+
+    One training step: mask every micro-batch, :meth:`observe` its losses, and :meth:`end_step` once.
     """
 
     def __init__(
         self,
-        config: MaskingConfig,
+        config: MaskingConfig | Mapping[str, Any],
         vocabulary: Vocabulary,
         class_names: Sequence[str] = ("none",),
         seed: int = 0,
     ) -> None:
+        _refuse_wrong_types(config, vocabulary, class_names, seed)
+        if not isinstance(config, MaskingConfig):
+            config = MaskingConfig.parse(config, where="the masking config")
         self.config = config
         self.vocabulary = vocabulary
         self.class_names = tuple(class_names)
@@ -140,14 +148,43 @@ class Masker:
             )
         self.content = ContentState(config.content, self.class_names, vocabulary.size)
         self.response = RatioResponse.of(config.ratio)
+        self._tally = StepTally(self.content.num_classes)
         self._weights: torch.Tensor | None = None
         self._refresh_weights()
+
+    @classmethod
+    def for_tokenizer(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        classes: Sequence[str] = ("none",),
+        seed: int = 0,
+        **fields: Any,
+    ) -> Self:
+        """A masker for a tokenizer's vocabulary.
+
+        ``fields`` are those of :class:`MaskingConfig`: ``ratio``, ``content``, ``strategy``, ``budget``
+        and so on, each a typed value or a dict such as ``{"kind": "linear", "start": 0.3}``; those
+        left out have their defaults. ``classes``: names of the classes in the rows' ``token_class``,
+        "none" first. Raises UsageError for a field, a value or a tokenizer that cannot be.
+        """
+        if not hasattr(tokenizer, "mask_token_id"):
+            raise UsageError(
+                f"tokenizer is {tokenizer!r}, of type {type(tokenizer).__name__}; give a tokenizer of "
+                "transformers, such as AutoTokenizer.from_pretrained(...)"
+            )
+        return cls(fields, Vocabulary.from_tokenizer(tokenizer), classes, seed)
 
     def __call__(self, rows: Rows, progress: float) -> MaskedBatch:
         """The rows masked at ``progress`` in [0, 1]; arrays of the kind and device of the rows.
 
-        Raises ValueError when ``progress`` is outside [0, 1].
+        Raises ValueError when ``progress`` is outside [0, 1], UsageError for what are no rows.
         """
+        if not isinstance(rows, Rows):
+            raise UsageError(
+                f"rows is of type {type(rows).__name__}; give Rows: those of a loader, or rows_of(batch) "
+                "of a batch that RowCollator has collated"
+            )
         if not 0 <= progress <= 1:
             raise ValueError(f"progress {progress} is outside [0, 1]")
         if not isinstance(rows.input_ids, torch.Tensor):
@@ -157,10 +194,62 @@ class Masker:
             return self.mask_dense(rows, progress)
         return self._mask_on_host(_as_numpy(rows), progress).to(device)
 
+    @property
+    def needs_feedback(self) -> bool:
+        """Whether masking learns from the training loss, and losses must be observed."""
+        responds = self.response is not None and self.response.config.watch == "training"
+        return responds or self.config.content.kind in ("ptw", "ptw_faithful", "token_accuracy")
+
+    @property
+    def watches_validation(self) -> bool:
+        """Whether the ratio responds to the validation loss."""
+        return self.response is not None and self.response.config.watch == "validation"
+
+    def observe(self, batch: MaskedBatch, losses: torch.Tensor, correct: torch.Tensor) -> None:
+        """Take in the losses of one micro-batch, once its masks need not be drawn again.
+
+        ``losses`` [N] in nats and ``correct`` bool [N], one per predicted token, as
+        :func:`~chronomask.masking.tally.score` gives them. Sums stay on the device of the losses, and
+        nothing waits for them. Does nothing where masking learns nothing. Raises UsageError for
+        another number of losses.
+        """
+        if not self.needs_feedback:
+            return
+        expected = (batch.num_predicted,)
+        if tuple(losses.shape) != expected or tuple(correct.shape) != expected:
+            raise UsageError(
+                f"losses have shape {tuple(losses.shape)} and correct {tuple(correct.shape)}; the "
+                f"batch has {batch.num_predicted} predicted tokens, and each needs one of both: "
+                "losses, correct = score(logits, batch)"
+            )
+        self._tally.add(self.feedback_class(batch), losses, correct)
+
+    def end_step(self) -> None:
+        """Learn from the step's observed losses; in force from the next step on.
+
+        Call it once per optimiser step, on every rank of torch.distributed: the ranks' sums are
+        pooled. Raises UsageError when no losses were observed though masking learns from them.
+        """
+        if self.needs_feedback:
+            self.update(self._tally.close())
+
+    def observe_validation(self, loss: float) -> None:
+        """Let a ratio that responds to the validation loss take one in (nats per token)."""
+        if self.response is not None:
+            self.response.observe_validation(loss)
+
     def update(self, tally: ClassTally) -> None:
-        """Feed back one optimiser step's losses per class; in force from the next step on."""
+        """Feed back one optimiser step's sums per class; in force from the next step on.
+
+        What :meth:`end_step` calls; for loops that pool the sums of :attr:`num_feedback_classes`
+        classes themselves.
+        """
         self.content.update(tally)
         self._refresh_weights()
+        if self.response is not None and self.response.config.watch == "training":
+            count = float(tally.count.sum())
+            if count:  # a step that predicted nothing has no loss
+                self.response.observe_training(float(tally.loss_sum.sum()) / count)
 
     def to(self, device: torch.device | str) -> Masker:
         """Keep the content state on ``device``, where the losses are."""
@@ -278,6 +367,7 @@ class Masker:
             num_maskable=int(np.count_nonzero(rows.word_id >= 0)),
             masking_ratio=float(ratio.mean()),
             cu_seqlens=rows.cu_seqlens,
+            attention_mask=rows.attention_mask,
         )
 
     def _replace_bounds(self, progress: float) -> tuple[int, int]:
@@ -331,6 +421,7 @@ class Masker:
             num_maskable=(rows.word_id >= 0).sum(),
             masking_ratio=float(ratio.mean()),
             cu_seqlens=rows.cu_seqlens,
+            attention_mask=rows.attention_mask,
         )
 
 
@@ -359,3 +450,23 @@ def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> 
 def _as_numpy(rows: Rows) -> Rows:
     moved = ("input_ids", "word_id", "token_class", "cu_seqlens")
     return replace(rows, **{name: getattr(rows, name).cpu().numpy() for name in moved})
+
+
+def _refuse_wrong_types(config: Any, vocabulary: Any, class_names: Any, seed: Any) -> None:
+    """Raise UsageError, one sentence for each argument of :class:`Masker` that is something else."""
+    if not isinstance(config, MaskingConfig | Mapping):
+        raise UsageError(
+            f"config is of type {type(config).__name__}; give a MaskingConfig or a dict of its fields"
+        )
+    if not isinstance(vocabulary, Vocabulary):
+        raise UsageError(
+            f"vocabulary is of type {type(vocabulary).__name__}; give Vocabulary.from_tokenizer(...), or "
+            "make the masker with Masker.for_tokenizer(...)"
+        )
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise UsageError(
+            f"the names of the classes are {class_names!r}; give a sequence of names, such as "
+            "('none', 'NOUN', 'VERB')"
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise UsageError(f"seed is {seed!r}; give a whole number")

@@ -22,13 +22,14 @@ from safetensors.torch import load_file, save_file
 
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
+from chronomask.masking.tally import class_sums
 from chronomask.model.build import load_tokenizer, open_model
 from chronomask.storage import write_text
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.dropout import seed_dropout
-from chronomask.train.forward import Forward, Part, rows_at_fault, tally
+from chronomask.train.forward import Forward, Part, rows_at_fault
 from chronomask.train.run import Run, State
 from chronomask.train.sharding import gradient_norm
 from chronomask.types import Rows
@@ -112,7 +113,7 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
         loss, correct = forward.losses(part)
         (loss.sum() / predicted).backward()
         losses.append(loss.detach())
-        by_class += tally(part.batch.target_class, loss, correct, by_class.shape[1])
+        by_class += class_sums(part.batch.target_class, loss, correct, by_class.shape[1])
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return Replayed(
         step=report["step"],

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from chronomask.masking.masker import Masker
 from chronomask.model.attention import AttentionScope, backbone_inputs, position_offset
 from chronomask.model.head import logits_at, token_losses
-from chronomask.types import ClassTally, MaskedBatch, Rows
+from chronomask.types import MaskedBatch, Rows
 
-__all__ = ["Forward", "Part", "as_class_tally", "rows_at_fault", "tally"]
+__all__ = ["Forward", "Part", "rows_at_fault"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -70,24 +70,6 @@ class Forward:
                 self.model, batch.input_ids, batch.positions, part.inputs, self.compiled
             )
         return token_losses(logits.float(), batch.targets)
-
-
-def tally(
-    classes: torch.Tensor, loss: torch.Tensor, correct: torch.Tensor, num_classes: int
-) -> torch.Tensor:
-    """float64 [3, C]: loss sum, count and number right of each class; sums add up exactly enough.
-
-    One tensor, so that micro-batches are added and processes summed in one go; counts are exact in
-    float64 up to 2⁵³.
-    """
-    values = torch.stack((loss.detach().double(), torch.ones_like(loss).double(), correct.double()))
-    out = torch.zeros(3, num_classes, dtype=torch.float64, device=loss.device)
-    return out.index_add_(1, classes.long(), values)
-
-
-def as_class_tally(sums: torch.Tensor) -> ClassTally:
-    """The :class:`ClassTally` of :func:`tally`'s sums."""
-    return ClassTally(loss_sum=sums[0], count=sums[1].long(), correct=sums[2].long())
 
 
 def rows_at_fault(parts: Sequence[Part], losses: Sequence[torch.Tensor]) -> list[int]:

@@ -21,20 +21,21 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from chronomask.masking.tally import class_means, class_sums, class_tally
 from chronomask.train import distributed, signals
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
 from chronomask.train.distributed import World
 from chronomask.train.dropout import seed_dropout
 from chronomask.train.dump import not_finite
-from chronomask.train.forward import Part, as_class_tally, tally
+from chronomask.train.forward import Part
 from chronomask.train.log import RunLog
 from chronomask.train.optimiser import can_leave_out, update
 from chronomask.train.run import Run, State, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.signals import Stopped, StopRequest
 from chronomask.train.speed import peak_memory
-from chronomask.train.validation import class_means, validate
+from chronomask.train.validation import validate
 from chronomask.train.warm_up import shortened
 from chronomask.types import Rows
 
@@ -187,10 +188,10 @@ def _update(
         loss, correct = forward.losses(part)
         (loss.sum() / predicted).backward()
         losses.append(loss.detach())
-        tallies[:, :num_classes] += tally(part.batch.target_class, loss, correct, num_classes)
+        tallies[:, :num_classes] += class_sums(part.batch.target_class, loss, correct, num_classes)
         if num_tokens:
             tokens = masker.feedback_class(part.batch)
-            tallies[:, num_classes:] += tally(tokens, loss, correct, num_tokens)
+            tallies[:, num_classes:] += class_sums(tokens, loss, correct, num_tokens)
     world.sum(tallies)
     if not run.sharded:
         world.sum_gradients(run.parameters)
@@ -219,9 +220,7 @@ def _update(
         update(run.optimiser, rate, norm_tensor, config.gradient_clip)
     run.optimiser.zero_grad(set_to_none=True)
 
-    masker.update(as_class_tally(tallies[:, num_classes:] if num_tokens else by_class))
-    if masker.response is not None:
-        masker.response.observe_training(mean_loss)
+    masker.update(class_tally(tallies[:, num_classes:] if num_tokens else by_class))
     return mean_loss, norm
 
 
@@ -279,8 +278,7 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
     if result is None:
         return
     state.validation_loss, state.validation_accuracy = result["loss"], result["accuracy"]
-    if run.masker.response is not None:
-        run.masker.response.observe_validation(result["loss"])
+    run.masker.observe_validation(result["loss"])
     counted = {
         "step": state.step,
         "tokens_seen": state.tokens_seen,

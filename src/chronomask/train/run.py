@@ -52,7 +52,7 @@ _WINDOW_TENSOR = "window.by_class"
 
 @dataclass(slots=True)
 class Window:
-    """Sums since the last logged line. ``by_class`` float64 [3, C] as in ``forward.tally``."""
+    """Sums since the last logged line. ``by_class`` float64 [3, C] as in ``tally.class_sums``."""
 
     by_class: torch.Tensor
     tokens: int = 0

@@ -17,11 +17,12 @@ from chronomask.data.folder import PreparedSplit
 from chronomask.data.loader import validation_batches
 from chronomask.data.mixture import MixedSplit
 from chronomask.masking.masker import Masker
+from chronomask.masking.tally import class_means, class_sums
 from chronomask.train.config import ValidationConfig
 from chronomask.train.distributed import World
-from chronomask.train.forward import Forward, tally
+from chronomask.train.forward import Forward
 
-__all__ = ["VALIDATION_RATIO", "class_means", "validate"]
+__all__ = ["VALIDATION_RATIO", "validate"]
 
 VALIDATION_RATIO = 0.15
 
@@ -51,7 +52,7 @@ def validate(
         part = forward.mask(turn[min(world.rank, len(turn) - 1)], masker, 0.0)
         loss, correct = forward.losses(part)
         if world.rank < len(turn):
-            sums += tally(part.batch.target_class, loss, correct, len(class_names))
+            sums += class_sums(part.batch.target_class, loss, correct, len(class_names))
     forward.model.train()
     loss_sum, count, correct_sum = world.sum(sums).sum(1).tolist()
     if not count:
@@ -62,15 +63,4 @@ def validate(
         "accuracy": correct_sum / count,
         "num_predicted": int(count),
         **class_means(sums, class_names),
-    }
-
-
-def class_means(sums: torch.Tensor, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``class_loss``, ``class_accuracy`` and ``class_count`` of the classes that were predicted."""
-    loss, count, correct = sums.tolist()
-    seen = [(i, name) for i, name in enumerate(class_names) if count[i]]
-    return {
-        "class_loss": {name: loss[i] / count[i] for i, name in seen},
-        "class_accuracy": {name: correct[i] / count[i] for i, name in seen},
-        "class_count": {name: int(count[i]) for i, name in seen},
     }
