@@ -1,11 +1,12 @@
 .PHONY: quickstart test lint bench figures install install-test tagger-accuracy clean
 BIN := .venv/bin
+JOBS ?= 2  # processes of the test suite; each needs some 2 GB
 
 quickstart: install  ## train four arms on text that is already here, end with a report
 	$(BIN)/chronomask quickstart
 
 test: install-test lint  ## everything that must hold before a change lands
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 lint: install-test
 	$(BIN)/ruff check .

@@ -1,0 +1,282 @@
+"""What holds in every room: names, docstrings, imports, and pages that are true of the code."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib
+import re
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+import typer
+
+from chronomask.cli import app
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src"
+MODULES = sorted((SRC / "chronomask").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+LONG = 20
+"""Lines from which a function needs a docstring."""
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+# What still lacks a docstring. Nothing may be added; whoever writes one takes the name out.
+WITHOUT_DOCSTRING = {
+    "ContentState.__init__",
+    "EnglishNetwork.__init__",
+    "Masker._mask_on_host",
+    "Progress.__init__",
+    "RowCollator.__init__",
+    "RowCollator._word_id",
+    "RowLoader.__init__",
+    "RowWriter._flush",
+    "RunConfig._fits",
+    "RunLog.__init__",
+    "StableAdamWOptimizer._update",
+    "TimeVariantTrainer.__init__",
+    "_Frame.of",
+    "_Reading._scalar",
+    "_WandB.__init__",
+    "_annotate_batch",
+    "_check_vocabulary",
+    "_cut",
+    "_cut_by_tokenizer",
+    "_do",
+    "_from_file",
+    "_load",
+    "_load_spacy",
+    "_moment",
+    "_of_run",
+    "_parsed",
+    "_prepare",
+    "_resolve",
+    "_reuse",
+    "_run_in_processes",
+    "_run_with_processes",
+    "_run_with_ray",
+    "_schema",
+    "_submission",
+    "_tables",
+    "_task_curve",
+    "_task_table",
+    "_tests",
+    "_validate",
+    "_varlen",
+    "_write",
+}
+UNDOCUMENTED_NAMES = {
+    "ABSENT",
+    "AGAIN",
+    "ARM_COLOURS",
+    "ARRAYS",
+    "AXIS_NAMES",
+    "Array",
+    "Budget",
+    "CONTENT",
+    "Cell",
+    "ContentSchedule",
+    "DOCUMENTS_FILE",
+    "Deduplication",
+    "Executor",
+    "FUNCTION",
+    "GROUP_COLOURS",
+    "INK",
+    "LearningRate",
+    "Logger",
+    "MANIFEST",
+    "MAX_CLASSES",
+    "MUTED",
+    "ModelConfig",
+    "NO_CLASS",
+    "OTHER",
+    "Overrides",
+    "Packing",
+    "Quiet",
+    "RatioSchedule",
+    "SCHEMA_VERSION",
+    "SPLITS",
+    "Score",
+    "Source",
+    "Strategy",
+    "Tagger",
+    "TokenizerChoice",
+    "UPOS",
+    "VALIDATION_RATIO",
+    "app",
+}
+CIRCLES = {  # (module, what it must not import)
+    ("chronomask.evaluate.spans", "chronomask.evaluate.tasks.squad"),
+    ("chronomask.prepare.deduplicate", "chronomask.prepare.tasks"),
+    ("chronomask.prepare.filters", "chronomask.prepare.tasks"),
+    ("chronomask.prepare.engine", "chronomask.prepare.executors"),
+}
+
+
+def name_of(file: Path) -> str:
+    """The dotted name of a module."""
+    parts = file.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def functions_in(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]:
+    """Every function below ``node`` with its name, classes and functions around it included."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Function | ast.ClassDef):
+            name = f"{prefix}{child.name}"
+            if isinstance(child, Function):
+                yield name, child
+            yield from functions_in(child, f"{name}.")
+        else:
+            yield from functions_in(child, prefix)
+
+
+def is_text(node: ast.stmt | None) -> bool:
+    """Whether a statement is a docstring."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def undocumented_names(tree: ast.Module) -> Iterator[str]:
+    """The names in a module's ``__all__`` that are defined there and have no docstring."""
+    public: set[str] = set()
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
+                public = set(ast.literal_eval(value))
+    for statement, after in zip_longest(tree.body, tree.body[1:]):
+        match statement:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                documented = ast.get_docstring(statement) is not None
+            case ast.ClassDef(name=name):
+                documented = ast.get_docstring(statement) is not None
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                documented = is_text(after)
+            case _:
+                continue
+        if name in public and not documented:
+            yield name
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_long_functions_and_public_names_have_docstrings(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "the module has none"
+    long = {
+        name
+        for name, function in functions_in(tree)
+        if (function.end_lineno or 0) - function.lineno + 1 >= LONG
+        and ast.get_docstring(function) is None
+    }
+    assert long - WITHOUT_DOCSTRING == set()
+    assert set(undocumented_names(tree)) - UNDOCUMENTED_NAMES == set()
+
+
+def test_modules_are_named_after_what_is_in_them() -> None:
+    vague = {"utils", "util", "helpers", "common", "misc"}
+    assert [file for file in MODULES if vague & set(file.with_suffix("").parts)] == []
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """Imports inside functions count: two modules that need each other are one, or three."""
+    graph = grimp.build_graph("chronomask", cache_dir=None)
+    imported = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    for one, other in CIRCLES:
+        imported.get(one, set()).discard(other)
+    order = graphlib.TopologicalSorter(imported)
+    order.prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_tests_share_what_is_in_support_and_nothing_else(file: Path) -> None:
+    imported = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports by a relative name"
+            imported += [f"{node.module}.{alias.name}" for alias in node.names]
+    of_tests = [name for name in imported if re.match(r"(tests|conftest|test_\w+)\b", name)]
+    assert [name for name in of_tests if not name.startswith("tests.support")] == []
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    """Fenced blocks of a language in every page, with the place of each."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in re.finditer(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            line = text.count("\n", 0, found.start()) + 1
+            yield f"{page.relative_to(ROOT)}:{line}", found.group(1)
+
+
+@pytest.mark.parametrize(("place", "code"), [pytest.param(*b, id=b[0]) for b in blocks("python")])
+def test_python_in_pages_parses_and_imports_what_is_there(place: str, code: str) -> None:
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chronomask"):
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{place}: {node.module} has no {alias.name}"
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every call of ``chronomask`` in a page's shell blocks, lines joined, cut into words."""
+    for language in ("(?:ba|z)?sh", "console", "shell"):
+        for place, code in blocks(language):
+            for line in code.replace("\\\n", " ").splitlines():
+                words = line.partition("#")[0].split()
+                for mark in ("$", "PYTHONPATH=src"):
+                    words = words[1:] if words[:1] == [mark] else words
+                if words and words[0].rpartition("/")[2] == "chronomask":
+                    yield place, words[1:]
+
+
+@pytest.mark.parametrize(("place", "words"), [pytest.param(*c, id=c[0]) for c in commands()])
+def test_commands_in_pages_exist_with_their_options(place: str, words: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"{place}: there is no command {words[0]}"
+        command, words = command.commands[words[0]], words[1:]
+    known = {name for parameter in command.params for name in parameter.opts} | {"--help", "-h"}
+    used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+    assert used - known == set(), place
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_name_files_that_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(
+        r"\b((?:src|tests|benchmarks|examples|scripts|tagger|docs)/[\w./-]*\w)", text
+    )
+    if page.name != "CHANGELOG.md":  # which also names what is gone
+        assert sorted({path for path in paths if not (ROOT / path).exists()}) == []
+    for target in re.findall(r"\]\(([^)#\s]+?)(?:#[^)]*)?\)", text):
+        if "://" not in target and not target.startswith("mailto:"):
+            assert (page.parent / target).exists(), target
+
+
+SPOKEN = sorted(
+    file
+    for pattern in ("*.md", "*.py", "*.yaml", "*.html", "*.sh", "*.toml", "Makefile")
+    for folder in (".", "src", "tests", "docs", "benchmarks", "examples", "scripts", "tagger")
+    for file in ((ROOT).glob(pattern) if folder == "." else (ROOT / folder).rglob(pattern))
+)
+ELSEWHERE = re.compile(r"(?<![\w.])/(?:home|root|Users)/\w|\bissue #?\d|\bpull request #?\d")
+
+
+def test_the_repository_speaks_of_the_product_alone() -> None:
+    """No path of somebody's machine, and no number of an issue that a reader cannot open."""
+    found = {
+        str(file.relative_to(ROOT)): ELSEWHERE.findall(file.read_text(encoding="utf-8"))
+        for file in SPOKEN
+        if file != Path(__file__)
+    }
+    assert {file: words for file, words in found.items() if words} == {}
