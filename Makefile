@@ -33,7 +33,7 @@ install-test:
 	@scripts/install.sh test
 
 tagger-accuracy: install  ## EWT=path/to/en_ewt-ud-test.conllu.gz
-	$(BIN)/python -m chronomask.prepare.tagger_accuracy $(EWT)
+	$(BIN)/python -m chronomask.prepare.words.english.accuracy $(EWT)
 
 clean:
 	rm -rf .venv runs dist build

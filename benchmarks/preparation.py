@@ -55,17 +55,17 @@ from typing import TYPE_CHECKING, Any
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.summary import summarise
-from chronomask.prepare.annotate import BATCH_CHARACTERS, annotate
 from chronomask.prepare.config import EnglishTagger, NoTagger, PrepareConfig, Tagger
-from chronomask.prepare.engine import PartJob, run_parts
-from chronomask.prepare.files import Skipped
-from chronomask.prepare.gather import gather
-from chronomask.prepare.pack import Pieces, Specials, concatenate
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.progress import Progress
-from chronomask.prepare.sources import fields_of, find_sources, read_documents
-from chronomask.prepare.taggers import describe_tagger, load_tagger
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.gather import gather
+from chronomask.prepare.read.sources import fields_of, find_sources, read_documents
+from chronomask.prepare.rows.annotate import BATCH_CHARACTERS, annotate
+from chronomask.prepare.rows.engine import PartJob, run_parts
+from chronomask.prepare.rows.pack import Pieces, Specials, concatenate
 from chronomask.prepare.tokenizer import SavedTokenizer, load_backend, open_saved
+from chronomask.prepare.words.taggers import describe_tagger, load_tagger
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -344,7 +344,7 @@ def untagged(bench: Bench, options: Options) -> Figures:
 
 def tagged(bench: Bench, options: Options) -> Figures:
     """Rows with tags beside the published way."""
-    from chronomask.prepare.tagger_accuracy import load_tagger as load_pipeline
+    from chronomask.prepare.words.english.accuracy import load_tagger as load_pipeline
 
     english = EnglishTagger()
     few = beginning(bench.texts, SPACY_CHARACTERS)

@@ -1,6 +1,6 @@
 """Train the bundled English part-of-speech tagger on the UD English-EWT treebank.
 
-    python tagger/train.py --ewt path/to/UD_English-EWT --out src/chronomask/prepare/english_tagger
+    python tagger/train.py --ewt UD_English-EWT --out src/chronomask/prepare/words/english/english_tagger
 
 Everything that shapes the model is in `config.cfg` beside this file; this script turns the treebank
 into spaCy's format, trains as `spacy train` does, and writes the best model without what tagging
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from chronomask.conllu import Sentence
 from chronomask.errors import ChronomaskError, UsageError
-from chronomask.prepare.tagger_accuracy import (
+from chronomask.prepare.words.english.accuracy import (
     as_table,
     load_tagger,
     read_conllu,

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import settings
 
 from chronomask.data.folder import PreparedData
-from chronomask.prepare import engine, pipeline
+from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.rows import engine
 from tests.support.corpus import made_up_text
 from tests.support.fixed_tagger import FixedTagger
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from chronomask.data.annotation import SPECIAL, WORD_START, is_word_start, token_class
-from chronomask.prepare.align import align
-from chronomask.prepare.annotate import annotate
 from chronomask.prepare.config import ByteLevelBPE, Unigram, WordPiece
-from chronomask.prepare.taggers import Spans, UnicodeWords
+from chronomask.prepare.rows.annotate import annotate
 from chronomask.prepare.tokenizer import SPECIALS as SPECIAL_TOKENS
 from chronomask.prepare.tokenizer import train_byte_level_bpe, train_wordpiece
 from chronomask.prepare.unigram import train_unigram
+from chronomask.prepare.words.align import align
+from chronomask.prepare.words.taggers import Spans, UnicodeWords
 
 TEXTS = [
     "The café's naïve Übergröße costs 3.50 € — don't ask why!",
@@ -217,7 +217,7 @@ def test_batches_do_not_change_the_result(
         )  # type: ignore[return-value]
 
     together = flat()
-    monkeypatch.setattr("chronomask.prepare.annotate.BATCH_CHARACTERS", 1)
+    monkeypatch.setattr("chronomask.prepare.rows.annotate.BATCH_CHARACTERS", 1)
     alone = flat()
     for left, right in pairwise([together, alone]):
         np.testing.assert_array_equal(left[0], right[0])

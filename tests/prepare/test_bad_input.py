@@ -91,8 +91,8 @@ MEASURE = """
 import sys
 from pathlib import Path
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.files import Skipped
-from chronomask.prepare.sources import fields_of_config, find_sources, read_documents
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.sources import fields_of_config, find_sources, read_documents
 import torch
 from chronomask.train.speed import peak_memory
 config = PrepareConfig.parse({"sources": [sys.argv[1]], "max_document_bytes": 1_000_000})

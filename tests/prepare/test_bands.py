@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, UsageError
-from chronomask.prepare.bands import BANDS_FILE, BandWords, band_names, count_words, make_bands
 from chronomask.prepare.config import FrequencyBands, PrepareConfig
 from chronomask.prepare.pipeline import prepare
-from chronomask.prepare.taggers import load_tagger
+from chronomask.prepare.words.bands import (
+    BANDS_FILE,
+    BandWords,
+    band_names,
+    count_words,
+    make_bands,
+)
+from chronomask.prepare.words.taggers import load_tagger
 from tests.support.corpus import made_up_text
 
 COUNTS = Counter({f"word{rank}": 20_000 // rank for rank in range(1, 20_000)})

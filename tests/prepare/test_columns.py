@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, DataError, UsageError
-from chronomask.prepare import annotate as annotation
-from chronomask.prepare.columns import class_names_of, spans_of
 from chronomask.prepare.config import ColumnTagger, PrepareConfig
-from chronomask.prepare.files import Skipped
 from chronomask.prepare.pipeline import prepare
-from chronomask.prepare.sources import fields_of, find_sources, read_documents
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.sources import fields_of, find_sources, read_documents
+from chronomask.prepare.rows import annotate as annotation
+from chronomask.prepare.words.columns import class_names_of, spans_of
 from chronomask.types import UPOS_CLASSES, Document, TaggedWords
 
 RECORDS = [

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from spacy.attrs import PREFIX
 from spacy.lang.en import English
 
-from chronomask.prepare.english_words import EnglishWords, features_of, plain_words, spells_as_spacy
+from chronomask.prepare.words.english.words import (
+    EnglishWords,
+    features_of,
+    plain_words,
+    spells_as_spacy,
+)
 
 WORDS = [
     "word", "Word", "WORD", "NASA", "A", "I", "a", "s", "S", "can", "cannot", "gonna", "Mr", "Jan",

@@ -15,10 +15,11 @@ import pytest
 
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import RunError, UsageError
-from chronomask.prepare import engine, executors
+from chronomask.prepare import executors
 from chronomask.prepare.config import PrepareConfig, SlurmExecutor
 from chronomask.prepare.executors import Stage, slurm_script
 from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.rows import engine
 from chronomask.prepare.tasks import run_task
 from tests.support.corpus import made_up_text
 from tests.support.processes import HANG, python_path

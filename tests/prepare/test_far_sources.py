@@ -17,9 +17,9 @@ import zstandard
 
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.files import Skipped
 from chronomask.prepare.pipeline import prepare
-from chronomask.prepare.sources import fields_of_config, find_sources, read_documents, snapshot
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.sources import fields_of_config, find_sources, read_documents, snapshot
 from chronomask.types import Document
 from tests.support.corpus import made_up_text
 

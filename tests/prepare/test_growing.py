@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from chronomask.prepare.growing import Growing
+from chronomask.prepare.words.growing import Growing
 
 
 def test_rows_are_what_was_appended() -> None:

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from chronomask.prepare.annotate import annotate
-from chronomask.prepare.bands import BandWords
-from chronomask.prepare.chunks import begins_its_text, cut, may_be_cut, text_of
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
-from chronomask.prepare.english import PAD, EnglishNetwork
-from chronomask.prepare.memo import ChunkMemo, WithoutContext
-from chronomask.prepare.sources import fields_of, find_sources, read_documents
-from chronomask.prepare.tagger_accuracy import load_tagger as load_pipeline
-from chronomask.prepare.taggers import SpacyWords, TaggerProtocol, UnicodeWords, load_tagger
+from chronomask.prepare.read.sources import fields_of, find_sources, read_documents
+from chronomask.prepare.rows.annotate import annotate
 from chronomask.prepare.tokenizer import build_tokenizer, load_backend
+from chronomask.prepare.words.bands import BandWords
+from chronomask.prepare.words.chunks import begins_its_text, cut, may_be_cut, text_of
+from chronomask.prepare.words.english.accuracy import load_tagger as load_pipeline
+from chronomask.prepare.words.english.network import PAD, EnglishNetwork
+from chronomask.prepare.words.memo import ChunkMemo, WithoutContext
+from chronomask.prepare.words.taggers import SpacyWords, TaggerProtocol, UnicodeWords, load_tagger
 from tests.support.corpus import made_up_text
 
 ODD = [
@@ -37,7 +37,7 @@ def prose() -> list[str]:
     """English that every machine has."""
     source = {"kind": "installed_packages", "max_bytes": 150_000}
     config = PrepareConfig.parse({"sources": [source]})
-    from chronomask.prepare.files import Skipped
+    from chronomask.prepare.read.files import Skipped
 
     fields, skipped = fields_of(config.text_key, config.tagger), Skipped()
     found = find_sources(config.sources, fields, skipped)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chronomask.data.annotation import SPECIAL, WORD_START
-from chronomask.prepare.pack import Pieces, Specials, TokenRows, concatenate, pack_documents
+from chronomask.prepare.rows.pack import Pieces, Specials, TokenRows, concatenate, pack_documents
 
 BERT = Specials(cls_id=2, sep_id=3, pad_id=0)
 BARE = Specials(cls_id=None, sep_id=None, pad_id=0)

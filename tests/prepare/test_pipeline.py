@@ -14,10 +14,11 @@ import pytest
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import validation_batches
 from chronomask.errors import DataError, RunError, UsageError
-from chronomask.prepare import engine, pipeline
+from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.parts import hash_position
 from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.rows import engine
+from chronomask.prepare.work import hash_position
 from tests.support.corpus import made_up_text
 
 

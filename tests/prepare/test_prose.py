@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from chronomask.errors import DataError
-from chronomask.prepare import installed
-from chronomask.prepare.installed import _docstrings, installed_versions, read_installed
-from chronomask.prepare.prose import prose_paragraphs
+from chronomask.prepare.read import installed
+from chronomask.prepare.read.installed import _docstrings, installed_versions, read_installed
+from chronomask.prepare.read.prose import prose_paragraphs
 
 SENTENCE = "The quick brown fox jumps over the lazy dog and is not seen again in the wood."
 

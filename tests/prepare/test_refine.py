@@ -138,7 +138,7 @@ def test_nearly_equal_texts_are_kept_once(tmp_path: Path) -> None:
 def test_an_interruption_between_the_stages_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chronomask.prepare import refine
+    from chronomask.prepare.clean import refine
 
     texts = made_up_text(40)
     made = config(corpus(tmp_path, [*texts, *texts]), deduplication={"kind": "exact"})

@@ -16,8 +16,8 @@ import zstandard
 
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.files import Skipped
-from chronomask.prepare.sources import fields_of_config, find_sources, read_documents
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.sources import fields_of_config, find_sources, read_documents
 from chronomask.types import Document
 
 DOCUMENTS = [

@@ -10,10 +10,10 @@ import pytest
 import stanza
 
 from chronomask.errors import UsageError
-from chronomask.prepare import stanza_words
 from chronomask.prepare.config import StanzaTagger
-from chronomask.prepare.stanza_words import StanzaWords, load_stanza
-from chronomask.prepare.taggers import Spans, load_tagger
+from chronomask.prepare.words import stanza_words
+from chronomask.prepare.words.stanza_words import StanzaWords, load_stanza
+from chronomask.prepare.words.taggers import Spans, load_tagger
 from chronomask.types import UPOS_CLASSES
 
 TEXT = "Il va  du café.\nFin 👍"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chronomask.errors import DataError, UsageError
-from chronomask.prepare.tagger_accuracy import (
+from chronomask.prepare.words.english.accuracy import (
     bundled_folder,
     load_tagger,
     main,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import EnglishTagger, NoTagger, SpacyTagger
-from chronomask.prepare.taggers import (
+from chronomask.prepare.words.taggers import (
     Spans,
     TaggerProtocol,
     UnicodeWords,

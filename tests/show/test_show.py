@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, DataError, UsageError
-from chronomask.prepare.taggers import UnicodeWords, load_tagger
+from chronomask.prepare.words.taggers import UnicodeWords, load_tagger
 from chronomask.show import subject
 from chronomask.show.request import Request
 from chronomask.show.show import inspect_masking

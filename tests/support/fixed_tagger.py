@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chronomask.prepare.taggers import Spans, UnicodeWords
+from chronomask.prepare.words.taggers import Spans, UnicodeWords
 from chronomask.types import UPOS, UPOS_CLASSES
 
 

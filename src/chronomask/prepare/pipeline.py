@@ -23,9 +23,9 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.manifest import MANIFEST
 from chronomask.data.writer import RowWriter, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
-from chronomask.prepare.assemble import statistics, write_split
-from chronomask.prepare.bands import BANDS_FILE, count_words, make_bands
-from chronomask.prepare.columns import class_names_of
+from chronomask.prepare.clean.deduplicate import check_minhash
+from chronomask.prepare.clean.filters import check_filters
+from chronomask.prepare.clean.refine import refine
 from chronomask.prepare.config import (
     ColumnTagger,
     FrequencyBands,
@@ -34,27 +34,27 @@ from chronomask.prepare.config import (
     TokenizerFolder,
     Unigram,
 )
-from chronomask.prepare.deduplicate import check_minhash
-from chronomask.prepare.documents import DOCUMENTS_FILE, write_table
-from chronomask.prepare.engine import PartJob, run_parts
 from chronomask.prepare.executors import check_executor
-from chronomask.prepare.files import Skipped
-from chronomask.prepare.filters import check_filters
-from chronomask.prepare.gather import gather, sample_texts
-from chronomask.prepare.pack import Specials
-from chronomask.prepare.parts import SPLITS
 from chronomask.prepare.progress import Progress
-from chronomask.prepare.refine import refine
-from chronomask.prepare.sources import (
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.gather import gather, sample_texts
+from chronomask.prepare.read.sources import (
     AnySource,
     fields_of_config,
     file_state,
     find_sources,
     snapshot,
 )
-from chronomask.prepare.taggers import describe_tagger
+from chronomask.prepare.rows.assemble import statistics, write_split
+from chronomask.prepare.rows.documents import DOCUMENTS_FILE, write_table
+from chronomask.prepare.rows.engine import PartJob, run_parts
+from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tokenizer import SavedTokenizer, build_tokenizer, find_tokenizer, open_saved
 from chronomask.prepare.unigram import check_unigram
+from chronomask.prepare.words.bands import BANDS_FILE, count_words, make_bands
+from chronomask.prepare.words.columns import class_names_of
+from chronomask.prepare.words.taggers import describe_tagger
+from chronomask.prepare.work import SPLITS
 from chronomask.storage import write_bytes
 
 __all__ = ["prepare"]

@@ -33,15 +33,15 @@ __all__ = [
 def _function_of(stage: str) -> Callable[..., Iterator[Any]]:
     # Each stage brings its own libraries: a worker imports only what its stage needs.
     if stage == "annotate":
-        from chronomask.prepare.engine import annotate_part
+        from chronomask.prepare.rows.engine import annotate_part
 
         return annotate_part
     if stage == "filter":
-        from chronomask.prepare.filters import filter_part
+        from chronomask.prepare.clean.filters import filter_part
 
         return filter_part
     assert stage == "signatures", stage
-    from chronomask.prepare.deduplicate import sign_part
+    from chronomask.prepare.clean.deduplicate import sign_part
 
     return sign_part
 

@@ -16,10 +16,10 @@ import numpy as np
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Vocabulary
-from chronomask.prepare.align import align
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
-from chronomask.prepare.taggers import TaggerProtocol, load_tagger
 from chronomask.prepare.tokenizer import load_backend
+from chronomask.prepare.words.align import align
+from chronomask.prepare.words.taggers import TaggerProtocol, load_tagger
 from chronomask.types import Rows
 
 __all__ = ["MAX_CHARACTERS", "Subject", "of_rows", "of_some_rows", "of_text", "shortened"]

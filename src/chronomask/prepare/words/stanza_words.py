@@ -14,7 +14,7 @@ import numpy as np
 
 from chronomask.errors import UsageError
 from chronomask.prepare.config import StanzaTagger
-from chronomask.prepare.words import Spans
+from chronomask.prepare.words.unicode import Spans
 from chronomask.types import UPOS, UPOS_CLASSES
 
 __all__ = ["StanzaWords", "load_stanza"]

@@ -16,9 +16,9 @@ from pydantic import TypeAdapter
 
 from chronomask.errors import DataError, UsageError, nearest
 from chronomask.prepare.config import DatatroveFilter
-from chronomask.prepare.files import Skipped
-from chronomask.prepare.parts import read_text, write_filtered
+from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.tasks import mark_file
+from chronomask.prepare.work import read_text, write_filtered
 from chronomask.storage import write_bytes
 from chronomask.types import Document
 

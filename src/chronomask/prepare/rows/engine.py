@@ -19,12 +19,15 @@ from pydantic import TypeAdapter
 
 from chronomask.data.annotation import is_special
 from chronomask.data.writer import id_dtype
-from chronomask.prepare.annotate import annotate
-from chronomask.prepare.columns import spans_of
 from chronomask.prepare.config import ColumnTagger, Executor, LocalExecutor, Tagger
-from chronomask.prepare.documents import write_part
 from chronomask.prepare.executors import Stage, run_stage
-from chronomask.prepare.parts import (
+from chronomask.prepare.progress import Progress
+from chronomask.prepare.rows.annotate import annotate
+from chronomask.prepare.rows.documents import write_part
+from chronomask.prepare.tokenizer import load_backend
+from chronomask.prepare.words.columns import spans_of
+from chronomask.prepare.words.taggers import load_tagger
+from chronomask.prepare.work import (
     SPLITS,
     PartCounts,
     TokenPart,
@@ -33,9 +36,6 @@ from chronomask.prepare.parts import (
     read_text,
     write_tokens,
 )
-from chronomask.prepare.progress import Progress
-from chronomask.prepare.taggers import load_tagger
-from chronomask.prepare.tokenizer import load_backend
 from chronomask.storage import write_bytes
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import numpy as np
 from numba import njit
 
 from chronomask.data.annotation import SPECIAL, annotate
-from chronomask.prepare.align import word_begins, words_of_tokens
-from chronomask.prepare.chunks import begins_its_text, cut, text_of
-from chronomask.prepare.growing import Growing
-from chronomask.prepare.words import ChunkWords, Numbers, Spans
+from chronomask.prepare.words.align import word_begins, words_of_tokens
+from chronomask.prepare.words.chunks import begins_its_text, cut, text_of
+from chronomask.prepare.words.growing import Growing
+from chronomask.prepare.words.unicode import ChunkWords, Numbers, Spans
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

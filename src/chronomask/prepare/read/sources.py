@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from chronomask.errors import DataError, UsageError, nearest
-from chronomask.prepare.addresses import RemoteFile, find_remote, is_address
 from chronomask.prepare.config import (
     ColumnTagger,
     Files,
@@ -24,10 +23,11 @@ from chronomask.prepare.config import (
     Source,
     Tagger,
 )
-from chronomask.prepare.files import Skipped, SourceFile
-from chronomask.prepare.hub import hub_state, read_hub
-from chronomask.prepare.readers import READERS, TAGGED_FORMATS, Fields
-from chronomask.prepare.warc import read_warc
+from chronomask.prepare.read.addresses import RemoteFile, find_remote, is_address
+from chronomask.prepare.read.files import Skipped, SourceFile
+from chronomask.prepare.read.hub import hub_state, read_hub
+from chronomask.prepare.read.readers import READERS, TAGGED_FORMATS, Fields
+from chronomask.prepare.read.warc import read_warc
 from chronomask.storage import COMPRESSIONS
 from chronomask.types import Document
 
@@ -164,7 +164,7 @@ def snapshot(sources: Sequence[AnySource]) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = []
     for source in sources:
         if isinstance(source, InstalledPackages):
-            from chronomask.prepare.installed import installed_versions
+            from chronomask.prepare.read.installed import installed_versions
 
             result += [{"package": name} for name in installed_versions()]
         elif isinstance(source, HubDataset):
@@ -189,7 +189,7 @@ def read_documents(source: AnySource, fields: Fields, skipped: Skipped) -> Itera
     first record without the fields.
     """
     if isinstance(source, InstalledPackages):
-        from chronomask.prepare.installed import read_installed
+        from chronomask.prepare.read.installed import read_installed
 
         yield from read_installed(source.max_bytes)
         return

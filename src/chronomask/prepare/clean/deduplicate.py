@@ -21,9 +21,9 @@ import numpy as np
 
 from chronomask.errors import UsageError
 from chronomask.prepare.config import ExactDuplicates, MinHashDuplicates
-from chronomask.prepare.files import Skipped
-from chronomask.prepare.parts import duplicates_file, read_text
+from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.tasks import mark_file
+from chronomask.prepare.work import duplicates_file, read_text
 from chronomask.storage import write_bytes
 
 __all__ = ["check_minhash", "drop_duplicates", "sign_part", "write_minhash"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chronomask.errors import UsageError
-from chronomask.prepare.files import Skipped, SourceFile, opened
-from chronomask.prepare.readers import Fields, as_metadata, decoded
+from chronomask.prepare.read.files import Skipped, SourceFile, opened
+from chronomask.prepare.read.readers import Fields, as_metadata, decoded
 from chronomask.storage import damage_errors
 from chronomask.types import Document
 

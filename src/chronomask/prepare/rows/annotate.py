@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronomask.data.annotation import annotate as annotate_bytes
-from chronomask.prepare.align import align
-from chronomask.prepare.bands import BandWords
-from chronomask.prepare.chunks import may_be_cut
-from chronomask.prepare.memo import ChunkMemo, WithoutContext, token_arrays
-from chronomask.prepare.taggers import SpacyWords, TaggerProtocol, split_long
-from chronomask.prepare.words import Spans, UnicodeWords
+from chronomask.prepare.words.align import align
+from chronomask.prepare.words.bands import BandWords
+from chronomask.prepare.words.chunks import may_be_cut
+from chronomask.prepare.words.memo import ChunkMemo, WithoutContext, token_arrays
+from chronomask.prepare.words.taggers import SpacyWords, TaggerProtocol, split_long
+from chronomask.prepare.words.unicode import Spans, UnicodeWords
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -4,7 +4,7 @@ May enter: reading the CoNLL-U columns a tagger is trained and judged on, and co
 the file are given to the tagger as they stand, so that the figure is about tags and not about
 tokenisation. From a shell::
 
-    python -m chronomask.prepare.tagger_accuracy en_ewt-ud-test.conllu.gz
+    python -m chronomask.prepare.words.english.accuracy en_ewt-ud-test.conllu.gz
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def load_tagger(name: str = BUNDLED_TAGGER) -> Language:
 
 def bundled_folder() -> Path:
     """Return the folder of the bundled English model, a spaCy pipeline written by `to_disk`."""
-    return Path(str(resources.files("chronomask.prepare") / BUNDLED_TAGGER))
+    return Path(str(resources.files("chronomask.prepare.words.english") / BUNDLED_TAGGER))
 
 
 def tagger_accuracy(
@@ -204,7 +204,7 @@ def _percent(share: float | None) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return 0, or 2 with a message on standard error for bad input."""
     parser = argparse.ArgumentParser(
-        prog="python -m chronomask.prepare.tagger_accuracy",
+        prog="python -m chronomask.prepare.words.english.accuracy",
         description="Universal part-of-speech accuracy of a tagger on the gold tokens of a file.",
     )
     parser.add_argument("conllu", type=Path, help="CoNLL-U file, plain or .gz")

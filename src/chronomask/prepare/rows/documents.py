@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chronomask.prepare.parts import SPLITS
+from chronomask.prepare.work import SPLITS
 from chronomask.storage import replacing, write_bytes
 from chronomask.types import Document
 

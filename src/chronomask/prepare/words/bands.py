@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from chronomask.errors import DataError
-from chronomask.prepare.words import Spans, UnicodeWords
+from chronomask.prepare.words.unicode import Spans, UnicodeWords
 from chronomask.storage import write_bytes
 
 __all__ = [

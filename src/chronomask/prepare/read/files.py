@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chronomask.errors import DataError
-from chronomask.prepare.addresses import RemoteFile
+from chronomask.prepare.read.addresses import RemoteFile
 from chronomask.storage import damage_errors, decompressed
 
 __all__ = ["Skipped", "SourceFile", "lines_of", "opened"]

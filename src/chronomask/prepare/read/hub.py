@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from chronomask.errors import DataError, UsageError
-from chronomask.prepare.files import Skipped
-from chronomask.prepare.readers import Fields, from_record
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.readers import Fields, from_record
 from chronomask.types import Document
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from chronomask.conllu import as_text, by_document, sentences
 from chronomask.errors import DataError, nearest
-from chronomask.prepare.files import Skipped, SourceFile, lines_of, opened
+from chronomask.prepare.read.files import Skipped, SourceFile, lines_of, opened
 from chronomask.types import Document, TaggedWords
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from typing import Any
 
 from chronomask.errors import DataError
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.files import Skipped
-from chronomask.prepare.parts import hash_position, read_text, write_text
 from chronomask.prepare.progress import Progress
-from chronomask.prepare.sources import AnySource, fields_of_config, read_documents
-from chronomask.prepare.taggers import split_long
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.sources import AnySource, fields_of_config, read_documents
+from chronomask.prepare.words.taggers import split_long
+from chronomask.prepare.work import hash_position, read_text, write_text
 from chronomask.storage import write_bytes
 from chronomask.types import Document
 

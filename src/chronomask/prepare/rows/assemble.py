@@ -17,9 +17,9 @@ from chronomask.data.annotation import MAX_CLASSES, is_special, totals
 from chronomask.data.folder import SplitEntry
 from chronomask.data.writer import RowWriter
 from chronomask.prepare.config import Documents, Packing
-from chronomask.prepare.gather import Gathered
-from chronomask.prepare.pack import Pieces, Specials, concatenate, pack_documents
-from chronomask.prepare.parts import PartCounts, read_tokens
+from chronomask.prepare.read.gather import Gathered
+from chronomask.prepare.rows.pack import Pieces, Specials, concatenate, pack_documents
+from chronomask.prepare.work import PartCounts, read_tokens
 
 __all__ = ["statistics", "write_split"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from chronomask.errors import DataError, nearest, shown
 from chronomask.prepare.config import MAX_TAGS, ColumnTagger
-from chronomask.prepare.words import Spans
+from chronomask.prepare.words.unicode import Spans
 from chronomask.types import UPOS, UPOS_CLASSES, Document, TaggedWords
 from chronomask.yaml_text import control_character
 

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from chronomask.prepare.english_words import (
+from chronomask.prepare.words.english.words import (
     FEATURES,
     EnglishWords,
     attribute_id,
     features_of,
     spells_as_spacy,
 )
-from chronomask.prepare.growing import Growing
-from chronomask.prepare.words import ChunkWords, Numbers
+from chronomask.prepare.words.growing import Growing
+from chronomask.prepare.words.unicode import ChunkWords, Numbers
 from chronomask.types import UPOS_CLASSES
 
 if TYPE_CHECKING:

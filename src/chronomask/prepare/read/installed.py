@@ -2,7 +2,7 @@
 
 Files are read, never imported. Packages take turns, a file each, in a fixed order, so the text is the
 same for the same versions and no package fills the budget alone. May enter: finding the files.
-What counts as prose is in :mod:`chronomask.prepare.prose`.
+What counts as prose is in :mod:`chronomask.prepare.read.prose`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from inspect import cleandoc
 from pathlib import Path
 
 from chronomask.errors import DataError
-from chronomask.prepare.prose import prose_paragraphs
+from chronomask.prepare.read.prose import prose_paragraphs
 from chronomask.types import Document
 
 __all__ = ["installed_versions", "read_installed"]

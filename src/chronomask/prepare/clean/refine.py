@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from chronomask.errors import DataError
+from chronomask.prepare.clean.deduplicate import drop_duplicates, write_minhash
+from chronomask.prepare.clean.filters import filtered_out, write_choice
 from chronomask.prepare.config import MinHashDuplicates, NoDeduplication, PrepareConfig
-from chronomask.prepare.deduplicate import drop_duplicates, write_minhash
 from chronomask.prepare.executors import Stage, run_stage
-from chronomask.prepare.files import Skipped
-from chronomask.prepare.filters import filtered_out, write_choice
-from chronomask.prepare.gather import Gathered
 from chronomask.prepare.progress import Progress
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.gather import Gathered
 
 __all__ = ["refine"]
 

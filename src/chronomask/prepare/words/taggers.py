@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from chronomask.errors import DataError, UsageError, nearest
-from chronomask.prepare.bands import BandWords, band_names, bands_label
 from chronomask.prepare.config import (
     ColumnTagger,
     EnglishTagger,
@@ -29,14 +28,15 @@ from chronomask.prepare.config import (
     StanzaTagger,
     Tagger,
 )
-from chronomask.prepare.stanza_words import load_stanza
-from chronomask.prepare.words import Spans, UnicodeWords
+from chronomask.prepare.words.bands import BandWords, band_names, bands_label
+from chronomask.prepare.words.stanza_words import load_stanza
+from chronomask.prepare.words.unicode import Spans, UnicodeWords
 from chronomask.types import UPOS, UPOS_CLASSES
 
 if TYPE_CHECKING:
     from spacy.language import Language
 
-    from chronomask.prepare.english import EnglishNetwork
+    from chronomask.prepare.words.english.network import EnglishNetwork
 
 __all__ = [
     "SpacyWords",
@@ -88,7 +88,7 @@ class SpacyWords:
 
     def network(self) -> EnglishNetwork | None:
         """The pipeline as a network that is evaluated faster; None if it is of another kind."""
-        from chronomask.prepare.english import EnglishNetwork
+        from chronomask.prepare.words.english.network import EnglishNetwork
 
         return EnglishNetwork.of(self._pipeline, _class_of_pos())
 
@@ -169,7 +169,9 @@ def _spacy_name(label: str, meta: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _bundled() -> Iterator[Path]:
-    with resources.as_file(resources.files("chronomask.prepare") / "english_tagger") as folder:
+    with resources.as_file(
+        resources.files("chronomask.prepare.words.english") / "english_tagger"
+    ) as folder:
         if not (folder / "meta.json").is_file():
             raise DataError(
                 f"the bundled tagger is missing from {folder}; install chronomask again, or choose "

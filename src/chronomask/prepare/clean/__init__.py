@@ -1,0 +1,1 @@
+"""Which documents are kept: filters, and duplicates left out."""

@@ -1,0 +1,1 @@
+"""Sources of text become documents, and documents parts."""

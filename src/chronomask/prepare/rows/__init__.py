@@ -1,0 +1,1 @@
+"""Documents become tokens with words and classes, and tokens become rows."""

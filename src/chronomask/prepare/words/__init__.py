@@ -1,0 +1,1 @@
+"""Where the words of a text are, and which class each has."""

@@ -1,0 +1,1 @@
+"""The bundled English tagger: its network, its words, and how often it is right."""
