@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from chronomask.errors import UsageError
-from chronomask.study.arms import check_declared, mean_ratio, resolve_arms
+from chronomask.study.arms import check_declared, resolve_arms
 from chronomask.study.config import StudyConfig, load_study
 from chronomask.study.units import open_study
+from chronomask.train.loop import pretrain
 
 
 def resolved(values: dict[str, Any]) -> dict[str, Any]:
@@ -80,27 +81,85 @@ def test_declared_fields_are_not_prefixes_of_names(values: dict[str, Any]) -> No
         check_declared(base, arm, ("masking.rat",))
 
 
-@pytest.mark.parametrize("kind", ["constant", "linear_decay", "cosine_decay", "linear", "phases"])
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "constant": {"kind": "constant", "base": 0.3},
+    "linear_decay": {"kind": "linear_decay", "base": 0.3},
+    "cosine_decay": {"kind": "cosine_decay"},
+    "linear": {"kind": "linear"},
+    "phases": {
+        "kind": "phases",
+        "phases": [{"until": 0.25, "ratio": 0.4}, {"until": 1, "ratio": 0.2}],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("mode", ["steps", "ratio"])
-def test_equal_labels_asks_for_as_many(values: dict[str, Any], kind: str, mode: str) -> None:
-    ratio: dict[str, Any] = {"kind": kind}
-    if kind == "constant":
-        ratio["base"] = 0.3
-    if kind == "phases":
-        ratio["phases"] = [{"until": 0.25, "ratio": 0.4}, {"until": 1, "ratio": 0.2}]
+def test_equal_labels_changes_what_its_mode_says(
+    values: dict[str, Any], kind: str, mode: str
+) -> None:
     values["base"]["steps"] = 1000
-    values["arms"] = {"fixed": {}, "other": {"masking.ratio": ratio, "equal_labels": mode}}
+    other = {"masking.ratio": SCHEDULES[kind], "equal_labels": mode}
+    values["arms"] = {"fixed": {}, "other": other}
     if (kind, mode) == ("constant", "ratio"):  # scaled to the baseline itself
         with pytest.raises(UsageError, match="are equal"):
             resolved(values)
         return
     arms = resolved(values)
-    asked = {name: mean_ratio(arm.config) * arm.config.steps for name, arm in arms.items()}
-    assert asked["other"] == pytest.approx(asked["fixed"], rel=0.002 if mode == "steps" else 1e-6)
+    asked = {
+        name: sum(arm.config.masking.ratio.at(step / steps) for step in range(steps))
+        for name, arm in arms.items()
+        for steps in [arm.config.steps]
+    }
     assert asked["fixed"] == pytest.approx(150)
-    changed = "steps" if mode == "steps" else "masking.ratio"
-    assert changed in arms["other"].declared
+    assert asked["other"] == pytest.approx(asked["fixed"], rel=0.002 if mode == "steps" else 1e-6)
+    assert ("steps" if mode == "steps" else "masking.ratio") in arms["other"].declared
     assert (arms["other"].config.steps == 1000) == (mode == "ratio")
+
+
+GROWING = {"batch_warmup": {"start_rows": 1, "steps": 60, "stages": 3}}
+TRAINED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "rows grow": (GROWING, {"masking.ratio": SCHEDULES["linear_decay"]}),
+    "rows grow, progress in tokens": (
+        GROWING,
+        {"masking": {"ratio": SCHEDULES["linear_decay"], "progress": "tokens"}},
+    ),
+    "rows grow in the arm alone": ({}, GROWING | {"masking.ratio": SCHEDULES["linear"]}),
+    "rows begin short": (
+        {"length_warmup": {"start_length": 4, "steps": 80}},
+        {"masking.ratio": SCHEDULES["linear_decay"]},
+    ),
+    "progress in labels": (
+        {},
+        {
+            "masking": {"ratio": SCHEDULES["linear"], "progress": "masked_tokens"},
+            "masked_token_budget": 2000,
+        },
+    ),
+}
+"""Fields of the base, fields of the arm."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "case"),
+    [
+        *(("steps", case) for case in TRAINED),
+        *(("ratio", case) for case in ("rows grow", "rows begin short", "progress in labels")),
+    ],
+)
+def test_equal_labels_are_equal_once_trained(
+    values: dict[str, Any], tmp_path: Path, mode: str, case: str
+) -> None:
+    base, arm = TRAINED[case]
+    values["base"] |= {"steps": 90, "validation": {"every": 0, "rows": 8}} | base
+    values["base"]["checkpoint"] = {"every": 0}
+    values["arms"] = {"fixed": {}, "other": {**arm, "equal_labels": mode}}
+    counted = {
+        name: pretrain(arm.run_config(0), tmp_path / name, progress=False)["masked_tokens"]
+        for name, arm in resolved(values).items()
+    }
+    assert counted["other"] == pytest.approx(counted["fixed"], rel=0.01)
 
 
 def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, Any]) -> None:
@@ -112,6 +171,20 @@ def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, A
         "equal_labels": "ratio",
     }
     with pytest.raises(UsageError, match="use equal_labels: steps"):
+        resolved(values)
+    values["arms"]["other"] = {"masking.content.kind": "ptw_faithful", "equal_labels": "steps"}
+    with pytest.raises(UsageError, match="does not meet the ratio that is asked"):
+        resolved(values)
+    values["arms"]["other"] = {
+        "masking": {"ratio": {"kind": "linear_decay"}, "progress": "masked_tokens"},
+        "masked_token_budget": 20,
+        "equal_labels": "steps",
+    }
+    with pytest.raises(UsageError, match="fewer tokens than the baseline in any number of steps"):
+        resolved(values)
+    values["base"] |= {"data": "nowhere", "length_warmup": {"start_length": 4, "steps": 8}}
+    values["arms"]["other"] = {"masking.ratio.base": 0.3, "equal_labels": "steps"}
+    with pytest.raises(UsageError, match=r"with length_warmup.*name its folder as base\.data"):
         resolved(values)
     values["arms"] = {"fixed": {"equal_labels": "steps"}}
     with pytest.raises(UsageError, match="is the baseline"):

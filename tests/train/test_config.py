@@ -9,7 +9,7 @@ import pytest
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.model.build import FromConfig, _architecture, load_tokenizer
-from chronomask.train.config import CHANGEABLE, RunConfig
+from chronomask.train.config import RunConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "src" / "chronomask" / "configs").glob("*.yaml"))
 
@@ -43,8 +43,3 @@ def test_mistakes_are_refused_by_name(override: str, message: str) -> None:
     config = RunConfig(data="data", rows_per_step=32)
     with pytest.raises(UsageError, match=message):
         config.replace([override])
-
-
-def test_changeable_keys_exist() -> None:
-    values = RunConfig(data="data").to_dict()
-    assert {key.rstrip(".") for key in CHANGEABLE} <= values.keys()

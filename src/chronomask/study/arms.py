@@ -11,21 +11,27 @@ Beside fields of the run config an arm may hold
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from chronomask.config import diff, merge
+from chronomask.data.mixture import open_data
 from chronomask.errors import UsageError, nearest
+from chronomask.runs.rules import expect, maskable_tokens, unknown_before
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import RunConfig
 
-__all__ = ["Arm", "check_declared", "mean_ratio", "resolve_arms"]
+__all__ = ["Arm", "check_declared", "resolve_arms"]
 
 _RESERVED = ("base", "equal_labels")
 _OF_THE_STUDY = ("name", "data", "seed")
 _RATIO_KEYS = ("base", "floor", "start", "end", "ratio")
 """Keys of ratio schedules that hold ratios; all others hold shares of training, or shapes."""
+_LONGEST = 64
+"""How many times longer than planned an arm may train to have as many labels."""
+_TRIES = 64
+"""Factors tried; one is enough where labels are proportional to ratios."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +61,6 @@ def resolve_arms(study: StudyConfig, data: str) -> dict[str, Arm]:
         _refuse_equal(arm, arms)
         arms[name] = arm
     return {name: arms[name] for name in study.arms}
-
-
-def mean_ratio(config: RunConfig) -> float:
-    """Mean over its steps of the ratio a run asks for. Raises UsageError where that is not known before."""
-    ratio, steps = config.masking.ratio, config.steps
-    if ratio.kind == "responsive" or config.masking.progress == "masked_tokens":
-        raise UsageError(
-            f"{config.name}: how many tokens it predicts is known only once it has trained "
-            "(ratio.kind 'responsive', or progress counted in masked tokens), so it cannot take part "
-            "in equal_labels"
-        )
-    return sum(ratio.at(step / steps) for step in range(steps)) / steps
 
 
 def check_declared(base: RunConfig, arm: RunConfig, declared: tuple[str, ...]) -> None:
@@ -120,21 +114,91 @@ def _resolve(
 
 def _with_equal_labels(config: RunConfig, baseline: RunConfig, mode: str) -> RunConfig:
     """The run changed to predict as many tokens as the baseline does, by its schedules."""
-    ours, theirs = mean_ratio(config), mean_ratio(baseline)
-    if not ours:
+    for run in (config, baseline):
+        if (why := unknown_before(run)) is not None:
+            raise UsageError(
+                f"{run.name}: how many tokens it predicts is known only once it has trained ({why}), "
+                "so it cannot take part in equal_labels"
+            )
+    target = expect(baseline, _maskable_at(baseline, config)).labels
+    maskable_at = _maskable_at(config, baseline)
+
+    def labels_of(run: RunConfig) -> float:
+        return expect(run, maskable_at).labels
+
+    if not labels_of(config):
         raise UsageError(f"{config.name} predicts nothing, so equal_labels cannot be met")
-    if mode == "steps":
-        return config.model_copy(update={"steps": max(1, round(baseline.steps * theirs / ours))})
-    factor = theirs * baseline.steps / (ours * config.steps)
-    values = config.to_dict()
-    values["masking"]["ratio"] = _scaled(values["masking"]["ratio"], factor)
-    scaled = RunConfig.parse(values, f"arm '{config.name}' with its ratios scaled by {factor:.4g}")
-    if abs(mean_ratio(scaled) / (ours * factor) - 1) > 1e-6:
+    if mode == "ratio":
+        return _with_ratios_for(config, target, labels_of)
+    return _with_steps_for(config, target, labels_of, _LONGEST * max(config.steps, baseline.steps))
+
+
+def _maskable_at(config: RunConfig, other: RunConfig) -> Callable[[int], float]:
+    """How many tokens of a row may be masked at a step, in a unit that the run shares with ``other``.
+
+    Where neither cuts its rows nor counts its progress in labels, the number does not matter; else the
+    prepared data must be there, since what can be masked in it decides.
+    """
+    runs = (config, other)
+    cut = any(run.length_warmup is not None for run in runs)
+    if not cut and all(run.masking.progress != "masked_tokens" for run in runs):
+        return lambda step: 1.0
+    try:
+        data = open_data(config.data)
+    except UsageError as error:
+        what = "length_warmup" if cut else "masking.progress 'masked_tokens'"
         raise UsageError(
-            f"arm '{config.name}': the ratios of '{config.masking.ratio.kind}' cannot be scaled by "
-            f"{factor:.4g} as one; use equal_labels: steps"
-        )
-    return scaled
+            f"{config.name}: with {what}, equal_labels must count what can be masked in the prepared "
+            f"data ({error}); prepare it first and name its folder as base.data"
+        ) from None
+    return maskable_tokens(config, data)
+
+
+def _with_steps_for(
+    config: RunConfig, target: float, labels_of: Callable[[RunConfig], float], most: int
+) -> RunConfig:
+    """The run with the number of steps, not far above ``most``, whose labels come closest to ``target``."""
+
+    def of(steps: int) -> RunConfig:
+        return config.model_copy(update={"steps": steps})
+
+    low, high = 0, 1  # more steps than low are needed, and no more than high
+    while labels_of(of(high)) < target:
+        if high > most:
+            raise UsageError(
+                f"arm '{config.name}' predicts fewer tokens than the baseline in any number of steps, "
+                "since its ratio falls to 0; use equal_labels: ratio, or a schedule that ends higher"
+            )
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if labels_of(of(middle)) < target:
+            low = middle
+        else:
+            high = middle
+    near = (of(low), of(high)) if low else (of(high),)
+    return min(near, key=lambda run: abs(labels_of(run) - target))
+
+
+def _with_ratios_for(
+    config: RunConfig, target: float, labels_of: Callable[[RunConfig], float]
+) -> RunConfig:
+    """The run with all its ratios multiplied by the one factor that gives ``target`` labels."""
+    factor, scaled = 1.0, config
+    values = config.to_dict()
+    for _ in range(_TRIES):
+        labels = labels_of(scaled)
+        if abs(labels / target - 1) < 1e-6:
+            return scaled
+        factor *= target / labels
+        ratio = _scaled(values["masking"]["ratio"], factor)
+        changed = values | {"masking": values["masking"] | {"ratio": ratio}}
+        where = f"arm '{config.name}' with its ratios scaled by {factor:.4g}"
+        scaled = RunConfig.parse(changed, where)
+    raise UsageError(
+        f"arm '{config.name}': the ratios of '{config.masking.ratio.kind}' cannot be scaled as one to "
+        "predict as many tokens as the baseline; use equal_labels: steps"
+    )
 
 
 def _scaled(value: Any, factor: float) -> Any:

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from chronomask.config import diff, read_yaml
+from chronomask.config import read_yaml
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.task import Identified, Task
 from chronomask.evaluate.tasks import make_tasks
 from chronomask.runs.result import TaskResult
+from chronomask.runs.rules import unchangeable
 from chronomask.storage import write_text
 from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
-from chronomask.train.config import CHANGEABLE, RunConfig
+from chronomask.train.config import RunConfig
 
 __all__ = ["Study", "Unit", "begin", "check_task_data", "open_study", "steps_of", "weights_mark"]
 
@@ -225,7 +226,7 @@ def _check_run(folder: Path, config: RunConfig) -> None:
     if not path.is_file():
         return
     before = RunConfig.parse(read_yaml(path), str(path))
-    changed = {key: pair for key, pair in diff(before, config).items() if not _may_change(key)}
+    changed = unchangeable(before, config)
     if changed:
         listing = "; ".join(
             f"{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
@@ -234,10 +235,6 @@ def _check_run(folder: Path, config: RunConfig) -> None:
             f"{folder} holds a run with another config: {listing}. Remove it to train it again, or "
             "give another --out"
         )
-
-
-def _may_change(key: str) -> bool:
-    return any(key == own or (own.endswith(".") and key.startswith(own)) for own in CHANGEABLE)
 
 
 def _make_task(config: StudyConfig, name: str) -> Task:

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chronomask.config import diff
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.model.export import export
 from chronomask.runs.layout import HASHES, MODEL, STATE, checkpoints_in, damage, step_name
+from chronomask.runs.rules import unchangeable
 from chronomask.storage import file_sha256, flush, write_json
-from chronomask.train.config import CHANGEABLE, RunConfig
+from chronomask.train.config import RunConfig
 from chronomask.train.sharding import like
 from chronomask.train.snapshot import Snapshot
 
@@ -150,14 +150,8 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
         before = RunConfig.parse(checkpoint.state["config"], where=str(checkpoint.path / STATE))
     except ChronomaskError as error:
         raise RunError(f"the checkpoint's config cannot be read: {error}") from None
-    changeable = CHANGEABLE
-    if getattr(config.masking.ratio, "watch", None) == "validation":
-        changeable = tuple(key for key in CHANGEABLE if key != "validation.")
-    for key, (old, new) in diff(before, config).items():
-        if not any(
-            key == free or (free[-1] == "." and key.startswith(free)) for free in changeable
-        ):
-            problems.append(f"{key} (checkpoint {old!r}, now {new!r})")
+    for key, (old, new) in unchangeable(before, config).items():
+        problems.append(f"{key} (checkpoint {old!r}, now {new!r})")
     if problems:
         raise UsageError(
             f"{checkpoint.path} belongs to another run; these differ: {'; '.join(problems)}. "

@@ -141,16 +141,3 @@ class RunConfig(Config):
     def sizes(self) -> Sizes:
         """How many rows each step has."""
         return Sizes(self.rows_per_step, self.batch_warmup)
-
-
-CHANGEABLE = (
-    "name", "data", "device", "compile", "activation_checkpointing", "peak_flops", "threads",
-    "loader_workers", "micro_batches", "sharding", "deterministic", "log_every", "loggers",
-    "checkpoint.", "validation.",
-)  # fmt: skip
-"""Keys (or prefixes of keys) that may differ between a checkpoint and the run that resumes it.
-
-They decide where, how fast and how closely watched training runs, not what it computes; the data is
-compared by its fingerprint, and ``micro_batches``, ``device``, ``sharding`` and ``deterministic``
-change the order of sums alone.
-"""

@@ -6,6 +6,7 @@ prepared data the same is said of rows of an assumed length and the architecture
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import load_tokenizer, skeleton
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.memory import Memory, estimate_memory
+from chronomask.runs.rules import expect, maskable_tokens, unknown_before
 from chronomask.train.config import RunConfig
 from chronomask.train.optimiser import state_numbers
 from chronomask.train.speed import peak_flops
@@ -28,9 +30,6 @@ from chronomask.train.warm_up import shortened
 from chronomask.types import Rows
 
 __all__ = ["DryRun", "as_text", "dry_run"]
-
-_POINTS = 4096
-"""Steps at most at which the ratio schedule is looked at, spread over the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +45,11 @@ class DryRun:
     tokens: float
     """without padding"""
     mean_ratio: float | None
-    """asked, over all rows; None where the ratio follows the loss"""
+    """asked, over all tokens that may be masked; None where ``unknown`` says why"""
     predicted: float | None
+    """None where ``unknown`` says why"""
+    unknown: str | None
+    """why the number of predicted tokens is known only once the run has trained"""
     flops_per_token: float
     """forwards and backwards, predictions and attention shared out over all tokens"""
     flops: float
@@ -90,23 +92,23 @@ def dry_run(
     model = skeleton(config.model, tokenizer, row_length=length, attention=config.attention)
     flops = count_flops(model)
 
-    first, lengths, share = None, np.array([length]), 1.0
+    first, lengths = None, np.array([length])
     tokens_per_row = float(length)
+    maskable_at: Callable[[int], float] | None = None
     if data is not None:
         split = data.split("train")
         tokens_per_row = split.num_tokens / split.num_rows
+        maskable_at = maskable_tokens(config, data)
         rows = next(shortened([_first_rows(config, data)], config.length_warmup, 0))
         first = _first_masks(config, data, rows)
         kept = _documents(_first_rows(config, data), data.manifest.pad_token_id)
         lengths = kept if config.attention == "documents" else np.array([round(tokens_per_row)])
-        share = first["maskable"] / max(1, int(kept.sum()))
 
     num_rows = config.sizes.rows_before(config.steps)
     tokens = num_rows * tokens_per_row
-    ratios = _ratios(config)
-    mean = None if ratios is None else float(np.average(ratios[0], weights=ratios[1]))
-    highest = 1.0 if ratios is None else float(ratios[0].max())
-    per_token = _per_token(flops, lengths, share * (highest if mean is None else mean))
+    expected = expect(config, maskable_at or (lambda step: tokens_per_row))
+    unknown = unknown_before(config)
+    per_token = _per_token(flops, lengths, expected.labels / tokens)
 
     cuda = config.device != "cpu" and (config.device == "cuda" or config.precision == "bf16")
     of_device = -(-config.rows_per_step // devices)
@@ -116,7 +118,7 @@ def dry_run(
         state_numbers=state_numbers(config.optimiser, model),
         rows=micro,
         row_length=length,
-        predicted=round(micro * tokens_per_row * share * highest),
+        predicted=round(micro * expected.maskable / num_rows * expected.highest_ratio),
         bf16=config.precision == "bf16",
         on_cuda=cuda,
         checkpointing=config.activation_checkpointing,
@@ -130,8 +132,9 @@ def dry_run(
         rows=num_rows,
         epochs=None if data is None else num_rows / data.split("train").num_rows,
         tokens=tokens,
-        mean_ratio=mean,
-        predicted=None if mean is None else tokens * share * mean,
+        mean_ratio=None if unknown else expected.mean_ratio,
+        predicted=None if unknown else expected.labels,
+        unknown=unknown,
         flops_per_token=per_token,
         flops=per_token * tokens,
         memory=memory,
@@ -173,23 +176,6 @@ def _documents(rows: Rows, pad_token_id: int) -> np.ndarray:
     return np.diff(kept[np.asarray(rows.cu_seqlens, np.int64)])
 
 
-def _ratios(config: RunConfig) -> tuple[np.ndarray, np.ndarray] | None:
-    """Ratios asked at steps spread over the run, and rows of each; None where the loss decides."""
-    schedule = config.masking.ratio
-    if schedule.kind == "responsive":
-        return None
-    steps = np.unique(np.linspace(0, config.steps - 1, min(_POINTS, config.steps)).astype(int))
-    rows = np.array([config.sizes.rows_at(int(step)) for step in steps], float)
-    progress = steps / config.steps
-    if config.masking.progress == "tokens":
-        before = np.array([config.sizes.rows_before(int(step)) for step in steps], float)
-        progress = before / config.sizes.rows_before(config.steps)
-    asked = np.array([schedule.at(float(at)) for at in progress])
-    if config.masking.progress == "masked_tokens":  # equal shares of progress take fewer rows the
-        rows = 1 / np.maximum(asked, 1e-3)  # higher the ratio is
-    return asked, rows
-
-
 def _per_token(flops: Flops, lengths: np.ndarray, predicted_share: float) -> float:
     tokens = max(1, int(lengths.sum()))
     attention = flops.of_attention(lengths) / tokens
@@ -228,7 +214,7 @@ def _epochs(run: DryRun) -> str:
 
 def _predicted(run: DryRun) -> str:
     if run.predicted is None:
-        return "the ratio follows the loss: known only once trained"
+        return f"known only once it has trained: {run.unknown}"
     return f"{run.predicted:.4g} (mean ratio {run.mean_ratio:.4f})"
 
 

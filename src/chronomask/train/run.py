@@ -29,6 +29,7 @@ from chronomask.model.build import (
 from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
+from chronomask.runs.rules import progress
 from chronomask.storage import write_text
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
@@ -87,12 +88,7 @@ class State:
 
     def progress(self, config: RunConfig) -> float:
         """Training progress in [0, 1] of the step to come, counted as the config says."""
-        if config.masking.progress == "masked_tokens":
-            assert config.masked_token_budget is not None  # the config sees to it
-            return min(1.0, self.masked_tokens / config.masked_token_budget)
-        if config.masking.progress == "tokens":
-            return min(1.0, self.rows_seen / config.sizes.rows_before(config.steps))
-        return self.step / config.steps
+        return progress(config, self.step, self.masked_tokens)
 
     def count(self, *, rows: int, tokens: int, masked_tokens: int) -> None:
         """Count one step over all processes."""

@@ -1,0 +1,165 @@
+"""The rules of a run that others than training must know: what may change on resume, and its plan.
+
+A run's plan is what its config alone decides: the progress of each step, the ratio asked there, and how
+many tokens it will predict. Training, dry runs and studies ask here, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from chronomask.config import Config, diff
+from chronomask.data.cut import cut_rows
+from chronomask.data.folder import PreparedData
+from chronomask.data.loader import RowLoader, StepSizes
+from chronomask.data.mixture import MixedData
+from chronomask.masking.content import PtwFaithful
+from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.ratio import Responsive
+
+__all__ = [
+    "CHANGEABLE",
+    "Expected",
+    "RunPlan",
+    "expect",
+    "maskable_tokens",
+    "progress",
+    "unchangeable",
+    "unknown_before",
+]
+
+CHANGEABLE = (
+    "name", "data", "device", "compile", "activation_checkpointing", "peak_flops", "threads",
+    "loader_workers", "micro_batches", "sharding", "deterministic", "log_every", "loggers",
+    "checkpoint.", "validation.",
+)  # fmt: skip
+"""Keys (or prefixes of keys) that may differ between a checkpoint and the run that resumes it.
+
+They decide where, how fast and how closely watched training runs, not what it computes; the data is
+compared by its fingerprint, and ``micro_batches``, ``device``, ``sharding`` and ``deterministic``
+change the order of sums alone.
+"""
+
+_MOST_BLOCKS = 4096
+"""Blocks of steps at most, spread over the run, at which the ratio schedule is looked at."""
+_SAMPLED_ROWS = 4096
+"""Rows whose maskable tokens are counted: an epoch of small data, a fair sample of large."""
+
+
+class LengthStages(Protocol):
+    """Rows that begin shorter (:class:`~chronomask.train.warm_up.LengthWarmUp`)."""
+
+    def pieces_at(self, step: int, row_length: int) -> int:
+        """How many pieces a row is cut into at 0-based ``step``."""
+        ...
+
+
+class RunPlan(Protocol):
+    """The part of a run's config (:class:`~chronomask.train.config.RunConfig`) that its plan needs."""
+
+    @property
+    def masking(self) -> MaskingConfig: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def sizes(self) -> StepSizes: ...
+    @property
+    def length_warmup(self) -> LengthStages | None: ...
+    @property
+    def masked_token_budget(self) -> int | None: ...
+
+
+def unchangeable(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two run configs differ although they must not: dotted key → (before, now).
+
+    Where the ratio responds to the validation loss, how that loss is measured is part of training.
+    """
+    watched = getattr(getattr(getattr(now, "masking", None), "ratio", None), "watch", None)
+    free = tuple(key for key in CHANGEABLE if key != "validation." or watched != "validation")
+    return {
+        key: pair
+        for key, pair in diff(before, now).items()
+        if not any(key == own or (own.endswith(".") and key.startswith(own)) for own in free)
+    }
+
+
+def progress(plan: RunPlan, step: int, masked_tokens: float) -> float:
+    """Training progress in [0, 1] at 0-based ``step``, ``masked_tokens`` predicted before it."""
+    if plan.masking.progress == "masked_tokens":
+        assert plan.masked_token_budget is not None  # the config sees to it
+        return min(1.0, masked_tokens / plan.masked_token_budget)
+    if plan.masking.progress == "tokens":
+        return min(1.0, plan.sizes.rows_before(step) / plan.sizes.rows_before(plan.steps))
+    return step / plan.steps
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a run will ask for, as far as its config tells."""
+
+    labels: float
+    """predicted tokens of the whole run"""
+    maskable: float
+    """tokens of the whole run that could have been masked"""
+    highest_ratio: float
+
+    @property
+    def mean_ratio(self) -> float:
+        """Asked, over all tokens that could be masked."""
+        return self.labels / self.maskable if self.maskable else 0.0
+
+
+def expect(plan: RunPlan, maskable_at: Callable[[int], float]) -> Expected:
+    """The labels and ratios of a whole run: what it will have where :func:`unknown_before` is None.
+
+    A ratio that responds to the loss counts as it is before any response, so labels are an upper bound.
+    ``maskable_at``: how many tokens of a whole row may be masked at 0-based step s, from
+    :func:`maskable_tokens`, or a constant where only runs that cut rows alike are compared.
+    """
+    labels, maskable, highest = 0.0, 0.0, 0.0
+    edges = np.unique(np.linspace(0, plan.steps, min(_MOST_BLOCKS, plan.steps) + 1).astype(int))
+    for first, end in pairwise(edges.tolist()):
+        middle = (first + end - 1) // 2
+        ratio = plan.masking.ratio.at(progress(plan, middle, labels))
+        rows = plan.sizes.rows_before(end) - plan.sizes.rows_before(first)
+        tokens = rows * maskable_at(middle)
+        labels += tokens * ratio
+        maskable += tokens
+        highest = max(highest, ratio)
+    return Expected(labels, maskable, highest)
+
+
+def maskable_tokens(plan: RunPlan, data: PreparedData | MixedData) -> Callable[[int], float]:
+    """Mean number of tokens of a row of ``data`` that may be masked at a step of the run.
+
+    Counted on a sample of rows, or on all of them if there are few. Rows that are cut have fewer: a
+    word that a cut parts is masked in neither piece.
+    """
+    split = data.split("train")
+    loader = RowLoader(split, seed=0, rows_per_step=min(_SAMPLED_ROWS, max(1, split.num_rows)))
+    rows = loader.rows_at(0)
+    warm_up = plan.length_warmup
+
+    @cache
+    def of_pieces(pieces: int) -> float:
+        return np.count_nonzero(cut_rows(rows, pieces).word_id >= 0) / rows.num_rows
+
+    def at(step: int) -> float:
+        return of_pieces(1 if warm_up is None else warm_up.pieces_at(step, data.row_length))
+
+    return at
+
+
+def unknown_before(plan: RunPlan) -> str | None:
+    """Why the number of labels is known only once the run has trained; None where it is known."""
+    if isinstance(plan.masking.ratio, Responsive):
+        return "its ratio responds to the loss"
+    if isinstance(plan.masking.content, PtwFaithful):
+        return "the published walk of content 'ptw_faithful' does not meet the ratio that is asked"
+    return None

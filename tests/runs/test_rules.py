@@ -1,0 +1,82 @@
+"""What may change on resume, and what a plan says beforehand."""
+
+from __future__ import annotations
+
+import pytest
+
+from chronomask.data.folder import PreparedData
+from chronomask.runs.rules import CHANGEABLE, expect, maskable_tokens, progress, unchangeable
+from chronomask.train.config import RunConfig
+
+GROWING = ["batch_warmup.start_rows=2", "batch_warmup.steps=6", "batch_warmup.stages=2"]
+
+
+def run(*overrides: str) -> RunConfig:
+    return RunConfig(data="data", rows_per_step=8, steps=10).replace(overrides)
+
+
+def test_changeable_keys_exist() -> None:
+    values = run().to_dict()
+    assert {key.rstrip(".") for key in CHANGEABLE} <= values.keys()
+
+
+def test_how_a_run_is_watched_may_change_and_what_it_computes_may_not() -> None:
+    assert not unchangeable(run(), run("name=x", "validation.every=3", "checkpoint.keep=9"))
+    assert unchangeable(run("seed=1"), run("validation.every=3")) == {"seed": (1, 0)}
+    assert unchangeable(run(), run("masking.ratio.base=0.2")).keys() == {"masking.ratio.base"}
+
+
+@pytest.mark.parametrize(("watch", "frozen"), [("validation", True), ("training", False)])
+def test_validation_is_part_of_training_where_the_ratio_watches_it(
+    watch: str, frozen: bool
+) -> None:
+    before = run("masking.ratio.kind=responsive", f"masking.ratio.watch={watch}")
+    changed = unchangeable(before, before.replace(["validation.rows=5", "log_every=1"]))
+    assert changed == ({"validation.rows": (1024, 5)} if frozen else {})
+
+
+def test_progress_is_counted_as_the_config_says() -> None:
+    assert [progress(run(), step, 0) for step in (0, 5, 10)] == [0, 0.5, 1]
+    grown = run("masking.progress=tokens", *GROWING)
+    # 3 steps of 2 rows, 3 of 5, 4 of 8: 53 in all
+    assert [progress(grown, step, 0) for step in (0, 3, 7, 10)] == [0, 6 / 53, 29 / 53, 1]
+    labels = RunConfig.parse(
+        run().to_dict() | {"masking": {"progress": "masked_tokens"}, "masked_token_budget": 50}
+    )
+    assert [progress(labels, 9, count) for count in (0, 25, 60)] == [0, 0.5, 1]
+
+
+def test_expected_labels_are_summed_over_rows() -> None:
+    linear = run("masking.ratio.kind=linear", "masking.ratio.start=0.3", "masking.ratio.end=0.1")
+    expected = expect(linear, lambda step: 10.0)
+    assert expected.labels == pytest.approx(sum(80 * (0.3 - 0.02 * step) for step in range(10)))
+    assert expected.mean_ratio == pytest.approx(0.21)
+    assert expected.highest_ratio == 0.3
+    grown = expect(linear.replace(GROWING), lambda step: 1.0)
+    rows = [2] * 3 + [5] * 3 + [8] * 4
+    by_hand = sum(n * (0.3 - 0.02 * step) for step, n in enumerate(rows))
+    assert grown.labels == pytest.approx(by_hand)
+    assert grown.maskable == 53
+
+
+def test_many_steps_are_looked_at_in_blocks() -> None:
+    config = run("steps=1000001", "masking.ratio.kind=linear", "masking.ratio.end=0.1", *GROWING)
+    assert expect(config, lambda step: 1.0).mean_ratio == pytest.approx(0.2, rel=1e-4)
+    by_labels = RunConfig.parse(
+        config.to_dict()
+        | {
+            "masking": {"progress": "masked_tokens", "ratio": {"kind": "linear", "end": 0.1}},
+            "masked_token_budget": 8 * 10**6,
+        }
+    )
+    # n' = 0.3 − 0.2 n / b in rows met, from 0 to b = 8·10⁶: n = 1.5 b (1 − exp(−0.2 x / b))
+    assert expect(by_labels, lambda step: 1.0).labels / 8e6 == pytest.approx(
+        1.5 * (1 - 2.718281828**-0.2), rel=1e-3
+    )
+
+
+def test_cut_rows_have_fewer_tokens_to_mask(tiny_data: PreparedData) -> None:
+    whole = maskable_tokens(run(), tiny_data)
+    cut = maskable_tokens(run("length_warmup.start_length=4", "length_warmup.steps=9"), tiny_data)
+    assert whole(0) == whole(9) == cut(9)
+    assert cut(0) < cut(3) < cut(6) < cut(9) < tiny_data.row_length
