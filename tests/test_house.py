@@ -113,9 +113,9 @@ UNDOCUMENTED_NAMES = {
 }
 CIRCLES = {  # (module, what it must not import)
     ("chronomask.evaluate.spans", "chronomask.evaluate.tasks.squad"),
-    ("chronomask.prepare.deduplicate", "chronomask.prepare.tasks"),
-    ("chronomask.prepare.filters", "chronomask.prepare.tasks"),
-    ("chronomask.prepare.engine", "chronomask.prepare.executors"),
+    ("chronomask.prepare.clean.deduplicate", "chronomask.prepare.tasks"),
+    ("chronomask.prepare.clean.filters", "chronomask.prepare.tasks"),
+    ("chronomask.prepare.rows.engine", "chronomask.prepare.executors"),
 }
 
 
