@@ -42,7 +42,8 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
-from chronomask.model.build import FromConfig, build_model, load_tokenizer
+from chronomask.model.build import build_model, load_tokenizer
+from chronomask.model.config import FromConfig
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.train.forward import Forward

@@ -32,7 +32,8 @@ from transformers import (
 from chronomask.data.annotation import SPECIAL, WORD_START
 from chronomask.data.folder import PreparedData
 from chronomask.data.writer import RowWriter, write_manifest
-from chronomask.model.build import FromConfig, build_model, load_tokenizer
+from chronomask.model.build import build_model, load_tokenizer
+from chronomask.model.config import FromConfig
 from chronomask.prepare.rows.pack import Pieces, Specials, pack_documents
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World

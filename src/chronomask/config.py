@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -42,6 +42,8 @@ __all__ = [
     "parse_override",
     "read_configs",
     "read_yaml",
+    "unknown_key",
+    "unknown_name",
 ]
 
 _CONSEQUENCES = (
@@ -170,6 +172,20 @@ def _surprises(given: Any, made: Any, at: tuple[str | int, ...] = ()) -> Iterato
             problem = f"it holds the control character or line break {code}: remove it"
     if problem is not None:
         yield {"type": PydanticCustomError("surprise", problem), "loc": at, "input": given}  # pyright: ignore
+
+
+def unknown_name(name: str, valid: Iterable[str]) -> PydanticCustomError:
+    """For validators to raise: a value that is none of the names there are."""
+    return PydanticCustomError("unknown_name", "{nearest}", {"nearest": nearest(name, valid)})
+
+
+def unknown_key(cls: type[Config], at: tuple[str, ...], valid: Iterable[str]) -> ValidationError:
+    """For validators of ``cls`` to raise: a key, by its path within the config, that is none there is."""
+    text = {"nearest": nearest(at[-1], valid)}
+    error = PydanticCustomError("unknown_key", "{nearest}", text)
+    return ValidationError.from_exception_data(
+        cls.__name__, [{"type": error, "loc": at, "input": None}]
+    )
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -375,6 +391,10 @@ def _sentence(
         case "union_tag_not_found":
             kinds = _kinds(_classes_at(cls, values, path))
             return f"{location} needs a 'kind', got {shown(value)}; valid: {', '.join(kinds)}"
+        case "unknown_name":
+            return f"{location} is {shown(value)}; {item['msg']}"
+        case "unknown_key":
+            return f"unknown key {shown(location)}; {item['msg']}"
         case "literal_error":
             expected = str(context.get("expected")).replace(" or ", ", ").split(",")
             names = [name.strip(" '") for name in expected]

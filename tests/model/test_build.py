@@ -9,13 +9,8 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask.errors import DataError, UsageError
-from chronomask.model.build import (
-    FromCheckpoint,
-    FromConfig,
-    build_model,
-    load_tokenizer,
-    open_model,
-)
+from chronomask.model.build import build_model, load_tokenizer, open_model
+from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.model.export import export
 from tests.support.tiny_models import sizes, small
 
@@ -23,7 +18,7 @@ from tests.support.tiny_models import sizes, small
 def build(
     tokenizer: PreTrainedTokenizerBase, model_type: str = "bert", seed: int = 0, **overrides: object
 ) -> PreTrainedModel:
-    config = FromConfig(model_type=model_type, overrides=sizes("bert") | overrides)
+    config = FromConfig.parse({"model_type": model_type, "overrides": sizes("bert") | overrides})
     return build_model(config, tokenizer, row_length=64, seed=seed, attention="documents")
 
 
@@ -53,7 +48,7 @@ def test_vocabulary_comes_from_the_tokenizer(
 def test_unknown_names_are_refused_with_the_nearest(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(UsageError, match="'modernbret'; did you mean 'modernbert'"):
         build(tokenizer, "modernbret")
-    with pytest.raises(UsageError, match="'hiden_size'; did you mean 'hidden_size'"):
+    with pytest.raises(UsageError, match=r"'overrides\.hiden_size'; did you mean 'hidden_size'"):
         build(tokenizer, hiden_size=64)
     with pytest.raises(UsageError, match=r"(?s)does not make a 'bert'|multiple"):
         build(tokenizer, hidden_size="wide")

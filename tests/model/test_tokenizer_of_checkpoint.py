@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.model.build import FromCheckpoint, FromConfig, build_model, load_tokenizer
+from chronomask.model.build import build_model, load_tokenizer
+from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 

@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from chronomask.model.attention import AttentionScope
-from chronomask.model.build import FromConfig, build_model
+from chronomask.model.build import build_model
+from chronomask.model.config import FromConfig
 
 SIZES = {
     "hidden_size": 32,

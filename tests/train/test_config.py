@@ -8,7 +8,8 @@ import pytest
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.model.build import FromConfig, _architecture, load_tokenizer
+from chronomask.model.build import _architecture, load_tokenizer
+from chronomask.model.config import FromConfig
 from chronomask.train.config import RunConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "src" / "chronomask" / "configs").glob("*.yaml"))

@@ -13,7 +13,7 @@ import pytest
 from chronomask.cli import app
 from chronomask.config import merge, read_configs
 from chronomask.errors import UsageError
-from chronomask.model.build import FromCheckpoint
+from chronomask.model.config import FromCheckpoint
 from chronomask.runs.rules import expect
 from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import as_text, dry_run

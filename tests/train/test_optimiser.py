@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from chronomask.data.folder import PreparedData
-from chronomask.model.build import FromConfig, build_model, load_tokenizer
+from chronomask.model.build import build_model, load_tokenizer
+from chronomask.model.config import FromConfig
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from chronomask.train.optimiser import (

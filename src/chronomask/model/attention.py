@@ -14,7 +14,7 @@ layers; rows that hold a single document need no mask at all. On CUDA in half pr
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,19 +23,16 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from chronomask.errors import UsageError
+from chronomask.model.config import AttentionScope
 from chronomask.types import Rows
 
 __all__ = [
     "DOCUMENTS_ATTENTION",
-    "AttentionScope",
     "Documents",
     "backbone_inputs",
     "implementation_for",
     "position_offset",
 ]
-
-AttentionScope = Literal["documents", "row"]
-"""What a token may attend to: its own document, or everything in its row."""
 
 DOCUMENTS_ATTENTION = "chronomask_documents"
 """The name under which :func:`documents_attention` is registered with transformers."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -24,20 +23,12 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from chronomask.config import Config
 from chronomask.errors import DataError, UsageError, nearest
-from chronomask.model.attention import (
-    AttentionScope,
-    check_supported,
-    implementation_for,
-    position_offset,
-)
+from chronomask.model.attention import check_supported, implementation_for, position_offset
+from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
 from chronomask.model.export import without_bars
 
 __all__ = [
-    "FromCheckpoint",
-    "FromConfig",
-    "ModelConfig",
     "build_model",
     "checkpoint_activations",
     "load_tokenizer",
@@ -45,26 +36,6 @@ __all__ = [
     "skeleton",
 ]
 
-
-class FromConfig(Config):
-    """A new model of a named architecture."""
-
-    kind: Literal["config"] = "config"
-    model_type: str = "bert"
-    """a ``model_type`` of transformers that has a masked language model: bert, modernbert, …"""
-    overrides: dict[str, Any] = Field(default_factory=dict)
-    """fields of the architecture's config class that differ from its defaults"""
-
-
-class FromCheckpoint(Config):
-    """A model to train further; its folder's tokenizer must have the data's vocabulary."""
-
-    kind: Literal["checkpoint"] = "checkpoint"
-    path: str
-    """a folder that ``AutoModelForMaskedLM.from_pretrained`` opens, with its tokenizer"""
-
-
-ModelConfig = Annotated[FromConfig | FromCheckpoint, Field(discriminator="kind")]
 
 _FROM_TOKENIZER = (
     "pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id",

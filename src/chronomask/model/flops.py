@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
-from chronomask.model.attention import AttentionScope
+from chronomask.model.config import AttentionScope
 from chronomask.model.head import HEADS
 from chronomask.types import Rows
 

@@ -9,8 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from chronomask.config import Config
 from chronomask.data.mixture import DataChoice
 from chronomask.masking.masker import MaskingConfig
-from chronomask.model.attention import AttentionScope
-from chronomask.model.build import FromConfig, ModelConfig
+from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
 from chronomask.train.learning_rate import LearningRate, Linear
 from chronomask.train.loggers import Logger
 from chronomask.train.optimiser import AdamW, Optimiser
