@@ -169,6 +169,7 @@ class _Reading:
         return merged | own if merged else own
 
     def _scalar(self, node: ScalarNode) -> Any:
+        """A text, a number, a truth value or nothing, as its form or its tag says."""
         text = node.value
         match node.tag.removeprefix(_TAG):
             case "str" | "merge":
