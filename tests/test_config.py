@@ -90,6 +90,12 @@ def test_what_is_no_override(text: str) -> None:
         parse_override(text)
 
 
+@pytest.mark.parametrize("values", [5, "steps: 5", ["steps"], None])
+def test_values_that_are_no_mapping_are_refused(values: Any) -> None:
+    with pytest.raises(UsageError, match=r"the configuration is .*; keys and values are meant"):
+        Whole.parse(values)
+
+
 def test_dotted_keys_mean_groups_of_keys() -> None:
     assert nested({"a.b.c": 1, "a.d": 2, "e": {"f.g": 3}}) == {
         "a": {"b": {"c": 1}, "d": 2},

@@ -73,7 +73,7 @@ class Layer:
     def of_override(cls, text: str, flag: str = "--set") -> Layer:
         """The value of ``a.b.c=value``, given with a flag; raises UsageError."""
         path, value = parse_override(text)
-        return cls(f"{flag} {text}", {path: value})
+        return cls(f"{flag} {text if text.isprintable() else shown(text)}", {path: value})
 
 
 class Config(BaseModel):
@@ -109,6 +109,11 @@ class Config(BaseModel):
         The first must be whole groups; later ones may change single values, defaults included. Raises
         UsageError that blames each problem on the layer that brought it.
         """
+        for layer in layers:
+            if not isinstance(layer.values, Mapping):
+                raise UsageError(
+                    f"{layer.origin} is {shown(layer.values)}; keys and values are meant"
+                )
         values = _overlay(cls, layers)
         try:
             return cls.model_validate(values)
@@ -401,6 +406,10 @@ def _sentence(
             return f"{location} is {shown(value)}; {nearest(str(value), names)}"
         case "string_type" if isinstance(value, bool | int | float):
             return f"{location} is {_as_in_yaml(value)}; text is meant: put it in quotes"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{location or 'the whole'} is {_as_in_yaml(value)}; a group of keys is meant"
+        case "tuple_type" | "list_type":
+            return f"{location} is {_as_in_yaml(value)}; a list is meant"
     message = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     message = message.replace("Input should be", "it should be")
     if isinstance(value, Mapping) and item["type"] == "value_error":  # of several values together
