@@ -31,9 +31,9 @@ import torch
 from benchmarks.sides import Examples, Work, make_data, ours, run_config, trainer
 from chronomask.data.folder import PreparedData
 from chronomask.model.attention import backbone_inputs, documents_attention
+from chronomask.model.device import peak_flops
 from chronomask.train.distributed import World
 from chronomask.train.run import open_run
-from chronomask.train.speed import peak_flops
 
 FULL = Work(
     overrides={},

@@ -41,7 +41,7 @@ from chronomask.train.log import RunLog
 from chronomask.train.loop import pretrain
 from chronomask.train.optimiser import update
 from chronomask.train.run import open_run
-from chronomask.types import UPOS_CLASSES
+from chronomask.types import UPOS_CLASSES, Precision
 
 __all__ = ["CPU_WORK", "Step", "Work", "bare", "make_data", "make_documents", "ours", "trainer"]
 
@@ -58,7 +58,7 @@ class Work:
     row_length: int
     rows: int
     device: str = "cpu"
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     threads: int = 1
     micro_batches: int = 1
 

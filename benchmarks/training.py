@@ -49,7 +49,7 @@ from benchmarks.sides import (
     trainer,
 )
 from chronomask.data.folder import PreparedData
-from chronomask.train.speed import peak_memory
+from chronomask.model.device import peak_memory
 
 Side = Callable[[Path, int], list[Step]]
 

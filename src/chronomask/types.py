@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -22,8 +22,10 @@ __all__ = [
     "UPOS",
     "UPOS_CLASSES",
     "ClassTally",
+    "Device",
     "Document",
     "MaskedBatch",
+    "Precision",
     "Rows",
     "TaggedWords",
     "TokenisedDocument",
@@ -36,6 +38,12 @@ UPOS = (
 )  # fmt: skip
 UPOS_CLASSES = ("none", *UPOS)
 """Class names of part-of-speech tagged data: ``UPOS_CLASSES[token_class]``."""
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a model computes; ``auto`` takes a CUDA device if there is one."""
+Precision = Literal["fp32", "bf16", "auto"]
+"""Of matrix products; weights, sums and optimiser state are float32 always. ``auto``: bf16 on CUDA
+devices that compute it, else fp32."""
 
 Array = Any
 """A numpy array or a torch tensor, as the class docstring says."""

@@ -94,7 +94,7 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.sources import fields_of_config, find_sources, read_documents
 import torch
-from chronomask.train.speed import peak_memory
+from chronomask.model.device import peak_memory
 config = PrepareConfig.parse({"sources": [sys.argv[1]], "max_document_bytes": 1_000_000})
 fields, skipped = fields_of_config(config), Skipped()
 before = peak_memory(torch.device("cpu"))

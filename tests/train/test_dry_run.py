@@ -149,7 +149,7 @@ from pathlib import Path
 import torch
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from chronomask.train.speed import peak_memory
+from chronomask.model.device import peak_memory
 
 pretrain(RunConfig.parse(json.loads(sys.argv[1])), Path(sys.argv[2]), progress=False)
 print(peak_memory(torch.device("cpu")))

@@ -119,6 +119,22 @@ def test_a_checkpoint_of_another_run_is_refused_and_names_what_differs(
     pretrain(same, tmp_path / "run", resume=True, progress=False)
 
 
+def test_another_precision_than_the_run_began_in_is_told(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    config = config.replace(["precision=auto", "steps=3"])
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(patch, 2, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            pretrain(config, tmp_path / "run", progress=False)
+    file = tmp_path / "run" / "environment.json"
+    began = json.loads(file.read_text())
+    assert began["precision"] == "fp32"
+    file.write_text(json.dumps(began | {"precision": "bf16"}))  # as a run that began on a GPU
+    pretrain(config, tmp_path / "run", resume=True, progress=False)
+    assert "the run began in bf16 and goes on in fp32" in caplog.text
+
+
 def test_how_closely_a_run_is_watched_may_change_between_stops(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

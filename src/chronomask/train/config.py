@@ -15,6 +15,7 @@ from chronomask.train.loggers import Logger
 from chronomask.train.optimiser import AdamW, Optimiser
 from chronomask.train.outliers import KeepAll, Outliers
 from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes
+from chronomask.types import Device, Precision
 
 __all__ = ["CheckpointConfig", "RunConfig", "ValidationConfig"]
 
@@ -79,10 +80,10 @@ class RunConfig(Config):
     """what a token attends to: its own document, or its whole row"""
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
     """largest gradient norm; none clips nothing"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """where training runs; auto takes a CUDA device if there is one"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """of the forward and backward pass; weights and optimiser state are float32 always"""
+    precision: Precision = "fp32"
+    """of the forward and backward pass; auto: bf16 on CUDA devices that compute it, else fp32"""
     compile: Literal["auto", "always", "never"] = "auto"
     """``torch.compile`` of the backbone; auto compiles on CUDA"""
     activation_checkpointing: bool = False

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from chronomask.errors import UsageError
+from chronomask.model.device import choose_device
+from chronomask.types import Device
 
 __all__ = ["World", "join"]
 
@@ -78,23 +79,20 @@ class World:
 
 
 @contextmanager
-def join(device: str) -> Iterator[World]:
+def join(device: Device) -> Iterator[World]:
     """Take this process's place among those that ``torchrun`` started; alone without it.
 
-    ``device``: ``auto``, ``cpu`` or ``cuda``. Raises UsageError where CUDA is asked for in vain.
+    Raises UsageError where CUDA is asked for and there is none.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device is 'cuda', but torch finds no CUDA device; set device=cpu or auto")
-    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    own = choose_device(device)
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    own = torch.device(kind)
-    if kind == "cuda":
-        own = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")))
+    if own.type == "cuda":
+        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(own)
     started = size > 1 and not dist.is_initialized()
     if started:
         # Numbers of the host go from host to host: no device is waited for.
-        backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=_store(), rank=rank, world_size=size)
     try:
         yield World(rank, size, own)

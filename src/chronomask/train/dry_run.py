@@ -20,12 +20,12 @@ from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import load_tokenizer, skeleton
+from chronomask.model.device import peak_flops
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.memory import Memory, estimate_memory
 from chronomask.runs.rules import expect, maskable_tokens, unknown_before
 from chronomask.train.config import RunConfig
 from chronomask.train.optimiser import state_numbers
-from chronomask.train.speed import peak_flops
 from chronomask.train.warm_up import shortened
 from chronomask.types import Rows
 
@@ -110,7 +110,10 @@ def dry_run(
     unknown = unknown_before(config)
     per_token = _per_token(flops, lengths, expected.labels / tokens)
 
-    cuda = config.device != "cpu" and (config.device == "cuda" or config.precision == "bf16")
+    here = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    cuda = config.device == "cuda" or here.type == "cuda"
+    cuda |= config.device == "auto" and config.precision == "bf16"  # meant for a GPU elsewhere
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda)
     of_device = -(-config.rows_per_step // devices)
     micro = -(-of_device // min(config.micro_batches, of_device))
     memory = estimate_memory(
@@ -119,11 +122,10 @@ def dry_run(
         rows=micro,
         row_length=length,
         predicted=round(micro * expected.maskable / num_rows * expected.highest_ratio),
-        bf16=config.precision == "bf16",
+        bf16=bf16,
         on_cuda=cuda,
         checkpointing=config.activation_checkpointing,
     )
-    here = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     rate = flops_per_second or peak_flops(here, config.precision)
     return DryRun(
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -98,7 +98,8 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     masker.load_state_dict(saved.content())
     model = open_model(saved.model_path, config.attention)
     model.to(target)  # pyright: ignore[reportArgumentType]
-    forward = Forward(model, target, config.precision, config.attention, report["pad_token_id"])
+    precision = report.get("precision", config.precision)  # older dumps name none
+    forward = Forward(model, target, precision, config.attention, report["pad_token_id"])
 
     parts = [
         (rank, number, forward.mask(rows, masker, report["progress"]))
@@ -146,6 +147,7 @@ def _write(
             "world_size": world.size,
             "class_names": list(run.data.class_names),
             "pad_token_id": run.forward.pad_token_id,
+            "precision": run.forward.precision,
         }
         write_text(folder / _REPORT, json.dumps(report, indent=2) + "\n")
     world.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +12,11 @@ from transformers import PreTrainedModel
 
 from chronomask.masking.masker import Masker
 from chronomask.model.attention import AttentionScope, backbone_inputs, position_offset
+from chronomask.model.device import autocast
 from chronomask.model.head import logits_at, token_losses
-from chronomask.types import MaskedBatch, Rows
+from chronomask.types import MaskedBatch, Precision, Rows
 
 __all__ = ["Forward", "Part", "rows_at_fault"]
-
-Precision = Literal["fp32", "bf16"]
 
 LogitsAt = Callable[
     [PreTrainedModel, torch.Tensor, torch.Tensor, Mapping[str, Any], str | None], torch.Tensor
@@ -64,8 +63,7 @@ class Forward:
         A token is right if no other has a higher logit.
         """
         batch = part.batch
-        bf16 = self.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(self.device, self.precision):
             logits = self.logits_at(
                 self.model, batch.input_ids, batch.positions, part.inputs, self.compiled
             )

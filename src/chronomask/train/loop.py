@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from chronomask.masking.tally import class_means, class_sums, class_tally
+from chronomask.model.device import peak_memory
 from chronomask.train import distributed, signals
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
@@ -34,7 +35,6 @@ from chronomask.train.optimiser import can_leave_out, update
 from chronomask.train.run import Run, State, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.signals import Stopped, StopRequest
-from chronomask.train.speed import peak_memory
 from chronomask.train.validation import validate
 from chronomask.train.warm_up import shortened
 from chronomask.types import Rows

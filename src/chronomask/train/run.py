@@ -26,11 +26,12 @@ from chronomask.model.build import (
     load_tokenizer,
     open_model,
 )
+from chronomask.model.device import peak_flops, precision_on
 from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
 from chronomask.runs.rules import progress
-from chronomask.storage import write_text
+from chronomask.storage import read_object, write_text
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
@@ -42,7 +43,6 @@ from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver
 from chronomask.train.sharding import Sharded
 from chronomask.train.snapshot import Snapshot, take
-from chronomask.train.speed import peak_flops
 
 __all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
 
@@ -257,7 +257,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
         forward=Forward(
             model,
             world.device,
-            config.precision,
+            precision_on(world.device, config.precision),
             config.attention,
             data.manifest.pad_token_id,
             "inductor" if compiled and not sharding else None,
@@ -344,8 +344,11 @@ def _begin_folder(run: Run, state: State, *, resumed: bool) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     checkpoint.tidy(run.checkpoints, state.step)
     write_text(run.folder / "config.yaml", run.config.to_yaml())
-    here = environment(run.forward.device)
+    here = environment(run.forward.device) | {"precision": run.forward.precision}
     if resumed:
+        began = (read_object(run.folder / "environment.json") or {}).get("precision")
+        if began is not None and began != run.forward.precision:
+            logger.warning("the run began in %s and goes on in %s", began, run.forward.precision)
         path = run.folder / "resumes.jsonl"
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         write_text(path, before + json.dumps({"from_step": state.step, **here}) + "\n")
