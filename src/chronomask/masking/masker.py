@@ -135,6 +135,7 @@ class Masker:
         class_names: Sequence[str] = ("none",),
         seed: int = 0,
     ) -> None:
+        """Raises UsageError for values of other types, more classes than fit, or unsuited content."""
         _refuse_wrong_types(config, vocabulary, class_names, seed)
         if not isinstance(config, MaskingConfig):
             config = MaskingConfig.parse(config, where="the masking config")

@@ -59,13 +59,13 @@ class StudyConfig(Config):
     baseline: str = ""
     """the arm that others are compared with; the first one if not given"""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
-    """of pre-training: each keys initial weights, data order, masks and dropout of every arm alike"""
+    """seeds of pre-training: each keys initial weights, data order, masks and dropout of every arm alike"""
     tasks: dict[str, TaskPlan] = Field(default_factory=dict)
     """task → how it is asked; see ``chronomask evaluate``"""
     task_data: str = "data"
     """folder with the files of all tasks that name no folder of their own"""
     task_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
-    """of fine-tuning"""
+    """seeds of fine-tuning"""
     curve_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """checkpoints, by their step, that tasks with ``curve`` are asked of; the last is always"""
     slurm: SlurmConfig = SlurmConfig()

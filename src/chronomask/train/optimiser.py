@@ -38,7 +38,7 @@ class _Adam(Config):
     beta2: Beta = 0.98
     """decay of the second moment"""
     epsilon: Annotated[float, Field(gt=0)] = 1e-6
-    """added to the root of the second moment"""
+    """added to the root of the second moment, in units of the gradient"""
     weight_decay: NotNegative = 0.01
     """decay of weight matrices and embeddings; biases and normalisation weights have none"""
 

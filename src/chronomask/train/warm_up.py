@@ -30,7 +30,7 @@ class BatchWarmUp(Config):
     steps: Positive
     """steps until ``rows_per_step`` is reached"""
     stages: Positive = 4
-    """sizes on the way, ``start_rows`` included"""
+    """number of sizes on the way, the first of them ``start_rows``"""
 
 
 class LengthWarmUp(Config):
