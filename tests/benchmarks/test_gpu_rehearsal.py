@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import gpu
 from tests.support.processes import HANG
 
 ROOT = Path(__file__).parents[2]
@@ -33,11 +35,12 @@ def test_one_call_gives_every_figure(tmp_path: Path) -> None:
     assert result["steps_counted"] == 5
 
 
-def test_without_a_device_it_says_so() -> None:
-    done = subprocess.run(
-        [str(ROOT / "benchmarks" / "gpu.sh")],
-        capture_output=True, text=True, timeout=HANG,
-        env=os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "no CUDA device; --toy rehearses on a CPU" in done.stderr
+def test_without_a_device_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.sh"])
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main()
+    assert stopped.value.code == 2
+    assert "no CUDA device; --toy rehearses on a CPU" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support import two_processes
 from tests.support.processes import HANG, python_path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -41,10 +42,9 @@ def test_two_ranks_of_the_trainer_equal_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    script = ("-m", "tests.support.two_processes")
-    run(*script, one, "8")
+    two_processes.main(one, 8)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run(*launcher, *script, two, "4")
+    run(*launcher, "-m", "tests.support.two_processes", two, "4")
     alone = torch.load(one / "seen-0.pt", weights_only=True)
     ranks = [torch.load(two / f"seen-{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert torch.equal(alone["inputs"], torch.cat([rank["inputs"] for rank in ranks], dim=1))
