@@ -36,8 +36,6 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
     PreTrainedTokenizerFast,
@@ -49,14 +47,7 @@ from chronomask.evaluate.batches import Encoded
 from chronomask.evaluate.finetune import FineTuning, fine_tune, open_seeded
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks.glue import GlueTask, read_split
-from chronomask.evaluate.tasks.squad import (
-    SquadConfig,
-    SquadTask,
-    answers_of,
-    read_questions,
-    score_answers,
-    span_loss,
-)
+from chronomask.evaluate.tasks.squad import SquadConfig, SquadTask, read_questions
 
 TASKS = ("sst2", "squad")
 SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -98,7 +89,8 @@ class Work:
     """One task ready to be trained by either side. ``score`` takes a trained model."""
 
     name: str
-    auto: Any
+    head: str
+    """name of transformers' auto class with the head"""
     encoded: Encoded
     targets: dict[str, torch.Tensor]
     """what the model computes its own loss from, by keyword"""
@@ -168,7 +160,7 @@ def measure(subject: Subject, work: Work, rounds: int) -> dict[str, float]:
     score: dict[str, list[float]] = {side: [] for side in sides}
     for seed in range(rounds):
         for side, train in sides.items():
-            with open_seeded(subject, work.auto, work.config, seed) as model:
+            with open_seeded(subject, work.head, work.config, seed) as model:
                 speed[side].append(len(work.encoded) / train(model, work, seed))
                 score[side].append(work.score(model))
     result = {f"{work.name}_vs_hf": median(speed["ours"]) / median(speed["hf"])}
@@ -185,14 +177,14 @@ def sentences(subject: Subject, data: Path, examples: int, rate: float) -> Work:
     train, dev = (task.part(subject, read_split("sst2", data, split)) for split in ("train", "dev"))
 
     def score(model: Any) -> float:
-        return float((task.predictions(model, dev.encoded) == dev.examples.labels).mean())
+        return task.score(dev, task.answers(model, dev))
 
     return Work(
         "sst2",
-        AutoModelForSequenceClassification,
+        task.head,
         train.encoded,
         {"labels": torch.from_numpy(train.examples.labels)},
-        task.loss(train.examples, torch.device("cpu")),
+        task.loss(train, torch.device("cpu")),
         task.config,
         score,
         rate,
@@ -203,18 +195,17 @@ def questions(subject: Subject, data: Path, examples: int, rate: float) -> Work:
     """SQuAD, so many training questions of it."""
     task = SquadTask(SquadConfig(epochs=1, limit=examples))
     train, dev = (task.part(subject, read_questions(data, split)) for split in ("train", "dev"))
-    places = torch.from_numpy(train.windows.answer)
+    places = torch.from_numpy(train.encoded.answer)
 
     def score(model: Any) -> float:
-        answers = answers_of(model, dev.questions, dev.windows, task.config)
-        return float(score_answers(dev.questions, answers)["f1"].mean())
+        return task.score(dev, task.answers(model, dev))
 
     return Work(
         "squad",
-        AutoModelForQuestionAnswering,
-        train.windows.encoded,
+        task.head,
+        train.encoded,
         {"start_positions": places[:, 0], "end_positions": places[:, 1]},
-        span_loss(train.windows, torch.device("cpu")),
+        task.loss(train, torch.device("cpu")),
         task.config,
         score,
         rate,

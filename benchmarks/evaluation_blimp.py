@@ -98,8 +98,8 @@ def one_by_one(model: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str])
 
 def batched(model: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
     """The same scores as the library gives them."""
-    sentences, _ = encode_sentences(tokenizer, texts, 512)
     config = PseudoLikelihood()
+    sentences, _ = encode_sentences(tokenizer, texts, 512, config.score)
     return pseudo_log_likelihood(model, sentences, tokenizer, config, label="blimp", progress=False)
 
 

@@ -1,11 +1,16 @@
-"""Files: replaced whole or not at all, known by their hash, opened whatever packs them.
+"""Files: replaced whole or not at all, known by their hash, opened whatever packs them, read as text.
 
 A file is written under another name, flushed to the disk, renamed, and its folder flushed too. So a
 reader never meets half of one, whatever moment a process is killed or the power fails.
+
+One rule for text: UTF-8, with or without a byte order mark. A line ends with LF, CR LF or CR, and with
+nothing else: U+2028 and a form feed are characters of their line. Bytes that are not UTF-8 are refused
+by their line, never replaced.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import io
@@ -21,14 +26,20 @@ from chronomask.errors import DataError, RunError, UsageError
 
 __all__ = [
     "COMPRESSIONS",
+    "UNPACKED_LIMIT",
+    "Bounded",
     "bytes_sha256",
     "damage_errors",
     "decompressed",
     "file_sha256",
     "files_sha256",
     "flush",
+    "lines_in",
+    "read_lines",
     "read_object",
+    "read_text",
     "replacing",
+    "text_of",
     "write_bytes",
     "write_json",
     "write_text",
@@ -37,7 +48,17 @@ __all__ = [
 COMPRESSIONS = (".gz", ".xz", ".zst")
 """Ends of the names of compressed files that :func:`decompressed` opens."""
 
+UNPACKED_LIMIT = 100_000_000
+"""Most bytes that :func:`read_text` and :func:`read_lines` take out of a compressed file."""
+
 _BLOCK = 1 << 16
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""Byte order marks of other encodings; UTF-32's first, which begin with one of UTF-16's."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -157,6 +178,101 @@ def damage_errors() -> tuple[type[Exception], ...]:
     except ImportError:
         return known
     return (*known, zstandard.ZstdError)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, its line ends as they are; see :func:`read_lines` for the rest."""
+    with _unpacked(path) as handle:
+        return text_of(handle.read(), path)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file without their ends, one at a time.
+
+    A file whose name ends in one of :data:`COMPRESSIONS` is decompressed. Raises DataError, naming the
+    file and where it can the line, for what cannot be read, is damaged, is not UTF-8, or unpacks to
+    more than :data:`UNPACKED_LIMIT` bytes.
+    """
+    with _unpacked(path) as handle:
+        yield from lines_in(handle, path)
+
+
+def text_of(content: bytes, name: object) -> str:
+    """Bytes as text; raises DataError, naming ``name`` and the line, for what is not UTF-8."""
+    return _decoded(_without_mark(content, name), name, 1)
+
+
+def lines_in(handle: IO[bytes], name: object) -> Iterator[str]:
+    """The lines in a stream of bytes without their ends; raises as :func:`text_of` does."""
+    number = 1
+    for block in handle:  # up to a line feed; a carriage return may end lines inside it
+        block = _without_mark(block, name) if number == 1 else block
+        for line in block.splitlines():  # of bytes: at CR, LF and CR LF alone
+            yield _decoded(line, name, number)
+            number += 1
+
+
+class Bounded(io.RawIOBase):
+    """A stream that is read at most ``limit`` bytes far, so that few bytes cannot unpack to a full memory.
+
+    Reading further raises DataError, with ``refusal`` for its message.
+    """
+
+    def __init__(self, raw: IO[bytes], limit: int, refusal: str) -> None:
+        self._raw, self._left, self._refusal = raw, limit, refusal
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        block = self._raw.read(min(len(buffer), self._left + 1))
+        if len(block) > self._left:
+            raise DataError(self._refusal)
+        self._left -= len(block)
+        buffer[: len(block)] = block
+        return len(block)
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, decompressed if its name says so; raises DataError where they cannot be read."""
+    compression = path.suffix if path.suffix in COMPRESSIONS else ""
+    refusal = (
+        f"{path} unpacks to more than {UNPACKED_LIMIT:,} bytes: if that is right, decompress it and "
+        "name the decompressed file"
+    )
+    try:
+        with path.open("rb") as raw, decompressed(raw, compression) as handle:
+            if compression:
+                handle = io.BufferedReader(Bounded(handle, UNPACKED_LIMIT, refusal), _BLOCK)
+            yield handle
+    except damage_errors() as error:
+        raise DataError(f"{path} is damaged or cut short ({error}): get it again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _without_mark(content: bytes, name: object) -> bytes:
+    """Bytes without UTF-8's byte order mark; raises DataError for that of another encoding."""
+    for mark, encoding in _MARKS.items():
+        if content.startswith(mark):
+            raise DataError(
+                f"{name} is {encoding}, by its byte order mark: convert it to UTF-8, such as with "
+                f"iconv -f {encoding} -t UTF-8"
+            )
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def _decoded(content: bytes, name: object, first_line: int) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # The characters before the bad byte are whole; one stands in for it, so that it has a line.
+        number = first_line - 1 + len((content[: error.start] + b"?").splitlines())
+        raise DataError(
+            f"{name}, line {number}: byte 0x{content[error.start]:02x} is not UTF-8: convert the file "
+            "to UTF-8, such as with iconv -f LATIN1 -t UTF-8 if it is Latin-1"
+        ) from None
 
 
 class _ZstdFile(io.RawIOBase):

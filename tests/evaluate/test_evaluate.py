@@ -12,10 +12,9 @@ from chronomask import cli
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.evaluate import default_out, evaluate, results_table
 from chronomask.evaluate.finetune import FineTuning
-from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import REGISTRY, make_tasks
-from chronomask.evaluate.tasks.glue import GLUE_TASKS, GlueTask
+from chronomask.evaluate.tasks.glue import FORMATS, GlueTask
 from chronomask.evaluate.tasks.squad import SquadTask
 from chronomask.runs.result import TaskResult
 from tests.support.official_files import squad_values, write_squad
@@ -29,9 +28,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     seen: list[tuple[str, int]] = []
     run = GlueTask.run
 
-    def noted(self: GlueTask, model: Subject, data: Path, seed: int, progress: bool) -> TaskResult:
+    def noted(
+        self: GlueTask, model: Subject, task_data: Path, seed: int, progress: bool
+    ) -> TaskResult:
         seen.append((self.name, seed))
-        return run(self, model, data, seed, progress)
+        return run(self, model, task_data, seed, progress)
 
     monkeypatch.setattr(GlueTask, "run", noted)
     return seen
@@ -39,7 +40,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 def test_families_and_names_become_tasks_once() -> None:
     assert [task.name for task in make_tasks(["rte", "glue"])] == ["rte", *(set_without("rte"))]
-    assert {entry.family for entry in REGISTRY.values()} >= {"glue", "squad"}
+    assert {task.family for task in REGISTRY.values()} >= {"glue", "squad"}
     with pytest.raises(UsageError, match="unknown task 'colla'; did you mean 'cola'"):
         make_tasks(["colla"])
     with pytest.raises(UsageError, match="no task was asked for"):
@@ -47,7 +48,7 @@ def test_families_and_names_become_tasks_once() -> None:
 
 
 def set_without(name: str) -> list[str]:
-    return [other for other in GLUE_TASKS if other != name]
+    return [other for other in FORMATS if other != name]
 
 
 def test_overrides_reach_all_a_family_or_a_task() -> None:
@@ -73,8 +74,9 @@ def test_overrides_reach_all_a_family_or_a_task() -> None:
         ("cola.epochss=1", "unknown key 'epochss'; did you mean 'epochs'"),
         ("kola.epochs=1", "'kola' is no task and no family; did you mean 'cola'"),
         ("squad.epochs=1", "'squad' is not among the tasks asked for"),
-        ("epochs=0", r"the recipe of cola: epochs is 0"),
-        ("precision=fp8", "the recipe of cola: precision is 'fp8'"),
+        ("epochs=0", r"--set epochs=0: epochs is 0: it should be greater"),
+        ("cola.epochs=0", r"--set cola.epochs=0: epochs is 0: it should be greater"),
+        ("precision=fp8", "--set precision=fp8: precision is 'fp8'"),
     ],
 )
 def test_overrides_that_reach_nothing_are_refused(override: str, message: str) -> None:
@@ -108,11 +110,11 @@ def test_an_interrupted_evaluation_goes_on(
     run = GlueTask.run
 
     def interrupted(
-        self: GlueTask, model: Subject, data: Path, seed: int, progress: bool
+        self: GlueTask, model: Subject, task_data: Path, seed: int, progress: bool
     ) -> TaskResult:
         if (self.name, seed) == ("rte", 1):
             raise KeyboardInterrupt
-        return run(self, model, data, seed, progress)
+        return run(self, model, task_data, seed, progress)
 
     monkeypatch.setattr(GlueTask, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -163,10 +165,10 @@ def test_tasks_that_draw_nothing_run_once(subject: Subject, tmp_path: Path) -> N
     class Fixed(GlueTask):
         draws = False
 
-        def check(self, model: Subject, data: Path) -> None:
+        def check(self, model: Subject, task_data: Path) -> None:
             pass
 
-        def run(self, model: Subject, data: Path, seed: int, progress: bool) -> TaskResult:
+        def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
             return TaskResult(
                 "fixed", "glue", seed, model.name, model.sha256, None, {"accuracy": 0.5},
                 "accuracy", True, {"dev": 1}, {}, "", {}, 0.0,
@@ -181,21 +183,6 @@ def test_default_folder(subject: Subject, tmp_path: Path) -> None:
     assert default_out(subject) == Path("results") / "tiny"
     of_run = Subject("x", tmp_path, step=40, run=tmp_path / "run")
     assert default_out(of_run) == tmp_path / "run" / "results" / "step-00000040"
-
-
-def test_progress_off_a_terminal_is_lines_with_rate_and_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr("chronomask.evaluate.progress.time.monotonic", lambda: now[0])
-    with Progress("cola seed 0", 400) as progress:
-        progress.advance(50)
-        now[0] += 20.0
-        progress.advance(50, note="loss 0.700")
-        progress.advance(300)
-    assert capsys.readouterr().err.splitlines() == [
-        "cola seed 0: 25%, 5.0 examples/s, 60 s left, loss 0.700"
-    ]
 
 
 def test_table_shows_mean_and_deviation(subject: Subject) -> None:

@@ -66,7 +66,7 @@ def test_windows_are_the_tokenizers_own(
         return_offsets_mapping=True,
         return_token_type_ids=True,
     )
-    encoded = windows.encoded
+    encoded = windows
     assert windows.question.tolist() == theirs["overflow_to_sample_mapping"]
     for k, (row, spans) in enumerate(
         zip(theirs["input_ids"], theirs["offset_mapping"], strict=True)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask.errors import UsageError
-from chronomask.keyed import permute
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["Encoded", "by_length", "check_pairs", "encode", "end_to_end", "shuffled_batches"]
 
@@ -53,6 +54,8 @@ class Encoded:
 
         ``attention_mask`` is left out where nothing is padded, token types where the model has none.
         """
+        import torch
+
         lengths = self.lengths[index]
         place = np.arange(lengths.max())
         real = place < lengths[:, None]
@@ -120,6 +123,8 @@ def shuffled_batches(
     lengths: NDArray[np.int64], batch_size: int, key: int
 ) -> list[NDArray[np.int64]]:
     """The batches of one epoch, int64 indices: each example once, a function of ``key``."""
+    from chronomask.keyed import permute
+
     size = lengths.size
     order = np.argsort(permute(np.arange(size), size, key))
     pool = batch_size * BATCHES_PER_POOL

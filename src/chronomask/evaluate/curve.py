@@ -17,6 +17,7 @@ from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.subject import find_subject
 from chronomask.evaluate.tasks import make_tasks
+from chronomask.runs.layout import RunFolder, checkpoints_in, step_of
 from chronomask.runs.result import TaskResult
 
 __all__ = ["Plan", "checkpoints_of", "evaluate_curve"]
@@ -28,8 +29,10 @@ class Plan:
 
     tasks: tuple[str, ...]
     """names and families, as on the command line"""
-    data: Path
+    task_data: Path
+    """folder with the tasks' files"""
     seeds: int
+    """of fine-tuning: 0 to one less"""
     overrides: tuple[str, ...] = ()
     limit: int | None = None
     force: bool = False
@@ -42,13 +45,13 @@ def checkpoints_of(run: Path, every: int) -> list[Path]:
     """
     if every < 1:
         raise UsageError(f"every {every} checkpoints cannot be: the smallest is 1, all of them")
-    found = sorted((run / "checkpoints").glob("step-*"), key=lambda path: path.name)
+    found = checkpoints_in(RunFolder(run).checkpoints)
     if not found:
         raise UsageError(
             f"{run} has no checkpoints: a curve is drawn of a run folder, whose config says "
             "checkpoint.keep: all"
         )
-    return found[::-1][::every][::-1]
+    return found[::every][::-1]
 
 
 def evaluate_curve(
@@ -64,7 +67,7 @@ def evaluate_curve(
     checkpoints = checkpoints_of(run, every)
     tasks = make_tasks(plan.tasks, plan.overrides, plan.limit)
     last = find_subject(str(checkpoints[-1]))
-    evaluate(last, tasks, plan.data, [], out, progress=False)  # checks, and computes nothing
+    evaluate(last, tasks, plan.task_data, [], out, progress=False)  # checks, and computes nothing
     jobs = {path: out / path.name for path in checkpoints}
     found: dict[Path, list[TaskResult]] = {}
     failed: dict[Path, ChronomaskError] = {}
@@ -75,7 +78,7 @@ def evaluate_curve(
                 found[path] = _evaluate_one(path, plan, folder, progress)
             except ChronomaskError as error:
                 failed[path] = error
-            _say(path, found, failed, len(jobs), progress)
+            _print_state(path, found, failed, len(jobs), progress)
     else:
         threads = max(1, (os.cpu_count() or 1) // num_workers)
         with ProcessPoolExecutor(
@@ -91,14 +94,14 @@ def evaluate_curve(
                     found[path] = future.result()
                 except ChronomaskError as error:
                     failed[path] = error
-                _say(path, found, failed, len(jobs), progress)
+                _print_state(path, found, failed, len(jobs), progress)
     if failed:
-        told = "; ".join(f"{path.name}: {error}" for path, error in sorted(failed.items()))
+        listing = "; ".join(f"{path.name}: {error}" for path, error in sorted(failed.items()))
         raise RunError(
-            f"{len(failed)} of {len(jobs)} checkpoints could not be evaluated ({told}); the results of "
+            f"{len(failed)} of {len(jobs)} checkpoints could not be evaluated ({listing}); the results of "
             f"the others are in {out}: call again when this is mended"
         )
-    return {int(path.name.removeprefix("step-")): found[path] for path in checkpoints}
+    return {step_of(path) or 0: found[path] for path in checkpoints}
 
 
 def _begin_worker(threads: int) -> None:
@@ -111,7 +114,7 @@ def _evaluate_one(path: Path, plan: Plan, folder: Path, progress: bool) -> list[
     return evaluate(
         find_subject(str(path)),
         make_tasks(plan.tasks, plan.overrides, plan.limit),
-        plan.data,
+        plan.task_data,
         range(plan.seeds),
         folder,
         force=plan.force,
@@ -119,7 +122,7 @@ def _evaluate_one(path: Path, plan: Plan, folder: Path, progress: bool) -> list[
     )
 
 
-def _say(
+def _print_state(
     path: Path,
     found: dict[Path, list[TaskResult]],
     failed: dict[Path, ChronomaskError],
@@ -129,10 +132,6 @@ def _say(
     if not progress:
         return
     done = len(found) + len(failed)
-    if path in found:
-        told = "  ".join(
-            f"{result.task} {result.metrics[result.primary]:.4f}" for result in found[path]
-        )
-    else:
-        told = "failed"
-    print(f"[{done}/{total}] {path.name}: {told}", file=sys.stderr, flush=True)
+    scores = [f"{one.task} {one.metrics[one.primary]:.4f}" for one in found.get(path, ())]
+    state = "  ".join(scores) if path in found else "failed"
+    print(f"[{done}/{total}] {path.name}: {state}", file=sys.stderr, flush=True)

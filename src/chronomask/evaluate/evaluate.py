@@ -6,15 +6,15 @@ weights, data and recipe, are kept.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import Identified, Task
+from chronomask.evaluate.task import Task
+from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult
 
 __all__ = ["default_out", "evaluate", "results_table"]
@@ -22,8 +22,8 @@ __all__ = ["default_out", "evaluate", "results_table"]
 
 def evaluate(
     model: Subject,
-    tasks: Sequence[Task],
-    data: Path,
+    tasks: Sequence[Task[Any]],
+    task_data: Path,
     seeds: Iterable[int],
     out: Path,
     *,
@@ -32,18 +32,21 @@ def evaluate(
 ) -> list[TaskResult]:
     """Results of every task with every seed, those that were in ``out`` already included.
 
+    ``task_data``: folder with the tasks' files. ``seeds``: of fine-tuning; a task that draws nothing is run
+    once.
+
     Raises UsageError or DataError, naming everything that is wrong, before any work; UsageError for
     results in ``out`` of another model, data or recipe, unless ``force`` replaces them.
     """
     wanted = list(_units(tasks, seeds))
-    _check(model, tasks, data)
-    there = {} if force else _kept(model, tasks, data, wanted, out)
+    _check(model, tasks, task_data)
+    there = {} if force else _kept(model, task_data, wanted, out)
     results = []
     for number, (task, seed) in enumerate(wanted, 1):
         result = there.get((task.name, seed))
         kept = result is not None
         if result is None:
-            result = task.run(model, data, seed, progress)
+            result = task.run(model, task_data, seed, progress)
             result.save(out)
         results.append(result)
         if progress:
@@ -57,7 +60,7 @@ def evaluate(
 def default_out(model: Subject) -> Path:
     """``<run>/results/step-…`` for a checkpoint of a run, ``results/<model name>`` otherwise."""
     if model.run is not None:
-        return model.run / "results" / f"step-{model.step or 0:08d}"
+        return RunFolder(model.run).results_of(model.step or 0)
     return Path("results") / Path(model.name).resolve().name
 
 
@@ -84,7 +87,7 @@ def results_table(results: Sequence[TaskResult]) -> str:
     )
 
 
-def _units(tasks: Sequence[Task], seeds: Iterable[int]) -> Iterator[tuple[Task, int]]:
+def _units(tasks: Sequence[Task[Any]], seeds: Iterable[int]) -> Iterator[tuple[Task[Any], int]]:
     """Each task with each seed; what draws nothing once."""
     seeds = list(seeds)
     for task in tasks:
@@ -92,29 +95,27 @@ def _units(tasks: Sequence[Task], seeds: Iterable[int]) -> Iterator[tuple[Task, 
             yield task, seed
 
 
-def _check(model: Subject, tasks: Sequence[Task], data: Path) -> None:
+def _check(model: Subject, tasks: Sequence[Task[Any]], task_data: Path) -> None:
     """Check all tasks; raises one error that names the problem of each."""
     problems: dict[str, ChronomaskError] = {}
     for task in tasks:
         try:
-            task.check(model, data)
+            task.check(model, task_data)
         except (UsageError, DataError) as error:
             problems[task.name] = error
     if not problems:
         return
     fine = [task.name for task in tasks if task.name not in problems]
-    told = "; ".join(f"{name}: {_without_name(name, error)}" for name, error in problems.items())
+    listing = "; ".join(
+        f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in problems.items()
+    )
     way_out = f". Nothing is wrong with: --tasks {','.join(fine)}" if fine else ""
     kind = UsageError if any(isinstance(e, UsageError) for e in problems.values()) else DataError
-    raise kind(told + way_out)
-
-
-def _without_name(name: str, error: ChronomaskError) -> str:
-    return str(error).removeprefix(f"{name}: ")
+    raise kind(listing + way_out)
 
 
 def _kept(
-    model: Subject, tasks: Sequence[Task], data: Path, wanted: Sequence[tuple[Task, int]], out: Path
+    model: Subject, task_data: Path, wanted: Sequence[tuple[Task[Any], int]], out: Path
 ) -> dict[tuple[str, int], TaskResult]:
     """Results that are there and are what would be made; raises UsageError for others."""
     there = {}
@@ -125,12 +126,11 @@ def _kept(
             continue
         result = TaskResult.load(path)
         differing = [] if result.model_sha256 == model.sha256 else ["weights"]
-        if isinstance(task, Identified):
-            if task.name not in digests:
-                digests[task.name] = task.data_sha256(data)
-            if result.data_sha256 != digests[task.name]:
-                differing.append("data")
-            differing += _changed(result.recipe, task.recipe)
+        if task.name not in digests:
+            digests[task.name] = task.data_sha256(task_data)
+        if result.data_sha256 != digests[task.name]:
+            differing.append("data")
+        differing += [f"recipe.{name}" for name in task.changed(result)]
         if differing:
             raise UsageError(
                 f"{path} is there already, made with other {', '.join(differing)} (of {result.model}): "
@@ -138,10 +138,3 @@ def _kept(
             )
         there[task.name, seed] = result
     return there
-
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ, compared as the result file would hold them."""
-    now = json.loads(json.dumps(dict(now)))
-    keys = sorted(before.keys() | now.keys())
-    return [f"recipe.{key}" for key in keys if before.get(key) != now.get(key)]

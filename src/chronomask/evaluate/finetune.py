@@ -1,115 +1,50 @@
-"""Fine-tuning: a model with a new head, AdamW, a warm-up and a straight line down; then its outputs.
+"""Fine-tuning: a model with a new head, AdamW, a warm-up and a straight line down; then its answers.
 
-Everything random is a function of the seed: the head's initial weights, dropout and the order.
+Everything random is a function of the seed: the head's initial weights, dropout and the order. A learning
+rate is chosen on a held-out slice of the training data, never on the dev set.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import nn
-from transformers import PreTrainedModel
 
 from chronomask.config import Config
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.batches import Encoded, by_length, shuffled_batches
-from chronomask.evaluate.device import Device, Precision, autocast, device_of, placed
-from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.subject import Subject
-from chronomask.keyed import Stream, permute, row_keys
+from chronomask.evaluate.task import Kept, Task
+from chronomask.progress import Progress
+from chronomask.types import Device, Precision
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
 
 __all__ = [
+    "AtLeastOne",
+    "FineTunedTask",
     "FineTuning",
     "Loss",
+    "Part",
+    "Positive",
     "Prepared",
-    "at_most",
-    "check_fine_tuning",
-    "choose_rate",
     "fine_tune",
     "open_seeded",
     "outputs",
-    "slices",
 ]
 
-Score = Callable[[float, NDArray[np.int64], NDArray[np.int64]], float]
-"""(learning rate, indices to train on, indices to score on) → score, the higher the better"""
-
-
-class _Examples(Protocol):
-    def __len__(self) -> int: ...
-
-    def take(self, index: NDArray[np.int64]) -> Self: ...
-
-
-Train = TypeVar("Train")
-Dev = TypeVar("Dev")
-Several = TypeVar("Several", bound=_Examples)
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared(Generic[Train, Dev]):
-    """What all seeds of a task share."""
-
-    train: Train
-    dev: Dev
-    data_sha256: str
-    rate: float
-    choice: dict[str, float]
-    """how the rate was chosen"""
-
-
-def at_most(limit: int | None, examples: Several) -> Several:
-    """Examples, or ``limit`` of them, spread over the file, in its order."""
-    size = len(examples)
-    if limit is None or limit >= size:
-        return examples
-    key = int(row_keys(0, Stream.SELECT, 0, 1)) >> 2
-    return examples.take(np.sort(permute(np.arange(limit), size, key)))
-
-
-def choose_rate(
-    recipe: FineTuning, groups: NDArray[np.int64], score: Score
-) -> tuple[float, dict[str, float]]:
-    """The best of the recipe's rates (the lower of equal ones), and the score of each by name.
-
-    ``groups`` [N]: examples of one group are never on both sides. The slice is the same for every
-    seed and model. Without rates to choose from it is the recipe's own, and nothing is trained.
-    """
-    if not recipe.learning_rates:
-        return recipe.learning_rate, {}
-    train, held_out = slices(groups, recipe.held_out_share)
-    scores = {rate: score(rate, train, held_out) for rate in sorted(set(recipe.learning_rates))}
-    best = max(scores, key=lambda rate: (scores[rate], -rate))
-    details = {f"held_out_score_at_{rate:g}": value for rate, value in scores.items()}
-    return best, {"learning_rate": best, **details}
-
-
-def slices(
-    groups: NDArray[np.int64], held_out_share: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to train on and to score on, ascending; raises DataError where a side would be empty."""
-    names = np.unique(groups)
-    count = round(held_out_share * names.size)
-    if not 0 < count < names.size:
-        raise DataError(
-            f"{names.size} groups of training examples are too few to hold out "
-            f"{held_out_share:.0%} of them: set learning_rates=[] or another held_out_share"
-        )
-    key = int(row_keys(0, Stream.SELECT, 0, 0)) >> 2
-    chosen = names[permute(np.arange(names.size), names.size, key) < count]
-    held_out = np.isin(groups, chosen)
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-Loss = Callable[[Any, dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+Loss = Callable[[Any, "dict[str, torch.Tensor]", "torch.Tensor"], "torch.Tensor"]
 """(model's output, its inputs, indices of the examples) → mean loss of the batch"""
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -139,36 +74,182 @@ class FineTuning(Config):
     """decay of weight matrices; biases and normalisation weights have none"""
     max_gradient_norm: Positive = 1.0
     """gradients longer than this are shortened to it"""
-    precision: Precision = "float32"
-    """bfloat16: matrix products in half precision, weights and sums in float32"""
+    precision: Precision = "fp32"
+    """of matrix products, weights and sums are float32; auto: bf16 on CUDA devices that compute it"""
     device: Device = "auto"
     """auto: a CUDA device if there is one"""
     limit: AtLeastOne | None = None
     """at most so many examples of each part, for a quick look; none: all"""
 
 
-def check_fine_tuning(model: Subject, auto: Any, recipe: FineTuning, task: str) -> None:
-    """Raise UsageError without the device or the head, or for rows longer than the model's positions."""
-    device_of(recipe.device)
-    if recipe.max_length > model.max_length:
-        raise UsageError(
-            f"{task}: rows of {recipe.max_length} tokens, and {model.name} has room for {model.max_length}: "
-            f"--set {task}.max_length={model.max_length}, or evaluate a model of longer rows"
+class _Examples(Protocol):
+    def __len__(self) -> int: ...
+
+    def take(self, index: NDArray[np.int64]) -> Self: ...
+
+
+Recipe = TypeVar("Recipe", bound=FineTuning)
+Examples = TypeVar("Examples", bound=_Examples)
+Tokens = TypeVar("Tokens", bound=Encoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[Examples, Tokens]):
+    """Examples as they were read, and as tokens: what the model is given."""
+
+    examples: Examples
+    encoded: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Generic[Examples, Tokens]):
+    """What all seeds of a task share."""
+
+    train: Part[Examples, Tokens]
+    dev: dict[str, Part[Examples, Tokens]]
+    """dev sets by name; the first is the one that comparisons use"""
+    data_sha256: str
+    rate: float
+    """peak of the learning rate"""
+    choice: dict[str, float]
+    """how the rate was chosen"""
+
+
+class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
+    """A task that trains the model with a new head on its training part, and scores its dev sets."""
+
+    head: ClassVar[str]
+    """name of transformers' auto class with the head, such as ``AutoModelForQuestionAnswering``"""
+
+    def __init__(self, config: Recipe) -> None:
+        super().__init__(config)
+        self._prepared = Kept[Prepared[Examples, Tokens]]()
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """Further keywords of the head's ``from_pretrained``."""
+        return {}
+
+    @abstractmethod
+    def read(self, task_data: Path) -> tuple[Examples, dict[str, Examples]]:
+        """The training examples, and the dev sets by name, the one that comparisons use first."""
+
+    @abstractmethod
+    def encoded(self, model: Subject, examples: Examples) -> Tokens:
+        """Examples as tokens."""
+
+    @abstractmethod
+    def groups(self, examples: Examples) -> NDArray[np.int64]:
+        """[N]: a number per example; examples of one group are held out together, or not at all."""
+
+    @abstractmethod
+    def loss(self, part: Part[Examples, Tokens], device: torch.device) -> Loss:
+        """The loss of batches of ``part``."""
+
+    @abstractmethod
+    def answers(
+        self, model: PreTrainedModel, part: Part[Examples, Tokens], label: str, progress: bool
+    ) -> Any:
+        """What a fine-tuned model says of each example of ``part``."""
+
+    @abstractmethod
+    def score(self, part: Part[Examples, Tokens], answers: Any) -> float:
+        """The primary metric of answers, the higher the better."""
+
+    def check(self, model: Subject, task_data: Path) -> None:
+        """Read everything once, and encode an example of each part; raises UsageError or DataError."""
+        from chronomask.model.device import choose_device
+
+        train, dev_sets = self.read(task_data)
+        choose_device(self.config.device)
+        if self.config.max_length > model.max_length:
+            raise UsageError(
+                f"{self.name}: rows of {self.config.max_length} tokens, and {model.name} has room for "
+                f"{model.max_length}: --set {self.name}.max_length={model.max_length}, or evaluate a "
+                "model of longer rows"
+            )
+        model.check_head(self.head)
+        for examples in (train, *dev_sets.values()):
+            self.encoded(model, examples.take(np.arange(1)))
+
+    def part(self, model: Subject, examples: Examples) -> Part[Examples, Tokens]:
+        """Examples and their tokens: at most ``limit``, spread over the file, in its order."""
+        examples = _at_most(self.config.limit, examples)
+        return Part(examples, self.encoded(model, examples))
+
+    def prepared(
+        self, model: Subject, task_data: Path, progress: bool
+    ) -> Prepared[Examples, Tokens]:
+        """Texts as tokens and the learning rate; kept from one seed to the next."""
+        digest = self.data_sha256(task_data)
+
+        def prepare() -> Prepared[Examples, Tokens]:
+            examples, dev_sets = self.read(task_data)
+            train = self.part(model, examples)
+            dev = {name: self.part(model, each) for name, each in dev_sets.items()}
+            rate, choice = self._choose_rate(model, train, progress)
+            return Prepared(train, dev, digest, rate, choice)
+
+        return self._prepared.of((model.sha256, digest), prepare)
+
+    def tuned_answers(
+        self,
+        model: Subject,
+        train: Part[Examples, Tokens],
+        dev: Mapping[str, Part[Examples, Tokens]],
+        rate: float,
+        seed: int,
+        label: str,
+        progress: bool,
+    ) -> dict[str, Any]:
+        """Answers to each of ``dev`` of a model fine-tuned on ``train``."""
+        with open_seeded(model, self.head, self.config, seed, **self.head_options) as opened:
+            loss_of = self.loss(train, opened.device)
+            fine_tune(
+                opened, train.encoded, loss_of, self.config, rate, seed,
+                label=label, progress=progress,
+            )  # fmt: skip
+            return {name: self.answers(opened, part, label, progress) for name, part in dev.items()}
+
+    def _choose_rate(
+        self, model: Subject, train: Part[Examples, Tokens], progress: bool
+    ) -> tuple[float, dict[str, float]]:
+        """The best of the recipe's rates (the lower of equal ones), and the score of each by name.
+
+        The slice that scores are of is the same for every seed and model. Without rates to choose from
+        it is the recipe's own, and nothing is trained.
+        """
+        if not self.config.learning_rates:
+            return self.config.learning_rate, {}
+        inside, outside = (
+            self.part(model, train.examples.take(index))
+            for index in _slices(self.groups(train.examples), self.config.held_out_share)
         )
-    model.check_head(auto)
+        scores = {}
+        for rate in sorted(set(self.config.learning_rates)):
+            label = f"{self.name} at {rate:g}"
+            answers = self.tuned_answers(model, inside, {"": outside}, rate, 0, label, progress)
+            scores[rate] = self.score(outside, answers[""])
+        best = max(scores, key=lambda rate: (scores[rate], -rate))
+        details = {f"held_out_score_at_{rate:g}": value for rate, value in scores.items()}
+        return best, {"learning_rate": best, **details}
 
 
 @contextmanager
 def open_seeded(
-    model: Subject, auto: Any, recipe: FineTuning, seed: int, **changes: Any
+    model: Subject, head: str, recipe: FineTuning, seed: int, **changes: Any
 ) -> Iterator[PreTrainedModel]:
     """A model with a new head on the recipe's device; what is drawn inside is a function of the seed."""
-    device = device_of(recipe.device)
+    import torch
+
+    from chronomask.keyed import Stream, row_keys
+    from chronomask.model.device import choose_device
+
+    device = choose_device(recipe.device)
     key = int(row_keys(seed, Stream.DROPOUT, 0, 0)) >> 1
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(key)
-        opened, _ = model.open_as(auto, **changes)
-        yield placed(opened, device)
+        yield model.open_as(head, device, **changes)[0]
 
 
 def fine_tune(
@@ -183,9 +264,13 @@ def fine_tune(
     progress: bool,
 ) -> None:
     """Train the model in place; raises RunError if the loss is not finite."""
+    import torch
+
+    from chronomask.keyed import Stream, row_keys
+    from chronomask.model.device import autocast
+
     device = next(model.parameters()).device
-    per_epoch = math.ceil(len(examples) / recipe.batch_size)
-    steps = per_epoch * recipe.epochs
+    steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
     warmup = round(recipe.warmup_share * steps)
     optimiser = _optimiser(model, recipe.weight_decay, fused=device.type in ("cpu", "cuda"))
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
@@ -200,7 +285,7 @@ def fine_tune(
                     output = model(**inputs)
                 loss = loss_of(output, inputs, torch.from_numpy(index).to(device))
                 loss.backward()
-                nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
+                torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
                 for group in optimiser.param_groups:
                     group["lr"] = rate * _share_of_peak(step, steps, warmup)
                 optimiser.step()
@@ -208,6 +293,7 @@ def fine_tune(
                 recent += loss.detach()
                 step, counted = step + 1, counted + 1
                 note = ""
+                # Looking at the loss waits for the device, so it is looked at now and then.
                 if counted == _STEPS_BETWEEN_CHECKS or step == steps:
                     note = f"loss {_finite(recent, step, label) / counted:.3f}"
                     recent, counted = torch.zeros_like(recent), 0
@@ -215,20 +301,53 @@ def fine_tune(
     model.eval()
 
 
-@torch.inference_mode()
 def outputs(
     model: PreTrainedModel, examples: Encoded, recipe: FineTuning, *, label: str, progress: bool
-) -> Iterator[tuple[NDArray[np.int64], Any, dict[str, torch.Tensor]]]:
-    """(indices of the examples, the model's output, its inputs), by batches of like length."""
+) -> Iterator[tuple[NDArray[np.int64], Any]]:
+    """(indices of the examples, the model's output), by batches of like length."""
+    import torch
+
+    from chronomask.model.device import autocast
+
     device = next(model.parameters()).device
     model.eval()
     with Progress(label, len(examples), shown=progress) as shown:
         for index in by_length(examples.lengths, 2 * recipe.batch_size):
             inputs = examples.batch(index, model, device)
-            with autocast(device, recipe.precision):
+            with torch.inference_mode(), autocast(device, recipe.precision):
                 output = model(**inputs)
-            yield index, output, inputs
+            yield index, output
             shown.advance(index.size)
+
+
+def _at_most(limit: int | None, examples: Examples) -> Examples:
+    """Examples, or ``limit`` of them, spread over the file, in its order."""
+    from chronomask.keyed import Stream, permute, row_keys
+
+    size = len(examples)
+    if limit is None or limit >= size:
+        return examples
+    key = int(row_keys(0, Stream.SELECT, 0, 1)) >> 2
+    return examples.take(np.sort(permute(np.arange(limit), size, key)))
+
+
+def _slices(
+    groups: NDArray[np.int64], held_out_share: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices to train on and to score on, ascending; raises DataError where a side would be empty."""
+    from chronomask.keyed import Stream, permute, row_keys
+
+    names = np.unique(groups)
+    count = round(held_out_share * names.size)
+    if not 0 < count < names.size:
+        raise DataError(
+            f"{names.size} groups of training examples are too few to hold out "
+            f"{held_out_share:.0%} of them: set learning_rates=[] or another held_out_share"
+        )
+    key = int(row_keys(0, Stream.SELECT, 0, 0)) >> 2
+    chosen = names[permute(np.arange(names.size), names.size, key) < count]
+    held_out = np.isin(groups, chosen)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def _share_of_peak(step: int, steps: int, warmup: int) -> float:
@@ -239,6 +358,8 @@ def _share_of_peak(step: int, steps: int, warmup: int) -> float:
 
 
 def _optimiser(model: nn.Module, weight_decay: float, *, fused: bool) -> torch.optim.AdamW:
+    import torch
+
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
@@ -252,6 +373,6 @@ def _finite(total: torch.Tensor, step: int, label: str) -> float:
     if not math.isfinite(value):
         raise RunError(
             f"{label}: the loss is not finite by step {step}; try a lower learning rate "
-            "(--set learning_rate=…) or precision=float32"
+            "(--set learning_rate=…) or precision=fp32"
         )
     return value

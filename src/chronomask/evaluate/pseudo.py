@@ -5,27 +5,30 @@ are sorted by length and run in batches, and the head runs on the one position o
 
 ``original`` (Salazar et al., ACL 2020): each token is predicted with itself masked. A word cut into
 pieces then looks easy, since its other pieces give it away. ``within_word_l2r`` (Kauf and Ivanova,
-ACL 2023): the pieces of the same word to its right are masked too.
+ACL 2023): the pieces of the same word to its right are masked too. Words are the tokenizer's own where
+they hold no space; otherwise the score is refused.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask.config import Config
 from chronomask.errors import UsageError
-from chronomask.evaluate.device import Device, Precision, autocast, device_of
-from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.subject import Subject
-from chronomask.model.head import logits_at, token_losses
+from chronomask.progress import Progress
+from chronomask.types import Device, Precision
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "PseudoLikelihood",
@@ -38,18 +41,23 @@ __all__ = [
 
 Score = Literal["within_word_l2r", "original"]
 _TEXTS_AT_ONCE = 4096
+_WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""A letter of a script that is written without spaces: Thai to Burmese, Khmer, kana, ideographs."""
+_WAY_OUT = "--set {task}.score=original, which masks the predicted token alone"
 
 
 class PseudoLikelihood(Config):
-    """What decides a pseudo-log-likelihood, and how fast it is had."""
+    """What decides a pseudo-log-likelihood, and how fast it is computed."""
 
     score: Score = "within_word_l2r"
     """which tokens are masked while one is predicted"""
     batch_tokens: Annotated[int, Field(ge=1)] | None = None
     """tokens of a forward pass, over all its masked copies; none: 2048 on the host (what stays in its
     caches), 65536 on a CUDA device"""
-    precision: Precision = "float32"
-    """bfloat16: matrix products in half precision"""
+    precision: Precision = "fp32"
+    """of matrix products, weights and sums are float32; auto: bf16 on CUDA devices that compute it"""
     device: Device = "auto"
     """auto: a CUDA device if there is one"""
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -76,9 +84,10 @@ class Sentences:
 
 
 def check_pseudo(model: Subject, config: PseudoLikelihood) -> None:
-    """Raise UsageError where no pseudo-log-likelihood can be had: no head, mask token or word bounds."""
-    device_of(config.device)
-    model.check_head(AutoModelForMaskedLM)
+    """Raise UsageError where none can be computed: no such device, head, mask token or word bounds."""
+    from chronomask.model.device import choose_device
+
+    choose_device(config.device)
     model.masked_lm()  # its head is among the weights
     tokenizer = model.tokenizer
     if not isinstance(tokenizer.mask_token_id, int):
@@ -91,15 +100,21 @@ def check_pseudo(model: Subject, config: PseudoLikelihood) -> None:
 
 
 def encode_sentences(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
+    score: Score,
+    task: str = "blimp",
 ) -> tuple[Sentences, NDArray[np.int64]]:
     """Texts as tokens, and for each sentence the text it comes from int64 [N].
 
-    A text of more than ``max_length`` tokens becomes several sentences.
+    A text of more than ``max_length`` tokens becomes several sentences. Raises UsageError where ``score``
+    needs words and nothing tells them; ``task`` is named in the way out.
     """
     ids: list[list[int]] = []
     words: list[list[int]] = []
     source: list[int] = []
+    joined = False
     for begin in range(0, len(texts), _TEXTS_AT_ONCE):
         encoded = tokenizer(
             list(texts[begin : begin + _TEXTS_AT_ONCE]),
@@ -107,22 +122,69 @@ def encode_sentences(
             max_length=max_length,
             return_overflowing_tokens=True,
             return_special_tokens_mask=True,
+            return_offsets_mapping=True,
             return_attention_mask=False,
             return_token_type_ids=False,
         )
         special: Any = encoded["special_tokens_mask"]
         origin: Any = encoded.get("overflow_to_sample_mapping", range(len(special)))
+        spans: Any = encoded["offset_mapping"]
         for number, (row, marks) in enumerate(zip(encoded["input_ids"], special, strict=True)):
-            ids.append(row)
             found = zip(encoded.word_ids(number), marks, strict=True)
+            ids.append(row)
             words.append([-1 if mark or word is None else word for word, mark in found])
             source.append(begin + origin[number])
+            joined = joined or _joins_words(words[-1], spans[number], texts[source[-1]])
     bounds = np.concatenate(([0], np.cumsum([len(row) for row in ids]))).astype(np.int64)
     flat = [np.array([t for row in rows for t in row], np.int64) for rows in (ids, words)]
-    return Sentences(flat[0], flat[1], bounds), np.array(source, np.int64)
+    sentences = Sentences(flat[0], flat[1], bounds)
+    if score == "within_word_l2r":
+        if joined:
+            raise UsageError(
+                f"the tokenizer ({type(tokenizer).__name__}) calls several words one, so the pieces of "
+                f"a word cannot be told: {_WAY_OUT.format(task=task)}"
+            )
+        _check_words(sentences, [texts[k] for k in source], tokenizer, task)
+    return sentences, np.array(source, np.int64)
 
 
-@torch.inference_mode()
+def _joins_words(words: list[int], spans: list[tuple[int, int]], text: str) -> bool:
+    """Whether what the tokenizer calls one word holds a space, and so is several words.
+
+    Tokenizers that turn spaces into a mark before they split anything (Gemma's, Llama's) call a whole
+    sentence one word.
+    """
+    begins: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    for word, (begin, end) in zip(words, spans, strict=True):
+        if word >= 0:
+            begins.setdefault(word, begin)
+            ends[word] = end
+    return any(" " in text[begins[word] : ends[word]].strip() for word in begins)
+
+
+def _check_words(
+    sentences: Sentences, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, task: str
+) -> None:
+    """Raise UsageError where most sentences are mostly one word, of a script without spaces.
+
+    Of such a sentence ``within_word_l2r`` would mask all that is to the right.
+    """
+    suspicious = 0
+    for begin, end, text in zip(sentences.bounds, sentences.bounds[1:], texts, strict=False):
+        words = sentences.word[begin:end]
+        words = words[words >= 0]
+        if words.size > 3 and _WITHOUT_SPACES.search(text):
+            longest = np.unique(words, return_counts=True)[1].max()
+            suspicious += 2 * longest > words.size
+    if 2 * suspicious > len(texts):
+        raise UsageError(
+            f"the tokenizer ({type(tokenizer).__name__}) does not part the words of a script that is "
+            f"written without spaces, so the pieces of a word cannot be told: "
+            f"{_WAY_OUT.format(task=task)}"
+        )
+
+
 def pseudo_log_likelihood(
     model: PreTrainedModel,
     sentences: Sentences,
@@ -136,21 +198,33 @@ def pseudo_log_likelihood(
 
     ``model``: in evaluation mode, on its device.
     """
+    import torch
+
+    from chronomask.model.device import autocast
+    from chronomask.model.head import logits_at, token_losses
+
     device = next(model.parameters()).device
     mask_token_id: Any = tokenizer.mask_token_id
     pad_token_id: Any = tokenizer.pad_token_id or 0
     copies = _Copies.of(sentences, config.score)
     batch_tokens = config.batch_tokens or (2048 if device.type == "cpu" else 65536)
     log_p = np.zeros(copies.target.size)
-    with Progress(label, copies.target.size, "masked copies", progress) as shown:
+
+    def moved(array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
+    with (
+        torch.inference_mode(),
+        Progress(label, copies.target.size, "masked copies", shown=progress) as shown,
+    ):
         for index in _batches(copies.length, batch_tokens):
             ids, real, position, target = copies.batch(
                 sentences, index, mask_token_id, pad_token_id
             )
-            inputs = {} if real.all() else {"attention_mask": _move(real.astype(np.int64), device)}
+            inputs = {} if real.all() else {"attention_mask": moved(real.astype(np.int64))}
             with autocast(device, config.precision):
-                logits = logits_at(model, _move(ids, device), _move(position, device), inputs)
-            loss, _ = token_losses(logits.float(), _move(target, device))
+                logits = logits_at(model, moved(ids), moved(position), inputs)
+            loss, _ = token_losses(logits.float(), moved(target))
             log_p[index] = -loss.double().cpu().numpy()
             shown.advance(index.size)
     total = np.zeros(sentences.bounds.size - 1)
@@ -208,7 +282,3 @@ def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[
         size = max(1, batch_tokens // int(lengths[order[begin]]))
         yield order[begin : begin + size]
         begin += size
-
-
-def _move(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(array).to(device)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from chronomask.errors import UsageError
 from chronomask.evaluate.batches import Encoded, check_pairs, end_to_end
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from chronomask.evaluate.tasks.squad import Question, Questions
 
 __all__ = ["Span", "Windows", "best_spans", "make_windows", "merge_spans"]
@@ -33,8 +34,8 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
-    """W windows, those of a question one after the other.
+class Windows(Encoded):
+    """W windows as tokens, those of a question one after the other.
 
     ``question`` int64 [W]: the place of its question; ``context_at`` int64 [W]: place of its first
     token of the context; ``offsets`` int32 [W] of [n, 2]: characters of its n tokens of the context;
@@ -42,7 +43,6 @@ class Windows:
     the classification token where the window does not hold all of it.
     """
 
-    encoded: Encoded
     question: NDArray[np.int64]
     context_at: NDArray[np.int64]
     offsets: list[NDArray[np.int32]]
@@ -99,8 +99,17 @@ def make_windows(
             if end == len(ids):
                 break
     table = np.asarray(places, np.int64)
-    encoded = end_to_end(rows, types if frame.two_types else None, tokenizer)
-    return Windows(encoded, table[:, 0], table[:, 1], offsets, table[:, 2:])
+    tokens = end_to_end(rows, types if frame.two_types else None, tokenizer)
+    return Windows(
+        tokens.ids,
+        tokens.types,
+        tokens.bounds,
+        tokens.pad_token_id,
+        question=table[:, 0],
+        context_at=table[:, 1],
+        offsets=offsets,
+        answer=table[:, 2:],
+    )
 
 
 def best_spans(

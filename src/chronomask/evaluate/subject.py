@@ -1,38 +1,35 @@
-"""The model under evaluation: found once, opened as often as a task needs a fresh copy.
+"""The model under evaluation: found once, opened as often as a task needs a fresh copy, on its device.
 
-May enter: a run folder of ours (its newest checkpoint), one of its checkpoints, any folder that
-transformers opens, a model hub's name. Weights are read from safetensors only; no code comes with them.
+It is a run folder of ours (its newest checkpoint), one of its checkpoints, any folder that transformers
+opens, or a model hub's name. Weights are read from safetensors only; no code comes with them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForMaskedLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING, Any
 
 from chronomask.errors import DataError, UsageError
-from chronomask.model.build import load_tokenizer
-from chronomask.model.export import without_bars
+from chronomask.runs.layout import (
+    MODEL,
+    STATE,
+    RunFolder,
+    checkpoints_in,
+    damage,
+    run_of,
+    step_of,
+)
+from chronomask.storage import files_sha256
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["Subject", "find_subject"]
-
-_STEP = re.compile(r"step-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -51,20 +48,20 @@ class Subject:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 over the weights' files in the order of their names."""
-        total = hashlib.sha256()
-        for file in _weights(self.path):
-            with file.open("rb") as handle:
-                total.update(hashlib.file_digest(handle, "sha256").digest())
-        return total.hexdigest()
+        return files_sha256(_weights(self.path))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside the weights; raises DataError."""
+        from chronomask.model.build import load_tokenizer
+
         return load_tokenizer(self.path)
 
     @cached_property
     def config(self) -> PretrainedConfig:
         """The architecture's config; raises DataError."""
+        from transformers import AutoConfig
+
         try:
             return AutoConfig.from_pretrained(
                 self.path, local_files_only=True, trust_remote_code=False
@@ -81,9 +78,9 @@ class Subject:
         bound = 1_000_000 if positions is None or positions < 1 else int(positions)
         return bound if offset is None else bound - offset - 1
 
-    def masked_lm(self) -> PreTrainedModel:
+    def masked_lm(self, device: torch.device | None = None) -> PreTrainedModel:
         """A fresh masked language model in float32, for evaluation; raises UsageError without a head."""
-        model, missing = self.open_as(AutoModelForMaskedLM)
+        model, missing = self.open_as("AutoModelForMaskedLM", device)
         if missing:
             raise UsageError(
                 f"{self.name} has no masked-language-model head ({', '.join(sorted(missing)[:3])} "
@@ -91,25 +88,37 @@ class Subject:
             )
         return model.eval()
 
-    def check_head(self, auto: Any) -> None:
-        """Raise UsageError if transformers has no such model of this architecture."""
-        if type(self.config) not in auto._model_mapping:
-            kind = auto.__name__.removeprefix("AutoModelFor")
+    def check_head(self, auto: str) -> None:
+        """Raise UsageError if transformers' auto class of that name has no model of this architecture."""
+        import transformers
+
+        if type(self.config) not in getattr(transformers, auto)._model_mapping:
+            kind = auto.removeprefix("AutoModelFor")
             raise UsageError(
                 f"{self.name} is of type '{self.config.model_type}', of which transformers has no "
                 f"model for {kind}: choose other tasks or another model"
             )
 
-    def open_as(self, auto: Any, **changes: Any) -> tuple[PreTrainedModel, set[str]]:
-        """A fresh float32 model of a transformers auto class, and the parameters that were not stored.
+    def open_as(
+        self, auto: str, device: torch.device | None = None, **changes: Any
+    ) -> tuple[PreTrainedModel, set[str]]:
+        """A fresh float32 model and the names of the parameters that were not stored.
 
-        Those are drawn from torch's generator. ``changes``: keywords of ``from_pretrained`` such as
-        ``num_labels``. Raises UsageError if the architecture has no such head, DataError for damage.
+        Those are drawn from torch's generator, on the host. ``auto``: the name of one of transformers'
+        auto classes, such as ``AutoModelForMaskedLM``. ``device``: where the model is moved to.
+        ``changes``: keywords of ``from_pretrained`` such as ``num_labels``. Raises UsageError if the
+        architecture has no such head, DataError for damage.
         """
+        import torch
+        import transformers
+        from safetensors import SafetensorError
+
+        from chronomask.model.export import without_bars
+
         self.check_head(auto)
         try:
             with without_bars(), _without_notes():
-                model, info = auto.from_pretrained(
+                model, info = getattr(transformers, auto).from_pretrained(
                     self.path,
                     local_files_only=True,
                     trust_remote_code=False,
@@ -118,28 +127,34 @@ class Subject:
                     output_loading_info=True,
                     **changes,
                 )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise DataError(f"{self.path} cannot be opened: {error}") from None
         # Loaded tensors lie anywhere in the mapped file; products round differently where not aligned.
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()
-        return model, set(info["missing_keys"])
+        return model if device is None else model.to(device), set(info["missing_keys"])
 
 
 def find_subject(model: str) -> Subject:
     """The model that a path or a hub name stands for; raises UsageError or DataError.
 
-    A run folder stands for its newest checkpoint, whose weights are checked against their hash.
+    A run folder stands for its newest checkpoint, whose model's files are checked against their hashes.
     """
     path = Path(model)
-    if (path / "checkpoints").is_dir():
-        return _checkpoint(_newest(path), model)
-    if (path / "state.json").is_file() and (path / "transformers").is_dir():
+    run = RunFolder(path)
+    if run.checkpoints.is_dir():
+        checkpoints = checkpoints_in(run.checkpoints)
+        if not checkpoints:
+            raise UsageError(
+                f"{run.path} has no checkpoint yet; let it train until its first, or name a model"
+            )
+        return _checkpoint(checkpoints[0], model)
+    if (path / STATE).is_file() and (path / MODEL).is_dir():
         return _checkpoint(path, model)
     if (path / "config.json").is_file():
-        _weights(path)
-        if path.name == "transformers" and (path.parent / "state.json").is_file():
+        if path.name == MODEL and (path.parent / STATE).is_file():
             return _checkpoint(path.parent, model)
+        _weights(path)
         return Subject(model, path)
     if path.exists():
         raise UsageError(
@@ -150,33 +165,15 @@ def find_subject(model: str) -> Subject:
     return Subject(model, _download(model))
 
 
-def _newest(run: Path) -> Path:
-    found = sorted((run / "checkpoints").glob("step-*"), key=lambda path: path.name)
-    if not found:
-        raise UsageError(
-            f"{run} has no checkpoint yet; let it train until its first, or name a model"
-        )
-    return found[-1]
-
-
 def _checkpoint(path: Path, name: str) -> Subject:
-    """One checkpoint of a run, its model's files verified."""
-    matched = _STEP.fullmatch(path.name)
-    folder = path / "transformers"
-    try:
-        hashes = json.loads((path / "hashes.json").read_text(encoding="utf-8"))
-        own = {key: value for key, value in hashes.items() if key.startswith("transformers/")}
-        for file, expected in own.items():
-            with (path / file).open("rb") as handle:
-                if hashlib.file_digest(handle, "sha256").hexdigest() != expected:
-                    raise DataError(
-                        f"{path / file} does not match its hash; name another checkpoint of the run"
-                    )
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is not a whole checkpoint ({error}); name another") from None
-    _weights(folder)
-    run = path.parent.parent if path.parent.name == "checkpoints" else None
-    return Subject(name, folder, int(matched[1]) if matched else None, run)
+    """One checkpoint of a run, its model's files verified; raises DataError for a damaged one."""
+    if wrong := damage(path, below=f"{MODEL}/"):
+        raise DataError(
+            f"{path} is not a whole checkpoint: {wrong}; name another checkpoint of the run"
+        )
+    _weights(path / MODEL)
+    run = run_of(path)
+    return Subject(name, path / MODEL, step_of(path), None if run is None else run.path)
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -198,7 +195,7 @@ def _download(name: str) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises what its transport layers do
         raise UsageError(
-            f"{name} is no local folder, and cannot be had from the hub: "
+            f"{name} is no local folder, and cannot be loaded from the hub: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from None
     if not (folder / "config.json").is_file():
@@ -215,6 +212,8 @@ def _counts_from_padding(config: PretrainedConfig) -> bool:
 @contextlib.contextmanager
 def _without_notes() -> Iterator[None]:
     """Keep transformers from noting new heads, which are meant."""
+    from transformers.utils import logging as transformers_logging
+
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

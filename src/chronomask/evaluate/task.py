@@ -1,70 +1,138 @@
-"""What a task is to the rest: a name, a check of everything beforehand, and a run that gives one result.
+"""What a task is to the rest: a name, a recipe, a check of everything beforehand, a run with one result.
 
-A new task is a class of this shape and a line in ``tasks.py``. What most tasks need stands here too.
+A new task is a subclass of :class:`Task` in a file of its own, and its name in
+:data:`chronomask.evaluate.tasks.REGISTRY`. What most tasks need stands here too. Nothing here, and nothing
+at the top of a task's file, imports torch: a recipe that cannot be is refused before that is loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from numpy.typing import NDArray
 
 from chronomask import __version__
 from chronomask.config import Config
-from chronomask.evaluate.subject import Subject
+from chronomask.errors import DataError, UsageError, need
 from chronomask.runs.result import TaskResult
 
+if TYPE_CHECKING:
+    from chronomask.evaluate.subject import Subject
+
 __all__ = [
-    "Identified",
     "Kept",
     "Task",
+    "check_text",
+    "content_sha256",
+    "files_in",
     "folder_of",
-    "recipe_of",
-    "result_of",
-    "sha256_of",
-    "versions",
+    "is_hub",
+    "load_split",
 ]
 
 T = TypeVar("T")
+Recipe = TypeVar("Recipe", bound=Config)
 
 
-class Task(Protocol):
-    """One number about one model, with what is needed to get it."""
+class Task(ABC, Generic[Recipe]):
+    """One number about one model, with what is needed to get it; an instance has settings of its own."""
 
     name: str
     """unique; the name of the result files: ``cola``, ``squad``, ``blimp``, …"""
     family: str
-    """``glue``, ``squad``, ``blimp``, ``probe`` or ``intrinsic``"""
-    draws: bool
+    """what several tasks are asked for by, and the folder of their files: ``glue``, ``squad``, …"""
+    draws: ClassVar[bool] = True
     """False: the seed changes nothing, so it is run once, with seed 0"""
+    outside_recipe: ClassVar[tuple[str, ...]] = ()
+    """settings that decide no number, such as how many tokens a forward pass has, or where files lie"""
 
-    def check(self, model: Subject, data: Path) -> None:
-        """Raise UsageError or DataError for all that would fail later: files, columns, labels, heads."""
-        ...
+    def __init__(self, config: Recipe) -> None:
+        self.config = config
 
-    def run(self, model: Subject, data: Path, seed: int, progress: bool) -> TaskResult:
-        """Do the work; ``progress`` allows it to show how far it is."""
-        ...
-
-
-@runtime_checkable
-class Identified(Task, Protocol):
-    """A task that can say beforehand what its result will be of: so that it is known to be there."""
+    def with_config(self, config: Recipe) -> Self:
+        """The same task with other settings."""
+        return type(self)(config)
 
     @property
-    def recipe(self) -> Mapping[str, Any]:
-        """The result's ``recipe``."""
-        ...
+    def recipe(self) -> dict[str, Any]:
+        """The result's ``recipe``: every setting that decides the numbers."""
+        values = self.config.to_dict()
+        return {name: value for name, value in values.items() if name not in self.outside_recipe}
 
-    def data_sha256(self, data: Path) -> str:
-        """The result's ``data_sha256``."""
-        ...
+    def changed(self, result: TaskResult) -> list[str]:
+        """Names of the settings that a result was made with otherwise than this task is set."""
+        now = json.loads(json.dumps(self.recipe))  # as a result file would hold it
+        if now.get("precision") == "auto":  # a result says which it was
+            now["precision"] = result.recipe.get("precision")
+        names = sorted(result.recipe.keys() | now.keys())
+        return [name for name in names if result.recipe.get(name) != now.get(name)]
+
+    @abstractmethod
+    def data_sha256(self, task_data: Path) -> str:
+        """The result's ``data_sha256``, of the files in folder ``task_data`` that the task reads.
+
+        Raises UsageError for files that are not there, DataError for those that cannot be read.
+        """
+
+    @abstractmethod
+    def check(self, model: Subject, task_data: Path) -> None:
+        """Raise UsageError or DataError for all that would fail later: files, columns, labels, heads."""
+
+    @abstractmethod
+    def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
+        """Do the work; ``progress`` allows it to show how far it is."""
+
+    def result(
+        self,
+        model: Subject,
+        seed: int,
+        started: float,
+        *,
+        metrics: Mapping[str, float],
+        primary: str,
+        higher_is_better: bool = True,
+        num_examples: Mapping[str, int],
+        data_sha256: str,
+        packages: Iterable[str] = (),
+        details: Mapping[str, float] | None = None,
+        examples: Mapping[str, NDArray[Any]],
+    ) -> TaskResult:
+        """The result of this task, which has just ended.
+
+        ``started``: ``time.monotonic()`` when it began. ``packages``: those the numbers rest on beside
+        what every task rests on. The rest is as in :class:`TaskResult`.
+        """
+        recipe = self.recipe
+        if recipe.get("precision") == "auto":
+            from chronomask.model.device import choose_device, precision_on
+
+            recipe["precision"] = precision_on(choose_device(recipe["device"]), "auto")
+        return TaskResult(
+            task=self.name,
+            family=self.family,
+            seed=seed,
+            model=model.name,
+            model_sha256=model.sha256,
+            step=model.step,
+            metrics=metrics,
+            primary=primary,
+            higher_is_better=higher_is_better,
+            num_examples=num_examples,
+            recipe=recipe,
+            data_sha256=data_sha256,
+            versions=_versions(*packages),
+            seconds=time.monotonic() - started,
+            details=details or {},
+            examples=examples,
+        )
 
 
 class Kept(Generic[T]):
@@ -80,67 +148,69 @@ class Kept(Generic[T]):
         return self._last[1]
 
 
-def recipe_of(config: Config, *left_out: str) -> dict[str, Any]:
-    """A result's recipe: every setting but those that decide no number, such as the size of a batch."""
-    return {name: value for name, value in config.to_dict().items() if name not in left_out}
+def folder_of(task_data: Path, family: str) -> Path:
+    """Where a family's files lie: in the folder of that name, or in ``task_data`` itself."""
+    inner = task_data / family
+    return inner if inner.is_dir() else task_data
 
 
-def result_of(
-    task: Identified,
-    model: Subject,
-    seed: int,
-    started: float,
-    *,
-    metrics: Mapping[str, float],
-    primary: str,
-    higher_is_better: bool = True,
-    num_examples: Mapping[str, int],
-    data_sha256: str,
-    packages: Iterable[str] = (),
-    details: Mapping[str, float] | None = None,
-    examples: Mapping[str, NDArray[Any]],
-) -> TaskResult:
-    """The result of a task that has just ended.
-
-    ``started``: ``time.monotonic()`` when it began. ``packages``: those the numbers rest on beside what
-    every task rests on. The rest is as in :class:`TaskResult`.
-    """
-    return TaskResult(
-        task=task.name,
-        family=task.family,
-        seed=seed,
-        model=model.name,
-        model_sha256=model.sha256,
-        step=model.step,
-        metrics=metrics,
-        primary=primary,
-        higher_is_better=higher_is_better,
-        num_examples=num_examples,
-        recipe=task.recipe,
-        data_sha256=data_sha256,
-        versions=versions(*packages),
-        seconds=time.monotonic() - started,
-        details=details or {},
-        examples=examples,
+def files_in(folder: Path, ends: tuple[str, ...], *, below: bool = False) -> list[Path]:
+    """Files of a folder, and ``below`` those one folder down, whose names end so; none that is hidden."""
+    found = [
+        path for pattern in (("*", "*/*") if below else ("*",)) for path in folder.glob(pattern)
+    ]
+    return sorted(
+        path
+        for path in found
+        if path.name.endswith(ends)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
 
-def folder_of(data: Path, family: str) -> Path:
-    """Where a family's files lie: in the folder of that name, or in ``data`` itself."""
-    inner = data / family
-    return inner if inner.is_dir() else data
+def check_text(text: str, where: str) -> str:
+    """The text; raises DataError for a lone surrogate, which JSON can spell and no tokenizer can read."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {text[error.start : error.end]!r} is half of a character (a lone surrogate): "
+            "write the file anew from its source"
+        ) from None
+    return text
 
 
-def sha256_of(files: Iterable[Path]) -> str:
-    """SHA-256 over the content of files, in order; names and places do not enter."""
+def is_hub(task_data: Path) -> bool:
+    """Whether data sets are meant by their names on the hub, rather than a folder called hub."""
+    return str(task_data) == "hub" and not task_data.exists()
+
+
+def load_split(dataset: str, name: str | None, split: str) -> Any:
+    """One split of a data set on the hub as a ``datasets.Dataset``; raises UsageError where there is none."""
+    datasets = need("datasets", "hub", "Reading a data set by its name on the hub")
+    shown = f"{dataset} ({name}, {split})" if name else f"{dataset} ({split})"
+    try:
+        loaded = datasets.load_dataset(dataset, name, split=split)
+    except Exception as error:  # the library raises what its transport layers do
+        first = next(iter(str(error).splitlines()), "")
+        raise UsageError(
+            f"{shown} cannot be loaded from the hub: {type(error).__name__}: {first}; "
+            "name a folder that holds the files instead"
+        ) from None
+    if not len(loaded):
+        raise DataError(f"{shown} is empty")
+    return loaded
+
+
+def content_sha256(*parts: Any) -> str:
+    """SHA-256 over JSON-able content, where there is no file of ours to hash."""
     total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as handle:
-            total.update(hashlib.file_digest(handle, "sha256").digest())
+    for part in parts:
+        total.update(json.dumps(part, ensure_ascii=False).encode("utf-8") + b"\n")
     return total.hexdigest()
 
 
-def versions(*others: str) -> dict[str, str]:
+def _versions(*others: str) -> dict[str, str]:
     """Versions for a result: our own, those every task rests on, and ``others`` by package name."""
     found = {"chronomask": __version__, "python": platform.python_version()}
     for name in ("torch", "transformers", "tokenizers", "numpy", *others):

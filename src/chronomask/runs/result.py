@@ -23,6 +23,8 @@ from chronomask.storage import write_bytes, write_text
 __all__ = ["SCHEMA_VERSION", "TaskResult", "read_results"]
 
 SCHEMA_VERSION = 1
+_RENAMED = {"float32": "fp32", "bfloat16": "bf16"}
+"""Values of the setting ``precision`` as results written before version 0.1.0 spell them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,9 @@ class TaskResult:
                     "evaluate again, or use the version that wrote it"
                 )
             digest = values.pop("examples_sha256")
+            recipe = values["recipe"]
+            if recipe.get("precision") in _RENAMED:
+                recipe["precision"] = _RENAMED[recipe["precision"]]
             content = _examples_path(path).read_bytes()
             if hashlib.sha256(content).hexdigest() != digest:
                 raise DataError(

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from chronomask.config import read_yaml
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, UsageError
-from chronomask.evaluate.task import Identified, Task
-from chronomask.evaluate.tasks import make_tasks
+from chronomask.evaluate.task import Task
+from chronomask.evaluate.tasks import make_task
 from chronomask.runs.result import TaskResult
 from chronomask.runs.rules import unchangeable
 from chronomask.storage import write_text
@@ -62,7 +62,7 @@ class Study:
     config: StudyConfig
     folder: Path
     arms: dict[str, Arm]
-    tasks: dict[str, Task]
+    tasks: dict[str, Task[Any]]
     units: tuple[Unit, ...]
 
     @property
@@ -96,17 +96,12 @@ class Study:
         return True
 
     @staticmethod
-    def _check_recipe(path: Path, result: TaskResult, task: Task) -> None:
-        if isinstance(task, Identified):
-            now = json.loads(json.dumps(dict(task.recipe)))
-            changed = [
-                k for k in now.keys() | result.recipe.keys() if now.get(k) != result.recipe.get(k)
-            ]
-            if changed:
-                raise UsageError(
-                    f"{path} was made with another recipe ({', '.join(sorted(changed))} differ): delete "
-                    "the results of this task to make them again, or set the recipe back"
-                )
+    def _check_recipe(path: Path, result: TaskResult, task: Task[Any]) -> None:
+        if changed := task.changed(result):
+            raise UsageError(
+                f"{path} was made with another recipe ({', '.join(changed)} differ): delete the results "
+                "of this task to make them again, or set the recipe back"
+            )
 
     def in_order(self) -> list[Unit]:
         """Units as they are best done: every arm of a seed before the next seed."""
@@ -138,7 +133,10 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
         )
     arms = resolve_arms(config, str(data))
     _check_curve_steps(config, arms)
-    tasks = {name: _make_task(config, name) for name in config.tasks}
+    tasks = {
+        name: make_task(name, plan.settings, f"tasks.{name}.settings")
+        for name, plan in config.tasks.items()
+    }
     study = Study(config, folder, arms, tasks, tuple(_units(config, arms, tasks)))
     for unit in study.units:
         if unit.kind == "pretrain":
@@ -157,11 +155,10 @@ def check_task_data(study: Study) -> None:
     """Read the files of every task once; raises one error that names all that is missing."""
     problems = []
     for name, task in study.tasks.items():
-        if isinstance(task, Identified):
-            try:
-                task.data_sha256(study.config.data_of(name))
-            except (UsageError, DataError) as error:
-                problems.append(f"{name}: {error}")
+        try:
+            task.data_sha256(study.config.data_of(name))
+        except (UsageError, DataError) as error:
+            problems.append(f"{name}: {error}")
     if problems:
         raise UsageError("; ".join(problems) + ". --set task_data=FOLDER gives another folder")
 
@@ -175,7 +172,9 @@ def weights_mark(folder: Path) -> dict[str, Any]:
     return {key: noted.get(key) for key in ("initial_weights_sha256", "data_fingerprint")}
 
 
-def _units(config: StudyConfig, arms: dict[str, Arm], tasks: dict[str, Task]) -> Iterator[Unit]:
+def _units(
+    config: StudyConfig, arms: dict[str, Arm], tasks: dict[str, Task[Any]]
+) -> Iterator[Unit]:
     """Numbered by kind: preparation 0, then every run, then every evaluation."""
     yield Unit(0, "prepare")
     number = 0
@@ -235,16 +234,6 @@ def _check_run(folder: Path, config: RunConfig) -> None:
             f"{folder} holds a run with another config: {listing}. Remove it to train it again, or "
             "give another --out"
         )
-
-
-def _make_task(config: StudyConfig, name: str) -> Task:
-    settings = config.tasks[name].settings
-    overrides = [f"{name}.{key}={json.dumps(value)}" for key, value in settings.items()]
-    made = make_tasks([name], overrides)
-    if [task.name for task in made] != [name]:
-        names = ", ".join(task.name for task in made)
-        raise UsageError(f"tasks: '{name}' is a family; name its tasks: {names}")
-    return made[0]
 
 
 def _data_folder(config: StudyConfig, folder: Path) -> Path:

@@ -104,8 +104,8 @@ def test_the_two_scores_differ_where_words_have_several_pieces(model: Path, data
 def test_a_text_too_long_for_the_model_is_cut_in_full(model: Path) -> None:
     tokenizer = find_subject(str(model)).tokenizer
     text = " ".join(made_up_text(5))
-    whole, _ = encode_sentences(tokenizer, [text], 10_000)
-    cut, source = encode_sentences(tokenizer, ["a", text], 20)
+    whole, _ = encode_sentences(tokenizer, [text], 10_000, "within_word_l2r")
+    cut, source = encode_sentences(tokenizer, ["a", text], 20, "within_word_l2r")
     assert cut.num_scored[source == 1].sum() == whole.num_scored.sum()
     assert np.diff(cut.bounds).max() <= 20
     assert (source == 1).sum() > 3
@@ -153,9 +153,9 @@ def test_a_truncated_archive_is_refused(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"sentence_good": "a", "UID": "x"}', "x.jsonl:2 lacks sentence_bad, field"),
-        ('{"sentence_good": "a", "sent', "x.jsonl:2 is not JSON"),
-        ("[]", "x.jsonl:2 is not a JSON object"),
+        ('{"sentence_good": "a", "UID": "x"}', "x.jsonl, line 2 lacks sentence_bad, field"),
+        ('{"sentence_good": "a", "sent', "x.jsonl, line 2 is not JSON"),
+        ("[]", "x.jsonl, line 2 is not a JSON object"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, model: Path, line: str, message: str) -> None:

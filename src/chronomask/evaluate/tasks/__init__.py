@@ -1,59 +1,38 @@
-"""The registry of tasks: a line each, with the config that decides its numbers and what makes it.
+"""The registry of tasks: names and families on the command line become tasks here.
 
-Names and families on the command line become tasks here; overrides are addressed to a task, to a family,
-or to every task that has the key.
+Overrides are addressed to a task, to a family, or to every task that has the key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from chronomask.config import Config
-from chronomask.errors import UsageError, nearest
-from chronomask.evaluate.pseudo import PseudoLikelihood
+from chronomask.config import Layer, parse_override
+from chronomask.errors import UsageError, nearest, shown
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks.blimp import BlimpTask
-from chronomask.evaluate.tasks.glue import GLUE_TASKS, GlueTask
-from chronomask.evaluate.tasks.intrinsic import (
-    MaskedLoss,
-    MaskedLossTask,
-    PseudoPerplexity,
-    PseudoPerplexityTask,
-)
-from chronomask.evaluate.tasks.probe import ProbeConfig, ProbeTask
-from chronomask.evaluate.tasks.squad import SquadConfig, SquadTask
+from chronomask.evaluate.tasks.glue import FORMATS, GlueTask
+from chronomask.evaluate.tasks.intrinsic import MaskedLossTask, PseudoPerplexityTask
+from chronomask.evaluate.tasks.probe import ProbeTask
+from chronomask.evaluate.tasks.squad import SquadTask
 
-__all__ = ["REGISTRY", "Entry", "make_tasks"]
+__all__ = ["REGISTRY", "make_task", "make_tasks", "register"]
+
+REGISTRY: dict[str, Task[Any]] = {}
+"""Every task by name, with its default settings."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A task that can be asked for."""
-
-    family: str
-    config: Config
-    """its recipe by default"""
-    make: Callable[[Any], Task]
-    """the task with a recipe of that class"""
-
-
-REGISTRY: dict[str, Entry] = {
-    **{name: Entry("glue", recipe, partial(GlueTask, name)) for name, recipe in GLUE_TASKS.items()},
-    "squad": Entry("squad", SquadConfig(), SquadTask),
-    "blimp": Entry("blimp", PseudoLikelihood(), BlimpTask),
-    "upos_probe": Entry("probe", ProbeConfig(), ProbeTask),
-    "mlm": Entry("intrinsic", MaskedLoss(), MaskedLossTask),
-    "pseudo_perplexity": Entry("intrinsic", PseudoPerplexity(), PseudoPerplexityTask),
-}
-"""Every task by name."""
+def register(task: Task[Any]) -> None:
+    """Let a task be asked for by its name; raises UsageError for a name that means something already."""
+    if task.name in REGISTRY or task.name in {*_families()} - {task.family}:
+        raise UsageError(f"there is a task or a family called '{task.name}': choose another name")
+    REGISTRY[task.name] = task
 
 
 def make_tasks(
     names: Iterable[str], overrides: Sequence[str] = (), limit: int | None = None
-) -> list[Task]:
+) -> list[Task[Any]]:
     """The tasks of names and families, once each, in the order asked.
 
     ``overrides``: ``key=value`` changes every task that has the key, ``name.key=value`` a task or the
@@ -61,55 +40,84 @@ def make_tasks(
     UsageError for unknown names, and for overrides that reach no task.
     """
     chosen = _chosen(names)
-    applied: dict[str, list[str]] = {name: [] for name in chosen}
-    families = {entry.family for entry in REGISTRY.values()}
+    changes: dict[str, list[Layer]] = {task.name: [] for task in chosen}
     for override in overrides:
-        head, dot, rest = override.partition("=")[0].partition(".")
-        if dot and head not in REGISTRY and head not in families:
-            raise UsageError(
-                f"override {override!r}: '{head}' is no task and no family; "
-                f"{nearest(head, [*families, *REGISTRY])}"
-            )
-        key = rest if dot else head
-        value = override.removeprefix(f"{head}.") if dot else override
-        meant = [name for name in chosen if not dot or head in (name, REGISTRY[name].family)]
-        if not meant:
-            raise UsageError(f"override {override!r}: '{head}' is not among the tasks asked for")
-        # A key of everybody's need not be known to each; one addressed to a task must be.
-        reached = [name for name in meant if dot or _has(REGISTRY[name].config, key)]
-        if not reached:
-            keys = sorted({k for name in meant for k in type(REGISTRY[name].config).model_fields})
-            raise UsageError(f"override {override!r}: no task has '{key}'; {nearest(key, keys)}")
-        for name in reached:
-            applied[name].append(value)
+        reached, layer = _addressed(override, chosen)
+        for task in reached:
+            changes[task.name].append(layer)
     if limit is not None:
-        for name in chosen:
-            if _has(REGISTRY[name].config, "limit"):
-                applied[name].append(f"limit={limit}")
-    return [
-        REGISTRY[name].make(
-            type(REGISTRY[name].config).parse_with(
-                REGISTRY[name].config.to_dict(), applied[name], where=f"the recipe of {name}"
-            )
-        )
-        for name in chosen
-    ]
+        for task in chosen:
+            if _has(task, "limit"):
+                changes[task.name].append(Layer(f"--limit {limit}", {"limit": limit}))
+    return [_changed(task, changes[task.name]) for task in chosen]
 
 
-def _chosen(names: Iterable[str]) -> list[str]:
-    found: dict[str, None] = {}
+def make_task(name: str, settings: Mapping[str, Any], origin: str) -> Task[Any]:
+    """One task with some settings of its recipe changed; ``origin`` is what a refusal blames for them.
+
+    Raises UsageError for the name of a family, and for settings that the task has not.
+    """
+    chosen = _chosen([name])
+    if [task.name for task in chosen] != [name]:
+        names = ", ".join(task.name for task in chosen)
+        raise UsageError(f"'{name}' is a family; name its tasks: {names}")
+    return _changed(chosen[0], [Layer(origin, settings)] if settings else [])
+
+
+def _changed(task: Task[Any], changes: Sequence[Layer]) -> Task[Any]:
+    """A new task with other settings."""
+    recipe = Layer(f"the recipe of {task.name}", task.config.to_dict())
+    return task.with_config(type(task.config).from_layers([recipe, *changes]))
+
+
+def _addressed(override: str, chosen: Sequence[Task[Any]]) -> tuple[list[Task[Any]], Layer]:
+    """The tasks that an override is meant for, and what it changes in their recipes."""
+    path, value = parse_override(override)
+    head, dot, rest = path.partition(".")
+    origin = f"--set {override if override.isprintable() else shown(override)}"
+    if not dot:
+        # A key of everybody's need not be known to each; one addressed to a task must be.
+        if reached := [task for task in chosen if _has(task, path)]:
+            return reached, Layer(origin, {path: value})
+        keys = sorted({key for task in chosen for key in type(task.config).model_fields})
+        raise UsageError(f"{origin}: no task has '{path}'; {nearest(path, keys)}")
+    known = [*_families(), *REGISTRY]
+    if head not in known:
+        raise UsageError(f"{origin}: '{head}' is no task and no family; {nearest(head, known)}")
+    reached = [task for task in chosen if head in (task.name, task.family)]
+    if not reached:
+        raise UsageError(f"{origin}: '{head}' is not among the tasks asked for")
+    return reached, Layer(origin, {rest: value})
+
+
+def _chosen(names: Iterable[str]) -> list[Task[Any]]:
+    """The tasks of names and families, once each."""
+    found: dict[str, Task[Any]] = {}
     for name in names:
-        of_family = [key for key, entry in REGISTRY.items() if entry.family == name]
-        if name not in REGISTRY and not of_family:
-            families = {entry.family for entry in REGISTRY.values()}
-            raise UsageError(
-                f"unknown task '{name}'; {nearest(name, [*sorted(families), *REGISTRY])}"
-            )
-        found |= dict.fromkeys([name] if name in REGISTRY else of_family)
+        of_name = [REGISTRY[name]] if name in REGISTRY else []
+        of_family = [task for task in REGISTRY.values() if task.family == name]
+        if not (of_name or of_family):
+            raise UsageError(f"unknown task '{name}'; {nearest(name, [*_families(), *REGISTRY])}")
+        found |= {task.name: task for task in of_name or of_family}
     if not found:
         raise UsageError("no task was asked for: name tasks or families, such as glue,squad")
-    return list(found)
+    return list(found.values())
 
 
-def _has(config: Config, key: str) -> bool:
-    return key.partition(".")[0] in type(config).model_fields
+def _families() -> list[str]:
+    return sorted({task.family for task in REGISTRY.values()})
+
+
+def _has(task: Task[Any], key: str) -> bool:
+    return key in type(task.config).model_fields
+
+
+for _task in (
+    *map(GlueTask, FORMATS),
+    SquadTask(),
+    BlimpTask(),
+    ProbeTask(),
+    MaskedLossTask(),
+    PseudoPerplexityTask(),
+):
+    register(_task)

@@ -1,51 +1,41 @@
-"""GLUE: nine tasks of one sentence or two, each by fine-tuning a classification head.
+"""GLUE (Wang et al., ICLR 2019): nine tasks of one sentence or two, by fine-tuning a classification head.
 
-MNLI is scored on both of its dev sets and answers the diagnostic pairs where they are there.
+Its files are read as they are handed out: one folder a task, tab-separated, no quoting, sometimes a byte
+order mark. Class numbers are the hub data set's, whichever way the examples came. MNLI is scored on both of
+its dev sets and answers the diagnostic pairs where they are there.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
-from transformers import AutoModelForSequenceClassification
 
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, UsageError, need, shown
 from chronomask.evaluate.batches import Encoded, check_pairs, encode
-from chronomask.evaluate.finetune import (
-    FineTuning,
-    Loss,
-    Prepared,
-    at_most,
-    check_fine_tuning,
-    choose_rate,
-    fine_tune,
-    open_seeded,
-    outputs,
-)
-from chronomask.evaluate.hub import content_sha256, is_hub, load_split
-from chronomask.evaluate.metrics import classification_metrics, regression_metrics
+from chronomask.evaluate.finetune import FineTunedTask, FineTuning, Loss, Part, outputs
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import Kept, folder_of, recipe_of, result_of, sha256_of
+from chronomask.evaluate.task import content_sha256, folder_of, is_hub, load_split
 from chronomask.runs.result import TaskResult
+from chronomask.storage import files_sha256, read_lines
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "FORMATS",
-    "GLUE_TASKS",
     "Examples",
     "Format",
     "GlueTask",
-    "Part",
+    "classification_metrics",
     "diagnostic",
     "read_split",
+    "regression_metrics",
     "source_sha256",
 ]
 
@@ -57,7 +47,7 @@ MNLI = {"entailment": 0, "neutral": 1, "contradiction": 2}
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Where a task's texts and labels stand, in its files and on the hub."""
+    """Where a task's texts and labels stand, in its files and on the hub, and how it is scored."""
 
     folder: str
     texts: tuple[str, ...]
@@ -67,18 +57,25 @@ class Format:
     """class number of each label in the files; None: a score from 0 to 5"""
     class_names: tuple[str, ...] = ()
     """the hub's names of the classes, by number"""
+    metrics: tuple[str, ...] = ("accuracy",)
+    """the primary one first"""
+    epochs: int = 3
+    """of the recipe by default"""
     hub_texts: tuple[str, ...] = ()
     """names of the text columns on the hub, where they differ"""
     header: tuple[str, ...] | None = None
     """the columns of files that do not name them"""
     dev: tuple[str, ...] = ("dev",)
     """names of the dev sets; the first is the one that comparisons use"""
+    diagnostic: bool = False
+    """whether the diagnostic pairs have its classes"""
     skips_short_rows: bool = False
     """QQP's official train file holds a few rows that are cut off"""
 
 
 PAIR = ("sentence1", "sentence2")
 NLI_NAMES = ("entailment", "not_entailment")
+F1_FIRST = ("f1", "accuracy")
 FORMATS = {
     "cola": Format(
         "CoLA",
@@ -86,6 +83,7 @@ FORMATS = {
         "label",
         BINARY,
         ("unacceptable", "acceptable"),
+        metrics=("mcc",),
         header=("source", "label", "mark", "sentence"),
     ),
     "sst2": Format("SST-2", ("sentence",), "label", BINARY, ("negative", "positive")),
@@ -95,15 +93,18 @@ FORMATS = {
         "Quality",
         BINARY,
         ("not_equivalent", "equivalent"),
+        metrics=F1_FIRST,
+        epochs=5,
         hub_texts=PAIR,
     ),
-    "stsb": Format("STS-B", PAIR, "score", None),
+    "stsb": Format("STS-B", PAIR, "score", None, metrics=("spearman", "pearson")),
     "qqp": Format(
         "QQP",
         ("question1", "question2"),
         "is_duplicate",
         BINARY,
         ("not_duplicate", "duplicate"),
+        metrics=F1_FIRST,
         skips_short_rows=True,
     ),
     "mnli": Format(
@@ -114,16 +115,19 @@ FORMATS = {
         tuple(MNLI),
         hub_texts=("premise", "hypothesis"),
         dev=("dev_matched", "dev_mismatched"),
+        diagnostic=True,
     ),
     "qnli": Format("QNLI", ("question", "sentence"), "label", ENTAILMENT, NLI_NAMES),
     "rte": Format("RTE", PAIR, "label", ENTAILMENT, NLI_NAMES),
-    "wnli": Format("WNLI", PAIR, "label", BINARY, ("not_entailment", "entailment")),
+    "wnli": Format("WNLI", PAIR, "label", BINARY, ("not_entailment", "entailment"), epochs=5),
 }
 """The nine tasks by name."""
 _DIAGNOSTIC = Format(
     "AX", PAIR, "", MNLI, class_names=tuple(MNLI), hub_texts=("premise", "hypothesis")
 )
 _LABELLED_DIAGNOSTIC = Format("AX", ("Premise", "Hypothesis"), "Label", MNLI)
+_FOR_SCORES = ("evaluate", "Scoring GLUE")
+"""The extra that brings the metrics' packages, and what it is needed for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,25 +149,189 @@ class Examples:
         return Examples([self.texts[i] for i in index], pairs, self.labels[index], self.skipped)
 
 
-def read_split(task: str, data: Path, split: str) -> Examples:
+GluePart = Part[Examples, Encoded]
+
+
+class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
+    """One of the nine."""
+
+    family = "glue"
+    head = "AutoModelForSequenceClassification"
+
+    def __init__(self, name: str, config: FineTuning | None = None) -> None:
+        self.name = name
+        self._format = FORMATS[name]
+        super().__init__(config or FineTuning(epochs=self._format.epochs))
+
+    def with_config(self, config: FineTuning) -> GlueTask:
+        """The same of the nine with other settings."""
+        return GlueTask(self.name, config)
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """As many outputs as classes; one for a score."""
+        return {"num_labels": len(self._format.class_names) or 1}
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Every setting that decides the numbers, and the classes by number."""
+        return {**super().recipe, "classes": list(self._format.class_names)}
+
+    def data_sha256(self, task_data: Path) -> str:
+        """Of the files, in the order train, dev sets, diagnostic pairs."""
+        return source_sha256(self.name, task_data)
+
+    def read(self, task_data: Path) -> tuple[Examples, dict[str, Examples]]:
+        """The training examples, and the dev sets by name; ``ax`` are the diagnostic pairs."""
+        train = read_split(self.name, task_data, "train")
+        dev = {name: read_split(self.name, task_data, name) for name in self._format.dev}
+        if self._format.diagnostic and len(pairs := diagnostic(task_data)[0]):
+            dev["ax"] = pairs
+        return train, dev
+
+    def check(self, model: Subject, task_data: Path) -> None:
+        """Read everything once; raises UsageError or DataError."""
+        super().check(model, task_data)
+        for module in ("sklearn.metrics", "scipy.stats"):
+            need(module, *_FOR_SCORES)
+
+    def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
+        """Fine-tune with the recipe and score the dev sets."""
+        started = time.monotonic()
+        prepared = self.prepared(model, task_data, progress)
+        train, dev = prepared.train, prepared.dev
+        label = f"{self.name} seed {seed}"
+        answers = self.tuned_answers(model, train, dev, prepared.rate, seed, label, progress)
+        metrics: dict[str, float] = {}
+        arrays: dict[str, NDArray[Any]] = {}
+        for number, (name, part) in enumerate(dev.items()):
+            suffix = "" if number == 0 else f"_{name.removeprefix('dev_')}"
+            labels = part.examples.labels
+            arrays[f"prediction{suffix}"] = answers[name]
+            if labels.min() >= 0:  # the diagnostic pairs may come without
+                arrays[f"label{suffix}"] = labels
+                wanted = ("mcc",) if name == "ax" else self._format.metrics
+                scores = self._scores(wanted, answers[name], labels)
+                metrics |= {f"{metric}{suffix}": value for metric, value in scores.items()}
+        counts = {"train": len(train.examples)}
+        counts |= {name: len(part.examples) for name, part in dev.items()}
+        if train.examples.skipped:
+            counts["train_skipped"] = train.examples.skipped
+        return self.result(
+            model,
+            seed,
+            started,
+            metrics=metrics,
+            primary=self._format.metrics[0],
+            num_examples=counts,
+            data_sha256=prepared.data_sha256,
+            packages=("scikit-learn", "scipy"),
+            details=prepared.choice,
+            examples=arrays,
+        )
+
+    def encoded(self, model: Subject, examples: Examples) -> Encoded:
+        """A row of tokens for each example."""
+        if examples.pairs is not None:
+            check_pairs(model.tokenizer)
+        return encode(model.tokenizer, examples.texts, examples.pairs, self.config.max_length)
+
+    def groups(self, examples: Examples) -> NDArray[np.int64]:
+        """Every example by itself."""
+        return np.arange(len(examples))
+
+    def loss(self, part: GluePart, device: torch.device) -> Loss:
+        """Cross entropy with the examples' classes, squared distance from their scores."""
+        import torch
+        from torch.nn import functional
+
+        scores = self._format.classes is None
+        labels = torch.from_numpy(part.examples.labels).to(
+            device, torch.float32 if scores else torch.int64
+        )
+
+        def loss_of(output: Any, _: Any, index: torch.Tensor) -> torch.Tensor:
+            logits = output.logits.float()
+            if scores:
+                return functional.mse_loss(logits[:, 0], labels[index])
+            return functional.cross_entropy(logits, labels[index])
+
+        return loss_of
+
+    def answers(
+        self, model: Any, part: GluePart, label: str = "", progress: bool = False
+    ) -> NDArray[Any]:
+        """Class numbers int64, or scores float64, [N] in file order, of a fine-tuned model."""
+        scores = self._format.classes is None
+        encoded = part.encoded
+        result = np.zeros(len(encoded), np.float64 if scores else np.int64)
+        for index, output in outputs(model, encoded, self.config, label=label, progress=progress):
+            logits = output.logits.float()
+            result[index] = (logits[:, 0] if scores else logits.argmax(-1)).cpu().numpy()
+        return result
+
+    def score(self, part: GluePart, answers: NDArray[Any]) -> float:
+        """The primary metric."""
+        first = self._format.metrics[0]
+        return self._scores((first,), answers, part.examples.labels)[first]
+
+    def _scores(
+        self, names: tuple[str, ...], prediction: NDArray[Any], label: NDArray[Any]
+    ) -> dict[str, float]:
+        score = regression_metrics if self._format.classes is None else classification_metrics
+        return score(names, prediction, label)
+
+
+def classification_metrics(
+    names: tuple[str, ...], prediction: NDArray[Any], label: NDArray[Any]
+) -> dict[str, float]:
+    """Shares in [0, 1] (MCC in [−1, 1]) of class numbers [N]; ``names`` of accuracy, f1, mcc.
+
+    ``f1`` is that of class 1, and 0 where neither side has it. Where one class alone is predicted, MCC
+    is 0 by convention. Raises UsageError without scikit-learn.
+    """
+    metrics = need("sklearn.metrics", *_FOR_SCORES)
+    by_name = {
+        "accuracy": lambda: metrics.accuracy_score(label, prediction),
+        "f1": lambda: metrics.f1_score(label, prediction, zero_division=0.0),
+        "mcc": lambda: metrics.matthews_corrcoef(label, prediction),
+    }
+    return {name: float(by_name[name]()) for name in names}
+
+
+def regression_metrics(
+    names: tuple[str, ...], prediction: NDArray[Any], label: NDArray[Any]
+) -> dict[str, float]:
+    """Correlations of numbers [N]; ``names`` of pearson, spearman. 0 where one side is constant.
+
+    Raises UsageError without scipy.
+    """
+    stats = need("scipy.stats", *_FOR_SCORES)
+    by_name = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
+    if prediction.size < 2 or np.ptp(prediction) == 0 or np.ptp(label) == 0:
+        return dict.fromkeys(names, 0.0)
+    return {name: float(by_name[name](prediction, label).statistic) for name in names}
+
+
+def read_split(task: str, task_data: Path, split: str) -> Examples:
     """One of ``train`` and the task's dev sets, from files or from the hub.
 
     Raises UsageError for what is not there; DataError naming the line of what is wrong.
     """
     form = FORMATS[task]
-    if is_hub(data):
+    if is_hub(task_data):
         return _from_hub(task, form, split)
-    return _from_file(_file(data, form.folder, f"{split}.tsv"), form)
+    return _from_file(_file(task_data, form.folder, f"{split}.tsv"), form)
 
 
-def diagnostic(data: Path) -> tuple[Examples, Path | None]:
+def diagnostic(task_data: Path) -> tuple[Examples, Path | None]:
     """GLUE's diagnostic pairs, which an MNLI model answers; none of them if they are not there.
 
     ``diagnostic-full.tsv`` has labels; with ``diagnostic.tsv``, and from the hub, they are −1.
     """
-    if is_hub(data):
+    if is_hub(task_data):
         return _from_hub("ax", _DIAGNOSTIC, "test"), None
-    for folder in (folder_of(data, "glue") / name for name in ("AX", "diagnostic")):
+    for folder in (folder_of(task_data, "glue") / name for name in ("AX", "diagnostic")):
         if (path := folder / "diagnostic-full.tsv").is_file():
             return _from_file(path, _LABELLED_DIAGNOSTIC), path
         if (path := folder / "diagnostic.tsv").is_file():
@@ -171,32 +339,26 @@ def diagnostic(data: Path) -> tuple[Examples, Path | None]:
     return Examples([], [], np.zeros(0, np.int64)), None
 
 
-def source_sha256(task: str, data: Path, *, with_diagnostic: bool) -> str:
+def source_sha256(task: str, task_data: Path) -> str:
     """SHA-256 of what a task reads."""
     form = FORMATS[task]
-    if is_hub(data):
-        splits = [read_split(task, data, split) for split in ("train", *form.dev)]
+    if is_hub(task_data):
+        splits = [read_split(task, task_data, split) for split in ("train", *form.dev)]
         return content_sha256(*([e.texts, e.pairs, e.labels.tolist()] for e in splits))
-    files = [_file(data, form.folder, f"{split}.tsv") for split in ("train", *form.dev)]
-    extra = diagnostic(data)[1] if with_diagnostic else None
-    return sha256_of(files if extra is None else [*files, extra])
+    files = [_file(task_data, form.folder, f"{split}.tsv") for split in ("train", *form.dev)]
+    extra = diagnostic(task_data)[1] if form.diagnostic else None
+    return files_sha256(files if extra is None else [*files, extra])
 
 
-def _file(data: Path, folder: str, name: str) -> Path:
-    path = folder_of(data, "glue") / folder / name
+def _file(task_data: Path, folder: str, name: str) -> Path:
+    path = folder_of(task_data, "glue") / folder / name
     if not path.is_file():
         raise UsageError(f"{path} does not exist")
     return path
 
 
 def _from_file(path: Path, form: Format) -> Examples:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-    if lines[-1] == "":
-        lines.pop()
-    rows = [line.rstrip("\r").split("\t") for line in lines]
+    rows = [line.split("\t") for line in read_lines(path)]
     header = form.header
     first = 1
     if header is None:
@@ -208,7 +370,8 @@ def _from_file(path: Path, form: Format) -> Examples:
     wanted = (*form.texts, *([form.label] if form.label else []))
     if missing := [name for name in wanted if name not in header]:
         raise DataError(
-            f"{path} has no column {', '.join(map(repr, missing))}; its columns are: {', '.join(header)}"
+            f"{path} has no column {', '.join(map(repr, missing))}; its columns are: "
+            f"{', '.join(map(str.strip, header))[:300]}"
         )
     places = [header.index(name) for name in form.texts]
     label_at = header.index(form.label) if form.label else None
@@ -232,11 +395,12 @@ def _from_file(path: Path, form: Format) -> Examples:
 
 
 def _label(text: str, form: Format, path: Path, line: int) -> float:
+    """A label as its class number, or a score; raises DataError for what is neither."""
     if form.classes is not None:
         number = form.classes.get(text.strip())
         if number is None:
             raise DataError(
-                f"{path}, line {line}: label {text!r}; valid: {', '.join(form.classes)}"
+                f"{path}, line {line}: label {shown(text)}; valid: {', '.join(form.classes)}"
             )
         return number
     try:
@@ -244,11 +408,12 @@ def _label(text: str, form: Format, path: Path, line: int) -> float:
     except ValueError:
         score = math.nan
     if not 0 <= score <= 5:
-        raise DataError(f"{path}, line {line}: score {text!r}; valid: a number from 0 to 5")
+        raise DataError(f"{path}, line {line}: score {shown(text)}; valid: a number from 0 to 5")
     return score
 
 
 def _from_hub(task: str, form: Format, split: str) -> Examples:
+    """A split of the hub's data set; raises DataError where its columns or classes are others."""
     hub_split = split.replace("dev", "validation")
     rows = load_split(HUB_NAME, task, hub_split)
     names = form.hub_texts or form.texts
@@ -268,197 +433,3 @@ def _examples(texts: list[list[str]], labels: list[float], form: Format, skipped
     kind = np.float64 if form.classes is None else np.int64
     pairs = [row[1] for row in texts] if len(form.texts) == 2 else None
     return Examples([row[0] for row in texts], pairs, np.asarray(labels, kind), skipped)
-
-
-_METRICS = {
-    "cola": ("mcc",),
-    "mrpc": ("f1", "accuracy"),
-    "qqp": ("f1", "accuracy"),
-    "stsb": ("spearman", "pearson"),
-}
-"""Metrics by task, the primary one first; accuracy elsewhere."""
-_EPOCHS = {"mrpc": 5, "wnli": 5}
-GLUE_TASKS = {name: FineTuning(epochs=_EPOCHS.get(name, FineTuning().epochs)) for name in FORMATS}
-"""The nine tasks and their recipes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A split as text and as tokens."""
-
-    examples: Examples
-    encoded: Encoded
-
-
-_Prepared = Prepared[Part, dict[str, Part]]
-"""With the dev sets by name; the first is the one that comparisons use."""
-
-
-class GlueTask:
-    """One of the nine."""
-
-    family = "glue"
-    draws = True
-
-    def __init__(self, name: str, config: FineTuning | None = None) -> None:
-        self.name = name
-        self.config = config or GLUE_TASKS[name]
-        self._format = FORMATS[name]
-        self._metrics = _METRICS.get(name, ("accuracy",))
-        self._prepared = Kept[_Prepared]()
-
-    @property
-    def recipe(self) -> Mapping[str, Any]:
-        """Every setting that decides the numbers, and the classes by number."""
-        return {**recipe_of(self.config), "classes": list(self._format.class_names)}
-
-    def data_sha256(self, data: Path) -> str:
-        """Of the files, in the order train, dev sets, diagnostic pairs."""
-        return source_sha256(self.name, data, with_diagnostic=self.name == "mnli")
-
-    def check(self, model: Subject, data: Path) -> None:
-        """Read everything once; raises UsageError or DataError."""
-        check_fine_tuning(model, AutoModelForSequenceClassification, self.config, self.name)
-        if len(self._format.texts) == 2:
-            check_pairs(model.tokenizer)
-        for split in ("train", *self._format.dev):
-            read_split(self.name, data, split)
-        if self.name == "mnli":
-            diagnostic(data)
-
-    def run(self, model: Subject, data: Path, seed: int, progress: bool) -> TaskResult:
-        """Fine-tune with the recipe and score the dev sets."""
-        started = time.monotonic()
-        prepared = self._prepare(model, data, progress)
-        predicted = self._tuned(
-            model, prepared.train, prepared.dev, prepared.rate, seed, f"{self.name} seed {seed}",
-            progress,
-        )  # fmt: skip
-        metrics: dict[str, float] = {}
-        arrays: dict[str, NDArray[Any]] = {}
-        for number, (name, part) in enumerate(prepared.dev.items()):
-            suffix = "" if number == 0 else f"_{name.removeprefix('dev_')}"
-            labels = part.examples.labels
-            arrays[f"prediction{suffix}"] = predicted[name]
-            if labels.min() >= 0:  # the diagnostic pairs may come without
-                arrays[f"label{suffix}"] = labels
-                wanted = ("mcc",) if name == "ax" else self._metrics
-                scores = self._scores(wanted, predicted[name], labels)
-                metrics |= {f"{metric}{suffix}": value for metric, value in scores.items()}
-        counts = {"train": len(prepared.train.examples)}
-        counts |= {name: len(part.examples) for name, part in prepared.dev.items()}
-        if prepared.train.examples.skipped:
-            counts["train_skipped"] = prepared.train.examples.skipped
-        return result_of(
-            self,
-            model,
-            seed,
-            started,
-            metrics=metrics,
-            primary=self._metrics[0],
-            num_examples=counts,
-            data_sha256=prepared.data_sha256,
-            packages=("scikit-learn", "scipy"),
-            details=prepared.choice,
-            examples=arrays,
-        )
-
-    def _prepare(self, model: Subject, data: Path, progress: bool) -> _Prepared:
-        """Texts as tokens and the learning rate; kept from one seed to the next."""
-        digest = self.data_sha256(data)
-
-        def prepared() -> _Prepared:
-            train = self.part(model, read_split(self.name, data, "train"))
-            dev = {
-                name: self.part(model, read_split(self.name, data, name))
-                for name in self._format.dev
-            }
-            if self.name == "mnli" and len(pairs := diagnostic(data)[0]):
-                dev["ax"] = self.part(model, pairs)
-            rate, choice = self._choose(model, train, progress)
-            return Prepared(train, dev, digest, rate, choice)
-
-        return self._prepared.of((model.sha256, digest), prepared)
-
-    def part(self, model: Subject, examples: Examples) -> Part:
-        """Examples and their tokens: at most ``limit``, spread over the file, in its order."""
-        return self._encoded(model, at_most(self.config.limit, examples))
-
-    def _encoded(self, model: Subject, examples: Examples) -> Part:
-        length = self.config.max_length
-        return Part(examples, encode(model.tokenizer, examples.texts, examples.pairs, length))
-
-    def _choose(
-        self, model: Subject, train: Part, progress: bool
-    ) -> tuple[float, dict[str, float]]:
-        def score(rate: float, kept: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
-            inside = self._encoded(model, train.examples.take(kept))
-            outside = self._encoded(model, train.examples.take(held_out))
-            label = f"{self.name} at {rate:g}"
-            predicted = self._tuned(model, inside, {"": outside}, rate, 0, label, progress)[""]
-            first = self._metrics[:1]
-            return self._scores(first, predicted, outside.examples.labels)[first[0]]
-
-        return choose_rate(self.config, np.arange(len(train.examples)), score)
-
-    def _tuned(
-        self,
-        model: Subject,
-        train: Part,
-        dev: Mapping[str, Part],
-        rate: float,
-        seed: int,
-        label: str,
-        progress: bool,
-    ) -> dict[str, NDArray[Any]]:
-        """Predictions for each of ``dev`` of a model fine-tuned on ``train``."""
-        auto = AutoModelForSequenceClassification
-        with open_seeded(model, auto, self.config, seed, num_labels=self.num_labels) as opened:
-            loss_of = self.loss(train.examples, opened.device)
-            fine_tune(
-                opened, train.encoded, loss_of, self.config, rate, seed,
-                label=label, progress=progress,
-            )  # fmt: skip
-            return {
-                name: self.predictions(opened, part.encoded, label, progress)
-                for name, part in dev.items()
-            }
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of the head: one for a score."""
-        return len(self._format.class_names) or 1
-
-    def loss(self, examples: Examples, device: torch.device) -> Loss:
-        """Cross entropy with the examples' classes, squared distance from their scores."""
-        scores = self._format.classes is None
-        labels = torch.from_numpy(examples.labels).to(
-            device, torch.float32 if scores else torch.int64
-        )
-
-        def loss_of(output: Any, _: Any, index: torch.Tensor) -> torch.Tensor:
-            logits = output.logits.float()
-            if scores:
-                return functional.mse_loss(logits[:, 0], labels[index])
-            return functional.cross_entropy(logits, labels[index])
-
-        return loss_of
-
-    def predictions(
-        self, model: Any, encoded: Encoded, label: str = "", progress: bool = False
-    ) -> NDArray[Any]:
-        """Class numbers int64, or scores float64, [N] in file order, of a fine-tuned model."""
-        scores = self._format.classes is None
-        result = np.zeros(len(encoded), np.float64 if scores else np.int64)
-        for index, output, _ in outputs(
-            model, encoded, self.config, label=label, progress=progress
-        ):
-            logits = output.logits.float()
-            result[index] = (logits[:, 0] if scores else logits.argmax(-1)).cpu().numpy()
-        return result
-
-    def _scores(
-        self, names: tuple[str, ...], predicted: NDArray[Any], labels: NDArray[Any]
-    ) -> dict[str, float]:
-        score = regression_metrics if self._format.classes is None else classification_metrics
-        return score(names, predicted, labels)

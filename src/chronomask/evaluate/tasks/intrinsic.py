@@ -8,41 +8,33 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
 from chronomask.config import Config
-from chronomask.data.folder import PreparedData
-from chronomask.data.loader import validation_batches
 from chronomask.errors import DataError, UsageError
-from chronomask.evaluate.device import Device, Precision, autocast, device_of, placed
-from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.pseudo import (
     PseudoLikelihood,
     Score,
+    Sentences,
     check_pseudo,
     encode_sentences,
     pseudo_log_likelihood,
 )
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import folder_of, recipe_of, result_of, sha256_of
-from chronomask.evaluate.text_files import UNREADABLE, open_text
-from chronomask.masking.masker import Vocabulary, fixed_masker
-from chronomask.model.attention import (
-    AttentionScope,
-    backbone_inputs,
-    check_supported,
-    position_offset,
-)
-from chronomask.model.build import load_tokenizer, open_model
-from chronomask.model.head import logits_at, token_losses
+from chronomask.evaluate.task import Task, files_in, folder_of
+from chronomask.progress import Progress
 from chronomask.runs.result import TaskResult
+from chronomask.storage import files_sha256, read_lines
+from chronomask.types import Device, Precision
+
+if TYPE_CHECKING:
+    from chronomask.data.folder import PreparedData
 
 __all__ = ["MaskedLoss", "MaskedLossTask", "PseudoPerplexity", "PseudoPerplexityTask"]
 
@@ -57,45 +49,49 @@ class MaskedLoss(Config):
     """folder of prepared data; none: DATA/intrinsic, or DATA itself"""
     rows: Annotated[int, Field(ge=1)] | None = None
     """held-out rows, from the first on; none: all"""
-    attention: AttentionScope = "documents"
+    attention: Literal["documents", "row"] = "documents"
     """what a token sees: its own document, or its whole row; as in training, to be fair to the model"""
     batch_rows: Annotated[int, Field(ge=1)] = 64
     """rows of a forward pass"""
-    precision: Precision = "float32"
-    """bfloat16: matrix products in half precision"""
+    precision: Precision = "fp32"
+    """of matrix products, weights and sums are float32; auto: bf16 on CUDA devices that compute it"""
     device: Device = "auto"
     """auto: a CUDA device if there is one"""
     limit: Annotated[int, Field(ge=1)] | None = None
     """at most so many rows, for a quick look; none: ``rows``"""
 
 
-class MaskedLossTask:
+class MaskedLossTask(Task[MaskedLoss]):
     """Mean loss in nats and accuracy of predicted tokens, over all and per class."""
 
     name = "mlm"
     family = "intrinsic"
     draws = False
+    outside_recipe = ("batch_rows", "prepared")
 
     def __init__(self, config: MaskedLoss | None = None) -> None:
-        self.config = config or MaskedLoss()
+        super().__init__(config or MaskedLoss())
 
     @property
-    def recipe(self) -> Mapping[str, Any]:
-        """Every setting that decides the numbers; not where the data lies."""
-        return {**recipe_of(self.config, "batch_rows", "prepared"), "masking_ratio": _RATIO}
+    def recipe(self) -> dict[str, Any]:
+        """Every setting that decides the numbers, and the ratio; not where the data lies."""
+        return {**super().recipe, "masking_ratio": _RATIO}
 
-    def data_sha256(self, data: Path) -> str:
+    def data_sha256(self, task_data: Path) -> str:
         """The prepared data's fingerprint."""
-        return self._open(data).fingerprint
+        return self._open(task_data).fingerprint
 
-    def check(self, model: Subject, data: Path) -> None:
+    def check(self, model: Subject, task_data: Path) -> None:
         """Raise UsageError for a model of other tokens, DataError for damaged data."""
-        check_pseudo(model, PseudoLikelihood(device=self.config.device))
-        prepared = self._open(data)
+        from chronomask.model.attention import check_supported
+        from chronomask.model.build import load_tokenizer, open_model
+
+        prepared = self._open(task_data)
         if not prepared.split("held_out").num_rows:
             raise UsageError(
                 f"{prepared.path} has no held-out rows: prepare data with held_out above 0"
             )
+        check_pseudo(model, PseudoLikelihood(device=self.config.device))
         if load_tokenizer(prepared.tokenizer_path).get_vocab() != model.tokenizer.get_vocab():
             raise UsageError(
                 f"{prepared.path} was prepared with another tokenizer than {model.name} has: the loss per "
@@ -108,46 +104,15 @@ class MaskedLossTask:
             )
         check_supported(open_model(model.path, self.config.attention), self.config.attention)
 
-    @torch.inference_mode()
-    def run(self, model: Subject, data: Path, seed: int, progress: bool) -> TaskResult:
+    def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """One pass over the rows."""
         started = time.monotonic()
-        config, prepared = self.config, self._open(data)
-        split = prepared.split("held_out")
-        num_rows = min(split.num_rows, *(n for n in (config.rows, config.limit) if n is not None))
-        device = device_of(config.device)
-        opened = placed(open_model(model.path, config.attention).eval(), device)
-        masker = fixed_masker(
-            Vocabulary.from_tokenizer(load_tokenizer(prepared.tokenizer_path)), _RATIO
-        )
-        of_row, of_class, losses, rights = [], [], [], []
-        with Progress(self.name, num_rows, "rows", progress) as shown:
-            for rows in validation_batches(split, num_rows, config.batch_rows):
-                batch = masker(rows, 0.0)
-                inputs = backbone_inputs(
-                    rows,
-                    config.attention,
-                    prepared.manifest.pad_token_id,
-                    position_offset(opened),
-                    device,
-                )
-                ids, positions, targets = (
-                    torch.as_tensor(array).to(device)
-                    for array in (batch.input_ids, batch.positions, batch.targets)
-                )
-                with autocast(device, config.precision):
-                    logits = logits_at(opened, ids, positions, inputs)
-                loss, right = token_losses(logits.float(), targets)
-                of_row.append(rows.row_id[np.asarray(batch.positions) // rows.row_length])
-                of_class.append(np.asarray(batch.target_class))
-                losses.append(loss.double().cpu().numpy())
-                rights.append(right.double().cpu().numpy())
-                shown.advance(rows.num_rows)
-        loss, right = np.concatenate(losses), np.concatenate(rights)
-        row, token_class = np.concatenate(of_row), np.concatenate(of_class)
+        prepared = self._open(task_data)
+        bounds = (prepared.split("held_out").num_rows, self.config.rows, self.config.limit)
+        num_rows = min(bound for bound in bounds if bound is not None)
+        loss, right, token_class, row = self._predictions(model, prepared, num_rows, progress)
         count = np.bincount(row, minlength=num_rows)
-        return result_of(
-            self,
+        return self.result(
             model,
             seed,
             started,
@@ -164,10 +129,63 @@ class MaskedLossTask:
             },
         )
 
-    def _open(self, data: Path) -> PreparedData:
+    def _predictions(
+        self, model: Subject, prepared: PreparedData, num_rows: int, progress: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8], NDArray[np.int64]]:
+        """Of each predicted token of the first ``num_rows`` rows: its loss in nats, whether it was found
+        (0 or 1), its class, and its row; all [N].
+        """
+        import torch
+
+        from chronomask.data.loader import validation_batches
+        from chronomask.masking.masker import Vocabulary, fixed_masker
+        from chronomask.model.attention import backbone_inputs, position_offset
+        from chronomask.model.build import load_tokenizer, open_model
+        from chronomask.model.device import autocast, choose_device
+        from chronomask.model.head import logits_at, token_losses
+
+        config = self.config
+        device = choose_device(config.device)
+        opened: Any = open_model(model.path, config.attention).eval()
+        opened.to(device)
+        vocabulary = Vocabulary.from_tokenizer(load_tokenizer(prepared.tokenizer_path))
+        masker = fixed_masker(vocabulary, _RATIO)
+        losses, rights, classes, of_row = [], [], [], []
+        with (
+            torch.inference_mode(),
+            Progress(self.name, num_rows, "rows", shown=progress) as shown,
+        ):
+            for rows in validation_batches(prepared.split("held_out"), num_rows, config.batch_rows):
+                batch = masker(rows, 0.0)
+                inputs = backbone_inputs(
+                    rows,
+                    config.attention,
+                    prepared.manifest.pad_token_id,
+                    position_offset(opened),
+                    device,
+                )
+                ids, positions, targets = (
+                    torch.as_tensor(array).to(device)
+                    for array in (batch.input_ids, batch.positions, batch.targets)
+                )
+                with autocast(device, config.precision):
+                    logits = logits_at(opened, ids, positions, inputs)
+                loss, right = token_losses(logits.float(), targets)
+                losses.append(loss.double().cpu().numpy())
+                rights.append(right.double().cpu().numpy())
+                classes.append(np.asarray(batch.target_class))
+                of_row.append(rows.row_id[np.asarray(batch.positions) // rows.row_length])
+                shown.advance(rows.num_rows)
+        joined = map(np.concatenate, (losses, rights, classes, of_row))
+        loss, right, token_class, row = joined
+        return loss, right, token_class, row
+
+    def _open(self, task_data: Path) -> PreparedData:
+        from chronomask.data.folder import PreparedData
+
         if self.config.prepared is not None:
             return PreparedData.open(self.config.prepared)
-        return PreparedData.open(folder_of(data, self.family))
+        return PreparedData.open(folder_of(task_data, self.family))
 
 
 class PseudoPerplexity(PseudoLikelihood):
@@ -179,46 +197,44 @@ class PseudoPerplexity(PseudoLikelihood):
     """text file; none: the only one in DATA/intrinsic or DATA"""
 
 
-class PseudoPerplexityTask:
+class PseudoPerplexityTask(Task[PseudoPerplexity]):
     """exp of the mean pseudo-log-loss per token (Salazar et al., ACL 2020), each line by itself."""
 
     name = "pseudo_perplexity"
     family = "intrinsic"
     draws = False
+    outside_recipe = ("batch_tokens", "text")
 
     def __init__(self, config: PseudoPerplexity | None = None) -> None:
-        self.config = config or PseudoPerplexity()
+        super().__init__(config or PseudoPerplexity())
 
-    @property
-    def recipe(self) -> Mapping[str, Any]:
-        """Every setting that decides the numbers; not where the text lies."""
-        return recipe_of(self.config, "batch_tokens", "text")
-
-    def data_sha256(self, data: Path) -> str:
+    def data_sha256(self, task_data: Path) -> str:
         """Of the text file."""
-        return sha256_of([self._file(data)])
+        return files_sha256([self._file(task_data)])
 
-    def check(self, model: Subject, data: Path) -> None:
-        """Read the text; raises UsageError or DataError."""
+    def check(self, model: Subject, task_data: Path) -> None:
+        """Read and encode the text; raises UsageError or DataError."""
+        texts = self._lines(task_data)
         check_pseudo(model, self.config)
-        self._lines(data)
+        self._encoded(model, texts)
 
-    def run(self, model: Subject, data: Path, seed: int, progress: bool) -> TaskResult:
+    def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """Score every line."""
+        from chronomask.model.device import choose_device
+
         started = time.monotonic()
-        texts = self._lines(data)
-        sentences, source = encode_sentences(model.tokenizer, texts, model.max_length)
-        opened = placed(model.masked_lm(), device_of(self.config.device))
+        texts = self._lines(task_data)
+        sentences, source = self._encoded(model, texts)
+        opened = model.masked_lm(choose_device(self.config.device))
         log_p = pseudo_log_likelihood(
             opened, sentences, model.tokenizer, self.config, label=self.name, progress=progress
         )
         count = np.bincount(source, sentences.num_scored, len(texts))
         total = -np.bincount(source, log_p, len(texts))
         if not count.sum():
-            raise DataError(f"{self._file(data)} has no token that {model.name} could predict")
+            raise DataError(f"{self._file(task_data)} has no token that {model.name} could predict")
         loss = float(total.sum() / count.sum())
-        return result_of(
-            self,
+        return self.result(
             model,
             seed,
             started,
@@ -230,20 +246,26 @@ class PseudoPerplexityTask:
             primary="loss",
             higher_is_better=False,
             num_examples={"lines": len(texts), "tokens": int(count.sum())},
-            data_sha256=self.data_sha256(data),
+            data_sha256=self.data_sha256(task_data),
             examples={"loss": total / np.maximum(count, 1), "weight": count},
         )
 
-    def _file(self, data: Path) -> Path:
+    def _encoded(self, model: Subject, texts: list[str]) -> tuple[Sentences, NDArray[np.int64]]:
+        return encode_sentences(
+            model.tokenizer, texts, model.max_length, self.config.score, self.name
+        )
+
+    def _file(self, task_data: Path) -> Path:
+        """The text file; raises UsageError where it is not clear which."""
         if self.config.text is not None:
             path = Path(self.config.text)
             if not path.is_file():
                 raise UsageError(f"{path} does not exist or is no file: name a text file")
             return path
-        if data.is_file():
-            return data
-        place = folder_of(data, self.family)
-        found = sorted(path for suffix in _TEXTS for path in place.glob(f"*{suffix}"))
+        if task_data.is_file():
+            return task_data
+        place = folder_of(task_data, self.family)
+        found = files_in(place, _TEXTS)
         if len(found) != 1:
             raise UsageError(
                 f"{place} holds {len(found)} text files, and one is needed: name it with "
@@ -251,14 +273,10 @@ class PseudoPerplexityTask:
             )
         return found[0]
 
-    def _lines(self, data: Path) -> list[str]:
+    def _lines(self, task_data: Path) -> list[str]:
         """The lines that hold something, at most ``limit``."""
-        path = self._file(data)
-        try:
-            with open_text(path) as lines:
-                found = [line.strip() for line in lines if line.strip()]
-        except UNREADABLE as error:
-            raise DataError(f"{path} cannot be read as text ({error})") from None
+        path = self._file(task_data)
+        found = [line.strip() for line in read_lines(path) if line.strip()]
         if not found:
             raise DataError(f"{path} holds no text")
         return found[: self.config.limit]

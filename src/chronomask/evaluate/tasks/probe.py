@@ -8,32 +8,31 @@ fitted until it stops moving, so nothing is drawn.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch.nn import functional
-from transformers import AutoModel
 
 from chronomask.config import Config
 from chronomask.conllu import Sentence, as_text, sentences
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import UsageError
 from chronomask.evaluate.batches import by_length, end_to_end
-from chronomask.evaluate.device import Device, device_of, placed
-from chronomask.evaluate.progress import Progress
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import Kept, folder_of, recipe_of, result_of, sha256_of
-from chronomask.evaluate.text_files import UNREADABLE, open_text
+from chronomask.evaluate.task import Kept, Task, files_in, folder_of
+from chronomask.progress import Progress
 from chronomask.runs.result import TaskResult
-from chronomask.types import UPOS
+from chronomask.storage import files_sha256, read_lines
+from chronomask.types import UPOS, Device
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["ProbeConfig", "ProbeTask", "fit_softmax", "treebank_files", "word_pieces"]
 
-_SUFFIXES = (".conllu", ".conllu.gz", ".conllu.xz")
+_ENDS = (".conllu", ".conllu.gz", ".conllu.xz")
 
 
 class ProbeConfig(Config):
@@ -61,30 +60,29 @@ class ProbeConfig(Config):
     """at most so many sentences of each part, for a quick look; none: all"""
 
 
-class ProbeTask:
+class ProbeTask(Task[ProbeConfig]):
     """Accuracy of the probe, and each tag's share of words found."""
 
     name = "upos_probe"
     family = "probe"
     draws = False
+    outside_recipe = ("batch_tokens",)
 
     def __init__(self, config: ProbeConfig | None = None) -> None:
-        self.config = config or ProbeConfig()
+        super().__init__(config or ProbeConfig())
         self._read = Kept[list[list[Sentence]]]()
 
-    @property
-    def recipe(self) -> Mapping[str, Any]:
-        """Every setting that decides the numbers."""
-        return recipe_of(self.config, "batch_tokens")
-
-    def data_sha256(self, data: Path) -> str:
+    def data_sha256(self, task_data: Path) -> str:
         """Of the two files."""
-        return sha256_of(treebank_files(data, self.config))
+        return files_sha256(treebank_files(task_data, self.config))
 
-    def check(self, model: Subject, data: Path) -> None:
+    def check(self, model: Subject, task_data: Path) -> None:
         """Read both parts; raises UsageError or DataError."""
-        device_of(self.config.device)
-        model.check_head(AutoModel)
+        from chronomask.model.device import choose_device
+
+        self._parts(task_data)
+        choose_device(self.config.device)
+        model.check_head("AutoModel")
         if not model.tokenizer.is_fast:
             raise UsageError(
                 f"the tokenizer of {model.name} gives no character offsets, which find a word's "
@@ -96,14 +94,17 @@ class ProbeTask:
                 f"{self.name}: layer {self.config.layer}, and {model.name} has 0 (the embeddings) to "
                 f"{layers}: --set {self.name}.layer=…"
             )
-        self._parts(data)
 
-    def run(self, model: Subject, data: Path, seed: int, progress: bool) -> TaskResult:
+    def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """Encode both parts, fit on the first, score the second."""
+        import torch
+
+        from chronomask.model.device import choose_device
+
         started = time.monotonic()
-        parts = self._parts(data)
-        device = device_of(self.config.device)
-        encoder = placed(model.open_as(AutoModel)[0], device)
+        parts = self._parts(task_data)
+        device = choose_device(self.config.device)
+        encoder, _ = model.open_as("AutoModel", device)
         vectors, tags, missing = [], [], 0
         for part in parts:
             found = self._encode(model, encoder.eval(), part, progress)
@@ -117,8 +118,7 @@ class ProbeTask:
         prediction = (vectors[1] @ weight + bias).argmax(1).cpu().numpy()
         label = tags[1]
         right = prediction == label
-        return result_of(
-            self,
+        return self.result(
             model,
             seed,
             started,
@@ -129,7 +129,7 @@ class ProbeTask:
                 self.config.part: len(label),
                 "words_without_tokens": missing,
             },
-            data_sha256=self.data_sha256(data),
+            data_sha256=self.data_sha256(task_data),
             details={
                 f"accuracy/{tag}": float(right[label == number].mean())
                 for number, tag in enumerate(UPOS)
@@ -138,19 +138,21 @@ class ProbeTask:
             examples={"prediction": prediction.astype(np.int8), "label": label.astype(np.int8)},
         )
 
-    def _parts(self, data: Path) -> list[list[Sentence]]:
+    def _parts(self, task_data: Path) -> list[list[Sentence]]:
         def read() -> list[list[Sentence]]:
-            return [_read(path)[: self.config.limit] for path in treebank_files(data, self.config)]
+            paths = treebank_files(task_data, self.config)
+            return [list(sentences(read_lines(path), path))[: self.config.limit] for path in paths]
 
-        return self._read.of(data, read)
+        return self._read.of(task_data, read)
 
-    @torch.inference_mode()
     def _encode(
         self, model: Subject, encoder: Any, part: Sequence[Sentence], progress: bool
     ) -> tuple[torch.Tensor, NDArray[np.int64], int]:
         """Vectors float32 [W, H] on the device and tags int64 [W] of the words in file order, and how
         many words have no token and are left out.
         """
+        import torch
+
         config = self.config
         longest = min(config.max_length, model.max_length)
         rows, words, tags = word_pieces(model.tokenizer, part, longest)
@@ -162,7 +164,10 @@ class ProbeTask:
             word_of = np.where(first, word_of, -1)
         device = next(encoder.parameters()).device
         sums = torch.zeros(len(tags), encoder.config.hidden_size, device=device)
-        with Progress(self.name, len(encoded), "rows", progress) as shown:
+        with (
+            torch.inference_mode(),
+            Progress(self.name, len(encoded), "rows", shown=progress) as shown,
+        ):
             for index in by_length(encoded.lengths, max(1, config.batch_tokens // longest)):
                 inputs = encoded.batch(index, encoder, device)
                 states = encoder(**inputs, output_hidden_states=True).hidden_states[config.layer]
@@ -181,18 +186,17 @@ class ProbeTask:
         return means[torch.from_numpy(there).to(device)], tags[there], len(tags) - there.size
 
 
-def treebank_files(data: Path, config: ProbeConfig) -> tuple[Path, Path]:
+def treebank_files(task_data: Path, config: ProbeConfig) -> tuple[Path, Path]:
     """The train part and the scored part; raises UsageError where it is not clear which.
 
-    Looked for in ``data``/probe or ``data``, and one folder below.
+    Looked for in ``task_data``/probe or ``task_data``, and one folder below.
     """
-    place = folder_of(data, "probe")
+    place = folder_of(task_data, "probe")
     begins = config.treebank or ""
     found: dict[str, list[Path]] = {}
     for part in ("train", config.part):
-        files = (path for suffix in _SUFFIXES for path in place.glob(f"*-{part}{suffix}"))
-        below = (path for suffix in _SUFFIXES for path in place.glob(f"*/*-{part}{suffix}"))
-        found[part] = sorted(p for p in (*files, *below) if p.name.startswith(begins))
+        files = files_in(place, tuple(f"-{part}{end}" for end in _ENDS), below=True)
+        found[part] = [path for path in files if path.name.startswith(begins)]
     for part, paths in found.items():
         if not paths:
             raise UsageError(
@@ -206,14 +210,6 @@ def treebank_files(data: Path, config: ProbeConfig) -> tuple[Path, Path]:
                 f"--set upos_probe.treebank={paths[0].name.partition('-')[0]}"
             )
     return found["train"][0], found[config.part][0]
-
-
-def _read(path: Path) -> list[Sentence]:
-    try:
-        with open_text(path) as lines:
-            return list(sentences(lines, path))
-    except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read ({error}): it is damaged, get it again") from None
 
 
 def word_pieces(
@@ -253,7 +249,6 @@ def word_pieces(
     return rows, words, np.array(tags, np.int64)
 
 
-@torch.enable_grad()
 def fit_softmax(
     x: torch.Tensor, y: torch.Tensor, num_classes: int, l2: float, max_steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -261,6 +256,9 @@ def fit_softmax(
 
     W is that of standardised x: each column with mean 0 and variance 1. What comes back takes x as it is.
     """
+    import torch
+    from torch.nn import functional
+
     mean, spread = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
     x = (x - mean) / spread
     weight = torch.zeros(x.shape[1], num_classes, device=x.device, requires_grad=True)

@@ -11,13 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.text import squad
 
-from chronomask.evaluate.metrics import (
-    classification_metrics,
-    exact_match,
-    f1,
-    normalise,
-    regression_metrics,
-)
+from chronomask.evaluate.tasks.glue import classification_metrics, regression_metrics
+from chronomask.evaluate.tasks.squad import exact_match, f1, normalise
 
 ADVERSARIAL = [
     ("the Eiffel Tower", ["Eiffel Tower"]),

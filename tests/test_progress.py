@@ -1,0 +1,29 @@
+"""The progress line where there is no terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from chronomask.progress import Progress
+
+
+def test_progress_off_a_terminal_is_lines_with_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("chronomask.progress.time.monotonic", lambda: now[0])
+    with Progress("cola seed 0", 400) as progress:
+        progress.advance(50)
+        now[0] += 20.0
+        progress.advance(50, note="loss 0.700")
+        progress.advance(300)
+    assert capsys.readouterr().err.splitlines() == [
+        "cola seed 0: 25%, 5.0 examples/s, about 1:00 min left, loss 0.700",
+        "cola seed 0: 400 examples in 20 s, 20 examples/s, loss 0.700",
+    ]
+
+
+def test_progress_that_is_not_shown_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("cola seed 0", 4, shown=False) as progress:
+        progress.advance(4)
+    assert capsys.readouterr().err == ""
