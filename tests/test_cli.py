@@ -120,7 +120,7 @@ def test_config_files_that_cannot_be(run, tmp_path: Path) -> None:
     refused_lines = run("pretrain", tmp_path / "bad.yaml", "--out", tmp_path / "r")
     assert refused_lines.code == 2
     assert "not valid YAML" in refused_lines.err
-    refused(run("pretrain", "--out", tmp_path / "r"), 2, "give a run config")
+    refused(run("pretrain", "--out", tmp_path / "r"), 2, "give prepared data: --data DATA")
 
 
 def test_training_without_held_out_rows(run, config: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ __all__ = [
     "Layer",
     "apply_overrides",
     "diff",
+    "kinds_at",
     "merge",
     "nested",
     "parse_override",
@@ -191,6 +192,11 @@ def unknown_key(cls: type[Config], at: tuple[str, ...], valid: Iterable[str]) ->
     return ValidationError.from_exception_data(
         cls.__name__, [{"type": error, "loc": at, "input": None}]
     )
+
+
+def kinds_at(cls: type[Config], path: str) -> list[str]:
+    """The kinds there are of the group at a dotted path, such as ``masking.ratio``."""
+    return list(_kinds(_classes_at(cls, {}, list(path.split(".")))))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def test_the_command(
     monkeypatch.chdir(tmp_path)
     settings = ["--set", "epochs=1", "--set", "max_length=64", "--set", "squad.stride=8"]
     settings += ["--set", "squad.max_question_tokens=20"]
-    tasks = ["--tasks", "rte,squad", "--data", glue]
+    tasks = ["--tasks", "rte,squad", "--task-data", glue]
     code, out, err = command(model_folder, *tasks, "--seeds", 2, "--limit", 6, *settings)
     assert code == 0
     assert "results: results/tiny" in out
@@ -231,7 +231,7 @@ def test_the_command(
     code, out, err = command(model_folder, *tasks, *settings)
     assert (code, out) == (2, "")
     assert "made with other recipe.limit" in err
-    code, _, err = command(model_folder, "--tasks", "mnlii", "--data", glue)
+    code, _, err = command(model_folder, "--tasks", "mnlii", "--task-data", glue)
     assert (code, "did you mean 'mnli'" in err) == (2, True)
     code, _, err = command(tmp_path / "nothing", *tasks)
     assert (code, "does not exist" in err) == (2, True)

@@ -8,13 +8,22 @@ from typing import Annotated
 
 import typer
 
+from chronomask.cli.options import HELP_FLAGS, show_help
+
 __all__ = ["app"]
 
-app = typer.Typer(help="Look into prepared data.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Look into prepared data, and carry it elsewhere and back.",
+    context_settings=HELP_FLAGS,
+    rich_markup_mode="rich",
+    invoke_without_command=True,
+    callback=show_help,
+)
+"""The commands on prepared data."""
 DataFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of prepared data.")]
 
 
-@app.command("info")
+@app.command("info", context_settings=HELP_FLAGS)
 def data_info(
     folder: DataFolder,
     out: Annotated[
@@ -31,7 +40,7 @@ def data_info(
         print(f"\npage: {write_data_page(out, view)}")
 
 
-@app.command("verify")
+@app.command("verify", context_settings=HELP_FLAGS)
 def data_verify(folder: DataFolder) -> None:
     """Read every byte again; exit code 1, and the names of the files, if any is damaged."""
     from chronomask.data.folder import PreparedData
@@ -40,7 +49,7 @@ def data_verify(folder: DataFolder) -> None:
     print(f"{folder}: whole; {data.verify():,} bytes read, fingerprint {data.fingerprint[:16]}")
 
 
-@app.command("show")
+@app.command("show", context_settings=HELP_FLAGS)
 def data_show(
     folder: DataFolder,
     row: Annotated[int, typer.Option(min=0, help="The first row to print.")] = 0,
@@ -54,7 +63,7 @@ def data_show(
     print(rows_as_text(PreparedData.open(folder), split, row, rows, colour=sys.stdout.isatty()))
 
 
-@app.command("export")
+@app.command("export", context_settings=HELP_FLAGS)
 def data_export(
     folder: DataFolder,
     out: Annotated[
@@ -70,7 +79,7 @@ def data_export(
     print(f"{out}: {len(files)} Parquet files, {size:,} bytes")
 
 
-@app.command("import")
+@app.command("import", context_settings=HELP_FLAGS)
 def data_import(
     source: Annotated[
         Path, typer.Argument(help="What `chronomask data export` wrote: a file or a folder.")

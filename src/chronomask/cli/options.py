@@ -1,19 +1,133 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the way from a flag to a change of a config.
+
+Every flag that sets a value of a config becomes a :class:`~chronomask.config.Layer`, as ``--set`` does, so
+that the config's own checks say what is wrong with it, and blame the flag.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-__all__ = ["Overrides", "Quiet"]
+from chronomask.errors import shown
+
+if TYPE_CHECKING:
+    from chronomask.config import Layer
+
+__all__ = [
+    "HELP_FLAGS",
+    "Content",
+    "Device",
+    "Overrides",
+    "Precision",
+    "Quiet",
+    "Ratio",
+    "of_group",
+    "of_kind",
+    "of_overrides",
+    "of_ratio",
+    "of_text",
+    "of_value",
+    "show_help",
+]
+
+HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
+"""Context settings of every command."""
+
+CONFIG_PANEL = "Values of the config"
+"""Heading of the flags that set one, in the help of every command."""
+
+
+def config_flag(metavar: str, text: str, *names: str) -> Any:
+    """An option that sets a value of the config; ``metavar`` says what is given, ``text`` what it means."""
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=CONFIG_PANEL)
+
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
+    config_flag(
+        "KEY=VALUE",
+        "Change any other value by its path, such as masking.ratio.floor=0.05; repeatable.",
         "--set",
-        metavar="KEY=VALUE",
-        help="Change one value of the config, such as masking.ratio.kind=cosine_decay; repeatable.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+"""``--set``: for what has no flag of its own; wins over flags."""
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+"""``--quiet``: progress is not shown."""
+Device = Annotated[str | None, config_flag("NAME", "auto, cpu or cuda.")]
+"""``--device``: where training runs."""
+Precision = Annotated[str | None, config_flag("NAME", "fp32 or bf16.")]
+"""``--precision``: of the forward and backward pass."""
+Ratio = Annotated[
+    str | None,
+    config_flag(
+        "NUMBER|START:END|KIND",
+        "How much is masked: 0.15 all along, 0.30:0.15 on a straight line, or a kind of schedule, such as "
+        "cosine_decay.",
+    ),
+]
+"""``--ratio``: the ratio schedule."""
+Content = Annotated[
+    str | None, config_flag("KIND", "What is masked more: none, ptw, token_accuracy, …")
+]
+"""``--content``: the content schedule."""
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+
+
+def of_group(flag: str, text: str, path: str, value: Any) -> list[Layer]:
+    """The change that a flag makes whose ``text`` stands for a value of more than one part."""
+    from chronomask.config import Layer
+
+    return [Layer(f"{flag} {text if text.isprintable() else shown(text)}".strip(), {path: value})]
+
+
+def of_text(flag: str, path: str, text: object) -> list[Layer]:
+    """The change that a flag makes whose text is the value itself; none if it was not given."""
+    return [] if text is None else of_group(flag, str(text), path, str(text))
+
+
+def of_value(flag: str, path: str, text: object) -> list[Layer]:
+    """The change that a flag makes whose text is read as ``--set`` reads values, for numbers."""
+    from chronomask.yaml_text import from_yaml
+
+    if text is None:
+        return []
+    return of_group(flag, str(text), path, from_yaml(str(text), f"{flag} {shown(text)}"))
+
+
+def of_kind(flag: str, path: str, kind: str | None) -> list[Layer]:
+    """The change that a flag makes which names the kind of a group."""
+    return of_text(flag, f"{path}.kind", kind)
+
+
+def of_ratio(text: str | None, path: str = "masking.ratio") -> list[Layer]:
+    """The change that ``--ratio`` makes: a number, two numbers with a colon, or a kind of schedule."""
+    if text is None:
+        return []
+    numbers = re.fullmatch(rf"({_NUMBER})(?::({_NUMBER}))?", text)
+    if numbers is None:
+        return of_kind("--ratio", path, text)
+    start, end = numbers.groups()
+    schedule: dict[str, Any] = (
+        {"kind": "constant", "base": float(start)}
+        if end is None
+        else {"kind": "linear", "start": float(start), "end": float(end)}
+    )
+    return of_group("--ratio", text, path, schedule)
+
+
+def of_overrides(overrides: Iterable[str] | None) -> list[Layer]:
+    """The changes that ``--set`` makes, in order."""
+    from chronomask.config import Layer
+
+    return [Layer.of_override(text) for text in overrides or ()]
+
+
+def show_help(context: typer.Context) -> None:
+    """Print the help of a group of commands where none of them was named."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())

@@ -7,29 +7,49 @@ from typing import Annotated
 
 import typer
 
-from chronomask.cli.options import Overrides, Quiet
+from chronomask.cli.options import HELP_FLAGS, Device, Precision, Quiet, config_flag, show_help
 
 __all__ = ["app"]
 
 app = typer.Typer(
     help="Compare ways to mask: arms, seeds, tasks, and how sure the differences are.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    context_settings=HELP_FLAGS,
+    rich_markup_mode="rich",
+    invoke_without_command=True,
+    callback=show_help,
 )
+"""The commands on studies."""
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the study.")]
 
 
-@app.command("run")
+@app.command("run", context_settings=HELP_FLAGS)
 def study_run(
-    out: Annotated[Path, typer.Option(help="Folder of the study.")],
-    config: Annotated[
-        Path | None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the study.")
+    ],
+    recipe: Annotated[
+        str | None,
         typer.Argument(
-            metavar="[STUDY.yaml]",
-            help="What to compare (configs/study/); else that of the folder.",
+            metavar="[STUDY]",
+            help="What to compare: a recipe, such as tiny, or a YAML file; else that of the folder.",
         ),
     ] = None,
-    overrides: Overrides = None,
+    data: Annotated[
+        Path | None,
+        config_flag("FOLDER", "Prepared data, instead of what the study prepares.", "--data", "-d"),
+    ] = None,
+    task_data: Annotated[Path | None, config_flag("FOLDER", "Files of the tasks.")] = None,
+    steps: Annotated[str | None, config_flag("N", "Optimiser steps of every run.")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    overrides: Annotated[
+        list[str] | None,
+        config_flag(
+            "KEY=VALUE",
+            "Change any other value by its path, such as base.rows_per_step=64; repeatable.",
+            "--set",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes; with GPUs each has one of its own, in turn.")
     ] = 1,
@@ -43,12 +63,25 @@ def study_run(
     quiet: Quiet = False,
 ) -> None:
     """Do what is left of a study; a unit that fails is named, the others go on."""
+    from chronomask.recipes import find_recipe
+
+    path = None if recipe is None else find_recipe(recipe, "study")
+    flags = {
+        "base.data": data,
+        "prepare": None if data is None else "null",
+        "task_data": task_data,
+        "base.steps": steps,
+        "base.device": device,
+        "base.precision": precision,
+    }
+    changes = [f"{key}={value}" for key, value in flags.items() if value is not None]
+
     from chronomask.study import command
 
     text = command.run(
-        config,
+        path,
         out,
-        overrides=overrides or [],
+        overrides=[*changes, *(overrides or [])],
         workers=workers,
         only=only,
         unit=unit,
@@ -58,7 +91,7 @@ def study_run(
     print(text)
 
 
-@app.command("status")
+@app.command("status", context_settings=HELP_FLAGS)
 def study_status(folder: StudyFolder) -> None:
     """Print how far a study is."""
     from chronomask.study import command
@@ -66,7 +99,7 @@ def study_status(folder: StudyFolder) -> None:
     print(command.status(folder))
 
 
-@app.command("report")
+@app.command("report", context_settings=HELP_FLAGS)
 def study_report(folder: StudyFolder) -> None:
     """Compare what is complete: comparison.json, report.html and every number as CSV."""
     from chronomask.study import command

@@ -22,6 +22,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from chronomask.errors import UsageError
 from chronomask.storage import file_sha256
 
 __all__ = [
@@ -107,6 +108,22 @@ class RunFolder:
     def is_run(self) -> bool:
         """Whether a run lives here, complete or not."""
         return self.config.is_file()
+
+    def check_free(self, resume: bool) -> None:
+        """Raise UsageError where a run would write over another, or into a folder of something else."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; give a folder for the run")
+        if not self.path.is_dir() or all(p.name.startswith(".") for p in self.path.iterdir()):
+            return
+        if not self.is_run():
+            raise UsageError(
+                f"{self.path} is not empty and holds no run; give another output folder"
+            )
+        if not resume:
+            raise UsageError(
+                f"{self.path} already holds a run: continue it with --resume, or give another output "
+                "folder"
+            )
 
 
 def step_name(step: int) -> str:

@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerBase
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
-from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.build import (
     build_model,
@@ -30,6 +29,7 @@ from chronomask.model.device import peak_flops, precision_on
 from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
+from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import progress
 from chronomask.storage import read_object, write_text
 from chronomask.train import checkpoint
@@ -214,7 +214,7 @@ class Run:
 def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> tuple[Run, State]:
     """The run in ``folder``, new or resumed; raises UsageError, DataError or RunError."""
     config = config if config.name else config.model_copy(update={"name": folder.resolve().name})
-    _check_folder(folder, resume)
+    RunFolder(folder).check_free(resume)
     check_installed(config.loggers)
     data = open_data(config.data)
     if config.length_warmup is not None:
@@ -322,21 +322,6 @@ def summarise(run: Run, state: State, log: RunLog) -> dict[str, Any]:
     if log.active:
         write_text(run.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
-
-
-def _check_folder(folder: Path, resume: bool) -> None:
-    """Refuse to write over a run, or into a folder of something else."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give a folder for the run")
-    if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
-        return
-    holds_run = (folder / "config.yaml").is_file()
-    if not holds_run:
-        raise UsageError(f"{folder} is not empty and holds no run; give another output folder")
-    if not resume:
-        raise UsageError(
-            f"{folder} already holds a run: continue it with --resume, or give another output folder"
-        )
 
 
 def _begin_folder(run: Run, state: State, *, resumed: bool) -> None:

@@ -1,0 +1,114 @@
+"""``chronomask evaluate``: a model, or the checkpoints of a run, on downstream tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chronomask.cli.options import Quiet, config_flag
+from chronomask.errors import UsageError
+
+_RUN = "Several checkpoints of a run"
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_RUN",
+            help="Run folder (its newest checkpoint), checkpoint, model folder, or hub name.",
+        ),
+    ],
+    tasks: Annotated[
+        str,
+        typer.Option(metavar="LIST", help="Tasks and families, such as glue,squad or cola,rte."),
+    ],
+    task_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Files of the tasks; 'hub' takes GLUE and SQuAD from the Hugging Face hub.",
+        ),
+    ] = None,
+    old_data: Annotated[Path | None, typer.Option("--data", hidden=True)] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="Fine-tuning seeds: 0 to N − 1.")
+    ] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Where results go; else RUN/results/step-… or results/MODEL.",
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        config_flag(
+            "KEY=VALUE",
+            "Change how tasks are done: epochs=1 for all, mrpc.epochs=5 or squad.stride=64 for some.",
+            "--set",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Examples of each part, for a quick look."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Every N-th checkpoint of a run, into OUT/step-…; 1 is all.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, max=1024, metavar="N", help="Processes, a checkpoint each.", rich_help_panel=_RUN
+        ),
+    ] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model on downstream tasks: one result file per task and seed."""
+    if old_data is not None:
+        raise UsageError(
+            f"--data {old_data}: the tasks' files are named with --task-data; --data is prepared data, "
+            "which evaluate does not take"
+        )
+    if task_data is None:
+        raise UsageError("name the folder of the tasks' files: --task-data FOLDER")
+    if workers != 1 and every is None:
+        raise UsageError("--workers has no effect without --every: one model is one process")
+    names = tuple(filter(None, map(str.strip, tasks.split(","))))
+    if every is not None:
+        from chronomask.evaluate.curve import Plan, evaluate_curve
+        from chronomask.evaluate.evaluate import results_table
+
+        plan = Plan(names, task_data, seeds, tuple(overrides or ()), limit, force)
+        run = Path(model)
+        place = out or run / "results"
+        curve = evaluate_curve(run, plan, place, every=every, workers=workers, progress=not quiet)
+        for step, of_step in curve.items():
+            print(f"step {step:,}\n{results_table(of_step)}")
+        print(f"results: {place}")
+        return
+
+    from chronomask.evaluate.evaluate import default_out, results_table
+    from chronomask.evaluate.evaluate import evaluate as run_evaluate
+    from chronomask.evaluate.subject import find_subject
+    from chronomask.evaluate.tasks import make_tasks
+
+    chosen = make_tasks(names, overrides or [], limit)
+    subject = find_subject(model)
+    folder = out or default_out(subject)
+    results = run_evaluate(
+        subject, chosen, task_data, range(seeds), folder, force=force, progress=not quiet
+    )
+    print(results_table(results))
+    print(f"results: {folder}")

@@ -1,0 +1,73 @@
+"""``chronomask inspect``: what masking does to a text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chronomask.cli.options import Content, Overrides, Ratio, of_kind, of_ratio
+
+
+def inspect(
+    text: Annotated[str | None, typer.Argument(help="Text to show masking on.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Text file to show masking on.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            "-d",
+            metavar="FOLDER",
+            help="Prepared data: its tokenizer, and its rows without a text.",
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows of the data to show.")] = 2,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A tokenizer; without one every word is a token."),
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="Recipe, or YAML file of a run or of masking; repeatable to see several side by side.",
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A run: its config, and its class weights over time."),
+    ] = None,
+    ratio: Ratio = None,
+    content: Content = None,
+    overrides: Overrides = None,
+    progress: Annotated[
+        str, typer.Option(metavar="LIST", help="Moments of training to show, from 0 to 1.")
+    ] = "0,0.5,1",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Also write it to this .html file."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Keys the masks shown.")] = 0,
+) -> None:
+    """Show what masking does to a text, at the start, in the middle and at the end of training."""
+    from chronomask.recipes import find_recipe
+    from chronomask.show.show import Request, inspect_masking
+
+    changes = [*of_ratio(ratio, "ratio"), *of_kind("--content", "content", content)]
+    written = [f"{path}={json.dumps(v)}" for layer in changes for path, v in layer.values.items()]
+    request = Request(
+        text=text,
+        file=file,
+        data=data,
+        rows=rows,
+        tokenizer=tokenizer,
+        configs=tuple(find_recipe(name, "arms") for name in config or ()),
+        run=run,
+        overrides=(*written, *(overrides or ())),
+        progress=progress,
+        seed=seed,
+    )
+    print(inspect_masking(request, out, colour=sys.stdout.isatty()))

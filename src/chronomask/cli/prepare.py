@@ -1,0 +1,140 @@
+"""``chronomask prepare``: text into tokenised, tagged, packed rows."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chronomask.cli.options import (
+    Quiet,
+    config_flag,
+    of_group,
+    of_kind,
+    of_overrides,
+    of_value,
+)
+from chronomask.errors import UsageError
+
+if TYPE_CHECKING:
+    from chronomask.config import Layer
+
+
+def prepare(
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Where the prepared data go."),
+    ],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Text: .txt (documents separated by blank lines), .jsonl, .parquet, .csv, .tsv, "
+            ".conllu, .wet or .warc, each also .gz, .xz or .zst; files, folders, patterns, addresses "
+            "such as s3://…, or hub:owner/name."
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="A recipe, such as english, or a YAML file."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        config_flag(
+            "KIND|FOLDER",
+            "wordpiece, byte_level_bpe or unigram, trained on the text; or a tokenizer's folder.",
+        ),
+    ] = None,
+    vocab_size: Annotated[str | None, config_flag("N", "Token ids, special ones included.")] = None,
+    row_length: Annotated[
+        str | None, config_flag("N", "Tokens of a row, special ones included.")
+    ] = None,
+    tagger: Annotated[
+        str | None,
+        config_flag(
+            "KIND|PIPELINE",
+            "Where words and their classes come from: english (bundled), none, frequency_bands, column, "
+            "stanza; or an installed spaCy pipeline.",
+        ),
+    ] = None,
+    held_out: Annotated[
+        str | None, config_flag("SHARE", "Share of the documents that is kept for validation.")
+    ] = None,
+    workers: Annotated[
+        str | None, config_flag("N", "Processes; 0 is one per processor core.")
+    ] = None,
+    executor: Annotated[
+        str | None, config_flag("KIND", "Where they run: local, slurm or ray.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        config_flag(
+            "KEY=VALUE",
+            "Change any other value by its path, such as packing.kind=documents; repeatable.",
+            "--set",
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace what is in the folder."),
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn text into tokenised, tagged, packed rows."""
+    from chronomask.config import Layer
+    from chronomask.prepare.config import PrepareConfig
+    from chronomask.recipes import find_recipe
+
+    if not sources and config is None:
+        raise UsageError("nothing to prepare: name text files or folders, or give --config RECIPE")
+    first = (
+        Layer.of_file(find_recipe(config, "prepare")) if config else Layer("the command line", {})
+    )
+    layers = [
+        first,
+        *(of_group("the sources named", "", "sources", sources) if sources else []),
+        *_tokenizer(tokenizer),
+        *of_value("--vocab-size", "tokenizer.vocab_size", vocab_size),
+        *of_value("--row-length", "row_length", row_length),
+        *_tagger(tagger),
+        *of_value("--held-out", "held_out", held_out),
+        *of_value("--workers", "workers", workers),
+        *of_kind("--executor", "executor", executor),
+        *of_overrides(overrides),
+    ]
+    parsed = PrepareConfig.from_layers(layers)
+
+    from chronomask.prepare.pipeline import prepare as run_prepare
+
+    data = run_prepare(parsed, out, force=force, progress=not quiet)
+    train = data.split("train")
+    print(f"{out}: {train.num_rows:,} rows of {data.row_length} tokens to train on")
+
+
+def _tokenizer(text: str | None) -> list[Layer]:
+    """``--tokenizer``: a folder, or a kind to train."""
+    if text is None or not _is_path(text):
+        return of_kind("--tokenizer", "tokenizer", text)
+    if not Path(text).is_dir():
+        raise UsageError(f"--tokenizer {text}: there is no such folder")
+    return of_group("--tokenizer", text, "tokenizer", {"kind": "folder", "path": text})
+
+
+def _tagger(text: str | None) -> list[Layer]:
+    """``--tagger``: a kind, or the name or folder of an installed spaCy pipeline."""
+    from chronomask.config import kinds_at
+    from chronomask.prepare.config import PrepareConfig
+
+    is_kind = text in kinds_at(PrepareConfig, "tagger")
+    if text is None or is_kind or not (_is_path(text) or _is_installed(text)):
+        return of_kind("--tagger", "tagger", text)
+    return of_group("--tagger", text, "tagger", {"kind": "spacy", "name": text})
+
+
+def _is_path(text: str) -> bool:
+    return "/" in text or text.startswith(".") or Path(text).is_dir()
+
+
+def _is_installed(name: str) -> bool:
+    return name.isidentifier() and find_spec(name) is not None

@@ -1,0 +1,189 @@
+"""``chronomask pretrain``: a run from recipes, flags and ``--set``, each laid over those before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chronomask.cli.options import (
+    Content,
+    Device,
+    Overrides,
+    Precision,
+    Quiet,
+    Ratio,
+    config_flag,
+    of_group,
+    of_kind,
+    of_overrides,
+    of_ratio,
+    of_text,
+    of_value,
+)
+from chronomask.errors import UsageError
+
+if TYPE_CHECKING:
+    from chronomask.config import Layer
+    from chronomask.train.config import RunConfig
+
+_AHEAD = "Looking ahead: --dry-run"
+
+
+def pretrain(
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Recipes by name (chronomask recipes lists them), or YAML files; each changes those before "
+            "it: bert-small arms/mrd-cosine. None: the defaults, or with --resume the run's own."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", "-d", metavar="FOLDER", help="Prepared data.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="The run; required except with --dry-run."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the newest whole checkpoint.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        config_flag(
+            "TYPE|FOLDER|NAME",
+            "An architecture of transformers, such as bert or modernbert; or a model to train further: "
+            "its folder, or its name on the hub.",
+        ),
+    ] = None,
+    steps: Annotated[str | None, config_flag("N", "Optimiser steps.")] = None,
+    rows: Annotated[str | None, config_flag("N", "Rows of a step.")] = None,
+    ratio: Ratio = None,
+    content: Content = None,
+    seed: Annotated[
+        str | None, config_flag("N", "Keys initial weights, row order, masks and dropout.")
+    ] = None,
+    device: Device = None,
+    precision: Precision = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print size, work, memory, time and first masks; train and write nothing.",
+            rich_help_panel=_AHEAD,
+        ),
+    ] = False,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Devices that share a step.", rich_help_panel=_AHEAD)
+    ] = 1,
+    flops: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="FLOP/s that a device sustains; measured here if not given.",
+            rich_help_panel=_AHEAD,
+        ),
+    ] = None,
+    row_length: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="Tokens of a row, where there are no data yet (512).",
+            rich_help_panel=_AHEAD,
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Pre-train a masked language model."""
+    from chronomask.train.config import RunConfig
+
+    if out is None and not dry_run:
+        raise UsageError("give a folder for the run: --out RUN")
+    layers = _first_layers(recipes or [], out if resume else None)
+    layers += of_text("--data", "data", data)
+    layers += _model(model, layers)
+    layers += of_value("--steps", "steps", steps)
+    layers += of_value("--rows", "rows_per_step", rows)
+    layers += of_ratio(ratio)
+    layers += of_kind("--content", "masking.content", content)
+    layers += of_value("--seed", "seed", seed)
+    layers += of_text("--device", "device", device)
+    layers += of_text("--precision", "precision", precision)
+    layers += of_overrides(overrides)
+    if not any("data" in layer.values for layer in layers):
+        layers += _no_data(dry_run)
+    config = RunConfig.from_layers(layers)
+    if dry_run:
+        from chronomask.train.dry_run import as_text
+        from chronomask.train.dry_run import dry_run as look_ahead
+
+        print(
+            as_text(
+                look_ahead(config, devices=devices, flops_per_second=flops, row_length=row_length)
+            )
+        )
+        return
+    assert out is not None
+    _train(config, out, resume, quiet)
+
+
+def _first_layers(recipes: list[str], resumed: Path | None) -> list[Layer]:
+    """The recipes' values; without any, those of the run that goes on, or nothing."""
+    from chronomask.config import Layer
+    from chronomask.recipes import find_recipe
+
+    if recipes:
+        return [Layer.of_file(find_recipe(recipe, "arms")) for recipe in recipes]
+    if resumed is not None and (resumed / "config.yaml").is_file():
+        return [Layer.of_file(resumed / "config.yaml")]
+    return [Layer("the defaults", {})]
+
+
+def _no_data(dry_run: bool) -> list[Layer]:
+    """A dry run may assume data; training needs some."""
+    if not dry_run:
+        raise UsageError("give prepared data: --data DATA (chronomask prepare makes it of text)")
+    return of_group("--dry-run", "", "data", "data")
+
+
+def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
+    """``--model``: a type of transformers, or the folder or hub name of a model to train further.
+
+    Sizes that the recipes give belong to their own type of model, so another type drops them.
+    """
+    from chronomask.config import merge, nested
+    from chronomask.model.config import masked_lm_types
+
+    if text is None:
+        return []
+    if "/" in text or Path(text).is_dir():
+        return of_group("--model", text, "model", {"kind": "checkpoint", "path": text})
+    chosen: dict[str, object] = {"kind": "config", "model_type": text}
+    before: dict = {}
+    for layer in layers:
+        before = merge(before, nested(layer.values).get("model", {}))
+    if before.get("model_type", text) != text or text not in masked_lm_types():
+        chosen["overrides"] = {}
+    return of_group("--model", text, "model", chosen)
+
+
+def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
+    """Check what can be checked in an instant, train, and say what came of it."""
+    from chronomask.data.mixture import open_data
+    from chronomask.runs.layout import RunFolder
+
+    RunFolder(out).check_free(resume)
+    open_data(config.data)
+
+    from chronomask.train.loop import pretrain as run_pretrain
+
+    summary = run_pretrain(config, out, resume=resume, progress=not quiet)
+    if summary:
+        loss = summary["validation_loss"]
+        shown = "no held-out rows" if loss is None else f"{loss:.4f}"
+        print(f"{out}: {summary['steps']:,} steps; validation loss at 15 %: {shown}")
+        print(f"model: {out / summary['checkpoint'] / 'transformers'}")
