@@ -1,7 +1,4 @@
-"""CoNLL-U: sentences with words and universal tags (https://universaldependencies.org/format.html).
-
-May enter: reading the columns that words and classes need, and putting sentences together as text.
-"""
+"""CoNLL-U: sentences with words and universal tags (https://universaldependencies.org/format.html)."""
 
 from __future__ import annotations
 
@@ -69,7 +66,8 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
                 raise DataError(f"{path}:{number}: word id {token_id!r}, expected {len(words) + 1}")
             if tag not in UPOS:
                 raise DataError(
-                    f"{path}:{number}: {tag!r} is no universal tag; the tags are {', '.join(UPOS)}"
+                    f"{path}:{number}: {tag!r} is not a universal part-of-speech tag; the tags are "
+                    f"{', '.join(UPOS)}"
                 )
             words.append(word)
             upos.append(tag)
@@ -95,14 +93,14 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
 def _range_end(token_id: str, path: object, number: int) -> int:
     start, _, end = token_id.partition("-")
     if not (start.isdecimal() and end.isdecimal() and int(start) < int(end)):
-        raise DataError(f"{path}:{number}: {token_id!r} is no range of word ids")
+        raise DataError(f"{path}:{number}: {token_id!r} is not a range of word ids")
     return int(end)
 
 
 def by_document(found: Iterable[Sentence]) -> Iterator[list[Sentence]]:
-    """The sentences of each document: from one ``# newdoc`` to the next, or one by one in a file
+    """The sentences of each document: from one ``# newdoc`` to the next.
 
-    that does not begin with ``# newdoc``.
+    In a file that does not begin with ``# newdoc`` every sentence is a document.
     """
     document: list[Sentence] = []
     alone = True
@@ -127,7 +125,7 @@ def as_text(document: Sequence[Sentence]) -> tuple[str, TaggedWords]:
     starts, ends, tags = [], [], []
     at = 0
     for sentence in document:
-        for word, tag, space in _written(sentence):
+        for word, tag, space in _surface_words(sentence):
             pieces += (word, " ") if space else (word,)
             starts.append(at)
             ends.append(at + len(word))
@@ -136,7 +134,7 @@ def as_text(document: Sequence[Sentence]) -> tuple[str, TaggedWords]:
     return "".join(pieces).rstrip(" "), TaggedWords(tuple(starts), tuple(ends), tuple(tags))
 
 
-def _written(sentence: Sentence) -> Iterator[tuple[str, str, bool]]:
+def _surface_words(sentence: Sentence) -> Iterator[tuple[str, str, bool]]:
     """Word, tag and "a space follows" of everything that stands in the text."""
     merged = {
         first: (end, form)

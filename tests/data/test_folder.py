@@ -220,7 +220,7 @@ def test_unknown_rows_and_splits_are_refused(tiny_data: PreparedData) -> None:
         tiny_data.split("trian")
     split = tiny_data.split("train")
     with pytest.raises(
-        DataError, match=f"no row {split.num_rows}; rows are 0 to {split.num_rows - 1}"
+        DataError, match=f"no row {split.num_rows}; its rows are 0 to {split.num_rows - 1}"
     ):
         split.read(np.array([0, split.num_rows]))
 

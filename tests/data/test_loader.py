@@ -126,9 +126,9 @@ def test_validation_is_the_first_rows_in_order(tiny_data: PreparedData) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rows_per_step": 1, "world_size": 2}, "1 rows a step"),
-        ({"rows_per_step": 4, "rank": 2, "world_size": 2}, "rank 2"),
-        ({"rows_per_step": 4, "num_workers": -1}, "num_workers -1"),
+        ({"rows_per_step": 1, "world_size": 2}, "rows: 1, fewer than the 2 processes"),
+        ({"rows_per_step": 4, "rank": 2, "world_size": 2}, "rank must lie in 0 to 1; it is 2"),
+        ({"rows_per_step": 4, "num_workers": -1}, "must not be negative; they are -1 and 0"),
     ],
 )
 def test_impossible_shares_are_refused(

@@ -121,7 +121,7 @@ def test_rows_are_those_of_the_parts(paths: list[str]) -> None:
         for name in ("input_ids", "word_id", "token_class", "epoch", "cu_seqlens"):
             np.testing.assert_array_equal(getattr(of_mixture, name), getattr(single, name))
     assert rows.row_id.tolist() == [79, 3, 60, 73, 3]
-    with pytest.raises(DataError, match="there is no row 80"):
+    with pytest.raises(DataError, match="the mixture has no row 80"):
         split.read(np.array([80]))
 
 
@@ -177,7 +177,7 @@ def test_parts_that_do_not_go_together_are_refused(
 def test_what_is_no_mixture_is_refused(paths: list[str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="empty list"):
         open_data([])
-    with pytest.raises(UsageError, match="in the mixture twice"):
+    with pytest.raises(UsageError, match="list it once"):
         open_data([DataPart(path=paths[0]), DataPart(path=paths[0])])
     empty = data_of(tmp_path / "empty", 0, 6)
     mixture = open_data([DataPart(path=paths[0]), DataPart(path=empty)])

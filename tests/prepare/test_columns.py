@@ -164,7 +164,10 @@ def test_multiword_tokens_are_written_as_they_stand(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (b"1\tonly\n\n", "2 tab-separated columns"),
-        (conllu("a/NOUN").replace("NOUN", "NUON").encode(), "'NUON' is no universal tag"),
+        (
+            conllu("a/NOUN").replace("NOUN", "NUON").encode(),
+            "'NUON' is not a universal part-of-speech tag",
+        ),
         (conllu("a/NOUN").replace("a", "\xff").encode("latin-1"), "is not UTF-8"),
     ],
 )

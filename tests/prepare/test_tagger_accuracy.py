@@ -86,9 +86,9 @@ def test_gzip_reads_like_plain_text(sample, tmp_path):
     [
         ("", "no sentence"),
         ("just prose\n\n", ":1: 1 tab-separated columns"),
-        (line("1", "a", "NOUNS") + "\n\n", "'NOUNS' is no universal tag"),
+        (line("1", "a", "NOUNS") + "\n\n", "'NOUNS' is not a universal part-of-speech tag"),
         (line("2", "a", "DET") + "\n\n", "word id '2', expected 1"),
-        (line("3-2", "a", "_") + "\n\n", "'3-2' is no range"),
+        (line("3-2", "a", "_") + "\n\n", "'3-2' is not a range"),
         (line("1", "a", "DET") + "\n", "ends inside a sentence"),
     ],
 )

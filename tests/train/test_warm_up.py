@@ -61,7 +61,7 @@ def test_the_order_of_rows_is_that_of_equal_steps(tiny_data: PreparedData, world
     order = np.concatenate([rows.order for step in steps for rows in step])
     assert order.tolist() == list(range(sizes.rows_before(9)))
     assert ids.tolist() == [int(plain.row_ids_at(n)[0][0]) for n in range(ids.size)]
-    with pytest.raises(UsageError, match="3 rows a step cannot be shared by 4 processes"):
+    with pytest.raises(UsageError, match="rows: 3, fewer than the 4 processes"):
         RowLoader(split, seed=5, rows_per_step=8, world_size=4, sizes=sizes)
 
 

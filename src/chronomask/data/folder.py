@@ -1,10 +1,8 @@
-"""Prepared rows on disk: a folder of flat ``.npy`` shards told by one manifest.
+"""Prepared rows on disk: a folder of flat ``.npy`` shards described by one manifest.
 
 A token costs two (or four) bytes of id and one byte of annotation; documents that begin inside a row
 cost four bytes each. Everything is read through a memory map, nothing is ever unpickled. docs/contracts.md
-states the layout.
-
-May enter: what is needed to read these files and check them. No tokenizer, no tagger.
+states the layout. Reading rows needs neither a tokenizer nor a tagger.
 """
 
 from __future__ import annotations
@@ -32,9 +30,9 @@ from chronomask.storage import file_sha256
 from chronomask.types import Rows
 
 __all__ = [
-    "Described",
     "PreparedData",
     "PreparedSplit",
+    "WithManifest",
 ]
 
 
@@ -83,9 +81,7 @@ class PreparedSplit:
         """Ids [B, T] and annotation [B, T] as stored, and ``cu_seqlens`` int32 [D + 1]."""
         if row_ids.size and (row_ids.min() < 0 or row_ids.max() >= self.num_rows):
             bad = row_ids[(row_ids < 0) | (row_ids >= self.num_rows)][0]
-            raise DataError(
-                f"{self.path}: there is no row {bad}; rows are 0 to {self.num_rows - 1}"
-            )
+            raise DataError(f"{self.path} has no row {bad}; its rows are 0 to {self.num_rows - 1}")
         num_rows, length = row_ids.size, self.row_length
         shard_of = np.searchsorted(self._first_rows, row_ids, side="right") - 1
         starts = np.arange(num_rows + 1, dtype=np.int32) * np.int32(length)
@@ -155,13 +151,13 @@ class PreparedSplit:
         return np.asarray(array)  # a plain view: np.memmap makes every slice slow
 
 
-class Described:
-    """What rows are, as a manifest tells it: of one prepared folder, or of several that are alike in it."""
+class WithManifest:
+    """What a manifest says of rows, in one prepared folder or in several that agree on it."""
 
     path: Path
-    """the folder; of several the first"""
+    """the folder; of a mixture the first part's"""
     manifest: Manifest
-    """that folder's"""
+    """the manifest in that folder"""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -181,7 +177,7 @@ class Described:
         return self.path / "tokenizer"
 
 
-class PreparedData(Described):
+class PreparedData(WithManifest):
     """A prepared folder, opened for reading."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:

@@ -2,9 +2,8 @@
 
 Row number n of the run (n = s · rows_per_step + i, unless steps differ in size) belongs to epoch
 n // num_rows; a keyed permutation of the epoch says which row of the data it is (in a mixture every part
-has epochs of its own). Any step is reached in O(1), by any rank, and workers only read ahead. Nothing
-about masking may enter here: what is masked depends on training state, and rows made ahead of time must
-not.
+has epochs of its own). Any step is reached in O(1), by any rank, and workers only read ahead. Rows are
+unmasked: masks depend on the state of training, and rows read ahead of time must not.
 """
 
 from __future__ import annotations
@@ -63,17 +62,21 @@ class RowLoader:
         start_step: int = 0,
         sizes: StepSizes | None = None,
     ) -> None:
+        """Raises DataError for data without rows, UsageError for numbers that do not fit together."""
         for part in split.splits if isinstance(split, MixedSplit) else [split]:
             if not part.num_rows:
                 raise DataError(f"{part.path} has no rows to train on; prepare more text")
         fewest = rows_per_step if sizes is None else sizes.rows_at(0)
         if fewest < world_size:
-            raise UsageError(f"{fewest} rows a step cannot be shared by {world_size} processes")
+            raise UsageError(
+                f"the smallest step has too few rows: {fewest}, fewer than the {world_size} processes that share it; "
+                "raise rows_per_step or use fewer processes"
+            )
         if not 0 <= rank < world_size:
-            raise UsageError(f"rank {rank} is not one of {world_size} processes")
+            raise UsageError(f"rank must lie in 0 to {world_size - 1}; it is {rank}")
         if num_workers < 0 or start_step < 0:
             raise UsageError(
-                f"num_workers {num_workers} and start_step {start_step} must be 0 or more"
+                f"num_workers and start_step must not be negative; they are {num_workers} and {start_step}"
             )
         self.split = split
         self.seed = seed
@@ -82,11 +85,11 @@ class RowLoader:
         self.start_step = start_step
         self.sizes = sizes
         self._rank, self._world_size = rank, world_size
-        self._block = lru_cache(maxsize=8)(self._order)
+        self._block = lru_cache(maxsize=8)(self._order_block)
 
     def row_ids_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """int64 [B] row numbers and int64 [B] epochs of this rank's rows at ``step``."""
-        start, stop = self._numbers_at(step)
+        start, stop = self._row_range(step)
         blocks = range(start // _BLOCK_ROWS, (stop - 1) // _BLOCK_ROWS + 1)
         parts = [self._block(block) for block in blocks]
         cut = slice(start - blocks[0] * _BLOCK_ROWS, stop - blocks[0] * _BLOCK_ROWS)
@@ -95,7 +98,7 @@ class RowLoader:
             np.concatenate([epoch for _, epoch in parts])[cut],
         )
 
-    def _numbers_at(self, step: int) -> tuple[int, int]:
+    def _row_range(self, step: int) -> tuple[int, int]:
         """First and last (exclusive) of this rank's rows at ``step``, counted over the run."""
         base, rows = step * self.rows_per_step, self.rows_per_step
         if self.sizes is not None:
@@ -103,10 +106,11 @@ class RowLoader:
         first, last = (rows * (self._rank + k) // self._world_size for k in (0, 1))
         return base + first, base + last
 
-    def _order(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers and epochs of one block of the run's rows: the whole block costs little more
+    def _order_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers and epochs of one block of the run's rows.
 
-        than a few rows, because the permutation's time is mostly the calls into numpy.
+        The whole block costs little more than a few rows: most of the permutation's time is calls into
+        numpy.
         """
         number = np.arange(block * _BLOCK_ROWS, (block + 1) * _BLOCK_ROWS, dtype=np.int64)
         if isinstance(self.split, MixedSplit):
@@ -116,7 +120,7 @@ class RowLoader:
     def rows_at(self, step: int) -> Rows:
         """Rows of ``step`` (0-based) for this rank; the same for any number of workers."""
         rows = self.split.read(*self.row_ids_at(step))
-        return replace(rows, order=np.arange(*self._numbers_at(step)))
+        return replace(rows, order=np.arange(*self._row_range(step)))
 
     def __iter__(self) -> Iterator[Rows]:
         """Rows of ``start_step``, ``start_step`` + 1, … without end."""

@@ -1,8 +1,7 @@
 """The manifest of a prepared folder: what is in it, and a hash of every byte.
 
 The manifest is written last, so a folder without one is not prepared data; it holds size and SHA-256 of
-every file, and one over itself. docs/contracts.md states the layout. May enter: the manifest's values,
-reading them and checking them.
+every file, and one over itself. docs/contracts.md states the layout.
 """
 
 from __future__ import annotations
@@ -33,11 +32,16 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+"""Version of the layout of prepared folders that this package writes and reads."""
 MANIFEST = "manifest.json"
+"""Name of the manifest in a prepared folder."""
 AGAIN = "run `chronomask prepare` again with --force to rewrite the folder"
+"""The way out that messages about damage name."""
 
 Array = Literal["ids", "annotation", "bounds"]
+"""One of the three files of a shard."""
 ARRAYS: tuple[Array, ...] = ("ids", "annotation", "bounds")
+"""The files of a shard, in the order in which they are hashed."""
 
 
 class FileEntry(Config):
@@ -113,7 +117,7 @@ class Manifest(Config):
         return [getattr(shard, array) for shard in shards for array in ARRAYS]
 
     def all_files(self) -> list[FileEntry]:
-        """Every file the manifest vouches for."""
+        """Every file whose hash the manifest holds."""
         return [*self.shard_files(), *self.files]
 
 
@@ -152,7 +156,8 @@ def read_manifest(file: Path) -> Manifest:
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(
-            f"{file} has schema version {version!r}, this chronomask reads {SCHEMA_VERSION}; {AGAIN}"
+            f"{file} has schema version {version!r}; this version of chronomask reads {SCHEMA_VERSION}; "
+            f"{AGAIN}"
         )
     try:
         manifest = Manifest.parse(values, where=str(file))

@@ -3,7 +3,7 @@
 Which part the n-th row of training comes from follows a cycle in which every part has its share and is
 never a row or more from it; the k-th row of a part is the k-th visit to that part's rows, so each part has
 epochs of its own. Both are arithmetic on n: any step is reached at once, and seed, workers and ranks
-change nothing about the shares. May enter: what makes several data sets look like one.
+change nothing about the shares.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Discriminator, Field, Tag
 
 from chronomask.config import Config
-from chronomask.data.folder import Described, PreparedData, PreparedSplit
+from chronomask.data.folder import PreparedData, PreparedSplit, WithManifest
 from chronomask.data.order import visits
 from chronomask.errors import DataError, UsageError
 from chronomask.types import Rows
@@ -29,7 +29,7 @@ from chronomask.types import Rows
 __all__ = ["DataChoice", "DataPart", "MixedData", "MixedSplit", "open_data"]
 
 MOST_ROWS = 10_000
-"""Rows of the longest cycle: weights count to one part in so many."""
+"""Rows of the longest cycle: the smallest share that weights can give is one row in this many."""
 
 
 class DataPart(Config):
@@ -41,13 +41,13 @@ class DataPart(Config):
     """its share of the training rows, beside the other parts' weights"""
 
 
-def _list_or_folder(value: Any) -> str:
+def _source_kind(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else "folder"
 
 
 DataChoice = Annotated[
     Annotated[str, Tag("folder")] | Annotated[tuple[DataPart, ...], Tag("list")],
-    Discriminator(_list_or_folder),
+    Discriminator(_source_kind),
 ]
 """A folder of prepared data, or a mixture of several."""
 
@@ -84,7 +84,7 @@ def shares(weights: Sequence[float]) -> list[int]:
     return counts
 
 
-class MixedData(Described):
+class MixedData(WithManifest):
     """Prepared data sets of one tokenizer, one row length and the same classes."""
 
     def __init__(self, parts: Sequence[PreparedData], counts: Sequence[int]) -> None:
@@ -100,18 +100,20 @@ class MixedData(Described):
                 if a != b:
                     raise UsageError(
                         f"{parts[0].path} and {part.path} cannot be mixed: they have different "
-                        f"{what} ({_short(a)} and {_short(b)}); prepare both with the same"
+                        f"{what} ({_abbreviate(a)} and {_abbreviate(b)}); prepare both with the same"
                     )
         paths = [str(part.path.resolve()) for part in parts]
         twice = next((path for path in paths if paths.count(path) > 1), None)
         if twice is not None:
-            raise UsageError(f"{twice} is in the mixture twice; give it one weight")
+            raise UsageError(
+                f"the mixture lists {twice} twice; list it once, with the sum of the weights"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 that names the mixture: its parts, in order, and their shares."""
-        told = [[p.fingerprint, n] for p, n in zip(self.parts, self.counts, strict=True)]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        description = [[p.fingerprint, n] for p, n in zip(self.parts, self.counts, strict=True)]
+        return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
     def split(self, name: str) -> MixedSplit:
         """The parts' splits ``train`` or ``held_out`` as one."""
@@ -130,7 +132,7 @@ _ALIKE = {
 }
 
 
-def _short(value: object) -> str:
+def _abbreviate(value: object) -> str:
     if isinstance(value, tuple):
         return f"{len(value)} classes: {', '.join(map(str, value))}"
     return str(value)[:12]
@@ -183,9 +185,9 @@ class MixedSplit:
         return row_ids, epochs
 
     def first_rows(self, num: int) -> np.ndarray:
-        """int64: up to ``num`` rows from the beginning of every part, mixed as in training
+        """int64: up to ``num`` rows from the beginning of every part, in the order of training.
 
-        until a part ends; no row twice.
+        No row comes twice: a part that ends leaves its turns to the others.
         """
         turns = []
         for k, split in enumerate(self.splits):
@@ -203,7 +205,7 @@ class MixedSplit:
         row_ids = np.asarray(row_ids, np.int64)
         if row_ids.size and (row_ids.min() < 0 or row_ids.max() >= self.num_rows):
             bad = row_ids[(row_ids < 0) | (row_ids >= self.num_rows)][0]
-            raise DataError(f"there is no row {bad}; rows are 0 to {self.num_rows - 1}")
+            raise DataError(f"the mixture has no row {bad}; its rows are 0 to {self.num_rows - 1}")
         shape, length = (row_ids.size, self.row_length), self.row_length
         input_ids = np.empty(shape, np.int64)
         word_id = np.empty(shape, np.int32)

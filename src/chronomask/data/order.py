@@ -1,6 +1,6 @@
 """The order of rows in training: pure functions of (seed, number), with nothing to remember.
 
-May enter: orders that any place of is reached in O(1).
+Any place in such an order is reached in O(1).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def visits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and epochs (int64 [B] each) of visits ``number`` to a data set of ``num_rows``.
 
-    Every epoch visits every row once, in a keyed order of its own; ``part`` tells the data sets of one
-    training apart.
+    Every epoch visits every row once, in a keyed order of its own; ``part`` distinguishes the data sets
+    of one training.
     """
     epoch, index = np.divmod(np.asarray(number, np.int64), num_rows)
     row_ids = np.empty_like(index)

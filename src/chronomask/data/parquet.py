@@ -1,8 +1,7 @@
 """Prepared rows as Parquet and back: for Hugging Face ``datasets``, DuckDB, pandas and their like.
 
 Every Parquet file says in its schema's metadata what the prepared folder was (manifest, tokenizer and the
-other files), so any complete export becomes the same folder again, byte for byte. May enter: the
-columns, and reading and writing them.
+other files), so any complete export becomes the same folder again, byte for byte.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
     """Write prepared rows as one file ``out`` (*.parquet), or into a folder, a file per shard.
 
     Raises :class:`UsageError` where ``out`` exists, :class:`DataError` for damaged data,
-    :class:`RunError` where the disk gives up.
+    :class:`RunError` where writing fails.
     """
     out = Path(out)
     if out.exists():
@@ -65,6 +64,7 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
 
 
 def _write(data: PreparedData, target: Path, single: bool) -> list[str]:
+    """Write ``target``, a file if ``single``, else a folder; the names of the files in the folder."""
     from pyarrow.parquet import ParquetWriter
 
     schema = _schema(data)
@@ -91,13 +91,14 @@ def _write(data: PreparedData, target: Path, single: bool) -> list[str]:
 
 
 def _schema(data: PreparedData) -> pa.Schema:
+    """The columns' types, and in their metadata the manifest and every file beside the rows."""
     import pyarrow as pa
 
     def row_of(kind: pa.DataType) -> pa.DataType:
         return pa.list_(kind, data.row_length)
 
     files = {entry.file: data.path / entry.file for entry in data.manifest.files}
-    told = {
+    description = {
         "manifest": (data.path / MANIFEST).read_text(encoding="utf-8"),
         "files": {n: base64.b64encode(file.read_bytes()).decode() for n, file in files.items()},
     }
@@ -109,12 +110,13 @@ def _schema(data: PreparedData) -> pa.Schema:
         row_of(pa.uint8()),
         pa.list_(pa.int32()),
     )
-    return pa.schema(zip(COLUMNS, kinds, strict=True), {_KEY: json.dumps(told).encode()})
+    return pa.schema(zip(COLUMNS, kinds, strict=True), {_KEY: json.dumps(description).encode()})
 
 
 def _tables(
     data: PreparedData, split: str, first: int, stop: int, schema: pa.Schema
 ) -> Iterator[pa.Table]:
+    """Rows ``first`` to ``stop`` (exclusive) of a split, some two million tokens at a time."""
     import pyarrow as pa
 
     length = data.row_length
@@ -145,7 +147,9 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
     source, out = Path(source), Path(out)
     files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not files or not all(file.is_file() for file in files):
-        raise UsageError(f"{source} is neither a Parquet file nor a folder of some")
+        raise UsageError(
+            f"{source} is neither a Parquet file nor a folder that holds Parquet files"
+        )
     if out.exists():
         raise UsageError(f"{out} exists; choose another folder to import to, or remove it")
     partial = out.with_name(f".{out.name}.partial")
@@ -162,9 +166,9 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
 
 
 def _read(source: Path, files: list[Path], target: Path) -> None:
-    manifest, text, others = _told(files)
+    manifest, text, others = _read_description(files)
     wrong = DataError(
-        f"{source} does not hold the rows that were exported; export {manifest.fingerprint[:16]} again"
+        f"the rows in {source} are not those that were exported; export {manifest.fingerprint[:16]} again"
     )
     splits = {}
     for split, entry in manifest.splits.items():
@@ -182,7 +186,7 @@ def _read(source: Path, files: list[Path], target: Path) -> None:
     write_bytes(target / MANIFEST, text.encode())
 
 
-def _told(files: list[Path]) -> tuple[Manifest, str, dict[str, str]]:
+def _read_description(files: list[Path]) -> tuple[Manifest, str, dict[str, str]]:
     """The manifest, its text and the other files of an export whose parts agree."""
     found = set()
     for file in files:
@@ -193,13 +197,15 @@ def _told(files: list[Path]) -> tuple[Manifest, str, dict[str, str]]:
             "the rows are"
         )
     if len(found) > 1:
-        raise UsageError(f"{files[0].parent} holds files of different exports; keep them apart")
+        raise UsageError(
+            f"{files[0].parent} holds files of several exports; put each into a folder of its own"
+        )
     try:
-        told = json.loads(found.pop() or b"")
-        text, others = str(told["manifest"]), dict(told["files"])
+        description = json.loads(found.pop() or b"")
+        text, others = str(description["manifest"]), dict(description["files"])
         return Manifest.parse(json.loads(text)), text, others
     except (ValueError, KeyError, TypeError, ChronomaskError) as error:
-        raise DataError(f"{files[0]}: what it says about its rows is damaged ({error})") from None
+        raise DataError(f"{files[0]}: the description of its rows is damaged ({error})") from None
 
 
 def _open(file: Path) -> ParquetFile:
@@ -220,7 +226,7 @@ def _read_split(
     writer = RowWriter(target, split, length, manifest.vocab_size, shard_tokens=rows * length)
     for file in files:
         for table in _row_groups(file):
-            table = table.filter(_equals(table, split))
+            table = table.filter(_is_of(table, split))
             if table.num_rows:
                 writer.write(*_arrays(table, length, file), num_tokens=0)
     written = writer.finish(entry.num_documents)
@@ -238,7 +244,8 @@ def _row_groups(file: Path) -> Iterator[pa.Table]:
         raise DataError(f"{file} is damaged ({error}); export the data again") from None
 
 
-def _equals(table: pa.Table, split: str) -> Any:
+def _is_of(table: pa.Table, split: str) -> Any:
+    """Bool: the rows of a table that belong to a split."""
     import pyarrow.compute as pc
 
     return pc.equal(table["split"], split)  # type: ignore[attr-defined]

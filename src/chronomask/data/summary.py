@@ -1,7 +1,4 @@
-"""What prepared rows hold, counted from the rows themselves.
-
-May enter: counts over annotation bytes. Nothing here needs a tokenizer or the preparation's records.
-"""
+"""What prepared rows hold, counted from the rows themselves."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ def summarise(split: PreparedSplit, num_classes: int) -> SplitSummary:
         for start in range(0, len(shard), rows):
             block = shard[start : start + rows].ravel()
             tally += totals(block)
-            pieces += _words_of_pieces(block)
+            pieces += _count_words_by_pieces(block)
     words_by_class, tokens_by_class = tally[1], tally.sum(0)
     places = split.num_rows * split.row_length
     files = (
@@ -85,7 +82,7 @@ def summarise(split: PreparedSplit, num_classes: int) -> SplitSummary:
     )
 
 
-def _words_of_pieces(annotation: np.ndarray) -> np.ndarray:
+def _count_words_by_pieces(annotation: np.ndarray) -> np.ndarray:
     """int64 [7]: how many words of whole rows have 0 (none), 1, …, 6 or more tokens."""
     maskable = annotation[~is_special(annotation)]
     # The first token of a row that may be masked starts a word, so no word crosses a row's end.

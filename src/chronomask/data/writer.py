@@ -1,7 +1,4 @@
-"""Writing prepared rows: shards first, each under a temporary name until it is whole; manifest last.
-
-May enter: turning arrays of rows into the files that :mod:`chronomask.data.folder` reads.
-"""
+"""Writing prepared rows: shards first, each under a temporary name until it is whole; manifest last."""
 
 from __future__ import annotations
 
@@ -65,10 +62,10 @@ class RowWriter:
     def write(
         self, ids: np.ndarray, annotation: np.ndarray, bounds: np.ndarray, num_tokens: int
     ) -> None:
-        """Add rows: ``ids`` and ``annotation`` [B, T]; ``bounds`` int64, ascending flat positions
+        """Add rows: ``ids`` and ``annotation`` [B, T], of which ``num_tokens`` tokens are not padding.
 
-        (row · T + token within these rows) at which a document, or the padding, begins inside a row;
-        ``num_tokens`` of them are not padding.
+        ``bounds`` int64: ascending flat positions (row · T + token within these rows) at which a document,
+        or the padding, begins inside a row.
         """
         self._pending.append((ids.astype(self._dtype), annotation.astype(np.uint8), bounds))
         self._pending_rows += len(ids)
@@ -88,6 +85,7 @@ class RowWriter:
         )
 
     def _flush(self, num_rows: int) -> None:
+        """Write the first ``num_rows`` pending rows as a shard."""
         length = self._row_length
         ids = np.concatenate([part[0] for part in self._pending])
         annotation = np.concatenate([part[1] for part in self._pending])
@@ -128,9 +126,10 @@ def write_manifest(
     splits: Mapping[str, SplitEntry],
     files: Sequence[str] = (),
 ) -> Manifest:
-    """Complete the folder: ``values`` are the manifest's keys other than versions, splits and hashes;
+    """Complete the folder with its manifest.
 
-    ``files`` names the files beside the shards that the manifest is to vouch for.
+    ``values``: the manifest's keys other than versions, splits and hashes; ``files``: names of the files
+    beside the shards whose hashes it is to hold.
     """
     from chronomask import __version__
 
