@@ -69,8 +69,8 @@ class RowLoader:
         fewest = rows_per_step if sizes is None else sizes.rows_at(0)
         if fewest < world_size:
             raise UsageError(
-                f"the smallest step has too few rows: {fewest}, fewer than the {world_size} processes that share it; "
-                "raise rows_per_step or use fewer processes"
+                f"the smallest step has too few rows: {fewest}, fewer than the {world_size} processes "
+                "that share it; raise rows_per_step or use fewer processes"
             )
         if not 0 <= rank < world_size:
             raise UsageError(f"rank must lie in 0 to {world_size - 1}; it is {rank}")
