@@ -182,7 +182,7 @@ def damage_errors() -> tuple[type[Exception], ...]:
 
 def read_text(path: Path) -> str:
     """The text of a file, its line ends as they are; see :func:`read_lines` for the rest."""
-    with _unpacked(path) as handle:
+    with _open_unpacked(path) as handle:
         return text_of(handle.read(), path)
 
 
@@ -193,13 +193,13 @@ def read_lines(path: Path) -> Iterator[str]:
     file and where it can the line, for what cannot be read, is damaged, is not UTF-8, or unpacks to
     more than :data:`UNPACKED_LIMIT` bytes.
     """
-    with _unpacked(path) as handle:
+    with _open_unpacked(path) as handle:
         yield from lines_in(handle, path)
 
 
 def text_of(content: bytes, name: object) -> str:
     """Bytes as text; raises DataError, naming ``name`` and the line, for what is not UTF-8."""
-    return _decoded(_without_mark(content, name), name, 1)
+    return _decode(_without_mark(content, name), name, 1)
 
 
 def lines_in(handle: IO[bytes], name: object) -> Iterator[str]:
@@ -208,7 +208,7 @@ def lines_in(handle: IO[bytes], name: object) -> Iterator[str]:
     for block in handle:  # up to a line feed; a carriage return may end lines inside it
         block = _without_mark(block, name) if number == 1 else block
         for line in block.splitlines():  # of bytes: at CR, LF and CR LF alone
-            yield _decoded(line, name, number)
+            yield _decode(line, name, number)
             number += 1
 
 
@@ -234,7 +234,7 @@ class Bounded(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+def _open_unpacked(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, decompressed if its name says so; raises DataError where they cannot be read."""
     compression = path.suffix if path.suffix in COMPRESSIONS else ""
     refusal = (
@@ -263,7 +263,7 @@ def _without_mark(content: bytes, name: object) -> bytes:
     return content.removeprefix(codecs.BOM_UTF8)
 
 
-def _decoded(content: bytes, name: object, first_line: int) -> str:
+def _decode(content: bytes, name: object, first_line: int) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

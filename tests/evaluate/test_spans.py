@@ -10,8 +10,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from chronomask.errors import UsageError
-from chronomask.evaluate.spans import Span, best_spans, make_windows, merge_spans
-from chronomask.evaluate.tasks.squad import Question, Questions
+from chronomask.evaluate.spans import (
+    Question,
+    Questions,
+    Span,
+    best_spans,
+    make_windows,
+    merge_spans,
+)
 from tests.support.official_model import make_tokenizer
 
 CONTEXTS = [

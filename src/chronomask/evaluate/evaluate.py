@@ -130,7 +130,7 @@ def _kept(
             digests[task.name] = task.data_sha256(task_data)
         if result.data_sha256 != digests[task.name]:
             differing.append("data")
-        differing += [f"recipe.{name}" for name in task.changed(result)]
+        differing += [f"recipe.{name}" for name in task.differing_settings(result)]
         if differing:
             raise UsageError(
                 f"{path} is there already, made with other {', '.join(differing)} (of {result.model}): "

@@ -48,7 +48,9 @@ Loss = Callable[[Any, "dict[str, torch.Tensor]", "torch.Tensor"], "torch.Tensor"
 """(model's output, its inputs, indices of the examples) → mean loss of the batch"""
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+"""A number above 0."""
 AtLeastOne = Annotated[int, Field(ge=1)]
+"""A number of things."""
 
 _STEPS_BETWEEN_CHECKS = 50
 
@@ -135,7 +137,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         """The training examples, and the dev sets by name, the one that comparisons use first."""
 
     @abstractmethod
-    def encoded(self, model: Subject, examples: Examples) -> Tokens:
+    def encode(self, model: Subject, examples: Examples) -> Tokens:
         """Examples as tokens."""
 
     @abstractmethod
@@ -170,27 +172,27 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
             )
         model.check_head(self.head)
         for examples in (train, *dev_sets.values()):
-            self.encoded(model, examples.take(np.arange(1)))
+            self.encode(model, examples.take(np.arange(1)))
 
     def part(self, model: Subject, examples: Examples) -> Part[Examples, Tokens]:
         """Examples and their tokens: at most ``limit``, spread over the file, in its order."""
         examples = _at_most(self.config.limit, examples)
-        return Part(examples, self.encoded(model, examples))
+        return Part(examples, self.encode(model, examples))
 
-    def prepared(
+    def prepare(
         self, model: Subject, task_data: Path, progress: bool
     ) -> Prepared[Examples, Tokens]:
         """Texts as tokens and the learning rate; kept from one seed to the next."""
         digest = self.data_sha256(task_data)
 
-        def prepare() -> Prepared[Examples, Tokens]:
+        def make() -> Prepared[Examples, Tokens]:
             examples, dev_sets = self.read(task_data)
             train = self.part(model, examples)
             dev = {name: self.part(model, each) for name, each in dev_sets.items()}
             rate, choice = self._choose_rate(model, train, progress)
             return Prepared(train, dev, digest, rate, choice)
 
-        return self._prepared.of((model.sha256, digest), prepare)
+        return self._prepared.of((model.sha256, digest), make)
 
     def tuned_answers(
         self,

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 Score = Literal["within_word_l2r", "original"]
+"""Which tokens are masked while one is predicted: the pieces of its word to its right too, or it alone."""
 _TEXTS_AT_ONCE = 4096
 _WITHOUT_SPACES = re.compile(
     "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -210,7 +211,7 @@ def pseudo_log_likelihood(
     batch_tokens = config.batch_tokens or (2048 if device.type == "cpu" else 65536)
     log_p = np.zeros(copies.target.size)
 
-    def moved(array: NDArray[Any]) -> torch.Tensor:
+    def move(array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
 
     with (
@@ -221,10 +222,10 @@ def pseudo_log_likelihood(
             ids, real, position, target = copies.batch(
                 sentences, index, mask_token_id, pad_token_id
             )
-            inputs = {} if real.all() else {"attention_mask": moved(real.astype(np.int64))}
+            inputs = {} if real.all() else {"attention_mask": move(real.astype(np.int64))}
             with autocast(device, config.precision):
-                logits = logits_at(model, moved(ids), moved(position), inputs)
-            loss, _ = token_losses(logits.float(), moved(target))
+                logits = logits_at(model, move(ids), move(position), inputs)
+            loss, _ = token_losses(logits.float(), move(target))
             log_p[index] = -loss.double().cpu().numpy()
             shown.advance(index.size)
     total = np.zeros(sentences.bounds.size - 1)

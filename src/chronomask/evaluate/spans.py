@@ -19,9 +19,45 @@ from chronomask.evaluate.batches import Encoded, check_pairs, end_to_end
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from chronomask.evaluate.tasks.squad import Question, Questions
+__all__ = [
+    "Question",
+    "Questions",
+    "Span",
+    "Windows",
+    "best_spans",
+    "make_windows",
+    "merge_spans",
+]
 
-__all__ = ["Span", "Windows", "best_spans", "make_windows", "merge_spans"]
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question on one context. Training takes the first answer, scoring all of them."""
+
+    id: str
+    text: str
+    context: int
+    """its context's place among the contexts"""
+    answers: tuple[str, ...]
+    starts: tuple[int, ...]
+    """where each answer begins in the context, in characters"""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Questions in file order, and the contexts they are about."""
+
+    contexts: list[str]
+    articles: NDArray[np.int64]
+    """[number of contexts]: the article each is of"""
+    questions: list[Question]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def take(self, index: NDArray[np.int64]) -> Questions:
+        """Some of the questions, in the order of ``index``."""
+        return Questions(self.contexts, self.articles, [self.questions[i] for i in index])
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,7 +109,7 @@ def make_windows(
         [question.text.strip() for question in questions.questions], add_special_tokens=False
     )["input_ids"]
     needed = sorted({question.context for question in questions.questions})
-    tokens = _tokenised(tokenizer, [questions.contexts[k] for k in needed])
+    tokens = _tokenise(tokenizer, [questions.contexts[k] for k in needed])
     of_context = dict(zip(needed, tokens, strict=True))
 
     rows: list[NDArray[np.int32]] = []
@@ -157,6 +193,7 @@ class _Frame:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> _Frame:
+        """The frame of a tokenizer; raises UsageError for one without offsets or that runs texts together."""
         if not tokenizer.is_fast:
             raise UsageError(
                 f"the tokenizer ({type(tokenizer).__name__}) gives no character offsets, which "
@@ -202,7 +239,7 @@ class _Frame:
         return ids, kinds
 
 
-def _tokenised(
+def _tokenise(
     tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """Token ids int32 [n] and characters int32 [n, 2] of each text."""

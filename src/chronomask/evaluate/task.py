@@ -67,7 +67,7 @@ class Task(ABC, Generic[Recipe]):
         values = self.config.to_dict()
         return {name: value for name, value in values.items() if name not in self.outside_recipe}
 
-    def changed(self, result: TaskResult) -> list[str]:
+    def differing_settings(self, result: TaskResult) -> list[str]:
         """Names of the settings that a result was made with otherwise than this task is set."""
         now = json.loads(json.dumps(self.recipe))  # as a result file would hold it
         if now.get("precision") == "auto":  # a result says which it was

@@ -97,7 +97,7 @@ class Study:
 
     @staticmethod
     def _check_recipe(path: Path, result: TaskResult, task: Task[Any]) -> None:
-        if changed := task.changed(result):
+        if changed := task.differing_settings(result):
             raise UsageError(
                 f"{path} was made with another recipe ({', '.join(changed)} differ): delete the results "
                 "of this task to make them again, or set the recipe back"

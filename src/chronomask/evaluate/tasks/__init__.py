@@ -39,17 +39,17 @@ def make_tasks(
     tasks of a family. ``limit``: examples of each part, where a task has such a setting. Raises
     UsageError for unknown names, and for overrides that reach no task.
     """
-    chosen = _chosen(names)
+    chosen = _choose(names)
     changes: dict[str, list[Layer]] = {task.name: [] for task in chosen}
     for override in overrides:
-        reached, layer = _addressed(override, chosen)
+        reached, layer = _address(override, chosen)
         for task in reached:
             changes[task.name].append(layer)
     if limit is not None:
         for task in chosen:
             if _has(task, "limit"):
                 changes[task.name].append(Layer(f"--limit {limit}", {"limit": limit}))
-    return [_changed(task, changes[task.name]) for task in chosen]
+    return [_with_changes(task, changes[task.name]) for task in chosen]
 
 
 def make_task(name: str, settings: Mapping[str, Any], origin: str) -> Task[Any]:
@@ -57,20 +57,20 @@ def make_task(name: str, settings: Mapping[str, Any], origin: str) -> Task[Any]:
 
     Raises UsageError for the name of a family, and for settings that the task has not.
     """
-    chosen = _chosen([name])
+    chosen = _choose([name])
     if [task.name for task in chosen] != [name]:
         names = ", ".join(task.name for task in chosen)
         raise UsageError(f"'{name}' is a family; name its tasks: {names}")
-    return _changed(chosen[0], [Layer(origin, settings)] if settings else [])
+    return _with_changes(chosen[0], [Layer(origin, settings)] if settings else [])
 
 
-def _changed(task: Task[Any], changes: Sequence[Layer]) -> Task[Any]:
+def _with_changes(task: Task[Any], changes: Sequence[Layer]) -> Task[Any]:
     """A new task with other settings."""
     recipe = Layer(f"the recipe of {task.name}", task.config.to_dict())
     return task.with_config(type(task.config).from_layers([recipe, *changes]))
 
 
-def _addressed(override: str, chosen: Sequence[Task[Any]]) -> tuple[list[Task[Any]], Layer]:
+def _address(override: str, chosen: Sequence[Task[Any]]) -> tuple[list[Task[Any]], Layer]:
     """The tasks that an override is meant for, and what it changes in their recipes."""
     path, value = parse_override(override)
     head, dot, rest = path.partition(".")
@@ -90,7 +90,7 @@ def _addressed(override: str, chosen: Sequence[Task[Any]]) -> tuple[list[Task[An
     return reached, Layer(origin, {rest: value})
 
 
-def _chosen(names: Iterable[str]) -> list[Task[Any]]:
+def _choose(names: Iterable[str]) -> list[Task[Any]]:
     """The tasks of names and families, once each."""
     found: dict[str, Task[Any]] = {}
     for name in names:

@@ -118,7 +118,7 @@ class BlimpTask(Task[PseudoLikelihood]):
     def _sentences(self, model: Subject, task_data: Path) -> tuple[list[str], Sentences]:
         """The different sentences, as text and as tokens; raises UsageError for one that is too long."""
 
-        def encoded() -> tuple[list[str], Sentences]:
+        def encode() -> tuple[list[str], Sentences]:
             pairs, _ = self._pairs(task_data)
             texts = sorted({text for pair in pairs for text in (pair.good, pair.bad)})
             sentences, source = encode_sentences(
@@ -132,7 +132,7 @@ class BlimpTask(Task[PseudoLikelihood]):
                 )
             return texts, sentences
 
-        return self._encoded.of((model.path, task_data), encoded)
+        return self._encoded.of((model.path, task_data), encode)
 
 
 def contents(task_data: Path) -> dict[str, bytes]:
@@ -252,13 +252,13 @@ def _in_archive(path: Path) -> list[tuple[str, bytes]]:
 
 def _in_tar(raw: IO[bytes], path: Path) -> Iterator[tuple[str, bytes]]:
     compression = next(_COMPRESSIONS[end] for end in _COMPRESSIONS if path.name.endswith(end))
-    with _unpacked(raw, compression) as handle:
+    with _unpack(raw, compression) as handle:
         # Read as a stream, header by header: whatever a header says, no more than the limit is read.
         bounded = io.BufferedReader(Bounded(handle, UNPACKED_LIMIT, _too_large(path)))
         left = UNPACKED_LIMIT
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
             for member in archive:
-                if member.isfile() and _wanted(member.name):
+                if member.isfile() and _is_wanted(member.name):
                     left -= member.size  # a sparse file may be larger than what is stored of it
                     if left < 0:
                         raise DataError(_too_large(path))
@@ -267,7 +267,7 @@ def _in_tar(raw: IO[bytes], path: Path) -> Iterator[tuple[str, bytes]]:
                     yield member.name, content.read()
 
 
-def _unpacked(raw: IO[bytes], compression: str) -> IO[bytes]:
+def _unpack(raw: IO[bytes], compression: str) -> IO[bytes]:
     if compression == ".bz2":
         import bz2
 
@@ -278,7 +278,7 @@ def _unpacked(raw: IO[bytes], compression: str) -> IO[bytes]:
 def _in_zip(raw: IO[bytes], path: Path) -> Iterator[tuple[str, bytes]]:
     unpack = "unpack it and name the folder instead"
     with zipfile.ZipFile(raw) as archive:
-        members = [member for member in archive.infolist() if _wanted(member.filename)]
+        members = [member for member in archive.infolist() if _is_wanted(member.filename)]
         # Never more than its stated size is read of a member.
         if sum(member.file_size for member in members) > UNPACKED_LIMIT:
             raise DataError(_too_large(path))
@@ -299,6 +299,6 @@ def _too_large(path: Path) -> str:
     )
 
 
-def _wanted(name: str) -> bool:
+def _is_wanted(name: str) -> bool:
     parts = PurePosixPath(name).parts
     return name.endswith(".jsonl") and not any(part.startswith(".") for part in parts)

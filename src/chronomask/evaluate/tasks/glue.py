@@ -198,7 +198,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """Fine-tune with the recipe and score the dev sets."""
         started = time.monotonic()
-        prepared = self.prepared(model, task_data, progress)
+        prepared = self.prepare(model, task_data, progress)
         train, dev = prepared.train, prepared.dev
         label = f"{self.name} seed {seed}"
         answers = self.tuned_answers(model, train, dev, prepared.rate, seed, label, progress)
@@ -230,7 +230,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
             examples=arrays,
         )
 
-    def encoded(self, model: Subject, examples: Examples) -> Encoded:
+    def encode(self, model: Subject, examples: Examples) -> Encoded:
         """A row of tokens for each example."""
         if examples.pairs is not None:
             check_pairs(model.tokenizer)
@@ -358,6 +358,7 @@ def _file(task_data: Path, folder: str, name: str) -> Path:
 
 
 def _from_file(path: Path, form: Format) -> Examples:
+    """The examples in a file; raises DataError that names the line of what is wrong."""
     rows = [line.split("\t") for line in read_lines(path)]
     header = form.header
     first = 1

@@ -216,7 +216,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
         """Read and encode the text; raises UsageError or DataError."""
         texts = self._lines(task_data)
         check_pseudo(model, self.config)
-        self._encoded(model, texts)
+        self._encode(model, texts)
 
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """Score every line."""
@@ -224,7 +224,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
 
         started = time.monotonic()
         texts = self._lines(task_data)
-        sentences, source = self._encoded(model, texts)
+        sentences, source = self._encode(model, texts)
         opened = model.masked_lm(choose_device(self.config.device))
         log_p = pseudo_log_likelihood(
             opened, sentences, model.tokenizer, self.config, label=self.name, progress=progress
@@ -250,7 +250,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
             examples={"loss": total / np.maximum(count, 1), "weight": count},
         )
 
-    def _encoded(self, model: Subject, texts: list[str]) -> tuple[Sentences, NDArray[np.int64]]:
+    def _encode(self, model: Subject, texts: list[str]) -> tuple[Sentences, NDArray[np.int64]]:
         return encode_sentences(
             model.tokenizer, texts, model.max_length, self.config.score, self.name
         )

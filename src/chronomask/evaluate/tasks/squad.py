@@ -12,7 +12,6 @@ import string
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +29,15 @@ from chronomask.evaluate.finetune import (
     Positive,
     outputs,
 )
-from chronomask.evaluate.spans import Span, Windows, best_spans, make_windows, merge_spans
+from chronomask.evaluate.spans import (
+    Question,
+    Questions,
+    Span,
+    Windows,
+    best_spans,
+    make_windows,
+    merge_spans,
+)
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import check_text, content_sha256, folder_of, is_hub, load_split
 from chronomask.runs.result import TaskResult
@@ -40,8 +47,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Question",
-    "Questions",
     "SquadConfig",
     "SquadTask",
     "exact_match",
@@ -77,36 +82,6 @@ class SquadConfig(FineTuning):
     """tokens of the longest answer that is considered"""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question on one context. Training takes the first answer, scoring all of them."""
-
-    id: str
-    text: str
-    context: int
-    """its context's place among the contexts"""
-    answers: tuple[str, ...]
-    starts: tuple[int, ...]
-    """where each answer begins in the context, in characters"""
-
-
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """Questions in file order, and the contexts they are about."""
-
-    contexts: list[str]
-    articles: NDArray[np.int64]
-    """[number of contexts]: the article each is of"""
-    questions: list[Question]
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def take(self, index: NDArray[np.int64]) -> Questions:
-        """Some of the questions, in the order of ``index``."""
-        return Questions(self.contexts, self.articles, [self.questions[i] for i in index])
-
-
 SquadPart = Part[Questions, Windows]
 
 
@@ -134,7 +109,7 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """Fine-tune with the recipe and answer the dev questions."""
         started = time.monotonic()
-        prepared = self.prepared(model, task_data, progress)
+        prepared = self.prepare(model, task_data, progress)
         train, dev = prepared.train, prepared.dev["dev"]
         label = f"{self.name} seed {seed}"
         answers = self.tuned_answers(
@@ -158,7 +133,7 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
             examples=scores,
         )
 
-    def encoded(self, model: Subject, examples: Questions) -> Windows:
+    def encode(self, model: Subject, examples: Questions) -> Windows:
         """Windows of tokens, one or more a question."""
         return make_windows(
             model.tokenizer,
@@ -295,10 +270,10 @@ def read_questions(task_data: Path, split: str) -> Questions:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}): it is damaged, get it again") from None
-    return _parsed(values, str(path))
+    return _parse(values, str(path))
 
 
-def _parsed(values: Any, where: str) -> Questions:
+def _parse(values: Any, where: str) -> Questions:
     """The questions in the values of a file; raises DataError for values of another shape."""
     contexts: list[str] = []
     articles: list[int] = []
