@@ -60,7 +60,7 @@ def test_a_damaged_newest_falls_back_loudly_to_the_one_before(
     with caplog.at_level(logging.WARNING):
         pretrain(config, tmp_path / "run", resume=True, progress=False)
     assert "step-00000004 is damaged" in caplog.text
-    assert "taking the one before" in caplog.text
+    assert "using the one before" in caplog.text
     found = checkpoint.latest(newest.parent)
     assert found is not None
     assert found.step == 4

@@ -141,7 +141,7 @@ def test_a_new_level_is_known_in_time() -> None:
     assert judged[:8] == [None] * 8
     assert judged[8] is not None
     assert judged[-4:] == [None] * 4
-    with pytest.raises(UsageError, match="more steps than the window of 8"):
+    with pytest.raises(UsageError, match=r"must not exceed window \(8\)"):
         SkipOutliers.parse({"kind": "skip", "window": 8, "after": 9})
 
 

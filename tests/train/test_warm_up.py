@@ -128,7 +128,7 @@ def test_lengths_double_in_stages(tiny_data: PreparedData) -> None:
     assert [r.row_length for r in seen] == [8, 16, 16, 32]
     for wrong in (32, 12, 64, 11):
         with pytest.raises(
-            UsageError, match="rows of 32 tokens can begin as pieces of 16, 8, 4, 2"
+            UsageError, match="rows of 32 tokens can start with pieces of 16, 8, 4, 2"
         ):
             LengthWarmUp(start_length=wrong, steps=5).pieces_at(0, 32)
 

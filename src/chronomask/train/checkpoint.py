@@ -106,7 +106,7 @@ def save(
     except (OSError, SafetensorError, RunError) as error:
         shutil.rmtree(writing, ignore_errors=True)
         before = [path.name for path in checkpoints_in(folder)]
-        raise RunError(_why_not_saved(final, error.__cause__ or error, before)) from error
+        raise RunError(_describe_failure(final, error.__cause__ or error, before)) from error
     for old in [] if keep is None else checkpoints_in(folder)[keep:]:
         _remove(old)
     return final
@@ -128,7 +128,7 @@ def latest(folder: Path) -> Checkpoint | None:
                     f"chronomask reads format {FORMAT_VERSION}: resume with the version that wrote it"
                 )
             return Checkpoint(path, state)
-        logger.warning("checkpoint %s is damaged (%s): taking the one before it", path, wrong)
+        logger.warning("checkpoint %s is damaged (%s): using the one before it", path, wrong)
     if found:
         names = ", ".join(path.name for path in found)
         raise RunError(
@@ -160,9 +160,9 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
 
 
 def tidy(folder: Path, step: int) -> None:
-    """Make ``folder`` fit to go on after ``step``, the step of the newest whole checkpoint.
+    """Prepare ``folder`` to continue after ``step``, the step of the newest whole checkpoint.
 
-    What a killed process left half-written or half-removed goes; checkpoints of later steps, which
+    What a killed process left half-written or half-removed is deleted; checkpoints of later steps, which
     are damaged or they would be the newest, are renamed to damaged-step-….
     """
     for prefix in (_UNFINISHED, _DISCARDED):
@@ -197,7 +197,7 @@ def _hash_and_flush(folder: Path) -> dict[str, str]:
     return hashes
 
 
-def _why_not_saved(final: Path, error: BaseException, before: list[str]) -> str:
+def _describe_failure(final: Path, error: BaseException, before: list[str]) -> str:
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(
         error
     )
@@ -205,7 +205,7 @@ def _why_not_saved(final: Path, error: BaseException, before: list[str]) -> str:
     intact = (
         f"earlier checkpoints are intact ({', '.join(before)})"
         if before
-        else "there is none before"
+        else "there is no earlier one"
     )
     return (
         f"{final} could not be saved: {why}; {intact}. "

@@ -20,7 +20,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _WithWarmUp(Config):
-    """Linear warm-up, then what the member says."""
+    """Linear warm-up, then the course that a member defines."""
 
     peak: Annotated[float, Field(gt=0)] = 5e-4
     """highest learning rate"""
@@ -40,7 +40,7 @@ class _WithWarmUp(Config):
 
 
 class Constant(_WithWarmUp):
-    """The peak for good."""
+    """The peak to the end."""
 
     kind: Literal["constant"] = "constant"
 
@@ -93,3 +93,4 @@ class Wsd(_WithWarmUp):
 
 
 LearningRate = Annotated[Linear | Cosine | Wsd | Constant, Field(discriminator="kind")]
+"""The union of learning-rate schedules, distinguished by ``kind``."""

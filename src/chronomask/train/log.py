@@ -31,7 +31,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class RunLog:
-    """The log files of a run folder, opened to go on after ``step``; lines of later steps go.
+    """The log files of a run folder, opened to continue after ``step``; lines of later steps are removed.
 
     ``active``: False for processes that leave writing to the first. Raises RunError when a file
     cannot be written.
@@ -49,6 +49,7 @@ class RunLog:
         loggers: Sequence[TensorBoard | WandB] = (),
         config: Mapping[str, Any] | None = None,
     ) -> None:
+        """Cut both logs off after ``step``, and open the loggers; raises RunError."""
         self.folder = folder
         self.active = active
         self._files: dict[str, IO[str]] = {}
@@ -88,14 +89,14 @@ class RunLog:
         """Show progress: a bar on a terminal, else a line now and then; ``metrics`` when logged."""
         if self._bar is not None:
             if metrics is not None:
-                self._bar.set_postfix_str(_in_short(metrics), refresh=False)
+                self._bar.set_postfix_str(_format_metrics(metrics), refresh=False)
             self._bar.update(step - self._bar.n)
         elif self._lines and metrics is not None:
             now = time.monotonic()
             if now - self._last_line >= _SECONDS_BETWEEN_LINES or step == steps:
                 self._last_line = now
                 print(
-                    f"step {step:,}/{steps:,}  {_in_short(metrics)}",
+                    f"step {step:,}/{steps:,}  {_format_metrics(metrics)}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -143,7 +144,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
-    """Lines of a log whose step is at most ``step``; a line torn by a kill is past it."""
+    """Lines of a log whose step is at most ``step``; a line cut short by a kill counts as later."""
     kept = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -171,7 +172,7 @@ def _git_state() -> dict[str, Any] | None:
         return None
 
 
-def _in_short(metrics: Mapping[str, Any]) -> str:
+def _format_metrics(metrics: Mapping[str, Any]) -> str:
     loss = "nothing predicted" if metrics["loss"] is None else f"loss {metrics['loss']:.3f}"
     shown = [
         loss,

@@ -1,6 +1,6 @@
 """Where a run's figures go beside its JSON Lines: TensorBoard, Weights & Biases. Each is an extra.
 
-A resumed run goes on where the checkpoint stands: TensorBoard is told to forget later points, Weights
+A resumed run continues where the checkpoint stands: TensorBoard is told to forget later points, Weights
 & Biases, which cannot, is sent no point twice (``wandb.json`` in the run folder knows the last).
 """
 
@@ -42,6 +42,7 @@ class WandB(Config):
 
 
 Logger = Annotated[TensorBoard | WandB, Field(discriminator="kind")]
+"""The union of loggers, distinguished by ``kind``."""
 
 
 class Sink(Protocol):
@@ -102,6 +103,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, logger: WandB, folder: Path, name: str, config: Mapping[str, Any]) -> None:
+        """Begin or continue the run that ``wandb.json`` in ``folder`` names."""
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
@@ -109,8 +111,8 @@ class _WandB:
         self._sent: dict[str, int] = {"metrics": 0, "validation": 0}
         run_id = uuid.uuid4().hex[:12]
         if self._path.is_file():
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-            run_id, self._sent = known["id"], known["sent"]
+            before = json.loads(self._path.read_text(encoding="utf-8"))
+            run_id, self._sent = before["id"], before["sent"]
         self._id = run_id
         self._run = wandb.init(
             project=logger.project,

@@ -72,18 +72,18 @@ class Muon(_Adam):
 
 
 Optimiser = Annotated[AdamW | StableAdamW | Muon, Field(discriminator="kind")]
-"""The union of optimiser configs, told apart by ``kind``."""
+"""The union of optimiser configs, distinguished by ``kind``."""
 
 
-class _Several(torch.optim.Optimizer):
+class _Combined(torch.optim.Optimizer):
     """Optimisers of disjoint parameters as one: their groups in a row, one state."""
 
     def __init__(self, members: Iterable[torch.optim.Optimizer]) -> None:
         self.members = list(members)
         super().__init__([group for member in self.members for group in member.param_groups], {})
-        self._share()
+        self._share_state()
 
-    def _share(self) -> None:
+    def _share_state(self) -> None:
         """Let the members keep their state, and read their groups, where this one does."""
         first = 0
         for member in self.members:
@@ -94,7 +94,7 @@ class _Several(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As in torch."""
         super().load_state_dict(state_dict)
-        self._share()
+        self._share_state()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -109,7 +109,7 @@ def build_optimiser(config: AdamW | StableAdamW | Muon, model: nn.Module) -> tor
     trainable = [p for p in model.parameters() if p.requires_grad]
     if isinstance(config, StableAdamW):
         betas = (config.beta1, config.beta2)
-        groups = _by_decay(trainable, config.weight_decay)
+        groups = _group_by_decay(trainable, config.weight_decay)
         return StableAdamWOptimizer(groups, lr=0.0, betas=betas, eps=config.epsilon)
     if isinstance(config, Muon):
         hidden = _hidden_matrices(model)
@@ -126,7 +126,7 @@ def build_optimiser(config: AdamW | StableAdamW | Muon, model: nn.Module) -> tor
                 )
             )
         rest = [p for p in trainable if id(p) not in chosen]
-        return _Several([*members, *([_adamw(config, rest)] if rest else [])])
+        return _Combined([*members, *([_adamw(config, rest)] if rest else [])])
     return _adamw(config, trainable)
 
 
@@ -178,7 +178,7 @@ _CLIP_EPSILON = 1e-6
 
 def _adamw(config: AdamW | Muon, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        _by_decay(parameters, config.weight_decay),
+        _group_by_decay(parameters, config.weight_decay),
         lr=0.0,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
@@ -186,7 +186,7 @@ def _adamw(config: AdamW | Muon, parameters: list[nn.Parameter]) -> torch.optim.
     )
 
 
-def _by_decay(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def _group_by_decay(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Groups of matrices, which decay, and of vectors, which do not; empty ones left out."""
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},

@@ -40,16 +40,14 @@ class SkipOutliers(Config):
     """how many steps must have been seen before one can stand out; at most ``window``"""
 
     @model_validator(mode="after")
-    def _fits(self) -> SkipOutliers:
+    def _check_window(self) -> SkipOutliers:
         if self.after > self.window:
-            raise ValueError(
-                f"after is {self.after}, more steps than the window of {self.window} remembers"
-            )
+            raise ValueError(f"after ({self.after}) must not exceed window ({self.window})")
         return self
 
 
 Outliers = Annotated[KeepAll | SkipOutliers, Field(discriminator="kind")]
-"""The union of outlier rules, told apart by ``kind``."""
+"""The union of outlier rules, distinguished by ``kind``."""
 
 
 class OutlierState:
@@ -86,5 +84,7 @@ class OutlierState:
         if isinstance(self.rule, KeepAll):
             return
         if _TENSOR not in state:
-            raise DataError(f"the checkpoint has no '{_TENSOR}', which outliers 'skip' needs")
+            raise DataError(
+                f"the checkpoint has no '{_TENSOR}', which outliers 'skip' needs: it was trained without"
+            )
         self._values = state[_TENSOR]

@@ -38,7 +38,7 @@ class Sharded:
         mesh = init_device_mesh(world.device.type, (world.size,))
         # The root is a module around the model, so that gathering surrounds backbone and head alike
         # and the model keeps its class. It owns what is outside of the layers, tied weights included.
-        self._root = _Gathered(model)
+        self._root = _BackboneAndHead(model)
         groups = [fully_shard(module, mesh=mesh) for module in (*layers_of(model), self._root)]
         self._root_group = groups[-1]
         for group in groups:
@@ -63,7 +63,7 @@ class Sharded:
         self._root_group.set_requires_gradient_sync(now)
 
 
-class _Gathered(nn.Module):
+class _BackboneAndHead(nn.Module):
     """Backbone and gathered head as one forward pass."""
 
     def __init__(self, model: PreTrainedModel) -> None:

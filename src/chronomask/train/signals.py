@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT ask a run to stop at the next step boundary; a second SIGINT stops it at once.
 
 A second SIGTERM does not: cluster schedulers send one to every process of a job, and launchers pass theirs
-on to processes that have it already. SIGKILL is there for who cannot wait.
+on to processes that have it already. SIGKILL stops a run at once.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ class StableAdamWOptimizer(torch.optim.Optimizer):
                 self._update(parameters[start : start + _TOGETHER], group)
 
     def _update(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
+        """One step of the class's formula for some tensors of a group, all of them at once."""
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
@@ -58,7 +59,10 @@ class StableAdamWOptimizer(torch.optim.Optimizer):
         first, second = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
         beta1, beta2 = group["betas"]
 
-        new1, new2 = [_share(beta1, t) for t in steps], [_share(beta2, t) for t in steps]
+        new1, new2 = (
+            [_newest_share(beta1, t) for t in steps],
+            [_newest_share(beta2, t) for t in steps],
+        )
         _torch._foreach_mul_(first, [1 - share for share in new1])
         _torch._foreach_add_(first, _torch._foreach_mul(gradients, new1))
         squares = _torch._foreach_mul(gradients, gradients)
@@ -83,6 +87,6 @@ _TOGETHER = 64
 """Tensors updated in one go: few launches, and little memory for what lies between."""
 
 
-def _share(beta: float, step: int) -> float:
+def _newest_share(beta: float, step: int) -> float:
     """Share of the newest gradient in a bias-corrected average; 1 at step 1, then down to 1 − beta."""
     return (1 - beta) / (1 - beta**step)

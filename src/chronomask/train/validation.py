@@ -25,6 +25,7 @@ from chronomask.train.forward import Forward
 __all__ = ["VALIDATION_RATIO", "validate"]
 
 VALIDATION_RATIO = 0.15
+"""The masking ratio of every validation, of every run."""
 
 
 @torch.no_grad()

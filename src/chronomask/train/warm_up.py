@@ -41,7 +41,7 @@ class LengthWarmUp(Config):
     """
 
     start_length: Positive
-    """tokens of the first pieces: the data's row length, halved as often as wanted"""
+    """tokens of the first pieces: the data's row length, or a half, a quarter, … of it"""
     steps: Positive
     """steps until rows are whole"""
 
@@ -52,7 +52,7 @@ class LengthWarmUp(Config):
             lengths = [row_length >> n for n in range(1, 5) if row_length % (1 << n) == 0]
             raise UsageError(
                 f"length_warmup.start_length is {self.start_length}; rows of {row_length} tokens can "
-                f"begin as pieces of {', '.join(map(str, lengths)) or 'no other length'} tokens"
+                f"start with pieces of {', '.join(map(str, lengths)) or 'no other length'} tokens"
             )
         stages = most.bit_length() - 1
         return most >> min(stages, step * stages // self.steps)
