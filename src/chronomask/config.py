@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, to_jsonable_python
 
 from chronomask.errors import UsageError, nearest, shown
+from chronomask.recipes import find_recipe
 from chronomask.yaml_text import as_yaml, control_character, from_yaml, read_text
 
 __all__ = [
@@ -97,6 +98,33 @@ class Config(BaseModel):
         return cls.parse_with(read_yaml(path), overrides, where=str(path))
 
     @classmethod
+    def of(cls, value: Any, **changes: Any) -> Self:
+        """The config that ``value`` stands for.
+
+        ``value``: a config, a mapping of its keys, the path of a YAML file, the name of a recipe, or a
+        list of these, each changing those before it; ``changes``: values, plain or typed, laid over all of
+        them as :func:`merge` does. Raises :class:`UsageError`.
+        """
+        if isinstance(value, cls) and not changes:
+            return value
+        parts = value if isinstance(value, list | tuple) else [value]
+        first = [cls._layer_of(part) for part in parts]
+        plain = _plain(changes).items()
+        later = [Layer(f"{key}={shown(item)}", {key: item}) for key, item in plain]
+        return cls.from_layers([*first, *later])
+
+    @classmethod
+    def _layer_of(cls, value: Any) -> Layer:
+        if isinstance(value, cls | Mapping):
+            return Layer(f"the {cls.__name__}", _plain(value))
+        if isinstance(value, str | Path):
+            return Layer.of_file(find_recipe(value))
+        raise UsageError(
+            f"{shown(value)} is no {cls.__name__}: give one, a dict of its keys, the path of a YAML file, "
+            "or the name of a recipe"
+        )
+
+    @classmethod
     def parse_with(
         cls, values: Mapping[str, Any], overrides: Sequence[str], where: str = "the configuration"
     ) -> Self:
@@ -148,6 +176,17 @@ class Config(BaseModel):
             if surprises:
                 raise ValidationError.from_exception_data(cls.__name__, surprises)
         return config
+
+
+def _plain(value: Any) -> Any:
+    """A value with the configs in it as dictionaries and the paths as text; all else stays as it is."""
+    if isinstance(value, Config):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _surprises(given: Any, made: Any, at: tuple[str | int, ...] = ()) -> Iterator[InitErrorDetails]:

@@ -40,8 +40,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """
     names = [str(item) for item in valid]
     close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.5)
-    listing = "valid: " + ", ".join(names) if names else "there is none to choose from"
-    return f"did you mean '{close[0]}'? {listing.capitalize()}" if close else listing
+    listing = ", ".join(names)
+    if close:
+        return f"did you mean '{close[0]}'? Valid: {listing}"
+    return f"valid: {listing}" if names else "there is none to choose from"
 
 
 def shown(value: object, limit: int = 80) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import datasets
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from chronomask.errors import UsageError
-from chronomask.integrations.order import KeyedLoader, KeyedSampler
-from chronomask.integrations.rows import RowCollator, rows_of
-from chronomask.integrations.workers import StepBatches, SteppedRows, WorkerMasking
+from chronomask.integrations.order import KeyedLoader, KeyedSampler, with_row_ids
+from chronomask.integrations.workers import MaskedLoader, StepBatches, WorkerMasking
 from chronomask.masking.masker import Masker
+from chronomask.masking.rows import RowCollator, as_rows
 from chronomask.masking.tally import StepTally, score
 from chronomask.types import UPOS_CLASSES
 from tests.support.worded_rows import ROW_LENGTH, tiny_model
@@ -32,7 +33,7 @@ def test_scores_are_the_cross_entropy_of_the_predicted_tokens(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
 ) -> None:
     batch = RowCollator(tokenizer)([dict(row, row_id=k) for k, row in enumerate(rows)])
-    masked = masker_of(tokenizer)(rows_of(batch), 0.5)
+    masked = masker_of(tokenizer)(as_rows(batch), 0.5)
     model = tiny_model(tokenizer).eval()
     out = model(masked.input_ids, attention_mask=batch["attention_mask"], labels=masked.labels)
     losses, correct = score(out.logits, masked)
@@ -57,10 +58,10 @@ def test_a_tally_pools_micro_batches(
     logits = torch.randn(*batch["input_ids"].shape, len(tokenizer), generator=generator)
     size = masker.num_feedback_classes
     whole, parts = StepTally(size), StepTally(size)
-    masked = masker(rows_of(batch), 0.5)
+    masked = masker(as_rows(batch), 0.5)
     whole.add(masker.feedback_class(masked), *score(logits, masked))
     for at in (slice(0, 5), slice(5, 32)):
-        part = masker(rows_of({k: v[at] for k, v in batch.items()}), 0.5)
+        part = masker(as_rows({k: v[at] for k, v in batch.items()}), 0.5)
         parts.add(masker.feedback_class(part), *score(logits[at], part))
     a, b = whole.close(), parts.close()
     assert torch.equal(a.count, b.count)
@@ -82,7 +83,10 @@ def test_a_plain_loop_learns_which_classes_are_hard(
     for epoch in range(2):
         loader.set_epoch(epoch)
         for number, batch in enumerate(loader):
-            masked = masker(rows_of(batch, epoch), (epoch * 4 + number) / 8)
+            progress = (epoch * 4 + number) / 8
+            masked = masker(batch, progress)  # the loader's batches know their epoch
+            again = masker(as_rows(batch, epoch=epoch), progress)
+            assert torch.equal(masked.labels, again.labels)
             logits = model(masked.input_ids, attention_mask=batch["attention_mask"]).logits
             losses, correct = score(logits, masked)
             losses.mean().backward()
@@ -124,13 +128,70 @@ def test_a_keyed_loader_goes_on_where_it_was(
     assert list(KeyedSampler(10, seed=1)) != list(KeyedSampler(10, seed=2))
 
 
+def test_row_ids_are_places_whatever_the_data_set(rows: list[dict[str, Any]]) -> None:
+    column = datasets.Dataset.from_list([{"input_ids": row["input_ids"]} for row in rows])
+    numbered = with_row_ids(column)
+    assert numbered["row_id"][:] == list(range(len(rows)))
+    assert with_row_ids(numbered) is numbered
+    plain = with_row_ids(rows)
+    assert len(plain) == len(rows)
+    assert plain[7]["row_id"] == 7
+    assert with_row_ids(plain) is plain
+
+    class Stream(IterableDataset[dict[str, Any]]):
+        def __iter__(self) -> Any:
+            return iter(rows)
+
+    with pytest.raises(UsageError, match="stream"):
+        with_row_ids(Stream())
+
+
+def test_the_advice_for_streams_works(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    number = "hash(tuple(row['input_ids']))"
+    stream = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=2)
+    with pytest.raises(UsageError, match="and use it as it is") as refused:
+        with_row_ids(stream)
+    advice = f"stream.map(lambda row: {{'row_id': {number}}})"
+    assert advice in str(refused.value)
+    numbered = eval(advice, {"stream": stream})
+
+    class Stream(IterableDataset[dict[str, Any]]):
+        def __iter__(self) -> Any:
+            worker = torch.utils.data.get_worker_info()
+            mine = rows if worker is None else rows[worker.id :: worker.num_workers]
+            yield from ({**row, "row_id": eval(number, {"row": row})} for row in mine)
+
+    with pytest.raises(UsageError, match="hash") as refused:
+        with_row_ids(Stream())
+    assert number in str(refused.value)
+    collate = RowCollator(tokenizer)
+    ids: list[set[int]] = []
+    for dataset in (numbered, Stream()):
+        for workers in (0, 2):
+            context = "fork" if workers else None
+            loader = DataLoader(
+                dataset,
+                batch_size=8,
+                collate_fn=collate,
+                num_workers=workers,
+                multiprocessing_context=context,
+            )
+            ids.append({int(k) for batch in loader for k in batch["row_id"]})
+    assert all(found == ids[0] for found in ids)
+    assert len(ids[0]) == len({tuple(row["input_ids"]) for row in rows})
+
+
 def test_a_row_draws_another_ratio_in_another_epoch(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
 ) -> None:
     ratio = {"kind": "uniform_rows", "high": {"kind": "constant", "base": 1.0}}
     masker = masker_of(tokenizer, ratio=ratio)
     batch = RowCollator(tokenizer)([dict(row, row_id=k) for k, row in enumerate(rows)])
-    counts = [(masker(rows_of(batch, epoch), 0.0).labels != -100).sum(1) for epoch in range(3)]
+    counts = [
+        (masker(as_rows(batch, epoch=epoch), 0.0).labels != -100).sum(1) for epoch in range(3)
+    ]
     assert (counts[0] - counts[1]).abs().float().mean() > 2
     assert (counts[1] - counts[2]).abs().float().mean() > 2
 
@@ -142,11 +203,14 @@ def test_workers_mask_as_the_training_process_would(
     collate = RowCollator(tokenizer, row_length=ROW_LENGTH)
 
     def batches(workers: int, start_step: int = 0) -> list[dict[str, torch.Tensor]]:
-        places = StepBatches(32, batch_size=6, num_steps=12, seed=2, start_step=start_step)
-        loader = DataLoader(
-            SteppedRows(rows),
-            batch_sampler=places,
-            collate_fn=WorkerMasking(collate, masker, num_steps=12),
+        loader = MaskedLoader(
+            rows,
+            masker,
+            batch_size=6,
+            num_steps=12,
+            collate_fn=collate,
+            seed=2,
+            start_step=start_step,
             num_workers=workers,
             multiprocessing_context="fork" if workers else None,
         )
@@ -161,7 +225,7 @@ def test_workers_mask_as_the_training_process_would(
         assert all(torch.equal(a[name], b[name]) for name in a)
     for step, places in enumerate(StepBatches(32, batch_size=6, num_steps=12, seed=2)):
         features = [dict(rows[row], row_id=row) for _, _, row in places]
-        own = rows_of(collate(features), [epoch for _, epoch, _ in places])
+        own = as_rows(collate(features), epoch=[epoch for _, epoch, _ in places])
         assert torch.equal(masker(own, step / 12).labels, alone[step]["labels"])
     shares = [float((b["labels"] != -100).sum() / b["attention_mask"].sum()) for b in alone]
     assert shares[0] > 0.3

@@ -14,9 +14,10 @@ import torch
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast, TrainingArguments
 
 from chronomask.errors import DataError, UsageError
-from chronomask.integrations.rows import RowCollator, rows_of, with_row_ids
+from chronomask.integrations.order import with_row_ids
 from chronomask.integrations.transformers import TimeVariantTrainer
 from chronomask.masking.masker import MaskingConfig, Vocabulary, fixed_masker
+from chronomask.masking.rows import RowCollator, as_rows
 from chronomask.types import UPOS_CLASSES
 from tests.support.worded_rows import ROW_LENGTH, tiny_model
 
@@ -339,7 +340,7 @@ def test_evaluation_uses_the_fixed_masks_and_teaches_nothing(
     collate = RowCollator(tokenizer, row_length=ROW_LENGTH)
     features = [dict(row, row_id=k) for k, row in enumerate(rows[:12])]
     for first, start in ((0, 0), (1, 8)):
-        expected = masker(rows_of(collate(features[start : start + 8])), 0.0)
+        expected = masker(as_rows(collate(features[start : start + 8])), 0.0)
         for k in range(first, 6, 2):
             assert torch.equal(labels[k], expected.labels)
             assert torch.equal(trainer.evaluated.inputs[k], expected.input_ids)

@@ -164,8 +164,8 @@ def test_refusals() -> None:
         Masker({}, VOCABULARY, "NOUN")
     with pytest.raises(UsageError, match="seed is '0'"):
         Masker({}, VOCABULARY, seed="0")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(UsageError, match="rows is of type Tensor"):
-        masker_of()(torch.zeros(2, 3), 0.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match="token ids are whole numbers"):
+        masker_of()(torch.zeros(2, 3), 0.5)
     masker = masker_of(content={"kind": "ptw"})
     with pytest.raises(UsageError, match="no losses were observed"):
         masker.end_step()

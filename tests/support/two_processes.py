@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from chronomask.integrations.rows import RowCollator
 from chronomask.integrations.transformers import TimeVariantTrainer
 from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.rows import RowCollator
 from chronomask.types import UPOS_CLASSES
 from tests.support.worded_rows import ROW_LENGTH, make_rows, make_tokenizer, tiny_model
 

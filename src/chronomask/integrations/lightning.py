@@ -6,15 +6,14 @@ with the progress and the class weights of that optimiser step.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 
-from chronomask.errors import UsageError
+from chronomask.errors import UsageError, need
 from chronomask.integrations.step import StepMasking
 from chronomask.masking.masker import MaskingConfig
 from chronomask.types import MaskedBatch
@@ -22,17 +21,24 @@ from chronomask.types import MaskedBatch
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ModuleNotFoundError:
+    need("lightning.pytorch", "lightning", "TimeVariantMasking")
+    raise
+
 __all__ = ["TimeVariantMasking"]
 
 
 class TimeVariantMasking(Callback):
     """Masks training batches by schedule, and validation and test batches at a fixed 15 %.
 
-    Batches must come from a :class:`~chronomask.integrations.rows.RowCollator`; the module then gets
+    ``masking``: how much, what and how: a config, a dict of its fields, or the path of one as YAML.
+    Batches must come from a :class:`~chronomask.masking.rows.RowCollator`; the module then gets
     ``input_ids``, ``attention_mask`` and ``labels``, to be passed to the model as they are. With a
     content schedule that learns from losses, ``training_step`` must return a dictionary with
-    ``loss`` and ``logits`` [B, T, V]. ``monitor``: the logged validation loss that a responsive ratio
-    watches.
+    ``loss`` and ``logits`` [B, T, V]. ``class_names``: names of the classes in the data's
+    ``token_class`` column. ``monitor``: the logged validation loss that a responsive ratio watches.
 
     Under gradient accumulation Lightning averages the losses of the micro-batches, whatever they
     predict; feedback is pooled over them and over ranks.
@@ -40,7 +46,7 @@ class TimeVariantMasking(Callback):
 
     def __init__(
         self,
-        masking: MaskingConfig,
+        masking: MaskingConfig | Mapping[str, Any] | str | Path,
         tokenizer: PreTrainedTokenizerBase,
         class_names: Sequence[str] = ("none",),
         seed: int = 0,
@@ -80,20 +86,19 @@ class TimeVariantMasking(Callback):
         batch_idx: int,
     ) -> None:
         """Raises UsageError when losses are needed and the module returned no logits."""
-        if self.masking.needs_feedback and self._masked is not None:
+        if self.masking.masker.needs_feedback and self._masked is not None:
             if not isinstance(outputs, Mapping) or "logits" not in outputs:
                 raise UsageError(
                     "this masking learns from the model's losses: let training_step return "
                     "{'loss': loss, 'logits': logits}"
                 )
-            self.masking.losses(self._masked, outputs["logits"].detach())
+            self.masking.observed_losses(self._masked, outputs["logits"].detach())
         self._masked = None
         if trainer.global_step == self._step:  # more micro-batches of this step are to come
             return
-        self.masking.end_step()
-        every = getattr(
-            trainer, "log_every_n_steps", 1
-        )  # set by the trainer after its construction
+        self.masking.masker.end_step()
+        # The trainer sets this attribute only once it has been constructed.
+        every = getattr(trainer, "log_every_n_steps", 1)
         if every and trainer.global_step % every == 0:
             pl_module.log_dict(self.masking.take_ratios())
 
@@ -119,30 +124,26 @@ class TimeVariantMasking(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises UsageError when a responsive ratio watches a loss that was not logged."""
-        if trainer.sanity_checking or not self.masking.watches_validation:
+        if trainer.sanity_checking or not self.masking.masker.watches_validation:
             return
         if self.monitor not in trainer.callback_metrics:
             raise UsageError(
                 f"masking.ratio watches {self.monitor!r}, which validation_step did not log; "
                 f"logged: {', '.join(sorted(trainer.callback_metrics)) or 'nothing'}"
             )
-        self.masking.observe_validation(float(trainer.callback_metrics[self.monitor]))
+        self.masking.masker.observe_validation(float(trainer.callback_metrics[self.monitor]))
 
     def state_dict(self) -> dict[str, Any]:
         """All state: tensors and plain text."""
-        settings = json.dumps(self.masking.settings())
-        return {"settings": settings, "tensors": self.masking.state_dict()}
+        return {"settings": self.masking.settings(), "tensors": self.masking.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`; raises UsageError when it is of other settings."""
-        settings = json.loads(state_dict["settings"])
-        self.masking.load_state_dict(state_dict["tensors"], settings, where="the checkpoint")
+        tensors, settings = state_dict["tensors"], state_dict["settings"]
+        self.masking.load_state_dict(tensors, settings, where="the checkpoint")
 
 
 def _hide(batch: dict[str, Any], masked: MaskedBatch) -> None:
     """Turn a collated batch into the model's inputs, in place: the module holds the same object."""
-    attention_mask = batch["attention_mask"]
     batch.clear()
-    batch["input_ids"] = masked.input_ids
-    batch["attention_mask"] = attention_mask
-    batch["labels"] = masked.labels
+    batch.update(masked.inputs(), labels=masked.labels)

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from chronomask.integrations.rows import with_row_ids
-from chronomask.keyed import Stream, permute, row_keys
+from chronomask.data.order import visits
+from chronomask.errors import UsageError
 
-__all__ = ["KeyedLoader", "KeyedSampler"]
+__all__ = ["KeyedLoader", "KeyedSampler", "with_row_ids"]
+
+
+def with_row_ids(dataset: Any) -> Any:
+    """The data set with a ``row_id`` per row: its place in the data set, whatever order it is read in.
+
+    A Hugging Face ``datasets.Dataset`` gets a column; any other sized, indexed data set of
+    dictionaries is wrapped; one that has row ids is returned as it is. Raises UsageError for a stream:
+    its rows have no place of their own.
+    """
+    columns = getattr(dataset, "column_names", None)
+    if isinstance(columns, list) and "row_id" in columns:
+        return dataset
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        number = "hash(tuple(row['input_ids']))"  # of whole numbers: the same in every process
+        in_a_map = f"stream.map(lambda row: {{'row_id': {number}}})"
+        raise UsageError(
+            f"{type(dataset).__name__} is a stream, whose rows have no place to be numbered by: let it "
+            "yield rows with a 'row_id' that is the same in every epoch and run, such as "
+            f"{in_a_map if hasattr(dataset, 'map') else number}, and use it as it is"
+        )
+    if isinstance(columns, list) and hasattr(dataset, "add_column"):
+        return dataset.add_column("row_id", list(range(len(dataset))))
+    return dataset if len(dataset) and "row_id" in dataset[0] else _Numbered(dataset)
+
+
+class _Numbered(Dataset[dict[str, Any]]):
+    """A map-style data set whose rows carry their index."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.dataset[index], "row_id": int(index)}
 
 
 class KeyedSampler(Sampler[int]):
@@ -37,16 +73,17 @@ class KeyedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rank, world = _rank_and_world()
-        key = int(row_keys(self.seed, Stream.ORDER, self.epoch, 0))
-        order = permute(np.arange(self.num_rows), self.num_rows, key)
+        numbers = np.arange(self.epoch * self.num_rows, (self.epoch + 1) * self.num_rows)
+        order, _ = visits(self.num_rows, self.seed, numbers)
         yield from order[rank::world][: len(self)][self.start :].tolist()
 
 
 class KeyedLoader(DataLoader[Any]):
     """A DataLoader in keyed order that goes on after the last batch it handed out.
 
-    Takes a DataLoader's options except ``shuffle`` and ``sampler``. Its state is two numbers, counted
-    where batches are handed out, so batches that workers have read ahead do not matter.
+    Takes a DataLoader's options except ``shuffle`` and ``sampler``. A batch that is a dictionary with
+    ``row_id`` also gets ``epoch``, the number of its epoch, for the masker to read. The loader's state is
+    two numbers, counted where batches are handed out, so what workers have read ahead does not matter.
     """
 
     def __init__(self, dataset: Any, *, batch_size: int = 1, seed: int = 0, **options: Any) -> None:
@@ -66,13 +103,15 @@ class KeyedLoader(DataLoader[Any]):
         self._order.start = self._handed_out * (self.batch_size or 1)
         for batch in super().__iter__():
             self._handed_out += 1
+            if isinstance(batch, MutableMapping) and "row_id" in batch:
+                batch["epoch"] = self._order.epoch
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """``epoch``, and ``batches`` of it handed out so far."""
         return {"epoch": self._order.epoch, "batches": self._handed_out}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on where :meth:`state_dict` was taken; a finished epoch goes on with the next."""
         finished = state["batches"] >= len(self)
         self._order.set_epoch(state["epoch"] + finished)

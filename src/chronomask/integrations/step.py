@@ -1,4 +1,4 @@
-"""One run's masking as frameworks need it: the step's masks, feedback, and state in a checkpoint."""
+"""One run's masking inside another framework: what is masked, what the logs show, what is saved."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from chronomask.errors import DataError, UsageError
-from chronomask.integrations.rows import rows_of
 from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary, fixed_masker
+from chronomask.masking.rows import as_rows
 from chronomask.masking.tally import score
+from chronomask.storage import write_bytes
 from chronomask.types import MaskedBatch
 
 if TYPE_CHECKING:
@@ -27,20 +28,22 @@ STATE_FILE = "chronomask.safetensors"
 
 
 class StepMasking:
-    """Masks every micro-batch of a step alike, and learns from the step once it is done.
+    """A :class:`~chronomask.masking.masker.Masker` and what a framework's trainer needs around it.
 
-    ``class_names``: names of the classes in the data's ``token_class`` column, "none" first.
-    Evaluation always masks 15 % of the tokens, uniformly and the same at every evaluation.
+    ``config``: a masking config, a dict of its fields, or the path of one as YAML; ``class_names``: names of
+    the classes in the data's ``token_class`` column, "none" first. Evaluation always masks 15 % of the
+    tokens, uniformly and the same at every evaluation.
     """
 
     def __init__(
         self,
-        config: MaskingConfig,
+        config: MaskingConfig | Mapping[str, Any] | str | Path,
         tokenizer: PreTrainedTokenizerBase,
         class_names: Sequence[str] = ("none",),
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
+        config = MaskingConfig.of(config)
         if config.progress != "steps":
             raise UsageError(
                 f"masking.progress is '{config.progress}'; inside another framework's trainer the "
@@ -48,46 +51,24 @@ class StepMasking:
             )
         vocabulary = Vocabulary.from_tokenizer(tokenizer)
         self.masker = Masker(config, vocabulary, class_names, seed).to(device)
-        self.evaluation = fixed_masker(vocabulary)  # the same for every seed and schedule
+        self._evaluation = fixed_masker(vocabulary)  # the same for every seed and schedule
         self._ratios: list[tuple[float, int, Any]] = []
 
-    @property
-    def needs_feedback(self) -> bool:
-        """Whether losses must be observed: the content or the ratio responds to them."""
-        return self.masker.needs_feedback
-
-    @property
-    def watches_validation(self) -> bool:
-        """Whether the ratio responds to the validation loss."""
-        return self.masker.watches_validation
-
     def mask(self, batch: Mapping[str, Any], epoch: int, progress: float) -> MaskedBatch:
-        """A :class:`~chronomask.integrations.rows.RowCollator` batch masked for training."""
-        masked = self.masker(rows_of(batch, epoch), progress)
+        """A :class:`~chronomask.masking.rows.RowCollator` batch masked for training."""
+        masked = self.masker(as_rows(batch, epoch=epoch), progress)
         self._ratios.append((masked.masking_ratio, masked.num_predicted, masked.num_maskable))
         return masked
 
     def mask_fixed(self, batch: Mapping[str, Any]) -> MaskedBatch:
         """The batch masked for evaluation."""
-        return self.evaluation(rows_of(batch), 0.0)
+        return self._evaluation(as_rows(batch, epoch=0), 0.0)
 
-    def losses(self, masked: MaskedBatch, logits: torch.Tensor) -> torch.Tensor:
-        """float32 [N] with graph: the predicted tokens' losses, tallied for :meth:`end_step`."""
+    def observed_losses(self, masked: MaskedBatch, logits: torch.Tensor) -> torch.Tensor:
+        """float32 [N] with graph: the predicted tokens' losses, which the masker observes."""
         losses, correct = score(logits, masked)
         self.masker.observe(masked, losses, correct)
         return losses
-
-    def evaluation_losses(self, masked: MaskedBatch, logits: torch.Tensor) -> torch.Tensor:
-        """float32 [N]: losses that nothing is learnt from."""
-        return score(logits, masked)[0]
-
-    def end_step(self) -> None:
-        """Call once per optimiser step, on every rank; in force from the next step on."""
-        self.masker.end_step()
-
-    def observe_validation(self, loss: float) -> None:
-        """Let a responsive ratio take in a validation loss (nats per token)."""
-        self.masker.observe_validation(loss)
 
     def take_ratios(self) -> dict[str, float]:
         """``masking_ratio`` (asked) and ``masking_ratio_achieved``, over all since the last call."""
@@ -100,35 +81,33 @@ class StepMasking:
         total = max(1, sum(maskable))
         return {"masking_ratio": asked / total, "masking_ratio_achieved": achieved / total}
 
-    def settings(self) -> dict[str, Any]:
-        """What must be equal for a run to go on: configuration, classes and seed."""
+    def settings(self) -> str:
+        """JSON of what must be equal for a run to go on: configuration, classes and seed."""
         masker = self.masker
         names = list(masker.class_names)
-        return {"masking": masker.config.to_dict(), "class_names": names, "seed": masker.seed}
+        values = {"masking": masker.config.to_dict(), "class_names": names, "seed": masker.seed}
+        return json.dumps(values)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All state as tensors on the host."""
         return {name: tensor.cpu() for name, tensor in self.masker.state_dict().items()}
 
-    def load_state_dict(
-        self, state: dict[str, torch.Tensor], settings: Mapping[str, Any], where: str
-    ) -> None:
+    def load_state_dict(self, state: dict[str, torch.Tensor], settings: str, where: str) -> None:
         """Restore; raises UsageError when ``settings``, saved with the state, are not this run's."""
-        own = self.settings()
-        for name, value in own.items():
-            if settings.get(name) != value:
+        saved = json.loads(settings)
+        for name, value in json.loads(self.settings()).items():
+            if saved.get(name) != value:
                 raise UsageError(
-                    f"{where} was saved with {name} = {settings.get(name)!r}, this run has "
+                    f"{where} was saved with {name} = {saved.get(name)!r}, this run has "
                     f"{value!r}: masks would change half-way; resume with the saved settings, or "
                     "start a new run from the checkpoint's weights"
                 )
         self.masker.load_state_dict(state)
 
     def save(self, folder: Path) -> None:
-        """Write :data:`STATE_FILE` into a checkpoint folder (renamed into place)."""
-        partial = folder / f"{STATE_FILE}.partial"
-        save_file(self.state_dict(), partial, metadata={"settings": json.dumps(self.settings())})
-        partial.replace(folder / STATE_FILE)
+        """Write :data:`STATE_FILE` into a checkpoint folder. Raises RunError."""
+        content = save(self.state_dict(), metadata={"settings": self.settings()})
+        write_bytes(folder / STATE_FILE, content)
 
     def load(self, folder: Path) -> None:
         """Restore :meth:`save`; raises DataError when the folder has no readable state."""
@@ -140,8 +119,8 @@ class StepMasking:
             )
         try:
             with safe_open(path, framework="pt") as file:
-                settings = json.loads((file.metadata() or {})["settings"])
+                settings = (file.metadata() or {})["settings"]
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.load_state_dict(state, settings, where=str(path))
         except (SafetensorError, KeyError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error}); use another checkpoint") from None
-        self.load_state_dict(state, settings, where=str(path))

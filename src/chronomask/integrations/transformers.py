@@ -10,7 +10,7 @@ that the loss is divided by has already been fixed; hence a subclass of two over
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import get_last_checkpoint
 
 from chronomask.errors import UsageError
-from chronomask.integrations.rows import COLUMNS, RowCollator, with_row_ids
+from chronomask.integrations.order import with_row_ids
 from chronomask.integrations.step import StepMasking
 from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.rows import COLUMNS, RowCollator
+from chronomask.masking.tally import score
 from chronomask.types import MaskedBatch
 
 __all__ = ["MaskingCallback", "TimeVariantTrainer"]
@@ -45,7 +47,7 @@ class MaskingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Raises UsageError when the ratio waits for validations that never come."""
-        if self.masking.watches_validation and args.eval_strategy == "no":
+        if self.masking.masker.watches_validation and args.eval_strategy == "no":
             raise UsageError(
                 "masking.ratio watches the validation loss, but eval_strategy is 'no': set "
                 "eval_strategy and eval_dataset, or masking.ratio.watch='training'"
@@ -61,14 +63,14 @@ class MaskingCallback(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.masking.end_step()
+        self.masking.masker.end_step()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         loss = kwargs.get("metrics", {}).get("eval_loss")
         if loss is not None:
-            self.masking.observe_validation(loss)
+            self.masking.masker.observe_validation(loss)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -80,10 +82,11 @@ class MaskingCallback(TrainerCallback):
 class TimeVariantTrainer(Trainer):
     """A Trainer that masks every step with the step's own ratio and class weights.
 
-    ``masking``: how much, what and how; ``class_names``: names of the classes in the data's
-    ``token_class`` column; ``masking_seed``: keys the masks, ``args.seed`` when None. Everything else
-    is as for ``transformers.Trainer``; ``processing_class`` must be the tokenizer, and data sets hold
-    tokenised rows, not masked ones. Rows without a ``row_id`` are numbered by their place.
+    ``masking``: how much, what and how: a config, a dict of its fields, or the path of one as YAML;
+    ``class_names``: names of the classes in the data's ``token_class`` column; ``masking_seed``: keys
+    the masks, ``args.seed`` when None. Everything else is as for ``transformers.Trainer``;
+    ``processing_class`` must be the tokenizer, and data sets hold tokenised rows, not masked ones. Rows
+    without a ``row_id`` are numbered by their place.
 
     The training loss is the sum over the step's predicted tokens divided by their number, over all
     micro-batches and processes. ``evaluate`` masks 15 % of the tokens, the same at every evaluation.
@@ -98,7 +101,7 @@ class TimeVariantTrainer(Trainer):
         model: Any = None,
         args: TrainingArguments | None = None,
         *,
-        masking: MaskingConfig,
+        masking: MaskingConfig | Mapping[str, Any] | str | Path,
         class_names: Sequence[str] = ("none",),
         masking_seed: int | None = None,
         **kwargs: Any,
@@ -152,7 +155,7 @@ class TimeVariantTrainer(Trainer):
         count = torch.tensor([sum(m.num_predicted for m in masked)], device=device)
         if self.accelerator.num_processes > 1:
             count = torch.as_tensor(self.accelerator.gather(count))
-        return [_inputs(b, m) for b, m in zip(batches, masked, strict=True)], count.sum()
+        return [_inputs(batch) for batch in masked], count.sum()
 
     def compute_loss(
         self,
@@ -168,9 +171,9 @@ class TimeVariantTrainer(Trainer):
         outputs = model(**inputs)
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         if not model.training:
-            loss = self.masking.evaluation_losses(masked, logits).mean()
+            loss = score(logits, masked)[0].mean()  # nothing is learnt from it
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
-        losses = self.masking.losses(masked, logits)
+        losses = self.masking.observed_losses(masked, logits)
         total = masked.num_predicted if num_items_in_batch is None else num_items_in_batch
         # Gradients are averaged over processes, and ``total`` already counts all of them.
         scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
@@ -185,7 +188,7 @@ class TimeVariantTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """As ``Trainer.prediction_step``, on rows masked the same at every evaluation."""
-        masked = _inputs(inputs, self.masking.mask_fixed(inputs))
+        masked = _inputs(self.masking.mask_fixed(inputs))
         return super().prediction_step(model, masked, prediction_loss_only, ignore_keys)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
@@ -210,14 +213,9 @@ class TimeVariantTrainer(Trainer):
         self._signature_columns = [*known, *(name for name in COLUMNS if name not in known)]
 
 
-def _inputs(batch: dict[str, Any], masked: MaskedBatch) -> dict[str, Any]:
+def _inputs(masked: MaskedBatch) -> dict[str, Any]:
     """What the Trainer hands to ``compute_loss``: the model's inputs, and the masked batch."""
-    return {
-        "input_ids": masked.input_ids,
-        "attention_mask": batch["attention_mask"],
-        "labels": masked.labels,
-        _MASKED: masked,
-    }
+    return {**masked.inputs(), "labels": masked.labels, _MASKED: masked}
 
 
 def _numbered(dataset: Any) -> Any:

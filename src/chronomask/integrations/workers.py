@@ -13,17 +13,55 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from chronomask.data.order import visits
 from chronomask.errors import UsageError
-from chronomask.integrations.rows import RowCollator, rows_of
-from chronomask.keyed import Stream, permute, row_keys
 from chronomask.masking.masker import Masker
+from chronomask.masking.rows import RowCollator, as_rows
 
-__all__ = ["StepBatches", "SteppedRows", "WorkerMasking"]
+__all__ = ["MaskedLoader", "StepBatches", "SteppedRows", "WorkerMasking"]
 
 Place = tuple[int, int, int]
 """(step, epoch, row of the data set)."""
+
+
+class MaskedLoader(DataLoader[dict[str, torch.Tensor]]):
+    """The batches of every step of a training, masked in the loader's workers.
+
+    ``dataset``: features by number, as a list is; ``masker``: masking that learns nothing from losses;
+    ``batch_size``: rows of a step; ``num_steps``: the length of training; ``collate_fn``: a
+    :class:`~chronomask.masking.rows.RowCollator`; ``seed`` keys the order of the rows; to resume,
+    start at ``start_step``. ``options`` are those of a DataLoader that do not say which rows come when.
+    A batch is what the model takes: ``input_ids``, ``attention_mask`` and ``labels`` (−100 = not
+    predicted), all int64 [B, T]. Raises UsageError for masking that learns from losses.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        masker: Masker,
+        *,
+        batch_size: int,
+        num_steps: int,
+        collate_fn: RowCollator,
+        seed: int = 0,
+        start_step: int = 0,
+        **options: Any,
+    ) -> None:
+        places = StepBatches(
+            len(dataset),
+            batch_size=batch_size,
+            num_steps=num_steps,
+            seed=seed,
+            start_step=start_step,
+        )
+        super().__init__(
+            SteppedRows(dataset),
+            batch_sampler=places,
+            collate_fn=WorkerMasking(collate_fn, masker, num_steps),
+            **options,
+        )
 
 
 class StepBatches(Sampler[list[Place]]):
@@ -51,17 +89,9 @@ class StepBatches(Sampler[list[Place]]):
 
     def __iter__(self) -> Iterator[list[Place]]:
         for step in range(self.start_step, self.num_steps):
-            yield self._places(step)
-
-    def _places(self, step: int) -> list[Place]:
-        number = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
-        epochs, index = np.divmod(number, self.num_rows)
-        rows = np.empty_like(index)
-        for epoch in np.unique(epochs).tolist():
-            inside = epochs == epoch
-            key = int(row_keys(self.seed, Stream.ORDER, epoch, 0))
-            rows[inside] = permute(index[inside], self.num_rows, key)
-        return [(step, e, r) for e, r in zip(epochs.tolist(), rows.tolist(), strict=True)]
+            numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+            rows, epochs = visits(self.num_rows, self.seed, numbers)
+            yield [(step, e, r) for e, r in zip(epochs.tolist(), rows.tolist(), strict=True)]
 
 
 class SteppedRows(Dataset[dict[str, Any]]):
@@ -85,16 +115,16 @@ class WorkerMasking:
     """
 
     def __init__(self, collate: RowCollator, masker: Masker, num_steps: int) -> None:
-        kind = masker.config.content.kind
-        if kind not in ("none", "fixed"):
-            raise UsageError(
-                f"content schedule '{kind}' learns from the model's losses, which loader workers "
-                "never see: mask in the training process, or use content kind 'none' or 'fixed'"
-            )
         if masker.response is not None:
             raise UsageError(
                 "a 'responsive' ratio follows the loss, which loader workers never see: mask in the "
                 "training process, or use a schedule of progress alone"
+            )
+        if masker.needs_feedback:
+            raise UsageError(
+                f"content schedule '{masker.config.content.kind}' learns from the model's losses, "
+                "which loader workers never see: mask in the training process, or use content kind "
+                "'none' or 'fixed'"
             )
         if num_steps < 1:
             raise UsageError(f"num_steps is {num_steps}; it must be 1 or more")
@@ -109,13 +139,9 @@ class WorkerMasking:
         if steps or step < 0:
             raise UsageError(
                 "a batch must carry one step, the same in all of its rows: read SteppedRows with a "
-                "StepBatches batch_sampler"
+                "StepBatches batch_sampler, as MaskedLoader does"
             )
-        batch = self.collate(features)
-        rows = rows_of(batch, [feature["epoch"] for feature in features])
+        epochs = [feature["epoch"] for feature in features]
+        rows = as_rows(self.collate(features), epoch=epochs)
         masked = self.masker(rows, min(1.0, step / self.num_steps))
-        return {
-            "input_ids": masked.input_ids,
-            "attention_mask": batch["attention_mask"],
-            "labels": masked.labels,
-        }
+        return {**masked.inputs(), "labels": masked.labels}

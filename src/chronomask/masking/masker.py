@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -29,6 +31,7 @@ from chronomask.masking.ratio import (
     ScheduleBase,
 )
 from chronomask.masking.response import RatioResponse
+from chronomask.masking.rows import RowCollator, as_rows
 from chronomask.masking.select import dense, exact, published
 from chronomask.masking.strategy import Strategy, WholeWord
 from chronomask.masking.tally import StepTally
@@ -150,6 +153,7 @@ class Masker:
         self.content = ContentState(config.content, self.class_names, vocabulary.size)
         self.response = RatioResponse.of(config.ratio)
         self._tally = StepTally(self.content.num_classes)
+        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._weights: torch.Tensor | None = None
         self._refresh_weights()
 
@@ -157,6 +161,7 @@ class Masker:
     def for_tokenizer(
         cls,
         tokenizer: PreTrainedTokenizerBase,
+        masking: MaskingConfig | Mapping[str, Any] | str | Path | None = None,
         *,
         classes: Sequence[str] = ("none",),
         seed: int = 0,
@@ -164,36 +169,70 @@ class Masker:
     ) -> Self:
         """A masker for a tokenizer's vocabulary.
 
-        ``fields`` are those of :class:`MaskingConfig`: ``ratio``, ``content``, ``strategy``, ``budget``
-        and so on, each a typed value or a dict such as ``{"kind": "linear", "start": 0.3}``; those
-        left out have their defaults. ``classes``: names of the classes in the rows' ``token_class``,
-        "none" first. Raises UsageError for a field, a value or a tokenizer that cannot be.
+        ``masking``: a config, a dict of its fields, or the path of one as YAML; ``fields`` of
+        :class:`MaskingConfig` change it: ``ratio``, ``content``, ``strategy``, ``budget`` and so on, each
+        a typed value or a dict such as ``{"kind": "linear", "start": 0.3}``; those given nowhere have
+        their defaults. ``classes``: names of the classes in the rows' ``token_class``, "none" first.
+        Raises UsageError for a field, a value or a tokenizer that cannot be.
         """
         if not hasattr(tokenizer, "mask_token_id"):
             raise UsageError(
                 f"tokenizer is {tokenizer!r}, of type {type(tokenizer).__name__}; give a tokenizer of "
                 "transformers, such as AutoTokenizer.from_pretrained(...)"
             )
-        return cls(fields, Vocabulary.from_tokenizer(tokenizer), classes, seed)
+        config = MaskingConfig.of({} if masking is None else masking, **fields)
+        masker = cls(config, Vocabulary.from_tokenizer(tokenizer), classes, seed)
+        masker._tokenizer = tokenizer
+        return masker
 
-    def __call__(self, rows: Rows, progress: float) -> MaskedBatch:
+    def __call__(self, rows: Any, progress: float) -> MaskedBatch:
         """The rows masked at ``progress`` in [0, 1]; arrays of the kind and device of the rows.
 
-        Raises ValueError when ``progress`` is outside [0, 1], UsageError for what are no rows.
+        ``rows``: :class:`~chronomask.types.Rows` of a loader, or, for a masker that knows its tokenizer,
+        a collated batch, a tensor or array of token ids [B, T] or a list of lists of them, as
+        :func:`~chronomask.masking.rows.as_rows` reads them. There, a row without a ``row_id`` is known
+        by its tokens and an ``epoch`` that is not given by the progress: the same rows get the same
+        masks at the same progress.
+
+        Raises ValueError when ``progress`` is outside [0, 1], UsageError for what are no rows,
+        DataError for token ids that the tokenizer does not have.
         """
-        if not isinstance(rows, Rows):
+        if isinstance(progress, str) or not hasattr(progress, "__float__"):
             raise UsageError(
-                f"rows is of type {type(rows).__name__}; give Rows: those of a loader, or rows_of(batch) "
-                "of a batch that RowCollator has collated"
+                f"progress is {progress!r}; give a number between 0 and 1, such as step / num_steps"
             )
         if not 0 <= progress <= 1:
             raise ValueError(f"progress {progress} is outside [0, 1]")
+        if not isinstance(rows, Rows):
+            rows = self._rows_of(rows, float(progress))
         if not isinstance(rows.input_ids, torch.Tensor):
             return self._mask_on_host(rows, progress)
         device = rows.input_ids.device
         if device.type != "cpu" and self._has_dense_form():
             return self.mask_dense(rows, progress)
         return self._mask_on_host(_as_numpy(rows), progress).to(device)
+
+    @cached_property
+    def _collate(self) -> RowCollator | None:
+        """What reads words, specials and padding; None for a masker that knows no tokenizer."""
+        return None if self._tokenizer is None else RowCollator(self._tokenizer)
+
+    def _rows_of(self, given: Any, progress: float) -> Rows:
+        """Rows of a batch, of tensors or of lists; raises UsageError where they cannot be masked."""
+        rows = as_rows(given, progress=progress, collate=self._collate)
+        labelled = isinstance(given, Mapping) and "labels" in given
+        if labelled and (rows.input_ids == self.vocabulary.mask_token_id).any():
+            raise UsageError(
+                "the batch is masked already: it has labels, and [MASK] among its tokens; collate "
+                "with chronomask.RowCollator instead"
+            )
+        by_class = self._weights is not None and not self.content.by_token_id
+        if by_class and (largest := int(rows.token_class.max())) >= len(self.class_names):
+            raise UsageError(
+                f"the batch has token class {largest}, this masker knows {len(self.class_names)} "
+                f"({', '.join(self.class_names)}): give the names of the data's classes as classes"
+            )
+        return rows
 
     @property
     def needs_feedback(self) -> bool:

@@ -1,0 +1,456 @@
+"""Rows from what people already have: features, collated batches, tensors, lists of token ids.
+
+``features`` (one dictionary per row, of any length) become a *batch* (padded tensors that know their
+words) in :class:`RowCollator`; a batch, or anything else that holds token ids, becomes
+:class:`~chronomask.types.Rows` in :func:`as_rows`. A collator may run in loader workers, ahead of time,
+so nothing here knows of schedules: rows are carried *unmasked*, and masked in the training process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from chronomask.errors import DataError, UsageError
+from chronomask.types import NO_CLASS, Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["COLUMNS", "RowCollator", "as_rows", "word_marks"]
+
+BEGINS, ALONE = 1, 2
+"""Marks of a token in :func:`word_marks`: begins a word; is a word by itself (punctuation)."""
+
+COLUMNS = (
+    "input_ids",
+    "attention_mask",
+    "special_tokens_mask",
+    "word_ids",
+    "token_class",
+    "row_id",
+)
+"""Columns of a data set that :class:`RowCollator` reads; the others are left out."""
+
+
+class RowCollator:
+    """Pads features to a batch of unmasked rows; safe in any number of loader workers.
+
+    A feature has ``input_ids``, specials included, and ``row_id``, its number in the data set
+    (:func:`~chronomask.integrations.order.with_row_ids` adds it). It may have ``attention_mask``;
+    ``special_tokens_mask`` (1 = never masked; otherwise the tokenizer's special ids are never masked);
+    ``word_ids``, one number per token as ``BatchEncoding.word_ids()`` gives it, None or −1 = never
+    masked; ``token_class``, one class number per token, 0 = none. Without ``word_ids``, words are read
+    off the vocabulary's marks (:func:`word_marks`).
+
+    ``row_length``: pad every batch to this many tokens; None: to the longest row of the batch, then
+    up to a multiple of ``pad_to_multiple_of``. Give ``row_length`` when rows differ in length and
+    masks must not depend on which rows share a batch: the budget of ``ptw_faithful`` counts padding,
+    and under other class weights a tie of random numbers may, rarely, fall otherwise.
+
+    Raises UsageError for a tokenizer without a padding token and for lengths below 1.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        row_length: int | None = None,
+        pad_to_multiple_of: int = 1,
+    ) -> None:
+        if row_length is not None and row_length < 1:
+            raise UsageError(f"row_length is {row_length}; it must be 1 or more, or None")
+        if pad_to_multiple_of < 1:
+            raise UsageError(f"pad_to_multiple_of is {pad_to_multiple_of}; it must be 1 or more")
+        pad_token_id: Any = tokenizer.pad_token_id
+        if pad_token_id is None:
+            raise UsageError(
+                f"tokenizer {tokenizer.name_or_path!r} has no padding token; set tokenizer.pad_token"
+            )
+        self.row_length = row_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.pad_token_id = int(pad_token_id)
+        self.special = np.zeros(len(tokenizer), bool)
+        self.special[tokenizer.all_special_ids] = True
+        self._tokenizer_name = tokenizer.name_or_path
+        self._marks = _read_marks(tokenizer)
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """``input_ids``, ``attention_mask`` int64 [B, T], ``word_id`` int32 [B, T], ``token_class``
+        uint8 [B, T] as tensors, and ``row_id`` int64 [B] as a numpy array: it keys random numbers
+        and stays on the host. Raises UsageError or DataError, naming the row.
+        """
+        batch: dict[str, Any] = {k: torch.from_numpy(v) for k, v in self.pad(features).items()}
+        return batch | {"row_id": _row_ids(features)}
+
+    def pad(self, features: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """What a call gives, as numpy arrays and without ``row_id``, which the rows need not have."""
+        _check_columns(features)
+        rows = [_token_ids(feature, index) for index, feature in enumerate(features)]
+        length = self._padded_length(max(row.size for row in rows))
+        shape = len(rows), length
+        input_ids = np.full(shape, self.pad_token_id, np.int64)
+        for index, row in enumerate(rows):
+            input_ids[index, : row.size] = row
+        if input_ids.min() < 0 or input_ids.max() >= self.special.size:
+            bad = input_ids[(input_ids < 0) | (input_ids >= self.special.size)][0]
+            raise DataError(
+                f"token id {bad} is outside the tokenizer's vocabulary of {self.special.size}; "
+                "tokenise the data with the tokenizer that masks it"
+            )
+        attention = self._attention(features, rows, shape)
+        maskable = attention == 1
+        if "special_tokens_mask" in features[0]:
+            maskable &= _column(features, "special_tokens_mask", shape, 1, np.int64) == 0
+        else:
+            maskable &= ~self.special[input_ids]
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention,
+            "word_id": self._word_id(features, input_ids, maskable),
+            "token_class": self._token_class(features, shape),
+        }
+
+    def _padded_length(self, longest: int) -> int:
+        if not longest:
+            raise UsageError("the rows of the batch have no tokens")
+        if self.row_length is None:
+            return -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        if longest > self.row_length:
+            raise UsageError(
+                f"a row has {longest} tokens, row_length is {self.row_length}; truncate rows when "
+                "tokenising, or raise row_length"
+            )
+        return self.row_length
+
+    def _attention(
+        self,
+        features: Sequence[Mapping[str, Any]],
+        rows: Sequence[np.ndarray],
+        shape: tuple[int, int],
+    ) -> np.ndarray:
+        """int64 [B, T]: the features' own attention mask, else 1 up to the end of every row."""
+        if "attention_mask" in features[0]:
+            return _column(features, "attention_mask", shape, 0, np.int64)
+        lengths = np.array([row.size for row in rows])
+        return (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
+
+    def _word_id(
+        self, features: Sequence[Mapping[str, Any]], input_ids: np.ndarray, maskable: np.ndarray
+    ) -> np.ndarray:
+        """int32 [B, T]: words of a row counted from 0, −1 where a token must never be masked."""
+        begins = np.ones(input_ids.shape, bool)
+        if "word_ids" in features[0]:
+            words = _column(features, "word_ids", input_ids.shape, -1, np.int64)
+            maskable = maskable & (words >= 0)
+            begins[:, 1:] = words[:, 1:] != words[:, :-1]
+        elif self._marks is None:
+            raise UsageError(
+                f"cannot tell words apart in the vocabulary of {self._tokenizer_name!r}: it marks "
+                "neither continuations nor word beginnings; add a 'word_ids' column "
+                "(BatchEncoding.word_ids() of a fast tokenizer)"
+            )
+        else:
+            marks = self._marks[input_ids]
+            begins[:, 1:] = (marks[:, 1:] & BEGINS) > 0
+            begins[:, 1:] |= (marks[:, :-1] & ALONE) > 0
+        begins[:, 1:] |= ~maskable[:, :-1]
+        word_id = np.cumsum(begins & maskable, axis=1, dtype=np.int32) - np.int32(1)
+        return np.where(maskable, word_id, np.int32(-1))
+
+    def _token_class(
+        self, features: Sequence[Mapping[str, Any]], shape: tuple[int, int]
+    ) -> np.ndarray:
+        if "token_class" not in features[0]:
+            return np.full(shape, NO_CLASS, np.uint8)
+        return _column(features, "token_class", shape, NO_CLASS, np.uint8)
+
+
+def as_rows(
+    given: Any,
+    *,
+    epoch: int | Sequence[int] | np.ndarray | None = None,
+    progress: float | None = None,
+    collate: RowCollator | None = None,
+) -> Rows:
+    """:class:`Rows` of anything that holds token ids; every row is one document.
+
+    ``given``: Rows, which stay as they are; a :class:`RowCollator` batch; and, if ``collate`` says
+    what the tokenizer's ids mean, any other batch with ``input_ids`` [B, T] (and the columns that
+    RowCollator reads), a tensor or array of token ids [B, T], a list of lists of ids, or a list of
+    features. Tensors and arrays stay what they are and where they are; lists become CPU tensors.
+    What a tensor or array ends with in padding tokens counts as padding.
+
+    ``epoch`` (one for all rows, or one per row) says which visit of the data this is, for the same
+    row gets other masks in another epoch: the batch's own column ``epoch`` if None, else made from
+    ``progress``, else 0. Rows without a ``row_id`` are known by a hash of their tokens. So masks of
+    rows that bring neither are a pure function of seed, tokens and progress: the same at the same
+    progress, as a validation wants, and equal for two equal rows of a batch.
+
+    Raises UsageError for anything else, DataError for token ids that the tokenizer does not have.
+    """
+    if isinstance(given, Rows):
+        return given
+    collated = isinstance(given, Mapping) and "word_id" in given
+    batch = given if collated else _collate(given, collate)
+    missing = [name for name in ("input_ids", "token_class", "row_id") if name not in batch]
+    if missing:
+        raise UsageError(
+            f"the batch has no {missing[0]!r} (it has {_listed(batch)}): collate with "
+            "chronomask.RowCollator"
+        )
+    if epoch is None:
+        epoch = batch.get("epoch")
+    if epoch is None:
+        epoch = 0 if progress is None else _epoch_of(progress)
+    num_rows, length = batch["input_ids"].shape
+    bounds = np.arange(0, num_rows * length + 1, length, dtype=np.int32)
+    on_device = isinstance(batch["input_ids"], torch.Tensor)
+    return Rows(
+        input_ids=batch["input_ids"],
+        word_id=batch["word_id"],
+        token_class=batch["token_class"],
+        row_id=np.asarray(batch["row_id"], np.int64),
+        epoch=np.broadcast_to(np.asarray(epoch, np.int64), (num_rows,)),
+        cu_seqlens=torch.from_numpy(bounds).to(batch["input_ids"].device) if on_device else bounds,
+        attention_mask=batch.get("attention_mask"),
+    )
+
+
+def _collate(given: Any, collate: RowCollator | None) -> Mapping[str, Any]:
+    """A batch as :class:`RowCollator` makes it, of the kind and on the device of ``given``."""
+    features, ids = _features_of(given)
+    rows = [_token_ids(feature, index) for index, feature in enumerate(features)]
+    if collate is None:
+        raise UsageError(
+            "this masker knows no tokenizer, so it cannot tell which tokens are words, specials or "
+            "padding: make it with Masker.for_tokenizer, or collate with chronomask.RowCollator"
+        )
+    if features and "attention_mask" not in features[0]:
+        features = [
+            {**feature, "attention_mask": _inside_padding(row, collate.pad_token_id)}
+            for feature, row in zip(features, rows, strict=True)
+        ]
+    batch: dict[str, Any] = dict(collate.pad(features))
+    row_id = _row_ids(features) if "row_id" in features[0] else _hashed(batch)
+    if not isinstance(ids, np.ndarray):
+        device = ids.device if isinstance(ids, torch.Tensor) else "cpu"
+        batch = {name: torch.from_numpy(value).to(device) for name, value in batch.items()}
+    epoch = {"epoch": given["epoch"]} if isinstance(given, Mapping) and "epoch" in given else {}
+    return batch | {"row_id": row_id} | epoch
+
+
+def _features_of(given: Any) -> tuple[Sequence[Mapping[str, Any]], Any]:
+    """The rows of ``given`` as features, and what held their token ids."""
+    if isinstance(given, Mapping):
+        return _rows_of_columns(given), given.get("input_ids")
+    if isinstance(given, torch.Tensor | np.ndarray):
+        return _rows_of_columns({"input_ids": given}), given
+    if not isinstance(given, list | tuple) or any(isinstance(row, str) for row in given):
+        raise UsageError(
+            f"cannot mask {_described(given)}: give rows of a loader, a batch with 'input_ids', a "
+            "tensor of token ids [B, T], or a list of lists of token ids; text must be tokenised "
+            "first, as tokenizer(texts) does"
+        )
+    if any(isinstance(row, Mapping) for row in given):
+        return given, None
+    return [{"input_ids": row} for row in given], None
+
+
+def _rows_of_columns(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One dictionary per row, of a dictionary of columns."""
+    if "input_ids" not in batch:
+        raise UsageError(f"the batch has no 'input_ids' (it has {_listed(batch)})")
+    columns = {name: _on_host(batch[name]) for name in COLUMNS if name in batch}
+    for name, column in columns.items():
+        dimensions = 1 if name == "row_id" else 2
+        if isinstance(column, np.ndarray) and column.ndim != dimensions:
+            raise UsageError(
+                f"{name} has the shape {list(column.shape)}, a batch of rows has [B, T]: give a "
+                "single row as [1, T]"
+            )
+        if len(column) != len(columns["input_ids"]):
+            raise UsageError(
+                f"{name} has {len(column)} rows, input_ids has {len(columns['input_ids'])}"
+            )
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _inside_padding(ids: np.ndarray, pad_token_id: int) -> np.ndarray:
+    """int64 [T]: 0 for the padding tokens that a row begins or ends with, else 1."""
+    real = np.flatnonzero(ids != pad_token_id)
+    inside = np.zeros(ids.size, np.int64)
+    if real.size:
+        inside[real[0] : real[-1] + 1] = 1
+    return inside
+
+
+def _hashed(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """int64 [B]: a number for each row, made of its tokens without the padding."""
+    rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    contents = (ids[there == 1].astype("<i8").tobytes() for ids, there in rows)
+    return np.array([_number_of(content) for content in contents], np.int64)
+
+
+def _epoch_of(progress: float) -> int:
+    """A number for each progress; of 0.0 and −0.0 the same."""
+    return _number_of(struct.pack("<d", progress + 0.0))
+
+
+def _number_of(content: bytes) -> int:
+    """63 bits of a hash that is the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
+
+
+def word_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """uint8 [V]: for each token id, :data:`BEGINS` and :data:`ALONE`, read off the vocabulary.
+
+    WordPiece marks continuations (``##``); byte-level BPE and SentencePiece mark the space before a
+    word (``Ġ``, ``▁``). Punctuation counts as a word by itself, and what follows it begins a word.
+    The marks know only of spaces: languages written without them come out as long words, and
+    non-ASCII punctuation of a byte-level vocabulary sticks to the word before it. Real word
+    boundaries come from ``chronomask prepare``, which keeps character offsets.
+
+    Raises UsageError for a vocabulary that marks neither.
+    """
+    marks = _read_marks(tokenizer)
+    if marks is None:
+        raise UsageError(
+            f"the vocabulary of {tokenizer.name_or_path!r} marks neither continuations nor word "
+            "beginnings; give 'word_ids' per token instead"
+        )
+    return marks
+
+
+def _read_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
+    """:func:`word_marks`; None for a vocabulary that marks neither."""
+    continuation, beginning = _markers(tokenizer)
+    if not continuation and not beginning:
+        return None
+    marks = np.full(len(tokenizer), BEGINS, np.uint8)
+    for token, number in tokenizer.get_vocab().items():
+        if continuation:
+            begins = not token.startswith(continuation)
+            text = token.removeprefix(continuation)
+        else:
+            begins = token.startswith(beginning)
+            text = token.removeprefix(beginning)
+        alone = _is_punctuation(text, byte_level=beginning == "Ġ")
+        marks[number] = (BEGINS if begins or alone else 0) | (ALONE if alone else 0)
+    return marks
+
+
+def _markers(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """What a continuation starts with, and what a word beginning starts with; "" = no such mark."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return "", ""
+    parts = json.loads(backend.to_str())
+    if parts["model"]["type"] == "WordPiece":
+        return parts["model"]["continuing_subword_prefix"], ""
+    before = json.dumps([parts["normalizer"], parts["pre_tokenizer"]], ensure_ascii=False)
+    if '"ByteLevel"' in before:
+        return "", "Ġ"
+    return "", "▁" if "▁" in before else ""
+
+
+def _is_punctuation(text: str, byte_level: bool) -> bool:
+    """Only punctuation and symbols; beyond ASCII, letters of a byte-level vocabulary are bytes."""
+    if not text or (byte_level and not text.isascii()):
+        return False
+    return all(unicodedata.category(character)[0] in "PS" for character in text)
+
+
+def _token_ids(feature: Mapping[str, Any], index: int) -> np.ndarray:
+    """int64 [T]: the token ids of a row. Raises UsageError for what is no list of whole numbers."""
+    if not isinstance(feature, Mapping) or "input_ids" not in feature:
+        has = f"has no 'input_ids' (it has {_listed(feature)})"
+        raise UsageError(f"row {index} {has if isinstance(feature, Mapping) else 'is no feature'}")
+    row = feature.get("row_id", index)
+    given = _on_host(feature["input_ids"])
+    if isinstance(given, int | np.integer):
+        raise UsageError(
+            f"row {row} is the number {given}, not a list of token ids; a batch is a list of rows: "
+            "give a single row as [ids]"
+        )
+    try:
+        ids = np.asarray(given)
+    except ValueError:  # lists of different lengths inside a row
+        ids = np.empty((0, 0))
+    if ids.ndim != 1:
+        raise UsageError(f"row {row} is {_described(given)}, not a flat list of token ids")
+    if ids.size and ids.dtype.kind not in "iu":
+        raise UsageError(
+            f"row {row} holds {ids.dtype} values, such as {ids.flat[0].item()!r}; token ids are whole numbers"
+        )
+    return ids.astype(np.int64)
+
+
+def _check_columns(features: Sequence[Mapping[str, Any]]) -> None:
+    """Raises UsageError for a batch without rows, DataError where rows have different columns."""
+    if not len(features):
+        raise UsageError("the batch has no rows; give at least one")
+    first = {name for name in COLUMNS if name in features[0]}
+    for index, feature in enumerate(features):
+        for name in first.symmetric_difference(name for name in COLUMNS if name in feature):
+            has, lacks = (0, index) if name in first else (index, 0)
+            raise DataError(f"row {lacks} of the batch has no {name!r}, which row {has} has")
+
+
+def _column(
+    features: Sequence[Mapping[str, Any]],
+    name: str,
+    shape: tuple[int, ...],
+    padding: int,
+    dtype: type,
+) -> np.ndarray:
+    """[B, T]: one number per token of every row; None counts as ``padding``."""
+    out = np.full(shape, padding, dtype)
+    for index, feature in enumerate(features):
+        row = feature.get("row_id", index)
+        values = _on_host(feature[name])
+        if not isinstance(values, np.ndarray):
+            values = [padding if value is None else value for value in values]
+        if len(values) != len(feature["input_ids"]):
+            raise DataError(
+                f"row {row}: {name} has {len(values)} values for {len(feature['input_ids'])} tokens"
+            )
+        out[index, : len(values)] = values
+    return out
+
+
+def _row_ids(features: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """int64 [B]: the features' own ``row_id``."""
+    if "row_id" not in features[0]:
+        raise UsageError(
+            f"rows have no 'row_id' (they have {_listed(features[0])}), so their masks cannot "
+            "be told apart: wrap the data set in chronomask.with_row_ids; with a Trainer of your "
+            "own, set remove_unused_columns=False"
+        )
+    return np.array([feature["row_id"] for feature in features], np.int64)
+
+
+def _on_host(values: Any) -> Any:
+    """A tensor as numpy array; anything else as it is."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+
+
+def _listed(mapping: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(map(str, mapping))) or "nothing"
+
+
+def _described(given: Any) -> str:
+    """A value of the wrong type, as a sentence names it."""
+    if isinstance(given, list | tuple):
+        return f"a list of {type(given[0]).__name__}" if given else "an empty list"
+    if isinstance(given, str | int | float | None):
+        return f"{type(given).__name__} {given!r}" if given is not None else "None"
+    return f"a {type(given).__name__}"
