@@ -145,5 +145,7 @@ def test_classes_that_do_not_occur_are_left_out() -> None:
 
 
 def test_a_long_text_is_cut_after_a_word() -> None:
-    assert shortened("word " * 10, 23) == "word word word word"
-    assert shortened("short", 23) == "short"
+    text, notes = shortened("word " * 10, 23)
+    assert text == "word word word word"
+    assert notes == ["only the first 19 of 50 characters are shown (at most 23)"]
+    assert shortened("short", 23) == ("short", [])

@@ -1,7 +1,9 @@
-"""The picture as one self-contained HTML page."""
+"""The picture as one self-contained HTML page, and as a part of somebody else's page."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from chronomask.show.subject import Subject
 from chronomask.show.view import Moment, Token, View, classes_shown, tokens_of
 from chronomask.storage import write_text
 
-__all__ = ["write_page"]
+__all__ = ["fragment", "write_page"]
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+_PAGE = Path(__file__).with_name("page.html")
+_FRAGMENT = Path(__file__).with_name("fragment.html")
 _GROUPS = {CONTENT: "content", FUNCTION: "function"}
 _SHOWN = {
     Shown.HIDDEN: "the model sees [MASK]",
@@ -26,34 +29,49 @@ _SHOWN = {
 
 
 def write_page(
-    out: Path, subject: Subject, views: tuple[View, ...], notices: list[str], seed: int
+    out: Path, subject: Subject, views: Sequence[View], notices: Sequence[str], seed: int
 ) -> Path:
     """Write the page to ``out`` and give its path; a folder gets ``inspect.html``.
 
     Raises UsageError or RunError if it cannot be written.
     """
     path = out if out.suffix.lower() in (".html", ".htm") else out / "inspect.html"
-    classes = classes_shown(subject.rows, views, subject.class_names)
-    rows = range(subject.rows.num_rows)
     page = render(
-        _TEMPLATE,
+        _PAGE,
         title="What masking hides",
-        notices=notices,
-        subject=subject.description,
-        texts=[_words(tokens_of(subject, row)) for row in rows],
-        tagged=len(subject.class_names) > 1,
-        columns=[_column(view, subject, classes) for view in views],
+        texts=[_words(tokens_of(subject, row)) for row in range(subject.rows.num_rows)],
         times=[_time(moment.progress) for moment in views[0].moments],
-        illustrative=any(
-            moment.weights is not None and moment.weights.origin.startswith("illustrative")
-            for view in views
-            for moment in view.moments
-        ),
         epochs=EPOCHS,
         seed=seed,
+        **_drawn_values(subject, views, notices),
     )
     write_text(path, page)
     return path
+
+
+def fragment(subject: Subject, views: Sequence[View], notices: Sequence[str]) -> str:
+    """The picture as one ``div`` for a notebook: nothing is loaded, no script, styles of its own.
+
+    The same picture has the same ``id``, a hash of it: shown twice in a page, it is styled alike.
+    """
+    values = _drawn_values(subject, views, notices)
+    name = "chronomask-" + hashlib.sha256(repr(values).encode()).hexdigest()[:12]
+    return render(_FRAGMENT, id=name, scope=f"#{name}", **values)
+
+
+def _drawn_values(
+    subject: Subject, views: Sequence[View], notices: Sequence[str]
+) -> dict[str, Any]:
+    """What both templates draw."""
+    classes = classes_shown(subject.rows, views, subject.class_names)
+    origins = [m.weights.origin for view in views for m in view.moments if m.weights is not None]
+    return {
+        "notices": list(notices),
+        "subject": subject.description,
+        "tagged": len(subject.class_names) > 1,
+        "columns": [_column(view, subject, classes) for view in views],
+        "illustrative": any(origin.startswith("illustrative") for origin in origins),
+    }
 
 
 def _column(view: View, subject: Subject, classes: list[int]) -> dict[str, Any]:

@@ -16,7 +16,16 @@ from chronomask.masking.masker import MaskingConfig
 from chronomask.runs.read import Run
 from chronomask.train.config import RunConfig
 
-__all__ = ["NamedMasking", "Request", "configs_of", "moments_of", "text_of"]
+__all__ = [
+    "NamedMasking",
+    "Request",
+    "checked_moments",
+    "configs_of",
+    "default_masking",
+    "masking_of",
+    "moments_of",
+    "text_of",
+]
 
 MAX_MOMENTS = 8
 MAX_CONFIGS = 6
@@ -50,21 +59,28 @@ class NamedMasking:
 
 def moments_of(progress: str) -> tuple[float, ...]:
     """The numbers of a comma-separated list, rising; raises UsageError for any outside [0, 1]."""
-    moments = []
-    for part in progress.split(","):
+    parts = [part.strip() for part in progress.split(",")]
+    return checked_moments(parts, f"--progress {progress!r}")
+
+
+def checked_moments(values: Sequence[Any], where: str) -> tuple[float, ...]:
+    """Moments of training, rising; raises UsageError for any outside [0, 1], none, or too many."""
+    moments = set()
+    for given in values:
         try:
-            value = float(part)
-        except ValueError:
+            value = float(given)
+        except (TypeError, ValueError):
             value = math.nan
         if not 0 <= value <= 1:
             raise UsageError(
-                f"--progress {progress!r}: {part.strip()!r} is no number between 0 and 1; "
-                "give moments such as 0,0.5,1"
+                f"{where}: {given!r} is no number between 0 and 1; give moments such as 0,0.5,1"
             )
-        moments.append(value)
-    if len(set(moments)) > MAX_MOMENTS:
-        raise UsageError(f"--progress {progress!r}: at most {MAX_MOMENTS} moments fit a picture")
-    return tuple(sorted(set(moments)))
+        moments.add(value)
+    if not moments:
+        raise UsageError(f"{where}: give at least one moment of training")
+    if len(moments) > MAX_MOMENTS:
+        raise UsageError(f"{where}: at most {MAX_MOMENTS} moments fit a picture")
+    return tuple(sorted(moments))
 
 
 def text_of(request: Request) -> str | None:
@@ -100,17 +116,29 @@ def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
     if request.configs:
         names = _distinct_names(request.configs)
         found = [
-            NamedMasking(name, _masking_of(read_yaml(path), path))
+            NamedMasking(name, masking_of(path))
             for name, path in zip(names, request.configs, strict=True)
         ]
-    elif run is not None:
-        found = [NamedMasking(run.name, _masking_of(run.config, run.path / "config.yaml"))]
     else:
-        found = [NamedMasking("as set" if overrides else DEFAULT_NAME, DEFAULT)]
+        found = [default_masking(run)]
+        if overrides and run is None:
+            found = [NamedMasking("as set", DEFAULT)]
     return tuple(NamedMasking(named.name, named.config.replace(overrides)) for named in found)
 
 
-def _masking_of(values: dict[str, Any], path: Path) -> MaskingConfig:
+def default_masking(run: Run | None) -> NamedMasking:
+    """The masking of a run; without one, a falling ratio with PTW."""
+    if run is None:
+        return NamedMasking(DEFAULT_NAME, DEFAULT)
+    return NamedMasking(run.name, _masking_in(run.config, run.path / "config.yaml"))
+
+
+def masking_of(path: Path) -> MaskingConfig:
+    """The masking config in a file of a run or of masking alone; raises UsageError."""
+    return _masking_in(read_yaml(path), path)
+
+
+def _masking_in(values: dict[str, Any], path: Path) -> MaskingConfig:
     """The masking part of a run's values, or values of masking alone."""
     if values.keys() & RunConfig.model_fields.keys():
         return RunConfig.parse({"data": "", **values}, where=str(path)).masking

@@ -1,20 +1,103 @@
-"""``chronomask inspect``: from a request to text for the terminal and a page."""
+"""``chronomask inspect`` and :func:`inspect_text`: from a request to a picture, as text or as HTML."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from chronomask.data.folder import PreparedData
-from chronomask.runs.read import read_run
-from chronomask.show.page import write_page
-from chronomask.show.request import Request, configs_of, moments_of, text_of
-from chronomask.show.subject import MAX_CHARACTERS, Subject, of_rows, of_text, shortened
+from chronomask.errors import UsageError
+from chronomask.masking.masker import MaskingConfig
+from chronomask.runs.read import Run, read_run
+from chronomask.show.page import fragment, write_page
+from chronomask.show.request import (
+    NamedMasking,
+    Request,
+    checked_moments,
+    configs_of,
+    default_masking,
+    masking_of,
+    moments_of,
+    text_of,
+)
+from chronomask.show.subject import Subject, of_rows, of_text, shortened
 from chronomask.show.terminal import in_terminal
-from chronomask.show.view import look
+from chronomask.show.view import View, look
 
-__all__ = ["Request", "inspect_masking"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Picture", "Request", "inspect_masking", "inspect_text"]
 
 MAX_ROWS = 32
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Picture:
+    """What masking does to a text or to rows, at several moments of training.
+
+    Printed, it is the picture of ``chronomask inspect``; a notebook shows it in colours.
+    """
+
+    subject: Subject
+    views: tuple[View, ...]
+    notices: tuple[str, ...]
+    seed: int
+
+    def __str__(self) -> str:
+        return self.as_text(colour=False)
+
+    __repr__ = __str__  # what a console shows of a value
+
+    def as_text(self, *, colour: bool) -> str:
+        """The picture for a terminal; ``colour`` adds escape codes."""
+        return in_terminal(self.subject, self.views, self.notices, colour)
+
+    def _repr_html_(self) -> str:
+        return fragment(self.subject, self.views, self.notices)
+
+    def save(self, out: str | Path) -> Path:
+        """Write the picture as a page of its own: a .html file, or ``inspect.html`` in a folder."""
+        return write_page(Path(out), self.subject, self.views, self.notices, self.seed)
+
+
+def inspect_text(
+    text: str,
+    masking: MaskingConfig | Mapping[str, Any] | str | Path | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+    data: str | Path | None = None,
+    run: str | Path | None = None,
+    progress: Sequence[float] = (0.0, 0.5, 1.0),
+    seed: int = 0,
+) -> Picture:
+    """What masking does to ``text`` at the moments ``progress`` of training, each in [0, 1].
+
+    ``masking``: a masking config, a dict of its fields, or the YAML file of a run or of masking; by
+    default that of ``run``, else a falling ratio with PTW. ``tokenizer``: one of transformers or its
+    folder; without one the tokenizer of the prepared ``data``, else every word is one token. ``run``: a
+    run folder, whose class weights are shown as they were logged. Words and classes come from the
+    data's tagger, else from the bundled English one.
+
+    Raises UsageError for whatever cannot be shown.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"the text is {text!r}; give a string of at least one word")
+    moments = checked_moments(progress, f"progress {progress!r}")
+    opened = read_run(run) if run is not None else None
+    if masking is None:
+        named = default_masking(opened)
+    elif isinstance(masking, str | Path):
+        named = NamedMasking(Path(masking).stem, masking_of(Path(masking)))
+    else:
+        named = NamedMasking("masking", MaskingConfig.of(masking))
+    shown, notices = shortened(text)
+    prepared = PreparedData.open(data) if data is not None else None
+    folder = Path(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    subject = of_text(shown, folder, prepared)
+    return _picture(subject, [named], notices, moments, seed, opened)
 
 
 def inspect_masking(request: Request, out: Path | None = None, *, colour: bool = False) -> str:
@@ -26,32 +109,36 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     text = text_of(request)
     run = read_run(request.run) if request.run else None
     maskings = configs_of(request, run)
-    subject, notices = _subject(request, text)
-    views = tuple(look(masking, subject, moments, request.seed, run) for masking in maskings)
-    picture = in_terminal(subject, views, notices, colour)
-    if out is None:
-        return picture
-    page = write_page(out, subject, views, notices, request.seed)
-    return f"{picture}\n\npage: {page}"
-
-
-def _subject(request: Request, text: str | None) -> tuple[Subject, list[str]]:
-    """What to show, and what a reader must know of it."""
     data = PreparedData.open(request.data) if request.data else None
     if text is not None:
-        shown = shortened(text)
-        notices = []
-        if len(shown) < len(text):
-            notices.append(
-                f"only the first {len(shown):,} of {len(text):,} characters are shown "
-                f"(at most {MAX_CHARACTERS:,})"
-            )
-        return of_text(shown, request.tokenizer, data), notices
-    assert data is not None
-    subject, notices = of_rows(data, min(request.rows, MAX_ROWS)), []
-    if request.rows > subject.rows.num_rows:
-        notices.append(
-            f"{subject.rows.num_rows} of the {request.rows} rows asked for are shown "
-            f"(the data has {data.split('train').num_rows:,}; at most {MAX_ROWS} fit a picture)"
-        )
-    return subject, notices
+        shown, notices = shortened(text)
+        subject = of_text(shown, request.tokenizer, data)
+    else:
+        assert data is not None  # text_of has seen to it
+        subject, notices = _rows_of(data, request.rows)
+    picture = _picture(subject, maskings, notices, moments, request.seed, run)
+    shown = picture.as_text(colour=colour)
+    return shown if out is None else f"{shown}\n\npage: {picture.save(out)}"
+
+
+def _picture(
+    subject: Subject,
+    maskings: Sequence[NamedMasking],
+    notices: Sequence[str],
+    moments: tuple[float, ...],
+    seed: int,
+    run: Run | None,
+) -> Picture:
+    views = tuple(look(masking, subject, moments, seed, run) for masking in maskings)
+    return Picture(subject, views, tuple(notices), seed)
+
+
+def _rows_of(data: PreparedData, number: int) -> tuple[Subject, list[str]]:
+    """The first rows of prepared data, and what a reader must know of them."""
+    subject = of_rows(data, min(number, MAX_ROWS))
+    if number <= subject.rows.num_rows:
+        return subject, []
+    return subject, [
+        f"{subject.rows.num_rows} of the {number} rows asked for are shown "
+        f"(the data has {data.split('train').num_rows:,}; at most {MAX_ROWS} fit a picture)"
+    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from chronomask.prepare.tokenizer import load_backend
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.taggers import TaggerProtocol, load_tagger
 from chronomask.types import Rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["MAX_CHARACTERS", "Subject", "of_rows", "of_some_rows", "of_text", "shortened"]
 
@@ -46,25 +49,35 @@ class Subject:
     description: str
 
 
-def shortened(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """The text, cut after a word so that it has at most ``limit`` characters."""
+def shortened(text: str, limit: int = MAX_CHARACTERS) -> tuple[str, list[str]]:
+    """The text, cut after a word so that it has at most ``limit`` characters, and a note if it was."""
     if len(text) <= limit:
-        return text
-    return text[:limit].rsplit(maxsplit=1)[0]
+        return text, []
+    shown = text[:limit].rsplit(maxsplit=1)[0]
+    return shown, [
+        f"only the first {len(shown):,} of {len(text):,} characters are shown (at most {limit:,})"
+    ]
 
 
-def of_text(text: str, tokenizer: Path | None, data: PreparedData | None) -> Subject:
-    """One row with all of ``text``, cut by a tokenizer folder or the data's tokenizer.
+def of_text(
+    text: str, tokenizer: Path | PreTrainedTokenizerBase | None, data: PreparedData | None
+) -> Subject:
+    """One row with all of ``text``, cut by a tokenizer (or that of a folder) or the data's tokenizer.
 
     Without either every word is one token. Words and classes come from the data's tagger, else from
     the bundled English one. Raises UsageError for a text without words and for a folder that is no
     fast tokenizer with a mask token.
     """
     tagger = load_tagger(_tagger_of(data), data.path) if data else load_tagger(EnglishTagger())
+    if isinstance(tokenizer, Path):
+        opened, backend = _open_tokenizer(tokenizer), load_backend(tokenizer)
+        return _cut_by_tokenizer(text, tagger, opened, backend, tokenizer.name)
     if tokenizer is not None:
-        return _cut_by_tokenizer(text, tagger, tokenizer, tokenizer.name)
+        name = Path(tokenizer.name_or_path).name or type(tokenizer).__name__
+        return _cut_by_tokenizer(text, tagger, tokenizer, _backend_of(tokenizer), name)
     if data is not None:
-        return _cut_by_tokenizer(text, tagger, data.tokenizer_path, f"that of {data.path.name}")
+        opened, backend = _open_tokenizer(data.tokenizer_path), load_backend(data.tokenizer_path)
+        return _cut_by_tokenizer(text, tagger, opened, backend, f"that of {data.path.name}")
     return _words_as_tokens(text, tagger)
 
 
@@ -115,10 +128,10 @@ def _words_as_tokens(text: str, tagger: TaggerProtocol) -> Subject:
     )
 
 
-def _cut_by_tokenizer(text: str, tagger: TaggerProtocol, folder: Path, name: str) -> Subject:
-    opened = _open_tokenizer(folder)
+def _cut_by_tokenizer(
+    text: str, tagger: TaggerProtocol, opened: Any, backend: Any, name: str
+) -> Subject:
     vocabulary = Vocabulary.from_tokenizer(opened)
-    backend = load_backend(folder)
     encoding = backend.encode(text, add_special_tokens=False)
     _refuse_empty(encoding.ids)
     spans = tagger.tag([text])[0]
@@ -211,6 +224,23 @@ def _joins(before: str, piece: str) -> bool:
 def _tagger_of(data: PreparedData) -> Any:
     """The tagger that the data was prepared with."""
     return PrepareConfig.load(data.path / "config.yaml").tagger
+
+
+def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A copy of a fast tokenizer's backend that neither pads nor cuts; raises UsageError for others."""
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UsageError(
+            f"the tokenizer is a {type(tokenizer).__name__}; give a fast tokenizer of transformers or "
+            "the folder of one, for others do not say where in the text their tokens stand"
+        )
+    copied = Tokenizer.from_str(backend.to_str())
+    copied.no_padding()
+    copied.no_truncation()
+    copied.encode_special_tokens = True  # a text that spells "[MASK]" is ordinary text
+    return copied
 
 
 def _open_tokenizer(folder: Path) -> Any:

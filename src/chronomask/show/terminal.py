@@ -20,7 +20,7 @@ _FOREGROUND = {CONTENT: "35", FUNCTION: "36"}
 
 
 def in_terminal(
-    subject: Subject, views: tuple[View, ...], notices: Sequence[str], colour: bool
+    subject: Subject, views: Sequence[View], notices: Sequence[str], colour: bool
 ) -> str:
     """All views under one another; without ``colour`` no escape codes."""
     width = min(shutil.get_terminal_size((88, 24)).columns, 100)
@@ -102,7 +102,7 @@ def _paint(text: str, code: str, colour: bool) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if colour else text
 
 
-def _table(subject: Subject, view: View, views: tuple[View, ...]) -> list[str]:
+def _table(subject: Subject, view: View, views: Sequence[View]) -> list[str]:
     """Class weights and shares of a view as aligned columns."""
     moments = view.moments
     weighted = any(moment.weights is not None for moment in moments)

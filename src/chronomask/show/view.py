@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +127,7 @@ def tokens_of(subject: Subject, row: int, moment: Moment | None = None) -> list[
     return tokens
 
 
-def classes_shown(rows: Rows, views: tuple[View, ...], class_names: tuple[str, ...]) -> list[int]:
+def classes_shown(rows: Rows, views: Sequence[View], class_names: tuple[str, ...]) -> list[int]:
     """Classes that occur among the maskable tokens: the highest last weight first, then by share.
 
     The order is that of the first view with weights, the same for all views and moments. The class
