@@ -176,7 +176,7 @@ def undocumented_names(tree: ast.Module) -> Iterator[str]:
     public: set[str] = set()
     for statement in tree.body:
         match statement:
-            case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=ast.List() as value):
                 public = set(ast.literal_eval(value))
     for statement, after in zip_longest(tree.body, tree.body[1:]):
         match statement:

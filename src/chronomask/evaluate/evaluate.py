@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.errors import ChronomaskError, DataError, UsageError
-from chronomask.evaluate.subject import Subject
+from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.task import Task
+from chronomask.evaluate.tasks import make_tasks
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult
 
@@ -21,23 +22,36 @@ __all__ = ["default_out", "evaluate", "results_table"]
 
 
 def evaluate(
-    model: Subject,
-    tasks: Sequence[Task[Any]],
-    task_data: Path,
-    seeds: Iterable[int],
-    out: Path,
+    model: Subject | str | Path,
+    tasks: Sequence[Task[Any]] | Sequence[str] | str,
+    task_data: str | Path,
+    seeds: int | Iterable[int] = 1,
+    out: str | Path | None = None,
     *,
     force: bool = False,
     progress: bool = True,
 ) -> list[TaskResult]:
     """Results of every task with every seed, those that were in ``out`` already included.
 
-    ``task_data``: folder with the tasks' files. ``seeds``: of fine-tuning; a task that draws nothing is run
-    once.
+    ``model``: a run folder (its newest checkpoint), a checkpoint, a model folder or a hub name;
+    ``tasks``: tasks, or names of tasks and families as a list or as in "glue,squad"; ``task_data``: folder
+    with the tasks' files; ``seeds`` of fine-tuning: a number of them, from 0 on, or the seeds themselves,
+    but a task that draws nothing is run once; ``out``: folder of the results, by default that of
+    :func:`default_out`. ``force`` replaces results.
 
     Raises UsageError or DataError, naming everything that is wrong, before any work; UsageError for
     results in ``out`` of another model, data or recipe, unless ``force`` replaces them.
     """
+    tasks = _opened(tasks)
+    if isinstance(model, str | Path):
+        model = find_subject(str(model))
+    if not isinstance(model, Subject):
+        raise UsageError(
+            f"the model is {model!r}; give the path of a run, of a checkpoint or of a model folder, or "
+            "a hub name"
+        )
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    task_data, out = Path(task_data), default_out(model) if out is None else Path(out)
     wanted = list(_units(tasks, seeds))
     _check(model, tasks, task_data)
     there = {} if force else _kept(model, task_data, wanted, out)
@@ -55,6 +69,14 @@ def evaluate(
             line = f"[{number}/{len(wanted)}] {task.name} seed {seed}: {scores}  ({done})"
             print(line, file=sys.stderr, flush=True)
     return results
+
+
+def _opened(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> Sequence[Task[Any]]:
+    """Tasks by their names; tasks themselves stay as they are. Raises UsageError for unknown names."""
+    if isinstance(tasks, str):
+        tasks = [name.strip() for name in tasks.split(",") if name.strip()]
+    given = [task for task in tasks if not isinstance(task, str)]
+    return given or make_tasks([task for task in tasks if isinstance(task, str)])
 
 
 def default_out(model: Subject) -> Path:

@@ -6,6 +6,7 @@ May enter: values and their bounds. The parts that act on them import this file,
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -340,6 +341,15 @@ class PrepareConfig(Config):
     """Processes, or jobs; 0 is one per processor core. The result is the same for any number."""
     executor: Executor = LocalExecutor()
     """Where the workers are. The result is the same anywhere."""
+
+    @classmethod
+    def of(cls, value: Any, **changes: Any) -> Self:
+        """As :meth:`Config.of`; a path that is no YAML file, or a list of paths, is the text to prepare."""
+        if isinstance(value, str | Path) and Path(value).suffix not in (".yaml", ".yml"):
+            value = [value]
+        if isinstance(value, list | tuple):
+            value = {"sources": [str(path) for path in value]}
+        return super().of(value, **changes)
 
     @model_validator(mode="after")
     def _unchanged_words(self) -> Self:

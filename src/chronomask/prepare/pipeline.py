@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,24 @@ _FILES = ("config.yaml", "statistics.json", BANDS_FILE, DOCUMENTS_FILE)
 
 
 def prepare(
-    config: PrepareConfig, out: str | Path, *, force: bool = False, progress: bool = True
+    config: PrepareConfig | Mapping[str, Any] | str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    force: bool = False,
+    progress: bool = True,
+    **changes: Any,
 ) -> PreparedData:
     """Prepare ``out`` and open it. A finished folder of the same config and sources is reused.
+
+    ``config``: a config, a dict of its keys, the path of one as YAML, or the text itself: a file, a folder
+    or a pattern, or a list of them. ``changes``: keys of :class:`PrepareConfig` that differ, such as
+    ``row_length=512``. ``force`` replaces what is in ``out``.
 
     Raises :class:`UsageError` where ``out`` holds something else (unless ``force``) or the config asks
     for what is not there, :class:`DataError` for unusable sources, :class:`RunError` where the disk or
     the workers give up. Nothing half-written can be opened.
     """
-    out = Path(out)
+    config, out = PrepareConfig.of(config, **changes), Path(out)
     check_executor(config.executor)
     check_filters(config.filters)
     if isinstance(config.deduplication, MinHashDuplicates):

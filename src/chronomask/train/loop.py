@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +45,18 @@ logger = logging.getLogger(__name__)
 
 
 def pretrain(
-    config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = True
+    config: RunConfig | Mapping[str, Any] | str | Path | Sequence[Mapping[str, Any] | str | Path],
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Train as ``config`` says and keep everything in the folder ``out``; returns the summary.
+
+    ``config``: a config, a dict of its keys, the path of one as YAML, a recipe's name such as
+    "bert-small", or a list of these, each changing those before; ``changes``: keys of :class:`RunConfig`
+    that differ, such as ``data="data"`` or ``steps=1000``.
 
     With ``resume`` the run in ``out`` goes on from its newest whole checkpoint, as if it had never
     stopped; a run that is complete returns its summary at once. Raises UsageError before any work
@@ -55,6 +64,7 @@ def pretrain(
     for a non-finite loss or a full disk; :class:`~chronomask.train.signals.Stopped` after SIGTERM
     or SIGINT, once the state is saved.
     """
+    config = RunConfig.of(config, **changes)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with (
