@@ -11,10 +11,7 @@ import torch
 from scraps import paragraphs, tiny_bert, tokenised, train_tokenizer
 from torch.utils.data import DataLoader
 
-from chronomask.integrations.lightning import TimeVariantMasking  # (+)
-from chronomask.integrations.order import KeyedLoader  # (+)
-from chronomask.integrations.rows import RowCollator, with_row_ids  # (+)
-from chronomask.masking.masker import MaskingConfig  # (+)
+import chronomask as cm  # (+)
 
 
 class Bert(pl.LightningModule):
@@ -45,24 +42,20 @@ def main(output: str = "lightning_output") -> None:
     texts = paragraphs()
     tokenizer = train_tokenizer(texts)
     rows = tokenised(tokenizer, texts)
-    collate = RowCollator(tokenizer)  # (+) instead of DataCollatorForLanguageModeling
-    config = MaskingConfig.parse(  # (+)
-        {
-            "ratio": {"kind": "linear", "start": 0.30, "end": 0.15},
-            "content": {"kind": "token_accuracy", "every": 20},
-        }
+    collate = cm.RowCollator(tokenizer)  # (+) instead of DataCollatorForLanguageModeling
+    masking = cm.MaskingConfig(  # (+)
+        ratio=cm.ratio.Linear(start=0.30, end=0.15), content=cm.content.TokenAccuracy(every=20)
     )
     trainer = pl.Trainer(
         default_root_dir=output,
         max_steps=60,
         logger=False,
         enable_progress_bar=False,
-        callbacks=[TimeVariantMasking(config, tokenizer)],  # (+)
+        callbacks=[cm.TimeVariantMasking(masking, tokenizer)],  # (+)
     )
-    train = KeyedLoader(rows[:-64], batch_size=16, collate_fn=collate)  # (+) can resume anywhere
-    held_out = DataLoader(
-        with_row_ids(rows[-64:]), batch_size=16, collate_fn=collate
-    )  # (+) row ids
+    train = cm.KeyedLoader(rows[:-64], batch_size=16, collate_fn=collate)  # (+) can resume anywhere
+    numbered = cm.with_row_ids(rows[-64:])  # (+)
+    held_out = DataLoader(numbered, batch_size=16, collate_fn=collate)
     trainer.fit(Bert(tiny_bert(tokenizer)), train, held_out)
     print(f"mean ratio of steps 1 to 50: {trainer.callback_metrics['masking_ratio']:.3f}")
     loss = trainer.validate(trainer.lightning_module, held_out, verbose=False)[0]["val_loss"]

@@ -5,11 +5,8 @@ python examples/mask_in_workers.py
 
 import torch
 from scraps import paragraphs, tiny_bert, tokenised, train_tokenizer
-from torch.utils.data import DataLoader
 
-from chronomask.integrations.rows import RowCollator  # (+)
-from chronomask.integrations.workers import StepBatches, SteppedRows, WorkerMasking  # (+)
-from chronomask.masking.masker import Masker  # (+)
+import chronomask as cm  # (+)
 
 NUM_STEPS, BATCH_SIZE = 60, 16
 
@@ -23,13 +20,14 @@ def main() -> None:
     model = tiny_bert(tokenizer)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
-    masker = Masker.for_tokenizer(
-        tokenizer, ratio={"kind": "linear", "start": 0.30, "end": 0.15}
-    )  # (+)
-    loader = DataLoader(
-        SteppedRows(rows),  # (+)
-        batch_sampler=StepBatches(len(rows), batch_size=BATCH_SIZE, num_steps=NUM_STEPS),  # (+)
-        collate_fn=WorkerMasking(RowCollator(tokenizer), masker, NUM_STEPS),  # (+)
+    ratio = cm.ratio.Linear(start=0.30, end=0.15)  # (+)
+    masker = cm.Masker.for_tokenizer(tokenizer, ratio=ratio)  # (+)
+    loader = cm.MaskedLoader(  # (+) instead of DataLoader
+        rows,
+        masker,
+        batch_size=BATCH_SIZE,
+        num_steps=NUM_STEPS,
+        collate_fn=cm.RowCollator(tokenizer),
         num_workers=2,
     )
     for step, batch in enumerate(loader):

@@ -6,10 +6,7 @@ python examples/plain_loop.py
 import torch
 from scraps import paragraphs, tiny_bert, tokenised, train_tokenizer
 
-from chronomask.integrations.order import KeyedLoader  # (+)
-from chronomask.integrations.rows import RowCollator, rows_of  # (+)
-from chronomask.masking.masker import Masker  # (+)
-from chronomask.masking.tally import score  # (+)
+import chronomask as cm  # (+)
 
 NUM_EPOCHS = 1
 
@@ -22,22 +19,23 @@ def main() -> None:
     rows = tokenised(tokenizer, texts)
     model = tiny_bert(tokenizer)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    loader = KeyedLoader(rows, batch_size=16, collate_fn=RowCollator(tokenizer), drop_last=True)
+    collate = cm.RowCollator(tokenizer)  # (+) instead of DataCollatorForLanguageModeling
+    loader = cm.KeyedLoader(rows, batch_size=16, collate_fn=collate, drop_last=True)  # (+)
     num_steps = NUM_EPOCHS * len(loader)
 
-    masker = Masker.for_tokenizer(  # (+)
+    masker = cm.Masker.for_tokenizer(  # (+)
         tokenizer,
-        ratio={"kind": "linear", "start": 0.30, "end": 0.15},
-        content={"kind": "token_accuracy"},
+        ratio=cm.ratio.Linear(start=0.30, end=0.15),
+        content=cm.content.TokenAccuracy(),
     )
 
     step = 0
     for epoch in range(NUM_EPOCHS):
         loader.set_epoch(epoch)
         for batch in loader:
-            masked = masker(rows_of(batch, epoch), step / num_steps)  # (+)
+            masked = masker(batch, progress=step / num_steps)  # (+)
             logits = model(**masked.inputs()).logits
-            losses, correct = score(logits, masked)  # (+)
+            losses, correct = cm.score(logits, masked)  # (+)
             loss = losses.mean()
             loss.backward()
             optimiser.step()

@@ -8,8 +8,7 @@ import sys
 from scraps import paragraphs, tiny_bert, tokenised, train_tokenizer
 from transformers import TrainingArguments, set_seed
 
-from chronomask.integrations.transformers import TimeVariantTrainer  # (+) instead of Trainer
-from chronomask.masking.masker import MaskingConfig  # (+)
+import chronomask as cm  # (+)
 
 
 def main(output: str = "trainer_output") -> None:
@@ -30,15 +29,14 @@ def main(output: str = "trainer_output") -> None:
         report_to=[],
         disable_tqdm=True,
     )
-    trainer = TimeVariantTrainer(  # (+) instead of Trainer, and without DataCollatorForLanguageModeling
+    # (+) instead of Trainer, and without DataCollatorForLanguageModeling
+    trainer = cm.TimeVariantTrainer(
         model=tiny_bert(tokenizer),
         args=arguments,
         train_dataset=rows[:-64],
         eval_dataset=rows[-64:],
         processing_class=tokenizer,
-        masking=MaskingConfig.parse(
-            {"ratio": {"kind": "linear", "start": 0.30, "end": 0.15}}
-        ),  # (+)
+        masking=cm.MaskingConfig(ratio=cm.ratio.Linear(start=0.30, end=0.15)),  # (+)
     )
     trainer.train()
     for line in trainer.state.log_history:

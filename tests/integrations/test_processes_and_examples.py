@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import ast
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM
 
+import chronomask as cm
 from tests.support import two_processes
 from tests.support.processes import HANG, python_path
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
-]
+pytestmark = pytest.mark.slow
 
 
-def run(*arguments: str | Path) -> str:
+def run(*arguments: str | Path, cwd: Path | None = None) -> str:
     environment = os.environ | {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         env=environment,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=HANG,
@@ -63,16 +60,34 @@ def test_two_ranks_of_the_trainer_equal_one(tmp_path: Path) -> None:
         ("mask_in_workers.py", "step 60"),
     ],
 )
-def test_examples_run(
-    name: str,
-    says: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.setattr(sys, "argv", [name])
-    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-    assert says in capsys.readouterr().out
-    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 80
+def test_examples_run_at_their_defaults(name: str, says: str, tmp_path: Path) -> None:
+    assert says in run(EXAMPLES / name, cwd=tmp_path)
+
+
+def test_a_whole_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    script = EXAMPLES / "train.py"
+    whole = run(script, cwd=tmp_path).splitlines()
+    assert whole[-1].startswith("held-out loss at 15 %")
+    (tmp_path / "train_output" / "state.pt").unlink()
+    run(script, "train_output", "25", cwd=tmp_path)  # the state of step 20 is saved
+    resumed = run(script, cwd=tmp_path).splitlines()
+    assert resumed == whole[2:]
+    assert resumed[0].startswith("step 30: ratio 0.227")
+    AutoModelForMaskedLM.from_pretrained(tmp_path / "train_output" / "model")
+
+
+def test_examples_use_only_the_face() -> None:
+    scripts = sorted(EXAMPLES.glob("*.py"))
+    assert len(scripts) == 6
+    for script in scripts:
+        text = script.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 80, script.name
+        nodes = list(ast.walk(ast.parse(text)))
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("chronomask"), script.name
+            if isinstance(node, ast.Import):
+                names = [alias for alias in node.names if alias.name.startswith("chronomask")]
+                assert all((a.name, a.asname) == ("chronomask", "cm") for a in names), script.name
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "cm":
+                assert node.attr in cm.__all__, f"{script.name}: cm.{node.attr}"
