@@ -26,8 +26,8 @@ bench: install-test  ## speed, beside what people use today
 figures: install  ## draw the pictures of docs/ again
 	$(BIN)/python docs/figures.py
 
-install:
-	@scripts/install.sh
+install:  ## the package with all that its commands use
+	@scripts/install.sh all
 
 install-test:
 	@scripts/install.sh test

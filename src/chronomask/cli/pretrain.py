@@ -101,8 +101,6 @@ def pretrain(
     """Pre-train a masked language model."""
     from chronomask.train.config import RunConfig
 
-    if out is None and not dry_run:
-        raise UsageError("give a folder for the run: --out RUN")
     layers = _first_layers(recipes or [], out if resume else None)
     layers += of_text("--data", "data", data)
     layers += _model(model, layers)
@@ -127,7 +125,8 @@ def pretrain(
             )
         )
         return
-    assert out is not None
+    if out is None:
+        raise UsageError("give a folder for the run: --out RUN")
     _train(config, out, resume, quiet)
 
 

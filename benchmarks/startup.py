@@ -1,0 +1,216 @@
+"""What it costs to begin: the import, the help, and a request that is refused.
+
+    python -m benchmarks.startup [--json] [--toy]
+
+Everything is measured in fresh processes and in CPU time, user and system, so that a busy machine changes
+little; a figure is the median of several. ``--toy`` measures each thing once.
+
+- ``import_ms``: ``import chronomask``, without what the interpreter itself needs;
+- ``torch_in_sys_modules``: whether that import brought torch;
+- ``help_ms``: ``chronomask --help``, the interpreter's start included; ``command_help_ms`` of the slowest
+  command's own help;
+- ``refusal_cpu_s``: the dearest refusal, the interpreter's start included; ``refusals``: each of them, a
+  wrong request of every kind to every command; ``late``: those that imported torch;
+- ``src_files``, ``src_lines``: of the package, in Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SRC = Path(__file__).parents[1] / "src"
+TEXT = "Some text to prepare.\n"
+COMMANDS = (
+    "prepare", "pretrain", "replay", "evaluate", "study run", "study status", "study report", "report",
+    "quickstart", "inspect", "data info", "data verify", "data show", "data export", "data import", "recipes",
+)  # fmt: skip
+
+REFUSALS: dict[str, dict[str, str]] = {
+    "prepare": {
+        "no text": "--out {new}",
+        "missing file": "{none}.txt --out {new}",
+        "unknown ending": "{text}.odd --out {new}",
+        "unknown recipe": "{text} --out {new} --config englisch",
+        "unknown key": "{text} --out {new} --set row_lenght=3",
+        "wrong value": "{text} --out {new} --row-length many",
+        "unknown kind": "{text} --out {new} --tokenizer wordpice",
+        "unknown tagger": "{text} --out {new} --tagger englsh",
+        "wrong flag": "{text} --out {new} --row-lenght 3",
+    },
+    "pretrain": {
+        "no data": "--out {new}",
+        "no folder": "--data {none}",
+        "missing data": "--data {none} --out {new}",
+        "unknown recipe": "bert-smal --data {none} --out {new}",
+        "missing file": "{none}.yaml --out {new}",
+        "broken file": "{broken} --data {none} --out {new}",
+        "unknown key": "bert-tiny --out {new} --set stepz=3",
+        "wrong value": "bert-tiny --out {new} --steps many",
+        "unknown kind": "bert-tiny --out {new} --ratio cosine_dcay",
+        "unknown name": "bert-tiny --out {new} --model brt",
+        "unknown field": "bert-tiny --out {new} --set model.overrides.hiden_size=3",
+        "missing model": "bert-tiny --out {new} --model ./{none}",
+        "wrong flag": "bert-tiny --out {new} --step 3",
+    },
+    "replay": {"missing dump": "{none}"},
+    "evaluate": {
+        "missing model": "{none}/model --tasks cola --task-data {folder}",
+        "missing data": "{model} --tasks cola --task-data {none}",
+        "unknown task": "{model} --tasks cloa --task-data {folder}",
+        "unknown key": "{model} --tasks cola --task-data {folder} --set epcohs=1",
+        "wrong value": "{model} --tasks cola --task-data {folder} --set epochs=many",
+        "the old flag": "{model} --tasks cola --data {folder}",
+        "wrong flag": "{model} --tasks cola --task-dat {folder}",
+    },
+    "study run": {
+        "no study": "--out {new}",
+        "unknown recipe": "tyni --out {new}",
+        "missing file": "{none}.yaml --out {new}",
+        "unknown key": "tiny --out {new} --set sedes=3",
+        "unknown key of a run": "tiny --out {new} --set base.stepz=3",
+        "wrong value": "tiny --out {new} --steps many",
+        "missing task data": "tiny --out {new} --task-data {none}",
+        "wrong flag": "tiny --out {new} --worker 3",
+    },
+    "study status": {"no study": "{none}"},
+    "study report": {"no study": "{none}"},
+    "report": {"missing run": "{none} --out {new}", "no run": "{folder} --out {new}"},
+    "quickstart": {"wrong value": "--steps 3", "wrong flag": "--step 30"},
+    "inspect": {
+        "nothing": "",
+        "missing file": "--file {none}.txt",
+        "missing data": "--data {none}",
+        "missing tokenizer": "text --tokenizer {none}",
+        "missing run": "text --run {none}",
+        "unknown recipe": "text --config bert-tni",
+        "unknown key": "text --set ratoi.kind=linear",
+        "unknown kind": "text --ratio cosine_dcay",
+        "wrong value": "text --progress 2",
+    },
+    "data info": {"missing data": "{none}", "no data": "{folder}"},
+    "data verify": {"missing data": "{none}"},
+    "data show": {"missing data": "{none}", "wrong flag": "{none} --splits train"},
+    "data export": {"missing data": "{none} {new}"},
+    "data import": {"missing file": "{none} {new}"},
+    "recipes": {"unknown name": "bert-tni"},
+}
+"""Command → kind of refusal → what is wrongly asked; names in braces are paths made for it."""
+
+_IMPORT = """
+import sys, time
+started = time.process_time()
+import chronomask
+print(time.process_time() - started, "torch" in sys.modules)
+"""
+_CALL = """
+import atexit, sys
+from chronomask.cli import main
+atexit.register(lambda: print("torch" in sys.modules, file=sys.stdout))
+main()
+"""
+
+
+def cpu_seconds(arguments: list[str]) -> tuple[float, int, str, str]:
+    """CPU time, exit code, standard output and standard error of a fresh Python process."""
+    before = os.times()
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SRC)},
+    )
+    after = os.times()
+    spent = after.children_user + after.children_system
+    spent -= before.children_user + before.children_system
+    return spent, done.returncode, done.stdout, done.stderr
+
+
+def made_paths(folder: Path) -> dict[str, str]:
+    """Paths that requests name: what is there, and what is not."""
+    (folder / "folder").mkdir()
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "model" / "model.safetensors").write_bytes(b"")
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "text.txt.odd").write_text(TEXT)
+    (folder / "broken.yaml").write_text("steps: 1\nsteps: 2\n")
+    return {
+        "folder": str(folder / "folder"),
+        "model": str(folder / "model"),
+        "text": str(folder / "text.txt"),
+        "broken": str(folder / "broken.yaml"),
+        "none": str(folder / "none"),
+        "new": str(folder / "new"),
+    }
+
+
+def refusals(times: int) -> tuple[dict[str, float], list[str]]:
+    """CPU seconds of every refusal, and those that imported torch; RuntimeError if one is none."""
+    seconds: dict[str, float] = {}
+    late = []
+    with tempfile.TemporaryDirectory() as made:
+        paths = made_paths(Path(made))
+        for command, kinds in REFUSALS.items():
+            for kind, request in kinds.items():
+                arguments = [*command.split(), *(word.format(**paths) for word in request.split())]
+                runs = [cpu_seconds(["-c", _CALL, *arguments]) for _ in range(times)]
+                name = f"{command}: {kind}"
+                _, code, out, err = runs[0]
+                if code == 0 or not err.startswith("chronomask: ") or Path(paths["new"]).exists():
+                    raise RuntimeError(f"{name} was not refused ({code}): {out}{err}")
+                seconds[name] = statistics.median(spent for spent, *_ in runs)
+                if "True" in out.splitlines():
+                    late.append(name)
+    return seconds, late
+
+
+def benchmark_startup(times: int = 5) -> dict[str, Any]:
+    """All figures; ``times`` processes for each."""
+    imports = [cpu_seconds(["-c", _IMPORT])[2].split() for _ in range(times)]
+    helps = {
+        command: statistics.median(
+            cpu_seconds(["-m", "chronomask", *command.split(), "--help"])[0] for _ in range(times)
+        )
+        for command in ("", *COMMANDS)
+    }
+    refused, late = refusals(times)
+    files = list((SRC / "chronomask").rglob("*.py"))
+    return {
+        "import_ms": round(1000 * statistics.median(float(spent) for spent, _ in imports), 1),
+        "torch_in_sys_modules": any(torch == "True" for _, torch in imports),
+        "help_ms": round(1000 * helps.pop("")),
+        "command_help_ms": round(1000 * max(helps.values())),
+        "refusal_cpu_s": round(max(refused.values()), 2),
+        "refusals": {name: round(spent, 2) for name, spent in refused.items()},
+        "late": late,
+        "src_files": len(files),
+        "src_lines": sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    parser.add_argument("--toy", action="store_true", help="measure each thing once")
+    options = parser.parse_args()
+    figures = benchmark_startup(1 if options.toy else 5)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    for name, spent in sorted(figures.pop("refusals").items(), key=lambda item: -item[1]):
+        print(f"{spent:6.2f} s  {name}")
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    main()
