@@ -6,13 +6,21 @@ import errno
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
-from chronomask import cli
+from chronomask import __version__, cli
+from chronomask.config import read_configs
 from chronomask.data.folder import PreparedData
-from chronomask.train import checkpoint
+from chronomask.model.config import FromCheckpoint, FromConfig
+from chronomask.prepare import pipeline
+from chronomask.prepare.config import PrepareConfig
+from chronomask.recipes import find_recipe, recipes
+from chronomask.train import checkpoint, loop
+from chronomask.train.config import RunConfig
 
 TINY_MODEL = {
     "kind": "config",
@@ -74,12 +82,262 @@ def refused(outcome: Outcome, code: int, *words: str) -> None:
         assert word in outcome.err
 
 
-def test_every_command_explains_itself(run) -> None:
-    assert "prepare" in run("--help").out
-    for command in ("prepare", "pretrain", "report", "inspect", "quickstart"):
-        outcome = run(command, "--help")
+def commands() -> list[list[str]]:
+    """Every command by its words, groups included."""
+    found: list[list[str]] = [[]]
+    for words in found:
+        group: Any = typer.main.get_command(cli.app)
+        for word in words:
+            group = group.commands[word]
+        found += [[*words, name] for name in getattr(group, "commands", ())]
+    return found
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_explains_itself(run, flag: str) -> None:
+    for words in commands():
+        outcome = run(*words, flag)
         assert outcome.code == 0
-        assert "--out" in outcome.out
+        assert f"chronomask {' '.join(words)}".strip() in outcome.out
+        assert not outcome.err
+
+
+def test_a_group_without_a_command_shows_its_help(run) -> None:
+    assert "pretrain" in run().out
+    assert "verify" in run("data").out
+    assert "status" in run("study").out
+
+
+def test_the_help_groups_commands_and_flags(run) -> None:
+    outcome = run("--help").out
+    for heading in ("From text to a model", "Compare", "Look and learn", "--install-completion"):
+        assert heading in outcome
+    assert "Values of the config" in run("pretrain", "--help").out
+
+
+def test_the_version(run) -> None:
+    assert run("--version").out == f"chronomask {__version__}\n"
+    assert run("-V").out == run("--version").out
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["pretrian"], "pretrain"),
+        (["pretrain", "--stesp", "3"], "--steps"),
+        (["evaluate", "model"], "Missing option '--tasks'"),
+        (["prepare"], "Missing option '--out'"),
+        (["quickstart", "--steps", "3"], "Invalid value for '--steps'"),
+        (["quickstart", "--steps", "few"], "Invalid value for '--steps'"),
+        (["data", "shwo"], "show"),
+        (["recipes", "one", "two"], "unexpected extra argument"),
+        (["report"], "Missing argument"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(run, words: list[str], advice: str) -> None:
+    outcome = run(*words)
+    refused(outcome, 2, advice, "--help")
+    command = outcome.err.rpartition("; see ")[2].split()
+    assert run(*command[1:]).code == 0  # the way out can be gone
+
+
+def test_what_would_act_on_a_terminal_is_shown_instead(run) -> None:
+    outcome = run("pretrain", "evil\x1b[2J\u202e.yaml", "--out", "r")
+    refused(outcome, 2, "\\x1b", "\\u202e")
+    assert outcome.err.isprintable() or outcome.err.strip().isprintable()
+
+
+def test_recipes_are_listed_and_printed(run) -> None:
+    listing = run("recipes").out
+    for recipe in recipes():
+        assert f"  {recipe.name} " in listing
+        assert recipe.summary in listing
+        assert recipe.summary.endswith((".", ":"))
+        assert run("recipes", recipe.name).out == recipe.path.read_text(encoding="utf-8")
+    refused(run("recipes", "bert-tny"), 2, "did you mean 'bert-tiny'?", "chronomask recipes")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The configs that training was started with; it does nothing else."""
+    configs: list[RunConfig] = []
+    monkeypatch.setattr(loop, "pretrain", lambda config, *_, **__: configs.append(config))
+    return configs
+
+
+def test_pretraining_needs_data_and_a_folder_alone(
+    run, trained: list[RunConfig], tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    outcome = run("pretrain", "--data", tiny_data.path, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert trained == [RunConfig(data=str(tiny_data.path))]
+
+
+def test_recipes_flags_and_changes_lie_over_each_other(
+    run, trained: list[RunConfig], tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    outcome = run(
+        "pretrain", "bert-small", "arms/fixed-30", "--data", tiny_data.path, "--out", tmp_path / "r",
+        "--steps", "1e3", "--rows", "8", "--ratio", "0.4:0.2", "--content", "ptw", "--seed", "7",
+        "--device", "cpu", "--precision", "bf16", "--set", "masking.ratio.end=0.1",
+        "--set", "learning_rate.peak=1e-3",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    by_hand = RunConfig.parse(
+        read_configs([find_recipe("bert-small"), find_recipe("fixed-30", "arms")])
+    )
+    assert trained == [
+        by_hand.replace(
+            [
+                f"data={tiny_data.path}", "steps=1000", "rows_per_step=8", "seed=7", "device=cpu",
+                "precision=bf16", "masking.ratio={kind: linear, start: 0.4, end: 0.1}",
+                "masking.content.kind=ptw", "learning_rate.peak=0.001",
+            ]
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "ratio"),
+    [
+        ("0.2", {"kind": "constant", "base": 0.2}),
+        (".2", {"kind": "constant", "base": 0.2}),
+        ("2e-1", {"kind": "constant", "base": 0.2}),
+        ("0.30:0.15", {"kind": "linear", "start": 0.3, "end": 0.15}),
+        ("linear_decay", {"kind": "linear_decay", "base": 0.15}),
+    ],
+)
+def test_the_ways_to_write_a_ratio(
+    run, trained: list[RunConfig], tiny_data: PreparedData, tmp_path: Path, text: str, ratio: dict
+) -> None:
+    outcome = run("pretrain", "--data", tiny_data.path, "--out", tmp_path / "r", "--ratio", text)
+    assert outcome.code == 0, outcome.err
+    assert trained[0].masking.ratio.model_dump() == ratio
+
+
+def test_the_ways_to_name_a_model(
+    run, trained: list[RunConfig], tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    start = ["--data", tiny_data.path, "--out", tmp_path / "r"]
+    for recipe, model, expected in (
+        ([], "modernbert", FromConfig(model_type="modernbert")),
+        (["bert-tiny"], "bert", RunConfig.load(find_recipe("bert-tiny")).model),
+        (["bert-tiny"], "roberta", FromConfig(model_type="roberta")),  # sizes are of their own type
+        (["bert-tiny"], tmp_path / "model", FromCheckpoint(path=str(tmp_path / "model"))),
+        ([], "owner/name", FromCheckpoint(path="owner/name")),
+    ):
+        outcome = run("pretrain", *recipe, *start, "--model", model)
+        assert outcome.code == 0, outcome.err
+        assert trained.pop().model == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["--steps", "many"], "--steps many: steps is 'many': it should be a valid integer"),
+        (["--steps", "[1"], "--steps '[1': not valid YAML"),
+        (["--steps", ".inf"], "'.inf' is not a finite number"),
+        (["--steps", "true"], "--steps true: steps is true: a number is meant"),
+        (["--rows", "0"], "--rows 0: rows_per_step is 0: it should be greater than or equal to 1"),
+        (["--ratio", "1.5"], "--ratio 1.5: masking.ratio.base is 1.5: it should be less than"),
+        (["--ratio", "0.3:2"], "--ratio 0.3:2: masking.ratio.end is 2.0: it should be less than"),
+        (["--ratio", "0.3:"], "--ratio 0.3:: masking.ratio.kind is '0.3:'; valid: constant"),
+        (["--ratio", "lin"], "did you mean 'linear'?"),
+        (["--content", "ptv"], "--content ptv: masking.content.kind is 'ptv'; did you mean 'ptw'?"),
+        (["--model", "brt"], "--model brt: model.model_type is 'brt'; did you mean 'bert'?"),
+        (["--device", "cdua"], "--device cdua: device is 'cdua'; did you mean 'cuda'?"),
+        (["--precision", "fp61"], "--precision fp61: precision is 'fp61'; did you mean 'fp32'?"),
+        (["--seed", "1e99"], "--seed 1e99: seed is 1e+99: it is too large"),
+        (["--set", "stepz=3"], "--set stepz=3: unknown key 'stepz'; did you mean 'steps'?"),
+        (["--steps", "3", "--set", "micro_batches=9999"], "--set micro_batches=9999: 32 rows_per"),
+        (["arms/mrd-cosin"], "did you mean 'arms/mrd-cosine'?"),
+    ],
+)
+def test_a_wrong_flag_is_blamed_on_the_flag(
+    run, tiny_data: PreparedData, tmp_path: Path, words: list[str], advice: str
+) -> None:
+    start = ["pretrain", "bert-tiny", "--data", tiny_data.path, "--out", tmp_path / "run"]
+    outcome = run(*start, *words)
+    refused(outcome, 2, advice)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_value_is_blamed_on_its_file(run, config: Path, tmp_path: Path) -> None:
+    config.write_text(config.read_text().replace("steps: 4", "steps: four"))
+    outcome = run("pretrain", "bert-tiny", config, "--out", tmp_path / "r", "--set", "seed=1")
+    refused(outcome, 2, f"{config}: steps is 'four'")
+    (tmp_path / "arm.yaml").write_text("masking: {ratio: {kind: constant, base: 7}}")
+    outcome = run("pretrain", "bert-tiny", tmp_path / "arm.yaml", "--out", tmp_path / "r")
+    refused(outcome, 2, f"{tmp_path / 'arm.yaml'}: masking.ratio.base is 7")
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch, tiny_data: PreparedData) -> list[PrepareConfig]:
+    """The configs that preparation was started with; it does nothing else."""
+    configs: list[PrepareConfig] = []
+
+    def prepare(config: PrepareConfig, *_: object, **__: object) -> PreparedData:
+        configs.append(config)
+        return tiny_data
+
+    monkeypatch.setattr(pipeline, "prepare", prepare)
+    return configs
+
+
+def test_flags_of_a_preparation(run, prepared: list[PrepareConfig], tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    assert run("prepare", "a.txt", "b", "--out", tmp_path / "d").code == 0
+    assert prepared.pop() == PrepareConfig.parse({"sources": ["a.txt", "b"]})
+    outcome = run(
+        "prepare", "a.txt", "--out", tmp_path / "d", "--config", "english", "--tokenizer",
+        "byte_level_bpe", "--vocab-size", "1e3", "--row-length", "64", "--tagger", "none",
+        "--held-out", "0.1", "--workers", "3", "--set", "packing.kind=concatenate",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    by_hand = {
+        "sources": ["a.txt"], "tokenizer": {"kind": "byte_level_bpe", "vocab_size": 1000},
+        "row_length": 64, "tagger": {"kind": "none"}, "held_out": 0.1, "workers": 3,
+    }  # fmt: skip
+    assert prepared.pop() == PrepareConfig.parse(by_hand)
+    run("prepare", "a.txt", "--out", tmp_path / "d", "--tokenizer", tmp_path / "tokenizer")
+    assert prepared.pop().tokenizer.model_dump()["path"] == str(tmp_path / "tokenizer")
+    run("prepare", "a.txt", "--out", tmp_path / "d", "--tagger", "json")  # any installed package
+    assert prepared.pop().tagger.model_dump() == {"kind": "spacy", "name": "json"}
+    assert run("prepare", "--config", "english", "--out", tmp_path / "d").code == 0
+    assert prepared.pop() == PrepareConfig.load(find_recipe("english", "prepare"))
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (
+            ["--tokenizer", "wordpice"],
+            "--tokenizer wordpice: tokenizer.kind is 'wordpice'; did you",
+        ),
+        (["--tokenizer", "./no/folder"], "--tokenizer ./no/folder: there is no such folder"),
+        (["--vocab-size", "3"], "--vocab-size 3: tokenizer.vocab_size is 3: it should be greater"),
+        (["--row-length", "x"], "--row-length x: row_length is 'x'"),
+        (
+            ["--tagger", "englsh"],
+            "--tagger englsh: tagger.kind is 'englsh'; did you mean 'english'?",
+        ),
+        (["--held-out", "2"], "--held-out 2: held_out is 2: it should be less than"),
+        (["--workers", "-1"], "--workers -1: workers is -1"),
+        (["--config", "englsh"], "did you mean 'prepare/english'?"),
+        (["hub:@"], "SOURCES"),
+    ],
+)
+def test_wrong_flags_of_a_preparation(run, tmp_path: Path, words: list[str], advice: str) -> None:
+    outcome = run("prepare", "a.txt", "--out", tmp_path / "d", *words)
+    refused(outcome, 2, advice)
+    assert not (tmp_path / "d").exists()
+
+
+def test_the_old_name_of_task_data(run, tmp_path: Path) -> None:
+    outcome = run("evaluate", "model", "--tasks", "cola", "--data", tmp_path)
+    refused(outcome, 2, "--task-data")
+    assert "--data" not in run("evaluate", "--help").out.replace("--task-data", "")
 
 
 def test_pretrain_resume_and_report(run, config: Path, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     ModelWrapValidatorHandler,
     TypeAdapter,
     ValidationError,
@@ -36,6 +37,7 @@ from chronomask.yaml_text import as_yaml, control_character, from_yaml, read_tex
 __all__ = [
     "Config",
     "Layer",
+    "Seed",
     "apply_overrides",
     "diff",
     "kinds_at",
@@ -53,6 +55,9 @@ _CONSEQUENCES = (
     "int_type", "string_type", "none_required", "union_tag_not_found", "too_short",
 )  # fmt: skip
 """Types of pydantic's problems that may only be the other side of another problem with the same value."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""A seed: what keys random numbers."""
 
 KeyPath = list[str | int]
 """Keys of groups and positions in lists, from the whole config down to a value."""
@@ -441,6 +446,8 @@ def _sentence(
         case "union_tag_not_found":
             kinds = _kinds(_classes_at(cls, values, path))
             return f"{location} needs a 'kind', got {shown(value)}; valid: {', '.join(kinds)}"
+        case "int_parsing_size":
+            return f"{location} is {shown(value)}: it is too large"
         case "unknown_name":
             return f"{location} is {shown(value)}; {item['msg']}"
         case "unknown_key":

@@ -74,14 +74,15 @@ def main() -> None:
     # Threads that wait without spinning: on a shared machine spinning ones starve everybody.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="chronomask", standalone_mode=False)
     except ChronomaskError as error:
         _refuse(str(error))
         code = error.exit_code
     except _CommandLineError as error:
         context = getattr(error, "ctx", None)
         command = "chronomask" if context is None else context.command_path
-        _refuse(f"{error.format_message()} See: {command} --help")  # pyright: ignore
+        message = error.format_message().rstrip(".")  # pyright: ignore
+        _refuse(f"{message}; see {command} --help")
         code = 2
     except BrokenPipeError:
         code = 1

@@ -93,7 +93,7 @@ def prepare(
     )
     layers = [
         first,
-        *(of_group("the sources named", "", "sources", sources) if sources else []),
+        *(of_group("SOURCES", "", "sources", sources) if sources else []),
         *_tokenizer(tokenizer),
         *of_value("--vocab-size", "tokenizer.vocab_size", vocab_size),
         *of_value("--row-length", "row_length", row_length),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chronomask.config import Config
+from chronomask.config import Config, Seed
 from chronomask.data.mixture import DataChoice
 from chronomask.masking.masker import MaskingConfig
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
@@ -19,8 +19,9 @@ from chronomask.types import Device, Precision
 
 __all__ = ["CheckpointConfig", "RunConfig", "ValidationConfig"]
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Positive = Annotated[int, Field(ge=1, le=10**15)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 class ValidationConfig(Config):
@@ -74,7 +75,7 @@ class RunConfig(Config):
     """rows cut into shorter rows at first; none: rows are whole"""
     masked_token_budget: Positive | None = None
     """predicted tokens at which progress is 1; for ``masking.progress: masked_tokens`` alone"""
-    seed: Count = 0
+    seed: Seed = 0
     """keys initial weights, row order, masks and dropout"""
     attention: AttentionScope = "documents"
     """what a token attends to: its own document, or its whole row"""
@@ -90,7 +91,7 @@ class RunConfig(Config):
     """compute activations again in the backward pass: a third more work, a fraction of the memory"""
     peak_flops: Annotated[float, Field(gt=0)] | None = None
     """FLOP/s that a device can do, what ``mfu`` is a share of; none measures a dense product"""
-    threads: Positive | None = None
+    threads: Threads | None = None
     """CPU threads of tensor operations; none leaves torch's own choice"""
     sharding: Literal["none", "fsdp2"] = "none"
     """with several processes: whole copies of the state in each, or a share of it (FSDP2)"""
@@ -98,7 +99,7 @@ class RunConfig(Config):
     """refuse kernels whose result may differ from run to run; slower on CUDA, no change on CPU"""
     outliers: Outliers = KeepAll()
     """whether a step whose loss or gradient stands out is left out"""
-    loader_workers: Count = 1
+    loader_workers: Annotated[int, Field(ge=0, le=1024)] = 1
     """threads that read rows ahead"""
     log_every: Positive = 10
     """steps between lines of metrics.jsonl"""
