@@ -31,6 +31,7 @@ class Progress:
         shown: bool = True,
         done: int = 0,
     ) -> None:
+        """Start the clock; the bar appears at once, the first line after ten seconds."""
         self._label, self._total, self._unit = label, total, unit
         self._done = self._before = done
         self._others: dict[str, int] = {}

@@ -137,7 +137,7 @@ class _Reading:
         if depth > MAX_DEPTH:  # also where an alias stands within what it names
             raise _too_deep(self.text, self.where, node.start_mark.line + 1)
         if self.num_values > MAX_VALUES:
-            raise self._refused(
+            raise self._refusal(
                 node, f"more than {MAX_VALUES:,} values, aliases counted: no config"
             )
         if isinstance(node, MappingNode) and node.tag == _TAG + "map":
@@ -146,7 +146,7 @@ class _Reading:
             return [self.value(item, depth + 1) for item in node.value]
         if isinstance(node, ScalarNode):
             return self._scalar(node)
-        raise self._refused(node, f"the tag {_plain_tag(node)} is not allowed in a config")
+        raise self._refusal(node, f"the tag {_plain_tag(node)} is not allowed in a config")
 
     def _mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
         """A group; ``<<`` puts another group's keys under its own."""
@@ -154,17 +154,17 @@ class _Reading:
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, ScalarNode):
-                raise self._refused(key_node, "a key is a list or a group; it must be text")
+                raise self._refusal(key_node, "a key is a list or a group; it must be text")
             value = self.value(value_node, depth + 1)
             if key_node.tag == _TAG + "merge":
                 for group in value if isinstance(value, list) else [value]:
                     if not isinstance(group, dict):
-                        raise self._refused(key_node, "'<<' needs a group of keys")
+                        raise self._refusal(key_node, "'<<' needs a group of keys")
                     merged = group | merged
                 continue
             key = self._text(key_node)
             if key in own:
-                raise self._refused(key_node, f"key {shown(key)} is given twice")
+                raise self._refusal(key_node, f"key {shown(key)} is given twice")
             own[key] = value
         return merged | own if merged else own
 
@@ -180,29 +180,29 @@ class _Reading:
                 return text.lower() in ("yes", "true", "on")
             case "int" if _WHOLE.fullmatch(text):
                 if len(text) > 40:
-                    raise self._refused(node, f"{shown(text)} is too large a number")
+                    raise self._refusal(node, f"{shown(text)} is too large a number")
                 return int(text.replace("_", ""), 16 if "x" in text else 10)
             case "float" if _NUMBER.fullmatch(text) or _WHOLE.fullmatch(text):
                 number = math.nan if "n" in text.lower() else float(text.replace("_", ""))
                 if not math.isfinite(number):
-                    raise self._refused(node, f"{shown(text)} is not a finite number")
+                    raise self._refusal(node, f"{shown(text)} is not a finite number")
                 return number
             case "bool" | "int" | "float":
-                raise self._refused(
+                raise self._refusal(
                     node, f"{shown(text)} is not what its tag {_plain_tag(node)} says"
                 )
-        raise self._refused(node, f"the tag {_plain_tag(node)} is not allowed in a config")
+        raise self._refusal(node, f"the tag {_plain_tag(node)} is not allowed in a config")
 
     def _text(self, node: ScalarNode) -> str:
         code = control_character(node.value)
         if code is not None:
-            raise self._refused(
+            raise self._refusal(
                 node,
                 f"{shown(node.value)} holds the control character or line break {code}: remove it",
             )
         return node.value
 
-    def _refused(self, node: Node, problem: str) -> UsageError:
+    def _refusal(self, node: Node, problem: str) -> UsageError:
         return _refusal(self.text, self.where, node.start_mark.line + 1, problem)
 
 

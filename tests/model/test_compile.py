@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from chronomask.model.attention import backbone_inputs, position_offset
-from chronomask.model.head import ROOMS, compile_backbone, logits_at, room_for
+from chronomask.model.head import PADDED_SIZES, compile_backbone, logits_at, padded_size
 from chronomask.types import Rows
 from tests.support.tiny_models import small
 
@@ -76,7 +76,9 @@ def test_padded_places_have_no_gradient(tokenizer: PreTrainedTokenizerBase) -> N
 
 @pytest.mark.parametrize("num_tokens", [1, 7, 512, 131_072])
 def test_rooms_hold_every_number_of_targets(num_tokens: int) -> None:
-    rooms = {room_for(n, num_tokens) for n in range(min(num_tokens, 600) + 1)}
-    assert all(room_for(n, num_tokens) >= n for n in range(0, num_tokens + 1, 1 + num_tokens // 99))
-    assert room_for(num_tokens, num_tokens) == num_tokens
-    assert len(rooms) <= len(ROOMS)
+    rooms = {padded_size(n, num_tokens) for n in range(min(num_tokens, 600) + 1)}
+    assert all(
+        padded_size(n, num_tokens) >= n for n in range(0, num_tokens + 1, 1 + num_tokens // 99)
+    )
+    assert padded_size(num_tokens, num_tokens) == num_tokens
+    assert len(rooms) <= len(PADDED_SIZES)

@@ -27,7 +27,7 @@ DataFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of prepa
 def data_info(
     folder: DataFolder,
     out: Annotated[
-        Path | None, typer.Option(help="Also write it as a picture to this .html file.")
+        Path | None, typer.Option(help="Also write it as a page to this .html file.")
     ] = None,
 ) -> None:
     """Print what prepared data holds: documents, rows, tokens, words, and its classes."""
@@ -82,9 +82,9 @@ def data_export(
 @app.command("import", context_settings=HELP_FLAGS)
 def data_import(
     source: Annotated[
-        Path, typer.Argument(help="What `chronomask data export` wrote: a file or a folder.")
+        Path, typer.Argument(help="File or folder that `chronomask data export` wrote.")
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    out: Annotated[Path, typer.Argument(help="Folder to create.")],
 ) -> None:
     """Make prepared data of an export again: the same rows, the same fingerprint."""
     from chronomask.data.parquet import import_parquet

@@ -55,9 +55,9 @@ def evaluate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Examples of each part, for a quick look."),
+        typer.Option(min=1, metavar="N", help="Examples of each part to use, for a quick look."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing results.")] = False,
     every: Annotated[
         int | None,
         typer.Option(
@@ -70,7 +70,11 @@ def evaluate(
     workers: Annotated[
         int,
         typer.Option(
-            min=1, max=1024, metavar="N", help="Processes, a checkpoint each.", rich_help_panel=_RUN
+            min=1,
+            max=1024,
+            metavar="N",
+            help="Processes, each with one checkpoint at a time.",
+            rich_help_panel=_RUN,
         ),
     ] = 1,
     quiet: Quiet = False,
@@ -84,7 +88,9 @@ def evaluate(
     if task_data is None:
         raise UsageError("name the folder of the tasks' files: --task-data FOLDER")
     if workers != 1 and every is None:
-        raise UsageError("--workers has no effect without --every: one model is one process")
+        raise UsageError(
+            "--workers applies only with --every: a single model is evaluated by one process"
+        )
     names = tuple(filter(None, map(str.strip, tasks.split(","))))
     if every is not None:
         from chronomask.evaluate.curve import Plan, evaluate_curve

@@ -21,7 +21,7 @@ def inspect(
             "--data",
             "-d",
             metavar="FOLDER",
-            help="Prepared data: its tokenizer, and its rows without a text.",
+            help="Prepared data: use its tokenizer; without a text, show its rows.",
         ),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="How many rows of the data to show.")] = 2,
@@ -38,7 +38,9 @@ def inspect(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="A run: its config, and its class weights over time."),
+        typer.Option(
+            metavar="FOLDER", help="Run folder: show its config and its class weights over time."
+        ),
     ] = None,
     ratio: Ratio = None,
     content: Content = None,
@@ -50,7 +52,7 @@ def inspect(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Also write it to this .html file."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Keys the masks shown.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the masks shown.")] = 0,
 ) -> None:
     """Show what masking does to a text, at the start, in the middle and at the end of training."""
     from chronomask.recipes import find_recipe

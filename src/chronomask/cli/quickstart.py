@@ -12,7 +12,7 @@ from chronomask.cli.options import Quiet
 
 def quickstart(
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for everything it makes.")
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write everything to.")
     ] = Path("runs/quickstart"),
     steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each arm.")] = 360,
     quiet: Quiet = False,

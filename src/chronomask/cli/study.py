@@ -12,7 +12,7 @@ from chronomask.cli.options import HELP_FLAGS, Device, Precision, Quiet, config_
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Compare ways to mask: arms, seeds, tasks, and how sure the differences are.",
+    help="Compare ways to mask: arms, seeds, tasks, and an interval for every difference.",
     context_settings=HELP_FLAGS,
     rich_markup_mode="rich",
     invoke_without_command=True,
@@ -51,14 +51,16 @@ def study_run(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes; with GPUs each has one of its own, in turn.")
+        int, typer.Option(min=1, help="Processes; GPUs are assigned to them in turn.")
     ] = 1,
     only: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do the I-th of N shares of the runs.")
+        str | None, typer.Option(metavar="I/N", help="Run only the I-th of N shares of the runs.")
     ] = None,
-    unit: Annotated[int | None, typer.Option(min=0, help="Do the one unit of this number.")] = None,
+    unit: Annotated[
+        int | None, typer.Option(min=0, help="Run only the unit with this number.")
+    ] = None,
     slurm: Annotated[
-        bool, typer.Option("--slurm", help="Do nothing; write scripts that submit all units.")
+        bool, typer.Option("--slurm", help="Run nothing; write scripts that submit all units.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:

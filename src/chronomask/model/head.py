@@ -5,8 +5,8 @@ everywhere, which for a small model is most of the work. Here the backbone runs 
 states of the predicted positions are gathered, and the architecture's own head runs on those. How
 a head is called is the only thing an architecture must tell: one line in :data:`HEADS`.
 
-Compiled, the head sees few shapes: predicted positions are padded to one of eight :data:`ROOMS`, so that a
-ratio that changes from step to step does not compile the head again.
+Compiled, the head sees few shapes: predicted positions are padded to one of eight :data:`PADDED_SIZES`, so
+that a ratio that changes from step to step does not compile the head again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-__all__ = ["HEADS", "ROOMS", "compile_backbone", "logits_at", "room_for", "token_losses"]
+__all__ = ["HEADS", "PADDED_SIZES", "compile_backbone", "logits_at", "padded_size", "token_losses"]
 
 Head = Callable[[Any, torch.Tensor], torch.Tensor]
 """(model, hidden states [N, H]) → logits [N, V]."""
@@ -71,15 +71,17 @@ HEADS: dict[str, Head] = {
 """How to call the head of each ``model_type``; any other computes all logits and then gathers."""
 
 
-ROOMS = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 1.0)
+PADDED_SIZES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 1.0)
 """Numbers of predicted tokens that a compiled head is given, as shares of a batch's tokens.
 
 Eight, as many shapes as torch compiles of one function before it gives up on it."""
 
 
-def room_for(num_targets: int, num_tokens: int) -> int:
-    """The smallest of the :data:`ROOMS` of ``num_tokens`` tokens that holds ``num_targets``."""
-    return next(room for share in ROOMS if (room := math.ceil(share * num_tokens)) >= num_targets)
+def padded_size(num_targets: int, num_tokens: int) -> int:
+    """The smallest of the :data:`PADDED_SIZES` of ``num_tokens`` tokens that holds ``num_targets``."""
+    return next(
+        room for share in PADDED_SIZES if (room := math.ceil(share * num_tokens)) >= num_targets
+    )
 
 
 def compile_backbone(model: PreTrainedModel, backend: str = "inductor") -> None:
@@ -88,7 +90,7 @@ def compile_backbone(model: PreTrainedModel, backend: str = "inductor") -> None:
 
 
 @cache
-def _compiled(head: Head, backend: str) -> Head:
+def _compile_head(head: Head, backend: str) -> Head:
     return torch.compile(head, backend=backend, fullgraph=True, dynamic=False)
 
 
@@ -103,7 +105,7 @@ def logits_at(
 
     ``inputs``: further keywords of the backbone, from
     :func:`~chronomask.model.attention.backbone_inputs`. ``compiled``: the backend of
-    ``torch.compile`` that the head runs with, on positions padded to one of the :data:`ROOMS`.
+    ``torch.compile`` that the head runs with, on positions padded to one of the :data:`PADDED_SIZES`.
     """
     head = HEADS.get(model.config.model_type)
     if head is None:
@@ -112,9 +114,9 @@ def logits_at(
     if compiled is None:
         return head(model, hidden.index_select(0, positions))
     number = positions.shape[0]
-    room = room_for(number, input_ids.numel())
+    room = padded_size(number, input_ids.numel())
     padded = torch.nn.functional.pad(positions, (0, room - number))
-    return _compiled(head, compiled)(model, hidden.index_select(0, padded))[:number]
+    return _compile_head(head, compiled)(model, hidden.index_select(0, padded))[:number]
 
 
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,8 +14,11 @@ from chronomask.runs.read import Series
 __all__ = ["CONTENT", "FUNCTION", "OTHER", "group_mean", "group_of", "present_classes"]
 
 CONTENT = "content words"
+"""Open classes: nouns, verbs, adjectives, adverbs, interjections."""
 FUNCTION = "function words"
+"""Closed classes, such as determiners and prepositions."""
 OTHER = "other"
+"""Punctuation, symbols, and classes that are not parts of speech."""
 
 _OPEN = frozenset({"ADJ", "ADV", "INTJ", "NOUN", "PROPN", "VERB"})
 _CLOSED = frozenset({"ADP", "AUX", "CCONJ", "DET", "NUM", "PART", "PRON", "SCONJ"})

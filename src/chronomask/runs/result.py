@@ -23,6 +23,7 @@ from chronomask.storage import write_bytes, write_text
 __all__ = ["SCHEMA_VERSION", "TaskResult", "read_results"]
 
 SCHEMA_VERSION = 1
+"""Version of the result files that this package writes and reads."""
 _RENAMED = {"float32": "fp32", "bfloat16": "bf16"}
 """Values of the setting ``precision`` as results written before version 0.1.0 spell them."""
 

@@ -146,7 +146,7 @@ def write_data_page(out: Path, view: DataView) -> Path:
         title="What the data holds",
         view=view,
         splits=[name.replace("_", " ") for name in view.splits],
-        classes=[_drawn(share, most) for share in view.classes if len(view.classes) > 1],
+        classes=[_class_values(share, most) for share in view.classes if len(view.classes) > 1],
         pieces=[
             {
                 "name": f"{k}+" if k == MOST_PIECES else str(k),
@@ -160,7 +160,7 @@ def write_data_page(out: Path, view: DataView) -> Path:
     return path
 
 
-def _drawn(share: ClassShare, most: float) -> dict[str, Any]:
+def _class_values(share: ClassShare, most: float) -> dict[str, Any]:
     return {
         "name": share.name,
         "group": _GROUPS.get(group_of(share.name), "other"),

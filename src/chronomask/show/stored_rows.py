@@ -59,7 +59,7 @@ def _row(subject: Subject, position: int, name: str, width: int, colour: bool) -
             class_name = subject.class_names[int(classes[at])]
             written.append(_word("·".join(pieces[at:stop]), class_name, colour))
         at = stop
-    return [f"{name}, {int(words.max()) + 1} words", *_wrapped(written, width)]
+    return [f"{name}, {int(words.max()) + 1} words", *_wrap(written, width)]
 
 
 def _word(text: str, class_name: str, colour: bool) -> tuple[int, str]:
@@ -71,7 +71,7 @@ def _word(text: str, class_name: str, colour: bool) -> tuple[int, str]:
     return len(text) + len(tag), text + shown
 
 
-def _wrapped(written: list[tuple[int, str]], width: int) -> list[str]:
+def _wrap(written: list[tuple[int, str]], width: int) -> list[str]:
     lines, line, used = [], "", 0
     for size, text in written:
         if used and used + 1 + size > width - 2:

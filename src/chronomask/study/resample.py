@@ -100,14 +100,14 @@ def _counts(index: Sequence[NDArray[np.integer]] | NDArray[np.integer], size: in
 
 def _metric(metric: str, sets: Sequence[Examples]) -> tuple[Metric, int]:
     """The metric of ``sets``, all that no resample changes being done, and their number of examples."""
-    columns = _checked(metric, sets)
+    columns = _check_columns(metric, sets)
     size = len(next(iter(columns[0].values())))
     if "value" in columns[0]:
         return _mean(columns), size
     return PAIR_METRICS[metric](columns), size
 
 
-def _checked(metric: str, sets: Sequence[Examples]) -> list[Examples]:
+def _check_columns(metric: str, sets: Sequence[Examples]) -> list[Examples]:
     """The columns that the metric needs of each set; raises DataError, see above."""
     needed = [_columns_of(metric, examples) for examples in sets]
     lengths = {len(column) for columns in needed for column in columns.values()}
@@ -149,7 +149,7 @@ def _stack(columns: Sequence[Examples], name: str) -> Floats:
     return np.stack([np.asarray(each[name], dtype=float) for each in columns])
 
 
-def _summed(values: NDArray[Any]) -> Callable[[Counts], tuple[Floats, Floats]]:
+def _sum_over(values: NDArray[Any]) -> Callable[[Counts], tuple[Floats, Floats]]:
     """Counts [R, N] → the sums [R, G] of ``values`` [G, N], bool or float64, over each resample, and the
     number of examples [R, 1] in it. Where whole numbers allow it float32 does it, exactly, in half the time.
     """
@@ -171,10 +171,10 @@ def _mean(columns: Sequence[Examples]) -> Metric:
     values = _stack(columns, "value")
     weight = columns[0].get("weight")
     if weight is None:
-        sums = _summed(values)
+        sums = _sum_over(values)
         return lambda counts: np.divide(*sums(counts))
     weights = np.asarray(weight, dtype=float)
-    weighted = _summed(np.vstack([values * weights, weights]))
+    weighted = _sum_over(np.vstack([values * weights, weights]))
 
     def mean(counts: Counts) -> Floats:
         found, _ = weighted(counts)
@@ -184,14 +184,14 @@ def _mean(columns: Sequence[Examples]) -> Metric:
 
 
 def _accuracy(columns: Sequence[Examples]) -> Metric:
-    sums = _summed(_stack(columns, "prediction") == _label(columns))
+    sums = _sum_over(_stack(columns, "prediction") == _label(columns))
     return lambda counts: np.divide(*sums(counts))
 
 
 def _f1(columns: Sequence[Examples]) -> Metric:
     """2·TP / (predicted + true) of class 1."""
     predicted, true = _stack(columns, "prediction") == 1, _label(columns) == 1
-    sums = _summed(np.vstack([predicted & true, predicted, true]))
+    sums = _sum_over(np.vstack([predicted & true, predicted, true]))
 
     def f1(counts: Counts) -> Floats:
         found, _ = sums(counts)
@@ -204,9 +204,9 @@ def _f1(columns: Sequence[Examples]) -> Metric:
 def _mcc(columns: Sequence[Examples]) -> Metric:
     """Matthews' coefficient of any number of classes (Gorodkin 2004, R_K)."""
     predicted, true = _stack(columns, "prediction"), _label(columns)
-    right_sums = _summed(predicted == true)
+    right_sums = _sum_over(predicted == true)
     class_sums = [
-        _summed(np.vstack([predicted == label, true == label]))
+        _sum_over(np.vstack([predicted == label, true == label]))
         for label in np.union1d(predicted, true)
     ]
 
@@ -231,7 +231,7 @@ def _pearson(columns: Sequence[Examples]) -> Metric:
     x, y = x - x.mean(1, keepdims=True), y - y.mean()
     # Rounding leaves a variance of 1e-17 or so where there is none.
     floor_x, floor_y = 1e-14 * x.var(1), 1e-14 * y.var()
-    sums = _summed(np.vstack([x, x * y, x**2, y, y**2]))
+    sums = _sum_over(np.vstack([x, x * y, x**2, y, y**2]))
 
     def pearson(counts: Counts) -> Floats:
         found, total = sums(counts)
