@@ -42,7 +42,7 @@ def evaluate(
     Raises UsageError or DataError, naming everything that is wrong, before any work; UsageError for
     results in ``out`` of another model, data or recipe, unless ``force`` replaces them.
     """
-    tasks = _opened(tasks)
+    tasks = _find_tasks(tasks)
     if isinstance(model, str | Path):
         model = find_subject(str(model))
     if not isinstance(model, Subject):
@@ -64,14 +64,14 @@ def evaluate(
             result.save(out)
         results.append(result)
         if progress:
-            done = "was there" if kept else f"{result.seconds:.0f} s"
+            done = "already evaluated" if kept else f"{result.seconds:.0f} s"
             scores = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
             line = f"[{number}/{len(wanted)}] {task.name} seed {seed}: {scores}  ({done})"
             print(line, file=sys.stderr, flush=True)
     return results
 
 
-def _opened(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> Sequence[Task[Any]]:
+def _find_tasks(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> Sequence[Task[Any]]:
     """Tasks by their names; tasks themselves stay as they are. Raises UsageError for unknown names."""
     if isinstance(tasks, str):
         tasks = [name.strip() for name in tasks.split(",") if name.strip()]

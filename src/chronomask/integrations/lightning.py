@@ -75,7 +75,7 @@ class TimeVariantMasking(Callback):
         self._step = trainer.global_step
         progress = min(1.0, self._step / self._num_steps)
         self._masked = self.masking.mask(batch, trainer.current_epoch, progress)
-        _hide(batch, self._masked)
+        _mask_in_place(batch, self._masked)
 
     def on_train_batch_end(
         self,
@@ -110,7 +110,7 @@ class TimeVariantMasking(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        _hide(batch, self.masking.mask_fixed(batch))
+        _mask_in_place(batch, self.masking.mask_fixed(batch))
 
     def on_test_batch_start(
         self,
@@ -120,7 +120,7 @@ class TimeVariantMasking(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        _hide(batch, self.masking.mask_fixed(batch))
+        _mask_in_place(batch, self.masking.mask_fixed(batch))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises UsageError when a responsive ratio watches a loss that was not logged."""
@@ -143,7 +143,7 @@ class TimeVariantMasking(Callback):
         self.masking.load_state_dict(tensors, settings, where="the checkpoint")
 
 
-def _hide(batch: dict[str, Any], masked: MaskedBatch) -> None:
+def _mask_in_place(batch: dict[str, Any], masked: MaskedBatch) -> None:
     """Turn a collated batch into the model's inputs, in place: the module holds the same object."""
     batch.clear()
     batch.update(masked.inputs(), labels=masked.labels)

@@ -46,8 +46,8 @@ class StepMasking:
         config = MaskingConfig.of(config)
         if config.progress != "steps":
             raise UsageError(
-                f"masking.progress is '{config.progress}'; inside another framework's trainer the "
-                "length of training is known in 'steps' alone"
+                f"masking.progress is '{config.progress}'; inside another framework's trainer only "
+                "'steps' is known beforehand: set masking.progress to it"
             )
         vocabulary = Vocabulary.from_tokenizer(tokenizer)
         self.masker = Masker(config, vocabulary, class_names, seed).to(device)
@@ -99,8 +99,8 @@ class StepMasking:
             if saved.get(name) != value:
                 raise UsageError(
                     f"{where} was saved with {name} = {saved.get(name)!r}, this run has "
-                    f"{value!r}: masks would change half-way; resume with the saved settings, or "
-                    "start a new run from the checkpoint's weights"
+                    f"{value!r}: masks would change in the middle of training; resume with the saved "
+                    "settings, or start a new run from the checkpoint's weights"
                 )
         self.masker.load_state_dict(state)
 

@@ -106,6 +106,7 @@ class TimeVariantTrainer(Trainer):
         masking_seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        """Number the rows of the data sets, and add the callback that masking needs."""
         tokenizer = kwargs.get("processing_class")
         if tokenizer is None:
             raise UsageError(
@@ -119,7 +120,7 @@ class TimeVariantTrainer(Trainer):
         if kwargs.get("data_collator") is None:
             kwargs["data_collator"] = RowCollator(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
-            kwargs[name] = _numbered(kwargs.get(name))
+            kwargs[name] = _number_rows(kwargs.get(name))
         super().__init__(model, args, **kwargs)
         _refuse_unsupported(self.args)
         seed = self.args.seed if masking_seed is None else masking_seed
@@ -194,11 +195,11 @@ class TimeVariantTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """As ``Trainer.get_eval_dataloader``; rows of a data set given here are numbered too."""
         known = eval_dataset is None or isinstance(eval_dataset, str)
-        return super().get_eval_dataloader(eval_dataset if known else _numbered(eval_dataset))
+        return super().get_eval_dataloader(eval_dataset if known else _number_rows(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """As ``Trainer.get_test_dataloader``; rows are numbered too."""
-        return super().get_test_dataloader(_numbered(test_dataset))
+        return super().get_test_dataloader(_number_rows(test_dataset))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As ``Trainer.log``; training logs also have the ratio asked and the ratio achieved."""
@@ -218,11 +219,11 @@ def _inputs(masked: MaskedBatch) -> dict[str, Any]:
     return {**masked.inputs(), "labels": masked.labels, _MASKED: masked}
 
 
-def _numbered(dataset: Any) -> Any:
+def _number_rows(dataset: Any) -> Any:
     if dataset is None or isinstance(dataset, IterableDataset):
         return dataset
     if isinstance(dataset, dict):
-        return {name: _numbered(part) for name, part in dataset.items()}
+        return {name: _number_rows(part) for name, part in dataset.items()}
     is_stream = not hasattr(dataset, "__len__")
     return dataset if is_stream else with_row_ids(dataset)
 

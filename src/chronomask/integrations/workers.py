@@ -49,6 +49,7 @@ class MaskedLoader(DataLoader[dict[str, torch.Tensor]]):
         start_step: int = 0,
         **options: Any,
     ) -> None:
+        """Join the sampler that knows each row's step with the collator that masks for it."""
         places = StepBatches(
             len(dataset),
             batch_size=batch_size,

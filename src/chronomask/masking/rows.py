@@ -65,6 +65,7 @@ class RowCollator:
         row_length: int | None = None,
         pad_to_multiple_of: int = 1,
     ) -> None:
+        """Look up once which of the tokenizer's ids are padding, special, or begin a word."""
         if row_length is not None and row_length < 1:
             raise UsageError(f"row_length is {row_length}; it must be 1 or more, or None")
         if pad_to_multiple_of < 1:
@@ -203,7 +204,7 @@ def as_rows(
     missing = [name for name in ("input_ids", "token_class", "row_id") if name not in batch]
     if missing:
         raise UsageError(
-            f"the batch has no {missing[0]!r} (it has {_listed(batch)}): collate with "
+            f"the batch has no {missing[0]!r} (it has {_list_keys(batch)}): collate with "
             "chronomask.RowCollator"
         )
     if epoch is None:
@@ -239,7 +240,7 @@ def _collate(given: Any, collate: RowCollator | None) -> Mapping[str, Any]:
             for feature, row in zip(features, rows, strict=True)
         ]
     batch: dict[str, Any] = dict(collate.pad(features))
-    row_id = _row_ids(features) if "row_id" in features[0] else _hashed(batch)
+    row_id = _row_ids(features) if "row_id" in features[0] else _content_numbers(batch)
     if not isinstance(ids, np.ndarray):
         device = ids.device if isinstance(ids, torch.Tensor) else "cpu"
         batch = {name: torch.from_numpy(value).to(device) for name, value in batch.items()}
@@ -255,7 +256,7 @@ def _features_of(given: Any) -> tuple[Sequence[Mapping[str, Any]], Any]:
         return _rows_of_columns({"input_ids": given}), given
     if not isinstance(given, list | tuple) or any(isinstance(row, str) for row in given):
         raise UsageError(
-            f"cannot mask {_described(given)}: give rows of a loader, a batch with 'input_ids', a "
+            f"cannot mask {_describe(given)}: give rows of a loader, a batch with 'input_ids', a "
             "tensor of token ids [B, T], or a list of lists of token ids; text must be tokenised "
             "first, as tokenizer(texts) does"
         )
@@ -267,7 +268,7 @@ def _features_of(given: Any) -> tuple[Sequence[Mapping[str, Any]], Any]:
 def _rows_of_columns(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One dictionary per row, of a dictionary of columns."""
     if "input_ids" not in batch:
-        raise UsageError(f"the batch has no 'input_ids' (it has {_listed(batch)})")
+        raise UsageError(f"the batch has no 'input_ids' (it has {_list_keys(batch)})")
     columns = {name: _on_host(batch[name]) for name in COLUMNS if name in batch}
     for name, column in columns.items():
         dimensions = 1 if name == "row_id" else 2
@@ -293,7 +294,7 @@ def _inside_padding(ids: np.ndarray, pad_token_id: int) -> np.ndarray:
     return inside
 
 
-def _hashed(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+def _content_numbers(batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """int64 [B]: a number for each row, made of its tokens without the padding."""
     rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
     contents = (ids[there == 1].astype("<i8").tobytes() for ids, there in rows)
@@ -372,7 +373,7 @@ def _is_punctuation(text: str, byte_level: bool) -> bool:
 def _token_ids(feature: Mapping[str, Any], index: int) -> np.ndarray:
     """int64 [T]: the token ids of a row. Raises UsageError for what is no list of whole numbers."""
     if not isinstance(feature, Mapping) or "input_ids" not in feature:
-        has = f"has no 'input_ids' (it has {_listed(feature)})"
+        has = f"has no 'input_ids' (it has {_list_keys(feature)})"
         raise UsageError(f"row {index} {has if isinstance(feature, Mapping) else 'is no feature'}")
     row = feature.get("row_id", index)
     given = _on_host(feature["input_ids"])
@@ -386,7 +387,7 @@ def _token_ids(feature: Mapping[str, Any], index: int) -> np.ndarray:
     except ValueError:  # lists of different lengths inside a row
         ids = np.empty((0, 0))
     if ids.ndim != 1:
-        raise UsageError(f"row {row} is {_described(given)}, not a flat list of token ids")
+        raise UsageError(f"row {row} is {_describe(given)}, not a flat list of token ids")
     if ids.size and ids.dtype.kind not in "iu":
         raise UsageError(
             f"row {row} holds {ids.dtype} values, such as {ids.flat[0].item()!r}; token ids are whole numbers"
@@ -431,7 +432,7 @@ def _row_ids(features: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """int64 [B]: the features' own ``row_id``."""
     if "row_id" not in features[0]:
         raise UsageError(
-            f"rows have no 'row_id' (they have {_listed(features[0])}), so their masks cannot "
+            f"rows have no 'row_id' (they have {_list_keys(features[0])}), so their masks cannot "
             "be told apart: wrap the data set in chronomask.with_row_ids; with a Trainer of your "
             "own, set remove_unused_columns=False"
         )
@@ -443,11 +444,12 @@ def _on_host(values: Any) -> Any:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
 
 
-def _listed(mapping: Mapping[str, Any]) -> str:
+def _list_keys(mapping: Mapping[str, Any]) -> str:
+    """The keys of a mapping, as a sentence lists them."""
     return ", ".join(sorted(map(str, mapping))) or "nothing"
 
 
-def _described(given: Any) -> str:
+def _describe(given: Any) -> str:
     """A value of the wrong type, as a sentence names it."""
     if isinstance(given, list | tuple):
         return f"a list of {type(given[0]).__name__}" if given else "an empty list"
