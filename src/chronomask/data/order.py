@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from chronomask.keyed import Stream, permute, row_keys
-
 __all__ = ["visits"]
 
 
@@ -20,6 +18,8 @@ def visits(
     Every epoch visits every row once, in a keyed order of its own; ``part`` distinguishes the data sets
     of one training.
     """
+    from chronomask.keyed import Stream, permute, row_keys  # numba, which opening data can do without
+
     epoch, index = np.divmod(np.asarray(number, np.int64), num_rows)
     row_ids = np.empty_like(index)
     for value in np.unique(epoch).tolist():
