@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chronomask.cli import app
+from chronomask.config import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.words.taggers import UnicodeWords, load_tagger
@@ -60,13 +61,15 @@ def two_configs(tmp_path: Path) -> tuple[Path, ...]:
 
 
 def test_terminal_is_plain_without_colour_and_marks_every_kind() -> None:
-    plain = inspect_masking(Request(text=TEXT, overrides=("ratio.floor=0.6",)))
+    plain = inspect_masking(Request(text=TEXT, changes=(Layer.of_override("ratio.floor=0.6"),)))
     assert "\x1b" not in plain
     assert re.search(r"\[\w+\]", plain)
     assert "→" in plain
     assert "progress 0.5: asked" in plain
     assert "illustrative" in plain
-    coloured = inspect_masking(Request(text=TEXT, overrides=("ratio.floor=0.6",)), colour=True)
+    coloured = inspect_masking(
+        Request(text=TEXT, changes=(Layer.of_override("ratio.floor=0.6"),)), colour=True
+    )
     assert "\x1b[" in coloured
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
 
@@ -111,7 +114,12 @@ def test_run_gives_config_and_weights(run_folder: Path) -> None:
     assert "my run   constant (base 0.3)" in shown
     assert "learnt by run my run, logged at progress 0.9" in shown
     changed = inspect_masking(
-        Request(text=TEXT, run=run_folder, progress="1", overrides=("masking.ratio.base=0.5",))
+        Request(
+            text=TEXT,
+            run=run_folder,
+            progress="1",
+            changes=(Layer.of_override("masking.ratio.base=0.5"),),
+        )
     )
     assert "asked 50.0%" in changed
 
@@ -141,8 +149,14 @@ def test_same_request_same_picture() -> None:
         ({"text": "a", "progress": ",".join(f"0.{k}1" for k in range(9))}, "at most 8 moments"),
         ({"text": "a", "configs": (Path("no.yaml"),)}, r"no\.yaml does not exist"),
         ({"text": "a", "configs": (Path("x"),) * 7}, "at most 6"),
-        ({"text": "a", "overrides": ("ratoi.kind=linear",)}, "did you mean 'ratio'"),
-        ({"text": "a", "overrides": ("ratio.kind=linaer",)}, "did you mean 'linear'"),
+        (
+            {"text": "a", "changes": (Layer.of_override("ratoi.kind=linear"),)},
+            "did you mean 'ratio'",
+        ),
+        (
+            {"text": "a", "changes": (Layer.of_override("ratio.kind=linaer"),)},
+            "did you mean 'linear'",
+        ),
         ({"text": "a", "tokenizer": Path("nowhere")}, r"nowhere has no tokenizer\.json"),
         ({"data": Path("nowhere")}, "not a folder of prepared data"),
         ({"text": "a", "run": Path("nowhere")}, "run folder nowhere does not exist"),
@@ -184,7 +198,9 @@ def test_classes_are_needed_for_ptw(
     monkeypatch.setattr(subject, "load_tagger", lambda *_: UnicodeWords())
     with pytest.raises(UsageError, match="needs token classes"):
         inspect_masking(Request(text="a"))
-    shown = inspect_masking(Request(text="a b", overrides=("content.kind=none",)), out)
+    shown = inspect_masking(
+        Request(text="a b", changes=(Layer.of_override("content.kind=none"),)), out
+    )
     assert "weight" not in shown
     assert "punctuation and the rest" not in out.read_text(encoding="utf-8")
 

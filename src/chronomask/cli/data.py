@@ -32,9 +32,12 @@ def data_info(
 ) -> None:
     """Print what prepared data holds: documents, rows, tokens, words, and its classes."""
     from chronomask.data.folder import PreparedData
+
+    data = PreparedData.open(folder)
+
     from chronomask.show.prepared import as_text, look_into, write_data_page
 
-    view = look_into(PreparedData.open(folder))
+    view = look_into(data)
     print(as_text(view))
     if out is not None:
         print(f"\npage: {write_data_page(out, view)}")
@@ -58,9 +61,12 @@ def data_show(
 ) -> None:
     """Print rows with their words, pieces and classes."""
     from chronomask.data.folder import PreparedData
+
+    data = PreparedData.open(folder)
+
     from chronomask.show.stored_rows import rows_as_text
 
-    print(rows_as_text(PreparedData.open(folder), split, row, rows, colour=sys.stdout.isatty()))
+    print(rows_as_text(data, split, row, rows, colour=sys.stdout.isatty()))
 
 
 @app.command("export", context_settings=HELP_FLAGS)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from chronomask.cli.options import Content, Overrides, Ratio, of_kind, of_ratio
+from chronomask.cli.options import Content, Overrides, Ratio, of_kind, of_overrides, of_ratio
 
 
 def inspect(
@@ -56,10 +55,13 @@ def inspect(
 ) -> None:
     """Show what masking does to a text, at the start, in the middle and at the end of training."""
     from chronomask.recipes import find_recipe
-    from chronomask.show.show import Request, inspect_masking
+    from chronomask.show.request import Request, check
 
-    changes = [*of_ratio(ratio, "ratio"), *of_kind("--content", "content", content)]
-    written = [f"{path}={json.dumps(v)}" for layer in changes for path, v in layer.values.items()]
+    changes = [
+        *of_ratio(ratio),
+        *of_kind("--content", "masking.content", content),
+        *of_overrides(overrides),
+    ]
     request = Request(
         text=text,
         file=file,
@@ -68,8 +70,12 @@ def inspect(
         tokenizer=tokenizer,
         configs=tuple(find_recipe(name, "arms") for name in config or ()),
         run=run,
-        overrides=(*written, *(overrides or ())),
+        changes=tuple(changes),
         progress=progress,
         seed=seed,
     )
+    check(request)
+
+    from chronomask.show.show import inspect_masking
+
     print(inspect_masking(request, out, colour=sys.stdout.isatty()))

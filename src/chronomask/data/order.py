@@ -18,7 +18,11 @@ def visits(
     Every epoch visits every row once, in a keyed order of its own; ``part`` distinguishes the data sets
     of one training.
     """
-    from chronomask.keyed import Stream, permute, row_keys  # numba, which opening data can do without
+    from chronomask.keyed import (
+        Stream,
+        permute,
+        row_keys,
+    )  # brings numba, which opening data spares
 
     epoch, index = np.divmod(np.asarray(number, np.int64), num_rows)
     row_ids = np.empty_like(index)

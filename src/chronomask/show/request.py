@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chronomask.config import read_yaml
-from chronomask.errors import UsageError, nearest
+from chronomask.config import Layer, merge, nested, read_yaml
+from chronomask.data.folder import PreparedData
+from chronomask.errors import UsageError
 from chronomask.masking.content import Ptw
 from chronomask.masking.masker import MaskingConfig
-from chronomask.runs.read import Run
+from chronomask.runs.read import Run, read_run
 from chronomask.train.config import RunConfig
 
 __all__ = [
     "NamedMasking",
     "Request",
+    "check",
     "checked_moments",
     "configs_of",
     "default_masking",
@@ -44,7 +46,7 @@ class Request:
     tokenizer: Path | None = None
     configs: tuple[Path, ...] = ()
     run: Path | None = None
-    overrides: tuple[str, ...] = ()
+    changes: tuple[Layer, ...] = ()
     progress: str = "0,0.5,1"
     seed: int = 0
 
@@ -55,6 +57,17 @@ class NamedMasking:
 
     name: str
     config: MaskingConfig
+
+
+def check(request: Request) -> None:
+    """Raise UsageError or DataError for whatever can be told without opening a tokenizer."""
+    moments_of(request.progress)
+    text_of(request)
+    configs_of(request, read_run(request.run) if request.run else None)
+    if request.data is not None:
+        PreparedData.open(request.data)
+    if request.tokenizer is not None and not request.tokenizer.is_dir():
+        raise UsageError(f"--tokenizer {request.tokenizer}: there is no such folder")
 
 
 def moments_of(progress: str) -> tuple[float, ...]:
@@ -106,13 +119,13 @@ def text_of(request: Request) -> str | None:
 
 
 def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
-    """The masking configs to show, overrides applied; the run's own, or the default, if none given.
+    """The masking configs to show, changes applied; the run's own, or the default, if none given.
 
-    Raises UsageError for files that are no config of a run or of masking, and for bad overrides.
+    Raises UsageError for files that are no config of a run or of masking, and for bad changes.
     """
     if len(request.configs) > MAX_CONFIGS:
         raise UsageError(f"{len(request.configs)} configs; at most {MAX_CONFIGS} fit side by side")
-    overrides = _masking_overrides(request.overrides)
+    changes = [_of_masking(change) for change in request.changes]
     if request.configs:
         names = _distinct_names(request.configs)
         found = [
@@ -121,9 +134,12 @@ def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
         ]
     else:
         found = [default_masking(run)]
-        if overrides and run is None:
+        if changes and run is None:
             found = [NamedMasking("as set", DEFAULT)]
-    return tuple(NamedMasking(named.name, named.config.replace(overrides)) for named in found)
+    return tuple(
+        NamedMasking(name, MaskingConfig.from_layers([Layer(name, config.to_dict()), *changes]))
+        for name, config in ((named.name, named.config) for named in found)
+    )
 
 
 def default_masking(run: Run | None) -> NamedMasking:
@@ -145,17 +161,11 @@ def _masking_in(values: dict[str, Any], path: Path) -> MaskingConfig:
     return MaskingConfig.parse(values, where=str(path))
 
 
-def _masking_overrides(overrides: Sequence[str]) -> list[str]:
-    """Overrides with keys as of masking alone; those of a run begin with ``masking.``."""
-    stripped = [override.removeprefix("masking.") for override in overrides]
-    for override in stripped:
-        key = override.partition("=")[0].partition(".")[0].strip()
-        if key not in MaskingConfig.model_fields:
-            names = MaskingConfig.model_fields
-            raise UsageError(
-                f"--set {override!r}: masking has no key '{key}'; {nearest(key, names)}"
-            )
-    return stripped
+def _of_masking(change: Layer) -> Layer:
+    """A change of masking, whose path may be as in a run, ``masking.ratio.kind``, or as in masking alone."""
+    values = nested(change.values)
+    inner = values.pop("masking", {})
+    return Layer(change.origin, merge(values, inner) if isinstance(inner, Mapping) else values)
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
