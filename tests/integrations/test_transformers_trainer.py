@@ -14,6 +14,7 @@ import torch
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast, TrainingArguments
 
 from chronomask.errors import DataError, UsageError
+from chronomask.integrations.lightning import TimeVariantMasking
 from chronomask.integrations.order import with_row_ids
 from chronomask.integrations.transformers import TimeVariantTrainer
 from chronomask.masking.masker import MaskingConfig, Vocabulary, fixed_masker
@@ -74,7 +75,7 @@ def trainer_of(
     tokenizer: PreTrainedTokenizerFast,
     rows: list[dict[str, Any]],
     out: Path,
-    masking: MaskingConfig = PTW,
+    masking: Any = PTW,
     model: BertForMaskedLM | None = None,
     **arguments: Any,
 ) -> Recording:
@@ -398,6 +399,20 @@ def test_refusals(
         trainer_of(tokenizer, rows, tmp_path, label_smoothing_factor=0.1)
     with pytest.raises(UsageError, match="progress is 'tokens'"):
         trainer_of(tokenizer, rows, tmp_path, MaskingConfig.parse({"progress": "tokens"}))
+
+
+def test_masking_may_be_typed_plain_or_stored(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    stored = tmp_path / "masking.yaml"
+    stored.write_text(LINEAR.to_yaml(), encoding="utf-8")
+    for masking in (LINEAR, LINEAR.to_dict(), {"ratio": LINEAR.ratio}, stored, str(stored)):
+        trainer = trainer_of(tokenizer, rows, tmp_path, masking)
+        assert trainer.masking.masker.config == LINEAR
+        callback = TimeVariantMasking(masking, tokenizer, UPOS_CLASSES)
+        assert callback.masking.masker.config == LINEAR
+    with pytest.raises(UsageError, match="did you mean 'linear'"):
+        trainer_of(tokenizer, rows, tmp_path, {"ratio": {"kind": "linaer"}})
 
 
 def test_row_ids_of_the_data_are_kept(

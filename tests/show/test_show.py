@@ -3,8 +3,10 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from chronomask.cli import app
@@ -14,7 +16,7 @@ from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.words.taggers import UnicodeWords, load_tagger
 from chronomask.show import subject
 from chronomask.show.request import Request
-from chronomask.show.show import inspect_masking
+from chronomask.show.show import inspect_masking, inspect_text
 from tests.support.sample_text import TEXT
 
 VOID = {"meta", "link", "br", "line", "polyline", "circle", "img", "hr", "input"}
@@ -222,3 +224,77 @@ def test_the_command_just_works(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\nADJ" in result.output
     assert "\nNOUN" in result.output
     assert "\x1b" not in result.output
+
+
+def test_a_text_in_a_notebook_is_a_fragment_of_its_own() -> None:
+    picture = inspect_text(
+        TEXT, {"ratio": {"kind": "linear", "start": 0.6}, "content": {"kind": "ptw"}}
+    )
+    html = picture._repr_html_()
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    assert not checker.open
+    name = re.match(r'\s*<div id="(chronomask-[0-9a-f]{12})">', html)
+    assert name is not None
+    style = html.split("<style>")[1].split("</style>")[0]
+    rules = re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL)
+    selectors = [part for rule in rules.split("}") for part in rule.split("{")[0].split(",")]
+    scoped = [selector.strip() for selector in selectors if selector.strip()]
+    assert len(scoped) > 20
+    assert all(selector.startswith(f"#{name[1]}") for selector in scoped)
+    assert not re.search("http|url\\(|@import|<script", html)
+    assert "<b>" not in html
+    assert checker.words.count("to be predicted:") == 3
+    assert html.count('<mark class="random') > 1  # beside the legend's
+    assert "At the end of training" in checker.words
+    other = inspect_text(TEXT, {"ratio": {"kind": "constant", "base": 0.2}})
+    assert name[1] not in other._repr_html_()
+    assert html == inspect_text(TEXT, picture.views[0].config)._repr_html_()
+
+
+def test_a_text_prints_as_the_command_does(tmp_path: Path, run_folder: Path) -> None:
+    printed = inspect_masking(Request(text=TEXT, progress="0,1", seed=3))
+    picture = inspect_text(TEXT, progress=(1, 0), seed=3)
+    assert str(picture) == repr(picture) == printed
+    assert "\x1b[" in picture.as_text(colour=True)
+    page = picture.save(tmp_path / "page.html")
+    inspect_masking(Request(text=TEXT, progress="0,1", seed=3), tmp_path / "own.html")
+    assert page.read_bytes() == (tmp_path / "own.html").read_bytes()
+    by_run = inspect_masking(Request(text=TEXT, run=run_folder, progress="1"))
+    assert str(inspect_text(TEXT, run=run_folder, progress=[1.0])) == by_run
+    config = write(tmp_path / "own.yaml", "ratio: {kind: constant, base: 0.3}\n")
+    by_file = inspect_masking(Request(text=TEXT, configs=(config,), progress="0"))
+    assert str(inspect_text(TEXT, str(config), progress=[0])) == by_file
+
+
+def test_a_text_is_cut_by_a_tokenizer_or_its_folder(
+    tiny_tokenizer: Path, tiny_data: PreparedData
+) -> None:
+    opened = AutoTokenizer.from_pretrained(tiny_tokenizer)
+    by_folder = inspect_text(TEXT, tokenizer=tiny_tokenizer, progress=[0.5])
+    assert str(inspect_text(TEXT, tokenizer=str(tiny_tokenizer), progress=[0.5])) == str(by_folder)
+    assert str(inspect_text(TEXT, tokenizer=opened, progress=[0.5])) == str(by_folder)
+    assert (by_folder.subject.rows.word_id[0][1:] == by_folder.subject.rows.word_id[0][:-1]).any()
+    by_data = inspect_text(TEXT, data=tiny_data.path, progress=[0.5])
+    assert str(by_data) == str(by_folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("", {}, "the text is ''; give a string of at least one word"),
+        (5, {}, "the text is 5"),
+        ("Words.", {"progress": [2]}, "2 is no number between 0 and 1"),
+        ("Words.", {"progress": []}, "at least one moment"),
+        ("Words.", {"masking": 5}, "5 is no MaskingConfig"),
+        ("Words.", {"masking": {"ratoi": 1}}, r"did you mean 'ratio'\?"),
+        ("Words.", {"tokenizer": object()}, "give a fast tokenizer of transformers"),
+        ("Words.", {"run": "absent"}, "run folder absent does not exist"),
+    ],
+)
+def test_texts_that_cannot_be_shown_are_refused(
+    text: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        inspect_text(text, **options)

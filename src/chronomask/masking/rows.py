@@ -93,8 +93,8 @@ class RowCollator:
 
     def pad(self, features: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """What a call gives, as numpy arrays and without ``row_id``, which the rows need not have."""
-        _check_columns(features)
         rows = [_token_ids(feature, index) for index, feature in enumerate(features)]
+        _check_columns(features)
         length = self._padded_length(max(row.size for row in rows))
         shape = len(rows), length
         input_ids = np.full(shape, self.pad_token_id, np.int64)
@@ -218,8 +218,8 @@ def as_rows(
         input_ids=batch["input_ids"],
         word_id=batch["word_id"],
         token_class=batch["token_class"],
-        row_id=np.asarray(batch["row_id"], np.int64),
-        epoch=np.broadcast_to(np.asarray(epoch, np.int64), (num_rows,)),
+        row_id=np.asarray(_on_host(batch["row_id"]), np.int64),
+        epoch=np.broadcast_to(np.asarray(_on_host(epoch), np.int64), (num_rows,)),
         cu_seqlens=torch.from_numpy(bounds).to(batch["input_ids"].device) if on_device else bounds,
         attention_mask=batch.get("attention_mask"),
     )
@@ -371,39 +371,46 @@ def _is_punctuation(text: str, byte_level: bool) -> bool:
 
 
 def _token_ids(feature: Mapping[str, Any], index: int) -> np.ndarray:
-    """int64 [T]: the token ids of a row. Raises UsageError for what is no list of whole numbers."""
-    if not isinstance(feature, Mapping) or "input_ids" not in feature:
-        has = f"has no 'input_ids' (it has {_list_keys(feature)})"
-        raise UsageError(f"row {index} {has if isinstance(feature, Mapping) else 'is no feature'}")
-    row = feature.get("row_id", index)
-    given = _on_host(feature["input_ids"])
+    """Integers [T]: the token ids of a row. Raises UsageError for what is no list of whole numbers."""
+    try:
+        ids = np.asarray(_on_host(feature["input_ids"]))
+    except (KeyError, TypeError, ValueError):
+        ids = None  # no feature, no ids, or lists of different lengths inside a row
+    if ids is not None and ids.ndim == 1 and (ids.dtype.kind in "iu" or not ids.size):
+        return ids
+    raise UsageError(_why_not_ids(feature, index, ids))
+
+
+def _why_not_ids(feature: Any, index: int, ids: np.ndarray | None) -> str:
+    """The sentence about a row whose token ids are not a flat list of whole numbers."""
+    if not isinstance(feature, Mapping):
+        return f"row {index} is no feature, that is no dictionary with 'input_ids'"
+    if "input_ids" not in feature:
+        return f"row {index} has no 'input_ids' (it has {_list_keys(feature)})"
+    row, given = feature.get("row_id", index), feature["input_ids"]
     if isinstance(given, int | np.integer):
-        raise UsageError(
+        return (
             f"row {row} is the number {given}, not a list of token ids; a batch is a list of rows: "
             "give a single row as [ids]"
         )
-    try:
-        ids = np.asarray(given)
-    except ValueError:  # lists of different lengths inside a row
-        ids = np.empty((0, 0))
-    if ids.ndim != 1:
-        raise UsageError(f"row {row} is {_describe(given)}, not a flat list of token ids")
-    if ids.size and ids.dtype.kind not in "iu":
-        raise UsageError(
-            f"row {row} holds {ids.dtype} values, such as {ids.flat[0].item()!r}; token ids are whole numbers"
-        )
-    return ids.astype(np.int64)
+    if ids is None or ids.ndim != 1:
+        return f"row {row} is {_describe(given)}, not a flat list of token ids"
+    value = ids[0].item()
+    return f"row {row} holds {ids.dtype} values, such as {value!r}; token ids are whole numbers"
 
 
 def _check_columns(features: Sequence[Mapping[str, Any]]) -> None:
     """Raises UsageError for a batch without rows, DataError where rows have different columns."""
     if not len(features):
         raise UsageError("the batch has no rows; give at least one")
-    first = {name for name in COLUMNS if name in features[0]}
+    keys = features[0].keys()
     for index, feature in enumerate(features):
-        for name in first.symmetric_difference(name for name in COLUMNS if name in feature):
-            has, lacks = (0, index) if name in first else (index, 0)
-            raise DataError(f"row {lacks} of the batch has no {name!r}, which row {has} has")
+        if feature.keys() == keys:
+            continue
+        for name in COLUMNS:
+            if (name in feature) != (name in keys):
+                has, lacks = (0, index) if name in keys else (index, 0)
+                raise DataError(f"row {lacks} of the batch has no {name!r}, which row {has} has")
 
 
 def _column(
@@ -441,6 +448,8 @@ def _row_ids(features: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 def _on_host(values: Any) -> Any:
     """A tensor as numpy array; anything else as it is."""
+    if isinstance(values, list):  # by far the most frequent, and told apart in no time
+        return values
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
 
 

@@ -73,8 +73,9 @@ def of_text(
         opened, backend = _open_tokenizer(tokenizer), load_backend(tokenizer)
         return _cut_by_tokenizer(text, tagger, opened, backend, tokenizer.name)
     if tokenizer is not None:
+        backend = _backend_of(tokenizer)
         name = Path(tokenizer.name_or_path).name or type(tokenizer).__name__
-        return _cut_by_tokenizer(text, tagger, tokenizer, _backend_of(tokenizer), name)
+        return _cut_by_tokenizer(text, tagger, tokenizer, backend, name)
     if data is not None:
         opened, backend = _open_tokenizer(data.tokenizer_path), load_backend(data.tokenizer_path)
         return _cut_by_tokenizer(text, tagger, opened, backend, f"that of {data.path.name}")
