@@ -219,6 +219,7 @@ def test_the_ways_to_name_a_model(
     run, trained: list[RunConfig], tiny_data: PreparedData, tmp_path: Path
 ) -> None:
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     start = ["--data", tiny_data.path, "--out", tmp_path / "r"]
     for recipe, model, expected in (
         ([], "modernbert", FromConfig(model_type="modernbert")),
@@ -246,6 +247,7 @@ def test_the_ways_to_name_a_model(
         (["--ratio", "lin"], "did you mean 'linear'?"),
         (["--content", "ptv"], "--content ptv: masking.content.kind is 'ptv'; did you mean 'ptw'?"),
         (["--model", "brt"], "--model brt: model.model_type is 'brt'; did you mean 'bert'?"),
+        (["--model", "./no"], "./no is not a model folder: it has no config.json"),
         (["--device", "cdua"], "--device cdua: device is 'cdua'; did you mean 'cuda'?"),
         (["--precision", "fp61"], "--precision fp61: precision is 'fp61'; did you mean 'fp32'?"),
         (["--seed", "1e99"], "--seed 1e99: seed is 1e+99: it is too large"),

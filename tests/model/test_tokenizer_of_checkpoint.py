@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.model.build import build_model, load_tokenizer
 from chronomask.model.config import FromCheckpoint, FromConfig
+from chronomask.model.hub import model_folder
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 
@@ -67,3 +69,40 @@ def test_the_same_vocabulary_used_otherwise_is_refused(
     (cased / "tokenizer.json").write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(UsageError, match=r"splits text otherwise than the data's .*normalizer"):
         train_further(checkpoint, cased)
+
+
+def test_a_name_on_the_hub_stands_for_the_folder_it_is_copied_to(
+    checkpoint: Path, tiny_data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(checkpoint)
+    )
+    tokenizer = load_tokenizer(tiny_data.tokenizer_path)
+    made = {
+        path: build_model(
+            FromCheckpoint(path=path), tokenizer, row_length=32, seed=0, attention="row"
+        )
+        for path in (str(checkpoint), "owner/name")
+    }
+    assert asked == ["owner/name"]
+    first, second = (model.state_dict() for model in made.values())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["./owner/name", "/owner/name", "owner", "a/b/c", "~/model"])
+def test_a_path_is_never_looked_for_on_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is not a model folder: it has no config"):
+        model_folder(name)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    with pytest.raises(UsageError, match="is not a model folder"):
+        model_folder("owner/name")
+
+
+def test_a_name_that_the_hub_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="owner/name is no local folder, and cannot be loaded"):
+        model_folder("owner/name")

@@ -173,10 +173,14 @@ def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
 def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
     """Check what can be checked in an instant, train, and say what came of it."""
     from chronomask.data.mixture import open_data
+    from chronomask.model.config import FromCheckpoint
+    from chronomask.model.hub import is_hub_name, model_folder
     from chronomask.runs.layout import RunFolder
 
     RunFolder(out).check_free(resume)
     open_data(config.data)
+    if isinstance(config.model, FromCheckpoint) and not is_hub_name(config.model.path):
+        model_folder(config.model.path)
 
     from chronomask.train.loop import pretrain as run_pretrain
 

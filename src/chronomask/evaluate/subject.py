@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronomask.errors import DataError, UsageError
+from chronomask.model.hub import download
 from chronomask.runs.layout import (
     MODEL,
     STATE,
@@ -162,7 +163,9 @@ def find_subject(model: str) -> Subject:
         )
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise UsageError(f"{path} does not exist: name a run folder, a model folder or a hub model")
-    return Subject(model, _download(model))
+    folder = download(model)
+    _weights(folder)
+    return Subject(model, folder)
 
 
 def _checkpoint(path: Path, name: str) -> Subject:
@@ -184,24 +187,6 @@ def _weights(folder: Path) -> list[Path]:
             "(save_pretrained): other formats can run code when they are read"
         )
     return files
-
-
-def _download(name: str) -> Path:
-    """The local copy of a hub model: config, tokenizer and safetensors weights."""
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises what its transport layers do
-        raise UsageError(
-            f"{name} is no local folder, and cannot be loaded from the hub: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from None
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"the hub's {name} has no config.json: it is not a transformers model")
-    _weights(folder)
-    return folder
 
 
 def _counts_from_padding(config: PretrainedConfig) -> bool:

@@ -27,6 +27,7 @@ from chronomask.errors import DataError, UsageError, nearest
 from chronomask.model.attention import check_supported, implementation_for, position_offset
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
 from chronomask.model.export import without_bars
+from chronomask.model.hub import model_folder
 
 __all__ = [
     "build_model",
@@ -56,8 +57,9 @@ def build_model(
     vocabulary, a checkpoint of another vocabulary, or an architecture that cannot keep documents apart.
     """
     if isinstance(config, FromCheckpoint):
-        model = open_model(config.path, attention)
-        _check_vocabulary(config.path, tokenizer)
+        folder = model_folder(config.path)
+        model = open_model(folder, attention)
+        _check_vocabulary(folder, tokenizer)
     else:
         architecture = _architecture(config, tokenizer)
         with torch.random.fork_rng():
@@ -110,11 +112,10 @@ def skeleton(
     Without a tokenizer it has the architecture's own vocabulary.
     """
     if isinstance(config, FromCheckpoint):
-        if not (Path(config.path) / "config.json").is_file():
-            raise UsageError(f"{config.path} is not a model folder: it has no config.json")
-        architecture = AutoConfig.from_pretrained(config.path, local_files_only=True)
+        folder = model_folder(config.path)
+        architecture = AutoConfig.from_pretrained(folder, local_files_only=True)
         if tokenizer is not None:
-            _check_vocabulary(config.path, tokenizer)
+            _check_vocabulary(folder, tokenizer)
     else:
         architecture = _architecture(config, tokenizer)
     with torch.device("meta"):
@@ -212,8 +213,8 @@ def _offered(architecture: PretrainedConfig, attention: AttentionScope) -> str |
     return implementation_for(attention)
 
 
-def _check_vocabulary(path: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    if not (Path(path) / "tokenizer.json").is_file():
+def _check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not (path / "tokenizer.json").is_file():
         raise UsageError(
             f"{path} has no tokenizer.json, so its vocabulary cannot be checked against the data's; "
             "put the tokenizer the model was trained with beside it"

@@ -57,11 +57,12 @@ class FromConfig(Config):
 
 
 class FromCheckpoint(Config):
-    """A model to train further; its folder's tokenizer must have the data's vocabulary."""
+    """A model to train further; its tokenizer must have the data's vocabulary."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     path: str
-    """a folder that ``AutoModelForMaskedLM.from_pretrained`` opens, with its tokenizer"""
+    """a folder that ``AutoModelForMaskedLM.from_pretrained`` opens, with its tokenizer; or its name on the
+    Hugging Face hub, ``owner/name``"""
 
 
 ModelConfig = Annotated[FromConfig | FromCheckpoint, Field(discriminator="kind")]
