@@ -48,7 +48,7 @@ __all__ = [
 COMPRESSIONS = (".gz", ".xz", ".zst")
 """Ends of the names of compressed files that :func:`decompressed` opens."""
 
-UNPACKED_LIMIT = 100_000_000
+UNPACKED_LIMIT = 80_000_000
 """Most bytes that :func:`read_text` and :func:`read_lines` take out of a compressed file."""
 
 _BLOCK = 1 << 16
@@ -207,7 +207,9 @@ def lines_in(handle: IO[bytes], name: object) -> Iterator[str]:
     number = 1
     for block in handle:  # up to a line feed; a carriage return may end lines inside it
         block = _without_mark(block, name) if number == 1 else block
-        for line in block.splitlines():  # of bytes: at CR, LF and CR LF alone
+        lines = block.splitlines()  # of bytes: at CR, LF and CR LF alone
+        del block  # a line may be large: it is held once as bytes, once as text
+        for line in lines:
             yield _decode(line, name, number)
             number += 1
 

@@ -36,6 +36,7 @@ __all__ = [
     "folder_of",
     "is_hub",
     "load_split",
+    "parse_json",
 ]
 
 T = TypeVar("T")
@@ -166,6 +167,18 @@ def files_in(folder: Path, ends: tuple[str, ...], *, below: bool = False) -> lis
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value in JSON text; raises DataError for what is none, or nested too deeply to be an example."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise DataError(f"{where} is nested too deeply to hold examples") from None
+    except ValueError as error:
+        raise DataError(
+            f"{where} is not JSON ({error}): the file is cut short or damaged, get it again"
+        ) from None
 
 
 def check_text(text: str, where: str) -> str:

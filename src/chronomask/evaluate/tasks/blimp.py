@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 import time
 import zipfile
@@ -30,7 +29,7 @@ from chronomask.evaluate.pseudo import (
     pseudo_log_likelihood,
 )
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import Kept, Task, check_text, files_in, folder_of
+from chronomask.evaluate.task import Kept, Task, check_text, files_in, folder_of, parse_json
 from chronomask.runs.result import TaskResult
 from chronomask.storage import (
     UNPACKED_LIMIT,
@@ -198,12 +197,7 @@ def read_pairs(found: dict[str, bytes], limit: int | None = None) -> list[Pair]:
 
 def _pair(line: str, where: str) -> Pair:
     """The pair in a line; raises DataError for a line that holds none."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{where} is not JSON ({error}): the file is cut short or damaged"
-        ) from None
+    values = parse_json(line, where)
     if not isinstance(values, dict):
         raise DataError(f"{where} is not a JSON object")
     missing = [name for name in _FIELDS if not isinstance(values.get(name), str)]
@@ -244,7 +238,13 @@ def _in_archive(path: Path) -> list[tuple[str, bytes]]:
     try:
         with path.open("rb") as raw:
             return list(members(raw, path))
-    except (tarfile.TarError, zipfile.BadZipFile, *damage_errors(), OSError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        *damage_errors(),
+        OSError,
+    ) as error:
         raise DataError(
             f"{path} cannot be read as an archive ({error}): it is damaged or cut short, get it again"
         ) from None

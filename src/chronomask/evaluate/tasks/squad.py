@@ -6,7 +6,6 @@ context is several windows of tokens, and its answer is the best span over all o
 
 from __future__ import annotations
 
-import json
 import re
 import string
 import time
@@ -39,7 +38,14 @@ from chronomask.evaluate.spans import (
     merge_spans,
 )
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import check_text, content_sha256, folder_of, is_hub, load_split
+from chronomask.evaluate.task import (
+    check_text,
+    content_sha256,
+    folder_of,
+    is_hub,
+    load_split,
+    parse_json,
+)
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_text
 
@@ -265,12 +271,7 @@ def read_questions(task_data: Path, split: str) -> Questions:
     if is_hub(task_data):
         return _from_hub({"dev": "validation"}.get(split, split))
     path = split_file(task_data, split)
-    text = read_text(path)
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error}): it is damaged, get it again") from None
-    return _parse(values, str(path))
+    return _parse(parse_json(read_text(path), str(path)), str(path))
 
 
 def _parse(values: Any, where: str) -> Questions:
