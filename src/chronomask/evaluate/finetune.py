@@ -160,9 +160,9 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
 
     def check(self, model: Subject, task_data: Path) -> None:
         """Read everything once, and encode an example of each part; raises UsageError or DataError."""
-        from chronomask.model.device import choose_device
-
         train, dev_sets = self.read(task_data)
+        from chronomask.model.device import choose_device  # brings torch: files that lack cost none
+
         choose_device(self.config.device)
         if self.config.max_length > model.max_length:
             raise UsageError(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,43 +20,21 @@ from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.pseudo import PseudoLikelihood, encode_sentences
 from chronomask.evaluate.subject import find_subject
-from chronomask.evaluate.tasks.blimp import BlimpTask, contents, sha256_of_contents
+from chronomask.evaluate.tasks.blimp import BlimpTask, contents, read_pairs, sha256_of_contents
 from tests.support.corpus import made_up_text
 from tests.support.scored_by_hand import by_hand
+from tests.support.task_files import paradigm
 from tests.support.tiny_models import save_tiny
 
 PAIRS = 8
-
-
-def paradigm(uid: str, term: str, first: int) -> str:
-    words = " ".join(made_up_text(4)).replace(".", "").split()
-    long = "".join(words[:4]).lower()  # a word of several pieces
-    lines = []
-    for number in range(PAIRS):
-        at = first + number
-        good = " ".join(words[at : at + 3 + number % 4]) + f", {long}."
-        bad = good if number == 3 else " ".join(reversed(good.split()))
-        lines.append(
-            json.dumps(
-                {
-                    "sentence_good": good,
-                    "sentence_bad": bad,
-                    "field": "syntax",
-                    "linguistics_term": term,
-                    "UID": uid,
-                    "pairID": str(number),
-                }
-            )
-        )
-    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blimp") / "blimp"
     folder.mkdir()
-    (folder / "b_second.jsonl").write_text(paradigm("b_second", "binding", 5))
-    (folder / "a_first.jsonl").write_text(paradigm("a_first", "agreement", 0))
+    (folder / "b_second.jsonl").write_text(paradigm("b_second", "binding", 5, PAIRS))
+    (folder / "a_first.jsonl").write_text(paradigm("a_first", "agreement", 0, PAIRS))
     return folder.parent
 
 
@@ -159,9 +142,163 @@ def test_a_truncated_archive_is_refused(
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, model: Path, line: str, message: str) -> None:
-    (tmp_path / "x.jsonl").write_text(paradigm("x", "y", 0).splitlines()[0] + "\n" + line + "\n")
+    (tmp_path / "x.jsonl").write_text(paradigm("x", "y", 0, 1).splitlines()[0] + "\n" + line + "\n")
     with pytest.raises(DataError, match=message):
         evaluate(find_subject(str(model)), [BlimpTask()], tmp_path, [0], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"sentence_good": "caf\xe9"}', "x.jsonl, line 2: byte 0xe9 is not UTF-8"),
+        (b'{"a": "\\ud800"}', "x.jsonl, line 2 lacks sentence_good"),
+        (b"[" * 100_000, "x.jsonl, line 2 is nested too deeply"),
+        (b"7" * 10_000, "x.jsonl, line 2 is not JSON"),
+    ],
+)
+def test_odd_bytes_are_refused_by_line(tmp_path: Path, line: bytes, message: str) -> None:
+    good = paradigm("x", "y", 0, 1).encode()
+    (tmp_path / "x.jsonl").write_bytes(good + line + b"\n")
+    with pytest.raises(DataError, match=message):
+        BlimpTask().data_sha256(tmp_path)
+
+
+def test_half_a_character_is_refused(tmp_path: Path) -> None:
+    pair = json.loads(paradigm("x", "y", 0, 1))
+    (tmp_path / "x.jsonl").write_text(json.dumps(pair | {"sentence_bad": "a \ud800 b"}))
+    with pytest.raises(DataError, match=r"x\.jsonl, line 1: '\\ud800' is half of a character"):
+        BlimpTask().data_sha256(tmp_path)
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_line_ends_and_a_mark_change_nothing(tmp_path: Path, ends: bytes, mark: bytes) -> None:
+    plain = paradigm("x", "y", 0, 3).replace("syntax", "syn\u2028tax").encode()
+    pairs = read_pairs({"x.jsonl": mark + plain.replace(b"\n", ends)})
+    assert pairs == read_pairs({"x.jsonl": plain})
+    assert len(pairs) == 3
+
+
+def test_utf_16_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(paradigm("x", "y", 0, 1).encode("utf-16"))
+    with pytest.raises(DataError, match=r"x\.jsonl is UTF-16, by its byte order mark"):
+        BlimpTask().data_sha256(tmp_path)
+
+
+def test_files_of_one_name_are_refused_by_their_places(tmp_path: Path) -> None:
+    files = {"one/x.jsonl": paradigm("x", "y", 0, 2), "two/x.jsonl": paradigm("x", "y", 5, 2)}
+    for name, content in files.items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True)
+        (tmp_path / "folder" / name).write_text(content)
+    packed = archives(tmp_path, {name: content.encode() for name, content in files.items()})
+    for place in (tmp_path / "folder", *packed):
+        with pytest.raises(
+            DataError, match=r"called x\.jsonl \(\S*one/x\.jsonl and \S*two/x\.jsonl\)"
+        ):
+            contents(place)
+    (tmp_path / "folder" / "two" / "x.jsonl").rename(tmp_path / "folder" / "two" / "z.jsonl")
+    assert list(contents(tmp_path / "folder")) == ["x.jsonl", "z.jsonl"]
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(paradigm("x", "y", 0, 1))
+    (tmp_path / ".checkpoints").mkdir()
+    (tmp_path / ".checkpoints" / "x.jsonl").write_text("older")
+    assert list(contents(tmp_path)) == ["x.jsonl"]
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    *_, packed = archives(tmp_path, {"x.jsonl": b"{}"})
+    content = bytearray(packed.read_bytes())
+    for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # its flags, in both headers
+        content[content.index(signature) + at] |= 1
+    packed.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"data/x\.jsonl is encrypted: unpack it and name the folder"
+    ):
+        contents(packed)
+
+
+def test_a_zip_of_a_rare_method_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "blimp.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("x.jsonl", "{}")
+    with pytest.raises(DataError, match=r"x\.jsonl is compressed by another method than deflate"):
+        contents(tmp_path)
+
+
+def test_what_is_no_archive_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "blimp.rar").touch()
+    with pytest.raises(
+        UsageError, match=r"blimp\.rar is no archive of BLiMP: its name must end in"
+    ):
+        contents(tmp_path / "blimp.rar")
+
+
+_BOMB = 400_000_000
+"""Bytes that a few hundred kilobytes unpack to."""
+_READ_AND_MEASURE = """
+import sys
+from pathlib import Path
+from chronomask.errors import DataError
+from chronomask.evaluate.tasks.blimp import contents, read_pairs
+
+def most():  # kilobytes resident at once
+    return int(next(l for l in open("/proc/self/status") if "VmHWM" in l).split()[1])
+
+before = most()
+try:
+    read_pairs(contents(Path(sys.argv[1])))
+except DataError as error:
+    print((most() - before) * 1024, error)
+"""
+
+
+class _Blanks(io.RawIOBase):
+    """So many line ends, made while they are read."""
+
+    def __init__(self) -> None:
+        self.left = _BOMB
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), self.left)
+        buffer[:size] = b"\n" * size
+        self.left -= size
+        return size
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("suffix", [".tar.xz", ".tar.gz", ".zip", ".longname.tar.gz"])
+def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"blimp{suffix}"
+    if suffix == ".zip":
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+            archive.open("x.jsonl", "w", force_zip64=True) as file,
+        ):
+            shutil.copyfileobj(_Blanks(), file, 1 << 20)
+    elif suffix == ".longname.tar.gz":  # a name as long as a memory
+        header = tarfile.TarInfo("././@LongLink")
+        header.type, header.size = tarfile.GNUTYPE_LONGNAME, _BOMB
+        with gzip.open(path, "wb", 1) as file:
+            file.write(header.tobuf(tarfile.GNU_FORMAT))
+            shutil.copyfileobj(_Blanks(), file, 1 << 20)
+    else:
+        kind = suffix.removeprefix(".tar.")
+        options = {"preset": 0} if kind == "xz" else {"compresslevel": 1}
+        with tarfile.open(path, f"w:{kind}", **options) as archive:
+            entry = tarfile.TarInfo("x.jsonl")
+            entry.size = _BOMB
+            archive.addfile(entry, io.BufferedReader(_Blanks()))
+    command = [sys.executable, "-c", _READ_AND_MEASURE, str(path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    grown, _, message = printed.partition(" ")
+    assert "unpacks to more than 80,000,000 bytes" in message
+    assert "unpack it and name the folder" in message
+    assert int(grown) < 200_000_000
 
 
 def test_no_blimp_is_no_blimp(tmp_path: Path) -> None:

@@ -66,6 +66,18 @@ def test_quotes_and_odd_line_ends_are_text(tmp_path: Path) -> None:
     assert read_split("sst2", tmp_path, "dev").texts == [row[0] for row in rows]
 
 
+def test_old_line_ends_and_a_mark_are_read_too(glue: Path) -> None:
+    path = glue / "glue" / "RTE" / "dev.tsv"
+    expected = read_split("rte", glue, "dev")
+    for mark, ends in ((b"", b"\r"), (b"\xef\xbb\xbf", b"\r\n")):
+        plain = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        plain = plain.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        path.write_bytes(mark + plain.replace(b"\n", ends))
+        found = read_split("rte", glue, "dev")
+        assert (found.texts, found.pairs) == (expected.texts, expected.pairs)
+        assert found.labels.tolist() == expected.labels.tolist()
+
+
 def test_qqp_rows_that_are_cut_off_are_left_out_and_counted(glue: Path) -> None:
     path = glue / "glue" / "QQP" / "train.tsv"
     path.write_text(path.read_text() + "77\t1\t2\tonly one question\n")

@@ -22,30 +22,16 @@ from chronomask.evaluate.tasks.probe import (
     word_pieces,
 )
 from chronomask.types import UPOS
+from tests.support.task_files import TAGS, treebank
 from tests.support.tiny_models import save_tiny
-
-TAGS = {"baco": "NOUN", "difu": "VERB", "gahe": "ADJ", ".": "PUNCT", "limo": "DET"}
-
-
-def conllu(num: int, seed: int) -> str:
-    random = np.random.default_rng(seed)
-    out = []
-    for _ in range(num):
-        words = [*random.choice([*TAGS][:3], 4), "limo", "."]
-        for number, word in enumerate(words, 1):
-            misc = "SpaceAfter=No" if number == 5 else "_"
-            columns = [number, word, "_", TAGS[word], "_", "_", 0, "_", "_", misc]
-            out.append("\t".join(map(str, columns)))
-        out.append("")
-    return "\n".join(out) + "\n"
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data" / "ud-made-up"
     folder.mkdir(parents=True)
-    (folder / "xx_made-ud-train.conllu").write_text(conllu(60, 0))
-    (folder / "xx_made-ud-test.conllu.gz").write_bytes(gzip.compress(conllu(20, 1).encode()))
+    (folder / "xx_made-ud-train.conllu").write_text(treebank(60, 0))
+    (folder / "xx_made-ud-test.conllu.gz").write_bytes(gzip.compress(treebank(20, 1).encode()))
     return folder.parent
 
 
@@ -143,7 +129,7 @@ def test_treebanks_must_be_there_whole_and_one(data: Path, model: Path) -> None:
     with pytest.raises(DataError, match="damaged"):
         ProbeTask().check(subject, data)
     packed.write_bytes(content)
-    (data / "yy-ud-train.conllu").write_text(conllu(1, 0))
+    (data / "yy-ud-train.conllu").write_text(treebank(1, 0))
     with pytest.raises(UsageError, match="several treebanks"):
         treebank_files(data, config)
     assert len(treebank_files(data, ProbeConfig.parse({"treebank": "xx_made"}))) == 2

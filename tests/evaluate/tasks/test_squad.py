@@ -94,6 +94,37 @@ def test_bad_files_are_refused_by_place(data: Path, broken: Any, message: str) -
         read_questions(data, "dev")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "dev-v1.1.json is not JSON"),
+        (b"[" * 100_000, "dev-v1.1.json is nested too deeply"),
+        (b'{"data":\n"\xe9"}', "dev-v1.1.json, line 2: byte 0xe9 is not UTF-8"),
+        ('{"data": []}'.encode("utf-16"), "dev-v1.1.json is UTF-16"),
+    ],
+)
+def test_bytes_that_are_no_json_are_refused(data: Path, content: bytes, message: str) -> None:
+    (data / "squad" / "dev-v1.1.json").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_questions(data, "dev")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answers": [{"text": "rude", "answer_start": "x"}]}, "question 1-0-0: invalid literal"),
+        ({"answers": [{"text": 5, "answer_start": 0}]}, "answers must be text"),
+        ({"answers": "rude"}, "question 1-0-0: string indices"),
+        ({"question": "a \ud800"}, "question 1-0-0: .* is half of a character"),
+    ],
+)
+def test_values_of_another_shape_are_refused(data: Path, changes: Any, message: str) -> None:
+    path = data / "squad" / "dev-v1.1.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()), **changes)))
+    with pytest.raises(DataError, match=message):
+        read_questions(data, "dev")
+
+
 def test_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"train-v1.1.json does not exist \(nor .json.gz"):
         read_questions(tmp_path, "train")

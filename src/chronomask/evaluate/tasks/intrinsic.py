@@ -83,14 +83,14 @@ class MaskedLossTask(Task[MaskedLoss]):
 
     def check(self, model: Subject, task_data: Path) -> None:
         """Raise UsageError for a model of other tokens, DataError for damaged data."""
-        from chronomask.model.attention import check_supported
-        from chronomask.model.build import load_tokenizer, open_model
-
         prepared = self._open(task_data)
         if not prepared.split("held_out").num_rows:
             raise UsageError(
                 f"{prepared.path} has no held-out rows: prepare data with held_out above 0"
             )
+        from chronomask.model.attention import check_supported  # brings torch
+        from chronomask.model.build import load_tokenizer, open_model
+
         check_pseudo(model, PseudoLikelihood(device=self.config.device))
         if load_tokenizer(prepared.tokenizer_path).get_vocab() != model.tokenizer.get_vocab():
             raise UsageError(

@@ -78,9 +78,9 @@ class ProbeTask(Task[ProbeConfig]):
 
     def check(self, model: Subject, task_data: Path) -> None:
         """Read both parts; raises UsageError or DataError."""
-        from chronomask.model.device import choose_device
-
         self._parts(task_data)
+        from chronomask.model.device import choose_device  # brings torch: files that lack cost none
+
         choose_device(self.config.device)
         model.check_head("AutoModel")
         if not model.tokenizer.is_fast:

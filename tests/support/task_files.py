@@ -1,0 +1,61 @@
+"""Files of every task in one folder, small enough that each task at its defaults is done in seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from chronomask.data.folder import PreparedData
+from tests.support.corpus import made_up_text
+from tests.support.official_files import squad_values, write_glue, write_squad
+
+TAGS = {"baco": "NOUN", "difu": "VERB", "gahe": "ADJ", ".": "PUNCT", "limo": "DET"}
+"""Words of the treebank and their tags."""
+
+
+def write_task_files(folder: Path, data: PreparedData) -> None:
+    """GLUE, SQuAD, BLiMP, a treebank, held-out rows and a text, each in the folder of its family."""
+    write_glue(folder / "glue")
+    asked = [
+        ("the film was warm", [("what was warm?", "film")]),
+        ("the actor was cold", [("who was cold?", "actor")]),
+    ]
+    write_squad(folder / "squad", squad_values([asked]), squad_values([asked]))
+    (folder / "blimp").mkdir()
+    (folder / "blimp" / "order.jsonl").write_text(paradigm("order", "agreement", 0, 4))
+    (folder / "probe").mkdir()
+    for part, number in (("train", 30), ("test", 10)):
+        (folder / "probe" / f"xx-ud-{part}.conllu").write_text(treebank(number, seed=number))
+    shutil.copytree(data.path, folder / "intrinsic")
+    (folder / "intrinsic" / "text.txt").write_text("\n".join(made_up_text(2)))
+
+
+def paradigm(uid: str, term: str, first: int, number: int) -> str:
+    """Lines of BLiMP: a sentence of made-up words and its reverse; the fourth pair is no pair."""
+    words = " ".join(made_up_text(4)).replace(".", "").split()
+    long = "".join(words[:4]).lower()  # a word of several pieces
+    lines = []
+    for k in range(number):
+        at = first + k
+        good = " ".join(words[at : at + 3 + k % 4]) + f", {long}."
+        bad = good if k == 3 else " ".join(reversed(good.split()))
+        pair = {"sentence_good": good, "sentence_bad": bad, "field": "syntax"}
+        lines.append(json.dumps({**pair, "linguistics_term": term, "UID": uid, "pairID": str(k)}))
+    return "\n".join(lines) + "\n"
+
+
+def treebank(number: int, seed: int) -> str:
+    """Sentences of CoNLL-U, six words each, a tag for every word."""
+    random = np.random.default_rng(seed)
+    out = []
+    for _ in range(number):
+        words = [*random.choice([*TAGS][:3], 4), "limo", "."]
+        for place, word in enumerate(words, 1):
+            misc = "SpaceAfter=No" if place == 5 else "_"
+            columns = [place, word, "_", TAGS[word], "_", "_", 0, "_", "_", misc]
+            out.append("\t".join(map(str, columns)))
+        out.append("")
+    return "\n".join(out) + "\n"
