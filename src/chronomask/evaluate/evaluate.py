@@ -71,12 +71,16 @@ def evaluate(
     return results
 
 
-def _find_tasks(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> Sequence[Task[Any]]:
-    """Tasks by their names; tasks themselves stay as they are. Raises UsageError for unknown names."""
-    if isinstance(tasks, str):
-        tasks = [name.strip() for name in tasks.split(",") if name.strip()]
-    given = [task for task in tasks if not isinstance(task, str)]
-    return given or make_tasks([task for task in tasks if isinstance(task, str)])
+def _find_tasks(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> list[Task[Any]]:
+    """Tasks as they are, or those of names and families; raises UsageError for anything else."""
+    given = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else tasks
+    names = [name for name in given if isinstance(name, str) and name]
+    if names or not given:
+        given = make_tasks(names)
+    found = [task for task in given if isinstance(task, Task)]
+    if len(found) < len(given):
+        raise UsageError("tasks are names such as 'cola', or what make_tasks gives, and not both")
+    return found
 
 
 def default_out(model: Subject) -> Path:

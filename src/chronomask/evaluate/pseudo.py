@@ -6,14 +6,15 @@ are sorted by length and run in batches, and the head runs on the one position o
 ``original`` (Salazar et al., ACL 2020): each token is predicted with itself masked. A word cut into
 pieces then looks easy, since its other pieces give it away. ``within_word_l2r`` (Kauf and Ivanova,
 ACL 2023): the pieces of the same word to its right are masked too. Words are the tokenizer's own where
-they hold no space; otherwise the score is refused.
+they hold no space, else those that the marks of its vocabulary tell (``▁``, ``Ġ``, ``##``). Where neither
+tells words apart the score is refused.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -104,7 +105,7 @@ def encode_sentences(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     max_length: int,
-    score: Score,
+    score: Score = "within_word_l2r",
     task: str = "blimp",
 ) -> tuple[Sentences, NDArray[np.int64]]:
     """Texts as tokens, and for each sentence the text it comes from int64 [N].
@@ -141,10 +142,7 @@ def encode_sentences(
     sentences = Sentences(flat[0], flat[1], bounds)
     if score == "within_word_l2r":
         if joined:
-            raise UsageError(
-                f"the tokenizer ({type(tokenizer).__name__}) calls several words one, so the pieces of "
-                f"a word cannot be told: {_WAY_OUT.format(task=task)}"
-            )
+            sentences = _words_by_marks(sentences, tokenizer, task)
         _check_words(sentences, [texts[k] for k in source], tokenizer, task)
     return sentences, np.array(source, np.int64)
 
@@ -164,15 +162,40 @@ def _joins_words(words: list[int], spans: list[tuple[int, int]], text: str) -> b
     return any(" " in text[begins[word] : ends[word]].strip() for word in begins)
 
 
+def _words_by_marks(
+    sentences: Sentences, tokenizer: PreTrainedTokenizerBase, task: str
+) -> Sentences:
+    """The same tokens, their words read off the marks of the vocabulary; raises UsageError without any."""
+    from chronomask.masking.rows import ALONE, BEGINS, word_marks
+
+    try:
+        marks = word_marks(tokenizer)[sentences.ids]
+    except UsageError:
+        marks = np.zeros(sentences.ids.size, np.uint8)
+    scored = sentences.word >= 0
+    begins = (marks & BEGINS) > 0
+    begins[1:] |= (marks[:-1] & ALONE) > 0
+    if not (begins & scored).any():
+        raise UsageError(
+            f"the tokenizer ({type(tokenizer).__name__}) calls several words one, and its vocabulary "
+            f"marks none, so the pieces of a word cannot be told apart from the next word: "
+            f"{_WAY_OUT.format(task=task)}"
+        )
+    begins[1:] |= ~scored[:-1]
+    begins[sentences.bounds[:-1]] = True
+    return replace(sentences, word=np.where(scored, np.cumsum(begins), -1))
+
+
 def _check_words(
     sentences: Sentences, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, task: str
 ) -> None:
-    """Raise UsageError where most sentences are mostly one word, of a script without spaces.
+    """Raise UsageError where most sentences are mostly one word, in a script without spaces.
 
-    Of such a sentence ``within_word_l2r`` would mask all that is to the right.
+    Of such a sentence ``within_word_l2r`` would mask all that is to the right. ``texts`` [N]: the text
+    that each sentence is of.
     """
     suspicious = 0
-    for begin, end, text in zip(sentences.bounds, sentences.bounds[1:], texts, strict=False):
+    for begin, end, text in zip(sentences.bounds[:-1], sentences.bounds[1:], texts, strict=True):
         words = sentences.word[begin:end]
         words = words[words >= 0]
         if words.size > 3 and _WITHOUT_SPACES.search(text):
@@ -180,8 +203,8 @@ def _check_words(
             suspicious += 2 * longest > words.size
     if 2 * suspicious > len(texts):
         raise UsageError(
-            f"the tokenizer ({type(tokenizer).__name__}) does not part the words of a script that is "
-            f"written without spaces, so the pieces of a word cannot be told: "
+            f"the tokenizer ({type(tokenizer).__name__}) does not part words that are written without "
+            f"spaces, so the pieces of a word cannot be told apart from the next word: "
             f"{_WAY_OUT.format(task=task)}"
         )
 
