@@ -179,6 +179,19 @@ def test_tasks_that_draw_nothing_run_once(subject: Subject, tmp_path: Path) -> N
     assert [result.seed for result in results] == [0]
 
 
+def test_tasks_are_given_by_name_or_made(subject: Subject, glue: Path, tmp_path: Path) -> None:
+    made = make_tasks(["rte"], QUICK)
+    (result,) = evaluate(subject, made, glue, out=tmp_path / "out", progress=False)
+    assert result.task == "rte"
+    for mixed in ([*made, "cola"], ["cola", *made], [*made, 5]):
+        with pytest.raises(UsageError, match="names such as 'cola', or what make_tasks gives"):
+            evaluate(subject, mixed, glue, progress=False)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match="unknown task 'rtee'"):
+        evaluate(subject, "cola, rtee", glue, progress=False)
+    with pytest.raises(UsageError, match="no task was asked for"):
+        evaluate(subject, "", glue, progress=False)
+
+
 def test_default_folder(subject: Subject, tmp_path: Path) -> None:
     assert default_out(subject) == Path("results") / "tiny"
     of_run = Subject("x", tmp_path, step=40, run=tmp_path / "run")

@@ -73,10 +73,9 @@ def evaluate(
 
 def _find_tasks(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> list[Task[Any]]:
     """Tasks as they are, or those of names and families; raises UsageError for anything else."""
-    given = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else tasks
-    names = [name for name in given if isinstance(name, str) and name]
-    if names or not given:
-        given = make_tasks(names)
+    given = tasks.split(",") if isinstance(tasks, str) else list(tasks)
+    if all(isinstance(task, str) for task in given):
+        return make_tasks([name for task in given if (name := str(task).strip())])
     found = [task for task in given if isinstance(task, Task)]
     if len(found) < len(given):
         raise UsageError("tasks are names such as 'cola', or what make_tasks gives, and not both")
