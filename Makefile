@@ -6,7 +6,7 @@ quickstart: install  ## train four arms on text that is already here, end with a
 	$(BIN)/chronomask quickstart
 
 test: install-test lint  ## everything that must hold before a change lands
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: install-test
 	$(BIN)/ruff check .
