@@ -239,7 +239,7 @@ def _collate(given: Any, collate: RowCollator | None) -> Mapping[str, Any]:
             for feature, row in zip(features, rows, strict=True)
         ]
     batch: dict[str, Any] = dict(collate.pad(features))
-    row_id = _row_ids(features) if "row_id" in features[0] else _hashed(batch)
+    row_id = _row_ids(features) if "row_id" in features[0] else _hash_tokens(batch)
     if not isinstance(ids, np.ndarray):
         device = ids.device if isinstance(ids, torch.Tensor) else "cpu"
         batch = {name: torch.from_numpy(value).to(device) for name, value in batch.items()}
@@ -255,7 +255,7 @@ def _features_of(given: Any) -> tuple[Sequence[Mapping[str, Any]], Any]:
         return _rows_of_columns({"input_ids": given}), given
     if not isinstance(given, list | tuple) or any(isinstance(row, str) for row in given):
         raise UsageError(
-            f"cannot mask {_described(given)}: give rows of a loader, a batch with 'input_ids', a "
+            f"cannot mask {_describe(given)}: give rows of a loader, a batch with 'input_ids', a "
             "tensor of token ids [B, T], or a list of lists of token ids; text must be tokenised "
             "first, as tokenizer(texts) does"
         )
@@ -293,7 +293,7 @@ def _inside_padding(ids: np.ndarray, pad_token_id: int) -> np.ndarray:
     return inside
 
 
-def _hashed(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+def _hash_tokens(batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """int64 [B]: a number for each row, made of its tokens without the padding."""
     rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
     contents = (ids[there == 1].astype("<i8").tobytes() for ids, there in rows)
@@ -386,7 +386,7 @@ def _token_ids(feature: Mapping[str, Any], index: int) -> np.ndarray:
     except ValueError:  # lists of different lengths inside a row
         ids = np.empty((0, 0))
     if ids.ndim != 1:
-        raise UsageError(f"row {row} is {_described(given)}, not a flat list of token ids")
+        raise UsageError(f"row {row} is {_describe(given)}, not a flat list of token ids")
     if ids.size and ids.dtype.kind not in "iu":
         raise UsageError(
             f"row {row} holds {ids.dtype} values, such as {ids.flat[0].item()!r}; token ids are whole numbers"
@@ -447,7 +447,7 @@ def _listed(mapping: Mapping[str, Any]) -> str:
     return ", ".join(sorted(map(str, mapping))) or "nothing"
 
 
-def _described(given: Any) -> str:
+def _describe(given: Any) -> str:
     """A value of the wrong type, as a sentence names it."""
     if isinstance(given, list | tuple):
         return f"a list of {type(given[0]).__name__}" if given else "an empty list"

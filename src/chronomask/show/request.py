@@ -11,8 +11,8 @@ from typing import Any
 
 from chronomask.config import read_yaml
 from chronomask.errors import UsageError, nearest
+from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import Ptw
-from chronomask.masking.masker import MaskingConfig
 from chronomask.runs.read import Run
 from chronomask.train.config import RunConfig
 
