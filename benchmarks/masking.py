@@ -41,7 +41,8 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import build_model, load_tokenizer
 from chronomask.model.config import FromConfig
 from chronomask.prepare.config import PrepareConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from chronomask.config import (
+    Alternative,
     Config,
     Layer,
     apply_overrides,
+    json_schema,
+    kind_of,
     merge,
     nested,
     parse_override,
@@ -349,6 +353,132 @@ def test_text_that_looks_like_something_else_survives_a_file() -> None:
         "a": odd,
         **dict.fromkeys(odd, 1),
     }
+
+
+class Shape(Alternative):
+    """A family, in which another one lies."""
+
+    @abstractmethod
+    def area(self) -> float: ...
+
+
+class Box(Shape):
+    """Shapes that things can be put into."""
+
+
+class Square(Box):
+    kind: Literal["square"] = "square"
+    side: Annotated[float, Field(gt=0)] = 1.0
+    """of all four"""
+
+    def area(self) -> float:
+        return self.side**2
+
+
+class Heap(Box):
+    kind: Literal["heap"] = "heap"
+    boxes: tuple[Box, ...] = ()
+
+    def area(self) -> float:
+        return sum(box.area() for box in self.boxes)
+
+
+class Point(Shape):
+    kind: Literal["point"] = "point"
+
+    def area(self) -> float:
+        return 0.0
+
+
+class Drawing(Config):
+    shape: Shape = Square()
+    """what is drawn"""
+    box: float | Box | None = None
+
+
+def test_a_family_takes_keys_of_its_members_and_their_values() -> None:
+    keys = {"shape": {"kind": "heap", "boxes": [{"kind": "square", "side": 2}, {"kind": "heap"}]}}
+    typed = Drawing(shape=Heap(boxes=(Square(side=2), Heap())))
+    assert Drawing.parse(keys) == typed
+    assert Drawing.parse({"shape": Heap(boxes=(Square(side=2), Heap()))}) == typed
+    assert Drawing.parse(typed.to_dict()) == typed
+    assert typed.to_dict()["shape"]["boxes"][0] == {"kind": "square", "side": 2.0}
+    assert Drawing().replace(["shape.side=3"]).shape.area() == 9
+    assert Drawing().replace(["box.kind=heap"]).box == Heap()
+    assert Shape.parse({"kind": "square"}) == Square()
+    assert list(Shape.kinds()) == ["square", "heap", "point"]
+    assert list(Box.kinds()) == ["square", "heap"]
+    assert kind_of(Point()) == "point"
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"shape": {"kind": "sqare"}}, "shape.kind is 'sqare'; did you mean 'square'? Valid: square, heap"),
+        ({"shape": {"kind": ["x"]}}, "shape.kind is \"['x']\"; valid: square, heap, point"),
+        ({"shape": {"side": 2}}, "shape needs a 'kind', got {'side': 2}; valid: square, heap, point"),
+        ({"shape": 2}, "shape is 2; a group of keys with a 'kind' is meant; valid: square, heap, point"),
+        ({"shape": Square}, "a value is meant, not a class: add parentheses"),
+        ({"shape": {"kind": "square", "sid": 2}}, "unknown key 'shape.sid'; did you mean 'side'?"),
+        ({"shape": {"kind": "square", "side": 0}}, "shape.side is 0: it should be greater than 0"),
+        ({"shape": {"kind": "square", "side": True}}, "shape.side is true: a number is meant"),
+        ({"shape": {"kind": "heap", "boxes": [{"kind": "point"}]}}, "shape.boxes.0.kind is 'point'; valid: "),
+        ({"box": {"kind": "point"}}, "box.kind is 'point'; valid: square, heap"),
+        ({"box": {"kind": "square", "side": 0}}, "box.side is 0: it should be greater than 0"),
+        ({"box": "x"}, "box is 'x': it should be a valid number"),
+    ],
+)  # fmt: skip
+def test_what_no_member_of_a_family_takes(values: dict, sentence: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Drawing.parse(values, where="f.yaml")
+    assert str(refused.value).startswith("f.yaml: ")
+    assert sentence in str(refused.value)
+    assert "; f.yaml" not in str(refused.value)
+
+
+def test_a_family_is_parsed_by_itself() -> None:
+    assert Shape.parse_with({"kind": "square"}, ["side=3"]) == Square(side=3)
+    for values, sentence in (
+        ({"kind": "sqare"}, "f.yaml: kind is 'sqare'; did you mean 'square'?"),
+        (
+            {"side": 1},
+            "f.yaml: the whole needs a 'kind', got {'side': 1}; valid: square, heap, point",
+        ),
+        ({"kind": "square", "sid": 1}, "f.yaml: unknown key 'sid'; did you mean 'side'?"),
+    ):
+        with pytest.raises(UsageError) as refused:
+            Shape.parse(values, where="f.yaml")
+        assert sentence in str(refused.value)
+
+
+def test_a_kind_belongs_to_one_class() -> None:
+    first = type("Blob", (Point,), {"__annotations__": {"kind": Literal["blob"]}, "kind": "blob"})
+    again = type("Blob", (Point,), {"__annotations__": {"kind": Literal["blob"]}, "kind": "blob"})
+    assert Shape.kinds()["blob"] is again is not first
+    with pytest.raises(
+        TypeError, match=r"Twin has the kind 'blob' of .*Blob: give it one of its own"
+    ):
+        type("Twin", (Point,), {"__annotations__": {"kind": Literal["blob"]}, "kind": "blob"})
+    with pytest.raises(TypeError, match=r"Smaller has the kind 'square' of .*Square"):
+        type("Smaller", (Square,), {})
+    with pytest.raises(TypeError, match=r"the kind of .*Vague is no literal"):
+        type("Vague", (Shape,), {"__annotations__": {"kind": str}, "kind": "vague"})
+    nameless = type("Nameless", (Box,), {"area": lambda self: 1.0})
+    with pytest.raises(TypeError, match="Nameless has no kind"):
+        nameless()
+
+
+def test_the_schema_of_a_family_is_that_of_its_members() -> None:
+    schema = json_schema(Drawing)
+    shape = schema["properties"]["shape"]
+    assert shape["description"] == "what is drawn"
+    assert shape["discriminator"]["mapping"]["heap"] == "#/$defs/Heap"
+    assert {"$ref": "#/$defs/Point"} in shape["oneOf"]
+    assert schema["$defs"]["Heap"]["properties"]["boxes"]["items"]["oneOf"][:2] == [
+        {"$ref": "#/$defs/Square"},
+        {"$ref": "#/$defs/Heap"},
+    ]
+    assert schema["$defs"]["Square"]["properties"]["side"]["description"] == "of all four"
 
 
 plain_text = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")))

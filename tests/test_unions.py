@@ -1,7 +1,7 @@
 """Every member of every union of configs: it parses at its defaults, survives a file, and is documented.
 
-Unions are found from the configs of runs, preparations, studies and tasks, so that a new member is here
-as soon as it is in its union.
+Unions, and families of alternatives, are found from the configs of runs, preparations, studies and tasks,
+so that a new member is here as soon as it is in one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from chronomask.config import Config, json_schema
+from chronomask.config import Alternative, Config, json_schema
 from chronomask.errors import UsageError
 from chronomask.evaluate.tasks import REGISTRY
 from chronomask.prepare.config import PrepareConfig
@@ -45,14 +45,23 @@ QUANTITY = re.compile(
 """Words one of which tells what a number counts or measures."""
 
 
+def members_in(annotation: Any) -> Iterator[type[Config]]:
+    """The config classes that a type names; for a family, the members that this package defines."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        family = issubclass(annotation, Alternative) and annotation.kinds().values()
+        own = [cls for cls in family or () if cls.__module__.startswith("chronomask.")]
+        yield from own or [annotation]
+    for argument in get_args(annotation):
+        yield from members_in(argument)
+
+
 def classes_in(annotation: Any, found: dict[type[Config], None]) -> None:
     """Collect every config class that values of a type hold, and those within them."""
-    if isinstance(annotation, type) and issubclass(annotation, Config) and annotation not in found:
-        found[annotation] = None
-        for field in annotation.model_fields.values():
-            classes_in(field.annotation, found)
-    for argument in get_args(annotation):
-        classes_in(argument, found)
+    for cls in members_in(annotation):
+        if cls not in found:
+            found[cls] = None
+            for field in cls.model_fields.values():
+                classes_in(field.annotation, found)
 
 
 def every_class() -> list[type[Config]]:
@@ -134,13 +143,6 @@ def places_of_kinds() -> Iterator[tuple[type[Config], str, Any]]:
             found = dict.fromkeys(part for part in members_in(field.annotation) if kinds_of(part))
             if found:
                 yield cls, name, list(found)
-
-
-def members_in(annotation: Any) -> Iterator[type[Config]]:
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from members_in(argument)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 
 from chronomask import keyed
 from chronomask.keyed import Stream
-from chronomask.masking.content import ContentState, Fixed, Ptw, PtwFaithful
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.content import Fixed, Ptw, PtwFaithful
+from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.ratio import Constant
 from chronomask.masking.select.published import walk
 from chronomask.report.drawing import MUTED
@@ -193,7 +194,7 @@ def _running_loss() -> Figure:
         (panels[1], "chronomask: sum over count", Ptw()),
     ):
         rng = np.random.default_rng(0)
-        state = ContentState(config, names, vocab_size=0)
+        state = config.begin(names, vocab_size=0)
         course = []
         for _ in range(steps):
             count = np.array([0, rng.poisson(60), rng.random() < 0.05], np.int64)

@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pydantic import TypeAdapter
 
+from chronomask.config import kind_of
 from chronomask.masking.content import Clipped, Sigmoid, Softmax
-from chronomask.masking.ratio import BetaRows, RatioSchedule, Responsive, UniformRows
-from chronomask.masking.response import RatioResponse
+from chronomask.masking.ratio import Schedule
 from chronomask.report.drawing import MUTED
 
 from .paper import BLUE, GREEN, ORANGE, headed, label, per_cent, sheet
@@ -50,8 +49,9 @@ EXAMPLES = {
 
 def figures() -> dict[str, Figure]:
     """One panel per schedule, all of them on one sheet, and the weight maps."""
-    parse = TypeAdapter(RatioSchedule).validate_python
-    schedules = {kind: parse({"kind": kind, **values}) for kind, values in EXAMPLES.items()}
+    schedules = {
+        kind: Schedule.parse({"kind": kind, **values}) for kind, values in EXAMPLES.items()
+    }
     drawn = {}
     for kind, schedule in schedules.items():
         figure, (axes,) = sheet(3.4, 1.7)
@@ -69,10 +69,10 @@ def figures() -> dict[str, Figure]:
     return drawn
 
 
-def _draw(axes: Axes, schedule: RatioSchedule, marks: bool = True) -> None:
-    if isinstance(schedule, UniformRows | BetaRows):
+def _draw(axes: Axes, schedule: Schedule, marks: bool = True) -> None:
+    if schedule.draws_rows:
         _bands(axes, schedule)
-    elif isinstance(schedule, Responsive):
+    elif not schedule.known_before:
         _response(axes, schedule, marks)
     else:
         ratios = np.array([schedule.at(float(t)) for t in PROGRESS])
@@ -81,7 +81,7 @@ def _draw(axes: Axes, schedule: RatioSchedule, marks: bool = True) -> None:
         mean = float(np.mean([schedule.at((k + 0.5) / 2000) for k in range(2000)]))
         if marks and np.ptp(ratios) > 0:
             axes.axhline(mean, color=MUTED, lw=0.8, ls=(0, (3, 3)))
-            x, side = (1.0, "right") if schedule.kind == "warmup_decay" else (0.01, "left")
+            x, side = (1.0, "right") if kind_of(schedule) == "warmup_decay" else (0.01, "left")
             axes.text(x, mean, f"mean {mean:.3g}", color=MUTED, size=7.5, ha=side, va="bottom")
         top = float(ratios.max())
         axes.set_ylim(0, max(0.2, 1.12 * top))
@@ -92,7 +92,7 @@ def _draw(axes: Axes, schedule: RatioSchedule, marks: bool = True) -> None:
         axes.set_xlabel("progress")
 
 
-def _bands(axes: Axes, schedule: UniformRows | BetaRows) -> None:
+def _bands(axes: Axes, schedule: Schedule) -> None:
     """Where the ratios of 5–95 % and of 25–75 % of the rows lie, and their median."""
     quantiles = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
     values = np.array([schedule.of_rows(float(t), quantiles) for t in PROGRESS[::4]])
@@ -102,14 +102,14 @@ def _bands(axes: Axes, schedule: UniformRows | BetaRows) -> None:
     axes.set_ylim(0, 0.62)
 
 
-def _response(axes: Axes, schedule: Responsive, marks: bool) -> None:
+def _response(axes: Axes, schedule: Schedule, marks: bool) -> None:
     """The ratio that answers a made-up validation loss that stalls twice."""
-    response = RatioResponse(schedule)
+    state = schedule.begin()
     levels = []
     for t in np.linspace(0, 1, 61):
         stalled = 0.2 < t < 0.4 or t > 0.65
-        response.observe_validation(3.0 if stalled else 5.0 * float(np.exp(-2 * t)))
-        levels.append(response.level)
+        state.observe(3.0 if stalled else 5.0 * float(np.exp(-2 * t)))
+        levels.append(state.at(float(t)))
     axes.step(np.linspace(0, 1, 61), levels, color=BLUE, where="post")
     axes.set_ylim(0, 0.34)
     if marks:

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from chronomask.masking.masker import MaskingConfig, Vocabulary
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Vocabulary
 from chronomask.report.classes import group_of
 from chronomask.report.drawing import GROUP_COLOURS, INK, MUTED, text_width
 from chronomask.show.measure import Shown

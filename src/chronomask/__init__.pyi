@@ -15,8 +15,8 @@ from chronomask.integrations.workers import MaskedLoader as MaskedLoader
 from chronomask.masking import content as content
 from chronomask.masking import ratio as ratio
 from chronomask.masking import strategy as strategy
+from chronomask.masking.config import MaskingConfig as MaskingConfig
 from chronomask.masking.masker import Masker as Masker
-from chronomask.masking.masker import MaskingConfig as MaskingConfig
 from chronomask.masking.rows import RowCollator as RowCollator
 from chronomask.masking.tally import score as score
 from chronomask.prepare.config import PrepareConfig as PrepareConfig

@@ -45,6 +45,9 @@ Precision = Literal["fp32", "bf16", "auto"]
 """Of matrix products; weights, sums and optimiser state are float32 always. ``auto``: bf16 on CUDA
 devices that compute it, else fp32."""
 
+_EPOCH_STRIDE = 0x9E3779B1
+"""How far apart in training order two visits of a row are said to be: more than any data set."""
+
 Array = Any
 """A numpy array or a torch tensor, as the class docstring says."""
 
@@ -120,6 +123,13 @@ class Rows:
     @property
     def row_length(self) -> int:
         return self.input_ids.shape[1]
+
+    @property
+    def place(self) -> np.ndarray:
+        """int64 [B]: ``order``; where there is none, row ids moved far away in every epoch."""
+        if self.order is not None:
+            return self.order
+        return self.row_id + self.epoch * _EPOCH_STRIDE
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows ``start`` to ``stop`` (exclusive) of a host batch, document bounds included."""

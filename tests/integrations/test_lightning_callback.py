@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from chronomask.errors import UsageError
 from chronomask.integrations.lightning import TimeVariantMasking
 from chronomask.integrations.order import KeyedLoader, with_row_ids
-from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import RowCollator
 from chronomask.types import UPOS_CLASSES
 from tests.support.worded_rows import ROW_LENGTH, tiny_model

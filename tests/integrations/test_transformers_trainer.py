@@ -17,7 +17,8 @@ from chronomask.errors import DataError, UsageError
 from chronomask.integrations.lightning import TimeVariantMasking
 from chronomask.integrations.order import with_row_ids
 from chronomask.integrations.transformers import TimeVariantTrainer
-from chronomask.masking.masker import MaskingConfig, Vocabulary, fixed_masker
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Vocabulary, fixed_masker
 from chronomask.masking.rows import RowCollator, as_rows
 from chronomask.types import UPOS_CLASSES
 from tests.support.worded_rows import ROW_LENGTH, tiny_model

@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
 
 from chronomask.errors import DataError, UsageError
 from chronomask.masking.content import ContentSchedule, ContentState
@@ -16,7 +15,7 @@ NUM_CLASSES = len(UPOS_CLASSES)
 
 
 def state_of(**spec: object) -> ContentState:
-    return ContentState(TypeAdapter(ContentSchedule).validate_python(spec), UPOS_CLASSES, 100)
+    return ContentSchedule.parse(spec).begin(UPOS_CLASSES, 100)
 
 
 def tally_of(losses: list[float], classes: list[int], size: int = NUM_CLASSES) -> ClassTally:
@@ -157,11 +156,11 @@ def test_refusals() -> None:
         state_of(kind="fixed", weights={"NUON": 1})
     with pytest.raises(UsageError, match="at least one class needs a weight above 0"):
         state_of(kind="fixed", weights={}, other=0).weights()
-    config = TypeAdapter(ContentSchedule).validate_python({"kind": "ptw"})
+    config = ContentSchedule.parse({"kind": "ptw"})
     with pytest.raises(UsageError, match="prepare it with a tagger"):
-        ContentState(config, ("none",), 100)
+        config.begin(("none",), 100)
     with pytest.raises(DataError, match="schedule 'ptw' needs"):
         state_of(kind="ptw").load_state_dict(state_of(kind="none").state_dict())
-    fewer = ContentState(config, UPOS_CLASSES[:5], 100)
+    fewer = config.begin(UPOS_CLASSES[:5], 100)
     with pytest.raises(DataError, match=r"shape \(5,\)"):
         state_of(kind="ptw").load_state_dict(fewer.state_dict())

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 from chronomask.errors import UsageError
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary, fixed_masker
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.types import ClassTally, MaskedBatch, Rows
 from tests.support.masked_text import (
     CLASSES,
@@ -17,6 +18,7 @@ from tests.support.masked_text import (
     rows_like_text,
     word_sizes,
 )
+from tests.support.masking_states import CONTENTS, fresh, masks, saved_states, taught
 
 MASK = 4
 VOCABULARY = Vocabulary(MASK, np.arange(FIRST_ORDINARY, VOCAB_SIZE), VOCAB_SIZE)
@@ -172,9 +174,8 @@ def test_cuda_gives_the_same_bits(content: dict) -> None:
 def test_state_restores_the_masks(spec: dict) -> None:
     config = config_of({"kind": "responsive"}, spec, {"kind": "whole_word"})
     one = masker_of(config)
-    assert one.response is not None
     for loss in (3.0, 3.0, 3.0, 3.0, 3.0):
-        one.response.observe_validation(loss)
+        one.observe_validation(loss)
     two = Masker(config, VOCABULARY, CLASSES, 0)
     two.load_state_dict(one.state_dict())
     assert same(one(ROWS, 0.7), two(ROWS, 0.7))
@@ -184,12 +185,56 @@ def test_state_restores_the_masks(spec: dict) -> None:
 def test_responsive_ratio_falls_when_the_loss_stalls_and_not_below_its_end() -> None:
     spec = {"kind": "responsive", "watch": "training", "every": 2, "patience": 1, "factor": 0.5}
     masker = Masker(config_of(spec, {"kind": "none"}, {"kind": "token"}), VOCABULARY)
-    assert masker.response is not None
     levels = []
     for loss in (4.0, 4.0, 3.0, 3.0, 3.0, 3.0, 2.9, 2.9, 2.9, 2.9):
-        masker.response.observe_training(loss)
+        masker.update(ClassTally(np.array([10 * loss]), np.array([10]), np.array([0])))
         levels.append(masker.ratio_at(0.5))
     assert levels == [0.3] * 5 + [0.15] * 5
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_checkpoints_of_before_open_and_mask_the_same(name: str) -> None:
+    entry = saved_states()[name]
+    learnt, restored = taught(CONTENTS[name]), fresh(CONTENTS[name])
+    restored.load_state_dict(entry["state"])
+    for masker in (learnt, restored):
+        state = masker.state_dict()
+        assert state.keys() == entry["state"].keys()
+        for key, tensor in entry["state"].items():
+            assert state[key].dtype == tensor.dtype
+            assert torch.equal(state[key], tensor), key
+        assert masks(masker) == {key: entry[key] for key in ("masking_ratio", "labels")}
+
+
+def test_what_a_run_has_logged_is_held() -> None:
+    masker = masker_of(config_of({"kind": "responsive"}, {"kind": "ptw"}, {"kind": "whole_word"}))
+    before = masker.state_dict()
+    weights = [0.5, *np.linspace(0.1, 0.9, len(CLASSES) - 1)]
+    masker.hold(ratio=0.2, class_weights=weights)
+    fixed = config_of(
+        {"kind": "constant", "base": 0.2},
+        {"kind": "fixed", "weights": dict(zip(CLASSES, weights, strict=True))},
+        {"kind": "whole_word"},
+    )
+    assert same(masker(ROWS, 0.4), Masker(fixed, VOCABULARY, CLASSES)(ROWS, 0.4))
+    assert masker.class_weights() == pytest.approx(dict(zip(CLASSES, weights, strict=True)))
+    assert masker.ratio_at(0.9) == 0.2
+    assert all(
+        torch.equal(before[key], value)
+        for key, value in masker.state_dict().items()
+        if "content" in key
+    )
+
+
+def test_rows_of_a_sequence_draw_as_its_parts_do() -> None:
+    drawn = {"kind": "uniform_rows", "high": {"kind": "constant", "base": 0.6}}
+    for spec in (drawn, drawn | {"antithetic": False}):
+        sequence = {"kind": "sequence", "parts": [{"until": 1, "schedule": spec}]}
+        alone, inside = (
+            Masker(config_of(ratio, {"kind": "none"}, {"kind": "token"}), VOCABULARY)(ROWS, 0.5)
+            for ratio in (spec, sequence)
+        )
+        assert same(alone, inside)
 
 
 ONE_IN_SIX = rows_like_text(1500, 256, seed=8)
@@ -275,9 +320,7 @@ def test_spans_have_geometric_lengths() -> None:
         {"kind": "constant", "base": 0.15}, {"kind": "none"}, {"kind": "span", "max_words": 10}
     )
     masker = Masker(config, VOCABULARY)
-    from chronomask.masking.strategy import unit_id
-
-    spans = unit_id(config.strategy, ONE_IN_SIX, 0)
+    spans = config.strategy.units(ONE_IN_SIX, 0)
     lengths = []
     for row, words in zip(spans, ONE_IN_SIX.word_id, strict=True):
         whole = np.unique(np.stack([row, words])[:, words >= 0], axis=1)

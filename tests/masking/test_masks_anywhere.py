@@ -9,7 +9,8 @@ import pytest
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.types import ClassTally
 from tests.support.masked_text import VOCAB_SIZE
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from chronomask.errors import UsageError
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.ratio import Linear
 from chronomask.masking.strategy import Token
 from chronomask.masking.tally import class_means, class_sums, score

@@ -4,11 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from pydantic import TypeAdapter, ValidationError
 
-from chronomask.masking.ratio import RatioSchedule, ScheduleBase
-
-ADAPTER: TypeAdapter[ScheduleBase] = TypeAdapter(RatioSchedule)
+from chronomask.errors import UsageError
+from chronomask.masking.ratio import Schedule
 
 VALUES = {
     ("constant", 0.0): 0.15,
@@ -64,13 +62,13 @@ SEQUENCE = {
 
 @pytest.mark.parametrize(("kind", "progress"), VALUES)
 def test_exact_values(kind: str, progress: float) -> None:
-    schedule = ADAPTER.validate_python({"kind": kind})
+    schedule = Schedule.parse({"kind": kind})
     assert schedule.at(progress) == pytest.approx(VALUES[kind, progress], abs=1e-12)
 
 
 @pytest.mark.parametrize("spec", [{"kind": k} for k in KINDS] + [PHASES, SEQUENCE], ids=str)
 def test_always_a_ratio(spec: dict) -> None:
-    schedule = ADAPTER.validate_python(spec)
+    schedule = Schedule.parse(spec)
     values = [schedule.at(t) for t in np.linspace(0, 1, 1001)]
     assert 0 <= min(values) <= max(values) <= 1
     uniform = np.random.default_rng(0).random(4000)
@@ -85,28 +83,28 @@ def test_always_a_ratio(spec: dict) -> None:
     [("linear_decay", 0.15), ("cosine_decay", 0.17), ("ascending", 0.15), ("convex_decay", 0.10)],
 )
 def test_mean_over_training(kind: str, mean: float) -> None:
-    schedule = ADAPTER.validate_python({"kind": kind})
+    schedule = Schedule.parse({"kind": kind})
     middle = (np.arange(10_000) + 0.5) / 10_000
     assert np.mean([schedule.at(t) for t in middle]) == pytest.approx(mean, abs=1e-6)
 
 
 def test_phases_and_sequence_switch_where_they_say() -> None:
-    phases = ADAPTER.validate_python(PHASES)
+    phases = Schedule.parse(PHASES)
     assert [phases.at(t) for t in (0, 0.4999, 0.5, 1)] == [0.3, 0.3, 0.05, 0.05]
-    sequence = ADAPTER.validate_python(SEQUENCE)
+    sequence = Schedule.parse(SEQUENCE)
     expected = [0.0, 0.2, 0.4, 0.25, 0.1]
     assert [sequence.at(t) for t in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx(expected)
 
 
 def test_rows_of_uniform_schedule_follow_its_ends() -> None:
     spec = {"kind": "uniform_rows", "low": {"kind": "constant", "base": 0.1}, "high": SEQUENCE}
-    schedule = ADAPTER.validate_python(spec)
+    schedule = Schedule.parse(spec)
     rows = schedule.of_rows(0.625, np.array([0.0, 0.5, 1.0]))
     assert rows == pytest.approx([0.1, 0.175, 0.25])
 
 
 def test_beta_rows_have_the_variance_of_the_beta_distribution() -> None:
-    schedule = ADAPTER.validate_python({"kind": "beta_rows", "concentration": 9})
+    schedule = Schedule.parse({"kind": "beta_rows", "concentration": 9})
     grid = (np.arange(20_000) + 0.5) / 20_000
     rows = schedule.of_rows(0.0, grid)
     assert rows.var() == pytest.approx(0.15 * 0.85 / 10, rel=1e-3)
@@ -126,10 +124,58 @@ def test_beta_rows_have_the_variance_of_the_beta_distribution() -> None:
     ],
 )
 def test_impossible_values_are_refused(spec: dict, words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
-        ADAPTER.validate_python(spec)
+    with pytest.raises(UsageError, match=words):
+        Schedule.parse(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *({"kind": kind} for kind in KINDS if kind != "cosine_then_quadratic"),
+        PHASES,
+        SEQUENCE,
+        {"kind": "uniform_rows", "low": PHASES, "high": SEQUENCE},
+    ],
+    ids=str,
+)
+def test_a_scaled_schedule_has_every_ratio_multiplied(spec: dict) -> None:
+    schedule = Schedule.parse(spec)
+    scaled = schedule.times(0.5)
+    assert type(scaled) is type(schedule)
+    for progress in np.linspace(0, 1, 41):
+        assert scaled.at(progress) == pytest.approx(schedule.at(progress) / 2, abs=1e-12)
+    uniform = np.linspace(0.1, 0.9, 5)
+    if spec["kind"] == "uniform_rows":
+        assert scaled.of_rows(0.3, uniform) == pytest.approx(schedule.of_rows(0.3, uniform) / 2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "factor", "words"),
+    [
+        ({"kind": "cosine_then_quadratic"}, 0.5, "are no values of the config"),
+        ({"kind": "constant", "base": 0.4}, 3, "'constant' cannot be scaled by 3: base is 1.2"),
+        ({"kind": "linear_decay", "base": 0.4}, 2, r"at progress 0 it would be 1 instead of 1\.6"),
+        (
+            {"kind": "linear_decay", "base": 0.8},
+            0.5,
+            r"at progress 0 it would be 0\.8 instead of 0\.5",
+        ),
+        (PHASES, 4, r"a phase of ratio 0\.3, scaled by 4: ratio is 1\.2"),
+        (
+            {
+                "kind": "sequence",
+                "parts": [{"until": 1, "schedule": {"kind": "cosine_then_quadratic"}}],
+            },
+            0.5,
+            "'cosine_then_quadratic' cannot be scaled",
+        ),
+    ],
+)
+def test_what_cannot_be_scaled_is_refused(spec: dict, factor: float, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Schedule.parse(spec).times(factor)
 
 
 def test_cosine_is_not_linear_in_between() -> None:
-    schedule = ADAPTER.validate_python({"kind": "cosine_decay"})
+    schedule = Schedule.parse({"kind": "cosine_decay"})
     assert schedule.at(0.25) == pytest.approx(0.15 * (1 + math.cos(math.pi / 4)) + 0.02)

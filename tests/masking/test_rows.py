@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from chronomask.errors import DataError, UsageError
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.rows import COLUMNS, RowCollator, as_rows, word_marks
 from chronomask.types import UPOS_CLASSES, MaskedBatch
 from tests.support.worded_rows import TEXT, make_rows, make_tokenizer

@@ -7,7 +7,7 @@ import pytest
 
 from chronomask.config import Config
 from chronomask.data.folder import PreparedData
-from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.config import MaskingConfig
 from chronomask.runs.read import read_run
 from chronomask.show.measure import EPOCHS, Shown, count_masked, statistics, word_pieces
 from chronomask.show.request import NamedMasking

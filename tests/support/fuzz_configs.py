@@ -27,7 +27,7 @@ import yaml
 
 from chronomask.config import Config
 from chronomask.errors import ChronomaskError
-from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.config import MaskingConfig
 from chronomask.prepare.config import PrepareConfig
 from chronomask.study.config import load_study
 from chronomask.train.config import RunConfig

@@ -8,7 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from chronomask.integrations.transformers import TimeVariantTrainer
-from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import RowCollator
 from chronomask.types import UPOS_CLASSES
 from tests.support.worded_rows import ROW_LENGTH, make_rows, make_tokenizer, tiny_model

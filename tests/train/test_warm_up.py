@@ -15,7 +15,8 @@ from chronomask.data.cut import cut_rows
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.errors import UsageError
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import load_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain

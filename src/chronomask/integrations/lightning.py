@@ -15,7 +15,7 @@ import torch
 
 from chronomask.errors import UsageError, need
 from chronomask.integrations.step import StepMasking
-from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.config import MaskingConfig
 from chronomask.types import MaskedBatch
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from chronomask.errors import DataError, UsageError
-from chronomask.masking.masker import Masker, MaskingConfig, Vocabulary, fixed_masker
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.masking.rows import as_rows
 from chronomask.masking.tally import score
 from chronomask.storage import write_bytes

@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from chronomask.errors import UsageError
 from chronomask.integrations.order import with_row_ids
 from chronomask.integrations.step import StepMasking
-from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import COLUMNS, RowCollator
 from chronomask.masking.tally import score
 from chronomask.types import MaskedBatch

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from chronomask.config import kind_of
 from chronomask.data.order import visits
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker
@@ -112,20 +113,21 @@ class SteppedRows(Dataset[dict[str, Any]]):
 class WorkerMasking:
     """A collator that masks: features with ``step`` and ``epoch`` → the model's inputs.
 
-    ``num_steps`` is the length of training. Raises UsageError for masking that learns from losses.
+    ``num_steps`` is the length of training.
     """
 
     def __init__(self, collate: RowCollator, masker: Masker, num_steps: int) -> None:
-        if masker.response is not None:
+        """Raises UsageError for masking that learns from losses."""
+        content, ratio = masker.config.content, masker.config.ratio
+        if content.learns:
             raise UsageError(
-                "a 'responsive' ratio follows the loss, which loader workers never see: mask in the "
-                "training process, or use a schedule of progress alone"
+                f"content schedule '{kind_of(content)}' learns from the model's losses, which loader workers "
+                "never see: mask in the training process, or use content kind 'none' or 'fixed'"
             )
-        if masker.needs_feedback:
+        if ratio.watches is not None:
             raise UsageError(
-                f"content schedule '{masker.config.content.kind}' learns from the model's losses, "
-                "which loader workers never see: mask in the training process, or use content kind "
-                "'none' or 'fixed'"
+                f"a '{kind_of(ratio)}' ratio follows the loss, which loader workers never see: mask in the "
+                "training process, or use a schedule of progress alone"
             )
         if num_steps < 1:
             raise UsageError(f"num_steps is {num_steps}; it must be 1 or more")

@@ -11,83 +11,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from pydantic import model_validator
 
 from chronomask import keyed
-from chronomask.config import Config
 from chronomask.errors import UsageError
-from chronomask.masking import replacement, strategy
-from chronomask.masking.content import ContentSchedule, ContentState, NoContent, quantise
-from chronomask.masking.ratio import (
-    Constant,
-    CosineDecay,
-    PureSchedule,
-    Ratio,
-    RatioSchedule,
-    ScheduleBase,
-)
-from chronomask.masking.response import RatioResponse
+from chronomask.masking import replacement
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.content import quantise
+from chronomask.masking.ratio import Constant
 from chronomask.masking.rows import RowCollator, as_rows
 from chronomask.masking.select import dense, exact, published
-from chronomask.masking.strategy import Strategy, WholeWord
+from chronomask.masking.strategy import Token
 from chronomask.masking.tally import StepTally
 from chronomask.types import ClassTally, MaskedBatch, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Masker", "MaskingConfig", "Vocabulary"]
-
-
-class MaskingConfig(Config):
-    """How much, what and how: everything about masking."""
-
-    ratio: RatioSchedule = CosineDecay()
-    """how much is masked at each moment of training"""
-    content: ContentSchedule = NoContent()
-    """which classes of tokens are preferred"""
-    strategy: Strategy = WholeWord()
-    """which tokens are masked together"""
-    budget: exact.Budget = "row"
-    """what meets the ratio: every row, all rows of a micro-batch together (the same number of targets
-    for every batch of a shape), or none (each unit on its own, Bernoulli: numbers vary)"""
-    mask_replace_prob: Ratio | PureSchedule = 0.8
-    """probability that a predicted token is shown as [MASK]; a number, or a schedule of progress"""
-    random_replace_prob: Ratio | PureSchedule = 0.1
-    """probability that it is shown as a random ordinary token; the rest stays as it is"""
-    replace_unit: Literal["token", "unit"] = "token"
-    """whether tokens of a unit are replaced each on its own or all the same way"""
-    progress: Literal["steps", "tokens", "masked_tokens"] = "steps"
-    """what training progress is counted in"""
-
-    @model_validator(mode="after")
-    def _probabilities_fit(self) -> MaskingConfig:
-        for progress in (step / 100 for step in range(101)):
-            total = sum(self.replace_probs(progress))
-            if total > 1 + 1e-9:
-                raise ValueError(
-                    f"mask_replace_prob + random_replace_prob is {total:g}, more than 1, "
-                    f"at progress {progress:g}"
-                )
-        if self.content.kind == "ptw_faithful" and self.budget != "row":
-            raise ValueError(f"content 'ptw_faithful' walks row by row; budget is '{self.budget}'")
-        if self.content.kind == "ptw_faithful" and self.strategy.kind != "whole_word":
-            raise ValueError(
-                f"content 'ptw_faithful' walks over whole words; strategy is '{self.strategy.kind}'"
-            )
-        return self
-
-    def replace_probs(self, progress: float) -> tuple[float, float]:
-        """Probabilities of [MASK] and of a random token at ``progress``."""
-        mask, random = (
-            value.at(progress) if isinstance(value, ScheduleBase) else float(value)
-            for value in (self.mask_replace_prob, self.random_replace_prob)
-        )
-        return mask, random
+__all__ = ["Masker", "Vocabulary", "fixed_masker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +90,12 @@ class Masker:
         self.vocabulary = vocabulary
         self.class_names = tuple(class_names)
         self.seed = seed
-        if len(self.class_names) > exact.MAX_CLASSES:
-            raise UsageError(
-                f"{len(self.class_names)} token classes; masking handles {exact.MAX_CLASSES}"
-            )
-        self.content = ContentState(config.content, self.class_names, vocabulary.size)
-        self.response = RatioResponse.of(config.ratio)
+        self.content = config.content.begin(self.class_names, vocabulary.size)
+        self.ratio = config.ratio.begin()
         self._tally = StepTally(self.content.num_classes)
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._weights: torch.Tensor | None = None
+        self._held_weights: torch.Tensor | None = None
         self._refresh_weights()
 
     @classmethod
@@ -226,7 +167,7 @@ class Masker:
                 "the batch is masked already: it has labels, and [MASK] among its tokens; collate "
                 "with chronomask.RowCollator instead"
             )
-        by_class = self._weights is not None and not self.content.by_token_id
+        by_class = self._weights is not None and not self.config.content.by_token_id
         if by_class and (largest := int(rows.token_class.max())) >= len(self.class_names):
             raise UsageError(
                 f"the batch has token class {largest}, this masker knows {len(self.class_names)} "
@@ -237,13 +178,12 @@ class Masker:
     @property
     def needs_feedback(self) -> bool:
         """Whether masking learns from the training loss, and losses must be observed."""
-        responds = self.response is not None and self.response.config.watch == "training"
-        return responds or self.config.content.kind in ("ptw", "ptw_faithful", "token_accuracy")
+        return self.config.content.learns or self.config.ratio.watches == "training"
 
     @property
     def watches_validation(self) -> bool:
         """Whether the ratio responds to the validation loss."""
-        return self.response is not None and self.response.config.watch == "validation"
+        return self.config.ratio.watches == "validation"
 
     def observe(self, batch: MaskedBatch, losses: torch.Tensor, correct: torch.Tensor) -> None:
         """Take in the losses of one micro-batch, once its masks need not be drawn again.
@@ -275,8 +215,8 @@ class Masker:
 
     def observe_validation(self, loss: float) -> None:
         """Let a ratio that responds to the validation loss take one in (nats per token)."""
-        if self.response is not None:
-            self.response.observe_validation(loss)
+        if self.watches_validation:
+            self.ratio.observe(loss)
 
     def update(self, tally: ClassTally) -> None:
         """Feed back one optimiser step's sums per class; in force from the next step on.
@@ -286,10 +226,10 @@ class Masker:
         """
         self.content.update(tally)
         self._refresh_weights()
-        if self.response is not None and self.response.config.watch == "training":
+        if self.config.ratio.watches == "training":
             count = float(tally.count.sum())
             if count:  # a step that predicted nothing has no loss
-                self.response.observe_training(float(tally.loss_sum.sum()) / count)
+                self.ratio.observe(float(tally.loss_sum.sum()) / count)
 
     def to(self, device: torch.device | str) -> Masker:
         """Keep the content state on ``device``, where the losses are."""
@@ -304,59 +244,71 @@ class Masker:
 
     def feedback_class(self, batch: MaskedBatch) -> Any:
         """Integer [N]: the class under which each predicted token's loss is to be tallied."""
-        return batch.targets if self.content.by_token_id else batch.target_class
+        return batch.targets if self.config.content.by_token_id else batch.target_class
 
     def class_weights(self) -> dict[str, float] | None:
         """Weight of each class in force for the next step; None without class weights."""
-        weights = None if self.content.by_token_id else self.content.weights()
+        weights = None if self.config.content.by_token_id else self._class_weights()
         if weights is None:
             return None
         return dict(zip(self.class_names, weights.tolist(), strict=True))
 
     def ratio_at(self, progress: float) -> float:
         """The mean ratio asked at ``progress``, the response to the loss so far included."""
-        return self.response.level if self.response else self.config.ratio.at(progress)
+        return self.ratio.at(progress)
+
+    def hold(
+        self, *, ratio: float | None = None, class_weights: Sequence[float] | None = None
+    ) -> None:
+        """Keep a ratio, or a weight per class, as a run has logged it, whatever the schedules would give.
+
+        For pictures of a run; what is None is left to its schedule. Not part of :meth:`state_dict`.
+        """
+        if ratio is not None:
+            self.ratio = Constant(base=ratio).begin()
+        if class_weights is not None:
+            self._held_weights = torch.tensor(class_weights, dtype=torch.float64)
+            self._refresh_weights()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All state as tensors, for the checkpoint."""
         state = {f"content.{k}": v for k, v in self.content.state_dict().items()}
-        if self.response:
-            state |= {f"response.{k}": v for k, v in self.response.state_dict().items()}
-        return state
+        return state | {f"response.{k}": v for k, v in self.ratio.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Restore :meth:`state_dict`; raises DataError if it is of another schedule."""
         self.content.load_state_dict(_part(state, "content."))
-        if self.response:
-            self.response.load_state_dict(_part(state, "response."))
+        self.ratio.load_state_dict(_part(state, "response."))
         self._refresh_weights()
 
+    def _class_weights(self) -> torch.Tensor | None:
+        """float64 [C]: those held, or those of the content schedule."""
+        return self.content.weights() if self._held_weights is None else self._held_weights
+
     def _refresh_weights(self) -> None:
-        weights = self.content.weights()
-        if weights is not None and self.config.content.kind != "ptw_faithful":
+        weights = self._class_weights()
+        if weights is not None and self.config.content.selection == "exact":
             weights = quantise(weights)
         self._weights = weights
 
-    def _row_ratios(self, rows: Rows, progress: float) -> np.ndarray:
-        schedule = self.config.ratio
-        if self.response:
-            return np.full(rows.num_rows, self.response.level)
-        if not schedule.draws_rows:
-            return np.full(rows.num_rows, schedule.at(progress))
-        if getattr(schedule, "antithetic", False):
-            draw = keyed.weyl(self.seed, keyed.Stream.RATIO, _order(rows))
-        else:
-            keys = keyed.row_keys(self.seed, keyed.Stream.RATIO, rows.epoch, rows.row_id)
-            draw = keys >> np.uint64(32)
-        return schedule.of_rows(progress, keyed.unit_interval(draw))
+    @property
+    def _by_level(self) -> bool:
+        """Whether tokens of a unit may differ in weight: the unit's then is one of a few levels."""
+        return self.config.content.by_token_id or self.config.strategy.mixes_classes
+
+    @property
+    def _by_unit(self) -> bool:
+        """Whether one draw says what is shown in place of all tokens of a unit."""
+        return self.config.replace_unit == "unit" and not self.config.strategy.each_token
 
     def _mask_on_host(self, rows: Rows, progress: float) -> MaskedBatch:
-        ratio = self._row_ratios(rows, progress)
-        units = strategy.unit_id(self.config.strategy, rows, self.seed)
-        each_token = self.config.strategy.kind == "token"
+        """Rows of numpy arrays, masked by compiled loops."""
+        content, strategy = self.config.content, self.config.strategy
+        ratio = self.ratio.ratios(progress, rows, self.seed)
+        units = strategy.units(rows, self.seed)
         keys = keyed.keys_by_stream(self.seed, rows.epoch, rows.row_id)
         weights = None if self._weights is None else self._weights.cpu().numpy()
-        if self.config.content.kind == "ptw_faithful" and weights is not None:
+        if content.selection == "published" and weights is not None:
             positions = published.walk(
                 units,
                 rows.token_class,
@@ -367,13 +319,13 @@ class Masker:
             )
         else:
             classes = rows.token_class
-            if weights is not None and (self.content.by_token_id or _mixes_classes(self.config)):
-                per_token = weights[rows.input_ids if self.content.by_token_id else classes]
-                classes = exact.levels(units, per_token, each_token)
+            if weights is not None and self._by_level:
+                per_token = weights[rows.input_ids if content.by_token_id else classes]
+                classes = exact.levels(units, per_token, strategy.each_token)
                 weights = exact.LEVEL_WEIGHTS
-            random = exact.RowRandomness.of(self.seed, keys, _order(rows))
+            random = exact.RowRandomness.of(self.seed, keys, rows.place)
             positions = exact.select(
-                units, classes, weights, ratio, random, each_token, self.config.budget
+                units, classes, weights, ratio, random, strategy.each_token, self.config.budget
             )
 
         input_ids, labels = np.empty_like(rows.input_ids), np.empty(units.shape, np.int64)
@@ -385,7 +337,7 @@ class Masker:
             rows.token_class,
             positions,
             units,
-            self.config.replace_unit == "unit" and self.config.strategy.kind != "token",
+            self._by_unit,
             keys[keyed.Stream.REPLACE],
             keys[keyed.Stream.TOKEN],
             keyed.spread_of_range(rows.row_length),
@@ -416,35 +368,34 @@ class Masker:
         return round(mask * 2**32), min(2**32, round((mask + random) * 2**32))
 
     def _has_dense_form(self) -> bool:
-        """The published walk and the cutting of spans run on the host only."""
-        return self.config.content.kind != "ptw_faithful" and self.config.strategy.kind != "span"
+        """Whether both selection and units can be computed where the rows are; else on the host."""
+        return self.config.content.selection == "exact" and self.config.strategy.has_dense_form
 
     def mask_dense(self, rows: Rows, progress: float) -> MaskedBatch:
         """What a call gives, bit for bit, by dense torch operations on the rows' own device.
 
         One host synchronisation: the number of predicted tokens.
         """
-        ratio = self._row_ratios(rows, progress)
+        content, strategy = self.config.content, self.config.strategy
+        ratio = self.ratio.ratios(progress, rows, self.seed)
         device = rows.input_ids.device
-        units = strategy.unit_id(self.config.strategy, rows, self.seed)
-        each_token = self.config.strategy.kind == "token"
+        units = strategy.units(rows, self.seed)
         classes, weights = rows.token_class, self._weights
         if weights is not None:
             weights = weights.to(device)
-        if weights is not None and self.content.by_token_id:
-            classes = dense.levels(units, weights[rows.input_ids], each_token)
+        if weights is not None and self._by_level:
+            per_token = weights[rows.input_ids if content.by_token_id else classes.long()]
+            classes = dense.levels(units, per_token, strategy.each_token)
             weights = torch.from_numpy(exact.LEVEL_WEIGHTS).to(device)
         keys = keyed.keys_by_stream(self.seed, rows.epoch, rows.row_id)
-        random = exact.RowRandomness.of(self.seed, keys, _order(rows))
+        random = exact.RowRandomness.of(self.seed, keys, rows.place)
         selected = dense.select(
-            units, classes, weights, ratio, random, each_token, self.config.budget
+            units, classes, weights, ratio, random, strategy.each_token, self.config.budget
         )
-        as_units = self.config.replace_unit == "unit" and self.config.strategy.kind != "token"
-        by_unit = units if as_units else None
         input_ids = dense.replace(
             rows.input_ids,
             selected,
-            by_unit,
+            units if self._by_unit else None,
             keys[keyed.Stream.REPLACE],
             keys[keyed.Stream.TOKEN],
             self._replace_bounds(progress),
@@ -465,25 +416,13 @@ class Masker:
         )
 
 
-def _order(rows: Rows) -> np.ndarray:
-    """The rows' places in training; rows that do not know theirs get another one every epoch."""
-    if rows.order is not None:
-        return rows.order
-    return rows.row_id + rows.epoch * 0x9E3779B1
-
-
-def _mixes_classes(config: MaskingConfig) -> bool:
-    """Whether a unit can hold tokens of several classes."""
-    return config.strategy.kind == "span"
-
-
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> Masker:
     """The masker of validation: a fixed ratio, uniform over tokens, the same for every arm."""
-    config = MaskingConfig(ratio=Constant(base=ratio), strategy=strategy.Token())
+    config = MaskingConfig(ratio=Constant(base=ratio), strategy=Token())
     return Masker(config, vocabulary, seed=seed)
 
 
@@ -508,5 +447,7 @@ def _refuse_wrong_types(config: Any, vocabulary: Any, class_names: Any, seed: An
             f"the names of the classes are {class_names!r}; give a sequence of names, such as "
             "('none', 'NOUN', 'VERB')"
         )
+    if len(class_names) > exact.MAX_CLASSES:
+        raise UsageError(f"{len(class_names)} token classes; masking handles {exact.MAX_CLASSES}")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise UsageError(f"seed is {seed!r}; give a whole number")

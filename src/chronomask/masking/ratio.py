@@ -1,46 +1,147 @@
-"""How much is masked: ratio schedules, pure functions of training progress in [0, 1].
+"""How much is masked: ratio schedules over training progress in [0, 1].
 
-Every member of :data:`RatioSchedule` has ``at(progress)``, the mean masking ratio asked at that point
-of training. Schedules that give each row its own ratio also have ``of_rows``. A new schedule is one
-class here and one line in the union at the end. Formulas: Yang, Zhang and Zhao (ACL 2023, arXiv
-2208.10806) with p = ``base`` and t = progress, unless a docstring names another source.
+A schedule is one class: ``at(progress)`` is the mean masking ratio asked at that point of training. One
+that gives each row a ratio of its own also has ``of_rows``, one that responds to training also begins a
+:class:`RatioState`. A new schedule is one more class, here or anywhere (see
+:class:`~chronomask.config.Alternative`). Formulas: Yang, Zhang and Zhao (ACL 2023, arXiv 2208.10806)
+with p = ``base`` and t = progress, unless a docstring names another source.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from chronomask.config import Config
+from chronomask.config import Alternative, Config, kind_of
+from chronomask.errors import DataError, UsageError
+from chronomask.types import Rows
 
-__all__ = ["PureSchedule", "RatioSchedule", "ScheduleBase"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PureSchedule", "RatioState", "Schedule", "spread_evenly"]
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Watched = Literal["validation", "training"]
 
 
-class ScheduleBase(Config):
-    """What every schedule can do; ``at`` is the one thing a new one must define."""
+class Schedule(Alternative):
+    """What every ratio schedule can do; ``at`` is the one thing a new one must define."""
+
+    ratio_fields: ClassVar[tuple[str, ...]] = ()
+    """names of the fields that hold ratios: what :meth:`times` multiplies"""
+
+    @abstractmethod
+    def at(self, progress: float) -> float:
+        """The mean ratio asked at ``progress`` in [0, 1]; itself in [0, 1]."""
 
     @property
     def draws_rows(self) -> bool:
         """Whether rows get ratios of their own, and ``of_rows`` needs random numbers."""
         return False
 
-    @abstractmethod
-    def at(self, progress: float) -> float:
-        """The mean ratio asked at ``progress`` in [0, 1]; itself in [0, 1]."""
-
     def of_rows(self, progress: float, uniform: np.ndarray) -> np.ndarray:
         """float64 [B]: each row's ratio, given a uniform number in (0, 1) per row."""
         return np.full(uniform.shape, self.at(progress))
 
+    def uniform(self, rows: Rows, seed: int) -> np.ndarray:
+        """float64 [B] in (0, 1): the numbers that :meth:`of_rows` is given, independent of each other."""
+        from chronomask import keyed
 
-class _FromBase(ScheduleBase):
+        keys = keyed.row_keys(seed, keyed.Stream.RATIO, rows.epoch, rows.row_id)
+        return keyed.unit_interval(keys >> np.uint64(32))
+
+    def ratios(self, progress: float, rows: Rows, seed: int) -> np.ndarray:
+        """float64 [B]: the ratio asked of each row at ``progress``."""
+        if not self.draws_rows:
+            return np.full(rows.num_rows, self.at(progress))
+        return self.of_rows(progress, self.uniform(rows, seed))
+
+    @property
+    def watches(self) -> Watched | None:
+        """Which loss the ratio responds to; None for one that follows progress alone."""
+        return None
+
+    @property
+    def known_before(self) -> bool:
+        """Whether ``at`` tells, before training, what ratio will be asked."""
+        return self.watches is None
+
+    def begin(self) -> RatioState:
+        """What the ratio in force depends on during one training."""
+        return RatioState(self)
+
+    def times(self, factor: float) -> Self:
+        """The same course with every ratio multiplied by ``factor``.
+
+        Raises UsageError for a course that cannot be multiplied as a whole: one whose ratios are no
+        values of the config, or would leave [0, 1].
+        """
+        problem = f"the ratios of '{kind_of(self)}' cannot be scaled by {factor:.4g}"
+        if not self.ratio_fields:
+            raise UsageError(f"{problem}: they are no values of the config")
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        changed = {name: _multiply(own[name], factor) for name in self.ratio_fields}
+        scaled = type(self).parse(own | changed, where=problem)
+        for progress in (step / 100 for step in range(101)):
+            wanted, given = factor * self.at(progress), scaled.at(progress)
+            if abs(given - wanted) > 1e-9:
+                raise UsageError(
+                    f"{problem} as one: ratios are kept within [0, 1], so at progress {progress:g} it would "
+                    f"be {given:.4g} instead of {wanted:.4g}"
+                )
+        return scaled
+
+
+def _multiply(value: Any, factor: float) -> Any:
+    """A field's ratios multiplied: a number, a schedule, a part of one, or several parts."""
+    if isinstance(value, tuple):
+        return tuple(_multiply(item, factor) for item in value)
+    return value * factor if isinstance(value, int | float) else value.times(factor)
+
+
+class RatioState:
+    """The ratio in force during one training: that of the schedule, which here remembers nothing.
+
+    A schedule that responds to training begins a subclass of its own, which overrides what follows.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def at(self, progress: float) -> float:
+        """The mean ratio asked at ``progress``, all that was observed included."""
+        return self.schedule.at(progress)
+
+    def ratios(self, progress: float, rows: Rows, seed: int) -> np.ndarray:
+        """float64 [B]: the ratio asked of each row at ``progress``."""
+        return self.schedule.ratios(progress, rows, seed)
+
+    def observe(self, loss: float) -> None:
+        """Take in a loss (nats per token) of the kind that the schedule watches: one step's or one
+        validation's.
+        """
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All state as tensors, for the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore :meth:`state_dict`; raises DataError if it is of another schedule."""
+
+
+class PureSchedule(Schedule):
+    """A schedule that is a function of progress alone."""
+
+
+class _FromBase(PureSchedule):
+    ratio_fields: ClassVar[tuple[str, ...]] = ("base",)
+
     base: Ratio = 0.15
     """p: the constant ratio the schedule is compared with"""
 
@@ -73,6 +174,8 @@ class LinearDecay(_FromBase):
 class CosineDecay(_FromBase):
     """r(t) = p(1 + cos πt) + 0.02: MRD with a cosine course; the mean is p + ``floor``."""
 
+    ratio_fields: ClassVar[tuple[str, ...]] = ("base", "floor")
+
     kind: Literal["cosine_decay"] = "cosine_decay"
     floor: Ratio = 0.02
     """the ratio at the end"""
@@ -92,6 +195,8 @@ class Ascending(_FromBase):
 
 class ConcaveDecay(_FromBase):
     """r(t) = 2p(1 − t²) + 0.01: stays high for long, an ablation."""
+
+    ratio_fields: ClassVar[tuple[str, ...]] = ("base", "floor")
 
     kind: Literal["concave_decay"] = "concave_decay"
     floor: Ratio = 0.01
@@ -122,6 +227,8 @@ class UpThenDown(_FromBase):
 class DownThenUp(_FromBase):
     """r(t) = 2p·|1 − 2t| + 0.01: an ablation."""
 
+    ratio_fields: ClassVar[tuple[str, ...]] = ("base", "floor")
+
     kind: Literal["down_then_up"] = "down_then_up"
     floor: Ratio = 0.01
     """the ratio in the middle"""
@@ -143,7 +250,7 @@ class WarmupDecay(_FromBase):
         return 2 * self.base * min(rising, falling)
 
 
-class CosineThenQuadratic(ScheduleBase):
+class CosineThenQuadratic(PureSchedule):
     """0.2 + 0.1 cos(πt/0.4) for t < 0.4, then 0.1 − 0.25 (t − 0.4)².
 
     What the public code of the paper runs for any schedule name it does not know.
@@ -157,8 +264,10 @@ class CosineThenQuadratic(ScheduleBase):
         return 0.1 - 0.25 * (progress - 0.4) ** 2
 
 
-class Linear(ScheduleBase):
+class Linear(PureSchedule):
     """r(t) = a + (b − a)t; Ankner et al. (arXiv 2305.15096): 0.30→0.15 (base), 0.40→0.25 (large)."""
+
+    ratio_fields: ClassVar[tuple[str, ...]] = ("start", "end")
 
     kind: Literal["linear"] = "linear"
     start: Ratio = 0.30
@@ -178,9 +287,16 @@ class Phase(Config):
     ratio: Ratio
     """the ratio during it"""
 
+    def times(self, factor: float) -> Phase:
+        """The stretch with its ratio multiplied; raises UsageError for one above 1."""
+        values = {"until": self.until, "ratio": self.ratio * factor}
+        return Phase.parse(values, where=f"a phase of ratio {self.ratio:g}, scaled by {factor:.4g}")
 
-class Phases(ScheduleBase):
+
+class Phases(PureSchedule):
     """Piecewise constant: Ettin 0.30/0.30/0.15; mmBERT 0.30/0.15/0.05; EuroBERT 0.50→0.10."""
+
+    ratio_fields: ClassVar[tuple[str, ...]] = ("phases",)
 
     kind: Literal["phases"] = "phases"
     phases: tuple[Phase, ...] = Field(min_length=1)
@@ -203,9 +319,15 @@ class Stretch(Config):
     schedule: PureSchedule
     """run over its own progress from 0 to 1"""
 
+    def times(self, factor: float) -> Stretch:
+        """The part with its schedule's ratios multiplied; raises UsageError where it cannot be."""
+        return Stretch(until=self.until, schedule=self.schedule.times(factor))
 
-class Sequence(ScheduleBase):
+
+class Sequence(PureSchedule):
     """Schedules one after another, each over its own stretch of training."""
+
+    ratio_fields: ClassVar[tuple[str, ...]] = ("parts",)
 
     kind: Literal["sequence"] = "sequence"
     parts: tuple[Stretch, ...] = Field(min_length=1)
@@ -220,7 +342,7 @@ class Sequence(ScheduleBase):
     def draws_rows(self) -> bool:
         return any(part.schedule.draws_rows for part in self.parts)
 
-    def _part(self, progress: float) -> tuple[ScheduleBase, float]:
+    def _part(self, progress: float) -> tuple[PureSchedule, float]:
         start = 0.0
         for part in self.parts[:-1]:
             if progress < part.until:
@@ -237,12 +359,18 @@ class Sequence(ScheduleBase):
         schedule, own = self._part(progress)
         return schedule.of_rows(own, uniform)
 
+    def ratios(self, progress: float, rows: Rows, seed: int) -> np.ndarray:
+        schedule, own = self._part(progress)
+        return schedule.ratios(own, rows, seed)
 
-class UniformRows(ScheduleBase):
+
+class UniformRows(PureSchedule):
     """Each row draws its ratio from U(low(t), high(t)); masked diffusion models draw U(ε, 1).
 
     Sahoo et al., "Simple and effective masked diffusion language models" (NeurIPS 2024).
     """
+
+    ratio_fields: ClassVar[tuple[str, ...]] = ("low", "high")
 
     kind: Literal["uniform_rows"] = "uniform_rows"
     low: PureSchedule = Constant(base=0.0)
@@ -263,9 +391,14 @@ class UniformRows(ScheduleBase):
         low, high = self.low.at(progress), self.high.at(progress)
         return low + (high - low) * uniform
 
+    def uniform(self, rows: Rows, seed: int) -> np.ndarray:
+        return spread_evenly(rows, seed) if self.antithetic else super().uniform(rows, seed)
 
-class BetaRows(ScheduleBase):
+
+class BetaRows(PureSchedule):
     """Each row draws its ratio from a beta distribution around a scheduled mean."""
+
+    ratio_fields: ClassVar[tuple[str, ...]] = ("mean",)
 
     kind: Literal["beta_rows"] = "beta_rows"
     mean: PureSchedule = Constant(base=0.15)
@@ -290,13 +423,20 @@ class BetaRows(ScheduleBase):
             return np.full(uniform.shape, mean)
         return betaincinv(mean * self.concentration, (1 - mean) * self.concentration, uniform)
 
+    def uniform(self, rows: Rows, seed: int) -> np.ndarray:
+        return spread_evenly(rows, seed) if self.antithetic else super().uniform(rows, seed)
 
-class Responsive(ScheduleBase):
+
+class Responsive(Schedule):
     """Lowers the ratio when the watched loss stops falling; the ratio in force is state.
 
-    ``at`` gives the ratio before any response; :class:`chronomask.masking.response.RatioResponse`
-    holds the level reached and belongs to the checkpoint.
+    Each observed loss that is not at least ``min_improvement`` (relative) below the best so far counts
+    as a stall; after ``patience`` stalls in a row the ratio is multiplied by ``factor``, never below
+    ``end``, and the next observation sets the new best: at another ratio the loss is another. ``at``
+    gives the ratio before any response.
     """
+
+    ratio_fields: ClassVar[tuple[str, ...]] = ("start", "end")
 
     kind: Literal["responsive"] = "responsive"
     start: Ratio = 0.30
@@ -309,7 +449,7 @@ class Responsive(ScheduleBase):
     """observations without improvement before the ratio is lowered"""
     min_improvement: Annotated[float, Field(ge=0)] = 0.01
     """relative fall of the loss that counts as improvement"""
-    watch: Literal["validation", "training"] = "validation"
+    watch: Watched = "validation"
     """which loss is observed"""
     every: Annotated[int, Field(ge=1)] = 100
     """steps whose mean makes one observation of the training loss"""
@@ -317,35 +457,73 @@ class Responsive(ScheduleBase):
     def at(self, progress: float) -> float:
         return self.start
 
+    @property
+    def watches(self) -> Watched:
+        return self.watch
+
+    def begin(self) -> RatioState:
+        return _Response(self)
+
+
+class _Response(RatioState):
+    """The level that a :class:`Responsive` schedule has reached."""
+
+    def __init__(self, schedule: Responsive) -> None:
+        super().__init__(schedule)
+        self.config = schedule
+        self.level = schedule.start
+        self.best = math.inf
+        self.stalls = 0
+        # Each validation is an observation by itself; of training losses, the mean of several steps.
+        self._every = schedule.every if schedule.watch == "training" else 1
+        self._sum = 0.0
+        self._number = 0
+
+    def at(self, progress: float) -> float:
+        return self.level
+
+    def ratios(self, progress: float, rows: Rows, seed: int) -> np.ndarray:
+        return np.full(rows.num_rows, self.level)
+
+    def observe(self, loss: float) -> None:
+        self._sum += loss
+        self._number += 1
+        if self._number == self._every:
+            self._respond(self._sum / self._number)
+            self._sum, self._number = 0.0, 0
+
+    def _respond(self, loss: float) -> None:
+        if loss < self.best * (1 - self.config.min_improvement) or math.isinf(self.best):
+            self.best, self.stalls = loss, 0
+            return
+        self.stalls += 1
+        if self.stalls >= self.config.patience and self.level > self.config.end:
+            self.level = max(self.config.end, self.level * self.config.factor)
+            self.best, self.stalls = math.inf, 0
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All state as one float64 tensor."""
+        import torch
+
+        values = [self.level, self.best, float(self.stalls), self._sum, float(self._number)]
+        return {"values": torch.tensor(values, dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        if set(state) != {"values"} or state["values"].shape != (5,):
+            raise DataError("the checkpoint holds no state of a responsive masking ratio")
+        self.level, self.best, stalls, self._sum, number = state["values"].tolist()
+        self.stalls, self._number = int(stalls), int(number)
+
+
+def spread_evenly(rows: Rows, seed: int) -> np.ndarray:
+    """float64 [B] in (0, 1): one number per row, such that those of consecutive rows lie evenly."""
+    from chronomask import keyed
+
+    return keyed.unit_interval(keyed.weyl(seed, keyed.Stream.RATIO, rows.place))
+
 
 def _check_ends(ends: list[float]) -> None:
     if ends != sorted(set(ends)):
         raise ValueError(f"the 'until' values must rise, got {ends}")
     if ends[-1] != 1:
         raise ValueError(f"the last 'until' must be 1, got {ends[-1]}")
-
-
-PureSchedule = Annotated[
-    Constant
-    | LinearDecay
-    | CosineDecay
-    | Ascending
-    | ConcaveDecay
-    | ConvexDecay
-    | UpThenDown
-    | DownThenUp
-    | WarmupDecay
-    | CosineThenQuadratic
-    | Linear
-    | Phases
-    | Sequence
-    | UniformRows
-    | BetaRows,
-    Field(discriminator="kind"),
-]
-"""Schedules that are functions of progress alone."""
-
-RatioSchedule = Annotated[PureSchedule | Responsive, Field(discriminator="kind")]
-
-for _model in (Stretch, Sequence, UniformRows, BetaRows):
-    _model.model_rebuild()

@@ -1,38 +1,68 @@
 """Which tokens are masked together: strategies turn rows into units, masked whole or not at all.
 
-A strategy's ``unit_id`` gives every maskable token the number of its unit within the row, rising from
-left to right, and −1 to the others. A new strategy is one class here and one line in the union.
+A strategy is one class: ``units`` gives every maskable token the number of its unit within the row,
+rising from left to right, and −1 to the others. A new one is one more class, here or anywhere (see
+:class:`~chronomask.config.Alternative`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
-from numba import njit
 from pydantic import Field
 
-from chronomask import keyed
-from chronomask.config import Config
-from chronomask.keyed import Scalar
+from chronomask.config import Alternative
 from chronomask.types import Array, Rows
 
 __all__ = ["Strategy"]
 
 
-class Token(Config):
+class Strategy(Alternative):
+    """What every strategy can do; ``units`` is the one thing a new one must define."""
+
+    each_token: ClassVar[bool] = False
+    """whether every maskable token is a unit of its own, whatever :meth:`units` numbers"""
+    mixes_classes: ClassVar[bool] = True
+    """whether a unit can hold tokens of several classes; its weight is then the mean of its tokens'"""
+    has_dense_form: ClassVar[bool] = False
+    """whether :meth:`units` takes rows of torch tensors on any device, and waits for none"""
+
+    @abstractmethod
+    def units(self, rows: Rows, seed: int) -> Array:
+        """Integer [B, T]: the unit of each token, −1 where nothing may be masked.
+
+        Values only need to differ between neighbouring units; tokens of one unit are adjacent. Rows are
+        numpy arrays unless :attr:`has_dense_form`.
+        """
+
+
+class Token(Strategy):
     """Every token is a unit (Devlin et al., NAACL 2019)."""
+
+    each_token: ClassVar[bool] = True
+    mixes_classes: ClassVar[bool] = False
+    has_dense_form: ClassVar[bool] = True
 
     kind: Literal["token"] = "token"
 
+    def units(self, rows: Rows, seed: int) -> Array:
+        return rows.word_id
 
-class WholeWord(Config):
+
+class WholeWord(Strategy):
     """The tokens of a word are a unit; words are those of the tagger, or Unicode words."""
+
+    mixes_classes: ClassVar[bool] = False
+    has_dense_form: ClassVar[bool] = True
 
     kind: Literal["whole_word"] = "whole_word"
 
+    def units(self, rows: Rows, seed: int) -> Array:
+        return rows.word_id
 
-class Span(Config):
+
+class Span(Strategy):
     """Runs of whole words with geometric lengths (Joshi et al., "SpanBERT", TACL 2020).
 
     Every row is cut into spans: a span ends after each word with probability ``stop_prob``, and
@@ -46,49 +76,12 @@ class Span(Config):
     max_words: Annotated[int, Field(ge=1)] = 10
     """longest span, in words"""
 
+    def units(self, rows: Rows, seed: int) -> Array:
+        from chronomask import keyed
+        from chronomask.masking.select import draws
 
-Strategy = Annotated[Token | WholeWord | Span, Field(discriminator="kind")]
-
-
-def unit_id(strategy: Token | WholeWord | Span, rows: Rows, seed: int) -> Array:
-    """Integer [B, T]: the unit of each token, −1 where nothing may be masked.
-
-    Values only need to differ between neighbouring units; tokens of one unit are adjacent. For
-    ``token`` these are the words: selection is told to take every token apart. Spans need rows of
-    numpy arrays.
-    """
-    if isinstance(strategy, Span):
-        return _spans(strategy, rows.word_id, rows, seed)
-    return rows.word_id
-
-
-def _spans(strategy: Span, word_id: np.ndarray, rows: Rows, seed: int) -> np.ndarray:
-    """int32 [B, T]: spans of words, cut at random and at specials."""
-    keys = keyed.row_keys(seed, keyed.Stream.SPAN, rows.epoch, rows.row_id)
-    spread = keyed.spread_of_range(word_id.shape[1])
-    stop_below = round(strategy.stop_prob * 2**32)
-    return _cut(word_id, keys, spread, stop_below, strategy.max_words)
-
-
-@njit(cache=True, nogil=True)
-def _cut(
-    word_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, stop_below: Scalar, max_words: Scalar
-) -> np.ndarray:
-    out = np.empty(word_id.shape, np.int32)
-    for row in range(word_id.shape[0]):
-        low = np.uint32(keys[row] & np.uint64(0xFFFFFFFF))
-        odd = np.uint32(keys[row] >> np.uint64(32)) | np.uint32(1)
-        span, words, previous = -1, 0, np.int32(-1)
-        for column in range(word_id.shape[1]):
-            word = word_id[row, column]
-            if word < 0:
-                out[row, column] = -1
-            else:
-                if word != previous:
-                    stops = keyed.scalar_mix(spread[column], low, odd) < stop_below
-                    if previous < 0 or stops or words == max_words:
-                        span, words = span + 1, 0
-                    words += 1
-                out[row, column] = span
-            previous = word
-    return out
+        keys = keyed.row_keys(seed, keyed.Stream.SPAN, rows.epoch, rows.row_id)
+        spread = keyed.spread_of_range(rows.row_length)
+        return draws.cut_spans(
+            rows.word_id, keys, spread, round(self.stop_prob * 2**32), self.max_words
+        )

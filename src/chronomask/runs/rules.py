@@ -14,14 +14,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from chronomask.config import Config, diff
+from chronomask.config import Config, diff, kind_of
 from chronomask.data.cut import cut_rows
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader, StepSizes
 from chronomask.data.mixture import MixedData
-from chronomask.masking.content import PtwFaithful
-from chronomask.masking.masker import MaskingConfig
-from chronomask.masking.ratio import Responsive
+from chronomask.masking.config import MaskingConfig
 
 __all__ = [
     "CHANGEABLE",
@@ -80,7 +78,7 @@ def unchangeable(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
 
     Where the ratio responds to the validation loss, how that loss is measured is part of training.
     """
-    watched = getattr(getattr(getattr(now, "masking", None), "ratio", None), "watch", None)
+    watched = getattr(getattr(getattr(now, "masking", None), "ratio", None), "watches", None)
     free = tuple(key for key in CHANGEABLE if key != "validation." or watched != "validation")
     return {
         key: pair
@@ -158,8 +156,9 @@ def maskable_tokens(plan: RunPlan, data: PreparedData | MixedData) -> Callable[[
 
 def unknown_before(plan: RunPlan) -> str | None:
     """Why the number of labels is known only once the run has trained; None where it is known."""
-    if isinstance(plan.masking.ratio, Responsive):
+    if not plan.masking.ratio.known_before:
         return "its ratio responds to the loss"
-    if isinstance(plan.masking.content, PtwFaithful):
-        return "the published walk of content 'ptw_faithful' does not meet the ratio that is asked"
+    if plan.masking.content.selection == "published":
+        content = kind_of(plan.masking.content)
+        return f"the published walk of content '{content}' does not meet the ratio that is asked"
     return None

@@ -140,7 +140,7 @@ def _moment(moment: Moment, view: View, subject: Subject, classes: list[int]) ->
 
 
 def _without_weights(view: View) -> str:
-    if view.config.content.kind == "token_accuracy":
+    if view.config.content.by_token_id:
         return "weights are kept per token; here all are alike, as before training"
     return "no class weights: every word is as likely as any other"
 

@@ -12,8 +12,8 @@ from typing import Any
 from chronomask.config import Layer, merge, nested, read_yaml
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
+from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import Ptw
-from chronomask.masking.masker import MaskingConfig
 from chronomask.runs.read import Run, read_run
 from chronomask.train.config import RunConfig
 

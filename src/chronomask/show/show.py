@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.config import MaskingConfig
 from chronomask.runs.read import Run, read_run
 from chronomask.show.page import fragment, write_page
 from chronomask.show.request import (

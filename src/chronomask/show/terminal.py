@@ -134,7 +134,7 @@ def _table(subject: Subject, view: View, views: Sequence[View]) -> list[str]:
         for moment in moments
         if moment.weights is not None
     ]
-    if view.config.content.kind == "token_accuracy":
+    if view.config.content.by_token_id:
         lines.append("weights are kept per token id; here all are alike, as before training")
     return lines
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chronomask.config import Config
-from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.config import MaskingConfig
 from chronomask.runs.read import Run
 from chronomask.show.measure import (
     EPOCHS,

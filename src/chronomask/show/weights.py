@@ -10,14 +10,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from chronomask.errors import UsageError
-from chronomask.masking.content import Fixed, Ptw, PtwFaithful
-from chronomask.masking.masker import Masker, MaskingConfig
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Masker
 from chronomask.runs.read import Run
 from chronomask.show.subject import Subject
-from chronomask.types import NO_CLASS
+from chronomask.types import NO_CLASS, ClassTally
 
 __all__ = ["PUBLISHED_LOSS", "ClassWeights", "masker_at"]
 
@@ -47,18 +46,20 @@ def masker_at(
     no weights of these classes.
     """
     masker = Masker(config, subject.vocabulary, subject.class_names, seed)
-    content = config.content
-    if run is not None and masker.response is not None:
-        masker.response.level = float(run.metrics["masking_ratio"][_line(run, progress)])
-    if isinstance(content, Ptw | PtwFaithful) and run is not None:
-        return _of_run(masker, progress, run)
-    if isinstance(content, Ptw | PtwFaithful):
-        return _illustrative(masker, progress)
+    if run is not None and not config.ratio.known_before:
+        masker.hold(ratio=float(run.metrics["masking_ratio"][_line(run, progress)]))
     values = masker.class_weights()
-    return masker, None if values is None else ClassWeights(values, "given in the configuration")
+    if values is None:
+        return masker, None
+    if not config.content.learns:
+        return masker, ClassWeights(values, "given in the configuration")
+    return masker, _illustrative(masker, progress) if run is None else _of_run(
+        masker, progress, run
+    )
 
 
-def _illustrative(masker: Masker, progress: float) -> tuple[Masker, ClassWeights]:
+def _illustrative(masker: Masker, progress: float) -> ClassWeights:
+    """The weights once the masker has observed the published losses, each for one token."""
     names = masker.class_names
     known = [name for name in names if name in PUBLISHED_LOSS]
     if progress == 0:
@@ -67,15 +68,18 @@ def _illustrative(masker: Masker, progress: float) -> tuple[Masker, ClassWeights
         origin = "no losses are known for these classes: all alike; --run takes those of a run"
     else:
         mean = float(np.mean([PUBLISHED_LOSS[name] for name in known]))
-        _load_losses(masker, [PUBLISHED_LOSS.get(name, mean) for name in names])
+        losses = np.array([PUBLISHED_LOSS.get(name, mean) for name in names])
+        once, never = np.ones(len(names), np.int64), np.zeros(len(names), np.int64)
+        masker.update(ClassTally(losses, once, never))
         origin = "illustrative: from published losses, not from a run"
     values = masker.class_weights()
     assert values is not None
     guessed = frozenset(names) - set(known) if known and progress > 0 else frozenset()
-    return masker, ClassWeights(values, origin, guessed)
+    return ClassWeights(values, origin, guessed)
 
 
-def _of_run(masker: Masker, progress: float, run: Run) -> tuple[Masker, ClassWeights]:
+def _of_run(masker: Masker, progress: float, run: Run) -> ClassWeights:
+    """The weights that the run has logged nearest to ``progress``, held in the masker."""
     logged = run.metrics.per_class.get("class_weight", {})
     line = _line(run, progress)
     values = {name: float(logged[name][line]) for name in masker.class_names if name in logged}
@@ -86,32 +90,9 @@ def _of_run(masker: Masker, progress: float, run: Run) -> tuple[Masker, ClassWei
             f"({', '.join(masker.class_names)}); leave out --run for illustrative weights"
         )
     values = {name: values.get(name, 0.5) for name in masker.class_names}
-    if isinstance(masker.config.content, PtwFaithful):
-        # Published weights are sigmoid(2 z), so this gives back the z they were made from.
-        bounded = np.clip(list(values.values()), 1e-9, 1 - 1e-9)
-        _load_losses(masker, (np.log(bounded / (1 - bounded)) / 2).tolist())
-    else:
-        fixed = masker.config.model_copy(update={"content": Fixed(weights=values)})
-        masker = _like(masker, fixed)
+    masker.hold(class_weights=list(values.values()))
     at = float(run.metrics["progress"][line])
-    return masker, ClassWeights(values, f"learnt by run {run.name}, logged at progress {at:.3g}")
-
-
-def _like(masker: Masker, config: MaskingConfig) -> Masker:
-    """A masker of another config, with the same ratio in force."""
-    other = Masker(config, masker.vocabulary, masker.class_names, masker.seed)
-    if other.response is not None and masker.response is not None:
-        other.response.level = masker.response.level
-    return other
-
-
-def _load_losses(masker: Masker, losses: list[float]) -> None:
-    """Put the masker into the state it has when the running loss of each class is as given."""
-    state = masker.state_dict()
-    state["content.loss_average"] = torch.tensor(losses, dtype=torch.float64)
-    if "content.count_average" in state:
-        state["content.count_average"] = torch.ones(len(losses), dtype=torch.float64)
-    masker.load_state_dict(state)
+    return ClassWeights(values, f"learnt by run {run.name}, logged at progress {at:.3g}")
 
 
 def _line(run: Run, progress: float) -> int:

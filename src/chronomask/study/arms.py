@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chronomask.config import diff, merge
+from chronomask.config import diff, kind_of, merge
 from chronomask.data.mixture import open_data
 from chronomask.errors import UsageError, nearest
 from chronomask.runs.rules import expect, maskable_tokens, unknown_before
@@ -26,8 +26,6 @@ __all__ = ["Arm", "check_declared", "resolve_arms"]
 
 _RESERVED = ("base", "equal_labels")
 _OF_THE_STUDY = ("name", "data", "seed")
-_RATIO_KEYS = ("base", "floor", "start", "end", "ratio")
-"""Keys of ratio schedules that hold ratios; all others hold shares of training, or shapes."""
 _LONGEST = 64
 """How many times longer than planned an arm may train to have as many labels."""
 _TRIES = 64
@@ -185,32 +183,21 @@ def _with_ratios_for(
 ) -> RunConfig:
     """The run with all its ratios multiplied by the one factor that gives ``target`` labels."""
     factor, scaled = 1.0, config
-    values = config.to_dict()
     for _ in range(_TRIES):
         labels = labels_of(scaled)
         if abs(labels / target - 1) < 1e-6:
             return scaled
         factor *= target / labels
-        ratio = _scaled(values["masking"]["ratio"], factor)
-        changed = values | {"masking": values["masking"] | {"ratio": ratio}}
-        where = f"arm '{config.name}' with its ratios scaled by {factor:.4g}"
-        scaled = RunConfig.parse(changed, where)
+        try:
+            ratio = config.masking.ratio.times(factor)
+        except UsageError as error:
+            raise UsageError(f"arm '{config.name}': {error}; use equal_labels: steps") from None
+        masking = config.masking.model_copy(update={"ratio": ratio})
+        scaled = config.model_copy(update={"masking": masking})
     raise UsageError(
-        f"arm '{config.name}': the ratios of '{config.masking.ratio.kind}' cannot be scaled as one to "
+        f"arm '{config.name}': the ratios of '{kind_of(config.masking.ratio)}' cannot be scaled as one to "
         "predict as many tokens as the baseline; use equal_labels: steps"
     )
-
-
-def _scaled(value: Any, factor: float) -> Any:
-    """Values of a ratio schedule with every ratio in them multiplied."""
-    if isinstance(value, dict):
-        return {
-            key: item * factor
-            if key in _RATIO_KEYS and isinstance(item, float)
-            else _scaled(item, factor)
-            for key, item in value.items()
-        }
-    return [_scaled(item, factor) for item in value] if isinstance(value, list) else value
 
 
 def _refuse_equal(arm: Arm, others: Mapping[str, Arm]) -> None:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from chronomask.config import Config, Seed
 from chronomask.data.mixture import DataChoice
-from chronomask.masking.masker import MaskingConfig
+from chronomask.masking.config import MaskingConfig
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
 from chronomask.train.learning_rate import LearningRate, Linear
 from chronomask.train.loggers import Logger

@@ -188,7 +188,7 @@ def _update(
     config, masker, forward = run.config, run.masker, run.forward
     num_classes = len(run.data.class_names)
     # Of every class and, where content is learnt by token, of every token after them.
-    num_tokens = masker.num_feedback_classes if masker.content.by_token_id else 0
+    num_tokens = masker.num_feedback_classes if masker.config.content.by_token_id else 0
     tallies = torch.zeros(3, num_classes + num_tokens, dtype=torch.float64, device=world.device)
     losses = []
     for number, part in enumerate(parts):

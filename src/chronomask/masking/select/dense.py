@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from chronomask import keyed
+from chronomask.masking.config import Budget
 from chronomask.masking.select.draws import LONGEST, NEWTON_STEPS, ORDER_BITS, TOLERANCE
-from chronomask.masking.select.exact import LEVEL_WEIGHTS, Budget, RowRandomness, pooled
+from chronomask.masking.select.exact import LEVEL_WEIGHTS, RowRandomness, pooled
 
 __all__ = ["levels", "replace", "select"]
 

@@ -15,6 +15,7 @@ from chronomask.keyed import Scalar
 
 __all__ = [
     "count",
+    "cut_spans",
     "find_single",
     "find_units",
     "gather",
@@ -312,3 +313,33 @@ def smallest(
         marked[at_edge[best]] = True
         rest -= 1
         at_edge[best] = at_edge[rest]
+
+
+@njit(cache=True, nogil=True)
+def cut_spans(
+    word_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, stop_below: Scalar, max_words: Scalar
+) -> np.ndarray:
+    """int32 [B, T]: spans of words, counted from 0 in each row, −1 where nothing may be masked.
+
+    ``word_id`` int32 [B, T]; ``keys`` uint64 [B]; ``spread`` as for :func:`hash_row`. A span ends before
+    a word whose bits are below ``stop_below`` of 2³², after ``max_words`` words, and at tokens that are
+    never masked.
+    """
+    out = np.empty(word_id.shape, np.int32)
+    for row in range(word_id.shape[0]):
+        low = np.uint32(keys[row] & _U32)
+        odd = np.uint32(keys[row] >> np.uint64(32)) | np.uint32(1)
+        span, words, previous = -1, 0, np.int32(-1)
+        for column in range(word_id.shape[1]):
+            word = word_id[row, column]
+            if word < 0:
+                out[row, column] = -1
+            else:
+                if word != previous:
+                    stops = keyed.scalar_mix(spread[column], low, odd) < stop_below
+                    if previous < 0 or stops or words == max_words:
+                        span, words = span + 1, 0
+                    words += 1
+                out[row, column] = span
+            previous = word
+    return out

@@ -32,18 +32,16 @@ Letters: B rows, T tokens, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numba import njit
 
 from chronomask import keyed
 from chronomask.keyed import Scalar
+from chronomask.masking.config import Budget
 from chronomask.masking.select import draws
 
-__all__ = ["MAX_CLASSES", "Budget", "RowRandomness", "levels", "select"]
-
-Budget = Literal["row", "batch", "none"]
+__all__ = ["MAX_CLASSES", "RowRandomness", "levels", "select"]
 
 MAX_CLASSES = 63
 LEVEL_WEIGHTS = np.rint(2.0 ** (16 - np.arange(48) / 4.0)) * 2.0**-16

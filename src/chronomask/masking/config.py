@@ -1,0 +1,74 @@
+"""How much, what and how: the configuration of masking, without what carries it out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from chronomask.config import Config, kind_of
+from chronomask.masking.content import ContentSchedule, NoContent
+from chronomask.masking.ratio import CosineDecay, PureSchedule, Ratio, Schedule
+from chronomask.masking.strategy import Strategy, WholeWord
+
+__all__ = ["Budget", "MaskingConfig"]
+
+Budget = Literal["row", "batch", "none"]
+"""What meets the ratio: every row, all rows of a micro-batch together, or no one."""
+
+
+class MaskingConfig(Config):
+    """How much, what and how: everything about masking."""
+
+    ratio: Schedule = CosineDecay()
+    """how much is masked at each moment of training"""
+    content: ContentSchedule = NoContent()
+    """which classes of tokens are preferred"""
+    strategy: Strategy = WholeWord()
+    """which tokens are masked together"""
+    budget: Budget = "row"
+    """what meets the ratio: every row, all rows of a micro-batch together (the same number of targets
+    for every batch of a shape), or none (each unit on its own, Bernoulli: numbers vary)"""
+    mask_replace_prob: Ratio | PureSchedule = 0.8
+    """probability that a predicted token is shown as [MASK]; a number, or a schedule of progress"""
+    random_replace_prob: Ratio | PureSchedule = 0.1
+    """probability that it is shown as a random ordinary token; the rest stays as it is"""
+    replace_unit: Literal["token", "unit"] = "token"
+    """whether tokens of a unit are replaced each on its own or all the same way"""
+    progress: Literal["steps", "tokens", "masked_tokens"] = "steps"
+    """what training progress is counted in"""
+
+    @model_validator(mode="after")
+    def _probabilities_fit(self) -> MaskingConfig:
+        for progress in (step / 100 for step in range(101)):
+            total = sum(self.replace_probs(progress))
+            if total > 1 + 1e-9:
+                raise ValueError(
+                    f"mask_replace_prob + random_replace_prob is {total:g}, more than 1, "
+                    f"at progress {progress:g}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _walk_fits(self) -> MaskingConfig:
+        if self.content.selection != "published":
+            return self
+        content, strategy = kind_of(self.content), kind_of(self.strategy)
+        if self.budget != "row":
+            raise ValueError(f"content '{content}' walks row by row; budget is '{self.budget}'")
+        if self.strategy.each_token or self.strategy.mixes_classes:
+            raise ValueError(
+                f"content '{content}' walks over whole words; strategy is '{strategy}'"
+            )
+        return self
+
+    def replace_probs(self, progress: float) -> tuple[float, float]:
+        """Probabilities of [MASK] and of a random token at ``progress``."""
+        return (
+            _value_at(self.mask_replace_prob, progress),
+            _value_at(self.random_replace_prob, progress),
+        )
+
+
+def _value_at(value: float | PureSchedule, progress: float) -> float:
+    return float(value) if isinstance(value, int | float) else value.at(progress)
