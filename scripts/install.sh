@@ -5,36 +5,40 @@
 # libraries, so on a machine without an NVIDIA GPU only the CPU build is accepted.
 #   TORCH_INDEX=URL   an extra index to look for the CPU build in (the one pytorch.org names for "CPU")
 #   TORCH=default     take whatever build the index gives, CUDA libraries included
+#   VENV=FOLDER       the environment to install into
+#   WHEEL=FILE        install this wheel, not the source tree
 set -eu
+[ -z "${WHEEL:-}" ] || WHEEL=$(realpath "$WHEEL")
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
 TORCH_VERSION=$(sed -n 's/^torch==//p' constraints.txt)
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     echo "chronomask needs Python 3.11 or newer; $PYTHON is $("$PYTHON" --version). Set PYTHON=..." >&2
     exit 1
 }
-[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
-pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
+[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+pip() { "$VENV/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 
 has_torch() {
-    .venv/bin/python - "$TORCH_VERSION" 2>/dev/null <<'EOF'
+    "$VENV/bin/python" - "$TORCH_VERSION" 2>/dev/null <<'PYTHON_CODE'
 import sys
 from importlib.metadata import version
 sys.exit(version("torch").split("+")[0] != sys.argv[1])
-EOF
+PYTHON_CODE
 }
 
 if ! has_torch; then
     echo "installing torch $TORCH_VERSION"
     if [ "${TORCH:-auto}" = default ] || command -v nvidia-smi >/dev/null || [ "$(uname -s)" != Linux ]; then
         pip install "torch==$TORCH_VERSION"
-    elif pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "torch==$TORCH_VERSION+cpu" 2>.venv/torch.log; then
+    elif pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "torch==$TORCH_VERSION+cpu" 2>"$VENV/torch.log"; then
         :
     elif [ "$(uname -m)" != x86_64 ]; then
         pip install "torch==$TORCH_VERSION"
     else
-        cat .venv/torch.log >&2
+        cat "$VENV/torch.log" >&2
         echo "No CPU build of torch $TORCH_VERSION was found, and this machine has no NVIDIA GPU." >&2
         echo "Name an index that has it:      make TORCH_INDEX=<address of PyTorch's CPU index> ..." >&2
         echo "or accept the CUDA libraries:   make TORCH=default ..." >&2
@@ -42,4 +46,8 @@ if ! has_torch; then
     fi
 fi
 echo "installing chronomask${1:+ with extras: $1}"
-pip install --constraint constraints.txt --editable ".${1:+[$1]}"
+if [ -n "${WHEEL:-}" ]; then
+    pip install --constraint constraints.txt "$WHEEL${1:+[$1]}"
+else
+    pip install --constraint constraints.txt --editable ".${1:+[$1]}"
+fi

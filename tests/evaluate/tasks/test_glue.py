@@ -395,6 +395,16 @@ def test_a_loss_that_is_not_finite_ends_the_task(subject: Subject, glue: Path) -
         GlueTask("cola", config).run(subject, glue, 0, progress=False)
 
 
+def test_scores_that_cannot_be_computed_are_refused_beforehand(
+    subject: Subject, glue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    with pytest.raises(
+        UsageError, match=r"Scoring GLUE needs .*pip install 'chronomask\[evaluate\]'"
+    ):
+        GlueTask("cola", QUICK).check(subject, glue)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused_beforehand(subject: Subject, glue: Path) -> None:
     with pytest.raises(UsageError, match="no CUDA device"):

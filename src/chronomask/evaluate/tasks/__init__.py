@@ -81,9 +81,8 @@ def _address(override: str, chosen: Sequence[Task[Any]]) -> tuple[list[Task[Any]
             return reached, Layer(origin, {path: value})
         keys = sorted({key for task in chosen for key in type(task.config).model_fields})
         raise UsageError(f"{origin}: no task has '{path}'; {nearest(path, keys)}")
-    known = [*_families(), *REGISTRY]
-    if head not in known:
-        raise UsageError(f"{origin}: '{head}' is no task and no family; {nearest(head, known)}")
+    if head not in (names := _names()):
+        raise UsageError(f"{origin}: '{head}' is no task and no family; {nearest(head, names)}")
     reached = [task for task in chosen if head in (task.name, task.family)]
     if not reached:
         raise UsageError(f"{origin}: '{head}' is not among the tasks asked for")
@@ -97,7 +96,7 @@ def _choose(names: Iterable[str]) -> list[Task[Any]]:
         of_name = [REGISTRY[name]] if name in REGISTRY else []
         of_family = [task for task in REGISTRY.values() if task.family == name]
         if not (of_name or of_family):
-            raise UsageError(f"unknown task '{name}'; {nearest(name, [*_families(), *REGISTRY])}")
+            raise UsageError(f"unknown task '{name}'; {nearest(name, _names())}")
         found |= {task.name: task for task in of_name or of_family}
     if not found:
         raise UsageError("no task was asked for: name tasks or families, such as glue,squad")
@@ -106,6 +105,11 @@ def _choose(names: Iterable[str]) -> list[Task[Any]]:
 
 def _families() -> list[str]:
     return sorted({task.family for task in REGISTRY.values()})
+
+
+def _names() -> list[str]:
+    """Whatever may be asked for: families, then tasks."""
+    return [*dict.fromkeys([*_families(), *REGISTRY])]
 
 
 def _has(task: Task[Any], key: str) -> bool:
