@@ -1,89 +1,213 @@
-"""What ``chronomask study`` does: text in, text out, refusals before any work."""
+"""What ``chronomask study``, ``report`` and ``quickstart`` do: text out, refusals before any work."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
-from chronomask.errors import RunError, UsageError
-from chronomask.report.study_page import write_study_report
-from chronomask.study.compare import compare_study
+from chronomask.errors import ChronomaskError, RunError, UsageError
+from chronomask.report.comparison import FILE
 from chronomask.study.config import load_study
-from chronomask.study.execute import Outcome, run_one, run_study, share_of
-from chronomask.study.slurm import write_slurm
-from chronomask.study.status import status_text
-from chronomask.study.units import Study, begin, check_task_data, open_study
+from chronomask.study.units import STUDY_FILE, Study, Unit, begin, check_task_data, open_study
 
-__all__ = ["report", "run", "status"]
+__all__ = ["quickstart", "report", "report_of_study", "run", "status"]
+
+QUICKSTART = "configs/study/quickstart.yaml"
+"""In the package: four arms, one seed, no tasks."""
 
 
 def run(
     path: Path | None,
     out: Path,
     *,
-    overrides: list[str],
+    overrides: Sequence[str] = (),
     workers: int = 1,
     only: str | None = None,
     unit: int | None = None,
-    slurm: bool = False,
     quiet: bool = False,
+    shown: bool = False,
 ) -> str:
     """Begin or continue the study of a file in ``out``; without a file, the one that is there.
 
-    Raises RunError once everything else is done if a unit failed.
+    ``shown``: a single worker's units print to the terminal, not to their logs. Raises RunError once
+    everything else is done if a unit failed.
     """
-    if sum((only is not None, unit is not None, slurm)) > 1:
-        raise UsageError("give one of --only, --unit and --slurm")
+    from chronomask.study.execute import run_one, run_study, share_of
+
+    if only is not None and unit is not None:
+        raise UsageError("give one of --only and --unit")
     study = _open(path, out, overrides)
     check_task_data(study)
     if unit is None or path is not None:  # elements of a job array share a folder: they only read
         begin(study)
-    if slurm:
-        return f"submit with: bash {write_slurm(study)}"
     if unit is not None:
         run_one(study, unit)
         return f"done: {study.units[unit]}"
     units = study.in_order() if only is None else share_of(study, only)
-    outcome = run_study(study, units, workers=workers, tell=_silent if quiet else _tell)
+    outcome = run_study(
+        study, units, workers=workers, tell=_be_silent if quiet else _tell, shown=shown
+    )
     if outcome.failed:
-        raise RunError(_failures(study, outcome))
+        raise RunError(_failures(study, outcome.failed, len(outcome.left_out)))
     text = f"{out}: {len(outcome.done) + len(outcome.there)} of {len(units)} units complete"
-    return text if only is not None else f"{text}\nreport: {report(out)}"
+    return text if only is not None else f"{text}\nreport: {_compare_and_write(study)}"
 
 
 def status(out: Path) -> str:
-    """How far the study in a folder is."""
-    return status_text(_open(None, out, []))
+    """How far the study in a folder is: a line of sums, then one per arm, with a cell per seed."""
+    study = _open(None, out, ())
+    complete: set[int] = set()
+    damaged, failed = [], []
+    for unit in study.in_order():
+        try:
+            if study.is_complete(unit):
+                complete.add(unit.number)
+            elif _failed(study, unit):
+                failed.append(f"failed last time: {unit} (log: {study.log(unit)})")
+        except ChronomaskError as error:
+            damaged.append(f"damaged: {unit}: {error}")
+    prepared = "prepared" if 0 in complete else "not prepared yet"
+    table = [
+        ["arm", *(f"seed {seed}" for seed in study.config.seeds)],
+        *(
+            [arm, *(_cell(study, arm, s, complete) for s in study.config.seeds)]
+            for arm in study.arms
+        ),
+    ]
+    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+    return "\n".join(
+        [
+            f"{out}: {len(complete)} of {len(study.units)} units complete; data {prepared}",
+            *(
+                "  ".join(
+                    text.ljust(width) for text, width in zip(row, widths, strict=True)
+                ).rstrip()
+                for row in table
+            ),
+            *damaged,
+            *failed,
+        ]
+    )
 
 
-def report(out: Path) -> Path:
-    """Compare what is complete and write the page; its path."""
-    compare_study(_open(None, out, []))
-    return write_study_report(out)
+def report_of_study(out: Path) -> Path:
+    """Compare what is complete of the study in a folder and write its page; the page's path."""
+    return _compare_and_write(_open(None, out, ()))
 
 
-def _open(path: Path | None, out: Path, overrides: list[str]) -> Study:
-    own = out / "study.yaml"
+def report(folders: Sequence[Path], out: Path, title: str = "Masking over training") -> str:
+    """Write the page of runs, one line an arm, into ``out``; or of a study as it was last compared.
+
+    The first run is of the baseline. Returns the arms as a table and the page's path. Raises UsageError
+    for no folder, one given twice or one that is neither, and DataError for files that cannot be read.
+    """
+    from chronomask.report.arms import arms_table
+    from chronomask.report.page import write_page, write_page_of_study
+    from chronomask.runs.read import read_runs
+
+    studies = [folder for folder in folders if (folder / FILE).is_file()]
+    if studies and len(folders) > 1:
+        raise UsageError(
+            f"{studies[0]} is a study: its page stands alone. Name its runs to draw them with others, "
+            f"such as {studies[0] / 'runs' / 'ARM' / 'seed-0'}"
+        )
+    if studies:
+        return f"report: {write_page_of_study(studies[0], out)}"
+    for folder in folders:
+        if (folder / STUDY_FILE).is_file():
+            raise UsageError(
+                f"{folder} is a study that was not compared yet: chronomask study report {folder}"
+            )
+    from chronomask.study.contrasts import compare_runs
+
+    comparison, arms = compare_runs(read_runs(folders), title)
+    return f"{arms_table(arms)}\nreport: {write_page(comparison, arms, out)}"
+
+
+def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
+    """The study of four arms that needs nothing but this machine; its arms as a table, and its page.
+
+    What is there already is used again, so an interrupted quickstart goes on where it stopped.
+    """
+    from chronomask.report.arms import arms_table
+    from chronomask.runs.read import read_run
+
+    overrides = [f"base.steps={steps}", f"base.validation.every={max(1, steps // 10)}"]
+    path = Path(str(files("chronomask") / QUICKSTART))
+    text = run(path, out, overrides=overrides, quiet=quiet, shown=not quiet)
+    study = _open(None, out, ())
+    arms = {
+        arm: [read_run(study.run_of(arm, seed).path) for seed in study.config.seeds]
+        for arm in study.arms
+    }
+    return f"{arms_table(arms)}\n\n{text.splitlines()[-1]}"
+
+
+def _open(path: Path | None, out: Path, overrides: Sequence[str]) -> Study:
+    own = out / STUDY_FILE
     if path is None and not own.is_file():
         raise UsageError(
-            f"{out} holds no study: give its YAML file, such as configs/study/tiny.yaml"
+            f"{out} holds no study: give a recipe, such as tiny, or the study's YAML file"
         )
-    config = load_study(own if path is None else path, overrides)
-    return open_study(config, out)
+    return open_study(load_study(own if path is None else path, list(overrides)), out)
 
 
-def _failures(study: Study, outcome: Outcome) -> str:
-    lines = [f"{unit}: {why} (log: {study.log(unit)})" for unit, why in outcome.failed]
-    more = (
-        f"; {len(outcome.left_out)} units that need them were left out" if outcome.left_out else ""
-    )
-    count = len(outcome.failed)
-    return f"{count} {'unit' if count == 1 else 'units'} failed{more}:\n  " + "\n  ".join(lines)
+def _compare_and_write(study: Study) -> Path:
+    from chronomask.report.page import write_page_of_study
+    from chronomask.study.contrasts import compare_study
+
+    compare_study(study)
+    return write_page_of_study(study.folder)
+
+
+def _cell(study: Study, arm: str, seed: int, complete: set[int]) -> str:
+    own = [unit for unit in study.units if unit.kind != "prepare" and unit.group == (arm, seed)]
+    training = next(unit for unit in own if unit.kind == "pretrain")
+    results = [unit for unit in own if unit.kind == "evaluate"]
+    if training.number not in complete:
+        step, steps = _last_step(study, training), study.arms[arm].config.steps
+        return f"step {step:,} of {steps:,}" if step else "–"
+    if not results:
+        return "trained"
+    done = sum(unit.number in complete for unit in results)
+    return f"trained, {done} of {len(results)} results"
+
+
+def _last_step(study: Study, unit: Unit) -> int:
+    """The last logged step of an unfinished run."""
+    path = study.run(unit).metrics
+    if not path.is_file():
+        return 0
+    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
+        try:
+            return int(json.loads(line)["step"])
+        except ValueError:
+            continue  # the last line may be half-written
+    return 0
+
+
+def _failed(study: Study, unit: Unit) -> bool:
+    """Whether the last thing a unit's log says is not an ordinary start or end."""
+    path = study.log(unit)
+    if not path.is_file():
+        return False
+    last = path.read_text(encoding="utf-8").splitlines()[-1:] or [""]
+    return not last[0].endswith((str(unit), "done", "stopped as asked"))
+
+
+def _failures(study: Study, failed: Sequence[tuple[Unit, str]], left_out: int) -> str:
+    lines = [f"{unit}: {why} (log: {study.log(unit)})" for unit, why in failed]
+    more = f"; {left_out} units that need them were left out" if left_out else ""
+    kind = "unit" if len(failed) == 1 else "units"
+    return f"{len(failed)} {kind} failed{more}:\n  " + "\n  ".join(lines)
 
 
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _silent(_: str) -> None:
+def _be_silent(_: str) -> None:
     """Say nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -11,7 +12,7 @@ from chronomask.config import Config, apply_overrides, read_yaml
 from chronomask.errors import UsageError, nearest
 from chronomask.prepare.config import PrepareConfig
 
-__all__ = ["SlurmConfig", "StudyConfig", "TaskPlan", "load_study"]
+__all__ = ["StudyConfig", "TaskPlan", "load_study"]
 
 Seed = Annotated[int, Field(ge=0)]
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+=%,()-]*$", max_length=60)]
@@ -28,21 +29,6 @@ class TaskPlan(Config):
     """also asked of the checkpoints at ``curve_steps``"""
     settings: dict[str, Any] = Field(default_factory=dict)
     """settings of the task that differ from its recipe, such as ``{epochs: 1, limit: 500}``"""
-
-
-class SlurmConfig(Config):
-    """What the header of a rendered Slurm script asks for."""
-
-    partition: str | None = None
-    time: str = "08:00:00"
-    """longest time of one unit of work"""
-    gpus: Annotated[int, Field(ge=0)] = 1
-    cpus: Annotated[int, Field(ge=1)] = 4
-    memory: str = "32G"
-    at_once: Annotated[int, Field(ge=1)] | None = None
-    """units that may run at the same time"""
-    setup: str = ""
-    """shell lines before the command, such as ``source venv/bin/activate``"""
 
 
 class StudyConfig(Config):
@@ -68,11 +54,21 @@ class StudyConfig(Config):
     """seeds of fine-tuning"""
     curve_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """checkpoints, by their step, that tasks with ``curve`` are asked of; the last is always"""
-    slurm: SlurmConfig = SlurmConfig()
-    """for ``study run --slurm``"""
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "the configuration") -> Self:
+        """Validate plain values; ``where`` names their origin in errors. Raises UsageError."""
+        if "slurm" in values:
+            raise UsageError(
+                f"{where}: a study has no 'slurm' section: remove it, and give each element of a job array "
+                "a share of the runs, such as chronomask study run STUDY.yaml --out DIR --only 1/8; "
+                "docs/studies.md has the script"
+            )
+        return super().parse(values, where)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        self._refuse_names_alike()
         baseline = self.baseline or next(iter(self.arms))
         if baseline not in self.arms:
             raise ValueError(f"baseline '{baseline}' is no arm; {nearest(baseline, self.arms)}")
@@ -92,6 +88,17 @@ class StudyConfig(Config):
             raise ValueError("curve_steps is given, but no task has 'curve: true'")
         return self
 
+    def _refuse_names_alike(self) -> None:
+        """Arms name folders, and not every file system tells capitals apart; nor do readers see blanks."""
+        seen: dict[str, str] = {}
+        for name in self.arms:
+            other = seen.setdefault("".join(name.casefold().split()), name)
+            if other != name:
+                raise ValueError(
+                    f"the names of the arms '{other}' and '{name}' differ in capitals or blanks alone: "
+                    "rename one of them"
+                )
+
     def seeds_of(self, task: str) -> tuple[int, ...]:
         """Fine-tuning seeds of a task."""
         return self.tasks[task].seeds or self.task_seeds
@@ -109,9 +116,11 @@ def load_study(path: Path, overrides: list[str]) -> StudyConfig:
     arms = values.get("arms")
     if isinstance(arms, dict):
         values["arms"] = {name: _arm(fields, path.parent) for name, fields in arms.items()}
-    for key in overrides:
-        if key.startswith("base="):
-            raise UsageError(f"override {key!r}: change fields of the base, such as base.steps=100")
+    for override in overrides:
+        if override.startswith("base="):
+            raise UsageError(
+                f"override {override!r}: change fields of the base, such as base.steps=100"
+            )
     tasks = values.get("tasks")
     if isinstance(tasks, list):
         values["tasks"] = {str(task): {} for task in tasks}
