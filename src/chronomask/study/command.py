@@ -15,8 +15,8 @@ from chronomask.study.units import STUDY_FILE, Study, Unit, begin, check_task_da
 
 __all__ = ["quickstart", "report", "report_of_study", "run", "status"]
 
-QUICKSTART = "configs/study/quickstart.yaml"
-"""In the package: four arms, one seed, no tasks."""
+QUICKSTART = Path(str(files("chronomask"))) / "configs" / "study" / "quickstart.yaml"
+"""Four arms, one seed, no tasks."""
 
 
 def run(
@@ -136,8 +136,7 @@ def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
     from chronomask.runs.read import read_run
 
     overrides = [f"base.steps={steps}", f"base.validation.every={max(1, steps // 10)}"]
-    path = Path(str(files("chronomask") / QUICKSTART))
-    text = run(path, out, overrides=overrides, quiet=quiet, shown=not quiet)
+    text = run(QUICKSTART, out, overrides=overrides, quiet=quiet, shown=not quiet)
     study = _open(None, out, ())
     arms = {
         arm: [read_run(study.run_of(arm, seed).path) for seed in study.config.seeds]

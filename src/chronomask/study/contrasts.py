@@ -383,11 +383,11 @@ def _spent(run: Run, cost: Cost | None, steps: np.ndarray) -> dict[str, np.ndarr
     ``step``, ``tokens_seen``, ``masked_tokens``, ``seconds``, and ``flops`` where the cost is known.
     """
     at, order = np.unique(
-        np.concatenate(([0.0], run.metrics["step"], run.validation["step"])), return_index=True
+        np.concatenate(([0.0], run.validation["step"], run.metrics["step"])), return_index=True
     )
     spent = {"step": steps.astype(float)}
     for key in ("tokens_seen", "masked_tokens", "seconds"):
-        logged = np.concatenate(([0.0], run.metrics[key], run.validation[key]))[order]
+        logged = np.concatenate(([0.0], run.validation[key], run.metrics[key]))[order]
         spent[key] = np.interp(steps, at, logged)
     if cost is not None:
         spent["flops"] = cost.flops(spent["tokens_seen"], spent["masked_tokens"])
