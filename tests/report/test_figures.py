@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chronomask.report.comparison import shown
+from chronomask.report.comparison import in_unit
 from chronomask.report.drawing import ArmLine
 from chronomask.report.figures import FEW_PREDICTIONS, predicted_tokens, training_loss
 from chronomask.runs.read import Run, Series, read_run
@@ -54,6 +54,6 @@ def test_few_predictions_draw_no_plunge(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_squad_is_in_per_cent_already() -> None:
-    assert shown({"task": "squad", "family": "squad", "metric": "f1"}, 22.4) == 22.4
-    assert shown({"quantity": "squad", "metric": "f1"}, 22.4) == 22.4
-    assert shown({"quantity": "mrpc", "metric": "f1"}, 0.5) == 50
+    assert in_unit({"task": "squad", "family": "squad", "metric": "f1"}, 22.4) == 22.4
+    assert in_unit({"quantity": "squad", "metric": "f1"}, 22.4) == 22.4
+    assert in_unit({"quantity": "mrpc", "metric": "f1"}, 0.5) == 50

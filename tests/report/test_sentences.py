@@ -56,11 +56,11 @@ def _pair(limits: tuple[float, float] | None) -> tuple[dict, dict]:
 @pytest.mark.parametrize(
     ("numbers", "says", "not_says"),
     [
-        ((0.5, 0.4, 0.6), "was reached earlier", "cannot be told"),
-        ((0.5, 0.4, 1.1), "cannot be told", "earlier"),
-        ((0.5, 0.4, None), "cannot be told", "earlier"),
+        ((0.5, 0.4, 0.6), "was reached earlier", "do not show"),
+        ((0.5, 0.4, 1.1), "do not show", "earlier"),
+        ((0.5, 0.4, None), "do not show", "earlier"),
         ((None, None, None), "not reached within their training", "earlier"),
-        ((None, 0.9, None), "cannot be told", "not reached"),
+        ((None, 0.9, None), "do not show", "not reached"),
     ],
 )
 def test_speed_is_claimed_with_its_interval(

@@ -55,7 +55,7 @@ def group_by_arm(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
     """
     groups: list[tuple[str, dict[int, Run]]] = []
     for run in runs:
-        seed = _seed(run)
+        seed = _seed_of(run)
         identity = _identity(run)
         for known, by_seed in groups:
             if known == identity and seed not in by_seed:
@@ -170,7 +170,7 @@ def mean_run(runs: Sequence[Run], name: str) -> Run:
     )
 
 
-def _seed(run: Run) -> int:
+def _seed_of(run: Run) -> int:
     seed = run.config.get("seed", 0)
     return seed if isinstance(seed, int) else 0
 
@@ -227,6 +227,7 @@ def _window_means(step: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _mean_series(all_series: Sequence[Series]) -> Series:
+    """Means of every column, per class too, at the steps that all have."""
     steps = all_series[0]["step"]
     for series in all_series[1:]:
         steps = np.intersect1d(steps, series["step"])

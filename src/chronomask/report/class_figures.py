@@ -28,7 +28,7 @@ from chronomask.report.drawing import (
     shorten,
     to_svg,
 )
-from chronomask.report.figures import arm_legend, cell, ratio_text, thinned
+from chronomask.report.figures import arm_legend, cell, ratio_text, thin_out
 from chronomask.runs.read import Run, Series
 
 __all__ = ["class_loss", "class_weight", "final_class_loss"]
@@ -86,7 +86,7 @@ def class_weight(runs: Mapping[int, Run]) -> Picture | None:
     rows, panels = [], []
     for index, run in shown:
         classes = present_classes(run.metrics, "class_weight")
-        where = thinned(run.metrics)
+        where = thin_out(run.metrics)
         for at in where:
             for name, values in classes.items():
                 if np.isfinite(values[at]):
@@ -185,7 +185,7 @@ def _class_lines(
 ) -> str:
     """A panel with one line per class, coloured by group and labelled at its right end."""
     low, high, last_step = limits
-    where = thinned(series)
+    where = thin_out(series)
     counts = series.per_class.get("class_count", {})
     with appearance():
         axes = panel(

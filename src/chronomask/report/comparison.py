@@ -18,16 +18,16 @@ __all__ = [
     "SCHEMA_VERSION",
     "Numbers",
     "count",
+    "difference_text",
     "duration",
     "flatten",
+    "in_unit",
     "interval_text",
-    "joined",
+    "join_words",
     "mean_text",
     "percent",
     "power_of_ten",
     "read_comparison",
-    "shown",
-    "signed",
     "task_title",
     "thousands",
     "unit_of",
@@ -40,9 +40,11 @@ Numbers = dict[str, Any]
 FILE = "comparison.json"
 """In a study's folder."""
 SCHEMA_VERSION = 1
+"""Of the file's form."""
 LOSS = "validation_loss"
 """The task and curve that every comparison has where runs were validated."""
 ABSENT = "–"
+"""What stands where there is no number."""
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 AXIS_NAMES = {
     "step": "steps",
@@ -103,15 +105,15 @@ def unit_of(task: Numbers) -> str:
     return name if metric == "loss" else f"{name}, ×100" if _is_signed(metric) else f"{name}, %"
 
 
-def shown(task: Numbers, value: float) -> float:
+def in_unit(task: Numbers, value: float) -> float:
     """A value in the unit of :func:`unit_of`."""
     as_it_is = task["metric"] == "loss" or task.get("family", task.get("quantity")) == "squad"
     return value if as_it_is else 100 * value
 
 
-def signed(task: Numbers, value: float) -> str:
+def difference_text(task: Numbers, value: float) -> str:
     """A difference with its sign and the digits that its unit deserves."""
-    text = f"{shown(task, value):+.{_digits(task)}f}"
+    text = f"{in_unit(task, value):+.{_digits(task)}f}"
     zero = text.strip("+-0.") == ""
     return text.lstrip("+-") if zero else text.replace("-", "−")
 
@@ -121,9 +123,9 @@ def interval_text(task: Numbers, low: float | None, high: float | None, *, sign:
     if low is None or high is None:
         return "–"
     if sign:
-        return f"{signed(task, low)} to {signed(task, high)}"
+        return f"{difference_text(task, low)} to {difference_text(task, high)}"
     low_text, high_text = (
-        f"{shown(task, v):.{_digits(task)}f}".replace("-", "−") for v in (low, high)
+        f"{in_unit(task, v):.{_digits(task)}f}".replace("-", "−") for v in (low, high)
     )
     return f"{low_text} to {high_text}"
 
@@ -140,7 +142,7 @@ def verdict(task: Numbers, numbers: Numbers) -> Literal["better", "worse", "open
 
 def mean_text(task: Numbers, value: float) -> str:
     """A mean in its unit."""
-    return f"{shown(task, value):.{_digits(task)}f}".replace("-", "−")
+    return f"{in_unit(task, value):.{_digits(task)}f}".replace("-", "−")
 
 
 def _digits(task: Numbers) -> int:
@@ -192,7 +194,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def joined(parts: Sequence[str]) -> str:
+def join_words(parts: Sequence[str]) -> str:
     """``a, b and c``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 

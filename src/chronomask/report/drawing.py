@@ -50,7 +50,9 @@ __all__ = [
 ]
 
 INK = "#22272e"
+"""Colour of titles and of what is no arm's."""
 MUTED = "#66707c"
+"""Colour of axes and their words."""
 GRID = "#e4e7eb"
 
 # Okabe and Ito's palette, safe for colour-blind readers; the first arm, the baseline, is ink grey.
@@ -60,8 +62,10 @@ ARM_COLOURS = (
     "#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b3a1e", "#7a3fb0",
     "#8fbf3f",
 )  # fmt: skip
+"""Of the arms in their order."""
 # Plum, teal and grey differ in lightness as well as hue, and belong to no arm.
 GROUP_COLOURS = {CONTENT: "#8a1c5f", FUNCTION: "#2a9296", OTHER: "#9aa1a9"}
+"""Of groups of word classes."""
 
 MOST_LABELS = 8
 """Lines labelled at their ends; with more arms the legend alone tells them apart."""

@@ -18,8 +18,8 @@ from chronomask.report.comparison import (
     AXIS_NAMES,
     LOSS,
     Numbers,
+    in_unit,
     percent,
-    shown,
     task_title,
     unit_of,
     verdict,
@@ -50,12 +50,12 @@ __all__ = [
     "masking_ratio",
     "predicted_tokens",
     "ratio_text",
-    "thinned",
+    "thin_out",
     "training_loss",
 ]
 
 MOST_POINTS = 400
-"""Logged lines drawn per run; longer runs are thinned evenly, in the figure and its CSV alike."""
+"""Logged lines drawn per run; longer runs are thin_out evenly, in the figure and its CSV alike."""
 
 FEW_PREDICTIONS = 500
 """What was measured on fewer predicted tokens is mostly luck, and is not drawn as part of a line."""
@@ -88,7 +88,7 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
     else:
         title = f"{_capital(task_title(curve))} over training"
         better = "Higher" if curve["higher_is_better"] else "Lower"
-        what = f"The task was asked of checkpoints along the way. {better} is better."
+        what = f"Checkpoints along the way were evaluated on the task. {better} is better."
     return Picture(
         f"curve-{curve['quantity']}",
         title,
@@ -187,7 +187,7 @@ def training_loss(runs: Mapping[int, Run]) -> Picture | None:
     """Loss of the words that each arm itself chose to predict."""
     lines, rows, left_out = [], [], 0
     for index, run in runs.items():
-        where = thinned(run.metrics)
+        where = thin_out(run.metrics)
         step = run.metrics["step"][where]
         loss, predictions = (values[where] for values in _window_loss(run.metrics))
         enough = predictions >= FEW_PREDICTIONS
@@ -231,7 +231,7 @@ def masking_ratio(runs: Mapping[int, Run]) -> Picture | None:
     last_step = max(run.metrics.last("step") for run in drawn.values())
     rows = []
     for run in drawn.values():
-        where = thinned(run.metrics)
+        where = thin_out(run.metrics)
         rows += _rows(run, *(run.metrics[key][where] for key in ("step", "progress", *keys)))
     return Picture(
         "masking-ratio",
@@ -255,7 +255,7 @@ def predicted_tokens(runs: Mapping[int, Run]) -> Picture | None:
     rows, totals, shares = [], [], []
     left_out = 0
     for index, run in runs.items():
-        where = thinned(run.metrics)
+        where = thin_out(run.metrics)
         step, masked = run.metrics["step"][where], run.metrics["masked_tokens"][where]
         share, predictions = (values[where] for values in _content_share(run.metrics))
         enough = predictions >= FEW_PREDICTIONS
@@ -312,7 +312,7 @@ def arm_legend(arms: Mapping[str, int]) -> tuple[LegendEntry, ...]:
     return tuple(LegendEntry(name, arm_colour(k), arm_style(k)) for name, k in arms.items())
 
 
-def thinned(series: Series) -> np.ndarray:
+def thin_out(series: Series) -> np.ndarray:
     """Indices of at most ``MOST_POINTS`` lines, evenly spread, first and last among them."""
     if len(series) <= MOST_POINTS:
         return np.arange(len(series))
@@ -355,20 +355,20 @@ def _cost_panel(curve: Numbers, arms: Mapping[str, int], axis: str) -> str:
 def _cost_line(
     curve: Numbers, numbers: Numbers, name: str, index: int, axis: str, scale: float
 ) -> ArmLine:
-    def in_unit(values: Iterable[float]) -> np.ndarray:
-        return np.array([shown(curve, value) for value in values])
+    def to_column(values: Iterable[float]) -> np.ndarray:
+        return np.array([in_unit(curve, value) for value in values])
 
     x = scale * _floats(numbers[axis])
     band = None
     if numbers.get("interval_low") is not None:
-        band = (in_unit(numbers["interval_low"]), in_unit(numbers["interval_high"]))
+        band = (to_column(numbers["interval_low"]), to_column(numbers["interval_high"]))
     seeds: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
     if len(numbers["by_seed"]) > 1 and axis != "seconds":  # no two runs take the same time
         seeds = tuple(
-            (scale * _floats(of_seed[axis]), in_unit(of_seed["value"]))
+            (scale * _floats(of_seed[axis]), to_column(of_seed["value"]))
             for of_seed in numbers["by_seed"].values()
         )
-    return ArmLine(index, name, x, in_unit(numbers["mean"]), band, seeds)
+    return ArmLine(index, name, x, to_column(numbers["mean"]), band, seeds)
 
 
 def _distance_line(difference: Numbers, name: str, index: int) -> ArmLine:
@@ -427,10 +427,10 @@ def _forest(task: Numbers, baseline: str, others: Mapping[str, int]) -> str:
         for row, name in enumerate(names):
             numbers, colour = task["arms"][name], arm_colour(others[name])
             found = verdict(task, numbers)
-            at = shown(task, numbers["difference"])
+            at = in_unit(task, numbers["difference"])
             ends = [at]
             if found != "unknown":
-                ends = [shown(task, numbers[f"difference_{end}"]) for end in ("low", "high")]
+                ends = [in_unit(task, numbers[f"difference_{end}"]) for end in ("low", "high")]
                 axes.plot(ends, [row, row], color=colour, lw=1.8, zorder=2, solid_capstyle="butt")
             seeds = _seed_differences(task, name, baseline)
             if len(seeds) > 1:
@@ -456,7 +456,7 @@ def _seed_differences(task: Numbers, name: str, baseline: str) -> list[float]:
     """The difference of each pre-training seed that the arm and the baseline share, as shown."""
     own, theirs = (task["arms"][arm]["by_seed"] for arm in (name, baseline))
     return [
-        shown(task, float(np.mean(own[seed]) - np.mean(theirs[seed])))
+        in_unit(task, float(np.mean(own[seed]) - np.mean(theirs[seed])))
         for seed in own
         if seed in theirs
     ]
@@ -464,7 +464,7 @@ def _seed_differences(task: Numbers, name: str, baseline: str) -> list[float]:
 
 def _ratio_panel(index: int, run: Run, top: float, last_step: float) -> str:
     """What one arm asked for and achieved, in per cent."""
-    where = thinned(run.metrics)
+    where = thin_out(run.metrics)
     step, asked, achieved = (
         run.metrics[key][where] for key in ("step", "masking_ratio", "masking_ratio_achieved")
     )

@@ -20,6 +20,7 @@ from chronomask.report.comparison import (
     LOSS,
     Numbers,
     count,
+    difference_text,
     duration,
     flatten,
     interval_text,
@@ -27,7 +28,6 @@ from chronomask.report.comparison import (
     percent,
     power_of_ten,
     read_comparison,
-    signed,
     task_title,
     thousands,
     unit_of,
@@ -253,6 +253,7 @@ def _best(task: Numbers) -> set[str]:
 
 
 def _task_table(task: Numbers, study: Numbers, arms: Mapping[str, int]) -> Numbers:
+    """One task with its differences and tests."""
     rows = []
     for name in arms:
         numbers = task["arms"].get(name)
@@ -269,7 +270,7 @@ def _task_table(task: Numbers, study: Numbers, arms: Mapping[str, int]) -> Numbe
         else:
             low, high = (numbers[f"difference_{end}"] for end in ("low", "high"))
             cells += [
-                signed(task, numbers["difference"]),
+                difference_text(task, numbers["difference"]),
                 interval_text(task, low, high, sign=True),
                 _p_text(numbers["p"]),
                 _p_text(numbers.get("p_holm")),

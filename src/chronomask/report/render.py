@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Download", "picture_values", "render", "write_csv"]
 
 Cell = str | int | float | None
+"""What a CSV file holds in a place."""
 _FOLDER = Path(__file__).parent
 
 

@@ -15,10 +15,10 @@ from chronomask.report.classes import CONTENT, FUNCTION, group_mean
 from chronomask.report.comparison import (
     LOSS,
     Numbers,
+    difference_text,
     interval_text,
-    joined,
+    join_words,
     percent,
-    signed,
     task_title,
     unit_of,
     verdict,
@@ -37,7 +37,7 @@ def answer(study: Numbers) -> str:
     """The page's first sentence: which arm ended best, and whether the seeds carry it."""
     task = next((task for task in study["tasks"] if task["task"] == LOSS), None)
     if task is None:
-        return _unfinished(study)
+        return _answer_without_loss(study)
     baseline, arms = study["baseline"], task["arms"]
     own = arms[baseline]
     others = {name: numbers for name, numbers in arms.items() if name != baseline}
@@ -98,7 +98,7 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
         on = f"the {len(downstream)} downstream tasks" if len(downstream) > 1 else ""
         sentences += difference_sentences(downstream, study["baseline"], on)
     if of_model:
-        named = joined([task_title(task) for task in of_model])
+        named = join_words([task_title(task) for task in of_model])
         on = f"the {len(of_model)} measures of the models themselves ({named})"
         sentences += difference_sentences(
             of_model, study["baseline"], on if len(of_model) > 1 else ""
@@ -129,7 +129,7 @@ def difference_sentences(tasks: Sequence[Numbers], baseline: str, on: str = "") 
     total = sum(map(len, found.values()))
     if not total:
         return []
-    on = f"On {on or joined([task_title(task) for task in tasks])}"
+    on = f"On {on or join_words([task_title(task) for task in tasks])}"
     unknown = found.get("unknown", [])
     if len(unknown) == total:
         return [
@@ -143,7 +143,7 @@ def difference_sentences(tasks: Sequence[Numbers], baseline: str, on: str = "") 
             sentences.append(
                 f"{on}, {_share(len(hits), total)} with “{baseline}” "
                 f"{'have intervals that exclude' if len(hits) > 1 else 'has an interval that excludes'} "
-                f"zero with the arm {kind}: {_listed(hits, one_task=len(tasks) == 1)}."
+                f"zero with the arm {kind}: {_name_hits(hits, one_task=len(tasks) == 1)}."
             )
     still_open = found.get("open", [])
     if len(still_open) == total == 1:
@@ -196,21 +196,23 @@ def reach_sentences(study: Numbers) -> list[str]:
     if faster:
         sentences.append(
             f"The final validation loss of “{baseline}” was reached earlier, in share of its steps with "
-            f"95 % interval, by {joined(_first(faster))}."
+            f"95 % interval, by {join_words(_first(faster))}."
         )
     if slower:
-        sentences.append(f"It was not reached within their training, at 95 %, by {joined(slower)}.")
+        sentences.append(
+            f"It was not reached within their training, at 95 %, by {join_words(slower)}."
+        )
     if undecided and (faster or slower):
-        sentences.append("For the other arms it cannot be told whether they are faster.")
+        sentences.append("These runs do not show whether the other arms are faster.")
     elif undecided:
         sentences.append(
-            f"Whether any arm reaches the final validation loss of “{baseline}” in fewer steps cannot be "
-            "told from these runs."
+            f"These runs do not show whether any arm reaches the final validation loss of “{baseline}” in "
+            "fewer steps."
         )
     return sentences
 
 
-def _unfinished(study: Numbers) -> str:
+def _answer_without_loss(study: Numbers) -> str:
     """The first sentence where nothing complete was validated."""
     curve = next((curve for curve in study["curves"] if curve["quantity"] == LOSS), None)
     if curve is None:
@@ -241,6 +243,7 @@ def _lowest_of_one_seed(arms: Mapping[str, Numbers], lowest: str, baseline: str)
 
 
 def _what_ran(study: Numbers) -> str:
+    """How many arms, seeds and steps there were, what they share, and what they were evaluated on."""
     arms = [arm for arm in study["arms"] if arm["runs"]]
     counts = sorted({len(arm["runs"]) for arm in arms})
     lengths = sorted({round(arm["steps"]) for arm in arms if arm.get("steps") is not None})
@@ -249,7 +252,7 @@ def _what_ran(study: Numbers) -> str:
         span = f"{lengths[0]:,}" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,}"
         steps = f" for {span} steps"
     names = [task_title(task) for task in study["tasks"] if task["task"] != LOSS]
-    tasks = f", and evaluated on {joined(names)}" if names else ""
+    tasks = f", and evaluated on {join_words(names)}" if names else ""
     if len(arms) == 1:
         seeds = "" if counts == [1] else f" with {counts[0]} seeds"
         return f"“{arms[0]['name']}” was trained{seeds}{steps}{tasks}."
@@ -278,6 +281,7 @@ def _loss_range(study: Numbers, loss: Sequence[Numbers]) -> list[str]:
 
 
 def _tests(study: Numbers) -> list[str]:
+    """What is left of the differences after a correction for their number."""
     tested = [
         (task, arm, numbers)
         for task in study["tasks"]
@@ -290,7 +294,7 @@ def _tests(study: Numbers) -> list[str]:
     if left:
         return [
             f"After Holm’s correction over all comparisons ({len(tested)}), "
-            f"{len(left)} {'remain' if len(left) > 1 else 'remains'} at 5 %: {_listed(left)}."
+            f"{len(left)} {'remain' if len(left) > 1 else 'remains'} at 5 %: {_name_hits(left)}."
         ]
     if study["smallest_p"] > 0.05:
         return [
@@ -349,13 +353,13 @@ def _classes(runs: Mapping[int, Run]) -> list[str]:
     ]
 
 
-def _listed(items: Sequence[tuple[Numbers, str, Numbers]], *, one_task: bool = False) -> str:
+def _name_hits(items: Sequence[tuple[Numbers, str, Numbers]], *, one_task: bool = False) -> str:
     named = [
-        f"“{arm}”{'' if one_task else f' on {task_title(task)}'} {signed(task, n['difference'])} "
+        f"“{arm}”{'' if one_task else f' on {task_title(task)}'} {difference_text(task, n['difference'])} "
         f"({interval_text(task, n['difference_low'], n['difference_high'], sign=True)}; {unit_of(task)})"
         for task, arm, n in items[:_MOST_NAMED]
     ]
-    return joined(_first([*named, *[""] * (len(items) - len(named))]))
+    return join_words(_first([*named, *[""] * (len(items) - len(named))]))
 
 
 def _first(parts: Sequence[str]) -> list[str]:

@@ -87,6 +87,7 @@ def _resolve(
     base: RunConfig,
     baseline: Arm | None,
 ) -> Arm:
+    """An arm as the study writes it, with its whole config; refused if it hides a difference."""
     where = f"arm '{name}'"
     changes = _changes({k: v for k, v in fields.items() if k not in _RESERVED}, where)
     start = fields.get("base")
@@ -98,7 +99,7 @@ def _resolve(
         values = base.to_dict()
     config = RunConfig.parse(merge(values, changes), where)
     config = config.model_copy(update={"name": name, "seed": 0})
-    declared = tuple(_declared(changes))
+    declared = tuple(_declared_fields(changes))
     mode = fields.get("equal_labels")
     if mode is not None:
         if mode not in ("steps", "ratio"):
@@ -236,11 +237,11 @@ def _changes(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     return nested(fields)
 
 
-def _declared(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _declared_fields(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Dotted fields that changes name; naming a ``kind`` declares all that belongs to it."""
     for key, value in changes.items():
         if isinstance(value, dict) and value and "kind" not in value:
-            yield from _declared(value, f"{prefix}{key}.")
+            yield from _declared_fields(value, f"{prefix}{key}.")
         elif key == "kind":
             yield prefix.removesuffix(".")
         else:

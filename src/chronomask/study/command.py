@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
+from chronomask import recipes
 from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.report.comparison import FILE
 from chronomask.study.config import load_study
@@ -15,7 +15,7 @@ from chronomask.study.units import STUDY_FILE, Study, Unit, begin, check_task_da
 
 __all__ = ["quickstart", "report", "report_of_study", "run", "status"]
 
-QUICKSTART = Path(str(files("chronomask"))) / "configs" / "study" / "quickstart.yaml"
+QUICKSTART = recipes.FOLDER / "study" / "quickstart.yaml"
 """Four arms, one seed, no tasks."""
 
 
@@ -65,7 +65,7 @@ def status(out: Path) -> str:
         try:
             if study.is_complete(unit):
                 complete.add(unit.number)
-            elif _failed(study, unit):
+            elif _has_failed(study, unit):
                 failed.append(f"failed last time: {unit} (log: {study.log(unit)})")
         except ChronomaskError as error:
             damaged.append(f"damaged: {unit}: {error}")
@@ -188,7 +188,7 @@ def _last_step(study: Study, unit: Unit) -> int:
     return 0
 
 
-def _failed(study: Study, unit: Unit) -> bool:
+def _has_failed(study: Study, unit: Unit) -> bool:
     """Whether the last thing a unit's log says is not an ordinary start or end."""
     path = study.log(unit)
     if not path.is_file():

@@ -19,14 +19,14 @@ ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+=%,()-]*$", m
 
 
 class TaskPlan(Config):
-    """How one task is asked of every run; what is not said comes from the study."""
+    """How every run is evaluated on one task; what is not said comes from the study."""
 
     data: str | None = None
     """folder with the task's files"""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     """fine-tuning seeds; a task that draws nothing is run once"""
     curve: bool = False
-    """also asked of the checkpoints at ``curve_steps``"""
+    """whether the checkpoints at ``curve_steps`` are evaluated too"""
     settings: dict[str, Any] = Field(default_factory=dict)
     """settings of the task that differ from its recipe, such as ``{epochs: 1, limit: 500}``"""
 
@@ -47,13 +47,13 @@ class StudyConfig(Config):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     """seeds of pre-training: each keys initial weights, data order, masks and dropout of every arm alike"""
     tasks: dict[str, TaskPlan] = Field(default_factory=dict)
-    """task → how it is asked; see ``chronomask evaluate``"""
+    """task → how runs are evaluated on it; see ``chronomask evaluate``"""
     task_data: str = "data"
     """folder with the files of all tasks that name no folder of their own"""
     task_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     """seeds of fine-tuning"""
     curve_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """checkpoints, by their step, that tasks with ``curve`` are asked of; the last is always"""
+    """checkpoints, by their step, that tasks with ``curve`` are evaluated on; the last always is"""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "the configuration") -> Self:
@@ -68,6 +68,7 @@ class StudyConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        """Refuse what does not fit together; the baseline is the first arm if none is named."""
         self._refuse_names_alike()
         baseline = self.baseline or next(iter(self.arms))
         if baseline not in self.arms:

@@ -53,7 +53,7 @@ def compare_study(study: Study) -> Path:
     gathered = from_study(study)
     data = PreparedData.open(study.data)
     costs = {arm.name: Cost.of(arm, data.row_length) for arm in gathered.arms if arm.runs}
-    values = _compared(gathered, study.config.name, costs)
+    values = _compare_arms(gathered, study.config.name, costs)
     values |= {
         "seeds": list(study.config.seeds),
         "task_seeds": list(study.config.task_seeds),
@@ -76,7 +76,7 @@ def compare_runs(runs: Sequence[Run], title: str) -> tuple[Numbers, dict[str, li
     """
     gathered = from_runs(runs)
     fingerprints = [str((run.summary or {}).get("data_fingerprint", "")) for run in gathered.runs]
-    values = _compared(gathered, title, {})
+    values = _compare_arms(gathered, title, {})
     values |= {
         "seeds": sorted({seed for arm in gathered.arms for seed in arm.runs}),
         "task_seeds": sorted(
@@ -121,10 +121,10 @@ class Cost:
         return self._per_token * tokens + self._per_prediction * predicted
 
 
-def _compared(gathered: Gathered, title: str, costs: Costs) -> Numbers:
+def _compare_arms(gathered: Gathered, title: str, costs: Costs) -> Numbers:
     """What a study and other runs have in common."""
     baseline = gathered.baseline
-    compared = _validated(gathered)
+    compared = _runs_to_compare(gathered)
     curves = _curves(gathered, compared, costs)
     tasks = [_loss_task(compared, baseline)] if compared else []
     tasks += [_task(results, baseline) for results in gathered.final]
@@ -145,7 +145,7 @@ def _compared(gathered: Gathered, title: str, costs: Costs) -> Numbers:
     }
 
 
-def _validated(gathered: Gathered) -> dict[str, dict[int, Run]]:
+def _runs_to_compare(gathered: Gathered) -> dict[str, dict[int, Run]]:
     """Complete arms on the seeds that all of them validated, the baseline first among them.
 
     With no seed in common each has its own: then their means are shown, and no difference is paired.
@@ -286,7 +286,7 @@ def _correct(tasks: Sequence[Numbers]) -> None:
 def _curves(
     gathered: Gathered, compared: Mapping[str, Mapping[int, Run]], costs: Costs
 ) -> list[Numbers]:
-    """Validation loss over training, and each task that was asked of several checkpoints."""
+    """Validation loss over training, and each task that several checkpoints were evaluated on."""
     shown = {arm.name: compared.get(arm.name, arm.runs) for arm in gathered.arms}
     loss = _loss_curve(shown, costs)
     tasks = dict.fromkeys(results.task for results in gathered.curves)
@@ -330,6 +330,7 @@ def _loss_curve(runs: Mapping[str, Mapping[int, Run]], costs: Costs) -> Numbers:
 
 
 def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
+    """A task at the checkpoints that all seeds of an arm have, as means over fine-tuning seeds."""
     by_arm: dict[str, dict[int, dict[int, float]]] = {}
     primary, higher, family = "", True, ""
     for results in gathered.curves:

@@ -112,7 +112,7 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8", buffering=1) as file:
         try:
-            with _locked(unit, file), _printing_to(None if shown else file):
+            with _lock(unit, file), _printing_to(None if shown else file):
                 if study.is_complete(unit):
                     return None
                 print(f"{_now()} {unit}", file=file)
@@ -131,7 +131,7 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
 
 
 def _do(study: Study, unit: Unit, shown: bool) -> None:
-    # Each kind of unit imports what it alone needs: a worker that only trains loads no tagger.
+    """The work itself; each kind imports what it alone needs, so that who trains loads no tagger."""
     if unit.kind == "prepare":
         from chronomask.prepare.pipeline import prepare
 
@@ -159,7 +159,7 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
 
 
 @contextlib.contextmanager
-def _locked(unit: Unit, file: TextIO) -> Iterator[None]:
+def _lock(unit: Unit, file: TextIO) -> Iterator[None]:
     """Keep other processes from doing the unit as well."""
     wait = unit.kind == "prepare"
     try:

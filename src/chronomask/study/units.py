@@ -225,7 +225,7 @@ def _units(
 
 
 def steps_of(config: StudyConfig, arm: Arm, task: str) -> list[int]:
-    """Checkpoints of an arm that a task is asked of, the last included."""
+    """Checkpoints of an arm that are evaluated on a task, the last included."""
     last = arm.config.steps
     curve = config.curve_steps if config.tasks[task].curve else ()
     return sorted({step for step in curve if step < last} | {last})
