@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from chronomask.errors import UsageError
-from chronomask.study.command import report
+from chronomask.study.command import report, report_in_words
 from tests.support.synthetic_runs import write_run
 
 CSV_NAMES = {
@@ -22,18 +22,10 @@ CSV_NAMES = {
 }  # fmt: skip
 
 
-def write_report(runs: list[Path], out: Path, title: str = "Masking over training") -> Path:
-    """The page of runs, as the command writes it."""
-    text = report(runs, out, title)
-    page = out / "report.html"
-    assert text.endswith(f"report: {page}")
-    return page
-
-
 @pytest.fixture(scope="module")
 def out(four_arms: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "out"
-    assert write_report(four_arms, folder, title="Four arms") == folder / "report.html"
+    assert report(four_arms, folder, title="Four arms") == folder / "report.html"
     return folder
 
 
@@ -135,13 +127,13 @@ def test_only_differing_config_keys_are_listed(page: str) -> None:
 
 
 def test_same_input_same_bytes(four_arms: list[Path], tmp_path: Path, page: str) -> None:
-    again = write_report(four_arms, tmp_path / "again", title="Four arms")
+    again = report(four_arms, tmp_path / "again", title="Four arms")
     assert again.read_text(encoding="utf-8") == page
 
 
 def test_a_single_run_without_class_weights(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", "fixed 15 %", steps=100)
-    page = write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
+    page = report([folder], tmp_path / "out").read_text(encoding="utf-8")
     assert "“fixed 15 %” was trained for 100 steps." in page
     assert "it compares nothing" in page
     assert 'id="class-weight"' not in page
@@ -156,7 +148,7 @@ def test_an_unfinished_run_is_marked_and_not_ranked(tmp_path: Path) -> None:
     ]
     with (folders[1] / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7')
-    text = report(folders, tmp_path / "out")
+    text = report_in_words(folders, tmp_path / "out", "Two")
     assert "PTW (unfinished)" in text
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "PTW: the last line of metrics.jsonl is half-written: 1 line left out." in page
@@ -176,7 +168,7 @@ def test_a_run_without_validation_or_classes(tmp_path: Path) -> None:
         {"step": line["step"], "loss": line["loss"]} for line in _lines(folder / "metrics.jsonl")
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    page = write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
+    page = report([folder], tmp_path / "out").read_text(encoding="utf-8")
     assert "No validation has been made yet." in page
     assert "<figure>" not in page
 
@@ -186,7 +178,7 @@ def test_different_data_is_pointed_out(tmp_path: Path) -> None:
     summary = json.loads((folders[1] / "summary.json").read_text())
     summary["data_fingerprint"] = "other"
     (folders[1] / "summary.json").write_text(json.dumps(summary))
-    page = write_report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    page = report(folders, tmp_path / "out").read_text(encoding="utf-8")
     assert "not trained on the same prepared data" in page
     assert "on the same data" not in page
 
@@ -202,7 +194,7 @@ def test_several_seeds_of_an_arm_are_one_line(tmp_path: Path) -> None:
         )
         for k in range(3)
     ]
-    page = write_report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    page = report(folders, tmp_path / "out").read_text(encoding="utf-8")
     assert "2 ways to mask were trained with 3 seeds each" in page
     assert '<p class="lead">“weighted” ended best' in page
     assert "dots single seeds" in page
@@ -225,7 +217,7 @@ def test_several_seeds_of_an_arm_are_one_line(tmp_path: Path) -> None:
 
 def test_names_are_escaped(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", '<b onclick="x">&', steps=50)
-    page = write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
+    page = report([folder], tmp_path / "out").read_text(encoding="utf-8")
     assert "<b onclick" not in page
     for panel in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
         ElementTree.fromstring(panel)
@@ -235,7 +227,7 @@ def test_long_runs_are_thinned_alike_in_figure_and_csv(tmp_path: Path) -> None:
     folder = write_run(
         tmp_path / "run", "long", steps=1000, log_every=1, validate_every=500, weighted=True
     )
-    write_report([folder], tmp_path / "out")
+    report([folder], tmp_path / "out")
     rows = _read_csv(tmp_path / "out" / "csv" / "masking-ratio.csv")
     assert len(rows) == 400
     assert rows[0]["step"] == "1"
@@ -246,11 +238,11 @@ def test_out_that_is_a_file(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", "fixed 15 %", steps=50)
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(UsageError, match="cannot be used as a folder"):
-        write_report([folder], tmp_path / "out")
+        report([folder], tmp_path / "out")
 
 
 def test_arms_table(four_arms: list[Path], tmp_path: Path) -> None:
-    *lines, _ = report(four_arms, tmp_path).splitlines()
+    *lines, _ = report_in_words(four_arms, tmp_path, "Four").splitlines()
     summary = json.loads((four_arms[3] / "summary.json").read_text())
     assert lines[0].split("  ")[0].strip() == "arm"
     assert lines[4].startswith("MRD + PTW ")

@@ -25,4 +25,4 @@ def report(
     """Draw runs or a study: one self-contained HTML page, and every plotted number as CSV."""
     from chronomask.study import command
 
-    print(command.report(runs, out, title))
+    print(command.report_in_words(runs, out, title))

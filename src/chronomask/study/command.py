@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from chronomask import recipes
 from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.report.comparison import FILE
-from chronomask.study.config import load_study
+from chronomask.runs.read import Run, read_run, read_runs
+from chronomask.study.config import StudyConfig, load_study, study_of
 from chronomask.study.units import STUDY_FILE, Study, Unit, begin, check_task_data, open_study
 
-__all__ = ["quickstart", "report", "report_of_study", "run", "status"]
+__all__ = ["quickstart", "report", "report_in_words", "report_of_study", "run", "status", "study"]
 
 QUICKSTART = recipes.FOLDER / "study" / "quickstart.yaml"
 """Four arms, one seed, no tasks."""
+
+
+def study(
+    config: StudyConfig | Mapping[str, Any] | str | Path,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    progress: bool = True,
+    **changes: Any,
+) -> Path:
+    """Begin or continue a study in the folder ``out``, compare its arms and write its page; the page's path.
+
+    ``config``: a config, a dict of its keys, the path of one as YAML, or a recipe's name such as "tiny";
+    ``changes``: keys of :class:`StudyConfig` that differ, such as ``seeds=(0, 1)``. ``workers``: processes;
+    with GPUs each has one of its own, in turn.
+
+    Raises UsageError before any work for what cannot be compared or done; RunError, once everything else
+    is done, if a unit failed.
+    """
+    opened = open_study(study_of(config, **changes), Path(out))
+    _do(opened, opened.in_order(), workers=workers, quiet=not progress)
+    return _compare_and_write(opened)
 
 
 def run(
@@ -28,31 +52,25 @@ def run(
     only: str | None = None,
     unit: int | None = None,
     quiet: bool = False,
-    shown: bool = False,
 ) -> str:
-    """Begin or continue the study of a file in ``out``; without a file, the one that is there.
+    """What ``chronomask study run`` does and says; without a file, with the study that is in ``out``.
 
-    ``shown``: a single worker's units print to the terminal, not to their logs. Raises RunError once
-    everything else is done if a unit failed.
+    Raises as :func:`study` does.
     """
-    from chronomask.study.execute import run_one, run_study, share_of
+    from chronomask.study.execute import run_one, share_of
 
     if only is not None and unit is not None:
         raise UsageError("give one of --only and --unit")
     study = _open(path, out, overrides)
-    check_task_data(study)
-    if unit is None or path is not None:  # elements of a job array share a folder: they only read
-        begin(study)
     if unit is not None:
+        check_task_data(study)
+        if path is not None:  # else others may be at work in the folder: it is only read
+            begin(study)
         run_one(study, unit)
         return f"done: {study.units[unit]}"
     units = study.in_order() if only is None else share_of(study, only)
-    outcome = run_study(
-        study, units, workers=workers, tell=_be_silent if quiet else _tell, shown=shown
-    )
-    if outcome.failed:
-        raise RunError(_failures(study, outcome.failed, len(outcome.left_out)))
-    text = f"{out}: {len(outcome.done) + len(outcome.there)} of {len(units)} units complete"
+    _do(study, units, workers=workers, quiet=quiet)
+    text = f"{out}: {len(units)} of {len(units)} units complete"
     return text if only is not None else f"{text}\nreport: {_compare_and_write(study)}"
 
 
@@ -98,33 +116,27 @@ def report_of_study(out: Path) -> Path:
     return _compare_and_write(_open(None, out, ()))
 
 
-def report(folders: Sequence[Path], out: Path, title: str = "Masking over training") -> str:
-    """Write the page of runs, one line an arm, into ``out``; or of a study as it was last compared.
+def report(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path = "report",
+    title: str = "Masking over training",
+) -> Path:
+    """Write the page of runs, one line an arm, or of a study: ``out/report.html``, whose path it returns.
 
-    The first run is of the baseline. Returns the arms as a table and the page's path. Raises UsageError
-    for no folder, one given twice or one that is neither, and DataError for files that cannot be read.
+    ``runs``: a run folder or several, the first of them of the baseline; or the folder of a study, drawn as
+    it was last compared. Beside it are the numbers as ``csv/*.csv``.
+    The same files give the same bytes. Raises UsageError for no folder, one given
+    twice or one that is neither, and DataError for files that cannot be read.
     """
+    return _report(runs, Path(out), title)[0]
+
+
+def report_in_words(runs: Sequence[Path], out: Path, title: str) -> str:
+    """What ``chronomask report`` says: the arms as a table, and the page's path."""
     from chronomask.report.arms import arms_table
-    from chronomask.report.page import write_page, write_page_of_study
-    from chronomask.runs.read import read_runs
 
-    studies = [folder for folder in folders if (folder / FILE).is_file()]
-    if studies and len(folders) > 1:
-        raise UsageError(
-            f"{studies[0]} is a study: its page stands alone. Name its runs to draw them with others, "
-            f"such as {studies[0] / 'runs' / 'ARM' / 'seed-0'}"
-        )
-    if studies:
-        return f"report: {write_page_of_study(studies[0], out)}"
-    for folder in folders:
-        if (folder / STUDY_FILE).is_file():
-            raise UsageError(
-                f"{folder} is a study that was not compared yet: chronomask study report {folder}"
-            )
-    from chronomask.study.contrasts import compare_runs
-
-    comparison, arms = compare_runs(read_runs(folders), title)
-    return f"{arms_table(arms)}\nreport: {write_page(comparison, arms, out)}"
+    page, arms = _report(runs, out, title)
+    return f"{arms_table(arms)}\nreport: {page}" if arms else f"report: {page}"
 
 
 def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
@@ -133,16 +145,16 @@ def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
     What is there already is used again, so an interrupted quickstart goes on where it stopped.
     """
     from chronomask.report.arms import arms_table
-    from chronomask.runs.read import read_run
 
     overrides = [f"base.steps={steps}", f"base.validation.every={max(1, steps // 10)}"]
-    text = run(QUICKSTART, out, overrides=overrides, quiet=quiet, shown=not quiet)
-    study = _open(None, out, ())
+    study = _open(QUICKSTART, out, overrides)
+    _do(study, study.in_order(), quiet=quiet, shown=not quiet)
+    page = _compare_and_write(study)
     arms = {
         arm: [read_run(study.run_of(arm, seed).path) for seed in study.config.seeds]
         for arm in study.arms
     }
-    return f"{arms_table(arms)}\n\n{text.splitlines()[-1]}"
+    return f"{arms_table(arms)}\n\nreport: {page}"
 
 
 def _open(path: Path | None, out: Path, overrides: Sequence[str]) -> Study:
@@ -151,7 +163,51 @@ def _open(path: Path | None, out: Path, overrides: Sequence[str]) -> Study:
         raise UsageError(
             f"{out} holds no study: give a recipe, such as tiny, or the study's YAML file"
         )
-    return open_study(load_study(own if path is None else path, list(overrides)), out)
+    return open_study(load_study(own if path is None else path, overrides), out)
+
+
+def _do(
+    study: Study,
+    units: Sequence[Unit],
+    *,
+    workers: int = 1,
+    quiet: bool = False,
+    shown: bool = False,
+) -> None:
+    """Do units; ``shown``: a single worker's print to the terminal, not to their logs."""
+    from chronomask.study.execute import run_study
+
+    check_task_data(study)
+    begin(study)
+    tell = _be_silent if quiet else _tell
+    outcome = run_study(study, units, workers=workers, tell=tell, shown=shown)
+    if outcome.failed:
+        raise RunError(_failures(study, outcome.failed, len(outcome.left_out)))
+
+
+def _report(
+    runs: str | Path | Sequence[str | Path], out: Path, title: str
+) -> tuple[Path, Mapping[str, Sequence[Run]]]:
+    """The page, and the runs of each arm; none for a study."""
+    from chronomask.report.page import write_page, write_page_of_study
+
+    folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
+    for folder in folders:
+        if (folder / FILE).is_file():
+            if len(folders) > 1:
+                raise UsageError(
+                    f"{folder} is a study: its page stands alone. Name its runs to draw them with others, "
+                    f"such as {folder / 'runs' / 'ARM' / 'seed-0'}"
+                )
+            return write_page_of_study(folder, out), {}
+        if (folder / STUDY_FILE).is_file():
+            raise UsageError(
+                f"{folder} is a study that was not compared yet: chronomask study report {folder}"
+            )
+    from chronomask.study.contrasts import compare_runs
+
+    comparison, arms = compare_runs(read_runs(folders), title)
+    return write_page(comparison, arms, out), arms
 
 
 def _compare_and_write(study: Study) -> Path:

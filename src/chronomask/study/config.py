@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from chronomask.config import Config, apply_overrides, read_yaml
+from chronomask.config import Config, Layer, read_yaml
 from chronomask.errors import UsageError, nearest
 from chronomask.prepare.config import PrepareConfig
+from chronomask.recipes import find_recipe
 
-__all__ = ["StudyConfig", "TaskPlan", "load_study"]
+__all__ = ["StudyConfig", "TaskPlan", "load_study", "study_of"]
 
 Seed = Annotated[int, Field(ge=0)]
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+=%,()-]*$", max_length=60)]
@@ -56,15 +57,16 @@ class StudyConfig(Config):
     """checkpoints, by their step, that tasks with ``curve`` are evaluated on; the last always is"""
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], where: str = "the configuration") -> Self:
-        """Validate plain values; ``where`` names their origin in errors. Raises UsageError."""
-        if "slurm" in values:
-            raise UsageError(
-                f"{where}: a study has no 'slurm' section: remove it, and give each element of a job array "
-                "a share of the runs, such as chronomask study run STUDY.yaml --out DIR --only 1/8; "
-                "docs/studies.md has the script"
-            )
-        return super().parse(values, where)
+    def from_layers(cls, layers: Sequence[Layer]) -> Self:
+        """As in :class:`Config`; the section ``slurm`` is refused with what takes its place."""
+        for layer in layers:
+            if "slurm" in layer.values:
+                raise UsageError(
+                    f"{layer.origin}: a study has no 'slurm' section: remove it, and give each element of a "
+                    "job array a share of the runs, such as chronomask study run STUDY.yaml --out DIR "
+                    "--only 1/8; docs/studies.md has the script"
+                )
+        return super().from_layers(layers)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -109,29 +111,48 @@ class StudyConfig(Config):
         return Path(self.tasks[task].data or self.task_data)
 
 
-def load_study(path: Path, overrides: list[str]) -> StudyConfig:
+def load_study(path: Path, overrides: Sequence[str]) -> StudyConfig:
     """The study in a YAML file, with the run configs it names put in place. Raises UsageError."""
-    values = read_yaml(path)
-    if isinstance(values.get("base"), str):
-        values["base"] = read_yaml(path.parent / values["base"])
-    arms = values.get("arms")
-    if isinstance(arms, dict):
-        values["arms"] = {name: _arm(fields, path.parent) for name, fields in arms.items()}
     for override in overrides:
         if override.startswith("base="):
             raise UsageError(
                 f"override {override!r}: change fields of the base, such as base.steps=100"
             )
+    values = _with_files(read_yaml(path), path.parent)
+    return StudyConfig.parse_with(values, overrides, str(path))
+
+
+def study_of(config: StudyConfig | Mapping[str, Any] | str | Path, **changes: Any) -> StudyConfig:
+    """The study that a config, a dict of its keys, the path of one as YAML or a recipe's name stands for.
+
+    ``changes``: keys that differ. Run configs named in a dict are looked for from the working folder.
+    Raises UsageError.
+    """
+    if isinstance(config, str | Path):
+        return StudyConfig.of(load_study(find_recipe(config, "study"), ()), **changes)
+    if isinstance(config, Mapping):
+        return StudyConfig.of(_with_files(config, Path()), **changes)
+    return StudyConfig.of(config, **changes)
+
+
+def _with_files(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Values of a study with the run configs they name read from ``folder``, and short forms written out."""
+    values = dict(given)
+    if isinstance(values.get("base"), str):
+        values["base"] = read_yaml(folder / values["base"])
+    arms = values.get("arms")
+    if isinstance(arms, Mapping):
+        values["arms"] = {name: _arm(fields, folder) for name, fields in arms.items()}
     tasks = values.get("tasks")
-    if isinstance(tasks, list):
+    if isinstance(tasks, list | tuple):
         values["tasks"] = {str(task): {} for task in tasks}
-    elif isinstance(tasks, dict):
+    elif isinstance(tasks, Mapping):
         values["tasks"] = {str(task): plan or {} for task, plan in tasks.items()}
-    return StudyConfig.parse(apply_overrides(values, overrides), str(path))
+    return values
 
 
 def _arm(fields: Any, folder: Path) -> Any:
     """An arm's fields with the run config it names put in place; an arm without fields is the base."""
-    if isinstance(fields, dict) and isinstance(fields.get("base"), str):
+    if isinstance(fields, Mapping) and isinstance(fields.get("base"), str):
         return {**fields, "base": read_yaml(folder / fields["base"])}
     return {} if fields is None else fields
