@@ -38,7 +38,8 @@ _HOMES = {
 _FUNCTION_OF_ROOM = {
     "evaluate": ("chronomask.evaluate.evaluate", "evaluate"),
     "prepare": ("chronomask.prepare.pipeline", "prepare"),
-    "report": ("chronomask.report.page", "write_report"),
+    "report": ("chronomask.study.command", "report"),
+    "study": ("chronomask.study.command", "study"),
 }
 _MODULES = {name: f"chronomask.masking.{name}" for name in ("content", "ratio", "strategy")}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

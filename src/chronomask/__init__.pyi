@@ -21,11 +21,12 @@ from chronomask.masking.rows import RowCollator as RowCollator
 from chronomask.masking.tally import score as score
 from chronomask.prepare.config import PrepareConfig as PrepareConfig
 from chronomask.prepare.pipeline import prepare as prepare
-from chronomask.report.page import write_report
 from chronomask.runs.read import read_run as read_run
 from chronomask.runs.read import read_runs as read_runs
 from chronomask.runs.result import TaskResult as TaskResult
 from chronomask.show.show import inspect_text as inspect_text
+from chronomask.study.command import report as report
+from chronomask.study.command import study as study
 from chronomask.study.config import StudyConfig as StudyConfig
 from chronomask.train.config import RunConfig as RunConfig
 from chronomask.train.loop import pretrain as pretrain
@@ -35,4 +36,3 @@ from chronomask.types import Rows as Rows
 
 __version__: str
 __all__: list[str]
-report = write_report

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -524,7 +524,7 @@ def _with_defaults(cls: type[Config], values: Mapping[str, Any]) -> dict[str, An
             if not field.is_required():
                 default = field.get_default(call_default_factory=True)
                 result[name] = to_jsonable_python(default)
-        elif isinstance(values[name], Mapping):
+        elif isinstance(values[name], Mapping) and get_origin(field.annotation) is not dict:
             group = _class_of(list(_config_classes(field.annotation)), values[name])
             if group is not None:
                 result[name] = _with_defaults(group, values[name])

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronomask.report.classes import CONTENT, FUNCTION, OTHER, group_of
-from chronomask.report.drawing import appearance, compact, darker, shorten, spread
+from chronomask.report.drawing import (
+    appearance,
+    arm_colour,
+    arm_style,
+    compact,
+    darker,
+    shorten,
+    spread,
+)
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=20), st.floats(0, 5))
@@ -42,6 +50,11 @@ def test_shorten_keeps_both_ends() -> None:
     assert len(short) == 20
     assert short.startswith("linear")
     assert short.endswith("seed 12")
+
+
+def test_arms_do_not_look_alike() -> None:
+    assert len({arm_colour(k) for k in range(10)}) == 10
+    assert len({(arm_colour(k), arm_style(k)) for k in range(30)}) == 30
 
 
 def test_text_colours_are_dark_enough() -> None:

@@ -8,22 +8,24 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from chronomask.errors import UsageError
-from chronomask.report import arms_table, write_report
+from chronomask.study.command import report, report_in_words
 from tests.support.synthetic_runs import write_run
 
 CSV_NAMES = {
-    "arms", "class-loss", "class-weight", "difference", "final-class-loss", "masking-ratio",
-    "predicted-tokens", "validation-loss",
+    "arms", "class-loss", "class-weight", "curve-validation_loss", "difference", "differences",
+    "final-class-loss", "masking-ratio", "predicted-tokens", "reach", "runs", "tasks", "training-loss",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def out(four_arms: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report") / "out"
-    assert write_report(four_arms, folder, title="Four arms") == folder / "report.html"
+    assert report(four_arms, folder, title="Four arms") == folder / "report.html"
     return folder
 
 
@@ -41,7 +43,7 @@ def test_page_is_one_file_without_requests(page: str) -> None:
 
 def test_every_panel_is_xml_and_ids_are_unique(page: str) -> None:
     panels = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(panels) == 4 + 2 + 4 + 2 + 4 + 2 + 2
+    assert len(panels) == 4 + 2 + 1 + 1 + 4 + 2 + 4 + 2 + 2
     for panel in panels:
         root = ElementTree.fromstring(panel)
         assert root.get("aria-label")
@@ -72,7 +74,7 @@ def test_csv_numbers_equal_the_results_files(four_arms: list[Path], out: Path) -
         for key in ("step", "progress", "masking_ratio", "masking_ratio_achieved"):
             assert [float(row[key]) for row in ratio] == [line[key] for line in metrics]
 
-        loss = [row for row in csvs["validation-loss"] if row["arm"] == name]
+        loss = [row for row in csvs["curve-validation_loss"] if row["arm"] == name]
         for key in ("step", "tokens_seen", "masked_tokens", "seconds", "loss", "accuracy"):
             assert [float(row[key]) for row in loss] == [line[key] for line in validation]
 
@@ -95,10 +97,11 @@ def test_csv_numbers_equal_the_results_files(four_arms: list[Path], out: Path) -
             "class_loss"
         ]
 
-        arm = next(row for row in csvs["arms"] if row["arm"] == name)
         summary = json.loads((folder / "summary.json").read_text())
-        for key in ("validation_loss", "validation_accuracy", "masked_tokens", "tokens_seen"):
-            assert float(arm[key]) == summary[key]
+        for table in ("arms", "runs"):
+            arm = next(row for row in csvs[table] if row["arm"] == name)
+            for key in ("validation_loss", "validation_accuracy", "masked_tokens", "tokens_seen"):
+                assert float(arm[key]) == summary[key]
 
 
 def test_differences_are_taken_from_the_first_arm(four_arms: list[Path], out: Path) -> None:
@@ -110,7 +113,7 @@ def test_differences_are_taken_from_the_first_arm(four_arms: list[Path], out: Pa
 
 
 def test_summary_says_what_one_seed_cannot_show(page: str) -> None:
-    assert "Four runs were trained for 500 steps on the same data." in page
+    assert "4 ways to mask were trained with one seed each for 500 steps" in page
     assert "Every arm was run once, all with seed 0" in page
     assert "not evidence that one way of masking is better" in page
     assert "Content words end up harder to predict than function words" in page
@@ -124,14 +127,14 @@ def test_only_differing_config_keys_are_listed(page: str) -> None:
 
 
 def test_same_input_same_bytes(four_arms: list[Path], tmp_path: Path, page: str) -> None:
-    again = write_report(four_arms, tmp_path / "again", title="Four arms")
+    again = report(four_arms, tmp_path / "again", title="Four arms")
     assert again.read_text(encoding="utf-8") == page
 
 
 def test_a_single_run_without_class_weights(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", "fixed 15 %", steps=100)
-    page = write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
-    assert "One run, “fixed 15 %”, was trained for 100 steps." in page
+    page = report([folder], tmp_path / "out").read_text(encoding="utf-8")
+    assert "“fixed 15 %” was trained for 100 steps." in page
     assert "it compares nothing" in page
     assert 'id="class-weight"' not in page
     assert 'id="difference"' not in page
@@ -145,11 +148,17 @@ def test_an_unfinished_run_is_marked_and_not_ranked(tmp_path: Path) -> None:
     ]
     with (folders[1] / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7')
-    page = write_report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    text = report_in_words(folders, tmp_path / "out", "Two")
+    assert "PTW (unfinished)" in text
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "PTW: the last line of metrics.jsonl is half-written: 1 line left out." in page
     assert "PTW: unfinished" in page
-    assert "Validated at a fixed masking ratio of 15\N{NO-BREAK SPACE}%, “fixed 15 %” has" in page
-    assert "PTW (unfinished)" in arms_table(folders)
+    assert '<p class="lead">“fixed 15 %” ended with a validation loss of' in page
+    assert {row["arm"] for row in _read_csv(tmp_path / "out" / "csv" / "tasks.csv")} == {
+        "fixed 15 %"
+    }
+    drawn = _read_csv(tmp_path / "out" / "csv" / "curve-validation_loss.csv")
+    assert {row["arm"] for row in drawn} == {"fixed 15 %", "PTW"}
 
 
 def test_a_run_without_validation_or_classes(tmp_path: Path) -> None:
@@ -159,7 +168,7 @@ def test_a_run_without_validation_or_classes(tmp_path: Path) -> None:
         {"step": line["step"], "loss": line["loss"]} for line in _lines(folder / "metrics.jsonl")
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    page = write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
+    page = report([folder], tmp_path / "out").read_text(encoding="utf-8")
     assert "No validation has been made yet." in page
     assert "<figure>" not in page
 
@@ -169,20 +178,46 @@ def test_different_data_is_pointed_out(tmp_path: Path) -> None:
     summary = json.loads((folders[1] / "summary.json").read_text())
     summary["data_fingerprint"] = "other"
     (folders[1] / "summary.json").write_text(json.dumps(summary))
-    page = write_report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    page = report(folders, tmp_path / "out").read_text(encoding="utf-8")
     assert "not trained on the same prepared data" in page
-    assert "on the same data." not in page
+    assert "on the same data" not in page
 
 
-def test_several_seeds_are_not_called_one(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / str(k), f"seed {k}", steps=50, seed=k) for k in range(2)]
-    page = write_report(folders, tmp_path / "out").read_text(encoding="utf-8")
-    assert "Some arms were run with several seeds" in page
+def test_several_seeds_of_an_arm_are_one_line(tmp_path: Path) -> None:
+    folders = [
+        write_run(
+            tmp_path / f"{name}-{k}", f"{name}, seed {k}", gain=gain + k / 50, seed=k, **options
+        )
+        for name, gain, options in (
+            ("uniform", 0.0, {}),
+            ("weighted", 0.6, {"weighted": True}),
+        )
+        for k in range(3)
+    ]
+    page = report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    assert "2 ways to mask were trained with 3 seeds each" in page
+    assert '<p class="lead">“weighted” ended best' in page
+    assert "dots single seeds" in page
+    assert "Every arm was run once" not in page
+    losses = {
+        (row["arm"], row["seed"]): float(row["validation_loss"])
+        for row in _read_csv(tmp_path / "out" / "csv" / "runs.csv")
+    }
+    assert len(losses) == 6
+    (row,) = [
+        row for row in _read_csv(tmp_path / "out" / "csv" / "tasks.csv") if row["arm"] == "weighted"
+    ]
+    gaps = [losses["weighted", str(k)] - losses["uniform", str(k)] for k in range(3)]
+    half = stats.t.ppf(0.975, 2) * np.std(gaps, ddof=1) / np.sqrt(3)
+    assert float(row["difference"]) == pytest.approx(np.mean(gaps))
+    assert float(row["difference_low"]) == pytest.approx(np.mean(gaps) - half, rel=0.1)
+    curve = _read_csv(tmp_path / "out" / "csv" / "curve-validation_loss.csv")
+    assert {row["seed"] for row in curve} == {"0", "1", "2"}
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", '<b onclick="x">&', steps=50)
-    page = write_report([folder], tmp_path / "out").read_text(encoding="utf-8")
+    page = report([folder], tmp_path / "out").read_text(encoding="utf-8")
     assert "<b onclick" not in page
     for panel in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
         ElementTree.fromstring(panel)
@@ -192,7 +227,7 @@ def test_long_runs_are_thinned_alike_in_figure_and_csv(tmp_path: Path) -> None:
     folder = write_run(
         tmp_path / "run", "long", steps=1000, log_every=1, validate_every=500, weighted=True
     )
-    write_report([folder], tmp_path / "out")
+    report([folder], tmp_path / "out")
     rows = _read_csv(tmp_path / "out" / "csv" / "masking-ratio.csv")
     assert len(rows) == 400
     assert rows[0]["step"] == "1"
@@ -203,11 +238,11 @@ def test_out_that_is_a_file(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", "fixed 15 %", steps=50)
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(UsageError, match="cannot be used as a folder"):
-        write_report([folder], tmp_path / "out")
+        report([folder], tmp_path / "out")
 
 
-def test_arms_table(four_arms: list[Path]) -> None:
-    lines = arms_table(four_arms).splitlines()
+def test_arms_table(four_arms: list[Path], tmp_path: Path) -> None:
+    *lines, _ = report_in_words(four_arms, tmp_path, "Four").splitlines()
     summary = json.loads((four_arms[3] / "summary.json").read_text())
     assert lines[0].split("  ")[0].strip() == "arm"
     assert lines[4].startswith("MRD + PTW ")
@@ -218,7 +253,7 @@ def test_arms_table(four_arms: list[Path]) -> None:
 
 def test_report_imports_no_training_code() -> None:
     code = (
-        "import sys, chronomask.report\n"
+        "import sys, chronomask.report.page, chronomask.report.figures, chronomask.report.class_figures\n"
         "print([m for m in ('torch', 'transformers', 'spacy', 'matplotlib.pyplot') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

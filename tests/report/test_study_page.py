@@ -1,93 +1,18 @@
-"""The page of a study claims what its intervals carry, and carries every number."""
+"""The page of a study carries every number, and says what is not there."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from chronomask.errors import DataError, UsageError
-from chronomask.report.average import mean_run
-from chronomask.report.comparison import verdict
-from chronomask.report.study_page import write_study_report
-from chronomask.report.study_sentences import (
-    difference_sentences,
-    reach_sentences,
-    study_sentences,
-)
-from chronomask.runs.read import read_run
+from chronomask.report.page import write_page_of_study
 from tests.support.comparisons import AXES, comparison, reach, task
 from tests.support.synthetic_runs import write_run
-
-
-def test_an_interval_that_excludes_zero() -> None:
-    (better,) = difference_sentences([task("cola", {"a": (0.01, 0.03)})], "base")
-    assert "the one comparison with “base” has an interval that excludes zero" in better
-    assert "the arm better: “a” +2.0 (+1.0 to +3.0; accuracy, %)" in better
-    (worse,) = difference_sentences([task("validation_loss", {"a": (0.01, 0.03)})], "base")
-    assert "the arm worse: “a” +0.020 (+0.010 to +0.030; nats)" in worse
-
-
-def test_an_interval_that_includes_zero() -> None:
-    (one,) = difference_sentences([task("cola", {"a": (-0.01, 0.03)})], "base")
-    assert "neither a difference nor that there is none" in one
-    (many,) = difference_sentences([task("cola", {"a": (-0.01, 0.03), "b": (0.0, 0.1)})], "base")
-    assert "none of 2 comparisons" in many
-    assert "do not show that any arm is better or worse, nor that they are equal" in many
-    for text in (one, many):
-        assert "excludes zero with" not in text
-
-
-def test_some_of_each() -> None:
-    limits = {"a": (0.01, 0.03), "b": (-0.1, 0.1), "c": (-0.3, -0.1), "d": (0.1, 0.2)}
-    found = difference_sentences([task("cola", limits), task("rte", {"a": (-1.0, 1.0)})], "base")
-    assert "2 of 5 comparisons" in found[0]
-    assert "intervals that exclude zero with the arm better" in found[0]
-    assert "“d” on CoLA" in found[0]
-    assert "the arm worse: “c”" in found[1]
-    assert found[2].startswith("The intervals of the other 2 include zero")
-
-
-def test_one_seed_claims_nothing() -> None:
-    (text,) = difference_sentences([task("validation_loss", {"a": None}, seeds=1)], "base")
-    assert "nothing is claimed" in text
-    *_, last = difference_sentences([task("cola", {"a": (0.01, 0.02)}, seeds=1)], "base")
-    assert "another seed may turn them" in last
-    assert verdict(*_pair(None)) == "unknown"
-    assert verdict(*_pair((0.0, 1.0))) == "open"
-
-
-def _pair(limits: tuple[float, float] | None) -> tuple[dict, dict]:
-    made = task("cola", {"a": limits})
-    return made, made["arms"]["a"]
-
-
-@pytest.mark.parametrize(
-    ("numbers", "says", "not_says"),
-    [
-        ((0.5, 0.4, 0.6), "was reached earlier", "cannot be told"),
-        ((0.5, 0.4, 1.1), "cannot be told", "earlier"),
-        ((0.5, 0.4, None), "cannot be told", "earlier"),
-        ((None, None, None), "not reached within their training", "earlier"),
-        ((None, 0.9, None), "cannot be told", "not reached"),
-    ],
-)
-def test_speed_is_claimed_with_its_interval(
-    numbers: tuple[float | None, float | None, float | None], says: str, not_says: str
-) -> None:
-    made = comparison([task("cola", {"a": (0.0, 1.0)})], [reach({"a": numbers})])
-    text = " ".join(reach_sentences(made))
-    assert says in text
-    assert not_says not in text
-
-
-def test_the_summary_says_how_far_it_carries() -> None:
-    text = " ".join(study_sentences(comparison([task("cola", {"a": (0.1, 0.2)})])))
-    assert "no p can be below 0.25" in text
-    assert "“a” predicts 2.00 times as many tokens" in text
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -101,7 +26,7 @@ def test_the_page_and_its_numbers(tmp_path: Path, seeds: int) -> None:
     for name in ("base", "a"):
         for seed in range(seeds):
             write_run(tmp_path / "runs" / name / f"seed-{seed}", name, seed=seed, weighted=True)
-    page = write_study_report(tmp_path)
+    page = write_page_of_study(tmp_path)
     html = page.read_text(encoding="utf-8")
     assert "Made &lt;up&gt;" in html
     assert "Made <up>" not in html
@@ -128,29 +53,66 @@ def test_the_page_and_its_numbers(tmp_path: Path, seeds: int) -> None:
     assert len(lines) == 3 * seeds * 2
     assert set(AXES) < set(lines[0])
     first = page.read_bytes()
-    write_study_report(tmp_path)
+    write_page_of_study(tmp_path)
     assert page.read_bytes() == first
 
 
 def test_a_folder_without_a_comparison(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no comparison\.json"):
-        write_study_report(tmp_path)
+        write_page_of_study(tmp_path)
     (tmp_path / "comparison.json").write_text('{"schema_version": 7}')
     with pytest.raises(DataError, match="schema version 7"):
-        write_study_report(tmp_path)
+        write_page_of_study(tmp_path)
 
 
-def test_the_mean_of_runs(tmp_path: Path) -> None:
-    runs = [
-        read_run(write_run(tmp_path / f"{k}", "x", gain=gain, steps=steps, weighted=True))
-        for k, (gain, steps) in enumerate([(0.0, 500), (1.0, 300)])
-    ]
-    mean = mean_run(runs, "mean")
-    common = runs[1].metrics["step"]
-    assert mean.metrics["step"].tolist() == common.tolist()
-    expected = (runs[0].metrics["loss"][: len(common)] + runs[1].metrics["loss"]) / 2
-    np.testing.assert_allclose(mean.metrics["loss"], expected)
-    weights = [run.metrics.per_class["class_weight"]["NOUN"] for run in runs]
-    np.testing.assert_allclose(
-        mean.metrics.per_class["class_weight"]["NOUN"], (weights[0][: len(common)] + weights[1]) / 2
-    )
+def test_arms_without_logs_leave_the_colours_of_the_others(tmp_path: Path) -> None:
+    made = comparison([task("validation_loss", {"a": (0.01, 0.03), "b": (0.01, 0.03)})])
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    for name in ("base", "a", "b"):
+        for seed in range(3):
+            write_run(tmp_path / "runs" / name / f"seed-{seed}", name, seed=seed)
+    before = _colours(write_page_of_study(tmp_path))
+    (tmp_path / "runs" / "a" / "seed-1" / "metrics.jsonl").unlink()
+    after = _colours(write_page_of_study(tmp_path))
+    assert before.keys() == {"base", "a", "b"}
+    assert after == {name: before[name] for name in ("base", "b")}
+
+
+def _colours(page: Path) -> dict[str, str]:
+    """The colour of each arm in the legend of a figure from inside the arms."""
+    html = page.read_text(encoding="utf-8")
+    legend = html[html.index('<section id="predicted-tokens"') :].split("</ul>")[0]
+    found = re.findall(r'style="color: (#\w+)"></span>(\w+)<', legend)
+    return {name: colour for colour, name in found}
+
+
+def test_the_best_of_each_column_is_marked(tmp_path: Path) -> None:
+    limits = {"a": (0.01, 0.03), "b": (0.2, 0.4)}
+    tasks = [task("validation_loss", limits), task("cola", limits)]
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison(tasks)))
+    html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
+    overview = html[html.index('<table class="overview">') :].split("</table>")[0]
+    rows = [row.split("<td") for row in overview.split("<tr>")[2:]]
+    marked = [["best" in cell.split(">")[0] for cell in row[1:]] for row in rows]
+    # A low loss is good, and a high score.
+    assert marked == [[True, False], [False, False], [False, True]]
+
+
+def test_single_seeds_are_dots(tmp_path: Path) -> None:
+    made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
+    for name, shift in (("base", 0.0), ("a", 0.02)):
+        seeds = {str(k): [0.5 + shift + k / 100] for k in range(3)}
+        made["tasks"][0]["arms"][name]["by_seed"] = seeds
+    pages = {}
+    for seeds in (3, 1):
+        (tmp_path / "comparison.json").write_text(json.dumps(made))
+        pages[seeds] = write_page_of_study(tmp_path).read_text(encoding="utf-8")
+        for numbers in made["tasks"][0]["arms"].values():
+            numbers["by_seed"] = {"0": [0.5]}
+        made["curves"] = []
+    forests = {
+        k: re.search(r'aria-label="Differences.*?</svg>', page, re.S) for k, page in pages.items()
+    }
+    dots = {k: found[0].count("<use ") for k, found in forests.items() if found}
+    assert dots[3] - dots[1] == 3
+    assert "dots are single seeds" in pages[3]

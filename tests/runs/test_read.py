@@ -106,11 +106,6 @@ def test_an_unfinished_run(tmp_path: Path) -> None:
     assert "60" in run.notices[0]
 
 
-def test_names_are_made_distinct(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / name, "same", steps=20) for name in ("a", "b")]
-    assert [run.name for run in read_runs(folders)] == ["same (a)", "same (b)"]
-
-
 def test_a_folder_given_twice(folder: Path) -> None:
     with pytest.raises(UsageError, match="given 2 times"):
         read_runs([folder, folder / ".." / folder.name])

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from chronomask.config import parse_override
 from chronomask.errors import UsageError
 from chronomask.study.arms import check_declared, resolve_arms
 from chronomask.study.config import StudyConfig, load_study
 from chronomask.study.units import open_study
+from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 
 
@@ -199,6 +201,10 @@ def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, A
         ({"prepare": {"sources": ["x"]}}, "not both"),
         ({"arm": {}}, "did you mean 'arms'"),
         ({"arms": {"a/b": {}}}, "arms"),
+        ({"arms": {"MRD": {}, "mrd": {}}}, "'MRD' and 'mrd' differ in capitals or blanks alone"),
+        ({"arms": {"MRD + PTW": {}, "MRD+PTW": {}}}, "differ in capitals or blanks alone"),
+        ({"arms": {"MRD": {}, "MRD ": {}}}, "differ in capitals or blanks alone"),
+        ({"slurm": {}}, "has no 'slurm' section: remove it.*--only 1/8"),
     ],
 )
 def test_mistakes_in_a_study(values: dict[str, Any], changes: dict[str, Any], message: str) -> None:
@@ -206,8 +212,31 @@ def test_mistakes_in_a_study(values: dict[str, Any], changes: dict[str, Any], me
         StudyConfig.parse({**values, **changes})
 
 
+def test_an_arm_that_is_given_twice_is_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    text = yaml.safe_dump(values, sort_keys=False).replace("  decay:", "  fixed:")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match="'fixed' is given twice"):
+        load_study(path, [])
+
+
+@pytest.mark.parametrize(
+    "change", ["steps=9", "masking.ratio.base=0.2", "masking.ratio={kind: linear_decay, base: 0.2}"]
+)
+def test_fields_of_an_arm_mean_what_set_means(values: dict[str, Any], change: str) -> None:
+    key, value = parse_override(change)
+    values["arms"] = {"fixed": {}, "changed": {key: value}}
+    changed = resolved(values)["changed"].config
+    expected = RunConfig.parse_with(values["base"], [change])
+    assert changed.model_copy(update={"name": None}) == expected
+
+
 SHIPPED = sorted(
-    (Path(__file__).parents[2] / "src" / "chronomask" / "configs" / "study").glob("*.yaml")
+    path
+    for path in (Path(__file__).parents[2] / "src" / "chronomask" / "configs" / "study").glob(
+        "*.yaml"
+    )
+    if path.stem != "quickstart"
 )
 
 

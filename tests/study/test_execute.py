@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,13 +13,9 @@ from typing import Any
 import pytest
 
 from chronomask.errors import DataError, RunError, UsageError
-from chronomask.runs.result import TaskResult
-from chronomask.study import work
+from chronomask.study.command import status
 from chronomask.study.execute import run_one, run_study, share_of
-from chronomask.study.slurm import write_slurm
-from chronomask.study.status import status_text
-from chronomask.study.units import Study, open_study, weights_mark
-from chronomask.study.work import check_shared_start
+from chronomask.study.units import Study, check_shared_start, open_study, start_of
 from chronomask.train.loop import pretrain
 from tests.support.opened_study import opened
 from tests.support.processes import HANG
@@ -40,7 +34,7 @@ def test_a_study_runs_and_continues(
             raise RunError("the disk is full")
         return pretrain(config, folder, **options)
 
-    monkeypatch.setattr(work, "pretrain", sometimes)
+    monkeypatch.setattr("chronomask.train.loop.pretrain", sometimes)
     told: list[str] = []
     outcome = run_study(study, study.in_order(), tell=told.append)
     assert [str(unit) for unit, _ in outcome.failed] == ["pretrain decay, seed 0"]
@@ -50,13 +44,13 @@ def test_a_study_runs_and_continues(
     assert why == "the disk is full"
     assert "the disk is full" in study.log(unit).read_text()
     assert any("FAILED: the disk is full" in line and str(study.log(unit)) in line for line in told)
-    assert "failed last time: pretrain decay, seed 0" in status_text(study)
+    assert "failed last time: pretrain decay, seed 0" in status(study.folder)
 
     monkeypatch.undo()
     again = run_study(study, study.in_order())
     assert len(again.there) == len(study.units) - 5
     assert not again.failed
-    assert f"{len(study.units)} of {len(study.units)} units" in status_text(study)
+    assert f"{len(study.units)} of {len(study.units)} units" in status(study.folder)
     assert not run_study(study, study.in_order()).done
 
     _starts_are_shared(study)
@@ -64,13 +58,13 @@ def test_a_study_runs_and_continues(
 
 
 def _starts_are_shared(study: Study) -> None:
-    marks = {(a, s): weights_mark(study.run_folder(a, s)) for a in study.arms for s in (0, 1)}
+    marks = {(a, s): start_of(study.run_of(a, s)) for a in study.arms for s in (0, 1)}
     assert marks["fixed", 0] == marks["decay", 0]
     assert marks["fixed", 1] == marks["decay", 1]
     weights = {mark["initial_weights_sha256"] for mark in marks.values()}
     assert len(weights) == 2
     assert None not in weights
-    path = study.run_folder("decay", 1) / "environment.json"
+    path = study.run_of("decay", 1).environment
     before = path.read_text()
     path.write_text(before.replace(marks["decay", 1]["initial_weights_sha256"], "f" * 64))
     check_shared_start(study, 0)
@@ -81,7 +75,7 @@ def _starts_are_shared(study: Study) -> None:
 
 def _marks_are_checked(study: Study) -> None:
     unit = study.units[-1]
-    path = TaskResult.path_in(study.results_folder(unit), unit.task, unit.task_seed)
+    path = study.result(unit)
     before = path.read_text()
     path.write_text(before[:50])
     with pytest.raises(DataError, match="delete it"):
@@ -99,7 +93,7 @@ def test_runs_are_those_of_pretrain(values: dict[str, Any], tmp_path: Path) -> N
     run_study(study, study.in_order())
     alone = tmp_path / "alone"
     pretrain(study.arms["decay"].run_config(1), alone, progress=False)
-    assert_same_run(study.run_folder("decay", 1), alone)
+    assert_same_run(study.run_of("decay", 1).path, alone)
 
 
 def test_a_folder_of_another_config_is_refused(values: dict[str, Any], tmp_path: Path) -> None:
@@ -113,7 +107,7 @@ def test_a_folder_of_another_config_is_refused(values: dict[str, Any], tmp_path:
     values["seeds"] = [0, 5]
     assert len(opened(values, tmp_path).units) == 5  # it may grow, and be watched more closely
     with pytest.raises(UsageError, match="holds no study"):
-        open_study(study.config, study.run_folder("fixed", 0))
+        open_study(study.config, study.run_of("fixed", 0).path)
 
 
 def test_one_unit_needs_what_it_needs(values: dict[str, Any], tmp_path: Path) -> None:
@@ -134,29 +128,17 @@ def test_shares_cover_everything_once(values: dict[str, Any], tmp_path: Path) ->
             share_of(study, bad)
 
 
-def test_slurm_scripts(values: dict[str, Any], tmp_path: Path) -> None:
-    values["slurm"] = {"partition": "gpu", "setup": "module load cuda", "at_once": 3}
+@pytest.mark.slow
+def test_a_share_is_done_as_an_array_does_it(values: dict[str, Any], tmp_path: Path) -> None:
+    values |= {"tasks": {}, "curve_steps": [], "seeds": [0]}
     study = opened(values, tmp_path)
-    submit = write_slurm(study)
-    for script in (submit, submit.with_name("unit.sbatch")):
-        subprocess.run(["bash", "-n", str(script)], check=True)
-    text = submit.read_text()
-    assert re.findall(r"--array=(\S+) --export=ALL,FIRST=(\d+)", text) == [
-        ("0-3%3", "1"),
-        ("0-15%3", "5"),
-    ]
-    fake = tmp_path / "bin" / "sbatch"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/bash\necho "$@" >> "$0.log"; echo 7\n')
-    fake.chmod(0o755)
-    path = f"{fake.parent}:{os.environ['PATH']}"
-    subprocess.run(["bash", str(submit)], check=True, env={**os.environ, "PATH": path})
-    first, second = fake.with_name("sbatch.log").read_text().splitlines()
-    assert "dependency" not in first
-    assert "--dependency=afterany:7" in second
-    job = submit.with_name("unit.sbatch").read_text()
-    assert "#SBATCH --partition=gpu" in job
-    assert job.index("module load cuda") < job.index("--unit")
+    command = [sys.executable, "-m", "chronomask", "study", "run", "--out", str(study.folder)]
+    for share, complete in (("2/2", 2), ("1/2", 3)):
+        done = subprocess.run(
+            [*command, "--only", share], capture_output=True, text=True, check=True, timeout=HANG
+        )
+        assert "2 of 2 units complete" in done.stdout
+        assert f"{complete} of 3 units" in status(study.folder)
 
 
 def test_curve_steps_without_checkpoints_are_refused(
@@ -186,7 +168,7 @@ def test_processes_stop_and_go_on(values: dict[str, Any], tmp_path: Path) -> Non
     study = opened(values, tmp_path)
     command = [sys.executable, "-m", "chronomask", "study", "run", "--out", str(study.folder)]
     process = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.PIPE, text=True)
-    logs = [study.run_folder(arm, 0) / "metrics.jsonl" for arm in study.arms]
+    logs = [study.run_of(arm, 0).metrics for arm in study.arms]
     while not all(log.is_file() and log.stat().st_size for log in logs):
         assert process.poll() is None
         time.sleep(0.1)

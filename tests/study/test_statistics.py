@@ -12,13 +12,14 @@ from sklearn import metrics
 
 from chronomask.errors import DataError, UsageError
 from chronomask.study.resample import Examples
-from chronomask.study.spread import Interval
 from chronomask.study.statistics import (
+    Interval,
     Results,
     compare,
     holm,
     interval,
     mean_and_spread,
+    mean_intervals,
     metric_of,
     metric_over_resamples,
     paired_difference,
@@ -318,3 +319,13 @@ def test_reach_intervals_hold_the_truth() -> None:
         assert found is not None
         held += found.low <= 50 <= found.high
     assert 0.86 <= held / 400 <= 1
+
+
+def test_intervals_of_means_are_students() -> None:
+    values = np.random.default_rng(1).normal(3, 1, (4, 50))
+    low, high = mean_intervals(values, 0.9)
+    for k in range(50):
+        expected = stats.t.interval(0.9, 3, values[:, k].mean(), stats.sem(values[:, k]))
+        assert (low[k], high[k]) == pytest.approx(expected)
+    with pytest.raises(DataError, match="at least two"):
+        mean_intervals(values[:1])

@@ -18,7 +18,7 @@ def begun(values: dict[str, Any], folder: Path) -> None:
     values["arms"] = {"fixed": {}, "responsive": watched}
     study = opened(values, folder)
     config = study.arms["responsive"].run_config(0)
-    write_text(study.run_folder("responsive", 0) / "config.yaml", config.to_yaml())
+    write_text(study.run_of("responsive", 0).config, config.to_yaml())
 
 
 def test_a_run_made_with_another_config_is_refused(values: dict[str, Any], tmp_path: Path) -> None:

@@ -18,6 +18,6 @@ def quickstart(
     quiet: Quiet = False,
 ) -> None:
     """Train four arms on English text that is already on this machine, and compare them."""
-    from chronomask.study.quickstart import quickstart as run_quickstart
+    from chronomask.study import command
 
-    print(run_quickstart(out, steps=steps, progress=not quiet))
+    print(command.quickstart(out, steps, quiet))

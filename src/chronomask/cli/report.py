@@ -1,4 +1,4 @@
-"""``chronomask report``: runs side by side."""
+"""``chronomask report``: a run, runs side by side, or a study, as one page."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders to compare.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", metavar="FOLDER", help="Folder (or .html file) to write the report to."
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders, the baseline first; runs of one arm with several seeds are one line. Or "
+            "the folder of a study.",
         ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write the report to.")
     ] = Path("report"),
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Masking over training",
 ) -> None:
-    """Draw runs: one self-contained HTML page, and every plotted number as CSV."""
-    from chronomask.report.page import write_report
-    from chronomask.report.tables import arms_table
+    """Draw runs or a study: one self-contained HTML page, and every plotted number as CSV."""
+    from chronomask.study import command
 
-    page = write_report(list(runs), out, title)
-    print(arms_table(list(runs)))
-    print(f"report: {page}")
+    print(command.report_in_words(runs, out, title))

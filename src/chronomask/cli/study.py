@@ -59,9 +59,6 @@ def study_run(
     unit: Annotated[
         int | None, typer.Option(min=0, help="Run only the unit with this number.")
     ] = None,
-    slurm: Annotated[
-        bool, typer.Option("--slurm", help="Run nothing; write scripts that submit all units.")
-    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Do what is left of a study; a unit that fails is named, the others go on."""
@@ -87,7 +84,6 @@ def study_run(
         workers=workers,
         only=only,
         unit=unit,
-        slurm=slurm,
         quiet=quiet,
     )
     print(text)
@@ -106,4 +102,4 @@ def study_report(folder: StudyFolder) -> None:
     """Compare what is complete: comparison.json, report.html and every number as CSV."""
     from chronomask.study import command
 
-    print(f"report: {command.report(folder)}")
+    print(f"report: {command.report_of_study(folder)}")

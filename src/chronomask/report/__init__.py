@@ -1,11 +1,7 @@
-"""Figures and one HTML page from results files only; what enters is a run folder's path.
+"""One HTML page from result files only, for a run, for runs, for a study.
 
-``read`` makes arrays of a run folder; ``figures`` and ``class_figures`` draw them with ``drawing``;
-``tables`` and ``summary`` put them in numbers and sentences; ``page`` binds all into one file with
-``render`` and the templates. Nothing here imports torch, transformers or a tagger.
+``arms`` says what runs came to, one by one and arm by arm; ``comparison`` reads what a study found and
+says numbers as people do; ``sentences`` puts it in words; ``figures`` and ``class_figures`` draw it with
+``drawing``; ``page`` binds all into one file with ``render`` and the templates. Nothing here imports torch,
+transformers or a tagger; matplotlib and jinja2 are imported where a page is made.
 """
-
-from chronomask.report.page import write_report
-from chronomask.report.tables import arms_table
-
-__all__ = ["arms_table", "write_report"]

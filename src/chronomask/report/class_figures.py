@@ -1,11 +1,12 @@
 """Figures that look inside an arm: loss and weight of every class of words over time.
 
-Each function takes runs and returns a :class:`Picture`, or None where there is nothing to draw.
+Each function takes the mean run of each arm by its place among the arms, which decides its colour, and
+returns a :class:`Picture`, or None where there is nothing to draw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,22 +28,22 @@ from chronomask.report.drawing import (
     shorten,
     to_svg,
 )
-from chronomask.report.figures import arm_legend, cell, ratio_text, thinned
+from chronomask.report.figures import arm_legend, cell, ratio_text, thin_out
 from chronomask.runs.read import Run, Series
 
 __all__ = ["class_loss", "class_weight", "final_class_loss"]
 
+_UNIT = "nats per predicted token"
 FEW_TOKENS = 50
 """A class with fewer predicted tokens per validation is drawn faint: its loss is mostly luck."""
 
 
-def class_loss(runs: Sequence[Run]) -> Picture | None:
+def class_loss(runs: Mapping[int, Run]) -> Picture | None:
     """Validation loss of every class over time, one panel per arm."""
-    shown = [
-        (k, run) for k, run in enumerate(runs) if present_classes(run.validation, "class_loss")
-    ]
+    shown = [(k, run) for k, run in runs.items() if present_classes(run.validation, "class_loss")]
     if not shown:
         return None
+    ratios = [float(ratio) for _, run in shown for ratio in run.validation["masking_ratio"]]
     limits = _limits(run.validation.per_class["class_loss"] for _, run in shown)
     last_step = max(run.validation.last("step") for _, run in shown)
     rows, panels = [], []
@@ -56,13 +57,13 @@ def class_loss(runs: Sequence[Run]) -> Picture | None:
                 run.validation,
                 classes,
                 (*limits, last_step),
-                "nats per predicted token",
+                _UNIT,
                 "loss",
             )
         )
     return Picture(
         "class-loss",
-        f"Loss per class of words at a fixed {ratio_text(runs)}",
+        f"Loss per class of words at a fixed {ratio_text(ratios)}",
         "The same validation, split by the class of the predicted word; all panels share their "
         "scales. Function words and punctuation are soon guessed from grammar alone, so their lines fall "
         "early and far; content words carry what the sentence is about and stay hard, and "
@@ -75,9 +76,9 @@ def class_loss(runs: Sequence[Run]) -> Picture | None:
     )
 
 
-def class_weight(runs: Sequence[Run]) -> Picture | None:
+def class_weight(runs: Mapping[int, Run]) -> Picture | None:
     """Weight of every class over time, one panel per arm that weighs classes."""
-    shown = [(k, run) for k, run in enumerate(runs) if present_classes(run.metrics, "class_weight")]
+    shown = [(k, run) for k, run in runs.items() if present_classes(run.metrics, "class_weight")]
     if not shown:
         return None
     limits = _limits(run.metrics.per_class["class_weight"] for _, run in shown)
@@ -85,7 +86,7 @@ def class_weight(runs: Sequence[Run]) -> Picture | None:
     rows, panels = [], []
     for index, run in shown:
         classes = present_classes(run.metrics, "class_weight")
-        where = thinned(run.metrics)
+        where = thin_out(run.metrics)
         for at in where:
             for name, values in classes.items():
                 if np.isfinite(values[at]):
@@ -101,7 +102,8 @@ def class_weight(runs: Sequence[Run]) -> Picture | None:
         "since weights are made from running averages."
     )
     if len(shown) < len(runs):
-        without = [run.name for run in runs if not present_classes(run.metrics, "class_weight")]
+        shown_indices = {k for k, _ in shown}
+        without = [run.name for k, run in runs.items() if k not in shown_indices]
         caption += f" Not shown, because they do not weigh classes: {', '.join(without)}."
     return Picture(
         "class-weight",
@@ -114,46 +116,48 @@ def class_weight(runs: Sequence[Run]) -> Picture | None:
     )
 
 
-def final_class_loss(runs: Sequence[Run]) -> Picture | None:
+def final_class_loss(runs: Mapping[int, Run]) -> Picture | None:
     """Loss of every class at the last validation, and its distance from the first arm's."""
-    finals = [_final(run) for run in runs]
+    finals = {index: _final(run) for index, run in runs.items()}
     names = sorted(
-        {name for final in finals for name in final}, key=lambda name: _rank(name, finals)
+        {name for final in finals.values() for name in final},
+        key=lambda name: _rank(name, list(finals.values())),
     )
     if not names:
         return None
-    rows = []
-    for run, final in zip(runs, finals, strict=True):
-        for name in names:
-            if name in final:
-                loss, count = final[name]
-                gap = loss - finals[0][name][0] if name in finals[0] else np.nan
-                rows.append((run.name, name, group_of(name), cell(loss), cell(count), cell(gap)))
-    panels = [
-        _dots(
-            names,
-            [{name: loss for name, (loss, _) in final.items()} for final in finals],
-            finals,
-            "Loss at the last validation",
-            "nats per predicted token",
-            "final",
+    baseline = finals.get(0, {})  # the first arm; its logs may be missing
+    gaps = {
+        index: {name: final[name][0] - baseline[name][0] for name in final if name in baseline}
+        for index, final in finals.items()
+    }
+    rows = [
+        (
+            runs[index].name, name, group_of(name), cell(final[name][0]), cell(final[name][1]),
+            cell(gaps[index].get(name, np.nan)),
         )
+        for index, final in finals.items()
+        for name in names
+        if name in final
+    ]  # fmt: skip
+    losses = {
+        index: {name: loss for name, (loss, _) in final.items()} for index, final in finals.items()
+    }
+    panels = [
+        _dots(names, losses, finals, "Loss at the last validation", _UNIT, "final"),
     ]
     caption = (
         "One row per class of words, hardest first within each group; one dot per arm. "
         f"Faint dots rest on fewer than {FEW_TOKENS} tokens."
     )
-    if len(runs) > 1 and finals[0]:
-        gaps = [
-            {
-                name: loss - finals[0][name][0]
-                for name, (loss, count) in final.items()
-                if name in finals[0] and not count < FEW_TOKENS
+    if len(runs) > 1 and baseline:
+        sure = {
+            index: {
+                name: gap for name, gap in own.items() if not finals[index][name][1] < FEW_TOKENS
             }
-            for final in finals
-        ]
+            for index, own in gaps.items()
+        }
         title = f"Difference from {shorten(runs[0].name)}"
-        panels.append(_dots(names, gaps, finals, title, "nats; left of 0 is better", "gap"))
+        panels.append(_dots(names, sure, finals, title, "nats; left of 0 is better", "gap"))
         caption += (
             f" The second panel takes off the loss of the baseline, “{runs[0].name}”: if "
             "preferring hard classes pays, its arms lie left of zero for content words. "
@@ -163,7 +167,7 @@ def final_class_loss(runs: Sequence[Run]) -> Picture | None:
         "final-class-loss",
         "Where the arms end, class by class",
         caption,
-        arm_legend(runs),
+        arm_legend({run.name: index for index, run in runs.items()}),
         tuple(panels),
         ("arm", "class", "group", "loss", "num_predicted", "loss_minus_first"),
         tuple(rows),
@@ -181,7 +185,7 @@ def _class_lines(
 ) -> str:
     """A panel with one line per class, coloured by group and labelled at its right end."""
     low, high, last_step = limits
-    where = thinned(series)
+    where = thin_out(series)
     counts = series.per_class.get("class_count", {})
     with appearance():
         axes = panel(
@@ -214,13 +218,13 @@ def _class_lines(
 
 def _dots(
     names: Sequence[str],
-    values: Sequence[dict[str, float]],
-    finals: Sequence[dict[str, tuple[float, float]]],
+    values: Mapping[int, Mapping[str, float]],
+    finals: Mapping[int, Mapping[str, tuple[float, float]]],
     title: str,
     x_label: str,
     prefix: str,
 ) -> str:
-    """A panel with one row per class and one dot per arm."""
+    """A panel with one row per class and one dot per arm; ``values`` and ``finals`` by the arms' places."""
     row_points = max(15.0, 5.0 * len(values) + 4)
     with appearance():
         axes = panel(
@@ -237,13 +241,13 @@ def _dots(
         axes.grid(visible=False, axis="y")
         _bands(axes, names)
         offsets = (np.arange(len(values)) - (len(values) - 1) / 2) * 0.72 / max(len(values), 1)
-        for index, arm in enumerate(values):
+        for offset, (index, arm) in zip(offsets, values.items(), strict=True):
             for row, name in enumerate(names):
                 if name in arm:
                     few = finals[index][name][1] < FEW_TOKENS
                     axes.plot(
                         arm[name],
-                        row + offsets[index],
+                        row + offset,
                         "o",
                         ms=4.2,
                         mew=0,

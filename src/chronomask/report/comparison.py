@@ -1,22 +1,35 @@
-"""Reads ``comparison.json``, and says its numbers as people do: units, names, signs, verdicts."""
+"""Reads ``comparison.json``, and says numbers as people do: units, names, signs, verdicts."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from chronomask.errors import DataError, UsageError
 
 __all__ = [
+    "ABSENT",
     "AXIS_NAMES",
+    "FILE",
+    "LOSS",
+    "SCHEMA_VERSION",
     "Numbers",
+    "count",
+    "difference_text",
+    "duration",
+    "flatten",
+    "in_unit",
     "interval_text",
+    "join_words",
     "mean_text",
+    "percent",
+    "power_of_ten",
     "read_comparison",
-    "shown",
-    "signed",
     "task_title",
+    "thousands",
     "unit_of",
     "verdict",
 ]
@@ -24,7 +37,15 @@ __all__ = [
 Numbers = dict[str, Any]
 """A JSON object of the file; docs/studies.md names its keys."""
 
+FILE = "comparison.json"
+"""In a study's folder."""
 SCHEMA_VERSION = 1
+"""Of the file's form."""
+LOSS = "validation_loss"
+"""The task and curve that every comparison has where runs were validated."""
+ABSENT = "–"
+"""What stands where there is no number."""
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 AXIS_NAMES = {
     "step": "steps",
     "tokens_seen": "tokens seen",
@@ -32,6 +53,7 @@ AXIS_NAMES = {
     "flops": "FLOPs",
     "seconds": "seconds",
 }
+"""What a curve may be drawn against: key → name."""
 _TITLES = {
     "validation_loss": "validation loss",
     "cola": "CoLA",
@@ -52,12 +74,12 @@ _METRICS = {"mcc": "MCC", "f1": "F1", "em": "EM", "loss": "nats"}
 
 def read_comparison(folder: Path) -> Numbers:
     """The comparison in a study's folder; raises UsageError if there is none, DataError for another."""
-    path = folder / "comparison.json"
+    path = folder / FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(
-            f"{folder} holds no comparison.json: is it the folder of a study?"
+            f"{folder} holds no {FILE}: it is no folder of a study, or none that was compared yet"
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from None
@@ -83,14 +105,15 @@ def unit_of(task: Numbers) -> str:
     return name if metric == "loss" else f"{name}, ×100" if _is_signed(metric) else f"{name}, %"
 
 
-def shown(task: Numbers, value: float) -> float:
+def in_unit(task: Numbers, value: float) -> float:
     """A value in the unit of :func:`unit_of`."""
-    return value if task["metric"] == "loss" or task.get("family") == "squad" else 100 * value
+    as_it_is = task["metric"] == "loss" or task.get("family", task.get("quantity")) == "squad"
+    return value if as_it_is else 100 * value
 
 
-def signed(task: Numbers, value: float) -> str:
+def difference_text(task: Numbers, value: float) -> str:
     """A difference with its sign and the digits that its unit deserves."""
-    text = f"{shown(task, value):+.{_digits(task)}f}"
+    text = f"{in_unit(task, value):+.{_digits(task)}f}"
     zero = text.strip("+-0.") == ""
     return text.lstrip("+-") if zero else text.replace("-", "−")
 
@@ -100,9 +123,9 @@ def interval_text(task: Numbers, low: float | None, high: float | None, *, sign:
     if low is None or high is None:
         return "–"
     if sign:
-        return f"{signed(task, low)} to {signed(task, high)}"
+        return f"{difference_text(task, low)} to {difference_text(task, high)}"
     low_text, high_text = (
-        f"{shown(task, v):.{_digits(task)}f}".replace("-", "−") for v in (low, high)
+        f"{in_unit(task, v):.{_digits(task)}f}".replace("-", "−") for v in (low, high)
     )
     return f"{low_text} to {high_text}"
 
@@ -119,7 +142,7 @@ def verdict(task: Numbers, numbers: Numbers) -> Literal["better", "worse", "open
 
 def mean_text(task: Numbers, value: float) -> str:
     """A mean in its unit."""
-    return f"{shown(task, value):.{_digits(task)}f}".replace("-", "−")
+    return f"{in_unit(task, value):.{_digits(task)}f}".replace("-", "−")
 
 
 def _digits(task: Numbers) -> int:
@@ -128,3 +151,61 @@ def _digits(task: Numbers) -> int:
 
 def _is_signed(metric: str) -> bool:
     return metric in ("mcc", "spearman", "pearson")
+
+
+def count(value: float) -> str:
+    """A count to three digits: ``1.23M``; a dash for NaN."""
+    if math.isnan(value):
+        return ABSENT
+    for limit, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        # What rounds up to the limit is written with it: 999,600 is 1M.
+        if abs(value) >= limit * 0.9995:
+            return f"{float(f'{value:.3g}') / limit:g}{suffix}"
+    return f"{value:.3g}"
+
+
+def thousands(value: float) -> str:
+    """A whole number with commas, a dash for NaN."""
+    return ABSENT if math.isnan(value) else f"{value:,.0f}"
+
+
+def percent(value: float) -> str:
+    """A fraction as per cent, a dash for NaN."""
+    return ABSENT if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def power_of_ten(value: float) -> str:
+    """``1.08 × 10¹⁰``; a dash for NaN."""
+    if math.isnan(value):
+        return ABSENT
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{digits} × 10{str(int(exponent)).translate(_RAISED)}"
+
+
+def duration(seconds: float) -> str:
+    """Time as people say it: ``48 s``, ``3 min 20 s``, ``5 h 07 min``."""
+    if math.isnan(seconds):
+        return ABSENT
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def join_words(parts: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted key and value as text for every leaf of nested mappings, in their order."""
+    leaves = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            leaves.extend(flatten(value, f"{prefix}{key}."))
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            leaves.append((f"{prefix}{key}", text))
+    return leaves

@@ -31,6 +31,7 @@ __all__ = [
     "GROUP_COLOURS",
     "INK",
     "MUTED",
+    "ArmLine",
     "EndLabel",
     "LegendEntry",
     "Picture",
@@ -41,6 +42,7 @@ __all__ = [
     "compact",
     "darker",
     "label_ends",
+    "lines_panel",
     "panel",
     "shorten",
     "spread",
@@ -48,14 +50,27 @@ __all__ = [
 ]
 
 INK = "#22272e"
+"""Colour of titles and of what is no arm's."""
 MUTED = "#66707c"
+"""Colour of axes and their words."""
 GRID = "#e4e7eb"
 
 # Okabe and Ito's palette, safe for colour-blind readers; the first arm, the baseline, is ink grey.
-# Their yellow is left out: it cannot be read on white.
-ARM_COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Their yellow is left out: it cannot be read on white. Brown, violet and lime follow, chosen to be far
+# from the others, for colour-blind readers too; later arms take the colours again with other line styles.
+ARM_COLOURS = (
+    "#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b3a1e", "#7a3fb0",
+    "#8fbf3f",
+)  # fmt: skip
+"""Of the arms in their order."""
 # Plum, teal and grey differ in lightness as well as hue, and belong to no arm.
 GROUP_COLOURS = {CONTENT: "#8a1c5f", FUNCTION: "#2a9296", OTHER: "#9aa1a9"}
+"""Of groups of word classes."""
+
+MOST_LABELS = 8
+"""Lines labelled at their ends; with more arms the legend alone tells them apart."""
+MOST_DOTS = 20
+"""Dots of a seed along a line; of more points so many are drawn, the last among them."""
 
 WIDTH_INCHES = 4.3
 TEXT_POINTS = 9.5
@@ -72,6 +87,21 @@ class EndLabel:
     text: str
     colour: str
     faint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ArmLine:
+    """An arm's line through (x, y) [N] in data units; ``index``: its place among the arms, for its looks.
+
+    ``band``: lower and upper limits [N]. ``seeds``: x and y of single seeds, drawn as dots.
+    """
+
+    index: int
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    band: tuple[np.ndarray, np.ndarray] | None = None
+    seeds: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +217,49 @@ def panel(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
     axes.spines["left"].set_visible(False)
     return axes
+
+
+def lines_panel(
+    lines: Sequence[ArmLine], title: str, x_label: str, y_label: str, prefix: str
+) -> str:
+    """A panel with one line per arm, labelled at its right end unless there are too many."""
+    labels = [shorten(line.name) for line in lines] if len(lines) <= MOST_LABELS else []
+    with appearance():
+        axes = panel(title, x_label, y_label, labels=labels)
+        ends = []
+        for place, line in enumerate(lines):
+            there = np.isfinite(line.x) & np.isfinite(line.y)
+            if there.any():
+                _draw_line(axes, line, there, arm_width(place, len(lines)))
+                x, y = float(line.x[there][-1]), float(line.y[there][-1])
+                ends.append(EndLabel(x, y, shorten(line.name), arm_colour(line.index)))
+        axes.set_xlim(0, max((end.x for end in ends), default=0.0) * 1.02 or 1.0)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        axes.set_ylim(*axes.get_ylim())
+        if labels:
+            label_ends(axes, ends)
+        return to_svg(axes, prefix, f"{title}, one line per arm")
+
+
+def _draw_line(axes: Axes, line: ArmLine, there: np.ndarray, width: float) -> None:
+    colour = arm_colour(line.index)
+    if line.band is not None:
+        axes.fill_between(line.x, *line.band, color=colour, alpha=0.12, lw=0)
+    for x, y in line.seeds:
+        at = np.unique(np.linspace(len(x) - 1, 0, min(len(x), MOST_DOTS)).round().astype(int))
+        axes.plot(x[at], y[at], "o", color=colour, alpha=0.4, ms=2.6, mew=0, clip_on=False)
+    few = there.sum() <= 15 and not line.seeds
+    axes.plot(
+        line.x[there],
+        line.y[there],
+        color=colour,
+        ls=arm_style(line.index),
+        lw=width,
+        marker="o" if few else None,
+        ms=2.2 + width,
+        clip_on=False,
+    )
 
 
 def label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:

@@ -1,28 +1,40 @@
-"""Figures that compare arms as a whole: how much was masked, what was predicted, how well.
+"""Figures that compare arms as a whole: how well they do, at what cost, how much was masked and predicted.
 
-Each function takes runs and returns a :class:`Picture`, or None where there is nothing to draw.
+Those of results take a comparison (see docs/studies.md); those from inside the arms take the mean run of
+each arm by its place among the arms, which decides its colour. Each returns a :class:`Picture`, or None where
+there is nothing to draw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from chronomask.report.arms import mean_ratios
 from chronomask.report.classes import CONTENT, group_of
+from chronomask.report.comparison import (
+    AXIS_NAMES,
+    LOSS,
+    Numbers,
+    in_unit,
+    percent,
+    task_title,
+    unit_of,
+    verdict,
+)
 from chronomask.report.drawing import (
     INK,
-    EndLabel,
+    MUTED,
+    ArmLine,
     LegendEntry,
     Picture,
     appearance,
     arm_colour,
     arm_style,
-    arm_width,
-    compact,
     darker,
-    label_ends,
+    lines_panel,
     panel,
     shorten,
     to_svg,
@@ -32,99 +44,236 @@ from chronomask.runs.read import Run, Series
 __all__ = [
     "arm_legend",
     "cell",
-    "difference_from_first",
+    "curve_picture",
+    "difference_picture",
+    "distance_picture",
     "masking_ratio",
     "predicted_tokens",
-    "thinned",
-    "validation_loss",
+    "ratio_text",
+    "thin_out",
+    "training_loss",
 ]
 
 MOST_POINTS = 400
-"""Logged lines drawn per run; longer runs are thinned evenly, in the figure and its CSV alike."""
+"""Logged lines drawn per run; longer runs are thin_out evenly, in the figure and its CSV alike."""
 
-BASELINE_NOTE = "The first arm given, “{}”, is the baseline."
+FEW_PREDICTIONS = 500
+"""What was measured on fewer predicted tokens is mostly luck, and is not drawn as part of a line."""
+
+Row = tuple[str | int | float | None, ...]
 
 
-def masking_ratio(runs: Sequence[Run]) -> Picture | None:
-    """Masking ratio asked and achieved over time, one panel per arm."""
-    runs_shown = [
-        (k, run) for k, run in enumerate(runs) if np.isfinite(run.metrics["masking_ratio"]).any()
+def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
+    """A quantity against what it cost: the mean over seeds, its interval, and single seeds.
+
+    ``arms``: name → place among the arms.
+    """
+    own = {name: k for name, k in arms.items() if name in curve["arms"]}
+    axes = [axis for axis in AXIS_NAMES if any(_known(curve["arms"][name], axis) for name in own)]
+    panels = [_cost_panel(curve, own, axis) for axis in axes]
+    extra = ["accuracy"] if curve["quantity"] == LOSS else []
+    rows: list[Row] = []
+    for name in own:
+        for seed, values in curve["arms"][name]["by_seed"].items():
+            columns = [values.get(key) for key in (*axes, "value", *extra)]
+            length = len(values["value"])
+            filled = [column or [None] * length for column in columns]
+            rows += [(name, int(seed), *map(_whole, cells)) for cells in zip(*filled, strict=True)]
+    if curve["quantity"] == LOSS:
+        title = f"Validation loss at a fixed {ratio_text(curve.get('masking_ratios', ()))}"
+        what = (
+            "All arms answer the same test, whatever they train with: the same held-out text, masked "
+            "uniformly with the same masks. Lower is better."
+        )
+    else:
+        title = f"{_capital(task_title(curve))} over training"
+        better = "Higher" if curve["higher_is_better"] else "Lower"
+        what = f"Checkpoints along the way were evaluated on the task. {better} is better."
+    return Picture(
+        f"curve-{curve['quantity']}",
+        title,
+        f"{what} {_seeds_caption(curve)} The panels show the same values against what they cost; an arm "
+        "that leads by one cost may not by another. Time depends on what else the machine was doing.",
+        arm_legend(own),
+        tuple(panels),
+        ("arm", "seed", *axes, str(curve["metric"]), *extra),
+        tuple(rows),
+    )
+
+
+def distance_picture(curve: Numbers, baseline: str, arms: Mapping[str, int]) -> Picture | None:
+    """Validation loss minus the baseline's at the same step, and accuracy."""
+    own = {name: k for name, k in arms.items() if curve["arms"].get(name, {}).get("difference")}
+    if len(own) < 2 or baseline not in own:
+        return None
+    gaps = [_distance_line(curve["arms"][name]["difference"], name, k) for name, k in own.items()]
+    panels = [
+        lines_panel(
+            gaps,
+            f"Loss minus that of {shorten(baseline)}",
+            "optimiser step",
+            "nats per predicted token; below 0 is better",
+            "difference",
+        )
     ]
-    if not runs_shown:
+    accuracies = [
+        ArmLine(k, name, np.array(found["step"]), 100 * _floats(found["accuracy"]))
+        for name, k in own.items()
+        if _known(found := curve["arms"][name], "accuracy")
+    ]
+    if accuracies:
+        panels.append(
+            lines_panel(
+                accuracies, "Accuracy", "optimiser step", "% of predicted tokens right", "accuracy"
+            )
+        )
+    several = any(line.band is not None for line in gaps)
+    meaning = (
+        "Lines are means over the seeds that an arm and the baseline share, bands their 95 % intervals, "
+        "dots single seeds: where a band leaves zero, seeds agree."
+        if several
+        else "A gap within what another seed would do means nothing."
+    )
+    return Picture(
+        "difference",
+        "How far apart the arms are",
+        f"“{baseline}” is the baseline. The first panel takes its validation loss off every arm’s at the "
+        "same step, so that gaps too small for the figure above can be seen; the zero line is the "
+        f"baseline itself. {meaning}",
+        arm_legend(own),
+        tuple(panels),
+        ("arm", "seed", "step", "loss_minus_first", "accuracy"),
+        tuple(_distance_rows(curve, own)),
+    )
+
+
+def difference_picture(
+    tasks: Sequence[Numbers], baseline: str, arms: Mapping[str, int]
+) -> Picture | None:
+    """A panel a task: every arm's difference from the baseline with its interval, and single seeds."""
+    others = {name: k for name, k in arms.items() if name != baseline}
+    compared = [task for task in tasks if any(name in task["arms"] for name in others)]
+    if not compared:
+        return None
+    rows: list[Row] = []
+    for task in compared:
+        for name in others:
+            if name in task["arms"]:
+                numbers = task["arms"][name]
+                rows.append(
+                    (
+                        task["task"], task["metric"], name, numbers["difference"],
+                        numbers["difference_low"], numbers["difference_high"], numbers["p"],
+                        numbers.get("p_holm"), len(task["seeds"]),
+                    )
+                )  # fmt: skip
+    return Picture(
+        "differences",
+        f"Differences from “{baseline}” in the end",
+        "One row an arm: the mean difference over paired seeds, its 95 % interval, and small dots for "
+        "single seeds. A full dot’s interval excludes zero, a hollow one’s does not, and a cross has no "
+        "interval, for want of a second seed. Of many intervals about one in twenty misses by chance; the "
+        "tables have the tests.",
+        arm_legend(others),
+        tuple(_forest(task, baseline, others) for task in compared),
+        (
+            "task", "metric", "arm", "difference", "low", "high", "p", "p_holm", "pre_training_seeds",
+        ),
+        tuple(rows),
+    )  # fmt: skip
+
+
+def training_loss(runs: Mapping[int, Run]) -> Picture | None:
+    """Loss of the words that each arm itself chose to predict."""
+    lines, rows, left_out = [], [], 0
+    for index, run in runs.items():
+        where = thin_out(run.metrics)
+        step = run.metrics["step"][where]
+        loss, predictions = (values[where] for values in _window_loss(run.metrics))
+        enough = predictions >= FEW_PREDICTIONS
+        left_out += int((np.isfinite(loss) & ~enough).sum())
+        if (np.isfinite(loss) & enough).any():
+            lines.append(ArmLine(index, run.name, step, np.where(enough, loss, np.nan)))
+        rows += _rows(run, step, loss, predictions)
+    if not lines:
+        return None
+    note = (
+        f" {left_out} logged {'lines' if left_out > 1 else 'line'} with fewer than {FEW_PREDICTIONS} "
+        "predictions are not drawn: such a loss is mostly luck."
+        if left_out
+        else ""
+    )
+    return Picture(
+        "training-loss",
+        "Loss in training",
+        "The loss of what each arm itself chose to predict since the line before, so arms that mask other "
+        f"words, or more of them, do not compare here; validation is for that.{note}",
+        _legend_of_runs(runs),
+        (
+            lines_panel(
+                lines, "Training loss", "optimiser step", "nats per predicted token", "training"
+            ),
+        ),
+        ("arm", "step", "loss", "num_predicted"),
+        tuple(rows),
+    )
+
+
+def masking_ratio(runs: Mapping[int, Run]) -> Picture | None:
+    """Masking ratio asked and achieved over time, one panel per arm."""
+    drawn = {k: run for k, run in runs.items() if np.isfinite(run.metrics["masking_ratio"]).any()}
+    if not drawn:
         return None
     keys = ("masking_ratio", "masking_ratio_achieved")
     top = max(
-        float(np.nanmax(run.metrics[key], initial=0.0)) for _, run in runs_shown for key in keys
+        float(np.nanmax(run.metrics[key], initial=0.0)) for run in drawn.values() for key in keys
     )
-    last_step = max(run.metrics.last("step") for _, run in runs_shown)
-    rows, panels = [], []
-    for index, run in runs_shown:
-        where = thinned(run.metrics)
-        step, asked, achieved = (run.metrics[key][where] for key in ("step", *keys))
-        rows += _rows(run, step, run.metrics["progress"][where], asked, achieved)
-        with appearance():
-            axes = panel(
-                shorten(run.name, 30),
-                "optimiser step",
-                "% of maskable tokens",
-                height=2.3,
-                title_colour=darker(arm_colour(index)),
-                note=f"mean: {_percent(run, keys[0])} asked, {_percent(run, keys[1])} achieved",
-            )
-            axes.plot(
-                step,
-                100 * achieved,
-                "o",
-                ms=4.6,
-                color=arm_colour(index),
-                alpha=0.55,
-                mew=0,
-                ls="none",
-            )
-            axes.plot(step, 100 * asked, color=INK, lw=1.0)
-            axes.set_xlim(0, last_step * 1.02)
-            axes.set_ylim(0, max(100 * top * 1.12, 1.0))
-            axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            panels.append(to_svg(axes, f"ratio-{index}", f"Masking ratio over time of {run.name}"))
+    last_step = max(run.metrics.last("step") for run in drawn.values())
+    rows = []
+    for run in drawn.values():
+        where = thin_out(run.metrics)
+        rows += _rows(run, *(run.metrics[key][where] for key in ("step", "progress", *keys)))
     return Picture(
         "masking-ratio",
         "How much is masked",
         "The black line is the masking ratio the schedule asks for at each step; the dots are the "
         "ratio that was achieved, counted from the masked tokens of the logged steps. Dots on the "
-        "line mean the masking does what was asked; dots that leave it are a bias to explain.",
+        "line mean the masking does what was asked; dots that leave it are a bias to explain. Means are "
+        "over all steps: what was predicted over what may be.",
         (
             LegendEntry("asked", INK),
-            LegendEntry("achieved (in the arm’s colour)", arm_colour(runs_shown[0][0]), "dots"),
+            LegendEntry("achieved (in the arm’s colour)", arm_colour(next(iter(drawn))), "dots"),
         ),
-        tuple(panels),
+        tuple(_ratio_panel(k, run, 100 * top, last_step) for k, run in drawn.items()),
         ("arm", "step", "progress", *keys),
         tuple(rows),
     )
 
 
-def predicted_tokens(runs: Sequence[Run]) -> Picture | None:
+def predicted_tokens(runs: Mapping[int, Run]) -> Picture | None:
     """Masked tokens predicted so far, and the share of them that are content words."""
     rows, totals, shares = [], [], []
-    for run in runs:
-        where = thinned(run.metrics)
+    left_out = 0
+    for index, run in runs.items():
+        where = thin_out(run.metrics)
         step, masked = run.metrics["step"][where], run.metrics["masked_tokens"][where]
-        share = _content_share(run.metrics)[where]
-        totals.append((step, masked))
-        shares.append((step, 100 * share))
+        share, predictions = (values[where] for values in _content_share(run.metrics))
+        enough = predictions >= FEW_PREDICTIONS
+        left_out += int((np.isfinite(share) & ~enough).sum())
+        totals.append(ArmLine(index, run.name, step, masked))
+        shares.append(ArmLine(index, run.name, step, np.where(enough, 100 * share, np.nan)))
         rows += _rows(run, step, masked, share)
     panels = []
-    if any(np.isfinite(y).any() for _, y in totals):
+    if any(np.isfinite(line.y).any() for line in totals):
         panels.append(
-            _arm_lines(
-                runs, totals, "Masked tokens predicted so far", "optimiser step", "tokens", "total"
+            lines_panel(
+                totals, "Masked tokens predicted so far", "optimiser step", "tokens", "total"
             )
         )
-    with_classes = any(np.isfinite(y).any() for _, y in shares)
+    with_classes = any(np.isfinite(line.y).any() for line in shares)
     if with_classes:
         panels.append(
-            _arm_lines(
-                runs,
+            lines_panel(
                 shares,
                 "Content words among predicted tokens",
                 "optimiser step",
@@ -143,107 +292,27 @@ def predicted_tokens(runs: Sequence[Run]) -> Picture | None:
             " The second panel shows which words are chosen: an arm that prefers hard classes "
             "rises above one that masks uniformly."
         )
+        if left_out:
+            caption += (
+                f" {left_out} points of fewer than {FEW_PREDICTIONS} predictions are not drawn."
+            )
     return Picture(
         "predicted-tokens",
         "What is predicted",
         caption,
-        arm_legend(runs),
+        _legend_of_runs(runs),
         tuple(panels),
         ("arm", "step", "masked_tokens", "content_share"),
         tuple(rows),
     )
 
 
-def validation_loss(runs: Sequence[Run]) -> Picture | None:
-    """Validation loss at the fixed ratio against steps, tokens seen, masked tokens and time."""
-    if not any(np.isfinite(run.validation["loss"]).any() for run in runs):
-        return None
-    keys = ("tokens_seen", "masked_tokens", "seconds", "masking_ratio", "loss", "accuracy")
-    rows = []
-    for run in runs:
-        rows += _rows(run, *(run.validation[key] for key in ("step", *keys)))
-    slow = max(run.validation.last("seconds") for run in runs if len(run.validation)) > 300
-    panels = []
-    for key, title, x_label, scale in (
-        ("step", "By optimiser step", "optimiser step", 1.0),
-        ("tokens_seen", "By tokens seen", "tokens seen", 1.0),
-        ("masked_tokens", "By masked tokens predicted", "masked tokens predicted", 1.0),
-        ("seconds", "By wall time", "minutes" if slow else "seconds", 1 / 60 if slow else 1.0),
-    ):
-        lines = [(run.validation[key] * scale, run.validation["loss"]) for run in runs]
-        if any(np.isfinite(x).any() for x, _ in lines):
-            panels.append(
-                _arm_lines(runs, lines, title, x_label, "nats per predicted token", f"loss-{key}")
-            )
-    return Picture(
-        "validation-loss",
-        f"Validation loss at a fixed {ratio_text(runs)}",
-        "All arms answer the same test, whatever they train with: the same held-out text, masked "
-        "uniformly with the same masks. Lower is better. The panels show the same losses "
-        "against four costs: updates made, text read, predictions made and time spent; an arm "
-        "that leads by one cost may not by another. Time depends on what else the "
-        "machine was doing.",
-        arm_legend(runs),
-        tuple(panels),
-        ("arm", "step", *keys),
-        tuple(rows),
-    )
+def arm_legend(arms: Mapping[str, int]) -> tuple[LegendEntry, ...]:
+    """One entry an arm; ``arms``: name → place among the arms, which decides its colour everywhere."""
+    return tuple(LegendEntry(name, arm_colour(k), arm_style(k)) for name, k in arms.items())
 
 
-def difference_from_first(runs: Sequence[Run]) -> Picture | None:
-    """Validation loss minus the first arm's, and accuracy, against steps."""
-    if len(runs) < 2 or not len(runs[0].validation):
-        return None
-    base = dict(zip(runs[0].validation["step"], runs[0].validation["loss"], strict=True))
-    rows, differences, accuracies = [], [], []
-    for run in runs:
-        step, loss, accuracy = (run.validation[key] for key in ("step", "loss", "accuracy"))
-        gap = loss - np.array([base.get(at, np.nan) for at in step], dtype=float)
-        differences.append((step, gap))
-        accuracies.append((step, 100 * accuracy))
-        rows += _rows(run, step, gap, accuracy)
-    if not any(np.isfinite(gap).any() for _, gap in differences[1:]):
-        return None
-    panels = [
-        _arm_lines(
-            runs,
-            differences,
-            f"Loss minus that of {shorten(runs[0].name)}",
-            "optimiser step",
-            "nats per predicted token; below 0 is better",
-            "difference",
-        )
-    ]
-    if any(np.isfinite(y).any() for _, y in accuracies):
-        panels.append(
-            _arm_lines(
-                runs,
-                accuracies,
-                "Accuracy",
-                "optimiser step",
-                "% of predicted tokens right",
-                "accuracy",
-            )
-        )
-    return Picture(
-        "difference",
-        "How far apart the arms are",
-        f"{BASELINE_NOTE.format(runs[0].name)} The first panel takes its validation loss off every "
-        "arm’s at the same step, so that gaps too small for the figure above can be seen; the zero "
-        "line is the baseline itself. A gap within what another seed would do means nothing.",
-        arm_legend(runs),
-        tuple(panels),
-        ("arm", "step", "loss_minus_first", "accuracy"),
-        tuple(rows),
-    )
-
-
-def arm_legend(runs: Sequence[Run]) -> tuple[LegendEntry, ...]:
-    """One legend entry per arm, in the colours of :func:`arm_colour`."""
-    return tuple(LegendEntry(run.name, arm_colour(k), arm_style(k)) for k, run in enumerate(runs))
-
-
-def thinned(series: Series) -> np.ndarray:
+def thin_out(series: Series) -> np.ndarray:
     """Indices of at most ``MOST_POINTS`` lines, evenly spread, first and last among them."""
     if len(series) <= MOST_POINTS:
         return np.arange(len(series))
@@ -258,77 +327,218 @@ def cell(value: float) -> int | float | None:
     return int(value) if value.is_integer() else value
 
 
-def ratio_text(runs: Sequence[Run]) -> str:
-    """The ratio all validations used, such as ``15 %``; all of them if they differ."""
-    used = sorted(
-        {
-            float(ratio)
-            for run in runs
-            for ratio in run.validation["masking_ratio"]
-            if np.isfinite(ratio)
-        }
+def ratio_text(ratios: Iterable[float]) -> str:
+    """The ratios that validations used, such as ``15 %``; in words where they are not known."""
+    found = sorted({f"{100 * ratio:g}\N{NO-BREAK SPACE}%" for ratio in ratios if ratio == ratio})
+    return " or ".join(found) or "masking ratio"
+
+
+def _legend_of_runs(runs: Mapping[int, Run]) -> tuple[LegendEntry, ...]:
+    return arm_legend({run.name: k for k, run in runs.items()})
+
+
+def _cost_panel(curve: Numbers, arms: Mapping[str, int], axis: str) -> str:
+    """The quantity against one axis; long times in minutes."""
+    name, scale = AXIS_NAMES[axis], 1.0
+    if axis == "seconds":
+        longest = max(curve["arms"][arm]["seconds"][-1] or 0.0 for arm in arms)
+        name, scale = ("minutes", 1 / 60) if longest > 300 else ("seconds", 1.0)
+    lines = [
+        _cost_line(curve, curve["arms"][arm], arm, index, axis, scale)
+        for arm, index in arms.items()
+        if _known(curve["arms"][arm], axis)
+    ]
+    unit = "nats per predicted token" if curve["quantity"] == LOSS else unit_of(curve)
+    return lines_panel(lines, f"By {name}", name, unit, f"curve-{curve['quantity']}-{axis}")
+
+
+def _cost_line(
+    curve: Numbers, numbers: Numbers, name: str, index: int, axis: str, scale: float
+) -> ArmLine:
+    def to_column(values: Iterable[float]) -> np.ndarray:
+        return np.array([in_unit(curve, value) for value in values])
+
+    x = scale * _floats(numbers[axis])
+    band = None
+    if numbers.get("interval_low") is not None:
+        band = (to_column(numbers["interval_low"]), to_column(numbers["interval_high"]))
+    seeds: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    if len(numbers["by_seed"]) > 1 and axis != "seconds":  # no two runs take the same time
+        seeds = tuple(
+            (scale * _floats(of_seed[axis]), to_column(of_seed["value"]))
+            for of_seed in numbers["by_seed"].values()
+        )
+    return ArmLine(index, name, x, to_column(numbers["mean"]), band, seeds)
+
+
+def _distance_line(difference: Numbers, name: str, index: int) -> ArmLine:
+    step = _floats(difference["step"])
+    band = None
+    if difference["low"] is not None:
+        band = (_floats(difference["low"]), _floats(difference["high"]))
+    seeds = tuple((step, _floats(values)) for values in difference["by_seed"].values())
+    return ArmLine(
+        index, name, step, _floats(difference["mean"]), band, seeds if len(seeds) > 1 else ()
     )
-    return " or ".join(f"{100 * ratio:g}\N{NO-BREAK SPACE}%" for ratio in used) or "masking ratio"
 
 
-def _rows(run: Run, *columns: np.ndarray) -> list[tuple[str | int | float | None, ...]]:
-    """CSV rows of one run: its name, then a cell of each column."""
-    return [(run.name, *map(cell, values)) for values in zip(*columns, strict=True)]
+def _distance_rows(curve: Numbers, arms: Mapping[str, int]) -> Iterable[Row]:
+    """A row for every arm, seed and step that it shares with the baseline."""
+    for name in arms:
+        numbers = curve["arms"][name]
+        place = {step: k for k, step in enumerate(numbers["step"])}
+        for seed, gaps in numbers["difference"]["by_seed"].items():
+            accuracy = numbers["by_seed"][seed].get("accuracy")
+            for step, gap in zip(numbers["difference"]["step"], gaps, strict=True):
+                right = None if accuracy is None else accuracy[place[step]]
+                yield (name, int(seed), _whole(step), _whole(gap), right)
 
 
-def _percent(run: Run, key: str) -> str:
-    values = run.metrics[key]
-    return f"{100 * np.nanmean(values):.1f} %" if np.isfinite(values).any() else "not logged"
+def _seeds_caption(curve: Numbers) -> str:
+    numbers = curve["arms"].values()
+    if max(len(arm["by_seed"]) for arm in numbers) == 1:
+        return "Every arm has one seed: another seed would give other lines."
+    bands = any(arm.get("interval_low") is not None for arm in numbers)
+    return (
+        "Lines are means over pre-training seeds, bands their 95 % intervals, and dots single seeds."
+        if bands
+        else "Lines are means over pre-training seeds, and dots are single seeds."
+    )
 
 
-def _content_share(metrics: Series) -> np.ndarray:
-    """Share of content words among predicted tokens with a class, per logged line."""
+def _forest(task: Numbers, baseline: str, others: Mapping[str, int]) -> str:
+    """A task's differences, a row an arm, in the order of the arms."""
+    names = [name for name in others if name in task["arms"]]
+    better = "right" if task["higher_is_better"] else "left"
+    with appearance():
+        title = task_title(task)
+        axes = panel(
+            _capital(title),
+            f"difference; {better} of 0 is better",
+            unit_of(task),
+            height=(84 + 19 * len(names)) / 72,
+            row_names=[shorten(name, 24) for name in names],
+        )
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_yticks(range(len(names)), [shorten(name, 24) for name in names])
+        axes.grid(visible=False, axis="y")
+        axes.axvline(0, color=MUTED, lw=1.0, zorder=1)
+        reach = 0.0
+        for row, name in enumerate(names):
+            numbers, colour = task["arms"][name], arm_colour(others[name])
+            found = verdict(task, numbers)
+            at = in_unit(task, numbers["difference"])
+            ends = [at]
+            if found != "unknown":
+                ends = [in_unit(task, numbers[f"difference_{end}"]) for end in ("low", "high")]
+                axes.plot(ends, [row, row], color=colour, lw=1.8, zorder=2, solid_capstyle="butt")
+            seeds = _seed_differences(task, name, baseline)
+            if len(seeds) > 1:
+                axes.plot(
+                    seeds, [row + 0.24] * len(seeds), "o", ms=2.8, mew=0, color=colour, alpha=0.6
+                )
+            axes.plot(
+                at,
+                row,
+                marker="x" if found == "unknown" else "o",
+                ms=6.0,
+                mew=1.6,
+                color=colour,
+                mfc="white" if found == "open" else colour,
+                zorder=3,
+            )
+            reach = max(reach, abs(at), *map(abs, [*ends, *seeds]))
+        axes.set_xlim(-1.08 * reach or -1.0, 1.08 * reach or 1.0)
+        return to_svg(axes, f"forest-{task['task']}", f"Differences from the baseline on {title}")
+
+
+def _seed_differences(task: Numbers, name: str, baseline: str) -> list[float]:
+    """The difference of each pre-training seed that the arm and the baseline share, as shown."""
+    own, theirs = (task["arms"][arm]["by_seed"] for arm in (name, baseline))
+    return [
+        in_unit(task, float(np.mean(own[seed]) - np.mean(theirs[seed])))
+        for seed in own
+        if seed in theirs
+    ]
+
+
+def _ratio_panel(index: int, run: Run, top: float, last_step: float) -> str:
+    """What one arm asked for and achieved, in per cent."""
+    where = thin_out(run.metrics)
+    step, asked, achieved = (
+        run.metrics[key][where] for key in ("step", "masking_ratio", "masking_ratio_achieved")
+    )
+    means = [
+        "not logged" if value != value else percent(value) for value in mean_ratios(run.metrics)
+    ]
+    colour = arm_colour(index)
+    with appearance():
+        axes = panel(
+            shorten(run.name, 30),
+            "optimiser step",
+            "% of maskable tokens",
+            height=2.3,
+            title_colour=darker(colour),
+            note=f"mean: {means[0]} asked, {means[1]} achieved",
+        )
+        axes.plot(step, 100 * achieved, "o", ms=4.6, color=colour, alpha=0.55, mew=0, ls="none")
+        axes.plot(step, 100 * asked, color=INK, lw=1.0)
+        axes.set_xlim(0, last_step * 1.02)
+        axes.set_ylim(0, max(top * 1.12, 1.0))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        return to_svg(axes, f"ratio-{index}", f"Masking ratio over time of {run.name}")
+
+
+def _window_loss(metrics: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Mean loss and number of predicted tokens per line: since the line before where classes say, else of
+    the line's own step, of which the number is that of an average step since.
+    """
+    counts, losses = (metrics.per_class.get(key, {}) for key in ("class_count", "class_loss"))
+    if counts and counts.keys() >= losses.keys():
+        total, number = np.zeros((2, len(metrics)))
+        for name, values in losses.items():
+            there = np.isfinite(values) & np.isfinite(counts[name])
+            total += np.where(there, values * counts[name], 0.0)
+            number += np.where(there, counts[name], 0.0)
+        return np.divide(total, number, out=np.full(len(metrics), np.nan), where=number > 0), number
+    steps = np.diff(metrics["step"], prepend=0.0)
+    return metrics["loss"], np.diff(metrics["masked_tokens"], prepend=0.0) / np.maximum(steps, 1)
+
+
+def _content_share(metrics: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Share of content words among predicted tokens with a class, and how many those are, per line."""
     counts = metrics.per_class.get("class_count", {})
-    content, total = np.zeros(len(metrics)), np.zeros(len(metrics))
+    content, total = np.zeros((2, len(metrics)))
     for name, values in counts.items():
         if name == "none":
             continue
         total += np.nan_to_num(values)
         if group_of(name) == CONTENT:
             content += np.nan_to_num(values)
+    nothing = np.full(len(metrics), np.nan)
     if not content.any():  # classes that are not parts of speech have no content words
-        return np.full(len(metrics), np.nan)
-    return np.divide(content, total, out=np.full(len(metrics), np.nan), where=total > 0)
+        return nothing, total
+    return np.divide(content, total, out=nothing, where=total > 0), total
 
 
-def _arm_lines(
-    runs: Sequence[Run],
-    lines: Sequence[tuple[np.ndarray, np.ndarray]],
-    title: str,
-    x_label: str,
-    y_label: str,
-    prefix: str,
-) -> str:
-    """A panel with one line per arm, labelled at its right end."""
-    with appearance():
-        names = [shorten(run.name) for run in runs]
-        axes = panel(title, x_label, y_label, labels=names)
-        ends = []
-        for index, ((x, y), name) in enumerate(zip(lines, names, strict=True)):
-            there = np.isfinite(x) & np.isfinite(y)
-            x, y = x[there], y[there]
-            if not len(x):
-                continue
-            axes.plot(
-                x,
-                y,
-                color=arm_colour(index),
-                ls=arm_style(index),
-                lw=arm_width(index, len(runs)),
-                marker="o" if len(x) <= 15 else None,
-                ms=2.2 + arm_width(index, len(runs)),
-                clip_on=False,
-            )
-            ends.append(EndLabel(float(x[-1]), float(y[-1]), name, arm_colour(index)))
-        longest = max((end.x for end in ends), default=0.0)
-        axes.set_xlim(0, longest * 1.02 or 1.0)
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
-        axes.set_ylim(*axes.get_ylim())
-        label_ends(axes, ends)
-        return to_svg(axes, prefix, f"{title}, one line per arm")
+def _known(numbers: Numbers, key: str) -> bool:
+    """Whether an arm has any number under a key."""
+    return any(value is not None for value in numbers.get(key) or ())
+
+
+def _floats(values: Iterable[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def _rows(run: Run, *columns: np.ndarray) -> list[Row]:
+    """CSV rows of one run: its name, then a cell of each column."""
+    return [(run.name, *map(cell, values)) for values in zip(*columns, strict=True)]
+
+
+def _whole(value: float | None) -> int | float | None:
+    return None if value is None else cell(value)
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"

@@ -1,29 +1,80 @@
-"""Fills HTML templates: every page extends ``base.html`` and so shares ``style.css``."""
+"""HTML from templates, and the numbers behind what a page shows as CSV.
+
+Every page extends ``base.html`` and so shares ``style.css``.
+"""
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from chronomask.errors import need
+from chronomask.storage import write_text
 
-__all__ = ["render"]
+if TYPE_CHECKING:
+    from chronomask.report.drawing import Picture
 
+__all__ = ["Cell", "Download", "picture_values", "render", "write_csv"]
+
+Cell = str | int | float | None
+"""What a CSV file holds in a place."""
 _FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A CSV file, both as a path beside the page and as a link that carries the file itself."""
+
+    path: str
+    data_uri: str
 
 
 def render(template: Path, **values: Any) -> str:
     """The template at ``template`` filled with ``values``, all of them escaped for HTML.
 
     It may extend ``base.html`` and include ``style.css`` of this folder. Text that is markup
-    already must come as :class:`markupsafe.Markup`.
+    already must come as :class:`markupsafe.Markup`. Raises UsageError where jinja2 is not installed.
     """
-    environment = Environment(
-        loader=FileSystemLoader([template.parent, _FOLDER]),
+    jinja2 = need("jinja2", "report", "Writing an HTML page")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, _FOLDER]),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     return environment.get_template(template.name).render(values)
+
+
+def write_csv(
+    out: Path, name: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]
+) -> Download:
+    """Write ``out/csv/<name>.csv``."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    text = buffer.getvalue()
+    write_text(out / "csv" / f"{name}.csv", text)
+    encoded = base64.b64encode(text.encode()).decode()
+    return Download(f"csv/{name}.csv", f"data:text/csv;charset=utf-8;base64,{encoded}")
+
+
+def picture_values(out: Path, picture: Picture) -> dict[str, object]:
+    """A picture as templates take it, its numbers written."""
+    markup = need("markupsafe", "report", "Writing an HTML page").Markup
+    return {
+        "key": picture.key,
+        "title": picture.title,
+        "caption": picture.caption,
+        "legend": picture.legend,
+        # Our own SVG: names in it are either drawn as paths or escaped where it was made.
+        "panels": [markup(panel) for panel in picture.panels],
+        "download": write_csv(out, picture.key, picture.columns, picture.rows),
+    }

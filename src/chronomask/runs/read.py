@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Run:
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """The runs in the order given, with names made distinct.
+    """The runs in the order given.
 
     Raises :class:`UsageError` for no folder, a folder given twice or one that is no run, and
     :class:`DataError` for results files that cannot be read.
@@ -87,7 +87,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     for folder, count in Counter(folder.resolve() for folder in folders).items():
         if count > 1:
             raise UsageError(f"run folder {folder} is given {count} times")
-    return _distinct([read_run(folder) for folder in folders])
+    return [read_run(folder) for folder in folders]
 
 
 def read_run(path: str | Path) -> Run:
@@ -123,21 +123,6 @@ def read_run(path: str | Path) -> Run:
     name = (summary or {}).get("name") or config.get("name") or path.resolve().name
     environment = _read_object(path / "environment.json") or {}
     return Run(path, str(name), config, metrics, validation, summary, environment, tuple(notices))
-
-
-def _distinct(runs: list[Run]) -> list[Run]:
-    """Runs whose names clash get their folder (or, if that clashes too, a number) added."""
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        clash = Counter(names)
-        names = [
-            f"{n} ({r.path.resolve().name})" if clash[n] > 1 else n
-            for n, r in zip(names, runs, strict=True)
-        ]
-    if len(set(names)) < len(names):
-        clash = Counter(names)
-        names = [f"{n} #{k}" if clash[n] > 1 else n for k, n in enumerate(names, start=1)]
-    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:

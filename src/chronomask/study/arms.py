@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chronomask.config import diff, kind_of, merge
+from chronomask.config import diff, kind_of, merge, nested
 from chronomask.data.mixture import open_data
 from chronomask.errors import UsageError, nearest
 from chronomask.runs.rules import expect, maskable_tokens, unknown_before
@@ -85,8 +85,9 @@ def _resolve(
     base: RunConfig,
     baseline: Arm | None,
 ) -> Arm:
+    """An arm as the study writes it, with its whole config; refused if it hides a difference."""
     where = f"arm '{name}'"
-    changes = _nested({k: v for k, v in fields.items() if k not in _RESERVED}, where)
+    changes = _changes({k: v for k, v in fields.items() if k not in _RESERVED}, where)
     start = fields.get("base")
     if start is not None and not isinstance(start, dict):
         raise UsageError(f"{where}: base is {start!r}; give a run config or the path of one")
@@ -96,7 +97,7 @@ def _resolve(
         values = base.to_dict()
     config = RunConfig.parse(merge(values, changes), where)
     config = config.model_copy(update={"name": name, "seed": 0})
-    declared = tuple(_declared(changes))
+    declared = tuple(_declared_fields(changes))
     mode = fields.get("equal_labels")
     if mode is not None:
         if mode not in ("steps", "ratio"):
@@ -209,29 +210,25 @@ def _refuse_equal(arm: Arm, others: Mapping[str, Arm]) -> None:
             )
 
 
-def _nested(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Fields with dotted keys taken apart."""
-    nested: dict[str, Any] = {}
-    for key, value in fields.items():
-        first, *rest = str(key).split(".")
+def _changes(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Fields of a run config that an arm changes, dots taken apart as ``--set`` does."""
+    for key in fields:
+        first = str(key).partition(".")[0]
         if first not in RunConfig.model_fields:
-            valid = [n for n in RunConfig.model_fields if n not in _OF_THE_STUDY]
+            valid = [name for name in RunConfig.model_fields if name not in _OF_THE_STUDY]
             raise UsageError(
                 f"{where}: unknown key '{key}'; {nearest(first, (*_RESERVED, *valid))}"
             )
         if first in _OF_THE_STUDY:
             raise UsageError(f"{where} sets '{first}', which all arms of a study share")
-        for part in reversed(rest):
-            value = {part: value}
-        nested = merge(nested, {first: value})
-    return nested
+    return nested(fields)
 
 
-def _declared(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _declared_fields(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Dotted fields that changes name; naming a ``kind`` declares all that belongs to it."""
     for key, value in changes.items():
         if isinstance(value, dict) and value and "kind" not in value:
-            yield from _declared(value, f"{prefix}{key}.")
+            yield from _declared_fields(value, f"{prefix}{key}.")
         elif key == "kind":
             yield prefix.removesuffix(".")
         else:

@@ -1,89 +1,268 @@
-"""What ``chronomask study`` does: text in, text out, refusals before any work."""
+"""What ``chronomask study``, ``report`` and ``quickstart`` do: text out, refusals before any work."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from chronomask.errors import RunError, UsageError
-from chronomask.report.study_page import write_study_report
-from chronomask.study.compare import compare_study
-from chronomask.study.config import load_study
-from chronomask.study.execute import Outcome, run_one, run_study, share_of
-from chronomask.study.slurm import write_slurm
-from chronomask.study.status import status_text
-from chronomask.study.units import Study, begin, check_task_data, open_study
+from chronomask import recipes
+from chronomask.errors import ChronomaskError, RunError, UsageError
+from chronomask.report.comparison import FILE
+from chronomask.runs.read import Run, read_run, read_runs
+from chronomask.study.config import StudyConfig, load_study, study_of
+from chronomask.study.units import STUDY_FILE, Study, Unit, begin, check_task_data, open_study
 
-__all__ = ["report", "run", "status"]
+__all__ = ["quickstart", "report", "report_in_words", "report_of_study", "run", "status", "study"]
+
+QUICKSTART = recipes.FOLDER / "study" / "quickstart.yaml"
+"""Four arms, one seed, no tasks."""
+
+
+def study(
+    config: StudyConfig | Mapping[str, Any] | str | Path,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    progress: bool = True,
+    **changes: Any,
+) -> Path:
+    """Begin or continue a study in the folder ``out``, compare its arms and write its page; the page's path.
+
+    ``config``: a config, a dict of its keys, the path of one as YAML, or a recipe's name such as "tiny";
+    ``changes``: keys of :class:`StudyConfig` that differ, such as ``seeds=(0, 1)``. ``workers``: processes;
+    with GPUs each has one of its own, in turn.
+
+    Raises UsageError before any work for what cannot be compared or done; RunError, once everything else
+    is done, if a unit failed.
+    """
+    opened = open_study(study_of(config, **changes), Path(out))
+    _do(opened, opened.in_order(), workers=workers, quiet=not progress)
+    return _compare_and_write(opened)
 
 
 def run(
     path: Path | None,
     out: Path,
     *,
-    overrides: list[str],
+    overrides: Sequence[str] = (),
     workers: int = 1,
     only: str | None = None,
     unit: int | None = None,
-    slurm: bool = False,
     quiet: bool = False,
 ) -> str:
-    """Begin or continue the study of a file in ``out``; without a file, the one that is there.
+    """What ``chronomask study run`` does and says; without a file, with the study that is in ``out``.
 
-    Raises RunError once everything else is done if a unit failed.
+    Raises as :func:`study` does.
     """
-    if sum((only is not None, unit is not None, slurm)) > 1:
-        raise UsageError("give one of --only, --unit and --slurm")
+    from chronomask.study.execute import run_one, share_of
+
+    if only is not None and unit is not None:
+        raise UsageError("give one of --only and --unit")
     study = _open(path, out, overrides)
-    check_task_data(study)
-    if unit is None or path is not None:  # elements of a job array share a folder: they only read
-        begin(study)
-    if slurm:
-        return f"submit with: bash {write_slurm(study)}"
     if unit is not None:
+        check_task_data(study)
+        if path is not None:  # else others may be at work in the folder: it is only read
+            begin(study)
         run_one(study, unit)
         return f"done: {study.units[unit]}"
     units = study.in_order() if only is None else share_of(study, only)
-    outcome = run_study(study, units, workers=workers, tell=_silent if quiet else _tell)
-    if outcome.failed:
-        raise RunError(_failures(study, outcome))
-    text = f"{out}: {len(outcome.done) + len(outcome.there)} of {len(units)} units complete"
-    return text if only is not None else f"{text}\nreport: {report(out)}"
+    _do(study, units, workers=workers, quiet=quiet)
+    text = f"{out}: {len(units)} of {len(units)} units complete"
+    return text if only is not None else f"{text}\nreport: {_compare_and_write(study)}"
 
 
 def status(out: Path) -> str:
-    """How far the study in a folder is."""
-    return status_text(_open(None, out, []))
+    """How far the study in a folder is: a line of sums, then one per arm, with a cell per seed."""
+    study = _open(None, out, ())
+    complete: set[int] = set()
+    damaged, failed = [], []
+    for unit in study.in_order():
+        try:
+            if study.is_complete(unit):
+                complete.add(unit.number)
+            elif _has_failed(study, unit):
+                failed.append(f"failed last time: {unit} (log: {study.log(unit)})")
+        except ChronomaskError as error:
+            damaged.append(f"damaged: {unit}: {error}")
+    prepared = "prepared" if 0 in complete else "not prepared yet"
+    table = [
+        ["arm", *(f"seed {seed}" for seed in study.config.seeds)],
+        *(
+            [arm, *(_cell(study, arm, s, complete) for s in study.config.seeds)]
+            for arm in study.arms
+        ),
+    ]
+    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+    return "\n".join(
+        [
+            f"{out}: {len(complete)} of {len(study.units)} units complete; data {prepared}",
+            *(
+                "  ".join(
+                    text.ljust(width) for text, width in zip(row, widths, strict=True)
+                ).rstrip()
+                for row in table
+            ),
+            *damaged,
+            *failed,
+        ]
+    )
 
 
-def report(out: Path) -> Path:
-    """Compare what is complete and write the page; its path."""
-    compare_study(_open(None, out, []))
-    return write_study_report(out)
+def report_of_study(out: Path) -> Path:
+    """Compare what is complete of the study in a folder and write its page; the page's path."""
+    return _compare_and_write(_open(None, out, ()))
 
 
-def _open(path: Path | None, out: Path, overrides: list[str]) -> Study:
-    own = out / "study.yaml"
+def report(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path = "report",
+    title: str = "Masking over training",
+) -> Path:
+    """Write the page of runs, one line an arm, or of a study: ``out/report.html``, whose path it returns.
+
+    ``runs``: a run folder or several, the first of them of the baseline; or the folder of a study, drawn as
+    it was last compared. Beside it are the numbers as ``csv/*.csv``.
+    The same files give the same bytes. Raises UsageError for no folder, one given
+    twice or one that is neither, and DataError for files that cannot be read.
+    """
+    return _report(runs, Path(out), title)[0]
+
+
+def report_in_words(runs: Sequence[Path], out: Path, title: str) -> str:
+    """What ``chronomask report`` says: the arms as a table, and the page's path."""
+    from chronomask.report.arms import arms_table
+
+    page, arms = _report(runs, out, title)
+    return f"{arms_table(arms)}\nreport: {page}" if arms else f"report: {page}"
+
+
+def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
+    """The study of four arms that needs nothing but this machine; its arms as a table, and its page.
+
+    What is there already is used again, so an interrupted quickstart goes on where it stopped.
+    """
+    from chronomask.report.arms import arms_table
+
+    overrides = [f"base.steps={steps}", f"base.validation.every={max(1, steps // 10)}"]
+    study = _open(QUICKSTART, out, overrides)
+    _do(study, study.in_order(), quiet=quiet, shown=not quiet)
+    page = _compare_and_write(study)
+    arms = {
+        arm: [read_run(study.run_of(arm, seed).path) for seed in study.config.seeds]
+        for arm in study.arms
+    }
+    return f"{arms_table(arms)}\n\nreport: {page}"
+
+
+def _open(path: Path | None, out: Path, overrides: Sequence[str]) -> Study:
+    own = out / STUDY_FILE
     if path is None and not own.is_file():
         raise UsageError(
-            f"{out} holds no study: give its YAML file, such as configs/study/tiny.yaml"
+            f"{out} holds no study: give a recipe, such as tiny, or the study's YAML file"
         )
-    config = load_study(own if path is None else path, overrides)
-    return open_study(config, out)
+    return open_study(load_study(own if path is None else path, overrides), out)
 
 
-def _failures(study: Study, outcome: Outcome) -> str:
-    lines = [f"{unit}: {why} (log: {study.log(unit)})" for unit, why in outcome.failed]
-    more = (
-        f"; {len(outcome.left_out)} units that need them were left out" if outcome.left_out else ""
-    )
-    count = len(outcome.failed)
-    return f"{count} {'unit' if count == 1 else 'units'} failed{more}:\n  " + "\n  ".join(lines)
+def _do(
+    study: Study,
+    units: Sequence[Unit],
+    *,
+    workers: int = 1,
+    quiet: bool = False,
+    shown: bool = False,
+) -> None:
+    """Do units; ``shown``: a single worker's print to the terminal, not to their logs."""
+    from chronomask.study.execute import run_study
+
+    check_task_data(study)
+    begin(study)
+    tell = _be_silent if quiet else _tell
+    outcome = run_study(study, units, workers=workers, tell=tell, shown=shown)
+    if outcome.failed:
+        raise RunError(_failures(study, outcome.failed, len(outcome.left_out)))
+
+
+def _report(
+    runs: str | Path | Sequence[str | Path], out: Path, title: str
+) -> tuple[Path, Mapping[str, Sequence[Run]]]:
+    """The page, and the runs of each arm; none for a study."""
+    from chronomask.report.page import write_page, write_page_of_study
+
+    folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
+    for folder in folders:
+        if (folder / FILE).is_file():
+            if len(folders) > 1:
+                raise UsageError(
+                    f"{folder} is a study: its page stands alone. Name its runs to draw them with others, "
+                    f"such as {folder / 'runs' / 'ARM' / 'seed-0'}"
+                )
+            return write_page_of_study(folder, out), {}
+        if (folder / STUDY_FILE).is_file():
+            raise UsageError(
+                f"{folder} is a study that was not compared yet: chronomask study report {folder}"
+            )
+    from chronomask.study.contrasts import compare_runs
+
+    comparison, arms = compare_runs(read_runs(folders), title)
+    return write_page(comparison, arms, out), arms
+
+
+def _compare_and_write(study: Study) -> Path:
+    from chronomask.report.page import write_page_of_study
+    from chronomask.study.contrasts import compare_study
+
+    compare_study(study)
+    return write_page_of_study(study.folder)
+
+
+def _cell(study: Study, arm: str, seed: int, complete: set[int]) -> str:
+    own = [unit for unit in study.units if unit.kind != "prepare" and unit.group == (arm, seed)]
+    training = next(unit for unit in own if unit.kind == "pretrain")
+    results = [unit for unit in own if unit.kind == "evaluate"]
+    if training.number not in complete:
+        step, steps = _last_step(study, training), study.arms[arm].config.steps
+        return f"step {step:,} of {steps:,}" if step else "–"
+    if not results:
+        return "trained"
+    done = sum(unit.number in complete for unit in results)
+    return f"trained, {done} of {len(results)} results"
+
+
+def _last_step(study: Study, unit: Unit) -> int:
+    """The last logged step of an unfinished run."""
+    path = study.run(unit).metrics
+    if not path.is_file():
+        return 0
+    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
+        try:
+            return int(json.loads(line)["step"])
+        except ValueError:
+            continue  # the last line may be half-written
+    return 0
+
+
+def _has_failed(study: Study, unit: Unit) -> bool:
+    """Whether the last thing a unit's log says is not an ordinary start or end."""
+    path = study.log(unit)
+    if not path.is_file():
+        return False
+    last = path.read_text(encoding="utf-8").splitlines()[-1:] or [""]
+    return not last[0].endswith((str(unit), "done", "stopped as asked"))
+
+
+def _failures(study: Study, failed: Sequence[tuple[Unit, str]], left_out: int) -> str:
+    lines = [f"{unit}: {why} (log: {study.log(unit)})" for unit, why in failed]
+    more = f"; {left_out} units that need them were left out" if left_out else ""
+    kind = "unit" if len(failed) == 1 else "units"
+    return f"{len(failed)} {kind} failed{more}:\n  " + "\n  ".join(lines)
 
 
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _silent(_: str) -> None:
+def _be_silent(_: str) -> None:
     """Say nothing."""

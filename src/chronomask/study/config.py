@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from chronomask.config import Config, apply_overrides, read_yaml
+from chronomask.config import Config, Layer, read_yaml
 from chronomask.errors import UsageError, nearest
 from chronomask.prepare.config import PrepareConfig
+from chronomask.recipes import find_recipe
 
-__all__ = ["SlurmConfig", "StudyConfig", "TaskPlan", "load_study"]
+__all__ = ["StudyConfig", "TaskPlan", "load_study", "study_of"]
 
 Seed = Annotated[int, Field(ge=0)]
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+=%,()-]*$", max_length=60)]
 
 
 class TaskPlan(Config):
-    """How one task is asked of every run; what is not said comes from the study."""
+    """How every run is evaluated on one task; what is not said comes from the study."""
 
     data: str | None = None
     """folder with the task's files"""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     """fine-tuning seeds; a task that draws nothing is run once"""
     curve: bool = False
-    """also asked of the checkpoints at ``curve_steps``"""
+    """whether the checkpoints at ``curve_steps`` are evaluated too"""
     settings: dict[str, Any] = Field(default_factory=dict)
     """settings of the task that differ from its recipe, such as ``{epochs: 1, limit: 500}``"""
-
-
-class SlurmConfig(Config):
-    """What the header of a rendered Slurm script asks for."""
-
-    partition: str | None = None
-    time: str = "08:00:00"
-    """longest time of one unit of work"""
-    gpus: Annotated[int, Field(ge=0)] = 1
-    cpus: Annotated[int, Field(ge=1)] = 4
-    memory: str = "32G"
-    at_once: Annotated[int, Field(ge=1)] | None = None
-    """units that may run at the same time"""
-    setup: str = ""
-    """shell lines before the command, such as ``source venv/bin/activate``"""
 
 
 class StudyConfig(Config):
@@ -61,18 +48,30 @@ class StudyConfig(Config):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     """seeds of pre-training: each keys initial weights, data order, masks and dropout of every arm alike"""
     tasks: dict[str, TaskPlan] = Field(default_factory=dict)
-    """task → how it is asked; see ``chronomask evaluate``"""
+    """task → how runs are evaluated on it; see ``chronomask evaluate``"""
     task_data: str = "data"
     """folder with the files of all tasks that name no folder of their own"""
     task_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     """seeds of fine-tuning"""
     curve_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """checkpoints, by their step, that tasks with ``curve`` are asked of; the last is always"""
-    slurm: SlurmConfig = SlurmConfig()
-    """for ``study run --slurm``"""
+    """checkpoints, by their step, that tasks with ``curve`` are evaluated on; the last always is"""
+
+    @classmethod
+    def from_layers(cls, layers: Sequence[Layer]) -> Self:
+        """As in :class:`Config`; the section ``slurm`` is refused with what takes its place."""
+        for layer in layers:
+            if "slurm" in layer.values:
+                raise UsageError(
+                    f"{layer.origin}: a study has no 'slurm' section: remove it, and give each element of a "
+                    "job array a share of the runs, such as chronomask study run STUDY.yaml --out DIR "
+                    "--only 1/8; docs/studies.md has the script"
+                )
+        return super().from_layers(layers)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        """Refuse what does not fit together; the baseline is the first arm if none is named."""
+        self._refuse_names_alike()
         baseline = self.baseline or next(iter(self.arms))
         if baseline not in self.arms:
             raise ValueError(f"baseline '{baseline}' is no arm; {nearest(baseline, self.arms)}")
@@ -92,6 +91,17 @@ class StudyConfig(Config):
             raise ValueError("curve_steps is given, but no task has 'curve: true'")
         return self
 
+    def _refuse_names_alike(self) -> None:
+        """Arms name folders, and not every file system tells capitals apart; nor do readers see blanks."""
+        seen: dict[str, str] = {}
+        for name in self.arms:
+            other = seen.setdefault("".join(name.casefold().split()), name)
+            if other != name:
+                raise ValueError(
+                    f"the names of the arms '{other}' and '{name}' differ in capitals or blanks alone: "
+                    "rename one of them"
+                )
+
     def seeds_of(self, task: str) -> tuple[int, ...]:
         """Fine-tuning seeds of a task."""
         return self.tasks[task].seeds or self.task_seeds
@@ -101,27 +111,48 @@ class StudyConfig(Config):
         return Path(self.tasks[task].data or self.task_data)
 
 
-def load_study(path: Path, overrides: list[str]) -> StudyConfig:
+def load_study(path: Path, overrides: Sequence[str]) -> StudyConfig:
     """The study in a YAML file, with the run configs it names put in place. Raises UsageError."""
-    values = read_yaml(path)
+    for override in overrides:
+        if override.startswith("base="):
+            raise UsageError(
+                f"override {override!r}: change fields of the base, such as base.steps=100"
+            )
+    values = _with_files(read_yaml(path), path.parent)
+    return StudyConfig.parse_with(values, overrides, str(path))
+
+
+def study_of(config: StudyConfig | Mapping[str, Any] | str | Path, **changes: Any) -> StudyConfig:
+    """The study that a config, a dict of its keys, the path of one as YAML or a recipe's name stands for.
+
+    ``changes``: keys that differ. Run configs named in a dict are looked for from the working folder.
+    Raises UsageError.
+    """
+    if isinstance(config, str | Path):
+        return StudyConfig.of(load_study(find_recipe(config, "study"), ()), **changes)
+    if isinstance(config, Mapping):
+        return StudyConfig.of(_with_files(config, Path()), **changes)
+    return StudyConfig.of(config, **changes)
+
+
+def _with_files(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Values of a study with the run configs they name read from ``folder``, and short forms written out."""
+    values = dict(given)
     if isinstance(values.get("base"), str):
-        values["base"] = read_yaml(path.parent / values["base"])
+        values["base"] = read_yaml(folder / values["base"])
     arms = values.get("arms")
-    if isinstance(arms, dict):
-        values["arms"] = {name: _arm(fields, path.parent) for name, fields in arms.items()}
-    for key in overrides:
-        if key.startswith("base="):
-            raise UsageError(f"override {key!r}: change fields of the base, such as base.steps=100")
+    if isinstance(arms, Mapping):
+        values["arms"] = {name: _arm(fields, folder) for name, fields in arms.items()}
     tasks = values.get("tasks")
-    if isinstance(tasks, list):
+    if isinstance(tasks, list | tuple):
         values["tasks"] = {str(task): {} for task in tasks}
-    elif isinstance(tasks, dict):
+    elif isinstance(tasks, Mapping):
         values["tasks"] = {str(task): plan or {} for task, plan in tasks.items()}
-    return StudyConfig.parse(apply_overrides(values, overrides), str(path))
+    return values
 
 
 def _arm(fields: Any, folder: Path) -> Any:
     """An arm's fields with the run config it names put in place; an arm without fields is the base."""
-    if isinstance(fields, dict) and isinstance(fields.get("base"), str):
+    if isinstance(fields, Mapping) and isinstance(fields.get("base"), str):
         return {**fields, "base": read_yaml(folder / fields["base"])}
     return {} if fields is None else fields

@@ -1,29 +1,32 @@
-"""Doing all units of a study: one after the other here, or by several processes, each with its device.
+"""Doing the units of a study: one after the other here, or by several processes, each with its device.
 
-A unit that fails is named with its log and what needs it is left out; everything else goes on.
+A unit is done under a lock, and what it prints goes into a log of its own. One that fails is named with its
+log and what needs it is left out; everything else goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
-from chronomask.errors import RunError, UsageError
+from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.study.config import StudyConfig
-from chronomask.study.units import Study, Unit, open_study
-from chronomask.study.work import do_unit
+from chronomask.study.units import Study, Unit, check_shared_start, open_study
 from chronomask.train.signals import Stopped
 
-__all__ = ["Outcome", "run_one", "run_study", "share_of"]
+__all__ = ["Outcome", "do_unit", "run_one", "run_study", "share_of"]
 
 Tell = Callable[[str], None]
 
@@ -61,13 +64,15 @@ def run_study(
         (outcome.there if study.is_complete(unit) else waiting).append(unit)
     if outcome.there:
         tell(f"{len(outcome.there)} of {len(units)} units are complete already")
-    progress = _Progress(outcome, waiting, study, tell)
+    queue = _Queue(outcome, waiting, study, tell)
     if workers == 1 or len(waiting) < 2:
-        while (unit := progress.next()) is not None:
+        while (unit := queue.next()) is not None:
+            if shown:
+                tell(str(unit))
             began = time.perf_counter()
-            progress.finish(unit, do_unit(study, unit, shown=shown), time.perf_counter() - began)
+            queue.finish(unit, do_unit(study, unit, shown=shown), time.perf_counter() - began)
     else:
-        _run_with_processes(study, progress, min(workers, len(waiting)))
+        _run_with_processes(study, queue, min(workers, len(waiting)))
     return outcome
 
 
@@ -96,7 +101,92 @@ def share_of(study: Study, only: str) -> list[Unit]:
     return [unit for unit in units if unit.kind == "prepare" or unit.group in mine]
 
 
-class _Progress:
+def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
+    """Do a unit unless it is complete; returns None, or why it failed in one line.
+
+    ``shown``: it prints to the terminal instead of its log. Raises Stopped if it was asked to stop, with
+    its state saved. Another process that does the same unit is a failure, but for the preparation,
+    which is waited for.
+    """
+    log = study.log(unit)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        try:
+            with _lock(unit, file), _printing_to(None if shown else file):
+                if study.is_complete(unit):
+                    return None
+                print(f"{_now()} {unit}", file=file)
+                _do(study, unit, shown)
+                print(f"{_now()} done", file=file)
+                return None
+        except Stopped:
+            print(f"{_now()} stopped as asked", file=file)
+            raise
+        except Exception as error:  # whatever it is, the other units go on
+            if isinstance(error, ChronomaskError):
+                print(f"{_now()} failed: {error}", file=file)
+                return str(error)
+            traceback.print_exc(file=file)
+            return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def _do(study: Study, unit: Unit, shown: bool) -> None:
+    """The work itself; each kind imports what it alone needs, so that who trains loads no tagger."""
+    if unit.kind == "prepare":
+        from chronomask.prepare.pipeline import prepare
+
+        assert study.config.prepare is not None  # else it is complete
+        prepare(study.config.prepare, study.data, progress=shown)
+    elif unit.kind == "pretrain":
+        from chronomask.train.loop import pretrain
+
+        run = study.run(unit)
+        config = study.arms[unit.arm].run_config(unit.seed)
+        pretrain(config, run.path, resume=run.is_run(), progress=shown)
+        check_shared_start(study, unit.seed)
+    else:
+        from chronomask.evaluate.evaluate import evaluate
+        from chronomask.evaluate.subject import find_subject
+
+        evaluate(
+            find_subject(str(study.run(unit).checkpoint(unit.step))),
+            [study.tasks[unit.task]],
+            study.config.data_of(unit.task),
+            [unit.task_seed],
+            study.run(unit).results_of(unit.step),
+            progress=shown,
+        )
+
+
+@contextlib.contextmanager
+def _lock(unit: Unit, file: TextIO) -> Iterator[None]:
+    """Keep other processes from doing the unit as well."""
+    wait = unit.kind == "prepare"
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"another process is at it; its log is {file.name}") from None
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def _printing_to(file: TextIO | None) -> Iterator[None]:
+    """What is printed goes into a file; None changes nothing."""
+    if file is None:
+        yield
+        return
+    with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        yield
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+class _Queue:
     """Which unit comes next, and what became of the others."""
 
     def __init__(self, outcome: Outcome, waiting: list[Unit], study: Study, tell: Tell) -> None:
@@ -146,14 +236,15 @@ class _Worker:
     began: float = 0.0
 
 
-def _run_with_processes(study: Study, progress: _Progress, number: int) -> None:
+def _run_with_processes(study: Study, queue: _Queue, number: int) -> None:
+    """Keep ``number`` processes at work until the queue is empty or a signal asks to stop."""
     devices = _devices()
     with _stoppable() as stopping:
         workers = [_start(study, k, number, devices) for k in range(number)]
         try:
             while True:
                 for worker in workers:
-                    if worker.unit is None and not stopping and (unit := progress.next()):
+                    if worker.unit is None and not stopping and (unit := queue.next()):
                         worker.unit, worker.began = unit, time.perf_counter()
                         worker.pipe.send(unit.number)
                 busy = {worker.pipe: worker for worker in workers if worker.unit is not None}
@@ -173,7 +264,7 @@ def _run_with_processes(study: Study, progress: _Progress, number: int) -> None:
                         failure = f"its process ended with exit code {worker.process.exitcode}"
                         k = workers.index(worker)
                         workers[k] = _start(study, k, number, devices)
-                    progress.finish(unit, failure, time.perf_counter() - worker.began)
+                    queue.finish(unit, failure, time.perf_counter() - worker.began)
                 if stopping:
                     _ask_to_stop(workers)
         except BaseException:
@@ -198,7 +289,7 @@ def _ask_to_stop(workers: Sequence[_Worker]) -> None:
 
 
 def _start(study: Study, k: int, number: int, devices: Sequence[str]) -> _Worker:
-    """A process that does the units it is told over its pipe."""
+    """A process that does the units whose numbers come over its pipe."""
     here, there = multiprocessing.Pipe()
     environment = {}
     if devices:

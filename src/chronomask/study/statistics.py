@@ -1,4 +1,4 @@
-"""How sure are we: intervals, paired differences, permutation tests, Holm's correction.
+"""How sure are we: intervals, paired differences, permutation tests, Holm's correction, how soon.
 
 A result of an arm is named by (pre-training seed, fine-tuning seed) and holds arrays over the examples
 of a test set. Two things are a sample of what could have been: the examples, which are resampled
@@ -12,17 +12,16 @@ No torch, no files. The same key gives the same interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, product
+from itertools import chain, pairwise, product
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
 
-from chronomask.errors import DataError, UsageError
-from chronomask.study.reach import reach_interval, value_to_reach
+from chronomask.errors import DataError, UsageError, need
 from chronomask.study.resample import (
     Examples,
     metric_of,
@@ -30,7 +29,6 @@ from chronomask.study.resample import (
     metric_over_resamples,
     resamples,
 )
-from chronomask.study.spread import Interval, mean_and_spread
 
 __all__ = [
     "Comparison",
@@ -40,6 +38,7 @@ __all__ = [
     "holm",
     "interval",
     "mean_and_spread",
+    "mean_intervals",
     "metric_of",
     "metric_over_resamples",
     "paired_difference",
@@ -62,6 +61,19 @@ _EXACT_UP_TO = 16
 
 
 @dataclass(frozen=True)
+class Interval:
+    """An estimate and where the true value lies with confidence ``level``."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    covers: tuple[str, ...] = ("pre-training seeds", "examples")
+    """what the interval allows to have been otherwise: ``pre-training seeds`` or ``fine-tuning seeds``,
+    and ``examples``; what is not named is taken as it is"""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """An arm: its own interval, and its difference from the baseline (None: it is the baseline)."""
 
@@ -69,6 +81,26 @@ class Comparison:
     difference: Interval | None
     p_value: float | None
     """of :func:`permutation_p`, not corrected for anything"""
+
+
+def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and standard deviation (n − 1 in the denominator); nan where there are too few values."""
+    found = np.array(list(values), dtype=float)
+    mean = float(found.mean()) if found.size else math.nan
+    return mean, float(found.std(ddof=1)) if found.size > 1 else math.nan
+
+
+def mean_intervals(values: ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
+    """Lower and upper limits [N] of the means over n seeds of ``values`` [n, N], by Student's t.
+
+    Raises DataError for fewer than two seeds.
+    """
+    found = np.asarray(values, dtype=float)
+    n = len(found)
+    if n < 2:
+        raise DataError(f"an interval over seeds needs at least two of them, not {n}")
+    mean, half = found.mean(0), _quantile(level, n) * found.std(0, ddof=1) / math.sqrt(n)
+    return mean - half, mean + half
 
 
 def interval(
@@ -227,7 +259,17 @@ def _student(draws: int, n: int, key: int) -> Floats:
     Its own quantiles in random order: less noise in its tails than draws have.
     """
     random = np.random.Generator(np.random.Philox(key=[key % 2**64, n]))
-    return stats.t.ppf((random.permutation(draws) + 0.5) / draws, n - 1)
+    return _students_t().ppf((random.permutation(draws) + 0.5) / draws, n - 1)
+
+
+def _quantile(level: float, n: int) -> float:
+    """Half the width, in standard errors of a mean of n, of an interval that holds ``level``."""
+    return float(_students_t().ppf((1 + level) / 2, n - 1))
+
+
+def _students_t() -> Any:
+    """The distribution, of scipy; imported here because not every install has it."""
+    return need("scipy.stats", "report", "An interval over seeds").t
 
 
 def _sign_flip_p(differences: Floats, key: int) -> float:
@@ -266,3 +308,114 @@ def _check_seeds(name: str, results: Results, baseline: Results) -> None:
 
 def _num_examples(examples: Examples) -> int:
     return max((len(column) for column in examples.values()), default=0)
+
+
+def value_to_reach(
+    x: ArrayLike, y: ArrayLike, target: float, *, higher_is_better: bool
+) -> float | None:
+    """The first x at which the piecewise linear curve is as good as ``target``; None if it never is.
+
+    ``x`` ascends strictly; a curve that starts at or beyond the target reaches it at ``x[0]``. Raises
+    DataError for an empty curve, unequal lengths, or an x that does not ascend.
+    """
+    at, value = _curve(x, y)
+    ahead = (value - target) if higher_is_better else (target - value)
+    found = _first_crossing(at, ahead)
+    return None if math.isinf(found) else found
+
+
+def reach_interval(
+    curves_by_seed: Mapping[int, tuple[ArrayLike, ArrayLike]],
+    targets_by_seed: Mapping[int, float],
+    *,
+    higher_is_better: bool,
+    level: float = 0.95,
+) -> Interval | None:
+    """Where the mean curve over seeds reaches the seeds' targets; None with fewer than two seeds.
+
+    d(x) is the mean over seeds of how far the curve at x is ahead of the seed's own target, and
+    d(x) ± t·s(x)/√n its interval. ``estimate``: the first x with d(x) ≥ 0. ``low``: the first x whose
+    upper limit is at 0 or above. ``high``: the first x from which on the lower limit stays there. So
+    the interval is the set of x that a paired t test would not exclude, and holds the true x at least
+    as often as ``level`` says if seeds scatter normally. ``math.inf``: not within the curves.
+
+    Curves meet on the union of their x within the range all of them cover. Raises DataError if seeds
+    of curves and targets differ, or curves have no x in common.
+    """
+    if set(curves_by_seed) != set(targets_by_seed):
+        raise DataError(
+            f"curves of seeds {sorted(curves_by_seed)} and targets of seeds {sorted(targets_by_seed)}: "
+            "each curve is measured against the target of its own seed"
+        )
+    n = len(curves_by_seed)
+    if n < 2:
+        return None
+    curves = {seed: _curve(*curve) for seed, curve in curves_by_seed.items()}
+    grid = _common_grid([at for at, _ in curves.values()])
+    sign = 1.0 if higher_is_better else -1.0
+    ahead = np.stack(
+        [
+            sign * (np.interp(grid, at, value) - targets_by_seed[seed])
+            for seed, (at, value) in curves.items()
+        ]
+    )
+    # s(x) is no straight line between the points of the grid, so its limits are read on a finer one.
+    fine = np.unique(np.concatenate([np.linspace(a, b, 17) for a, b in _steps(grid)]))
+    ahead = np.stack([np.interp(fine, grid, own) for own in ahead])
+    mean = ahead.mean(0)
+    half = _quantile(level, n) * ahead.std(0, ddof=1) / math.sqrt(n)
+    return Interval(
+        estimate=_first_crossing(fine, mean),
+        low=_first_crossing(fine, mean + half),
+        high=_last_crossing(fine, mean - half),
+        level=level,
+        covers=("pre-training seeds",),
+    )
+
+
+def _curve(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
+    at, value = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if at.ndim != 1 or at.shape != value.shape or not at.size:
+        raise DataError(
+            f"a curve needs as many x as y, and at least one: {at.shape}, {value.shape}"
+        )
+    if not (np.isfinite(at).all() and np.isfinite(value).all()) or (np.diff(at) <= 0).any():
+        raise DataError("a curve needs finite numbers and an x that ascends from point to point")
+    return at, value
+
+
+def _common_grid(all_x: list[Floats]) -> Floats:
+    first, last = max(at[0] for at in all_x), min(at[-1] for at in all_x)
+    if first > last:
+        raise DataError(
+            f"the curves have no x in common: one begins at {first}, one ends at {last}"
+        )
+    grid = np.unique(np.concatenate([*all_x, [first, last]]))
+    return grid[(grid >= first) & (grid <= last)]
+
+
+def _steps(grid: Floats) -> list[tuple[float, float]]:
+    return list(pairwise(grid)) or [(grid[0], grid[0])]
+
+
+def _first_crossing(x: Floats, ahead: Floats) -> float:
+    """The first x at which the line through (x, ahead) is 0 or above; inf if nowhere."""
+    reached = np.flatnonzero(ahead >= 0)
+    if not reached.size:
+        return math.inf
+    return _crossing_before(x, ahead, int(reached[0]))
+
+
+def _last_crossing(x: Floats, ahead: Floats) -> float:
+    """The first x from which on the line stays at 0 or above; inf if it ends below."""
+    below = np.flatnonzero(ahead < 0)
+    first = int(below[-1]) + 1 if below.size else 0
+    return math.inf if first == len(x) else _crossing_before(x, ahead, first)
+
+
+def _crossing_before(x: Floats, ahead: Floats, k: int) -> float:
+    """Where between points k − 1 (below 0) and k (0 or above) the line is 0."""
+    if k == 0:
+        return float(x[0])
+    share = -ahead[k - 1] / (ahead[k] - ahead[k - 1])
+    return float(x[k - 1] + share * (x[k] - x[k - 1]))

@@ -6,7 +6,6 @@ Nothing else remembers what was done, so a study goes on from whatever its folde
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,34 @@ from typing import Any, Literal
 
 from chronomask.config import read_yaml
 from chronomask.data.manifest import MANIFEST
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_task
+from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult
 from chronomask.runs.rules import unchangeable
-from chronomask.storage import write_text
+from chronomask.storage import read_object, write_text
 from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import RunConfig
 
-__all__ = ["Study", "Unit", "begin", "check_task_data", "open_study", "steps_of", "weights_mark"]
+__all__ = [
+    "START_KEYS",
+    "STUDY_FILE",
+    "Study",
+    "Unit",
+    "begin",
+    "check_shared_start",
+    "check_task_data",
+    "open_study",
+    "start_of",
+    "steps_of",
+]
+
+START_KEYS = ("initial_weights_sha256", "data_fingerprint")
+"""What a run notes of what it starts from, in its environment."""
+STUDY_FILE = "study.yaml"
+"""In a study's folder: the study itself, with every default written out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,38 +86,37 @@ class Study:
         """The folder of prepared data that all runs share."""
         return _data_folder(self.config, self.folder)
 
-    def run_folder(self, arm: str, seed: int) -> Path:
-        """Where a run lies."""
-        return self.folder / "runs" / arm / f"seed-{seed}"
+    def run_of(self, arm: str, seed: int) -> RunFolder:
+        """The run of an arm and a seed, begun or not."""
+        return RunFolder(self.folder / "runs" / arm / f"seed-{seed}")
 
-    def results_folder(self, unit: Unit) -> Path:
-        """Where the results of a checkpoint lie."""
-        return self.run_folder(unit.arm, unit.seed) / "results" / f"step-{unit.step:08d}"
+    def run(self, unit: Unit) -> RunFolder:
+        """The run that a unit trains or evaluates."""
+        return self.run_of(unit.arm, unit.seed)
+
+    def result(self, unit: Unit) -> Path:
+        """The file that an evaluation leaves."""
+        return TaskResult.path_in(self.run(unit).results_of(unit.step), unit.task, unit.task_seed)
 
     def log(self, unit: Unit) -> Path:
         """What a unit printed."""
-        name = f"unit-{unit.number:05d}-{unit.kind}"
-        return self.folder / "logs" / f"{name}.log"
+        return self.folder / "logs" / f"unit-{unit.number:05d}-{unit.kind}.log"
 
     def is_complete(self, unit: Unit) -> bool:
         """Whether the unit's mark is there. Raises DataError for a mark that is damaged."""
         if unit.kind == "prepare":
             return self.config.prepare is None or (self.data / MANIFEST).is_file()
         if unit.kind == "pretrain":
-            return (self.run_folder(unit.arm, unit.seed) / "summary.json").is_file()
-        path = TaskResult.path_in(self.results_folder(unit), unit.task, unit.task_seed)
+            return self.run(unit).summary.is_file()
+        path = self.result(unit)
         if not path.is_file():
             return False
-        self._check_recipe(path, TaskResult.load(path), self.tasks[unit.task])
-        return True
-
-    @staticmethod
-    def _check_recipe(path: Path, result: TaskResult, task: Task[Any]) -> None:
-        if changed := task.differing_settings(result):
+        if changed := self.tasks[unit.task].differing_settings(TaskResult.load(path)):
             raise UsageError(
                 f"{path} was made with another recipe ({', '.join(changed)} differ): delete the results "
                 "of this task to make them again, or set the recipe back"
             )
+        return True
 
     def in_order(self) -> list[Unit]:
         """Units as they are best done: every arm of a seed before the next seed."""
@@ -140,13 +155,13 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
     study = Study(config, folder, arms, tasks, tuple(_units(config, arms, tasks)))
     for unit in study.units:
         if unit.kind == "pretrain":
-            _check_run(study.run_folder(unit.arm, unit.seed), arms[unit.arm].run_config(unit.seed))
+            _check_run(study.run(unit), arms[unit.arm].run_config(unit.seed))
     return study
 
 
 def begin(study: Study) -> None:
     """Write the study's own file into its folder, unless it is there."""
-    path, text = study.folder / "study.yaml", study.config.to_yaml()
+    path, text = study.folder / STUDY_FILE, study.config.to_yaml()
     if not (path.is_file() and path.read_text(encoding="utf-8") == text):
         write_text(path, text)
 
@@ -163,13 +178,30 @@ def check_task_data(study: Study) -> None:
         raise UsageError("; ".join(problems) + ". --set task_data=FOLDER gives another folder")
 
 
-def weights_mark(folder: Path) -> dict[str, Any]:
-    """What a run started from, as it noted it; empty before it started."""
-    path = folder / "environment.json"
-    if not path.is_file():
-        return {}
-    noted = json.loads(path.read_text(encoding="utf-8"))
-    return {key: noted.get(key) for key in ("initial_weights_sha256", "data_fingerprint")}
+def start_of(run: RunFolder) -> dict[str, Any]:
+    """What a run started from, as it noted it: hash of its weights, fingerprint of its data; empty before."""
+    noted = read_object(run.environment)
+    return {} if noted is None else {key: noted.get(key) for key in START_KEYS}
+
+
+def check_shared_start(study: Study, seed: int) -> None:
+    """Raise RunError if runs of a seed did not start alike: from other weights, or on other data.
+
+    Arms that declare ``model`` may start from weights of their own.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name, arm in study.arms.items():
+        own_model = any(field == "model" or field.startswith("model.") for field in arm.declared)
+        for what, value in start_of(study.run_of(name, seed)).items():
+            if value is None or (own_model and what == "initial_weights_sha256"):
+                continue
+            first, expected = found.setdefault(what, (name, value))
+            if value != expected:
+                raise RunError(
+                    f"arms '{first}' and '{name}' of seed {seed} do not start alike: {what} is "
+                    f"{expected[:12]}… and {value[:12]}…. Remove the run made elsewhere, with another "
+                    "version or on other data, and train it again"
+                )
 
 
 def _units(
@@ -193,7 +225,7 @@ def _units(
 
 
 def steps_of(config: StudyConfig, arm: Arm, task: str) -> list[int]:
-    """Checkpoints of an arm that a task is asked of, the last included."""
+    """Checkpoints of an arm that are evaluated on a task, the last included."""
     last = arm.config.steps
     curve = config.curve_steps if config.tasks[task].curve else ()
     return sorted({step for step in curve if step < last} | {last})
@@ -219,19 +251,18 @@ def _check_curve_steps(config: StudyConfig, arms: dict[str, Arm]) -> None:
             )
 
 
-def _check_run(folder: Path, config: RunConfig) -> None:
+def _check_run(run: RunFolder, config: RunConfig) -> None:
     """Refuse a run folder that was made with another config."""
-    path = folder / "config.yaml"
-    if not path.is_file():
+    if not run.is_run():
         return
-    before = RunConfig.parse(read_yaml(path), str(path))
+    before = RunConfig.parse(read_yaml(run.config), str(run.config))
     changed = unchangeable(before, config)
     if changed:
         listing = "; ".join(
             f"{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
         )
         raise UsageError(
-            f"{folder} holds a run with another config: {listing}. Remove it to train it again, or "
+            f"{run.path} holds a run with another config: {listing}. Remove it to train it again, or "
             "give another --out"
         )
 
@@ -241,6 +272,6 @@ def _data_folder(config: StudyConfig, folder: Path) -> Path:
 
 
 def _holds_something_else(folder: Path) -> bool:
-    return not (folder / "study.yaml").is_file() and any(
+    return not (folder / STUDY_FILE).is_file() and any(
         not path.name.startswith(".") for path in folder.iterdir()
     )

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chronomask.errors import ChronomaskError, DataError, RunError
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.runs.result import TaskResult
-from chronomask.study.command import report
-from chronomask.study.compare import compare_study
+from chronomask.study.command import report, report_of_study
+from chronomask.study.contrasts import compare_study
 from chronomask.study.execute import run_study
 from chronomask.study.units import Study
 from tests.support.opened_study import opened
@@ -50,7 +50,8 @@ def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None
     assert line["value"][-1] == summary["validation_loss"]
     steps = found["reach"][0]["arms"]["fixed"]["step"]
     assert 0 < steps["share"] <= 1
-    assert report(study.folder).is_file()
+    assert report_of_study(study.folder).is_file()
+    _runs_alone_say_the_same(study, found, tmp_path)
 
     for damage, message in (
         ('"epochs": 1', "recipe"),
@@ -65,14 +66,33 @@ def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None
         with pytest.raises(ChronomaskError, match=message):
             compare_study(study)
         path.write_text(before)
-    path = study.run_folder("decay", 0) / "environment.json"
+    path = study.run_of("decay", 0).environment
     path.write_text(path.read_text().replace('"torch": "', '"torch": "9'))
     with pytest.raises(DataError, match=r"runs of different versions.*torch is"):
         compare_study(study)
 
 
+def _runs_alone_say_the_same(study: Study, found: dict[str, Any], tmp_path: Path) -> None:
+    """A report of the study's runs finds its arms, seeds, results and numbers again."""
+    folders = [study.run_of(arm, seed).path for arm in study.arms for seed in (0, 1)]
+    report(folders, tmp_path / "runs-alone")
+    study_csv, runs_csv = (
+        {path.name: path.read_text() for path in (folder / "csv").iterdir()}
+        for folder in (study.folder, tmp_path / "runs-alone")
+    )
+    assert study_csv.keys() == runs_csv.keys()
+    for name in ("tasks.csv", "differences.csv", "runs.csv", "difference.csv", "class-loss.csv"):
+        assert runs_csv[name] == study_csv[name]
+    report([study.folder], tmp_path / "drawn-again")
+    drawn_again = (tmp_path / "drawn-again" / "report.html").read_bytes()
+    assert drawn_again == (study.folder / "report.html").read_bytes()
+    assert [arm["name"] for arm in found["arms"]] == ["fixed", "decay"]
+    with pytest.raises(UsageError, match="its page stands alone"):
+        report([study.folder, folders[0]], tmp_path / "never")
+
+
 def _summary(study: Study, arm: str, seed: int) -> dict[str, Any]:
-    return json.loads((study.run_folder(arm, seed) / "summary.json").read_text())
+    return json.loads(study.run_of(arm, seed).summary.read_text())
 
 
 def _results(study: Study) -> list[Path]:

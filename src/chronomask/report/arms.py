@@ -1,0 +1,258 @@
+"""What runs came to, one by one and arm by arm, from their logs alone.
+
+An arm is every run with one config but for its seed, its name and the path of its data. Its runs are told
+apart by their seed and drawn as one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from chronomask.report.comparison import ABSENT, thousands
+from chronomask.runs.read import Run, Series
+
+__all__ = ["ArmRow", "arm_row", "arms_table", "group_by_arm", "mean_ratios", "mean_row", "mean_run"]
+
+_SEED_AT_END = re.compile(r"[\s_.,:#(-]*(seed)?[\s_:=-]*\d+\)?$", re.IGNORECASE)
+_OWN = ("name", "seed", "data")
+"""Keys of a run's config in which runs of one arm may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRow:
+    """What one run came to; NaN where its files do not say.
+
+    ``validation_loss`` in nats per predicted token at the fixed ratio; ``validation_accuracy`` as a
+    fraction; ``mean_ratio_asked`` and ``mean_ratio_achieved`` as :func:`mean_ratios` has them;
+    ``tokens_per_second`` is the median of the logged; ``seconds`` is time in training steps.
+    """
+
+    arm: str
+    seed: int | None
+    complete: bool
+    steps: int
+    validation_loss: float
+    validation_accuracy: float
+    masked_tokens: float
+    tokens_seen: float
+    tokens_per_second: float
+    mean_ratio_asked: float
+    mean_ratio_achieved: float
+    seconds: float
+
+
+def group_by_arm(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
+    """Runs by arm and seed, in the order given; arms of one name are told apart by their first folder.
+
+    Runs on other data, as their fingerprints say, are of another arm, and so is a second run of a seed.
+    """
+    groups: list[tuple[str, dict[int, Run]]] = []
+    for run in runs:
+        seed = _seed_of(run)
+        identity = _identity(run)
+        for known, by_seed in groups:
+            if known == identity and seed not in by_seed:
+                by_seed[seed] = run
+                break
+        else:
+            groups.append((identity, {seed: run}))
+    named = [(_shared_name(list(by_seed.values())), by_seed) for _, by_seed in groups]
+    return dict(zip(_distinct(named), (by_seed for _, by_seed in named), strict=True))
+
+
+def arm_row(run: Run) -> ArmRow:
+    """The run's row: from its summary where it is finished, else from its last lines."""
+    seed = run.config.get("seed")
+    asked, achieved = mean_ratios(run.metrics)
+    return ArmRow(
+        arm=run.name,
+        seed=seed if isinstance(seed, int) else None,
+        complete=run.summary is not None,
+        steps=int(run.total("step") if run.summary is None else run.total("steps", "step")),
+        validation_loss=run.total("validation_loss", "loss"),
+        validation_accuracy=run.total("validation_accuracy", "accuracy"),
+        masked_tokens=run.total("masked_tokens"),
+        tokens_seen=run.total("tokens_seen"),
+        tokens_per_second=_speed(run),
+        mean_ratio_asked=asked,
+        mean_ratio_achieved=achieved,
+        seconds=run.total("seconds"),
+    )
+
+
+def mean_row(rows: Sequence[ArmRow]) -> dict[str, float]:
+    """The numbers of an arm: means over its runs, NaN where one of them does not say."""
+    keys = [field.name for field in fields(ArmRow) if field.name not in ("arm", "seed", "complete")]
+    return {key: float(np.mean([getattr(row, key) for row in rows])) for key in keys}
+
+
+def arms_table(arms: Mapping[str, Sequence[Run]]) -> str:
+    """Arms as aligned plain text for a terminal, one line each under a heading: means over their runs."""
+    heading = ("arm", "validation loss", "masked tokens predicted", "tokens/s")
+    lines: list[tuple[str, ...]] = [heading]
+    for name, runs in arms.items():
+        rows = [arm_row(run) for run in runs]
+        values = mean_row(rows)
+        loss = values["validation_loss"]
+        lines.append(
+            (
+                name if all(row.complete for row in rows) else f"{name} (unfinished)",
+                ABSENT if math.isnan(loss) else f"{loss:.4f}",
+                thousands(values["masked_tokens"]),
+                thousands(values["tokens_per_second"]),
+            )
+        )
+    widths = [max(len(line[k]) for line in lines) for k in range(len(heading))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if k == 0 else text.rjust(width)
+            for k, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def mean_ratios(metrics: Series) -> tuple[float, float]:
+    """Mean ratio asked, and tokens predicted over tokens that may be, of a run; NaN where not logged.
+
+    A line holds the ratios of its own step, and under a schedule the last of many steps is not their
+    mean: it is read on straight lines between the logged steps. How many tokens may be predicted is
+    not logged; their share of all tokens hardly differs between windows of lines, so it is the median
+    over windows of predicted per token over the mean achieved ratio.
+    """
+    step = metrics["step"]
+    tokens, predicted = (
+        np.diff(metrics[key], prepend=0.0) for key in ("tokens_seen", "masked_tokens")
+    )
+    asked, achieved = (
+        _window_means(step, metrics[key]) for key in ("masking_ratio", "masking_ratio_achieved")
+    )
+    there = np.isfinite(asked) & (tokens > 0)
+    mean_asked = np.average(asked[there], weights=tokens[there]) if there.any() else np.nan
+    all_tokens, all_predicted = metrics.last("tokens_seen"), metrics.last("masked_tokens")
+    if all_predicted == 0:
+        return float(mean_asked), 0.0
+    told = (tokens > 0) & (predicted > 0) & (achieved > 0)
+    if not told.any():
+        return float(mean_asked), float("nan")
+    maskable = np.median(predicted[told] / tokens[told] / achieved[told])
+    return float(mean_asked), float(all_predicted / (all_tokens * maskable))
+
+
+def mean_run(runs: Sequence[Run], name: str) -> Run:
+    """Runs of one arm as one, under its name, for the figures that draw one line an arm.
+
+    Column by column the mean of what they logged at the steps that all have; a value that one lacks is
+    left out of the mean.
+    """
+    first = runs[0]
+    if len(runs) == 1:
+        metrics, validation = first.metrics, first.validation
+    else:
+        metrics = _mean_series([run.metrics for run in runs])
+        validation = _mean_series([run.validation for run in runs])
+    return Run(
+        path=first.path,
+        name=name,
+        config=first.config,
+        metrics=metrics,
+        validation=validation,
+        summary=first.summary,
+        environment=first.environment,
+        notices=(),
+    )
+
+
+def _seed_of(run: Run) -> int:
+    seed = run.config.get("seed", 0)
+    return seed if isinstance(seed, int) else 0
+
+
+def _identity(run: Run) -> str:
+    """What runs of one arm share, as text."""
+    config = {key: value for key, value in run.config.items() if key not in _OWN}
+    data = (run.summary or {}).get("data_fingerprint") or run.environment.get("data_fingerprint")
+    return json.dumps([config, data], sort_keys=True, default=str)
+
+
+def _shared_name(runs: Sequence[Run]) -> str:
+    """The name that runs have in common, without a number of seed behind it; else the first one's.
+
+    ``ptw-seed0`` and ``ptw-seed1`` are ``ptw``.
+    """
+    names = {run.name for run in runs}
+    bare = {_SEED_AT_END.sub("", name) for name in names}
+    return bare.pop() if len(names) > 1 and len(bare) == 1 else runs[0].name
+
+
+def _distinct(arms: Sequence[tuple[str, Mapping[int, Run]]]) -> list[str]:
+    """Names of arms; where they clash their first run's folder is added, and a number if that clashes."""
+    names = [name for name, _ in arms]
+    for told_apart in (
+        [f"{name} ({next(iter(by_seed.values())).path.resolve().name})" for name, by_seed in arms],
+        [f"{name} #{number}" for number, (name, _) in enumerate(arms, start=1)],
+    ):
+        clash = Counter(names)
+        names = [
+            longer if clash[name] > 1 else name
+            for name, longer in zip(names, told_apart, strict=True)
+        ]
+    return names
+
+
+def _speed(run: Run) -> float:
+    if run.summary is not None and isinstance(run.summary.get("tokens_per_second"), int | float):
+        return float(run.summary["tokens_per_second"])
+    logged = run.metrics["tokens_per_second"]
+    return float(np.nanmedian(logged)) if np.isfinite(logged).any() else float("nan")
+
+
+def _window_means(step: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means over the steps of each window between lines, of values that belong to its last step."""
+    size = np.diff(step, prepend=0.0)
+    before = np.concatenate((values[:1], values[:-1]))
+    if (
+        len(values) > 1 and size[1]
+    ):  # of the first window's begin nothing is logged: go on backwards
+        before[0] = max(0.0, values[0] - (values[1] - values[0]) * size[0] / size[1])
+    first = before + (values - before) / np.maximum(size, 1)
+    return (first + values) / 2
+
+
+def _mean_series(all_series: Sequence[Series]) -> Series:
+    """Means of every column, per class too, at the steps that all have."""
+    steps = all_series[0]["step"]
+    for series in all_series[1:]:
+        steps = np.intersect1d(steps, series["step"])
+    rows = [np.searchsorted(series["step"], steps) for series in all_series]
+    keys = dict.fromkeys(key for series in all_series for key in series.columns)
+    columns = {
+        key: _mean_of([s[key][at] for s, at in zip(all_series, rows, strict=True)]) for key in keys
+    }
+    per_class: dict[str, dict[str, np.ndarray]] = {}
+    for series in all_series:
+        for key, classes in series.per_class.items():
+            per_class.setdefault(key, {}).update(dict.fromkeys(classes, np.empty(0)))
+    nothing = np.full(len(steps), np.nan)
+    for key, classes in per_class.items():
+        for name in classes:
+            found = [s.per_class.get(key, {}).get(name) for s in all_series]
+            classes[name] = _mean_of(
+                [nothing if v is None else v[at] for v, at in zip(found, rows, strict=True)]
+            )
+    return Series(columns, per_class)
+
+
+def _mean_of(values: Sequence[np.ndarray]) -> np.ndarray:
+    stacked = np.stack(values)
+    there = np.isfinite(stacked)
+    count = there.sum(0)
+    total = np.where(there, stacked, 0.0).sum(0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

@@ -1,0 +1,375 @@
+"""The sentences of a page: the answer first, then what was done and found.
+
+None claims more than its numbers carry.
+
+Three cases decide the wording of every difference: an interval that excludes 0, one that includes it, and
+one seed alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from chronomask.report.classes import CONTENT, FUNCTION, group_mean
+from chronomask.report.comparison import (
+    LOSS,
+    Numbers,
+    difference_text,
+    interval_text,
+    join_words,
+    percent,
+    task_title,
+    unit_of,
+    verdict,
+)
+from chronomask.runs.read import Run
+
+__all__ = ["answer", "difference_sentences", "findings", "reach_sentences"]
+
+_MOST_NAMED = 4
+_OF_THE_MODEL = ("intrinsic", "probe", "blimp")
+"""Families that measure a model as it is; others train it for a task."""
+_NO_EVIDENCE = "differences between arms are not evidence that one way of masking is better"
+
+
+def answer(study: Numbers) -> str:
+    """The page's first sentence: which arm ended best, and whether the seeds carry it."""
+    task = next((task for task in study["tasks"] if task["task"] == LOSS), None)
+    if task is None:
+        return _answer_without_loss(study)
+    baseline, arms = study["baseline"], task["arms"]
+    own = arms[baseline]
+    others = {name: numbers for name, numbers in arms.items() if name != baseline}
+    if not others:
+        seeds = len(task["seeds"])
+        interval = interval_text(task, own["low"], own["high"], sign=False)
+        over = f" on average over {seeds} seeds (95 % interval {interval})" if seeds > 1 else ""
+        right = next(arm.get("validation_accuracy") for arm in study["arms"])
+        share = (
+            "" if right is None or right != right else f"; {percent(right)} of the tokens are right"
+        )
+        return (
+            f"“{baseline}” ended with a validation loss of {own['mean']:.3f} nats per predicted "
+            f"token{over}{share}."
+        )
+    verdicts = {name: verdict(task, numbers) for name, numbers in others.items()}
+    lowest = min(arms, key=lambda name: arms[name]["mean"])
+    if set(verdicts.values()) == {"unknown"}:
+        return _lowest_of_one_seed(arms, lowest, baseline)
+    better = [name for name in others if verdicts[name] == "better"]
+    if better:
+        best = min(better, key=lambda name: others[name]["mean"])
+        low, high = (-others[best][f"difference_{end}"] for end in ("high", "low"))
+        return (
+            f"“{best}” ended best: its validation loss of {others[best]['mean']:.3f} nats per predicted "
+            f"token is {-others[best]['difference']:.3f} lower than that of “{baseline}” (95 % interval "
+            f"of the difference {low:.3f} to {high:.3f})."
+        )
+    if lowest == baseline:
+        worse = sum(found == "worse" for found in verdicts.values())
+        certain = f" of {len(others)} intervals of the differences, {worse or 'none'}"
+        return (
+            f"No arm ended better than “{baseline}”, whose validation loss is {own['mean']:.3f} nats per "
+            f"predicted token;{certain} {'excludes' if worse < 2 else 'exclude'} zero."
+        )
+    gap = interval_text(
+        task, others[lowest]["difference_low"], others[lowest]["difference_high"], sign=True
+    )
+    return (
+        f"No arm is shown to be better than “{baseline}”: “{lowest}” has the lowest validation loss, "
+        f"{others[lowest]['mean']:.3f} nats per predicted token, and the 95 % interval of its difference "
+        f"({gap}) includes zero."
+    )
+
+
+def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
+    """What was done, what came out, and how far it carries; ``runs``: the mean run of each arm."""
+    loss = [task for task in study["tasks"] if task["task"] == LOSS]
+    others = [task for task in study["tasks"] if task["task"] != LOSS]
+    of_model = [task for task in others if task["family"] in _OF_THE_MODEL]
+    downstream = [task for task in others if task["family"] not in _OF_THE_MODEL]
+    several = len([arm for arm in study["arms"] if arm["runs"]]) > 1
+    one_seed = all(len(arm["runs"]) <= 1 for arm in study["arms"])
+    sentences = [_what_ran(study), *_loss_range(study, loss)]
+    for task in loss if not one_seed else ():
+        sentences += difference_sentences([task], study["baseline"])
+    if downstream:
+        on = f"the {len(downstream)} downstream tasks" if len(downstream) > 1 else ""
+        sentences += difference_sentences(downstream, study["baseline"], on)
+    if of_model:
+        named = join_words([task_title(task) for task in of_model])
+        on = f"the {len(of_model)} measures of the models themselves ({named})"
+        sentences += difference_sentences(
+            of_model, study["baseline"], on if len(of_model) > 1 else ""
+        )
+    sentences += _tests(study)
+    if several:
+        sentences += reach_sentences(study)
+        sentences += _labels(study)
+    sentences += _classes(runs)
+    if not several and one_seed:
+        sentences.append("One run shows how training went; it compares nothing.")
+    elif several and one_seed:
+        seeds = {run["seed"] for arm in study["arms"] for run in arm["runs"]}
+        same = f", all with seed {seeds.pop()}" if len(seeds) == 1 else ""
+        sentences.append(
+            f"Every arm was run once{same}: another seed would move these losses too, so {_NO_EVIDENCE}."
+        )
+    return sentences
+
+
+def difference_sentences(tasks: Sequence[Numbers], baseline: str, on: str = "") -> list[str]:
+    """What the differences from the baseline on these tasks carry; ``on``: what they are together."""
+    found: dict[str, list[tuple[Numbers, str, Numbers]]] = {}
+    for task in tasks:
+        for arm, numbers in task["arms"].items():
+            if arm != baseline:
+                found.setdefault(verdict(task, numbers), []).append((task, arm, numbers))
+    total = sum(map(len, found.values()))
+    if not total:
+        return []
+    on = f"On {on or join_words([task_title(task) for task in tasks])}"
+    unknown = found.get("unknown", [])
+    if len(unknown) == total:
+        return [
+            f"{on}, no interval allows for another seed, since arms share too few: the differences are "
+            "shown, and nothing is claimed of them."
+        ]
+    sentences = []
+    for kind in ("better", "worse"):
+        hits = found.get(kind, [])
+        if hits:
+            sentences.append(
+                f"{on}, {_share(len(hits), total)} with “{baseline}” "
+                f"{'have intervals that exclude' if len(hits) > 1 else 'has an interval that excludes'} "
+                f"zero with the arm {kind}: {_name_hits(hits, one_task=len(tasks) == 1)}."
+            )
+    still_open = found.get("open", [])
+    if len(still_open) == total == 1:
+        sentences.append(
+            f"{on}, the interval of the one comparison with “{baseline}” includes zero: these runs show "
+            "neither a difference nor that there is none."
+        )
+    elif len(still_open) == total:
+        sentences.append(
+            f"{on}, {_share(0, total)} with “{baseline}” has an interval that excludes "
+            "zero: these runs do not show that any arm is better or worse, nor that they are equal."
+        )
+    elif still_open:
+        others = (
+            "The other interval includes"
+            if len(still_open) == 1
+            else f"The intervals of the other {len(still_open)} include"
+        )
+        sentences.append(f"{others} zero, which shows neither a difference nor that there is none.")
+    if any(len(task["seeds"]) == 1 for task in tasks):
+        sentences.append(
+            "With one pre-training seed the intervals speak of these very checkpoints: another seed may "
+            "turn them."
+        )
+    return sentences
+
+
+def reach_sentences(study: Numbers) -> list[str]:
+    """How soon each arm reached the baseline's final validation loss, in steps."""
+    baseline = study["baseline"]
+    curve = next((r for r in study["reach"] if r["quantity"] == LOSS), None)
+    if curve is None:
+        return []
+    faster, slower, undecided = [], [], []
+    for arm, axes in curve["arms"].items():
+        if arm == baseline:
+            continue
+        step = axes["step"]
+        share, low, high = (step.get(key) for key in ("share", "share_low", "share_high"))
+        if "share_low" not in step:
+            undecided.append(arm)
+        elif high is not None and high < 1:
+            span = "" if low is None else f" ({100 * low:.0f} to {100 * high:.0f} %)"
+            faster.append(f"“{arm}” after {100 * share:.0f} %{span}")
+        elif low is None or low > 1:
+            slower.append(f"“{arm}”")
+        else:
+            undecided.append(arm)
+    sentences = []
+    if faster:
+        sentences.append(
+            f"The final validation loss of “{baseline}” was reached earlier, in share of its steps with "
+            f"95 % interval, by {join_words(_first(faster))}."
+        )
+    if slower:
+        sentences.append(
+            f"It was not reached within their training, at 95 %, by {join_words(slower)}."
+        )
+    if undecided and (faster or slower):
+        sentences.append("These runs do not show whether the other arms are faster.")
+    elif undecided:
+        sentences.append(
+            f"These runs do not show whether any arm reaches the final validation loss of “{baseline}” in "
+            "fewer steps."
+        )
+    return sentences
+
+
+def _answer_without_loss(study: Numbers) -> str:
+    """The first sentence where nothing complete was validated."""
+    curve = next((curve for curve in study["curves"] if curve["quantity"] == LOSS), None)
+    if curve is None:
+        return "No validation has been made yet."
+    last = {name: (arm["mean"][-1], arm["step"][-1]) for name, arm in curve["arms"].items()}
+    name, (loss, step) = min(last.items(), key=lambda item: item[1])
+    if len(last) == 1:
+        return (
+            f"“{name}” is not finished: its last validation, after step {step:,.0f}, has a loss of "
+            f"{loss:.3f} nats per predicted token."
+        )
+    return "The baseline is not finished, so there is nothing to compare yet."
+
+
+def _lowest_of_one_seed(arms: Mapping[str, Numbers], lowest: str, baseline: str) -> str:
+    loss = arms[lowest]["mean"]
+    if lowest == baseline:
+        following = min(
+            (name for name in arms if name != baseline), key=lambda name: arms[name]["mean"]
+        )
+        gap = f"{arms[following]['mean'] - loss:.3f} below “{following}”, the next"
+    else:
+        gap = f"{arms[baseline]['mean'] - loss:.3f} below the baseline “{baseline}”"
+    return (
+        f"“{lowest}” ended with the lowest validation loss, {loss:.3f} nats per predicted token, {gap}; "
+        f"with one seed each, {_NO_EVIDENCE}."
+    )
+
+
+def _what_ran(study: Numbers) -> str:
+    """How many arms, seeds and steps there were, what they share, and what they were evaluated on."""
+    arms = [arm for arm in study["arms"] if arm["runs"]]
+    counts = sorted({len(arm["runs"]) for arm in arms})
+    lengths = sorted({round(arm["steps"]) for arm in arms if arm.get("steps") is not None})
+    steps = ""
+    if lengths:
+        span = f"{lengths[0]:,}" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,}"
+        steps = f" for {span} steps"
+    names = [task_title(task) for task in study["tasks"] if task["task"] != LOSS]
+    tasks = f", and evaluated on {join_words(names)}" if names else ""
+    if len(arms) == 1:
+        seeds = "" if counts == [1] else f" with {counts[0]} seeds"
+        return f"“{arms[0]['name']}” was trained{seeds}{steps}{tasks}."
+    each = "one seed each" if counts == [1] else f"{counts[0]} seeds each"
+    if len(counts) > 1:
+        each = f"{counts[0]} to {counts[-1]} seeds"
+    shared = ""
+    if study.get("shared_start", True):
+        shared = ", on the same data in the same order from the same initial weights"
+    return (
+        f"{len(arms)} ways to mask were trained with {each}{steps}{shared}{tasks}; "
+        f"“{study['baseline']}” is the baseline."
+    )
+
+
+def _loss_range(study: Numbers, loss: Sequence[Numbers]) -> list[str]:
+    """Between which losses the arms ended."""
+    if not loss or len(loss[0]["arms"]) < 2:
+        return []
+    means = {name: numbers["mean"] for name, numbers in loss[0]["arms"].items()}
+    best, worst = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+    return [
+        f"Validation losses lie between {means[best]:.3f} nats per predicted token (“{best}”) and "
+        f"{means[worst]:.3f} (“{worst}”), {means[worst] - means[best]:.3f} apart."
+    ]
+
+
+def _tests(study: Numbers) -> list[str]:
+    """What is left of the differences after a correction for their number."""
+    tested = [
+        (task, arm, numbers)
+        for task in study["tasks"]
+        for arm, numbers in task["arms"].items()
+        if numbers.get("p_holm") is not None
+    ]
+    if not tested:
+        return []
+    left = [item for item in tested if item[2]["p_holm"] <= 0.05]
+    if left:
+        return [
+            f"After Holm’s correction over all comparisons ({len(tested)}), "
+            f"{len(left)} {'remain' if len(left) > 1 else 'remains'} at 5 %: {_name_hits(left)}."
+        ]
+    if study["smallest_p"] > 0.05:
+        return [
+            f"The permutation tests cannot decide here: with so few seeds no p can be below "
+            f"{study['smallest_p']:.2g}. About one in twenty of such intervals misses the truth by chance, "
+            f"and there are {len(tested)} here."
+        ]
+    return [
+        f"After Holm’s correction over all comparisons ({len(tested)}), no difference remains at 5 %."
+    ]
+
+
+def _labels(study: Numbers) -> list[str]:
+    """Which arms learn from more or fewer predictions than the baseline, the range being theirs alone."""
+    counts = {
+        arm["name"]: arm["masked_tokens"] for arm in study["arms"] if arm.get("masked_tokens")
+    }
+    own = counts.get(study["baseline"])
+    if not own:
+        return []
+    unequal = {name: count / own for name, count in counts.items() if abs(count / own - 1) > 0.02}
+    if not unequal:
+        return []
+    if len(unequal) == 1:
+        ((name, times),) = unequal.items()
+        return [
+            f"“{name}” predicts {times:.2f} times as many tokens as the baseline, so its difference is not "
+            "the schedule’s alone."
+        ]
+    fewest, most = min(unequal.values()), max(unequal.values())
+    kind = "more" if fewest > 1 else "fewer" if most < 1 else "more or fewer"
+    span = f"{fewest:.2f}" if f"{fewest:.2f}" == f"{most:.2f}" else f"{fewest:.2f} to {most:.2f}"
+    return [
+        f"{len(unequal)} arms predict {kind} tokens than the baseline ({span} times as many), so their "
+        "differences are not the schedule’s alone."
+    ]
+
+
+def _classes(runs: Mapping[int, Run]) -> list[str]:
+    losses = []
+    for run in runs.values():
+        if len(run.validation):
+            content, function = (
+                group_mean(run.validation, "class_loss", group) for group in (CONTENT, FUNCTION)
+            )
+            if not math.isnan(content) and not math.isnan(function):
+                losses.append((content, function))
+    if not losses:
+        return []
+    content, function = (sum(column) / len(losses) for column in zip(*losses, strict=True))
+    harder = "harder" if content > function else "easier"
+    where = "" if len(losses) == 1 else ", averaged over the arms"
+    return [
+        f"Content words end up {harder} to predict than function words: {content:.2f} against "
+        f"{function:.2f} nats{where}."
+    ]
+
+
+def _name_hits(items: Sequence[tuple[Numbers, str, Numbers]], *, one_task: bool = False) -> str:
+    named = [
+        f"“{arm}”{'' if one_task else f' on {task_title(task)}'} {difference_text(task, n['difference'])} "
+        f"({interval_text(task, n['difference_low'], n['difference_high'], sign=True)}; {unit_of(task)})"
+        for task, arm, n in items[:_MOST_NAMED]
+    ]
+    return join_words(_first([*named, *[""] * (len(items) - len(named))]))
+
+
+def _first(parts: Sequence[str]) -> list[str]:
+    """The first few, and how many more there are."""
+    more = len(parts) - _MOST_NAMED
+    return [*parts[:_MOST_NAMED], f"{more} more in the table"] if more > 0 else list(parts)
+
+
+def _share(hits: int, total: int) -> str:
+    """``the one comparison``, ``2 of 3 comparisons``, ``none of 3 comparisons``."""
+    if total == 1:
+        return "the one comparison"
+    return f"{hits or 'none'} of {total} comparisons"

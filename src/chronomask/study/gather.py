@@ -1,0 +1,317 @@
+"""What stands side by side in a comparison: runs by arm and seed, and the results of their evaluations.
+
+From a study, or from run folders that need not be of one. What is not there yet is said, and the rest is
+compared on the seeds that all arms have. Runs and results of a study that differ in what is not compared
+are refused; of other runs that is said beside the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from chronomask.errors import DataError, RunError
+from chronomask.report.arms import group_by_arm
+from chronomask.report.comparison import flatten
+from chronomask.runs.layout import RunFolder, step_of
+from chronomask.runs.read import Run, read_run
+from chronomask.runs.result import TaskResult, read_results
+from chronomask.study.units import Study, Unit, check_shared_start, steps_of
+
+__all__ = ["ArmRuns", "Gathered", "Pair", "TaskResults", "from_runs", "from_study"]
+
+Pair = tuple[int, int]
+"""(pre-training seed, fine-tuning seed)"""
+Found = dict[tuple[str, int | None], dict[str, dict[Pair, TaskResult]]]
+"""(task, step; None for each arm's last) → arm → seeds → result"""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRuns:
+    """An arm, with its runs by seed."""
+
+    name: str
+    masking: Mapping[str, Any]
+    differs: Mapping[str, tuple[Any, Any]]
+    """dotted field → value of what all arms are compared with, value of this one"""
+    equal_labels: str | None
+    runs: dict[int, Run]
+    complete: bool = True
+    """False: none of its runs is, so that it is shown and compared with nothing"""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResults:
+    """A task's results of one checkpoint step: arm → seeds → result; the baseline among the arms."""
+
+    task: str
+    step: int | None
+    """None: each arm's last"""
+    arms: dict[str, dict[Pair, TaskResult]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """All that is compared."""
+
+    baseline: str
+    arms: list[ArmRuns]
+    final: list[TaskResults]
+    curves: list[TaskResults]
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs."""
+        return [run for arm in self.arms for run in arm.runs.values()]
+
+    def arm(self, name: str) -> ArmRuns:
+        """The arm of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def from_study(study: Study) -> Gathered:
+    """Everything of a study that is complete. Raises DataError or RunError for what cannot be compared."""
+    arms = [
+        ArmRuns(name, arm.config.masking.to_dict(), arm.differs, arm.equal_labels, {})
+        for name, arm in study.arms.items()
+    ]
+    by_name = {arm.name: arm for arm in arms}
+    training = [unit for unit in study.units if unit.kind == "pretrain"]
+    for unit in training:
+        if study.is_complete(unit):
+            by_name[unit.arm].runs[unit.seed] = read_run(study.run(unit).path)
+    gathered = Gathered(study.config.baseline, arms, [], [])
+    if not gathered.runs:
+        raise RunError(f"no run of {study.folder} is complete: there is nothing to compare yet")
+    for seed in study.config.seeds:
+        check_shared_start(study, seed)
+    _check_runs(gathered.runs)
+    still_open = len(training) - len(gathered.runs)
+    if still_open:
+        gathered.notices.append(
+            f"{still_open} of {len(training)} runs are not complete and left out."
+        )
+    found, missing = _results_of_study(study, by_name)
+    if missing:
+        gathered.notices.append(
+            f"{missing} results are not there yet; tasks are compared on the seeds that all arms have."
+        )
+    for task in study.tasks:
+        _check_results(task, _all_of(found, task))
+        _add(gathered, found, task)
+    gathered.notices.extend(_device_notices(gathered.runs))
+    return gathered
+
+
+def from_runs(runs: Sequence[Run]) -> Gathered:
+    """Runs of any folders, with what ``chronomask evaluate`` left in them; the first is of the baseline.
+
+    Runs of one arm (see :func:`~chronomask.report.arms.group_by_arm`) that are not complete are left out
+    where others are; an arm of unfinished runs alone is shown, and compared with nothing.
+    """
+    notices: list[str] = []
+    arms: list[ArmRuns] = []
+    for name, of_arm in group_by_arm(runs).items():
+        complete = {seed: run for seed, run in of_arm.items() if run.summary is not None}
+        if complete and len(complete) < len(of_arm):
+            unfinished = ", ".join(str(seed) for seed in of_arm if seed not in complete)
+            notices.append(f"{name}: the unfinished runs of seeds {unfinished} are left out.")
+        kept = complete or of_arm
+        first = next(iter(kept.values()))
+        masking = first.config.get("masking")
+        arms.append(
+            ArmRuns(
+                name, masking if isinstance(masking, dict) else {}, {}, None, kept, bool(complete)
+            )
+        )
+        notices += [f"{run.name}: {notice}." for run in kept.values() for notice in run.notices]
+    arms = _with_differences(arms)
+    gathered = Gathered(arms[0].name, arms, [], [], notices)
+    found = _results_of_runs(arms)
+    for task in dict.fromkeys(task for task, _ in found):
+        try:
+            _check_results(task, _all_of(found, task))
+        except DataError as error:
+            notices.append(f"Task {task} is left out: {error}.")
+            continue
+        _add(gathered, found, task)
+    notices += _data_notices(gathered.runs)
+    if len(gathered.runs) > 1:
+        notices += _device_notices(gathered.runs)
+    return gathered
+
+
+def _with_differences(arms: Sequence[ArmRuns]) -> list[ArmRuns]:
+    """The arms with the fields in which each differs from the first, as texts; its name is none of them."""
+    several = any(len(arm.runs) > 1 for arm in arms)
+    ignored = {"name", "seed"} if several else {"name"}
+    flat = [dict(flatten(next(iter(arm.runs.values())).config)) for arm in arms]
+    base = flat[0]
+    return [
+        ArmRuns(
+            arm.name,
+            arm.masking,
+            {
+                key: (base.get(key), own.get(key))
+                for key in sorted(base.keys() | own.keys())
+                if key not in ignored and base.get(key) != own.get(key)
+            },
+            arm.equal_labels,
+            arm.runs,
+            arm.complete,
+        )
+        for arm, own in zip(arms, flat, strict=True)
+    ]
+
+
+def _results_of_study(study: Study, arms: Mapping[str, ArmRuns]) -> tuple[Found, int]:
+    """What complete runs were evaluated on, and how many results are missing."""
+    found: Found = {}
+    missing = 0
+    for unit in study.units:
+        if unit.kind != "evaluate":
+            continue
+        if unit.seed not in arms[unit.arm].runs or not study.is_complete(unit):
+            missing += 1
+            continue
+        result = TaskResult.load(study.result(unit))
+        for step in _places(study, unit):
+            by_arm = found.setdefault((unit.task, step), {})
+            by_arm.setdefault(unit.arm, {})[unit.seed, unit.task_seed] = result
+    return found, missing
+
+
+def _places(study: Study, unit: Unit) -> Iterable[int | None]:
+    """Where a result belongs: to the curve, to the final comparison, or to both."""
+    last = unit.step == study.arms[unit.arm].config.steps
+    on_curve = len(steps_of(study.config, study.arms[unit.arm], unit.task)) > 1
+    return ([unit.step] if on_curve else []) + ([None] if last else [])
+
+
+def _results_of_runs(arms: Iterable[ArmRuns]) -> Found:
+    """What is in the runs' own folders of results."""
+    found: Found = {}
+    for arm in arms:
+        for seed, run in arm.runs.items():
+            if run.summary is None:
+                continue
+            folder = RunFolder(run.path)
+            last = int(run.total("steps"))
+            steps = [step for path in folder.results.glob("*") if (step := step_of(path))]
+            for step in sorted(steps):
+                for result in read_results([folder.results_of(step)]):
+                    places = [step] if len(steps) > 1 else []
+                    for place in [*places, None] if step == last else places:
+                        by_arm = found.setdefault((result.task, place), {})
+                        by_arm.setdefault(arm.name, {})[seed, result.seed] = result
+    return found
+
+
+def _all_of(found: Found, task: str) -> list[TaskResult]:
+    return [
+        result
+        for (name, _), arms in found.items()
+        if name == task
+        for by_pair in arms.values()
+        for result in by_pair.values()
+    ]
+
+
+def _add(gathered: Gathered, found: Found, task: str) -> None:
+    """Put a task's results where they belong, on the seeds that all arms have."""
+    for (name, step), arms in found.items():
+        common = _common(arms, gathered.baseline) if name == task else {}
+        if common:
+            (gathered.final if step is None else gathered.curves).append(
+                TaskResults(task, step, common)
+            )
+
+
+def _common(
+    arms: dict[str, dict[Pair, TaskResult]], baseline: str
+) -> dict[str, dict[Pair, TaskResult]]:
+    """The arms on the seeds that all have, whole pre-training seeds alone; empty if there are none."""
+    if baseline not in arms:
+        return {}
+    full = max(len({task_seed for _, task_seed in by_pair}) for by_pair in arms.values())
+
+    def whole(by_pair: dict[Pair, TaskResult]) -> set[int]:
+        seeds = {seed for seed, _ in by_pair}
+        return {seed for seed in seeds if sum(own == seed for own, _ in by_pair) == full}
+
+    kept = {name: whole(by_pair) for name, by_pair in arms.items()}
+    kept = {name: seeds for name, seeds in kept.items() if seeds & kept[baseline]}
+    if not kept:
+        return {}
+    common = set.intersection(*kept.values())
+    return {
+        name: {pair: result for pair, result in arms[name].items() if pair[0] in common}
+        for name in kept
+        if common
+    }
+
+
+def _check_runs(runs: Sequence[Run]) -> None:
+    """Refuse runs of several versions or data sets."""
+    _check_same([(str(run.path), run.environment.get("versions")) for run in runs], "versions")
+    fingerprints = [(str(run.path), (run.summary or {}).get("data_fingerprint")) for run in runs]
+    _check_same(fingerprints, "prepared data")
+
+
+def _check_results(task: str, results: Sequence[TaskResult]) -> None:
+    """Refuse results of one task that were not made alike."""
+    for what in ("versions", "data_sha256", "recipe", "primary", "num_examples"):
+        _check_same([(f"{r.model}, seed {r.seed}", getattr(r, what)) for r in results], what, task)
+
+
+def _check_same(values: Sequence[tuple[str, Any]], what: str, task: str | None = None) -> None:
+    """Raise DataError unless all values are equal."""
+    if not values:
+        return
+    first, expected = values[0]
+    for name, value in values[1:]:
+        if _as_text(value) != _as_text(expected):
+            subject = f"results of task '{task}'" if task else "runs"
+            raise DataError(
+                f"{subject} of different {what} cannot be compared: {_differing(expected, value)} "
+                f"({first} against {name}). Remove those made otherwise and make them again"
+            )
+
+
+def _differing(left: Any, right: Any) -> str:
+    if isinstance(left, dict) and isinstance(right, dict):
+        keys = [key for key in left.keys() | right.keys() if left.get(key) != right.get(key)]
+        return "; ".join(f"{k} is {left.get(k)!r} and {right.get(k)!r}" for k in sorted(keys))
+    return f"{left!r} and {right!r}"
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _device_notices(runs: Iterable[Run]) -> list[str]:
+    """A notice if runs were made on unlike devices: their times do not compare."""
+    names = {
+        str(run.environment.get("device_name") or run.environment.get("processor")) for run in runs
+    } - {"None"}
+    if len(names) < 2:
+        return []
+    return [f"Runs were made on {' and '.join(sorted(names))}: do not compare their times."]
+
+
+def _data_notices(runs: Iterable[Run]) -> list[str]:
+    """Notices where the losses of runs do not compare."""
+    found = []
+    ratios = {float(ratio) for run in runs for ratio in run.validation["masking_ratio"]}
+    if len({run.summary.get("data_fingerprint") for run in runs if run.summary}) > 1:
+        found.append(
+            "These runs were not trained on the same prepared data: do not compare their losses."
+        )
+    if len({ratio for ratio in ratios if ratio == ratio}) > 1:
+        found.append(
+            "These runs were not validated at the same masking ratio: do not compare their losses."
+        )
+    return found

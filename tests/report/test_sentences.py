@@ -1,0 +1,144 @@
+"""The sentences of a page claim what intervals carry, and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chronomask.report.comparison import verdict
+from chronomask.report.sentences import answer, difference_sentences, findings, reach_sentences
+from tests.support.comparisons import comparison, reach, task
+
+
+def test_an_interval_that_excludes_zero() -> None:
+    (better,) = difference_sentences([task("cola", {"a": (0.01, 0.03)})], "base")
+    assert "the one comparison with “base” has an interval that excludes zero" in better
+    assert "the arm better: “a” +2.0 (+1.0 to +3.0; accuracy, %)" in better
+    (worse,) = difference_sentences([task("validation_loss", {"a": (0.01, 0.03)})], "base")
+    assert "the arm worse: “a” +0.020 (+0.010 to +0.030; nats)" in worse
+
+
+def test_an_interval_that_includes_zero() -> None:
+    (one,) = difference_sentences([task("cola", {"a": (-0.01, 0.03)})], "base")
+    assert "neither a difference nor that there is none" in one
+    (many,) = difference_sentences([task("cola", {"a": (-0.01, 0.03), "b": (0.0, 0.1)})], "base")
+    assert "none of 2 comparisons" in many
+    assert "do not show that any arm is better or worse, nor that they are equal" in many
+    for text in (one, many):
+        assert "excludes zero with" not in text
+
+
+def test_some_of_each() -> None:
+    limits = {"a": (0.01, 0.03), "b": (-0.1, 0.1), "c": (-0.3, -0.1), "d": (0.1, 0.2)}
+    found = difference_sentences([task("cola", limits), task("rte", {"a": (-1.0, 1.0)})], "base")
+    assert "2 of 5 comparisons" in found[0]
+    assert "intervals that exclude zero with the arm better" in found[0]
+    assert "“d” on CoLA" in found[0]
+    assert "the arm worse: “c”" in found[1]
+    assert found[2].startswith("The intervals of the other 2 include zero")
+
+
+def test_one_seed_claims_nothing() -> None:
+    (text,) = difference_sentences([task("validation_loss", {"a": None}, seeds=1)], "base")
+    assert "nothing is claimed" in text
+    *_, last = difference_sentences([task("cola", {"a": (0.01, 0.02)}, seeds=1)], "base")
+    assert "another seed may turn them" in last
+    assert verdict(*_pair(None)) == "unknown"
+    assert verdict(*_pair((0.0, 1.0))) == "open"
+
+
+def _pair(limits: tuple[float, float] | None) -> tuple[dict, dict]:
+    made = task("cola", {"a": limits})
+    return made, made["arms"]["a"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says", "not_says"),
+    [
+        ((0.5, 0.4, 0.6), "was reached earlier", "do not show"),
+        ((0.5, 0.4, 1.1), "do not show", "earlier"),
+        ((0.5, 0.4, None), "do not show", "earlier"),
+        ((None, None, None), "not reached within their training", "earlier"),
+        ((None, 0.9, None), "do not show", "not reached"),
+    ],
+)
+def test_speed_is_claimed_with_its_interval(
+    numbers: tuple[float | None, float | None, float | None], says: str, not_says: str
+) -> None:
+    made = comparison([task("cola", {"a": (0.0, 1.0)})], [reach({"a": numbers})])
+    text = " ".join(reach_sentences(made))
+    assert says in text
+    assert not_says not in text
+
+
+def test_the_summary_says_how_far_it_carries() -> None:
+    text = " ".join(findings(comparison([task("cola", {"a": (0.1, 0.2)})]), {}))
+    assert "no p can be below 0.25" in text
+    assert "“a” predicts 2.00 times as many tokens" in text
+
+
+@pytest.mark.parametrize(
+    ("limits", "seeds", "says"),
+    [
+        (
+            {"a": (-0.3, -0.1), "b": (-0.5, 0.1)},
+            3,
+            "“a” ended best: its validation loss of 0.300 nats per predicted token is 0.200 lower than "
+            "that of “base” (95 % interval of the difference 0.100 to 0.300).",
+        ),
+        (
+            {"a": (-0.1, 0.08)},
+            3,
+            "No arm is shown to be better than “base”: “a” has the lowest validation loss, 0.490 nats per "
+            "predicted token, and the 95 % interval of its difference (−0.100 to +0.080) includes zero.",
+        ),
+        (
+            {"a": (0.1, 0.3), "b": (-0.1, 0.3)},
+            3,
+            "No arm ended better than “base”, whose validation loss is 0.500 nats per predicted token; of 2 "
+            "intervals of the differences, 1 excludes zero.",
+        ),
+        ({"a": None}, 1, "with one seed each, differences between arms are not evidence"),
+        (
+            {},
+            3,
+            "“base” ended with a validation loss of 0.500 nats per predicted token on average over 3",
+        ),
+    ],
+)
+def test_the_answer_comes_first(
+    limits: dict[str, tuple[float, float] | None], seeds: int, says: str
+) -> None:
+    made = comparison([task("validation_loss", limits, seeds=seeds)], seeds=seeds)
+    assert says in answer(made)
+
+
+def test_without_a_validation_there_is_no_answer() -> None:
+    made = comparison([task("cola", {"a": (0.1, 0.2)})]) | {"tasks": [], "curves": []}
+    assert answer(made) == "No validation has been made yet."
+
+
+def test_measures_of_the_model_are_no_downstream_tasks() -> None:
+    limits = {"a": (0.1, 0.2)}
+    tasks: list[dict[str, Any]] = [task(name, limits) for name in ("cola", "rte")]
+    tasks += [
+        task(name, limits) | {"family": family}
+        for name, family in (
+            ("pseudo_perplexity", "intrinsic"), ("upos_probe", "probe"), ("blimp", "blimp"),
+        )
+    ]  # fmt: skip
+    text = " ".join(findings(comparison(tasks), {}))
+    assert "On the 2 downstream tasks" in text
+    assert (
+        "On the 3 measures of the models themselves (pseudo perplexity, UPOS probe and BLiMP)"
+        in text
+    )
+
+
+def test_ranges_speak_of_the_arms_they_count() -> None:
+    made = comparison([task("cola", dict.fromkeys("abc", (0.1, 0.2)))])
+    for arm, tokens in zip(made["arms"], (100.0, 100.0, 150.0, 120.0), strict=True):
+        arm["masked_tokens"] = tokens
+    text = " ".join(findings(made, {}))
+    assert "2 arms predict more tokens than the baseline (1.20 to 1.50 times as many)" in text
