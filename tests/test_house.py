@@ -92,7 +92,6 @@ PAST_PARTICIPLES = {
     "_folded",
     "_framed",
     "_joined",
-    "_kept",
     "_known",
     "_listed",
     "_marked",
