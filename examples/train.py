@@ -28,29 +28,24 @@ def main(output: str = "train_output", stop: str = str(NUM_STEPS)) -> None:
     data = cm.prepare(text, out / "data", tokenizer=wordpiece, row_length=64, held_out=0.1)
     loader = cm.RowLoader(data.split("train"), seed=0, rows_per_step=ROWS_PER_STEP)
 
-    # The ratio falls while training goes on; words of the kinds still found hard are masked more often.
+    # The ratio falls while training goes on; kinds of words that are still hard are masked more often.
     tokenizer = AutoTokenizer.from_pretrained(data.tokenizer_path)
-    falling, hard_words_first = cm.ratio.Linear(start=0.30, end=0.15), cm.content.Ptw()
-    classes = data.class_names
-    masker = cm.Masker.for_tokenizer(
-        tokenizer, ratio=falling, content=hard_words_first, classes=classes
-    )
+    schedules = {"ratio": cm.ratio.Linear(start=0.30, end=0.15), "content": cm.content.Ptw()}
+    masker = cm.Masker.for_tokenizer(tokenizer, schedules, classes=data.class_names, seed=0)
     judge = cm.Masker.for_tokenizer(tokenizer, ratio=cm.ratio.Constant(base=0.15))
 
     torch.manual_seed(0)
     model = tiny_bert(tokenizer)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    first = 0
+    parts, first = {"model": model, "optimiser": optimiser, "masker": masker}, 0
     if state.exists():
-        saved = torch.load(state, weights_only=True)  # tensors and numbers only: runs no code
-        for name, part in (("model", model), ("optimiser", optimiser), ("masker", masker)):
-            part.load_state_dict(saved[name])
+        saved = torch.load(state, weights_only=True)  # tensors and numbers only: it runs no code
         first = saved["step"]
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
 
     for step in range(first, int(stop)):
-        torch.manual_seed(
-            step
-        )  # dropout of a step is the same whether or not training stopped before
+        torch.manual_seed(step)  # keys dropout, so that going on equals never having stopped
         batch = masker(loader.rows_at(step), progress=step / NUM_STEPS)
         losses, correct = cm.score(model(**batch.inputs()).logits, batch)
         losses.mean().backward()
@@ -61,9 +56,8 @@ def main(output: str = "train_output", stop: str = str(NUM_STEPS)) -> None:
         if (step + 1) % 10 == 0:
             print(f"step {step + 1}: ratio {batch.masking_ratio:.3f}, loss {losses.mean():.3f}")
         if (step + 1) % SAVE_EVERY == 0:
-            parts = {"model": model, "optimiser": optimiser, "masker": masker}
-            tensors = {name: part.state_dict() for name, part in parts.items()}
-            torch.save(tensors | {"step": step + 1}, state)
+            states = {name: part.state_dict() for name, part in parts.items()}
+            torch.save(states | {"step": step + 1}, state)
 
     model.eval()
     held_out = cm.RowLoader(data.split("held_out"), seed=0, rows_per_step=64)

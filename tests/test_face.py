@@ -83,6 +83,15 @@ def test_a_room_can_be_called_whoever_imports_it_first() -> None:
     assert run_python(code) == "True True False"
 
 
+def test_what_is_not_installed_is_named_with_its_extra() -> None:
+    code = (
+        "import sys; sys.modules['lightning'] = None; import chronomask as cm\n"
+        "try: cm.TimeVariantMasking\n"
+        "except cm.UsageError as error: print(error)"
+    )
+    assert "pip install 'chronomask[lightning]'" in run_python(code)
+
+
 def test_the_stub_says_the_same() -> None:
     tree = ast.parse((ROOT / "src/chronomask/__init__.pyi").read_text(encoding="utf-8"))
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]

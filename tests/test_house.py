@@ -77,7 +77,6 @@ PAST_PARTICIPLES = {
     "_folded",
     "_framed",
     "_joined",
-    "_kept",
     "_known",
     "_marked",
     "_nested",

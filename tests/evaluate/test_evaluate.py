@@ -43,7 +43,7 @@ def test_families_and_names_become_tasks_once() -> None:
     assert {task.family for task in REGISTRY.values()} >= {"glue", "squad"}
     with pytest.raises(UsageError, match="unknown task 'colla'; did you mean 'cola'"):
         make_tasks(["colla"])
-    with pytest.raises(UsageError, match="no task was asked for"):
+    with pytest.raises(UsageError, match="no task was named"):
         make_tasks([])
 
 
@@ -72,8 +72,8 @@ def test_overrides_reach_all_a_family_or_a_task() -> None:
     [
         ("epochss=1", "no task has 'epochss'; did you mean 'epochs'"),
         ("cola.epochss=1", "unknown key 'epochss'; did you mean 'epochs'"),
-        ("kola.epochs=1", "'kola' is no task and no family; did you mean 'cola'"),
-        ("squad.epochs=1", "'squad' is not among the tasks asked for"),
+        ("kola.epochs=1", "'kola' is neither a task nor a family; did you mean 'cola'"),
+        ("squad.epochs=1", "'squad' is not one of the tasks to run"),
         ("epochs=0", r"--set epochs=0: epochs is 0: it should be greater"),
         ("cola.epochs=0", r"--set cola.epochs=0: epochs is 0: it should be greater"),
         ("precision=fp8", "--set precision=fp8: precision is 'fp8'"),
@@ -144,7 +144,7 @@ def test_results_of_something_else_are_refused_and_kept(
     seen = ran(monkeypatch)
     other = find_subject(str(save_model(tmp_path / "other", seed=1)))
     with pytest.raises(
-        UsageError, match=r"cola-seed0.json is there already, made with other weights"
+        UsageError, match=r"cola-seed0.json already exists and was made with other weights"
     ):
         evaluate(other, tasks, glue, [0, 1], out, progress=False)
     changed = make_tasks(["cola"], [*QUICK, "epochs=2"], limit=3)
@@ -188,7 +188,7 @@ def test_tasks_are_given_by_name_or_made(subject: Subject, glue: Path, tmp_path:
             evaluate(subject, mixed, glue, progress=False)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match="unknown task 'rtee'"):
         evaluate(subject, "cola, rtee", glue, progress=False)
-    with pytest.raises(UsageError, match="no task was asked for"):
+    with pytest.raises(UsageError, match="no task was named"):
         evaluate(subject, "", glue, progress=False)
 
 

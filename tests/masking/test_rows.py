@@ -242,6 +242,26 @@ def test_columns_of_a_batch_mean_what_they_mean_to_the_collator(
     assert not torch.equal(by_progress, masker({**columns, "row_id": [0] * 32}, 0.4).labels)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("strategy", ["whole_word", "span"])
+def test_tensors_stay_on_their_device(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], strategy: str
+) -> None:
+    masker = Masker.for_tokenizer(tokenizer, strategy={"kind": strategy}, seed=5).to("cuda")
+    batch = tokenizer.pad({"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt")
+    expected = masker(batch, 0.4)
+    columns = dict(batch.to("cuda")) | {"row_id": torch.arange(32), "epoch": torch.tensor(1)}
+    for given in (batch.to("cuda"), batch["input_ids"].cuda()):
+        masked = masker(given, 0.4)
+        assert masked.inputs()["input_ids"].is_cuda
+        assert masked.inputs()["attention_mask"].is_cuda
+        assert torch.equal(masked.labels.cpu(), expected.labels)
+    numbered = {name: column.cuda() for name, column in columns.items()}
+    host = {name: column.cpu() for name, column in columns.items()}
+    assert torch.equal(masker(numbered, 0.4).labels.cpu(), masker(host, 0.4).labels)
+
+
 def test_padding_on_the_left_is_padding(tokenizer: PreTrainedTokenizerFast) -> None:
     pad = tokenizer.pad_token_id
     ids = tokenizer(TEXT[0])["input_ids"]

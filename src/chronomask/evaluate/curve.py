@@ -25,14 +25,14 @@ __all__ = ["Plan", "checkpoints_of", "evaluate_curve"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What every checkpoint is asked; small enough to be handed to another process."""
+    """What every checkpoint is evaluated on; small enough to be handed to another process."""
 
     tasks: tuple[str, ...]
     """names and families, as on the command line"""
     task_data: Path
     """folder with the tasks' files"""
     seeds: int
-    """of fine-tuning: 0 to one less"""
+    """number of fine-tuning seeds; they are 0, 1, …"""
     overrides: tuple[str, ...] = ()
     limit: int | None = None
     force: bool = False
@@ -41,14 +41,14 @@ class Plan:
 def checkpoints_of(run: Path, every: int) -> list[Path]:
     """Every ``every``-th checkpoint of a run by rising step, the last one always among them.
 
-    Raises UsageError if ``run`` is no run folder or has no checkpoint.
+    Raises UsageError if ``run`` is not a run folder or has no checkpoint.
     """
     if every < 1:
-        raise UsageError(f"every {every} checkpoints cannot be: the smallest is 1, all of them")
+        raise UsageError(f"every is {every}; it must be 1, for every checkpoint, or more")
     found = checkpoints_in(RunFolder(run).checkpoints)
     if not found:
         raise UsageError(
-            f"{run} has no checkpoints: a curve is drawn of a run folder, whose config says "
+            f"{run} has no checkpoints: a curve needs a run folder trained with "
             "checkpoint.keep: all"
         )
     return found[::every][::-1]
@@ -63,7 +63,7 @@ def evaluate_curve(
     that fails does not stop the others: RunError names those that failed when all are done.
     """
     if workers < 1:
-        raise UsageError(f"{workers} workers cannot be: the smallest number is 1")
+        raise UsageError(f"workers is {workers}; it must be 1 or more")
     checkpoints = checkpoints_of(run, every)
     tasks = make_tasks(plan.tasks, plan.overrides, plan.limit)
     last = find_subject(str(checkpoints[-1]))
@@ -99,7 +99,7 @@ def evaluate_curve(
         listing = "; ".join(f"{path.name}: {error}" for path, error in sorted(failed.items()))
         raise RunError(
             f"{len(failed)} of {len(jobs)} checkpoints could not be evaluated ({listing}); the results of "
-            f"the others are in {out}: call again when this is mended"
+            f"the others are in {out}: run the same command again once this is mended"
         )
     return {step_of(path) or 0: found[path] for path in checkpoints}
 

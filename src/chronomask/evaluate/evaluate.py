@@ -1,6 +1,6 @@
-"""Evaluating a model: every task is checked before any runs, every result is written when it is there.
+"""Evaluating a model: every task is checked before any runs, every result is written as soon as it is known.
 
-An evaluation that was interrupted goes on where it stopped: results that are there already, of the same
+An evaluation that was interrupted continues where it stopped: results that are there already, of the same
 weights, data and recipe, are kept.
 """
 
@@ -54,7 +54,7 @@ def evaluate(
     task_data, out = Path(task_data), default_out(model) if out is None else Path(out)
     wanted = list(_units(tasks, seeds))
     _check(model, tasks, task_data)
-    there = {} if force else _kept(model, task_data, wanted, out)
+    there = {} if force else _read_existing(model, task_data, wanted, out)
     results = []
     for number, (task, seed) in enumerate(wanted, 1):
         result = there.get((task.name, seed))
@@ -139,7 +139,7 @@ def _check(model: Subject, tasks: Sequence[Task[Any]], task_data: Path) -> None:
     raise kind(listing + way_out)
 
 
-def _kept(
+def _read_existing(
     model: Subject, task_data: Path, wanted: Sequence[tuple[Task[Any], int]], out: Path
 ) -> dict[tuple[str, int], TaskResult]:
     """Results that are there and are what would be made; raises UsageError for others."""
@@ -158,7 +158,7 @@ def _kept(
         differing += [f"recipe.{name}" for name in task.differing_settings(result)]
         if differing:
             raise UsageError(
-                f"{path} is there already, made with other {', '.join(differing)} (of {result.model}): "
+                f"{path} already exists and was made with other {', '.join(differing)} (of {result.model}): "
                 "choose another --out, or replace it with --force"
             )
         there[task.name, seed] = result

@@ -22,7 +22,7 @@ from chronomask.config import Config
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.batches import Encoded, by_length, shuffled_batches
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import Kept, Task
+from chronomask.evaluate.task import Cached, Task
 from chronomask.progress import Progress
 from chronomask.types import Device, Precision
 
@@ -125,7 +125,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
 
     def __init__(self, config: Recipe) -> None:
         super().__init__(config)
-        self._prepared = Kept[Prepared[Examples, Tokens]]()
+        self._prepared = Cached[Prepared[Examples, Tokens]]()
 
     @property
     def head_options(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         choose_device(self.config.device)
         if self.config.max_length > model.max_length:
             raise UsageError(
-                f"{self.name}: rows of {self.config.max_length} tokens, and {model.name} has room for "
+                f"{self.name}: max_length is {self.config.max_length}, but {model.name} has room for "
                 f"{model.max_length}: --set {self.name}.max_length={model.max_length}, or evaluate a "
                 "model of longer rows"
             )

@@ -38,7 +38,7 @@ class Subject:
     """A model folder and what is known of it; tokenizer, config and hash are read when first asked for."""
 
     name: str
-    """as it was asked for: a folder or a hub name"""
+    """as it was given: a folder or a hub name"""
     path: Path
     """the local folder that transformers opens"""
     step: int | None = None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from chronomask.evaluate.subject import Subject
 
 __all__ = [
-    "Kept",
+    "Cached",
     "Task",
     "check_text",
     "content_sha256",
@@ -69,7 +69,7 @@ class Task(ABC, Generic[Recipe]):
         return {name: value for name, value in values.items() if name not in self.outside_recipe}
 
     def differing_settings(self, result: TaskResult) -> list[str]:
-        """Names of the settings that a result was made with otherwise than this task is set."""
+        """Names of the settings in which a result differs from this task."""
         now = json.loads(json.dumps(self.recipe))  # as a result file would hold it
         if now.get("precision") == "auto":  # a result says which it was
             now["precision"] = result.recipe.get("precision")
@@ -136,8 +136,8 @@ class Task(ABC, Generic[Recipe]):
         )
 
 
-class Kept(Generic[T]):
-    """What was made last, such as files that were read; made anew when asked for with another key."""
+class Cached(Generic[T]):
+    """The value made last, such as files that were read; another key makes it anew."""
 
     def __init__(self) -> None:
         self._last: tuple[Hashable, T] | None = None
@@ -177,7 +177,7 @@ def parse_json(text: str, where: str) -> Any:
         raise DataError(f"{where} is nested too deeply to hold examples") from None
     except ValueError as error:
         raise DataError(
-            f"{where} is not JSON ({error}): the file is cut short or damaged, get it again"
+            f"{where} is not JSON ({error}): the file is cut short or damaged, download it again"
         ) from None
 
 

@@ -1,5 +1,5 @@
 """Time-variant masking in training loops that people already have.
 
-One file per framework; what they share is in ``rows`` (features → rows) and ``step`` (one run's
-masking). May import masking, data, model and what is below.
+One file per framework, and ``order`` for which rows come when; ``step`` is what the frameworks share: one
+run's masking, its ratios for the logs, its state in a checkpoint.
 """

@@ -229,7 +229,7 @@ def test_a_zip_of_a_rare_method_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "blimp.rar").touch()
     with pytest.raises(
-        UsageError, match=r"blimp\.rar is no archive of BLiMP: its name must end in"
+        UsageError, match=r"blimp\.rar is not an archive of BLiMP: its name must end in"
     ):
         contents(tmp_path / "blimp.rar")
 

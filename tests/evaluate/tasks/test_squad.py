@@ -76,7 +76,7 @@ def change(values: Any, **changes: Any) -> Any:
         (lambda v: {"data": []}, "holds no questions"),
         (lambda v: [1], "expected data > paragraphs"),
         (lambda v: change(v, answers=[]), r"question 1-0-0: no answer.*v2.0"),
-        (lambda v: change(v, id="0-0-0"), "question 0-0-0: the id is there twice"),
+        (lambda v: change(v, id="0-0-0"), "question 0-0-0: the id occurs twice"),
         (
             lambda v: change(v, question=None),
             "question 1-0-0: question, context and answers must be text",
@@ -172,7 +172,7 @@ def test_same_seed_same_numbers_and_limit_is_in_the_recipe(subject: Subject, dat
 
 
 def test_windows_longer_than_the_model_are_refused(subject: Subject, data: Path) -> None:
-    with pytest.raises(UsageError, match=r"rows of 384 tokens.*--set squad.max_length=128"):
+    with pytest.raises(UsageError, match=r"max_length is 384.*--set squad.max_length=128"):
         SquadTask().check(subject, data)
 
 

@@ -24,7 +24,7 @@ REGISTRY: dict[str, Task[Any]] = {}
 
 
 def register(task: Task[Any]) -> None:
-    """Let a task be asked for by its name; raises UsageError for a name that means something already."""
+    """Register a task under its name; raises UsageError for a name that means something already."""
     if task.name in REGISTRY or task.name in {*_families()} - {task.family}:
         raise UsageError(f"there is a task or a family called '{task.name}': choose another name")
     REGISTRY[task.name] = task
@@ -55,7 +55,7 @@ def make_tasks(
 def make_task(name: str, settings: Mapping[str, Any], origin: str) -> Task[Any]:
     """One task with some settings of its recipe changed; ``origin`` is what a refusal blames for them.
 
-    Raises UsageError for the name of a family, and for settings that the task has not.
+    Raises UsageError for the name of a family, and for settings that the task does not have.
     """
     chosen = _choose([name])
     if [task.name for task in chosen] != [name]:
@@ -82,10 +82,12 @@ def _address(override: str, chosen: Sequence[Task[Any]]) -> tuple[list[Task[Any]
         keys = sorted({key for task in chosen for key in type(task.config).model_fields})
         raise UsageError(f"{origin}: no task has '{path}'; {nearest(path, keys)}")
     if head not in (names := _names()):
-        raise UsageError(f"{origin}: '{head}' is no task and no family; {nearest(head, names)}")
+        raise UsageError(
+            f"{origin}: '{head}' is neither a task nor a family; {nearest(head, names)}"
+        )
     reached = [task for task in chosen if head in (task.name, task.family)]
     if not reached:
-        raise UsageError(f"{origin}: '{head}' is not among the tasks asked for")
+        raise UsageError(f"{origin}: '{head}' is not one of the tasks to run")
     return reached, Layer(origin, {rest: value})
 
 
@@ -99,7 +101,7 @@ def _choose(names: Iterable[str]) -> list[Task[Any]]:
             raise UsageError(f"unknown task '{name}'; {nearest(name, _names())}")
         found |= {task.name: task for task in of_name or of_family}
     if not found:
-        raise UsageError("no task was asked for: name tasks or families, such as glue,squad")
+        raise UsageError("no task was named: give tasks or families, such as glue,squad")
     return list(found.values())
 
 

@@ -29,7 +29,7 @@ from chronomask.evaluate.pseudo import (
     pseudo_log_likelihood,
 )
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import Kept, Task, check_text, files_in, folder_of, parse_json
+from chronomask.evaluate.task import Cached, Task, check_text, files_in, folder_of, parse_json
 from chronomask.runs.result import TaskResult
 from chronomask.storage import (
     UNPACKED_LIMIT,
@@ -68,8 +68,8 @@ class BlimpTask(Task[PseudoLikelihood]):
 
     def __init__(self, config: PseudoLikelihood | None = None) -> None:
         super().__init__(config or PseudoLikelihood())
-        self._read = Kept[tuple[list[Pair], str]]()
-        self._encoded = Kept[tuple[list[str], Sentences]]()
+        self._read = Cached[tuple[list[Pair], str]]()
+        self._encoded = Cached[tuple[list[str], Sentences]]()
 
     def data_sha256(self, task_data: Path) -> str:
         """Of the .jsonl files, in order of name."""
@@ -232,7 +232,7 @@ def _in_archive(path: Path) -> list[tuple[str, bytes]]:
     """Names and contents of an archive's .jsonl files; raises DataError for one that cannot be read."""
     if not path.name.endswith(_ARCHIVES):
         raise UsageError(
-            f"{path} is no archive of BLiMP: its name must end in {', '.join(_ARCHIVES)}"
+            f"{path} is not an archive of BLiMP: its name must end in {', '.join(_ARCHIVES)}"
         )
     members = _in_zip if path.name.endswith(".zip") else _in_tar
     try:
@@ -246,7 +246,7 @@ def _in_archive(path: Path) -> list[tuple[str, bytes]]:
         OSError,
     ) as error:
         raise DataError(
-            f"{path} cannot be read as an archive ({error}): it is damaged or cut short, get it again"
+            f"{path} cannot be read as an archive ({error}): it is damaged or cut short, download it again"
         ) from None
 
 

@@ -391,7 +391,7 @@ def _from_file(path: Path, form: Format) -> Examples:
         texts.append([row[place] for place in places])
         labels.append(-1 if label_at is None else _label(row[label_at], form, path, number))
     if not texts:
-        raise DataError(f"{path} holds no whole example")
+        raise DataError(f"{path} holds no complete example")
     return _examples(texts, labels, form, skipped)
 
 
@@ -424,7 +424,7 @@ def _from_hub(task: str, form: Format, split: str) -> Examples:
     if there != form.class_names:
         raise DataError(
             f"{HUB_NAME} ({task}) has the labels {there}, not {form.class_names}: "
-            "its class numbers mean something else"
+            "so its class numbers cannot be interpreted"
         )
     texts = [list(pair) for pair in zip(*(rows[name] for name in names), strict=True)]
     return _examples(texts, list(rows["label"]), form, 0)

@@ -95,7 +95,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         if load_tokenizer(prepared.tokenizer_path).get_vocab() != model.tokenizer.get_vocab():
             raise UsageError(
                 f"{prepared.path} was prepared with another tokenizer than {model.name} has: the loss per "
-                "token means nothing then; prepare the text with this model's tokenizer"
+                "token cannot be compared; prepare the text with this model's tokenizer"
             )
         if prepared.row_length > model.max_length:
             raise UsageError(
@@ -260,7 +260,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
         if self.config.text is not None:
             path = Path(self.config.text)
             if not path.is_file():
-                raise UsageError(f"{path} does not exist or is no file: name a text file")
+                raise UsageError(f"{path} does not exist or is not a file: name a text file")
             return path
         if task_data.is_file():
             return task_data
@@ -268,7 +268,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
         found = files_in(place, _TEXTS)
         if len(found) != 1:
             raise UsageError(
-                f"{place} holds {len(found)} text files, and one is needed: name it with "
+                f"{place} holds {len(found)} text files: choose one with "
                 f"--set {self.name}.text=FILE ({', '.join(_TEXTS)})"
             )
         return found[0]

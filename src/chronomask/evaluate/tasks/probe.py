@@ -21,7 +21,7 @@ from chronomask.conllu import Sentence, as_text, sentences
 from chronomask.errors import UsageError
 from chronomask.evaluate.batches import by_length, end_to_end
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import Kept, Task, files_in, folder_of
+from chronomask.evaluate.task import Cached, Task, files_in, folder_of
 from chronomask.progress import Progress
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
@@ -70,7 +70,7 @@ class ProbeTask(Task[ProbeConfig]):
 
     def __init__(self, config: ProbeConfig | None = None) -> None:
         super().__init__(config or ProbeConfig())
-        self._read = Kept[list[list[Sentence]]]()
+        self._read = Cached[list[list[Sentence]]]()
 
     def data_sha256(self, task_data: Path) -> str:
         """Of the two files."""
@@ -91,7 +91,7 @@ class ProbeTask(Task[ProbeConfig]):
         layers = model.config.num_hidden_layers
         if not -layers - 1 <= self.config.layer <= layers:
             raise UsageError(
-                f"{self.name}: layer {self.config.layer}, and {model.name} has 0 (the embeddings) to "
+                f"{self.name}: layer is {self.config.layer}; {model.name} has layers 0 (the embeddings) to "
                 f"{layers}: --set {self.name}.layer=…"
             )
 

@@ -317,7 +317,7 @@ def _check(question: Question, context: str, seen: set[str], at: str) -> None:
     if not question.answers:
         raise DataError(f"{at}: no answer; every question of SQuAD v1.1 has one (is this v2.0?)")
     if question.id in seen:
-        raise DataError(f"{at}: the id is there twice")
+        raise DataError(f"{at}: the id occurs twice")
     seen.add(question.id)
     for answer, start in zip(question.answers, question.starts, strict=True):
         if start < 0 or context[start : start + len(answer)] != answer:
