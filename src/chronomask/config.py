@@ -1,9 +1,9 @@
 """Base of every part's configuration: frozen values, read from YAML, changed by dotted overrides.
 
-A part's config is a :class:`Config` subclass in the part's own file; alternatives form a union told
-apart by ``kind``. Nothing in a file is ever imported or executed. Unknown keys and values are refused
-before any work starts, with the nearest valid name, and blamed on what gave them: a file, a flag, an
-override.
+A part's config is a :class:`Config` subclass in the part's own file; where a part has several kinds, they
+form a family of :class:`Alternative`. Nothing in a file is ever imported or executed. Unknown keys and
+values are refused before any work starts, with the nearest valid name, and blamed on what gave them: a
+file, a flag, an override.
 
 One grammar changes a config wherever changes are written: a dotted path, ``masking.ratio.base``, names a
 value within groups. ``--set masking.ratio.base=0.3`` on the command line, ``masking.ratio.base: 0.3`` in
@@ -15,31 +15,44 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, to_jsonable_python
+from pydantic_core import (
+    CoreSchema,
+    ErrorDetails,
+    InitErrorDetails,
+    PydanticCustomError,
+    PydanticKnownError,
+    core_schema,
+    to_jsonable_python,
+)
 
 from chronomask.errors import UsageError, nearest, shown
 from chronomask.recipes import find_recipe
 from chronomask.yaml_text import as_yaml, control_character, from_yaml, read_text
 
 __all__ = [
+    "Alternative",
     "Config",
     "Layer",
     "Seed",
     "apply_overrides",
     "diff",
+    "kind_of",
     "kinds_at",
     "merge",
     "nested",
@@ -192,6 +205,156 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+class Alternative(Config):
+    """Base of configs of which a field takes one, told apart by ``kind``.
+
+    A *family* is a subclass that declares what its members can do, and has no ``kind``; its *members* are
+    the subclasses that have one. Nothing else is written down: a field whose type is the family takes
+
+    - keys with a ``kind``, as a file has them, of any member that this process has defined, in this
+      package or outside; no import path in a file is ever followed;
+    - an instance of any subclass of the family.
+
+    A family may lie within another (schedules of progress alone among all schedules): its members belong
+    to both. ::
+
+        class Shape(Alternative):
+            @abstractmethod
+            def area(self) -> float: ...
+
+        class Square(Shape):
+            kind: Literal["square"] = "square"
+            side: float = 1.0
+
+            def area(self) -> float:
+                return self.side**2
+
+        class Drawing(Config):
+            shape: Shape = Square()
+
+        Drawing.parse({"shape": {"kind": "square", "side": 2}})
+
+    A member is known once its module is imported: where a family is spread over several files, the file
+    with the field must import them all. Defining a second class of a kind raises TypeError, and so does
+    making a value of a class without one; the same class may be defined again, as in a notebook.
+    """
+
+    _members: ClassVar[dict[str, type[Alternative]]] = {}
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if cls._is_family():
+            raise TypeError(
+                f"{_place_of(cls)} has no kind, so no config could name it: give it one, as in  "
+                "kind: Literal['name'] = 'name'"
+            )
+        return super().__new__(cls)
+
+    @classmethod
+    def kinds(cls) -> dict[str, type[Self]]:
+        """The members of a family by kind, in the order in which they were defined."""
+        return dict(cls._members)  # pyright: ignore[reportReturnType]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the families of a new member know it, or begin a new family; raises TypeError."""
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls._is_family():
+            cls._members = {}
+            return
+        kinds = _kinds([cls])
+        if not kinds:
+            raise TypeError(
+                f"the kind of {_place_of(cls)} is no literal: write  kind: Literal['name'] = 'name'"
+            )
+        families = [base for base in cls.__mro__[:-1] if issubclass(base, Alternative)]
+        for family in families:
+            if family is Alternative or not family._is_family():
+                continue
+            for kind in kinds:
+                taken = family._members.get(kind)
+                if taken is not None and _place_of(taken) != _place_of(cls):
+                    raise TypeError(
+                        f"{_place_of(cls)} has the kind {kind!r} of {_place_of(taken)}: give it one of its "
+                        "own, as in  kind: Literal['name'] = 'name'"
+                    )
+                family._members[kind] = cls
+
+    @classmethod
+    def _is_family(cls) -> bool:
+        return "kind" not in cls.model_fields
+
+    @classmethod
+    def _choose(cls, value: Any) -> Alternative:
+        """The member of this family that a value is or stands for."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, type) and issubclass(value, cls):
+            raise PydanticCustomError("a_class", "a value is meant, not a class: add parentheses")
+        if not isinstance(value, Mapping):
+            raise PydanticKnownError("model_attributes_type")
+        if "kind" not in value:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
+        kind = value["kind"]
+        if not isinstance(kind, str) or kind not in cls._members:
+            context = {
+                "discriminator": "'kind'",
+                "tag": str(kind),
+                "expected_tags": ", ".join(cls._members),
+            }
+            raise PydanticKnownError("union_tag_invalid", context)
+        return cls._members[kind].model_validate(dict(value))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if not cls._is_family():
+            return handler(source)
+        as_itself = core_schema.simple_ser_schema(
+            "any"
+        )  # by its own class, not by the family's fields
+        return core_schema.no_info_plain_validator_function(cls._choose, serialization=as_itself)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        begun = _SCHEMAS_BEGUN.get()
+        if not cls._is_family():
+            token = _SCHEMAS_BEGUN.set((*begun, cls))
+            try:
+                return handler(core)
+            finally:
+                _SCHEMAS_BEGUN.reset(token)
+        # Members may hold their own family: one whose schema has begun is referred to, not begun again.
+        schemas = {kind: member.__pydantic_core_schema__ for kind, member in cls._members.items()}
+        choices = {
+            kind: core_schema.definition_reference_schema(_reference(schema))
+            if cls._members[kind] in begun
+            else schema
+            for kind, schema in schemas.items()
+        }
+        return handler(core_schema.tagged_union_schema(choices, "kind"))
+
+
+def kind_of(member: Alternative) -> str:
+    """The kind of a family's member, for messages; what it can do, its methods say."""
+    return member.kind  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_SCHEMAS_BEGUN: ContextVar[tuple[type[Config], ...]] = ContextVar("schemas begun", default=())
+"""Members whose JSON Schema is being made, one within another."""
+
+
+def _reference(schema: CoreSchema) -> str:
+    """The name by which the JSON Schema of a model is referred to."""
+    while "ref" not in schema:
+        schema = schema["schema"]  # pyright: ignore
+    return schema["ref"]
+
+
+def _place_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _surprises(given: Any, made: Any, at: tuple[str | int, ...] = ()) -> Iterator[InitErrorDetails]:
@@ -442,10 +605,12 @@ def _sentence(
         case "union_tag_invalid":
             tag = str(context.get("tag"))
             names = [name.strip(" '") for name in str(context.get("expected_tags")).split(",")]
-            return f"{location}.kind is {shown(tag)}; {nearest(tag, names)}"
+            at = f"{location}.kind" if location else "kind"
+            return f"{at} is {shown(tag)}; {nearest(tag, names)}"
         case "union_tag_not_found":
             kinds = _kinds(_classes_at(cls, values, path))
-            return f"{location} needs a 'kind', got {shown(value)}; valid: {', '.join(kinds)}"
+            at = location or "the whole"
+            return f"{at} needs a 'kind', got {shown(value)}; valid: {', '.join(kinds)}"
         case "int_parsing_size":
             return f"{location} is {shown(value)}: it is too large"
         case "unknown_name":
@@ -459,7 +624,10 @@ def _sentence(
         case "string_type" if isinstance(value, bool | int | float):
             return f"{location} is {_as_in_yaml(value)}; text is meant: put it in quotes"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"{location or 'the whole'} is {_as_in_yaml(value)}; a group of keys is meant"
+            kinds = ", ".join(_kinds(_classes_at(cls, values, path)))
+            meant = f"a group of keys with a 'kind' is meant; valid: {kinds}" if kinds else ""
+            meant = meant or "a group of keys is meant"
+            return f"{location or 'the whole'} is {_as_in_yaml(value)}; {meant}"
         case "tuple_type" | "list_type":
             return f"{location} is {_as_in_yaml(value)}; a list is meant"
     message = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
@@ -495,7 +663,7 @@ def _path(item: ErrorDetails, values: Mapping[str, Any]) -> KeyPath:
 
 def _classes_at(cls: type[Config], values: Mapping[str, Any], path: KeyPath) -> list[type[Config]]:
     """The config classes that the value at a path may be of; none where it is no group."""
-    classes: list[type[Config]] = [cls]
+    classes = list(_config_classes(cls))
     node: Any = values
     for part in path:
         if isinstance(part, str):  # items of a list are of the list's own classes
@@ -537,7 +705,9 @@ def _kinds(classes: Sequence[type[Config]]) -> dict[str, type[Config]]:
 
 
 def _config_classes(annotation: Any) -> Iterator[type[Config]]:
-    if isinstance(annotation, type) and issubclass(annotation, Config):
+    if isinstance(annotation, type) and issubclass(annotation, Alternative):
+        yield from annotation.kinds().values() or (annotation,)
+    elif isinstance(annotation, type) and issubclass(annotation, Config):
         yield annotation
     for argument in get_args(annotation):
         yield from _config_classes(argument)
