@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.work import lock
 from tests.support.corpus import made_up_text
 from tests.support.processes import python_path
 
@@ -206,13 +206,13 @@ def test_two_preparations_of_one_folder_do_not_meet(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with (
-        FileLock(out / ".lock"),
+        lock(out / ".lock"),
         pytest.raises(UsageError, match="another process is preparing"),
     ):
         prepare(config(file), out, progress=False)
     data = prepare(config(file), out, progress=False)
     assert not (out / ".lock").exists()
-    with FileLock(out / ".lock"):  # reading what is finished takes no turn
+    with lock(out / ".lock"):  # reading what is finished takes no turn
         assert prepare(config(file), out, progress=False).fingerprint == data.fingerprint
         with pytest.raises(UsageError, match="another process is preparing"):
             prepare(config(file), out, progress=False, force=True)

@@ -189,16 +189,18 @@ def test_the_tail_of_a_corrupt_warc_file(tmp_path: Path) -> None:
     assert skipped.counts == {"not a WARC record: rest of file": 1}
 
 
-@pytest.mark.parametrize(("package", "source"), [("warcio", "a.wet"), ("datasets", "hub:a/b")])
+@pytest.mark.parametrize(
+    ("package", "source", "extra"), [("warcio", "a.wet", "warc"), ("datasets", "hub:a/b", "hub")]
+)
 def test_packages_that_are_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, source: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, source: str, extra: str
 ) -> None:
     for name in (package, "warcio.archiveiterator"):
         monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "a.wet").write_bytes(b"WARC/1.0\r\n")
     source = source if source.startswith("hub") else str(tmp_path / source)
     with pytest.raises(
-        UsageError, match=rf"needs the package '{package}', .*chronomask\[prepare\]"
+        UsageError, match=rf"needs the package '{package}', .*chronomask\[{extra}\]"
     ):
         read(source)
 

@@ -109,7 +109,7 @@ def test_without_the_package(
 ) -> None:
     for name in ("datatrove.pipeline", "datatrove.pipeline.dedup", "datatrove.pipeline.filters"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UsageError, match=r"needs the package 'datatrove', .*chronomask\[prepare\]"):
+    with pytest.raises(UsageError, match=r"needs the package 'datatrove', .*chronomask\[filters\]"):
         run(config(corpus(tmp_path, [GOOD]), **values), tmp_path / "out")
 
 

@@ -12,7 +12,6 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -24,7 +23,7 @@ from chronomask.prepare.config import LocalExecutor, PrepareConfig
 from chronomask.prepare.executors import run_stage
 from chronomask.prepare.pipeline import prepare, prepare_share
 from chronomask.prepare.tasks import Share, Stage
-from chronomask.prepare.work import mark, mark_file
+from chronomask.prepare.work import lock, mark, mark_file
 from tests.support.corpus import made_up_text
 from tests.support.processes import HANG, python_path
 
@@ -145,13 +144,12 @@ def test_shares_and_a_whole_preparation_do_not_meet(
     monkeypatch.setattr(pipeline, "_SECONDS_TO_BEGIN", 0)
     out.mkdir()
     with (
-        FileLock(out / ".lock"),
+        lock(out / ".lock"),
         pytest.raises(UsageError, match="another process is preparing"),
     ):
         prepare_share(made, out, Share(1, 2), progress=False)
     prepare_share(made, out, Share(1, 2), progress=False)
-    with (out / ".lock").open() as other:  # a share that is still at it
-        fcntl.flock(other, fcntl.LOCK_SH)
+    with lock(out / ".lock", together=True):  # a share that is still at it
         with pytest.raises(UsageError, match="another process is preparing"):
             prepare(made, out, progress=False)
         with pytest.raises(UsageError, match="have another config or other sources"):
@@ -195,8 +193,8 @@ def test_a_disk_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(37, "No locks available")
 
     made = config(tmp_path)
-    monkeypatch.setattr(FileLock, "acquire", refuse)
-    with pytest.raises(RunError, match="No locks available"):
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RunError, match=r"cannot be locked \(No locks available\)"):
         prepare_share(made, tmp_path / "out", Share(1, 2), progress=False)
 
 

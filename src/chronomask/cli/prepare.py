@@ -64,9 +64,7 @@ def prepare(
     workers: Annotated[
         str | None, config_flag("N", "Processes; 0 is one per processor core.")
     ] = None,
-    executor: Annotated[
-        str | None, config_flag("KIND", "Where they run: local or ray.")
-    ] = None,
+    executor: Annotated[str | None, config_flag("KIND", "Where they run: local or ray.")] = None,
     only: Annotated[
         str | None,
         typer.Option(

@@ -9,19 +9,17 @@ words and classes, by many processes) → assemble (tokens → rows). Stages kee
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from uuid import uuid4
-
-from filelock import FileLock, Timeout
 
 from chronomask.config import diff, kind_of
 from chronomask.data.folder import PreparedData
@@ -41,7 +39,7 @@ from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tasks import Share, Stage, Task
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.words.tagger import Tagger
-from chronomask.prepare.work import SPLITS, mark_file, read_mark
+from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark
 from chronomask.progress import Progress
 from chronomask.storage import write_json, write_text
 
@@ -112,63 +110,43 @@ def prepare_share(
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """No other preparation writes ``out`` meanwhile; a killed one's lock is gone with its process."""
-    mark = out / _LOCK
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(mark, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(_taken(out)) from None
-    except OSError as error:
-        raise UsageError(f"{out} cannot be used as a folder: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        mark.unlink(missing_ok=True)
-        lock.release()
+    """No other preparation writes ``out`` meanwhile."""
+    with lock(_lock_of(out)) as mine:
+        if not mine:
+            raise _in_use(out)
+        try:
+            yield
+        finally:
+            (out / _LOCK).unlink(missing_ok=True)
 
 
 @contextmanager
 def _beside_others(run: _Run) -> Iterator[None]:
     """Other shares may write the folder meanwhile, a whole preparation may not.
 
-    The lock is that of :func:`_alone`, held by several together. Who finds nobody else begins the work
-    folder, if it has to be begun.
+    Who finds nobody else there begins the work folder, if it has to be begun.
     """
-    import fcntl  # not there on Windows, where a preparation cannot be shared
-
-    try:
-        run.out.mkdir(parents=True, exist_ok=True)
-        handle = (run.out / _LOCK).open("a")
-    except OSError as error:
-        raise UsageError(f"{run.out} cannot be used as a folder: {error.strerror}") from None
-    with handle:
-        if _locks(handle, fcntl.LOCK_EX, seconds=0) and not (run.is_finished() or run.is_begun()):
+    with lock(_lock_of(run.out)) as nobody_else:
+        if nobody_else and not (run.is_finished() or run.is_begun()):
             run.begin()
-        if not _locks(handle, fcntl.LOCK_SH, seconds=_SECONDS_TO_BEGIN):
-            raise UsageError(_taken(run.out))
+    with lock(_lock_of(run.out), together=True, seconds=_SECONDS_TO_BEGIN) as mine:
+        if not mine:
+            raise _in_use(run.out)
         yield
 
 
-def _taken(out: Path) -> str:
-    return f"another process is preparing {out}; wait for it, or choose another --out"
+def _lock_of(out: Path) -> Path:
+    """The file whose lock says who writes ``out``; the folder is made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _LOCK).touch()
+    except OSError as error:
+        raise UsageError(f"{out} cannot be used as a folder: {error.strerror}") from None
+    return out / _LOCK
 
 
-def _locks(handle: IO[str], how: int, seconds: float) -> bool:
-    """Whether a lock is had within so many seconds."""
-    import fcntl
-
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(handle, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.05)
-        else:
-            return True
+def _in_use(out: Path) -> UsageError:
+    return UsageError(f"another process is preparing {out}; wait for it, or choose another --out")
 
 
 @dataclass(frozen=True)
@@ -262,16 +240,14 @@ class _Run:
         if self.share is None:
             yield
             return
-        lock = FileLock(self.work / "once.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+        seconds = 0.0
+        while True:
+            with lock(self.work / "once", seconds=seconds) as mine:
+                if mine:
+                    yield
+                    return
             self.say("waiting for what another share does for all")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+            seconds = math.inf
 
     def say(self, line: str) -> None:
         """Tell people what goes on, if they want to know."""
@@ -322,7 +298,7 @@ class _Run:
                     part_characters=config.part_characters,
                     held_out=config.held_out,
                 )
-        gathered = self.refined(gathered)
+        gathered = self.refine(gathered)
         class_names = tagger.classes_of(gathered.tags)
         with self.once():
             tokenizer = self.tokenizer(gathered)
@@ -345,7 +321,7 @@ class _Run:
         self.run(stage, "tokenising and tagging", gathered, whole=False)
         return gathered, tokenizer, job
 
-    def refined(self, gathered: Gathered) -> Gathered:
+    def refine(self, gathered: Gathered) -> Gathered:
         """What is left after filters and deduplication; raises :class:`DataError` if nothing is."""
         config = self.config
         if config.filters:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from chronomask.errors import ChronomaskError, RunError, UsageError
-from chronomask.prepare.work import mark_file
+from chronomask.errors import ChronomaskError, UsageError
+from chronomask.prepare.work import lock, mark_file
 
 __all__ = ["Share", "Stage", "Task", "as_message", "begin_worker", "run_task", "run_tasks"]
 
@@ -72,26 +70,11 @@ class Stage:
         with self.claim(number) as mine:
             return not mine
 
-    @contextmanager
-    def claim(self, number: int) -> Iterator[bool]:
-        """Have a part for oneself, False if another process has it; a killed process has none."""
+    def claim(self, number: int) -> AbstractContextManager[bool]:
+        """Have a part for oneself, False if another process has it in hand."""
         file = self.work / "claims" / f"{self.name}-{number:06d}"
         file.parent.mkdir(exist_ok=True)
-        lock = FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        except (OSError, NotImplementedError) as error:
-            raise RunError(
-                f"{file} cannot be locked ({error}): shares need a file system with locks; prepare on one "
-                "machine, without --only"
-            ) from None
-        try:
-            yield True
-        finally:
-            lock.release()
+        return lock(file)
 
 
 def run_task(stage: Stage, number: int) -> bool:

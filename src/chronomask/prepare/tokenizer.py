@@ -185,7 +185,7 @@ class Unigram(_Trained):
 
     def check(self) -> None:
         """Raises :class:`UsageError` without sentencepiece."""
-        need("sentencepiece", "prepare", "tokenizer.kind=unigram")
+        need("sentencepiece", "unigram", "tokenizer.kind=unigram")
 
     def train(self, sample: Iterable[str]) -> Tokenizer:
         """Unigram (Kudo, 2018), the same on every run.

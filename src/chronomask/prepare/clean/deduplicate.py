@@ -51,7 +51,7 @@ class Deduplication(Alternative):
         """Write what is compared of the texts of a part."""
         raise NotImplementedError
 
-    def repeated(self, work: Path, num_parts: int) -> dict[int, list[int]]:
+    def duplicates(self, work: Path, num_parts: int) -> dict[int, list[int]]:
         """Which documents to leave out of each part, by their places in it."""
         raise NotImplementedError
 
@@ -73,7 +73,7 @@ class ExactDuplicates(Deduplication):
         digests = b"".join(hashlib.blake2b(t.encode(), digest_size=16).digest() for t in texts)
         write_work(_hashes_file(work, number), digests)
 
-    def repeated(self, work: Path, num_parts: int) -> dict[int, list[int]]:
+    def duplicates(self, work: Path, num_parts: int) -> dict[int, list[int]]:
         """Those whose hash was met before; the hashes of all documents are held."""
         hashes = [np.fromfile(_hashes_file(work, k), "S16") for k in range(num_parts)]
         sizes = np.cumsum([0, *(part.size for part in hashes)])
@@ -106,7 +106,7 @@ class MinHashDuplicates(Deduplication):
 
     def check(self) -> None:
         """Raises :class:`UsageError` without datatrove."""
-        need("datatrove.pipeline.dedup", "prepare", "deduplication.kind=minhash")
+        need("datatrove.pipeline.dedup", "filters", "deduplication.kind=minhash")
 
     def sign(self, texts: Sequence[str], work: Path, number: int) -> None:
         """The library's signatures."""
@@ -118,7 +118,7 @@ class MinHashDuplicates(Deduplication):
         )
         step.run((TheirDocument(text=text, id="") for text in texts), number, 1)
 
-    def repeated(self, work: Path, num_parts: int) -> dict[int, list[int]]:
+    def duplicates(self, work: Path, num_parts: int) -> dict[int, list[int]]:
         """What the library's clusters leave out."""
         from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
 
@@ -174,9 +174,9 @@ def drop_duplicates(work: Path, num_parts: int, choice: Deduplication) -> tuple[
         return documents, characters, skipped
     documents = characters = 0
     assert choice.reason is not None
-    repeated = choice.repeated(work, num_parts)
+    found = choice.duplicates(work, num_parts)
     for number in range(num_parts):
-        indices = set(repeated.get(number, ()))
+        indices = set(found.get(number, ()))
         leave_out(work, number, sorted(indices))
         for index, document in enumerate(read_text(work, number, duplicates=True)):
             if index in indices:

@@ -36,8 +36,8 @@ class DatatroveFilter(Config):
         Raises :class:`UsageError` for a missing package or an unknown option, :class:`DataError` where
         the filter refuses its options.
         """
-        library = need("datatrove.pipeline.filters", "prepare", f"filter {self.kind}")
-        need("loguru", "prepare", f"filter {self.kind}").logger.disable("datatrove")
+        library = need("datatrove.pipeline.filters", "filters", f"filter {self.kind}")
+        need("loguru", "filters", f"filter {self.kind}").logger.disable("datatrove")
         kinds = {
             "gopher_quality": library.GopherQualityFilter,
             "gopher_repetition": library.GopherRepetitionFilter,

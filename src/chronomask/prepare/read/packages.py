@@ -2,7 +2,7 @@
 
 Files are read, never imported. Packages take turns, a file each, in a fixed order, so the text is the
 same for the same versions and no package fills the budget alone. What of a docstring or README is prose,
-whole sentences without the markup around them, is told by patterns.
+whole sentences without the markup around them, is found by patterns.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def read_text(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[
             if held > fields.max_bytes:
                 skipped.add(fields.too_long, name)
             else:
-                yield from _decoded(b"".join(lines), name, skipped)
+                yield from _decode(b"".join(lines), name, skipped)
             number += 1
             lines, held = [], 0
 
@@ -229,8 +229,8 @@ def read_warc(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[
 
     Metadata that can be kept: ``url``, ``date``, ``language``.
     """
-    archives = need("warcio.archiveiterator", "prepare", "reading WARC files")
-    failed = need("warcio.exceptions", "prepare", "reading WARC files").ArchiveLoadFailed
+    archives = need("warcio.archiveiterator", "warc", "reading WARC files")
+    failed = need("warcio.exceptions", "warc", "reading WARC files").ArchiveLoadFailed
     number = -1
     with opened(source) as handle:
         try:
@@ -254,7 +254,7 @@ def read_warc(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[
                     "language": headers.get_header("WARC-Identified-Content-Language"),
                 }
                 metadata = _metadata(known, fields)
-                yield from _decoded(data, name, skipped, known["url"], metadata)
+                yield from _decode(data, name, skipped, known["url"], metadata)
         except damage_errors() as error:
             skipped.add("corrupt compressed data: rest of file", f"{source.path} ({error})")
         except failed as error:
@@ -319,7 +319,7 @@ def _joined(
     yield from _checked(text, name, identifier, metadata, skipped, where)
 
 
-def _decoded(
+def _decode(
     data: bytes,
     name: str,
     skipped: Skipped,

@@ -232,7 +232,7 @@ class HubDataset(Source):
 
     def documents(self, fields: Fields, skipped: Skipped) -> Iterator[Document]:
         """One row a document; nothing is kept on disk."""
-        datasets = need("datasets", "prepare", f"source {self}")
+        datasets = need("datasets", "hub", f"source {self}")
         try:
             rows = iter(
                 datasets.load_dataset(

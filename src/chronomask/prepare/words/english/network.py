@@ -47,6 +47,7 @@ class EnglishNetwork:
     """
 
     def __init__(self, pipeline: Language, parts: Sequence[Any], to_class: np.ndarray) -> None:
+        """``parts``: the pipeline's layers as :meth:`of` finds them; ``to_class``: of each label."""
         self._words = EnglishWords(pipeline)
         embeds, mix, mix_norm, first, first_norm, second, second_norm, out = parts
         self._hashes = [layer.attrs["seed"] for layer in embeds]
