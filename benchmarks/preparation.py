@@ -45,6 +45,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import chain
 from multiprocessing import get_context
@@ -55,17 +56,25 @@ from typing import TYPE_CHECKING, Any
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.summary import summarise
-from chronomask.prepare.config import EnglishTagger, NoTagger, PrepareConfig, Tagger
+from chronomask.prepare.config import EnglishTagger, PrepareConfig
+from chronomask.prepare.executors import run_stage
 from chronomask.prepare.pipeline import prepare
-from chronomask.prepare.progress import Progress
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.gather import gather
-from chronomask.prepare.read.sources import fields_of, find_sources, read_documents
-from chronomask.prepare.rows.annotate import BATCH_CHARACTERS, annotate
-from chronomask.prepare.rows.engine import PartJob, run_parts
+from chronomask.prepare.read.sources import find_sources
+from chronomask.prepare.rows.annotate import (
+    ANNOTATE,
+    BATCH_CHARACTERS,
+    Annotator,
+    PartJob,
+    annotate_part,
+)
 from chronomask.prepare.rows.pack import Pieces, Specials, concatenate
+from chronomask.prepare.tasks import Stage
 from chronomask.prepare.tokenizer import SavedTokenizer, load_backend, open_saved
-from chronomask.prepare.words.taggers import describe_tagger, load_tagger
+from chronomask.prepare.words.tagger import WordFinder
+from chronomask.prepare.words.unicode import UnicodeWords
+from chronomask.progress import Progress
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -103,11 +112,11 @@ Figures = dict[str, float | None]
 def some_texts(source: Any, max_characters: int) -> list[str]:
     """Documents from the beginning of a source."""
     config = PrepareConfig.parse({"sources": [source]})
-    fields, skipped = fields_of(config.text_key, config.tagger), Skipped()
+    fields, skipped = config.fields(), Skipped()
     documents = (
         document.text
         for found in find_sources(config.sources, fields, skipped)
-        for document in read_documents(found, fields, skipped)
+        for document in found.documents(fields, skipped)
     )
     return beginning(documents, max_characters)
 
@@ -167,17 +176,15 @@ def in_turns(turns: int, *calls: Callable[[], object]) -> list[tuple[float, floa
     ]
 
 
-def rows_in_memory(bench: Bench, tagger: Tagger, texts: Sequence[str]) -> int:
+def rows_in_memory(bench: Bench, finder: WordFinder, texts: Sequence[str]) -> int:
     """Tokenise, tag, align and pack; returns the number of words."""
     words = 0
     specials = Specials(bench.tokenizer.cls_id, bench.tokenizer.sep_id, bench.tokenizer.pad_id)
 
     def pieces() -> Iterator[Pieces]:
         nonlocal words
-        # A tokenizer opened anew is one of which nothing is known.
         backend = load_backend(bench.data.tokenizer_path)
-        found = annotate(texts, backend, load_tagger(tagger), bench.tokenizer.special_ids)
-        for batch in found:
+        for batch in Annotator(backend, bench.tokenizer.special_ids, finder).annotate(texts):
             words += batch.num_words
             yield Pieces(batch.ids, batch.annotation, batch.lengths)
 
@@ -236,33 +243,46 @@ def spacy_per_document(
 def annotating(bench: Bench, workers: int, share: float = 1.0) -> None:
     """Annotate a share of the parts with that many processes started for it."""
     work = bench.folder / f"work-{workers}"
-    for done in (*work.glob("tokens-*"), *work.glob("counts-*")):
+    for done in (*work.glob("tokens-*"), *work.glob("annotate-*")):
         done.unlink()
-    config = config_of(bench.folder, part_characters=PART_CHARACTERS)
-    quiet = Progress("", shown=False)
+    config = config_of(bench.folder)
     if not work.is_dir():
         work.mkdir()
-        fields, skipped = fields_of(config.text_key, config.tagger), Skipped()
-        gather(work, config, find_sources(config.sources, fields, skipped), skipped, quiet)
+        fields, skipped = config.fields(), Skipped()
+        gather(
+            work,
+            find_sources(config.sources, fields, skipped),
+            fields,
+            skipped,
+            Progress("", None, shown=False),
+            min_characters=config.min_characters,
+            part_characters=PART_CHARACTERS,
+            held_out=0.0,
+        )
     job = PartJob(
+        run="benchmark",
         tokenizer=str(bench.tokenizer.folder),
-        tokenizer_sha256=bench.tokenizer.sha256,
-        tagger=config.tagger.to_dict(),
-        class_names=describe_tagger(config.tagger)[1],
+        tagger=config.tagger,
+        class_names=config.tagger.classes(),
         out=str(bench.data.path),
         special_ids=bench.tokenizer.special_ids,
         vocab_size=bench.tokenizer.vocab_size,
         held_out_below=0.0,
     )
     num_parts = round(share * len(list(work.glob("text-*"))))
-    context = get_context("spawn")
+    stage = Stage(ANNOTATE, work, partial(annotate_part, job))
+    of_stage = (stage, range(num_parts), workers, config.executor, nothing)
     if workers > 1:
-        run_parts(work, num_parts, job, workers, quiet)
+        run_stage(*of_stage)
     else:  # one process as a worker is, not this one, which has everything loaded already
-        process = context.Process(target=run_parts, args=(work, num_parts, job, 1, quiet))
+        process = get_context("spawn").Process(target=run_stage, args=of_stage)
         process.start()
         process.join()
         assert process.exitcode == 0
+
+
+def nothing(number: int) -> None:
+    """What is told of a part that is done."""
 
 
 def peak_memory_of_children(call: Callable[[], object]) -> float | None:
@@ -332,10 +352,10 @@ def hf_map(bench: Bench, workers: int) -> None:
 
 def untagged(bench: Bench, options: Options) -> Figures:
     """Rows without tags beside the tokenizer's own call."""
-    words = rows_in_memory(bench, NoTagger(), bench.texts)  # compiled code is loaded once
+    words = rows_in_memory(bench, UnicodeWords(), bench.texts)  # compiled code is loaded once
     (ours, _), (alone, _) = in_turns(
         options.turns,
-        lambda: rows_in_memory(bench, NoTagger(), bench.texts),
+        lambda: rows_in_memory(bench, UnicodeWords(), bench.texts),
         lambda: tokenizer_alone(bench),
     )
     print(f"  {words:,} words: tokenizer alone {alone:.2f} s, untagged rows {ours:.2f} s of CPU")
@@ -346,7 +366,7 @@ def tagged(bench: Bench, options: Options) -> Figures:
     """Rows with tags beside the published way."""
     from chronomask.prepare.words.english.accuracy import load_tagger as load_pipeline
 
-    english = EnglishTagger()
+    english = EnglishTagger().open()
     few = beginning(bench.texts, SPACY_CHARACTERS)
     tokenizer, bundled = hf_tokenizer(bench), load_pipeline()
     words = rows_in_memory(bench, english, bench.texts)

@@ -17,11 +17,10 @@ import pytest
 from hypothesis import settings
 
 from chronomask.data.folder import PreparedData
-from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.rows import engine
+from chronomask.prepare.pipeline import prepare
 from tests.support.corpus import made_up_text
-from tests.support.fixed_tagger import FixedTagger
+from tests.support.fixed_tagger import FixedTagger, stand_in_for_english
 
 settings.register_profile("chronomask", deadline=None)  # how long an example takes decides nothing
 settings.load_profile("chronomask")
@@ -45,11 +44,8 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
         }
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "load_tagger", lambda *_: FixedTagger())
-        patch.setattr(
-            pipeline, "describe_tagger", lambda choice: (FixedTagger.name, FixedTagger.class_names)
-        )
-        return pipeline.prepare(config, folder / "data", progress=False)
+        stand_in_for_english(patch, FixedTagger())
+        return prepare(config, folder / "data", progress=False)
 
 
 @pytest.fixture(scope="session")

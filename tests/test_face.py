@@ -17,10 +17,9 @@ import torch
 import chronomask as cm
 from chronomask.data.folder import PreparedData
 from chronomask.prepare import pipeline
-from chronomask.prepare.rows import engine
 from tests.support.corpus import made_up_text
 from tests.support.documents import python_blocks
-from tests.support.fixed_tagger import FixedTagger
+from tests.support.fixed_tagger import FixedTagger, stand_in_for_english
 from tests.support.processes import python_path
 from tests.support.tiny_models import tiny_bert
 from tests.support.worded_rows import make_tokenizer
@@ -180,9 +179,7 @@ def test_wrong_configs_get_one_sentence(value: Any, changes: dict[str, Any], sen
 
 
 def test_from_text_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "load_tagger", lambda *_: FixedTagger())
-    tagger = (FixedTagger.name, FixedTagger.class_names)
-    monkeypatch.setattr(pipeline, "describe_tagger", lambda choice: tagger)
+    stand_in_for_english(monkeypatch, FixedTagger())
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(made_up_text(120)), encoding="utf-8")
     options = {"row_length": 32, "held_out": 0.1, "workers": 1, "progress": False}

@@ -29,41 +29,21 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # What does not hold yet. Nothing may be added; whoever mends something takes its name out.
 WITHOUT_DOCSTRING = {
-    "EnglishNetwork.__init__",
-    "RowCollator.__init__",
-    "RowCollator._word_id",
-    "Progress.__init__",
     "RunConfig._fits",
-    "_annotate_batch",
     "_check_vocabulary",
     "_cut",
     "_cut_by_tokenizer",
-    "_load",
-    "_load_spacy",
     "_moment",
-    "_prepare",
-    "_reuse",
-    "_run_in_processes",
-    "_run_with_ray",
     "_submission",
     "_validate",
     "_varlen",
 }
 UNDOCUMENTED_NAMES = {
     "Budget",
-    "CONTENT",
-    "DOCUMENTS_FILE",
-    "Deduplication",
-    "Executor",
     "MAX_CLASSES",
     "ModelConfig",
     "NO_CLASS",
-    "Packing",
     "SCHEMA_VERSION",
-    "SPLITS",
-    "Source",
-    "Tagger",
-    "TokenizerChoice",
     "UPOS",
 }
 PAST_PARTICIPLES = {
@@ -104,11 +84,6 @@ PHRASES = {
     "may enter:",
     "told from",
     "asked of",
-}
-CIRCLES = {  # (module, what it must not import)
-    ("chronomask.prepare.clean.deduplicate", "chronomask.prepare.tasks"),
-    ("chronomask.prepare.clean.filters", "chronomask.prepare.tasks"),
-    ("chronomask.prepare.rows.engine", "chronomask.prepare.executors"),
 }
 
 
@@ -223,8 +198,6 @@ def test_no_import_goes_in_a_circle() -> None:
     """Imports inside functions count: two modules that need each other are one, or three."""
     graph = grimp.build_graph("chronomask", cache_dir=None)
     imported = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
-    for one, other in CIRCLES:
-        imported.get(one, set()).discard(other)
     order = graphlib.TopologicalSorter(imported)
     order.prepare()  # raises CycleError, which names the circle
 

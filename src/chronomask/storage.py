@@ -71,27 +71,29 @@ def write_json(path: Path, value: object, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, writer: str = "") -> None:
     """Replace a file's content; its folder is made where there is none.
 
-    Raises UsageError if the folder cannot be made, RunError if writing fails; both name the path.
+    ``writer`` as in :func:`replacing`. Raises UsageError if the folder cannot be made, RunError if writing
+    fails; both name the path.
     """
-    with replacing(path) as writing:
+    with replacing(path, writer=writer) as writing:
         writing.write_bytes(content)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
     """A path to write a new file to; when the block ends the file takes the place of ``path``.
 
     For writers that need a path of their own, such as Parquet's. If the block fails, ``path`` stays
-    what it was. Raises as :func:`write_bytes` does.
+    what it was. ``writer`` names the process where several may write the same file at once: each then
+    writes beside the others, and the last one's file stays. Raises as :func:`write_bytes` does.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{path.parent} cannot be used as a folder: {error.strerror}") from None
-    writing = path.with_name(f".{path.name}.writing")
+    writing = path.with_name(f".{path.name}{writer and '.' + writer}.writing")
     try:
         yield writing
         flush(writing)

@@ -12,12 +12,10 @@ from tokenizers import Tokenizer
 
 from chronomask.data.annotation import SPECIAL, WORD_START, is_word_start, token_class
 from chronomask.prepare.config import ByteLevelBPE, Unigram, WordPiece
-from chronomask.prepare.rows.annotate import annotate
-from chronomask.prepare.tokenizer import SPECIALS as SPECIAL_TOKENS
-from chronomask.prepare.tokenizer import train_byte_level_bpe, train_wordpiece
-from chronomask.prepare.unigram import train_unigram
+from chronomask.prepare.rows.annotate import Annotator
 from chronomask.prepare.words.align import align
-from chronomask.prepare.words.taggers import Spans, UnicodeWords
+from chronomask.prepare.words.tagger import Spans, WordFinder
+from chronomask.prepare.words.unicode import UnicodeWords
 
 TEXTS = [
     "The café's naïve Übergröße costs 3.50 € — don't ask why!",
@@ -29,11 +27,8 @@ TEXTS = [
 ]
 
 
-class CharacterClasses:
+class CharacterClasses(WordFinder):
     """Unicode words whose class is their length, so that a class says which word it came from."""
-
-    name = "length"
-    class_names = tuple(map(str, range(64)))
 
     def tag(self, texts: list[str]) -> list[Spans]:
         spans = UnicodeWords().tag(texts)
@@ -47,12 +42,12 @@ class CharacterClasses:
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     sample = [*TEXTS, "the words of a text are joined from pieces of words"] * 3
     if request.param == "wordpiece":
-        return train_wordpiece(WordPiece(vocab_size=400), sample)
+        return WordPiece(vocab_size=400).train(sample)
     if request.param == "cased":
-        return train_wordpiece(WordPiece(vocab_size=400, lowercase=False), sample)
+        return WordPiece(vocab_size=400, lowercase=False).train(sample)
     if request.param == "unigram":
-        return train_unigram(Unigram(vocab_size=300), sample, list(SPECIAL_TOKENS.values()))
-    backend = train_byte_level_bpe(ByteLevelBPE(vocab_size=400), sample)
+        return Unigram(vocab_size=300).train(sample)
+    backend = ByteLevelBPE(vocab_size=400).train(sample)
     if request.param == "bytes trimmed":
         from tokenizers import processors
 
@@ -62,7 +57,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 def aligned(tokenizer: Tokenizer, text: str) -> tuple[list[tuple[str, bool, int]], list[str]]:
     """(spelling, starts a word, class) of every token, and the words."""
-    (batch,) = annotate([text], tokenizer, CharacterClasses(), [0, 1, 2, 3, 4])
+    (batch,) = Annotator(tokenizer, range(5), CharacterClasses()).annotate([text])
     spelled = [text[a:b] for a, b in tokenizer.encode(text, add_special_tokens=False).offsets]
     starts = is_word_start(batch.annotation)
     classes = token_class(batch.annotation)
@@ -74,7 +69,7 @@ def aligned(tokenizer: Tokenizer, text: str) -> tuple[list[tuple[str, bool, int]
 def assert_words_hold_together(tokenizer: Tokenizer, text: str) -> None:
     """Every token has the class of the first word it overlaps, and starts are where that changes."""
     (spans,) = CharacterClasses().tag([text])
-    (batch,) = annotate([text], tokenizer, CharacterClasses(), [0, 1, 2, 3, 4])
+    (batch,) = Annotator(tokenizer, range(5), CharacterClasses()).annotate([text])
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
     assert len(offsets) == batch.ids.size
     before: int | None = None
@@ -122,7 +117,7 @@ def test_words_hold_together_whatever_stands_side_by_side(tokenizer: Tokenizer, 
 @settings(max_examples=40)
 @given(text=st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 def test_tokens_without_a_word_are_counted(tokenizer: Tokenizer, text: str) -> None:
-    batches = list(annotate([text], tokenizer, CharacterClasses(), [0, 1, 2, 3, 4]))
+    batches = list(Annotator(tokenizer, range(5), CharacterClasses()).annotate([text]))
     (spans,) = CharacterClasses().tag([text])
     covered = np.zeros(len(text) + 2, bool)
     for a, b in zip(spans.starts, spans.ends, strict=True):
@@ -151,7 +146,7 @@ def test_bytes_of_one_character_are_one_word(tokenizer: Tokenizer) -> None:
 
 
 def test_lower_casing_keeps_offsets_of_the_cased_text() -> None:
-    tokenizer = train_wordpiece(WordPiece(vocab_size=120), ["abc ecole istanbul"] * 5)
+    tokenizer = WordPiece(vocab_size=120).train(["abc ecole istanbul"] * 5)
     tokens, words = aligned(tokenizer, "İSTANBUL ÉCOLE ABC")  # İ lower-cases to two characters
     assert words == ["İSTANBUL", "ÉCOLE", "ABC"]
     assert sum(start for _, start, _ in tokens) == 3
@@ -163,7 +158,8 @@ def test_spelled_special_tokens_are_ordinary_text(tiny_tokenizer: object) -> Non
 
     saved = open_saved(tiny_tokenizer)  # type: ignore[arg-type]
     backend = load_backend(saved.folder)
-    (batch,) = annotate(["a [MASK] b [SEP]"], backend, UnicodeWords(), saved.special_ids)
+    annotator = Annotator(backend, saved.special_ids, UnicodeWords())
+    (batch,) = annotator.annotate(["a [MASK] b [SEP]"])
     assert saved.mask_id not in batch.ids
     assert saved.sep_id not in batch.ids
 
@@ -211,7 +207,7 @@ def test_batches_do_not_change_the_result(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flat() -> tuple[np.ndarray, np.ndarray]:
-        batches = list(annotate(TEXTS, tokenizer, CharacterClasses(), [0, 1, 2, 3, 4]))
+        batches = list(Annotator(tokenizer, range(5), CharacterClasses()).annotate(TEXTS))
         return tuple(
             np.concatenate([getattr(b, k) for b in batches]) for k in ("ids", "annotation")
         )  # type: ignore[return-value]

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.work import lock
 from tests.support.corpus import made_up_text
 from tests.support.processes import python_path
 
@@ -92,14 +92,14 @@ import sys
 from pathlib import Path
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.sources import fields_of_config, find_sources, read_documents
+from chronomask.prepare.read.sources import find_sources
 import torch
 from chronomask.model.device import peak_memory
 config = PrepareConfig.parse({"sources": [sys.argv[1]], "max_document_bytes": 1_000_000})
-fields, skipped = fields_of_config(config), Skipped()
+fields, skipped = config.fields(), Skipped()
 before = peak_memory(torch.device("cpu"))
 (source,) = find_sources(config.sources, fields, skipped)
-kept = [document.text for document in read_documents(source, fields, skipped)]
+kept = [document.text for document in source.documents(fields, skipped)]
 assert kept == ["before", "after"], len(kept)
 print(peak_memory(torch.device("cpu")) - before)
 """
@@ -185,7 +185,12 @@ def test_a_killed_preparation_goes_on(tmp_path: Path) -> None:
     file.write_text("\n\n".join(made_up_text(400)))
     made = config(file, part_characters=3000)
     out = tmp_path / "out"
-    for name, number in (("tokenizer", 1), ("counts-", 4), ("counts-", 2), ("manifest.json", 1)):
+    for name, number in (
+        ("tokenizer", 1),
+        ("annotate-", 4),
+        ("annotate-", 2),
+        ("manifest.json", 1),
+    ):
         of_chronomask = command(made, out)[3:]
         killed = [sys.executable, "-m", "tests.support.killed_command", name, str(number)]
         done = subprocess.run([*killed, *of_chronomask], env=ENVIRONMENT, check=False)
@@ -201,13 +206,13 @@ def test_two_preparations_of_one_folder_do_not_meet(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with (
-        FileLock(out / ".lock"),
+        lock(out / ".lock"),
         pytest.raises(UsageError, match="another process is preparing"),
     ):
         prepare(config(file), out, progress=False)
     data = prepare(config(file), out, progress=False)
     assert not (out / ".lock").exists()
-    with FileLock(out / ".lock"):  # reading what is finished takes no turn
+    with lock(out / ".lock"):  # reading what is finished takes no turn
         assert prepare(config(file), out, progress=False).fingerprint == data.fingerprint
         with pytest.raises(UsageError, match="another process is preparing"):
             prepare(config(file), out, progress=False, force=True)

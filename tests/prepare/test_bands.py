@@ -22,7 +22,6 @@ from chronomask.prepare.words.bands import (
     count_words,
     make_bands,
 )
-from chronomask.prepare.words.taggers import load_tagger
 from tests.support.corpus import made_up_text
 
 COUNTS = Counter({f"word{rank}": 20_000 // rank for rank in range(1, 20_000)})
@@ -71,7 +70,7 @@ def test_bands_come_back_from_a_folder(tmp_path: Path) -> None:
     tagger = BandWords.open(tmp_path)
     (spans,) = tagger.tag(["The cat sat, unheard of."])
     assert spans.classes.tolist() == [1, 2, 3, 3, 3, 3, 3]
-    assert tagger.class_names == ("none", "band_01", "band_02", "band_03")
+    assert FrequencyBands(num_bands=3).classes() == ("none", "band_01", "band_02", "band_03")
     assert json.loads((tmp_path / BANDS_FILE).read_text())["share_of_words"]["band_01"] == 0.692308
     (tmp_path / BANDS_FILE).write_text("{}")
     with pytest.raises(DataError, match=r"frequency_bands\.json is not readable"):
@@ -113,11 +112,12 @@ def test_prepared_data_has_a_class_for_every_word(tmp_path: Path) -> None:
     assert (rows.token_class[rows.word_id >= 0] > 0).all()
     shares = data.statistics["splits"]["train"]["word_share_per_class"]
     assert all(0.1 < shares[name] < 0.3 for name in band_names(5))
-    again = load_tagger(FrequencyBands(num_bands=5), data.path)
-    assert again.name == data.manifest.tagger
-    assert again.class_names == data.class_names
+    tagger = FrequencyBands(num_bands=5)
+    assert tagger.label() == data.manifest.tagger
+    assert tagger.classes() == data.class_names
+    assert tagger.open(data.path).tag(["the"])[0].classes.tolist() == [5]  # no made-up word
     with pytest.raises(UsageError, match="made by a preparation"):
-        load_tagger(FrequencyBands())
+        tagger.open()
 
 
 def test_damaged_bands_are_found(tmp_path: Path) -> None:

@@ -19,9 +19,8 @@ from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import ColumnTagger, PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.sources import fields_of, find_sources, read_documents
-from chronomask.prepare.rows import annotate as annotation
-from chronomask.prepare.words.columns import class_names_of, spans_of
+from chronomask.prepare.read.sources import find_sources
+from chronomask.prepare.words.tagger import split_long
 from chronomask.types import UPOS_CLASSES, Document, TaggedWords
 
 RECORDS = [
@@ -52,10 +51,10 @@ def conllu(*sentences: str) -> str:
 
 def read(file: Path, **tagger: Any) -> tuple[list[Document], Skipped]:
     skipped = Skipped()
-    fields = fields_of("text", ColumnTagger(**tagger))
-    config = PrepareConfig.parse({"sources": [str(file)]})
-    (source,) = find_sources(config.sources, fields, skipped)
-    return list(read_documents(source, fields, skipped)), skipped
+    values = {"sources": [str(file)], "tagger": {"kind": "column"} | tagger}
+    config = PrepareConfig.parse(values)
+    (source,) = find_sources(config.sources, config.fields(), skipped)
+    return list(source.documents(config.fields(), skipped)), skipped
 
 
 def spelled(document: Document) -> list[tuple[str, str]]:
@@ -123,9 +122,10 @@ def test_sources_without_words_are_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(UsageError, match=r"has no words with tags.*\.jsonl, \.parquet, \.conllu"):
         read(tmp_path / "a.txt")
-    packages = PrepareConfig.parse({"sources": [{"kind": "installed_packages"}]}).sources
+    values = {"sources": [{"kind": "installed_packages"}], "tagger": {"kind": "column"}}
+    packages = PrepareConfig.parse(values)
     with pytest.raises(UsageError, match="source installed_packages has no words with tags"):
-        find_sources(packages, fields_of("text", ColumnTagger()), Skipped())
+        find_sources(packages.sources, packages.fields(), Skipped())
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -251,16 +251,16 @@ def test_conllu_is_plain_text_to_another_tagger(tmp_path: Path) -> None:
 
 def test_class_names_are_those_of_the_config() -> None:
     chosen = ColumnTagger(class_names=("PER", "LOC", "ORG"))
-    assert class_names_of(chosen, {"LOC": 2, "": 5}) == ("none", "PER", "LOC", "ORG")
+    assert chosen.classes_of({"LOC": 2, "": 5}) == ("none", "PER", "LOC", "ORG")
     with pytest.raises(DataError, match="3 words have the tag 'PRE'; did you mean 'PER'"):
-        class_names_of(chosen, {"PRE": 3})
+        chosen.classes_of({"PRE": 3})
 
 
 def test_too_many_tags_are_refused() -> None:
     tags = {f"t{k:02d}": 1 for k in range(62)}
-    assert len(class_names_of(ColumnTagger(), tags)) == 63
+    assert len(ColumnTagger().classes_of(tags)) == 63
     with pytest.raises(DataError, match="'tags' has 63 different tags"):
-        class_names_of(ColumnTagger(), tags | {"more": 1})
+        ColumnTagger().classes_of(tags | {"more": 1})
 
 
 @pytest.mark.parametrize("names", [["a", "a"], ["none"], [""], [f"t{k}" for k in range(63)]])
@@ -275,9 +275,9 @@ def test_words_follow_a_text_that_is_cut(words: list[str], limit: int) -> None:
     starts = ends - [len(w) for w in words]
     tagged = TaggedWords(starts.tolist(), ends.tolist(), ["X"] * len(words))
     text = " ".join(words)
-    (spans,) = spans_of([Document("d", text, words=tagged)], ("none", "X"))
+    (spans,) = ColumnTagger().given([Document("d", text, words=tagged)], ("none", "X"))
     covered = []
-    for offset, piece in annotation.split_long(text, limit):
+    for offset, piece in split_long(text, limit):
         inside = spans.between(offset, offset + len(piece))
         assert (inside.starts < inside.ends).all()
         covered += [k for a, b in zip(inside.starts, inside.ends, strict=True)
@@ -287,4 +287,4 @@ def test_words_follow_a_text_that_is_cut(words: list[str], limit: int) -> None:
 
 def test_tags_with_control_characters_are_refused() -> None:
     with pytest.raises(DataError, match=r"3 words have the tag 'N\\n', which holds a control"):
-        class_names_of(ColumnTagger(), {"N\n": 3, "V": 5})
+        ColumnTagger().classes_of({"N\n": 3, "V": 5})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +15,10 @@ import pytest
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import RunError, UsageError
 from chronomask.prepare import executors
-from chronomask.prepare.config import PrepareConfig, SlurmExecutor
-from chronomask.prepare.executors import Stage, slurm_script
+from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
-from chronomask.prepare.rows import engine
-from chronomask.prepare.tasks import run_task
+from chronomask.prepare.rows import annotate
+from chronomask.prepare.tasks import Stage, run_task
 from tests.support.corpus import made_up_text
 from tests.support.processes import HANG, python_path
 
@@ -63,25 +61,26 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def kill_once(work: Path, stage: str, number: int) -> None:
+def kill_once(stage: Stage, number: int) -> bool:
     """Runs in a worker: the first one to come here is killed while it has a part in hand."""
-    mark = work.parent.parent / "killed"
+    mark = stage.work.parent.parent / "killed"
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
-        run_task(work, stage, number)
-    else:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_always(work: Path, stage: str, number: int) -> None:
+        return run_task(stage, number)
     os.kill(os.getpid(), signal.SIGKILL)
+    return False
 
 
-def fail_for_two(work: Path, stage: str, number: int) -> None:
+def kill_always(stage: Stage, number: int) -> bool:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return False
+
+
+def fail_for_two(stage: Stage, number: int) -> bool:
     if number == 2:
         raise ValueError("no such word")
-    run_task(work, stage, number)
+    return run_task(stage, number)
 
 
 def test_a_killed_worker_costs_its_part_alone(
@@ -111,115 +110,31 @@ def test_a_part_that_fails_is_named_and_run_alone_the_next_time(
     monkeypatch.setattr(executors, "run_task", fail_for_two)
     with pytest.raises(
         RunError,
-        match=r"stage annotate failed for parts 2 of \d+; part 2: ValueError: no such word",
+        match=r"stage annotate failed for parts 2; part 2: ValueError: no such word",
     ):
         run(config(corpus, workers=2), out)
     monkeypatch.undo()
     done: list[Path] = []
-    read = engine.read_text
-    monkeypatch.setattr(engine, "read_text", lambda *of: done.append(of[1]) or read(*of))
+    read = annotate.read_text
+    monkeypatch.setattr(annotate, "read_text", lambda *of: done.append(of[1]) or read(*of))
     assert run(config(corpus), out) == whole
     assert done == [2]
 
 
-FAKE_SBATCH = """#!{python}
-import os, subprocess, sys
-script = sys.argv[-1]
-assert "--wait" in sys.argv and "--parsable" in sys.argv
-options = [line.split()[1] for line in open(script) if line.startswith("#SBATCH")]
-(last,) = [int(o.split("-")[-1]) for o in options if o.startswith("--array=0-")]
-with open({told!r}, "a") as told:
-    print(*options, file=told)
-print("4711;cluster", flush=True)
-for number in range(last + 1):
-    result = subprocess.run(["bash", script], env=os.environ | {{"SLURM_ARRAY_TASK_ID": str(number)}})
-    if number == 0 and {crash}:
-        break
-sys.exit(result.returncode)
-"""
-
-
-@pytest.fixture
-def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Installs a command that does what ``sbatch --wait`` does, here; returns what it was asked."""
-    bin_ = tmp_path / "bin"
-    bin_.mkdir()
-    told = tmp_path / "told"
-
-    def install(crash: bool = False) -> Path:
-        command = bin_ / "sbatch"
-        command.write_text(FAKE_SBATCH.format(python=sys.executable, told=str(told), crash=crash))
-        command.chmod(command.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
-        monkeypatch.setenv("PYTHONPATH", python_path())
-        return told
-
-    return install
-
-
-SLURM = {"kind": "slurm", "partition": "cpu", "options": ["--account=me"]}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("crash", [False, True])
-def test_slurm_jobs_give_the_same_bytes(
-    corpus: Path, tmp_path: Path, sbatch: Any, whole: dict[str, bytes], crash: bool
-) -> None:
-    told = sbatch(crash)
-    made = config(corpus, executor=SLURM, workers=2)
-    assert run(made, tmp_path / "out") == whole
-    asked = told.read_text().splitlines()
-    assert (len(asked) > 1) is crash  # what a lost job left is submitted again
-    assert "--array=0-1" in asked[0]
-    assert "--account=me" in asked[0]
-    # Where it ran does not matter when a finished folder is asked for again.
-    assert run(config(corpus), tmp_path / "out") == whole
-
-
-@pytest.mark.slow
-def test_a_failure_in_a_slurm_job_is_told(corpus: Path, tmp_path: Path, sbatch: Any) -> None:
-    sbatch()
-    out = tmp_path / "out"
-    made = config(corpus, executor=SLURM, workers=1)
-    spoilt = [
-        f"cp {tmp_path}/nothing.zst {out}/.work/text-000001.zst",
-    ]
-    (tmp_path / "nothing.zst").write_bytes(b"not zstandard")
-    made = config(corpus, executor=SLURM | {"setup": spoilt}, workers=1)
-    with pytest.raises(RunError, match=r"failed for parts 1 of \d+; part 1: ZstdError"):
-        run(made, out)
-
-
-def test_the_script_of_slurm_jobs(tmp_path: Path) -> None:
-    executor = SlurmExecutor(
-        partition="cpu", time="00:30:00", options=("--qos=low",), setup=("module load gcc",)
-    )
-    script = slurm_script(Stage(tmp_path / "a b", "annotate"), 7, executor)
-    lines = script.splitlines()
-    assert lines[0] == "#!/bin/bash"
-    for option in (
-        "--array=0-6", "--partition=cpu", "--time=00:30:00", "--mem=2G", "--qos=low", "--ntasks=1"
-    ):  # fmt: skip
-        assert f"#SBATCH {option}" in lines
-    assert lines.index("module load gcc") > max(
-        number for number, line in enumerate(lines) if line.startswith("#SBATCH")
-    )
-    assert lines[-1].startswith(
-        f"exec {sys.executable} -m chronomask.prepare.tasks '{tmp_path}/a b'"
-    )
-    assert lines[-1].endswith('annotate "$SLURM_ARRAY_TASK_ID" 7')
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-
-
-@pytest.mark.parametrize("kind", ["slurm", "ray"])
 def test_an_executor_that_is_not_there(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=f"executor.kind={kind} needs .*--executor local"):
-        run(config(corpus, executor={"kind": kind}), tmp_path / "out")
+    with pytest.raises(UsageError, match=r"executor.kind=ray needs .*--executor local"):
+        run(config(corpus, executor={"kind": "ray"}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_executor_that_is_gone(corpus: Path) -> None:
+    with pytest.raises(UsageError, match=r"'slurm' is gone: .*--only 1/8.* take the executor out"):
+        config(corpus, executor={"kind": "slurm", "partition": "cpu"})
+    with pytest.raises(UsageError, match=r"executor.kind is 'slurm'|'slurm' is gone"):
+        config(corpus).replace(["executor.kind=slurm"])
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.sources import fields_of_config, find_sources, read_documents, snapshot
+from chronomask.prepare.read.sources import find_sources, snapshot
 from chronomask.types import Document
 from tests.support.corpus import made_up_text
 
@@ -29,9 +29,9 @@ TEXTS = ["First document.\nWith two lines.", "Zweites: Übergröße.", "Third, t
 def read(*paths: str, **values: Any) -> tuple[list[Document], Skipped]:
     skipped = Skipped()
     config = PrepareConfig.parse({"sources": list(paths)} | values)
-    fields = fields_of_config(config)
+    fields = config.fields()
     sources = find_sources(config.sources, fields, skipped)
-    return [d for s in sources for d in read_documents(s, fields, skipped)], skipped
+    return [d for s in sources for d in s.documents(fields, skipped)], skipped
 
 
 def put(address: str, data: bytes) -> None:
@@ -121,7 +121,7 @@ def test_an_address_gives_the_rows_of_the_path(tmp_path: Path) -> None:
 def test_another_version_at_an_address_is_noticed(tmp_path: Path) -> None:
     def state() -> Any:
         config = PrepareConfig.parse({"sources": [f"file://{tmp_path}/a.txt"]})
-        return snapshot(find_sources(config.sources, fields_of_config(config), Skipped()))
+        return snapshot(find_sources(config.sources, config.fields(), Skipped()))
 
     (tmp_path / "a.txt").write_text("one")
     before = state()
@@ -199,7 +199,9 @@ def test_packages_that_are_missing(
         monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "a.wet").write_bytes(b"WARC/1.0\r\n")
     source = source if source.startswith("hub") else str(tmp_path / source)
-    with pytest.raises(UsageError, match=rf"needs the package {package}; .*chronomask\[{extra}\]"):
+    with pytest.raises(
+        UsageError, match=rf"needs the package '{package}', .*chronomask\[{extra}\]"
+    ):
         read(source)
 
 

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
-from chronomask.prepare.read.sources import fields_of, find_sources, read_documents
-from chronomask.prepare.rows.annotate import annotate
-from chronomask.prepare.tokenizer import build_tokenizer, load_backend
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.sources import find_sources
+from chronomask.prepare.rows.annotate import Annotator
+from chronomask.prepare.tokenizer import load_backend
 from chronomask.prepare.words.bands import BandWords
 from chronomask.prepare.words.chunks import begins_its_text, cut, may_be_cut, text_of
 from chronomask.prepare.words.english.accuracy import load_tagger as load_pipeline
 from chronomask.prepare.words.english.network import PAD, EnglishNetwork
-from chronomask.prepare.words.memo import ChunkMemo, WithoutContext
-from chronomask.prepare.words.taggers import SpacyWords, TaggerProtocol, UnicodeWords, load_tagger
+from chronomask.prepare.words.memo import ChunkMemo, Growing
+from chronomask.prepare.words.tagger import WithoutContext, WordFinder
+from chronomask.prepare.words.unicode import UnicodeWords
 from tests.support.corpus import made_up_text
 
 ODD = [
@@ -37,11 +39,9 @@ def prose() -> list[str]:
     """English that every machine has."""
     source = {"kind": "installed_packages", "max_bytes": 150_000}
     config = PrepareConfig.parse({"sources": [source]})
-    from chronomask.prepare.read.files import Skipped
-
-    fields, skipped = fields_of(config.text_key, config.tagger), Skipped()
+    fields, skipped = config.fields(), Skipped()
     found = find_sources(config.sources, fields, skipped)
-    return [d.text for item in found for d in read_documents(item, fields, skipped)]
+    return [d.text for item in found for d in item.documents(fields, skipped)]
 
 
 @pytest.fixture(scope="module", params=["wordpiece", "cased", "byte_level_bpe"])
@@ -51,7 +51,7 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "cased":
         options |= {"kind": "wordpiece", "lowercase": False}
     choice = PrepareConfig.parse({"sources": ["x"], "tokenizer": options}).tokenizer
-    build_tokenizer(choice, [*made_up_text(50), *ODD], 128, folder)
+    choice.save([*made_up_text(50), *ODD], 128, folder)
     return load_backend(folder)
 
 
@@ -60,9 +60,9 @@ def special_ids(backend: Tokenizer) -> list[int]:
 
 
 def flat(
-    texts: list[str], backend: Tokenizer, tagger: TaggerProtocol, keep: bool
+    texts: list[str], backend: Tokenizer, finder: WordFinder, keep: bool
 ) -> tuple[list[int], list[int], list[int], int, int]:
-    batches = list(annotate(texts, backend, tagger, special_ids(backend), keep=keep))
+    batches = list(Annotator(backend, special_ids(backend), finder, keep=keep).annotate(texts))
     return (
         [value for batch in batches for value in batch.ids.tolist()],
         [value for batch in batches for value in batch.annotation.tolist()],
@@ -111,24 +111,24 @@ def test_frequent_words_are_one_chunk() -> None:
 
 
 def test_no_special_case_reaches_across_a_cut() -> None:
-    tagger = load_tagger(EnglishTagger())
-    assert isinstance(tagger, SpacyWords)
-    rules = tagger._pipeline.tokenizer.rules
+    pipeline = load_pipeline()
+    rules = pipeline.tokenizer.rules
     assert len(rules) > 1000
     assert not [rule for rule in rules if "," in rule or re.search(r"\S\s\S", rule)]
-    pipeline = load_pipeline()
     pipeline.tokenizer.add_special_case("a,", [{"ORTH": "a,"}])
     assert EnglishNetwork.of(pipeline, np.zeros(200, np.uint8)) is None
 
 
 @pytest.mark.parametrize(
-    "tagger", [UnicodeWords(), BandWords([["a"], ["b", "étude"]]), load_tagger(EnglishTagger())]
+    "finder", [UnicodeWords(), BandWords([["a"], ["b", "étude"]]), EnglishTagger().open()]
 )
-def test_odd_texts(backend: Tokenizer, tagger: TaggerProtocol) -> None:
+def test_odd_texts(backend: Tokenizer, finder: WordFinder) -> None:
     assert may_be_cut(backend)
-    assert flat(ODD, backend, tagger, keep=True) == flat(ODD, backend, tagger, keep=False)
-    # once more, now that every chunk is known
-    assert flat(ODD, backend, tagger, keep=True) == flat(ODD, backend, tagger, keep=False)
+    plain = flat(ODD, backend, finder, keep=False)
+    assert flat(ODD, backend, finder, keep=True) == plain
+    # twice in one go: now every chunk is known
+    twice = flat([*ODD, *ODD], backend, finder, keep=True)
+    assert twice == tuple(value * 2 for value in plain)
 
 
 @given(
@@ -143,10 +143,9 @@ def test_any_text(backend: Tokenizer, texts: list[str]) -> None:
 
 
 def test_english_classes_are_those_of_spacy(backend: Tokenizer, prose: list[str]) -> None:
-    tagger = load_tagger(EnglishTagger())
-    assert isinstance(tagger, SpacyWords)
-    assert tagger.network() is not None
-    kept, plain = flat(prose, backend, tagger, keep=True), flat(prose, backend, tagger, keep=False)
+    finder = EnglishTagger().open()
+    assert isinstance(finder.by_chunk(), EnglishNetwork)
+    kept, plain = flat(prose, backend, finder, keep=True), flat(prose, backend, finder, keep=False)
     assert kept[0] == plain[0]
     assert kept[2] == plain[2]
     differ = np.flatnonzero(np.asarray(kept[1]) != np.asarray(plain[1]))
@@ -156,9 +155,7 @@ def test_english_classes_are_those_of_spacy(backend: Tokenizer, prose: list[str]
 
 
 def test_a_class_does_not_depend_on_what_else_is_in_the_batch(prose: list[str]) -> None:
-    tagger = load_tagger(EnglishTagger())
-    assert isinstance(tagger, SpacyWords)
-    network = tagger.network()
+    network = EnglishTagger().open().by_chunk()
     assert isinstance(network, EnglishNetwork)
     chunks = [" " + word for text in prose[:40] for word in text.split()]
     words = network.learn(chunks, [False] * len(chunks))
@@ -203,3 +200,29 @@ def test_tokenizers_that_look_across_spaces_are_not_cut(backend: Tokenizer) -> N
         assert may_be_cut(backend)
         backend.add_tokens([AddedToken("new york")])
         assert not may_be_cut(backend)
+
+
+def test_rows_are_what_was_appended() -> None:
+    grown = Growing(np.uint8, (2,), room=3)
+    expected = np.arange(40).reshape(20, 2)
+    for part in np.split(expected, [1, 2, 7, 7, 15]):
+        grown.append(part)
+    assert len(grown) == 20
+    assert grown.rows.dtype == np.uint8
+    assert np.array_equal(grown.rows, expected)
+
+
+def test_extended_rows_are_written_in_place() -> None:
+    grown = Growing(np.int64, room=1)
+    grown.append(np.array([7]))
+    grown.extend(5)[...] = 3
+    assert grown.rows.tolist() == [7, 3, 3, 3, 3, 3]
+
+
+def test_emptied_it_begins_anew() -> None:
+    grown = Growing(np.int64)
+    grown.append(np.arange(5))
+    grown.clear()
+    assert grown.rows.size == 0
+    grown.append(np.array([9]))
+    assert grown.rows.tolist() == [9]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import lzma
-from dataclasses import asdict
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from chronomask.errors import DataError, RunError, UsageError
 from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
-from chronomask.prepare.rows import engine
+from chronomask.prepare.rows.annotate import Annotator
+from chronomask.prepare.tasks import Stage, run_task
 from chronomask.prepare.work import hash_position
 from tests.support.corpus import made_up_text
+from tests.support.processes import python_path
 
 
 @pytest.fixture
@@ -114,7 +117,7 @@ def test_a_finished_folder_is_reused(
 ) -> None:
     out = tmp_path / "out"
     first = run(config(corpus), out)
-    monkeypatch.setattr(pipeline, "_prepare", None)  # calling it would fail
+    monkeypatch.setattr(pipeline, "gather", None)  # calling it would fail
     assert run(config(corpus, "workers=7"), out).fingerprint == first.fingerprint
     with pytest.raises(
         UsageError, match=r"another config: row_length is 32 there, 64 here.*--force"
@@ -147,7 +150,7 @@ def test_a_folder_of_something_else_is_left_alone(corpus: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "stage", ["gather", "_tokenizer", "run_parts", "write_split", "write_manifest"]
+    "stage", ["gather", "open_saved", "run_stage", "write_split", "write_manifest"]
 )
 def test_an_interrupted_preparation_goes_on(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -175,7 +178,7 @@ def test_finished_parts_are_not_done_again(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[int] = []
-    real = engine.annotate
+    real = Annotator.annotate
 
     def counting(*args: Any) -> Any:
         done.append(1)
@@ -183,7 +186,7 @@ def test_finished_parts_are_not_done_again(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(engine, "annotate", counting)
+    monkeypatch.setattr(Annotator, "annotate", counting)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run(config(corpus), out)
@@ -209,6 +212,10 @@ def test_another_config_starts_afresh(
     )
 
 
+def part_as_step(data: Any = None, rank: int = 0, world_size: int = 1, *, stage: Stage) -> Any:
+    yield run_task(stage, rank)
+
+
 def test_parts_run_as_a_datatrove_step(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,14 +223,12 @@ def test_parts_run_as_a_datatrove_step(
 
     from datatrove.executor import LocalPipelineExecutor
 
-    def by_datatrove(work: Path, num_parts: int, job: Any, *_: Any) -> Any:
-        (work / "job.json").write_text(json.dumps(asdict(job)))
-        step = partial(engine.annotate_part, work=work)
-        LocalPipelineExecutor([step], num_parts, 1, logging_dir=str(tmp_path / "log")).run()
-        return [engine.read_counts(work, number) for number in range(num_parts)]
+    def by_datatrove(stage: Stage, numbers: list[int], *_: Any) -> None:
+        step = partial(part_as_step, stage=stage)
+        LocalPipelineExecutor([step], len(numbers), 1, logging_dir=str(tmp_path / "log")).run()
 
     whole = run(config(corpus), tmp_path / "whole")
-    monkeypatch.setattr(pipeline, "run_parts", by_datatrove)
+    monkeypatch.setattr(pipeline, "run_stage", by_datatrove)
     assert files(run(config(corpus), tmp_path / "out").path) == files(whole.path)
 
 
@@ -294,6 +299,18 @@ def test_a_full_disk_is_reported(
 def test_unknown_values_are_refused_at_once(corpus: Path, override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config(corpus, override)
+
+
+def test_a_config_needs_none_of_the_libraries_that_prepare() -> None:
+    heavy = (
+        "torch transformers tokenizers spacy pyarrow numba zstandard datatrove sentencepiece ray"
+    )
+    code = f"import sys, chronomask.prepare.config; print(set(sys.modules) & set({heavy.split()}))"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": python_path()}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == "set()\n"
 
 
 def test_a_config_survives_yaml(corpus: Path, tmp_path: Path) -> None:

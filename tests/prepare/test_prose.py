@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from chronomask.errors import DataError
-from chronomask.prepare.read import installed
-from chronomask.prepare.read.installed import _docstrings, installed_versions, read_installed
-from chronomask.prepare.read.prose import prose_paragraphs
+from chronomask.prepare.read import packages
+from chronomask.prepare.read.packages import (
+    _docstrings,
+    installed_versions,
+    prose_paragraphs,
+    read_installed,
+)
 
 SENTENCE = "The quick brown fox jumps over the lazy dog and is not seen again in the wood."
 
@@ -103,6 +107,6 @@ def test_versions_are_named_and_sorted() -> None:
 
 
 def test_no_prose_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installed, "_packages", list)
+    monkeypatch.setattr(packages, "_packages", list)
     with pytest.raises(DataError, match="no English prose"):
         list(read_installed(1000))

@@ -11,6 +11,7 @@ import pytest
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, UsageError
+from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from tests.support.corpus import made_up_text
@@ -108,7 +109,7 @@ def test_without_the_package(
 ) -> None:
     for name in ("datatrove.pipeline", "datatrove.pipeline.dedup", "datatrove.pipeline.filters"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UsageError, match=r"needs the package datatrove; .*chronomask\[filters\]"):
+    with pytest.raises(UsageError, match=r"needs the package 'datatrove', .*chronomask\[filters\]"):
         run(config(corpus(tmp_path, [GOOD]), **values), tmp_path / "out")
 
 
@@ -138,8 +139,6 @@ def test_nearly_equal_texts_are_kept_once(tmp_path: Path) -> None:
 def test_an_interruption_between_the_stages_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chronomask.prepare.clean import refine
-
     texts = made_up_text(40)
     made = config(corpus(tmp_path, [*texts, *texts]), deduplication={"kind": "exact"})
     whole = run(made, tmp_path / "whole")
@@ -147,7 +146,7 @@ def test_an_interruption_between_the_stages_changes_nothing(
     def stops(*of: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(refine, "drop_duplicates", stops)
+    monkeypatch.setattr(pipeline, "drop_duplicates", stops)
     with pytest.raises(KeyboardInterrupt):
         run(made, tmp_path / "out")
     monkeypatch.undo()

@@ -17,7 +17,7 @@ import zstandard
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.sources import fields_of_config, find_sources, read_documents
+from chronomask.prepare.read.sources import find_sources
 from chronomask.types import Document
 
 DOCUMENTS = [
@@ -30,9 +30,9 @@ DOCUMENTS = [
 def read(*paths: Path, **values: Any) -> tuple[list[Document], Skipped]:
     skipped = Skipped()
     config = PrepareConfig.parse({"sources": [str(path) for path in paths]} | values)
-    fields = fields_of_config(config)
+    fields = config.fields()
     sources = find_sources(config.sources, fields, skipped)
-    return [d for s in sources for d in read_documents(s, fields, skipped)], skipped
+    return [d for s in sources for d in s.documents(fields, skipped)], skipped
 
 
 def as_text() -> bytes:

@@ -11,9 +11,8 @@ import stanza
 
 from chronomask.errors import UsageError
 from chronomask.prepare.config import StanzaTagger
-from chronomask.prepare.words import stanza_words
-from chronomask.prepare.words.stanza_words import StanzaWords, load_stanza
-from chronomask.prepare.words.taggers import Spans, load_tagger
+from chronomask.prepare.words.stanza_tagger import StanzaWords
+from chronomask.prepare.words.tagger import Spans
 from chronomask.types import UPOS_CLASSES
 
 TEXT = "Il va  du café.\nFin 👍"
@@ -54,7 +53,7 @@ def named(text: str, spans: Spans) -> list[tuple[str, str]]:
 
 def test_tokens_are_words_and_a_multiword_token_has_its_first_tag() -> None:
     pipeline = MadeUpPipeline()
-    empty, spans, blank = StanzaWords(pipeline, "stanza").tag(["", TEXT, " \n"])
+    empty, spans, blank = StanzaWords(pipeline).tag(["", TEXT, " \n"])
     assert named(TEXT, spans) == [
         ("Il", "PRON"), ("va", "VERB"), ("du", "ADP"), ("café", "NOUN"), (".", "PUNCT"),
         ("Fin", "NOUN"), ("👍", "none"),
@@ -68,10 +67,10 @@ def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: An
     with pytest.raises(
         UsageError, match=r"models \(fr, default\) cannot be loaded: .*download them"
     ):
-        load_tagger(choice)
+        choice.check()
     monkeypatch.setitem(sys.modules, "stanza", None)
-    with pytest.raises(UsageError, match=r"needs the package stanza; .*chronomask\[stanza\]"):
-        load_stanza(choice)
+    with pytest.raises(UsageError, match=r"needs the package 'stanza', .*chronomask\[stanza\]"):
+        choice.open()
 
 
 def test_the_pipeline_is_never_asked_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,10 +81,10 @@ def test_the_pipeline_is_never_asked_to_download(monkeypatch: pytest.MonkeyPatch
         return MadeUpPipeline()
 
     monkeypatch.setattr(stanza, "Pipeline", pipeline)
-    tagger = load_tagger(StanzaTagger(language="de", package="gsd"))
-    stanza_words._load.cache_clear()
+    tagger = StanzaTagger(language="de", package="gsd")
+    tagger.open()
     assert asked["download_method"] is None
     assert asked["language"] == "de"
     assert asked["processors"] == "tokenize,mwt,pos"
-    assert tagger.name.startswith("stanza (de, gsd, stanza ")
-    assert tagger.class_names == UPOS_CLASSES
+    assert tagger.label().startswith("stanza (de, gsd, stanza ")
+    assert tagger.classes() == UPOS_CLASSES

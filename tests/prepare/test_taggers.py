@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, UsageError
-from chronomask.prepare.config import EnglishTagger, NoTagger, SpacyTagger
-from chronomask.prepare.words.taggers import (
-    Spans,
-    TaggerProtocol,
-    UnicodeWords,
-    describe_tagger,
-    load_tagger,
-    split_long,
-)
+from chronomask.prepare.config import EnglishTagger, NoTagger, PrepareConfig, SpacyTagger
+from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.words.spacy_tagger import bundled_folder
+from chronomask.prepare.words.tagger import Spans, Tagger, WordFinder, split_long
+from chronomask.prepare.words.unicode import UnicodeWords
 from chronomask.types import UPOS_CLASSES
+from tests.support.corpus import made_up_text
 
 
 def spelled(text: str, spans: Spans) -> list[str]:
@@ -76,16 +76,14 @@ def test_long_texts_are_cut_at_line_ends_then_sentences() -> None:
 
 
 @pytest.fixture(scope="module")
-def english() -> TaggerProtocol:
-    return load_tagger(EnglishTagger())
+def english() -> WordFinder:
+    return EnglishTagger().open()
 
 
-def test_the_bundled_tagger_tags_english(english: TaggerProtocol) -> None:
+def test_the_bundled_tagger_tags_english(english: WordFinder) -> None:
     text = "The quick dog\ndoesn't run  to London."
     (spans,) = english.tag([text])
-    named = dict(
-        zip(spelled(text, spans), (english.class_names[c] for c in spans.classes), strict=True)
-    )
+    named = dict(zip(spelled(text, spans), (UPOS_CLASSES[c] for c in spans.classes), strict=True))
     assert named["The"] == "DET"
     assert named["dog"] == "NOUN"
     assert named["n't"] == "PART"
@@ -94,19 +92,24 @@ def test_the_bundled_tagger_tags_english(english: TaggerProtocol) -> None:
     assert not any(word.isspace() for word in named)
 
 
-def test_the_bundled_tagger_is_described_without_loading(english: TaggerProtocol) -> None:
-    assert describe_tagger(EnglishTagger()) == (english.name, english.class_names)
-    assert english.class_names == UPOS_CLASSES
-    assert describe_tagger(NoTagger()) == ("none", ("none",))
+def test_the_bundled_tagger_is_described_without_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    import spacy
+
+    opened = spacy.load(bundled_folder())
+    monkeypatch.setattr(spacy, "load", None)  # calling it would fail
+    assert opened.meta["version"] in EnglishTagger().label()
+    assert f"({opened.lang}_{opened.meta['name']} " in EnglishTagger().label()
+    assert EnglishTagger().classes() == UPOS_CLASSES
+    assert (NoTagger().label(), NoTagger().classes()) == ("none", ("none",))
 
 
-def test_an_empty_text_has_no_words(english: TaggerProtocol) -> None:
+def test_an_empty_text_has_no_words(english: WordFinder) -> None:
     assert [s.starts.size for s in english.tag(["", "word", " "])] == [0, 1, 0]
 
 
 def test_a_pipeline_that_is_not_installed_is_refused() -> None:
     with pytest.raises(UsageError, match="spaCy pipeline 'xx_none_sm' is not installed"):
-        load_tagger(SpacyTagger(name="xx_none_sm"))
+        SpacyTagger(name="xx_none_sm").open()
 
 
 def test_a_pipeline_without_tags_is_refused(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_a_pipeline_without_tags_is_refused(tmp_path: Path) -> None:
     blank.add_pipe("sentencizer")
     blank.to_disk(tmp_path / "blank")
     with pytest.raises(DataError, match=r"sets universal part-of-speech tags.*sentencizer"):
-        load_tagger(SpacyTagger(name=str(tmp_path / "blank")))
+        SpacyTagger(name=str(tmp_path / "blank")).label()
 
 
 def test_any_pipeline_that_sets_tags_will_do(tmp_path: Path) -> None:
@@ -127,7 +130,79 @@ def test_any_pipeline_that_sets_tags_will_do(tmp_path: Path) -> None:
     ruler = ruled.add_pipe("attribute_ruler")
     ruler.add([[{"LOWER": "hund"}]], {"POS": "NOUN"})  # type: ignore[attr-defined]
     ruled.to_disk(tmp_path / "ruled")
-    tagger = load_tagger(SpacyTagger(name=str(tmp_path / "ruled")))
-    (spans,) = tagger.tag(["der Hund"])
-    assert [tagger.class_names[c] for c in spans.classes] == ["none", "NOUN"]
-    assert tagger.name.startswith("spacy (de_")
+    tagger = SpacyTagger(name=str(tmp_path / "ruled"))
+    (spans,) = tagger.open().tag(["der Hund"])
+    assert [tagger.classes()[c] for c in spans.classes] == ["none", "NOUN"]
+    assert tagger.label().startswith("spacy (de_")
+
+
+class Shouting(Tagger):
+    """A tagger of one's own: words in capitals are loud."""
+
+    kind: Literal["shouting"] = "shouting"
+    least: int = 2
+    """Letters that make a word in capitals a loud one."""
+
+    def label(self) -> str:
+        return "shouting 1"
+
+    def classes(self) -> tuple[str, ...]:
+        return ("none", "quiet", "loud")
+
+    def tag(self, texts: Sequence[str]) -> list[Spans]:
+        tagged = []
+        for text, words in zip(texts, UnicodeWords().tag(texts), strict=True):
+            loud = [word.isupper() and len(word) >= self.least for word in spelled(text, words)]
+            tagged.append(Spans(words.starts, words.ends, 1 + np.asarray(loud, np.uint8)))
+        return tagged
+
+
+def prepared(folder: Path, texts: list[str], tagger: dict[str, Any], **values: Any) -> PreparedData:
+    """Documents prepared into ``folder/out``."""
+    (folder / "a.txt").write_text("\n\n".join(texts))
+    made = {
+        "sources": [str(folder / "a.txt")],
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
+        "tagger": tagger,
+        "row_length": 32,
+        "held_out": 0,
+        "workers": 1,
+    }
+    config = PrepareConfig.parse(made | values)
+    return prepare(config, folder / "out", force=True, progress=False)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_tagger_of_ones_own(tmp_path: Path, workers: int) -> None:
+    texts = ["She said NO to the UNO. I agree"] * 40
+    tagger = {"kind": "shouting", "least": 3}
+    data = prepared(tmp_path, texts, tagger, workers=workers, part_characters=1000)
+    assert (data.class_names, data.manifest.tagger) == (Shouting().classes(), "shouting 1")
+    shares = data.statistics["splits"]["train"]["word_share_per_class"]
+    assert shares == {"none": 0, "quiet": round(8 / 9, 6), "loud": round(1 / 9, 6)}
+    assert PrepareConfig.load(data.path / "config.yaml").tagger == Shouting(least=3)
+
+
+def test_a_second_preparation_is_tagged_with_what_it_learnt_itself(tmp_path: Path) -> None:
+    bands = {"kind": "frequency_bands", "num_bands": 3}
+    texts = made_up_text(40)
+    swapped = [text.replace("ba", "xx").replace("co", "ba").replace("xx", "co") for text in texts]
+    (tmp_path / "apart").mkdir()
+    apart = prepared(tmp_path / "apart", swapped, bands)
+    prepared(tmp_path, texts, bands)
+    assert prepared(tmp_path, swapped, bands).fingerprint == apart.fingerprint
+
+
+def test_a_second_preparation_is_tagged_by_a_pipeline_that_changed(tmp_path: Path) -> None:
+    import spacy
+
+    def share_of(tag: str) -> float:
+        pipeline = spacy.blank("en")
+        ruler: Any = pipeline.add_pipe("attribute_ruler")
+        ruler.add([[{"LOWER": "fox"}]], {"POS": tag})
+        pipeline.to_disk(tmp_path / "pipeline")
+        tagger = {"kind": "spacy", "name": str(tmp_path / "pipeline")}
+        data = prepared(tmp_path, ["the fox and the dog"] * 5, tagger)
+        return data.statistics["splits"]["train"]["word_share_per_class"][tag]
+
+    assert share_of("NOUN") == share_of("VERB") == 0.2

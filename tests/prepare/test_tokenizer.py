@@ -14,22 +14,20 @@ from transformers import AutoTokenizer
 from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import ByteLevelBPE, TokenizerFolder, Unigram, WordPiece
-from chronomask.prepare.tokenizer import (
-    SPECIALS,
-    build_tokenizer,
-    load_backend,
-    open_saved,
-    train_wordpiece,
-)
-from chronomask.prepare.unigram import train_unigram
+from chronomask.prepare.tokenizer import SavedTokenizer, TokenizerChoice, load_backend, open_saved
 from tests.support.corpus import made_up_text
 from tests.support.processes import python_path
 
 SAMPLE = made_up_text(60)
 
 
+def saved_as(choice: TokenizerChoice, folder: Path) -> SavedTokenizer:
+    choice.save(SAMPLE, 64, folder)
+    return open_saved(folder)
+
+
 def test_wordpiece_is_as_berts(tmp_path: Path) -> None:
-    saved = build_tokenizer(WordPiece(vocab_size=300), SAMPLE, 64, tmp_path / "tokenizer")
+    saved = saved_as(WordPiece(vocab_size=300), tmp_path / "tokenizer")
     assert (saved.pad_id, saved.cls_id, saved.sep_id, saved.mask_id) == (0, 2, 3, 4)
     assert saved.special_ids == (0, 1, 2, 3, 4)
     assert saved.vocab_size <= 300
@@ -43,14 +41,14 @@ def test_wordpiece_is_as_berts(tmp_path: Path) -> None:
 
 
 def test_cased_wordpiece_keeps_capitals_and_accents() -> None:
-    backend = train_wordpiece(WordPiece(vocab_size=300, lowercase=False), [*SAMPLE, "Ábc ábc"])
+    backend = WordPiece(vocab_size=300, lowercase=False).train([*SAMPLE, "Ábc ábc"])
     assert (
         "".join(backend.encode("Ábc", add_special_tokens=False).tokens).replace("##", "") == "Ábc"
     )
 
 
 def test_bytes_know_every_text(tmp_path: Path) -> None:
-    saved = build_tokenizer(ByteLevelBPE(vocab_size=300), SAMPLE, 64, tmp_path / "tokenizer")
+    saved = saved_as(ByteLevelBPE(vocab_size=300), tmp_path / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(str(saved.folder))
     text = "Tout à fait: 漢字 👍\n\ttabs"
     ids = tokenizer(text).input_ids
@@ -69,8 +67,8 @@ def test_training_is_the_same_in_every_process(kind: str, tmp_path: Path) -> Non
         "from chronomask.prepare import config, tokenizer\n"
         "from tests.support.corpus import made_up_text\n"
         f"choice = config.{kind}(vocab_size=400)\n"
-        "saved = tokenizer.build_tokenizer(choice, made_up_text(60), 64, Path(sys.argv[1]))\n"
-        "print(saved.sha256)"
+        "choice.save(made_up_text(60), 64, Path(sys.argv[1]))\n"
+        "print(tokenizer.open_saved(Path(sys.argv[1])).sha256)"
     )
     told = [
         subprocess.run(
@@ -81,12 +79,12 @@ def test_training_is_the_same_in_every_process(kind: str, tmp_path: Path) -> Non
         for seed in range(2)
     ]  # fmt: skip
     choice = {"WordPiece": WordPiece, "ByteLevelBPE": ByteLevelBPE, "Unigram": Unigram}[kind]
-    here = build_tokenizer(choice(vocab_size=400), SAMPLE, 64, tmp_path / "here")
+    here = saved_as(choice(vocab_size=400), tmp_path / "here")
     assert told[0] == told[1] == here.sha256 + "\n"
 
 
 def test_unigram_keeps_the_likeliest_pieces(tmp_path: Path) -> None:
-    saved = build_tokenizer(Unigram(vocab_size=300), SAMPLE, 64, tmp_path / "tokenizer")
+    saved = saved_as(Unigram(vocab_size=300), tmp_path / "tokenizer")
     assert (saved.pad_id, saved.cls_id, saved.sep_id, saved.mask_id) == (0, 2, 3, 4)
     assert saved.special_ids == (0, 1, 2, 3, 4)
     assert 100 < saved.vocab_size <= 300
@@ -111,24 +109,25 @@ def test_unigram_pieces_are_sentencepieces_own() -> None:
         unk_id=0, minloglevel=2,
     )  # fmt: skip
     theirs = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
-    ours = train_unigram(Unigram(vocab_size=300), SAMPLE, list(SPECIALS.values()))
+    ours = Unigram(vocab_size=300).train(SAMPLE)
     known = [text for text in SAMPLE if "[UNK]" not in ours.encode(text).tokens]
     assert len(known) > 20
     for text in known:
-        assert ours.encode(text).tokens == theirs.encode(text, out_type=str)
+        tokens = ours.encode(text, add_special_tokens=False).tokens
+        assert tokens == theirs.encode(text, out_type=str)
 
 
 def test_unigram_of_too_little_text() -> None:
     with pytest.raises(DataError, match="no text to train a tokenizer on"):
-        train_unigram(Unigram(), [" \n "], ["[PAD]", "[UNK]"])
+        Unigram().train([" \n "])
     alphabet = "".join(chr(0x4E00 + k) for k in range(500))
     with pytest.raises(DataError, match=r"no Unigram tokenizer of 120 ids.*vocab_size"):
-        train_unigram(Unigram(vocab_size=120), [alphabet], ["[PAD]", "[UNK]"])
+        Unigram(vocab_size=120).train([alphabet])
 
 
 def test_a_given_folder_is_used_as_it_is(tiny_tokenizer: Path, tmp_path: Path) -> None:
     given = open_saved(tiny_tokenizer)
-    saved = build_tokenizer(TokenizerFolder(path=str(tiny_tokenizer)), [], 64, tmp_path / "copy")
+    saved = saved_as(TokenizerFolder(path=str(tiny_tokenizer)), tmp_path / "copy")
     assert saved.special_ids == given.special_ids
     text = "Baco di fu."
     assert (
@@ -145,7 +144,7 @@ def copied(tokenizer: Path, folder: Path) -> Path:
 
 def test_folders_that_are_no_tokenizer(tiny_tokenizer: Path, tmp_path: Path) -> None:
     def build(folder: Path) -> None:
-        build_tokenizer(TokenizerFolder(path=str(folder)), [], 64, tmp_path / "out")
+        TokenizerFolder(path=str(folder)).save([], 64, tmp_path / "out")
 
     with pytest.raises(UsageError, match="does not exist"):
         build(tmp_path / "nowhere")
@@ -172,10 +171,10 @@ def test_remote_code_of_a_folder_is_not_run(tiny_tokenizer: Path, tmp_path: Path
     (folder / "tokenizer_config.json").write_text(json.dumps(values))
     mark = tmp_path / "ran"
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n")
-    build_tokenizer(TokenizerFolder(path=str(folder)), [], 64, tmp_path / "out")
+    TokenizerFolder(path=str(folder)).save([], 64, tmp_path / "out")
     assert not mark.exists()
 
 
 def test_a_sample_without_words_is_refused() -> None:
     with pytest.raises(DataError, match="no text to train a tokenizer on"):
-        train_wordpiece(WordPiece(), [" \n "])
+        WordPiece().train([" \n "])

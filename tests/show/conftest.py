@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from chronomask.show import subject
 from chronomask.types import UPOS_CLASSES
-from tests.support.fixed_tagger import FixedTagger
+from tests.support.fixed_tagger import FixedTagger, stand_in_for_english
 
 
 @pytest.fixture(autouse=True)
 def _fixed_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "load_tagger", lambda *_: FixedTagger())
+    stand_in_for_english(monkeypatch, FixedTagger())
 
 
 @pytest.fixture

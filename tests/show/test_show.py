@@ -13,10 +13,10 @@ from chronomask.cli import app
 from chronomask.config import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, DataError, UsageError
-from chronomask.prepare.words.taggers import UnicodeWords, load_tagger
-from chronomask.show import subject
+from chronomask.prepare.config import NoTagger
 from chronomask.show.request import Request
 from chronomask.show.show import inspect_masking, inspect_text
+from tests.support.fixed_tagger import stand_in_for_english
 from tests.support.sample_text import TEXT
 
 VOID = {"meta", "link", "br", "line", "polyline", "circle", "img", "hr", "input"}
@@ -197,7 +197,7 @@ def test_classes_are_needed_for_ptw(
     monkeypatch.setattr(PreparedData, "class_names", ("none",))
     with pytest.raises(UsageError, match="needs token classes"):
         inspect_masking(Request(data=tiny_data.path))
-    monkeypatch.setattr(subject, "load_tagger", lambda *_: UnicodeWords())
+    stand_in_for_english(monkeypatch, NoTagger())
     with pytest.raises(UsageError, match="needs token classes"):
         inspect_masking(Request(text="a"))
     shown = inspect_masking(
@@ -218,7 +218,7 @@ def test_a_run_must_have_logged_weights(run_folder: Path) -> None:
 
 
 def test_the_command_just_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "load_tagger", load_tagger)
+    monkeypatch.undo()  # the bundled tagger itself
     result = CliRunner().invoke(app, ["inspect", "The quick brown fox jumps over the lazy dog."])
     assert result.exit_code == 0
     assert "\nADJ" in result.output

@@ -1,6 +1,6 @@
-"""The command line in a process that kills itself: ``killed_command.py counts- 3 prepare …``.
+"""The command line in a process that kills itself: ``killed_command.py annotate- 3 prepare …``.
 
-SIGKILL comes instead of the third file that would take its place under a name that begins with ``counts-``.
+SIGKILL comes instead of the third file that would take its place under a name that begins with ``annotate-``.
 """
 
 from __future__ import annotations

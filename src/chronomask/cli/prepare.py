@@ -64,8 +64,14 @@ def prepare(
     workers: Annotated[
         str | None, config_flag("N", "Processes; 0 is one per processor core.")
     ] = None,
-    executor: Annotated[
-        str | None, config_flag("KIND", "Where they run: local, slurm or ray.")
+    executor: Annotated[str | None, config_flag("KIND", "Where they run: local or ray.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do one of N shares, such as 2/8, beside other machines that do the others; the command "
+            "without it finishes.",
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -84,8 +90,15 @@ def prepare(
     """Turn text into tokenised, tagged, packed rows."""
     from chronomask.config import Layer
     from chronomask.prepare.config import PrepareConfig
+    from chronomask.prepare.tasks import Share
     from chronomask.recipes import find_recipe
 
+    share = None if only is None else Share.parse(only)
+    if share is not None and force:
+        raise UsageError(
+            "--force does not go with --only: it would remove what other shares did; choose another --out, "
+            "or prepare with --force alone"
+        )
     if not sources and config is None:
         raise UsageError("nothing to prepare: name text files or folders, or give --config RECIPE")
     first = (
@@ -106,7 +119,13 @@ def prepare(
     parsed = PrepareConfig.from_layers(layers)
 
     from chronomask.prepare.pipeline import prepare as run_prepare
+    from chronomask.prepare.pipeline import prepare_share
 
+    if share is not None:
+        left = prepare_share(parsed, out, share, progress=not quiet)
+        others = f"{left:,} parts are left to other shares" if left else "so is every other"
+        print(f"{out}: share {share} is done, {others}; the command without --only finishes")
+        return
     data = run_prepare(parsed, out, force=force, progress=not quiet)
     train = data.split("train")
     print(f"{out}: {train.num_rows:,} rows of {data.row_length} tokens to train on")

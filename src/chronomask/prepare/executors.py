@@ -1,8 +1,8 @@
-"""Ways to run a stage's tasks: here, on a Slurm cluster, on a Ray cluster.
+"""Ways to run a stage's tasks: processes on this machine, or tasks of a Ray cluster.
 
-A task is a stage and a part's number; what it makes lies in the work folder, whole or not at all, so it
-does not matter where it runs, nor whether it runs twice. An executor runs the tasks it is given and tells
-which raised an error; tasks of a killed process are simply not done. May enter: other executors.
+An executor runs the parts it is given and says which raised an error; parts of a killed process are simply
+not done, and :func:`run_stage` runs them again. Machines that share a preparation (``--only 2/8``) each
+run their own parts, here or there.
 """
 
 from __future__ import annotations
@@ -10,147 +10,152 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import shlex
-import shutil
-import subprocess
-import sys
+import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from chronomask.config import Alternative
 from chronomask.errors import RunError, UsageError
-from chronomask.prepare.config import Executor, LocalExecutor, RayExecutor, SlurmExecutor
-from chronomask.prepare.tasks import (
-    as_message,
-    begin_worker,
-    failure_file,
-    is_done,
-    listing_file,
-    run_task,
-    run_tasks,
-    write_listing,
-)
-from chronomask.storage import write_bytes
+from chronomask.prepare.tasks import Stage, as_message, begin_worker, run_task, run_tasks
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-__all__ = ["Stage", "check_executor", "run_stage", "slurm_script"]
+__all__ = ["Executor", "LocalExecutor", "RayExecutor", "run_stage"]
 
 Failures = dict[int, str]
 """Part number and message of every task that raised an error."""
+Done = Callable[[int], None]
+"""Is told, in any order, which parts are finished."""
+
+_ATTEMPTS = 3
+_SECONDS_BETWEEN_LOOKS = 0.5
+"""How long a share waits before it looks again for what other machines have in hand."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Tasks of one kind: ``name`` finds the function; ``needs_torch`` where its model runs on it."""
+class Executor(Alternative):
+    """Where the workers are. The result is the same anywhere."""
 
-    work: Path
-    name: str
-    needs_torch: bool = False
+    def check(self) -> None:
+        """Raises :class:`UsageError`, before any work, where it cannot run here."""
+
+    @abstractmethod
+    def run(self, stage: Stage, numbers: Sequence[int], workers: int, done: Done) -> Failures:
+        """Run the parts with so many workers, each once, whatever becomes of the others."""
 
 
-def check_executor(executor: Executor) -> None:
-    """Raises :class:`UsageError`, before any work, where an executor cannot run here."""
-    if isinstance(executor, SlurmExecutor) and shutil.which("sbatch") is None:
-        raise UsageError(
-            "executor.kind=slurm needs the command sbatch, which is not on this machine's PATH; run it "
-            "on a node that submits jobs, or choose --executor local"
-        )
-    if isinstance(executor, RayExecutor) and importlib.util.find_spec("ray") is None:
-        raise UsageError(
-            "executor.kind=ray needs the package ray; pip install 'chronomask[ray]', or choose "
-            "--executor local"
-        )
+class LocalExecutor(Executor):
+    """Processes on this machine."""
+
+    kind: Literal["local"] = "local"
+
+    def run(self, stage: Stage, numbers: Sequence[int], workers: int, done: Done) -> Failures:
+        """One worker is this process; more are started fresh for the stage."""
+        with _single_threaded():
+            if min(workers, len(numbers)) > 1:
+                return _run_in_processes(stage, numbers, workers, done)
+            return run_tasks(stage, numbers, done)
+
+
+class RayExecutor(Executor):
+    """A Ray cluster, or Ray on this machine; every node must see the prepared folder."""
+
+    kind: Literal["ray"] = "ray"
+    address: str | None = None
+    """Address of a running cluster; None: what ``RAY_ADDRESS`` names, else an instance of its own."""
+
+    def check(self) -> None:
+        """Raises :class:`UsageError` without the package."""
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError(
+                "executor.kind=ray needs the package ray; pip install 'chronomask[ray]', or choose "
+                "--executor local"
+            )
+
+    def run(self, stage: Stage, numbers: Sequence[int], workers: int, done: Done) -> Failures:
+        """Tasks of one core each, as many at a time as there are workers."""
+        import ray
+
+        started = not ray.is_initialized()
+        if started:
+            _start_ray(self.address or os.environ.get("RAY_ADDRESS"), workers)
+        try:
+            return _run_with_ray(stage, numbers, workers, done)
+        finally:
+            if started:
+                ray.shutdown()
 
 
 def run_stage(
-    stage: Stage,
-    num_parts: int,
-    workers: int,
-    executor: Executor,
-    done: Callable[[int], None],
+    stage: Stage, numbers: Sequence[int], workers: int, executor: Executor, done: Done
 ) -> None:
-    """Run a stage's tasks that are not done; ``done`` is called, in any order, with what is finished.
+    """Run those of a stage's parts that are not done; ``done`` is told of every finished one.
 
     A process that is killed costs the parts it had in hand: they are run again with fresh processes.
-    Raises :class:`RunError` naming the parts that raised an error, or that still are not done.
+    Parts that another machine has in hand are waited for. Raises :class:`RunError` naming the parts
+    that raised an error, or that still are not done.
     """
-    todo = []
-    for number in range(num_parts):
-        if is_done(stage.work, stage.name, number):
+    reported: set[int] = set()
+
+    def report(number: int) -> None:
+        if number not in reported:
+            reported.add(number)
             done(number)
-        else:
-            todo.append(number)
-    for _ in range(_ATTEMPTS):
-        if not todo:
-            return
-        failures = _attempt(stage, todo, workers, executor, done)
+
+    for number in filter(stage.is_done, numbers):
+        report(number)
+    attempts = 0
+    while todo := [number for number in numbers if not stage.is_done(number)]:
+        if attempts == _ATTEMPTS:
+            raise RunError(
+                f"worker processes were killed {_ATTEMPTS} times in stage {stage.name}, parts "
+                f"{_listing(todo)} (out of memory?); run the same command again to continue, with fewer "
+                "--workers or a smaller part_characters"
+            )
+        if stage.shared and all(map(stage.is_claimed, todo)):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            continue
+        failures = executor.run(stage, todo, workers, report)
         if failures:
             first = min(failures)
             raise RunError(
-                f"stage {stage.name} failed for parts {_listing(sorted(failures))} of {num_parts}; part "
-                f"{first}: {failures[first]}. Run the same command again to continue with these parts alone"
+                f"stage {stage.name} failed for parts {_listing(sorted(failures))}; part {first}: "
+                f"{failures[first]}. Run the same command again to continue with these parts alone"
             )
-        todo = [number for number in todo if not is_done(stage.work, stage.name, number)]
-    if todo:
-        raise RunError(
-            f"worker processes were killed {_ATTEMPTS} times in stage {stage.name}, parts "
-            f"{_listing(todo)} (out of memory?); run the same command again to continue, with fewer "
-            "--workers or a smaller part_characters"
-        )
-
-
-_ATTEMPTS = 3
+        left = [number for number in todo if not stage.is_done(number)]
+        attempts += not stage.shared or not all(map(stage.is_claimed, left))
+    for number in numbers:  # also what other machines did meanwhile
+        report(number)
 
 
 def _listing(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:10])) + (", …" if len(numbers) > 10 else "")
 
 
-def _attempt(
-    stage: Stage,
-    numbers: Sequence[int],
-    workers: int,
-    executor: Executor,
-    done: Callable[[int], None],
-) -> Failures:
-    if isinstance(executor, SlurmExecutor):
-        return _run_with_slurm(stage, numbers, workers, executor, done)
-    if isinstance(executor, RayExecutor):
-        return _run_with_ray(stage, numbers, workers, executor, done)
-    assert isinstance(executor, LocalExecutor)
-    with _single_threaded():
-        if min(workers, len(numbers)) > 1:
-            return _run_in_processes(stage, numbers, workers, done)
-        return run_tasks(stage.work, stage.name, numbers, done)
-
-
-def _run_in_processes(
-    stage: Stage, numbers: Sequence[int], workers: int, done: Callable[[int], None]
-) -> Failures:
-    # Spawned, not forked: the parent may hold threads of the tokenizer or of torch.
+def _run_in_processes(stage: Stage, numbers: Sequence[int], workers: int, done: Done) -> Failures:
+    """Run parts in processes started for them; where one is killed the rest stays undone."""
     failures: Failures = {}
+    # Spawned, not forked: the parent may hold threads of the tokenizer or of torch.
     pool = ProcessPoolExecutor(
         min(workers, len(numbers)),
         get_context("spawn"),
         initializer=begin_worker,
-        initargs=(stage.needs_torch,),
+        initargs=(stage.runs_on_torch,),
     )
     try:
         for number, future in _as_handed_in(pool, stage, numbers, 2 * workers):
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
                 break  # a worker was killed, and the others with it: what is not done is run again
-            if error is None:
-                done(number)
-            else:
+            if error is not None:
                 failures[number] = as_message(error)
+            elif future.result():
+                done(number)
     except BrokenProcessPool:  # raised by handing in
         pass
     finally:
@@ -160,13 +165,13 @@ def _run_in_processes(
 
 def _as_handed_in(
     pool: ProcessPoolExecutor, stage: Stage, numbers: Sequence[int], ahead: int
-) -> Iterator[tuple[int, Future[None]]]:
+) -> Iterator[tuple[int, Future[bool]]]:
     """Tasks as they finish; never more than ``ahead`` are waiting, however many parts there are."""
-    waiting: dict[Future[None], int] = {}
+    waiting: dict[Future[bool], int] = {}
     rest = iter(numbers)
     while True:
         for number in rest:
-            waiting[pool.submit(run_task, stage.work, stage.name, number)] = number
+            waiting[pool.submit(run_task, stage, number)] = number
             if len(waiting) >= ahead:
                 break
         if not waiting:
@@ -195,126 +200,50 @@ _OBJECT_STORE_BYTES = 100_000_000
 """Ray's store of a local instance: tasks hand over numbers only."""
 
 
-def _run_with_ray(
-    stage: Stage,
-    numbers: Sequence[int],
-    workers: int,
-    executor: RayExecutor,
-    done: Callable[[int], None],
-) -> Failures:
+def _start_ray(address: str | None, workers: int) -> None:
+    """Join the cluster at an address, or begin an instance of so many cores here."""
+    import ray
+
+    here: dict[str, Any] = {
+        "num_cpus": workers,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+    }
+    with _single_threaded():
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            **({} if address else here),
+        )
+
+
+def _run_with_ray(stage: Stage, numbers: Sequence[int], workers: int, done: Done) -> Failures:
+    """Run parts as tasks of the Ray that this process is connected to."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    started = not ray.is_initialized()
-    if started:
-        address = executor.address or os.environ.get("RAY_ADDRESS")
-        here: dict[str, Any] = {
-            "num_cpus": workers,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-        }
-        with _single_threaded():
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-                **({} if address else here),
-            )
+    # Retries are the caller's: what is missing afterwards is run again.
+    task = ray.remote(num_cpus=1, max_retries=0)(run_task)
     failures: Failures = {}
-    try:
-        # Retries are the caller's: what is missing afterwards is run again.
-        task = ray.remote(num_cpus=1, max_retries=0)(run_task)
-        waiting: dict[Any, int] = {}
-        rest = iter(numbers)
-        work = stage.work.resolve()
-        while True:
-            for number in rest:
-                waiting[task.remote(work, stage.name, number)] = number
-                if len(waiting) >= workers:
-                    break
-            if not waiting:
-                return failures
-            (finished,), _ = ray.wait(list(waiting), num_returns=1)
-            number = waiting.pop(finished)
-            try:
-                ray.get(finished)
-            except RayTaskError as error:
-                failures[number] = as_message(error.cause or error)
-            except RayError:
-                continue  # the process or its node was lost: not done, so it is run again
-            else:
-                done(number)
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def slurm_script(stage: Stage, num_jobs: int, executor: SlurmExecutor) -> str:
-    """The script that ``sbatch`` runs ``num_jobs`` times, each doing its share of the listed parts."""
-    logs = stage.work / "slurm"
-    options = [
-        f"--job-name=chronomask-{stage.name}",
-        f"--array=0-{num_jobs - 1}",
-        "--ntasks=1",
-        f"--cpus-per-task={executor.cpus_per_worker}",
-        f"--mem={executor.memory_per_worker}",
-        f"--time={executor.time}",
-        f"--output={logs}/{stage.name}-%a.log",
-        *([f"--partition={executor.partition}"] if executor.partition else []),
-        *executor.options,
-    ]
-    command = [sys.executable, "-m", "chronomask.prepare.tasks", str(stage.work), stage.name]
-    lines = [
-        "#!/bin/bash",
-        *(f"#SBATCH {option}" for option in options),
-        "set -e",
-        *executor.setup,
-        "export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false",
-        f'exec {shlex.join(command)} "$SLURM_ARRAY_TASK_ID" {num_jobs}'
-        + (" --torch" if stage.needs_torch else ""),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _run_with_slurm(
-    stage: Stage,
-    numbers: Sequence[int],
-    workers: int,
-    executor: SlurmExecutor,
-    done: Callable[[int], None],
-) -> Failures:
-    """Submit one job array and wait for it; what its jobs say is in ``.work/slurm``."""
-    stage = Stage(stage.work.resolve(), stage.name, stage.needs_torch)
-    (stage.work / "slurm").mkdir(exist_ok=True)
-    for number in numbers:
-        failure_file(stage.work, stage.name, number).unlink(missing_ok=True)
-    write_listing(listing_file(stage.work, stage.name), numbers)
-    num_jobs = min(workers, len(numbers))
-    script = stage.work / "slurm" / f"{stage.name}.sh"
-    write_bytes(script, slurm_script(stage, num_jobs, executor).encode())
-    job = ""
-    with subprocess.Popen(
-        ["sbatch", "--parsable", "--wait", str(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as submitted:
+    waiting: dict[Any, int] = {}
+    rest = iter(numbers)
+    while True:
+        for number in rest:
+            waiting[task.remote(stage, number)] = number
+            if len(waiting) >= workers:
+                break
+        if not waiting:
+            return failures
+        (finished,), _ = ray.wait(list(waiting), num_returns=1)
+        number = waiting.pop(finished)
         try:
-            assert submitted.stdout is not None
-            job = submitted.stdout.readline().strip().split(";")[0]
-            _, said = submitted.communicate()
-        except BaseException:
-            if job:  # nobody waits for it any more
-                subprocess.run(["scancel", job], check=False)
-            raise
-    if not job:
-        raise UsageError(f"sbatch refused {script}: {said.strip()}")
-    failures: Failures = {}
-    for number in numbers:
-        failed = failure_file(stage.work, stage.name, number)
-        if is_done(stage.work, stage.name, number):
-            done(number)
-        elif failed.is_file():
-            failures[number] = failed.read_text()
-    return failures
+            mine = ray.get(finished)
+        except RayTaskError as error:
+            failures[number] = as_message(error.cause or error)
+        except RayError:
+            continue  # the process or its node was lost: not done, so it is run again
+        else:
+            if mine:
+                done(number)

@@ -1,67 +1,54 @@
-"""``prepare``: from sources to a folder of prepared rows, in four stages.
+"""``prepare``: from sources to a folder of prepared rows.
 
-gather (sources → parts of text) → tokenizer → annotate (parts → tokens with words and classes, by many
-processes) → assemble (tokens → rows). Stages keep what they finished in ``OUT/.work``, so an
-interrupted preparation goes on where it stopped; the manifest is written last and ``.work`` removed.
+gather (sources → parts of text) → refine (filters, duplicates) → tokenizer → annotate (parts → tokens with
+words and classes, by many processes) → assemble (tokens → rows). Stages keep what they finished in
+``OUT/.work``, so an interrupted preparation goes on where it stopped; the manifest is written last and
+``.work`` removed. Several machines may share the stages before the last (:func:`prepare_share`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from filelock import FileLock, Timeout
-
-from chronomask.config import diff
+from chronomask.config import diff, kind_of
 from chronomask.data.folder import PreparedData
 from chronomask.data.manifest import MANIFEST
 from chronomask.data.writer import RowWriter, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
-from chronomask.prepare.clean.deduplicate import check_minhash
-from chronomask.prepare.clean.filters import check_filters
-from chronomask.prepare.clean.refine import refine
-from chronomask.prepare.config import (
-    ColumnTagger,
-    FrequencyBands,
-    MinHashDuplicates,
-    PrepareConfig,
-    TokenizerFolder,
-    Unigram,
-)
-from chronomask.prepare.executors import check_executor
-from chronomask.prepare.progress import Progress
+from chronomask.prepare.clean.deduplicate import SIGN, drop_duplicates, sign_part
+from chronomask.prepare.clean.filters import FILTER, filter_part, filtered_out
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.executors import run_stage
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.gather import gather, sample_texts
-from chronomask.prepare.read.sources import (
-    AnySource,
-    fields_of_config,
-    file_state,
-    find_sources,
-    snapshot,
-)
-from chronomask.prepare.rows.assemble import statistics, write_split
-from chronomask.prepare.rows.documents import DOCUMENTS_FILE, write_table
-from chronomask.prepare.rows.engine import PartJob, run_parts
+from chronomask.prepare.read.gather import Gathered, gather, sample_texts
+from chronomask.prepare.read.sources import Found, find_sources, snapshot
+from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, counts_of, forget
+from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
 from chronomask.prepare.rows.pack import Specials
-from chronomask.prepare.tokenizer import SavedTokenizer, build_tokenizer, find_tokenizer, open_saved
-from chronomask.prepare.unigram import check_unigram
-from chronomask.prepare.words.bands import BANDS_FILE, count_words, make_bands
-from chronomask.prepare.words.columns import class_names_of
-from chronomask.prepare.words.taggers import describe_tagger
-from chronomask.prepare.work import SPLITS
-from chronomask.storage import write_bytes
+from chronomask.prepare.tasks import Share, Stage, Task
+from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
+from chronomask.prepare.words.tagger import Tagger
+from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark
+from chronomask.progress import Progress
+from chronomask.storage import write_json, write_text
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "prepare_share"]
 
 _WORK = ".work"
 _LOCK = ".lock"
-_FILES = ("config.yaml", "statistics.json", BANDS_FILE, DOCUMENTS_FILE)
+_SECONDS_TO_BEGIN = 10.0
+"""How long a share waits for another one to begin the work folder."""
 
 
 def prepare(
@@ -82,157 +69,339 @@ def prepare(
     for what is not there, :class:`DataError` for unusable sources, :class:`RunError` where the disk or
     the workers give up. Nothing half-written can be opened.
     """
-    config, out = PrepareConfig.of(config, **changes), Path(out)
-    check_executor(config.executor)
-    check_filters(config.filters)
-    if isinstance(config.deduplication, MinHashDuplicates):
-        check_minhash()
-    if isinstance(config.tokenizer, Unigram):
-        check_unigram()
-    skipped = Skipped()
-    fields = fields_of_config(config)
-    sources = find_sources(config.sources, fields, skipped)
-    state = {"config": config.shaping(), "sources": snapshot(sources)}
-    if isinstance(config.tokenizer, TokenizerFolder):
-        state["sources"] += [file_state(find_tokenizer(config.tokenizer.path))]
-    if not _may_write(out):
-        raise UsageError(f"{out} exists and is not prepared data; choose another --out")
-    if not force and (out / MANIFEST).is_file():
-        return _reuse(out, config, state)
-    with _alone(out):
+    run = _Run.of(PrepareConfig.of(config, **changes), Path(out), progress)
+    if not force and run.is_finished():
+        return run.reuse()
+    with _alone(run.out):
         if force:
-            _remove(out)
-        elif (out / MANIFEST).is_file():  # finished by another process since
-            return _reuse(out, config, state)
-        try:
-            return _prepare(config, out, sources, skipped, state, progress)
-        except OSError as error:
-            raise RunError(
-                f"preparing {out} stopped: {error.strerror or error}; "
-                "run the same command again to continue"
-            ) from error
+            _remove(run.out)
+        elif run.is_finished():  # by another process since
+            return run.reuse()
+        with run.going():
+            if not run.is_begun():
+                run.begin()
+            return run.assemble(*run.until_annotated())
+
+
+def prepare_share(
+    config: PrepareConfig, out: str | Path, share: Share, *, progress: bool = True
+) -> int:
+    """Do one share of a preparation, beside other machines that see ``out`` and the sources.
+
+    What only one can do, such as reading, the first one does, and the others wait for it. Where a stage
+    needs all parts of the one before, parts that nobody has in hand are done too. Returns how many
+    parts are left to other shares; when none is, :func:`prepare` finishes the folder. Raises as
+    :func:`prepare` does, and :class:`UsageError` where other shares have another config.
+    """
+    run = _Run.of(config, Path(out), progress, share)
+    with _beside_others(run), run.going():
+        if run.is_finished():
+            run.reuse()
+            return 0
+        if not run.is_begun():
+            raise UsageError(
+                f"other shares of {run.out} have another config or other sources; give every share the same, "
+                "or choose another --out"
+            )
+        gathered, _, _ = run.until_annotated()
+        marks = (mark_file(run.work, ANNOTATE, number) for number in range(gathered.num_parts))
+        return sum(not mark.is_file() for mark in marks)
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """No other preparation writes ``out`` meanwhile; a killed one's lock is gone with its process."""
-    mark = out / _LOCK
+    """No other preparation writes ``out`` meanwhile."""
+    with lock(_lock_of(out)) as mine:
+        if not mine:
+            raise _in_use(out)
+        try:
+            yield
+        finally:
+            (out / _LOCK).unlink(missing_ok=True)
+
+
+@contextmanager
+def _beside_others(run: _Run) -> Iterator[None]:
+    """Other shares may write the folder meanwhile, a whole preparation may not.
+
+    Who finds nobody else there begins the work folder, if it has to be begun.
+    """
+    with lock(_lock_of(run.out)) as nobody_else:
+        if nobody_else and not (run.is_finished() or run.is_begun()):
+            run.begin()
+    with lock(_lock_of(run.out), together=True, seconds=_SECONDS_TO_BEGIN) as mine:
+        if not mine:
+            raise _in_use(run.out)
+        yield
+
+
+def _lock_of(out: Path) -> Path:
+    """The file whose lock says who writes ``out``; the folder is made."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(mark, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(
-            f"another process is preparing {out}; wait for it, or choose another --out"
-        ) from None
+        (out / _LOCK).touch()
     except OSError as error:
         raise UsageError(f"{out} cannot be used as a folder: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        mark.unlink(missing_ok=True)
-        lock.release()
+    return out / _LOCK
 
 
-def _prepare(
-    config: PrepareConfig,
-    out: Path,
-    sources: list[AnySource],
-    skipped: Skipped,
-    state: dict[str, Any],
-    shown: bool,
-) -> PreparedData:
-    tagger_name, class_names = describe_tagger(config.tagger)
-    work = _work_folder(out, state)
-    workers = config.workers or os.cpu_count() or 1
-    tokenizer: SavedTokenizer | None = None
-    if isinstance(config.tokenizer, TokenizerFolder):  # refused before the reading starts
-        tokenizer = _tokenizer(config, out, work, ())
-    with Progress("reading", shown=shown) as bar:
-        gathered = gather(work, config, sources, skipped, bar)
-    gathered = refine(work, config, gathered, workers, shown)
-    if isinstance(config.tagger, ColumnTagger):
-        class_names = class_names_of(config.tagger, gathered.tags)
-    if tokenizer is None:
-        if shown:
-            print(f"training a {config.tokenizer.kind} tokenizer", file=sys.stderr, flush=True)
-        sample = sample_texts(work, gathered, config.tokenizer_sample_characters)
-        tokenizer = _tokenizer(config, out, work, sample)
-    if isinstance(config.tagger, FrequencyBands) and not (out / BANDS_FILE).is_file():
-        sample = sample_texts(work, gathered, config.tokenizer_sample_characters)
-        make_bands(count_words(sample), config.tagger.num_bands).save(out)
-    specials = Specials(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
-    job = PartJob(
-        str(tokenizer.folder.resolve()),
-        tokenizer.sha256,
-        config.tagger.to_dict(),
-        class_names,
-        str(out.resolve()),
-        tokenizer.special_ids,
-        tokenizer.vocab_size,
-        gathered.held_out_below,
-        bool(config.id_key or config.metadata_keys),
-    )
-    with Progress("tokenising and tagging", gathered.num_characters, shown) as bar:
-        parts = run_parts(work, gathered.num_parts, job, workers, bar, config.executor)
+def _in_use(out: Path) -> UsageError:
+    return UsageError(f"another process is preparing {out}; wait for it, or choose another --out")
 
-    if job.keeps_documents:
-        write_table(work, gathered.num_parts, config.metadata_keys, out / DOCUMENTS_FILE)
-    entries, counts = {}, {}
-    for split in SPLITS:
-        writer = RowWriter(out, split, config.row_length, tokenizer.vocab_size)
-        entries[split], counts[split] = write_split(
-            work, writer, split, gathered.num_parts, config.packing, config.row_length, specials
+
+@dataclass(frozen=True)
+class _Run:
+    """One preparation by this process: all of it, or a share."""
+
+    config: PrepareConfig
+    out: Path
+    sources: list[Found]
+    skipped: Skipped
+    state: dict[str, Any]
+    """What the rows are made of; a work folder of another state is not gone on with."""
+    shown: bool
+    share: Share | None
+
+    @classmethod
+    def of(cls, config: PrepareConfig, out: Path, shown: bool, share: Share | None = None) -> _Run:
+        """Find the sources, and refuse at once what cannot be."""
+        for part in (config.executor, config.deduplication, config.tokenizer):
+            part.check()
+        for choice in config.filters:
+            choice.step()
+        skipped = Skipped()
+        sources = find_sources(config.sources, config.fields(), skipped)
+        state = {
+            "config": config.shaping(),
+            "sources": snapshot(sources) + config.tokenizer.state(),
+        }
+        if not _may_write(out):
+            raise UsageError(f"{out} exists and is not prepared data; choose another --out")
+        return cls(config, out, sources, skipped, state, shown, share)
+
+    @property
+    def work(self) -> Path:
+        """The work folder; its path is good wherever a worker runs."""
+        return self.out.resolve() / _WORK
+
+    def is_finished(self) -> bool:
+        """Whether the folder is prepared data."""
+        return (self.out / MANIFEST).is_file()
+
+    def reuse(self) -> PreparedData:
+        """Open the finished folder; raises :class:`UsageError` if it was prepared from something else."""
+        data = PreparedData.open(self.out)
+        try:
+            before = PrepareConfig.load(self.out / "config.yaml")
+        except ChronomaskError as error:
+            raise DataError(f"{error}; use --force to prepare {self.out} again") from None
+        changes = diff(before.shaped(), self.config.shaped())
+        if changes:
+            listing = "; ".join(
+                f"{key} is {was!r} there, {now!r} here" for key, (was, now) in changes.items()
+            )
+            raise UsageError(
+                f"{self.out} was prepared with another config: {listing}. Use --force to prepare it again, "
+                "or another --out"
+            )
+        if data.statistics.get("sources") != self.state["sources"]:
+            raise UsageError(
+                f"the sources have changed since {self.out} was prepared; use --force to prepare it again, "
+                "or another --out"
+            )
+        return data
+
+    def is_begun(self) -> bool:
+        """Whether the work folder is of this very preparation."""
+        mark = self.work / "state.json"
+        return mark.is_file() and mark.read_text() == json.dumps(self.state, sort_keys=True)
+
+    def begin(self) -> None:
+        """Make the work folder; what another preparation left is removed."""
+        _remove(self.out)
+        write_text(self.work / "state.json", json.dumps(self.state, sort_keys=True))
+
+    @contextmanager
+    def going(self) -> Iterator[None]:
+        """Errors of the system say how to go on."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"preparing {self.out} stopped: {error.strerror or error}; "
+                "run the same command again to continue"
+            ) from error
+        finally:
+            forget()
+
+    @contextmanager
+    def once(self) -> Iterator[None]:
+        """Do what only one of several shares can do at a time; who comes second finds it done."""
+        if self.share is None:
+            yield
+            return
+        seconds = 0.0
+        while True:
+            with lock(self.work / "once", seconds=seconds) as mine:
+                if mine:
+                    yield
+                    return
+            self.say("waiting for what another share does for all")
+            seconds = math.inf
+
+    def say(self, line: str) -> None:
+        """Tell people what goes on, if they want to know."""
+        if self.shown:
+            print(line, file=sys.stderr, flush=True)
+
+    def stage(self, name: str, task: Task, *, runs_on_torch: bool = False) -> Stage:
+        """A stage of this preparation."""
+        return Stage(name, self.work, task, runs_on_torch, shared=self.share is not None)
+
+    def run(self, stage: Stage, label: str, gathered: Gathered, *, whole: bool = True) -> None:
+        """Run a stage by the workers of the config.
+
+        ``whole``: what follows needs every part, so a share goes on with those of others that nobody
+        has in hand, and waits for the rest.
+        """
+        numbers, sizes = list(range(gathered.num_parts)), gathered.part_characters
+        if self.share is not None:
+            own = list(filter(self.share.has, numbers))
+            numbers = own + [number for number in numbers if number not in set(own)] * whole
+        with Progress(label, sum(sizes[k] for k in numbers), "characters", shown=self.shown) as bar:
+
+            def report(number: int) -> None:
+                known = read_mark(self.work, stage.name, number)
+                counted = ("num_documents", "num_words")
+                others = {key[4:]: known[key] for key in counted} if stage.name == ANNOTATE else {}
+                bar.advance(sizes[number], **others)
+
+            workers = self.config.workers or os.cpu_count() or 1
+            run_stage(stage, numbers, workers, self.config.executor, report)
+
+    def until_annotated(self) -> tuple[Gathered, SavedTokenizer, PartJob]:
+        """Every stage before the rows; of the last one a share does its own parts alone."""
+        config, tagger = self.config, self.config.tagger
+        tagger.check()
+        tagger.label()
+        with self.once():
+            if not config.tokenizer.needs_text:  # refused before the reading starts
+                self.tokenizer(None)
+            with Progress("reading", None, "characters", shown=self.shown) as bar:
+                gathered = gather(
+                    self.work,
+                    self.sources,
+                    config.fields(),
+                    self.skipped,
+                    bar,
+                    min_characters=config.min_characters,
+                    part_characters=config.part_characters,
+                    held_out=config.held_out,
+                )
+        gathered = self.refine(gathered)
+        class_names = tagger.classes_of(gathered.tags)
+        with self.once():
+            tokenizer = self.tokenizer(gathered)
+            if tagger.learns is not None and not (self.out / tagger.learns).is_file():
+                tagger.learn(self.sample(gathered), self.out)
+        job = PartJob(
+            run=uuid4().hex,
+            tokenizer=str(tokenizer.folder.resolve()),
+            tagger=tagger,
+            class_names=class_names,
+            out=str(self.out.resolve()),
+            special_ids=tokenizer.special_ids,
+            vocab_size=tokenizer.vocab_size,
+            held_out_below=gathered.held_out_below,
+            keeps_documents=bool(config.id_key or config.metadata_keys),
         )
-    if not entries["train"].num_rows:
-        raise DataError("no document gave a token to train on; check the sources and the tokenizer")
-    values = {
-        "tokenizer_sha256": tokenizer.sha256,
-        "tagger": tagger_name,
-        "class_names": class_names,
-        "row_length": config.row_length,
-        "packing": config.packing.kind,
-        "pad_token_id": tokenizer.pad_id,
-        "vocab_size": tokenizer.vocab_size,
-    }
-    report = statistics(counts, class_names, gathered, parts, state["sources"])
-    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    write_bytes(out / "statistics.json", text.encode())
-    # Workers and executor are this machine's business: equal rows come with an equal config.
-    write_bytes(out / "config.yaml", config.shaped().to_yaml().encode())
-    write_manifest(out, values, entries, _other_files(out))
-    shutil.rmtree(work)
-    return PreparedData.open(out)
+        stage = self.stage(
+            ANNOTATE, partial(annotate_part, job), runs_on_torch=tagger.runs_on_torch
+        )
+        self.run(stage, "tokenising and tagging", gathered, whole=False)
+        return gathered, tokenizer, job
 
+    def refine(self, gathered: Gathered) -> Gathered:
+        """What is left after filters and deduplication; raises :class:`DataError` if nothing is."""
+        config = self.config
+        if config.filters:
+            self.run(
+                self.stage(FILTER, partial(filter_part, config.filters)), "filtering", gathered
+            )
+            gathered = gathered.without(*filtered_out(self.work, gathered.num_parts))
+        if config.deduplication.reason is not None:
+            stage = self.stage(SIGN, partial(sign_part, config.deduplication))
+            self.run(stage, "finding duplicates", gathered)
+            with self.once():
+                left = drop_duplicates(self.work, gathered.num_parts, config.deduplication)
+            gathered = gathered.without(*left)
+        return gathered
 
-def _other_files(out: Path) -> list[str]:
-    """What a preparation writes beside the rows, relative to ``out``."""
-    single = [name for name in _FILES if (out / name).is_file()]
-    folder = sorted(file.name for file in (out / "tokenizer").iterdir())
-    return single + [f"tokenizer/{name}" for name in folder]
+    def sample(self, gathered: Gathered | None) -> Iterator[str]:
+        """Training text to learn from; nothing where none was gathered."""
+        if gathered is None:
+            return iter(())
+        return sample_texts(self.work, gathered, self.config.tokenizer_sample_characters)
 
+    def tokenizer(self, gathered: Gathered | None) -> SavedTokenizer:
+        """The folder ``out/tokenizer``, made whole under another name first."""
+        final, choice = self.out / "tokenizer", self.config.tokenizer
+        if not final.is_dir():
+            if choice.needs_text:
+                self.say(f"training a {kind_of(choice)} tokenizer")
+            temporary = self.work / "tokenizer"
+            shutil.rmtree(temporary, ignore_errors=True)
+            choice.save(self.sample(gathered), self.config.row_length, temporary)
+            temporary.replace(final)
+        return open_saved(final)
 
-def _tokenizer(config: PrepareConfig, out: Path, work: Path, sample: Any) -> SavedTokenizer:
-    """The folder ``out/tokenizer``, made whole under another name first."""
-    final = out / "tokenizer"
-    if not final.is_dir():
-        temporary = work / "tokenizer"
-        shutil.rmtree(temporary, ignore_errors=True)
-        build_tokenizer(config.tokenizer, sample, config.row_length, temporary)
-        temporary.replace(final)
-    return open_saved(final)
+    def assemble(self, gathered: Gathered, tokenizer: SavedTokenizer, job: PartJob) -> PreparedData:
+        """Write the rows and what is said of them, the manifest last; the work folder is removed."""
+        config, out = self.config, self.out
+        if job.keeps_documents:
+            write_table(self.work, gathered.num_parts, config.metadata_keys, out / DOCUMENTS_FILE)
+        specials = Specials(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
+        entries, counts = {}, {}
+        for split in SPLITS:
+            writer = RowWriter(out, split, config.row_length, tokenizer.vocab_size)
+            entries[split], counts[split] = write_split(
+                self.work,
+                writer,
+                split,
+                gathered.num_parts,
+                config.packing,
+                config.row_length,
+                specials,
+            )
+        if not entries["train"].num_rows:
+            raise DataError(
+                "no document gave a token to train on; check the sources and the tokenizer"
+            )
+        parts = [counts_of(self.work, number) for number in range(gathered.num_parts)]
+        report = statistics(counts, job.class_names, gathered, parts, self.state["sources"])
+        write_json(out / "statistics.json", report, indent=1)
+        # Workers and executor are this machine's business: equal rows come with an equal config.
+        write_text(out / "config.yaml", config.shaped().to_yaml())
+        values = {
+            "tokenizer_sha256": tokenizer.sha256,
+            "tagger": config.tagger.label(),
+            "class_names": job.class_names,
+            "row_length": config.row_length,
+            "packing": kind_of(config.packing),
+            "pad_token_id": tokenizer.pad_id,
+            "vocab_size": tokenizer.vocab_size,
+        }
+        write_manifest(out, values, entries, self._other_files())
+        shutil.rmtree(self.work)
+        return PreparedData.open(out)
 
-
-def _work_folder(out: Path, state: dict[str, Any]) -> Path:
-    """``out/.work`` of this very preparation; what another one left is removed."""
-    work = out / _WORK
-    mark = work / "state.json"
-    text = json.dumps(state, sort_keys=True)
-    if not (mark.is_file() and mark.read_text() == text):
-        _remove(out)
-        work.mkdir(parents=True, exist_ok=True)
-        write_bytes(mark, text.encode())
-    return work
+    def _other_files(self) -> list[str]:
+        """What a preparation writes beside the rows, relative to ``out``."""
+        learnt = self.config.tagger.learns
+        names = ["config.yaml", "statistics.json", *([learnt] if learnt else []), DOCUMENTS_FILE]
+        single = [name for name in names if (self.out / name).is_file()]
+        folder = sorted(file.name for file in (self.out / "tokenizer").iterdir())
+        return single + [f"tokenizer/{name}" for name in folder]
 
 
 def _may_write(out: Path) -> bool:
@@ -248,32 +417,11 @@ def _may_write(out: Path) -> bool:
 
 def _remove(out: Path) -> None:
     """Remove what a preparation writes, the manifest first; anything else in ``out`` stays."""
-    for name in (MANIFEST, *_FILES, "tokenizer", *SPLITS, _WORK):
+    learnt = [tagger.learns for tagger in Tagger.kinds().values() if tagger.learns]
+    files = ("config.yaml", "statistics.json", *learnt, DOCUMENTS_FILE)
+    for name in (MANIFEST, *files, "tokenizer", *SPLITS, _WORK):
         path = out / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _reuse(out: Path, config: PrepareConfig, state: dict[str, Any]) -> PreparedData:
-    data = PreparedData.open(out)
-    try:
-        before = PrepareConfig.load(out / "config.yaml")
-    except ChronomaskError as error:
-        raise DataError(f"{error}; use --force to prepare {out} again") from None
-    changes = diff(before.shaped(), config.shaped())
-    if changes:
-        listing = "; ".join(
-            f"{key} is {was!r} there, {now!r} here" for key, (was, now) in changes.items()
-        )
-        raise UsageError(
-            f"{out} was prepared with another config: {listing}. Use --force to prepare it again, "
-            "or another --out"
-        )
-    if data.statistics.get("sources") != state["sources"]:
-        raise UsageError(
-            f"the sources have changed since {out} was prepared; use --force to prepare it again, "
-            "or another --out"
-        )
-    return data

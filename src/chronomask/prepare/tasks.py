@@ -1,80 +1,105 @@
-"""Tasks: what a worker process is asked to do, by the name of its stage and the number of its part.
+"""Tasks: what a stage does with one part, in whichever process it is asked to.
 
-``python -m chronomask.prepare.tasks WORK STAGE RANK WORLD_SIZE`` does a share of them on a cluster's node.
-Every function has the shape of a datatrove step, the part's number being the rank, and leaves a part that
-is done alone. May enter: stages made of independent tasks.
+A task is a function of the work folder and a part's number. What it makes lies in the work folder, whole
+or not at all, and its mark is written last; so it does not matter where a task runs, nor whether it runs
+twice.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from chronomask.errors import ChronomaskError
-from chronomask.storage import write_bytes
+from chronomask.errors import ChronomaskError, UsageError
+from chronomask.prepare.work import lock, mark_file
 
-__all__ = [
-    "as_message",
-    "begin_worker",
-    "failure_file",
-    "is_done",
-    "listing_file",
-    "mark_file",
-    "run_task",
-    "run_tasks",
-    "write_listing",
-]
+__all__ = ["Share", "Stage", "Task", "as_message", "begin_worker", "run_task", "run_tasks"]
+
+Task = Callable[[Path, int], None]
+"""Does a part in a work folder and marks it as done, last."""
 
 
-def _function_of(stage: str) -> Callable[..., Iterator[Any]]:
-    # Each stage brings its own libraries: a worker imports only what its stage needs.
-    if stage == "annotate":
-        from chronomask.prepare.rows.engine import annotate_part
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The parts that one of several machines does: every ``of``-th one, from the ``number``-th on."""
 
-        return annotate_part
-    if stage == "filter":
-        from chronomask.prepare.clean.filters import filter_part
+    number: int
+    of: int
 
-        return filter_part
-    assert stage == "signatures", stage
-    from chronomask.prepare.clean.deduplicate import sign_part
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
 
-    return sign_part
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """A share such as ``2/8``; raises :class:`UsageError` for anything that is none."""
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise UsageError(f"--only {text!r} is no share; give one such as 2/8, from 1/8 to 8/8")
+        return cls(int(number), int(of))
 
-
-def mark_file(work: Path, stage: str, number: int) -> Path:
-    """The file that says that a task is done; it is written last."""
-    name = {"annotate": "counts", "filter": "filtered", "signatures": "signed"}[stage]
-    return work / f"{name}-{number:06d}.json"
-
-
-def is_done(work: Path, stage: str, number: int) -> bool:
-    """Whether the part has been through the stage."""
-    return mark_file(work, stage, number).is_file()
+    def has(self, part: int) -> bool:
+        """Whether a part is one of this share."""
+        return part % self.of == self.number - 1
 
 
-def run_task(work: Path, stage: str, number: int) -> None:
-    """Do one task, unless it is done."""
-    for _ in _function_of(stage)(rank=number, work=work):
-        pass
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A task for every part; ``name`` stands in its marks and in messages.
+
+    ``task`` is handed to other processes, so it is a function of a module, or one with values bound to it.
+    ``runs_on_torch``: its model does. ``shared``: other machines
+    may be at the same parts, so a process claims a part before it does it.
+    """
+
+    name: str
+    work: Path
+    task: Task
+    runs_on_torch: bool = False
+    shared: bool = False
+
+    def is_done(self, number: int) -> bool:
+        """Whether a part has been through the stage."""
+        return mark_file(self.work, self.name, number).is_file()
+
+    def is_claimed(self, number: int) -> bool:
+        """Whether a process that shares the work has a part in hand."""
+        with self.claim(number) as mine:
+            return not mine
+
+    def claim(self, number: int) -> AbstractContextManager[bool]:
+        """Have a part for oneself, False if another process has it in hand."""
+        file = self.work / "claims" / f"{self.name}-{number:06d}"
+        file.parent.mkdir(exist_ok=True)
+        return lock(file)
 
 
-def run_tasks(
-    work: Path, stage: str, numbers: Sequence[int], done: Callable[[int], None]
-) -> dict[int, str]:
-    """Do tasks one after the other, in this process; returns number and message of those that failed."""
+def run_task(stage: Stage, number: int) -> bool:
+    """Do one part, unless it is done; False if another process that shares the work is at it."""
+    if not stage.shared:
+        if not stage.is_done(number):
+            stage.task(stage.work, number)
+        return True
+    with stage.claim(number) as mine:
+        if mine and not stage.is_done(number):
+            stage.task(stage.work, number)
+        return mine
+
+
+def run_tasks(stage: Stage, numbers: Sequence[int], done: Callable[[int], None]) -> dict[int, str]:
+    """Do parts one after the other, in this process; returns number and message of those that failed."""
     failures = {}
     for number in numbers:
         try:
-            run_task(work, stage, number)
+            mine = run_task(stage, number)
         except Exception as error:
             failures[number] = as_message(error)
         else:
-            done(number)
+            if mine:
+                done(number)
     return failures
 
 
@@ -84,44 +109,11 @@ def as_message(error: BaseException) -> str:
     return text if isinstance(error, ChronomaskError) else f"{type(error).__name__}: {text}"
 
 
-def begin_worker(needs_torch: bool) -> None:
+def begin_worker(runs_on_torch: bool) -> None:
     """Prepare a worker process."""
     # Ctrl-C reaches the parent, which lets the parts in hand finish and hands out no more.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not needs_torch:
+    if not runs_on_torch:
         # spaCy imports torch if it is there, for models other than the bundled one: two seconds and
         # 190 MB for every worker.
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-
-
-def listing_file(work: Path, stage: str) -> Path:
-    """Where the parts that a job array shares out are listed."""
-    return work / f"todo-{stage}.json"
-
-
-def failure_file(work: Path, stage: str, number: int) -> Path:
-    """Where a job of a cluster leaves the message of a part that failed."""
-    return work / f"failed-{stage}-{number:06d}.txt"
-
-
-def write_listing(file: Path, numbers: Sequence[int]) -> None:
-    """List parts; fixed before the jobs start, so that no two of them take the same."""
-    write_bytes(file, json.dumps(list(numbers)).encode())
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Do every WORLD_SIZE-th listed part from the RANK-th on; 1 if any failed."""
-    work, stage, rank, world_size, *options = arguments
-    begin_worker("--torch" in options)
-    numbers = json.loads(listing_file(Path(work), stage).read_text())
-    failures = run_tasks(
-        Path(work), stage, numbers[int(rank) :: int(world_size)], lambda number: None
-    )
-    for number, message in failures.items():
-        write_bytes(failure_file(Path(work), stage, number), message.encode())
-        print(f"chronomask: {stage} part {number}: {message}", file=sys.stderr)
-    return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

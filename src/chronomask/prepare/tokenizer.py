@@ -1,34 +1,41 @@
-"""Tokenizers: train one on a sample of the text, or take a given one; both end as a saved folder.
+"""Tokenizers: one is trained on a sample of the text, or a given one is taken; both end as a saved folder.
 
-May enter: kinds of tokenizers and what the rest of the room must know of one. Workers need the
-``tokenizers`` library alone; transformers is imported only to save and load folders.
+Workers need the ``tokenizers`` library alone; transformers is imported only to save and load folders.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import unicodedata
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from chronomask.errors import DataError, UsageError
-from chronomask.prepare.config import (
-    ByteLevelBPE,
-    TokenizerChoice,
-    TokenizerFolder,
-    Unigram,
-    WordPiece,
-)
-from chronomask.prepare.unigram import train_unigram
+from pydantic import Field
+
+from chronomask.config import Alternative
+from chronomask.errors import DataError, UsageError, need
+from chronomask.prepare.read.files import file_state
 from chronomask.storage import file_sha256
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["SavedTokenizer", "build_tokenizer", "find_tokenizer", "load_backend", "open_saved"]
+__all__ = [
+    "SPECIALS",
+    "ByteLevelBPE",
+    "SavedTokenizer",
+    "TokenizerChoice",
+    "TokenizerFolder",
+    "Unigram",
+    "WordPiece",
+    "load_backend",
+    "open_saved",
+]
 
 SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 """Role and text of the special tokens of a trained tokenizer; ids follow this order."""
@@ -52,37 +59,250 @@ class SavedTokenizer:
     """Every special id, the unknown token's included: none of them is ever masked."""
 
 
-def build_tokenizer(
-    choice: TokenizerChoice, sample: Iterable[str], row_length: int, folder: Path
-) -> SavedTokenizer:
-    """Train or load the chosen tokenizer and save it to ``folder`` as a fast tokenizer.
+class TokenizerChoice(Alternative):
+    """How text becomes tokens."""
 
-    Raises :class:`UsageError` where a given folder is no fast tokenizer with a mask token,
-    :class:`DataError` where the sample has no words.
-    """
-    from transformers import PreTrainedTokenizerFast
+    needs_text: ClassVar[bool] = True
+    """Whether it is trained, so that the text must be there first."""
 
-    if isinstance(choice, TokenizerFolder):
-        tokenizer = _load_folder(choice.path)
-    else:
-        if isinstance(choice, WordPiece):
-            backend = train_wordpiece(choice, sample)
-        elif isinstance(choice, Unigram):
-            backend = train_unigram(choice, sample, list(SPECIALS.values()))
-            backend.post_processor = _template(backend)
-        else:
-            backend = train_byte_level_bpe(choice, sample)
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=backend,
+    def check(self) -> None:
+        """Raises :class:`UsageError`, before any work, for what is not there."""
+
+    def state(self) -> list[dict[str, Any]]:
+        """What it is made of besides the text: equal states give equal tokenizers."""
+        return []
+
+    @abstractmethod
+    def save(self, sample: Iterable[str], row_length: int, folder: Path) -> None:
+        """Save a fast tokenizer to ``folder``, trained on ``sample`` if it is trained.
+
+        Raises :class:`DataError` where the sample has no words.
+        """
+
+
+class _Trained(TokenizerChoice):
+    """One that is trained, with the same special tokens whatever its kind."""
+
+    @abstractmethod
+    def train(self, sample: Iterable[str]) -> Tokenizer:
+        """A tokenizer of the ``tokenizers`` library, the same on every run."""
+
+    def save(self, sample: Iterable[str], row_length: int, folder: Path) -> None:
+        """Train it, and save it as transformers opens it."""
+        from transformers import PreTrainedTokenizerFast
+
+        PreTrainedTokenizerFast(
+            tokenizer_object=self.train(sample),
             model_max_length=row_length,
             **{f"{role}_token": text for role, text in SPECIALS.items()},
+        ).save_pretrained(str(folder))
+
+
+class WordPiece(_Trained):
+    """Train a WordPiece tokenizer as BERT's, specials [PAD] [UNK] [CLS] [SEP] [MASK]."""
+
+    kind: Literal["wordpiece"] = "wordpiece"
+    vocab_size: int = Field(default=16_384, ge=100, le=1_000_000)
+    """Number of ids, special tokens included; a small corpus may give fewer."""
+    lowercase: bool = True
+    """Lower-case the text and strip accents before splitting it (BERT "uncased")."""
+
+    def train(self, sample: Iterable[str]) -> Tokenizer:
+        """WordPiece as BERT's, the same on every run.
+
+        The library's trainer numbers the continuation characters ("##a") in the order of a randomised
+        hash map and breaks ties between merges by these numbers, so that two runs differ. Here
+        every character is counted first and registered in sorted order.
+        """
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+        normalizer = normalizers.BertNormalizer(lowercase=self.lowercase)
+        texts = [normalizer.normalize_str(text) for text in sample]
+        everywhere, inside = _count_characters(texts)
+        if not everywhere:
+            raise DataError("there is no text to train a tokenizer on; check the sources")
+        common = sorted(everywhere, key=lambda c: (-everywhere[c], c))[:ALPHABET]
+        continued = ["##" + c for c in sorted(common) if inside[c]]
+        scratch = Tokenizer(models.WordPiece(unk_token=SPECIALS["unk"]))
+        scratch.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=self.vocab_size,
+            initial_alphabet=sorted(common),
+            limit_alphabet=len(common),
+            special_tokens=[*SPECIALS.values(), *continued],
+            show_progress=False,
         )
-    tokenizer.save_pretrained(str(folder))
-    return open_saved(folder)
+        scratch.train_from_iterator(texts, trainer)
+
+        model = models.WordPiece(scratch.get_vocab(), unk_token=SPECIALS["unk"])
+        backend = Tokenizer(model)
+        backend.add_special_tokens(list(SPECIALS.values()))
+        backend.normalizer = normalizer
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        backend.post_processor = _template(backend)
+        return backend
+
+
+class ByteLevelBPE(_Trained):
+    """Train a byte-level BPE tokenizer as RoBERTa's and ModernBERT's: no text is unknown to it."""
+
+    kind: Literal["byte_level_bpe"] = "byte_level_bpe"
+    vocab_size: int = Field(default=16_384, ge=300, le=1_000_000)
+    """Number of ids, the 256 bytes and the special tokens included."""
+
+    def train(self, sample: Iterable[str]) -> Tokenizer:
+        """Byte-level BPE (Radford et al., 2019) with the special tokens placed as RoBERTa places them."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            special_tokens=list(SPECIALS.values()),
+            show_progress=False,
+        )
+        backend.train_from_iterator(sample, trainer)
+        backend.post_processor = _template(backend)
+        return backend
+
+
+_THREADS = 1  # the sums of another number of threads give other scores
+_SPACE = "▁"
+_LONGEST_LINE = 1 << 20
+
+
+class Unigram(_Trained):
+    """Train a Unigram tokenizer as ALBERT's, XLNet's and T5's: the likeliest split into pieces."""
+
+    kind: Literal["unigram"] = "unigram"
+    vocab_size: int = Field(default=16_384, ge=100, le=1_000_000)
+    """Number of ids, special tokens included; a small corpus may give fewer."""
+    lowercase: bool = False
+    """Lower-case the text before splitting it."""
+
+    def check(self) -> None:
+        """Raises :class:`UsageError` without sentencepiece."""
+        need("sentencepiece", "unigram", "tokenizer.kind=unigram")
+
+    def train(self, sample: Iterable[str]) -> Tokenizer:
+        """Unigram (Kudo, 2018), the same on every run.
+
+        sentencepiece trains: the trainer of the ``tokenizers`` library gives other pieces on every run,
+        because it sums and sorts in the order of randomised hash maps. Its pieces and their scores then
+        become a tokenizer of that library. Raises :class:`DataError` where the sample has no text, or too
+        little for its characters.
+        """
+        import sentencepiece
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+        steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if self.lowercase else [])]
+        normalizer = normalizers.Sequence(steps)
+        lines = [
+            line
+            for text in sample
+            for line in normalizer.normalize_str(text).splitlines()
+            if line.strip() and len(line.encode()) < _LONGEST_LINE
+        ]
+        if not lines:
+            raise DataError("there is no text to train a tokenizer on; check the sources")
+        specials = list(SPECIALS.values())
+        written = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=written,
+                model_type="unigram",
+                vocab_size=self.vocab_size - len(specials) + 1,  # its own <unk> is among the specials
+                hard_vocab_limit=False,
+                character_coverage=0.9995,
+                normalization_rule_name="identity",
+                num_threads=_THREADS,
+                max_sentence_length=_LONGEST_LINE,
+                pad_id=-1, bos_id=-1, eos_id=-1, unk_id=0,
+                minloglevel=2,
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise DataError(
+                f"no Unigram tokenizer of {self.vocab_size} ids can be trained on this text "
+                f"({' '.join(str(error).split())}); set another tokenizer.vocab_size"
+            ) from None
+        trained = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+        pieces = [
+            (trained.id_to_piece(number), trained.get_score(number))
+            for number in range(1, trained.get_piece_size())
+        ]
+        vocabulary = [*((special, 0.0) for special in specials), *pieces]
+        backend = Tokenizer(models.Unigram(vocabulary, unk_id=1, byte_fallback=False))
+        backend.add_special_tokens(specials)
+        backend.normalizer = normalizer
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(
+            replacement=_SPACE, prepend_scheme="always"
+        )
+        backend.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
+        backend.post_processor = _template(backend)
+        return backend
+
+
+class TokenizerFolder(TokenizerChoice):
+    """Use an existing Hugging Face fast tokenizer."""
+
+    kind: Literal["folder"] = "folder"
+    path: str
+    """A folder that ``AutoTokenizer.from_pretrained`` opens; it must have a mask token."""
+
+    needs_text = False
+
+    def check(self) -> None:
+        """Raises :class:`UsageError` where the folder has no ``tokenizer.json``."""
+        folder = Path(self.path)
+        if not folder.is_dir():
+            raise UsageError(
+                f"tokenizer folder {self.path} does not exist; give a folder with tokenizer.json, or "
+                "train one with --set tokenizer.kind=wordpiece"
+            )
+        if not (folder / "tokenizer.json").is_file():
+            raise UsageError(
+                f"tokenizer folder {self.path} has no tokenizer.json: only fast tokenizers tell the "
+                "character offsets that words need; save one with a fast class first"
+            )
+
+    def state(self) -> list[dict[str, Any]]:
+        """Its file."""
+        return [file_state(Path(self.path) / "tokenizer.json")]
+
+    def save(self, sample: Iterable[str], row_length: int, folder: Path) -> None:
+        """Save it as it is; remote code is never run.
+
+        Raises :class:`UsageError` where the folder is no fast tokenizer with a mask and a padding token.
+        """
+        from transformers import AutoTokenizer
+
+        self.check()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.path, trust_remote_code=False, local_files_only=True
+            )
+        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+            raise UsageError(f"tokenizer folder {self.path} cannot be opened: {error}") from None
+        if not tokenizer.is_fast:
+            raise UsageError(
+                f"tokenizer folder {self.path} opens as a slow tokenizer; a fast one is needed"
+            )
+        for role in ("mask", "pad"):
+            if getattr(tokenizer, f"{role}_token_id") is None:
+                raise UsageError(
+                    f"tokenizer folder {self.path} has no {role} token, which masked language models "
+                    f"need; add one with tokenizer.add_special_tokens({{'{role}_token': …}}) and save "
+                    "it again"
+                )
+        tokenizer.save_pretrained(str(folder))
 
 
 def open_saved(folder: Path) -> SavedTokenizer:
-    """What :func:`build_tokenizer` saved in ``folder``."""
+    """What :meth:`TokenizerChoice.save` saved in ``folder``."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(
@@ -111,98 +331,6 @@ def load_backend(folder: Path) -> Tokenizer:
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True
-    return backend
-
-
-def find_tokenizer(path: str) -> Path:
-    """The ``tokenizer.json`` of a given folder; raises :class:`UsageError` where there is none."""
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UsageError(
-            f"tokenizer folder {path} does not exist; give a folder with tokenizer.json, or train one "
-            "with --set tokenizer.kind=wordpiece"
-        )
-    if not (folder / "tokenizer.json").is_file():
-        raise UsageError(
-            f"tokenizer folder {path} has no tokenizer.json: only fast tokenizers tell the character "
-            "offsets that words need; save one with a fast class first"
-        )
-    return folder / "tokenizer.json"
-
-
-def _load_folder(path: str) -> Any:
-    from transformers import AutoTokenizer
-
-    find_tokenizer(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise UsageError(f"tokenizer folder {path} cannot be opened: {error}") from None
-    if not tokenizer.is_fast:
-        raise UsageError(f"tokenizer folder {path} opens as a slow tokenizer; a fast one is needed")
-    for role in ("mask", "pad"):
-        if getattr(tokenizer, f"{role}_token_id") is None:
-            raise UsageError(
-                f"tokenizer folder {path} has no {role} token, which masked language models need; "
-                f"add one with tokenizer.add_special_tokens({{'{role}_token': …}}) and save it again"
-            )
-    return tokenizer
-
-
-def train_byte_level_bpe(choice: ByteLevelBPE, sample: Iterable[str]) -> Tokenizer:
-    """Byte-level BPE (Radford et al., 2019) with the special tokens placed as RoBERTa places them."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=choice.vocab_size,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=list(SPECIALS.values()),
-        show_progress=False,
-    )
-    backend.train_from_iterator(sample, trainer)
-    backend.post_processor = _template(backend)
-    return backend
-
-
-def train_wordpiece(choice: WordPiece, sample: Iterable[str]) -> Tokenizer:
-    """WordPiece as BERT's, the same on every run.
-
-    The library's trainer numbers the continuation characters ("##a") in the order of a randomised
-    hash map and breaks ties between merges by these numbers, so that two runs differ. Here
-    every character is counted first and registered in sorted order.
-    """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    normalizer = normalizers.BertNormalizer(lowercase=choice.lowercase)
-    texts = [normalizer.normalize_str(text) for text in sample]
-    everywhere, inside = _count_characters(texts)
-    if not everywhere:
-        raise DataError("there is no text to train a tokenizer on; check the sources")
-    common = sorted(everywhere, key=lambda c: (-everywhere[c], c))[:ALPHABET]
-    continued = ["##" + c for c in sorted(common) if inside[c]]
-    scratch = Tokenizer(models.WordPiece(unk_token=SPECIALS["unk"]))
-    scratch.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=choice.vocab_size,
-        initial_alphabet=sorted(common),
-        limit_alphabet=len(common),
-        special_tokens=[*SPECIALS.values(), *continued],
-        show_progress=False,
-    )
-    scratch.train_from_iterator(texts, trainer)
-
-    model = models.WordPiece(scratch.get_vocab(), unk_token=SPECIALS["unk"])
-    backend = Tokenizer(model)
-    backend.add_special_tokens(list(SPECIALS.values()))
-    backend.normalizer = normalizer
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
-    backend.post_processor = _template(backend)
     return backend
 
 

@@ -1,8 +1,9 @@
-"""Parts: the unit of work between the stages, one numbered file each in the work folder.
+"""The work folder of a preparation: parts of the text, what became of them, and marks of what is done.
 
 A part holds about ``part_characters`` of text and becomes one file of tokens. The cut depends on the
-documents alone, so every worker count sees the same parts; a file that exists is whole. May enter:
-reading and writing these files.
+documents alone, so every number of workers sees the same parts. A file that exists is whole: it is
+written under a name of the process's own, so that several machines may write the same file at once, each
+the same bytes.
 """
 
 from __future__ import annotations
@@ -10,18 +11,41 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from chronomask.errors import RunError, need
 from chronomask.storage import write_bytes
 from chronomask.types import Document, TaggedWords
 
-__all__ = ["SPLITS", "PartCounts", "TokenPart", "hash_position", "read_text", "read_tokens"]
+__all__ = [
+    "SPLITS",
+    "PartCounts",
+    "TokenPart",
+    "hash_position",
+    "leave_out",
+    "lock",
+    "mark",
+    "mark_file",
+    "read_mark",
+    "read_text",
+    "read_tokens",
+    "write_text",
+    "write_tokens",
+    "write_work",
+]
 
 SPLITS = ("train", "held_out")
+"""Names of the two parts of a corpus: to train on, and to validate on."""
+_SECONDS_BETWEEN_TRIES = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,35 +80,85 @@ def hash_position(text: str) -> float:
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
-def text_file(work: Path, number: int) -> Path:
+def write_work(file: Path, content: bytes) -> None:
+    """Replace a file of the work folder, which other machines may be replacing as well."""
+    write_bytes(file, content, writer=f"{socket.gethostname()}-{os.getpid()}")
+
+
+@contextmanager
+def lock(file: Path, *, together: bool = False, seconds: float = 0.0) -> Iterator[bool]:
+    """Have the lock of a file while the block runs; yields False if another process keeps it.
+
+    ``together``: others may have it as well, who ask for it so. ``seconds``: how long to wait for it. The
+    lock of a killed process is gone with it. Raises :class:`RunError` where the disk has no locks.
+    """
+    import fcntl  # not there on Windows, where nothing else of this file would fail
+
+    deadline = time.monotonic() + seconds
+    while True:
+        with file.open("a") as handle:
+            try:
+                fcntl.flock(handle, (fcntl.LOCK_SH if together else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                mine = (
+                    os.fstat(handle.fileno()).st_nlink > 0
+                )  # else its last owner removed it meanwhile
+            except BlockingIOError:
+                mine = False
+            except OSError as error:
+                raise RunError(
+                    f"{file} cannot be locked ({error.strerror}): use a folder on a file system with locks"
+                ) from None
+            if mine or time.monotonic() >= deadline:
+                yield mine
+                return
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def mark_file(work: Path, stage: str, number: int) -> Path:
+    """The file that says that a part has been through a stage; it is written last."""
+    return work / f"{stage}-{number:06d}.json"
+
+
+def mark(work: Path, stage: str, number: int, value: object) -> None:
+    """Say that a part has been through a stage, and what is to be known of that."""
+    write_work(mark_file(work, stage, number), json.dumps(value, ensure_ascii=False).encode())
+
+
+def read_mark(work: Path, stage: str, number: int) -> Any:
+    """What :func:`mark` was given; None where the part has not been through the stage."""
+    try:
+        return json.loads(mark_file(work, stage, number).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _text_file(work: Path, number: int) -> Path:
     return work / f"text-{number:06d}.zst"
 
 
-def filtered_file(work: Path, number: int) -> Path:
+def _filtered_file(work: Path, number: int) -> Path:
     return work / f"filtered-{number:06d}.zst"
 
 
-def duplicates_file(work: Path, number: int) -> Path:
+def _left_out_file(work: Path, number: int) -> Path:
     return work / f"duplicates-{number:06d}.json"
 
 
-def tokens_file(work: Path, number: int) -> Path:
+def _tokens_file(work: Path, number: int) -> Path:
     return work / f"tokens-{number:06d}.npz"
 
 
-def counts_file(work: Path, number: int) -> Path:
-    return work / f"counts-{number:06d}.json"
-
-
 def write_text(
-    work: Path, number: int, documents: Sequence[Document], file: Path | None = None
+    work: Path, number: int, documents: Sequence[Document], *, filtered: bool = False
 ) -> None:
-    """Write a part's documents: ids, texts, metadata, and words where they came with the text."""
-    import zstandard
+    """Write a part's documents: ids, texts, metadata, and words where they came with the text.
 
+    ``filtered``: they are those that filters let pass, maybe changed; the part's text stays.
+    """
+    zstandard = need("zstandard", "prepare", "preparation")
     lines = "\n".join(json.dumps(_as_list(item), ensure_ascii=False) for item in documents)
     data = zstandard.ZstdCompressor(level=1).compress(lines.encode())
-    write_bytes(file or text_file(work, number), data)
+    write_work((_filtered_file if filtered else _text_file)(work, number), data)
 
 
 def _as_list(document: Document) -> list[object]:
@@ -93,35 +167,32 @@ def _as_list(document: Document) -> list[object]:
     return plain if words is None else [*plain, words.starts, words.ends, words.tags]
 
 
-def write_filtered(work: Path, number: int, documents: Sequence[Document]) -> None:
-    """Write those of a part's documents that filters let pass, maybe changed."""
-    write_text(work, number, documents, filtered_file(work, number))
+def leave_out(work: Path, number: int, indices: Sequence[int]) -> None:
+    """List those of a part's documents that are duplicates of others."""
+    write_work(_left_out_file(work, number), json.dumps(indices).encode())
 
 
 def read_text(work: Path, number: int, *, duplicates: bool = False) -> Iterator[Document]:
     """Every document of a part; duplicates, where they were looked for, only if asked for."""
-    import zstandard
-
-    filtered = filtered_file(work, number)
-    file = filtered if filtered.is_file() else text_file(work, number)
-    listed = duplicates_file(work, number)
-    leave_out: set[int] = set()
+    zstandard = need("zstandard", "prepare", "preparation")
+    filtered = _filtered_file(work, number)
+    file = filtered if filtered.is_file() else _text_file(work, number)
+    listed = _left_out_file(work, number)
+    left_out: set[int] = set()
     if not duplicates and listed.is_file():
-        leave_out = set(json.loads(listed.read_text()))
+        left_out = set(json.loads(listed.read_text()))
     data = zstandard.ZstdDecompressor().decompress(file.read_bytes())
     # Not splitlines(): a text may hold U+2028, which JSON leaves as it is.
     lines = data.decode().split("\n") if data else []
     for index, line in enumerate(lines):
-        if index in leave_out:
+        if index in left_out:
             continue
         identifier, text, metadata, *words = json.loads(line)
         yield Document(identifier, text, metadata, TaggedWords(*words) if words else None)
 
 
-def write_tokens(
-    work: Path, number: int, splits: Mapping[str, TokenPart], counts: PartCounts
-) -> None:
-    """Write a part's tokens, then its counts: the counts' file marks the part as done."""
+def write_tokens(work: Path, number: int, splits: Mapping[str, TokenPart]) -> None:
+    """Write a part's tokens."""
     arrays = {
         f"{split}.{name}": getattr(part, name)
         for split, part in splits.items()
@@ -129,19 +200,10 @@ def write_tokens(
     }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    write_bytes(tokens_file(work, number), buffer.getvalue())
-    write_bytes(counts_file(work, number), json.dumps(asdict(counts)).encode())
+    write_work(_tokens_file(work, number), buffer.getvalue())
 
 
 def read_tokens(work: Path, number: int, split: str) -> TokenPart:
     """One split's documents of a part; the other's are not read."""
-    with np.load(tokens_file(work, number), allow_pickle=False) as arrays:
+    with np.load(_tokens_file(work, number), allow_pickle=False) as arrays:
         return TokenPart(*(arrays[f"{split}.{name}"] for name in TokenPart.__slots__))
-
-
-def read_counts(work: Path, number: int) -> PartCounts | None:
-    """The counts of a finished part, None where it is not finished."""
-    try:
-        return PartCounts(**json.loads(counts_file(work, number).read_text()))
-    except FileNotFoundError:
-        return None

@@ -19,7 +19,7 @@ from chronomask.masking.masker import Vocabulary
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
 from chronomask.prepare.tokenizer import load_backend
 from chronomask.prepare.words.align import align
-from chronomask.prepare.words.taggers import TaggerProtocol, load_tagger
+from chronomask.prepare.words.tagger import Spans, Tagger
 from chronomask.types import Rows
 
 if TYPE_CHECKING:
@@ -68,18 +68,23 @@ def of_text(
     the bundled English one. Raises UsageError for a text without words and for a folder that is no
     fast tokenizer with a mask token.
     """
-    tagger = load_tagger(_tagger_of(data), data.path) if data else load_tagger(EnglishTagger())
+    if data is None:
+        tagger = EnglishTagger()
+        spans = tagger.open().tag([text])[0]
+    else:
+        tagger = PrepareConfig.load(data.path / "config.yaml").tagger
+        spans = tagger.open(data.path).tag([text])[0]
     if isinstance(tokenizer, Path):
         opened, backend = _open_tokenizer(tokenizer), load_backend(tokenizer)
-        return _cut_by_tokenizer(text, tagger, opened, backend, tokenizer.name)
+        return _cut_by_tokenizer(text, tagger, spans, opened, backend, tokenizer.name)
     if tokenizer is not None:
         backend = _backend_of(tokenizer)
         name = Path(tokenizer.name_or_path).name or type(tokenizer).__name__
-        return _cut_by_tokenizer(text, tagger, tokenizer, backend, name)
+        return _cut_by_tokenizer(text, tagger, spans, tokenizer, backend, name)
     if data is not None:
         opened, backend = _open_tokenizer(data.tokenizer_path), load_backend(data.tokenizer_path)
-        return _cut_by_tokenizer(text, tagger, opened, backend, f"that of {data.path.name}")
-    return _words_as_tokens(text, tagger)
+        return _cut_by_tokenizer(text, tagger, spans, opened, backend, f"that of {data.path.name}")
+    return _words_as_tokens(text, tagger, spans)
 
 
 def of_rows(data: PreparedData, number: int) -> Subject:
@@ -113,8 +118,7 @@ def of_some_rows(data: PreparedData, split: str, row_ids: np.ndarray, descriptio
     )
 
 
-def _words_as_tokens(text: str, tagger: TaggerProtocol) -> Subject:
-    spans = tagger.tag([text])[0]
+def _words_as_tokens(text: str, tagger: Tagger, spans: Spans) -> Subject:
     words = [text[a:b] for a, b in zip(spans.starts.tolist(), spans.ends.tolist(), strict=True)]
     _refuse_empty(words)
     distinct = sorted(set(words))
@@ -122,20 +126,19 @@ def _words_as_tokens(text: str, tagger: TaggerProtocol) -> Subject:
     return Subject(
         _one_row([number[w] for w in words], np.arange(len(words)), spans.classes),
         *_gaps_and_pieces(text, spans.starts, spans.ends),
-        tagger.class_names,
+        tagger.classes(),
         Vocabulary(0, np.arange(1, len(distinct) + 1), len(distinct) + 1),
         lambda token: "[MASK]" if token == 0 else distinct[token - 1],
-        f"Every word is one token; words and classes by {tagger.name}.",
+        f"Every word is one token; words and classes by {tagger.label()}.",
     )
 
 
 def _cut_by_tokenizer(
-    text: str, tagger: TaggerProtocol, opened: Any, backend: Any, name: str
+    text: str, tagger: Tagger, spans: Spans, opened: Any, backend: Any, name: str
 ) -> Subject:
     vocabulary = Vocabulary.from_tokenizer(opened)
     encoding = backend.encode(text, add_special_tokens=False)
     _refuse_empty(encoding.ids)
-    spans = tagger.tag([text])[0]
     offsets = np.array(encoding.offsets, np.int64)
     special = np.isin(encoding.ids, opened.all_special_ids)
     starts, classes, _ = align(
@@ -145,10 +148,10 @@ def _cut_by_tokenizer(
     return Subject(
         _one_row(encoding.ids, word_id, np.where(special, 0, classes)),
         *_gaps_and_pieces(text, offsets[:, 0], offsets[:, 1]),
-        tagger.class_names,
+        tagger.classes(),
         vocabulary,
         lambda token: backend.decode([token], skip_special_tokens=False).strip(),
-        f"Tokenizer: {name}. Words and classes by {tagger.name}.",
+        f"Tokenizer: {name}. Words and classes by {tagger.label()}.",
     )
 
 
@@ -220,11 +223,6 @@ def _written(
 def _joins(before: str, piece: str) -> bool:
     """Whether print puts no space between two words, where a tokenizer has dropped them all."""
     return piece[:1] in set(",.;:!?)]}%’”") or before[-1:] in set("([{“‘")
-
-
-def _tagger_of(data: PreparedData) -> Any:
-    """The tagger that the data was prepared with."""
-    return PrepareConfig.load(data.path / "config.yaml").tagger
 
 
 def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Any:

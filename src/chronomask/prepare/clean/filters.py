@@ -1,63 +1,78 @@
-"""Optional stage: each part's documents through datatrove's filters, before anything else sees them.
-
-May enter: filters by name, and running them over a part.
-"""
+"""Filters: each part's documents go through datatrove's, before anything else sees them."""
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field
 
-from chronomask.errors import DataError, UsageError, nearest
-from chronomask.prepare.config import DatatroveFilter
+from chronomask.config import Config
+from chronomask.errors import DataError, UsageError, nearest, need
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.tasks import mark_file
-from chronomask.prepare.work import read_text, write_filtered
-from chronomask.storage import write_bytes
+from chronomask.prepare.work import mark, read_mark, read_text, write_text
 from chronomask.types import Document
 
-__all__ = ["check_filters", "filter_part", "filtered_out", "write_choice"]
-
-_CHOICE = "filters.json"
+__all__ = ["FILTER", "DatatroveFilter", "filter_part", "filtered_out"]
 
 
-def check_filters(filters: Sequence[DatatroveFilter]) -> None:
-    """Raises :class:`UsageError`, before any work, for a missing package or an unknown option."""
-    for choice in filters:
-        _build(choice)
+class DatatroveFilter(Config):
+    """A filter of datatrove; documents that it refuses are skipped, counted and named."""
 
-
-def write_choice(work: Path, filters: Sequence[DatatroveFilter]) -> None:
-    """Leave for the workers which filters to run."""
-    choices = [choice.to_dict() for choice in filters]
-    write_bytes(work / _CHOICE, json.dumps(choices).encode())
-
-
-def filter_part(
-    data: Any = None, rank: int = 0, world_size: int = 1, *, work: Path
-) -> Iterator[dict[str, Any]]:
-    """Filter part ``rank``; yields what was left out. A part that is done already is left alone."""
-    mark = mark_file(work, "filter", rank)
-    if mark.is_file():
-        return
-    filters = _filters((work / _CHOICE).read_text())
-    skipped = Skipped()
-    kept = [
-        changed
-        for document in read_text(work, rank)
-        if (changed := _passed(document, filters, skipped)) is not None
+    kind: Literal[
+        "gopher_quality", "gopher_repetition", "c4_quality", "fineweb_quality", "language"
     ]
-    write_filtered(work, rank, kept)
-    told = {"kept": len(kept), "characters": sum(len(document.text) for document in kept)}
-    told |= {"skipped": skipped.to_dict()}
-    write_bytes(mark, json.dumps(told, ensure_ascii=False).encode())
-    yield told
+    """Which of its filters; ``c4_quality`` also takes single lines out of a document."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the filter's class that differ from its defaults, by their own names."""
+
+    def step(self) -> Any:
+        """The datatrove step; it is quiet, and its statistics are not used.
+
+        Raises :class:`UsageError` for a missing package or an unknown option, :class:`DataError` where
+        the filter refuses its options.
+        """
+        library = need("datatrove.pipeline.filters", "filters", f"filter {self.kind}")
+        need("loguru", "filters", f"filter {self.kind}").logger.disable("datatrove")
+        kinds = {
+            "gopher_quality": library.GopherQualityFilter,
+            "gopher_repetition": library.GopherRepetitionFilter,
+            "c4_quality": library.C4QualityFilter,
+            "fineweb_quality": library.FineWebQualityFilter,
+            "language": library.LanguageFilter,
+        }
+        step = kinds[self.kind]
+        known = [name for name in inspect.signature(step).parameters if name != "exclusion_writer"]
+        for name in self.options:
+            if name not in known:
+                raise UsageError(
+                    f"filter {self.kind} has no option '{name}'; {nearest(name, known)}"
+                )
+        try:
+            return step(**self.options)
+        except ImportError as error:
+            raise UsageError(f"filter {self.kind} cannot be used: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise DataError(f"filter {self.kind} refuses its options: {error}") from None
+
+
+FILTER = "filter"
+"""Name of the stage."""
+
+
+def filter_part(filters: Sequence[DatatroveFilter], work: Path, number: int) -> None:
+    """Task: filter a part; its mark is the account of what was left out."""
+    steps, skipped = _steps(json.dumps([choice.to_dict() for choice in filters])), Skipped()
+    passed = (_passed(document, steps, skipped) for document in read_text(work, number))
+    kept = [document for document in passed if document is not None]
+    write_text(work, number, kept, filtered=True)
+    characters = sum(len(document.text) for document in kept)
+    account = {"kept": len(kept), "characters": characters, "skipped": skipped.to_dict()}
+    mark(work, FILTER, number, account)
 
 
 def filtered_out(work: Path, num_parts: int) -> tuple[int, int, Skipped]:
@@ -65,20 +80,21 @@ def filtered_out(work: Path, num_parts: int) -> tuple[int, int, Skipped]:
     documents = characters = 0
     skipped = Skipped()
     for number in range(num_parts):
-        told = json.loads(mark_file(work, "filter", number).read_text(encoding="utf-8"))
-        documents += told["kept"]
-        characters += told["characters"]
-        skipped.merge(told["skipped"])
+        account = read_mark(work, FILTER, number)
+        documents += account["kept"]
+        characters += account["characters"]
+        skipped.merge(account["skipped"])
     return documents, characters, skipped
 
 
 def _passed(
-    document: Document, filters: Sequence[tuple[str, Any]], skipped: Skipped
+    document: Document, steps: Sequence[tuple[str, Any]], skipped: Skipped
 ) -> Document | None:
+    """The document as the filters leave it, None if one refuses it."""
     from datatrove.data import Document as TheirDocument
 
     theirs = TheirDocument(text=document.text, id=document.id)
-    for name, step in filters:
+    for name, step in steps:
         answer = step.filter(theirs)
         passes, reason = answer if isinstance(answer, tuple) else (answer, "")
         if not passes:
@@ -90,38 +106,7 @@ def _passed(
 
 
 @lru_cache(maxsize=1)
-def _filters(choices: str) -> list[tuple[str, Any]]:
-    return [
-        (choice.kind, _build(choice))
-        for choice in TypeAdapter(list[DatatroveFilter]).validate_json(choices)
-    ]
-
-
-def _build(choice: DatatroveFilter) -> Any:
-    """The datatrove step; it is quiet, and its statistics are not used."""
-    try:
-        from datatrove.pipeline import filters as library
-        from loguru import logger
-    except ImportError:
-        raise UsageError(
-            f"filter {choice.kind} needs the package datatrove; pip install 'chronomask[filters]'"
-        ) from None
-    logger.disable("datatrove")
-    kinds = {
-        "gopher_quality": library.GopherQualityFilter,
-        "gopher_repetition": library.GopherRepetitionFilter,
-        "c4_quality": library.C4QualityFilter,
-        "fineweb_quality": library.FineWebQualityFilter,
-        "language": library.LanguageFilter,
-    }
-    kind = kinds[choice.kind]
-    known = [name for name in inspect.signature(kind).parameters if name != "exclusion_writer"]
-    for name in choice.options:
-        if name not in known:
-            raise UsageError(f"filter {choice.kind} has no option '{name}'; {nearest(name, known)}")
-    try:
-        return kind(**choice.options)
-    except ImportError as error:
-        raise UsageError(f"filter {choice.kind} cannot be used: {error}") from None
-    except (TypeError, ValueError) as error:
-        raise DataError(f"filter {choice.kind} refuses its options: {error}") from None
+def _steps(filters: str) -> list[tuple[str, Any]]:
+    """Name and step of each of some filters (as JSON), made once a process."""
+    choices = [DatatroveFilter.parse(values) for values in json.loads(filters)]
+    return [(choice.kind, choice.step()) for choice in choices]

@@ -1,25 +1,25 @@
-"""First stage: read every source once and cut its documents into parts.
+"""First stage: every source is read once and its documents are cut into parts.
 
-May enter: what happens to a document before it meets a tokenizer.
+The parts and what was found lie in the work folder; a tokenizer, and a tagger that learns, see a sample
+of their text.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from chronomask.errors import DataError
-from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.progress import Progress
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.sources import AnySource, fields_of_config, read_documents
-from chronomask.prepare.words.taggers import split_long
-from chronomask.prepare.work import hash_position, read_text, write_text
-from chronomask.storage import write_bytes
+from chronomask.prepare.read.readers import Fields
+from chronomask.prepare.read.sources import Found
+from chronomask.prepare.words.tagger import split_long
+from chronomask.prepare.work import hash_position, read_text, write_text, write_work
+from chronomask.progress import Progress
 from chronomask.types import Document
 
 __all__ = ["Gathered", "gather", "sample_texts"]
@@ -42,67 +42,91 @@ class Gathered:
     tags: dict[str, int] = field(default_factory=dict)
     """Words of every tag, where words and tags came with the text."""
 
+    def without(self, documents: int, characters: int, left_out: Skipped) -> Gathered:
+        """What is left after documents were left out, of which ``left_out`` is the account.
+
+        Raises :class:`DataError` if none is left.
+        """
+        skipped = Skipped()
+        skipped.merge(self.skipped)
+        skipped.merge(left_out.to_dict())
+        if not documents:
+            raise DataError(f"filters and deduplication left no document ({skipped.listing()})")
+        return replace(
+            self, num_documents=documents, num_characters=characters, skipped=skipped.to_dict()
+        )
+
 
 def gather(
     work: Path,
-    config: PrepareConfig,
-    sources: list[AnySource],
+    sources: Sequence[Found],
+    fields: Fields,
     skipped: Skipped,
     progress: Progress,
+    *,
+    min_characters: int,
+    part_characters: int,
+    held_out: float,
 ) -> Gathered:
     """Write the parts' texts to ``work``; a gathering that finished before is taken as it is.
 
-    Raises :class:`DataError` where no source gives a document.
+    ``held_out``: the share of documents to validate on. Raises :class:`DataError` where no source gives
+    a document.
     """
-    done = work / _FILE
-    if done.is_file():
-        return Gathered(**json.loads(done.read_text()))
+    finished = work / _FILE
+    if finished.is_file():
+        return Gathered(**json.loads(finished.read_text()))
     positions = _Positions()
-    num_documents = 0
+    num_documents = held = 0
     sizes: list[int] = []
     part: list[Document] = []
-    held = 0
-    fields = fields_of_config(config)
     tags: Counter[str] = Counter()
-    for source in sources:
-        for document in read_documents(source, fields, skipped):
-            if not fields.words_and_tags:  # a tagger will say where the words are
-                document = replace(document, words=None)
-            if len(document.text) < config.min_characters:
-                skipped.add(f"fewer than {config.min_characters} characters", document.id)
-                continue
-            if _is_longer(document.text, config.max_document_bytes):
-                skipped.add(fields.too_long, document.id)
-                continue
-            positions.add(hash_position(document.text))
-            num_documents += 1
-            part.append(document)
-            if document.words:
-                tags.update(document.words.tags)
-            held += len(document.text)
-            progress.advance(len(document.text), documents=1)
-            if held >= config.part_characters:
-                write_text(work, len(sizes), part)
-                sizes.append(held)
-                part, held = [], 0
+    for document in _usable(sources, fields, skipped, min_characters):
+        positions.add(hash_position(document.text))
+        num_documents += 1
+        part.append(document)
+        if document.words:
+            tags.update(document.words.tags)
+        held += len(document.text)
+        progress.advance(len(document.text), documents=1)
+        if held >= part_characters:
+            write_text(work, len(sizes), part)
+            sizes.append(held)
+            part, held = [], 0
     if part:
         write_text(work, len(sizes), part)
         sizes.append(held)
     if not num_documents:
-        reasons = "; ".join(f"{count} × {reason}" for reason, count in skipped.counts.items())
-        names = ", ".join(str(getattr(s, "path", s)) for s in sources[:5])
-        raise DataError(f"no document in {names}" + (f" (skipped: {reasons})" if reasons else ""))
+        names = ", ".join(map(str, sources[:5]))
+        reasons = f" (skipped: {skipped.listing()})" if skipped.counts else ""
+        raise DataError(f"no document in {names}{reasons}")
     gathered = Gathered(
         num_parts=len(sizes),
         num_documents=num_documents,
         num_characters=sum(sizes),
         part_characters=sizes,
-        held_out_below=positions.threshold(config.held_out),
+        held_out_below=positions.threshold(held_out),
         skipped=skipped.to_dict(),
         tags=dict(sorted(tags.items())),
     )
-    write_bytes(done, json.dumps(asdict(gathered)).encode())
+    write_work(finished, json.dumps(asdict(gathered)).encode())
     return gathered
+
+
+def _usable(
+    sources: Sequence[Found], fields: Fields, skipped: Skipped, min_characters: int
+) -> Iterator[Document]:
+    """The documents of all sources, those too short and too long left out and counted."""
+    for source in sources:
+        for document in source.documents(fields, skipped):
+            if len(document.text) < min_characters:
+                skipped.add(f"fewer than {min_characters} characters", document.id)
+            elif _is_longer(document.text, fields.max_bytes):
+                skipped.add(fields.too_long, document.id)
+            elif fields.words_and_tags:
+                yield document
+            else:  # a tagger will say where the words are
+                yield replace(document, words=None)
 
 
 def _is_longer(text: str, limit: int) -> bool:

@@ -1,7 +1,8 @@
 """Readers: the documents in a file, one function per format.
 
 A record that cannot be used is skipped, counted and named; a file that is not of its format, or has no
-such field at all, is refused. May enter: formats.
+such field at all, is refused. WARC files are read where their records are text, such as the WET files of
+Common Crawl; HTML is not taken apart.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from chronomask.conllu import as_text, by_document, sentences
-from chronomask.errors import DataError, nearest
+from chronomask.errors import DataError, nearest, need
 from chronomask.prepare.read.files import Skipped, SourceFile, lines_of, opened
+from chronomask.storage import damage_errors
 from chronomask.types import Document, TaggedWords
 
 if TYPE_CHECKING:
     import pyarrow as pa
-from chronomask.storage import damage_errors
 
-__all__ = ["READERS", "TAGGED_FORMATS", "Fields", "as_metadata", "decoded", "from_record"]
-
+__all__ = ["READERS", "TAGGED_FORMATS", "Fields", "from_record"]
 
 Metadata = Mapping[str, str]
 
@@ -96,7 +96,7 @@ def read_text(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[
             if held > fields.max_bytes:
                 skipped.add(fields.too_long, name)
             else:
-                yield from decoded(b"".join(lines), name, skipped)
+                yield from _decode(b"".join(lines), name, skipped)
             number += 1
             lines, held = [], 0
 
@@ -159,13 +159,13 @@ def read_table(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
             skipped.add("invalid UTF-8", name)
         else:
             record = dict(zip(names, values, strict=True))
-            yield from _checked(text, *_known(record, fields, name), skipped)
+            yield from _checked(text, *_place_id_and_metadata(record, fields, name), skipped)
 
 
 def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
     """One row a document; only the columns needed are read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    pa = need("pyarrow", "prepare", "reading Parquet files")
+    pq = need("pyarrow.parquet", "prepare", "reading Parquet files")
 
     try:
         with opened(source) as handle:
@@ -220,6 +220,47 @@ def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterato
         number += 1
 
 
+_TEXT_RECORDS = ("conversion", "resource")
+_OF_NO_DOCUMENT = ("warcinfo", "request", "metadata", "revisit")
+
+
+def read_warc(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
+    """One record of plain text a document, its id the address it came from.
+
+    Metadata that can be kept: ``url``, ``date``, ``language``.
+    """
+    archives = need("warcio.archiveiterator", "warc", "reading WARC files")
+    failed = need("warcio.exceptions", "warc", "reading WARC files").ArchiveLoadFailed
+    number = -1
+    with opened(source) as handle:
+        try:
+            for record in archives.ArchiveIterator(handle, no_record_parse=True):
+                if record.rec_type in _OF_NO_DOCUMENT:
+                    continue
+                number += 1
+                name = f"{source.path}:{number}"
+                headers = record.rec_headers
+                content = str(headers.get_header("Content-Type") or "").partition(";")[0].strip()
+                if record.rec_type not in _TEXT_RECORDS or content != "text/plain":
+                    skipped.add("WARC record that is not text", name)
+                    continue
+                data = record.content_stream().read(fields.max_bytes + 1)
+                if len(data) > fields.max_bytes:
+                    skipped.add(fields.too_long, name)
+                    continue
+                known = {
+                    "url": headers.get_header("WARC-Target-URI"),
+                    "date": headers.get_header("WARC-Date"),
+                    "language": headers.get_header("WARC-Identified-Content-Language"),
+                }
+                metadata = _metadata(known, fields)
+                yield from _decode(data, name, skipped, known["url"], metadata)
+        except damage_errors() as error:
+            skipped.add("corrupt compressed data: rest of file", f"{source.path} ({error})")
+        except failed as error:
+            skipped.add("not a WARC record: rest of file", f"{source.path} ({error})")
+
+
 READERS = {
     ".txt": read_text,
     ".jsonl": read_jsonl,
@@ -227,6 +268,8 @@ READERS = {
     ".tsv": read_table,
     ".parquet": read_parquet,
     ".conllu": read_conllu,
+    ".wet": read_warc,
+    ".warc": read_warc,
 }
 """Extension and reader of every format."""
 
@@ -240,11 +283,11 @@ def from_record(
     """The document in a record, if it can be used; ``name`` says where the record is."""
     if fields.words_and_tags:
         words, tags = (record.get(key) for key in fields.words_and_tags)
-        yield from _joined(words, tags, *_known(record, fields, name), skipped)
+        yield from _joined(words, tags, *_place_id_and_metadata(record, fields, name), skipped)
         return
     text = record.get(fields.text)
     if isinstance(text, str):
-        yield from _checked(text, *_known(record, fields, name), skipped)
+        yield from _checked(text, *_place_id_and_metadata(record, fields, name), skipped)
     else:
         skipped.add(f"no text in field '{fields.text}'", name)
 
@@ -276,7 +319,7 @@ def _joined(
     yield from _checked(text, name, identifier, metadata, skipped, where)
 
 
-def decoded(
+def _decode(
     data: bytes,
     name: str,
     skipped: Skipped,
@@ -292,14 +335,16 @@ def decoded(
     yield from _checked(text.strip(), name, identifier or name, metadata or {}, skipped)
 
 
-def _known(record: Mapping[str, Any], fields: Fields, name: str) -> tuple[str, str, Metadata]:
+def _place_id_and_metadata(
+    record: Mapping[str, Any], fields: Fields, name: str
+) -> tuple[str, str, Metadata]:
     """The document's place in its file, its id, and its metadata."""
     given = record.get(fields.id_key) if fields.id_key else None
     identifier = name if given in (None, "") else _as_text(given)
-    return name, identifier, as_metadata(record, fields)
+    return name, identifier, _metadata(record, fields)
 
 
-def as_metadata(record: Mapping[str, Any], fields: Fields) -> Metadata:
+def _metadata(record: Mapping[str, Any], fields: Fields) -> Metadata:
     """The fields to keep that the record has."""
     found = {key: record.get(key) for key in fields.metadata_keys}
     return {key: _as_text(value) for key, value in found.items() if value is not None}

@@ -1,84 +1,155 @@
-"""Sources: files, folders and installed packages become documents in a fixed order.
+"""Sources: files, datasets of a hub and installed packages become documents in a fixed order.
 
 Text that cannot be used is skipped, counted and named; a source that gives nothing at all, or cannot
-be what it claims, is refused. May enter: kinds of sources, and finding the files.
+be what it claims, is refused.
 """
 
 from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, Protocol
 
-from chronomask.errors import DataError, UsageError, nearest
-from chronomask.prepare.config import (
-    ColumnTagger,
-    Files,
-    HubDataset,
-    InstalledPackages,
-    PrepareConfig,
-    Source,
-    Tagger,
+from pydantic import Field
+
+from chronomask.config import Alternative
+from chronomask.errors import DataError, UsageError, nearest, need
+from chronomask.prepare.read.files import (
+    RemoteFile,
+    Skipped,
+    SourceFile,
+    file_state,
+    find_remote,
+    is_address,
 )
-from chronomask.prepare.read.addresses import RemoteFile, find_remote, is_address
-from chronomask.prepare.read.files import Skipped, SourceFile
-from chronomask.prepare.read.hub import hub_state, read_hub
-from chronomask.prepare.read.readers import READERS, TAGGED_FORMATS, Fields
-from chronomask.prepare.read.warc import read_warc
+from chronomask.prepare.read.packages import installed_versions, read_installed
+from chronomask.prepare.read.readers import READERS, TAGGED_FORMATS, Fields, from_record
 from chronomask.storage import COMPRESSIONS
 from chronomask.types import Document
 
 __all__ = [
-    "AnySource",
-    "fields_of",
-    "fields_of_config",
-    "file_state",
+    "Files",
+    "Found",
+    "HubDataset",
+    "InstalledPackages",
+    "Source",
     "find_sources",
-    "read_documents",
     "snapshot",
+    "source_of_text",
 ]
 
-WARC_FORMATS = (".wet", ".warc")
-FORMATS = (*READERS, *WARC_FORMATS)
 
-AnySource = SourceFile | InstalledPackages | HubDataset
-"""What documents are read from: a file, or what is no file."""
+class Found(Protocol):
+    """What documents are read from in one go: a file, or what is no file."""
 
+    def state(self) -> list[dict[str, Any]]:
+        """What it is now: equal states mean that nothing has to be read again."""
+        ...
 
-def fields_of(text_key: str, tagger: Tagger) -> Fields:
-    """What to read of a record: its text, or the words and tags of ``tagger.kind=column``."""
-    tagged = isinstance(tagger, ColumnTagger)
-    return Fields(text_key, (tagger.words_key, tagger.tags_key) if tagged else None)
+    def documents(self, fields: Fields, skipped: Skipped) -> Iterator[Document]:
+        """Its documents in order.
 
-
-def fields_of_config(config: PrepareConfig) -> Fields:
-    """As :func:`fields_of`, with the document's id and metadata, and the bound of its size."""
-    return replace(
-        fields_of(config.text_key, config.tagger),
-        max_bytes=config.max_document_bytes,
-        id_key=config.id_key,
-        metadata_keys=config.metadata_keys,
-    )
+        Raises :class:`DataError` for a named file that is empty, what is not of its format, or a first
+        record without the fields; :class:`UsageError` where a package is missing.
+        """
+        ...
 
 
-def find_sources(sources: Sequence[Source], fields: Fields, skipped: Skipped) -> list[AnySource]:
-    """Every file to read, in order; files of other kinds in a folder are skipped and counted.
+class Source(Alternative):
+    """Where text comes from."""
 
-    Raises :class:`UsageError` for a path that does not exist, has an unknown extension, holds no
-    file of a known format, or cannot bring the words and tags that ``fields`` ask for.
+    @abstractmethod
+    def find(self, fields: Fields, skipped: Skipped) -> Sequence[Found]:
+        """What is to be read, in order; what is left out is counted.
+
+        Raises :class:`UsageError` for what is not there, or cannot bring the words and tags that
+        ``fields`` ask for.
+        """
+
+
+class Files(Source):
+    """Text files: .txt, .jsonl, .csv, .tsv, .parquet, .conllu, .wet or .warc, each also with .gz, .xz
+    or .zst.
     """
-    found: list[AnySource] = []
-    for source in sources:
-        if isinstance(source, Files):
-            found.extend(_find_files(source, fields, skipped))
-        elif fields.words_and_tags and not isinstance(source, HubDataset):
-            raise UsageError(_no_words(f"source {source.kind}"))
+
+    kind: Literal["files"] = "files"
+    path: str
+    """A file, a folder (searched in depth, in sorted order) or a glob pattern; or an address of them
+    that fsspec opens, such as ``s3://bucket/corpus/*.jsonl.zst``."""
+
+    def find(self, fields: Fields, skipped: Skipped) -> Sequence[Found]:
+        """Files of known formats; others in a folder are skipped and counted."""
+        formats = TAGGED_FORMATS if fields.words_and_tags else tuple(READERS)
+        if is_address(self.path):
+            candidates, named = find_remote(self.path)
+            return self._of_formats(candidates, named, formats, skipped)
+        path = Path(self.path).expanduser()
+        if path.is_file():
+            return self._of_formats([path], True, formats, skipped)
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file())
         else:
-            found.append(source)
-    return found
+            # Not Path.glob, which refuses absolute patterns.
+            names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+            files = [file for file in map(Path, names) if file.is_file()]
+            if not files:
+                raise UsageError(f"source {self.path} does not exist; {_nearest_path(path)}")
+        return self._of_formats(files, False, formats, skipped)
+
+    def _of_formats(
+        self,
+        candidates: Sequence[Path | RemoteFile],
+        named: bool,
+        formats: Sequence[str],
+        skipped: Skipped,
+    ) -> list[_File]:
+        """The files that can be read; ``named``: the path names a single one, which then must be one."""
+        if named:
+            file = _source_file(candidates[0], named=True)
+            if file.format not in formats:
+                raise UsageError(_no_words(f"source {self.path}"))
+            return [_File(file)]
+        files = []
+        for candidate in candidates:
+            if _format_of(candidate)[0] in formats:
+                files.append(_File(_source_file(candidate, named=False)))
+            else:
+                skipped.add("file of another format", str(candidate))
+        if not files:
+            raise UsageError(
+                f"source {self.path} holds no {', '.join(formats)} file (each also with "
+                f"{', '.join(COMPRESSIONS)})"
+            )
+        return files
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of a known format, as something to read."""
+
+    file: SourceFile
+
+    def __str__(self) -> str:
+        return str(self.file.path)
+
+    def state(self) -> list[dict[str, Any]]:
+        return [file_state(self.file.path)]
+
+    def documents(self, fields: Fields, skipped: Skipped) -> Iterator[Document]:
+        try:
+            empty = file_state(self.file.path)["bytes"] == 0
+        except OSError as error:
+            raise DataError(f"{self} cannot be read: {error.strerror}") from None
+        if not empty:
+            yield from READERS[self.file.format](self.file, fields, skipped)
+        elif self.file.named:
+            raise DataError(f"{self} is empty (0 bytes); give a file with text")
+        else:
+            skipped.add("empty file", str(self))
 
 
 def _no_words(source: str) -> str:
@@ -86,52 +157,6 @@ def _no_words(source: str) -> str:
         f"{source} has no words with tags, which tagger.kind=column needs; give "
         f"{', '.join(TAGGED_FORMATS)} files, or choose another tagger"
     )
-
-
-def _find_files(source: Files, fields: Fields, skipped: Skipped) -> list[SourceFile]:
-    formats = TAGGED_FORMATS if fields.words_and_tags else FORMATS
-    if is_address(source.path):
-        candidates, named = find_remote(source.path)
-        return _of_formats(candidates, named, formats, source, skipped)
-    path = Path(source.path).expanduser()
-    if path.is_file():
-        return _of_formats([path], True, formats, source, skipped)
-    if path.is_dir():
-        candidates = sorted(p for p in path.rglob("*") if p.is_file())
-    else:
-        # Not Path.glob, which refuses absolute patterns.
-        names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-        candidates = [file for file in map(Path, names) if file.is_file()]
-        if not candidates:
-            raise UsageError(f"source {source.path} does not exist; {_nearest_path(path)}")
-    return _of_formats(candidates, False, formats, source, skipped)
-
-
-def _of_formats(
-    candidates: Sequence[Path | RemoteFile],
-    named: bool,
-    formats: Sequence[str],
-    source: Files,
-    skipped: Skipped,
-) -> list[SourceFile]:
-    """The files that can be read; ``named`` where the source is a single one, which then must be."""
-    if named:
-        file = _source_file(candidates[0], named=True)
-        if file.format not in formats:
-            raise UsageError(_no_words(f"source {source.path}"))
-        return [file]
-    files = []
-    for candidate in candidates:
-        if _format_of(candidate)[0] in formats:
-            files.append(_source_file(candidate, named=False))
-        else:
-            skipped.add("file of another format", str(candidate))
-    if not files:
-        raise UsageError(
-            f"source {source.path} holds no {', '.join(formats)} file (each also with "
-            f"{', '.join(COMPRESSIONS)})"
-        )
-    return files
 
 
 def _nearest_path(path: Path) -> str:
@@ -151,59 +176,118 @@ def _format_of(path: Path | RemoteFile) -> tuple[str, str]:
 
 def _source_file(path: Path | RemoteFile, named: bool) -> SourceFile:
     format_, compression = _format_of(path)
-    if format_ not in FORMATS:
+    if format_ not in READERS:
         raise UsageError(
             f"source {path} has the unknown extension '{format_}'; "
-            f"{nearest(format_, FORMATS)} (each also with {', '.join(COMPRESSIONS)})"
+            f"{nearest(format_, READERS)} (each also with {', '.join(COMPRESSIONS)})"
         )
     return SourceFile(path, format_, compression, named)
 
 
-def snapshot(sources: Sequence[AnySource]) -> list[dict[str, Any]]:
-    """What the sources are now: equal snapshots mean that nothing has to be read again."""
-    result: list[dict[str, Any]] = []
-    for source in sources:
-        if isinstance(source, InstalledPackages):
-            from chronomask.prepare.read.installed import installed_versions
+class InstalledPackages(Source):
+    """English prose that is on every machine: docstrings and READMEs of installed Python packages."""
 
-            result += [{"package": name} for name in installed_versions()]
-        elif isinstance(source, HubDataset):
-            result.append(hub_state(source))
-        else:
-            result.append(file_state(source.path))
-    return result
+    kind: Literal["installed_packages"] = "installed_packages"
+    max_bytes: int = Field(default=4_000_000, ge=1_000)
+    """Stop after this much text, in bytes of UTF-8; every package gives a fair share of it."""
+
+    def find(self, fields: Fields, skipped: Skipped) -> Sequence[Found]:
+        """Itself."""
+        if fields.words_and_tags:
+            raise UsageError(_no_words(f"source {self.kind}"))
+        return [self]
+
+    def state(self) -> list[dict[str, Any]]:
+        """Every package with its version."""
+        return [{"package": name} for name in installed_versions()]
+
+    def documents(self, fields: Fields, skipped: Skipped) -> Iterator[Document]:
+        """One document per README and per module."""
+        return read_installed(self.max_bytes)
 
 
-def file_state(path: Path | RemoteFile) -> dict[str, Any]:
-    """Name, size and time of change of a file, or what its file system has instead."""
-    if isinstance(path, RemoteFile):
-        return path.state()
-    status = path.stat()
-    return {"file": str(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+class HubDataset(Source):
+    """A dataset of the Hugging Face hub, or a folder of one, read as a stream."""
+
+    kind: Literal["hub"] = "hub"
+    name: str
+    """Its name, ``owner/name``, or a folder."""
+    config: str | None = None
+    """Name of its configuration, where it has several."""
+    split: str = "train"
+    """Which of its splits to read."""
+    revision: str | None = None
+    """Commit or tag to read; None: the newest, so another day may bring other text."""
+
+    def __str__(self) -> str:
+        return f"hub:{self.name}{f':{self.config}' if self.config else ''}@{self.split}"
+
+    def find(self, fields: Fields, skipped: Skipped) -> Sequence[Found]:
+        """Itself."""
+        return [self]
+
+    def state(self) -> list[dict[str, Any]]:
+        """What tells two versions apart: a revision, if the config names one."""
+        return [{"hub": str(self), "revision": self.revision}]
+
+    def documents(self, fields: Fields, skipped: Skipped) -> Iterator[Document]:
+        """One row a document; nothing is kept on disk."""
+        datasets = need("datasets", "hub", f"source {self}")
+        try:
+            rows = iter(
+                datasets.load_dataset(
+                    self.name, self.config, split=self.split, revision=self.revision, streaming=True
+                )
+            )
+            row = next(rows, None)
+        except (
+            Exception
+        ) as error:  # missing, private, another split, no network: the library's words
+            raise self._unreadable(error) from None
+        if row is None:
+            raise DataError(f"{self} has no rows")
+        fields.require(row, self)
+        number = 0
+        while row is not None:
+            assert isinstance(row, Mapping)
+            yield from from_record(row, fields, f"{self}:{number}", skipped)
+            number += 1
+            try:
+                row = next(rows, None)
+            except Exception as error:
+                raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> DataError:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        return DataError(
+            f"{self} cannot be read: {reason}; check its name, config and split and the network, or give "
+            "its files instead"
+        )
 
 
-def read_documents(source: AnySource, fields: Fields, skipped: Skipped) -> Iterator[Document]:
-    """The documents of one source in order.
+_HUB_NAME = re.compile(r"hub:(?P<name>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<split>.+))?")
 
-    Raises :class:`DataError` for a named file that is empty, a file that is not of its format, or a
-    first record without the fields.
+
+def source_of_text(value: Any) -> Any:
+    """Keys of a source for a path, an address or ``hub:owner/name[:config][@split]``; else the value.
+
+    Raises ValueError for a name of a hub dataset that is none.
     """
-    if isinstance(source, InstalledPackages):
-        from chronomask.prepare.read.installed import read_installed
+    if not isinstance(value, str):
+        return value
+    if not value.startswith("hub:"):
+        return {"kind": "files", "path": value}
+    match = _HUB_NAME.fullmatch(value)
+    if match is None:
+        raise ValueError("not of the form hub:owner/name[:config][@split]")
+    return {"kind": "hub"} | {k: v for k, v in match.groupdict().items() if v is not None}
 
-        yield from read_installed(source.max_bytes)
-        return
-    if isinstance(source, HubDataset):
-        yield from read_hub(source, fields, skipped)
-        return
-    try:
-        empty = file_state(source.path)["bytes"] == 0
-    except OSError as error:
-        raise DataError(f"{source.path} cannot be read: {error.strerror}") from None
-    if empty:
-        if source.named:
-            raise DataError(f"{source.path} is empty (0 bytes); give a file with text")
-        skipped.add("empty file", str(source.path))
-        return
-    read = read_warc if source.format in WARC_FORMATS else READERS[source.format]
-    yield from read(source, fields, skipped)
+
+def find_sources(sources: Sequence[Source], fields: Fields, skipped: Skipped) -> list[Found]:
+    """What is to be read of all sources, in order; raises as :meth:`Source.find` does."""
+    return [found for source in sources for found in source.find(fields, skipped)]
+
+
+def snapshot(sources: Sequence[Found]) -> list[dict[str, Any]]:
+    """What the sources are now: equal snapshots mean that nothing has to be read again."""
+    return [state for source in sources for state in source.state()]

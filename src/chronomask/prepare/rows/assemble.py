@@ -1,13 +1,13 @@
-"""Third stage: the parts' tokens, in order, become the rows of the two splits.
+"""Last stage: the parts' tokens, in order, become the rows of the two splits, and a table of documents.
 
 One process does it, because a row may hold the end of one part and the start of the next; it copies
-numbers and keeps well ahead of many annotating workers. May enter: what turns parts into splits and
-counts for people.
+numbers and keeps well ahead of many annotating workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,17 @@ import numpy as np
 from chronomask.data.annotation import MAX_CLASSES, is_special, totals
 from chronomask.data.folder import SplitEntry
 from chronomask.data.writer import RowWriter
-from chronomask.prepare.config import Documents, Packing
+from chronomask.errors import need
 from chronomask.prepare.read.gather import Gathered
-from chronomask.prepare.rows.pack import Pieces, Specials, concatenate, pack_documents
-from chronomask.prepare.work import PartCounts, read_tokens
+from chronomask.prepare.rows.pack import Packing, Pieces, Specials
+from chronomask.prepare.work import SPLITS, PartCounts, read_tokens, write_work
+from chronomask.storage import replacing
+from chronomask.types import Document
 
-__all__ = ["statistics", "write_split"]
+__all__ = ["DOCUMENTS_FILE", "keep_documents", "statistics", "write_split", "write_table"]
+
+DOCUMENTS_FILE = "documents.parquet"
+"""Name of the table of documents in the prepared folder, where the config names ids or metadata."""
 
 
 def write_split(
@@ -47,8 +52,7 @@ def write_split(
                 num_unknown += int(np.count_nonzero(is_special(part.annotation)))
                 yield Pieces(part.ids, part.annotation, part.lengths)
 
-    pack = pack_documents if isinstance(packing, Documents) else concatenate
-    for rows in pack(pieces(), row_length, specials):
+    for rows in packing.pack(pieces(), row_length, specials):
         writer.write(rows.ids, rows.annotation, rows.bounds, rows.num_tokens)
     entry = writer.finish(num_documents)
     words, tokens = int(tally[1].sum()), int(tally.sum())
@@ -97,3 +101,51 @@ def statistics(
         "skipped": skipped,
         "sources": sources,
     }
+
+
+def _documents_file(work: Path, number: int) -> Path:
+    return work / f"documents-{number:06d}.json"
+
+
+def keep_documents(
+    work: Path,
+    number: int,
+    documents: Sequence[Document],
+    num_tokens: np.ndarray,
+    held_out: np.ndarray,
+) -> None:
+    """Keep for the table what it says of a part's documents; one that gave no token is left out."""
+    lines = [
+        [SPLITS[int(held)], document.id, int(tokens), len(document.text), document.metadata]
+        for document, tokens, held in zip(documents, num_tokens, held_out, strict=True)
+        if tokens
+    ]
+    write_work(_documents_file(work, number), json.dumps(lines, ensure_ascii=False).encode())
+
+
+def write_table(work: Path, num_parts: int, metadata_keys: Sequence[str], file: Path) -> None:
+    """Write the table: one row a document; metadata as text, null where a document has none.
+
+    Within a split the documents are in the order in which they were read.
+    """
+    pa = need("pyarrow", "prepare", "the table of documents")
+    pq = need("pyarrow.parquet", "prepare", "the table of documents")
+
+    columns = [
+        ("split", pa.string()), ("id", pa.string()), ("num_tokens", pa.int64()),
+        ("num_characters", pa.int64()), *((f"metadata.{key}", pa.string()) for key in metadata_keys),
+    ]  # fmt: skip
+    schema = pa.schema(columns)
+    with (
+        replacing(file) as writing,
+        pq.ParquetWriter(writing, schema, compression="zstd") as writer,
+    ):
+        for number in range(num_parts):
+            lines = json.loads(_documents_file(work, number).read_text(encoding="utf-8"))
+            rows = [[*line[:4], *(line[4].get(key) for key in metadata_keys)] for line in lines]
+            if rows:
+                arrays = [
+                    pa.array(values, kind)
+                    for values, kind in zip(zip(*rows, strict=True), schema.types, strict=True)
+                ]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))

@@ -8,20 +8,31 @@ Both packings place the tokenizer's [CLS] and [SEP] where it has them (``body`` 
   decreasing in bounded buffers. Only a document longer than a row is cut, into pieces that are each
   [CLS] piece [SEP].
 
-What comes out depends on the order of the documents alone, not on how they were batched. May enter:
-ways to fill rows.
+What comes out depends on the order of the documents alone, not on how they were batched.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from chronomask.config import Alternative
 from chronomask.data.annotation import SPECIAL, WORD_START
 
-__all__ = ["Pieces", "Specials", "TokenRows", "concatenate", "pack_documents"]
+__all__ = [
+    "Concatenate",
+    "Documents",
+    "Packing",
+    "Pieces",
+    "Specials",
+    "TokenRows",
+    "concatenate",
+    "pack_documents",
+]
 
 BUFFER_TOKENS = 1 << 22
 """Tokens that best fit chooses among at a time (about 50 MB with its working arrays)."""
@@ -64,6 +75,40 @@ class TokenRows:
     num_tokens: int
 
 
+class Packing(Alternative):
+    """How documents are put into rows."""
+
+    @abstractmethod
+    def pack(
+        self, pieces: Iterable[Pieces], row_length: int, specials: Specials
+    ) -> Iterator[TokenRows]:
+        """Rows of documents that come in order, some at a time."""
+
+
+class Concatenate(Packing):
+    """Documents one after the other, cut wherever a row is full: no padding but at the very end."""
+
+    kind: Literal["concatenate"] = "concatenate"
+
+    def pack(
+        self, pieces: Iterable[Pieces], row_length: int, specials: Specials
+    ) -> Iterator[TokenRows]:
+        """See :func:`concatenate`."""
+        return concatenate(pieces, row_length, specials)
+
+
+class Documents(Packing):
+    """Whole documents side by side in a row, best fit first; only one longer than a row is cut."""
+
+    kind: Literal["documents"] = "documents"
+
+    def pack(
+        self, pieces: Iterable[Pieces], row_length: int, specials: Specials
+    ) -> Iterator[TokenRows]:
+        """See :func:`pack_documents`."""
+        return pack_documents(pieces, row_length, specials)
+
+
 def concatenate(
     pieces: Iterable[Pieces], row_length: int, specials: Specials
 ) -> Iterator[TokenRows]:
@@ -72,7 +117,7 @@ def concatenate(
     rest_ids, rest_annotation = np.empty(0, np.int64), np.empty(0, np.uint8)
     rest_starts = np.empty(0, np.int64)  # where documents begin in the rest
     for part in pieces:
-        ids, annotation, starts = _separated(part, specials.sep_id)
+        ids, annotation, starts = _separate(part, specials.sep_id)
         starts = np.concatenate([rest_starts, starts + rest_ids.size])
         ids = np.concatenate([rest_ids, ids])
         annotation = np.concatenate([rest_annotation, annotation])
@@ -80,14 +125,14 @@ def concatenate(
         if whole:
             cut = whole * body
             inside = starts < cut
-            yield _framed(ids[:cut], annotation[:cut], starts[inside], row_length, specials)
+            yield _frame(ids[:cut], annotation[:cut], starts[inside], row_length, specials)
             ids, annotation, starts = ids[cut:], annotation[cut:], starts[~inside] - cut
         rest_ids, rest_annotation, rest_starts = ids, annotation, starts
     if rest_ids.size:
-        yield _framed(rest_ids, rest_annotation, rest_starts, row_length, specials)
+        yield _frame(rest_ids, rest_annotation, rest_starts, row_length, specials)
 
 
-def _separated(part: Pieces, sep_id: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _separate(part: Pieces, sep_id: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A part's documents with [SEP] after each, and where each begins."""
     ends = np.cumsum(part.lengths)
     if sep_id is None:
@@ -97,7 +142,7 @@ def _separated(part: Pieces, sep_id: int | None) -> tuple[np.ndarray, np.ndarray
     return ids, annotation, ends - part.lengths + np.arange(ends.size)
 
 
-def _framed(
+def _frame(
     ids: np.ndarray, annotation: np.ndarray, starts: np.ndarray, row_length: int, specials: Specials
 ) -> TokenRows:
     """Rows of a stream cut into bodies; a last short body is padded."""
@@ -191,7 +236,7 @@ def _best_fit(
     for first in range(0, int(row[-1]) + 1, step):
         a, b = np.searchsorted(row, [first, first + step])
         num_rows = int(row[b - 1]) + 1 - first
-        yield _placed(
+        yield _place(
             ids, annotation, start[a:b], size[a:b], (row[a:b] - first) * row_length + column[a:b],
             num_rows, row_length, specials,
         )  # fmt: skip
@@ -229,7 +274,7 @@ def _rows_best_fit(sizes: np.ndarray, row_length: int) -> np.ndarray:
     return rank[row_of]
 
 
-def _placed(
+def _place(
     ids: np.ndarray,
     annotation: np.ndarray,
     start: np.ndarray,

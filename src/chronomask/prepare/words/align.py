@@ -1,6 +1,6 @@
 """Tokens meet words: from character offsets on both sides to word starts and classes.
 
-May enter: arithmetic on offsets. Nothing here knows a tokenizer or a tagger.
+Nothing here knows a tokenizer or a tagger.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Frequency bands: classes for any language, made by counting words.
 
 Words are Unicode words, counted without regard to case. Words of equal count are in one band, and the
-bands' limits are counts chosen so that each band holds about the same share of the text's words. May
-enter: making bands, keeping them, and tagging with them.
+bands' limits are counts chosen so that each band holds about the same share of the text's words.
 """
 
 from __future__ import annotations
@@ -12,25 +11,57 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from chronomask.errors import DataError
-from chronomask.prepare.words.unicode import Spans, UnicodeWords
-from chronomask.storage import write_bytes
+from chronomask.errors import DataError, UsageError
+from chronomask.prepare.words.tagger import ChunkTagger, Spans, Tagger, WithoutContext, WordFinder
+from chronomask.prepare.words.unicode import UnicodeWords
+from chronomask.storage import write_text
 
 __all__ = [
     "BANDS_FILE",
     "BandWords",
     "Bands",
+    "FrequencyBands",
     "band_names",
-    "bands_label",
     "count_words",
     "make_bands",
 ]
 
 BANDS_FILE = "frequency_bands.json"
 """Name of the file in the prepared folder."""
+
+
+class FrequencyBands(Tagger):
+    """Unicode words, for any language; a word's class is how frequent it is: ``band_01`` the most."""
+
+    kind: Literal["frequency_bands"] = "frequency_bands"
+    num_bands: int = Field(default=10, ge=1, le=60)
+    """Number of bands; each holds about the same share of the text's words."""
+
+    runs_on_torch = False
+    learns = BANDS_FILE
+
+    def label(self) -> str:
+        """Name for the manifest."""
+        return f"frequency_bands ({self.num_bands} bands of Unicode words)"
+
+    def classes(self) -> tuple[str, ...]:
+        """``band_01``, the most frequent words, and so on."""
+        return ("none", *band_names(self.num_bands))
+
+    def learn(self, texts: Iterable[str], folder: Path) -> None:
+        """Count the words and make bands of them."""
+        make_bands(count_words(texts), self.num_bands).save(folder)
+
+    def open(self, folder: Path | None = None) -> WordFinder:
+        """The bands that were made; raises as :meth:`BandWords.open` does."""
+        if folder is None:
+            raise UsageError("frequency bands are made by a preparation; name its folder")
+        return BandWords.open(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +83,7 @@ class Bands:
             "any_other_word": names[-1],
         }
         text = json.dumps(values, indent=0, ensure_ascii=False) + "\n"
-        write_bytes(folder / BANDS_FILE, text.encode())
+        write_text(folder / BANDS_FILE, text)
 
 
 def band_names(num_bands: int) -> tuple[str, ...]:
@@ -96,16 +127,13 @@ def make_bands(counts: Mapping[str, int], num_bands: int) -> Bands:
     return Bands(tuple(map(tuple, words)), tuple(round(mass / total, 6) for mass in band_mass))
 
 
-class BandWords:
+class BandWords(WordFinder):
     """Unicode words whose class is the band of their frequency; an unknown word is of the last."""
 
     def __init__(self, words: Sequence[Sequence[str]]) -> None:
         """``words`` of every band but the last."""
-        num_bands = len(words) + 1
-        self.name = bands_label(num_bands)
-        self.class_names = ("none", *band_names(num_bands))
         self._class_of = {word: k for k, band in enumerate(words, start=1) for word in band}
-        self._last = num_bands
+        self._last = len(words) + 1
 
     @classmethod
     def open(cls, folder: Path) -> BandWords:
@@ -119,6 +147,7 @@ class BandWords:
             ) from None
 
     def tag(self, texts: Sequence[str]) -> list[Spans]:
+        """The words of each text with their bands."""
         class_of, last = self._class_of, self._last
         tagged = []
         for text, words in zip(texts, UnicodeWords().tag(texts), strict=True):
@@ -126,10 +155,9 @@ class BandWords:
             tagged.append(Spans(words.starts, words.ends, np.asarray(classes, np.uint8)))
         return tagged
 
-
-def bands_label(num_bands: int) -> str:
-    """What the manifest calls the tagger."""
-    return f"frequency_bands ({num_bands} bands of Unicode words)"
+    def by_chunk(self) -> ChunkTagger:
+        """White space ends every word."""
+        return WithoutContext(self)
 
 
 def _folded(text: str, spans: Spans) -> list[str]:

@@ -2,8 +2,7 @@
 
 A chunk is a run of characters up to the next lone space or line feed, with the one before it, or to the
 comma in front of one. Nothing that fast tokenizers of the kinds below or spaCy's tokenizer do reaches
-across such a cut, so a chunk needs them once, however often it occurs. May enter: where a text may be
-cut, and for which tokenizers.
+across such a cut, so a chunk needs them once, however often it occurs.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from chronomask.errors import need
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,8 +49,7 @@ def cut(texts: Sequence[str]) -> Chunks:
     And before a comma between a small Latin letter and such a space. Joined, the chunks of a text
     are the text. A text with a NUL is one chunk.
     """
-    import pyarrow as pa
-
+    pa = need("pyarrow", "prepare", "preparation")
     with_nul = [_AT_START in text for text in texts]
     marked = [
         _AT_START + text if nul or text[:1].isspace() else text

@@ -3,14 +3,14 @@
 A language's frequent words make most of its text. Each different chunk is tokenised, cut into words and
 aligned once; a text is then its chunks' tokens one after the other, and only what depends on the
 neighbours, the class of a word in context, is computed for every word. Nothing that comes out depends
-on what is known already. May enter: keeping and joining; what a chunk is, is :mod:`chunks`' affair.
+on what is known already.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numba import njit
@@ -18,13 +18,12 @@ from numba import njit
 from chronomask.data.annotation import SPECIAL, annotate
 from chronomask.prepare.words.align import word_begins, words_of_tokens
 from chronomask.prepare.words.chunks import begins_its_text, cut, text_of
-from chronomask.prepare.words.growing import Growing
-from chronomask.prepare.words.unicode import ChunkWords, Numbers, Spans
+from chronomask.prepare.words.tagger import ChunkTagger
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-__all__ = ["ChunkMemo", "ChunkTagger", "WithoutContext", "token_arrays"]
+__all__ = ["ChunkMemo", "Growing", "Numbers", "token_arrays"]
 
 MOST_CHUNKS = 1 << 18
 """Different chunks kept at most; then all are forgotten, so memory stays flat (about 500 MB)."""
@@ -34,46 +33,57 @@ _BLOCK = 1 << 9
 """Characters of new chunks that the tokenizer gets at a time, about."""
 
 
-class ChunkTagger(Protocol):
-    """Words of chunks, and their classes in context."""
-
-    def learn(self, texts: Sequence[str], at_start: Sequence[bool]) -> ChunkWords:
-        """Words of new chunks."""
-        ...
-
-    def classify(self, types: np.ndarray) -> np.ndarray:
-        """uint8 [W]: classes of words by type, :data:`english.PAD` zeros around every text's."""
-        ...
-
-    def forget(self) -> None:
-        """Drop what was learnt."""
-        ...
+_Thing = TypeVar("_Thing", str, bytes)
 
 
-class WithoutContext:
-    """A tagger whose classes depend on the word alone; white space ends every word."""
+class Numbers(dict[_Thing, int], Generic[_Thing]):
+    """Things numbered as they are met, from ``first``; ``new``: those met since it was emptied."""
 
-    def __init__(self, tagger: Any) -> None:
-        self._tag = tagger.tag
+    def __init__(self, first: int = 0) -> None:
+        super().__init__()
+        self._first = first
+        self.new: list[_Thing] = []
 
-    def learn(self, texts: Sequence[str], at_start: Sequence[bool]) -> ChunkWords:
-        lengths = np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts))
-        begins = np.cumsum(lengths) - lengths
-        spans: Spans = self._tag([" ".join(texts)])[0]
-        owner = np.searchsorted(begins, spans.starts, side="right") - 1
-        return ChunkWords(
-            np.bincount(owner, minlength=len(texts)),
-            spans.starts - begins[owner],
-            spans.ends - begins[owner],
-            np.ones(owner.size, bool),
-            spans.classes.astype(np.int64),
-        )
+    def __missing__(self, thing: _Thing) -> int:
+        number = self[thing] = self._first + len(self)
+        self.new.append(thing)
+        return number
 
-    def classify(self, types: np.ndarray) -> np.ndarray:
-        return types.astype(np.uint8)
 
-    def forget(self) -> None:
-        """Nothing is kept."""
+class Growing:
+    """An array whose first axis grows; room doubles when it is full, and is kept when it is emptied.
+
+    ``rows`` is a view of what was appended, [N, *shape] of ``dtype``, good until more is.
+    """
+
+    def __init__(self, dtype: Any, shape: tuple[int, ...] = (), room: int = 1 << 10) -> None:
+        self._array = np.zeros((room, *shape), dtype)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self._array[: self._size]
+
+    def extend(self, num: int) -> np.ndarray:
+        """Room for ``num`` more rows, to be written at once: their view."""
+        begin, self._size = self._size, self._size + num
+        if self._size > len(self._array):
+            shape = (max(self._size, 2 * len(self._array)), *self._array.shape[1:])
+            larger = np.empty(shape, self._array.dtype)
+            larger[:begin] = self._array[:begin]
+            self._array = larger
+        return self._array[begin : self._size]
+
+    def append(self, rows: np.ndarray) -> None:
+        """Append rows, converted to the array's dtype."""
+        self.extend(len(rows))[...] = rows
+
+    def clear(self) -> None:
+        """Forget every row."""
+        self._size = 0
 
 
 class ChunkMemo:
@@ -120,9 +130,9 @@ class ChunkMemo:
         if self._chunks.new:
             self._learn(self._chunks.new, is_special)
             self._chunks.new = []
-        types, first_word = _lay_out_words(chunks, counts, self._word_begin.rows, self._types.rows)
+        types, first_word = _place_words(chunks, counts, self._word_begin.rows, self._types.rows)
         classes = self._tagger.classify(types)
-        ids, annotation, lengths, without_word = _lay_out_tokens(
+        ids, annotation, lengths, without_word = _place_tokens(
             chunks, counts, self._token_begin.rows, self._ids.rows, self._annotation.rows,
             self._word.rows, first_word, classes,
         )  # fmt: skip
@@ -194,7 +204,7 @@ def _encoded(
 
 
 @njit(cache=True, nogil=True)
-def _lay_out_words(chunks: Any, counts: Any, word_begin: Any, types: Any) -> Any:
+def _place_words(chunks: Any, counts: Any, word_begin: Any, types: Any) -> Any:
     """Word types of texts of ``counts`` chunks, two zeros around each; and each chunk's first word."""
     total = 2
     for chunk in chunks:
@@ -215,7 +225,7 @@ def _lay_out_words(chunks: Any, counts: Any, word_begin: Any, types: Any) -> Any
 
 
 @njit(cache=True, nogil=True)
-def _lay_out_tokens(
+def _place_tokens(
     chunks: Any, counts: Any, token_begin: Any, ids: Any, annotation: Any, word: Any,
     first_word: Any, classes: Any,
 ) -> Any:  # fmt: skip

@@ -1,81 +1,42 @@
-"""Where the words of a text are, as character spans; and words in any language without a model.
-
-May enter: spans, and finding words from the characters alone.
-"""
+"""Words in any language from the characters alone, without classes."""
 
 from __future__ import annotations
 
 import sys
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-__all__ = ["ChunkWords", "Numbers", "Spans", "UnicodeWords"]
+from chronomask.prepare.words.tagger import ChunkTagger, Spans, Tagger, WithoutContext, WordFinder
+
+__all__ = ["NoTagger", "UnicodeWords"]
 
 
-@dataclass(frozen=True, slots=True)
-class Spans:
-    """Words of one text, in order and without overlap.
+class NoTagger(Tagger):
+    """Unicode words without classes, for any language; content schedules have nothing to prefer."""
 
-    ``starts`` and ``ends`` int64 [W] in characters (end exclusive); ``classes`` uint8 [W].
-    """
+    kind: Literal["none"] = "none"
 
-    starts: np.ndarray
-    ends: np.ndarray
-    classes: np.ndarray
+    runs_on_torch = False
 
-    def between(self, start: int, stop: int) -> Spans:
-        """The words of the characters ``start`` to ``stop`` (exclusive), counted from ``start``.
+    def label(self) -> str:
+        """Name for the manifest."""
+        return "none"
 
-        A word across an edge is cut there.
-        """
-        first = int(np.searchsorted(self.ends, start, side="right"))
-        last = int(np.searchsorted(self.starts, stop))
-        return Spans(
-            np.maximum(self.starts[first:last], start) - start,
-            np.minimum(self.ends[first:last], stop) - start,
-            self.classes[first:last],
-        )
+    def classes(self) -> tuple[str, ...]:
+        """No class but "none"."""
+        return ("none",)
+
+    def open(self, folder: Path | None = None) -> WordFinder:
+        """Unicode words."""
+        return UnicodeWords()
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkWords:
-    """Words of several chunks of text, one chunk after the other.
-
-    ``counts`` int64 [N]: words of each chunk; ``starts`` and ``ends`` int64 [W] in characters of the
-    word's chunk; ``visible`` bool [W]: a word, not white space that the tagger treats as one;
-    ``types`` int64 [W]: what the tagger makes classes of.
-    """
-
-    counts: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-    visible: np.ndarray
-    types: np.ndarray
-
-
-_Thing = TypeVar("_Thing", str, bytes)
-
-
-class Numbers(dict[_Thing, int], Generic[_Thing]):
-    """Things numbered as they are met, from ``first``; ``new``: those met since it was emptied."""
-
-    def __init__(self, first: int = 0) -> None:
-        super().__init__()
-        self._first = first
-        self.new: list[_Thing] = []
-
-    def __missing__(self, thing: _Thing) -> int:
-        number = self[thing] = self._first + len(self)
-        self.new.append(thing)
-        return number
-
-
-class UnicodeWords:
+class UnicodeWords(WordFinder):
     """Words without classes, in any language, from the characters' kinds alone.
 
     A word is a run of letters and digits, held together over one apostrophe, full stop or underscore
@@ -84,32 +45,35 @@ class UnicodeWords:
     Standard Annex 29, simplified; scripts without spaces, such as Thai, give long words.)
     """
 
-    name = "none"
-    class_names = ("none",)
-
     def tag(self, texts: Sequence[str]) -> list[Spans]:
-        return [self._words(text) for text in texts]
+        """The words of each text, all of class 0."""
+        return [_words_of(text) for text in texts]
 
-    @staticmethod
-    def _words(text: str) -> Spans:
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        kinds = _kind_table()[codes]
-        mark, space = kinds == _MARK, kinds == _SPACE
-        if mark.any():  # a mark is of the kind of what it follows, and never begins anything
-            base = np.maximum.accumulate(np.where(mark, 0, np.arange(codes.size)))
-            kinds = kinds[base]
-            mark[1:] |= (codes[:-1] == _JOINER_OF_EMOJI) & ~space[1:]
-        letter = kinds == _LETTER
-        letter[1:-1] |= (kinds[1:-1] == _JOINER) & letter[:-2] & letter[2:]
-        space = kinds == _SPACE
-        begins = ~space & ~mark
-        begins[1:] &= ~(letter[1:] & letter[:-1])
-        starts = np.flatnonzero(begins)
-        # A word ends at the next start, or at the white space before it.
-        edges = np.append(starts[1:], codes.size)
-        spaces = np.append(np.flatnonzero(space), codes.size)
-        ends = np.minimum(edges, spaces[np.searchsorted(spaces, starts)])
-        return Spans(starts, ends, np.zeros(starts.size, np.uint8))
+    def by_chunk(self) -> ChunkTagger:
+        """White space ends every word."""
+        return WithoutContext(self)
+
+
+def _words_of(text: str) -> Spans:
+    """Words by the kinds of neighbouring characters, without a loop over them."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    kinds = _kind_table()[codes]
+    mark, space = kinds == _MARK, kinds == _SPACE
+    if mark.any():  # a mark is of the kind of what it follows, and never begins anything
+        base = np.maximum.accumulate(np.where(mark, 0, np.arange(codes.size)))
+        kinds = kinds[base]
+        mark[1:] |= (codes[:-1] == _JOINER_OF_EMOJI) & ~space[1:]
+    letter = kinds == _LETTER
+    letter[1:-1] |= (kinds[1:-1] == _JOINER) & letter[:-2] & letter[2:]
+    space = kinds == _SPACE
+    begins = ~space & ~mark
+    begins[1:] &= ~(letter[1:] & letter[:-1])
+    starts = np.flatnonzero(begins)
+    # A word ends at the next start, or at the white space before it.
+    edges = np.append(starts[1:], codes.size)
+    spaces = np.append(np.flatnonzero(space), codes.size)
+    ends = np.minimum(edges, spaces[np.searchsorted(spaces, starts)])
+    return Spans(starts, ends, np.zeros(starts.size, np.uint8))
 
 
 _SPACE, _LETTER, _MARK, _JOINER, _SINGLE = range(5)

@@ -1,8 +1,7 @@
 """How often a part-of-speech tagger is right: universal tags against CoNLL-U, on gold tokens.
 
-May enter: reading the CoNLL-U columns a tagger is trained and judged on, and counting. The words of
-the file are given to the tagger as they stand, so that the figure is about tags and not about
-tokenisation. From a shell::
+The words of the file are given to the tagger as they stand, so that the figure is about tags and not
+about tokenisation. From a shell::
 
     python -m chronomask.prepare.words.english.accuracy en_ewt-ud-test.conllu.gz
 """
@@ -18,19 +17,19 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from chronomask.conllu import Sentence, sentences
-from chronomask.errors import ChronomaskError, DataError, UsageError, nearest
+from chronomask.errors import ChronomaskError, DataError, UsageError, nearest, need
+from chronomask.prepare.words.spacy_tagger import bundled_folder
 from chronomask.types import UPOS
 
 if TYPE_CHECKING:
     from spacy.language import Language
 
 BUNDLED_TAGGER = "english_tagger"
-"""Name of the bundled model and of its folder beside this file."""
+"""Name of the bundled model."""
 
 _NOT_FOR_TAGS = ("parser", "ner", "lemmatizer", "senter", "entity_linker", "textcat")
 
@@ -109,20 +108,13 @@ def load_tagger(name: str = BUNDLED_TAGGER) -> Language:
     Raises:
         UsageError: no such pipeline is installed.
     """
-    import spacy
-    from spacy.util import get_installed_models
-
+    spacy = need("spacy", "prepare", "a spaCy tagger")
     place = bundled_folder() if name == BUNDLED_TAGGER else name
     try:
         return spacy.load(place, exclude=_NOT_FOR_TAGS)
     except OSError:
-        known = [BUNDLED_TAGGER, *get_installed_models()]
+        known = [BUNDLED_TAGGER, *spacy.util.get_installed_models()]
         raise UsageError(f"no spaCy pipeline {name!r}: {nearest(name, known)}") from None
-
-
-def bundled_folder() -> Path:
-    """Return the folder of the bundled English model, a spaCy pipeline written by `to_disk`."""
-    return Path(str(resources.files("chronomask.prepare.words.english") / BUNDLED_TAGGER))
 
 
 def tagger_accuracy(

@@ -5,8 +5,6 @@ its neighbours in the first layer depends on its own spelling alone, so it is co
 different word; a token then costs three additions of vectors and one small matrix product. The
 classes are those that spaCy's own evaluation gives, up to ties within rounding, and every token's is a
 function of its document alone: no sum's order depends on what else is in the batch.
-
-May enter: evaluating this one architecture. Which words there are is spaCy's tokenizer's affair.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ from chronomask.prepare.words.english.words import (
     features_of,
     spells_as_spacy,
 )
-from chronomask.prepare.words.growing import Growing
-from chronomask.prepare.words.unicode import ChunkWords, Numbers
+from chronomask.prepare.words.memo import Growing, Numbers
+from chronomask.prepare.words.tagger import ChunkWords
 from chronomask.types import UPOS_CLASSES
 
 if TYPE_CHECKING:
@@ -49,6 +47,7 @@ class EnglishNetwork:
     """
 
     def __init__(self, pipeline: Language, parts: Sequence[Any], to_class: np.ndarray) -> None:
+        """``parts``: the pipeline's layers as :meth:`of` finds them; ``to_class``: of each label."""
         self._words = EnglishWords(pipeline)
         embeds, mix, mix_norm, first, first_norm, second, second_norm, out = parts
         self._hashes = [layer.attrs["seed"] for layer in embeds]

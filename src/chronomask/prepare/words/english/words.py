@@ -2,7 +2,7 @@
 
 spaCy tries some hundred patterns on every chunk it has not met. Most chunks are a word between quotes,
 brackets and stops, and what those patterns make of such a chunk is plain from its characters; spaCy itself
-is asked about all others. May enter: finding words in chunks, and a word's features from its letters.
+is asked about all others.
 """
 
 from __future__ import annotations

@@ -1,0 +1,206 @@
+"""Machines that see one folder each prepare a share of it; together they make the same bytes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from chronomask.cli import app
+from chronomask.errors import RunError, UsageError
+from chronomask.prepare import executors, pipeline
+from chronomask.prepare.config import LocalExecutor, PrepareConfig
+from chronomask.prepare.executors import run_stage
+from chronomask.prepare.pipeline import prepare, prepare_share
+from chronomask.prepare.tasks import Share, Stage
+from chronomask.prepare.work import lock, mark, mark_file
+from tests.support.corpus import made_up_text
+from tests.support.processes import HANG, python_path
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": python_path()}
+
+
+def config(folder: Path, **values: Any) -> PrepareConfig:
+    """Every stage that needs all parts of the one before, on a text with documents that occur twice."""
+    texts = made_up_text(120, seed=1)
+    file = folder / "corpus.txt"
+    if not file.exists():
+        file.write_text("\n\n".join([*texts, *texts[:30]]), encoding="utf-8")
+    base = {
+        "sources": [str(file)],
+        "tagger": {"kind": "frequency_bands", "num_bands": 4},
+        "deduplication": {"kind": "exact"},
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
+        "row_length": 32,
+        "held_out": 0.1,
+        "part_characters": 2000,
+        "workers": 1,
+    }
+    return PrepareConfig.parse(base | values)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def whole(made: PrepareConfig, folder: Path) -> dict[str, bytes]:
+    return files(prepare(made, folder / "whole", progress=False).path)
+
+
+def command(made: PrepareConfig, out: Path, *more: str) -> list[str]:
+    file = out.parent / "config.yaml"
+    file.write_text(made.to_yaml())
+    return ["prepare", "--config", str(file), "--out", str(out), "--quiet", *more]
+
+
+@given(st.integers(1, 40), st.integers(0, 200))
+def test_every_part_is_of_one_share(of: int, part: int) -> None:
+    shares = [Share.parse(f"{number}/{of}") for number in range(1, of + 1)]
+    assert sum(share.has(part) for share in shares) == 1
+
+
+@pytest.mark.parametrize("text", ["", "2", "0/4", "5/4", "1/0", "a/b", "1/2/3", "-1/4", "²/4"])
+def test_what_is_no_share(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is no share; give one such as 2/8"):
+        Share.parse(text)
+
+
+@pytest.mark.slow
+def test_three_processes_and_one_twice(tmp_path: Path) -> None:
+    made, out = config(tmp_path), tmp_path / "out"
+    shares = ["1/3", "2/3", "3/3", "2/3"]
+    of_share = [
+        [sys.executable, "-m", "chronomask", *command(made, out, "--only", share)]
+        for share in shares
+    ]
+    started = [
+        subprocess.Popen(of, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for of in of_share
+    ]
+    said = [process.communicate(timeout=HANG)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0, 0]
+    assert all(f"share {share} is done" in text for share, text in zip(shares, said, strict=True))
+    assert "so is every other; the command without --only finishes" in "".join(said)
+    assert not (out / "manifest.json").exists()
+    assert files(prepare(made, out, progress=False).path) == whole(made, tmp_path)
+
+
+def test_one_share_after_the_other(tmp_path: Path) -> None:
+    """What each has to find done, where the others have not begun, is done by the first."""
+    made, out = config(tmp_path, workers=2), tmp_path / "out"
+    first = prepare_share(made, out, Share(1, 2), progress=False)
+    parts = len(list((out / ".work").glob("text-*")))
+    assert parts > 5
+    assert first == parts // 2
+    assert len(list((out / ".work").glob("sign-*"))) == parts
+    assert prepare_share(made, out, Share(2, 2), progress=False) == 0
+    assert files(prepare(made, out, progress=False).path) == whole(made, tmp_path)
+    assert prepare_share(made, out, Share(2, 2), progress=False) == 0  # long finished
+    with pytest.raises(UsageError, match="another config: row_length"):
+        prepare_share(config(tmp_path, row_length=64), out, Share(1, 2), progress=False)
+
+
+def test_the_whole_command_does_what_no_share_did(tmp_path: Path) -> None:
+    made, out = config(tmp_path), tmp_path / "out"
+    prepare_share(made, out, Share(2, 5), progress=False)
+    assert files(prepare(made, out, progress=False).path) == whole(made, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_share_goes_on(tmp_path: Path) -> None:
+    made, out = config(tmp_path), tmp_path / "out"
+    share = command(made, out, "--only", "1/2")
+    for name in ("gathered", "sign-", "deduplicated", "tokenizer", "annotate-"):
+        killed = [sys.executable, "-m", "tests.support.killed_command", name, "2"]
+        if name in ("gathered", "deduplicated", "tokenizer"):
+            killed[-1] = "1"
+        done = subprocess.run([*killed, *share], env=ENVIRONMENT, check=False)
+        assert done.returncode == -signal.SIGKILL
+    (annotated,) = (out / ".work").glob("annotate-*")
+    when = annotated.stat().st_mtime_ns
+    prepare_share(made, out, Share(1, 2), progress=False)
+    assert annotated.stat().st_mtime_ns == when
+    assert prepare_share(made, out, Share(2, 2), progress=False) == 0
+    assert files(prepare(made, out, progress=False).path) == whole(made, tmp_path)
+
+
+def test_shares_and_a_whole_preparation_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, out = config(tmp_path), tmp_path / "out"
+    monkeypatch.setattr(pipeline, "_SECONDS_TO_BEGIN", 0)
+    out.mkdir()
+    with (
+        lock(out / ".lock"),
+        pytest.raises(UsageError, match="another process is preparing"),
+    ):
+        prepare_share(made, out, Share(1, 2), progress=False)
+    prepare_share(made, out, Share(1, 2), progress=False)
+    with lock(out / ".lock", together=True):  # a share that is still at it
+        with pytest.raises(UsageError, match="another process is preparing"):
+            prepare(made, out, progress=False)
+        with pytest.raises(UsageError, match="have another config or other sources"):
+            prepare_share(config(tmp_path, row_length=64), out, Share(2, 2), progress=False)
+        assert prepare_share(made, out, Share(2, 2), progress=False) == 0
+    # With nobody at it an unfinished preparation of another config gives way, as without shares.
+    assert prepare_share(config(tmp_path, row_length=64), out, Share(1, 1), progress=False) == 0
+    assert prepare(config(tmp_path, row_length=64), out, progress=False).row_length == 64
+
+
+def note(work: Path, number: int) -> None:
+    """A task that does nothing."""
+    mark(work, "note", number, None)
+
+
+def test_a_part_that_another_machine_has_in_hand_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    stage = Stage("note", tmp_path, note, shared=True)
+    done: list[int] = []
+    looked = Event()
+    claimed = Stage.is_claimed
+    monkeypatch.setattr(
+        Stage, "is_claimed", lambda of, number: claimed(of, number) and (looked.set() or True)
+    )
+    runs = Thread(target=run_stage, args=(stage, range(4), 1, LocalExecutor(), done.append))
+    with stage.claim(2) as mine:
+        assert mine
+        runs.start()
+        assert looked.wait(HANG)  # it has nothing else to do
+        assert sorted(done) == [0, 1, 3]
+        assert not mark_file(tmp_path, "note", 2).exists()
+    runs.join(HANG)
+    assert sorted(done) == [0, 1, 2, 3]
+    assert mark_file(tmp_path, "note", 2).exists()
+
+
+def test_a_disk_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(37, "No locks available")
+
+    made = config(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RunError, match=r"cannot be locked \(No locks available\)"):
+        prepare_share(made, tmp_path / "out", Share(1, 2), progress=False)
+
+
+def test_force_and_shares_exclude_each_other(tmp_path: Path) -> None:
+    of = command(config(tmp_path), tmp_path / "out", "--only", "1/2", "--force")
+    result = CliRunner().invoke(app, of)
+    assert isinstance(result.exception, UsageError)
+    assert "--force does not go with --only" in str(result.exception)
+    assert not (tmp_path / "out").exists()
