@@ -30,36 +30,25 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 # What does not hold yet. Nothing may be added; whoever mends something takes its name out.
 WITHOUT_DOCSTRING = {
     "EnglishNetwork.__init__",
-    "RowCollator.__init__",
-    "RowCollator._word_id",
-    "Progress.__init__",
     "RunConfig._fits",
     "_annotate_batch",
     "_check_vocabulary",
-    "_cut",
-    "_cut_by_tokenizer",
     "_load",
     "_load_spacy",
-    "_moment",
     "_prepare",
     "_reuse",
     "_run_in_processes",
     "_run_with_ray",
-    "_submission",
     "_validate",
     "_varlen",
 }
 UNDOCUMENTED_NAMES = {
-    "Budget",
-    "CONTENT",
     "DOCUMENTS_FILE",
     "Deduplication",
     "Executor",
-    "MAX_CLASSES",
     "ModelConfig",
     "NO_CLASS",
     "Packing",
-    "SCHEMA_VERSION",
     "SPLITS",
     "Source",
     "Tagger",
@@ -71,39 +60,27 @@ PAST_PARTICIPLES = {
     "_bundled",
     "_checked",
     "_declared",
-    "_drawn",
     "_encoded",
-    "_fixed",
     "_folded",
     "_framed",
     "_joined",
     "_known",
-    "_marked",
-    "_nested",
     "_offered",
     "_passed",
     "_placed",
     "_predicted",
-    "_scaled",
     "_separated",
-    "_spelled",
     "_told",
-    "_wrapped",
-    "_written",
     "annotated",
     "decoded",
     "decompressed",
     "nested",
     "opened",
-    "pooled",
     "shaped",
-    "shortened",
     "shown",
 }
 PHRASES = {
     "may enter:",
-    "told from",
-    "asked of",
 }
 CIRCLES = {  # (module, what it must not import)
     ("chronomask.prepare.clean.deduplicate", "chronomask.prepare.tasks"),
@@ -178,6 +155,7 @@ PARTICIPLE = re.compile(
     r"_*(\w*[a-z]ed|told|laid|drawn|said|written|kept|chosen|shown|taken|made|known|hidden|heard|seen)"
 )
 NOUNS_AND_VERBS = {"_embed", "_speed", "embed", "need", "seed", "speed"}
+LIKE_SORTED = {"decompressed", "nested", "shown"}  # another form of their argument, as Python's own
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
@@ -190,7 +168,7 @@ def test_functions_are_named_by_what_they_do_or_give(file: Path) -> None:
         and PARTICIPLE.fullmatch(function.name)
         and not is_property(function)
     }
-    assert names - NOUNS_AND_VERBS - PAST_PARTICIPLES == set()
+    assert names - NOUNS_AND_VERBS - LIKE_SORTED - PAST_PARTICIPLES == set()
 
 
 def is_property(function: Function) -> bool:
@@ -251,13 +229,15 @@ def blocks(language: str) -> Iterator[tuple[str, str]]:
             yield f"{page.relative_to(ROOT)}:{line}", found.group(1)
 
 
-@pytest.mark.parametrize(("place", "code"), [pytest.param(*b, id=b[0]) for b in blocks("python")])
-def test_python_in_pages_parses_and_imports_what_is_there(place: str, code: str) -> None:
+@pytest.mark.parametrize("code", [pytest.param(code, id=at) for at, code in blocks("python")])
+def test_python_in_pages_parses_and_imports_what_is_there(code: str) -> None:
+    """What is not there raises ModuleNotFoundError, which names it."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chronomask"):
             module = importlib.import_module(node.module or "")
             for alias in node.names:
-                assert hasattr(module, alias.name), f"{place}: {node.module} has no {alias.name}"
+                if not hasattr(module, alias.name):  # else it must be a module inside
+                    importlib.import_module(f"{node.module}.{alias.name}")
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
