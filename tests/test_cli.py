@@ -147,6 +147,29 @@ def test_what_would_act_on_a_terminal_is_shown_instead(run) -> None:
     assert outcome.err.isprintable() or outcome.err.strip().isprintable()
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("chronomask pretrain bert-t", {"bert-tiny"}),
+        (
+            "chronomask pretrain bert-tiny arms/mrd-",
+            {"arms/mrd-cosine", "arms/mrd-linear", "arms/mrd-ptw"},
+        ),
+        ("chronomask study run study/t", {"study/tiny"}),
+        ("chronomask recipes prepare/", {"prepare/english"}),
+        ("chronomask pretr", {"pretrain"}),
+        ("chronomask pretrain --precis", {"--precision"}),
+    ],
+)
+def test_a_shell_completes(
+    run, monkeypatch: pytest.MonkeyPatch, words: str, found: set[str]
+) -> None:
+    monkeypatch.setenv("_CHRONOMASK_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    assert set(run().out.split()) == found
+
+
 def test_recipes_are_listed_and_printed(run) -> None:
     listing = run("recipes").out
     for recipe in recipes():

@@ -31,19 +31,12 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 WITHOUT_DOCSTRING = {
     "RunConfig._fits",
     "_check_vocabulary",
-    "_cut",
-    "_cut_by_tokenizer",
-    "_moment",
-    "_submission",
     "_validate",
     "_varlen",
 }
 UNDOCUMENTED_NAMES = {
-    "Budget",
-    "MAX_CLASSES",
     "ModelConfig",
     "NO_CLASS",
-    "SCHEMA_VERSION",
     "UPOS",
 }
 PAST_PARTICIPLES = {
@@ -51,39 +44,27 @@ PAST_PARTICIPLES = {
     "_bundled",
     "_checked",
     "_declared",
-    "_drawn",
     "_encoded",
-    "_fixed",
     "_folded",
     "_framed",
     "_joined",
     "_known",
-    "_marked",
-    "_nested",
     "_offered",
     "_passed",
     "_placed",
     "_predicted",
-    "_scaled",
     "_separated",
-    "_spelled",
     "_told",
-    "_wrapped",
-    "_written",
     "annotated",
     "decoded",
     "decompressed",
     "nested",
     "opened",
-    "pooled",
     "shaped",
-    "shortened",
     "shown",
 }
 PHRASES = {
     "may enter:",
-    "told from",
-    "asked of",
 }
 
 
@@ -153,6 +134,7 @@ PARTICIPLE = re.compile(
     r"_*(\w*[a-z]ed|told|laid|drawn|said|written|kept|chosen|shown|taken|made|known|hidden|heard|seen)"
 )
 NOUNS_AND_VERBS = {"_embed", "_speed", "embed", "need", "seed", "speed"}
+LIKE_SORTED = {"decompressed", "nested", "shown"}  # another form of their argument, as Python's own
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
@@ -165,7 +147,7 @@ def test_functions_are_named_by_what_they_do_or_give(file: Path) -> None:
         and PARTICIPLE.fullmatch(function.name)
         and not is_property(function)
     }
-    assert names - NOUNS_AND_VERBS - PAST_PARTICIPLES == set()
+    assert names - NOUNS_AND_VERBS - LIKE_SORTED - PAST_PARTICIPLES == set()
 
 
 def is_property(function: Function) -> bool:
@@ -224,13 +206,15 @@ def blocks(language: str) -> Iterator[tuple[str, str]]:
             yield f"{page.relative_to(ROOT)}:{line}", found.group(1)
 
 
-@pytest.mark.parametrize(("place", "code"), [pytest.param(*b, id=b[0]) for b in blocks("python")])
-def test_python_in_pages_parses_and_imports_what_is_there(place: str, code: str) -> None:
+@pytest.mark.parametrize("code", [pytest.param(code, id=at) for at, code in blocks("python")])
+def test_python_in_pages_parses_and_imports_what_is_there(code: str) -> None:
+    """What is not there raises ModuleNotFoundError, which names it."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chronomask"):
             module = importlib.import_module(node.module or "")
             for alias in node.names:
-                assert hasattr(module, alias.name), f"{place}: {node.module} has no {alias.name}"
+                if not hasattr(module, alias.name):  # else it must be a module inside
+                    importlib.import_module(f"{node.module}.{alias.name}")
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:

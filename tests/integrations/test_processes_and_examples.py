@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -64,16 +65,23 @@ def test_examples_run_at_their_defaults(name: str, says: str, tmp_path: Path) ->
     assert says in run(EXAMPLES / name, cwd=tmp_path)
 
 
-def test_a_whole_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    script = EXAMPLES / "train.py"
+def test_a_whole_training_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, out = EXAMPLES / "train.py", tmp_path / "train_output"
     whole = run(script, cwd=tmp_path).splitlines()
     assert whole[-1].startswith("held-out loss at 15 %")
-    (tmp_path / "train_output" / "state.pt").unlink()
-    run(script, "train_output", "25", cwd=tmp_path)  # the state of step 20 is saved
-    resumed = run(script, cwd=tmp_path).splitlines()
+    (out / "state.pt").unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    main = runpy.run_path(str(script))["main"]
+    main(stop="25")  # the state of step 20 is saved
+    capsys.readouterr()
+    main()
+    resumed = capsys.readouterr().out.splitlines()
     assert resumed == whole[2:]
     assert resumed[0].startswith("step 30: ratio 0.227")
-    AutoModelForMaskedLM.from_pretrained(tmp_path / "train_output" / "model")
+    AutoModelForMaskedLM.from_pretrained(out / "model")
 
 
 def test_examples_use_only_the_face() -> None:

@@ -154,7 +154,7 @@ def test_state_restores(kind: str) -> None:
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="did you mean 'NOUN'"):
         state_of(kind="fixed", weights={"NUON": 1})
-    with pytest.raises(UsageError, match="at least one class needs a weight above 0"):
+    with pytest.raises(UsageError, match="give at least one class a weight above 0"):
         state_of(kind="fixed", weights={}, other=0).weights()
     config = ContentSchedule.parse({"kind": "ptw"})
     with pytest.raises(UsageError, match="prepare it with a tagger"):

@@ -359,9 +359,9 @@ def test_refusals() -> None:
         MaskingConfig.parse({"ratio": {"kind": "cosine_dcay"}})
     with pytest.raises(UsageError, match=r"unknown key 'ratio.begin'"):
         MaskingConfig.parse({"ratio": {"kind": "linear", "begin": 0.3}})
-    with pytest.raises(UsageError, match=r"more than 1"):
+    with pytest.raises(UsageError, match="must not exceed 1; at progress 0 their sum is"):
         MaskingConfig.parse({"mask_replace_prob": 0.9, "random_replace_prob": 0.2})
-    with pytest.raises(UsageError, match="walks over whole words"):
+    with pytest.raises(UsageError, match="selects whole words"):
         MaskingConfig.parse({"content": {"kind": "ptw_faithful"}, "strategy": {"kind": "token"}})
     with pytest.raises(UsageError, match=r"at progress 0\.5"):
         MaskingConfig.parse(
@@ -370,7 +370,7 @@ def test_refusals() -> None:
                 "random_replace_prob": 0.3,
             }
         )
-    with pytest.raises(UsageError, match="walks row by row"):
+    with pytest.raises(UsageError, match="selects row by row"):
         MaskingConfig.parse({"content": {"kind": "ptw_faithful"}, "budget": "batch"})
     with pytest.raises(ValueError, match=r"progress 1\.1"):
         Masker(constant(0.1), VOCABULARY)(ROWS, 1.1)

@@ -118,7 +118,7 @@ def test_beta_rows_have_the_variance_of_the_beta_distribution() -> None:
         ({"kind": "phases", "phases": [{"until": 0.5, "ratio": 0.1}]}, "last 'until' must be 1"),
         (
             {"kind": "phases", "phases": [{"until": 1, "ratio": 0.1}, {"until": 0.5, "ratio": 0}]},
-            "must rise",
+            "must increase",
         ),
         ({"kind": "warmup_decay", "warmup": 0}, "greater than 0"),
     ],

@@ -80,6 +80,15 @@ def test_the_first_lines_of_a_stranger(core_only: Path, tmp_path: Path) -> None:
     assert "pretrain" in helped.stdout
 
 
+def test_the_python_of_the_readme(core_only: Path, tmp_path: Path) -> None:
+    """The face's first lines need nothing beyond the core."""
+    (code, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert "import chronomask as cm" in code
+    done = call(core_only, tmp_path, "python", "-c", code + "print('loss', losses.mean().item())")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("loss ")
+
+
 def test_no_optional_package_is_there(core_only: Path, tmp_path: Path) -> None:
     """Otherwise the tests below would say nothing."""
     for module in ("spacy", "sklearn", "scipy", "matplotlib", "pyarrow", "zstandard", "pytest"):

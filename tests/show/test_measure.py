@@ -11,7 +11,7 @@ from chronomask.masking.config import MaskingConfig
 from chronomask.runs.read import read_run
 from chronomask.show.measure import EPOCHS, Shown, count_masked, statistics, word_pieces
 from chronomask.show.request import NamedMasking
-from chronomask.show.subject import Subject, of_rows, of_text, shortened
+from chronomask.show.subject import Subject, of_rows, of_text, shorten
 from chronomask.show.view import classes_shown, look, tokens_of
 from chronomask.show.weights import masker_at
 from chronomask.types import UPOS_CLASSES, Rows
@@ -145,7 +145,7 @@ def test_classes_that_do_not_occur_are_left_out() -> None:
 
 
 def test_a_long_text_is_cut_after_a_word() -> None:
-    text, notes = shortened("word " * 10, 23)
+    text, notes = shorten("word " * 10, 23)
     assert text == "word word word word"
     assert notes == ["only the first 19 of 50 characters are shown (at most 23)"]
-    assert shortened("short", 23) == ("short", [])
+    assert shorten("short", 23) == ("short", [])

@@ -7,7 +7,7 @@ that the config's own checks say what is wrong with it, and blame the flag.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,6 +31,7 @@ __all__ = [
     "of_ratio",
     "of_text",
     "of_value",
+    "recipe_names",
     "show_help",
 ]
 
@@ -125,6 +126,18 @@ def of_overrides(overrides: Iterable[str] | None) -> list[Layer]:
     from chronomask.config import Layer
 
     return [Layer.of_override(text) for text in overrides or ()]
+
+
+def recipe_names(*groups: str) -> Callable[[str], list[tuple[str, str]]]:
+    """For completion in a shell: the recipes of groups whose names begin as typed, with what they are."""
+
+    def complete(incomplete: str) -> list[tuple[str, str]]:
+        from chronomask.recipes import recipes
+
+        found = [recipe for group in groups for recipe in recipes(group)]
+        return [(r.name, r.summary) for r in found if r.name.startswith(incomplete)]
+
+    return complete
 
 
 def show_help(context: typer.Context) -> None:

@@ -15,6 +15,7 @@ from chronomask.cli.options import (
     of_kind,
     of_overrides,
     of_value,
+    recipe_names,
 )
 from chronomask.errors import UsageError
 
@@ -37,7 +38,11 @@ def prepare(
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option(metavar="RECIPE", help="A recipe, such as english, or a YAML file."),
+        typer.Option(
+            metavar="RECIPE",
+            help="A recipe, such as english, or a YAML file.",
+            autocompletion=recipe_names("prepare"),
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,

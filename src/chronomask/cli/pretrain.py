@@ -21,6 +21,7 @@ from chronomask.cli.options import (
     of_ratio,
     of_text,
     of_value,
+    recipe_names,
 )
 from chronomask.errors import UsageError
 
@@ -36,7 +37,8 @@ def pretrain(
         list[str] | None,
         typer.Argument(
             help="Recipes by name (chronomask recipes lists them), or YAML files; each changes those before "
-            "it: bert-small arms/mrd-cosine. None: the defaults, or with --resume the run's own."
+            "it: bert-small arms/mrd-cosine. None: the defaults, or with --resume the run's own.",
+            autocompletion=recipe_names("", "arms"),
         ),
     ] = None,
     data: Annotated[

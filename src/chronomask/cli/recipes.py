@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from chronomask.cli.options import recipe_names
+
 _GROUPS = {
     "": "Runs: chronomask pretrain NAME --data DATA --out RUN",
     "arms": "Arms, which change a run's masking: chronomask pretrain RECIPE NAME …",
@@ -17,7 +19,12 @@ _GROUPS = {
 
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Print this one; else list all.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="Print this one; else list all.",
+            autocompletion=recipe_names(*_GROUPS),
+        ),
     ] = None,
 ) -> None:
     """List the configs that come with the package, or print one to change it."""

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from chronomask.cli.options import HELP_FLAGS, Device, Precision, Quiet, config_flag, show_help
+from chronomask.cli.options import (
+    HELP_FLAGS,
+    Device,
+    Precision,
+    Quiet,
+    config_flag,
+    recipe_names,
+    show_help,
+)
 
 __all__ = ["app"]
 
@@ -32,6 +40,7 @@ def study_run(
         typer.Argument(
             metavar="[STUDY]",
             help="What to compare: a recipe, such as tiny, or a YAML file; else that of the folder.",
+            autocompletion=recipe_names("study"),
         ),
     ] = None,
     data: Annotated[

@@ -39,26 +39,28 @@ class MaskingConfig(Config):
     """what training progress is counted in"""
 
     @model_validator(mode="after")
-    def _probabilities_fit(self) -> MaskingConfig:
+    def _check_probabilities(self) -> MaskingConfig:
         for progress in (step / 100 for step in range(101)):
             total = sum(self.replace_probs(progress))
             if total > 1 + 1e-9:
                 raise ValueError(
-                    f"mask_replace_prob + random_replace_prob is {total:g}, more than 1, "
-                    f"at progress {progress:g}"
+                    "mask_replace_prob + random_replace_prob must not exceed 1; at progress "
+                    f"{progress:g} their sum is {total:g}"
                 )
         return self
 
     @model_validator(mode="after")
-    def _walk_fits(self) -> MaskingConfig:
+    def _check_walk(self) -> MaskingConfig:
         if self.content.selection != "published":
             return self
         content, strategy = kind_of(self.content), kind_of(self.strategy)
         if self.budget != "row":
-            raise ValueError(f"content '{content}' walks row by row; budget is '{self.budget}'")
+            raise ValueError(
+                f"content '{content}' selects row by row: budget must be 'row', not '{self.budget}'"
+            )
         if self.strategy.each_token or self.strategy.mixes_classes:
             raise ValueError(
-                f"content '{content}' walks over whole words; strategy is '{strategy}'"
+                f"content '{content}' selects whole words: strategy must be 'whole_word', not '{strategy}'"
             )
         return self
 

@@ -117,13 +117,13 @@ class ContentState(Generic[_Schedule]):
         expected = {"num_updates"} | set(self.tensors)
         if set(state) != expected:
             raise DataError(
-                f"content state has {sorted(state)}, schedule '{kind_of(self.config)}' "
-                f"needs {sorted(expected)}"
+                f"the saved content state holds {sorted(state)}, schedule '{kind_of(self.config)}' "
+                f"needs {sorted(expected)}: resume with the schedule it was trained with"
             )
         for name, tensor in self.tensors.items():
             if state[name].shape != tensor.shape:
                 raise DataError(
-                    f"content state '{name}' has shape {tuple(state[name].shape)}, "
+                    f"the saved content state '{name}' has shape {tuple(state[name].shape)}, "
                     f"the data's classes need {tuple(tensor.shape)}"
                 )
             tensor.copy_(state[name])
@@ -172,9 +172,9 @@ class Clipped(WeightMap):
     """largest weight"""
 
     @model_validator(mode="after")
-    def _in_order(self) -> Clipped:
+    def _check_bounds(self) -> Clipped:
         if self.low > self.high:
-            raise ValueError(f"low {self.low} is above high {self.high}")
+            raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
         return self
 
     def weights(self, z: torch.Tensor) -> torch.Tensor:
@@ -297,7 +297,7 @@ class _FixedState(ContentState[Fixed]):
         values = [self.config.weights.get(name, self.config.other) for name in self.class_names]
         top = max(values)
         if top <= 0:
-            raise UsageError("content.weights: at least one class needs a weight above 0")
+            raise UsageError("content.weights must give at least one class a weight above 0")
         return torch.tensor([v / top for v in values], dtype=torch.float64, device=self.device)
 
 

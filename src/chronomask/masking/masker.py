@@ -277,8 +277,8 @@ class Masker:
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Restore :meth:`state_dict`; raises DataError if it is of another schedule."""
-        self.content.load_state_dict(_part(state, "content."))
-        self.ratio.load_state_dict(_part(state, "response."))
+        self.content.load_state_dict(_entries_of(state, "content."))
+        self.ratio.load_state_dict(_entries_of(state, "response."))
         self._refresh_weights()
 
     def _class_weights(self) -> torch.Tensor | None:
@@ -416,7 +416,8 @@ class Masker:
         )
 
 
-def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _entries_of(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The entries whose names begin with ``prefix``, without it."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
@@ -448,6 +449,8 @@ def _refuse_wrong_types(config: Any, vocabulary: Any, class_names: Any, seed: An
             "('none', 'NOUN', 'VERB')"
         )
     if len(class_names) > exact.MAX_CLASSES:
-        raise UsageError(f"{len(class_names)} token classes; masking handles {exact.MAX_CLASSES}")
+        raise UsageError(
+            f"there are {len(class_names)} token classes; masking supports at most {exact.MAX_CLASSES}"
+        )
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise UsageError(f"seed is {seed!r}; give a whole number")

@@ -57,7 +57,7 @@ class Schedule(Alternative):
         return keyed.unit_interval(keys >> np.uint64(32))
 
     def ratios(self, progress: float, rows: Rows, seed: int) -> np.ndarray:
-        """float64 [B]: the ratio asked of each row at ``progress``."""
+        """float64 [B]: the ratio of each row at ``progress``."""
         if not self.draws_rows:
             return np.full(rows.num_rows, self.at(progress))
         return self.of_rows(progress, self.uniform(rows, seed))
@@ -119,7 +119,7 @@ class RatioState:
         return self.schedule.at(progress)
 
     def ratios(self, progress: float, rows: Rows, seed: int) -> np.ndarray:
-        """float64 [B]: the ratio asked of each row at ``progress``."""
+        """float64 [B]: the ratio of each row at ``progress``."""
         return self.schedule.ratios(progress, rows, seed)
 
     def observe(self, loss: float) -> None:
@@ -303,7 +303,7 @@ class Phases(PureSchedule):
     """in order; the last one must reach 1"""
 
     @model_validator(mode="after")
-    def _covers_training(self) -> Phases:
+    def _check_coverage(self) -> Phases:
         _check_ends([phase.until for phase in self.phases])
         return self
 
@@ -334,7 +334,7 @@ class Sequence(PureSchedule):
     """in order; the last one must reach 1"""
 
     @model_validator(mode="after")
-    def _covers_training(self) -> Sequence:
+    def _check_coverage(self) -> Sequence:
         _check_ends([part.until for part in self.parts])
         return self
 
@@ -510,7 +510,9 @@ class _Response(RatioState):
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         if set(state) != {"values"} or state["values"].shape != (5,):
-            raise DataError("the checkpoint holds no state of a responsive masking ratio")
+            raise DataError(
+                "the checkpoint holds no state of a responsive masking ratio: it was trained with another"
+            )
         self.level, self.best, stalls, self._sum, number = state["values"].tolist()
         self.stalls, self._number = int(stalls), int(number)
 
@@ -524,6 +526,6 @@ def spread_evenly(rows: Rows, seed: int) -> np.ndarray:
 
 def _check_ends(ends: list[float]) -> None:
     if ends != sorted(set(ends)):
-        raise ValueError(f"the 'until' values must rise, got {ends}")
+        raise ValueError(f"the 'until' values must increase; they are {ends}")
     if ends[-1] != 1:
-        raise ValueError(f"the last 'until' must be 1, got {ends[-1]}")
+        raise ValueError(f"the last 'until' must be 1; it is {ends[-1]}")

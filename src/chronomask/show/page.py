@@ -107,6 +107,7 @@ def _column(view: View, subject: Subject, classes: list[int]) -> dict[str, Any]:
 
 
 def _moment(moment: Moment, view: View, subject: Subject, classes: list[int]) -> dict[str, Any]:
+    """What the template needs of a moment: shares, the rows' tokens, and bars of the class weights."""
     predicted = int(np.count_nonzero(moment.shown))
     maskable = int(np.count_nonzero(subject.rows.word_id >= 0))
     weights = moment.weights
@@ -128,10 +129,10 @@ def _moment(moment: Moment, view: View, subject: Subject, classes: list[int]) ->
         "progress": f"{moment.progress:g}",
         "asked": _percent(moment.asked),
         "asked_width": f"{moment.asked:.1%}",
-        "here": f"{predicted:,} of {maskable:,} tokens in this epoch; on average "
-        f"{moment.asked * maskable:,.1f} are asked for",
+        "here": f"{predicted:,} of {maskable:,} tokens in this epoch; "
+        f"{moment.asked * maskable:,.1f} on average",
         "rows": [
-            [_drawn(token) for token in tokens_of(subject, row, moment)]
+            [_token_values(token) for token in tokens_of(subject, row, moment)]
             for row in range(subject.rows.num_rows)
         ],
         "bars": bars,
@@ -145,7 +146,7 @@ def _without_weights(view: View) -> str:
     return "no class weights: every word is as likely as any other"
 
 
-def _drawn(token: Token) -> dict[str, Any]:
+def _token_values(token: Token) -> dict[str, Any]:
     """What the template needs of a token; ``title`` is shown on hovering."""
     known = token.class_name != "none"
     facts = [token.class_name] if known else []
@@ -181,7 +182,7 @@ def _words(tokens: list[Token]) -> list[tuple[str, list[dict[str, Any]]]]:
         )
         if first.gap or not together:
             together.append((first.gap, []))
-        together[-1][1].append(_drawn(first) | {"text": text, "title": title})
+        together[-1][1].append(_token_values(first) | {"text": text, "title": title})
     return together
 
 

@@ -22,7 +22,7 @@ from chronomask.show.request import (
     moments_of,
     text_of,
 )
-from chronomask.show.subject import Subject, of_rows, of_text, shortened
+from chronomask.show.subject import Subject, of_rows, of_text, shorten
 from chronomask.show.terminal import in_terminal
 from chronomask.show.view import View, look
 
@@ -93,7 +93,7 @@ def inspect_text(
         named = NamedMasking(Path(masking).stem, masking_of(Path(masking)))
     else:
         named = NamedMasking("masking", MaskingConfig.of(masking))
-    shown, notices = shortened(text)
+    shown, notices = shorten(text)
     prepared = PreparedData.open(data) if data is not None else None
     folder = Path(tokenizer) if isinstance(tokenizer, str) else tokenizer
     subject = of_text(shown, folder, prepared)
@@ -111,7 +111,7 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     maskings = configs_of(request, run)
     data = PreparedData.open(request.data) if request.data else None
     if text is not None:
-        shown, notices = shortened(text)
+        shown, notices = shorten(text)
         subject = of_text(shown, request.tokenizer, data)
     else:
         assert data is not None  # text_of has seen to it

@@ -25,7 +25,7 @@ from chronomask.types import Rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["MAX_CHARACTERS", "Subject", "of_rows", "of_some_rows", "of_text", "shortened"]
+__all__ = ["MAX_CHARACTERS", "Subject", "of_rows", "of_some_rows", "of_text", "shorten"]
 
 MAX_CHARACTERS = 4000
 """Longer texts are cut: a page of them would be read by nobody."""
@@ -49,7 +49,7 @@ class Subject:
     description: str
 
 
-def shortened(text: str, limit: int = MAX_CHARACTERS) -> tuple[str, list[str]]:
+def shorten(text: str, limit: int = MAX_CHARACTERS) -> tuple[str, list[str]]:
     """The text, cut after a word so that it has at most ``limit`` characters, and a note if it was."""
     if len(text) <= limit:
         return text, []
@@ -104,7 +104,7 @@ def of_some_rows(data: PreparedData, split: str, row_ids: np.ndarray, descriptio
     opened = _open_tokenizer(data.tokenizer_path)
     backend = load_backend(data.tokenizer_path)
     written = [
-        _written(row.tolist(), words.tolist(), backend, data.manifest.pad_token_id)
+        _spell_pieces(row.tolist(), words.tolist(), backend, data.manifest.pad_token_id)
         for row, words in zip(rows.input_ids, rows.word_id, strict=True)
     ]
     return Subject(
@@ -136,6 +136,7 @@ def _words_as_tokens(text: str, tagger: Tagger, spans: Spans) -> Subject:
 def _cut_by_tokenizer(
     text: str, tagger: Tagger, spans: Spans, opened: Any, backend: Any, name: str
 ) -> Subject:
+    """One row with the text's tokens, each with its word and class; special tokens have neither."""
     vocabulary = Vocabulary.from_tokenizer(opened)
     encoding = backend.encode(text, add_special_tokens=False)
     _refuse_empty(encoding.ids)
@@ -189,7 +190,7 @@ def _gaps_and_pieces(
     return (tuple(gaps),), (tuple(pieces),)
 
 
-def _written(
+def _spell_pieces(
     ids: list[int], words: list[int], backend: Any, pad: int
 ) -> tuple[list[str], list[str]]:
     """Gaps and pieces of a stored row, whose original text is gone.

@@ -43,7 +43,7 @@ def _legend(colour: bool) -> str:
     parts = []
     for shown, instead, meaning in marks:
         example = Token("", word.text, word.class_name, shown, instead, True, 1)
-        parts.append(f"{_marked(example, colour)[1]} {meaning}")
+        parts.append(f"{_mark_token(example, colour)[1]} {meaning}")
     return "   ".join(parts)
 
 
@@ -55,16 +55,16 @@ def _moment(subject: Subject, moment: Moment, width: int, colour: bool) -> list[
     )
     lines = ["", _paint(head, "2", colour)]
     for row in range(subject.rows.num_rows):
-        lines += _wrapped(tokens_of(subject, row, moment), width, colour)
+        lines += _wrap(tokens_of(subject, row, moment), width, colour)
     return lines
 
 
-def _wrapped(tokens: list[Token], width: int, colour: bool) -> list[str]:
+def _wrap(tokens: list[Token], width: int, colour: bool) -> list[str]:
     """Lines of at most ``width`` visible characters, broken at white space and at line ends."""
     lines, line, used = [], _INDENT, len(_INDENT)
     # What stands between two gaps stays together.
-    for start, stop in _unbroken(tokens):
-        drawn = [_marked(token, colour) for token in tokens[start:stop]]
+    for start, stop in _words_of(tokens):
+        drawn = [_mark_token(token, colour) for token in tokens[start:stop]]
         size = sum(length for length, _ in drawn)
         gap = tokens[start].gap
         if "\n" in gap or used + bool(gap) + size > width:
@@ -77,12 +77,12 @@ def _wrapped(tokens: list[Token], width: int, colour: bool) -> list[str]:
     return [*lines, line]
 
 
-def _unbroken(tokens: list[Token]) -> list[tuple[int, int]]:
+def _words_of(tokens: list[Token]) -> list[tuple[int, int]]:
     starts = [k for k, token in enumerate(tokens) if k == 0 or token.gap]
     return list(zip(starts, [*starts[1:], len(tokens)], strict=True))
 
 
-def _marked(token: Token, colour: bool) -> tuple[int, str]:
+def _mark_token(token: Token, colour: bool) -> tuple[int, str]:
     """Visible length and text of a token."""
     if token.shown is Shown.PLAIN:
         return len(token.text), token.text

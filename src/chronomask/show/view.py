@@ -94,7 +94,7 @@ def look(
     return View(
         name=masking.name,
         config=config,
-        summary=" · ".join(_spelled(part) for part in parts),
+        summary=" · ".join(_spell(part) for part in parts),
         curve=np.array([config.ratio.at(k / 100) for k in range(101)]),
         moments=tuple(moments),
     )
@@ -142,7 +142,7 @@ def classes_shown(rows: Rows, views: Sequence[View], class_names: tuple[str, ...
     )
 
 
-def _spelled(part: Config) -> str:
+def _spell(part: Config) -> str:
     """A config's kind and plain values: ``linear 0.3 → 0.15`` becomes "linear (start 0.3, end 0.15)"."""
     values = part.to_dict()
     kind = values.pop("kind")

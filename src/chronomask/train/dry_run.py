@@ -26,7 +26,7 @@ from chronomask.model.memory import Memory, estimate_memory
 from chronomask.runs.rules import expect, maskable_tokens, unknown_before
 from chronomask.train.config import RunConfig
 from chronomask.train.optimiser import state_numbers
-from chronomask.train.warm_up import shortened
+from chronomask.train.warm_up import shorten_rows
 from chronomask.types import Rows
 
 __all__ = ["DryRun", "as_text", "dry_run"]
@@ -99,7 +99,7 @@ def dry_run(
         split = data.split("train")
         tokens_per_row = split.num_tokens / split.num_rows
         maskable_at = maskable_tokens(config, data)
-        rows = next(shortened([_first_rows(config, data)], config.length_warmup, 0))
+        rows = next(shorten_rows([_first_rows(config, data)], config.length_warmup, 0))
         first = _first_masks(config, data, rows)
         kept = _documents(_first_rows(config, data), data.manifest.pad_token_id)
         lengths = kept if config.attention == "documents" else np.array([round(tokens_per_row)])

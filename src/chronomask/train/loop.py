@@ -36,7 +36,7 @@ from chronomask.train.run import Run, State, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.signals import Stopped, StopRequest
 from chronomask.train.validation import validate
-from chronomask.train.warm_up import shortened
+from chronomask.train.warm_up import shorten_rows
 from chronomask.types import Rows
 
 __all__ = ["pretrain"]
@@ -87,7 +87,7 @@ def pretrain(
         )
         upcoming = cast("Generator[Rows]", iter(run.loader))  # closing it ends the reading threads
         with closing(log), closing(upcoming), closing(run.saver):
-            cut = shortened(upcoming, config.length_warmup, state.step)
+            cut = shorten_rows(upcoming, config.length_warmup, state.step)
             _train(run, state, world, stop, log, cut)
             return summarise(run, state, log)
 

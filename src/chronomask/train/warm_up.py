@@ -17,7 +17,7 @@ from chronomask.data.cut import cut_rows
 from chronomask.errors import UsageError
 from chronomask.types import Rows
 
-__all__ = ["BatchWarmUp", "LengthWarmUp", "Sizes", "shortened"]
+__all__ = ["BatchWarmUp", "LengthWarmUp", "Sizes", "shorten_rows"]
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -96,7 +96,7 @@ class Sizes:
         return -(-stage * self.warm_up.steps // self.warm_up.stages)
 
 
-def shortened(rows: Iterable[Rows], warm_up: LengthWarmUp | None, step: int) -> Iterator[Rows]:
+def shorten_rows(rows: Iterable[Rows], warm_up: LengthWarmUp | None, step: int) -> Iterator[Rows]:
     """The rows of ``step``, ``step`` + 1, … cut as the warm-up says."""
     for number, each in enumerate(rows, start=step):
         yield (

@@ -14,7 +14,7 @@ import torch
 from chronomask import keyed
 from chronomask.masking.config import Budget
 from chronomask.masking.select.draws import LONGEST, NEWTON_STEPS, ORDER_BITS, TOLERANCE
-from chronomask.masking.select.exact import LEVEL_WEIGHTS, RowRandomness, pooled
+from chronomask.masking.select.exact import LEVEL_WEIGHTS, RowRandomness, share_ratio
 
 __all__ = ["levels", "replace", "select"]
 
@@ -45,7 +45,7 @@ def select(
         rows = torch.arange(shape[0], device=device)[:, None]
         unit_id = torch.where(unit_id >= 0, unit_id + rows * shape[1], -1).reshape(1, -1)
         token_class = None if token_class is None else token_class.reshape(1, -1)
-        key, ratio = key.reshape(1, -1), pooled(ratio)[:1]
+        key, ratio = key.reshape(1, -1), share_ratio(ratio)[:1]
         start_multi, start_single = start_multi[:1], start_single[:1]
     maskable = unit_id >= 0
     num_maskable = maskable.sum(1)
@@ -56,7 +56,7 @@ def select(
     else:
         share = _host(ratio, torch.float64, device)
         rounding = _host(random.round_budget, torch.int64, device)
-        wanted = (_fixed(share) * num_maskable + rounding) >> 32
+        wanted = (_to_units(share) * num_maskable + rounding) >> 32
 
     unit, size = _units(unit_id, maskable)
     single, multi = size == 1, size > 1
@@ -71,7 +71,7 @@ def select(
         chance = _chances(empty.scatter_add(1, classes, size), weights, share)
 
     if budget == "none":
-        hit = (key < _fixed(chance).gather(1, classes)) & (size > 0)
+        hit = (key < _to_units(chance).gather(1, classes)) & (size > 0)
     else:
         hit = _systematic_multi(
             size, multi, classes, chance, key, _host(start_multi, torch.int64, device)
@@ -127,7 +127,8 @@ def _weighted_sum(counts: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return (counts * (values * _ONE).round()).sum(1)
 
 
-def _fixed(chance: torch.Tensor) -> torch.Tensor:
+def _to_units(chance: torch.Tensor) -> torch.Tensor:
+    """Int64: chances in units of 2⁻³²."""
     return (chance * _ONE).round().to(torch.int64)
 
 
@@ -179,7 +180,7 @@ def _systematic_multi(
     rank = torch.where(multi, LONGEST - size.clamp(max=LONGEST), LONGEST)
     packed = (rank << ORDER_BITS) | key
     packed = (packed << position_bits) | torch.arange(length, device=size.device)
-    own = torch.where(multi, _fixed(chance).clamp(max=_WRAP).gather(1, classes), 0)
+    own = torch.where(multi, _to_units(chance).clamp(max=_WRAP).gather(1, classes), 0)
     return _hits(packed, position_bits, own, start)
 
 
@@ -194,7 +195,7 @@ def _systematic_single(
     position_bits = max(1, (length - 1).bit_length())
     key = torch.where(single, key >> (32 - ORDER_BITS), 1 << ORDER_BITS)
     packed = (key << position_bits) | torch.arange(length, device=single.device)
-    own = torch.where(single, _fixed(chance).clamp(max=_WRAP).gather(1, classes), 0)
+    own = torch.where(single, _to_units(chance).clamp(max=_WRAP).gather(1, classes), 0)
     return _hits(packed, position_bits, own, start)
 
 

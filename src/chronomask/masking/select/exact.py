@@ -44,6 +44,7 @@ from chronomask.masking.select import draws
 __all__ = ["MAX_CLASSES", "RowRandomness", "levels", "select"]
 
 MAX_CLASSES = 63
+"""Classes that can have weights of their own."""
 LEVEL_WEIGHTS = np.rint(2.0 ** (16 - np.arange(48) / 4.0)) * 2.0**-16
 """Weights of :func:`levels`: quarter powers of two from 1 down to 2⁻¹¹·⁷⁵, on the 2⁻¹⁶ grid."""
 
@@ -102,7 +103,10 @@ def select(
     more than 2²⁰ tokens, which exact sums cannot hold.
     """
     if budget == "batch" and unit_id.size > MAX_POOL:
-        raise ValueError(f"{unit_id.size} tokens share a batch budget; at most {MAX_POOL} can")
+        raise ValueError(
+            f"budget 'batch' supports at most {MAX_POOL:,} tokens of a micro-batch, and this one has "
+            f"{unit_id.size:,}: raise micro_batches, or use budget 'row'"
+        )
     if token_class is None or weights is None:
         token_class, weights = _NO_CLASSES, _NO_WEIGHTS
     positions = np.empty(unit_id.size + 1, np.int64)  # one more: where the next would go
@@ -111,7 +115,7 @@ def select(
         each_token,
         token_class,
         weights,
-        pooled(ratio) if budget == "batch" else ratio,
+        share_ratio(ratio) if budget == "batch" else ratio,
         random.keys,
         random.round_budget,
         random.start_multi,
@@ -124,7 +128,7 @@ def select(
     return positions[:number]
 
 
-def pooled(ratio: np.ndarray) -> np.ndarray:
+def share_ratio(ratio: np.ndarray) -> np.ndarray:
     """float64 [B]: the mean ratio for every row, what a shared budget follows."""
     return np.full(ratio.shape, ratio.mean())
 
