@@ -17,10 +17,10 @@ from chronomask.data.loader import RowLoader
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.model.build import load_tokenizer
+from chronomask.model.open import open_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes, shorten_rows
+from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes, shortened
 from chronomask.types import Rows
 from tests.support.tiny_training import assert_same_run, lines
 
@@ -108,7 +108,7 @@ def test_pieces_are_keyed_apart(tiny_data: PreparedData) -> None:
 
 
 def test_masks_of_cut_rows_have_the_ratio(tiny_data: PreparedData) -> None:
-    tokenizer = load_tokenizer(tiny_data.tokenizer_path)
+    tokenizer = open_tokenizer(tiny_data.tokenizer_path)
     rows = RowLoader(tiny_data.split("train"), seed=0, rows_per_step=200).rows_at(0)
     config = MaskingConfig.parse({"ratio": {"kind": "constant", "base": 0.3}})
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
@@ -124,7 +124,7 @@ def test_lengths_double_in_stages(tiny_data: PreparedData) -> None:
     warm_up = LengthWarmUp(start_length=8, steps=5)
     assert [warm_up.pieces_at(step, 32) for step in range(8)] == [4, 4, 4, 2, 2, 1, 1, 1]
     rows = RowLoader(tiny_data.split("train"), seed=0, rows_per_step=2)
-    seen: list[Rows] = list(islice(shorten_rows(iter(rows), warm_up, 2), 4))
+    seen: list[Rows] = list(islice(shortened(iter(rows), warm_up, 2), 4))
     # the loader begins at 0 here, the warm-up is told step 2
     assert [r.row_length for r in seen] == [8, 16, 16, 32]
     for wrong in (32, 12, 64, 11):

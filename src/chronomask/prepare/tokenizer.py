@@ -6,7 +6,6 @@ Workers need the ``tokenizers`` library alone; transformers is imported only to 
 from __future__ import annotations
 
 import io
-import json
 import unicodedata
 from abc import abstractmethod
 from collections import Counter
@@ -19,6 +18,7 @@ from pydantic import Field
 
 from chronomask.config import Alternative
 from chronomask.errors import DataError, UsageError, need
+from chronomask.model.open import open_tokenizer
 from chronomask.prepare.read.files import file_state
 from chronomask.storage import file_sha256
 
@@ -278,15 +278,8 @@ class TokenizerFolder(TokenizerChoice):
 
         Raises :class:`UsageError` where the folder is no fast tokenizer with a mask and a padding token.
         """
-        from transformers import AutoTokenizer
-
         self.check()
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                self.path, trust_remote_code=False, local_files_only=True
-            )
-        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-            raise UsageError(f"tokenizer folder {self.path} cannot be opened: {error}") from None
+        tokenizer: Any = open_tokenizer(self.path)
         if not tokenizer.is_fast:
             raise UsageError(
                 f"tokenizer folder {self.path} opens as a slow tokenizer; a fast one is needed"
@@ -303,11 +296,7 @@ class TokenizerFolder(TokenizerChoice):
 
 def open_saved(folder: Path) -> SavedTokenizer:
     """What :meth:`TokenizerChoice.save` saved in ``folder``."""
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(
-        str(folder), trust_remote_code=False, local_files_only=True
-    )
+    tokenizer: Any = open_tokenizer(folder)
     cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
     return SavedTokenizer(
         folder=folder,
