@@ -43,8 +43,9 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.model.build import build_model, load_tokenizer
+from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
+from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.train.forward import Forward
@@ -254,7 +255,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         data = prepared(Path(folder))
-        tokenizer = load_tokenizer(data.tokenizer_path)
+        tokenizer = open_tokenizer(data.tokenizer_path)
         split = data.split("train")
         rows = split.read(np.arange(ROWS), 0)
         calls = contenders(data, tokenizer, rows)

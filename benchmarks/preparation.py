@@ -203,9 +203,9 @@ def tokenizer_alone(bench: Bench) -> None:
 def hf_tokenizer(bench: Bench) -> Any:
     """The tokenizer as transformers opens it."""
     # Imported here: worker processes import this file, and must not pay for torch.
-    from chronomask.model.build import load_tokenizer
+    from chronomask.model.open import open_tokenizer
 
-    tokenizer: Any = load_tokenizer(bench.data.tokenizer_path)
+    tokenizer: Any = open_tokenizer(bench.data.tokenizer_path)
     tokenizer.model_max_length = 1 << 30  # documents are cut later, no warning is due
     return tokenizer
 

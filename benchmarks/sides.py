@@ -32,8 +32,9 @@ from transformers import (
 from chronomask.data.annotation import SPECIAL, WORD_START
 from chronomask.data.folder import PreparedData
 from chronomask.data.writer import RowWriter, write_manifest
-from chronomask.model.build import build_model, load_tokenizer
+from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
+from chronomask.model.open import open_tokenizer
 from chronomask.prepare.rows.pack import Pieces, Specials, pack_documents
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
@@ -255,7 +256,7 @@ def trainer(
     them, because its beginning is not known.
     """
     torch.set_num_threads(work.threads)
-    tokenizer = load_tokenizer(data.tokenizer_path)
+    tokenizer = open_tokenizer(data.tokenizer_path)
     built = build_model(work.model, tokenizer, row_length=work.row_length, seed=0, attention="row")
     clock, collator = _Clock(), _Counting(tokenizer, mlm_probability=ratio)
     bf16 = work.precision == "bf16"

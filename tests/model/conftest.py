@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from chronomask.model.build import load_tokenizer
+from chronomask.model.open import open_tokenizer
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tiny_tokenizer: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of ``tiny_data``."""
-    return load_tokenizer(tiny_tokenizer)
+    return open_tokenizer(tiny_tokenizer)
 
 
 @pytest.fixture(autouse=True)

@@ -12,16 +12,16 @@ from transformers import AutoTokenizer
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.model.build import build_model, load_tokenizer
+from chronomask.model.build import build_model
 from chronomask.model.config import FromCheckpoint, FromConfig
-from chronomask.model.hub import model_folder
+from chronomask.model.open import model_folder, open_tokenizer
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 
 
 @pytest.fixture
 def checkpoint(tiny_data: PreparedData, tmp_path: Path) -> Path:
-    tokenizer = load_tokenizer(tiny_data.tokenizer_path)
+    tokenizer = open_tokenizer(tiny_data.tokenizer_path)
     sizes = {
         "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32
     }  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_name_on_the_hub_stands_for_the_folder_it_is_copied_to(
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda name, **_: asked.append(name) or str(checkpoint)
     )
-    tokenizer = load_tokenizer(tiny_data.tokenizer_path)
+    tokenizer = open_tokenizer(tiny_data.tokenizer_path)
     made = {
         path: build_model(
             FromCheckpoint(path=path), tokenizer, row_length=32, seed=0, attention="row"

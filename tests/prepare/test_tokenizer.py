@@ -155,7 +155,7 @@ def test_folders_that_are_no_tokenizer(tiny_tokenizer: Path, tmp_path: Path) -> 
         build(slow)
     broken = copied(tiny_tokenizer, tmp_path / "broken")
     (broken / "tokenizer.json").write_text("{}")
-    with pytest.raises(UsageError, match="cannot be opened"):
+    with pytest.raises(DataError, match="cannot be opened"):
         build(broken)
     unmasked = copied(tiny_tokenizer, tmp_path / "unmasked")
     values = json.loads((unmasked / "tokenizer_config.json").read_text())

@@ -186,7 +186,7 @@ def test_refusals_of_files(tmp_path: Path) -> None:
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     write(folder / "tokenizer.json", "{}")
-    with pytest.raises(UsageError, match="cannot be opened"):
+    with pytest.raises(DataError, match="cannot be opened"):
         inspect_masking(Request(text="a", tokenizer=folder))
 
 

@@ -14,7 +14,8 @@ from transformers import Trainer, TrainingArguments
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.model.build import build_model, load_tokenizer
+from chronomask.model.build import build_model
+from chronomask.model.open import open_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from chronomask.train.optimiser import AdamW
@@ -55,7 +56,7 @@ def test_the_loss_curve_of_300_steps_is_that_of_the_trainer(
     pretrain(config, tmp_path / "ours", progress=False)
     ours = np.array([line["loss"] for line in lines(tmp_path / "ours" / "metrics.jsonl")])
 
-    tokenizer = load_tokenizer(tiny_data.tokenizer_path)
+    tokenizer = open_tokenizer(tiny_data.tokenizer_path)
     masker = Masker(
         config.masking, Vocabulary.from_tokenizer(tokenizer), tiny_data.class_names, config.seed
     )

@@ -8,8 +8,9 @@ import pytest
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.model.build import _architecture, load_tokenizer
+from chronomask.model.build import _architecture
 from chronomask.model.config import FromConfig
+from chronomask.model.open import open_tokenizer
 from chronomask.train.config import RunConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "src" / "chronomask" / "configs").glob("*.yaml"))
@@ -20,7 +21,7 @@ def test_shipped_configs_are_valid(path: Path, tiny_data: PreparedData) -> None:
     config = RunConfig.load(path)
     assert RunConfig.parse(config.to_dict()) == config
     assert isinstance(config.model, FromConfig)
-    architecture = _architecture(config.model, load_tokenizer(tiny_data.tokenizer_path))
+    architecture = _architecture(config.model, open_tokenizer(tiny_data.tokenizer_path))
     assert architecture.model_type == config.model.model_type
 
 

@@ -12,8 +12,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from chronomask.data.folder import PreparedData
-from chronomask.model.build import build_model, load_tokenizer
+from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
+from chronomask.model.open import open_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from chronomask.train.optimiser import (
@@ -143,7 +144,7 @@ def test_stable_adamw_without_clipping_is_adamw() -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_data: PreparedData) -> PreTrainedTokenizerBase:
-    return load_tokenizer(tiny_data.tokenizer_path)
+    return open_tokenizer(tiny_data.tokenizer_path)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])

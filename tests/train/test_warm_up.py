@@ -17,7 +17,7 @@ from chronomask.data.loader import RowLoader
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.model.build import load_tokenizer
+from chronomask.model.open import open_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes, shorten_rows
@@ -108,7 +108,7 @@ def test_pieces_are_keyed_apart(tiny_data: PreparedData) -> None:
 
 
 def test_masks_of_cut_rows_have_the_ratio(tiny_data: PreparedData) -> None:
-    tokenizer = load_tokenizer(tiny_data.tokenizer_path)
+    tokenizer = open_tokenizer(tiny_data.tokenizer_path)
     rows = RowLoader(tiny_data.split("train"), seed=0, rows_per_step=200).rows_at(0)
     config = MaskingConfig.parse({"ratio": {"kind": "constant", "base": 0.3}})
     vocabulary = Vocabulary.from_tokenizer(tokenizer)

@@ -176,7 +176,7 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
     """Check what can be checked in an instant, train, and say what came of it."""
     from chronomask.data.mixture import open_data
     from chronomask.model.config import FromCheckpoint
-    from chronomask.model.hub import is_hub_name, model_folder
+    from chronomask.model.open import is_hub_name, model_folder
     from chronomask.runs.layout import RunFolder
 
     RunFolder(out).check_free(resume)

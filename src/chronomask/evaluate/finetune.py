@@ -251,7 +251,7 @@ def open_seeded(
     key = int(row_keys(seed, Stream.DROPOUT, 0, 0)) >> 1
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(key)
-        yield model.open_as(head, device, **changes)[0]
+        yield model.open_as(head, device, **changes)
 
 
 def fine_tune(

@@ -6,15 +6,21 @@ opens, or a model hub's name. Weights are read from safetensors only; no code co
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronomask.errors import DataError, UsageError
-from chronomask.model.hub import download
+from chronomask.model.open import (
+    MissingHead,
+    check_architecture,
+    download,
+    open_config,
+    open_model,
+    open_tokenizer,
+    weight_files,
+)
 from chronomask.runs.layout import (
     MODEL,
     STATE,
@@ -49,26 +55,17 @@ class Subject:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 over the weights' files in the order of their names."""
-        return files_sha256(_weights(self.path))
+        return files_sha256(weight_files(self.path))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside the weights; raises DataError."""
-        from chronomask.model.build import load_tokenizer
-
-        return load_tokenizer(self.path)
+        return open_tokenizer(self.path)
 
     @cached_property
     def config(self) -> PretrainedConfig:
         """The architecture's config; raises DataError."""
-        from transformers import AutoConfig
-
-        try:
-            return AutoConfig.from_pretrained(
-                self.path, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{self.path}/config.json cannot be read: {error}") from None
+        return open_config(self.path)
 
     @property
     def max_length(self) -> int:
@@ -81,59 +78,26 @@ class Subject:
 
     def masked_lm(self, device: torch.device | None = None) -> PreTrainedModel:
         """A fresh masked language model in float32, for evaluation; raises UsageError without a head."""
-        model, missing = self.open_as("AutoModelForMaskedLM", device)
-        if missing:
-            raise UsageError(
-                f"{self.name} has no masked-language-model head ({', '.join(sorted(missing)[:3])} "
-                "not among its weights): tasks that predict masked tokens need one"
-            )
-        return model.eval()
+        try:
+            model = open_model(self.path)
+        except MissingHead as error:
+            raise UsageError(f"{error}: tasks that predict masked tokens need one") from None
+        return _moved(model, device).eval()
 
     def check_head(self, auto: str) -> None:
         """Raise UsageError if transformers' auto class of that name has no model of this architecture."""
-        import transformers
-
-        if type(self.config) not in getattr(transformers, auto)._model_mapping:
-            kind = auto.removeprefix("AutoModelFor")
-            raise UsageError(
-                f"{self.name} is of type '{self.config.model_type}', of which transformers has no "
-                f"model for {kind}: choose other tasks or another model"
-            )
+        check_architecture(self.name, self.config, auto)
 
     def open_as(
         self, auto: str, device: torch.device | None = None, **changes: Any
-    ) -> tuple[PreTrainedModel, set[str]]:
-        """A fresh float32 model and the names of the parameters that were not stored.
+    ) -> PreTrainedModel:
+        """A fresh float32 model; parts of its head that were not stored are drawn anew.
 
-        Those are drawn from torch's generator, on the host. ``auto``: the name of one of transformers'
-        auto classes, such as ``AutoModelForMaskedLM``. ``device``: where the model is moved to.
-        ``changes``: keywords of ``from_pretrained`` such as ``num_labels``. Raises UsageError if the
-        architecture has no such head, DataError for damage.
+        They come from torch's generator, on the host. ``auto``: the name of one of transformers' auto
+        classes; ``device``: where the model is moved to; ``changes``: fields of its config, such as
+        ``num_labels``. Raises UsageError if the architecture has no such head, DataError for damage.
         """
-        import torch
-        import transformers
-        from safetensors import SafetensorError
-
-        from chronomask.model.export import without_bars
-
-        self.check_head(auto)
-        try:
-            with without_bars(), _without_notes():
-                model, info = getattr(transformers, auto).from_pretrained(
-                    self.path,
-                    local_files_only=True,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                    **changes,
-                )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise DataError(f"{self.path} cannot be opened: {error}") from None
-        # Loaded tensors lie anywhere in the mapped file; products round differently where not aligned.
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.data = tensor.data.clone()
-        return model if device is None else model.to(device), set(info["missing_keys"])
+        return _moved(open_model(self.path, auto, new_head=True, **changes), device)
 
 
 def find_subject(model: str) -> Subject:
@@ -155,7 +119,7 @@ def find_subject(model: str) -> Subject:
     if (path / "config.json").is_file():
         if path.name == MODEL and (path.parent / STATE).is_file():
             return _checkpoint(path.parent, model)
-        _weights(path)
+        weight_files(path)
         return Subject(model, path)
     if path.exists():
         raise UsageError(
@@ -164,7 +128,7 @@ def find_subject(model: str) -> Subject:
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise UsageError(f"{path} does not exist: name a run folder, a model folder or a hub model")
     folder = download(model)
-    _weights(folder)
+    weight_files(folder)
     return Subject(model, folder)
 
 
@@ -174,34 +138,15 @@ def _checkpoint(path: Path, name: str) -> Subject:
         raise DataError(
             f"{path} is not a whole checkpoint: {wrong}; name another checkpoint of the run"
         )
-    _weights(path / MODEL)
+    weight_files(path / MODEL)
     run = run_of(path)
     return Subject(name, path / MODEL, step_of(path), None if run is None else run.path)
 
 
-def _weights(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UsageError(
-            f"{folder} has no .safetensors weights; open it once with transformers and save it again "
-            "(save_pretrained): other formats can run code when they are read"
-        )
-    return files
+def _moved(model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
+    return model if device is None else model.to(device)  # pyright: ignore[reportArgumentType]
 
 
 def _counts_from_padding(config: PretrainedConfig) -> bool:
     kin = ("roberta", "camembert", "data2vec-text", "ibert", "mpnet", "luke", "longformer", "esm")
     return config.pad_token_id is not None and any(part in config.model_type for part in kin)
-
-
-@contextlib.contextmanager
-def _without_notes() -> Iterator[None]:
-    """Keep transformers from noting new heads, which are meant."""
-    from transformers.utils import logging as transformers_logging
-
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)

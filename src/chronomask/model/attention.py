@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.masking_utils import sdpa_mask
 
 from chronomask.errors import UsageError
@@ -198,8 +204,11 @@ def _varlen(
     return output.unflatten(0, (rows, length))
 
 
-def implementation_for(scope: AttentionScope) -> str:
-    """The attention implementation that transformers is asked for."""
+def implementation_for(architecture: PretrainedConfig, scope: AttentionScope | None) -> str | None:
+    """The attention implementation to ask transformers for; None for the architecture's own default."""
+    model_class = AutoModelForMaskedLM._model_mapping.get(type(architecture), None)
+    if scope is None or not getattr(model_class, "_supports_attention_backend", False):
+        return None
     return DOCUMENTS_ATTENTION if scope == "documents" else "sdpa"
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +19,35 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from chronomask.errors import DataError, UsageError, nearest
+from chronomask.errors import UsageError, nearest
 from chronomask.model.attention import check_supported, implementation_for, position_offset
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
-from chronomask.model.export import without_bars
-from chronomask.model.hub import model_folder
+from chronomask.model.head import HEADS
+from chronomask.model.open import (
+    MissingHead,
+    check_architecture,
+    model_folder,
+    one_line,
+    open_config,
+    open_model,
+    open_tokenizer,
+)
 
-__all__ = [
-    "build_model",
-    "checkpoint_activations",
-    "load_tokenizer",
-    "open_model",
-    "skeleton",
-]
-
+__all__ = ["build_model", "checkpoint_activations", "skeleton", "vocabulary_size"]
 
 _FROM_TOKENIZER = (
     "pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id",
 )  # fmt: skip
+
+
+_COUNT = re.compile(r"^num_|_size$|_heads$|_layers$|_embeddings$")
+"""Names of fields that count something of which there must be some."""
 
 
 def build_model(
@@ -53,50 +60,25 @@ def build_model(
 ) -> PreTrainedModel:
     """A float32 model on the host, in training mode.
 
-    Raises UsageError for an unknown architecture or field, a model too small for the rows or the
-    vocabulary, a checkpoint of another vocabulary, or an architecture that cannot keep documents apart.
+    Raises UsageError for an unknown architecture or field, values of fields that make no model, a model
+    too small for the rows or the vocabulary, a checkpoint of another vocabulary or without a head, or an
+    architecture that cannot keep documents apart.
     """
     if isinstance(config, FromCheckpoint):
-        folder = model_folder(config.path)
-        model = open_model(folder, attention)
-        _check_vocabulary(folder, tokenizer)
+        config = config.model_copy(update={"path": str(model_folder(config.path))})
+    # Without weights first: what cannot be is refused before a large model is drawn or read.
+    skeleton(config, tokenizer, row_length=row_length, attention=attention)
+    if isinstance(config, FromCheckpoint):
+        model = _from_checkpoint(config, seed, attention)
     else:
         architecture = _architecture(config, tokenizer)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with _seeded(seed):
             model = AutoModelForMaskedLM.from_config(
-                architecture, attn_implementation=_offered(architecture, attention)
+                architecture, attn_implementation=implementation_for(architecture, attention)
             )
         model = model.float()
-    check_supported(model, attention)
-    _check_sizes(model, len(tokenizer), row_length)
-    return model.train()
-
-
-def open_model(path: str | Path, attention: AttentionScope) -> PreTrainedModel:
-    """The float32 model in a local folder; raises UsageError or DataError."""
-    path = Path(path)
-    if not (path / "config.json").is_file():
-        raise UsageError(f"{path} is not a model folder: it has no config.json")
-    try:
-        architecture = AutoConfig.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False
-        )
-        with without_bars():
-            model = AutoModelForMaskedLM.from_pretrained(
-                path,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32,
-                attn_implementation=_offered(architecture, attention),
-            )
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be opened as a masked language model: {error}") from None
-    # Loaded tensors are views into the mapped file, at any address. Matrix products round differently
-    # at addresses that are not aligned, so a resumed run would not be bit for bit the one it resumes.
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
+    if model.config.model_type not in HEADS:
+        _check_runs(model, row_length)
     return model.train()
 
 
@@ -113,20 +95,59 @@ def skeleton(
     """
     if isinstance(config, FromCheckpoint):
         folder = model_folder(config.path)
-        architecture = AutoConfig.from_pretrained(folder, local_files_only=True)
+        architecture = open_config(folder)
+        check_architecture(folder, architecture)
         if tokenizer is not None:
             _check_vocabulary(folder, tokenizer)
     else:
         architecture = _architecture(config, tokenizer)
-    with torch.device("meta"):
-        model = AutoModelForMaskedLM.from_config(
-            architecture, attn_implementation=_offered(architecture, attention)
-        )
+    try:
+        model = _without_weights(architecture, attention)
+    except Exception as error:  # architectures check themselves and raise what they like
+        raise UsageError(_why_no_model(config, tokenizer, attention, error)) from None
     check_supported(model, attention)
-    _check_sizes(
-        model, model.config.vocab_size if tokenizer is None else len(tokenizer), row_length
-    )
+    vocab_size = model.config.vocab_size if tokenizer is None else vocabulary_size(tokenizer)
+    _check_sizes(model, vocab_size, row_length)
     return model
+
+
+def _from_checkpoint(
+    config: FromCheckpoint, seed: int, attention: AttentionScope
+) -> PreTrainedModel:
+    try:
+        with _seeded(seed):  # of a new head
+            return open_model(config.path, attention=attention, new_head=config.new_head)
+    except MissingHead as error:
+        raise UsageError(
+            f"{error}; name a model that has one, or draw a new one with model.new_head=true"
+        ) from None
+
+
+@torch.no_grad()
+def _check_runs(model: PreTrainedModel, row_length: int) -> None:
+    """Refuse an architecture that cannot take a plain row; of those in ``HEADS`` tests know that they can."""
+    try:
+        model.eval()(input_ids=torch.zeros(1, row_length, dtype=torch.int64))
+    except Exception as error:  # architectures check themselves and raise what they like
+        raise UsageError(
+            f"model type '{model.config.model_type}' cannot be trained on rows of {row_length} tokens: "
+            f"{one_line(error)}"
+        ) from None
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Let torch draw as the seed says, and leave its generator as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _without_weights(architecture: PretrainedConfig, attention: AttentionScope) -> PreTrainedModel:
+    with torch.random.fork_rng(), torch.device("meta"):
+        return AutoModelForMaskedLM.from_config(
+            architecture, attn_implementation=implementation_for(architecture, attention)
+        )
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
@@ -145,12 +166,9 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     enable({"use_reentrant": False})
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a local folder; raises DataError."""
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be opened as a tokenizer: {error}") from None
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The number of ids a model must know: one more than the largest, also where some are not in use."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def _architecture(
@@ -164,27 +182,63 @@ def _architecture(
         )
     defaults = AutoConfig.for_model(config.model_type)
     known = _fields_of(defaults)
-    for key in config.overrides:
+    for key, value in config.overrides.items():
         if key not in known:
             raise UsageError(
                 f"model.overrides has unknown field '{key}'; {nearest(key, sorted(known))}"
             )
+        if isinstance(value, int) and value < 1 and _COUNT.search(key):
+            raise UsageError(f"model.overrides.{key} is {value}; it must be at least 1")
     values = {} if tokenizer is None else _from_tokenizer(tokenizer, defaults)
     try:
         return AutoConfig.for_model(config.model_type, **(values | config.overrides))
     except (
         Exception
     ) as error:  # each config class validates in its own way and raises what it likes
-        raise UsageError(
-            f"model.overrides does not make a '{config.model_type}': {error}"
-        ) from None
+        raise UsageError(_with_causes(config, error, [])) from None
+
+
+def _why_no_model(
+    config: FromConfig | FromCheckpoint,
+    tokenizer: PreTrainedTokenizerBase | None,
+    attention: AttentionScope,
+    error: Exception,
+) -> str:
+    """What an architecture raised, with the fields that caused it."""
+    if isinstance(config, FromCheckpoint):
+        return f"{config.path}/config.json makes no model: {one_line(error)}"
+    causes = []
+    for key in config.overrides:  # a field is a cause if the model can be made without it
+        others = {name: value for name, value in config.overrides.items() if name != key}
+        try:
+            without = config.model_copy(update={"overrides": others})
+            _without_weights(_architecture(without, tokenizer), attention)
+        except Exception:
+            continue
+        causes.append(key)
+    return _with_causes(config, error, causes)
+
+
+def _with_causes(config: FromConfig, error: Exception, causes: Sequence[str]) -> str:
+    """An error's text behind the overrides that it names, or that are known to have caused it."""
+    text = one_line(error)
+    words = set(re.findall(r"[a-z]+", text.lower()))
+    named = [
+        key
+        for key, value in config.overrides.items()
+        if key in causes
+        or set(key.split("_")) - {"num"} <= words
+        or (isinstance(value, str) and value in text)
+    ]
+    shown = ", ".join(f"{key}={config.overrides[key]}" for key in named or config.overrides)
+    return f"model.overrides {shown} make no '{config.model_type}': {text}"
 
 
 def _from_tokenizer(
     tokenizer: PreTrainedTokenizerBase, defaults: PretrainedConfig
 ) -> dict[str, Any]:
     """Fields of an architecture that the tokenizer decides."""
-    values: dict[str, Any] = {"vocab_size": len(tokenizer)}
+    values: dict[str, Any] = {"vocab_size": vocabulary_size(tokenizer)}
     for key in _FROM_TOKENIZER:
         if hasattr(defaults, key):
             values[key] = getattr(tokenizer, key, None)
@@ -205,21 +259,13 @@ def _fields_of(defaults: PretrainedConfig) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
-def _offered(architecture: PretrainedConfig, attention: AttentionScope) -> str | None:
-    """Our attention where the architecture takes one; its own default otherwise."""
-    model_class = AutoModelForMaskedLM._model_mapping.get(type(architecture), None)
-    if not getattr(model_class, "_supports_attention_backend", False):
-        return None
-    return implementation_for(attention)
-
-
 def _check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     if not (path / "tokenizer.json").is_file():
         raise UsageError(
             f"{path} has no tokenizer.json, so its vocabulary cannot be checked against the data's; "
             "put the tokenizer the model was trained with beside it"
         )
-    own = load_tokenizer(path)
+    own = open_tokenizer(path)
     theirs, ours = own.get_vocab(), tokenizer.get_vocab()
     if theirs != ours:
         differing = sum(theirs.get(token) != number for token, number in ours.items())

@@ -63,6 +63,8 @@ class FromCheckpoint(Config):
     path: str
     """a folder that ``AutoModelForMaskedLM.from_pretrained`` opens, with its tokenizer; or its name on the
     Hugging Face hub, ``owner/name``"""
+    new_head: bool = False
+    """whether a head that the model lacks is drawn anew; a model without one is refused otherwise"""
 
 
 ModelConfig = Annotated[FromConfig | FromCheckpoint, Field(discriminator="kind")]

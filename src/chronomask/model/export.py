@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from chronomask import __version__
+from chronomask.model.open import quietly
+from chronomask.storage import read_object, write_json
 
-__all__ = ["export", "model_card", "weights_sha256", "without_bars"]
+__all__ = ["export", "model_card", "weights_sha256"]
 
 
 def export(
@@ -32,10 +32,20 @@ def export(
     model's own if not given.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with without_bars():
+    with quietly():
         model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
     tokenizer.save_pretrained(folder)
+    for name in ("config.json", "tokenizer_config.json"):
+        _name_no_code(folder / name)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _name_no_code(file: Path) -> None:
+    """Take ``auto_map`` out of a config: it names Python files, which are not in the folder."""
+    values = read_object(file)
+    if values is not None and "auto_map" in values:
+        del values["auto_map"]
+        write_json(file, values)
 
 
 def weights_sha256(model: PreTrainedModel) -> str:
@@ -48,18 +58,6 @@ def weights_sha256(model: PreTrainedModel) -> str:
             tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         )
     return total.hexdigest()
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep transformers from drawing progress bars of its own into a run's."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def model_card(

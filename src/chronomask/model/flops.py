@@ -91,8 +91,11 @@ def count_flops(model: PreTrainedModel) -> Flops:
 
 
 def _attention(model: PreTrainedModel) -> tuple[Pairs, ...]:
-    config = model.config
-    heads = config.num_attention_heads
+    """Layers by how they attend; none where the config tells of no attention heads, as FNet's."""
+    config: Any = model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return ()
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     local = getattr(config, "local_attention", None)

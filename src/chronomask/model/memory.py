@@ -20,6 +20,7 @@ again) of what a process was measured to take: tests/train/test_dry_run.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,46 +68,58 @@ def estimate_memory(
     """
     parameters = sum(p.numel() for p in model.parameters())
     linear = sum({id(w): w.numel() for w in _linear_weights(model)}.values())
-    config = model.config
     layer = _layer_bytes(model, row_length, bf16, on_cuda)
-    tokens, layers = rows * row_length, config.num_hidden_layers
+    tokens, layers, hidden = rows * row_length, _size(model, _LAYERS), _size(model, _HIDDEN)
     kept = layers * layer
     if checkpointing:  # inputs of layers, and one layer as it is computed again
-        kept = layers * config.hidden_size * 4 + layer
-    apart = 3 * config.hidden_size * 4 + _BYTES_OF_A_TOKEN + (0 if on_cuda else 5 * row_length)
+        kept = layers * hidden * 4 + layer
+    apart = 3 * hidden * 4 + _BYTES_OF_A_TOKEN + (0 if on_cuda else 5 * row_length)
     return Memory(
         parameters=4 * parameters,
         gradients=4 * parameters,
         optimiser=4 * state_numbers,
         casts=2 * linear if bf16 else 0,
         activations=tokens * (kept + layer + apart),
-        logits=predicted * config.vocab_size * (10 if bf16 else 8),
+        logits=predicted * model.config.get_text_config().vocab_size * (10 if bf16 else 8),
     )
 
 
 _BYTES_OF_A_TOKEN = 64
 """Ids, labels, words, classes, positions and places among documents, on host and device."""
+_LAYERS = ("num_hidden_layers", "encoder_layers", "num_self_attends_per_block")
+_HIDDEN = ("hidden_size", "d_model", "d_latents")
+_INNER = ("intermediate_size", "hidden_dim", "encoder_ffn_dim", "d_inner", "feed_forward_size")
+"""What architectures call the same size."""
 
 
 def _layer_bytes(model: PreTrainedModel, row_length: int, bf16: bool, on_cuda: bool) -> int:
     """What one layer keeps of a token."""
-    config: Any = model.config
-    hidden, inner = config.hidden_size, config.intermediate_size
+    config: Any = model.config.get_text_config()
+    hidden, layers = _size(model, _HIDDEN), _size(model, _LAYERS)
+    inner = _size(model, _INNER, 4 * hidden)
     wide = [w for w in _linear_weights(model) if inner in w.shape or 2 * inner in w.shape]
-    matrices = round(sum(w.numel() for w in wide) / (hidden * inner * config.num_hidden_layers))
+    matrices = round(sum(w.numel() for w in wide) / (hidden * inner * layers))
     rotated = getattr(config, "rope_parameters", None) is not None
     numbers = (8 + 2 * rotated) * hidden + 2 * max(1, matrices - 1) * inner
     total = numbers * (2 if bf16 else 4) + (12 * hidden if bf16 else 0)
     if _share(config, "hidden_dropout_prob", "dropout", "mlp_dropout"):
         total += 2 * hidden * (1 if on_cuda else 4)
+    heads = getattr(config, "num_attention_heads", None) or 0
     if not on_cuda and _share(config, "attention_probs_dropout_prob", "attention_dropout"):
-        total += 3 * 4 * config.num_attention_heads * row_length
+        total += 3 * 4 * heads * row_length
     return total
 
 
 def _linear_weights(model: PreTrainedModel) -> list[nn.Parameter]:
     layers = (m for m in model.modules() if isinstance(m, nn.Linear))
     return [m.weight for m in layers]  # pyright: ignore[reportReturnType]
+
+
+def _size(model: PreTrainedModel, names: Sequence[str], otherwise: int = 1) -> int:
+    """A size of the architecture by the first of the names that its config has."""
+    config = model.config.get_text_config()
+    found = (getattr(config, name, None) for name in names)
+    return next((size for size in found if isinstance(size, int)), otherwise)
 
 
 def _share(config: Any, *names: str) -> float:

@@ -6,7 +6,6 @@ May enter: kinds of tokenizers and what the rest of the room must know of one. W
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronomask.errors import DataError, UsageError
+from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import (
     ByteLevelBPE,
     TokenizerChoice,
@@ -83,11 +83,7 @@ def build_tokenizer(
 
 def open_saved(folder: Path) -> SavedTokenizer:
     """What :func:`build_tokenizer` saved in ``folder``."""
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(
-        str(folder), trust_remote_code=False, local_files_only=True
-    )
+    tokenizer: Any = open_tokenizer(folder)
     cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
     return SavedTokenizer(
         folder=folder,
@@ -131,15 +127,8 @@ def find_tokenizer(path: str) -> Path:
 
 
 def _load_folder(path: str) -> Any:
-    from transformers import AutoTokenizer
-
     find_tokenizer(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise UsageError(f"tokenizer folder {path} cannot be opened: {error}") from None
+    tokenizer: Any = open_tokenizer(path)
     if not tokenizer.is_fast:
         raise UsageError(f"tokenizer folder {path} opens as a slow tokenizer; a fast one is needed")
     for role in ("mask", "pad"):

@@ -16,6 +16,7 @@ import numpy as np
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Vocabulary
+from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
 from chronomask.prepare.tokenizer import load_backend
 from chronomask.prepare.words.align import align
@@ -246,16 +247,9 @@ def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def _open_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
     if not (folder / "tokenizer.json").is_file():
         raise UsageError(
             f"{folder} has no tokenizer.json; --tokenizer takes a folder with a fast tokenizer, and "
             "without it every word is one token"
         )
-    try:
-        return AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"tokenizer folder {folder} cannot be opened: {error}") from None
+    return open_tokenizer(folder)

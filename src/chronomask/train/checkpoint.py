@@ -176,7 +176,7 @@ def tidy(folder: Path, step: int) -> None:
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a file, each in aligned memory of its own (see ``model.build.open_model``)."""
+    """Tensors of a file, each in aligned memory of its own (see ``model.open.open_model``)."""
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 

@@ -19,10 +19,11 @@ from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.model.build import load_tokenizer, skeleton
+from chronomask.model.build import skeleton
 from chronomask.model.device import peak_flops
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.memory import Memory, estimate_memory
+from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, unknown_before
 from chronomask.train.config import RunConfig
 from chronomask.train.optimiser import state_numbers
@@ -88,7 +89,7 @@ def dry_run(
     length = data.row_length if data is not None else row_length or 512
     if config.length_warmup is not None:
         config.length_warmup.pieces_at(0, length)
-    tokenizer = None if data is None else load_tokenizer(data.tokenizer_path)
+    tokenizer = None if data is None else open_tokenizer(data.tokenizer_path)
     model = skeleton(config.model, tokenizer, row_length=length, attention=config.attention)
     flops = count_flops(model)
 
@@ -160,7 +161,7 @@ def _first_rows(config: RunConfig, data: PreparedData | MixedData) -> Rows:
 
 def _first_masks(config: RunConfig, data: PreparedData | MixedData, rows: Rows) -> dict[str, Any]:
     """Masks of the first step as training would draw them, counted."""
-    vocabulary = Vocabulary.from_tokenizer(load_tokenizer(data.tokenizer_path))
+    vocabulary = Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path))
     masker = Masker(config.masking, vocabulary, data.class_names, config.seed)
     batch = masker(rows.to("cpu"), 0.0)
     maskable = int(np.count_nonzero(rows.word_id >= 0))

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.tally import class_sums
-from chronomask.model.build import load_tokenizer, open_model
+from chronomask.model.open import open_model, open_tokenizer
 from chronomask.storage import write_text
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
@@ -93,10 +93,10 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
         raise DataError(f"{folder} holds no checkpoint of the state before the step")
     config = RunConfig.parse(saved.state["config"], where=f"the config in {saved.path}")
     target = torch.device(device)
-    vocabulary = Vocabulary.from_tokenizer(load_tokenizer(saved.model_path))
+    vocabulary = Vocabulary.from_tokenizer(open_tokenizer(saved.model_path))
     masker = Masker(config.masking, vocabulary, report["class_names"], config.seed)
     masker.load_state_dict(saved.content())
-    model = open_model(saved.model_path, config.attention)
+    model = open_model(saved.model_path, attention=config.attention)
     model.to(target)  # pyright: ignore[reportArgumentType]
     precision = report.get("precision", config.precision)  # older dumps name none
     forward = Forward(model, target, precision, config.attention, report["pad_token_id"])

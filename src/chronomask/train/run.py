@@ -19,16 +19,12 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
-from chronomask.model.build import (
-    build_model,
-    checkpoint_activations,
-    load_tokenizer,
-    open_model,
-)
+from chronomask.model.build import build_model, checkpoint_activations
 from chronomask.model.device import peak_flops, precision_on
 from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
+from chronomask.model.open import open_model, open_tokenizer
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import progress
 from chronomask.storage import read_object, write_text
@@ -219,7 +215,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     data = open_data(config.data)
     if config.length_warmup is not None:
         config.length_warmup.pieces_at(0, data.row_length)  # refuses lengths that cannot be
-    tokenizer = load_tokenizer(data.tokenizer_path)
+    tokenizer = open_tokenizer(data.tokenizer_path)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     saved = checkpoint.latest(folder / "checkpoints") if resume else None
     if saved is not None:
@@ -229,7 +225,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
 
     initial_weights = None
     if saved is not None:
-        model = open_model(saved.model_path, config.attention)
+        model = open_model(saved.model_path, attention=config.attention)
     else:
         model = build_model(
             config.model,

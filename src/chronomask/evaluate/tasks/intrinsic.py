@@ -89,10 +89,10 @@ class MaskedLossTask(Task[MaskedLoss]):
                 f"{prepared.path} has no held-out rows: prepare data with held_out above 0"
             )
         from chronomask.model.attention import check_supported  # brings torch
-        from chronomask.model.build import load_tokenizer, open_model
+        from chronomask.model.open import open_model, open_tokenizer
 
         check_pseudo(model, PseudoLikelihood(device=self.config.device))
-        if load_tokenizer(prepared.tokenizer_path).get_vocab() != model.tokenizer.get_vocab():
+        if open_tokenizer(prepared.tokenizer_path).get_vocab() != model.tokenizer.get_vocab():
             raise UsageError(
                 f"{prepared.path} was prepared with another tokenizer than {model.name} has: the loss per "
                 "token cannot be compared; prepare the text with this model's tokenizer"
@@ -102,7 +102,9 @@ class MaskedLossTask(Task[MaskedLoss]):
                 f"{model.name} has room for {model.max_length} tokens, and {prepared.path} has rows of "
                 f"{prepared.row_length}: prepare shorter rows"
             )
-        check_supported(open_model(model.path, self.config.attention), self.config.attention)
+        check_supported(
+            open_model(model.path, attention=self.config.attention), self.config.attention
+        )
 
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """One pass over the rows."""
@@ -140,15 +142,15 @@ class MaskedLossTask(Task[MaskedLoss]):
         from chronomask.data.loader import validation_batches
         from chronomask.masking.masker import Vocabulary, fixed_masker
         from chronomask.model.attention import backbone_inputs, position_offset
-        from chronomask.model.build import load_tokenizer, open_model
         from chronomask.model.device import autocast, choose_device
         from chronomask.model.head import logits_at, token_losses
+        from chronomask.model.open import open_model, open_tokenizer
 
         config = self.config
         device = choose_device(config.device)
-        opened: Any = open_model(model.path, config.attention).eval()
+        opened: Any = open_model(model.path, attention=config.attention).eval()
         opened.to(device)
-        vocabulary = Vocabulary.from_tokenizer(load_tokenizer(prepared.tokenizer_path))
+        vocabulary = Vocabulary.from_tokenizer(open_tokenizer(prepared.tokenizer_path))
         masker = fixed_masker(vocabulary, _RATIO)
         losses, rights, classes, of_row = [], [], [], []
         with (

@@ -104,7 +104,7 @@ class ProbeTask(Task[ProbeConfig]):
         started = time.monotonic()
         parts = self._parts(task_data)
         device = choose_device(self.config.device)
-        encoder, _ = model.open_as("AutoModel", device)
+        encoder = model.open_as("AutoModel", device)
         vectors, tags, missing = [], [], 0
         for part in parts:
             found = self._encode(model, encoder.eval(), part, progress)

@@ -1,0 +1,319 @@
+"""Opens what a model folder holds: its config, its tokenizer, its weights. Nobody else does.
+
+Local files alone are read, weights from safetensors alone, and Python that a folder brings is never
+run. Loading is strict: a weight that is missing, left over or of another shape is refused by name,
+unless it belongs to a head that the caller replaces or does not use.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from chronomask.errors import DataError, UsageError
+from chronomask.model.config import AttentionScope
+from chronomask.storage import read_object
+
+if TYPE_CHECKING:  # preparing text opens tokenizers in processes that have no use for torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "MissingHead",
+    "check_architecture",
+    "download",
+    "is_hub_name",
+    "model_folder",
+    "one_line",
+    "open_config",
+    "open_model",
+    "open_tokenizer",
+    "quietly",
+    "weight_files",
+]
+
+logger = logging.getLogger(__name__)
+
+_WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
+"""What torch's wrappers (DataParallel, compile) put into the names of weights."""
+_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+"""Of a hub model: config, tokenizer and weights; nothing that could hold code."""
+_NAMED = 3
+"""Weights that a message names before it only counts."""
+
+
+class MissingHead(UsageError):
+    """A folder holds a backbone, and no head for the task it is asked for."""
+
+
+def model_folder(name: str | Path) -> Path:
+    """The folder of a model: a local one, or the local copy of a hub model.
+
+    Raises UsageError where there is none.
+    """
+    path = Path(name)
+    if (path / "config.json").is_file():
+        return path
+    if not is_hub_name(str(name)):
+        raise UsageError(f"{name} is not a model folder: it has no config.json")
+    return download(str(name))
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a text can only be a model's name on the hub, ``owner/name``: no such folder is there."""
+    looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") != 1
+    return not (looks_like_a_path or Path(name).exists())
+
+
+def download(name: str) -> Path:
+    """The local copy of a hub model's config, tokenizer and weights; raises UsageError.
+
+    It is fetched unless the hub's cache has it. Weights are read from safetensors alone.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=_FILES))
+    except Exception as error:  # the hub's client raises what its transport layers do
+        first = next(iter(str(error).splitlines()), "")
+        raise UsageError(
+            f"{name} is no local folder, and cannot be loaded from the hub: "
+            f"{type(error).__name__}: {first}"
+        ) from None
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"the hub's {name} has no config.json: it is not a transformers model")
+    return folder
+
+
+def open_config(folder: str | Path, **changes: Any) -> PretrainedConfig:
+    """The architecture's config in a local folder, with some fields changed.
+
+    Raises UsageError where there is none or transformers has no such architecture, DataError where the
+    file is damaged.
+    """
+    import transformers
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    file = Path(folder) / "config.json"
+    values = read_object(file)
+    if values is None:
+        raise UsageError(f"{folder} is not a model folder: it has no config.json")
+    model_type = str(values.get("model_type"))
+    if model_type not in CONFIG_MAPPING:
+        code = (
+            ", and Python code that comes with a model is never run" if "auto_map" in values else ""
+        )
+        raise UsageError(
+            f"{file}: model_type is '{model_type}', which transformers {transformers.__version__} does "
+            f"not have{code}; use a model of an architecture that it has"
+        )
+    try:
+        with quietly():
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **changes
+            )
+    except (
+        Exception
+    ) as error:  # each config class validates in its own way and raises what it likes
+        raise DataError(f"{file} does not make a '{model_type}': {one_line(error)}") from None
+    vars(config).pop("auto_map", None)  # it names Python files of that folder
+    return config
+
+
+def open_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a local folder; raises UsageError where there is no folder, DataError for damage."""
+    from transformers import AutoTokenizer
+
+    if not Path(folder).is_dir():
+        raise UsageError(f"{folder} is not a folder with a tokenizer: it does not exist")
+    try:
+        with quietly():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        why = one_line(error)
+        if "trust_remote_code" in why:
+            why = "it is of a class that transformers does not have, and Python code that comes with a "
+            why += "tokenizer is never run; save it with a class of transformers first"
+        raise DataError(f"{folder} cannot be opened as a tokenizer: {why}") from None
+    # Where there are no files, transformers makes a tokenizer that knows no word.
+    names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
+    if not any((Path(folder) / name).is_file() for name in names):
+        raise DataError(
+            f"{folder} cannot be opened as a tokenizer: it has none of {', '.join(dict.fromkeys(names))}"
+        )
+    tokenizer.init_kwargs.pop("auto_map", None)
+    return tokenizer
+
+
+def open_model(
+    folder: str | Path,
+    auto: str = "AutoModelForMaskedLM",
+    *,
+    new_head: bool = False,
+    attention: AttentionScope | None = None,
+    **changes: Any,
+) -> PreTrainedModel:
+    """The float32 model in a local folder, in training mode, on the host.
+
+    ``auto``: the name of the transformers auto class to open it as; ``new_head``: whether parts
+    outside of the backbone that the folder lacks are drawn from torch's generator; ``attention``: what
+    a token is to see, where the architecture lets us say it; ``changes``: fields of the config to
+    change, such as ``num_labels``.
+
+    Raises UsageError for a folder without the model asked for, :class:`MissingHead` where only its head
+    is not there, DataError for damaged files and for weights that do not fit the config.
+    """
+    import torch
+    import transformers
+
+    from chronomask.model.attention import implementation_for
+
+    folder = Path(folder)
+    config = open_config(folder, **changes)
+    check_architecture(folder, config, auto)
+    names = [name for file in weight_files(folder) for name in _names_in(file)]
+    wrapped = sorted({found[0] for name in names if (found := _WRAPPED.search(name))})
+    if wrapped:
+        shown = " and ".join(f"'{prefix}'" for prefix in wrapped)
+        logger.warning("%s: %s is taken out of the names of the weights", folder, shown)
+    try:
+        with quietly():
+            model, info = getattr(transformers, auto).from_pretrained(
+                folder,
+                config=config,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                attn_implementation=implementation_for(config, attention),
+                ignore_mismatched_sizes=True,  # told by name below
+                output_loading_info=True,
+                key_mapping={_WRAPPED.pattern: ""} if wrapped else None,
+            )
+    except Exception as error:  # architectures check themselves and raise what they like
+        raise DataError(f"{folder} cannot be opened as a model: {one_line(error)}") from None
+    _check_weights(folder, model, info, auto, new_head)
+    # Loaded tensors are views into the mapped file, at any address. Matrix products round differently
+    # at addresses that are not aligned, so a resumed run would not be bit for bit the one it resumes.
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model.train()
+
+
+def check_architecture(
+    name: str | Path, config: PretrainedConfig, auto: str = "AutoModelForMaskedLM"
+) -> None:
+    """Raise UsageError if transformers' auto class of that name has no model of this architecture."""
+    import transformers
+
+    if type(config) not in getattr(transformers, auto)._model_mapping:
+        raise UsageError(
+            f"{name} is of type '{config.model_type}', of which transformers has no model for "
+            f"{auto.removeprefix('AutoModelFor')}: choose another model, or another task"
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder by name; raises UsageError where there is none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UsageError(
+            f"{folder} has no .safetensors weights; open it once with transformers and save it again "
+            "(save_pretrained): other formats can run code when they are read"
+        )
+    index = read_object(folder / "model.safetensors.index.json") or {}
+    for name in sorted(set(dict(index.get("weight_map", {})).values())):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name} is missing; copy the model again")
+    return files
+
+
+def one_line(error: Exception) -> str:
+    """The text of a library's error on one line; a KeyError says what it does not know."""
+    text = " ".join(str(error).split())
+    return f"{text} is not known" if isinstance(error, KeyError) else text or type(error).__name__
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers from drawing bars and logging reports of its own between a run's lines."""
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _names_in(file: Path) -> list[str]:
+    """Names of the weights in a file, whose header must fit its size."""
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            return list(weights.keys())
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file} is damaged or was cut short ({error}); copy it again") from None
+
+
+def _check_weights(
+    folder: Path, model: PreTrainedModel, info: Any, auto: str, new_head: bool
+) -> None:
+    """Refuse weights that do not fit the model, by name; other tasks' heads may be left over."""
+    backbone = _Backbone(model)
+    for name, stored, made in sorted(info["mismatched_keys"]):
+        if not (new_head and name not in backbone):
+            raise DataError(
+                f"{folder}: weight '{name}' has shape {tuple(stored)}, and config.json makes it "
+                f"{tuple(made)}: they are not of one model"
+            )
+    missing = sorted(info["missing_keys"])
+    left_over = sorted(name for name in info["unexpected_keys"] if name in backbone)
+    if inner := [name for name in missing if name in backbone]:
+        found = f"; it has {_listing(left_over)} instead" if left_over else ""
+        raise DataError(f"{folder}: the weights lack {_listing(inner)}{found}")
+    if left_over:
+        raise DataError(
+            f"{folder}: the weights hold {_listing(left_over)}, of which config.json knows nothing"
+        )
+    if missing and not new_head:
+        raise MissingHead(
+            f"{folder} has no {_task(auto)} head ({_listing(missing)} not among its weights)"
+        )
+    others = [name for name in info["unexpected_keys"] if name not in backbone]
+    if others:
+        logger.info("%s: not used: %s", folder, _listing(sorted(others)))
+
+
+def _task(auto: str) -> str:
+    task = auto.removeprefix("AutoModelFor")
+    return {"MaskedLM": "masked-language-model", "AutoModel": "such"}.get(task, task)
+
+
+class _Backbone:
+    """The names of weights that belong to a model's backbone, its pooler left out: that is a head's."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._prefix = f"{model.base_model_prefix}."
+        self._children = {name for name, _ in model.base_model.named_children()}
+
+    def __contains__(self, name: str) -> bool:
+        inner = name.removeprefix(self._prefix)
+        first = inner.partition(".")[0]
+        return first != "pooler" and (inner != name or first in self._children)
+
+
+def _listing(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
