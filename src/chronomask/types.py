@@ -32,10 +32,12 @@ __all__ = [
 ]
 
 NO_CLASS = 0
+"""The class of a token that has none."""
 UPOS = (
     "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM",
     "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X",
 )  # fmt: skip
+"""The universal parts of speech (universaldependencies.org/u/pos); the k-th is class k, from 1 on."""
 UPOS_CLASSES = ("none", *UPOS)
 """Class names of part-of-speech tagged data: ``UPOS_CLASSES[token_class]``."""
 

@@ -37,7 +37,7 @@ def test_there_are_configs() -> None:
         ("masking.ratio.kind=cosine_decai", r"did you mean 'cosine_decay'"),
         ("precision=fp8", r"precision is 'fp8'"),
         ("steps=0", r"steps is 0"),
-        ("micro_batches=64", r"32 rows_per_step cannot be cut into 64 micro_batches"),
+        ("micro_batches=64", r"micro_batches \(64\) must not exceed rows_per_step \(32\)"),
         ("checkpoint.keep=0", r"checkpoint\.keep is 0"),
     ],
 )

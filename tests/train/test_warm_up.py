@@ -158,7 +158,7 @@ def test_a_run_with_both_resumes_exactly(config: RunConfig, tmp_path: Path) -> N
 
 
 def test_sizes_that_cannot_be_are_refused(config: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"start_rows is 9, more than the 8 rows_per_step"):
+    with pytest.raises(UsageError, match=r"start_rows \(9\) must not exceed rows_per_step \(8\)"):
         config.replace(["batch_warmup.start_rows=9", "batch_warmup.steps=5"])
     wrong = config.replace(["length_warmup.start_length=12", "length_warmup.steps=5"])
     with pytest.raises(UsageError, match="pieces of 16, 8, 4, 2 tokens"):

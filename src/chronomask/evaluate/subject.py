@@ -82,7 +82,7 @@ class Subject:
             model = open_model(self.path)
         except MissingHead as error:
             raise UsageError(f"{error}: tasks that predict masked tokens need one") from None
-        return _moved(model, device).eval()
+        return _move_to(model, device).eval()
 
     def check_head(self, auto: str) -> None:
         """Raise UsageError if transformers' auto class of that name has no model of this architecture."""
@@ -97,7 +97,7 @@ class Subject:
         classes; ``device``: where the model is moved to; ``changes``: fields of its config, such as
         ``num_labels``. Raises UsageError if the architecture has no such head, DataError for damage.
         """
-        return _moved(open_model(self.path, auto, new_head=True, **changes), device)
+        return _move_to(open_model(self.path, auto, new_head=True, **changes), device)
 
 
 def find_subject(model: str) -> Subject:
@@ -143,7 +143,7 @@ def _checkpoint(path: Path, name: str) -> Subject:
     return Subject(name, path / MODEL, step_of(path), None if run is None else run.path)
 
 
-def _moved(model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
+def _move_to(model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
     return model if device is None else model.to(device)  # pyright: ignore[reportArgumentType]
 
 

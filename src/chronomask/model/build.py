@@ -72,7 +72,7 @@ def build_model(
         model = _from_checkpoint(config, seed, attention)
     else:
         architecture = _architecture(config, tokenizer)
-        with _seeded(seed):
+        with _draw_with(seed):
             model = AutoModelForMaskedLM.from_config(
                 architecture, attn_implementation=implementation_for(architecture, attention)
             )
@@ -115,7 +115,7 @@ def _from_checkpoint(
     config: FromCheckpoint, seed: int, attention: AttentionScope
 ) -> PreTrainedModel:
     try:
-        with _seeded(seed):  # of a new head
+        with _draw_with(seed):  # of a new head
             return open_model(config.path, attention=attention, new_head=config.new_head)
     except MissingHead as error:
         raise UsageError(
@@ -136,7 +136,7 @@ def _check_runs(model: PreTrainedModel, row_length: int) -> None:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _draw_with(seed: int) -> Iterator[None]:
     """Let torch draw as the seed says, and leave its generator as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

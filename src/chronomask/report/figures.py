@@ -69,7 +69,7 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
     ``arms``: name → place among the arms.
     """
     own = {name: k for name, k in arms.items() if name in curve["arms"]}
-    axes = [axis for axis in AXIS_NAMES if any(_known(curve["arms"][name], axis) for name in own)]
+    axes = [axis for axis in AXIS_NAMES if any(_has(curve["arms"][name], axis) for name in own)]
     panels = [_cost_panel(curve, own, axis) for axis in axes]
     extra = ["accuracy"] if curve["quantity"] == LOSS else []
     rows: list[Row] = []
@@ -119,7 +119,7 @@ def distance_picture(curve: Numbers, baseline: str, arms: Mapping[str, int]) -> 
     accuracies = [
         ArmLine(k, name, np.array(found["step"]), 100 * _floats(found["accuracy"]))
         for name, k in own.items()
-        if _known(found := curve["arms"][name], "accuracy")
+        if _has(found := curve["arms"][name], "accuracy")
     ]
     if accuracies:
         panels.append(
@@ -346,7 +346,7 @@ def _cost_panel(curve: Numbers, arms: Mapping[str, int], axis: str) -> str:
     lines = [
         _cost_line(curve, curve["arms"][arm], arm, index, axis, scale)
         for arm, index in arms.items()
-        if _known(curve["arms"][arm], axis)
+        if _has(curve["arms"][arm], axis)
     ]
     unit = "nats per predicted token" if curve["quantity"] == LOSS else unit_of(curve)
     return lines_panel(lines, f"By {name}", name, unit, f"curve-{curve['quantity']}-{axis}")
@@ -522,7 +522,7 @@ def _content_share(metrics: Series) -> tuple[np.ndarray, np.ndarray]:
     return np.divide(content, total, out=nothing, where=total > 0), total
 
 
-def _known(numbers: Numbers, key: str) -> bool:
+def _has(numbers: Numbers, key: str) -> bool:
     """Whether an arm has any number under a key."""
     return any(value is not None for value in numbers.get(key) or ())
 

@@ -69,7 +69,7 @@ class StudyConfig(Config):
         return super().from_layers(layers)
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_names(self) -> Self:
         """Refuse what does not fit together; the baseline is the first arm if none is named."""
         self._refuse_names_alike()
         baseline = self.baseline or next(iter(self.arms))

@@ -111,7 +111,8 @@ class RunConfig(Config):
     """how state is saved"""
 
     @model_validator(mode="after")
-    def _fits(self) -> RunConfig:
+    def _check_combination(self) -> RunConfig:
+        """Refuse fields that do not go together; raises ValueError."""
         counted = self.masking.progress == "masked_tokens"
         if counted and self.masked_token_budget is None:
             raise ValueError(
@@ -124,17 +125,17 @@ class RunConfig(Config):
             )
         if self.sharding == "fsdp2" and self.optimiser.kind != "adamw":
             raise ValueError(
-                f"sharding 'fsdp2' cuts every parameter apart; optimiser '{self.optimiser.kind}' "
-                "needs them whole: use 'adamw', or sharding 'none'"
+                f"sharding 'fsdp2' splits every parameter, and optimiser '{self.optimiser.kind}' "
+                "needs whole parameters: use 'adamw', or sharding 'none'"
             )
         if self.micro_batches > self.rows_per_step:
             raise ValueError(
-                f"{self.rows_per_step} rows_per_step cannot be cut into {self.micro_batches} micro_batches"
+                f"micro_batches ({self.micro_batches}) must not exceed rows_per_step ({self.rows_per_step})"
             )
         if self.batch_warmup is not None and self.batch_warmup.start_rows > self.rows_per_step:
             raise ValueError(
-                f"batch_warmup.start_rows is {self.batch_warmup.start_rows}, more than the "
-                f"{self.rows_per_step} rows_per_step it warms up to"
+                f"batch_warmup.start_rows ({self.batch_warmup.start_rows}) must not exceed rows_per_step "
+                f"({self.rows_per_step})"
             )
         return self
 

@@ -277,6 +277,7 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
 
 
 def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
+    """Validate, log it, and let a responsive ratio see the loss; nothing without held-out rows."""
     result = validate(
         run.forward,
         run.validation_masker,
