@@ -198,7 +198,7 @@ def benchmark_startup(times: int = 5) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What it costs to begin.")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     parser.add_argument("--toy", action="store_true", help="measure each thing once")
     options = parser.parse_args()

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from chronomask.cli import app
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.train import loop
-from chronomask.train.config import RunConfig
+from chronomask.train.config import RunConfig, SkipOutliers
 from chronomask.train.determinism import determinism
 from chronomask.train.dump import replay
 from chronomask.train.forward import Forward
 from chronomask.train.loop import pretrain
-from chronomask.train.outliers import OutlierState, SkipOutliers
+from chronomask.train.outliers import OutlierState
 from chronomask.train.signals import Stopped
 from tests.support.tiny_training import (
     Driver,

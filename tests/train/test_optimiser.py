@@ -15,16 +15,9 @@ from chronomask.data.folder import PreparedData
 from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer
-from chronomask.train.config import RunConfig
+from chronomask.train.config import AdamW, Muon, RunConfig, StableAdamW
 from chronomask.train.loop import pretrain
-from chronomask.train.optimiser import (
-    AdamW,
-    Muon,
-    StableAdamW,
-    build_optimiser,
-    can_leave_out,
-    update,
-)
+from chronomask.train.optimiser import build_optimiser, can_leave_out, update
 from tests.support.tiny_training import assert_same_run
 
 NO_NORM = torch.zeros(())

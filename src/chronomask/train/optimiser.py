@@ -1,4 +1,4 @@
-"""Optimisers: each a config that builds a ``torch.optim.Optimizer`` over a model's parameters.
+"""Optimisers: what builds a ``torch.optim.Optimizer`` over a model's parameters, and updates them.
 
 Whatever an optimiser keeps lies in ``state[parameter]`` as tensors that are scalars or have the
 parameter's shape: that is all a checkpoint stores. The learning rate is set at each step, the same for
@@ -8,71 +8,15 @@ every group.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import nn
 
-from chronomask.config import Config
+from chronomask.train.config import AdamW, Muon, StableAdamW
 from chronomask.train.stable_adamw import StableAdamWOptimizer
 
-__all__ = [
-    "AdamW",
-    "Muon",
-    "Optimiser",
-    "StableAdamW",
-    "build_optimiser",
-    "can_leave_out",
-    "state_numbers",
-    "update",
-]
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-
-
-class _Adam(Config):
-    beta1: Beta = 0.9
-    """decay of the first moment"""
-    beta2: Beta = 0.98
-    """decay of the second moment"""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-6
-    """added to the root of the second moment, in units of the gradient"""
-    weight_decay: NotNegative = 0.01
-    """decay of weight matrices and embeddings; biases and normalisation weights have none"""
-
-
-class AdamW(_Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019), fused."""
-
-    kind: Literal["adamw"] = "adamw"
-
-
-class StableAdamW(_Adam):
-    """AdamW whose update of a tensor shrinks where its second moment is out of date.
-
-    Wortsman et al. (arXiv 2304.13013), algorithm 2; ModernBERT's optimiser. It takes the place of
-    clipping: set ``gradient_clip: null``.
-    """
-
-    kind: Literal["stable_adamw"] = "stable_adamw"
-
-
-class Muon(_Adam):
-    """Momentum made orthogonal for the weight matrices of hidden layers, AdamW for all else.
-
-    Jordan et al. (2024). Updates are scaled to the root mean square of AdamW's (Liu et al., arXiv
-    2502.16982), so that one learning rate and weight decay serve both.
-    """
-
-    kind: Literal["muon"] = "muon"
-    momentum: Beta = 0.95
-    """decay of the matrices' momentum, Nesterov's"""
-
-
-Optimiser = Annotated[AdamW | StableAdamW | Muon, Field(discriminator="kind")]
-"""The union of optimiser configs, distinguished by ``kind``."""
+__all__ = ["build_optimiser", "can_leave_out", "state_numbers", "update"]
 
 
 class _Combined(torch.optim.Optimizer):

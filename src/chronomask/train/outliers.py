@@ -7,47 +7,14 @@ above the mean stand out. Non-finite values are no outliers; they stop the run (
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import Field, model_validator
 
-from chronomask.config import Config
 from chronomask.errors import DataError
+from chronomask.train.config import KeepAll, SkipOutliers
 
-__all__ = ["KeepAll", "OutlierState", "Outliers", "SkipOutliers"]
+__all__ = ["OutlierState"]
 
 _TENSOR = "outliers.last_values"
-
-
-class KeepAll(Config):
-    """Every step is taken."""
-
-    kind: Literal["none"] = "none"
-
-
-class SkipOutliers(Config):
-    """A step that stands out makes no update and teaches the content schedule nothing."""
-
-    kind: Literal["skip"] = "skip"
-    watch: Literal["loss", "gradient_norm", "either"] = "either"
-    """what a step is judged by"""
-    deviations: Annotated[float, Field(gt=0)] = 6.0
-    """how many standard deviations above the mean a value stands out"""
-    window: Annotated[int, Field(ge=2)] = 128
-    """how many of the last steps give mean and deviation"""
-    after: Annotated[int, Field(ge=2)] = 64
-    """how many steps must have been seen before one can stand out; at most ``window``"""
-
-    @model_validator(mode="after")
-    def _check_window(self) -> SkipOutliers:
-        if self.after > self.window:
-            raise ValueError(f"after ({self.after}) must not exceed window ({self.window})")
-        return self
-
-
-Outliers = Annotated[KeepAll | SkipOutliers, Field(discriminator="kind")]
-"""The union of outlier rules, distinguished by ``kind``."""
 
 
 class OutlierState:
