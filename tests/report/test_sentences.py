@@ -99,7 +99,7 @@ def test_the_summary_says_how_far_it_carries() -> None:
             "No arm ended better than “base”, whose validation loss is 0.500 nats per predicted token; of 2 "
             "intervals of the differences, 1 excludes zero.",
         ),
-        ({"a": None}, 1, "with one seed each, differences between arms are not evidence"),
+        ({"a": None}, 1, "with one seed each this is no evidence"),
         (
             {},
             3,

@@ -219,9 +219,9 @@ def _window_means(step: np.ndarray, values: np.ndarray) -> np.ndarray:
     size = np.diff(step, prepend=0.0)
     before = np.concatenate((values[:1], values[:-1]))
     if (
-        len(values) > 1 and size[1]
-    ):  # of the first window's begin nothing is logged: go on backwards
-        before[0] = max(0.0, values[0] - (values[1] - values[0]) * size[0] / size[1])
+        len(values) > 2
+    ):  # what came before the first line is not logged: the next lines' bend goes on
+        before[0] = np.clip(3 * values[0] - 3 * values[1] + values[2], 0.0, 1.0)
     first = before + (values - before) / np.maximum(size, 1)
     return (first + values) / 2
 

@@ -81,10 +81,12 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
             rows += [(name, int(seed), *map(_whole, cells)) for cells in zip(*filled, strict=True)]
     if curve["quantity"] == LOSS:
         title = f"Validation loss at a fixed {ratio_text(curve.get('masking_ratios', ()))}"
-        what = (
-            "All arms answer the same test, whatever they train with: the same held-out text, masked "
-            "uniformly with the same masks. Lower is better."
-        )
+        what = "Held-out text, masked uniformly with masks that never change. Lower is better."
+        if len(own) > 1:
+            what = (
+                "All arms answer the same test, whatever they train with: the same held-out text, masked "
+                "uniformly with the same masks. Lower is better."
+            )
     else:
         title = f"{_capital(task_title(curve))} over training"
         better = "Higher" if curve["higher_is_better"] else "Lower"
@@ -92,8 +94,9 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
     return Picture(
         f"curve-{curve['quantity']}",
         title,
-        f"{what} {_seeds_caption(curve)} The panels show the same values against what they cost; an arm "
-        "that leads by one cost may not by another. Time depends on what else the machine was doing.",
+        f"{what} {_seeds_caption(curve)} The panels show the same values against what they cost"
+        f"{'; an arm that leads by one cost may not by another' if len(own) > 1 else ''}. Time depends on "
+        "what else the machine was doing.",
         arm_legend(own),
         tuple(panels),
         ("arm", "seed", *axes, str(curve["metric"]), *extra),
@@ -206,8 +209,8 @@ def training_loss(runs: Mapping[int, Run]) -> Picture | None:
     return Picture(
         "training-loss",
         "Loss in training",
-        "The loss of what each arm itself chose to predict since the line before, so arms that mask other "
-        f"words, or more of them, do not compare here; validation is for that.{note}",
+        "The loss of what was chosen to be predicted since the logged line before: arms that mask other "
+        f"words, or more of them, do not compare here, and validation is for that.{note}",
         _legend_of_runs(runs),
         (
             lines_panel(
@@ -397,7 +400,7 @@ def _distance_rows(curve: Numbers, arms: Mapping[str, int]) -> Iterable[Row]:
 def _seeds_caption(curve: Numbers) -> str:
     numbers = curve["arms"].values()
     if max(len(arm["by_seed"]) for arm in numbers) == 1:
-        return "Every arm has one seed: another seed would give other lines."
+        return "There is one seed: another would give other lines."
     bands = any(arm.get("interval_low") is not None for arm in numbers)
     return (
         "Lines are means over pre-training seeds, bands their 95 % intervals, and dots single seeds."

@@ -172,8 +172,7 @@ def _arms_table(study: Numbers, arms: Mapping[str, int]) -> Numbers:
         ("masked tokens", "predicted", lambda arm: count(_of(arm, "masked_tokens"))),
         ("validation loss", "nats", lambda arm: _decimals(_of(arm, "validation_loss"))),
         ("accuracy", "", lambda arm: percent(_of(arm, "validation_accuracy"))),
-        ("mean ratio", "asked", lambda arm: percent(_of(arm, "mean_ratio_asked"))),
-        ("mean ratio", "achieved", lambda arm: percent(_of(arm, "mean_ratio_achieved"))),
+        ("mean ratio, %", "asked, achieved", _ratios),
         ("FLOPs", "", lambda arm: power_of_ten(_of(arm, "flops"))),
         ("tokens/s", "median", lambda arm: thousands(_of(arm, "tokens_per_second"))),
         ("training time", "", lambda arm: duration(_of(arm, "seconds"))),
@@ -193,6 +192,14 @@ def _arms_table(study: Numbers, arms: Mapping[str, int]) -> Numbers:
         ],
         "several_seeds": any(len(arm["runs"]) > 1 for arm in study["arms"]),
     }
+
+
+def _ratios(arm: Numbers) -> str:
+    """What was asked for and what was achieved, in per cent."""
+    ratios = [_of(arm, f"mean_ratio_{which}") for which in ("asked", "achieved")]
+    if all(ratio != ratio for ratio in ratios):
+        return ABSENT
+    return ", ".join(ABSENT if ratio != ratio else f"{100 * ratio:.1f}" for ratio in ratios)
 
 
 def _what(arm: Numbers) -> str:
@@ -255,6 +262,7 @@ def _best(task: Numbers) -> set[str]:
 def _task_table(task: Numbers, study: Numbers, arms: Mapping[str, int]) -> Numbers:
     """One task with its differences and tests."""
     rows = []
+    best = _best(task)
     for name in arms:
         numbers = task["arms"].get(name)
         if numbers is None:
@@ -275,7 +283,7 @@ def _task_table(task: Numbers, study: Numbers, arms: Mapping[str, int]) -> Numbe
                 _p_text(numbers["p"]),
                 _p_text(numbers.get("p_holm")),
             ]
-        rows.append({"legend": _mark(arms, name), "cells": cells})
+        rows.append({"legend": _mark(arms, name), "cells": cells, "best": name in best})
     number = len(task["seeds"])
     results = number * max(1, len(task["task_seeds"]))
     counts = ", ".join(f"{size:,} {part}" for part, size in task["num_examples"].items())

@@ -30,7 +30,6 @@ __all__ = ["answer", "difference_sentences", "findings", "reach_sentences"]
 _MOST_NAMED = 4
 _OF_THE_MODEL = ("intrinsic", "probe", "blimp")
 """Families that measure a model as it is; others train it for a task."""
-_NO_EVIDENCE = "differences between arms are not evidence that one way of masking is better"
 
 
 def answer(study: Numbers) -> str:
@@ -84,29 +83,30 @@ def answer(study: Numbers) -> str:
 
 
 def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
-    """What was done, what came out, and how far it carries; ``runs``: the mean run of each arm."""
+    """What was done, what came out, and how far it carries, a finding each; ``runs``: arms' mean runs."""
     loss = [task for task in study["tasks"] if task["task"] == LOSS]
     others = [task for task in study["tasks"] if task["task"] != LOSS]
     of_model = [task for task in others if task["family"] in _OF_THE_MODEL]
     downstream = [task for task in others if task["family"] not in _OF_THE_MODEL]
     several = len([arm for arm in study["arms"] if arm["runs"]]) > 1
     one_seed = all(len(arm["runs"]) <= 1 for arm in study["arms"])
-    sentences = [_what_ran(study), *_loss_range(study, loss)]
-    for task in loss if not one_seed else ():
-        sentences += difference_sentences([task], study["baseline"])
+    groups = [[_what_ran(study)], _loss_range(loss)]
+    groups += [difference_sentences([task], study["baseline"]) for task in loss if not one_seed]
     if downstream:
         on = f"the {len(downstream)} downstream tasks" if len(downstream) > 1 else ""
-        sentences += difference_sentences(downstream, study["baseline"], on)
+        groups.append(difference_sentences(downstream, study["baseline"], on))
     if of_model:
         named = join_words([task_title(task) for task in of_model])
         on = f"the {len(of_model)} measures of the models themselves ({named})"
-        sentences += difference_sentences(
-            of_model, study["baseline"], on if len(of_model) > 1 else ""
+        groups.append(
+            difference_sentences(of_model, study["baseline"], on if len(of_model) > 1 else "")
         )
-    sentences += _tests(study)
+    groups.append(_tests(study))
+    if several and not one_seed:
+        groups.append(reach_sentences(study))
     if several:
-        sentences += reach_sentences(study)
-        sentences += _labels(study)
+        groups.append(_labels(study))
+    sentences = [" ".join(group) for group in groups if group]
     sentences += _classes(runs)
     if not several and one_seed:
         sentences.append("One run shows how training went; it compares nothing.")
@@ -114,7 +114,8 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
         seeds = {run["seed"] for arm in study["arms"] for run in arm["runs"]}
         same = f", all with seed {seeds.pop()}" if len(seeds) == 1 else ""
         sentences.append(
-            f"Every arm was run once{same}: another seed would move these losses too, so {_NO_EVIDENCE}."
+            f"Every arm was run once{same}: another seed would move these losses too, so differences "
+            "between arms are not evidence that one way of masking is better."
         )
     return sentences
 
@@ -140,11 +141,14 @@ def difference_sentences(tasks: Sequence[Numbers], baseline: str, on: str = "") 
     for kind in ("better", "worse"):
         hits = found.get(kind, [])
         if hits:
-            sentences.append(
-                f"{on}, {_share(len(hits), total)} with “{baseline}” "
-                f"{'have intervals that exclude' if len(hits) > 1 else 'has an interval that excludes'} "
-                f"zero with the arm {kind}: {_name_hits(hits, one_task=len(tasks) == 1)}."
+            opening = f"{on}, {_share(len(hits), total)} with “{baseline}”"
+            if sentences:  # the one before has said on what, and with which baseline
+                opening = f"{len(hits)} of the {total}"
+            have = (
+                "have intervals that exclude" if len(hits) > 1 else "has an interval that excludes"
             )
+            named = _name_hits(hits, one_task=len(tasks) == 1)
+            sentences.append(f"{opening} {have} zero with the arm {kind}: {named}.")
     still_open = found.get("open", [])
     if len(still_open) == total == 1:
         sentences.append(
@@ -238,7 +242,7 @@ def _lowest_of_one_seed(arms: Mapping[str, Numbers], lowest: str, baseline: str)
         gap = f"{arms[baseline]['mean'] - loss:.3f} below the baseline “{baseline}”"
     return (
         f"“{lowest}” ended with the lowest validation loss, {loss:.3f} nats per predicted token, {gap}; "
-        f"with one seed each, {_NO_EVIDENCE}."
+        "with one seed each this is no evidence."
     )
 
 
@@ -268,7 +272,7 @@ def _what_ran(study: Numbers) -> str:
     )
 
 
-def _loss_range(study: Numbers, loss: Sequence[Numbers]) -> list[str]:
+def _loss_range(loss: Sequence[Numbers]) -> list[str]:
     """Between which losses the arms ended."""
     if not loss or len(loss[0]["arms"]) < 2:
         return []
