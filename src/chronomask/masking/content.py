@@ -124,7 +124,7 @@ class ContentState(Generic[_Schedule]):
             if state[name].shape != tensor.shape:
                 raise DataError(
                     f"the saved content state '{name}' has shape {tuple(state[name].shape)}, "
-                    f"the data's classes need {tuple(tensor.shape)}"
+                    f"the data's classes need {tuple(tensor.shape)}: resume with the data it was trained on"
                 )
             tensor.copy_(state[name])
         self.num_updates = int(state["num_updates"])

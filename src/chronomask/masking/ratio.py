@@ -154,7 +154,7 @@ class _FromBase(PureSchedule):
 
 
 class Constant(_FromBase):
-    """r(t) = p: what everybody does (BERT 0.15; Wettig et al., arXiv 2202.08005: 0.40)."""
+    """r(t) = p: the usual constant ratio (BERT 0.15; Wettig et al., arXiv 2202.08005: 0.40)."""
 
     kind: Literal["constant"] = "constant"
 
@@ -253,7 +253,7 @@ class WarmupDecay(_FromBase):
 class CosineThenQuadratic(PureSchedule):
     """0.2 + 0.1 cos(πt/0.4) for t < 0.4, then 0.1 − 0.25 (t − 0.4)².
 
-    What the public code of the paper runs for any schedule name it does not know.
+    The public code of the paper falls back to this for any schedule name that it does not know.
     """
 
     kind: Literal["cosine_then_quadratic"] = "cosine_then_quadratic"
@@ -511,7 +511,8 @@ class _Response(RatioState):
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         if set(state) != {"values"} or state["values"].shape != (5,):
             raise DataError(
-                "the checkpoint holds no state of a responsive masking ratio: it was trained with another"
+                "the checkpoint holds no state of a responsive masking ratio: resume with the ratio it was "
+                "trained with"
             )
         self.level, self.best, stalls, self._sum, number = state["values"].tolist()
         self.stalls, self._number = int(stalls), int(number)

@@ -92,7 +92,7 @@ def checked_moments(values: Sequence[Any], where: str) -> tuple[float, ...]:
     if not moments:
         raise UsageError(f"{where}: give at least one moment of training")
     if len(moments) > MAX_MOMENTS:
-        raise UsageError(f"{where}: at most {MAX_MOMENTS} moments fit a picture")
+        raise UsageError(f"{where}: a picture shows at most {MAX_MOMENTS} moments")
     return tuple(sorted(moments))
 
 
@@ -124,7 +124,9 @@ def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
     Raises UsageError for files that are no config of a run or of masking, and for bad changes.
     """
     if len(request.configs) > MAX_CONFIGS:
-        raise UsageError(f"{len(request.configs)} configs; at most {MAX_CONFIGS} fit side by side")
+        raise UsageError(
+            f"{len(request.configs)} configs were given; at most {MAX_CONFIGS} can be shown side by side"
+        )
     changes = [_of_masking(change) for change in request.changes]
     if request.configs:
         names = _distinct_names(request.configs)

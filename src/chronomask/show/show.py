@@ -140,5 +140,5 @@ def _rows_of(data: PreparedData, number: int) -> tuple[Subject, list[str]]:
         return subject, []
     return subject, [
         f"{subject.rows.num_rows} of the {number} rows asked for are shown "
-        f"(the data has {data.split('train').num_rows:,}; at most {MAX_ROWS} fit a picture)"
+        f"(the data has {data.split('train').num_rows:,}; a picture shows at most {MAX_ROWS})"
     ]

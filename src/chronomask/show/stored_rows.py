@@ -10,6 +10,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.report.classes import CONTENT, FUNCTION, group_of
 from chronomask.show.subject import Subject, of_some_rows
+from chronomask.show.terminal import wrap
 
 __all__ = ["rows_as_text"]
 
@@ -47,19 +48,19 @@ def _row(subject: Subject, position: int, name: str, width: int, colour: bool) -
     length = rows.row_length
     bounds = rows.cu_seqlens - position * length
     begins = set(bounds[(bounds > 0) & (bounds < length)].tolist())
-    written: list[tuple[int, str]] = []
+    runs: list[tuple[str, int, str]] = []
     at = 0
     while at < length:
         stop = at + 1
         while stop < length and words[at] >= 0 and words[stop] == words[at]:
             stop += 1
         if at in begins:
-            written.append((1, "¶"))
+            runs.append((" ", 1, "¶"))
         if pieces[at]:
             class_name = subject.class_names[int(classes[at])]
-            written.append(_word("·".join(pieces[at:stop]), class_name, colour))
+            runs.append((" ", *_word("·".join(pieces[at:stop]), class_name, colour)))
         at = stop
-    return [f"{name}, {int(words.max()) + 1} words", *_wrap(written, width)]
+    return [f"{name}, {int(words.max()) + 1} words", *wrap(runs, width)]
 
 
 def _word(text: str, class_name: str, colour: bool) -> tuple[int, str]:
@@ -69,14 +70,3 @@ def _word(text: str, class_name: str, colour: bool) -> tuple[int, str]:
     tag = f"/{class_name}"
     shown = f"\x1b[{_COLOUR.get(group_of(class_name), '90')}m{tag}\x1b[0m" if colour else tag
     return len(text) + len(tag), text + shown
-
-
-def _wrap(written: list[tuple[int, str]], width: int) -> list[str]:
-    lines, line, used = [], "", 0
-    for size, text in written:
-        if used and used + 1 + size > width - 2:
-            lines.append("  " + line)
-            line, used = "", 0
-        line += (" " if used else "") + text
-        used += size + (1 if used else 0)
-    return [*lines, "  " + line] if line else lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from chronomask.show.measure import EPOCHS, Shown
 from chronomask.show.subject import Subject
 from chronomask.show.view import Moment, Token, View, classes_shown, tokens_of
 
-__all__ = ["in_terminal"]
+__all__ = ["in_terminal", "wrap"]
 
 _INDENT = "  "
 _BACKGROUND = {CONTENT: "97;45", FUNCTION: "30;46"}
@@ -55,31 +55,34 @@ def _moment(subject: Subject, moment: Moment, width: int, colour: bool) -> list[
     )
     lines = ["", _paint(head, "2", colour)]
     for row in range(subject.rows.num_rows):
-        lines += _wrap(tokens_of(subject, row, moment), width, colour)
+        lines += wrap(_runs(tokens_of(subject, row, moment), colour), width)
     return lines
 
 
-def _wrap(tokens: list[Token], width: int, colour: bool) -> list[str]:
-    """Lines of at most ``width`` visible characters, broken at white space and at line ends."""
+def wrap(runs: Iterable[tuple[str, int, str]], width: int) -> list[str]:
+    """Lines of at most ``width`` visible characters: broken at gaps, and where a gap holds a line end.
+
+    ``runs``: what must stay together, as the gap before it, its visible length and its text.
+    """
     lines, line, used = [], _INDENT, len(_INDENT)
-    # What stands between two gaps stays together.
-    for start, stop in _words_of(tokens):
-        drawn = [_mark_token(token, colour) for token in tokens[start:stop]]
-        size = sum(length for length, _ in drawn)
-        gap = tokens[start].gap
-        if "\n" in gap or used + bool(gap) + size > width:
+    for gap, size, text in runs:
+        begun = used > len(_INDENT)
+        if "\n" in gap or (begun and used + bool(gap) + size > width):
             lines.append(line)
             line, used = _INDENT, len(_INDENT)
-        elif gap and used > len(_INDENT):
+        elif gap and begun:
             line, used = line + " ", used + 1
-        line += "".join(text for _, text in drawn)
-        used += size
-    return [*lines, line]
+        line, used = line + text, used + size
+    return [*lines, line] if used > len(_INDENT) else lines
 
 
-def _words_of(tokens: list[Token]) -> list[tuple[int, int]]:
+def _runs(tokens: list[Token], colour: bool) -> Iterator[tuple[str, int, str]]:
+    """The tokens between two gaps together, for :func:`wrap`."""
     starts = [k for k, token in enumerate(tokens) if k == 0 or token.gap]
-    return list(zip(starts, [*starts[1:], len(tokens)], strict=True))
+    for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        marked = [_mark_token(token, colour) for token in tokens[start:stop]]
+        size = sum(length for length, _ in marked)
+        yield tokens[start].gap, size, "".join(text for _, text in marked)
 
 
 def _mark_token(token: Token, colour: bool) -> tuple[int, str]:

@@ -53,12 +53,12 @@ def masker_at(
         return masker, None
     if not config.content.learns:
         return masker, ClassWeights(values, "given in the configuration")
-    return masker, _illustrative(masker, progress) if run is None else _of_run(
+    return masker, _illustrative_weights(masker, progress) if run is None else _weights_of_run(
         masker, progress, run
     )
 
 
-def _illustrative(masker: Masker, progress: float) -> ClassWeights:
+def _illustrative_weights(masker: Masker, progress: float) -> ClassWeights:
     """The weights once the masker has observed the published losses, each for one token."""
     names = masker.class_names
     known = [name for name in names if name in PUBLISHED_LOSS]
@@ -78,7 +78,7 @@ def _illustrative(masker: Masker, progress: float) -> ClassWeights:
     return ClassWeights(values, origin, guessed)
 
 
-def _of_run(masker: Masker, progress: float, run: Run) -> ClassWeights:
+def _weights_of_run(masker: Masker, progress: float, run: Run) -> ClassWeights:
     """The weights that the run has logged nearest to ``progress``, held in the masker."""
     logged = run.metrics.per_class.get("class_weight", {})
     line = _line(run, progress)

@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from chronomask import keyed
+from chronomask.errors import UsageError
 from chronomask.keyed import Stream
 from chronomask.masking.content import quantise
 from chronomask.masking.select.draws import solve
@@ -216,3 +217,11 @@ def test_the_order_within_a_row_is_random() -> None:
             both += (mask[:, :-lag] & mask[:, lag:])[inside].sum()
             total += inside.sum()
         assert both / total == pytest.approx(ratio**2, rel=0.02)
+
+
+def test_a_batch_budget_over_too_many_tokens_is_refused_with_a_way_out() -> None:
+    units = np.zeros((1025, 1024), np.int32)
+    keys = keyed.keys_by_stream(0, np.zeros(1025, np.int64), np.arange(1025))
+    random = RowRandomness.of(0, keys, np.arange(1025))
+    with pytest.raises(UsageError, match="1,049,600: raise micro_batches, or use budget 'row'"):
+        select(units, None, None, np.full(1025, 0.1), random, budget="batch")

@@ -139,7 +139,7 @@ def solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.nda
 
     Newton's method on λ: Σ counts · π is concave in λ and the start (the solution for the mean
     weight) lies left of the root by Jensen's inequality, so the steps rise to it and never
-    overshoot. A row within 10⁻⁷ of its target rests. Sums are of whole numbers below 2⁵³: exact.
+    overshoot. A row within 10⁻⁷ of its target is left as it is. Sums are of whole numbers below 2⁵³: exact.
     """
     total, mean_weight = 0.0, 0.0
     for c in range(weights.size):

@@ -37,6 +37,7 @@ import numpy as np
 from numba import njit
 
 from chronomask import keyed
+from chronomask.errors import UsageError
 from chronomask.keyed import Scalar
 from chronomask.masking.config import Budget
 from chronomask.masking.select import draws
@@ -99,11 +100,11 @@ def select(
 
     ``budget``: "row", every row meets its own; "batch", all rows share one of
     round(mean ratio · B · T) tokens, the same for every batch of that shape; "none", every unit is
-    chosen or not on its own (Bernoulli), and numbers vary. Raises ValueError for a batch budget over
+    chosen or not on its own (Bernoulli), and numbers vary. Raises UsageError for a batch budget over
     more than 2²⁰ tokens, which exact sums cannot hold.
     """
     if budget == "batch" and unit_id.size > MAX_POOL:
-        raise ValueError(
+        raise UsageError(
             f"budget 'batch' supports at most {MAX_POOL:,} tokens of a micro-batch, and this one has "
             f"{unit_id.size:,}: raise micro_batches, or use budget 'row'"
         )
