@@ -99,7 +99,7 @@ def test_every_union_is_among_them() -> None:
     kinds = {kind for cls in CLASSES for kind in kinds_of(cls)}
     assert kinds >= {
         "cosine_decay", "ptw", "softmax", "span", "checkpoint", "muon", "wsd", "skip", "wandb",
-        "files", "unigram", "stanza", "c4_quality", "minhash", "documents", "slurm",
+        "files", "unigram", "stanza", "c4_quality", "minhash", "documents", "ray",
     }  # fmt: skip
     assert {type(entry.config) for entry in REGISTRY.values()} <= set(CLASSES)
     assert len(MEMBERS) > 50

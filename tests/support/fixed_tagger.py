@@ -18,7 +18,7 @@ from chronomask.types import UPOS, UPOS_CLASSES
 class FixedTagger(Tagger):
     """Unicode words; a word's class is a hash of its text, so that classes need no model."""
 
-    kind: Literal["fixed"] = "fixed"
+    kind: Literal["by_hash"] = "by_hash"
 
     runs_on_torch = False
 
