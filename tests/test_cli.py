@@ -275,7 +275,10 @@ def test_the_ways_to_name_a_model(
         (["--precision", "fp61"], "--precision fp61: precision is 'fp61'; did you mean 'fp32'?"),
         (["--seed", "1e99"], "--seed 1e99: seed is 1e+99: it is too large"),
         (["--set", "stepz=3"], "--set stepz=3: unknown key 'stepz'; did you mean 'steps'?"),
-        (["--steps", "3", "--set", "micro_batches=9999"], "--set micro_batches=9999: 32 rows_per"),
+        (
+            ["--steps", "3", "--set", "micro_batches=9999"],
+            "--set micro_batches=9999: micro_batches (9999) must not exceed rows_per_step (32)",
+        ),
         (["arms/mrd-cosin"], "did you mean 'arms/mrd-cosine'?"),
     ],
 )

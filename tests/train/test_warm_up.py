@@ -20,7 +20,7 @@ from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.open import open_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes, shortened
+from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes, shorten_rows
 from chronomask.types import Rows
 from tests.support.tiny_training import assert_same_run, lines
 
@@ -124,7 +124,7 @@ def test_lengths_double_in_stages(tiny_data: PreparedData) -> None:
     warm_up = LengthWarmUp(start_length=8, steps=5)
     assert [warm_up.pieces_at(step, 32) for step in range(8)] == [4, 4, 4, 2, 2, 1, 1, 1]
     rows = RowLoader(tiny_data.split("train"), seed=0, rows_per_step=2)
-    seen: list[Rows] = list(islice(shortened(iter(rows), warm_up, 2), 4))
+    seen: list[Rows] = list(islice(shorten_rows(iter(rows), warm_up, 2), 4))
     # the loader begins at 0 here, the warm-up is told step 2
     assert [r.row_length for r in seen] == [8, 16, 16, 32]
     for wrong in (32, 12, 64, 11):

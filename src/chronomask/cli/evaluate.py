@@ -111,6 +111,8 @@ def evaluate(
     from chronomask.evaluate.tasks import make_tasks
 
     chosen = make_tasks(names, overrides or [], limit)
+    for task in chosen:
+        task.check_packages()  # before a model is looked for
     subject = find_subject(model)
     folder = out or default_out(subject)
     results = run_evaluate(

@@ -138,7 +138,7 @@ def _first_layers(recipes: list[str], resumed: Path | None) -> list[Layer]:
     from chronomask.recipes import find_recipe
 
     if recipes:
-        return [Layer.of_file(find_recipe(recipe, "arms")) for recipe in recipes]
+        return [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]
     if resumed is not None and (resumed / "config.yaml").is_file():
         return [Layer.of_file(resumed / "config.yaml")]
     return [Layer("the defaults", {})]

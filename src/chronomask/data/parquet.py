@@ -19,7 +19,7 @@ from chronomask.data import annotation as marks
 from chronomask.data.folder import PreparedData
 from chronomask.data.manifest import MANIFEST, Manifest, SplitEntry, fingerprint
 from chronomask.data.writer import RowWriter, id_dtype
-from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, need
 from chronomask.storage import write_bytes
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
     Raises :class:`UsageError` where ``out`` exists, :class:`DataError` for damaged data,
     :class:`RunError` where writing fails.
     """
+    need("pyarrow", "prepare", "Reading and writing Parquet")
     out = Path(out)
     if out.exists():
         raise UsageError(f"{out} exists; choose another place to export to, or remove it")
@@ -144,6 +145,7 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
     Raises :class:`UsageError` where ``source`` is no export or ``out`` exists, :class:`DataError` where
     rows are missing or not those that were exported.
     """
+    need("pyarrow", "prepare", "Reading and writing Parquet")
     source, out = Path(source), Path(out)
     files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not files or not all(file.is_file() for file in files):

@@ -83,6 +83,9 @@ class Task(ABC, Generic[Recipe]):
         Raises UsageError for files that are not there, DataError for those that cannot be read.
         """
 
+    def check_packages(self) -> None:
+        """Raise UsageError where a package that the task rests on is not installed."""
+
     @abstractmethod
     def check(self, model: Subject, task_data: Path) -> None:
         """Raise UsageError or DataError for all that would fail later: files, columns, labels, heads."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chronomask import recipes
-from chronomask.errors import ChronomaskError, RunError, UsageError
+from chronomask.errors import ChronomaskError, RunError, UsageError, need
 from chronomask.report.comparison import FILE
 from chronomask.runs.read import Run, read_run, read_runs
 from chronomask.study.config import StudyConfig, load_study, study_of
@@ -133,6 +133,7 @@ def report(
 
 def report_in_words(runs: Sequence[Path], out: Path, title: str) -> str:
     """What ``chronomask report`` says: the arms as a table, and the page's path."""
+    need("matplotlib", "report", "Drawing a report")
     from chronomask.report.arms import arms_table
 
     page, arms = _report(runs, out, title)
@@ -177,6 +178,8 @@ def _do(
     """Do units; ``shown``: a single worker's print to the terminal, not to their logs."""
     from chronomask.study.execute import run_study
 
+    if study.config.prepare is not None:
+        need("zstandard", "prepare", "Preparing the study's text")
     check_task_data(study)
     begin(study)
     tell = _be_silent if quiet else _tell

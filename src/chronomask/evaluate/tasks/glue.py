@@ -189,11 +189,14 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
             dev["ax"] = pairs
         return train, dev
 
+    def check_packages(self) -> None:
+        for module in ("sklearn.metrics", "scipy.stats"):
+            need(module, *_FOR_SCORES)
+
     def check(self, model: Subject, task_data: Path) -> None:
         """Read everything once; raises UsageError or DataError."""
         super().check(model, task_data)
-        for module in ("sklearn.metrics", "scipy.stats"):
-            need(module, *_FOR_SCORES)
+        self.check_packages()
 
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """Fine-tune with the recipe and score the dev sets."""
