@@ -106,12 +106,18 @@ def test_the_core_trains(core_only: Path, tmp_path: Path, tiny_data: PreparedDat
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["complete"] is True
 
 
+def test_the_core_shows_masks(core_only: Path, tmp_path: Path) -> None:
+    done = call(core_only, tmp_path, "chronomask", "inspect", "What a model reads.")
+    assert done.returncode == 0, done.stderr
+    assert "words are shown without classes" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "extra"),
     [
         ("prepare text.txt --out new", "prepare"),
         ("report run", "report"),
-        ("inspect Sentence", "prepare"),
+        ("inspect Sentence --content ptw", "prepare"),
         ("quickstart", "prepare"),
         ("data export data rows.parquet", "prepare"),
         ("study run tiny --out study --task-data .", "prepare"),

@@ -207,6 +207,15 @@ def test_classes_are_needed_for_ptw(
     assert "punctuation and the rest" not in out.read_text(encoding="utf-8")
 
 
+def test_without_spacy_words_have_no_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chronomask.show.request.find_spec", lambda _: None)
+    shown = inspect_text("What a model reads, and what it must guess.").as_text(colour=False)
+    assert "words are shown without classes" in shown
+    assert "pip install 'chronomask[prepare]'" in shown
+    assert "cosine_decay" in shown
+    assert "ptw" not in shown
+
+
 def test_a_run_must_have_logged_weights(run_folder: Path) -> None:
     metrics = run_folder / "metrics.jsonl"
     write(metrics, '{"step": 1, "progress": 0.5, "class_weight": {"none": 0.5}}\n')

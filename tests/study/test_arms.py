@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chronomask.config import parse_override
+from chronomask.config import Layer, parse_override
 from chronomask.errors import UsageError
 from chronomask.study.arms import check_declared, resolve_arms
 from chronomask.study.config import StudyConfig, load_study
@@ -68,10 +68,10 @@ def test_an_arm_from_its_own_file_must_declare_all_it_changes(
     values["base"] = "base.yaml"
     values["arms"]["other"] = {"base": "own.yaml", "masking.ratio.base": 0.4}
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    study = load_study(path, [])
+    study = load_study(path)
     with pytest.raises(UsageError, match="rows_per_step is 2, not 4"):
         resolve_arms(study, "data")
-    study = load_study(path, ["arms.other.rows_per_step=2"])
+    study = load_study(path, [Layer.of_override("arms.other.rows_per_step=2")])
     assert resolve_arms(study, "data")["other"].config.rows_per_step == 2
 
 
@@ -217,7 +217,7 @@ def test_an_arm_that_is_given_twice_is_refused(values: dict[str, Any], tmp_path:
     text = yaml.safe_dump(values, sort_keys=False).replace("  decay:", "  fixed:")
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match="'fixed' is given twice"):
-        load_study(path, [])
+        load_study(path)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ SHIPPED = sorted(
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_studies_are_valid(path: Path, tmp_path: Path) -> None:
-    study = load_study(path, [])
+    study = load_study(path)
     arms = resolve_arms(study, "data")
     assert len(study.seeds) >= 3
     assert {"fixed 0.15", "fixed 0.30", "PTW", "MRD + PTW"} <= set(arms)

@@ -15,7 +15,7 @@ from tests.support.corpus import made_up_text
 
 
 def test_arms_mask_in_four_ways() -> None:
-    study = load_study(command.QUICKSTART, [])
+    study = load_study(command.QUICKSTART)
     arms = resolve_arms(study, "data")
     kinds = {
         name: (arm.config.masking.ratio.kind, arm.config.masking.content.kind)

@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from chronomask.config import Config
+from chronomask.config import Config, Layer
 from chronomask.errors import ChronomaskError
 from chronomask.masking.config import MaskingConfig
 from chronomask.prepare.config import PrepareConfig
@@ -44,11 +44,15 @@ class Family:
     load: Callable[[Path, list[str]], Config]
 
 
+def _load_study(path: Path, overrides: list[str]) -> Config:
+    return load_study(path, [Layer.of_override(text) for text in overrides])
+
+
 FAMILIES = {
     "run": Family(tuple(sorted(SHIPPED.glob("*.yaml"))), RunConfig.load),
     "masking": Family(tuple(sorted(SHIPPED.glob("arms/*.yaml"))), MaskingConfig.load),
     "prepare": Family(tuple(sorted(SHIPPED.glob("prepare/*.yaml"))), PrepareConfig.load),
-    "study": Family(tuple(sorted(SHIPPED.glob("study/*.yaml"))), load_study),
+    "study": Family(tuple(sorted(SHIPPED.glob("study/*.yaml"))), _load_study),
 }  # fmt: skip
 
 NASTY: tuple[Any, ...] = (

@@ -15,6 +15,6 @@ def opened(values: dict[str, Any], folder: Path) -> Study:
     """The study of these values in ``folder/out``, begun."""
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    study = open_study(load_study(path, []), folder / "out")
+    study = open_study(load_study(path), folder / "out")
     begin(study)
     return study

@@ -13,6 +13,10 @@ from chronomask.cli.options import (
     Precision,
     Quiet,
     config_flag,
+    of_group,
+    of_overrides,
+    of_text,
+    of_value,
     recipe_names,
     show_help,
 )
@@ -74,22 +78,22 @@ def study_run(
     from chronomask.recipes import find_recipe
 
     path = None if recipe is None else find_recipe(recipe, "study")
-    flags = {
-        "base.data": data,
-        "prepare": None if data is None else "null",
-        "task_data": task_data,
-        "base.steps": steps,
-        "base.device": device,
-        "base.precision": precision,
-    }
-    changes = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    changes = [
+        *of_text("--data", "base.data", data),
+        *([] if data is None else of_group("--data", str(data), "prepare", None)),
+        *of_text("--task-data", "task_data", task_data),
+        *of_value("--steps", "base.steps", steps),
+        *of_text("--device", "base.device", device),
+        *of_text("--precision", "base.precision", precision),
+        *of_overrides(overrides),
+    ]
 
     from chronomask.study import command
 
     text = command.run(
         path,
         out,
-        overrides=[*changes, *(overrides or [])],
+        changes=changes,
         workers=workers,
         only=only,
         unit=unit,

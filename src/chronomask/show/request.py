@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "checked_moments",
     "configs_of",
     "default_masking",
+    "english_is_installed",
     "masking_of",
     "moments_of",
     "text_of",
@@ -137,7 +139,7 @@ def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
     else:
         found = [default_masking(run)]
         if changes and run is None:
-            found = [NamedMasking("as set", DEFAULT)]
+            found = [NamedMasking("as set", found[0].config)]
     return tuple(
         NamedMasking(name, MaskingConfig.from_layers([Layer(name, config.to_dict()), *changes]))
         for name, config in ((named.name, named.config) for named in found)
@@ -145,10 +147,17 @@ def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
 
 
 def default_masking(run: Run | None) -> NamedMasking:
-    """The masking of a run; without one, a falling ratio with PTW."""
+    """The masking of a run; without one, a falling ratio, with PTW where words can have classes."""
+    if run is None and not english_is_installed():
+        return NamedMasking("MRD cosine", MaskingConfig())
     if run is None:
         return NamedMasking(DEFAULT_NAME, DEFAULT)
     return NamedMasking(run.name, _masking_in(run.config, run.path / "config.yaml"))
+
+
+def english_is_installed() -> bool:
+    """Whether the bundled English tagger has the spaCy that it runs on (the extra ``prepare``)."""
+    return find_spec("spacy") is not None
 
 
 def masking_of(path: Path) -> MaskingConfig:

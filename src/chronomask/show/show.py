@@ -18,6 +18,7 @@ from chronomask.show.request import (
     checked_moments,
     configs_of,
     default_masking,
+    english_is_installed,
     masking_of,
     moments_of,
     text_of,
@@ -96,7 +97,7 @@ def inspect_text(
     shown, notices = shorten(text)
     prepared = PreparedData.open(data) if data is not None else None
     folder = Path(tokenizer) if isinstance(tokenizer, str) else tokenizer
-    subject = of_text(shown, folder, prepared)
+    subject = of_text(shown, folder, prepared, needs_classes=_need_classes([named]))
     return _picture(subject, [named], notices, moments, seed, opened)
 
 
@@ -112,13 +113,18 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     data = PreparedData.open(request.data) if request.data else None
     if text is not None:
         shown, notices = shorten(text)
-        subject = of_text(shown, request.tokenizer, data)
+        subject = of_text(shown, request.tokenizer, data, needs_classes=_need_classes(maskings))
     else:
         assert data is not None  # text_of has seen to it
         subject, notices = _rows_of(data, request.rows)
     picture = _picture(subject, maskings, notices, moments, request.seed, run)
     shown = picture.as_text(colour=colour)
     return shown if out is None else f"{shown}\n\npage: {picture.save(out)}"
+
+
+def _need_classes(maskings: Sequence[NamedMasking]) -> bool:
+    """Whether one of these configs masks by the classes of words."""
+    return any(masking.config.content.needs_classes for masking in maskings)
 
 
 def _picture(
@@ -129,6 +135,11 @@ def _picture(
     seed: int,
     run: Run | None,
 ) -> Picture:
+    if len(subject.class_names) < 2 and not english_is_installed():
+        notices = [
+            *notices,
+            "words are shown without classes; for parts of speech: pip install 'chronomask[prepare]'",
+        ]
     views = tuple(look(masking, subject, moments, seed, run) for masking in maskings)
     return Picture(subject, views, tuple(notices), seed)
 

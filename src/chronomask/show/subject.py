@@ -21,6 +21,8 @@ from chronomask.prepare.config import EnglishTagger, PrepareConfig
 from chronomask.prepare.tokenizer import load_backend
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Spans, Tagger
+from chronomask.prepare.words.unicode import NoTagger
+from chronomask.show.request import english_is_installed
 from chronomask.types import Rows
 
 if TYPE_CHECKING:
@@ -61,16 +63,21 @@ def shorten(text: str, limit: int = MAX_CHARACTERS) -> tuple[str, list[str]]:
 
 
 def of_text(
-    text: str, tokenizer: Path | PreTrainedTokenizerBase | None, data: PreparedData | None
+    text: str,
+    tokenizer: Path | PreTrainedTokenizerBase | None,
+    data: PreparedData | None,
+    *,
+    needs_classes: bool = True,
 ) -> Subject:
     """One row with all of ``text``, cut by a tokenizer (or that of a folder) or the data's tokenizer.
 
     Without either every word is one token. Words and classes come from the data's tagger, else from
-    the bundled English one. Raises UsageError for a text without words and for a folder that is no
-    fast tokenizer with a mask token.
+    the bundled English one; where its spaCy is not installed, words have no classes and come from their
+    characters, unless the masking ``needs_classes``. Raises UsageError for a text without words and for
+    a folder that is no fast tokenizer with a mask token.
     """
     if data is None:
-        tagger = EnglishTagger()
+        tagger = EnglishTagger() if needs_classes or english_is_installed() else NoTagger()
         spans = tagger.open().tag([text])[0]
     else:
         tagger = PrepareConfig.load(data.path / "config.yaml").tagger
@@ -130,7 +137,7 @@ def _words_as_tokens(text: str, tagger: Tagger, spans: Spans) -> Subject:
         tagger.classes(),
         Vocabulary(0, np.arange(1, len(distinct) + 1), len(distinct) + 1),
         lambda token: "[MASK]" if token == 0 else distinct[token - 1],
-        f"Every word is one token; words and classes by {tagger.label()}.",
+        f"Every word is one token; {_describe(tagger)}.",
     )
 
 
@@ -153,8 +160,15 @@ def _cut_by_tokenizer(
         tagger.classes(),
         vocabulary,
         lambda token: backend.decode([token], skip_special_tokens=False).strip(),
-        f"Tokenizer: {name}. Words and classes by {tagger.label()}.",
+        f"Tokenizer: {name}. W{_describe(tagger)[1:]}.",
     )
+
+
+def _describe(tagger: Tagger) -> str:
+    """Where words and classes come from, within a sentence."""
+    if tagger.classes() == NoTagger().classes():
+        return "words by their characters, without classes"
+    return f"words and classes by {tagger.label()}"
 
 
 def _one_row(ids: Sequence[int], word_id: np.ndarray, classes: np.ndarray) -> Rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chronomask import recipes
+from chronomask.config import Layer
 from chronomask.errors import ChronomaskError, RunError, UsageError, need
 from chronomask.report.comparison import FILE
 from chronomask.runs.read import Run, read_run, read_runs
@@ -47,7 +48,7 @@ def run(
     path: Path | None,
     out: Path,
     *,
-    overrides: Sequence[str] = (),
+    changes: Sequence[Layer] = (),
     workers: int = 1,
     only: str | None = None,
     unit: int | None = None,
@@ -61,7 +62,7 @@ def run(
 
     if only is not None and unit is not None:
         raise UsageError("give one of --only and --unit")
-    study = _open(path, out, overrides)
+    study = _open(path, out, changes)
     if unit is not None:
         check_task_data(study)
         if path is not None:  # else others may be at work in the folder: it is only read
@@ -76,7 +77,7 @@ def run(
 
 def status(out: Path) -> str:
     """How far the study in a folder is: a line of sums, then one per arm, with a cell per seed."""
-    study = _open(None, out, ())
+    study = _open(None, out)
     complete: set[int] = set()
     damaged, failed = [], []
     for unit in study.in_order():
@@ -113,7 +114,7 @@ def status(out: Path) -> str:
 
 def report_of_study(out: Path) -> Path:
     """Compare what is complete of the study in a folder and write its page; the page's path."""
-    return _compare_and_write(_open(None, out, ()))
+    return _compare_and_write(_open(None, out))
 
 
 def report(
@@ -147,8 +148,9 @@ def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
     """
     from chronomask.report.arms import arms_table
 
-    overrides = [f"base.steps={steps}", f"base.validation.every={max(1, steps // 10)}"]
-    study = _open(QUICKSTART, out, overrides)
+    every = max(1, steps // 10)
+    change = Layer(f"--steps {steps}", {"base.steps": steps, "base.validation.every": every})
+    study = _open(QUICKSTART, out, [change])
     _do(study, study.in_order(), quiet=quiet, shown=not quiet)
     page = _compare_and_write(study)
     arms = {
@@ -158,13 +160,13 @@ def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
     return f"{arms_table(arms)}\n\nreport: {page}"
 
 
-def _open(path: Path | None, out: Path, overrides: Sequence[str]) -> Study:
+def _open(path: Path | None, out: Path, changes: Sequence[Layer] = ()) -> Study:
     own = out / STUDY_FILE
     if path is None and not own.is_file():
         raise UsageError(
             f"{out} holds no study: give a recipe, such as tiny, or the study's YAML file"
         )
-    return open_study(load_study(own if path is None else path, overrides), out)
+    return open_study(load_study(own if path is None else path, changes), out)
 
 
 def _do(

@@ -24,7 +24,7 @@ class TaskPlan(Config):
 
     data: str | None = None
     """folder with the task's files"""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)] | None = None
     """fine-tuning seeds; a task that draws nothing is run once"""
     curve: bool = False
     """whether the checkpoints at ``curve_steps`` are evaluated too"""
@@ -45,13 +45,13 @@ class StudyConfig(Config):
     """name → fields of the run config that differ, nested or dotted; see :mod:`chronomask.study.arms`"""
     baseline: str = ""
     """the arm that others are compared with; the first one if not given"""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)] = (0, 1, 2)
     """seeds of pre-training: each keys initial weights, data order, masks and dropout of every arm alike"""
     tasks: dict[str, TaskPlan] = Field(default_factory=dict)
     """task → how runs are evaluated on it; see ``chronomask evaluate``"""
     task_data: str = "data"
     """folder with the files of all tasks that name no folder of their own"""
-    task_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    task_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)] = (0, 1, 2)
     """seeds of fine-tuning"""
     curve_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """checkpoints, by their step, that tasks with ``curve`` are evaluated on; the last always is"""
@@ -111,15 +111,16 @@ class StudyConfig(Config):
         return Path(self.tasks[task].data or self.task_data)
 
 
-def load_study(path: Path, overrides: Sequence[str]) -> StudyConfig:
-    """The study in a YAML file, with the run configs it names put in place. Raises UsageError."""
-    for override in overrides:
-        if override.startswith("base="):
-            raise UsageError(
-                f"override {override!r}: change fields of the base, such as base.steps=100"
-            )
+def load_study(path: Path, changes: Sequence[Layer] = ()) -> StudyConfig:
+    """The study in a YAML file, the run configs it names put in place, and ``changes`` laid over it.
+
+    Raises UsageError, which blames each problem on the file or on the change that brought it.
+    """
+    for change in changes:
+        if isinstance(change.values.get("base"), str):
+            raise UsageError(f"{change.origin}: change fields of the base, such as base.steps=100")
     values = _with_files(read_yaml(path), path.parent)
-    return StudyConfig.parse_with(values, overrides, str(path))
+    return StudyConfig.from_layers([Layer(str(path), values), *changes])
 
 
 def study_of(config: StudyConfig | Mapping[str, Any] | str | Path, **changes: Any) -> StudyConfig:
@@ -129,7 +130,7 @@ def study_of(config: StudyConfig | Mapping[str, Any] | str | Path, **changes: An
     Raises UsageError.
     """
     if isinstance(config, str | Path):
-        return StudyConfig.of(load_study(find_recipe(config, "study"), ()), **changes)
+        return StudyConfig.of(load_study(find_recipe(config, "study")), **changes)
     if isinstance(config, Mapping):
         return StudyConfig.of(_with_files(config, Path()), **changes)
     return StudyConfig.of(config, **changes)
