@@ -9,7 +9,16 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["ChronomaskError", "DataError", "RunError", "UsageError", "nearest", "need", "shown"]
+__all__ = [
+    "ChronomaskError",
+    "DataError",
+    "RunError",
+    "UsageError",
+    "nearest",
+    "need",
+    "printable",
+    "shown",
+]
 
 
 class ChronomaskError(Exception):
@@ -59,6 +68,26 @@ def shown(value: object, limit: int = 80) -> str:
         return text
     tail = (limit - 3) // 3
     return f"{text[: limit - 3 - tail]} … {text[-tail:]}"
+
+
+def printable(text: object) -> str:
+    """Text with everything escaped that acts on a terminal, ends a line or cannot be written.
+
+    A byte of a file name that is no UTF-8 is shown as that byte.
+
+    >>> printable("caf\\udce9\\n.txt")
+    'caf\\\\xe9\\\\n.txt'
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how the system hands over such a byte
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return repr(character)[1:-1]
 
 
 def need(module: str, extra: str, purpose: str) -> Any:

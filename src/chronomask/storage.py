@@ -18,7 +18,8 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,8 @@ __all__ = [
     "COMPRESSIONS",
     "UNPACKED_LIMIT",
     "Bounded",
+    "LongLine",
+    "byte_lines",
     "bytes_sha256",
     "damage_errors",
     "decompressed",
@@ -52,6 +55,11 @@ UNPACKED_LIMIT = 80_000_000
 """Most bytes that :func:`read_text` and :func:`read_lines` take out of a compressed file."""
 
 _BLOCK = 1 << 16
+_PIECE = 1 << 10
+"""What a frame is given at a time: four bytes of .zst may stand for 128 KiB, so this for 32 MiB."""
+_WINDOW_LIMIT = 1 << 27
+"""Most bytes of text behind it that a decompressor may look back to, and so holds."""
+_LONGEST_FRAME_HEADER = 18
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -153,20 +161,22 @@ def files_sha256(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def decompressed(raw: IO[bytes], compression: str) -> IO[bytes]:
+def decompressed(raw: IO[bytes], compression: str, name: object = None) -> IO[bytes]:
     """The bytes inside ``raw``; ``compression`` is one of :data:`COMPRESSIONS`, or "" for none.
 
-    Reading it raises one of :func:`damage_errors` where the data are damaged or end too early. Seekable
-    for all but ``.zst``. Raises UsageError where ``.zst`` is asked for without the package it needs.
+    Reading it raises one of :func:`damage_errors` where the data are damaged or end too early, and
+    DataError, naming ``name``, where unpacking would hold more than 128 MiB. What is unpacked is not
+    seekable. Raises UsageError where ``.zst`` is asked for without the package it needs.
     """
+    name = name or getattr(raw, "name", "the compressed file")
     if compression == ".gz":
         import gzip
 
         return gzip.GzipFile(fileobj=raw)  # pyright: ignore[reportReturnType]
     if compression == ".xz":
-        return lzma.LZMAFile(raw)  # pyright: ignore[reportReturnType]
+        return io.BufferedReader(_XzFile(raw, name), _BLOCK)
     if compression == ".zst":
-        return io.BufferedReader(_ZstdFile(raw))
+        return io.BufferedReader(_ZstdFile(raw, name), _BLOCK)
     return raw
 
 
@@ -204,16 +214,73 @@ def text_of(content: bytes, name: object) -> str:
     return _decode(_without_mark(content, name), name, 1)
 
 
-def lines_in(handle: IO[bytes], name: object) -> Iterator[str]:
-    """The lines in a stream of bytes without their ends; raises as :func:`text_of` does."""
-    number = 1
-    for block in handle:  # up to a line feed; a carriage return may end lines inside it
-        block = _without_mark(block, name) if number == 1 else block
+def lines_in(handle: IO[bytes], name: object, limit: int | None = None) -> Iterator[str]:
+    """The lines in a stream of bytes without their ends.
+
+    Raises as :func:`text_of` does, and DataError for a line of more than ``limit`` bytes.
+    """
+    for number, line in enumerate(byte_lines(handle, name, limit), start=1):
+        if isinstance(line, LongLine):
+            raise DataError(
+                f"{name}, line {number}: {line.size:,} bytes; at most {limit:,} are read"
+            )
+        yield _decode(line, name, number)
+
+
+@dataclass(frozen=True, slots=True)
+class LongLine:
+    """Stands for a line that is longer than the limit: its first bytes, and how many there were."""
+
+    start: bytes
+    size: int
+
+
+def byte_lines(
+    handle: IO[bytes], name: object, limit: int | None = None
+) -> Iterator[bytes | LongLine]:
+    """The lines in a stream of bytes, without their ends and the file's byte order mark, undecoded.
+
+    A line of more than ``limit`` bytes is never held: a :class:`LongLine` stands for it. Raises
+    DataError, naming ``name``, for a byte order mark of UTF-16 or UTF-32.
+    """
+    held, size = bytearray(), 0  # of the line that has not ended yet, and how long it is by now
+    after_return = False
+    for block in _blocks(handle, name):
+        if after_return and block.startswith(b"\n"):
+            block = block[1:]  # the second half of a CR LF
+        after_return = block.endswith(b"\r")
         lines = block.splitlines()  # of bytes: at CR, LF and CR LF alone
-        del block  # a line may be large: it is held once as bytes, once as text
+        rest = lines.pop() if lines and not block.endswith((b"\n", b"\r")) else b""
         for line in lines:
-            yield _decode(line, name, number)
-            number += 1
+            if size:
+                size += len(line)
+                held += line if limit is None or size <= limit else b""
+                line, whole = bytes(held), size
+                held, size = bytearray(), 0
+            else:
+                whole = len(line)
+            yield line if limit is None or whole <= limit else LongLine(line[:_START], whole)
+        size += len(rest)
+        if limit is None or size <= limit:
+            held += rest
+        else:
+            held = (held + rest)[:_START]
+    if size:
+        whole = limit is None or size <= limit
+        yield bytes(held) if whole else LongLine(bytes(held[:_START]), size)
+
+
+_START = 64
+"""Bytes that are kept of a line that is too long."""
+
+
+def _blocks(handle: IO[bytes], name: object) -> Iterator[bytes]:
+    """The bytes of a stream, as they come, without a byte order mark; see :func:`_without_mark`."""
+    yield _without_mark(handle.read(4), name)
+    # What can be read before a damaged place comes out before the damage is raised.
+    read: Callable[[int], bytes] = getattr(handle, "read1", handle.read)
+    while block := read(_BLOCK):
+        yield block
 
 
 class Bounded(io.RawIOBase):
@@ -246,7 +313,7 @@ def _open_unpacked(path: Path) -> Iterator[IO[bytes]]:
         "name the decompressed file"
     )
     try:
-        with path.open("rb") as raw, decompressed(raw, compression) as handle:
+        with path.open("rb") as raw, decompressed(raw, compression, path) as handle:
             if compression:
                 handle = io.BufferedReader(Bounded(handle, UNPACKED_LIMIT, refusal), _BLOCK)
             yield handle
@@ -279,10 +346,84 @@ def _decode(content: bytes, name: object, first_line: int) -> str:
         ) from None
 
 
-class _ZstdFile(io.RawIOBase):
-    """Decompressed bytes of a .zst file; unlike the library's reader it notices a missing end."""
+class _Frames(io.RawIOBase):
+    """What is unpacked from frames that follow one another; a missing end is an EOFError.
 
-    def __init__(self, raw: IO[bytes]) -> None:
+    Input is handed over in small pieces, so that a frame that unpacks to a multiple of a thousand
+    is never held as a whole.
+    """
+
+    padding = b""
+    """Bytes that may stand between frames and mean nothing."""
+
+    def __init__(self, raw: IO[bytes], name: object) -> None:
+        self._raw, self._name = raw, name
+        self._block, self._at = b"", 0  # input, and how much of it was handed over
+        self._frame = self._new_frame()
+        self._head = b""  # the first bytes of the frame
+        self._left = b""  # unpacked and not yet read
+        self._left_at = 0
+
+    def _new_frame(self) -> Any:
+        """A decompressor of one frame, with ``decompress``, ``eof`` and ``unused_data``."""
+        raise NotImplementedError
+
+    def _refusal(self) -> str:
+        """What is wrong with a frame that takes too much memory, and what to do."""
+        raise NotImplementedError
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while self._left_at == len(self._left):
+            if not self._unpack_some():
+                return 0
+        size = min(len(buffer), len(self._left) - self._left_at)
+        buffer[:size] = self._left[self._left_at : self._left_at + size]
+        self._left_at += size
+        return size
+
+    def _unpack_some(self) -> bool:
+        """Unpack the next piece, maybe to nothing; False at the end of the last frame."""
+        if self._frame.eof and self.padding:
+            self._block, self._at = self._block[self._at :].lstrip(self.padding), 0
+        if self._at == len(self._block):
+            self._block, self._at = self._raw.read(_BLOCK), 0
+            if not self._block:
+                if not self._frame.eof:
+                    raise EOFError("compressed file ended before the end of its frame")
+                return False
+            return True  # padding may go on
+        if self._frame.eof:
+            self._frame, self._head = self._new_frame(), b""
+        piece = self._block[self._at : self._at + _PIECE]
+        self._head = (self._head + piece)[:_LONGEST_FRAME_HEADER]
+        try:
+            self._left, self._left_at = self._frame.decompress(piece), 0
+        except damage_errors() as error:
+            if "memory" in str(error).lower():
+                raise DataError(self._refusal()) from None
+            raise
+        self._at += len(piece) - len(self._frame.unused_data)
+        return True
+
+
+class _XzFile(_Frames):
+    padding = b"\0"
+
+    def _new_frame(self) -> Any:
+        return lzma.LZMADecompressor(memlimit=_WINDOW_LIMIT)
+
+    def _refusal(self) -> str:
+        return (
+            f"{self._name} takes more than {_WINDOW_LIMIT:,} bytes of memory to unpack, by its dictionary: "
+            "compress it again with a smaller one: xz -dc OLD | xz -6 > NEW"
+        )
+
+
+class _ZstdFile(_Frames):
+    def __init__(self, raw: IO[bytes], name: object) -> None:
         try:
             import zstandard
         except ImportError:
@@ -290,25 +431,16 @@ class _ZstdFile(io.RawIOBase):
                 ".zst files need the 'zstandard' package: pip install 'chronomask[prepare]', "
                 "or decompress the file first"
             ) from None
-        self._raw = raw
-        self._new_frame = zstandard.ZstdDecompressor().decompressobj
-        self._frame = self._new_frame()
-        self._left = b""  # decompressed and not yet read
+        self._library = zstandard
+        self._unpack = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT)
+        super().__init__(raw, name)
 
-    def readable(self) -> bool:
-        return True
+    def _new_frame(self) -> Any:
+        return self._unpack.decompressobj()
 
-    def readinto(self, buffer: Any, /) -> int:
-        while not self._left:
-            data = self._frame.unused_data if self._frame.eof else b""
-            data = data or self._raw.read(_BLOCK)
-            if not data:
-                if not self._frame.eof:
-                    raise EOFError("compressed file ended before the end of its frame")
-                return 0
-            if self._frame.eof:
-                self._frame = self._new_frame()
-            self._left = self._frame.decompress(data)
-        size = min(len(buffer), len(self._left))
-        buffer[:size], self._left = self._left[:size], self._left[size:]
-        return size
+    def _refusal(self) -> str:
+        window = self._library.get_frame_parameters(self._head).window_size
+        return (
+            f"{self._name} was compressed with a window of {window:,} bytes, which unpacking it would hold; "
+            f"at most {_WINDOW_LIMIT:,} are taken: compress it again: zstd -dc --long=31 OLD | zstd -o NEW"
+        )

@@ -170,8 +170,11 @@ def test_text_of_warc_files(tmp_path: Path, name: str) -> None:
     assert [d.id for d in documents] == [f"http://a/{k}" for k in range(3)]
     assert documents[0].metadata == {"language": "eng", "date": "2024-05-01T00:00:00Z"}
     assert skipped.to_dict() == {
-        "WARC record that is not text": {"count": 1, "names": [f"{file}:4"]},
-        "invalid UTF-8": {"count": 1, "names": [f"{file}:3"]},
+        reason: {"count": 1, "bytes": size, "unit": "documents", "names": [f"{file}:{number}"]}
+        for reason, size, number in (
+            ("WARC record that is not text", 6, 4),
+            ("invalid UTF-8", 5, 3),
+        )
     }
 
 

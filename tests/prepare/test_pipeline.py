@@ -240,7 +240,8 @@ def test_documents_of_every_size(tmp_path: Path) -> None:
     )
     data = run(config(file, "held_out=0.0", "tokenizer_sample_characters=20000"), tmp_path / "out")
     skipped = data.statistics["skipped"]
-    assert skipped == {"fewer than 2 characters": {"count": 1, "names": [f"{file}:0"]}}
+    told = {"count": 1, "bytes": 1, "unit": "documents", "names": [f"{file}:0"]}
+    assert skipped == {"fewer than 2 characters": told}
     assert data.split("train").num_documents == 22
     assert data.split("held_out").num_rows == 0
     assert data.split("train").num_tokens > 640_000
@@ -252,7 +253,8 @@ def test_documents_without_a_token_are_named(tmp_path: Path) -> None:
         "\n".join(json.dumps({"text": t}) for t in ["\u200b\u200b\u200b", *made_up_text(20)])
     )
     data = run(config(file), tmp_path / "out")
-    assert data.statistics["skipped"] == {"no token": {"count": 1, "names": [f"{file}:0"]}}
+    told = {"count": 1, "bytes": 9, "unit": "documents", "names": [f"{file}:0"]}
+    assert data.statistics["skipped"] == {"no token": told}
 
 
 @pytest.mark.parametrize("texts", [["one two three"], ["one two", "three four"], ["same", "same"]])

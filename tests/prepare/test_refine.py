@@ -120,7 +120,12 @@ def test_equal_texts_are_kept_once(tmp_path: Path) -> None:
     data = run(config(file, deduplication={"kind": "exact"}), tmp_path / "out")
     assert data.fingerprint == unique.fingerprint
     assert data.statistics["skipped"] == {
-        "duplicate": {"count": 7, "names": [f"{file}:{k}" for k in range(40, 47)]}
+        "duplicate": {
+            "count": 7,
+            "bytes": sum(len(text.encode()) for text in texts[:7]),
+            "unit": "documents",
+            "names": [f"{file}:{k}" for k in range(40, 47)],
+        }
     }
 
 

@@ -23,7 +23,7 @@ from chronomask.cli.quickstart import quickstart
 from chronomask.cli.recipes import recipes
 from chronomask.cli.replay import replay
 from chronomask.cli.report import report
-from chronomask.errors import ChronomaskError
+from chronomask.errors import ChronomaskError, printable
 
 __all__ = ["app", "main"]
 
@@ -91,5 +91,5 @@ def main() -> None:
 
 def _refuse(message: str) -> None:
     """Print a message; characters that would act on the terminal are shown instead."""
-    harmless = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message)
+    harmless = "\n".join(map(printable, message.split("\n")))
     print(f"chronomask: {harmless}", file=sys.stderr)

@@ -20,7 +20,7 @@ from chronomask.prepare.clean.deduplicate import (
 )
 from chronomask.prepare.clean.filters import DatatroveFilter
 from chronomask.prepare.executors import Executor, LocalExecutor, RayExecutor
-from chronomask.prepare.read.readers import Fields
+from chronomask.prepare.read.readers import Fields, TxtDocuments
 from chronomask.prepare.read.sources import (
     Files,
     HubDataset,
@@ -108,8 +108,12 @@ class PrepareConfig(Config):
     """Share of documents kept for validation, chosen by a hash of their text."""
     min_characters: int = Field(default=2, ge=1)
     """Documents shorter than this, in characters, are skipped and counted."""
-    max_document_bytes: int = Field(default=64_000_000, ge=1_000)
+    max_document_bytes: int = Field(default=16_000_000, ge=1_000, le=1_000_000_000)
     """Documents of more bytes of UTF-8 are skipped and counted: it bounds the memory of a worker."""
+    txt_documents: TxtDocuments = "auto"
+    """What a document of a .txt file is: ``blank_lines``: what stands between blank lines; ``lines``: every
+    line; ``auto``: between blank lines, but every line where a file begins with more than
+    ``max_document_bytes`` without a blank one."""
     id_key: str | None = None
     """Name of a field or column with a document's id; kept in ``documents.parquet``."""
     metadata_keys: tuple[str, ...] = ()
@@ -146,6 +150,7 @@ class PrepareConfig(Config):
             self.text_key,
             self.tagger.columns,
             max_bytes=self.max_document_bytes,
+            txt_documents=self.txt_documents,
             id_key=self.id_key,
             metadata_keys=self.metadata_keys,
         )

@@ -30,7 +30,7 @@ from chronomask.prepare.clean.deduplicate import SIGN, drop_duplicates, sign_par
 from chronomask.prepare.clean.filters import FILTER, filter_part, filtered_out
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.executors import run_stage
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.files import Skipped, list_names
 from chronomask.prepare.read.gather import Gathered, gather, sample_texts
 from chronomask.prepare.read.sources import Found, find_sources, snapshot
 from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, counts_of, forget
@@ -393,6 +393,7 @@ class _Run:
         }
         write_manifest(out, values, entries, self._other_files())
         shutil.rmtree(self.work)
+        tell_what_was_left_out(report)
         return PreparedData.open(out)
 
     def _other_files(self) -> list[str]:
@@ -402,6 +403,20 @@ class _Run:
         single = [name for name in names if (self.out / name).is_file()]
         folder = sorted(file.name for file in (self.out / "tokenizer").iterdir())
         return single + [f"tokenizer/{name}" for name in folder]
+
+
+def tell_what_was_left_out(report: Mapping[str, Any]) -> None:
+    """Print on stderr, also where nothing else is shown, what did not become rows as it was given."""
+    files = report["read_by_lines"]
+    if files:
+        print(
+            f"read line by line, for want of a blank line (txt_documents): {list_names(files)}",
+            file=sys.stderr,
+        )
+    skipped = Skipped()
+    skipped.merge(report["skipped"])
+    if skipped.reasons:
+        print(f"{skipped.summary()}; more in statistics.json", file=sys.stderr, flush=True)
 
 
 def _may_write(out: Path) -> bool:

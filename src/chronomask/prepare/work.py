@@ -58,8 +58,8 @@ class PartCounts:
     num_tokens: int
     num_tokens_without_word: int
     num_special_tokens: int
-    empty_documents: list[str]
-    """Names of documents that gave no token."""
+    skipped: dict[str, Any]
+    """The account of documents that gave no token, by reason."""
 
 
 @dataclass(frozen=True, slots=True)

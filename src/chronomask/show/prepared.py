@@ -11,6 +11,7 @@ import numpy as np
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.summary import MOST_PIECES, SplitSummary, summarise
+from chronomask.prepare.read.files import Skipped
 from chronomask.report.classes import CONTENT, FUNCTION, group_of
 from chronomask.report.render import render
 from chronomask.storage import write_text
@@ -54,7 +55,8 @@ def look_into(data: PreparedData) -> DataView:
     names = tuple(name for name, entry in manifest.splits.items() if entry.num_rows)
     found = [summarise(data.split(name), len(data.class_names)) for name in names]
     train = found[names.index("train")]
-    skipped = sum(item["count"] for item in data.statistics.get("skipped", {}).values())
+    skipped = Skipped()
+    skipped.merge(data.statistics.get("skipped", {}))
     facts = [
         ("rows", f"{data.row_length:,} tokens each, packing {manifest.packing}"),
         ("words and classes", manifest.tagger),
@@ -65,8 +67,8 @@ def look_into(data: PreparedData) -> DataView:
         ),
         ("fingerprint", data.fingerprint),
     ]
-    if skipped:
-        facts.append(("skipped", f"{skipped:,} documents and files; see statistics.json"))
+    left_out = skipped.lines()
+    facts += zip(["left out", *[""] * len(left_out)], left_out, strict=False)
     return DataView(
         name=str(data.path),
         facts=tuple(facts),

@@ -180,7 +180,7 @@ def drop_duplicates(work: Path, num_parts: int, choice: Deduplication) -> tuple[
         leave_out(work, number, sorted(indices))
         for index, document in enumerate(read_text(work, number, duplicates=True)):
             if index in indices:
-                skipped.add(choice.reason, document.id)
+                skipped.add(choice.reason, document.id, len(document.text.encode()))
             else:
                 documents += 1
                 characters += len(document.text)

@@ -98,7 +98,8 @@ def _passed(
         answer = step.filter(theirs)
         passes, reason = answer if isinstance(answer, tuple) else (answer, "")
         if not passes:
-            skipped.add(f"filter {name}" + (f": {reason}" if reason else ""), document.id)
+            why = f"filter {name}" + (f": {reason}" if reason else "")
+            skipped.add(why, document.id, len(document.text.encode()))
             return None
     if theirs.text == document.text:
         return document

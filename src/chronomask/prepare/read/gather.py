@@ -39,6 +39,8 @@ class Gathered:
     held_out_below: float
     """Documents whose hash position is below this are held out."""
     skipped: dict[str, Any]
+    by_lines: list[str] = field(default_factory=list)
+    """Names of .txt files whose lines were taken for documents, because there was no blank line."""
     tags: dict[str, int] = field(default_factory=dict)
     """Words of every tag, where words and tags came with the text."""
 
@@ -98,7 +100,7 @@ def gather(
         sizes.append(held)
     if not num_documents:
         names = ", ".join(map(str, sources[:5]))
-        reasons = f" (skipped: {skipped.listing()})" if skipped.counts else ""
+        reasons = f" (skipped: {skipped.listing()})" if skipped.reasons else ""
         raise DataError(f"no document in {names}{reasons}")
     gathered = Gathered(
         num_parts=len(sizes),
@@ -107,6 +109,7 @@ def gather(
         part_characters=sizes,
         held_out_below=positions.threshold(held_out),
         skipped=skipped.to_dict(),
+        by_lines=skipped.by_lines,
         tags=dict(sorted(tags.items())),
     )
     write_work(finished, json.dumps(asdict(gathered)).encode())
@@ -120,9 +123,10 @@ def _usable(
     for source in sources:
         for document in source.documents(fields, skipped):
             if len(document.text) < min_characters:
-                skipped.add(f"fewer than {min_characters} characters", document.id)
+                reason = f"fewer than {min_characters} characters"
+                skipped.add(reason, document.id, len(document.text.encode()))
             elif _is_longer(document.text, fields.max_bytes):
-                skipped.add(fields.too_long, document.id)
+                skipped.add(fields.too_long, document.id, len(document.text.encode()))
             elif fields.words_and_tags:
                 yield document
             else:  # a tagger will say where the words are

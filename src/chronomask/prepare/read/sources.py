@@ -6,7 +6,6 @@ be what it claims, is refused.
 
 from __future__ import annotations
 
-import glob
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +16,16 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from chronomask.config import Alternative
-from chronomask.errors import DataError, UsageError, nearest, need
+from chronomask.errors import DataError, UsageError, nearest, need, printable
 from chronomask.prepare.read.files import (
     RemoteFile,
     Skipped,
     SourceFile,
+    check_regular,
     file_state,
+    find_local,
     find_remote,
+    in_words,
     is_address,
 )
 from chronomask.prepare.read.packages import installed_versions, read_installed
@@ -84,45 +86,44 @@ class Files(Source):
     def find(self, fields: Fields, skipped: Skipped) -> Sequence[Found]:
         """Files of known formats; others in a folder are skipped and counted."""
         formats = TAGGED_FORMATS if fields.words_and_tags else tuple(READERS)
-        if is_address(self.path):
-            candidates, named = find_remote(self.path)
-            return self._of_formats(candidates, named, formats, skipped)
-        path = Path(self.path).expanduser()
+        if is_address(self.path) and not self.path.startswith("file://"):
+            candidates, given = find_remote(self.path, skipped)
+            return self._of_formats(candidates, given, formats, skipped)
+        path = Path(self.path.removeprefix("file://")).expanduser()
         if path.is_file():
             return self._of_formats([path], True, formats, skipped)
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file())
-        else:
-            # Not Path.glob, which refuses absolute patterns.
-            names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-            files = [file for file in map(Path, names) if file.is_file()]
-            if not files:
-                raise UsageError(f"source {self.path} does not exist; {_nearest_path(path)}")
+        if not path.is_dir():
+            check_regular(path)
+        files = find_local(path, skipped)
+        if not files and not path.is_dir():
+            raise UsageError(f"source {printable(self.path)} does not exist; {_nearest_path(path)}")
         return self._of_formats(files, False, formats, skipped)
 
     def _of_formats(
         self,
         candidates: Sequence[Path | RemoteFile],
-        named: bool,
+        given: bool,
         formats: Sequence[str],
         skipped: Skipped,
     ) -> list[_File]:
-        """The files that can be read; ``named``: the path names a single one, which then must be one."""
-        if named:
-            file = _source_file(candidates[0], named=True)
+        """The files that can be read; ``given``: the path names a single one, which then must be one."""
+        if given:
+            file = _source_file(candidates[0], given=True)
             if file.format not in formats:
-                raise UsageError(_no_words(f"source {self.path}"))
+                raise UsageError(_no_words(f"source {printable(self.path)}"))
             return [_File(file)]
         files = []
         for candidate in candidates:
             if _format_of(candidate)[0] in formats:
-                files.append(_File(_source_file(candidate, named=False)))
+                files.append(_File(_source_file(candidate, given=False)))
             else:
-                skipped.add("file of another format", str(candidate))
+                size = file_state(candidate)["bytes"] or 0
+                skipped.add("file of another format", str(candidate), size, "files")
         if not files:
+            listing = f" ({skipped.summary()})" if skipped.reasons else ""
             raise UsageError(
-                f"source {self.path} holds no {', '.join(formats)} file (each also with "
-                f"{', '.join(COMPRESSIONS)})"
+                f"source {printable(self.path)} holds no {', '.join(formats)} file (each also with "
+                f"{', '.join(COMPRESSIONS)}){listing}"
             )
         return files
 
@@ -134,7 +135,7 @@ class _File:
     file: SourceFile
 
     def __str__(self) -> str:
-        return str(self.file.path)
+        return self.file.name
 
     def state(self) -> list[dict[str, Any]]:
         return [file_state(self.file.path)]
@@ -143,13 +144,13 @@ class _File:
         try:
             empty = file_state(self.file.path)["bytes"] == 0
         except OSError as error:
-            raise DataError(f"{self} cannot be read: {error.strerror}") from None
+            raise DataError(f"{self} cannot be read: {in_words(error)}") from None
         if not empty:
             yield from READERS[self.file.format](self.file, fields, skipped)
-        elif self.file.named:
+        elif self.file.given:
             raise DataError(f"{self} is empty (0 bytes); give a file with text")
         else:
-            skipped.add("empty file", str(self))
+            skipped.add("empty file", str(self), 0, "files")
 
 
 def _no_words(source: str) -> str:
@@ -162,8 +163,8 @@ def _no_words(source: str) -> str:
 def _nearest_path(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
-        return f"nor does the folder {parent}"
-    return nearest(path.name, [p.name for p in sorted(parent.iterdir())[:50]])
+        return f"nor does the folder {printable(parent)}"
+    return nearest(printable(path.name), [printable(p.name) for p in sorted(parent.iterdir())[:50]])
 
 
 def _format_of(path: Path | RemoteFile) -> tuple[str, str]:
@@ -174,14 +175,14 @@ def _format_of(path: Path | RemoteFile) -> tuple[str, str]:
     return (suffixes[-1] if suffixes else ""), compression
 
 
-def _source_file(path: Path | RemoteFile, named: bool) -> SourceFile:
+def _source_file(path: Path | RemoteFile, given: bool) -> SourceFile:
     format_, compression = _format_of(path)
     if format_ not in READERS:
         raise UsageError(
-            f"source {path} has the unknown extension '{format_}'; "
+            f"source {printable(path)} has the unknown extension '{printable(format_)}'; "
             f"{nearest(format_, READERS)} (each also with {', '.join(COMPRESSIONS)})"
         )
-    return SourceFile(path, format_, compression, named)
+    return SourceFile(path, format_, compression, given)
 
 
 class InstalledPackages(Source):
@@ -250,7 +251,9 @@ class HubDataset(Source):
         number = 0
         while row is not None:
             assert isinstance(row, Mapping)
-            yield from from_record(row, fields, f"{self}:{number}", skipped)
+            document = from_record(row, fields, f"{self}:{number}", skipped)
+            if document is not None:
+                yield document
             number += 1
             try:
                 row = next(rows, None)
@@ -258,10 +261,9 @@ class HubDataset(Source):
                 raise self._unreadable(error) from None
 
     def _unreadable(self, error: Exception) -> DataError:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         return DataError(
-            f"{self} cannot be read: {reason}; check its name, config and split and the network, or give "
-            "its files instead"
+            f"{self} cannot be read: {in_words(error)}; check its name, config and split and the network, or "
+            "give its files instead"
         )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from chronomask.data.annotation import annotate as annotate_bytes
 from chronomask.data.annotation import is_special
 from chronomask.data.writer import id_dtype
+from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.rows.assemble import keep_documents
 from chronomask.prepare.tokenizer import load_backend
 from chronomask.prepare.words.align import align
@@ -226,6 +227,9 @@ def annotate_part(job: PartJob, work: Path, number: int) -> None:
         tokens = np.repeat(chosen, lengths)
         kept = chosen & (lengths > 0)
         splits[split] = TokenPart(ids[tokens], annotation[tokens], lengths[kept])
+    skipped = Skipped()
+    for empty in np.flatnonzero(lengths == 0):
+        skipped.add("no token", documents[empty].id, len(texts[empty].encode()))
     counts = PartCounts(
         num_documents=len(texts),
         num_characters=sum(map(len, texts)),
@@ -233,7 +237,7 @@ def annotate_part(job: PartJob, work: Path, number: int) -> None:
         num_tokens=ids.size,
         num_tokens_without_word=num_without_word,
         num_special_tokens=int(np.count_nonzero(is_special(annotation))),
-        empty_documents=[documents[k].id for k in np.flatnonzero(lengths == 0)],
+        skipped=skipped.to_dict(),
     )
     if job.keeps_documents:
         keep_documents(work, number, documents, lengths, held_out)

@@ -17,6 +17,7 @@ from chronomask.data.annotation import MAX_CLASSES, is_special, totals
 from chronomask.data.folder import SplitEntry
 from chronomask.data.writer import RowWriter
 from chronomask.errors import need
+from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.gather import Gathered
 from chronomask.prepare.rows.pack import Packing, Pieces, Specials
 from chronomask.prepare.work import SPLITS, PartCounts, read_tokens, write_work
@@ -88,17 +89,17 @@ def statistics(
             counts[f"{key.removeprefix('class_').removesuffix('s')}_share_per_class"] = {
                 name: round(number / total, 6) for name, number in named
             }
-    skipped = dict(gathered.skipped)
-    empty = [name for part in parts for name in part.empty_documents]
-    if empty:
-        skipped["no token"] = {"count": len(empty), "names": empty[:20]}
+    skipped = Skipped()
+    for account in (gathered.skipped, *(part.skipped for part in parts)):
+        skipped.merge(account)
     return {
         "documents": gathered.num_documents,
         "characters": gathered.num_characters,
         "words": sum(part.num_words for part in parts),
         "tokens_without_word": sum(part.num_tokens_without_word for part in parts),
         "splits": splits,
-        "skipped": skipped,
+        "skipped": skipped.to_dict(),
+        "read_by_lines": gathered.by_lines,
         "sources": sources,
     }
 
