@@ -50,6 +50,7 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.train.forward import Forward
 from chronomask.types import ClassTally, Rows
+from tests.support.published_walk import mask_row
 
 ROWS, LENGTH, RATIO = 64, 512, 0.15
 OURS: dict[str, dict[str, Any]] = {
@@ -109,32 +110,13 @@ def python_walk(
     rng: random.Random,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The published procedure as one would write it; ids and labels [B, T]."""
-    all_ids, all_labels = [], []
-    for input_ids, word_id, classes in rows:
-        words: dict[int, list[int]] = {}
-        for position, word in enumerate(word_id):
-            if word >= 0:
-                words.setdefault(word, []).append(position)
-        order = list(words.values())
-        rng.shuffle(order)
-        budget, covered = max(1, round(RATIO * len(input_ids))), []
-        for pieces in order:
-            if len(covered) >= budget:
-                break
-            if len(covered) + len(pieces) > budget:
-                continue
-            if rng.random() < weights[classes[pieces[0]]]:
-                covered.extend(pieces)
-        ids, labels = list(input_ids), [-100] * len(input_ids)
-        for position in covered:
-            labels[position] = input_ids[position]
-            draw = rng.random()
-            if draw < 0.8:
-                ids[position] = mask_id
-            elif draw < 0.9:
-                ids[position] = rng.choice(vocabulary)
-        all_ids.append(ids)
-        all_labels.append(labels)
+    masked = [
+        mask_row(
+            *row, weights, RATIO, mask_id, vocabulary, rng
+        )  # as tests hold the method against it
+        for row in rows
+    ]
+    all_ids, all_labels = zip(*masked, strict=True)
     return torch.tensor(all_ids), torch.tensor(all_labels)
 
 

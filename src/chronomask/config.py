@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, get_origin
 
 from pydantic import (
     BaseModel,
@@ -42,6 +42,7 @@ from pydantic_core import (
 )
 
 from chronomask.errors import UsageError, nearest, shown
+from chronomask.explain import class_of, config_classes, describe_problem, kinds_of, root_causes
 from chronomask.recipes import find_recipe
 from chronomask.yaml_text import as_yaml, control_character, from_yaml, read_text
 
@@ -53,7 +54,6 @@ __all__ = [
     "apply_overrides",
     "diff",
     "kind_of",
-    "kinds_at",
     "merge",
     "nested",
     "parse_override",
@@ -63,17 +63,8 @@ __all__ = [
     "unknown_name",
 ]
 
-_CONSEQUENCES = (
-    "model_type", "model_attributes_type", "dict_type", "list_type", "tuple_type", "float_type",
-    "int_type", "string_type", "none_required", "union_tag_not_found", "too_short",
-)  # fmt: skip
-"""Types of pydantic's problems that may only be the other side of another problem with the same value."""
-
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """A seed: what keys random numbers."""
-
-KeyPath = list[str | int]
-"""Keys of groups and positions in lists, from the whole config down to a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +254,7 @@ class Alternative(Config):
         if cls._is_family():
             cls._members = {}
             return
-        kinds = _kinds([cls])
+        kinds = kinds_of([cls])
         if not kinds:
             raise TypeError(
                 f"the kind of {_place_of(cls)} is no literal: write  kind: Literal['name'] = 'name'"
@@ -401,11 +392,6 @@ def unknown_key(cls: type[Config], at: tuple[str, ...], valid: Iterable[str]) ->
     )
 
 
-def kinds_at(cls: type[Config], path: str) -> list[str]:
-    """The kinds there are of the group at a dotted path, such as ``masking.ratio``."""
-    return list(_kinds(_classes_at(cls, {}, list(path.split(".")))))
-
-
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file, dotted keys taken apart; raises UsageError naming file and line."""
     path = Path(path)
@@ -513,7 +499,7 @@ def _overlay(cls: type[Config], layers: Sequence[Layer]) -> dict[str, Any]:
     return merge(_with_defaults(cls, first), changes) if changes else first
 
 
-def _with_defaults(cls: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_defaults(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with the defaults of ``cls`` and its groups written out where they have none.
 
     Values need not be valid, or complete: what is wrong with them is for validation to say.
@@ -525,7 +511,7 @@ def _with_defaults(cls: type[Config], values: Mapping[str, Any]) -> dict[str, An
                 default = field.get_default(call_default_factory=True)
                 result[name] = to_jsonable_python(default)
         elif isinstance(values[name], Mapping) and get_origin(field.annotation) is not dict:
-            group = _class_of(list(_config_classes(field.annotation)), values[name])
+            group = class_of(list(config_classes(field.annotation)), values[name])
             if group is not None:
                 result[name] = _with_defaults(group, values[name])
     return result
@@ -536,30 +522,10 @@ def _explain(
 ) -> str:
     """One sentence per problem, behind the origin of the layer that brought it."""
     by_origin: dict[str, list[str]] = {}
-    for path, item in _root_causes(error, values):
+    for path, item in root_causes(error, values):
         origin = _origin(cls, item, values, layers)
-        by_origin.setdefault(origin, []).append(_sentence(cls, path, item, values))
+        by_origin.setdefault(origin, []).append(describe_problem(cls, path, item, values))
     return "; ".join(f"{origin}: {'; '.join(texts)}" for origin, texts in by_origin.items())
-
-
-def _root_causes(
-    error: ValidationError, values: Mapping[str, Any]
-) -> Iterator[tuple[KeyPath, ErrorDetails]]:
-    """Problems with their paths, less those that pydantic adds because of others.
-
-    A value that may be a number or a group is also said to be no number where it is a wrong group, and the
-    reverse; a list of wrong items is also said to be too short.
-    """
-    found = [(_path(item, values), item) for item in error.errors(include_url=False)]
-    for number, (path, item) in enumerate(found):
-        if item["type"] in _CONSEQUENCES:
-            others = [*found[:number], *found[number + 1 :]]
-            inner = [other for at, other in others if at[: len(path)] == path]
-            causes = [other for other in inner if other["type"] not in _CONSEQUENCES]
-            earlier = [other for at, other in found[:number] if at == path]
-            if causes or earlier:
-                continue
-        yield path, item
 
 
 def _origin(
@@ -588,129 +554,6 @@ def _is_same(item: ErrorDetails, other: ErrorDetails) -> bool:
     if (item["type"], item["loc"], item["msg"]) != (other["type"], other["loc"], other["msg"]):
         return False
     return isinstance(item["input"], Mapping) or item["input"] == other["input"]
-
-
-def _sentence(
-    cls: type[Config], path: KeyPath, item: ErrorDetails, values: Mapping[str, Any]
-) -> str:
-    """What is wrong with a value, its path as it stands in the file, and what would be right."""
-    location = ".".join(map(str, path))
-    value, context = item.get("input"), item.get("ctx", {})
-    match item["type"]:
-        case "extra_forbidden":
-            names = _keys_at(cls, values, path[:-1])
-            return f"unknown key {shown(location)}; {nearest(str(path[-1]), names)}"
-        case "missing":
-            return f"'{location}' is missing"
-        case "union_tag_invalid":
-            tag = str(context.get("tag"))
-            names = [name.strip(" '") for name in str(context.get("expected_tags")).split(",")]
-            at = f"{location}.kind" if location else "kind"
-            return f"{at} is {shown(tag)}; {nearest(tag, names)}"
-        case "union_tag_not_found":
-            kinds = _kinds(_classes_at(cls, values, path))
-            at = location or "the whole"
-            return f"{at} needs a 'kind', got {shown(value)}; valid: {', '.join(kinds)}"
-        case "int_parsing_size":
-            return f"{location} is {shown(value)}: it is too large"
-        case "unknown_name":
-            return f"{location} is {shown(value)}; {item['msg']}"
-        case "unknown_key":
-            return f"unknown key {shown(location)}; {item['msg']}"
-        case "literal_error":
-            expected = str(context.get("expected")).replace(" or ", ", ").split(",")
-            names = [name.strip(" '") for name in expected]
-            return f"{location} is {shown(value)}; {nearest(str(value), names)}"
-        case "string_type" if isinstance(value, bool | int | float):
-            return f"{location} is {_as_in_yaml(value)}; text is meant: put it in quotes"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            kinds = ", ".join(_kinds(_classes_at(cls, values, path)))
-            meant = f"a group of keys with a 'kind' is meant; valid: {kinds}" if kinds else ""
-            meant = meant or "a group of keys is meant"
-            return f"{location or 'the whole'} is {_as_in_yaml(value)}; {meant}"
-        case "tuple_type" | "list_type":
-            return f"{location} is {_as_in_yaml(value)}; a list is meant"
-    message = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
-    message = message.replace("Input should be", "it should be")
-    if isinstance(value, Mapping) and item["type"] == "value_error":  # of several values together
-        return f"{location}: {message}" if location else message
-    return f"{location or 'the whole'} is {_as_in_yaml(value)}: {message}"
-
-
-def _as_in_yaml(value: Any) -> str:
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else shown(value)
-
-
-def _path(item: ErrorDetails, values: Mapping[str, Any]) -> KeyPath:
-    """Keys and list positions of a problem's location, without the names of kinds and types in it."""
-    path: KeyPath = []
-    node: Any = values
-    at_start = False
-    for part in item["loc"]:
-        if isinstance(node, Mapping):
-            is_kind = at_start and node.get("kind") == part
-            at_start = False
-            if part in node and not is_kind:
-                path.append(part)
-                node, at_start = node[part], True
-        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
-            path.append(part)
-            node, at_start = node[part], True
-    if item["type"] == "missing":
-        path.append(item["loc"][-1])
-    return path
-
-
-def _classes_at(cls: type[Config], values: Mapping[str, Any], path: KeyPath) -> list[type[Config]]:
-    """The config classes that the value at a path may be of; none where it is no group."""
-    classes = list(_config_classes(cls))
-    node: Any = values
-    for part in path:
-        if isinstance(part, str):  # items of a list are of the list's own classes
-            group = _class_of(classes, node)
-            field = None if group is None else group.model_fields.get(part)
-            classes = [] if field is None else list(_config_classes(field.annotation))
-        try:
-            node = node[part]
-        except (LookupError, TypeError):
-            node = None
-    return classes
-
-
-def _class_of(classes: Sequence[type[Config]], values: Any) -> type[Config] | None:
-    """The class among ``classes`` that values are of: the one of their ``kind``, or the only one."""
-    if len(classes) == 1:
-        return classes[0]
-    kind = values.get("kind") if isinstance(values, Mapping) else None
-    return _kinds(classes).get(kind) if isinstance(kind, str) else None
-
-
-def _keys_at(cls: type[Config], values: Mapping[str, Any], path: KeyPath) -> list[str]:
-    """Valid keys of the group at a path."""
-    node: Any = values
-    for part in path:
-        node = node[part]
-    group = _class_of(_classes_at(cls, values, path), node)
-    return [] if group is None else list(group.model_fields)
-
-
-def _kinds(classes: Sequence[type[Config]]) -> dict[str, type[Config]]:
-    """Kind → class, for classes that have kinds."""
-    return {
-        str(kind): group
-        for group in classes
-        if "kind" in group.model_fields
-        for kind in get_args(group.model_fields["kind"].annotation)
-    }
-
-
-def _config_classes(annotation: Any) -> Iterator[type[Config]]:
-    if isinstance(annotation, type) and issubclass(annotation, Alternative):
-        yield from annotation.kinds().values() or (annotation,)
-    elif isinstance(annotation, type) and issubclass(annotation, Config):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _config_classes(argument)
 
 
 def json_schema(cls: type[Config]) -> dict[str, Any]:

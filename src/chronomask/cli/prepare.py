@@ -147,7 +147,7 @@ def _tokenizer(text: str | None) -> list[Layer]:
 
 def _tagger(text: str | None) -> list[Layer]:
     """``--tagger``: a kind, or the name or folder of an installed spaCy pipeline."""
-    from chronomask.config import kinds_at
+    from chronomask.explain import kinds_at
     from chronomask.prepare.config import PrepareConfig
 
     is_kind = text in kinds_at(PrepareConfig, "tagger")
