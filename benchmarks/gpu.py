@@ -36,7 +36,7 @@ from chronomask.train.distributed import World
 from chronomask.train.run import open_run
 
 FULL = Work(
-    overrides={},
+    overrides={"attention_probs_dropout_prob": 0.0},
     vocabulary=30_522,
     row_length=512,
     rows=256,
@@ -51,6 +51,7 @@ TOY = Work(
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 64,
+        "attention_probs_dropout_prob": 0.0,
     },
     vocabulary=256,
     row_length=32,

@@ -261,7 +261,7 @@ def trainer(
     clock, collator = _Clock(), _Counting(tokenizer, mlm_probability=ratio)
     bf16 = work.precision == "bf16"
     turns = Trainer(
-        model=AutoModelForMaskedLM.from_config(built.config),
+        model=AutoModelForMaskedLM.from_config(built.config, attn_implementation="sdpa"),
         args=TrainingArguments(
             output_dir=str(out),
             max_steps=steps,

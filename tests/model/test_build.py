@@ -103,10 +103,10 @@ def test_folders_that_hold_no_model_are_refused(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=r"no config\.json"):
-        open_model(tmp_path, attention="row")
+        open_model(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UsageError, match=r"no \.safetensors weights"):
-        open_model(tmp_path, attention="row")
+        open_model(tmp_path)
     with pytest.raises(DataError, match="as a tokenizer"):
         open_tokenizer(tmp_path)
     with pytest.raises(UsageError, match="does not exist"):

@@ -49,12 +49,14 @@ class Encoded:
 
     def batch(
         self, index: NDArray[np.int64], model: PreTrainedModel, device: torch.device
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """What the model is given for these examples: [len(index), longest], on ``device``.
 
-        ``attention_mask`` is left out where nothing is padded, token types where the model has none.
+        What says which tokens are padding is left out where none is, token types where the model has none.
         """
         import torch
+
+        from chronomask.model.attention import padded_rows
 
         lengths = self.lengths[index]
         place = np.arange(lengths.max())
@@ -63,13 +65,12 @@ class Encoded:
         ids = np.full(real.shape, self.pad_token_id, np.int64)
         ids[real] = self.ids[source[real]]
         made = {"input_ids": ids}
-        if not real.all():
-            made["attention_mask"] = real.astype(np.int64)
         if self.types is not None and _takes_types(model):
             types = np.zeros(real.shape, np.int64)
             types[real] = self.types[source[real]]
             made["token_type_ids"] = types
-        return {name: torch.from_numpy(value).to(device) for name, value in made.items()}
+        inputs = {name: torch.from_numpy(value).to(device) for name, value in made.items()}
+        return inputs | padded_rows(model, real, device)
 
 
 def encode(

@@ -224,6 +224,7 @@ def pseudo_log_likelihood(
     """
     import torch
 
+    from chronomask.model.attention import padded_rows
     from chronomask.model.device import autocast
     from chronomask.model.head import logits_at, token_losses
 
@@ -245,7 +246,7 @@ def pseudo_log_likelihood(
             ids, real, position, target = copies.batch(
                 sentences, index, mask_token_id, pad_token_id
             )
-            inputs = {} if real.all() else {"attention_mask": move(real.astype(np.int64))}
+            inputs = padded_rows(model, real, device)
             with autocast(device, config.precision):
                 logits = logits_at(model, move(ids), move(position), inputs)
             loss, _ = token_losses(logits.float(), move(target))

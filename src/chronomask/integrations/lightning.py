@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import torch
 from chronomask.errors import UsageError, need
 from chronomask.integrations.step import StepMasking
 from chronomask.masking.config import MaskingConfig
+from chronomask.model.attention import without_cudnn
 from chronomask.types import MaskedBatch
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class TimeVariantMasking(Callback):
         self._num_steps = 0
         self._step = 0
         self._masked: MaskedBatch | None = None
+        self._kernels = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises UsageError when the length of training is unknown."""
@@ -68,6 +71,17 @@ class TimeVariantMasking(Callback):
             )
         self._num_steps = int(num_steps)
         self.masking.masker.to(pl_module.device)
+        self._kernels.enter_context(without_cudnn())  # the module's attention may be given a mask
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let torch choose among all its kernels again."""
+        self._kernels.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """As at the end of training."""
+        self._kernels.close()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

@@ -25,6 +25,7 @@ from chronomask.integrations.step import StepMasking
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import COLUMNS, RowCollator
 from chronomask.masking.tally import score
+from chronomask.model.attention import without_cudnn
 from chronomask.types import MaskedBatch
 
 __all__ = ["MaskingCallback", "TimeVariantTrainer"]
@@ -169,7 +170,8 @@ class TimeVariantTrainer(Trainer):
         inputs = dict(inputs)
         masked: MaskedBatch = inputs.pop(_MASKED)
         del inputs["labels"]
-        outputs = model(**inputs)
+        with without_cudnn():  # the model's own attention may be given a mask
+            outputs = model(**inputs)
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         if not model.training:
             loss = score(logits, masked)[0].mean()  # nothing is learnt from it

@@ -9,16 +9,24 @@ have alone.
 On the host, attention runs with one additive mask per window size, made once per batch and shared by the
 layers; rows that hold a single document need no mask at all. On CUDA in half precision,
 ``torch.nn.attention.varlen.varlen_attn`` takes the document bounds as they are.
+
+Every model that chronomask opens runs with this function where its architecture lets us name one, also
+in evaluation and fine-tuning: one place decides which kernels may see a mask.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -37,7 +45,9 @@ __all__ = [
     "Documents",
     "backbone_inputs",
     "implementation_for",
+    "padded_rows",
     "position_offset",
+    "without_cudnn",
 ]
 
 DOCUMENTS_ATTENTION = "chronomask_documents"
@@ -97,7 +107,8 @@ def documents_attention(
     """Attention within documents; query, key, value [B, heads, T, width] → [B, T, heads, width].
 
     ``sliding_window`` counts as transformers hands it to flash attention: a token sees those at a
-    distance below it. Without ``documents`` every row is one, and ``attention_mask`` says the rest.
+    distance below it. Without ``documents`` every row is one, and ``attention_mask`` says the rest:
+    [B, 1, T, T], true or 0 where a token is seen.
     """
     groups = key.shape[1] != query.shape[1]
     if documents is None and attention_mask is None:
@@ -107,19 +118,70 @@ def documents_attention(
     if documents is not None:
         window = None if sliding_window is None else sliding_window - 1
         attention_mask = documents.mask(window, query.dtype)
+    elif attention_mask is not None:
+        attention_mask = _let_every_token_see(attention_mask)
     if dropout and not query.is_cuda and not groups and not torch.compiler.is_compiling():
         output = _with_host_dropout(query, key, value, attention_mask, dropout, scaling)
         return output.transpose(1, 2).contiguous(), None
-    output = nn.functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=attention_mask,
-        dropout_p=dropout,
-        scale=scaling,
-        enable_gqa=groups,
-    )
+    output = _dot_product(query, key, value, attention_mask, dropout, scaling, groups)
     return output.transpose(1, 2).contiguous(), None
+
+
+_MAY_SEE_A_MASK = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+    SDPBackend.OVERRIDEABLE,
+]
+"""Kernels of SDPA that are right under a mask: all but cuDNN's, torch's first choice on H100 since 2.11.
+Its backward pass gives NaN for queries where a mask is passed, the length is 64 modulo 128 and the sum of a
+row's exponentials is small (pytorch/pytorch#196678)."""
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """While open, SDPA leaves out cuDNN's kernels, which are not right under a mask.
+
+    For models whose attention is not ours; other kernels that were switched off before stay off.
+    """
+    on = {
+        SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled(),
+        SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled(),
+        SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled(),
+    }
+    with sdpa_kernel([kernel for kernel in _MAY_SEE_A_MASK if on.get(kernel, True)]):
+        yield
+
+
+def _dot_product(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    groups: bool,
+) -> torch.Tensor:
+    """Torch's attention, [B, heads, T, width], by a kernel that is right under this mask."""
+    more: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": groups}
+    attend = nn.functional.scaled_dot_product_attention
+    if mask is None:
+        return attend(query, key, value, **more)
+    if torch.compiler.is_compiling():  # a graph cannot ask which kernels are switched on
+        with sdpa_kernel(_MAY_SEE_A_MASK):
+            return attend(query, key, value, attn_mask=mask, **more)
+    with without_cudnn():
+        return attend(query, key, value, attn_mask=mask, **more)
+
+
+def _let_every_token_see(mask: torch.Tensor) -> torch.Tensor:
+    """The mask, with rows that allow no key allowing all: some kernels make NaN of a softmax over nothing.
+
+    Such a row is padding far from any token of a window. Nothing reads what it gives, but 0 · NaN is NaN.
+    """
+    if mask.dtype == torch.bool:
+        return mask | ~mask.any(-1, keepdim=True)
+    return mask.masked_fill((mask == -torch.inf).all(-1, keepdim=True), 0.0)
 
 
 def _mask_of_padding(*shape: Any, attention_mask: torch.Tensor | None = None, **how: Any) -> Any:
@@ -185,31 +247,44 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     rows, length = query.shape[0], query.shape[2]
-    flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
+    more: dict[str, Any] = {}
+    if groups and _varlen_knows_groups():
+        more["enable_gqa"] = True
+    elif groups:
+        times = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
+    query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     reach = -1 if sliding_window is None else sliding_window - 1
     bounds, longest = documents.cu_seqlens, documents.max_length
     output = varlen_attn(
-        flat[0],
-        flat[1],
-        flat[2],
+        query,
+        key,
+        value,
         bounds,
         bounds,
         longest,
         longest,
         scale=scaling,
         window_size=(reach, reach),
-        enable_gqa=groups,
+        **more,
     )
     assert isinstance(output, torch.Tensor)
     return output.unflatten(0, (rows, length))
 
 
-def implementation_for(architecture: PretrainedConfig, scope: AttentionScope | None) -> str | None:
+@cache
+def _varlen_knows_groups() -> bool:
+    """Whether several query heads may share a key head: torch 2.11 has no word for it."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+def implementation_for(architecture: PretrainedConfig) -> str | None:
     """The attention implementation to ask transformers for; None for the architecture's own default."""
     model_class = AutoModelForMaskedLM._model_mapping.get(type(architecture), None)
-    if scope is None or not getattr(model_class, "_supports_attention_backend", False):
-        return None
-    return DOCUMENTS_ATTENTION if scope == "documents" else "sdpa"
+    ours = getattr(model_class, "_supports_attention_backend", False)
+    return DOCUMENTS_ATTENTION if ours else None
 
 
 def check_supported(model: PreTrainedModel, scope: AttentionScope) -> None:
@@ -265,21 +340,53 @@ def backbone_inputs(
         flat = padding.ravel()
         begins = np.flatnonzero(flat & ~np.concatenate(([False], flat[:-1])))
         bounds = np.union1d(bounds, begins)
-    lengths = np.diff(bounds)
-    number = np.repeat(np.arange(lengths.size), lengths).reshape(num_rows, length)
-    place = np.arange(num_rows * length) - np.repeat(bounds[:-1], lengths)
+    place = np.arange(num_rows * length) - np.repeat(bounds[:-1], np.diff(bounds))
     position_ids = (place + first_position).reshape(num_rows, length)
+    return {
+        "position_ids": torch.from_numpy(position_ids).to(device, non_blocking=True),
+        "documents": _documents(bounds, num_rows, length, device),
+    }
 
-    def move(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
 
-    documents = Documents(
-        number=move(number),
-        cu_seqlens=move(_to_power_of_two(bounds.astype(np.int32))),
+def padded_rows(
+    model: PreTrainedModel, real: np.ndarray, device: torch.device | str
+) -> dict[str, Any]:
+    """What a model is given beside rows that are padded on the right; nothing where none is padded.
+
+    ``real`` bool [B, T]: tokens that are not padding. ``attention_mask`` int64 [B, T], and, where the
+    model's attention is ours, ``documents``: the tokens of a row and its padding as a document each, so
+    that no kernel needs a mask.
+    """
+    if real.all():
+        return {}
+    inputs: dict[str, Any] = {"attention_mask": torch.from_numpy(real.astype(np.int64)).to(device)}
+    if _takes_documents(model):
+        num_rows, length = real.shape
+        starts = np.arange(num_rows + 1) * length
+        bounds = np.union1d(starts, starts[:-1] + real.sum(1))
+        inputs["documents"] = _documents(bounds, num_rows, length, device)
+    return inputs
+
+
+def _takes_documents(model: PreTrainedModel) -> bool:
+    """Whether the model's attention is ours, and its head hands on keywords that it does not know."""
+    ours = model.config._attn_implementation == DOCUMENTS_ATTENTION
+    parameters = inspect.signature(model.forward).parameters.values()
+    return ours and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def _documents(
+    bounds: np.ndarray, num_rows: int, length: int, device: torch.device | str
+) -> Documents:
+    """Documents between ``bounds`` int64 [D + 1] of the flat batch."""
+    number = np.repeat(np.arange(bounds.size - 1), np.diff(bounds)).reshape(num_rows, length)
+    bounds_there = torch.from_numpy(_to_power_of_two(bounds.astype(np.int32)))
+    return Documents(
+        number=torch.from_numpy(number).to(device, non_blocking=True),
+        cu_seqlens=bounds_there.to(device, non_blocking=True),
         max_length=length,
-        separate=lengths.size > num_rows,
+        separate=bounds.size - 1 > num_rows,
     )
-    return {"position_ids": move(position_ids), "documents": documents}
 
 
 def _to_power_of_two(bounds: np.ndarray) -> np.ndarray:

@@ -69,12 +69,12 @@ def build_model(
     # Without weights first: what cannot be is refused before a large model is drawn or read.
     skeleton(config, tokenizer, row_length=row_length, attention=attention)
     if isinstance(config, FromCheckpoint):
-        model = _from_checkpoint(config, seed, attention)
+        model = _from_checkpoint(config, seed)
     else:
         architecture = _architecture(config, tokenizer)
         with _draw_with(seed):
             model = AutoModelForMaskedLM.from_config(
-                architecture, attn_implementation=implementation_for(architecture, attention)
+                architecture, attn_implementation=implementation_for(architecture)
             )
         model = model.float()
     if model.config.model_type not in HEADS:
@@ -102,21 +102,19 @@ def skeleton(
     else:
         architecture = _architecture(config, tokenizer)
     try:
-        model = _without_weights(architecture, attention)
+        model = _without_weights(architecture)
     except Exception as error:  # architectures check themselves and raise what they like
-        raise UsageError(_why_no_model(config, tokenizer, attention, error)) from None
+        raise UsageError(_why_no_model(config, tokenizer, error)) from None
     check_supported(model, attention)
     vocab_size = model.config.vocab_size if tokenizer is None else vocabulary_size(tokenizer)
     _check_sizes(model, vocab_size, row_length)
     return model
 
 
-def _from_checkpoint(
-    config: FromCheckpoint, seed: int, attention: AttentionScope
-) -> PreTrainedModel:
+def _from_checkpoint(config: FromCheckpoint, seed: int) -> PreTrainedModel:
     try:
         with _draw_with(seed):  # of a new head
-            return open_model(config.path, attention=attention, new_head=config.new_head)
+            return open_model(config.path, new_head=config.new_head)
     except MissingHead as error:
         raise UsageError(
             f"{error}; name a model that has one, or draw a new one with model.new_head=true"
@@ -143,10 +141,10 @@ def _draw_with(seed: int) -> Iterator[None]:
         yield
 
 
-def _without_weights(architecture: PretrainedConfig, attention: AttentionScope) -> PreTrainedModel:
+def _without_weights(architecture: PretrainedConfig) -> PreTrainedModel:
     with torch.random.fork_rng(), torch.device("meta"):
         return AutoModelForMaskedLM.from_config(
-            architecture, attn_implementation=implementation_for(architecture, attention)
+            architecture, attn_implementation=implementation_for(architecture)
         )
 
 
@@ -201,7 +199,6 @@ def _architecture(
 def _why_no_model(
     config: FromConfig | FromCheckpoint,
     tokenizer: PreTrainedTokenizerBase | None,
-    attention: AttentionScope,
     error: Exception,
 ) -> str:
     """What an architecture raised, with the fields that caused it."""
@@ -212,7 +209,7 @@ def _why_no_model(
         others = {name: value for name, value in config.overrides.items() if name != key}
         try:
             without = config.model_copy(update={"overrides": others})
-            _without_weights(_architecture(without, tokenizer), attention)
+            _without_weights(_architecture(without, tokenizer))
         except Exception:
             continue
         causes.append(key)

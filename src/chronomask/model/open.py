@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from chronomask.errors import DataError, UsageError
-from chronomask.model.config import AttentionScope
 from chronomask.storage import read_object
 
 if TYPE_CHECKING:  # preparing text opens tokenizers in processes that have no use for torch
@@ -157,15 +156,13 @@ def open_model(
     auto: str = "AutoModelForMaskedLM",
     *,
     new_head: bool = False,
-    attention: AttentionScope | None = None,
     **changes: Any,
 ) -> PreTrainedModel:
     """The float32 model in a local folder, in training mode, on the host.
 
     ``auto``: the name of the transformers auto class to open it as; ``new_head``: whether parts
-    outside of the backbone that the folder lacks are drawn from torch's generator; ``attention``: what
-    a token is to see, where the architecture lets us say it; ``changes``: fields of the config to
-    change, such as ``num_labels``.
+    outside of the backbone that the folder lacks are drawn from torch's generator; ``changes``: fields
+    of the config to change, such as ``num_labels``.
 
     Raises UsageError for a folder without the model asked for, :class:`MissingHead` where only its head
     is not there, DataError for damaged files and for weights that do not fit the config.
@@ -192,7 +189,7 @@ def open_model(
                 trust_remote_code=False,
                 use_safetensors=True,
                 dtype=torch.float32,
-                attn_implementation=implementation_for(config, attention),
+                attn_implementation=implementation_for(config),
                 ignore_mismatched_sizes=True,  # told by name below
                 output_loading_info=True,
                 key_mapping={_WRAPPED.pattern: ""} if wrapped else None,

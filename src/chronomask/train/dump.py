@@ -96,7 +96,7 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     vocabulary = Vocabulary.from_tokenizer(open_tokenizer(saved.model_path))
     masker = Masker(config.masking, vocabulary, report["class_names"], config.seed)
     masker.load_state_dict(saved.content())
-    model = open_model(saved.model_path, attention=config.attention)
+    model = open_model(saved.model_path)
     model.to(target)  # pyright: ignore[reportArgumentType]
     precision = report.get("precision", config.precision)  # older dumps name none
     forward = Forward(model, target, precision, config.attention, report["pad_token_id"])

@@ -225,7 +225,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
 
     initial_weights = None
     if saved is not None:
-        model = open_model(saved.model_path, attention=config.attention)
+        model = open_model(saved.model_path)
     else:
         model = build_model(
             config.model,

@@ -102,9 +102,7 @@ class MaskedLossTask(Task[MaskedLoss]):
                 f"{model.name} has room for {model.max_length} tokens, and {prepared.path} has rows of "
                 f"{prepared.row_length}: prepare shorter rows"
             )
-        check_supported(
-            open_model(model.path, attention=self.config.attention), self.config.attention
-        )
+        check_supported(open_model(model.path), self.config.attention)
 
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """One pass over the rows."""
@@ -148,7 +146,7 @@ class MaskedLossTask(Task[MaskedLoss]):
 
         config = self.config
         device = choose_device(config.device)
-        opened: Any = open_model(model.path, attention=config.attention).eval()
+        opened: Any = open_model(model.path).eval()
         opened.to(device)
         vocabulary = Vocabulary.from_tokenizer(open_tokenizer(prepared.tokenizer_path))
         masker = fixed_masker(vocabulary, _RATIO)
