@@ -106,7 +106,8 @@ class Rows:
     ``order`` int64 [B], on the host: the row's place in the training order, counted over all steps
     and ranks; spreads what is rounded or drawn once a row evenly over neighbours. None: made of row
     and epoch;
-    ``attention_mask`` int64 [B, T], 0 where the model must not look (padding); None where unknown.
+    ``attention_mask`` int64 [B, T], 0 where the model must not look (padding); None where unknown;
+    ``scores`` float32 [B, T], how hard each token is, higher = harder; None where the data has none.
     """
 
     input_ids: Array
@@ -117,6 +118,7 @@ class Rows:
     cu_seqlens: Array
     order: np.ndarray | None = None
     attention_mask: Array | None = None
+    scores: Array | None = None
 
     @property
     def num_rows(self) -> int:
@@ -146,6 +148,7 @@ class Rows:
             self.cu_seqlens[first : last + 1] - np.int32(start * length),
             None if self.order is None else self.order[start:stop],
             None if self.attention_mask is None else self.attention_mask[start:stop],
+            None if self.scores is None else self.scores[start:stop],
         )
 
     def micro_batches(self, num: int) -> Iterator[Rows]:
@@ -157,7 +160,7 @@ class Rows:
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows as torch tensors on ``device`` (a copy that does not wait for the host)."""
-        moved = ("input_ids", "word_id", "token_class", "cu_seqlens", "attention_mask")
+        moved = ("input_ids", "word_id", "token_class", "cu_seqlens", "attention_mask", "scores")
         return replace(self, **{name: _move(getattr(self, name), device) for name in moved})
 
 

@@ -51,6 +51,11 @@ CONTENT_SPECS = [
     {"kind": "ptw", "weight_map": {"kind": "clipped"}},
     {"kind": "fixed", "weights": {"NOUN": 4, "DET": 0}},
     {"kind": "token_accuracy", "every": 1},
+    {"kind": "ptw", "strength": {"kind": "linear", "start": 0, "end": 1}},
+    {"kind": "ptw", "weight_map": {"kind": "nats"}, "strength": 0.25},
+    {"kind": "learning_progress"},
+    {"kind": "reducible_loss"},
+    {"kind": "token_probability", "every": 1, "strength": 0.5},
     {"kind": "ptw_faithful"},
 ]
 STRATEGY_SPECS = [{"kind": "token"}, {"kind": "whole_word"}, {"kind": "span"}]

@@ -1,6 +1,7 @@
 """The losses of 50 steps of every arm, as this version computes them, kept in ``tests/train/golden/``.
 
-    python -m tests.support.golden_runs     # writes them anew, after a change that is meant to change them
+    python -m tests.support.golden_runs         # writes them anew, after a change meant to change them
+    python -m tests.support.golden_runs ARM     # writes those of the arms named
 
 A file holds the loss of every step and the versions that computed it. Data and initial weights are
 made on the spot: the data from PCG64's raw numbers, by nothing of ``prepare``; the weights by torch.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,22 @@ ARMS: dict[str, dict[str, Any]] = {
     "whole-word": FIXED | {"strategy": {"kind": "whole_word"}},
     "span": FIXED | {"strategy": {"kind": "span"}},
     "decay-0.30-0.15": {"ratio": {"kind": "linear", "start": 0.3, "end": 0.15}},
+    "ptw-quarter": FIXED | {"content": {"kind": "ptw", "ema_decay": 0.9, "strength": 0.25}},
+    "ptw-fading-in": FIXED
+    | {
+        "content": {
+            "kind": "ptw",
+            "ema_decay": 0.9,
+            "strength": {"kind": "linear", "start": 0, "end": 1},
+        }
+    },
+    "ptw-nats": FIXED
+    | {"content": {"kind": "ptw", "ema_decay": 0.9, "weight_map": {"kind": "nats"}}},
+    "learning-progress": FIXED
+    | {"content": {"kind": "learning_progress", "ema_decay": 0.95, "fast_decay": 0.8}},
+    "reducible-loss": FIXED
+    | {"content": {"kind": "reducible_loss", "ema_decay": 0.95, "fast_decay": 0.8}},
+    "token-probability": FIXED | {"content": {"kind": "token_probability", "every": 5}},
 }
 """Masking of each arm; what is not named is the default."""
 
@@ -120,7 +138,7 @@ def main() -> None:
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder) / "data")
-        for arm in ARMS:
+        for arm in sys.argv[1:] or ARMS:
             values = {"versions": versions, "loss": losses(arm, data, Path(folder) / arm)}
             (FOLDER / f"{arm}.json").write_text(json.dumps(values, indent=1) + "\n")
             print(f"{arm}: {values['loss'][0]:.4f} → {values['loss'][-1]:.4f}")

@@ -40,6 +40,7 @@ def cut_rows(rows: Rows, pieces: int) -> Rows:
         epoch=np.repeat(rows.epoch, pieces) + ((pieces - 1 + place) << _VISIT_BITS),
         cu_seqlens=np.union1d(rows.cu_seqlens, every),
         order=order,
+        scores=None if rows.scores is None else rows.scores.reshape(shape),
     )
 
 

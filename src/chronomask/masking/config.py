@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from chronomask.config import Config, kind_of
 from chronomask.masking.content import ContentSchedule, NoContent
-from chronomask.masking.ratio import CosineDecay, PureSchedule, Ratio, Schedule
+from chronomask.masking.ratio import CosineDecay, PureSchedule, Ratio, Schedule, value_at
 from chronomask.masking.strategy import Strategy, WholeWord
 
 __all__ = ["Budget", "MaskingConfig"]
@@ -67,10 +67,6 @@ class MaskingConfig(Config):
     def replace_probs(self, progress: float) -> tuple[float, float]:
         """Probabilities of [MASK] and of a random token at ``progress``."""
         return (
-            _value_at(self.mask_replace_prob, progress),
-            _value_at(self.random_replace_prob, progress),
+            value_at(self.mask_replace_prob, progress),
+            value_at(self.random_replace_prob, progress),
         )
-
-
-def _value_at(value: float | PureSchedule, progress: float) -> float:
-    return float(value) if isinstance(value, int | float) else value.at(progress)

@@ -24,7 +24,7 @@ from chronomask.masking.content import quantise
 from chronomask.masking.ratio import Constant
 from chronomask.masking.rows import RowCollator, as_rows
 from chronomask.masking.select import dense, exact, published
-from chronomask.masking.strategy import Token
+from chronomask.masking.strategy import Strategy, Token
 from chronomask.masking.tally import StepTally
 from chronomask.types import ClassTally, MaskedBatch, Rows
 
@@ -96,6 +96,7 @@ class Masker:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._weights: torch.Tensor | None = None
         self._held_weights: torch.Tensor | None = None
+        self._in_force: dict[float, torch.Tensor] = {}
         self._refresh_weights()
 
     @classmethod
@@ -149,7 +150,7 @@ class Masker:
         if not isinstance(rows.input_ids, torch.Tensor):
             return self._mask_on_host(rows, progress)
         device = rows.input_ids.device
-        if device.type != "cpu" and self._has_dense_form():
+        if device.type != "cpu" and self._has_dense_form(progress):
             return self.mask_dense(rows, progress)
         return self._mask_on_host(_as_numpy(rows), progress).to(device)
 
@@ -246,11 +247,16 @@ class Masker:
         """Integer [N]: the class under which each predicted token's loss is to be tallied."""
         return batch.targets if self.config.content.by_token_id else batch.target_class
 
-    def class_weights(self) -> dict[str, float] | None:
-        """Weight of each class in force for the next step; None without class weights."""
-        weights = None if self.config.content.by_token_id else self._class_weights()
+    def class_weights(self, progress: float | None = None) -> dict[str, float] | None:
+        """Weight of each class as learnt for the next step; None without class weights.
+
+        With ``progress``: raised to the strength that is in force then.
+        """
+        weights = None if self.config.content.by_token_id else self._weights
         if weights is None:
             return None
+        if progress is not None:
+            weights = weights ** self.config.content.strength_at(progress)
         return dict(zip(self.class_names, weights.tolist(), strict=True))
 
     def ratio_at(self, progress: float) -> float:
@@ -281,48 +287,79 @@ class Masker:
         self.ratio.load_state_dict(_entries_of(state, "response."))
         self._refresh_weights()
 
-    def _class_weights(self) -> torch.Tensor | None:
-        """float64 [C]: those held, or those of the content schedule."""
-        return self.content.weights() if self._held_weights is None else self._held_weights
-
     def _refresh_weights(self) -> None:
-        weights = self._class_weights()
-        if weights is not None and self.config.content.selection == "exact":
-            weights = quantise(weights)
-        self._weights = weights
+        held = self._held_weights
+        self._weights = self.content.weights() if held is None else held
+        self._in_force = {}
 
-    @property
-    def _by_level(self) -> bool:
+    def _weights_at(self, progress: float, by_level: bool) -> torch.Tensor | None:
+        """float64 [C]: weights of classes as units are chosen by them at ``progress``; None for none.
+
+        Where a unit's weight is the mean over its tokens (``by_level``), they are those of its tokens:
+        the power is taken of the mean. Kept until the next update, for a step has many micro-batches.
+        """
+        content = self.config.content
+        if self._weights is None:
+            return None
+        strength = 1.0 if by_level else content.strength_at(progress)
+        if strength not in self._in_force:
+            weights = self._weights if strength == 1.0 else self._weights**strength
+            if content.selection == "exact":
+                weights = quantise(weights)
+            self._in_force = {strength: weights}
+        return self._in_force[strength]
+
+    def _by_level(self, strategy: Strategy) -> bool:
         """Whether tokens of a unit may differ in weight: the unit's then is one of a few levels."""
-        return self.config.content.by_token_id or self.config.strategy.mixes_classes
+        return self.config.content.by_token_id or strategy.mixes_classes
 
-    @property
-    def _by_unit(self) -> bool:
+    def _weigh(
+        self, rows: Rows, units: Any, strategy: Strategy, progress: float
+    ) -> tuple[Any, Any]:
+        """The class of each token, [B, T], and the weight of each class, [C], where the rows are.
+
+        Classes are those of the data, or levels of the units' weights; weights are None where all units
+        are alike.
+        """
+        content = self.config.content
+        on_device = isinstance(rows.input_ids, torch.Tensor)
+        per_token = self.content.weigh_positions(rows)
+        by_level = per_token is not None or self._by_level(strategy)
+        weights: Any = self._weights_at(progress, by_level)
+        if weights is not None:
+            weights = weights.to(rows.input_ids.device) if on_device else weights.cpu().numpy()
+        if per_token is None:
+            if weights is None or not by_level:
+                return rows.token_class, weights
+            looked_up = rows.input_ids if content.by_token_id else rows.token_class
+            per_token = weights[looked_up.long() if on_device else looked_up]
+        levels = exact.level_weights(content.strength_at(progress))
+        if on_device:
+            classes = dense.levels(units, per_token, strategy.each_token)
+            return classes, torch.from_numpy(levels).to(rows.input_ids.device)
+        return exact.levels(units, per_token, strategy.each_token), levels
+
+    def _by_unit(self, strategy: Strategy) -> bool:
         """Whether one draw says what is shown in place of all tokens of a unit."""
-        return self.config.replace_unit == "unit" and not self.config.strategy.each_token
+        return self.config.replace_unit == "unit" and not strategy.each_token
 
     def _mask_on_host(self, rows: Rows, progress: float) -> MaskedBatch:
         """Rows of numpy arrays, masked by compiled loops."""
-        content, strategy = self.config.content, self.config.strategy
+        strategy = self.config.strategy.at(progress)
         ratio = self.ratio.ratios(progress, rows, self.seed)
         units = strategy.units(rows, self.seed)
         keys = keyed.keys_by_stream(self.seed, rows.epoch, rows.row_id)
-        weights = None if self._weights is None else self._weights.cpu().numpy()
-        if content.selection == "published" and weights is not None:
+        classes, weights = self._weigh(rows, units, strategy, progress)
+        if self.config.content.selection == "published" and weights is not None:
             positions = published.walk(
                 units,
-                rows.token_class,
+                classes,
                 weights,
                 ratio,
                 keys[keyed.Stream.SELECT],
                 keys[keyed.Stream.ACCEPT],
             )
         else:
-            classes = rows.token_class
-            if weights is not None and self._by_level:
-                per_token = weights[rows.input_ids if content.by_token_id else classes]
-                classes = exact.levels(units, per_token, strategy.each_token)
-                weights = exact.LEVEL_WEIGHTS
             random = exact.RowRandomness.of(self.seed, keys, rows.place)
             positions = exact.select(
                 units, classes, weights, ratio, random, strategy.each_token, self.config.budget
@@ -337,7 +374,7 @@ class Masker:
             rows.token_class,
             positions,
             units,
-            self._by_unit,
+            self._by_unit(strategy),
             keys[keyed.Stream.REPLACE],
             keys[keyed.Stream.TOKEN],
             keyed.spread_of_range(rows.row_length),
@@ -367,26 +404,21 @@ class Masker:
         mask, random = self.config.replace_probs(progress)
         return round(mask * 2**32), min(2**32, round((mask + random) * 2**32))
 
-    def _has_dense_form(self) -> bool:
+    def _has_dense_form(self, progress: float) -> bool:
         """Whether both selection and units can be computed where the rows are; else on the host."""
-        return self.config.content.selection == "exact" and self.config.strategy.has_dense_form
+        strategy = self.config.strategy.at(progress)
+        return self.config.content.selection == "exact" and strategy.has_dense_form
 
     def mask_dense(self, rows: Rows, progress: float) -> MaskedBatch:
         """What a call gives, bit for bit, by dense torch operations on the rows' own device.
 
         One host synchronisation: the number of predicted tokens.
         """
-        content, strategy = self.config.content, self.config.strategy
+        strategy = self.config.strategy.at(progress)
         ratio = self.ratio.ratios(progress, rows, self.seed)
         device = rows.input_ids.device
         units = strategy.units(rows, self.seed)
-        classes, weights = rows.token_class, self._weights
-        if weights is not None:
-            weights = weights.to(device)
-        if weights is not None and self._by_level:
-            per_token = weights[rows.input_ids if content.by_token_id else classes.long()]
-            classes = dense.levels(units, per_token, strategy.each_token)
-            weights = torch.from_numpy(exact.LEVEL_WEIGHTS).to(device)
+        classes, weights = self._weigh(rows, units, strategy, progress)
         keys = keyed.keys_by_stream(self.seed, rows.epoch, rows.row_id)
         random = exact.RowRandomness.of(self.seed, keys, rows.place)
         selected = dense.select(
@@ -395,7 +427,7 @@ class Masker:
         input_ids = dense.replace(
             rows.input_ids,
             selected,
-            units if self._by_unit else None,
+            units if self._by_unit(strategy) else None,
             keys[keyed.Stream.REPLACE],
             keys[keyed.Stream.TOKEN],
             self._replace_bounds(progress),
@@ -428,8 +460,9 @@ def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> 
 
 
 def _as_numpy(rows: Rows) -> Rows:
-    moved = ("input_ids", "word_id", "token_class", "cu_seqlens")
-    return replace(rows, **{name: getattr(rows, name).cpu().numpy() for name in moved})
+    named = ("input_ids", "word_id", "token_class", "cu_seqlens", "scores")
+    moved = {name: getattr(rows, name) for name in named}
+    return replace(rows, **{k: v.cpu().numpy() for k, v in moved.items() if v is not None})
 
 
 def _refuse_wrong_types(config: Any, vocabulary: Any, class_names: Any, seed: Any) -> None:

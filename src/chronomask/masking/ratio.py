@@ -23,7 +23,7 @@ from chronomask.types import Rows
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PureSchedule", "RatioState", "Schedule", "spread_evenly"]
+__all__ = ["PureSchedule", "RatioState", "Schedule", "spread_evenly", "value_at"]
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -137,6 +137,11 @@ class RatioState:
 
 class PureSchedule(Schedule):
     """A schedule that is a function of progress alone."""
+
+
+def value_at(value: float | PureSchedule, progress: float) -> float:
+    """A number that may follow progress: itself, or the schedule's at ``progress``."""
+    return value.at(progress) if isinstance(value, PureSchedule) else float(value)
 
 
 class _FromBase(PureSchedule):

@@ -28,6 +28,10 @@ class Strategy(Alternative):
     has_dense_form: ClassVar[bool] = False
     """whether :meth:`units` takes rows of torch tensors on any device, and waits for none"""
 
+    def at(self, progress: float) -> Strategy:
+        """The strategy in force at ``progress`` in [0, 1]: itself, unless it is made of others."""
+        return self
+
     @abstractmethod
     def units(self, rows: Rows, seed: int) -> Array:
         """Integer [B, T]: the unit of each token, −1 where nothing may be masked.

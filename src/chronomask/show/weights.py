@@ -48,7 +48,7 @@ def masker_at(
     masker = Masker(config, subject.vocabulary, subject.class_names, seed)
     if run is not None and not config.ratio.known_before:
         masker.hold(ratio=float(run.metrics["masking_ratio"][_line(run, progress)]))
-    values = masker.class_weights()
+    values = masker.class_weights(progress)
     if values is None:
         return masker, None
     if not config.content.learns:
@@ -72,7 +72,7 @@ def _illustrative_weights(masker: Masker, progress: float) -> ClassWeights:
         once, never = np.ones(len(names), np.int64), np.zeros(len(names), np.int64)
         masker.update(ClassTally(losses, once, never))
         origin = "illustrative: from published losses, not from a run"
-    values = masker.class_weights()
+    values = masker.class_weights(progress)
     assert values is not None
     guessed = frozenset(names) - set(known) if known and progress > 0 else frozenset()
     return ClassWeights(values, origin, guessed)

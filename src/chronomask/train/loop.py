@@ -272,6 +272,7 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
     weights = run.masker.class_weights()
     if weights is not None:
         line["class_weight"] = weights
+        line["content_strength"] = config.masking.content.strength_at(step.progress)
     state.begin_window()
     return line
 

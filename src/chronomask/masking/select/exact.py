@@ -32,6 +32,7 @@ Letters: B rows, T tokens, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numba import njit
@@ -42,7 +43,7 @@ from chronomask.keyed import Scalar
 from chronomask.masking.config import Budget
 from chronomask.masking.select import draws
 
-__all__ = ["MAX_CLASSES", "RowRandomness", "levels", "select"]
+__all__ = ["MAX_CLASSES", "RowRandomness", "level_weights", "levels", "select"]
 
 MAX_CLASSES = 63
 """Classes that can have weights of their own."""
@@ -127,6 +128,13 @@ def select(
         positions,
     )
     return positions[:number]
+
+
+@lru_cache(maxsize=8)
+def level_weights(strength: float) -> np.ndarray:
+    """float64 [48]: :data:`LEVEL_WEIGHTS` to the power ``strength``, on the same grid."""
+    grid = np.maximum(1.0, np.rint(LEVEL_WEIGHTS**strength * 2.0**16))
+    return grid * 2.0**-16
 
 
 def share_ratio(ratio: np.ndarray) -> np.ndarray:

@@ -1,0 +1,116 @@
+"""Weights that no loss changes: none, given by hand, or read off the scores of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from chronomask.errors import UsageError, nearest
+from chronomask.masking.content.base import LOG_LEVELS, ContentSchedule, ContentState
+from chronomask.types import Array, Rows
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Fixed", "NoContent", "Scores"]
+
+
+class NoContent(ContentSchedule):
+    """Every unit is as likely as any other."""
+
+    learns: ClassVar[bool] = False
+    needs_classes: ClassVar[bool] = False
+
+    kind: Literal["none"] = "none"
+
+    @model_validator(mode="after")
+    def _check_no_strength(self) -> NoContent:
+        if self.strength != 1.0:
+            raise ValueError("content 'none' prefers nothing, so there is no strength to set")
+        return self
+
+    def begin(self, class_names: Sequence[str], vocab_size: int) -> ContentState:
+        return ContentState(self, class_names, vocab_size)
+
+
+class Fixed(ContentSchedule):
+    """Weights given by hand, never changed; a ratio of two weights is a ratio of odds."""
+
+    learns: ClassVar[bool] = False
+
+    kind: Literal["fixed"] = "fixed"
+    weights: dict[str, Annotated[float, Field(ge=0)]]
+    """class name → weight; classes not named get ``other``"""
+    other: Annotated[float, Field(ge=0)] = 1.0
+    """weight of all other classes"""
+
+    @property
+    def log_range(self) -> float:
+        """Of the weights above 0: one of 0 is meant to be masked only when nothing else is left."""
+        above = [value for value in (*self.weights.values(), self.other) if value > 0]
+        return math.log(max(above) / min(above)) if above else 0.0
+
+    def begin(self, class_names: Sequence[str], vocab_size: int) -> ContentState:
+        return _FixedState(self, class_names, vocab_size)
+
+
+class _FixedState(ContentState[Fixed]):
+    def __init__(self, config: Fixed, class_names: Sequence[str], vocab_size: int) -> None:
+        super().__init__(config, class_names, vocab_size)
+        for name in config.weights:
+            if name not in self.class_names:
+                raise UsageError(
+                    f"content.weights names class '{name}'; {nearest(name, self.class_names)}"
+                )
+
+    def weights(self) -> torch.Tensor:
+        """Relative to the largest; raises UsageError where all are 0."""
+        import torch
+
+        values = [self.config.weights.get(name, self.config.other) for name in self.class_names]
+        top = max(values)
+        if top <= 0:
+            raise UsageError("content.weights must give at least one class a weight above 0")
+        return torch.tensor([v / top for v in values], dtype=torch.float64, device=self.device)
+
+
+class Scores(ContentSchedule):
+    """Positions with a higher score in the data are masked more: w = sigmoid(slope · (score − reference)).
+
+    A unit's weight is the mean over its tokens. Scores are numbers that the data brings for every token,
+    computed once, higher = harder: pointwise mutual information (Sadeq et al., "InforMask",
+    arXiv 2210.11771), or the entropy that another model leaves.
+    """
+
+    learns: ClassVar[bool] = False
+    needs_classes: ClassVar[bool] = False
+
+    kind: Literal["scores"] = "scores"
+    slope: Annotated[float, Field(gt=0)] = 1.0
+    """gain per unit of the score"""
+    reference: float = 0.0
+    """the score of which the weight is ½"""
+
+    @property
+    def log_range(self) -> float:
+        return LOG_LEVELS
+
+    def begin(self, class_names: Sequence[str], vocab_size: int) -> ContentState:
+        return _ScoresState(self, class_names, vocab_size)
+
+
+class _ScoresState(ContentState[Scores]):
+    def weigh_positions(self, rows: Rows) -> Array:
+        if rows.scores is None:
+            raise UsageError(
+                "content 'scores' weighs positions by the scores of the data, and these rows have none: "
+                "prepare the data with scores, or choose another content kind"
+            )
+        import torch
+
+        scores = torch.as_tensor(rows.scores).double()
+        weights = (self.config.slope * (scores - self.config.reference)).sigmoid()
+        return weights if isinstance(rows.scores, torch.Tensor) else weights.numpy()
