@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
 from chronomask.errors import UsageError
-from chronomask.model.device import autocast, choose_device, precision_on
+from chronomask.model.device import (
+    DATA_SHEET_FLOPS,
+    Facts,
+    _on_data_sheet,
+    autocast,
+    choose_device,
+    data_sheet_flops,
+    precision_on,
+    slow_paths,
+)
 
 
 def test_auto_is_bf16_where_a_cuda_device_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,3 +46,51 @@ def test_a_cuda_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPa
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match="set device=cpu or auto"):
         choose_device("cuda")
+
+
+FAST = Facts("bert", "bf16", True, True, 0.0, "model.overrides.attention_dropout", True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (FAST, []),
+        (replace(FAST, precision="fp32"), ["set precision: bf16"]),
+        (replace(FAST, precision="fp32", computes_bf16=False), []),
+        (replace(FAST, attention_dropout=0.1), ["0.1 .*set model.overrides.attention_dropout=0.0"]),
+        (replace(FAST, attention_dropout=0.1, dropout_key=None), ["config.json of the checkpoint"]),
+        (replace(FAST, compiled=False), ["set compile: auto"]),
+        (replace(FAST, named_attention=False, attention_dropout=0.1), ["'bert' .*dense mask"]),
+        (replace(FAST, precision="fp32", compiled=False), ["precision: bf16", "compile: auto"]),
+    ],
+)
+def test_a_slow_path_is_told_with_the_setting_that_mends_it(facts: Facts, words: list[str]) -> None:
+    found = slow_paths(facts)
+    assert len(found) == len(words)
+    for sentence, pattern in zip(found, words, strict=True):
+        assert re.search(pattern, sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA GH200 480GB", "GH200"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA A10G", None),
+        ("Tesla V100-SXM2-16GB", None),
+    ],
+)
+def test_a_card_is_found_by_its_name(name: str, card: str | None) -> None:
+    assert _on_data_sheet(name) == (DATA_SHEET_FLOPS[card] if card else None)
+
+
+def test_a_data_sheets_rate_is_for_bfloat16_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert data_sheet_flops(torch.device("cuda"), "bf16") == 989e12
+    assert data_sheet_flops(torch.device("cuda"), "fp32") is None
+    assert data_sheet_flops(torch.device("cpu"), "bf16") is None

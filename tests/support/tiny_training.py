@@ -22,6 +22,7 @@ from tests.support.tiny_models import tiny_bert
 
 TIMINGS = {
     "seconds", "tokens_per_second", "predicted_tokens_per_second", "data_wait_share", "mfu",
+    "mfu_of_data_sheet",
     "peak_memory_bytes", "seconds_left",
 }  # fmt: skip
 WITHOUT_DROPOUT = [

@@ -185,6 +185,20 @@ def test_live_figures_are_logged(config: RunConfig, tmp_path: Path) -> None:
     assert first["seconds_left"] == pytest.approx(3 * first["seconds"], rel=0.2)
 
 
+def test_no_step_is_faster_than_the_device(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate measured while the device was busy is too little: a step that beats it is the rate then."""
+    monkeypatch.setattr("chronomask.train.run.peak_flops", lambda device, precision: 1.0)
+    values = config.to_dict() | {"peak_flops": None, "log_every": 1}
+    pretrain(RunConfig.parse(values), tmp_path / "run", progress=False)
+    logged = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    shares = [json.loads(line)["mfu"] for line in logged]
+    assert shares[0] == 1
+    assert max(shares) <= 1
+    assert {json.loads(line)["mfu_of_data_sheet"] for line in logged} == {None}
+
+
 def test_activation_checkpointing_changes_nothing_but_memory(
     config: RunConfig, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ from chronomask.types import Rows
 __all__ = [
     "DOCUMENTS_ATTENTION",
     "Documents",
+    "attention_dropout",
     "backbone_inputs",
     "implementation_for",
     "padded_rows",
@@ -285,6 +286,14 @@ def implementation_for(architecture: PretrainedConfig) -> str | None:
     model_class = AutoModelForMaskedLM._model_mapping.get(type(architecture), None)
     ours = getattr(model_class, "_supports_attention_backend", False)
     return DOCUMENTS_ATTENTION if ours else None
+
+
+def attention_dropout(architecture: PretrainedConfig) -> tuple[str | None, float]:
+    """The field of a config that says how many attention weights are dropped in training, and its value."""
+    for name in ("attention_probs_dropout_prob", "attention_dropout"):
+        if getattr(architecture, name, None) is not None:
+            return name, float(getattr(architecture, name))
+    return None, 0.0
 
 
 def check_supported(model: PreTrainedModel, scope: AttentionScope) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +15,37 @@ import torch
 from chronomask.errors import UsageError
 from chronomask.types import Device, Precision
 
-__all__ = ["autocast", "choose_device", "peak_flops", "peak_memory", "precision_on"]
+__all__ = [
+    "DATA_SHEET_FLOPS",
+    "Facts",
+    "autocast",
+    "choose_device",
+    "data_sheet_flops",
+    "peak_flops",
+    "peak_memory",
+    "precision_on",
+    "slow_paths",
+]
+
+DATA_SHEET_FLOPS = {
+    "A10": 125e12,
+    "A30": 165e12,
+    "A40": 150e12,
+    "A100": 312e12,
+    "RTX A6000": 155e12,
+    "L4": 121e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+    "RTX 5090": 210e12,
+    "H100": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+}
+"""FLOP/s of dense bfloat16 products with float32 sums that NVIDIA's data sheets and white papers state; where
+they state the rate with structured sparsity alone, half of it. Keys are parts of the device's name."""
 
 
 def choose_device(choice: Device) -> torch.device:
@@ -63,6 +95,64 @@ def peak_flops(device: torch.device, precision: Precision, seconds: float = 0.2)
             _wait_for(device)
             best = min(best, (time.perf_counter() - began) / repeats)
     return 2 * size**3 / best
+
+
+def data_sheet_flops(device: torch.device, precision: Precision) -> float | None:
+    """FLOP/s that the device's data sheet states for bfloat16; None for other precisions and devices."""
+    if device.type != "cuda" or precision_on(device, precision) != "bf16":
+        return None
+    return _on_data_sheet(torch.cuda.get_device_name(device))
+
+
+def _on_data_sheet(name: str) -> float | None:
+    """The rate of the longest entry of the table whose words stand in the name one after the other."""
+    found = [card for card in DATA_SHEET_FLOPS if re.search(rf"\b{re.escape(card)}\b", name)]
+    return DATA_SHEET_FLOPS[max(found, key=len)] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What decides which kernels a run reaches on a CUDA device."""
+
+    model_type: str
+    precision: Literal["fp32", "bf16"]
+    """in force"""
+    computes_bf16: bool
+    """whether the device does"""
+    compiled: bool
+    attention_dropout: float
+    dropout_key: str | None
+    """the setting that changes it; None where only the model's own config.json does"""
+    named_attention: bool
+    """whether the architecture takes an attention function from outside"""
+
+
+def slow_paths(facts: Facts) -> list[str]:
+    """Why a run on CUDA is slower than it need be, each with the setting that mends it; most costly first."""
+    found = []
+    if facts.precision == "fp32" and facts.computes_bf16:
+        found.append(
+            "matrix products and attention run in float32, several times slower than bfloat16 on this "
+            "device: set precision: bf16"
+        )
+    if not facts.named_attention:
+        found.append(
+            f"model type '{facts.model_type}' computes attention with a dense mask in its own way: choose a "
+            "model type whose attention can be replaced, such as bert or modernbert"
+        )
+    elif facts.attention_dropout and facts.precision == "bf16":
+        mend = (
+            f"set {facts.dropout_key}=0.0"
+            if facts.dropout_key
+            else "set it to 0 in the config.json of the checkpoint"
+        )
+        found.append(
+            f"attention dropout of {facts.attention_dropout:g} keeps attention from the kernel that needs "
+            f"no mask: {mend}"
+        )
+    if not facts.compiled:
+        found.append("the model is not compiled: set compile: auto")
+    return found
 
 
 def peak_memory(device: torch.device) -> int:

@@ -247,7 +247,11 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
     speed = window.tokens / window.seconds
     rows_left = config.sizes.rows_before(config.steps) - state.rows_seen
     tokens_left = rows_left * state.tokens_seen / state.rows_seen
-    possible = run.peak_flops * world.size * window.seconds
+    rate = flops / (world.size * window.seconds)
+    if (
+        run.peak_flops and config.peak_flops is None
+    ):  # what was measured on a busy device is too little
+        run.peak_flops = max(run.peak_flops, rate)
     line: dict[str, Any] = {
         "step": state.step,
         "progress": step.progress,
@@ -261,7 +265,8 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
         "tokens_per_second": speed,
         "predicted_tokens_per_second": window.masked_tokens / window.seconds,
         "data_wait_share": window.seconds_waiting / window.seconds,
-        "mfu": flops / possible if possible else None,
+        "mfu": rate / run.peak_flops if run.peak_flops else None,
+        "mfu_of_data_sheet": rate / run.data_sheet_flops if run.data_sheet_flops else None,
         "peak_memory_bytes": peak_memory(world.device),
         "seconds": state.seconds,
         "seconds_left": tokens_left / speed if speed else None,

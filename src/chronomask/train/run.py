@@ -19,8 +19,9 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
+from chronomask.model.attention import DOCUMENTS_ATTENTION, attention_dropout
 from chronomask.model.build import build_model, checkpoint_activations
-from chronomask.model.device import peak_flops, precision_on
+from chronomask.model.device import Facts, data_sheet_flops, peak_flops, precision_on, slow_paths
 from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
@@ -155,7 +156,9 @@ class Run:
     initial_weights_sha256: str | None = None
     """of a run that starts now; None on resume"""
     peak_flops: float = 0.0
-    """of one device; known to the first process alone"""
+    """of one device, the fastest that was measured or reached; known to the first process alone"""
+    data_sheet_flops: float | None = None
+    """of one device, as its maker states it; None where that is not known"""
     parameters: list[torch.nn.Parameter] = field(init=False)
     flops: Flops = field(init=False)
 
@@ -279,6 +282,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     )
     if world.is_first:
         run.peak_flops = config.peak_flops or peak_flops(world.device, config.precision)
+        run.data_sheet_flops = data_sheet_flops(world.device, config.precision)
     state = State.start(len(data.class_names))
     if saved is not None:
         saved.load_optimiser(run.optimiser, model)
@@ -290,8 +294,29 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     world.wait()  # nobody reads any more: from here on the first process may write
     if world.is_first and run.finished is None:
         _begin_folder(run, state, resumed=saved is not None)
+        for why in _slow_paths(run, compiled):
+            logger.warning("slower than it need be: %s", why)
     world.wait()
     return run, state
+
+
+def _slow_paths(run: Run, compiled: bool) -> list[str]:
+    """Why the run is slower on its CUDA device than it need be; nothing elsewhere."""
+    forward = run.forward
+    if forward.device.type != "cuda":
+        return []
+    key, dropout = attention_dropout(forward.model.config)
+    new = run.config.model.kind == "config"
+    facts = Facts(
+        model_type=forward.model.config.model_type,
+        precision=precision_on(forward.device, forward.precision),
+        computes_bf16=precision_on(forward.device, "auto") == "bf16",
+        compiled=compiled,
+        attention_dropout=dropout,
+        dropout_key=f"model.overrides.{key}" if new else None,
+        named_attention=forward.model.config._attn_implementation == DOCUMENTS_ATTENTION,
+    )
+    return slow_paths(facts)
 
 
 def is_due(step: int, every: int) -> bool:
