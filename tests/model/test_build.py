@@ -83,6 +83,20 @@ def test_exported_folder_opens_in_transformers_and_here(
     assert open_tokenizer(tmp_path / "m").get_vocab() == tokenizer.get_vocab()
 
 
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_an_exported_tokenizer_knows_the_longest_text_of_its_model(
+    model_type: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = small(model_type, tokenizer, "row")
+    export(model, tokenizer, tmp_path / "m", "")
+    length = open_tokenizer(tmp_path / "m").model_max_length
+    ids = torch.full((1, length), 7)
+    with torch.no_grad():
+        model(input_ids=ids)
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.cat([ids, ids[:, :1]], 1))
+
+
 def test_checkpoint_of_another_vocabulary_is_refused(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ from spacy.attrs import PREFIX
 from spacy.lang.en import English
 
 from chronomask.prepare.words.english.words import (
+    LONGEST_RUN,
     EnglishWords,
+    cut_runs,
     features_of,
     plain_words,
     spells_as_spacy,
 )
+from chronomask.prepare.words.spacy_tagger import SpacyWords
 
 WORDS = [
     "word", "Word", "WORD", "NASA", "A", "I", "a", "s", "S", "can", "cannot", "gonna", "Mr", "Jan",
@@ -122,6 +126,62 @@ def test_spellings_are_those_of_spacy(pipeline: English, words: list[str]) -> No
     lexemes = [pipeline.vocab[word] for word in words]
     expected = [[x.orth, x.lower, x.prefix, x.suffix, x.shape] for x in lexemes]
     assert features_of(words).reshape(-1, 5).tolist() == expected
+
+
+RUNS = ["!", "(", "_", "😀", "!?", "'s", "US$", "a", ".", "http://a.b/", "x,", "1)", ":("]
+
+
+def characters_looked_at(text: str) -> tuple[int, int]:
+    """How much text spaCy's patterns are given, for a chunk and for a whole text."""
+    looked_at = 0
+    pipeline = English()
+    tokenizer: Any = pipeline.tokenizer
+
+    def counting(search: Any) -> Any:
+        def counted(string: str) -> Any:
+            nonlocal looked_at
+            looked_at += len(string)
+            return search(string)
+
+        return counted
+
+    for name in ("prefix_search", "suffix_search", "infix_finditer", "url_match"):
+        setattr(tokenizer, name, counting(getattr(tokenizer, name)))
+    EnglishWords(pipeline).find([text], [True])
+    by_chunk, looked_at = looked_at, 0
+    SpacyWords(pipeline).tag([text])
+    return by_chunk, looked_at
+
+
+@pytest.mark.parametrize("mark", RUNS)
+def test_work_is_linear_in_a_run_of_marks(mark: str) -> None:
+    for half, whole in zip(*(characters_looked_at(mark * n) for n in (3000, 6000)), strict=True):
+        assert 0 < whole <= 2.2 * half + 1000
+
+
+@pytest.mark.parametrize("mark", [*RUNS, "()", "a-b"])
+@pytest.mark.parametrize("length", [LONGEST_RUN - 1, LONGEST_RUN, LONGEST_RUN + 1, 1000])
+def test_long_runs_are_cut_alike_in_chunks_and_in_texts(
+    pipeline: English, words: EnglishWords, mark: str, length: int
+) -> None:
+    run = (mark * length)[:length]
+    text = f"He said {run} and left, {run}, so"
+    spans = SpacyWords(pipeline).tag([text])[0]
+    whole = [text[a:b] for a, b in zip(spans.starts, spans.ends, strict=True)]
+    chunks = re.split(r"(?=[ ])", text)
+    pieces = [words_of_chunk for chunk in found_words(words, chunks) for words_of_chunk in chunk]
+    assert [word for word, _ in pieces] == whole
+    if length < LONGEST_RUN:  # a comma follows
+        assert whole == [word for word, _ in spacy_words(pipeline, text)]
+    assert max(map(len, whole)) <= LONGEST_RUN
+
+
+def test_parts_of_a_text_are_the_text() -> None:
+    text = "a " + "b" * 600 + "\n" + "c" * 256 + " " + "d" * 257
+    parts = cut_runs(text)
+    assert "".join(part for _, part in parts) == text
+    assert [offset for offset, _ in parts] == [0, 258, 514, 860 + 256]
+    assert cut_runs("") == [(0, "")]
 
 
 def test_a_vocabulary_with_spellings_of_its_own_is_known() -> None:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from chronomask.data.manifest import file_sha256
@@ -178,3 +180,81 @@ def test_remote_code_of_a_folder_is_not_run(tiny_tokenizer: Path, tmp_path: Path
 def test_a_sample_without_words_is_refused() -> None:
     with pytest.raises(DataError, match="no text to train a tokenizer on"):
         WordPiece().train([" \n "])
+
+
+IDEOGRAPHS = [chr(0x4E00 + k) for k in range(3000)]
+
+
+@given(
+    st.integers(100, 400),
+    st.lists(st.text("aAbcdé漢字中,.! \u0301ßfiﬁ0123", max_size=30), max_size=8),
+    st.integers(0, 300),
+)
+def test_a_wordpiece_has_no_more_ids_than_asked(size: int, texts: list[str], letters: int) -> None:
+    words = "".join(chr(0x400 + k) + chr(0x400 + 2 * k % 300) + " " for k in range(letters))
+    sample = ["a", words, *texts, *IDEOGRAPHS[:letters]]
+    assert WordPiece(vocab_size=size).train(sample).get_vocab_size() <= size
+
+
+def test_a_wordpiece_knows_as_many_characters_as_it_has_room_for() -> None:
+    text = "".join(IDEOGRAPHS)
+    roomy = WordPiece(vocab_size=8000).train([text])
+    assert roomy.get_vocab_size() == 3005
+    assert "[UNK]" not in roomy.encode(text).tokens
+    frequent = [*IDEOGRAPHS, *IDEOGRAPHS[:495]]
+    narrow = WordPiece(vocab_size=500).train(["".join(frequent)])
+    assert set(narrow.get_vocab()) >= set(IDEOGRAPHS[:495])
+    assert narrow.get_vocab_size() == 500
+
+
+def test_rare_characters_beyond_the_first_thousand_are_left_out() -> None:
+    often, rare = IDEOGRAPHS[:1500], IDEOGRAPHS[1500:1510]
+    sample = ["".join(often)] * 20 + ["".join(rare)]
+    assert not set(rare) & set(
+        WordPiece(vocab_size=8000, character_coverage=0.999).train(sample).get_vocab()
+    )
+    assert set(rare) <= set(
+        WordPiece(vocab_size=8000, character_coverage=1.0).train(sample).get_vocab()
+    )
+
+
+@pytest.mark.parametrize(
+    "choice", [WordPiece(vocab_size=300), ByteLevelBPE(vocab_size=400), Unigram(vocab_size=300)]
+)
+def test_a_mask_stands_where_a_word_stood(choice: TokenizerChoice, tmp_path: Path) -> None:
+    saved = saved_as(choice, tmp_path / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(str(saved.folder))
+    before, word, after = SAMPLE[1].split()[:2], SAMPLE[1].split()[2], SAMPLE[1].split()[3:6]
+    masked = tokenizer(" ".join([*before, "[MASK]", *after])).input_ids
+    answer = tokenizer(" " + word, add_special_tokens=False).input_ids
+    place = masked.index(saved.mask_id)
+    filled = [*masked[:place], *answer, *masked[place + 1 :]]
+    assert filled == tokenizer(" ".join([*before, word, *after])).input_ids
+    decoded = tokenizer.decode(filled, skip_special_tokens=True)
+    assert decoded.lower() == " ".join([*before, word, *after]).lower()
+
+
+def test_a_model_of_the_hub_gives_its_tokenizer(
+    tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(tiny_tokenizer)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    choice = TokenizerFolder(path="owner/model")
+    choice.check()
+    assert saved_as(choice, tmp_path / "copy").sha256 == open_saved(tiny_tokenizer).sha256
+    assert {name for name, _ in asked} == {"owner/model"}
+    assert not any("safetensors" in pattern for _, patterns in asked for pattern in patterns)
+
+    def offline(name: str, allow_patterns: list[str]) -> str:
+        raise OSError("no network\nsecond line")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(UsageError, match=r"owner/model is no local folder.*OSError: no network$"):
+        choice.check()

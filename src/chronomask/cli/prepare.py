@@ -47,8 +47,9 @@ def prepare(
     tokenizer: Annotated[
         str | None,
         config_flag(
-            "KIND|FOLDER",
-            "wordpiece, byte_level_bpe or unigram, trained on the text; or a tokenizer's folder.",
+            "KIND|CHECKPOINT",
+            "wordpiece, byte_level_bpe or unigram, trained on the text; or that of a model: its folder or "
+            "its name on the hub, such as google-bert/bert-base-cased.",
         ),
     ] = None,
     vocab_size: Annotated[str | None, config_flag("N", "Token ids, special ones included.")] = None,
@@ -58,9 +59,9 @@ def prepare(
     tagger: Annotated[
         str | None,
         config_flag(
-            "KIND|PIPELINE",
-            "Where words and their classes come from: english (bundled), none, frequency_bands, column, "
-            "stanza; or an installed spaCy pipeline.",
+            "NAME",
+            "Where words and their classes come from: english (bundled), spacy:PIPELINE, "
+            "stanza:LANGUAGE, bands (by frequency, any language), column (in the sources), none.",
         ),
     ] = None,
     held_out: Annotated[
@@ -137,22 +138,26 @@ def prepare(
 
 
 def _tokenizer(text: str | None) -> list[Layer]:
-    """``--tokenizer``: a folder, or a kind to train."""
+    """``--tokenizer``: a kind to train, or the folder or hub name of a model or tokenizer."""
     if text is None or not _is_path(text):
         return of_kind("--tokenizer", "tokenizer", text)
-    if not Path(text).is_dir():
-        raise UsageError(f"--tokenizer {text}: there is no such folder")
     return of_group("--tokenizer", text, "tokenizer", {"kind": "folder", "path": text})
 
 
 def _tagger(text: str | None) -> list[Layer]:
-    """``--tagger``: a kind, or the name or folder of an installed spaCy pipeline."""
+    """``--tagger``: a name, as a config takes it, or the name or folder of an installed spaCy pipeline."""
     from chronomask.explain import kinds_at
     from chronomask.prepare.config import PrepareConfig
+    from chronomask.prepare.words.tagger import tagger_of_text
 
-    is_kind = text in kinds_at(PrepareConfig, "tagger")
-    if text is None or is_kind or not (_is_path(text) or _is_installed(text)):
-        return of_kind("--tagger", "tagger", text)
+    if text is None:
+        return []
+    values = tagger_of_text(text)
+    if len(values) > 1:
+        return of_group("--tagger", text, "tagger", values)
+    is_kind = values["kind"] in kinds_at(PrepareConfig, "tagger")
+    if is_kind or not (_is_path(text) or _is_installed(text)):
+        return of_kind("--tagger", "tagger", values["kind"])
     return of_group("--tagger", text, "tagger", {"kind": "spacy", "name": text})
 
 

@@ -248,6 +248,12 @@ class PreparedData(WithManifest):
         file = self.path / "statistics.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
+    def unknown_share(self, split: str) -> float | None:
+        """Unknown tokens ([UNK]) among those of a split's text, in [0, 1]; None if not counted."""
+        counts = self.statistics.get("splits", {}).get(split, {})
+        unknown, known = counts.get("unknown_tokens"), counts.get("tokens_without_specials", 0)
+        return None if unknown is None else unknown / max(unknown + known, 1)
+
     def split(self, name: str) -> PreparedSplit:
         """The split ``train`` or ``held_out``; raises :class:`UsageError` for another name."""
         entry = self.manifest.splits.get(name)

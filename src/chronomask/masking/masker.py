@@ -8,7 +8,7 @@ counts, micro-batches, ranks and resume cannot change a mask.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -27,42 +27,12 @@ from chronomask.masking.select import dense, exact, published
 from chronomask.masking.strategy import Strategy, Token
 from chronomask.masking.tally import StepTally
 from chronomask.types import ClassTally, MaskedBatch, Rows
+from chronomask.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Masker", "Vocabulary", "fixed_masker"]
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What masking must know of a tokenizer.
-
-    ``mask_token_id``; ``ordinary_ids`` int64 [num_ordinary], rising: the tokens that may stand in as
-    random replacements (no special, added or unused token); ``size``: number of token ids.
-    """
-
-    mask_token_id: int
-    ordinary_ids: np.ndarray
-    size: int
-
-    @classmethod
-    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-        """Raises UsageError for a tokenizer without a mask token."""
-        mask_token_id: Any = tokenizer.mask_token_id
-        if mask_token_id is None:
-            raise UsageError(
-                f"tokenizer {tokenizer.name_or_path!r} has no mask token: masked language "
-                "modelling needs one; add it before preparing data"
-            )
-        tokens = tokenizer.get_vocab()
-        special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-        ordinary = sorted(
-            number
-            for token, number in tokens.items()
-            if number not in special and not token.startswith("[unused")
-        )
-        return cls(int(mask_token_id), np.array(ordinary, np.int64), len(tokenizer))
 
 
 class Masker:

@@ -20,6 +20,7 @@ import torch
 
 from chronomask.errors import DataError, UsageError
 from chronomask.types import NO_CLASS, Rows
+from chronomask.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,7 +79,7 @@ class RowCollator:
         self.row_length = row_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self.pad_token_id = int(pad_token_id)
-        self.special = np.zeros(len(tokenizer), bool)
+        self.special = np.zeros(vocabulary_size(tokenizer), bool)
         self.special[tokenizer.all_special_ids] = True
         self._tokenizer_name = tokenizer.name_or_path
         self._marks = _read_marks(tokenizer)
@@ -336,7 +337,7 @@ def _read_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
     continuation, beginning = _markers(tokenizer)
     if not continuation and not beginning:
         return None
-    marks = np.full(len(tokenizer), BEGINS, np.uint8)
+    marks = np.full(vocabulary_size(tokenizer), BEGINS, np.uint8)
     for token, number in tokenizer.get_vocab().items():
         if continuation:
             begins = not token.startswith(continuation)

@@ -38,8 +38,9 @@ from chronomask.model.open import (
     open_model,
     open_tokenizer,
 )
+from chronomask.vocabulary import vocabulary_size
 
-__all__ = ["build_model", "checkpoint_activations", "skeleton", "vocabulary_size"]
+__all__ = ["build_model", "checkpoint_activations", "skeleton"]
 
 _FROM_TOKENIZER = (
     "pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id",
@@ -162,11 +163,6 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     # transformers renamed it; versions without the new name have the old one
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
-
-
-def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The number of ids a model must know: one more than the largest, also where some are not in use."""
-    return max(tokenizer.get_vocab().values()) + 1
 
 
 def _architecture(

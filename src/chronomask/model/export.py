@@ -12,6 +12,7 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask import __version__
+from chronomask.model.attention import position_offset
 from chronomask.model.open import quietly
 from chronomask.storage import read_object, write_json
 
@@ -35,9 +36,18 @@ def export(
     with quietly():
         model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
     tokenizer.save_pretrained(folder)
+    _state_longest_text(model, folder / "tokenizer_config.json")
     for name in ("config.json", "tokenizer_config.json"):
         _name_no_code(folder / name)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _state_longest_text(model: PreTrainedModel, file: Path) -> None:
+    """Let the tokenizer cut texts at what the model can read, whatever the length of the training rows."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    values = read_object(file)
+    if values is not None and isinstance(positions, int) and positions > 0:
+        write_json(file, values | {"model_max_length": positions - position_offset(model)})
 
 
 def _name_no_code(file: Path) -> None:

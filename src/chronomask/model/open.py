@@ -69,22 +69,22 @@ def is_hub_name(name: str) -> bool:
     return not (looks_like_a_path or Path(name).exists())
 
 
-def download(name: str) -> Path:
-    """The local copy of a hub model's config, tokenizer and weights; raises UsageError.
+def download(name: str, *, weights: bool = True) -> Path:
+    """The local copy of a hub model's config, tokenizer and ``weights``; raises UsageError.
 
     It is fetched unless the hub's cache has it. Weights are read from safetensors alone.
     """
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_FILES))
+        folder = Path(snapshot_download(name, allow_patterns=_FILES if weights else _FILES[:-1]))
     except Exception as error:  # the hub's client raises what its transport layers do
         first = next(iter(str(error).splitlines()), "")
         raise UsageError(
             f"{name} is no local folder, and cannot be loaded from the hub: "
             f"{type(error).__name__}: {first}"
         ) from None
-    if not (folder / "config.json").is_file():
+    if weights and not (folder / "config.json").is_file():
         raise UsageError(f"the hub's {name} has no config.json: it is not a transformers model")
     return folder
 

@@ -40,7 +40,7 @@ from chronomask.prepare.words.bands import FrequencyBands
 from chronomask.prepare.words.columns import ColumnTagger
 from chronomask.prepare.words.spacy_tagger import EnglishTagger, SpacyTagger
 from chronomask.prepare.words.stanza_tagger import StanzaTagger
-from chronomask.prepare.words.tagger import Tagger
+from chronomask.prepare.words.tagger import Tagger, tagger_of_text
 from chronomask.prepare.words.unicode import NoTagger
 
 __all__ = [
@@ -94,8 +94,8 @@ class PrepareConfig(Config):
     """Name of the text field of .jsonl and of the text column of .csv, .tsv and .parquet files."""
     tokenizer: TokenizerChoice = WordPiece()
     """The tokenizer: trained on a sample of the text, or given."""
-    tagger: Tagger = EnglishTagger()
-    """Where words and their classes come from."""
+    tagger: Annotated[Tagger, BeforeValidator(tagger_of_text)] = EnglishTagger()
+    """Where words and their classes come from; a name such as ``bands`` or ``spacy:de`` will do."""
     filters: tuple[DatatroveFilter, ...] = ()
     """Filters that every document must pass, in this order."""
     deduplication: Deduplication = NoDeduplication()

@@ -9,6 +9,7 @@ words and classes, by many processes) → assemble (tokens → rows). Stages kee
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -39,14 +40,23 @@ from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tasks import Share, Stage, Task
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.words.tagger import Tagger
-from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark
+from chronomask.prepare.words.unicode import unlikely_language
+from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark, read_text
 from chronomask.progress import Progress
 from chronomask.storage import write_json, write_text
 
 __all__ = ["prepare", "prepare_share"]
 
+logger = logging.getLogger(__name__)
+
 _WORK = ".work"
 _LOCK = ".lock"
+_MANY_UNKNOWN = 0.01
+"""Share of unknown tokens that is worth a warning."""
+_PARTS_LOOKED_AT = 8
+"""Parts of the text, evenly spread, whose script is looked at; of each document the first"""
+_LOOKED_AT = 1000
+"""characters."""
 _SECONDS_TO_BEGIN = 10.0
 """How long a share waits for another one to begin the work folder."""
 
@@ -299,6 +309,7 @@ class _Run:
                     held_out=config.held_out,
                 )
         gathered = self.refine(gathered)
+        self.warn_of_script(gathered)
         class_names = tagger.classes_of(gathered.tags)
         with self.once():
             tokenizer = self.tokenizer(gathered)
@@ -336,6 +347,21 @@ class _Run:
                 left = drop_duplicates(self.work, gathered.num_parts, config.deduplication)
             gathered = gathered.without(*left)
         return gathered
+
+    def warn_of_script(self, gathered: Gathered) -> None:
+        """Say so where the text is in another script than that of the tagger's language."""
+        language = self.config.tagger.made_for()
+        if language is None or self.share is not None:
+            return
+        few = _spread(gathered.num_parts, _PARTS_LOOKED_AT)
+        texts = [document.text[:_LOOKED_AT] for k in few for document in read_text(self.work, k)]
+        why = unlikely_language(language, texts)
+        if why:
+            logger.warning(
+                "the tagger is for text in '%s', but %s: its classes will mean little. Choose "
+                "another, such as --tagger bands, which any language has, or --tagger none",
+                language, why,
+            )  # fmt: skip
 
     def sample(self, gathered: Gathered | None) -> Iterator[str]:
         """Training text to learn from; nothing where none was gathered."""
@@ -394,7 +420,9 @@ class _Run:
         write_manifest(out, values, entries, self._other_files())
         shutil.rmtree(self.work)
         tell_what_was_left_out(report)
-        return PreparedData.open(out)
+        data = PreparedData.open(out)
+        _warn_of_unknown(data)
+        return data
 
     def _other_files(self) -> list[str]:
         """What a preparation writes beside the rows, relative to ``out``."""
@@ -417,6 +445,22 @@ def tell_what_was_left_out(report: Mapping[str, Any]) -> None:
     skipped.merge(report["skipped"])
     if skipped.reasons:
         print(f"{skipped.summary()}; more in statistics.json", file=sys.stderr, flush=True)
+
+
+def _spread(num: int, most: int) -> list[int]:
+    """At most ``most`` of the numbers below ``num``, evenly spread."""
+    return sorted({k * num // most for k in range(most)}) if num else []
+
+
+def _warn_of_unknown(data: PreparedData) -> None:
+    """Say so where the tokenizer does not know much of the training text."""
+    share = data.unknown_share("train") or 0.0
+    if share > _MANY_UNKNOWN:
+        logger.warning(
+            "%.1f %% of the training tokens are unknown to the tokenizer of %s and will never be masked. "
+            "Raise tokenizer.vocab_size, or take --tokenizer byte_level_bpe, to which no text is unknown",
+            100 * share, data.path,
+        )  # fmt: skip
 
 
 def _may_write(out: Path) -> bool:

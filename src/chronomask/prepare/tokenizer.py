@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from chronomask.config import Alternative
-from chronomask.errors import DataError, UsageError, need
-from chronomask.model.open import open_tokenizer
+from chronomask.errors import DataError, UsageError, need, shown
+from chronomask.model.open import download, is_hub_name, open_tokenizer
 from chronomask.prepare.read.files import file_state
 from chronomask.storage import file_sha256
+from chronomask.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
 
 __all__ = [
     "SPECIALS",
@@ -41,7 +42,9 @@ SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mas
 """Role and text of the special tokens of a trained tokenizer; ids follow this order."""
 
 ALPHABET = 1000
-"""Characters a trained WordPiece keeps, the most frequent first (BERT's own limit)."""
+"""Characters that a trained WordPiece keeps if the text has so many: the limit of BERT's trainer."""
+MOST_IDS = 1 << 24
+"""Ids that a given tokenizer may span: a model needs a row of weights for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class SavedTokenizer:
     folder: Path
     sha256: str
     vocab_size: int
+    """Every id is below it; see :func:`chronomask.vocabulary.vocabulary_size`."""
     pad_id: int
     mask_id: int
     cls_id: int | None
@@ -91,10 +95,12 @@ class _Trained(TokenizerChoice):
         """Train it, and save it as transformers opens it."""
         from transformers import PreTrainedTokenizerFast
 
+        backend = self.train(sample)
+        added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
         PreTrainedTokenizerFast(
-            tokenizer_object=self.train(sample),
+            tokenizer_object=backend,
             model_max_length=row_length,
-            **{f"{role}_token": text for role, text in SPECIALS.items()},
+            **{f"{role}_token": added[text] for role, text in SPECIALS.items()},
         ).save_pretrained(str(folder))
 
 
@@ -106,6 +112,9 @@ class WordPiece(_Trained):
     """Number of ids, special tokens included; a small corpus may give fewer."""
     lowercase: bool = True
     """Lower-case the text and strip accents before splitting it (BERT "uncased")."""
+    character_coverage: float = Field(default=0.9999, gt=0.0, le=1.0)
+    """Share of the text's characters that the alphabet is to cover; it keeps 1,000 characters at least.
+    Never more than ``vocab_size`` has room for; a word with any other character is unknown."""
 
     def train(self, sample: Iterable[str]) -> Tokenizer:
         """WordPiece as BERT's, the same on every run.
@@ -121,7 +130,8 @@ class WordPiece(_Trained):
         everywhere, inside = _count_characters(texts)
         if not everywhere:
             raise DataError("there is no text to train a tokenizer on; check the sources")
-        common = sorted(everywhere, key=lambda c: (-everywhere[c], c))[:ALPHABET]
+        room = self.vocab_size - len(SPECIALS)
+        common = _alphabet(everywhere, inside, self.character_coverage, room)
         continued = ["##" + c for c in sorted(common) if inside[c]]
         scratch = Tokenizer(models.WordPiece(unk_token=SPECIALS["unk"]))
         scratch.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -161,7 +171,7 @@ class ByteLevelBPE(_Trained):
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocab_size,
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            special_tokens=list(SPECIALS.values()),
+            special_tokens=_specials_beside_spaces(),
             show_progress=False,
         )
         backend.train_from_iterator(sample, trainer)
@@ -236,7 +246,7 @@ class Unigram(_Trained):
         ]
         vocabulary = [*((special, 0.0) for special in specials), *pieces]
         backend = Tokenizer(models.Unigram(vocabulary, unk_id=1, byte_fallback=False))
-        backend.add_special_tokens(specials)
+        backend.add_special_tokens(_specials_beside_spaces())
         backend.normalizer = normalizer
         backend.pre_tokenizer = pre_tokenizers.Metaspace(
             replacement=_SPACE, prepend_scheme="always"
@@ -251,13 +261,19 @@ class TokenizerFolder(TokenizerChoice):
 
     kind: Literal["folder"] = "folder"
     path: str
-    """A folder that ``AutoTokenizer.from_pretrained`` opens; it must have a mask token."""
+    """Folder of a model or tokenizer, or the name of a model on the hub; it must have a mask token."""
 
     needs_text = False
 
     def check(self) -> None:
-        """Raises :class:`UsageError` where the folder has no ``tokenizer.json``."""
+        """Raises :class:`UsageError` where it cannot be had, or has no ``tokenizer.json``."""
+        self._folder()
+
+    def _folder(self) -> Path:
+        """The folder, which has a ``tokenizer.json``; a hub model's is fetched unless it is in the cache."""
         folder = Path(self.path)
+        if is_hub_name(self.path):
+            folder = download(self.path, weights=False)
         if not folder.is_dir():
             raise UsageError(
                 f"tokenizer folder {self.path} does not exist; give a folder with tokenizer.json, or "
@@ -268,18 +284,18 @@ class TokenizerFolder(TokenizerChoice):
                 f"tokenizer folder {self.path} has no tokenizer.json: only fast tokenizers tell the "
                 "character offsets that words need; save one with a fast class first"
             )
+        return folder
 
     def state(self) -> list[dict[str, Any]]:
         """Its file."""
-        return [file_state(Path(self.path) / "tokenizer.json")]
+        return [file_state(self._folder() / "tokenizer.json")]
 
     def save(self, sample: Iterable[str], row_length: int, folder: Path) -> None:
         """Save it as it is; remote code is never run.
 
         Raises :class:`UsageError` where the folder is no fast tokenizer with a mask and a padding token.
         """
-        self.check()
-        tokenizer: Any = open_tokenizer(self.path)
+        tokenizer: Any = open_tokenizer(self._folder())
         if not tokenizer.is_fast:
             raise UsageError(
                 f"tokenizer folder {self.path} opens as a slow tokenizer; a fast one is needed"
@@ -291,6 +307,13 @@ class TokenizerFolder(TokenizerChoice):
                     f"need; add one with tokenizer.add_special_tokens({{'{role}_token': …}}) and save "
                     "it again"
                 )
+        token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        if largest >= MOST_IDS:
+            raise UsageError(
+                f"tokenizer folder {self.path} gives the token {shown(token)} the id {largest:,}; a model "
+                f"needs weights for every id up to the largest, and {MOST_IDS - 1:,} is the largest that "
+                "is supported: number the tokens anew"
+            )
         tokenizer.save_pretrained(str(folder))
 
 
@@ -301,7 +324,7 @@ def open_saved(folder: Path) -> SavedTokenizer:
     return SavedTokenizer(
         folder=folder,
         sha256=file_sha256(folder / "tokenizer.json"),
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary_size(tokenizer),
         pad_id=tokenizer.pad_token_id,
         mask_id=tokenizer.mask_token_id,
         cls_id=tokenizer.bos_token_id if cls_id is None else cls_id,
@@ -343,10 +366,43 @@ def _count_characters(texts: Iterable[str]) -> tuple[Counter[str], Counter[str]]
     return everywhere, inside
 
 
+def _alphabet(
+    everywhere: Counter[str], inside: Counter[str], coverage: float, room: int
+) -> list[str]:
+    """The characters to keep, the most frequent first: for ``coverage``, and :data:`ALPHABET` at least.
+
+    A character is one entry, and one more if it also continues words (:func:`_count_characters`); all
+    of them together are at most ``room`` entries.
+    """
+    ordered = sorted(everywhere, key=lambda c: (-everywhere[c], c))
+    enough = coverage * sum(everywhere.values())
+    kept: list[str] = []
+    covered = 0
+    for character in ordered:
+        room -= 2 if inside[character] else 1
+        if room < 0 or (len(kept) >= ALPHABET and covered >= enough):
+            break
+        kept.append(character)
+        covered += everywhere[character]
+    return kept
+
+
 def _is_punctuation(character: str) -> bool:
     if character.isascii():
         return not character.isalnum() and character.isprintable() and character != " "
     return unicodedata.category(character).startswith("P")
+
+
+def _specials_beside_spaces() -> list[AddedToken]:
+    """The special tokens of a tokenizer whose words begin with the space before them.
+
+    [MASK] takes that space in, as RoBERTa's and ALBERT's do: left over, it would be a token of its own,
+    and the model's answer would bring a second one.
+    """
+    from tokenizers import AddedToken
+
+    mask = SPECIALS["mask"]
+    return [AddedToken(text, lstrip=text == mask, special=True) for text in SPECIALS.values()]
 
 
 def _template(backend: Tokenizer) -> Any:

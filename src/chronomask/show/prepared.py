@@ -67,6 +67,12 @@ def look_into(data: PreparedData) -> DataView:
         ),
         ("fingerprint", data.fingerprint),
     ]
+    unknown = [(name, data.unknown_share(name)) for name in names]
+    shares = [
+        f"{name.replace('_', ' ')} {share:.2%}" for name, share in unknown if share is not None
+    ]
+    if shares:
+        facts.insert(3, ("unknown tokens", f"{', '.join(shares)}; never masked"))
     left_out = skipped.lines()
     facts += zip(["left out", *[""] * len(left_out)], left_out, strict=False)
     return DataView(

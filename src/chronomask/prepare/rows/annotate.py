@@ -36,6 +36,7 @@ from chronomask.prepare.work import (
     read_text,
     write_tokens,
 )
+from chronomask.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -93,7 +94,7 @@ class Annotator:
         """
         self._tokenizer = tokenizer
         self._finder = finder
-        self._is_special = np.zeros(tokenizer.get_vocab_size(with_added_tokens=True), bool)
+        self._is_special = np.zeros(vocabulary_size(tokenizer), bool)
         self._is_special[list(special_ids)] = True
         by_chunk = finder.by_chunk() if finder is not None and keep else None
         cuts = by_chunk is not None and may_be_cut(tokenizer)

@@ -19,6 +19,7 @@ from chronomask.types import UPOS, UPOS_CLASSES
 
 if TYPE_CHECKING:
     from spacy.language import Language
+    from spacy.tokens import Doc
 
 __all__ = ["EnglishTagger", "SpacyTagger", "SpacyWords", "bundled_folder"]
 
@@ -28,11 +29,16 @@ class SpacyTagger(Tagger):
 
     kind: Literal["spacy"] = "spacy"
     name: str
-    """Name of an installed pipeline package, such as ``de_core_news_sm``, or its folder."""
+    """Name of an installed pipeline package, such as ``de_core_news_sm``, or its folder; or a language,
+    such as ``de``, of which one pipeline is installed."""
 
     def label(self) -> str:
         """The pipeline's name and version, and spaCy's."""
         return _label("spacy", _load(self.name).meta)
+
+    def made_for(self) -> str | None:
+        """The pipeline's."""
+        return _load(self.name).lang
 
     def classes(self) -> tuple[str, ...]:
         """Universal parts of speech."""
@@ -60,6 +66,10 @@ class EnglishTagger(Tagger):
         meta = (bundled_folder() / "meta.json").read_text(encoding="utf-8")
         return _label("english", json.loads(meta))
 
+    def made_for(self) -> str:
+        """English."""
+        return "en"
+
     def classes(self) -> tuple[str, ...]:
         """Universal parts of speech."""
         return UPOS_CLASSES
@@ -84,11 +94,32 @@ class SpacyWords(WordFinder):
 
         to_class = _class_of_pos()
         spans = []
-        for document in self._pipeline.pipe(texts, batch_size=_BATCH_TEXTS):
+        documents = (self._words_of(text) for text in texts)
+        for document in self._pipeline.pipe(documents, batch_size=_BATCH_TEXTS):
             table = document.to_array([POS, IDX, LENGTH, IS_SPACE]).astype(np.int64).reshape(-1, 4)
             pos, starts, lengths, _ = table[table[:, 3] == 0].T
             spans.append(Spans(starts, starts + lengths, to_class[pos]))
         return spans
+
+    def _words_of(self, text: str) -> Doc:
+        """The text's words, found in time linear in its length: overlong runs are cut beforehand.
+
+        Only spaCy's own tokenizer needs that; those of languages without spaces see whole texts.
+        """
+        from spacy.tokenizer import Tokenizer
+        from spacy.tokens import Doc
+
+        from chronomask.prepare.words.english.words import cut_runs
+
+        parts = cut_runs(text) if type(self._pipeline.tokenizer) is Tokenizer else []
+        if len(parts) < 2:
+            return self._pipeline.make_doc(text)
+        tokens = [token for _, part in parts for token in self._pipeline.make_doc(part)]
+        return Doc(
+            self._pipeline.vocab,
+            words=[token.text for token in tokens],
+            spaces=[bool(token.whitespace_) for token in tokens],
+        )
 
     def by_chunk(self) -> ChunkTagger | None:
         """The pipeline as a network that is evaluated faster; None if it is of another kind."""
@@ -125,12 +156,30 @@ def bundled_folder() -> Path:
     return folder
 
 
-def _load(name: str) -> Language:
-    """A pipeline by the name of its package or its folder, with what tags need and nothing else."""
-    spacy = need("spacy", "prepare", "a spaCy tagger")
-    installed = spacy.util.get_installed_models()
-    if name not in installed and not Path(name).is_dir():
+def _find(name: str, installed: Sequence[str]) -> str:
+    """The pipeline that is meant by its name, its folder or its language; raises :class:`UsageError`."""
+    if name in installed or Path(name).is_dir():
+        return name
+    if "_" in name or not name.isalpha():
         raise UsageError(f"spaCy pipeline '{name}' is not installed; {nearest(name, installed)}")
+    of_language = sorted(other for other in installed if other.startswith(f"{name}_"))
+    if not of_language:
+        raise UsageError(
+            f"no spaCy pipeline for '{name}' is installed; install one, such as "
+            f"`python -m spacy download {name}_core_news_sm`, or choose --tagger bands"
+        )
+    if len(of_language) > 1:
+        raise UsageError(
+            f"several spaCy pipelines for '{name}' are installed; name one: "
+            + ", ".join(f"spacy:{other}" for other in of_language)
+        )
+    return of_language[0]
+
+
+def _load(name: str) -> Language:
+    """A pipeline by its name, folder or language, with what tags need and nothing else."""
+    spacy = need("spacy", "prepare", "a spaCy tagger")
+    name = _find(name, spacy.util.get_installed_models())
     with warnings.catch_warnings():
         # spaCy warns when a pipeline was trained with another minor version; the tags' use is the
         # user's own decision and the manifest records both versions.

@@ -33,6 +33,10 @@ class StanzaTagger(Tagger):
         """Name and version, for the manifest."""
         return f"stanza ({self.language}, {self.package}, stanza {version('stanza')})"
 
+    def made_for(self) -> str:
+        """The models' language."""
+        return self.language
+
     def classes(self) -> tuple[str, ...]:
         """Universal parts of speech."""
         return UPOS_CLASSES

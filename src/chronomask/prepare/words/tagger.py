@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -25,6 +25,7 @@ __all__ = [
     "WithoutContext",
     "WordFinder",
     "split_long",
+    "tagger_of_text",
 ]
 
 
@@ -127,6 +128,10 @@ class Tagger(Alternative, WordFinder):
     def check(self) -> None:
         """Raises, before any work, as :meth:`open` does, as far as that can be known."""
 
+    def made_for(self) -> str | None:
+        """Code of the language whose text it tags, such as ``en``; None for one that takes any."""
+        return None
+
     def classes_of(self, tags: Mapping[str, int]) -> tuple[str, ...]:
         """The classes, where words and tags come with the text: it has so many words of each of ``tags``."""
         return self.classes()
@@ -148,6 +153,23 @@ class Tagger(Alternative, WordFinder):
     ) -> list[Spans] | None:
         """The words of documents that came with them; None: they are to be found."""
         return None
+
+
+def tagger_of_text(value: Any) -> Any:
+    """A tagger's name as the values of its config; what is no text stays as it is.
+
+    ``english``, ``none``, ``column`` and every other kind; ``bands``; ``spacy:PIPELINE`` or
+    ``spacy:LANGUAGE``; ``stanza:LANGUAGE`` or ``stanza:LANGUAGE/PACKAGE``.
+    """
+    if not isinstance(value, str):
+        return value
+    kind, _, name = value.partition(":")
+    if name and kind == "spacy":
+        return {"kind": kind, "name": name}
+    if name and kind == "stanza":
+        language, _, package = name.partition("/")
+        return {"kind": kind, "language": language, "package": package or "default"}
+    return {"kind": "frequency_bands" if value == "bands" else value}
 
 
 class WithoutContext:

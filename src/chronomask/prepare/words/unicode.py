@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ import numpy as np
 
 from chronomask.prepare.words.tagger import ChunkTagger, Spans, Tagger, WithoutContext, WordFinder
 
-__all__ = ["NoTagger", "UnicodeWords"]
+__all__ = ["NoTagger", "UnicodeWords", "scripts_of", "unlikely_language"]
 
 
 class NoTagger(Tagger):
@@ -94,3 +95,46 @@ def _kind_table() -> np.ndarray:
     table[[ord("'"), ord("’"), ord("."), ord("_")]] = _JOINER
     table[0x1F3FB:0x1F400] = _MARK  # skin tones
     return table
+
+
+_SCRIPTS = {
+    ("LATIN",): "af ca cs cy da de en es et eu fi fr ga gl hr hu id is it la lt lv ms mt nb nl nn no pl pt "
+    "ro sk sl sq sv sw tl tr vi",
+    ("CYRILLIC",): "be bg kk ky mk mn ru tt uk",
+    ("LATIN", "CYRILLIC"): "az sr uz",
+    ("HANGUL", "CJK"): "ko",
+    ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "CJK"): "ja",
+    ("CJK",): "zh zh-hans zh-hant",
+    ("ARABIC",): "ar fa ps sd ug ur",
+    ("DEVANAGARI",): "hi mr ne sa",
+    ("ARMENIAN",): "hy", ("BENGALI",): "as bn", ("ETHIOPIC",): "am ti", ("GEORGIAN",): "ka",
+    ("GREEK",): "el", ("GUJARATI",): "gu", ("GURMUKHI",): "pa", ("HEBREW",): "he yi",
+    ("KANNADA",): "kn", ("MALAYALAM",): "ml", ("SINHALA",): "si", ("TAMIL",): "ta", ("TELUGU",): "te",
+    ("THAI",): "th",
+}  # fmt: skip
+"""Scripts, by the first word of their letters' Unicode names, and the languages written in them."""
+_ENOUGH = 0.7
+"""Share of the letters that are of a language's own script, at the least; names and terms are not."""
+
+
+def scripts_of(texts: Iterable[str]) -> dict[str, float]:
+    """Share of the letters in each script, the commonest first; scripts are named as Unicode names them."""
+    letters: Counter[str] = Counter()
+    for text in texts:
+        letters.update(text)
+    scripts: Counter[str] = Counter()
+    for letter, number in letters.items():
+        if letter.isalpha():
+            scripts[unicodedata.name(letter, "UNNAMED").split()[0]] += number
+    return {script: number / scripts.total() for script, number in scripts.most_common()}
+
+
+def unlikely_language(language: str, texts: Iterable[str]) -> str | None:
+    """Why texts are not of a language, from their letters alone; None where nothing speaks against it."""
+    own = next((scripts for scripts, codes in _SCRIPTS.items() if language in codes.split()), None)
+    found = scripts_of(texts)
+    if own is None or not found or sum(found.get(script, 0.0) for script in own) >= _ENOUGH:
+        return None
+    other = next(script for script in found if script not in own)
+    name = "Chinese" if other == "CJK" else other.capitalize()
+    return f"{found[other]:.0%} of its letters are {name}"

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEATURES",
+    "LONGEST_RUN",
     "EnglishWords",
     "FoundWords",
     "attribute_id",
+    "cut_runs",
     "features_of",
     "plain_words",
     "spells_as_spacy",
@@ -33,6 +35,10 @@ __all__ = [
 FEATURES = ("ORTH", "LOWER", "PREFIX", "SUFFIX", "SHAPE")
 """What the bundled network knows of a word, in the order of its tables."""
 
+LONGEST_RUN = 256
+"""Characters of a run without white space that spaCy's tokenizer gets at a time. It tries its patterns
+anew after every mark that it takes off such a run, so 50,000 brackets in one would take minutes."""
+_OVERLONG = re.compile(rf"\S{{{LONGEST_RUN + 1},}}")
 _BETWEEN = " word "
 _LETTER = "[A-Za-zÀ-ÖØ-öø-ſ]"
 _CORE = rf"{_LETTER}+(?:[-–—]{_LETTER}+)*|[0-9]+(?:-[0-9]+)*|[0-9]+(?:[,–][0-9]+)*(?:\.[0-9]+)?"
@@ -75,7 +81,10 @@ class EnglishWords:
         """Words of chunks; ``at_start``: the chunk's white space begins its document."""
         leads = [int(t[:1] == " " and not first) for t, first in zip(texts, at_start, strict=True)]
         bodies = [text[lead:] for text, lead in zip(texts, leads, strict=True)]
-        plain = [None if self._ask_always else self._plain(body) for body in bodies]
+        plain = [
+            None if self._ask_always or len(body) > LONGEST_RUN else self._plain(body)
+            for body in bodies
+        ]
         asked = [number for number, words in enumerate(plain) if words is None]
         found: list[Sequence[str]] = [words or () for words in plain]
         answers = self._ask([bodies[number] for number in asked])
@@ -98,24 +107,44 @@ class EnglishWords:
     def _ask(self, bodies: Sequence[str]) -> list[tuple[list[str], list[int]]]:
         """Words of each body as spaCy finds them, and their first characters."""
         answers: list[tuple[list[str], list[int]]] = [([], []) for _ in bodies]
-        # Bodies that end in visible characters share one call, a word between them: signs such as
+        parts = [
+            (number, offset, part)
+            for number, body in enumerate(bodies)
+            for offset, part in cut_runs(body)
+        ]
+        # Parts that end in visible characters share one call, a word between them: signs such as
         # ":(" are looked for across spaces.
-        together = [k for k, body in enumerate(bodies) if body and not body[-1:].isspace()]
-        alone = sorted(set(range(len(bodies))) - set(together))
+        together = [k for k, (*_, part) in enumerate(parts) if part and not part[-1:].isspace()]
+        alone = sorted(set(range(len(parts))) - set(together))
+        found: list[list[tuple[str, int]]] = [[] for _ in parts]
         for group in [together, *([k] for k in alone)]:
-            sizes = np.asarray([len(bodies[k]) for k in group], np.int64)
+            sizes = np.asarray([len(parts[k][2]) for k in group], np.int64)
             begins = np.cumsum(sizes + len(_BETWEEN)) - sizes - len(_BETWEEN)
             with self._tokenizer.vocab.memory_zone():
-                document = self._tokenizer(_BETWEEN.join(bodies[k] for k in group))
+                document = self._tokenizer(_BETWEEN.join(parts[k][2] for k in group))
                 words = [token.text for token in document]
                 places = np.fromiter((token.idx for token in document), np.int64, len(words))
             owners = np.searchsorted(begins, places, side="right") - 1
             within = places - begins[owners]
             for number in np.flatnonzero(within < sizes[owners]):
-                answer = answers[group[owners[number]]]
-                answer[0].append(words[number])
-                answer[1].append(int(within[number]))
+                found[group[owners[number]]].append((words[number], int(within[number])))
+        for (number, offset, _), of_part in zip(parts, found, strict=True):
+            for word, place in of_part:
+                answers[number][0].append(word)
+                answers[number][1].append(offset + place)
         return answers
+
+
+def cut_runs(text: str) -> list[tuple[int, str]]:
+    """(offset, part) of a text whose joint is the text: cut inside runs longer than :data:`LONGEST_RUN`.
+
+    A run is of characters that are not white space; it is cut at multiples of that length from its
+    start, so its parts do not depend on what is around it.
+    """
+    edges = [0]
+    for run in _OVERLONG.finditer(text):
+        edges += range(run.start() + LONGEST_RUN, run.end(), LONGEST_RUN)
+    return [(a, text[a:b]) for a, b in zip(edges, [*edges[1:], len(text)], strict=True)]
 
 
 def plain_words(

@@ -1,0 +1,57 @@
+"""What ids a tokenizer gives: how many a model must know, and which may stand in for others.
+
+Ids need not be 0 … n − 1: where entries were removed, or ids set apart, a vocabulary has holes. So nothing
+counts entries (``len(tokenizer)``); whoever needs a size asks here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chronomask.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Vocabulary", "vocabulary_size"]
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> int:
+    """The number of ids that a model must know: one more than the largest, whichever are in use."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What masking must know of a tokenizer.
+
+    ``mask_token_id``; ``ordinary_ids`` int64 [num_ordinary], rising: the tokens that may stand in as
+    random replacements (no special, added or unused token, and no id without a token); ``size``: every
+    id is below it.
+    """
+
+    mask_token_id: int
+    ordinary_ids: np.ndarray
+    size: int
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+        """Raises UsageError for a tokenizer without a mask token."""
+        mask_token_id: Any = tokenizer.mask_token_id
+        if mask_token_id is None:
+            raise UsageError(
+                f"tokenizer {tokenizer.name_or_path!r} has no mask token: masked language "
+                "modelling needs one; add it before preparing data"
+            )
+        tokens = tokenizer.get_vocab()
+        special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        ordinary = sorted(
+            number
+            for token, number in tokens.items()
+            if number not in special and not token.startswith("[unused")
+        )
+        return cls(int(mask_token_id), np.array(ordinary, np.int64), vocabulary_size(tokenizer))

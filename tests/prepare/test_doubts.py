@@ -1,0 +1,94 @@
+"""What a preparation doubts of its text: one line each, on standard error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronomask.data.folder import PreparedData
+from chronomask.errors import UsageError
+from chronomask.prepare.config import PrepareConfig, StanzaTagger
+from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.words.unicode import scripts_of, unlikely_language
+from chronomask.show.prepared import as_text, look_into
+
+KOREAN = "위키백과는 전 세계 여러 언어로 만들어 나가는 자유 백과사전이다. (Wikipedia, 2001)"
+TEXTS = {
+    "ko": KOREAN,
+    "en": "The naïve café was open; Σ and π were not.",
+    "ru": "Я вышел из дома рано утром и сел в поезд.",
+    "ja": "吾輩は猫である。名前はまだ無い。",
+    "zh": "我昨天在图书馆看书。",
+    "el": "Καλημέρα σας, τι κάνετε;",
+    "th": "สวัสดีครับ",
+    "sr": "Добро јутро, kako ste danas?",
+}
+SHARED = {("ja", "zh"), ("ko", "zh"), ("sr", "en"), ("sr", "ru")}
+"""A language, and another whose letters it also has."""
+
+
+def prepared(out: Path, texts: list[str], **changes: Any) -> PreparedData:
+    source = out.parent / "text.txt"
+    source.write_text("\n\n".join(texts), encoding="utf-8")
+    common: dict[str, Any] = {"row_length": 16, "held_out": 0.0, "workers": 1, "progress": False}
+    return prepare([source], out, **common | changes)
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_a_language_is_doubted_by_its_letters_alone(language: str) -> None:
+    for other, text in TEXTS.items():
+        doubt = unlikely_language(language, [text, "123 !?"])
+        assert (doubt is None) == (language == other or (language, other) in SHARED), (other, doubt)
+    assert unlikely_language(language, ["123 ...", ""]) is None
+    assert unlikely_language("xx", TEXTS.values()) is None
+
+
+def test_scripts_are_named_by_their_letters() -> None:
+    assert scripts_of(["aбB1 ", "é."]) == {"LATIN": 0.75, "CYRILLIC": 0.25}
+    assert scripts_of([]) == {}
+
+
+def test_korean_under_the_english_tagger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prepared(tmp_path / "out", [f"{KOREAN} {k}" for k in range(30)])
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "text in 'en'" in line
+    assert "of its letters are Hangul" in line
+    assert "--tagger bands" in line
+    caplog.clear()
+    prepared(tmp_path / "bands", [f"{KOREAN} {k}" for k in range(30)], tagger="bands")
+    prepared(tmp_path / "english", [f"A sentence in English, number {k}." for k in range(30)])
+    assert not caplog.records
+
+
+def test_unknown_tokens_are_said_at_the_end_and_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["".join(chr(0x4E00 + 50 * k + j) for j in range(50)) for k in range(20)]
+    few = prepared(tmp_path / "few", texts, tokenizer={"vocab_size": 500}, tagger="none")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("50.5 % of the training tokens are unknown")  # 495 of 1,000 are known
+    assert few.unknown_share("train") == pytest.approx(0.505)
+    assert "train 50.50%; never masked" in as_text(look_into(few))
+    caplog.clear()
+    all_of_them = prepared(tmp_path / "all", texts, tokenizer={"vocab_size": 2000}, tagger="none")
+    assert all_of_them.unknown_share("train") == 0.0
+    assert not caplog.records
+
+
+def test_taggers_have_names() -> None:
+    def named(text: str) -> Any:
+        return PrepareConfig.parse({"sources": ["x"], "tagger": text}).tagger
+
+    kinds = [named(name).kind for name in ("english", "none", "column", "bands")]
+    assert kinds == ["english", "none", "column", "frequency_bands"]
+    assert named("spacy:xx_pipeline").name == "xx_pipeline"
+    assert named("stanza:ko") == StanzaTagger(language="ko")
+    assert named("stanza:ko/gsd") == StanzaTagger(language="ko", package="gsd")
+    with pytest.raises(UsageError, match=r"'englsh'.*english"):
+        named("englsh")
+    with pytest.raises(
+        UsageError, match=r"no spaCy pipeline for 'qq' is installed.*--tagger bands"
+    ):
+        named("spacy:qq").label()
