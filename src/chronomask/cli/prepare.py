@@ -141,6 +141,9 @@ def _tokenizer(text: str | None) -> list[Layer]:
     """``--tokenizer``: a kind to train, or the folder or hub name of a model or tokenizer."""
     if text is None or not _is_path(text):
         return of_kind("--tokenizer", "tokenizer", text)
+    may_be_on_the_hub = text.count("/") == 1 and not text.startswith((".", "/", "~"))
+    if not (Path(text).is_dir() or may_be_on_the_hub):
+        raise UsageError(f"--tokenizer {text}: there is no such folder")
     return of_group("--tokenizer", text, "tokenizer", {"kind": "folder", "path": text})
 
 

@@ -266,7 +266,7 @@ class TokenizerFolder(TokenizerChoice):
     needs_text = False
 
     def check(self) -> None:
-        """Raises :class:`UsageError` where it cannot be had, or has no ``tokenizer.json``."""
+        """Raises :class:`UsageError` where it does not exist or has no ``tokenizer.json``."""
         self._folder()
 
     def _folder(self) -> Path:
