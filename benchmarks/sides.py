@@ -40,8 +40,8 @@ from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.log import RunLog
 from chronomask.train.loop import pretrain
-from chronomask.train.optimiser import update
 from chronomask.train.run import open_run
+from chronomask.train.updates import update
 from chronomask.types import UPOS_CLASSES, Precision
 
 __all__ = ["CPU_WORK", "Step", "Work", "bare", "make_data", "make_documents", "ours", "trainer"]

@@ -19,7 +19,7 @@ from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.recipes import find_recipe, recipes
-from chronomask.train import checkpoint, loop
+from chronomask.train import loop, saving
 from chronomask.train.config import RunConfig
 
 TINY_MODEL = {
@@ -483,7 +483,7 @@ def test_a_full_disk_while_saving(
     run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    flush, calls = checkpoint.flush, []
+    flush, calls = saving.flush, []
 
     def full(path: Path) -> None:
         calls.append(path)
@@ -491,7 +491,7 @@ def test_a_full_disk_while_saving(
             raise OSError(errno.ENOSPC, "No space left on device")
         flush(path)
 
-    monkeypatch.setattr(checkpoint, "flush", full)
+    monkeypatch.setattr(saving, "flush", full)
     refused(
         run("pretrain", config, "--out", out, "--quiet"),
         1,

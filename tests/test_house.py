@@ -48,7 +48,6 @@ PAST_PARTICIPLES = {
     "_offered",
     "_passed",
     "_placed",
-    "_predicted",
     "_separated",
     "_told",
     "annotated",

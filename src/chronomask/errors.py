@@ -13,6 +13,7 @@ __all__ = [
     "ChronomaskError",
     "DataError",
     "RunError",
+    "Stopped",
     "UsageError",
     "nearest",
     "need",
@@ -39,6 +40,14 @@ class DataError(ChronomaskError):
 
 class RunError(ChronomaskError):
     """Work that started could not go on: a full disk, a non-finite loss, no usable checkpoint."""
+
+
+class Stopped(ChronomaskError):
+    """Work stopped on request with its state saved; exits like a process ended by the signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

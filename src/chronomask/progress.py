@@ -39,16 +39,17 @@ class Progress:
         self._started = self._last_line = time.monotonic()
         terminal = shown and sys.stderr.isatty()
         self._lines = shown and not terminal
-        self._bar: tqdm[Any] = tqdm(
-            desc=label,
-            total=total,
-            initial=done,
-            unit=f" {unit}",
-            unit_scale=True,
-            disable=not terminal,
-            leave=False,
-            dynamic_ncols=True,
-        )
+        self._bar: tqdm[Any] | None = None
+        if terminal:  # tqdm starts a thread, also for a bar that it does not show
+            self._bar = tqdm(
+                desc=label,
+                total=total,
+                initial=done,
+                unit=f" {unit}",
+                unit_scale=True,
+                leave=False,
+                dynamic_ncols=True,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +60,8 @@ class Progress:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         if self._lines and kind is None:
             seconds = time.monotonic() - self._started
             self._print([f"{self._done:,} {self._unit} in {clock(seconds)}", *self._rates(seconds)])
@@ -75,10 +77,10 @@ class Progress:
             self._others[name] = self._others.get(name, 0) + number
         self._note = note or self._note
         now = time.monotonic()
-        if not self._bar.disable:
+        if self._bar is not None:
             beside = [*self._rates(now - self._started)[1:], self._note]
             self._bar.set_postfix_str(", ".join(filter(None, beside)), refresh=False)
-        self._bar.update(done)
+            self._bar.update(done)
         if self._lines and now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
             self._print(self._state(now - self._started))

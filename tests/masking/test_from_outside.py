@@ -19,14 +19,13 @@ import torch
 
 from chronomask.config import json_schema
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError
+from chronomask.errors import Stopped, UsageError
 from chronomask.masking import content, ratio, strategy
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.runs.rules import unknown_before
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from chronomask.train.signals import Stopped
 from chronomask.types import UPOS_CLASSES, ClassTally, Rows
 from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text
 from tests.support.processes import python_path

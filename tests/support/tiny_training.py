@@ -98,8 +98,8 @@ def ask_to_stop_after(
 ) -> None:
     advance = log.RunLog.advance
 
-    def advance_and_ask(self: log.RunLog, done: int, steps: int, metrics: Any) -> None:
-        advance(self, done, steps, metrics)
+    def advance_and_ask(self: log.RunLog, done: int, metrics: Any) -> None:
+        advance(self, done, metrics)
         if done == step:
             os.kill(os.getpid(), signal_number)
 

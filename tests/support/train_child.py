@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.errors import ChronomaskError
-from chronomask.train import checkpoint, loop
+from chronomask.train import loop, saving
 from chronomask.train.config import RunConfig
 from chronomask.train.log import RunLog
 
@@ -61,7 +61,7 @@ def count_calls(spec: dict[str, Any]) -> Counter[str]:
 
 
 def main(spec: dict[str, Any]) -> int:
-    seed_dropout, flush, advance = loop.seed_dropout, checkpoint.flush, RunLog.advance
+    seed_dropout, flush, advance = loop.seed_dropout, saving.flush, RunLog.advance
     summarise = loop.summarise
     calls: Counter[str] | None = None
     rank = int(os.environ.get("RANK", "0"))
@@ -80,8 +80,8 @@ def main(spec: dict[str, Any]) -> int:
             die()
         flush(path)
 
-    def advance_or_ask(self: RunLog, step: int, steps: int, metrics: Any) -> None:
-        advance(self, step, steps, metrics)
+    def advance_or_ask(self: RunLog, step: int, metrics: Any) -> None:
+        advance(self, step, metrics)
         if [rank, step] == spec.get("ask_to_stop"):
             os.kill(os.getpid(), signal.SIGTERM)
         if [rank, step] == spec.get("die_once") and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
@@ -93,7 +93,7 @@ def main(spec: dict[str, Any]) -> int:
         return summarise(*arguments)
 
     loop.seed_dropout = seed_or_die
-    checkpoint.flush = flush_or_die
+    saving.flush = flush_or_die
     RunLog.advance = advance_or_ask
     loop.summarise = summarise_or_die
     try:

@@ -16,8 +16,9 @@ from chronomask.data.loader import RowLoader
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import build_model
 from chronomask.model.open import open_tokenizer
-from chronomask.train.config import AdamW, RunConfig
+from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
+from chronomask.train.optimiser import AdamW
 from tests.support.tiny_training import WITHOUT_DROPOUT, lines
 
 STEPS = 300

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from chronomask import storage
 from chronomask.errors import RunError
-from chronomask.train import checkpoint
+from chronomask.train import checkpoint, saving
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from tests.support.tiny_training import assert_same_run
@@ -83,7 +83,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_nothing_half_written(
     config: RunConfig, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saves: list[Path] = []
-    save_file, flush = checkpoint.save_file, storage.flush
+    save_file, flush = saving.save_file, storage.flush
 
     def full_save(tensors: Any, path: Path) -> None:
         saves.append(path)
@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_nothing_half_written(
         flush(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full_save)
+        patch.setattr(saving, "save_file", full_save)
         patch.setattr(storage, "flush", full_flush)
         with pytest.raises(RunError) as stopped:
             pretrain(config, tmp_path / "run", progress=False)
@@ -128,7 +128,7 @@ def test_another_format_version_is_refused(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "FORMAT_VERSION", 99)
+        patch.setattr(saving, "FORMAT_VERSION", 99)
         pretrain(config, tmp_path / "run", progress=False)
     with pytest.raises(RunError, match="format 99; this version of chronomask reads format 1"):
         pretrain(config, tmp_path / "run", resume=True, progress=False)

@@ -9,13 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from chronomask.errors import RunError
-from chronomask.train import log
+from chronomask import progress
+from chronomask.errors import DataError, RunError
 from chronomask.train.log import RunLog, environment
 
 
-def opened(folder: Path, step: int, progress: bool = False) -> RunLog:
-    return RunLog(folder, step=step, steps=10, name="run", active=True, progress=progress)
+def opened(folder: Path, step: int, shown: bool = False, logged_every: int | None = None) -> RunLog:
+    return RunLog(
+        folder,
+        step=step,
+        steps=10,
+        name="run",
+        active=True,
+        progress=shown,
+        logged_every=logged_every,
+    )
 
 
 def test_lines_past_the_checkpoint_and_torn_lines_go(tmp_path: Path) -> None:
@@ -47,8 +55,7 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
 def test_plain_lines_without_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "_SECONDS_BETWEEN_LINES", 3600.0)
-    run_log = opened(tmp_path, 0, progress=True)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", -1.0)
     metrics = {
         "loss": 2.5,
         "tokens_per_second": 1234.5,
@@ -56,16 +63,40 @@ def test_plain_lines_without_a_terminal(
         "mfu": 0.41,
         "data_wait_share": 0.0,
         "peak_memory_bytes": 2.3e9,
-        "seconds_left": 540.0,
     }
-    for step in (1, 2, 10):  # the second comes too soon, the last always comes
-        run_log.advance(step, 10, metrics)
-    run_log.close()
-    assert capsys.readouterr().err.splitlines() == [
-        f"step {step}/10  loss 2.500  1,234 tok/s  185 predicted/s  MFU 41%  0% waiting for data  "
-        "2.3 GB  0:09:00 left"
-        for step in (1, 10)
+    with opened(tmp_path, 2, shown=True) as run_log:
+        run_log.advance(3, metrics)
+        run_log.advance(10, None)  # keeps the figures of the last line
+    told = capsys.readouterr().err.splitlines()
+    figures = "loss 2.500  1,234 tok/s  185 predicted/s  MFU 41%  0% waiting for data  2.3 GB"
+    assert [line.partition(",")[0] for line in told] == [
+        "run: 30%",
+        "run: 100%",
+        "run: 10 steps in 0 s",
     ]
+    assert all(line.endswith(figures) for line in told)
+
+
+def test_lines_that_are_gone_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2}\n{"st\n{"step": 8}\n{"step": 12, "name": "é')
+    with path.open("ab") as file:
+        file.write("é".encode()[:1])  # the write was cut off within a character
+    with caplog.at_level("INFO"):
+        opened(tmp_path, 8, logged_every=2).close()
+    assert path.read_text() == '{"step": 2}\n{"step": 8}\n'
+    assert "lines after step 8 are written again: 1" in caplog.text
+    assert "lines that cannot be read are left out: 1" in caplog.text
+    assert "lacks the lines of 2 steps before the checkpoint, from step 4 to step 6" in caplog.text
+    caplog.clear()
+    opened(tmp_path, 8, logged_every=None).close()
+    assert caplog.text == ""
+
+
+def test_a_log_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "name": "\xe9"}\n{"step": 2}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl.*line 1.*UTF-8"):
+        opened(tmp_path, 2)
 
 
 def test_a_file_that_cannot_be_written_is_a_run_error(

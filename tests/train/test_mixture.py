@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError
+from chronomask.errors import Stopped, UsageError
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from chronomask.train.signals import Stopped
 from tests.support.tiny_training import ask_to_stop_after, assert_same_run
 
 

@@ -16,7 +16,6 @@ import torch
 from chronomask.train import loop
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
-from chronomask.train.optimiser import build_optimiser
 from chronomask.train.run import open_run
 
 META = torch.device("meta")
@@ -57,7 +56,7 @@ def test_nothing_is_read_before_the_update_is_queued(
     run.forward.model.to("meta")  # pyright: ignore[reportArgumentType]
     run.forward = replace(run.forward, device=META)
     run.parameters = list(run.forward.model.parameters())
-    run.optimiser = build_optimiser(config.optimiser, run.forward.model)
+    run.optimiser = config.optimiser.build(run.forward.model)
     parts = [
         run.forward.mask(rows, run.masker, 0.0)
         for rows in run.loader.rows_at(0).micro_batches(config.micro_batches)

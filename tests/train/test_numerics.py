@@ -14,15 +14,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from chronomask.cli import app
-from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.errors import ChronomaskError, DataError, RunError, Stopped, UsageError
 from chronomask.train import loop
-from chronomask.train.config import RunConfig, SkipOutliers
+from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
 from chronomask.train.dump import replay
 from chronomask.train.forward import Forward
 from chronomask.train.loop import pretrain
-from chronomask.train.outliers import OutlierState
-from chronomask.train.signals import Stopped
+from chronomask.train.outliers import SkipOutliers
 from tests.support.tiny_training import (
     Driver,
     ask_to_stop_after,
@@ -122,12 +121,12 @@ def test_where_no_dump_can_be_written_the_error_still_says_what_happened(
 
 
 def test_a_value_stands_out_by_the_last_steps() -> None:
-    state = OutlierState(SkipOutliers(window=4, after=3, deviations=2))
+    state = SkipOutliers(window=4, after=3, deviations=2).begin()
     assert [state.judge(value, 1.0) for value in (1.0, 9.0, 2.0)] == [None] * 3  # nothing to go by
     mean, deviation = 4.0, math.sqrt((9 + 25 + 4) / 2)
     limit = mean + 2 * deviation
     assert state.judge(limit - 0.01, 1.0) is None
-    state = OutlierState(SkipOutliers(window=4, after=3, deviations=2))
+    state = SkipOutliers(window=4, after=3, deviations=2).begin()
     for value in (1.0, 9.0, 2.0):
         state.judge(value, 1.0)
     assert state.judge(limit + 0.01, 1.0) == f"loss {limit + 0.01:.4g} is above {limit:.4g}"
@@ -135,7 +134,7 @@ def test_a_value_stands_out_by_the_last_steps() -> None:
 
 
 def test_a_new_level_is_known_in_time() -> None:
-    state = OutlierState(SkipOutliers(window=8, after=4, watch="gradient_norm"))
+    state = SkipOutliers(window=8, after=4, watch="gradient_norm").begin()
     noise = [0.9, 1.0, 1.1, 1.0]
     judged = [state.judge(5.0, value) for value in noise * 2 + [10 * value for value in noise * 2]]
     assert judged[:8] == [None] * 8
@@ -209,7 +208,7 @@ def test_a_rule_that_began_later_finds_no_state(config: RunConfig, tmp_path: Pat
     (newest,) = (tmp_path / "run" / "checkpoints").iterdir()
     content = load_file(newest / "content.safetensors")
     assert content["outliers.last_values"].shape == (2, 2)
-    state = OutlierState(SkipOutliers())
+    state = SkipOutliers().begin()
     with pytest.raises(DataError, match=r"has no 'outliers\.last_values'"):
         state.load_state_dict({})
 

@@ -15,9 +15,10 @@ from chronomask.data.folder import PreparedData
 from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer
-from chronomask.train.config import AdamW, Muon, RunConfig, StableAdamW
+from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from chronomask.train.optimiser import build_optimiser, can_leave_out, update
+from chronomask.train.optimiser import AdamW, Muon, StableAdamW
+from chronomask.train.updates import can_leave_out, update
 from tests.support.tiny_training import assert_same_run
 
 NO_NORM = torch.zeros(())
@@ -30,7 +31,7 @@ def test_gradients_are_scaled_down_to_the_norm_asked_for(
 ) -> None:
     models = [nn.Linear(4, 3), nn.Linear(4, 3)]
     models[1].load_state_dict(models[0].state_dict())
-    ours, theirs = (build_optimiser(config, model) for model in models)
+    ours, theirs = (config.build(model) for model in models)
     torch.manual_seed(0)
     for _ in range(3):
         for mine, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
@@ -49,7 +50,7 @@ def test_gradients_are_scaled_down_to_the_norm_asked_for(
 
 def test_an_update_may_be_left_out_by_the_device() -> None:
     model = nn.Linear(4, 3)
-    optimiser = build_optimiser(AdamW(weight_decay=0.1), model)
+    optimiser = AdamW(weight_decay=0.1).build(model)
     assert can_leave_out(optimiser)
     for bad in (True, False, True):
         before = copy.deepcopy([list(model.parameters()), optimiser.state_dict()["state"]])
@@ -62,7 +63,7 @@ def test_an_update_may_be_left_out_by_the_device() -> None:
         for number, slots in optimiser.state_dict()["state"].items():
             old = state.get(number, {name: torch.zeros_like(v) for name, v in slots.items()})
             assert [torch.equal(v, old[name]) for name, v in slots.items()] == [bad] * 3
-    others = build_optimiser(StableAdamW(), model), build_optimiser(Muon(), model)
+    others = StableAdamW().build(model), Muon().build(model)
     assert not any(map(can_leave_out, others))
 
 
@@ -70,7 +71,7 @@ def test_biases_and_norms_have_no_decay() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4))
     model[1].bias.requires_grad_(False)
     for config in (AdamW(weight_decay=0.1), StableAdamW(weight_decay=0.1), Muon(weight_decay=0.1)):
-        optimiser = build_optimiser(config, model)
+        optimiser = config.build(model)
         decay = {id(p): g["weight_decay"] for g in optimiser.param_groups for p in g["params"]}
         assert decay == {
             id(model[0].weight): 0.1,
@@ -104,7 +105,7 @@ def test_stable_adamw_is_the_paper_s() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2)).double()
     config = StableAdamW(weight_decay=0.1)
-    optimiser = build_optimiser(config, model)
+    optimiser = config.build(model)
     before = [p.detach().clone() for p in model.parameters()]
     sizes = (1, 1, 100, 1, 0.01)
     drawn = [[torch.randn_like(p) * size for size in sizes] for p in model.parameters()]
@@ -123,8 +124,8 @@ def test_stable_adamw_without_clipping_is_adamw() -> None:
     ours, theirs = (nn.Linear(4, 4) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     pair = [
-        (ours, build_optimiser(StableAdamW(), ours)),
-        (theirs, build_optimiser(AdamW(), theirs)),
+        (ours, StableAdamW().build(ours)),
+        (theirs, AdamW().build(theirs)),
     ]
     for number in range(4):
         torch.manual_seed(number)
@@ -147,7 +148,7 @@ def test_muon_takes_hidden_matrices_alone(
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = FromConfig(model_type=model_type, overrides=sizes | {"intermediate_size": 48})
     model = build_model(config, tokenizer, row_length=32, seed=0, attention="row")
-    optimiser = build_optimiser(Muon(), model)
+    optimiser = Muon().build(model)
     by_id = {id(p): name for name, p in model.named_parameters()}
     hidden, *rest = ({by_id[id(p)] for p in g["params"]} for g in optimiser.param_groups)
     assert set().union(*rest) | hidden == set(by_id.values())
@@ -161,7 +162,7 @@ def test_muon_is_torch_s_and_adamw_s_each_on_its_own() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 6))
     embedding, matrix = copy.deepcopy(model[0]), copy.deepcopy(model[1])
-    optimiser = build_optimiser(Muon(weight_decay=0.1), model)
+    optimiser = Muon(weight_decay=0.1).build(model)
     alone = [
         torch.optim.Muon(
             [matrix.weight], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
@@ -182,7 +183,7 @@ def test_muon_is_torch_s_and_adamw_s_each_on_its_own() -> None:
             each.step()
     assert torch.equal(model[1].weight, matrix.weight)
     assert torch.equal(model[0].weight, embedding.weight)
-    again = build_optimiser(Muon(weight_decay=0.1), model)
+    again = Muon(weight_decay=0.1).build(model)
     again.load_state_dict(optimiser.state_dict())
     assert torch.equal(
         again.members[0].state[model[1].weight]["momentum_buffer"],  # pyright: ignore

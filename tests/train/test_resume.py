@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from chronomask.errors import UsageError
+from chronomask.errors import Stopped, UsageError
 from chronomask.train.config import RunConfig
+from chronomask.train.distributed import listen
 from chronomask.train.loop import pretrain
-from chronomask.train.signals import Stopped, listen
 from tests.support.tiny_training import Driver, ask_to_stop_after, assert_same_run, lines
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from chronomask import storage
 from chronomask.errors import RunError
-from chronomask.train import checkpoint, loop
+from chronomask.train import loop, saving
 from chronomask.train.config import RunConfig
 from chronomask.train.log import RunLog
 from chronomask.train.loop import pretrain
@@ -31,21 +31,21 @@ def test_every_checkpoint_is_the_same_as_if_training_had_waited(
 ) -> None:
     """The writer is held back until two more updates were made: a shared tensor would show."""
     pretrain(config.replace(["checkpoint.asynchronous=false"]), tmp_path / "waits", progress=False)
-    save, advance, updated = checkpoint.save, RunLog.advance, threading.Event()
+    save, advance, updated = saving.save, RunLog.advance, threading.Event()
 
     def late(folder: Path, snapshot: Any, **how: Any) -> Path:
         if threading.current_thread() is not threading.main_thread():
             assert updated.wait(HANG)
         return save(folder, snapshot, **how)
 
-    def advance_and_tell(self: RunLog, step: int, steps: int, metrics: Any) -> None:
-        advance(self, step, steps, metrics)
+    def advance_and_tell(self: RunLog, step: int, metrics: Any) -> None:
+        advance(self, step, metrics)
         if step in (4, 6):
             updated.set()
         elif step in (1, 5):
             updated.clear()
 
-    monkeypatch.setattr(checkpoint, "save", late)
+    monkeypatch.setattr(saving, "save", late)
     monkeypatch.setattr(RunLog, "advance", advance_and_tell)
     pretrain(config, tmp_path / "goes on", progress=False)
     assert_same_run(tmp_path / "waits", tmp_path / "goes on")
@@ -60,7 +60,7 @@ def test_one_at_a_time_and_done_before_a_stop_or_the_end(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whenever a summary is written or a write begins, no other write is under way."""
-    save, summarise = checkpoint.save, loop.summarise
+    save, summarise = saving.save, loop.summarise
     under_way: list[int] = []
     most: list[int] = []
 
@@ -75,7 +75,7 @@ def test_one_at_a_time_and_done_before_a_stop_or_the_end(
         assert under_way == []
         return summarise(*arguments)
 
-    monkeypatch.setattr(checkpoint, "save", watched)
+    monkeypatch.setattr(saving, "save", watched)
     monkeypatch.setattr(loop, "summarise", summarise_when_done)
     pretrain(config.replace(["checkpoint.every=1"]), tmp_path / "run", progress=False)
     assert most == [1] * 6
@@ -96,8 +96,8 @@ def test_a_failure_in_the_background_ends_the_run_with_what_went_wrong(
 
     advance = RunLog.advance
 
-    def advance_after_failure(self: RunLog, step: int, steps_: int, metrics: Any) -> None:
-        advance(self, step, steps_, metrics)
+    def advance_after_failure(self: RunLog, step: int, metrics: Any) -> None:
+        advance(self, step, metrics)
         steps.append(step)
         if step == failing + 1:
             assert failed.wait(HANG)

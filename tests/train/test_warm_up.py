@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from chronomask.data.cut import cut_rows
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
+from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes, cut_rows, shorten_rows
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.open import open_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes, shorten_rows
 from chronomask.types import Rows
 from tests.support.tiny_training import assert_same_run, lines
 
@@ -54,7 +53,7 @@ def test_the_order_of_rows_is_that_of_equal_steps(tiny_data: PreparedData, world
     sizes = Sizes(8, BatchWarmUp(start_rows=3, steps=7, stages=3))
     plain = RowLoader(split, seed=5, rows_per_step=1)
     ranks = [
-        RowLoader(split, seed=5, rows_per_step=8, rank=rank, world_size=world_size, sizes=sizes)
+        RowLoader(split, seed=5, rows_per_step=sizes, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     steps = [[rank.rows_at(step) for rank in ranks] for step in range(9)]
@@ -63,7 +62,7 @@ def test_the_order_of_rows_is_that_of_equal_steps(tiny_data: PreparedData, world
     assert order.tolist() == list(range(sizes.rows_before(9)))
     assert ids.tolist() == [int(plain.row_ids_at(n)[0][0]) for n in range(ids.size)]
     with pytest.raises(UsageError, match="rows: 3, fewer than the 4 processes"):
-        RowLoader(split, seed=5, rows_per_step=8, world_size=4, sizes=sizes)
+        RowLoader(split, seed=5, rows_per_step=sizes, world_size=4)
 
 
 def test_cut_rows_hold_the_same_tokens_and_no_half_words(tiny_data: PreparedData) -> None:

@@ -13,31 +13,18 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 
 from chronomask.data.folder import PreparedSplit
 from chronomask.data.mixture import MixedSplit
-from chronomask.data.order import visits
+from chronomask.data.order import Sizes, visits
 from chronomask.errors import DataError, UsageError
 from chronomask.types import Rows
 
-__all__ = ["RowLoader", "StepSizes", "validation_batches"]
+__all__ = ["RowLoader", "validation_batches"]
 
 _BLOCK_ROWS = 4096
-
-
-class StepSizes(Protocol):
-    """How many rows each step has, where not all have as many: pure functions of the step."""
-
-    def rows_at(self, step: int) -> int:
-        """Rows of 0-based ``step``; at least one for every process."""
-        ...
-
-    def rows_before(self, step: int) -> int:
-        """Rows of all steps before ``step``."""
-        ...
 
 
 class RowLoader:
@@ -47,7 +34,7 @@ class RowLoader:
     the ranks' rows in order are the single process's rows. ``num_workers`` threads read ahead:
     threads, because the work is copying out of a memory map inside numpy, which releases the
     interpreter lock, and a batch handed over between processes would be copied once more.
-    ``sizes``: for steps of different sizes, none above ``rows_per_step``; their order is the same.
+    Steps of different :class:`~chronomask.data.order.Sizes` take them in the same order.
     """
 
     def __init__(
@@ -55,18 +42,18 @@ class RowLoader:
         split: PreparedSplit | MixedSplit,
         *,
         seed: int,
-        rows_per_step: int,
+        rows_per_step: int | Sizes,
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
         start_step: int = 0,
-        sizes: StepSizes | None = None,
     ) -> None:
         """Raises DataError for data without rows, UsageError for numbers that do not fit together."""
         for part in split.splits if isinstance(split, MixedSplit) else [split]:
             if not part.num_rows:
                 raise DataError(f"{part.path} has no rows to train on; prepare more text")
-        fewest = rows_per_step if sizes is None else sizes.rows_at(0)
+        sizes = rows_per_step if isinstance(rows_per_step, Sizes) else Sizes(rows_per_step)
+        fewest = sizes.fewest
         if fewest < world_size:
             raise UsageError(
                 f"the smallest step has too few rows: {fewest}, fewer than the {world_size} processes "
@@ -80,7 +67,6 @@ class RowLoader:
             )
         self.split = split
         self.seed = seed
-        self.rows_per_step = rows_per_step
         self.num_workers = num_workers
         self.start_step = start_step
         self.sizes = sizes
@@ -100,9 +86,7 @@ class RowLoader:
 
     def _row_range(self, step: int) -> tuple[int, int]:
         """First and last (exclusive) of this rank's rows at ``step``, counted over the run."""
-        base, rows = step * self.rows_per_step, self.rows_per_step
-        if self.sizes is not None:
-            base, rows = self.sizes.rows_before(step), self.sizes.rows_at(step)
+        base, rows = self.sizes.rows_before(step), self.sizes.rows_at(step)
         first, last = (rows * (self._rank + k) // self._world_size for k in (0, 1))
         return base + first, base + last
 

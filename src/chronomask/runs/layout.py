@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,18 @@ from chronomask.errors import UsageError
 from chronomask.storage import file_sha256
 
 __all__ = [
+    "CONTENT",
+    "DISCARDED",
+    "FORMAT_VERSION",
     "HASHES",
     "MODEL",
+    "OPTIMISER",
     "STATE",
+    "UNFINISHED",
     "RunFolder",
     "checkpoints_in",
     "damage",
+    "remove",
     "run_of",
     "step_name",
     "step_of",
@@ -43,7 +50,15 @@ STATE = "state.json"
 """In a checkpoint: counters, config and fingerprint."""
 MODEL = "transformers"
 """In a checkpoint: the folder that ``AutoModelForMaskedLM.from_pretrained`` opens."""
-_NEEDED = (STATE, "content.safetensors", "optimiser.safetensors", f"{MODEL}/config.json")
+OPTIMISER = "optimiser.safetensors"
+"""In a checkpoint: what the optimiser keeps of every parameter."""
+CONTENT = "content.safetensors"
+"""In a checkpoint: all other tensors: of the masker, of outliers, of the log."""
+FORMAT_VERSION = 1
+"""Version of the checkpoints that this package writes and reads."""
+UNFINISHED, DISCARDED = ".writing-", ".discarded-"
+"""What the names of checkpoints begin with that are being written, and removed."""
+_NEEDED = (STATE, CONTENT, OPTIMISER, f"{MODEL}/config.json")
 _STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -148,6 +163,13 @@ def checkpoints_in(folder: Path) -> list[Path]:
     found = [(step_of(path), path) for path in folder.iterdir() if path.is_dir()]
     by_step = sorted((step, path) for step, path in found if step is not None)
     return [path for _, path in reversed(by_step)]
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint so that at no moment a part of it passes for the whole."""
+    discarded = checkpoint.with_name(f"{DISCARDED}{checkpoint.name}")
+    checkpoint.rename(discarded)
+    shutil.rmtree(discarded, ignore_errors=True)
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:

@@ -16,8 +16,10 @@ import numpy as np
 
 from chronomask.config import read_yaml
 from chronomask.errors import DataError, UsageError
+from chronomask.runs.layout import RunFolder
+from chronomask.storage import read_object, text_of
 
-__all__ = ["Run", "Series", "read_run", "read_runs"]
+__all__ = ["Run", "Series", "read_log", "read_run", "read_runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +97,21 @@ def read_run(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise UsageError(f"run folder {path} does not exist")
-    absent = [name for name in ("config.yaml", "metrics.jsonl") if not (path / name).is_file()]
+    folder = RunFolder(path)
+    absent = [file.name for file in (folder.config, folder.metrics) if not file.is_file()]
     if absent:
         raise UsageError(
             f"{path} is not a run folder: it has no {' and no '.join(absent)}; "
             "a run folder is what pretrain writes"
         )
-    config = read_yaml(path / "config.yaml")
-    metrics, metric_notices = _read_series(path / "metrics.jsonl")
+    config = read_yaml(folder.config)
+    metrics, metric_notices = _read_series(folder.metrics)
     if not len(metrics):
-        raise DataError(f"{path / 'metrics.jsonl'} is empty: the run has not logged a step yet")
+        raise DataError(f"{folder.metrics} is empty: the run has not logged a step yet")
     validation, validation_notices = Series({"step": np.empty(0)}, {}), []
-    if (path / "validation.jsonl").is_file():
-        validation, validation_notices = _read_series(path / "validation.jsonl")
-    summary = _read_object(path / "summary.json")
+    if folder.validation.is_file():
+        validation, validation_notices = _read_series(folder.validation)
+    summary = read_object(folder.summary)
     if summary is not None and summary.get("complete") is not True:
         summary = None
 
@@ -121,37 +124,34 @@ def read_run(path: str | Path) -> Run:
     if not len(validation):
         notices.append("not validated yet: it is missing from the validation figures")
     name = (summary or {}).get("name") or config.get("name") or path.resolve().name
-    environment = _read_object(path / "environment.json") or {}
+    environment = read_object(folder.environment) or {}
     return Run(path, str(name), config, metrics, validation, summary, environment, tuple(notices))
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file, None if there is no such file."""
+def read_log(path: Path) -> list[str]:
+    """The lines of a log; the last is what stands after the last line end, "" unless a writer was cut off.
+
+    A character that was cut in half there becomes U+FFFD. Raises DataError for a file that cannot be read
+    or is not UTF-8.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path} must hold a JSON object, not {type(value).__name__}")
-    return value
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    whole, _, rest = content.rpartition(b"\n")
+    return [*(text_of(whole, path).split("\n") if whole else []), rest.decode(errors="replace")]
 
 
 def _read_series(path: Path) -> tuple[Series, list[str]]:
     """The columns of a JSON-lines file, and what was left out of them."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
     lines, notices = [], []
-    texts = data.split(b"\n")
+    texts = read_log(path)
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             # Only a line without its line end can be one whose writer was cut off.
             if number == len(texts):
                 notices.append(f"the last line of {path.name} is half-written: 1 line left out")

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from chronomask.config import Config, diff, kind_of
-from chronomask.data.cut import cut_rows
 from chronomask.data.folder import PreparedData
-from chronomask.data.loader import RowLoader, StepSizes
+from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData
+from chronomask.data.order import LengthWarmUp, Sizes, cut_rows
 from chronomask.masking.config import MaskingConfig
 
 __all__ = [
@@ -50,14 +50,6 @@ _SAMPLED_ROWS = 4096
 """Rows whose maskable tokens are counted: an epoch of small data, a fair sample of large."""
 
 
-class LengthStages(Protocol):
-    """Rows that begin shorter (:class:`~chronomask.train.warm_up.LengthWarmUp`)."""
-
-    def pieces_at(self, step: int, row_length: int) -> int:
-        """How many pieces a row is cut into at 0-based ``step``."""
-        ...
-
-
 class RunPlan(Protocol):
     """The part of a run's config (:class:`~chronomask.train.config.RunConfig`) that its plan needs."""
 
@@ -66,9 +58,9 @@ class RunPlan(Protocol):
     @property
     def steps(self) -> int: ...
     @property
-    def sizes(self) -> StepSizes: ...
+    def sizes(self) -> Sizes: ...
     @property
-    def length_warmup(self) -> LengthStages | None: ...
+    def length_warmup(self) -> LengthWarmUp | None: ...
     @property
     def masked_token_budget(self) -> int | None: ...
 

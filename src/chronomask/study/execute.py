@@ -21,10 +21,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from chronomask.errors import ChronomaskError, RunError, UsageError
+from chronomask.errors import ChronomaskError, RunError, Stopped, UsageError
 from chronomask.study.config import StudyConfig
 from chronomask.study.units import Study, Unit, check_shared_start, open_study
-from chronomask.train.signals import Stopped
 
 __all__ = ["Outcome", "do_unit", "run_one", "run_study", "share_of"]
 

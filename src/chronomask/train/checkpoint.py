@@ -1,15 +1,11 @@
-"""Checkpoints: all the state there is, in safetensors and JSON, complete or not there at all.
+"""Reading checkpoints back: the newest whole one, whether it is of this run, and its state.
 
-A checkpoint is written into a temporary folder, every file and folder is flushed to the disk,
-``hashes.json`` goes last, and one rename makes it visible. So a process killed at any moment leaves
-the checkpoints before it as they were, and whatever happens to a file later is found by its hash.
-docs/contracts.md draws the folder. No random state is saved: everything random is keyed by step.
+``saving`` writes them; docs/contracts.md draws the folder. No random state is saved: everything random is
+keyed by step.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -17,24 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
-from chronomask.model.export import export
-from chronomask.runs.layout import HASHES, MODEL, STATE, checkpoints_in, damage, step_name
+from chronomask.runs.layout import (
+    CONTENT,
+    DISCARDED,
+    FORMAT_VERSION,
+    MODEL,
+    OPTIMISER,
+    STATE,
+    UNFINISHED,
+    checkpoints_in,
+    damage,
+    remove,
+    step_name,
+)
 from chronomask.runs.rules import unchangeable
-from chronomask.storage import file_sha256, flush, write_json
+from chronomask.storage import read_object
 from chronomask.train.config import RunConfig
 from chronomask.train.sharding import like
-from chronomask.train.snapshot import Snapshot
 
-__all__ = ["Checkpoint", "check_same_run", "latest", "save", "tidy"]
-
-FORMAT_VERSION = 1
-_UNFINISHED, _DISCARDED = ".writing-", ".discarded-"
+__all__ = ["Checkpoint", "check_same_run", "latest", "tidy"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +58,13 @@ class Checkpoint:
         return self.path / MODEL
 
     def content(self) -> dict[str, torch.Tensor]:
-        """Tensors of the masker and of the log, as given to :func:`save`."""
-        return _load(self.path / "content.safetensors")
+        """Tensors of the masker and of the log, as they were saved."""
+        return _load(self.path / CONTENT)
 
     def load_optimiser(self, optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
         """Fill the optimiser's state; raises DataError if it is of other parameters."""
         parameters = dict(model.named_parameters())
-        saved = _load(self.path / "optimiser.safetensors")
+        saved = _load(self.path / OPTIMISER)
         for key, tensor in saved.items():
             slot, _, name = key.partition("/")
             parameter = parameters.get(name)
@@ -72,44 +73,6 @@ class Checkpoint:
                     f"{self.path}: optimiser state '{key}' fits no parameter of the model"
                 )
             optimiser.state[parameter][slot] = like(tensor, parameter)
-
-
-def save(
-    folder: Path,
-    snapshot: Snapshot,
-    *,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    keep: int | None,
-) -> Path:
-    """Write ``folder``/step-…, then remove all but the ``keep`` newest (None: none); returns the new folder.
-
-    ``model`` gives its class and config alone. Saving a step that is there already changes nothing.
-    Raises RunError when the disk is full or fails; earlier checkpoints stay and nothing half-written
-    is left.
-    """
-    final = folder / step_name(snapshot.step)
-    if (final / HASHES).is_file():
-        return final
-    writing = folder / f"{_UNFINISHED}{final.name}"
-    try:
-        shutil.rmtree(writing, ignore_errors=True)
-        writing.mkdir(parents=True)
-        export(model, tokenizer, writing / MODEL, snapshot.card, snapshot.weights)
-        save_file(snapshot.optimiser, writing / "optimiser.safetensors")
-        save_file(snapshot.content, writing / "content.safetensors")
-        write_json(writing / STATE, {"format_version": FORMAT_VERSION, **snapshot.state})
-        write_json(writing / HASHES, _hash_and_flush(writing))
-        flush(writing)
-        writing.rename(final)
-        flush(folder)
-    except (OSError, SafetensorError, RunError) as error:
-        shutil.rmtree(writing, ignore_errors=True)
-        before = [path.name for path in checkpoints_in(folder)]
-        raise RunError(_describe_failure(final, error.__cause__ or error, before)) from error
-    for old in [] if keep is None else checkpoints_in(folder)[keep:]:
-        _remove(old)
-    return final
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -121,7 +84,7 @@ def latest(folder: Path) -> Checkpoint | None:
     for path in found:
         wrong = damage(path)
         if wrong is None:
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            state = read_object(path / STATE) or {}
             if state.get("format_version") != FORMAT_VERSION:
                 raise RunError(
                     f"{path} has checkpoint format {state.get('format_version')!r}; this version of "
@@ -138,8 +101,8 @@ def latest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) -> None:
-    """Refuse a checkpoint of another run; raises UsageError that names every field that differs."""
+def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) -> RunConfig:
+    """The config it was saved with; refuses another run: UsageError names every field that differs."""
     problems = []
     if checkpoint.state["data_fingerprint"] != fingerprint:
         problems.append(
@@ -157,15 +120,17 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
             f"{checkpoint.path} belongs to another run; these differ: {'; '.join(problems)}. "
             "Resume with the run's own config.yaml, or give another output folder"
         )
+    return before
 
 
-def tidy(folder: Path, step: int) -> None:
+def tidy(folder: Path, step: int, keep: int | None) -> None:
     """Prepare ``folder`` to continue after ``step``, the step of the newest whole checkpoint.
 
     What a killed process left half-written or half-removed is deleted; checkpoints of later steps, which
-    are damaged or they would be the newest, are renamed to damaged-step-….
+    are damaged or they would be the newest, are renamed to damaged-step-…. Of the others the ``keep`` newest
+    stay (None: all): a process killed at the end of a save left one more.
     """
-    for prefix in (_UNFINISHED, _DISCARDED):
+    for prefix in (UNFINISHED, DISCARDED):
         for path in folder.glob(f"{prefix}*"):
             shutil.rmtree(path, ignore_errors=True)
     for path in checkpoints_in(folder):
@@ -173,41 +138,10 @@ def tidy(folder: Path, step: int) -> None:
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
+    for old in [] if keep is None else checkpoints_in(folder)[keep:]:
+        remove(old)
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a file, each in aligned memory of its own (see ``model.open.open_model``)."""
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
-
-
-def _remove(path: Path) -> None:
-    """Remove a checkpoint so that at no moment a part of it passes for the whole."""
-    discarded = path.with_name(f"{_DISCARDED}{path.name}")
-    path.rename(discarded)
-    shutil.rmtree(discarded, ignore_errors=True)
-
-
-def _hash_and_flush(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below ``folder`` by relative path, each flushed to the disk."""
-    hashes = {}
-    for path in sorted(folder.rglob("*")):
-        flush(path)
-        if path.is_file():
-            hashes[path.relative_to(folder).as_posix()] = file_sha256(path)
-    return hashes
-
-
-def _describe_failure(final: Path, error: BaseException, before: list[str]) -> str:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(
-        error
-    )
-    why = "no space left on the device" if full else str(error)
-    intact = (
-        f"earlier checkpoints are intact ({', '.join(before)})"
-        if before
-        else "there is no earlier one"
-    )
-    return (
-        f"{final} could not be saved: {why}; {intact}. "
-        "Make room or choose another disk, then continue with --resume"
-    )

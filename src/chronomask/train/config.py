@@ -9,106 +9,26 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chronomask.config import Config, Seed
+from chronomask.config import Config, Seed, kind_of
 from chronomask.data.mixture import DataChoice
+from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
 from chronomask.masking.config import MaskingConfig
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
 from chronomask.train.learning_rate import LearningRate, Linear
 from chronomask.train.loggers import Logger
-from chronomask.train.warm_up import BatchWarmUp, LengthWarmUp, Sizes
+from chronomask.train.optimiser import AdamW, Optimiser
+from chronomask.train.outliers import KeepAll, Outliers
 from chronomask.types import Device, Precision
 
 __all__ = [
-    "AdamW",
     "CheckpointConfig",
-    "KeepAll",
-    "Muon",
-    "Optimiser",
-    "Outliers",
     "RunConfig",
-    "SkipOutliers",
-    "StableAdamW",
     "ValidationConfig",
 ]
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Positive = Annotated[int, Field(ge=1, le=10**15)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-
-
-class _Adam(Config):
-    beta1: Beta = 0.9
-    """decay of the first moment"""
-    beta2: Beta = 0.98
-    """decay of the second moment"""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-6
-    """added to the root of the second moment, in units of the gradient"""
-    weight_decay: NotNegative = 0.01
-    """decay of weight matrices and embeddings; biases and normalisation weights have none"""
-
-
-class AdamW(_Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019), fused."""
-
-    kind: Literal["adamw"] = "adamw"
-
-
-class StableAdamW(_Adam):
-    """AdamW whose update of a tensor shrinks where its second moment is out of date.
-
-    Wortsman et al. (arXiv 2304.13013), algorithm 2; ModernBERT's optimiser. It takes the place of
-    clipping: set ``gradient_clip: null``.
-    """
-
-    kind: Literal["stable_adamw"] = "stable_adamw"
-
-
-class Muon(_Adam):
-    """Momentum made orthogonal for the weight matrices of hidden layers, AdamW for all else.
-
-    Jordan et al. (2024). Updates are scaled to the root mean square of AdamW's (Liu et al., arXiv
-    2502.16982), so that one learning rate and weight decay serve both.
-    """
-
-    kind: Literal["muon"] = "muon"
-    momentum: Beta = 0.95
-    """decay of the matrices' momentum, Nesterov's"""
-
-
-Optimiser = Annotated[AdamW | StableAdamW | Muon, Field(discriminator="kind")]
-"""The union of optimiser configs, distinguished by ``kind``."""
-
-
-class KeepAll(Config):
-    """Every step is taken."""
-
-    kind: Literal["none"] = "none"
-
-
-class SkipOutliers(Config):
-    """A step that stands out makes no update and teaches the content schedule nothing."""
-
-    kind: Literal["skip"] = "skip"
-    watch: Literal["loss", "gradient_norm", "either"] = "either"
-    """what a step is judged by"""
-    deviations: Annotated[float, Field(gt=0)] = 6.0
-    """how many standard deviations above the mean a value stands out"""
-    window: Annotated[int, Field(ge=2)] = 128
-    """how many of the last steps give mean and deviation"""
-    after: Annotated[int, Field(ge=2)] = 64
-    """how many steps must have been seen before one can stand out; at most ``window``"""
-
-    @model_validator(mode="after")
-    def _check_window(self) -> SkipOutliers:
-        if self.after > self.window:
-            raise ValueError(f"after ({self.after}) must not exceed window ({self.window})")
-        return self
-
-
-Outliers = Annotated[KeepAll | SkipOutliers, Field(discriminator="kind")]
-"""The union of outlier rules, distinguished by ``kind``."""
 
 
 class ValidationConfig(Config):
@@ -210,9 +130,9 @@ class RunConfig(Config):
             raise ValueError(
                 f"masked_token_budget has no effect with masking.progress '{self.masking.progress}'"
             )
-        if self.sharding == "fsdp2" and self.optimiser.kind != "adamw":
+        if self.sharding == "fsdp2" and not self.optimiser.takes_shards:
             raise ValueError(
-                f"sharding 'fsdp2' splits every parameter, and optimiser '{self.optimiser.kind}' "
+                f"sharding 'fsdp2' splits every parameter, and optimiser '{kind_of(self.optimiser)}' "
                 "needs whole parameters: use 'adamw', or sharding 'none'"
             )
         if self.micro_batches > self.rows_per_step:

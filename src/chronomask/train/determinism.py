@@ -1,4 +1,4 @@
-"""Run-to-run determinism: the same configuration on the same machine gives the same bits."""
+"""The same configuration on the same machine gives the same bits: deterministic kernels, keyed dropout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["determinism"]
+from chronomask.keyed import Stream, row_keys
+
+__all__ = ["determinism", "seed_dropout"]
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -37,3 +39,12 @@ def determinism(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
         if workspace is None:
             os.environ.pop(_WORKSPACE, None)
+
+
+def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
+    """Make the model's dropout a function of where it is drawn: of which 0-based step and part.
+
+    It is keyed like everything else that is random, so that there is no random state to save.
+    """
+    key = row_keys(seed, Stream.DROPOUT, step, rank * 2**20 + micro_batch)
+    torch.manual_seed(int(key) >> 1)

@@ -17,6 +17,7 @@ import torch
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
+from chronomask.data.order import shorten_rows
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import skeleton
@@ -26,8 +27,6 @@ from chronomask.model.memory import Memory, estimate_memory
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, unknown_before
 from chronomask.train.config import RunConfig
-from chronomask.train.optimiser import state_numbers
-from chronomask.train.warm_up import shorten_rows
 from chronomask.types import Rows
 
 __all__ = ["DryRun", "as_text", "dry_run"]
@@ -119,7 +118,7 @@ def dry_run(
     micro = -(-of_device // min(config.micro_batches, of_device))
     memory = estimate_memory(
         model,
-        state_numbers=state_numbers(config.optimiser, model),
+        state_numbers=config.optimiser.state_numbers(model),
         rows=micro,
         row_length=length,
         predicted=round(micro * expected.maskable / num_rows * expected.highest_ratio),
@@ -150,12 +149,7 @@ def dry_run(
 
 
 def _first_rows(config: RunConfig, data: PreparedData | MixedData) -> Rows:
-    loader = RowLoader(
-        data.split("train"),
-        seed=config.seed,
-        rows_per_step=config.rows_per_step,
-        sizes=config.sizes,
-    )
+    loader = RowLoader(data.split("train"), seed=config.seed, rows_per_step=config.sizes)
     return loader.rows_at(0)
 
 
@@ -197,7 +191,7 @@ def as_text(run: DryRun) -> str:
         ("parameters", f"{run.parameters:,}"),
         ("rows", f"{run.rows:,} of {run.row_length} tokens" + _epochs(run)),
         ("tokens", f"{run.tokens:.4g}"),
-        ("predicted tokens", _predicted(run)),
+        ("predicted tokens", _describe_predicted(run)),
         ("FLOPs per token", f"{run.flops_per_token:.4g} (forwards and backwards)"),
         ("FLOPs", f"{run.flops:.4g}"),
         ("memory of a device", f"{memory.total / 1e9:.2f} GB ({parts})"),
@@ -215,7 +209,7 @@ def _epochs(run: DryRun) -> str:
     return f" ({run.epochs:.3g} times the data)"
 
 
-def _predicted(run: DryRun) -> str:
+def _describe_predicted(run: DryRun) -> str:
     if run.predicted is None:
         return f"known only once it has trained: {run.unknown}"
     return f"{run.predicted:.4g} (mean ratio {run.mean_ratio:.4f})"

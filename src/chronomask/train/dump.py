@@ -11,7 +11,6 @@ one process on a CPU replays bit for bit; other devices and several processes to
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -24,11 +23,11 @@ from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.tally import class_sums
 from chronomask.model.open import open_model, open_tokenizer
-from chronomask.storage import write_text
+from chronomask.storage import read_object, write_json
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
+from chronomask.train.determinism import seed_dropout
 from chronomask.train.distributed import World
-from chronomask.train.dropout import seed_dropout
 from chronomask.train.forward import Forward, Part, rows_at_fault
 from chronomask.train.run import Run, State
 from chronomask.train.sharding import gradient_norm
@@ -51,7 +50,7 @@ def not_finite(
 ) -> RunError:
     """The error of a step whose update was not made, after dumping it; all processes call this."""
     bad = rows_at_fault(parts, losses)
-    folder = run.folder / "dump" / f"step-{state.step + 1:08d}"
+    folder = run.folder.dump_of(state.step + 1)
     try:
         _write(folder, run, state, world, loss, norm, parts, bad)
         kept = f"It is kept in {folder}: chronomask replay {folder} computes it again"
@@ -64,7 +63,7 @@ def not_finite(
         f"step {state.step + 1:,}: loss {loss}, gradient norm {norm}, {where} {shown}; the update was "
         f"not made. {kept}. Lower learning_rate.peak (now {run.config.learning_rate.peak:g}), "
         f"lengthen its warm-up or lower gradient_clip, and start again or continue from the last "
-        f"checkpoint in {run.checkpoints}"
+        f"checkpoint in {run.folder.checkpoints}"
     )
 
 
@@ -84,10 +83,9 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     Raises DataError if ``folder`` is no dump, RunError if its checkpoint is damaged.
     """
     folder = Path(folder)
-    try:
-        report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is not the dump of a step: {error}") from None
+    report = read_object(folder / _REPORT)
+    if report is None:
+        raise DataError(f"{folder} is not the dump of a step: it has no {_REPORT}")
     saved = checkpoint.latest(folder)
     if saved is None:
         raise DataError(f"{folder} holds no checkpoint of the state before the step")
@@ -149,7 +147,7 @@ def _write(
             "pad_token_id": run.forward.pad_token_id,
             "precision": run.forward.precision,
         }
-        write_text(folder / _REPORT, json.dumps(report, indent=2) + "\n")
+        write_json(folder / _REPORT, report)
     world.wait()
     tensors = {"at_fault": torch.tensor(bad, dtype=torch.int64)}
     for number, part in enumerate(parts):

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the optimiser step. Nothing is registered, nothing counts.
+"""Learning-rate schedules: pure functions of the optimiser step. Nothing counts.
 
 All begin with a linear warm-up from ``peak / warmup_steps`` at the first step to ``peak``. Steps are
 0-based: ``at(step, steps)`` is the rate of the update that turns step into step + 1.
@@ -12,15 +12,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from chronomask.config import Config
+from chronomask.config import Alternative
 
-__all__ = ["LearningRate"]
+__all__ = ["Constant", "Cosine", "LearningRate", "Linear", "Wsd"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _WithWarmUp(Config):
-    """Linear warm-up, then the course that a member defines."""
+class LearningRate(Alternative):
+    """The family of learning-rate schedules, distinguished by ``kind``: a linear warm-up, then the course
+    that a member defines.
+    """
 
     peak: Annotated[float, Field(gt=0)] = 5e-4
     """highest learning rate"""
@@ -39,7 +41,7 @@ class _WithWarmUp(Config):
         """Share of the peak at ``progress`` in [0, 1] of the time after the warm-up."""
 
 
-class Constant(_WithWarmUp):
+class Constant(LearningRate):
     """The peak to the end."""
 
     kind: Literal["constant"] = "constant"
@@ -48,7 +50,7 @@ class Constant(_WithWarmUp):
         return 1.0
 
 
-class Linear(_WithWarmUp):
+class Linear(LearningRate):
     """A straight line from the peak to ``final``: BERT's."""
 
     kind: Literal["linear"] = "linear"
@@ -59,7 +61,7 @@ class Linear(_WithWarmUp):
         return 1 + (self.final - 1) * progress
 
 
-class Cosine(_WithWarmUp):
+class Cosine(LearningRate):
     """Half a cosine from the peak to ``final`` (Loshchilov and Hutter, ICLR 2017)."""
 
     kind: Literal["cosine"] = "cosine"
@@ -70,7 +72,7 @@ class Cosine(_WithWarmUp):
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
 
-class Wsd(_WithWarmUp):
+class Wsd(LearningRate):
     """Warm-up, stable, decay (a trapezoid): the peak until the last part of training, then down.
 
     Hu et al., "MiniCPM" (2024); ModernBERT decays as 1 − sqrt.
@@ -90,7 +92,3 @@ class Wsd(_WithWarmUp):
             return 1.0
         done = (progress - begin) / self.decay_share
         return 1 + (self.final - 1) * (done if self.shape == "linear" else math.sqrt(done))
-
-
-LearningRate = Annotated[Linear | Cosine | Wsd | Constant, Field(discriminator="kind")]
-"""The union of learning-rate schedules, distinguished by ``kind``."""

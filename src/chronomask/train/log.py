@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 import numpy
 import tokenizers
 import torch
 import transformers
-from tqdm import tqdm
 
 from chronomask import __version__
 from chronomask.errors import RunError
+from chronomask.progress import Progress
+from chronomask.runs.layout import RunFolder
+from chronomask.runs.read import read_log
 from chronomask.storage import write_text
-from chronomask.train.loggers import Sink, TensorBoard, WandB, open_sinks
+from chronomask.train.loggers import Logger, Sink, open_sinks
 
 __all__ = ["RunLog", "environment"]
 
-_SECONDS_BETWEEN_LINES = 10.0
-"""Least time between plain progress lines, so that a log file of a long run stays readable."""
+logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The log files of a run folder, opened to continue after ``step``; lines of later steps are removed.
+    """The log files of a run folder, opened to continue after ``step``, and the progress of the run.
 
-    ``active``: False for processes that leave writing to the first. Raises RunError when a file
-    cannot be written.
+    Lines of later steps are removed, as their steps are done again; what else is gone from a log is said.
+    ``active``: False for processes that leave writing to the first. ``logged_every``: steps between the lines
+    that ``metrics.jsonl`` should have up to ``step``; None where that is not known.
     """
 
     def __init__(
@@ -46,26 +48,39 @@ class RunLog:
         name: str,
         active: bool,
         progress: bool,
-        loggers: Sequence[TensorBoard | WandB] = (),
+        loggers: Sequence[Logger] = (),
         config: Mapping[str, Any] | None = None,
+        logged_every: int | None = None,
     ) -> None:
-        """Cut both logs off after ``step``, and open the loggers; raises RunError."""
-        self.folder = folder
+        """Cut both logs off after ``step``, and open the loggers; raises RunError or DataError."""
+        self.folder = RunFolder(folder)
         self.active = active
         self._files: dict[str, IO[str]] = {}
         self._sinks: list[Sink] = []
-        self._bar: tqdm[Any] | None = None
-        self._lines = progress and active
-        self._last_line = -_SECONDS_BETWEEN_LINES
+        self._progress = Progress(name, steps, "steps", shown=progress and active, done=step)
+        self._done = step
         if not active:
             return
-        for kind in ("metrics", "validation"):
-            path = folder / f"{kind}.jsonl"
-            write_text(path, "".join(_lines_up_to(path, step)))
-            self._files[kind] = path.open("a", encoding="utf-8")
+        for path in (self.folder.metrics, self.folder.validation):
+            kept = _lines_up_to(path, step)
+            if path == self.folder.metrics and logged_every is not None:
+                _tell_missing(path, kept, step, logged_every)
+            write_text(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept))
+            self._files[path.stem] = path.open("a", encoding="utf-8")
         self._sinks = open_sinks(loggers, folder, step=step, name=name, config=config or {})
-        if progress and sys.stderr.isatty():
-            self._bar = tqdm(total=steps, initial=step, desc=name, unit="step", dynamic_ncols=True)
+
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._progress.__exit__(kind, error, at)
+        self.close()
 
     def write(self, kind: str, values: Mapping[str, Any]) -> None:
         """Append one JSON object to ``metrics.jsonl`` or ``validation.jsonl``; loggers get it too."""
@@ -76,7 +91,8 @@ class RunLog:
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
             file.flush()
         except OSError as error:
-            raise RunError(f"{self.folder / f'{kind}.jsonl'} cannot be written: {error}") from error
+            path = self.folder.path / f"{kind}.jsonl"
+            raise RunError(f"{path} cannot be written: {error}") from error
         for sink in self._sinks:
             sink.write(kind, values)
 
@@ -85,39 +101,26 @@ class RunLog:
         for file in self._files.values():
             os.fsync(file.fileno())
 
-    def advance(self, step: int, steps: int, metrics: Mapping[str, Any] | None) -> None:
-        """Show progress: a bar on a terminal, else a line now and then; ``metrics`` when logged."""
-        if self._bar is not None:
-            if metrics is not None:
-                self._bar.set_postfix_str(_format_metrics(metrics), refresh=False)
-            self._bar.update(step - self._bar.n)
-        elif self._lines and metrics is not None:
-            now = time.monotonic()
-            if now - self._last_line >= _SECONDS_BETWEEN_LINES or step == steps:
-                self._last_line = now
-                print(
-                    f"step {step:,}/{steps:,}  {_format_metrics(metrics)}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+    def advance(self, step: int, metrics: Mapping[str, Any] | None) -> None:
+        """Show that ``step`` steps are done; ``metrics`` when logged."""
+        note = "" if metrics is None else _format_metrics(metrics)
+        self._progress.advance(step - self._done, note)
+        self._done = step
 
     def median_speed(self) -> float | None:
         """Median of the logged tokens per second; None without a line or where nothing is written."""
         if not self.active:
             return None
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = filter(None, read_log(self.folder.metrics))
         speeds = [json.loads(line)["tokens_per_second"] for line in lines]
         return median(speeds) if speeds else None
 
     def close(self) -> None:
-        """Close files, loggers and bar."""
+        """Close files and loggers."""
         for sink in self._sinks:
             sink.close()
         for file in self._files.values():
             file.close()
-        if self._bar is not None:
-            self._bar.close()
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -143,18 +146,44 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
-    """Lines of a log whose step is at most ``step``; a line cut short by a kill counts as later."""
-    kept = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if json.loads(line)["step"] > step:
-                    break
-            except ValueError:
-                break
+def _lines_up_to(path: Path, step: int) -> list[dict[str, Any]]:
+    """Lines of a log whose step is at most ``step``; how many others go, and why, is logged.
+
+    A last line that was cut short belongs to a later step. Raises DataError for a file that is not UTF-8.
+    """
+    if not path.is_file():
+        return []
+    kept, later, damaged = [], 0, 0
+    texts = read_log(path)
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+            is_later = line["step"] > step
+        except (ValueError, RecursionError, TypeError, KeyError):
+            if not text:
+                continue
+            torn = number == len(texts)
+            later, damaged = later + torn, damaged + (not torn)
+            continue
+        later += is_later
+        if not is_later:
             kept.append(line)
+    if later:
+        logger.info("%s: lines after step %s are written again: %s", path, f"{step:,}", later)
+    if damaged:
+        logger.warning("%s: lines that cannot be read are left out: %s", path, damaged)
     return kept
+
+
+def _tell_missing(path: Path, lines: Sequence[Mapping[str, Any]], step: int, every: int) -> None:
+    """Say how many lines a log should have up to ``step`` and has not."""
+    due = set(range(every, step + 1, every))
+    missing = sorted(due - {line["step"] for line in lines})
+    if missing:
+        logger.warning(
+            "%s lacks the lines of %s steps before the checkpoint, from step %s to step %s",
+            path, len(missing), f"{missing[0]:,}", f"{missing[-1]:,}",
+        )  # fmt: skip
 
 
 def _git_state() -> dict[str, Any] | None:
@@ -183,12 +212,4 @@ def _format_metrics(metrics: Mapping[str, Any]) -> str:
         shown.append(f"MFU {metrics['mfu']:.0%}")
     shown.append(f"{metrics['data_wait_share']:.0%} waiting for data")
     shown.append(f"{metrics['peak_memory_bytes'] / 1e9:.1f} GB")
-    if metrics["seconds_left"] is not None:
-        shown.append(f"{_clock(metrics['seconds_left'])} left")
     return "  ".join(shown)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -10,39 +10,16 @@ import importlib.util
 import json
 import os
 import uuid
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import Field
-
-from chronomask.config import Config
+from chronomask.config import Alternative, kind_of
 from chronomask.errors import UsageError
 from chronomask.storage import write_text
 
 __all__ = ["Logger", "Sink", "check_installed", "open_sinks"]
-
-
-class TensorBoard(Config):
-    """Event files in ``RUN/tensorboard``; needs the extra ``tensorboard``."""
-
-    kind: Literal["tensorboard"] = "tensorboard"
-
-
-class WandB(Config):
-    """A run of Weights & Biases, its files in ``RUN/wandb``; needs the extra ``wandb``."""
-
-    kind: Literal["wandb"] = "wandb"
-    project: str = "chronomask"
-    """the project that the run appears in"""
-    entity: str | None = None
-    """user or team; none takes the account's own"""
-    mode: Literal["online", "offline"] = "online"
-    """offline keeps everything in the run folder, for ``wandb sync`` later"""
-
-
-Logger = Annotated[TensorBoard | WandB, Field(discriminator="kind")]
-"""The union of loggers, distinguished by ``kind``."""
 
 
 class Sink(Protocol):
@@ -57,18 +34,53 @@ class Sink(Protocol):
         ...
 
 
-def check_installed(loggers: Sequence[TensorBoard | WandB]) -> None:
+class Logger(Alternative):
+    """The family of loggers, distinguished by ``kind``, which is also the package and the extra it needs."""
+
+    @abstractmethod
+    def open(self, folder: Path, *, step: int, name: str, config: Mapping[str, Any]) -> Sink:
+        """Go on after ``step`` with the figures of the run in ``folder``."""
+
+
+class TensorBoard(Logger):
+    """Event files in ``RUN/tensorboard``; needs the extra ``tensorboard``."""
+
+    kind: Literal["tensorboard"] = "tensorboard"
+
+    def open(self, folder: Path, *, step: int, name: str, config: Mapping[str, Any]) -> Sink:
+        """A writer of event files; readers drop what earlier files hold after ``step``."""
+        return _TensorBoard(folder, step)
+
+
+class WandB(Logger):
+    """A run of Weights & Biases, its files in ``RUN/wandb``; needs the extra ``wandb``."""
+
+    kind: Literal["wandb"] = "wandb"
+    project: str = "chronomask"
+    """the project that the run appears in"""
+    entity: str | None = None
+    """user or team; none takes the account's own"""
+    mode: Literal["online", "offline"] = "online"
+    """offline keeps everything in the run folder, for ``wandb sync`` later"""
+
+    def open(self, folder: Path, *, step: int, name: str, config: Mapping[str, Any]) -> Sink:
+        """The run that ``wandb.json`` in ``folder`` names, or a new one."""
+        return _WandB(self, folder, name, config)
+
+
+def check_installed(loggers: Sequence[Logger]) -> None:
     """Raise UsageError naming the extra of a logger that is not installed."""
     for logger in loggers:
-        if importlib.util.find_spec(logger.kind) is None:
+        kind = kind_of(logger)
+        if importlib.util.find_spec(kind) is None:
             raise UsageError(
-                f"logger '{logger.kind}' is not installed: pip install 'chronomask[{logger.kind}]', "
+                f"logger '{kind}' is not installed: pip install 'chronomask[{kind}]', "
                 "or leave it out of loggers"
             )
 
 
 def open_sinks(
-    loggers: Sequence[TensorBoard | WandB],
+    loggers: Sequence[Logger],
     folder: Path,
     *,
     step: int,
@@ -76,12 +88,7 @@ def open_sinks(
     config: Mapping[str, Any],
 ) -> list[Sink]:
     """The loggers of the run in ``folder``, to go on after ``step``."""
-    return [
-        _TensorBoard(folder, step)
-        if isinstance(logger, TensorBoard)
-        else _WandB(logger, folder, name, config)
-        for logger in loggers
-    ]
+    return [logger.open(folder, step=step, name=name, config=config) for logger in loggers]
 
 
 class _TensorBoard:

@@ -21,22 +21,21 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from chronomask.data.order import shorten_rows
+from chronomask.errors import Stopped
 from chronomask.masking.tally import class_means, class_sums, class_tally
 from chronomask.model.device import peak_memory
-from chronomask.train import distributed, signals
+from chronomask.train import distributed
 from chronomask.train.config import RunConfig
-from chronomask.train.determinism import determinism
-from chronomask.train.distributed import World
-from chronomask.train.dropout import seed_dropout
+from chronomask.train.determinism import determinism, seed_dropout
+from chronomask.train.distributed import StopRequest, World
 from chronomask.train.dump import not_finite
 from chronomask.train.forward import Part
 from chronomask.train.log import RunLog
-from chronomask.train.optimiser import can_leave_out, update
 from chronomask.train.run import Run, State, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
-from chronomask.train.signals import Stopped, StopRequest
+from chronomask.train.updates import can_leave_out, update
 from chronomask.train.validation import validate
-from chronomask.train.warm_up import shorten_rows
 from chronomask.types import Rows
 
 __all__ = ["pretrain"]
@@ -61,7 +60,7 @@ def pretrain(
     With ``resume`` the run in ``out`` goes on from its newest whole checkpoint, as if it had never
     stopped; a run that is complete returns its summary at once. Raises UsageError before any work
     for a config that cannot be, a folder that holds another run, or a checkpoint of one; RunError
-    for a non-finite loss or a full disk; :class:`~chronomask.train.signals.Stopped` after SIGTERM
+    for a non-finite loss or a full disk; :class:`~chronomask.errors.Stopped` after SIGTERM
     or SIGINT, once the state is saved.
     """
     config = RunConfig.of(config, **changes)
@@ -70,13 +69,13 @@ def pretrain(
     with (
         determinism(config.deterministic),
         distributed.join(config.device) as world,
-        signals.listen() as stop,
+        distributed.listen() as stop,
     ):
         run, state = open_run(config, Path(out), world, resume=resume)
         if run.finished is not None:
             return run.finished
         log = RunLog(
-            run.folder,
+            run.folder.path,
             step=state.step,
             steps=config.steps,
             name=str(run.config.name),
@@ -84,9 +83,10 @@ def pretrain(
             progress=progress,
             loggers=config.loggers,
             config=run.config.to_dict(),
+            logged_every=run.logged_every,
         )
         upcoming = cast("Generator[Rows]", iter(run.loader))  # closing it ends the reading threads
-        with closing(log), closing(upcoming), closing(run.saver):
+        with log, closing(upcoming), closing(run.saver):
             cut = shorten_rows(upcoming, config.length_warmup, state.step)
             _train(run, state, world, stop, log, cut)
             return summarise(run, state, log)
@@ -113,7 +113,7 @@ def _train(
             _save(run, state, log, world, background=False)
             raise Stopped(
                 f"stopped after step {state.step:,} of {config.steps:,} as asked; "
-                f"the state is saved in {run.folder}: continue with --resume",
+                f"the state is saved in {run.folder.path}: continue with --resume",
                 stop.signal_number or SIGTERM,  # another process may be the one that was asked
             )
         state.add_time(time.perf_counter() - began, waited)
@@ -125,7 +125,7 @@ def _train(
         if last or is_due(state.step, config.log_every):
             metrics = _metrics(run, state, step, world)
             log.write("metrics", metrics)
-        log.advance(state.step, config.steps, metrics)
+        log.advance(state.step, metrics)
         if last or is_due(state.step, config.validation.every):
             _validate(run, state, log, world)
         if last or is_due(state.step, config.checkpoint.every):
@@ -209,7 +209,7 @@ def _update(
     norm_tensor = gradient_norm([p.grad for p in run.parameters if p.grad is not None])
     finite = _finite(tallies[0, :num_classes].sum(), norm_tensor)
     # An update that the device leaves out by itself where a number is not finite is queued at once.
-    at_once = can_leave_out(run.optimiser) and run.outliers.rule.kind == "none"
+    at_once = can_leave_out(run.optimiser) and not config.outliers.judges
     if at_once:
         update(run.optimiser, rate, norm_tensor, config.gradient_clip, leave_out=~finite)
     # Here the host waits for the device, once a step: the next step's masks depend on these losses.
@@ -272,7 +272,7 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
         "seconds_left": tokens_left / speed if speed else None,
         **class_means(window.by_class, run.data.class_names),
     }
-    if run.outliers.rule.kind != "none":
+    if config.outliers.judges:
         line["skipped_steps"] = window.skipped
     weights = run.masker.class_weights()
     if weights is not None:

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient norm stands out: kept, or left out of training.
+"""Steps whose loss or gradient norm stands out: taken like any other, or left out of training.
 
 A step stands out by the mean and standard deviation of the last steps, those left out included: where
 the level really changed, the window comes to know it and steps are taken again. Only values that are
@@ -7,29 +7,98 @@ above the mean stand out. Non-finite values are no outliers; they stop the run (
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from pydantic import Field, model_validator
+
+from chronomask.config import Alternative
 from chronomask.errors import DataError
-from chronomask.train.config import KeepAll, SkipOutliers
 
-__all__ = ["OutlierState"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["KeepAll", "OutlierState", "Outliers", "SkipOutliers"]
 
 _TENSOR = "outliers.last_values"
 
 
-class OutlierState:
-    """The values that the rule remembers: float64 [2, n], losses and gradient norms, oldest first."""
+class Outliers(Alternative):
+    """The family of outlier rules, distinguished by ``kind``."""
 
-    def __init__(self, rule: KeepAll | SkipOutliers) -> None:
-        self.rule = rule
-        self._values = torch.zeros(2, 0, dtype=torch.float64)
+    @property
+    def judges(self) -> bool:
+        """Whether a step may be left out, so that its values are needed before its update."""
+        return True
+
+    def begin(self) -> OutlierState:
+        """What the rule remembers during one training."""
+        return OutlierState()
+
+
+class KeepAll(Outliers):
+    """Every step is taken."""
+
+    kind: Literal["none"] = "none"
+
+    @property
+    def judges(self) -> bool:
+        """No step is ever left out."""
+        return False
+
+
+class SkipOutliers(Outliers):
+    """A step that stands out makes no update and teaches the content schedule nothing."""
+
+    kind: Literal["skip"] = "skip"
+    watch: Literal["loss", "gradient_norm", "either"] = "either"
+    """what a step is judged by"""
+    deviations: Annotated[float, Field(gt=0)] = 6.0
+    """how many standard deviations above the mean a value stands out"""
+    window: Annotated[int, Field(ge=2)] = 128
+    """how many of the last steps give mean and deviation"""
+    after: Annotated[int, Field(ge=2)] = 64
+    """how many steps must have been seen before one can stand out; at most ``window``"""
+
+    @model_validator(mode="after")
+    def _check_window(self) -> SkipOutliers:
+        if self.after > self.window:
+            raise ValueError(f"after ({self.after}) must not exceed window ({self.window})")
+        return self
+
+    def begin(self) -> OutlierState:
+        """The values of the last steps, none yet."""
+        return _LastValues(self)
+
+
+class OutlierState:
+    """What a rule remembers of the steps before; here nothing, and every step is taken."""
 
     def judge(self, loss: float, gradient_norm: float) -> str | None:
         """Remember a step's values; why it stands out, or None if it is to be taken."""
-        rule = self.rule
-        if isinstance(rule, KeepAll):
-            return None
-        why = None
+        return None
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All state as tensors, for the checkpoint; empty where nothing is remembered."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore :meth:`state_dict` from among other tensors; raises DataError if it is not there."""
+
+
+class _LastValues(OutlierState):
+    """float64 [2, n]: losses and gradient norms of the last steps, oldest first."""
+
+    def __init__(self, rule: SkipOutliers) -> None:
+        import torch
+
+        self._rule = rule
+        self._values = torch.zeros(2, 0, dtype=torch.float64)
+
+    def judge(self, loss: float, gradient_norm: float) -> str | None:
+        """As in :class:`OutlierState`, by mean and deviation of what came before."""
+        import torch
+
+        rule, why = self._rule, None
         if self._values.shape[1] >= rule.after:
             limits = self._values.mean(1) + rule.deviations * self._values.std(1)
             named = (("loss", loss), ("gradient_norm", gradient_norm))
@@ -43,13 +112,11 @@ class OutlierState:
         return why or None
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All state as tensors, for the checkpoint; empty where nothing is remembered."""
-        return {} if isinstance(self.rule, KeepAll) else {_TENSOR: self._values}
+        """The values remembered."""
+        return {_TENSOR: self._values}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restore :meth:`state_dict` from among other tensors; raises DataError if it is not there."""
-        if isinstance(self.rule, KeepAll):
-            return
+        """As in :class:`OutlierState`."""
         if _TENSOR not in state:
             raise DataError(
                 f"the checkpoint has no '{_TENSOR}', which outliers 'skip' needs: it was trained without"

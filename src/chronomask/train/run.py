@@ -28,18 +28,16 @@ from chronomask.model.head import compile_backbone, logits_at
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import progress
-from chronomask.storage import read_object, write_text
+from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
 from chronomask.train.log import RunLog, environment
 from chronomask.train.loggers import check_installed
-from chronomask.train.optimiser import build_optimiser
 from chronomask.train.outliers import OutlierState
-from chronomask.train.saving import Saver
+from chronomask.train.saving import Saver, Snapshot, take
 from chronomask.train.sharding import Sharded
-from chronomask.train.snapshot import Snapshot, take
 
 __all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
 
@@ -139,7 +137,7 @@ class Run:
     """The parts of a run. ``finished``: the summary of a run that is complete already."""
 
     config: RunConfig
-    folder: Path
+    folder: RunFolder
     data: PreparedData | MixedData
     tokenizer: PreTrainedTokenizerBase
     forward: Forward
@@ -155,6 +153,8 @@ class Run:
     finished: dict[str, Any] | None = None
     initial_weights_sha256: str | None = None
     """of a run that starts now; None on resume"""
+    logged_every: int | None = None
+    """steps between logged lines before a resume; None for a run that starts now"""
     peak_flops: float = 0.0
     """of one device, the fastest that was measured or reached; known to the first process alone"""
     data_sheet_flops: float | None = None
@@ -165,11 +165,6 @@ class Run:
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.forward.model.parameters() if p.requires_grad]
         self.flops = count_flops(self.forward.model)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.folder / "checkpoints"
 
     @property
     def num_parameters(self) -> int:
@@ -213,16 +208,18 @@ class Run:
 def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> tuple[Run, State]:
     """The run in ``folder``, new or resumed; raises UsageError, DataError or RunError."""
     config = config if config.name else config.model_copy(update={"name": folder.resolve().name})
-    RunFolder(folder).check_free(resume)
+    place = RunFolder(folder)
+    place.check_free(resume)
     check_installed(config.loggers)
     data = open_data(config.data)
     if config.length_warmup is not None:
         config.length_warmup.pieces_at(0, data.row_length)  # refuses lengths that cannot be
     tokenizer = open_tokenizer(data.tokenizer_path)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
-    saved = checkpoint.latest(folder / "checkpoints") if resume else None
+    logged_every = None
+    saved = checkpoint.latest(place.checkpoints) if resume else None
     if saved is not None:
-        checkpoint.check_same_run(saved, config, data.fingerprint)
+        logged_every = checkpoint.check_same_run(saved, config, data.fingerprint).log_every
     elif resume:
         logger.warning("%s holds no checkpoint to resume: starting at step 0", folder)
 
@@ -250,7 +247,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     sharded = Sharded(model, world, compiled) if sharding else None
     run = Run(
         config=config,
-        folder=folder,
+        folder=place,
         data=data,
         tokenizer=tokenizer,
         forward=Forward(
@@ -262,23 +259,23 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             "inductor" if compiled and not sharding else None,
             sharded or logits_at,
         ),
-        optimiser=build_optimiser(config.optimiser, model),
+        optimiser=config.optimiser.build(model),
         masker=Masker(config.masking, vocabulary, data.class_names, config.seed),
         validation_masker=fixed_masker(vocabulary),
         loader=RowLoader(
             data.split("train"),
             seed=config.seed,
-            rows_per_step=config.rows_per_step,
+            rows_per_step=config.sizes,
             rank=world.rank,
             world_size=world.size,
             num_workers=config.loader_workers,
             start_step=saved.step if saved is not None else 0,
-            sizes=config.sizes,
         ),
-        saver=Saver(folder / "checkpoints", model, tokenizer, config.checkpoint.keep),
-        outliers=OutlierState(config.outliers),
+        saver=Saver(place.checkpoints, model, tokenizer, config.checkpoint.keep),
+        outliers=config.outliers.begin(),
         sharded=sharded,
         initial_weights_sha256=initial_weights,
+        logged_every=logged_every,
     )
     if world.is_first:
         run.peak_flops = config.peak_flops or peak_flops(world.device, config.precision)
@@ -290,7 +287,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
         state = State.from_checkpoint(saved.state, tensors)
         run.masker.load_state_dict(tensors)
         run.outliers.load_state_dict(tensors)
-        run.finished = _summary_of(folder) if state.step >= config.steps else None
+        run.finished = read_object(place.summary) if state.step >= config.steps else None
     world.wait()  # nobody reads any more: from here on the first process may write
     if world.is_first and run.finished is None:
         _begin_folder(run, state, resumed=saved is not None)
@@ -337,34 +334,28 @@ def summarise(run: Run, state: State, log: RunLog) -> dict[str, Any]:
         "seconds": state.seconds,
         "parameters": run.num_parameters,
         "data_fingerprint": run.data.fingerprint,
-        "checkpoint": f"checkpoints/step-{state.step:08d}",
+        "checkpoint": str(run.folder.checkpoint(state.step).relative_to(run.folder.path)),
         "complete": True,
     }
     if log.active:
-        write_text(run.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_json(run.folder.summary, summary)
     return summary
 
 
 def _begin_folder(run: Run, state: State, *, resumed: bool) -> None:
     """Write what a run folder holds from its beginning; note a resume."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.tidy(run.checkpoints, state.step)
-    write_text(run.folder / "config.yaml", run.config.to_yaml())
+    run.folder.path.mkdir(parents=True, exist_ok=True)
+    checkpoint.tidy(run.folder.checkpoints, state.step, run.config.checkpoint.keep)
+    write_text(run.folder.config, run.config.to_yaml())
     here = environment(run.forward.device) | {"precision": run.forward.precision}
     if resumed:
-        began = (read_object(run.folder / "environment.json") or {}).get("precision")
+        began = (read_object(run.folder.environment) or {}).get("precision")
         if began is not None and began != run.forward.precision:
             logger.warning("the run began in %s and goes on in %s", began, run.forward.precision)
-        path = run.folder / "resumes.jsonl"
-        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        path = run.folder.resumes
+        before = read_text(path) if path.is_file() else ""
         write_text(path, before + json.dumps({"from_step": state.step, **here}) + "\n")
     else:
         here["data_fingerprint"] = run.data.fingerprint
         here["initial_weights_sha256"] = run.initial_weights_sha256
-        write_text(run.folder / "environment.json", json.dumps(here, indent=2) + "\n")
-
-
-def _summary_of(folder: Path) -> dict[str, Any] | None:
-    """The summary of a complete run; None if it was killed before writing it."""
-    path = folder / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        write_json(run.folder.environment, here)

@@ -1,25 +1,153 @@
-"""Writes checkpoints at once or in the background, one at a time, and never claims one too early.
+"""Writing checkpoints: all the state there is, in safetensors and JSON, complete or not there at all.
 
-A checkpoint in the background is a snapshot and a thread. It appears under its name when every byte is
-on the disk (see ``checkpoint``), a failure ends the run at the next step boundary or at the end, and
-nothing that relies on a checkpoint (a stop, the summary) comes before the thread is done.
+A checkpoint is written from a :class:`Snapshot` into a temporary folder, every file and folder is flushed to
+the disk, ``hashes.json`` goes last, and one rename makes it visible. So a process killed at any moment leaves
+the checkpoints before it as they were, and whatever happens to a file later is found by its hash.
+
+In the background (:class:`Saver`) a thread does this, and taking the snapshot is all that training waits
+for. A failure ends the run at the next step boundary or at the end, and nothing that relies on a checkpoint
+(a stop, the summary) comes before the thread is done.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask.errors import RunError
-from chronomask.train import checkpoint
-from chronomask.train.snapshot import Snapshot
+from chronomask.model.export import export
+from chronomask.runs.layout import (
+    CONTENT,
+    FORMAT_VERSION,
+    HASHES,
+    MODEL,
+    OPTIMISER,
+    STATE,
+    UNFINISHED,
+    checkpoints_in,
+    remove,
+    step_name,
+)
+from chronomask.storage import file_sha256, flush, write_json
+from chronomask.train.sharding import whole
 
-__all__ = ["Saver"]
+__all__ = ["Saver", "Snapshot", "save", "take"]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """``state``: what ``state.json`` will hold; ``card``: the model card; the rest are whole tensors.
+
+    ``weights`` by the names of the model's ``state_dict``, tied ones sharing memory; ``optimiser`` by
+    ``slot/parameter name``; ``content`` by the masker's and the log's own names.
+    """
+
+    state: dict[str, Any]
+    card: str
+    weights: dict[str, torch.Tensor]
+    optimiser: dict[str, torch.Tensor]
+    content: dict[str, torch.Tensor]
+
+    @property
+    def step(self) -> int:
+        """Number of optimiser steps done."""
+        return self.state["step"]
+
+
+def take(
+    state: dict[str, Any],
+    card: str,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    content: dict[str, torch.Tensor],
+    *,
+    copied: bool,
+    kept: bool,
+) -> Snapshot | None:
+    """A snapshot on the host, or None where it is not ``kept``; all processes must call this together.
+
+    ``copied``: it keeps its values while training goes on; otherwise tensors of the host are shared
+    with the model, and it holds until the next update.
+    """
+
+    def on_host(tensor: torch.Tensor) -> torch.Tensor | None:
+        full = whole(tensor.detach())
+        if not kept:
+            return None
+        host = full.cpu()
+        return host.clone() if copied and host is full else host
+
+    seen: dict[int, torch.Tensor | None] = {}
+    weights: dict[str, torch.Tensor | None] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen[id(tensor)] = on_host(tensor)
+        weights[name] = seen[id(tensor)]
+    slots = {
+        f"{slot}/{name}": on_host(value)
+        for name, parameter in model.named_parameters()
+        for slot, value in optimiser.state.get(parameter, {}).items()
+    }
+    if not kept:
+        return None
+    return Snapshot(
+        state,
+        card,
+        {name: tensor for name, tensor in weights.items() if tensor is not None},
+        {name: tensor.contiguous() for name, tensor in slots.items() if tensor is not None},
+        {name: tensor.detach().cpu().clone() for name, tensor in content.items()},
+    )
+
+
+def save(
+    folder: Path,
+    snapshot: Snapshot,
+    *,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    keep: int | None,
+) -> Path:
+    """Write ``folder``/step-…, then remove all but the ``keep`` newest (None: none); returns the new folder.
+
+    ``model`` gives its class and config alone. Saving a step that is there already changes nothing.
+    Raises RunError when the disk is full or fails; earlier checkpoints stay and nothing half-written
+    is left.
+    """
+    final = folder / step_name(snapshot.step)
+    if (final / HASHES).is_file():
+        return final
+    writing = folder / f"{UNFINISHED}{final.name}"
+    try:
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir(parents=True)
+        export(model, tokenizer, writing / MODEL, snapshot.card, snapshot.weights)
+        save_file(snapshot.optimiser, writing / OPTIMISER)
+        save_file(snapshot.content, writing / CONTENT)
+        write_json(writing / STATE, {"format_version": FORMAT_VERSION, **snapshot.state})
+        write_json(writing / HASHES, _hash_and_flush(writing))
+        flush(writing)
+        writing.rename(final)
+        flush(folder)
+    except (OSError, SafetensorError, RunError) as error:
+        shutil.rmtree(writing, ignore_errors=True)
+        before = [path.name for path in checkpoints_in(folder)]
+        raise RunError(_describe_failure(final, error.__cause__ or error, before)) from error
+    for old in [] if keep is None else checkpoints_in(folder)[keep:]:
+        remove(old)
+    return final
 
 
 class Saver:
@@ -72,11 +200,35 @@ class Saver:
 
     def write_to(self, folder: Path, snapshot: Snapshot) -> Path:
         """Write ``snapshot`` as the only checkpoint of another folder, now."""
-        return checkpoint.save(
-            folder, snapshot, model=self._model, tokenizer=self._tokenizer, keep=1
-        )
+        return save(folder, snapshot, model=self._model, tokenizer=self._tokenizer, keep=1)
 
     def _write(self, snapshot: Snapshot) -> Path:
-        return checkpoint.save(
+        return save(
             self._folder, snapshot, model=self._model, tokenizer=self._tokenizer, keep=self._keep
         )
+
+
+def _hash_and_flush(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below ``folder`` by relative path, each flushed to the disk."""
+    hashes = {}
+    for path in sorted(folder.rglob("*")):
+        flush(path)
+        if path.is_file():
+            hashes[path.relative_to(folder).as_posix()] = file_sha256(path)
+    return hashes
+
+
+def _describe_failure(final: Path, error: BaseException, before: list[str]) -> str:
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(
+        error
+    )
+    why = "no space left on the device" if full else str(error)
+    intact = (
+        f"earlier checkpoints are intact ({', '.join(before)})"
+        if before
+        else "there is no earlier one"
+    )
+    return (
+        f"{final} could not be saved: {why}; {intact}. "
+        "Make room or choose another disk, then continue with --resume"
+    )
