@@ -27,6 +27,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "fixed": {"weights": {"NOUN": 1.0}},
     "folder": {"path": "tokenizer"},
     "hub": {"name": "owner/name"},
+    "mixture_rows": {"parts": [{"share": 1.0, "law": {"kind": "uniform_rows"}}]},
     "phases": {"phases": [{"until": 0.5, "ratio": 0.3}, {"until": 1, "ratio": 0.15}]},
     "sequence": {"parts": [{"until": 1, "schedule": {"kind": "linear"}}]},
     "spacy": {"name": "de_core_news_sm"},

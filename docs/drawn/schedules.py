@@ -42,6 +42,21 @@ EXAMPLES = {
     "cosine_then_quadratic": {},
     "uniform_rows": {"high": {"kind": "linear", "start": 0.6, "end": 0.3}},
     "beta_rows": {"mean": {"kind": "linear"}, "concentration": 10},
+    "normal_rows": {"mean": {"kind": "linear"}, "std": 0.05},
+    "cosine_rows": {"high": {"kind": "linear", "start": 0.6, "end": 0.3}},
+    "mixture_rows": {
+        "parts": [
+            {"share": 0.6, "law": {"kind": "normal_rows", "mean": 0.12, "std": 0.02}},
+            {
+                "share": 0.4,
+                "law": {
+                    "kind": "normal_rows",
+                    "mean": {"kind": "linear", "start": 0.4, "end": 0.85},
+                    "std": 0.08,
+                },
+            },
+        ]
+    },
     "responsive": {},
 }
 """Every kind with its defaults, or with the values that docs/schedules.md shows."""
@@ -57,8 +72,10 @@ def figures() -> dict[str, Figure]:
         figure, (axes,) = sheet(3.4, 1.7)
         _draw(axes, schedule)
         drawn[f"ratio-{kind}"] = figure
-    figure, panels = sheet(9.6, 6.8, 4, 4)
-    for axes, (kind, schedule) in zip(panels, schedules.items(), strict=True):
+    figure, panels = sheet(9.6, 8.5, 5, 4)
+    for axes in panels[len(schedules) :]:
+        axes.set_axis_off()
+    for axes, (kind, schedule) in zip(panels, schedules.items(), strict=False):
         _draw(axes, schedule, marks=False)
         headed(axes, kind)
         axes.set_ylim(0, 0.62)
@@ -75,9 +92,10 @@ def _draw(axes: Axes, schedule: Schedule, marks: bool = True) -> None:
     elif not schedule.known_before:
         _response(axes, schedule, marks)
     else:
-        ratios = np.array([schedule.at(float(t)) for t in PROGRESS])
+        times = PROGRESS if marks else PROGRESS[::4]  # a small panel needs no more
+        ratios = np.array([schedule.at(float(t)) for t in times])
         jumps = np.abs(np.diff(ratios, prepend=ratios[0])) > 0.03
-        axes.plot(PROGRESS, np.where(jumps, np.nan, ratios), color=BLUE)
+        axes.plot(times, np.where(jumps, np.nan, ratios), color=BLUE)
         mean = float(np.mean([schedule.at((k + 0.5) / 2000) for k in range(2000)]))
         if marks and np.ptp(ratios) > 0:
             axes.axhline(mean, color=MUTED, lw=0.8, ls=(0, (3, 3)))
@@ -99,7 +117,7 @@ def _bands(axes: Axes, schedule: Schedule) -> None:
     axes.fill_between(PROGRESS[::4], values[:, 0], values[:, 4], color=BLUE, alpha=0.15, lw=0)
     axes.fill_between(PROGRESS[::4], values[:, 1], values[:, 3], color=BLUE, alpha=0.25, lw=0)
     axes.plot(PROGRESS[::4], values[:, 2], color=BLUE)
-    axes.set_ylim(0, 0.62)
+    axes.set_ylim(0, max(0.62, 1.05 * float(values.max())))
 
 
 def _response(axes: Axes, schedule: Schedule, marks: bool) -> None:

@@ -174,6 +174,9 @@ class MaskedBatch:
     ``targets`` int64 [N]: their true ids; ``target_class`` uint8 [N]: their classes;
     ``num_maskable``: how many tokens could have been chosen (int or 0-d tensor);
     ``masking_ratio``: the ratio asked, as a fraction of the maskable tokens, averaged over rows;
+    ``loss_weights`` float32 [N]: what each predicted token's loss counts; None: all alike;
+    ``divisor``: what the batch adds to the number that the step's sum of weighted losses is divided by
+    (number or 0-d tensor); None: its predicted tokens, see :attr:`loss_divisor`;
     ``cu_seqlens``, ``attention_mask`` as in :class:`Rows`.
     """
 
@@ -186,10 +189,17 @@ class MaskedBatch:
     masking_ratio: float
     cu_seqlens: Array
     attention_mask: Array | None = None
+    loss_weights: Array | None = None
+    divisor: Any = None
 
     @property
     def num_predicted(self) -> int:
         return self.positions.shape[0]
+
+    @property
+    def loss_divisor(self) -> Any:
+        """The batch's part of what the step's sum of weighted losses is divided by."""
+        return self.num_predicted if self.divisor is None else self.divisor
 
     def inputs(self) -> dict[str, torch.Tensor]:
         """The model's keyword inputs: ``input_ids``, and ``attention_mask`` where it is known.
@@ -205,7 +215,7 @@ class MaskedBatch:
         """The same batch as torch tensors on ``device`` (a copy that does not wait for the host)."""
         moved = (
             "input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens",
-            "attention_mask",
+            "attention_mask", "loss_weights",
         )  # fmt: skip
         return replace(self, **{name: _move(getattr(self, name), device) for name in moved})
 

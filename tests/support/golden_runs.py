@@ -64,6 +64,43 @@ ARMS: dict[str, dict[str, Any]] = {
     | {"content": {"kind": "learning_progress", "ema_decay": 0.95, "fast_decay": 0.8}},
     "reducible-loss": FIXED
     | {"content": {"kind": "reducible_loss", "ema_decay": 0.95, "fast_decay": 0.8}},
+    "bimodal-rows": {
+        "ratio": {
+            "kind": "mixture_rows",
+            "parts": [
+                {"share": 0.6, "law": {"kind": "normal_rows", "mean": 0.12, "std": 0.02}},
+                {
+                    "share": 0.4,
+                    "law": {
+                        "kind": "normal_rows",
+                        "mean": {"kind": "linear", "start": 0.4, "end": 0.85},
+                        "std": 0.08,
+                    },
+                },
+            ],
+        },
+        "loss_weight": {"kind": "derivative", "exponent": 0.1},
+    },
+    "diffusion": {
+        "ratio": {"kind": "uniform_rows", "high": {"kind": "constant", "base": 1.0}},
+        "strategy": {"kind": "token"},
+        "loss_weight": {"kind": "inverse_ratio"},
+        "loss_per": "token",
+        "mask_replace_prob": 1.0,
+        "random_replace_prob": 0.0,
+    },
+    "diffusion-cosine": {
+        "ratio": {"kind": "cosine_rows", "high": {"kind": "constant", "base": 1.0}},
+        "strategy": {"kind": "token"},
+        "loss_weight": {"kind": "derivative"},
+        "loss_per": "token",
+        "mask_replace_prob": 1.0,
+        "random_replace_prob": 0.0,
+    },
+    "rows-alike": {
+        "ratio": {"kind": "normal_rows", "mean": 0.2, "std": 0.1},
+        "loss_per": "row",
+    },
     "token-probability": FIXED | {"content": {"kind": "token_probability", "every": 5}},
 }
 """Masking of each arm; what is not named is the default."""

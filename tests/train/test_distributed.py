@@ -52,6 +52,24 @@ def config(config: RunConfig) -> RunConfig:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("per", ["label", "token", "row"])
+def test_processes_that_weigh_losses_equal_one(
+    config: RunConfig, tmp_path: Path, per: str, driver: Driver
+) -> None:
+    weighted = config.replace(
+        [
+            f"masking.loss_per={per}",
+            "masking.loss_weight.kind=inverse_ratio",
+            "masking.ratio.kind=uniform_rows",
+        ]
+    )
+    for number in (1, 2):
+        spec = {"config": weighted.to_dict(), "out": str(tmp_path / str(number))}
+        assert driver.codes(spec, number) == [0] * number
+    assert_same_training(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 4])
 def test_processes_equal_one_and_one_goes_on_from_them(
     config: RunConfig, tmp_path: Path, number: int, driver: Driver

@@ -89,6 +89,32 @@ def test_micro_batches_change_nothing_but_rounding(config: RunConfig, tmp_path: 
             assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize("per", ["label", "token", "row"])
+def test_weighted_losses_do_not_depend_on_how_a_step_is_cut(
+    config: RunConfig, tmp_path: Path, per: str
+) -> None:
+    weighted = config.replace(
+        [
+            *WITHOUT_DROPOUT,
+            f"masking.loss_per={per}",
+            "masking.loss_weight.kind=derivative",
+            "masking.loss_weight.exponent=0.5",
+            "masking.ratio.kind=cosine_rows",
+            "steps=3",
+            "checkpoint.every=3",
+        ]
+    )
+    for number in (1, 3, 8):
+        cut = weighted.replace([f"micro_batches={number}"])
+        pretrain(cut, tmp_path / f"{number}", progress=False)
+    for number in (3, 8):
+        assert_close(weights_of(tmp_path / "1"), weights_of(tmp_path / f"{number}"))
+    plain = weighted.replace(["masking.loss_per=label", "masking.loss_weight.kind=none"])
+    pretrain(plain, tmp_path / "plain", progress=False)
+    with pytest.raises(AssertionError):  # the weights tell
+        assert_close(weights_of(tmp_path / "1"), weights_of(tmp_path / "plain"))
+
+
 def test_first_loss_is_that_of_transformers_on_the_same_batch(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +122,7 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
     seen: list[Any] = []
     update = loop._update
 
-    def watch(run: Any, state: Any, world: Any, parts: Any, predicted: float, rate: float) -> Any:
+    def watch(run: Any, state: Any, world: Any, parts: Any, predicted: float, *more: float) -> Any:
         if not seen:
             with torch.no_grad():
                 total = sum(
@@ -109,7 +135,7 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
                     for part in parts
                 )
             seen.append(total / predicted)
-        loss, norm = update(run, state, world, parts, predicted, rate)
+        loss, norm = update(run, state, world, parts, predicted, *more)
         seen.append(loss)
         return loss, norm
 

@@ -54,7 +54,14 @@ class TimeVariantMasking(Callback):
         seed: int = 0,
         monitor: str = "val_loss",
     ) -> None:
+        """Raises UsageError for masking that weighs losses: the module computes its own."""
         self.masking = StepMasking(masking, tokenizer, class_names, seed)
+        if self.masking.masker.config.weighs_losses:
+            raise UsageError(
+                "loss_weight and loss_per of this masking weigh the losses of rows, and a module computes "
+                "its own loss: train with chronomask pretrain, TimeVariantTrainer or a loop of your own, or "
+                "leave them out"
+            )
         self.monitor = monitor
         self._num_steps = 0
         self._step = 0

@@ -24,7 +24,7 @@ from chronomask.integrations.order import with_row_ids
 from chronomask.integrations.step import StepMasking
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import COLUMNS, RowCollator
-from chronomask.masking.tally import score
+from chronomask.masking.tally import score, weighted_sum
 from chronomask.model.attention import without_cudnn
 from chronomask.types import MaskedBatch
 
@@ -148,13 +148,15 @@ class TimeVariantTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
-        """The step's micro-batches, masked, and how many tokens they predict over all processes."""
+        """The step's micro-batches, masked, and what their losses are divided by, over all processes:
+        the number of tokens that they predict, unless masking weighs losses otherwise.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         # A Trainer resumed at its last step runs one step more.
         progress = min(1.0, self.state.global_step / self.state.max_steps)
         epoch = self._masking_callback.epoch
         masked = [self.masking.mask(batch, epoch, progress) for batch in batches]
-        count = torch.tensor([sum(m.num_predicted for m in masked)], device=device)
+        count = torch.tensor([sum(m.loss_divisor for m in masked)], device=device)
         if self.accelerator.num_processes > 1:
             count = torch.as_tensor(self.accelerator.gather(count))
         return [_inputs(batch) for batch in masked], count.sum()
@@ -177,10 +179,14 @@ class TimeVariantTrainer(Trainer):
             loss = score(logits, masked)[0].mean()  # nothing is learnt from it
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         losses = self.masking.observed_losses(masked, logits)
-        total = masked.num_predicted if num_items_in_batch is None else num_items_in_batch
+        total = masked.loss_divisor if num_items_in_batch is None else num_items_in_batch
         # Gradients are averaged over processes, and ``total`` already counts all of them.
         scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
-        loss = losses.sum() * scale / torch.as_tensor(total, device=losses.device).clamp(min=1)
+        loss = (
+            weighted_sum(losses, masked)
+            * scale
+            / torch.as_tensor(total, device=losses.device).clamp(min=1)
+        )
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(

@@ -117,7 +117,7 @@ class WorkerMasking:
     """
 
     def __init__(self, collate: RowCollator, masker: Masker, num_steps: int) -> None:
-        """Raises UsageError for masking that learns from losses."""
+        """Raises UsageError for masking that learns from losses, or weighs them."""
         content, ratio = masker.config.content, masker.config.ratio
         if content.learns:
             raise UsageError(
@@ -128,6 +128,11 @@ class WorkerMasking:
             raise UsageError(
                 f"a '{kind_of(ratio)}' ratio follows the loss, which loader workers never see: mask in the "
                 "training process, or use a schedule of progress alone"
+            )
+        if masker.config.weighs_losses:
+            raise UsageError(
+                "loss_weight and loss_per of this masking weigh the losses of rows, and batches of labels "
+                "carry no weights: mask in the training process, or leave them out"
             )
         if num_steps < 1:
             raise UsageError(f"num_steps is {num_steps}; it must be 1 or more")

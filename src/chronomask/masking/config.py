@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from chronomask.config import Config, kind_of
 from chronomask.masking.content import ContentSchedule, NoContent
+from chronomask.masking.loss_weight import EqualWeight, LossPer, LossWeight
 from chronomask.masking.ratio import CosineDecay, PureSchedule, Ratio, Schedule, value_at
 from chronomask.masking.strategy import Strategy, WholeWord
 
@@ -35,6 +36,11 @@ class MaskingConfig(Config):
     """probability that it is shown as a random ordinary token; the rest stays as it is"""
     replace_unit: Literal["token", "unit"] = "token"
     """whether tokens of a unit are replaced each on its own or all the same way"""
+    loss_weight: LossWeight = EqualWeight()
+    """how much the losses of a row count, by its masking ratio"""
+    loss_per: LossPer = "label"
+    """what a step's weighted losses are divided by: its predicted tokens, all its tokens that may be masked,
+    or its rows, of each of which the mean over its predicted tokens then counts once"""
     progress: Literal["steps", "tokens", "masked_tokens"] = "steps"
     """what training progress is counted in"""
 
@@ -47,6 +53,16 @@ class MaskingConfig(Config):
                     "mask_replace_prob + random_replace_prob must not exceed 1; at progress "
                     f"{progress:g} their sum is {total:g}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_draws(self) -> MaskingConfig:
+        if self.loss_weight.needs_draws and not self.ratio.has_density:
+            raise ValueError(
+                f"loss_weight '{kind_of(self.loss_weight)}' needs rows that draw their ratios from a "
+                f"continuous law, and ratio '{kind_of(self.ratio)}' is none: choose a law such as "
+                "'uniform_rows', or loss_weight 'inverse_ratio'"
+            )
         return self
 
     @model_validator(mode="after")
@@ -63,6 +79,11 @@ class MaskingConfig(Config):
                 f"content '{content}' selects whole words: strategy must be 'whole_word', not '{strategy}'"
             )
         return self
+
+    @property
+    def weighs_losses(self) -> bool:
+        """Whether the loss to minimise is another than the mean over predicted tokens."""
+        return not isinstance(self.loss_weight, EqualWeight) or self.loss_per != "label"
 
     def replace_probs(self, progress: float) -> tuple[float, float]:
         """Probabilities of [MASK] and of a random token at ``progress``."""

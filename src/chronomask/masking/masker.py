@@ -367,7 +367,34 @@ class Masker:
             masking_ratio=float(ratio.mean()),
             cu_seqlens=rows.cu_seqlens,
             attention_mask=rows.attention_mask,
+            **self._weigh_losses(rows, ratio, positions, progress),
         )
+
+    def _weigh_losses(
+        self, rows: Rows, ratio: np.ndarray, positions: Any, progress: float
+    ) -> dict[str, Any]:
+        """``loss_weights`` and ``divisor`` of a batch; nothing where every label counts the same.
+
+        ``ratio`` float64 [B]; ``positions`` [N] where the rows are.
+        """
+        config = self.config
+        if not config.weighs_losses:
+            return {}
+        of_row = config.loss_weight.of_rows(ratio, self.ratio.slopes(progress, rows, self.seed))
+        maskable = rows.word_id >= 0
+        weights: Any = torch.from_numpy(of_row)
+        row = torch.as_tensor(positions) // rows.row_length
+        weights = weights.to(row.device)[row]
+        if config.loss_per == "row":
+            weights = weights / torch.bincount(row, minlength=rows.num_rows)[row]
+        divisor = {
+            "label": None,
+            "token": maskable.sum(),
+            "row": maskable.any(1).sum(),
+        }[config.loss_per]
+        weights = weights.float()
+        on_host = not isinstance(positions, torch.Tensor)
+        return {"loss_weights": weights.numpy() if on_host else weights, "divisor": divisor}
 
     def _replace_bounds(self, progress: float) -> tuple[int, int]:
         """Bounds, out of 2³², below which a token is masked, or else shown as a random one."""
@@ -415,6 +442,7 @@ class Masker:
             masking_ratio=float(ratio.mean()),
             cu_seqlens=rows.cu_seqlens,
             attention_mask=rows.attention_mask,
+            **self._weigh_losses(rows, ratio, positions, progress),
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from chronomask.errors import UsageError
 from chronomask.types import ClassTally, MaskedBatch
 
-__all__ = ["StepTally", "class_means", "class_sums", "class_tally", "score"]
+__all__ = ["StepTally", "class_means", "class_sums", "class_tally", "score", "weighted_sum"]
 
 
 def score(logits: torch.Tensor, batch: MaskedBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,6 +41,17 @@ def score(logits: torch.Tensor, batch: MaskedBatch) -> tuple[torch.Tensor, torch
     targets = torch.as_tensor(batch.targets, device=logits.device)
     losses = torch.nn.functional.cross_entropy(flat.float(), targets, reduction="none")
     return losses, flat.detach().argmax(-1) == targets
+
+
+def weighted_sum(losses: torch.Tensor, batch: MaskedBatch) -> torch.Tensor:
+    """The losses [N] of :func:`score` summed with the batch's weights: 0-d, with its graph.
+
+    Over all micro-batches and ranks of a step, the sum of these divided by the sum of
+    ``batch.loss_divisor`` is what training minimises, however the step is cut.
+    """
+    if batch.loss_weights is None:
+        return losses.sum()
+    return (losses * torch.as_tensor(batch.loss_weights, device=losses.device)).sum()
 
 
 def class_sums(

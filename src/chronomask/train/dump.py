@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.masking.tally import class_sums
+from chronomask.masking.tally import class_sums, weighted_sum
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.storage import read_object, write_json
 from chronomask.train import checkpoint
@@ -105,12 +105,13 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
         for number, rows in enumerate(_read_rows(folder / _rows_name(rank)))
     ]
     predicted = sum(part.batch.num_predicted for _, _, part in parts)
+    divisor = sum(part.batch.loss_divisor for _, _, part in parts)
     by_class = torch.zeros(3, len(report["class_names"]), dtype=torch.float64, device=target)
     losses = []
     for rank, number, part in parts:
         seed_dropout(config.seed, saved.step, rank, number)
         loss, correct = forward.losses(part)
-        (loss.sum() / predicted).backward()
+        (weighted_sum(loss, part.batch) / divisor).backward()
         losses.append(loss.detach())
         by_class += class_sums(part.batch.target_class, loss, correct, by_class.shape[1])
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

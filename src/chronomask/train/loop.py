@@ -3,7 +3,8 @@
 Step s: its rows (a function of data, seed and s) are cut into micro-batches and masked with the step's
 ratio and the class weights learned before s, all of them before anything is computed, so that the
 number of predicted tokens over all micro-batches and processes is known. Each micro-batch adds the
-gradient of (sum of its losses / that number). Gradients are summed over processes, clipped and applied,
+gradient of (sum of its losses / that number); where masking weighs losses, of their weighted sum divided
+by what masking says. Gradients are summed over processes, clipped and applied,
 unless one is not finite; losses per class are pooled and fed back to the masker, in force from s + 1 on.
 """
 
@@ -23,7 +24,7 @@ import torch
 
 from chronomask.data.order import shorten_rows
 from chronomask.errors import Stopped
-from chronomask.masking.tally import class_means, class_sums, class_tally
+from chronomask.masking.tally import class_means, class_sums, class_tally, weighted_sum
 from chronomask.model.device import peak_memory
 from chronomask.train import distributed
 from chronomask.train.config import RunConfig
@@ -154,8 +155,9 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
     parts = [
         run.forward.mask(micro, masker, progress) for micro in rows.micro_batches(min(most, number))
     ]
-    predicted, maskable, tokens, num_rows, ratio_sum, stopping = world.totals(
+    predicted, divisor, maskable, tokens, num_rows, ratio_sum, stopping = world.totals(
         sum(part.batch.num_predicted for part in parts),
+        sum(part.batch.loss_divisor for part in parts),
         int(np.count_nonzero(rows.word_id >= 0)),
         int(np.count_nonzero(rows.input_ids != run.forward.pad_token_id)),
         rows.num_rows,
@@ -168,7 +170,7 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
     rate = config.learning_rate.at(state.step, config.steps)
     loss, norm = None, None
     if predicted:  # with nothing to predict there is no update; the schedules go on
-        loss, norm = _update(run, state, world, parts, predicted, rate)
+        loss, norm = _update(run, state, world, parts, predicted, divisor, rate)
     rows_done = config.sizes.rows_at(state.step)  # whole rows, also where they are cut
     state.count(rows=rows_done, tokens=int(tokens), masked_tokens=int(predicted))
     return _Step(
@@ -182,9 +184,19 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
 
 
 def _update(
-    run: Run, state: State, world: World, parts: Sequence[Part], predicted: float, rate: float
+    run: Run,
+    state: State,
+    world: World,
+    parts: Sequence[Part],
+    predicted: float,
+    divisor: float,
+    rate: float,
 ) -> tuple[float, float]:
-    """Forward, backward, update, feedback; returns the mean loss and the gradient norm."""
+    """Forward, backward, update, feedback; returns the mean loss and the gradient norm.
+
+    ``predicted`` tokens and ``divisor`` of weighted losses are sums over all processes; the mean loss is
+    that of predicted tokens, without weights.
+    """
     config, masker, forward = run.config, run.masker, run.forward
     num_classes = len(run.data.class_names)
     # Of every class and, where content is learnt by token, of every token after them.
@@ -196,7 +208,7 @@ def _update(
         if run.sharded:
             run.sharded.sum_gradients_next(number == len(parts) - 1)
         loss, correct = forward.losses(part)
-        (loss.sum() / predicted).backward()
+        (weighted_sum(loss, part.batch) / divisor).backward()
         losses.append(loss.detach())
         tallies[:, :num_classes] += class_sums(part.batch.target_class, loss, correct, num_classes)
         if num_tokens:

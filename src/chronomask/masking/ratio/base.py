@@ -1,0 +1,167 @@
+"""What every ratio schedule can do, and the state that one which responds to training begins.
+
+``at(progress)`` is the mean masking ratio asked at that point of training. A schedule that gives each row
+a ratio of its own also has ``of_rows``, one that responds to training also begins a :class:`RatioState`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field
+
+from chronomask.config import Alternative, kind_of
+from chronomask.errors import UsageError
+from chronomask.types import Rows
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PureSchedule", "Ratio", "RatioState", "Schedule", "Share", "Watched", "value_at"]
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+"""A masking ratio, or another share of tokens."""
+Share = Annotated[float, Field(gt=0, le=1)]
+"""A share of training that is not nothing, or the progress at which one ends."""
+Watched = Literal["validation", "training"]
+"""Which loss a ratio responds to."""
+
+
+class Schedule(Alternative):
+    """What every ratio schedule can do; ``at`` is the one thing a new one must define."""
+
+    ratio_fields: ClassVar[tuple[str, ...]] = ()
+    """names of the fields that hold ratios: what :meth:`times` multiplies"""
+
+    @abstractmethod
+    def at(self, progress: float) -> float:
+        """The mean ratio asked at ``progress`` in [0, 1]; itself in [0, 1]."""
+
+    @property
+    def draws_rows(self) -> bool:
+        """Whether rows get ratios of their own, and ``of_rows`` needs random numbers."""
+        return False
+
+    @property
+    def has_density(self) -> bool:
+        """Whether every row draws its ratio from a continuous law, so that :meth:`slope` is above 0."""
+        return False
+
+    def of_rows(self, progress: float, uniform: np.ndarray) -> np.ndarray:
+        """float64 [B]: each row's ratio, given a uniform number in (0, 1) per row."""
+        return np.full(uniform.shape, self.at(progress))
+
+    def uniform(self, rows: Rows, seed: int) -> np.ndarray:
+        """float64 [B] in (0, 1): the numbers that :meth:`of_rows` is given, independent of each other."""
+        from chronomask import keyed
+
+        keys = keyed.row_keys(seed, keyed.Stream.RATIO, rows.epoch, rows.row_id)
+        return keyed.unit_interval(keys >> np.uint64(32))
+
+    def ratios(self, progress: float, rows: Rows, seed: int) -> np.ndarray:
+        """float64 [B]: the ratio of each row at ``progress``."""
+        if not self.draws_rows:
+            return np.full(rows.num_rows, self.at(progress))
+        return self.of_rows(progress, self.uniform(rows, seed))
+
+    def slope(self, progress: float, uniform: np.ndarray) -> np.ndarray:
+        """float64 [B]: how fast :meth:`of_rows` rises with the uniform number; 0 for one ratio for all.
+
+        By central differences, over 2⁻²⁰ at most, inside (0, 1). A law with jumps has its own.
+        """
+        step = np.minimum(2.0**-20, np.minimum(uniform, 1 - uniform) / 2)
+        above, below = (self.of_rows(progress, uniform + side * step) for side in (1, -1))
+        return (above - below) / (2 * step)
+
+    def slopes(self, progress: float, rows: Rows, seed: int) -> np.ndarray:
+        """float64 [B]: :meth:`slope` where each row has drawn; 0 for one ratio for all rows."""
+        if not self.draws_rows:
+            return np.zeros(rows.num_rows)
+        return self.slope(progress, self.uniform(rows, seed))
+
+    @property
+    def watches(self) -> Watched | None:
+        """Which loss the ratio responds to; None for one that follows progress alone."""
+        return None
+
+    @property
+    def known_before(self) -> bool:
+        """Whether ``at`` tells, before training, what ratio will be asked."""
+        return self.watches is None
+
+    def begin(self) -> RatioState:
+        """What the ratio in force depends on during one training."""
+        return RatioState(self)
+
+    def times(self, factor: float) -> Self:
+        """The same course with every ratio multiplied by ``factor``.
+
+        Raises UsageError for a course that cannot be multiplied as a whole: one whose ratios are no
+        values of the config, or would leave [0, 1].
+        """
+        problem = f"the ratios of '{kind_of(self)}' cannot be scaled by {factor:.4g}"
+        if not self.ratio_fields:
+            raise UsageError(f"{problem}: they are no values of the config")
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        changed = {name: _multiply(own[name], factor) for name in self.ratio_fields}
+        scaled = type(self).parse(own | changed, where=problem)
+        for progress in (step / 100 for step in range(101)):
+            wanted, given = factor * self.at(progress), scaled.at(progress)
+            if abs(given - wanted) > 1e-9:
+                raise UsageError(
+                    f"{problem} as one: ratios are kept within [0, 1], so at progress {progress:g} it would "
+                    f"be {given:.4g} instead of {wanted:.4g}"
+                )
+        return scaled
+
+
+def _multiply(value: Any, factor: float) -> Any:
+    """A field's ratios multiplied: a number, a schedule, a part of one, or several parts."""
+    if isinstance(value, tuple):
+        return tuple(_multiply(item, factor) for item in value)
+    return value * factor if isinstance(value, int | float) else value.times(factor)
+
+
+class RatioState:
+    """The ratio in force during one training: that of the schedule, which here remembers nothing.
+
+    A schedule that responds to training begins a subclass of its own, which overrides what follows.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def at(self, progress: float) -> float:
+        """The mean ratio asked at ``progress``, all that was observed included."""
+        return self.schedule.at(progress)
+
+    def ratios(self, progress: float, rows: Rows, seed: int) -> np.ndarray:
+        """float64 [B]: the ratio of each row at ``progress``."""
+        return self.schedule.ratios(progress, rows, seed)
+
+    def slopes(self, progress: float, rows: Rows, seed: int) -> np.ndarray:
+        """float64 [B]: how fast each row's ratio rises with what it has drawn, see :meth:`Schedule.slope`."""
+        return self.schedule.slopes(progress, rows, seed)
+
+    def observe(self, loss: float) -> None:
+        """Take in a loss (nats per token) of the kind that the schedule watches: one step's or one
+        validation's.
+        """
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All state as tensors, for the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore :meth:`state_dict`; raises DataError if it is of another schedule."""
+
+
+class PureSchedule(Schedule):
+    """A schedule that is a function of progress alone."""
+
+
+def value_at(value: float | PureSchedule, progress: float) -> float:
+    """A number that may follow progress: itself, or the schedule's at ``progress``."""
+    return value.at(progress) if isinstance(value, PureSchedule) else float(value)
