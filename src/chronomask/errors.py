@@ -6,6 +6,7 @@ message alone (no traceback) and exits with its ``exit_code``. Anything else is 
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "RunError",
     "Stopped",
     "UsageError",
+    "check_installed",
     "nearest",
     "need",
     "printable",
@@ -108,8 +110,21 @@ def need(module: str, extra: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        package = (error.name or module).partition(".")[0]
-        raise UsageError(
-            f"{purpose} needs the package '{package}', which is not installed: "
-            f"pip install 'chronomask[{extra}]'"
-        ) from None
+        raise _not_installed(error.name or module, extra, purpose) from None
+
+
+def check_installed(package: str, extra: str, purpose: str) -> None:
+    """Raise the UsageError of :func:`need` for a package that is not there, without loading it."""
+    try:
+        there = importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        there = False
+    if not there:
+        raise _not_installed(package, extra, purpose)
+
+
+def _not_installed(module: str, extra: str, purpose: str) -> UsageError:
+    return UsageError(
+        f"{purpose} needs the package '{module.partition('.')[0]}', which is not installed: "
+        f"pip install 'chronomask[{extra}]'"
+    )

@@ -331,3 +331,13 @@ def test_the_bundled_tagger_gives_every_word_a_class(tmp_path: Path) -> None:
     assert len(data.class_names) == 18
     assert (rows.token_class[rows.word_id >= 0] > 0).all()
     assert data.statistics["tokens_without_word"] == 0
+
+
+def test_too_little_held_out_is_warned_of(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(config(corpus), tmp_path / "few")
+    assert "its loss is largely luck" in caplog.text
+    caplog.clear()
+    run(config(corpus, "held_out=0"), tmp_path / "none")
+    assert "largely luck" not in caplog.text

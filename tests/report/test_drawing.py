@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronomask.report.classes import CONTENT, FUNCTION, OTHER, group_of
+from chronomask.report.classes import CONTENT, FUNCTION, OTHER, PUNCTUATION, group_of
 from chronomask.report.drawing import (
     appearance,
     arm_colour,
@@ -72,4 +72,5 @@ def test_appearance_leaves_no_settings_behind() -> None:
 def test_groups_are_those_of_universal_dependencies() -> None:
     assert group_of("NOUN") == group_of("VERB") == CONTENT
     assert group_of("DET") == group_of("ADP") == FUNCTION
-    assert group_of("PUNCT") == group_of("none") == group_of("band 3") == OTHER
+    assert group_of("PUNCT") == PUNCTUATION
+    assert group_of("SYM") == group_of("none") == group_of("band 3") == OTHER

@@ -12,6 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
 from chronomask.train import loop
 from chronomask.train.config import RunConfig
@@ -230,3 +231,29 @@ def test_bf16_stays_near_fp32(config: RunConfig, tmp_path: Path) -> None:
     assert a == pytest.approx(b, rel=0.01)
     assert a != b
     assert all(t.dtype == torch.float32 for t in weights_of(tmp_path / "bf16").values())
+
+
+def test_a_validation_that_can_tell_little_is_warned_of(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = RunConfig.of(config, steps=1, validation={"rows": 10**6})
+    pretrain(more, tmp_path / "run", progress=False)
+    rows = PreparedData.open(config.data).split("held_out").num_rows
+    assert f"asks for 1,000,000 held-out rows, and the data has {rows:,}" in caplog.text
+    assert "its loss is largely luck" in caplog.text
+
+
+def test_the_yardsticks_of_the_end_are_in_the_summary_and_on_the_card(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    summary = pretrain(config, run, progress=False)
+    last = lines(run / "validation.jsonl")[-1]
+    assert summary["validation_mean_loss"] == last["mean_loss"]
+    assert summary["validation_yardstick_loss"]["single"] == last["yardstick_loss"]["single"]
+    assert summary["maskable_tokens"] == lines(run / "metrics.jsonl")[-1]["maskable_tokens"]
+    assert 0 < summary["masked_tokens"] < summary["maskable_tokens"] <= summary["tokens_seen"]
+    card = (run / summary["checkpoint"] / "model" / "README.md").read_text()
+    count = last["yardstick_count"]["words-30"]
+    loss = last["yardstick_loss"]["words-30"]
+    assert f"| whole words, 30 % ({count:,} predictions) | {loss:.4f} |" in card

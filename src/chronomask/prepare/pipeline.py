@@ -44,6 +44,7 @@ from chronomask.prepare.words.unicode import unlikely_language
 from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark, read_text
 from chronomask.progress import Progress
 from chronomask.storage import write_json, write_text
+from chronomask.yardsticks import FEW_PREDICTIONS
 
 __all__ = ["prepare", "prepare_share"]
 
@@ -419,10 +420,23 @@ class _Run:
         }
         write_manifest(out, values, entries, self._other_files())
         shutil.rmtree(self.work)
+        self._warn_of_few(report["splits"]["held_out"]["tokens"])
         tell_what_was_left_out(report)
         data = PreparedData.open(out)
         _warn_of_unknown(data)
         return data
+
+    def _warn_of_few(self, held_out: int) -> None:
+        """Warn where so many held-out tokens cannot tell models apart; nothing if none were asked for."""
+        predictions = round(0.15 * held_out)
+        if self.config.held_out and predictions < FEW_PREDICTIONS:
+            logger.warning(
+                "%s tokens are held out, so a validation rests on about %s predictions; below %s its loss "
+                "is largely luck: give more text or a larger held_out",
+                f"{held_out:,}",
+                f"{predictions:,}",
+                f"{FEW_PREDICTIONS:,}",
+            )
 
     def _other_files(self) -> list[str]:
         """What a preparation writes beside the rows, relative to ``out``."""

@@ -12,7 +12,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from chronomask.report.classes import CONTENT, FUNCTION, OTHER, group_of, present_classes
+from chronomask.report.classes import (
+    CONTENT,
+    FUNCTION,
+    OTHER,
+    PUNCTUATION,
+    group_of,
+    present_classes,
+)
 from chronomask.report.drawing import (
     GROUP_COLOURS,
     MUTED,
@@ -268,7 +275,7 @@ def _bands(axes: Axes, names: Sequence[str]) -> None:
             axes.axhline(row - 0.5, color=MUTED, lw=0.8, zorder=1)
 
 
-_GROUPS = (CONTENT, FUNCTION, OTHER)
+_GROUPS = (CONTENT, FUNCTION, PUNCTUATION, OTHER)
 
 
 def _rank(name: str, finals: Sequence[dict[str, tuple[float, float]]]) -> tuple[int, float, str]:

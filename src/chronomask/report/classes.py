@@ -1,34 +1,15 @@
-"""Which classes are content words and which are function words, for grouping and colour.
-
-The grouping is Universal Dependencies' own (universaldependencies.org/u/pos): open classes carry
-content, closed classes hold the sentence together. Classes that are not parts of speech (frequency
-bands, a user's own column) fall under ``OTHER``.
-"""
+"""Which classes are content words and which are function words, for grouping and colour."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from chronomask.runs.read import Series
+from chronomask.yardsticks import CONTENT, FUNCTION, OTHER, PUNCTUATION, group_of
 
-__all__ = ["CONTENT", "FUNCTION", "OTHER", "group_mean", "group_of", "present_classes"]
-
-CONTENT = "content words"
-"""Open classes: nouns, verbs, adjectives, adverbs, interjections."""
-FUNCTION = "function words"
-"""Closed classes, such as determiners and prepositions."""
-OTHER = "other"
-"""Punctuation, symbols, and classes that are not parts of speech."""
-
-_OPEN = frozenset({"ADJ", "ADV", "INTJ", "NOUN", "PROPN", "VERB"})
-_CLOSED = frozenset({"ADP", "AUX", "CCONJ", "DET", "NUM", "PART", "PRON", "SCONJ"})
-
-
-def group_of(name: str) -> str:
-    """``CONTENT``, ``FUNCTION`` or ``OTHER`` for a class name."""
-    if name in _OPEN:
-        return CONTENT
-    return FUNCTION if name in _CLOSED else OTHER
+__all__ = [
+    "CONTENT", "FUNCTION", "OTHER", "PUNCTUATION", "group_mean", "group_of", "present_classes",
+]  # fmt: skip
 
 
 def present_classes(series: Series, key: str) -> dict[str, np.ndarray]:

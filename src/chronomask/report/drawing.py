@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from chronomask.report.classes import CONTENT, FUNCTION, OTHER
+from chronomask.report.classes import CONTENT, FUNCTION, OTHER, PUNCTUATION
 
 __all__ = [
     "ARM_COLOURS",
@@ -64,7 +64,7 @@ ARM_COLOURS = (
 )  # fmt: skip
 """Of the arms in their order."""
 # Plum, teal and grey differ in lightness as well as hue, and belong to no arm.
-GROUP_COLOURS = {CONTENT: "#8a1c5f", FUNCTION: "#2a9296", OTHER: "#9aa1a9"}
+GROUP_COLOURS = {CONTENT: "#8a1c5f", FUNCTION: "#2a9296", PUNCTUATION: "#b98a2f", OTHER: "#9aa1a9"}
 """Of groups of word classes."""
 
 MOST_LABELS = 8

@@ -32,7 +32,9 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 class ValidationConfig(Config):
-    """Loss at a fixed 15 %, uniform over tokens: the same masks for every run on the same data."""
+    """Loss at a fixed 15 %, uniform over tokens, and the yardsticks: the same masks for every run on the same
+    data.
+    """
 
     every: Count = 500
     """steps between validations; 0 validates at the end alone"""

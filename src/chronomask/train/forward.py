@@ -52,7 +52,11 @@ class Forward:
 
         Masking on the host knows how many tokens are predicted without asking the device.
         """
-        batch = masker(rows, progress).to(self.device)
+        return self.place(rows, masker(rows, progress))
+
+    def place(self, rows: Rows, batch: MaskedBatch) -> Part:
+        """Host rows, masked already, on the run's device."""
+        batch = batch.to(self.device)
         first = position_offset(self.model)
         inputs = backbone_inputs(rows, self.attention, self.pad_token_id, first, self.device)
         return Part(rows, batch, inputs)

@@ -150,10 +150,12 @@ class _WandB:
 
 
 def _scalars(kind: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """``train/loss``, ``validation/class_loss/NOUN``, …: all numbers of a line but its step."""
+    """``train/loss``, ``validation/class_loss/NOUN``, …: numbers of a line but its step."""
     group = "train" if kind == "metrics" else kind
     for name, value in values.items():
         if isinstance(value, Mapping):
+            if name.startswith("yardstick_"):  # of each class they are in the file alone
+                value = {inner: number for inner, number in value.items() if "/" not in inner}
             for inner, number in value.items():
                 yield f"{group}/{name}/{inner}", number
         elif isinstance(value, int | float) and name != "step":

@@ -38,6 +38,7 @@ from chronomask.train.sharding import gradient_norm
 from chronomask.train.updates import can_leave_out, update
 from chronomask.train.validation import validate
 from chronomask.types import Rows
+from chronomask.yardsticks import totals
 
 __all__ = ["pretrain"]
 
@@ -172,7 +173,12 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
     if predicted:  # with nothing to predict there is no update; the schedules go on
         loss, norm = _update(run, state, world, parts, predicted, divisor, rate)
     rows_done = config.sizes.rows_at(state.step)  # whole rows, also where they are cut
-    state.count(rows=rows_done, tokens=int(tokens), masked_tokens=int(predicted))
+    state.count(
+        rows=rows_done,
+        tokens=int(tokens),
+        maskable_tokens=int(maskable),
+        masked_tokens=int(predicted),
+    )
     return _Step(
         progress=progress,
         masking_ratio=ratio_sum / num_rows,
@@ -268,6 +274,7 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
         "step": state.step,
         "progress": step.progress,
         "tokens_seen": state.tokens_seen,
+        "maskable_tokens": state.maskable_tokens,
         "masked_tokens": state.masked_tokens,
         "masking_ratio": step.masking_ratio,
         "masking_ratio_achieved": step.masking_ratio_achieved,
@@ -307,6 +314,7 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
     if result is None:
         return
     state.validation_loss, state.validation_accuracy = result["loss"], result["accuracy"]
+    state.yardsticks = totals(result)
     run.masker.observe_validation(result["loss"])
     counted = {
         "step": state.step,

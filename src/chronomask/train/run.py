@@ -38,6 +38,8 @@ from chronomask.train.loggers import check_installed
 from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver, Snapshot, take
 from chronomask.train.sharding import Sharded
+from chronomask.train.validation import warn_of_few
+from chronomask.yardsticks import losses_in_words
 
 __all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
 
@@ -68,6 +70,8 @@ class State:
     step: int = 0
     tokens_seen: int = 0
     """tokens that are not padding"""
+    maskable_tokens: int | None = 0
+    """tokens that could have been predicted; None in a run that began before they were counted"""
     masked_tokens: int = 0
     """tokens predicted"""
     rows_seen: int = 0
@@ -75,6 +79,8 @@ class State:
     """time in training steps, without validation and saving"""
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    yardsticks: dict[str, Any] | None = None
+    """of the last validation, as :func:`~chronomask.yardsticks.totals` gives them"""
 
     @classmethod
     def start(cls, num_classes: int) -> State:
@@ -85,11 +91,13 @@ class State:
         """Training progress in [0, 1] of the step to come, counted as the config says."""
         return progress(config, self.step, self.masked_tokens)
 
-    def count(self, *, rows: int, tokens: int, masked_tokens: int) -> None:
+    def count(self, *, rows: int, tokens: int, maskable_tokens: int, masked_tokens: int) -> None:
         """Count one step over all processes."""
         self.step += 1
         self.rows_seen += rows
         self.tokens_seen += tokens
+        if self.maskable_tokens is not None:
+            self.maskable_tokens += maskable_tokens
         self.masked_tokens += masked_tokens
         self.window.tokens += tokens
         self.window.masked_tokens += masked_tokens
@@ -123,12 +131,15 @@ class State:
     def from_checkpoint(cls, saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
         """The state that :meth:`to_json` and :meth:`tensors` gave."""
         window = Window(tensors[_WINDOW_TENSOR], **saved["window"])
-        return cls(window, **{name: saved[name] for name in _COUNTERS})
+        known = {**dict.fromkeys(_LATER), **saved}
+        return cls(window, **{name: known[name] for name in _COUNTERS})
 
 
+_LATER = ("maskable_tokens", "yardsticks")
+"""Counters that checkpoints of older versions do not have."""
 _COUNTERS = (
     "step", "tokens_seen", "masked_tokens", "rows_seen", "seconds",
-    "validation_loss", "validation_accuracy",
+    "validation_loss", "validation_accuracy", *_LATER,
 )  # fmt: skip
 
 
@@ -201,7 +212,10 @@ class Run:
                 "tokens_seen": state.tokens_seen,
                 "masked_tokens": state.masked_tokens,
             },
-            losses={"held-out rows, 15 % masked": state.validation_loss},
+            losses={
+                "held-out rows, 15 % of tokens masked": state.validation_loss,
+                **losses_in_words(state.yardsticks),
+            },
         )
 
 
@@ -290,6 +304,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
         run.finished = read_object(place.summary) if state.step >= config.steps else None
     world.wait()  # nobody reads any more: from here on the first process may write
     if world.is_first and run.finished is None:
+        warn_of_few(data.split("held_out"), config.validation)
         _begin_folder(run, state, resumed=saved is not None)
         for why in _slow_paths(run, compiled):
             logger.warning("slower than it need be: %s", why)
@@ -327,9 +342,11 @@ def summarise(run: Run, state: State, log: RunLog) -> dict[str, Any]:
         "name": run.config.name,
         "steps": state.step,
         "tokens_seen": state.tokens_seen,
+        "maskable_tokens": state.maskable_tokens,
         "masked_tokens": state.masked_tokens,
         "validation_loss": state.validation_loss,
         "validation_accuracy": state.validation_accuracy,
+        **{f"validation_{key}": value for key, value in (state.yardsticks or {}).items()},
         "tokens_per_second": log.median_speed(),
         "seconds": state.seconds,
         "parameters": run.num_parameters,

@@ -1,4 +1,4 @@
-"""Loss on held-out rows at a fixed 15 %, uniform over tokens, with the same masks for every run.
+"""Loss on held-out rows: at a fixed 15 %, uniform over tokens, and on every yardstick.
 
 The masks are keyed by row and by nothing of the run, so the losses of two runs on the same data are
 those of the same predictions.
@@ -6,11 +6,13 @@ those of the same predictions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
 from chronomask.data.folder import PreparedSplit
@@ -18,14 +20,19 @@ from chronomask.data.loader import validation_batches
 from chronomask.data.mixture import MixedSplit
 from chronomask.masking.masker import Masker
 from chronomask.masking.tally import class_means, class_sums
+from chronomask.masking.yardsticks import masker_of
 from chronomask.train.config import ValidationConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
+from chronomask.types import MaskedBatch, Rows
+from chronomask.yardsticks import FEW_PREDICTIONS, YARDSTICKS, measure
 
-__all__ = ["VALIDATION_RATIO", "validate"]
+__all__ = ["VALIDATION_RATIO", "validate", "warn_of_few"]
+
+logger = logging.getLogger(__name__)
 
 VALIDATION_RATIO = 0.15
-"""The masking ratio of every validation, of every run."""
+"""The masking ratio of ``loss``, for every run."""
 
 
 @torch.no_grad()
@@ -38,24 +45,28 @@ def validate(
     config: ValidationConfig,
     world: World,
 ) -> dict[str, Any] | None:
-    """Loss (nats per predicted token), accuracy, and both per class; None without held-out rows.
+    """Loss (nats per predicted token), accuracy, both per class, and the yardsticks of
+    :func:`~chronomask.yardsticks.measure`; None without held-out rows.
 
     Every process takes its share of the batches; all get the result. ``masker``: from
     :func:`~chronomask.masking.masker.fixed_masker`.
     """
-    sums = torch.zeros(3, len(class_names), dtype=torch.float64, device=world.device)
+    shape = (1 + len(YARDSTICKS), 3, len(class_names))
+    sums = torch.zeros(shape, dtype=torch.float64, device=world.device)
     forward = replace(forward, compiled=None)
     forward.model.eval()
-    batches = validation_batches(split, config.rows, config.batch_rows)
+    batches = _batches(masker, split, config)
     while turn := list(islice(batches, world.size)):
         # Left without a batch in the last turn, a process runs one again: if the model is shared out,
         # the others need it to.
-        part = forward.mask(turn[min(world.rank, len(turn) - 1)], masker, 0.0)
+        which, rows, batch = turn[min(world.rank, len(turn) - 1)]
+        part = forward.place(rows, batch)
         loss, correct = forward.losses(part)
         if world.rank < len(turn):
-            sums += class_sums(part.batch.target_class, loss, correct, len(class_names))
+            sums[which] += class_sums(part.batch.target_class, loss, correct, len(class_names))
     forward.model.train()
-    loss_sum, count, correct_sum = world.sum(sums).sum(1).tolist()
+    sums = world.sum(sums).cpu()
+    loss_sum, count, correct_sum = sums[0].sum(1).tolist()
     if not count:
         return None
     return {
@@ -63,5 +74,42 @@ def validate(
         "loss": loss_sum / count,
         "accuracy": correct_sum / count,
         "num_predicted": int(count),
-        **class_means(sums, class_names),
+        **class_means(sums[0], class_names),
+        **measure(sums[1:], class_names),
     }
+
+
+def warn_of_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> None:
+    """Warn where fewer rows are held out than asked, or where they make too few predictions to tell much."""
+    if split.num_rows < config.rows:
+        logger.warning(
+            "validation.rows asks for %s held-out rows, and the data has %s: all of them are used; "
+            "prepare with a larger held_out for more",
+            f"{config.rows:,}",
+            f"{split.num_rows:,}",
+        )
+    maskable = sum(
+        int(np.count_nonzero(rows.word_id >= 0))
+        for rows in validation_batches(split, config.rows, config.batch_rows)
+    )
+    predictions = round(VALIDATION_RATIO * maskable)
+    if predictions < FEW_PREDICTIONS:
+        logger.warning(
+            "a validation will rest on about %s predictions; below %s its loss is largely luck: raise "
+            "validation.rows, or prepare with a larger held_out",
+            f"{predictions:,}",
+            f"{FEW_PREDICTIONS:,}",
+        )
+
+
+def _batches(
+    masker: Masker, split: PreparedSplit | MixedSplit, config: ValidationConfig
+) -> Iterator[tuple[int, Rows, MaskedBatch]]:
+    """Every batch with its tokens hidden: 0 at the fixed ratio, then the yardsticks, from 1 on."""
+    for rows in validation_batches(split, config.rows, config.batch_rows):
+        yield 0, rows, masker(rows, 0.0)
+    num_rows = min(config.rows, split.num_rows)
+    for which, yardstick in enumerate(YARDSTICKS, 1):
+        hide = masker_of(yardstick, masker.vocabulary)
+        for rows in validation_batches(split, yardstick.num_rows(num_rows), config.batch_rows):
+            yield which, rows, hide(rows)

@@ -35,8 +35,10 @@ def test_the_loss_is_that_of_the_runs_validation(tmp_path: Path, tiny_data: Prep
     assert found.step == logged["step"]
     assert found.metrics["loss"] == pytest.approx(logged["loss"], rel=1e-5)
     assert found.metrics["accuracy"] == pytest.approx(logged["accuracy"], rel=1e-5)
-    assert found.num_examples == {"rows": 8, "tokens": logged["num_predicted"]}
-    classes = {k.removeprefix("loss/"): v for k, v in found.details.items() if "loss/" in k}
+    yardsticks = {k: v for k, v in logged["yardstick_count"].items() if "/" not in k}
+    assert found.num_examples == {"rows": 8, "tokens": logged["num_predicted"], **yardsticks}
+    details = found.details.items()
+    classes = {k.removeprefix("loss/"): v for k, v in details if k.startswith("loss/")}
     assert classes == pytest.approx(logged["class_loss"], rel=1e-5)
     # What intervals are computed from gives the metric back.
     assert metric_of("loss", found.examples) == pytest.approx(found.metrics["loss"])
@@ -106,3 +108,18 @@ def test_texts_must_be_there(tmp_path: Path) -> None:
     gone = PseudoPerplexityTask(PseudoPerplexity.parse({"text": "gone.txt"}))
     with pytest.raises(UsageError, match=r"gone\.txt does not exist"):
         gone.data_sha256(tmp_path)
+
+
+def test_the_yardsticks_are_those_of_the_runs_validation(
+    tmp_path: Path, tiny_data: PreparedData
+) -> None:
+    run = tiny_run(tmp_path, tiny_data)
+    logged = json.loads((run / "validation.jsonl").read_text().splitlines()[-1])
+    subject = find_subject(str(run))
+    task = MaskedLossTask(MaskedLoss.parse({"rows": 8}))
+    found = task.run(subject, tiny_data.path, 0, False)
+    assert found.metrics["mean_loss"] == pytest.approx(logged["mean_loss"], rel=1e-5)
+    for name, loss in logged["yardstick_loss"].items():
+        assert found.details[f"yardstick_loss/{name}"] == pytest.approx(loss, rel=1e-5)
+    for name in ("words-5", "words-15", "words-30", "words-50", "single"):
+        assert found.num_examples[name] == logged["yardstick_count"][name] > 0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chronomask.errors import DataError, UsageError, need, shown
+from chronomask.errors import DataError, UsageError, check_installed, need, shown
 from chronomask.evaluate.batches import Encoded, check_pairs, encode
 from chronomask.evaluate.finetune import FineTunedTask, FineTuning, Loss, Part, outputs
 from chronomask.evaluate.subject import Subject
@@ -190,8 +190,8 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
         return train, dev
 
     def check_packages(self) -> None:
-        for module in ("sklearn.metrics", "scipy.stats"):
-            need(module, *_FOR_SCORES)
+        for package in ("sklearn", "scipy"):
+            check_installed(package, *_FOR_SCORES)
 
     def check(self, model: Subject, task_data: Path) -> None:
         """Read everything once; raises UsageError or DataError."""

@@ -1,14 +1,16 @@
-"""Intrinsic quality: the loss at a fixed 15 % on held-out rows, and the pseudo-perplexity of a text.
+"""Intrinsic quality: the loss on held-out rows, at a fixed 15 % and on every yardstick, and the
+pseudo-perplexity of a text.
 
-The masks are those of validation during training: uniform over tokens, keyed by row and by nothing of
-the run, so that every model meets the same predictions.
+The masks are those of validation during training, keyed by row and by nothing of the run, so that every
+model meets the same predictions.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,13 +33,16 @@ from chronomask.evaluate.task import Task, files_in, folder_of
 from chronomask.progress import Progress
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
-from chronomask.types import Device, Precision
+from chronomask.types import Device, MaskedBatch, Precision, Rows
+from chronomask.yardsticks import YARDSTICKS, measure
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
 
 __all__ = ["MaskedLoss", "MaskedLossTask", "PseudoPerplexity", "PseudoPerplexityTask"]
 
+Predictions = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8], NDArray[np.int64]]
+"""Of each predicted token: its loss in nats, whether it was found (0 or 1), its class, and its row."""
 _RATIO = 0.15
 _TEXTS = (".txt", ".txt.gz", ".txt.xz")
 
@@ -62,7 +67,7 @@ class MaskedLoss(Config):
 
 
 class MaskedLossTask(Task[MaskedLoss]):
-    """Mean loss in nats and accuracy of predicted tokens, over all and per class."""
+    """Mean loss in nats and accuracy of predicted tokens, over all and per class, and the yardsticks."""
 
     name = "mlm"
     family = "intrinsic"
@@ -74,8 +79,9 @@ class MaskedLossTask(Task[MaskedLoss]):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Every setting that decides the numbers, and the ratio; not where the data lies."""
-        return {**super().recipe, "masking_ratio": _RATIO}
+        """Every setting that decides the numbers, the ratio and the yardsticks; not where the data lies."""
+        names = [yardstick.name for yardstick in YARDSTICKS]
+        return {**super().recipe, "masking_ratio": _RATIO, "yardsticks": names}
 
     def data_sha256(self, task_data: Path) -> str:
         """The prepared data's fingerprint."""
@@ -105,23 +111,55 @@ class MaskedLossTask(Task[MaskedLoss]):
         check_supported(open_model(model.path), self.config.attention)
 
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
-        """One pass over the rows."""
+        """One pass over the rows at the fixed ratio, and one for each yardstick."""
+        from chronomask.masking.masker import Vocabulary, fixed_masker
+        from chronomask.masking.yardsticks import masker_of
+        from chronomask.model.open import open_tokenizer
+
         started = time.monotonic()
         prepared = self._open(task_data)
         bounds = (prepared.split("held_out").num_rows, self.config.rows, self.config.limit)
         num_rows = min(bound for bound in bounds if bound is not None)
-        loss, right, token_class, row = self._predictions(model, prepared, num_rows, progress)
+        vocabulary = Vocabulary.from_tokenizer(open_tokenizer(prepared.tokenizer_path))
+        passes = [(num_rows, partial(fixed_masker(vocabulary, _RATIO), progress=0.0))]
+        passes += [(own.num_rows(num_rows), masker_of(own, vocabulary)) for own in YARDSTICKS]
+        names = prepared.class_names
+        with Progress(self.name, sum(size for size, _ in passes), "rows", shown=progress) as shown:
+            score = self._scorer(model, prepared, shown)
+            loss, right, token_class, row = score(*passes[0])
+            sums = [_class_sums(*score(*one)[:3], len(names)) for one in passes[1:]]
         count = np.bincount(row, minlength=num_rows)
+        found = measure(sums, names)
         return self.result(
             model,
             seed,
             started,
-            metrics={"loss": float(loss.mean()), "accuracy": float(right.mean())},
+            metrics={
+                "loss": float(loss.mean()),
+                "accuracy": float(right.mean()),
+                **({"mean_loss": found["mean_loss"]} if "mean_loss" in found else {}),
+                **{
+                    f"loss_{y.name}": found["yardstick_loss"][y.name]
+                    for y in YARDSTICKS
+                    if y.name in found["yardstick_loss"]
+                },
+            },
             primary="loss",
             higher_is_better=False,
-            num_examples={"rows": num_rows, "tokens": loss.size},
+            num_examples={
+                "rows": num_rows,
+                "tokens": loss.size,
+                **{y.name: found["yardstick_count"].get(y.name, 0) for y in YARDSTICKS},
+            },
             data_sha256=prepared.fingerprint,
-            details=dict(_by_class(loss, right, token_class, prepared.class_names)),
+            details={
+                **dict(_by_class(loss, right, token_class, names)),
+                **{
+                    f"yardstick_{kind}/{name}": value
+                    for kind in ("loss", "accuracy")
+                    for name, value in found[f"yardstick_{kind}"].items()
+                },
+            },
             examples={
                 "loss": np.bincount(row, loss, num_rows) / np.maximum(count, 1),
                 "accuracy": np.bincount(row, right, num_rows) / np.maximum(count, 1),
@@ -129,41 +167,33 @@ class MaskedLossTask(Task[MaskedLoss]):
             },
         )
 
-    def _predictions(
-        self, model: Subject, prepared: PreparedData, num_rows: int, progress: bool
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8], NDArray[np.int64]]:
-        """Of each predicted token of the first ``num_rows`` rows: its loss in nats, whether it was found
-        (0 or 1), its class, and its row; all [N].
+    def _scorer(
+        self, model: Subject, prepared: PreparedData, shown: Progress
+    ) -> Callable[[int, Callable[[Rows], MaskedBatch]], Predictions]:
+        """What scores the first so many held-out rows, hidden as a function of rows says: of each predicted
+        token its loss in nats, whether it was found (0 or 1), its class, and its row; all [N].
         """
         import torch
 
         from chronomask.data.loader import validation_batches
-        from chronomask.masking.masker import Vocabulary, fixed_masker
         from chronomask.model.attention import backbone_inputs, position_offset
         from chronomask.model.device import autocast, choose_device
         from chronomask.model.head import logits_at, token_losses
-        from chronomask.model.open import open_model, open_tokenizer
+        from chronomask.model.open import open_model
 
         config = self.config
         device = choose_device(config.device)
         opened: Any = open_model(model.path).eval()
         opened.to(device)
-        vocabulary = Vocabulary.from_tokenizer(open_tokenizer(prepared.tokenizer_path))
-        masker = fixed_masker(vocabulary, _RATIO)
-        losses, rights, classes, of_row = [], [], [], []
-        with (
-            torch.inference_mode(),
-            Progress(self.name, num_rows, "rows", shown=progress) as shown,
-        ):
+        padding, offset = prepared.manifest.pad_token_id, position_offset(opened)
+
+        @torch.inference_mode()
+        def score(num_rows: int, hide: Callable[[Rows], MaskedBatch]) -> Predictions:
+            """The predictions of the first ``num_rows`` held-out rows."""
+            found = []
             for rows in validation_batches(prepared.split("held_out"), num_rows, config.batch_rows):
-                batch = masker(rows, 0.0)
-                inputs = backbone_inputs(
-                    rows,
-                    config.attention,
-                    prepared.manifest.pad_token_id,
-                    position_offset(opened),
-                    device,
-                )
+                batch = hide(rows)
+                inputs = backbone_inputs(rows, config.attention, padding, offset, device)
                 ids, positions, targets = (
                     torch.as_tensor(array).to(device)
                     for array in (batch.input_ids, batch.positions, batch.targets)
@@ -171,14 +201,16 @@ class MaskedLossTask(Task[MaskedLoss]):
                 with autocast(device, config.precision):
                     logits = logits_at(opened, ids, positions, inputs)
                 loss, right = token_losses(logits.float(), targets)
-                losses.append(loss.double().cpu().numpy())
-                rights.append(right.double().cpu().numpy())
-                classes.append(np.asarray(batch.target_class))
-                of_row.append(rows.row_id[np.asarray(batch.positions) // rows.row_length])
+                row = rows.row_id[np.asarray(batch.positions) // rows.row_length]
+                classes = np.asarray(batch.target_class)
+                found.append(
+                    (loss.double().cpu().numpy(), right.double().cpu().numpy(), classes, row)
+                )
                 shown.advance(rows.num_rows)
-        joined = map(np.concatenate, (losses, rights, classes, of_row))
-        loss, right, token_class, row = joined
-        return loss, right, token_class, row
+            losses, rights, classes, of_row = map(np.concatenate, zip(*found, strict=True))
+            return losses, rights, classes, of_row
+
+        return score
 
     def _open(self, task_data: Path) -> PreparedData:
         from chronomask.data.folder import PreparedData
@@ -280,6 +312,18 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
         if not found:
             raise DataError(f"{path} holds no text")
         return found[: self.config.limit]
+
+
+def _class_sums(
+    loss: NDArray[np.float64],
+    right: NDArray[np.float64],
+    token_class: NDArray[np.uint8],
+    num_classes: int,
+) -> NDArray[np.float64]:
+    """float64 [3, classes]: sums of the losses, numbers of predictions and of right ones."""
+    return np.stack(
+        [np.bincount(token_class, weights, num_classes) for weights in (loss, None, right)]
+    ).astype(float)
 
 
 def _by_class(

@@ -1,0 +1,133 @@
+"""The yardsticks of a model: whole words at four fixed ratios, a single mask, and the mean of the five.
+
+A loss at one ratio favours whoever trained near that ratio, so a model is measured at several, and with
+one token of every document hidden, which nobody trains for. Here is what they are and what result files say
+of them; :mod:`chronomask.masking.yardsticks` hides the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "CONTENT", "FEW_PREDICTIONS", "FUNCTION", "OTHER", "PUNCTUATION", "YARDSTICKS", "Yardstick",
+    "group_of", "losses_in_words", "measure", "title_of", "totals",
+]  # fmt: skip
+
+FEW_PREDICTIONS = 2000
+"""A validation of fewer predictions is warned of: its loss has a standard error of 0.05 nats or more."""
+CONTENT = "content words"
+"""Open classes of Universal Dependencies: nouns, verbs, adjectives, adverbs, interjections."""
+FUNCTION = "function words"
+"""Closed classes, such as determiners and prepositions."""
+PUNCTUATION = "punctuation"
+"""The class ``PUNCT``."""
+OTHER = "other"
+"""Symbols, words without a class, and classes that are not parts of speech."""
+
+_OPEN = frozenset({"ADJ", "ADV", "INTJ", "NOUN", "PROPN", "VERB"})
+_CLOSED = frozenset({"ADP", "AUX", "CCONJ", "DET", "NUM", "PART", "PRON", "SCONJ"})
+
+
+def group_of(name: str) -> str:
+    """The group of a class name (universaldependencies.org/u/pos), ``OTHER`` for what is none of them."""
+    if name in _OPEN:
+        return CONTENT
+    if name in _CLOSED:
+        return FUNCTION
+    return PUNCTUATION if name == "PUNCT" else OTHER
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """One way to hide tokens of held-out rows, the same for every model."""
+
+    name: str
+    """in result files: ``words-15``, ``single``"""
+    ratio: float | None
+    """of whole words; None hides one token of every document"""
+    part: int
+    """1 / part of the rows are used: the more a row hides, the fewer are needed for as many predictions"""
+
+    def num_rows(self, rows: int) -> int:
+        """How many of ``rows`` held-out rows it uses, from the first on."""
+        return ceil(rows / self.part)
+
+
+YARDSTICKS = (
+    Yardstick("words-5", 0.05, 1),
+    Yardstick("words-15", 0.15, 3),
+    Yardstick("words-30", 0.30, 6),
+    Yardstick("words-50", 0.50, 10),
+    Yardstick("single", None, 1),
+)
+"""All of them, 2.6 passes over the rows; with these parts the four ratios have as many predictions each."""
+
+
+def title_of(name: str) -> str:
+    """A yardstick's name for people: ``whole words, 15 %``, ``single mask``."""
+    known = {own.name: own.ratio for own in YARDSTICKS}
+    ratio = known.get(name)
+    if ratio is None:
+        return "single mask" if name in known else name
+    return f"whole words, {100 * ratio:g} %"
+
+
+def measure(sums: Any, class_names: Sequence[str]) -> dict[str, Any]:
+    """What result files say of the yardsticks.
+
+    ``sums``: float64 [yardsticks, 3, classes], of each the loss sum, the number of predictions and of right
+    ones. ``mean_loss``: the mean of the five losses in nats, the headline; left out where one has no
+    prediction. ``yardstick_loss``, ``yardstick_accuracy`` and ``yardstick_count`` map ``words-15`` to its
+    number, ``words-15/content words`` to that of a group, and ``words-15/NOUN`` to that of a class.
+    """
+    parts: dict[str, np.ndarray] = {}
+    groups = [group_of(name) for name in class_names]
+    several = {*groups} != {OTHER}  # classes that are no parts of speech make no groups
+    for yardstick, by_class in zip(YARDSTICKS, np.asarray(sums), strict=True):
+        parts[yardstick.name] = by_class.sum(1)
+        for group in (CONTENT, FUNCTION, PUNCTUATION) if several else ():
+            own = [k for k, name in enumerate(groups) if name == group]
+            parts[f"{yardstick.name}/{group}"] = by_class[:, own].sum(1)
+        for k, name in enumerate(class_names):
+            parts[f"{yardstick.name}/{name}"] = by_class[:, k]
+    seen = {name: own.tolist() for name, own in parts.items() if own[1]}
+    loss = {name: total / count for name, (total, count, _) in seen.items()}
+    values: dict[str, Any] = {
+        "yardstick_loss": loss,
+        "yardstick_accuracy": {name: right / count for name, (_, count, right) in seen.items()},
+        "yardstick_count": {name: int(count) for name, (_, count, _) in seen.items()},
+    }
+    if all(yardstick.name in loss for yardstick in YARDSTICKS):
+        mean = sum(loss[yardstick.name] for yardstick in YARDSTICKS) / len(YARDSTICKS)
+        return {"mean_loss": mean, **values}
+    return values
+
+
+def totals(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a summary keeps of :func:`measure`: the mean, and every yardstick by groups but not by classes."""
+    kept: dict[str, Any] = {"mean_loss": values.get("mean_loss")}
+    for key in ("yardstick_loss", "yardstick_accuracy", "yardstick_count"):
+        kept[key] = {
+            name: value
+            for name, value in values[key].items()
+            if name.partition("/")[2] in ("", CONTENT, FUNCTION, PUNCTUATION)
+        }
+    return kept
+
+
+def losses_in_words(kept: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """The losses of :func:`totals` by names for people, with the number of predictions of each."""
+    if not kept:
+        return {}
+    found: dict[str, float | None] = {"mean of the five yardsticks below": kept["mean_loss"]}
+    for name, loss in kept["yardstick_loss"].items():
+        yardstick, _, group = name.partition("/")
+        words = f"{title_of(yardstick)}: {group}" if group else title_of(yardstick)
+        found[f"{words} ({kept['yardstick_count'][name]:,} predictions)"] = loss
+    return found

@@ -1,0 +1,90 @@
+"""The yardsticks: what they hide, that nothing of a run decides it, and what result files say of them."""
+
+import numpy as np
+import pytest
+
+from chronomask.masking.masker import Vocabulary
+from chronomask.masking.yardsticks import masker_of
+from chronomask.yardsticks import (
+    CONTENT,
+    FUNCTION,
+    PUNCTUATION,
+    YARDSTICKS,
+    losses_in_words,
+    measure,
+    totals,
+)
+from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text
+
+VOCABULARY = Vocabulary(4, np.arange(FIRST_ORDINARY, VOCAB_SIZE), VOCAB_SIZE)
+ROWS = rows_like_text(64, 128)
+
+
+@pytest.mark.parametrize("yardstick", YARDSTICKS, ids=lambda own: own.name)
+def test_the_same_rows_are_hidden_alike_however_they_are_batched(yardstick) -> None:
+    hide = masker_of(yardstick, VOCABULARY)
+    whole = hide(ROWS)
+    parts = [hide(rows) for rows in ROWS.micro_batches(5)]
+    assert np.array_equal(whole.targets, np.concatenate([part.targets for part in parts]))
+    assert np.array_equal(whole.input_ids, np.concatenate([part.input_ids for part in parts]))
+    if yardstick.ratio is not None:
+        assert whole.num_predicted / whole.num_maskable == pytest.approx(yardstick.ratio, rel=0.1)
+
+
+def test_whole_words_are_hidden_whole() -> None:
+    batch = masker_of(YARDSTICKS[1], VOCABULARY)(ROWS)
+    row, word = np.divmod(batch.positions, 128)[0], ROWS.word_id.ravel()[batch.positions]
+    chosen = set(zip(row.tolist(), word.tolist(), strict=True))
+    hidden = np.zeros(ROWS.word_id.size, bool)
+    hidden[batch.positions] = True
+    for (b, t), own in np.ndenumerate(ROWS.word_id):
+        assert hidden[b * 128 + t] == ((b, int(own)) in chosen)
+
+
+def test_the_single_mask_hides_one_maskable_token_of_each_document() -> None:
+    batch = masker_of(YARDSTICKS[-1], VOCABULARY)(ROWS)
+    ids, before = batch.input_ids.ravel(), ROWS.input_ids.ravel()
+    assert (ids[batch.positions] == 4).all()
+    assert (batch.labels.ravel() != -100).sum() == batch.num_predicted
+    untouched = np.delete(np.arange(ids.size), batch.positions)
+    assert np.array_equal(ids[untouched], before[untouched])
+    assert np.array_equal(batch.targets, before[batch.positions])
+    maskable = ROWS.word_id.ravel() >= 0
+    assert maskable[batch.positions].all()
+    bounds = list(zip(ROWS.cu_seqlens[:-1], ROWS.cu_seqlens[1:], strict=True))
+    counts = [((batch.positions >= a) & (batch.positions < b)).sum() for a, b in bounds]
+    assert counts == [int(maskable[a:b].any()) for a, b in bounds]
+    # Anywhere in a document is as likely as anywhere else.
+    share = (batch.positions % 128) / 128
+    assert 0.35 < share.mean() < 0.65
+
+
+def test_numbers_by_group_are_those_of_their_classes() -> None:
+    names = ("none", "NOUN", "VERB", "DET", "PUNCT", "SYM")
+    sums = np.zeros((len(YARDSTICKS), 3, len(names)))
+    sums[:, 0] = [1.0, 12.0, 4.0, 6.0, 2.0, 0.0]
+    sums[:, 1] = [1.0, 2.0, 2.0, 3.0, 2.0, 0.0]
+    sums[:, 2] = [0.0, 1.0, 0.0, 3.0, 2.0, 0.0]
+    sums[0, 0] *= 3
+    found = measure(sums, names)
+    loss = found["yardstick_loss"]
+    assert loss["words-15"] == 2.5
+    assert loss["words-15/NOUN"] == 6.0
+    assert loss[f"words-15/{CONTENT}"] == 4.0
+    assert loss[f"words-15/{FUNCTION}"] == 2.0
+    assert found["yardstick_accuracy"][f"single/{PUNCTUATION}"] == 1.0
+    assert found["yardstick_count"]["words-50"] == 10
+    assert "words-15/SYM" not in loss
+    assert found["mean_loss"] == pytest.approx((7.5 + 4 * 2.5) / 5)
+    kept = totals(found)
+    assert "words-15/NOUN" not in kept["yardstick_loss"]
+    assert losses_in_words(kept)["whole words, 15 %: content words (4 predictions)"] == 4.0
+
+
+def test_a_yardstick_without_predictions_leaves_the_mean_out() -> None:
+    sums = np.ones((len(YARDSTICKS), 3, 2))
+    sums[2] = 0
+    found = measure(sums, ("none", "band 1"))
+    assert "mean_loss" not in found
+    assert "words-30" not in found["yardstick_loss"]
+    assert all("words" not in name.partition("/")[2] for name in found["yardstick_loss"])
