@@ -15,7 +15,10 @@ from tests.support.tiny_models import small
 BACKEND = "aot_eager"  # traces and differentiates as inductor does, and generates no code
 ROWS, LENGTH = 4, 64
 
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -196,6 +196,7 @@ def test_the_choice_of_kernels_is_one_graph() -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_plain_row_has_no_mask_under_compile(tokenizer: PreTrainedTokenizerBase) -> None:
     """transformers makes a dense one for its own attention, although there is nothing to hide."""
     torch.compiler.reset()

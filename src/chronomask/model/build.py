@@ -38,6 +38,7 @@ from chronomask.model.open import (
     open_model,
     open_tokenizer,
 )
+from chronomask.model.rotary import rotate_exactly
 from chronomask.vocabulary import vocabulary_size
 
 __all__ = ["build_model", "checkpoint_activations", "skeleton"]
@@ -78,6 +79,7 @@ def build_model(
                 architecture, attn_implementation=implementation_for(architecture)
             )
         model = model.float()
+        rotate_exactly(model)
     if model.config.model_type not in HEADS:
         _check_runs(model, row_length)
     return model.train()

@@ -171,6 +171,7 @@ def open_model(
     import transformers
 
     from chronomask.model.attention import implementation_for
+    from chronomask.model.rotary import rotate_exactly
 
     folder = Path(folder)
     config = open_config(folder, **changes)
@@ -201,6 +202,7 @@ def open_model(
     # at addresses that are not aligned, so a resumed run would not be bit for bit the one it resumes.
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
+    rotate_exactly(model)
     return model.train()
 
 
