@@ -69,6 +69,24 @@ def data_show(
     print(rows_as_text(data, split, row, rows, colour=sys.stdout.isatty()))
 
 
+@app.command("score", context_settings=HELP_FLAGS)
+def data_score(
+    folder: DataFolder,
+    scores: Annotated[
+        str,
+        typer.Argument(
+            help="informativeness or pmi, counted from the training rows; or a folder with your own, "
+            "train.npy and held_out.npy, a number for every token."
+        ),
+    ],
+) -> None:
+    """Keep beside the rows how hard each token is, for masking to use."""
+    from chronomask.data.scores import add_scores, scores_named
+
+    data = add_scores(folder, scores_named(scores))
+    print(f"{folder}: scores '{data.manifest.scores}', fingerprint {data.fingerprint[:16]}")
+
+
 @app.command("export", context_settings=HELP_FLAGS)
 def data_export(
     folder: DataFolder,

@@ -36,6 +36,14 @@ __all__ = [
 ]
 
 
+_KINDS: dict[Array, tuple[Any, ...]] = {
+    "ids": (np.uint16, np.uint32),
+    "annotation": (np.uint8,),
+    "scores": (np.float16,),
+}
+"""Types of the arrays with a number for every token."""
+
+
 class PreparedSplit:
     """Random access to the rows of one split; cheap to open, safe to share between threads."""
 
@@ -61,6 +69,11 @@ class PreparedSplit:
     def num_documents(self) -> int:
         return self.entry.num_documents
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether every token has a score."""
+        return bool(self.entry.shards) and self.entry.shards[0].scores is not None
+
     def read(self, row_ids: np.ndarray, epoch: np.ndarray | int = 0) -> Rows:
         """The rows of ``row_ids`` (int64 [B]) in that order; ``epoch`` is copied into the result.
 
@@ -75,7 +88,19 @@ class PreparedSplit:
             row_id=row_ids,
             epoch=np.broadcast_to(np.asarray(epoch, np.int64), row_ids.shape).copy(),
             cu_seqlens=cu_seqlens,
+            scores=self.read_scores(row_ids),
         )
+
+    def read_scores(self, row_ids: np.ndarray) -> np.ndarray | None:
+        """float32 [B, T]: how hard each token of rows that exist is; None where the data has no scores."""
+        if not self.has_scores:
+            return None
+        scores = np.empty((row_ids.size, self.row_length), np.float32)
+        shard_of = np.searchsorted(self._first_rows, row_ids, side="right") - 1
+        for shard in np.unique(shard_of).tolist():
+            where = np.flatnonzero(shard_of == shard)
+            scores[where] = self._array(shard, "scores")[row_ids[where] - self._first_rows[shard]]
+        return scores
 
     def read_raw(self, row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids [B, T] and annotation [B, T] as stored, and ``cu_seqlens`` int32 [D + 1]."""
@@ -142,8 +167,7 @@ class PreparedSplit:
         if name == "bounds":
             good = array.ndim == 1 and array.dtype == np.uint32
         else:
-            kinds = (np.uint16, np.uint32) if name == "ids" else (np.uint8,)
-            good = array.shape == (entry.num_rows, self.row_length) and array.dtype in kinds
+            good = array.shape == (entry.num_rows, self.row_length) and array.dtype in _KINDS[name]
         if not good:
             raise DataError(
                 f"{file} holds {array.dtype} {array.shape}, not what the manifest says; {AGAIN}"

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from chronomask.config import Config
 from chronomask.errors import ChronomaskError, DataError
 from chronomask.storage import bytes_sha256, file_sha256
@@ -38,10 +40,10 @@ MANIFEST = "manifest.json"
 AGAIN = "run `chronomask prepare` again with --force to rewrite the folder"
 """The way out that messages about damage name."""
 
-Array = Literal["ids", "annotation", "bounds"]
-"""One of the three files of a shard."""
-ARRAYS: tuple[Array, ...] = ("ids", "annotation", "bounds")
-"""The files of a shard, in the order in which they are hashed."""
+Array = Literal["ids", "annotation", "bounds", "scores"]
+"""One of the files of a shard."""
+ARRAYS: tuple[Array, ...] = ("ids", "annotation", "bounds", "scores")
+"""The files of a shard, in the order in which they are hashed; not every folder has scores."""
 
 
 class FileEntry(Config):
@@ -55,8 +57,21 @@ class FileEntry(Config):
     """Size of the file in bytes."""
 
 
-class ShardEntry(Config):
-    """Consecutive rows of a split: three files."""
+class _MayHaveScores(Config):
+    """Without scores it is written as it was before there were any."""
+
+    scores: Any = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_scores(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        if self.scores is None:
+            del values["scores"]
+        return values
+
+
+class ShardEntry(_MayHaveScores):
+    """Consecutive rows of a split: a file for each array."""
 
     ids: FileEntry
     """uint16 or uint32 [rows, row_length]."""
@@ -64,8 +79,16 @@ class ShardEntry(Config):
     """uint8 [rows, row_length]: class, word start, special."""
     bounds: FileEntry
     """uint32 [D]: ascending flat positions (row · row_length + token, token > 0)."""
+    scores: FileEntry | None = None
+    """float16 [rows, row_length]: how hard each token is, 0 for special tokens; None where there are none."""
     num_rows: int
     """Rows of the shard."""
+
+    @property
+    def files(self) -> list[FileEntry]:
+        """Its files, in the order of :data:`ARRAYS`."""
+        entries = [getattr(self, array) for array in ARRAYS]
+        return [entry for entry in entries if entry is not None]
 
 
 class SplitEntry(Config):
@@ -81,7 +104,7 @@ class SplitEntry(Config):
     """Shards in row order."""
 
 
-class Manifest(Config):
+class Manifest(_MayHaveScores):
     """What a prepared folder holds; equal rows give an equal ``fingerprint``."""
 
     schema_version: int
@@ -104,6 +127,8 @@ class Manifest(Config):
     """Id that fills a row's end."""
     vocab_size: int
     """Number of ids of the tokenizer; every id is below it."""
+    scores: str | None = None
+    """What the scores are, such as ``informativeness``, or ``given``; None where there are none."""
     splits: dict[str, SplitEntry]
     """Splits by name: ``train`` and ``held_out``."""
     files: tuple[FileEntry, ...] = ()
@@ -114,7 +139,7 @@ class Manifest(Config):
     def shard_files(self) -> list[FileEntry]:
         """The files that hold rows, in order."""
         shards = (shard for split in self.splits.values() for shard in split.shards)
-        return [getattr(shard, array) for shard in shards for array in ARRAYS]
+        return [entry for shard in shards for entry in shard.files]
 
     def all_files(self) -> list[FileEntry]:
         """Every file whose hash the manifest holds."""
@@ -133,7 +158,10 @@ def fingerprint(values: Mapping[str, Any]) -> str:
     }
     shaping |= {key: values[key] for key in ("packing", "pad_token_id", "vocab_size")}
     shaping["splits"] = {
-        name: [[shard[array]["sha256"] for array in ARRAYS] for shard in split["shards"]]
+        name: [
+            [shard[array]["sha256"] for array in ARRAYS if shard.get(array)]
+            for shard in split["shards"]
+        ]
         for name, split in sorted(values["splits"].items())
     }
     text = json.dumps(shaping, sort_keys=True, ensure_ascii=False)

@@ -129,6 +129,7 @@ _ALIKE = {
     "row_length": "row lengths",
     "pad_token_id": "padding tokens",
     "vocab_size": "vocabularies",
+    "scores": "scores",
 }
 
 
@@ -210,6 +211,8 @@ class MixedSplit:
         input_ids = np.empty(shape, np.int64)
         word_id = np.empty(shape, np.int32)
         token_class = np.empty(shape, np.uint8)
+        has_scores = any(split.has_scores for split in self.splits)
+        scores = np.empty(shape, np.float32) if has_scores else None
         bounds = [np.arange(row_ids.size + 1, dtype=np.int32) * np.int32(length)]
         part_of = self.part_of(row_ids)
         for part in np.unique(part_of).tolist():
@@ -218,6 +221,8 @@ class MixedSplit:
             input_ids[where] = rows.input_ids
             word_id[where] = rows.word_id
             token_class[where] = rows.token_class
+            if scores is not None:
+                scores[where] = rows.scores
             row, token = np.divmod(rows.cu_seqlens[:-1], length)
             inner = token > 0
             bounds.append((where[row[inner]] * length + token[inner]).astype(np.int32))
@@ -228,6 +233,7 @@ class MixedSplit:
             row_id=row_ids,
             epoch=np.broadcast_to(np.asarray(epoch, np.int64), row_ids.shape).copy(),
             cu_seqlens=np.sort(np.concatenate(bounds)),
+            scores=scores,
         )
 
 

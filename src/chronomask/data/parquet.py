@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from chronomask.data import annotation as marks
 from chronomask.data.folder import PreparedData
 from chronomask.data.manifest import MANIFEST, Manifest, SplitEntry, fingerprint
-from chronomask.data.writer import RowWriter, id_dtype
+from chronomask.data.writer import RowWriter, id_dtype, write_scores
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, need
 from chronomask.storage import write_bytes
 
@@ -30,7 +30,8 @@ __all__ = ["COLUMNS", "export_parquet", "import_parquet"]
 
 COLUMNS = ("split", "input_ids", "word_ids", "token_class", "special_tokens_mask", "bounds")
 """``word_ids``: words of a row counted from 0, −1 without one; ``special_tokens_mask``: 1 for tokens that
-are never masked; ``bounds``: positions at which a document, or the padding, begins inside the row."""
+are never masked; ``bounds``: positions at which a document, or the padding, begins inside the row. Rows
+with scores have a column more, ``scores``."""
 
 _KEY = b"chronomask"
 _GROUP_TOKENS = 1 << 21
@@ -103,15 +104,22 @@ def _schema(data: PreparedData) -> pa.Schema:
         "manifest": (data.path / MANIFEST).read_text(encoding="utf-8"),
         "files": {n: base64.b64encode(file.read_bytes()).decode() for n, file in files.items()},
     }
-    kinds = (
+    kinds = [
         pa.string(),
         row_of(pa.from_numpy_dtype(np.dtype(id_dtype(data.vocab_size)))),
         row_of(pa.int32()),
         row_of(pa.uint8()),
         row_of(pa.uint8()),
         pa.list_(pa.int32()),
-    )
-    return pa.schema(zip(COLUMNS, kinds, strict=True), {_KEY: json.dumps(description).encode()})
+    ]
+    if data.manifest.scores is not None:
+        kinds.append(row_of(pa.float32()))
+    columns = zip(_columns(data.manifest), kinds, strict=True)
+    return pa.schema(columns, {_KEY: json.dumps(description).encode()})
+
+
+def _columns(manifest: Manifest) -> tuple[str, ...]:
+    return COLUMNS if manifest.scores is None else (*COLUMNS, "scores")
 
 
 def _tables(
@@ -136,7 +144,11 @@ def _tables(
         lists = [pa.FixedSizeListArray.from_arrays(a.ravel(), length) for a in flat]
         bounds = pa.ListArray.from_arrays(offsets.astype(np.int32), inner % length)
         name = pa.array([split]).take(pa.array(np.zeros(numbers.size, np.int64)))
-        yield pa.Table.from_arrays([name, *lists, bounds], schema=schema)
+        columns = [name, *lists, bounds]
+        scores = data.split(split).read_scores(numbers)
+        if scores is not None:
+            columns.append(pa.FixedSizeListArray.from_arrays(scores.ravel(), length))
+        yield pa.Table.from_arrays(columns, schema=schema)
 
 
 def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
@@ -227,21 +239,31 @@ def _read_split(
     rows = max((shard.num_rows for shard in entry.shards), default=1)
     writer = RowWriter(target, split, length, manifest.vocab_size, shard_tokens=rows * length)
     for file in files:
-        for table in _row_groups(file):
-            table = table.filter(_is_of(table, split))
-            if table.num_rows:
-                writer.write(*_arrays(table, length, file), num_tokens=0)
+        for table in _row_groups(file, split, COLUMNS):
+            writer.write(*_arrays(table, length, file), num_tokens=0)
     written = writer.finish(entry.num_documents)
-    return written.model_copy(update={"num_tokens": entry.num_tokens})
+    written = written.model_copy(update={"num_tokens": entry.num_tokens})
+    if manifest.scores is None:
+        return written
+    scores = (
+        _numbers(table, "scores", length, file)
+        for file in files
+        for table in _row_groups(file, split, ("split", "scores"))
+    )
+    return write_scores(target, split, written, scores)
 
 
-def _row_groups(file: Path) -> Iterator[pa.Table]:
+def _row_groups(file: Path, split: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Columns of a file's rows of a split, some of them at a time; raises :class:`DataError`."""
     import pyarrow as pa
 
     parquet = _open(file)
     try:
         for number in range(parquet.num_row_groups):
-            yield parquet.read_row_group(number, columns=list(COLUMNS))
+            table = parquet.read_row_group(number, columns=list(columns))
+            table = table.filter(_is_of(table, split))
+            if table.num_rows:
+                yield table
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{file} is damaged ({error}); export the data again") from None
 
@@ -257,11 +279,7 @@ def _arrays(table: pa.Table, length: int, file: Path) -> tuple[np.ndarray, np.nd
     """``ids``, ``annotation`` [B, T] and flat ``bounds`` of a row group."""
 
     def column(name: str) -> np.ndarray:
-        values = table[name].combine_chunks()
-        flat = values.flatten().to_numpy(zero_copy_only=False)
-        if flat.size != table.num_rows * length:
-            raise DataError(f"{file}: column {name} does not have {length} values in every row")
-        return flat.reshape(-1, length)
+        return _numbers(table, name, length, file)
 
     words, special = column("word_ids"), column("special_tokens_mask") > 0
     before = np.full_like(words, -1)
@@ -271,6 +289,14 @@ def _arrays(table: pa.Table, length: int, file: Path) -> tuple[np.ndarray, np.nd
     counts = np.asarray(bounds.value_lengths())
     rows = np.repeat(np.arange(table.num_rows, dtype=np.int64), counts)
     return column("input_ids"), annotation, rows * length + np.asarray(bounds.flatten())
+
+
+def _numbers(table: pa.Table, name: str, length: int, file: Path) -> np.ndarray:
+    """A column of a row group [B, T]; raises :class:`DataError` for rows of another length."""
+    flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if flat.size != table.num_rows * length:
+        raise DataError(f"{file}: column {name} does not have {length} values in every row")
+    return flat.reshape(-1, length)
 
 
 def _remove(path: Path) -> None:

@@ -63,11 +63,7 @@ def summarise(split: PreparedSplit, num_classes: int) -> SplitSummary:
             pieces += _count_words_by_pieces(block)
     words_by_class, tokens_by_class = tally[1], tally.sum(0)
     places = split.num_rows * split.row_length
-    files = (
-        entry.bytes
-        for shard in split.entry.shards
-        for entry in (shard.ids, shard.annotation, shard.bounds)
-    )
+    files = (entry.bytes for shard in split.entry.shards for entry in shard.files)
     return SplitSummary(
         num_documents=split.num_documents,
         num_rows=split.num_rows,

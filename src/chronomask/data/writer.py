@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from chronomask.data.manifest import (
     fingerprint,
     values_sha256,
 )
+from chronomask.errors import DataError
 from chronomask.storage import bytes_sha256, write_bytes
 
-__all__ = ["RowWriter", "id_dtype", "write_manifest"]
+__all__ = ["RowWriter", "id_dtype", "write_manifest", "write_scores"]
 
+_LARGEST = float(np.finfo(np.float16).max)
 SHARD_TOKENS = 1 << 25
 """Tokens of a full shard: 64 MiB of 16-bit ids, well inside the 32 bits of a bound."""
 
@@ -109,15 +112,57 @@ class RowWriter:
         self._pending_rows -= num_rows
 
     def _save(self, name: str, array: np.ndarray) -> FileEntry:
-        from io import BytesIO
-
-        header = BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(array))
-        )
-        data = header.getvalue() + np.ascontiguousarray(array).tobytes()
+        data = _as_npy(array)
         write_bytes(self._root / name, data)
         return FileEntry(file=name, sha256=bytes_sha256(data), bytes=len(data))
+
+
+def _as_npy(array: np.ndarray) -> bytes:
+    """The array as the bytes of an ``.npy`` file."""
+    array, header = np.ascontiguousarray(array), BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return header.getvalue() + array.tobytes()
+
+
+def write_scores(
+    folder: Path, split: str, entry: SplitEntry, blocks: Iterable[np.ndarray]
+) -> SplitEntry:
+    """Write scores beside the shards of a split, and describe it with them.
+
+    ``blocks``: numbers [B, T] of consecutive rows, all rows of the split together. A file's name holds
+    part of its hash, so files that a manifest names are never written over. Raises :class:`DataError` for
+    numbers that float16 does not hold.
+    """
+    held: list[np.ndarray] = []
+    num_held, first = 0, 0
+    incoming = iter(blocks)
+    shards = []
+    for number, shard in enumerate(entry.shards):
+        while num_held < shard.num_rows:
+            held.append(_as_float16(next(incoming), split, first + num_held))
+            num_held += len(held[-1])
+        together = np.concatenate(held)
+        data = _as_npy(together[: shard.num_rows])
+        name = f"{split}/scores-{number:05d}-{bytes_sha256(data)[:8]}.npy"
+        write_bytes(folder / name, data)
+        file = FileEntry(file=name, sha256=bytes_sha256(data), bytes=len(data))
+        shards.append(shard.model_copy(update={"scores": file}))
+        held, num_held = [together[shard.num_rows :]], num_held - shard.num_rows
+        first += shard.num_rows
+    return entry.model_copy(update={"shards": tuple(shards)})
+
+
+def _as_float16(block: np.ndarray, split: str, first: int) -> np.ndarray:
+    """Numbers of rows from ``first`` on as float16; raises :class:`DataError` for one it does not hold."""
+    with np.errstate(over="ignore"):
+        out = block.astype(np.float16)
+    if not np.isfinite(out).all():
+        row, token = np.argwhere(~np.isfinite(out))[0].tolist()
+        raise DataError(
+            f"the score of token {token} of {split} row {first + row} is {block[row, token]}; a score must "
+            f"be a finite number between {-_LARGEST:g} and {_LARGEST:g}"
+        )
+    return out
 
 
 def write_manifest(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from chronomask.config import Config, kind_of
+from chronomask.data.scores import NoScores, Scores
 from chronomask.prepare.clean.deduplicate import (
     Deduplication,
     ExactDuplicates,
@@ -60,10 +61,12 @@ __all__ = [
     "LocalExecutor",
     "MinHashDuplicates",
     "NoDeduplication",
+    "NoScores",
     "NoTagger",
     "Packing",
     "PrepareConfig",
     "RayExecutor",
+    "Scores",
     "Source",
     "SpacyTagger",
     "StanzaTagger",
@@ -102,6 +105,8 @@ class PrepareConfig(Config):
     """Which documents count as the same, after the filters."""
     packing: Packing = Concatenate()
     """How documents are put into rows."""
+    scores: Scores = NoScores()
+    """How hard each token is, for masking to use; kept beside the rows."""
     row_length: int = Field(default=128, ge=8, le=65_536)
     """Tokens of a row, special tokens included."""
     held_out: float = Field(default=0.01, ge=0.0, le=0.5)

@@ -23,9 +23,10 @@ from typing import Any
 from uuid import uuid4
 
 from chronomask.config import diff, kind_of
-from chronomask.data.folder import PreparedData
+from chronomask.data.folder import PreparedData, PreparedSplit
 from chronomask.data.manifest import MANIFEST
-from chronomask.data.writer import RowWriter, write_manifest
+from chronomask.data.scores import score_split
+from chronomask.data.writer import RowWriter, write_manifest, write_scores
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.prepare.clean.deduplicate import SIGN, drop_duplicates, sign_part
 from chronomask.prepare.clean.filters import FILTER, filter_part, filtered_out
@@ -404,6 +405,13 @@ class _Run:
             raise DataError(
                 "no document gave a token to train on; check the sources and the tokenizer"
             )
+        scorer = config.scores.learn(
+            PreparedSplit(out / "train", entries["train"], config.row_length, "")
+        )
+        if scorer is not None:
+            for split, entry in entries.items():
+                rows = PreparedSplit(out / split, entry, config.row_length, "")
+                entries[split] = write_scores(out, split, entry, score_split(scorer, rows))
         parts = [counts_of(self.work, number) for number in range(gathered.num_parts)]
         report = statistics(counts, job.class_names, gathered, parts, self.state["sources"])
         write_json(out / "statistics.json", report, indent=1)
@@ -417,7 +425,7 @@ class _Run:
             "packing": kind_of(config.packing),
             "pad_token_id": tokenizer.pad_id,
             "vocab_size": tokenizer.vocab_size,
-        }
+        } | ({} if scorer is None else {"scores": kind_of(config.scores)})
         write_manifest(out, values, entries, self._other_files())
         shutil.rmtree(self.work)
         self._warn_of_few(report["splits"]["held_out"]["tokens"])

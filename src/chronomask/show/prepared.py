@@ -73,6 +73,8 @@ def look_into(data: PreparedData) -> DataView:
     ]
     if shares:
         facts.insert(3, ("unknown tokens", f"{', '.join(shares)}; never masked"))
+    if manifest.scores is not None:
+        facts.append(("scores", f"{manifest.scores}, a number for every token"))
     left_out = skipped.lines()
     facts += zip(["left out", *[""] * len(left_out)], left_out, strict=False)
     return DataView(
