@@ -51,7 +51,7 @@ class Scores(Alternative):
 
 
 class NoScores(Scores):
-    """No scores."""
+    """No scores are kept: masking cannot weigh by them."""
 
     kind: Literal["none"] = "none"
 
