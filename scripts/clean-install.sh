@@ -36,6 +36,7 @@ refuses() {  # words that the refusal must hold, then a command that must be ref
     case $said in *"$words"*) ;; *) echo "it does not say: $words" >&2; exit 1 ;; esac
 }
 
+cp "$scripts/../README.md" "$place/empty/text.txt"
 "$scripts/install.sh"
 says chronomask --version
 says chronomask recipes
@@ -48,7 +49,6 @@ refuses "'chronomask[prepare]'" chronomask quickstart
 refuses "'chronomask[report]'" chronomask report run
 
 "$scripts/install.sh" all
-cp "$scripts/../README.md" "$place/empty/text.txt"
 says chronomask prepare text.txt --out data --vocab-size 500 --held-out 0.1 --quiet
 says chronomask data verify data
 says chronomask pretrain bert-tiny --data data --out run --steps 20 --rows 4 --quiet
