@@ -17,6 +17,7 @@ import io
 import json
 import lzma
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ __all__ = [
     "read_object",
     "read_text",
     "replacing",
+    "replacing_folder",
     "text_of",
     "write_bytes",
     "write_json",
@@ -117,6 +119,35 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
     except BaseException:
         with contextlib.suppress(OSError):
             writing.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new, empty folder to fill; when the block ends it takes the place of ``path``, which it replaces.
+
+    If the block fails, ``path`` stays what it was. A process killed between the removal of the old folder
+    and the renaming leaves none, never half of one. Raises as :func:`write_bytes` does.
+    """
+    writing = path.with_name(f".{path.name}.writing")
+    try:
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir(parents=True)
+        yield writing
+        for file in writing.rglob("*"):
+            flush(file)
+        if path.exists():
+            shutil.rmtree(path)
+        writing.rename(path)
+        flush(path.parent)
+    except OSError as error:
+        shutil.rmtree(writing, ignore_errors=True)
+        raise RunError(
+            f"{path} cannot be written: {error.strerror or error}; make room or choose another "
+            "folder, then run the same command again"
+        ) from error
+    except BaseException:
+        shutil.rmtree(writing, ignore_errors=True)
         raise
 
 

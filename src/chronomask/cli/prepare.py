@@ -116,7 +116,7 @@ def prepare(
         *_tokenizer(tokenizer),
         *of_value("--vocab-size", "tokenizer.vocab_size", vocab_size),
         *of_value("--row-length", "row_length", row_length),
-        *_tagger(tagger),
+        *layers_of_tagger(tagger),
         *of_value("--held-out", "held_out", held_out),
         *of_value("--workers", "workers", workers),
         *of_kind("--executor", "executor", executor),
@@ -147,7 +147,7 @@ def _tokenizer(text: str | None) -> list[Layer]:
     return of_group("--tokenizer", text, "tokenizer", {"kind": "folder", "path": text})
 
 
-def _tagger(text: str | None) -> list[Layer]:
+def layers_of_tagger(text: str | None) -> list[Layer]:
     """``--tagger``: a name, as a config takes it, or the name or folder of an installed spaCy pipeline."""
     from chronomask.explain import kinds_at
     from chronomask.prepare.config import PrepareConfig

@@ -1,0 +1,110 @@
+"""``chronomask adapt``: continue a published encoder on text of one's own, measured before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chronomask.cli.options import (
+    Content,
+    Device,
+    Overrides,
+    Precision,
+    Quiet,
+    Ratio,
+    config_flag,
+    of_kind,
+    of_overrides,
+    of_ratio,
+    of_text,
+    of_value,
+)
+from chronomask.cli.prepare import layers_of_tagger
+
+_MEASURES = "What is measured, before and after"
+
+
+def adapt(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="A model folder, a run, or the name of a model on the hub."),
+    ],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Your text, as chronomask prepare takes it: files, folders, patterns."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where everything goes.")
+    ],
+    epochs: Annotated[
+        float,
+        typer.Option(metavar="NUMBER", help="Passes over your text, unless --steps is given."),
+    ] = 1.0,
+    steps: Annotated[str | None, config_flag("N", "Optimiser steps.")] = None,
+    rows: Annotated[str | None, config_flag("N", "Rows of a step.")] = None,
+    row_length: Annotated[
+        str | None, config_flag("N", "Tokens of a row; else 256, or what the checkpoint holds.")
+    ] = None,
+    tagger: Annotated[
+        str | None,
+        config_flag("KIND|PIPELINE", "Where words and their classes come from, as in prepare."),
+    ] = None,
+    ratio: Ratio = None,
+    content: Content = None,
+    seed: Annotated[str | None, config_flag("N", "Keys row order, masks and dropout.")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    overrides: Overrides = None,
+    also: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT|FOLDER",
+            help="Other text, or prepared data, to measure on: it shows what is forgotten.",
+            rich_help_panel=_MEASURES,
+        ),
+    ] = None,
+    tasks: Annotated[
+        str, typer.Option(metavar="LIST", help="Downstream tasks.", rich_help_panel=_MEASURES)
+    ] = "",
+    task_data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Files of the tasks.", rich_help_panel=_MEASURES),
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1, max=1000, metavar="N", help="Fine-tuning seeds.", rich_help_panel=_MEASURES
+        ),
+    ] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Continue an encoder on your text: prepare, train, and compare before and after."""
+    from chronomask.adapt import Plan
+    from chronomask.adapt import adapt as run_adapt
+
+    plan = Plan(
+        epochs=epochs,
+        layers=[
+            *of_value("--steps", "steps", steps),
+            *of_value("--rows", "rows_per_step", rows),
+            *of_ratio(ratio),
+            *of_kind("--content", "masking.content", content),
+            *of_value("--seed", "seed", seed),
+            *of_text("--device", "device", device),
+            *of_text("--precision", "precision", precision),
+            *of_overrides(overrides),
+        ],
+        preparation=[
+            *of_value("--row-length", "row_length", row_length),
+            *layers_of_tagger(tagger),
+        ],
+        also=also,
+        tasks=tuple(filter(None, map(str.strip, tasks.split(",")))),
+        task_data=task_data,
+        seeds=seeds,
+    )
+    done = run_adapt(checkpoint, sources, out, plan, progress=not quiet)
+    print(done)
+    print(f"model: {done.model}")
