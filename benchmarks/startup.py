@@ -29,8 +29,8 @@ from typing import Any
 SRC = Path(__file__).parents[1] / "src"
 TEXT = "Some text to prepare.\n"
 COMMANDS = (
-    "prepare", "pretrain", "replay", "evaluate", "study run", "study status", "study report", "report",
-    "quickstart", "inspect", "data info", "data verify", "data show", "data export", "data import", "recipes",
+    "prepare", "pretrain", "adapt", "replay", "evaluate", "study run", "study status", "study report",
+    "report", "quickstart", "inspect", "data info", "data verify", "data show", "data export", "data import", "recipes",
 )  # fmt: skip
 
 REFUSALS: dict[str, dict[str, str]] = {
@@ -59,6 +59,13 @@ REFUSALS: dict[str, dict[str, str]] = {
         "unknown field": "bert-tiny --out {new} --set model.overrides.hiden_size=3",
         "missing model": "bert-tiny --out {new} --model ./{none}",
         "wrong flag": "bert-tiny --out {new} --step 3",
+    },
+    "adapt": {
+        "missing text": "{model} {none}.txt --out {new}",
+        "missing model": "{none}/model {text} --out {new}",
+        "unknown key": "{model} {text} --out {new} --set stepz=3",
+        "wrong value": "{model} {text} --out {new} --epochs 0",
+        "wrong flag": "{model} {text} --out {new} --epoch 3",
     },
     "replay": {"missing dump": "{none}"},
     "evaluate": {

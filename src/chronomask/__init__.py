@@ -36,6 +36,7 @@ _HOMES = {
     "chronomask.types": ("UPOS_CLASSES", "MaskedBatch", "Rows"),
 }
 _FUNCTION_OF_ROOM = {
+    "adapt": ("chronomask.adapt", "adapt"),
     "evaluate": ("chronomask.evaluate.evaluate", "evaluate"),
     "prepare": ("chronomask.prepare.pipeline", "prepare"),
     "report": ("chronomask.study.command", "report"),

@@ -1,5 +1,6 @@
 """The names of :mod:`chronomask` for type checkers; ``_HOMES`` in ``__init__.py`` says the same to Python."""
 
+from chronomask.adapt import adapt as adapt
 from chronomask.data.loader import RowLoader as RowLoader
 from chronomask.data.mixture import open_data as open_data
 from chronomask.errors import ChronomaskError as ChronomaskError

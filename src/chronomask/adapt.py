@@ -102,12 +102,17 @@ def adapt(
     ``prepare``, ``pretrain`` and ``evaluate`` do.
     """
     from chronomask.evaluate.subject import find_subject
+    from chronomask.evaluate.tasks import make_tasks
 
     plan, out = plan or Plan(), Path(out)
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
-    preparation = _preparation(paths, plan)  # refuses keys and values before a model is looked for
+    # Whatever can be refused is, before a model is looked for or a text is read.
+    preparation = _preparation(paths, plan)
+    asked = _check_plan(plan)
     first = find_subject(str(checkpoint))
     _check_model(first)
+    for task in make_tasks(plan.tasks) if plan.tasks else ():
+        task.check(first, Path(plan.task_data or "."))
     tokenizer = _tokenizer_folder(first, out)
     row_length = min(first.max_length, _ROW_LENGTH)
 
@@ -115,7 +120,7 @@ def adapt(
     tell(f"1 of 4: prepare {', '.join(map(str, paths))}")
     data = _prepare(preparation, tokenizer, row_length, out / "data", progress)
     texts = {"data": data} | _also(plan, preparation, tokenizer, row_length, out, progress)
-    config = _run_config(plan, data, first)
+    config = _fit_run(asked, plan, data, first)
     tell(f"2 of 4: measure {first.name} as it is")
     before = _measure(first, texts, plan, out / "before", progress)
     tell(f"3 of 4: train {config.steps:,} steps")
@@ -155,14 +160,20 @@ def _tokenizer_folder(model: Subject, out: Path) -> Path:
 
 
 def _preparation(sources: Sequence[str | Path], plan: Plan) -> list[Layer]:
-    """How the text is prepared, but for what the checkpoint decides. Raises UsageError for bad changes."""
+    """How the text is prepared, but for what the checkpoint decides.
+
+    Raises UsageError for changes that cannot be, and for text that is not there.
+    """
     from chronomask.prepare.config import PrepareConfig
+    from chronomask.prepare.read.files import Skipped
+    from chronomask.prepare.read.sources import find_sources
 
     layers = [
         Layer("SOURCES", {"sources": [str(source) for source in sources], "held_out": _HELD_OUT}),
         *plan.preparation,
     ]
-    PrepareConfig.from_layers(layers)
+    config = PrepareConfig.from_layers(layers)
+    find_sources(config.sources, config.fields(), Skipped())
     return layers
 
 
@@ -198,31 +209,43 @@ def _also(
     return {"also": _prepare([*layers, change], tokenizer, row_length, out / "also", progress)}
 
 
-def _run_config(plan: Plan, data: PreparedData, model: Subject) -> RunConfig:
-    """The recipe ``adapt``, fitted to the amount of text, with the plan's changes over it."""
-    from chronomask.train.config import RunConfig
+def _check_plan(plan: Plan) -> RunConfig:
+    """The run as it is asked for, text and checkpoint still unknown; raises UsageError for what cannot be."""
+    from chronomask.evaluate.tasks import make_tasks
 
     if not math.isfinite(plan.epochs) or plan.epochs <= 0:
-        raise UsageError(f"--epochs {plan.epochs}: give a number above 0")
-    recipe = Layer.of_file(find_recipe("adapt"))
-    fixed = Layer(
-        "this command",
-        {"data": str(data.path), "model": {"kind": "checkpoint", "path": str(model.path)}},
-    )
-    asked = RunConfig.from_layers([recipe, fixed, *plan.layers])
+        raise UsageError(f"--epochs {plan.epochs}: give a number of passes above 0")
+    for task in make_tasks(plan.tasks) if plan.tasks else ():
+        task.check_packages()
+    if plan.tasks and plan.task_data is None:
+        raise UsageError("name the folder of the tasks' files: --task-data FOLDER")
+    return _run_config(plan, {})
+
+
+def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, model: Subject) -> RunConfig:
+    """The run fitted to the amount of text."""
     steps = asked.steps
     if not any("steps" in layer.values for layer in plan.layers):
         steps = math.ceil(plan.epochs * data.split("train").num_rows / asked.rows_per_step)
-    fitted = Layer(
-        "this command",
+    return _run_config(
+        plan,
         {
+            "data": str(data.path),
+            "model": {"kind": "checkpoint", "path": str(model.path)},
             "steps": steps,
             "learning_rate.warmup_steps": round(_WARM_UP * steps),
             "validation.every": max(1, steps // _VALIDATIONS),
             "checkpoint.every": max(1, steps // _CHECKPOINTS),
         },
     )
-    return RunConfig.from_layers([recipe, fixed, fitted, *plan.layers])
+
+
+def _run_config(plan: Plan, fitted: Mapping[str, Any]) -> RunConfig:
+    """The recipe ``adapt``, what is fitted to text and checkpoint, and the plan's changes over both."""
+    from chronomask.train.config import RunConfig
+
+    recipe = Layer.of_file(find_recipe("adapt"))
+    return RunConfig.from_layers([recipe, Layer("this command", fitted), *plan.layers])
 
 
 def _train(config: RunConfig, folder: Path, progress: bool) -> None:
@@ -242,9 +265,7 @@ def _measure(
         name: evaluate(model, make_tasks(["mlm"]), text.path, 1, out / name, progress=progress)
         for name, text in texts.items()
     }
-    if plan.tasks:
-        if plan.task_data is None:
-            raise UsageError("name the folder of the tasks' files: --task-data FOLDER")
+    if plan.tasks and plan.task_data is not None:
         results["tasks"] = evaluate(
             model, list(plan.tasks), plan.task_data, plan.seeds, out / "tasks", progress=progress
         )

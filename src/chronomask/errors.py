@@ -52,6 +52,10 @@ class Stopped(ChronomaskError):
         self.exit_code = 128 + signal_number
 
 
+_LISTED = 40
+"""Valid names that a message lists, so that a folder of thousands of files does not fill the screen."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A sentence that lists the valid names, led by the nearest one to ``name`` if one is near.
 
@@ -60,7 +64,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """
     names = [str(item) for item in valid]
     close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.5)
-    listing = ", ".join(names)
+    listing = ", ".join(names[:_LISTED])
+    if len(names) > _LISTED:
+        listing += f" and {len(names) - _LISTED} more"
     if close:
         return f"did you mean '{close[0]}'? Valid: {listing}"
     return f"valid: {listing}" if names else "there is none to choose from"

@@ -1,0 +1,137 @@
+"""``chronomask adapt``: from a checkpoint and a text to a continued model, measured before and after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from chronomask.adapt import Plan, adapt
+from chronomask.config import Layer
+from chronomask.data.folder import PreparedData
+from chronomask.errors import UsageError
+from chronomask.model.export import weights_sha256
+from tests.support.corpus import made_up_text
+from tests.support.tiny_run import tiny_run
+
+QUICK = Plan(
+    layers=[Layer("--rows 4", {"rows_per_step": 4, "device": "cpu", "threads": 1})],
+    preparation=[Layer("--tagger none", {"tagger.kind": "none", "workers": 1})],
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_data: PreparedData) -> Path:
+    """A model folder with a card that states a licence, as models on a hub have one."""
+    run = tiny_run(tmp_path_factory.mktemp("checkpoint"), tiny_data)
+    folder = run / "checkpoints" / "step-00000006" / "transformers"
+    model = tmp_path_factory.mktemp("models") / "tiny-base"
+    AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(model)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(model)
+    (model / "README.md").write_text("---\nlicense: mit\n---\n# A base\n", encoding="utf-8")
+    return model
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.txt"
+    path.write_text("\n\n".join(made_up_text(120)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_continued_and_measured(
+    checkpoint: Path, text: Path, tmp_path: Path, tiny_data: PreparedData
+) -> None:
+    plan = Plan(epochs=0.5, layers=QUICK.layers, preparation=QUICK.preparation, also=tiny_data.path)
+    out = tmp_path / "out"
+    done = adapt(checkpoint, text, out, plan, progress=False)
+
+    rows = PreparedData.open(out / "data").split("train").num_rows
+    summary = json.loads((done.run / "summary.json").read_text())
+    assert summary["steps"] == -(-rows // 8)  # half a pass, four rows a step
+    config = yaml.safe_load((done.run / "config.yaml").read_text())
+    assert config["masking"]["ratio"] == {"kind": "linear", "start": 0.3, "end": 0.15}
+    assert config["learning_rate"]["warmup_steps"] == round(0.06 * summary["steps"])
+
+    base, model = (AutoModelForMaskedLM.from_pretrained(f) for f in (checkpoint, done.model))
+    assert weights_sha256(base) != weights_sha256(model)
+    for name in ("data", "also"):
+        before, after = done.before[name][0], done.after[name][0]
+        assert before.data_sha256 == after.data_sha256
+        assert before.model_sha256 != after.model_sha256
+        assert f"{before.metrics['loss']:.4f}" in str(done)
+
+    head = yaml.safe_load((done.model / "README.md").read_text().split("---\n")[1])
+    assert head["base_model"] == "tiny-base"
+    assert head["license"] == "mit"
+    card = (done.model / "README.md").read_text()
+    assert f"{done.after['data'][0].metrics['loss']:.4f}" in card
+    assert PreparedData.open(out / "data").fingerprint in card
+
+    again = adapt(checkpoint, text, out, plan, progress=False)  # nothing is done twice
+    assert str(again) == str(done)
+    assert (done.run / "summary.json").stat().st_mtime <= (out / "after").stat().st_mtime
+
+
+def test_the_tokenizer_is_the_checkpoints(checkpoint: Path, text: Path, tmp_path: Path) -> None:
+    adapt(
+        checkpoint, text, tmp_path / "out",
+        Plan(layers=[*QUICK.layers, Layer("--steps 1", {"steps": 1})], preparation=QUICK.preparation),
+        progress=False,
+    )  # fmt: skip
+    ours = AutoTokenizer.from_pretrained(tmp_path / "out" / "data" / "tokenizer")
+    assert ours.get_vocab() == AutoTokenizer.from_pretrained(checkpoint).get_vocab()
+
+
+def refuse(match: str, checkpoint: Path | str, text: Path | str, out: Path, plan: Plan) -> None:
+    with pytest.raises(UsageError, match=match):
+        adapt(checkpoint, text, out, plan, progress=False)
+    assert not out.exists()
+
+
+def test_what_cannot_be_is_refused_before_any_work(
+    checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    refuse("does not exist", tmp_path / "none", text, out, QUICK)
+    refuse("does not exist", checkpoint, tmp_path / "none.txt", out, QUICK)
+    refuse("hf download", "acme/bert", text, out, QUICK)
+    refuse("--epochs", checkpoint, text, out, Plan(epochs=0))
+    refuse(
+        "did you mean 'steps'", checkpoint, text, out, Plan(layers=[Layer("--set", {"stepz": 1})])
+    )
+    refuse("--task-data", checkpoint, text, out, Plan(tasks=("cola",)))
+    refuse("unknown task", checkpoint, text, out, Plan(tasks=("kola",)))
+    refuse("CoLA", checkpoint, text, out, Plan(tasks=("cola",), task_data=tmp_path))
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "t5"])
+def test_models_that_predict_no_masked_tokens(
+    model_type: str, checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(other)
+    (other / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
+    (other / "model.safetensors").write_bytes(b"")
+    refuse(f"of type '{model_type}'", other, text, tmp_path / "out", QUICK)
+
+
+def test_pickles_are_never_read(checkpoint: Path, text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(other)
+    (other / "config.json").write_text((checkpoint / "config.json").read_text(), encoding="utf-8")
+    (other / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
+    refuse("no .safetensors weights", other, text, tmp_path / "out", QUICK)
+
+
+def test_a_tokenizer_without_a_mask_token(checkpoint: Path, text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    AutoModelForMaskedLM.from_pretrained(checkpoint).save_pretrained(other)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(other)
+    refuse("no mask token", other, text, tmp_path / "out", QUICK)
