@@ -32,6 +32,7 @@ from benchmarks.sides import Examples, Work, make_data, ours, run_config, traine
 from chronomask.data.folder import PreparedData
 from chronomask.model.attention import backbone_inputs, documents_attention
 from chronomask.model.device import peak_flops
+from chronomask.runs.layout import RunFolder
 from chronomask.train.distributed import World
 from chronomask.train.run import open_run
 
@@ -123,7 +124,7 @@ def our_figures(
 def masking_seconds(work: Work, data: PreparedData, out: Path) -> float:
     """Median seconds to mask a step's rows, all micro-batches."""
     config = run_config(work, data, 8, masking=MASKING, compile="never")
-    run, _ = open_run(config, out, World(0, 1, torch.device(work.device)), resume=False)
+    run, _ = open_run(config, RunFolder(out), World(0, 1, torch.device(work.device)), resume=False)
     taken = []
     for step in range(8):
         rows = run.loader.rows_at(step)

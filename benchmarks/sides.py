@@ -36,6 +36,7 @@ from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.rows.pack import Pieces, Specials, pack_documents
+from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.log import RunLog
@@ -196,7 +197,7 @@ def bare(work: Work, data: PreparedData, out: Path, steps: int) -> list[Step]:
     masking = {"ratio": {"kind": "constant", "base": 0.15}, "content": {"kind": "ptw"}}
     config = run_config(work, data, steps, masking=masking)
     torch.set_num_threads(work.threads)
-    run, _ = open_run(config, out, World(0, 1, torch.device(work.device)), resume=False)
+    run, _ = open_run(config, RunFolder(out), World(0, 1, torch.device(work.device)), resume=False)
     parts = [run.forward.mask(run.loader.rows_at(step), run.masker, 0.0) for step in range(2)]
     ends = [(time.perf_counter(), time.process_time())]
     for step in range(steps):

@@ -2,81 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from chronomask.data.folder import PreparedData
-from chronomask.keyed import Stream, row_keys
-from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
+from tests.support.kills import OFTEN, kill_and_compare, newest_step, resume_in_pairs
 from tests.support.tiny_training import Driver, assert_same_run
 
 KILLS = 30
-
-
-def unit(number: int, stream: Stream) -> float:
-    """A keyed number in [0, 1)."""
-    return float(row_keys(7, stream, 0, number) >> np.uint64(11)) / 2**53
-
-
-def newest_step(run: Path) -> int:
-    """The step that a resume would go on from; −1 without a checkpoint. Raises where none is whole."""
-    found = checkpoint.latest(run / "checkpoints")
-    return -1 if found is None else found.step
 
 
 @pytest.mark.slow
 def test_thirty_kills_and_the_run_ends_as_if_there_had_been_none(
     config: RunConfig, tmp_path: Path, driver: Driver
 ) -> None:
-    """A third fall into the writing thread, a third into training, a third come from outside.
+    """Of one run; ``python -m tests.support.kills`` does more, of more runs."""
+    done = kill_and_compare({**config.to_dict(), **OFTEN}, tmp_path, driver, KILLS)
+    print(f"{done.in_saves} kills in a save; newest checkpoints after each kill: {done.steps}")
+    assert done.in_saves >= 6
+    assert done.steps[-1] > 0
 
-    Where a kill falls is counted in calls. Those from outside are sent at a counted call, of either kind
-    in turn, and arrive wherever the run has come to by then; it waits for them two steps later. So no
-    run ends before its kill, on however busy a machine.
-    """
-    config = config.replace(
-        ["steps=60", "checkpoint.every=2", "checkpoint.keep=1", "validation.every=7"]
-    )
-    spec: dict[str, Any] = {"config": config.to_dict(), "out": str(tmp_path / "whole")}
-    counted = tmp_path / "calls.json"
-    answer = driver.answer([spec | {"count_into": str(counted)}])
-    assert answer["codes"] == [0], answer["errors"]
-    calls = json.loads(counted.read_text())
-    per_save, per_step = calls["save"] / 30, calls["training"] / 60
 
-    cut = tmp_path / "cut"
-    spec |= {"out": str(cut), "resume": True}
-    steps, inside = [-1], 0
-    for number in range(KILLS):
-        share = unit(number, Stream.SELECT)
-        in_save, in_training = 1 + int(share * 2 * per_save), 1 + int(share * 6 * per_step)
-        how: dict[str, Any]
-        if number % 3 == 0:  # within one of the first two saves
-            how = {"kill_at": ["save", in_save]}
-        elif number % 3 == 1:
-            how = {"kill_at": ["training", in_training]}
-        elif number % 2:
-            how = {"invite_at": ["save", in_save, int(2 * per_step)]}
-        else:
-            how = {"invite_at": ["training", in_training, int(2 * per_step)]}
-        answer = driver.answer([spec | how])
-        assert answer["codes"] == [-signal.SIGKILL], answer["errors"]
-        inside += any((cut / "checkpoints").glob(".writing-*"))
-        steps.append(newest_step(cut))
-    print(f"{inside} kills in a save; newest checkpoints after each kill: {steps[1:]}")
-    assert steps == sorted(steps)  # a kill never costs a checkpoint that was whole
-    assert inside >= 6
-    assert 0 < steps[-1] < 60
-    answer = driver.answer([spec])
-    assert answer["codes"] == [0], answer["errors"]
-    assert_same_run(tmp_path / "whole", cut)
+@pytest.mark.slow
+def test_two_resumes_at_once_do_no_harm(config: RunConfig, tmp_path: Path, driver: Driver) -> None:
+    values = {**config.to_dict(), **OFTEN}
+    assert driver.codes({"config": values, "out": str(tmp_path / "whole")}) == [0]
+    resume_in_pairs(values, tmp_path, driver, 1)
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from chronomask.train import loop
 from chronomask.train.config import RunConfig
 from chronomask.train.forward import Forward
 from chronomask.train.loop import pretrain
+from chronomask.train.run import State
+from chronomask.types import UPOS_CLASSES
 from tests.support.tiny_training import WITHOUT_DROPOUT, assert_close, lines, weights_of
 
 
@@ -25,7 +27,7 @@ def test_a_run_leaves_what_the_contract_says(config: RunConfig, tmp_path: Path) 
     run = tmp_path / "run"
     summary = pretrain(config, run, progress=False)
     assert {path.name for path in run.iterdir()} == {
-        "config.yaml", "environment.json", "metrics.jsonl", "validation.jsonl", "checkpoints",
+        ".lock", "config.yaml", "environment.json", "metrics.jsonl", "validation.jsonl", "checkpoints",
         "summary.json",
     }  # fmt: skip
     assert json.loads((run / "summary.json").read_text()) == summary
@@ -152,7 +154,9 @@ def test_with_nothing_to_predict_the_weights_stay_and_the_schedules_go_on(
     config = config.replace(["masking.ratio.kind=constant", "masking.ratio.base=0", "steps=3"])
     summary = pretrain(config, tmp_path / "run", progress=True)
     assert summary["masked_tokens"] == 0
-    assert "step 3/3  nothing predicted" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("tiny: 3 steps in ")
+    assert "nothing predicted" in told
     line = lines(tmp_path / "run" / "metrics.jsonl")[-1]
     assert line["loss"] is None
     assert line["masking_ratio_achieved"] == 0
@@ -257,3 +261,26 @@ def test_the_yardsticks_of_the_end_are_in_the_summary_and_on_the_card(
     count = last["yardstick_count"]["words-30"]
     loss = last["yardstick_loss"]["words-30"]
     assert f"| whole words, 30 % ({count:,} predictions) | {loss:.4f} |" in card
+
+
+def test_asked_for_labels_and_given_none_it_warns_and_then_stops(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = ", ".join(f"{name}: 0.0" for name in UPOS_CLASSES[1:])
+    nothing = f"masking.content={{kind: fixed, weights: {{{weights}}}}}"
+    config = config.replace([nothing, "masking.strategy.kind=token", "steps=40"])
+    with pytest.raises(
+        RunError, match=r"stopped after step 10: .*nothing is predicted since step 1"
+    ):
+        pretrain(config, tmp_path / "run", progress=False)
+    assert caplog.text.count("nothing is predicted") == 1
+    assert "step 1: a masking ratio of" in caplog.text
+
+
+def test_labels_that_are_missing_by_chance_stop_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    state = State.start(3)
+    for missing in (4.0, 4.0, 0.0, 9.0, 0.0, 0.5):
+        loop._check_predicting(state, missing, 0.1)
+        state.step += 1
+    assert caplog.text == ""
+    assert state.unpredicted == 0.5

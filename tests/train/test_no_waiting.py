@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from chronomask.runs.layout import RunFolder
 from chronomask.train import loop
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
@@ -44,7 +45,9 @@ def test_nothing_is_read_before_the_update_is_queued(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = RunConfig.parse(values).replace([change, NO_HOST_DROPOUT])
-    run, state = open_run(config, tmp_path / "run", World(0, 1, torch.device("cpu")), resume=False)
+    run, state = open_run(
+        config, RunFolder(tmp_path / "run"), World(0, 1, torch.device("cpu")), resume=False
+    )
     # torch has no fused update for this device, but knows what one would return.
     monkeypatch.setattr(
         sys.modules[torch.optim.Adam.__module__],
@@ -86,7 +89,7 @@ def test_a_cuda_device_is_not_waited_for(
     options = [f"compile={compiled}", "device=cuda", "precision=bf16"]
     config = RunConfig.parse(values).replace(options)
     world = World(0, 1, torch.device("cuda", 0))
-    run, state = open_run(config, tmp_path / "run", world, resume=False)
+    run, state = open_run(config, RunFolder(tmp_path / "run"), world, resume=False)
     update, queued = loop.update, []
 
     def noted(*arguments: Any, **named: Any) -> None:

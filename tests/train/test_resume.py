@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chronomask.data.folder import PreparedData
 from chronomask.errors import Stopped, UsageError
+from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import listen
 from chronomask.train.loop import pretrain
@@ -147,3 +150,66 @@ def test_how_closely_a_run_is_watched_may_change_between_stops(
     pretrain(watched, tmp_path / "cut", resume=True, progress=False)
     assert len(list((tmp_path / "cut" / "checkpoints").iterdir())) == 3
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_folder_is_trained_in_by_one_process_at_a_time(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is refused, and what the first has written stays as it is."""
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(patch, 6, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            pretrain(config, tmp_path / "run", progress=False)
+    with RunFolder(tmp_path / "run").hold():
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+        for resume in (True, True):
+            with pytest.raises(UsageError, match="run is in use: another process trains in it"):
+                pretrain(config, tmp_path / "run", resume=resume, progress=False)
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+        with pytest.raises(UsageError, match="already holds a run"):
+            pretrain(config, tmp_path / "run", progress=False)
+    pretrain(
+        config, tmp_path / "run", resume=True, progress=False
+    )  # a lock that is left holds nobody up
+    with RunFolder(tmp_path / "new").hold(), pytest.raises(UsageError, match="new is in use"):
+        pretrain(config, tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UsageError):  # refused before any work: no folder is left
+        pretrain(config.replace(["data=nowhere"]), tmp_path / "deep" / "run", progress=False)
+    assert not (tmp_path / "deep" / "run").exists()
+
+
+def test_relative_data_is_found_from_another_folder(
+    values: dict[str, Any],
+    tiny_data: PreparedData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where it lay when the run began; or, if run and data moved together, beside the run."""
+    (tmp_path / "first").mkdir()
+    shutil.copytree(tiny_data.path, tmp_path / "first" / "data")
+    monkeypatch.chdir(tmp_path / "first")
+    config = RunConfig.parse(values).replace(["data=data", "steps=2", "checkpoint.every=1"])
+    pretrain(config, "run", progress=False)
+    (tmp_path / "first" / "run" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "first" / "run" / "checkpoints" / "step-00000002")
+    monkeypatch.chdir(tmp_path)
+    pretrain("first/run/config.yaml", "first/run", resume=True, progress=False)
+    assert f"where the run began: {tmp_path / 'first' / 'data'}" in caplog.text
+    (tmp_path / "first" / "run" / "summary.json").unlink()
+    (tmp_path / "first" / "run" / "config.yaml").write_text(config.to_yaml())
+    (tmp_path / "first").rename(tmp_path / "moved")
+    pretrain("moved/run/config.yaml", "moved/run", resume=True, progress=False)
+    assert "beside the run folder: moved/run/../data" in caplog.text
+    with pytest.raises(UsageError, match="elsewhere is not a folder of prepared data"):
+        pretrain(config.replace(["data=elsewhere"]), "moved/run", resume=True, progress=False)
+
+
+def test_a_checkpoint_more_than_is_kept_goes_on_resume(config: RunConfig, tmp_path: Path) -> None:
+    config = config.replace(["steps=4", "checkpoint.every=1", "checkpoint.keep=4"])
+    pretrain(config, tmp_path / "run", progress=False)
+    (tmp_path / "run" / "summary.json").unlink()  # as if killed within the end of the last save
+    pretrain(config.replace(["checkpoint.keep=2"]), tmp_path / "run", resume=True, progress=False)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-00000003", "step-00000004"]

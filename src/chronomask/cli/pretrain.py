@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,6 +181,7 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
     from chronomask.runs.layout import RunFolder
 
     RunFolder(out).check_free(resume)
+    config = config.at(RunFolder(out))
     open_data(config.data)
     if isinstance(config.model, FromCheckpoint) and not is_hub_name(config.model.path):
         model_folder(config.model.path)
@@ -187,7 +189,7 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
     from chronomask.train.loop import pretrain as run_pretrain
 
     summary = run_pretrain(config, out, resume=resume, progress=not quiet)
-    if summary:
+    if summary and os.environ.get("RANK", "0") == "0":  # torchrun starts several
         loss = summary["validation_loss"]
         shown = "no held-out rows" if loss is None else f"{loss:.4f}"
         print(f"{out}: {summary['steps']:,} steps; validation loss at 15 %: {shown}")

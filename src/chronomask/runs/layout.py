@@ -1,6 +1,7 @@
 """The layout of a run folder: what its files are called, and which of its checkpoints are whole.
 
     RUN/
+      .lock                held while a process trains here
       config.yaml          the run's whole config
       environment.json     versions, hardware, fingerprint of the data, hash of the initial weights
       resumes.jsonl        a line for every resume
@@ -18,13 +19,19 @@ Whoever needs one of these names asks here.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from chronomask.errors import UsageError
-from chronomask.storage import file_sha256
+from chronomask.storage import file_sha256, read_object
 
 __all__ = [
     "CONTENT",
@@ -59,6 +66,8 @@ FORMAT_VERSION = 1
 UNFINISHED, DISCARDED = ".writing-", ".discarded-"
 """What the names of checkpoints begin with that are being written, and removed."""
 _NEEDED = (STATE, CONTENT, OPTIMISER, f"{MODEL}/config.json")
+logger = logging.getLogger(__name__)
+
 _STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -119,6 +128,69 @@ class RunFolder:
     def dump_of(self, step: int) -> Path:
         """Folder of the dump of step ``step``, counted from 1."""
         return self.path / "dump" / step_name(step)
+
+    def describe_places(self, paths: Sequence[str]) -> list[dict[str, str]]:
+        """Each path as it was given, absolute, and from the run folder: what :meth:`find` looks at later."""
+        return [
+            {
+                "given": path,
+                "absolute": str(Path(path).resolve()),
+                "from_run": os.path.relpath(Path(path).resolve(), self.path.resolve()),
+            }
+            for path in paths
+        ]
+
+    def find(self, path: str) -> str:
+        """Where the data lies that the run began with under ``path``, and is not there from here.
+
+        That is where it lay, or where it lies from the run folder, if both were moved; a word is said.
+        ``path`` itself where it is there, or where the run knows of no other place.
+        """
+        if Path(path).exists():
+            return path
+        known = (read_object(self.environment) or {}).get("data")
+        for place in known if isinstance(known, list) else ():
+            if not isinstance(place, dict) or place.get("given") != path:
+                continue
+            at = str(place.get("absolute")), str(self.path / str(place.get("from_run")))
+            for other, how in zip(
+                at, ("where the run began", "beside the run folder"), strict=True
+            ):
+                if Path(other).is_dir():
+                    logger.warning(
+                        "data %s is not there from here; it was found %s: %s", path, how, other
+                    )
+                    return other
+        return path
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; raises UsageError where one does.
+
+        The lock is the system's own: that of a process which was killed is gone with it. A folder that
+        was made for it and holds no run at the end is removed again.
+        """
+        made = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be used as a folder: {error.strerror}") from None
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"{self.path} is in use: another process trains in it; wait until that has ended, or give "
+                "another output folder"
+            ) from None
+        except (NotImplementedError, OSError) as error:
+            logger.warning("%s cannot be locked (%s): start no second run in it", self.path, error)
+        try:
+            yield
+        finally:
+            if made and not self.is_run() and {p.name for p in self.path.iterdir()} <= {".lock"}:
+                shutil.rmtree(self.path, ignore_errors=True)
+            lock.release()
 
     def is_run(self) -> bool:
         """Whether a run lives here, complete or not."""

@@ -106,7 +106,7 @@ class TaskResult:
                 )
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 return cls(**values, examples={name: stored[name] for name in stored.files})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path} is not a whole result of a task ({error}); delete it and evaluate again"
             ) from error

@@ -14,6 +14,7 @@ from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
 from chronomask.masking.config import MaskingConfig
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
+from chronomask.runs.layout import RunFolder
 from chronomask.train.learning_rate import LearningRate, Linear
 from chronomask.train.loggers import Logger
 from chronomask.train.optimiser import AdamW, Optimiser
@@ -152,3 +153,21 @@ class RunConfig(Config):
     def sizes(self) -> Sizes:
         """How many rows each step has."""
         return Sizes(self.rows_per_step, self.batch_warmup)
+
+    @property
+    def data_paths(self) -> tuple[str, ...]:
+        """The folders of prepared data, one or those of a mixture."""
+        return (
+            (self.data,) if isinstance(self.data, str) else tuple(part.path for part in self.data)
+        )
+
+    def at(self, folder: RunFolder) -> RunConfig:
+        """The config of the run in ``folder``: named, its data where :meth:`RunFolder.find` finds them."""
+        if isinstance(self.data, str):
+            data: DataChoice = folder.find(self.data)
+        else:
+            found = [folder.find(path) for path in self.data_paths]
+            pairs = zip(self.data, found, strict=True)
+            data = tuple(part.model_copy(update={"path": path}) for part, path in pairs)
+        name = self.name or folder.path.resolve().name
+        return self.model_copy(update={"name": name, "data": data})

@@ -7,11 +7,12 @@ count, so summed gradients are the gradients of the whole step, whatever the sha
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -19,7 +20,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from chronomask.errors import UsageError
 from chronomask.model.device import choose_device
+from chronomask.runs.layout import RunFolder
 from chronomask.types import Device
 
 __all__ = ["StopRequest", "World", "join", "listen"]
@@ -75,6 +78,23 @@ class World:
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
+    @contextmanager
+    def hold(self, folder: RunFolder) -> Iterator[None]:
+        """Keep other runs out of ``folder`` while open; the first process holds it for all.
+
+        Raises UsageError in every process where it is held already.
+        """
+        with ExitStack() as held:
+            refused = None
+            if self.is_first:
+                try:
+                    held.enter_context(folder.hold())
+                except UsageError as error:
+                    refused = error
+            if self.totals(refused is not None)[0]:
+                raise refused or UsageError(f"{folder.path} is in use, as the first process says")
+            yield
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.size > 1:
@@ -97,9 +117,14 @@ def join(device: Device) -> Iterator[World]:
         # Numbers of the host go from host to host: no device is waited for.
         backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=_store(), rank=rank, world_size=size)
+    chatter = logging.getLogger("chronomask")
+    level = chatter.level
+    if rank:  # what all processes would say, the first one says
+        chatter.setLevel(logging.ERROR)
     try:
         yield World(rank, size, own)
     finally:
+        chatter.setLevel(level)
         if started:
             dist.destroy_process_group()
 

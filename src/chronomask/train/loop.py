@@ -23,9 +23,10 @@ import numpy as np
 import torch
 
 from chronomask.data.order import shorten_rows
-from chronomask.errors import Stopped
+from chronomask.errors import RunError, Stopped
 from chronomask.masking.tally import class_means, class_sums, class_tally, weighted_sum
 from chronomask.model.device import peak_memory
+from chronomask.runs.layout import RunFolder
 from chronomask.train import distributed
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism, seed_dropout
@@ -66,14 +67,17 @@ def pretrain(
     or SIGINT, once the state is saved.
     """
     config = RunConfig.of(config, **changes)
+    folder = RunFolder(Path(out))
+    folder.check_free(resume)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with (
         determinism(config.deterministic),
         distributed.join(config.device) as world,
         distributed.listen() as stop,
+        world.hold(folder),
     ):
-        run, state = open_run(config, Path(out), world, resume=resume)
+        run, state = open_run(config, folder, world, resume=resume)
         if run.finished is not None:
             return run.finished
         log = RunLog(
@@ -179,14 +183,37 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
         maskable_tokens=int(maskable),
         masked_tokens=int(predicted),
     )
+    asked = ratio_sum / num_rows
+    _check_predicting(state, 0.0 if predicted else asked * (maskable or tokens), asked)
     return _Step(
         progress=progress,
-        masking_ratio=ratio_sum / num_rows,
+        masking_ratio=asked,
         masking_ratio_achieved=predicted / maskable if maskable else 0.0,
         loss=loss,
         learning_rate=rate,
         gradient_norm=norm,
     )
+
+
+def _check_predicting(state: State, missing: float, ratio: float) -> None:
+    """Warn, and then stop, where labels are asked for and there are none; ``missing``: of this step.
+
+    A step or two may have none by chance, where a ratio is small. With 10 labels expected and none drawn it
+    is no chance; a step counts for 10 at most, so that ten steps at least were tried. Raises RunError.
+    """
+    before = state.unpredicted
+    state.unpredicted = before + min(missing, 10.0) if missing else 0.0
+    what = (
+        f"a masking ratio of {ratio:.4g} is asked and nothing is predicted since step "
+        f"{state.predicted_step + 1:,}: the rows have no word that may be masked, or masking.content gives "
+        "every one the weight 0; chronomask inspect shows both"
+    )
+    if not missing:
+        state.predicted_step = state.step
+    elif state.unpredicted >= 100:
+        raise RunError(f"stopped after step {state.step:,}: {what}")
+    elif before < 10 <= state.unpredicted:
+        logger.warning("step %s: %s", f"{state.step:,}", what)
 
 
 def _update(

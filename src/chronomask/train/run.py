@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,6 +80,10 @@ class State:
     validation_accuracy: float | None = None
     yardsticks: dict[str, Any] | None = None
     """of the last validation, as :func:`~chronomask.yardsticks.totals` gives them"""
+    unpredicted: float = 0.0
+    """labels asked for, at most 10 a step, since something was predicted last"""
+    predicted_step: int = 0
+    """the last step (1-based) that predicted something, or asked for nothing"""
 
     @classmethod
     def start(cls, num_classes: int) -> State:
@@ -131,7 +134,8 @@ class State:
     def from_checkpoint(cls, saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
         """The state that :meth:`to_json` and :meth:`tensors` gave."""
         window = Window(tensors[_WINDOW_TENSOR], **saved["window"])
-        known = {**dict.fromkeys(_LATER), **saved}
+        earlier = dict.fromkeys(_LATER) | {"unpredicted": 0.0, "predicted_step": saved["step"]}
+        known = earlier | saved
         return cls(window, **{name: known[name] for name in _COUNTERS})
 
 
@@ -139,7 +143,7 @@ _LATER = ("maskable_tokens", "yardsticks")
 """Counters that checkpoints of older versions do not have."""
 _COUNTERS = (
     "step", "tokens_seen", "masked_tokens", "rows_seen", "seconds",
-    "validation_loss", "validation_accuracy", *_LATER,
+    "validation_loss", "validation_accuracy", "unpredicted", "predicted_step", *_LATER,
 )  # fmt: skip
 
 
@@ -219,11 +223,12 @@ class Run:
         )
 
 
-def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> tuple[Run, State]:
+def open_run(
+    config: RunConfig, folder: RunFolder, world: World, *, resume: bool
+) -> tuple[Run, State]:
     """The run in ``folder``, new or resumed; raises UsageError, DataError or RunError."""
-    config = config if config.name else config.model_copy(update={"name": folder.resolve().name})
-    place = RunFolder(folder)
-    place.check_free(resume)
+    config = config.at(folder)
+    folder.check_free(resume)
     check_installed(config.loggers)
     data = open_data(config.data)
     if config.length_warmup is not None:
@@ -231,11 +236,11 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     tokenizer = open_tokenizer(data.tokenizer_path)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     logged_every = None
-    saved = checkpoint.latest(place.checkpoints) if resume else None
+    saved = checkpoint.latest(folder.checkpoints) if resume else None
     if saved is not None:
         logged_every = checkpoint.check_same_run(saved, config, data.fingerprint).log_every
     elif resume:
-        logger.warning("%s holds no checkpoint to resume: starting at step 0", folder)
+        logger.warning("%s holds no checkpoint to resume: starting at step 0", folder.path)
 
     initial_weights = None
     if saved is not None:
@@ -261,7 +266,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
     sharded = Sharded(model, world, compiled) if sharding else None
     run = Run(
         config=config,
-        folder=place,
+        folder=folder,
         data=data,
         tokenizer=tokenizer,
         forward=Forward(
@@ -285,7 +290,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
             num_workers=config.loader_workers,
             start_step=saved.step if saved is not None else 0,
         ),
-        saver=Saver(place.checkpoints, model, tokenizer, config.checkpoint.keep),
+        saver=Saver(folder.checkpoints, model, tokenizer, config.checkpoint.keep),
         outliers=config.outliers.begin(),
         sharded=sharded,
         initial_weights_sha256=initial_weights,
@@ -301,7 +306,7 @@ def open_run(config: RunConfig, folder: Path, world: World, *, resume: bool) -> 
         state = State.from_checkpoint(saved.state, tensors)
         run.masker.load_state_dict(tensors)
         run.outliers.load_state_dict(tensors)
-        run.finished = read_object(place.summary) if state.step >= config.steps else None
+        run.finished = read_object(folder.summary) if state.step >= config.steps else None
     world.wait()  # nobody reads any more: from here on the first process may write
     if world.is_first and run.finished is None:
         warn_of_few(data.split("held_out"), config.validation)
@@ -374,5 +379,6 @@ def _begin_folder(run: Run, state: State, *, resumed: bool) -> None:
         write_text(path, before + json.dumps({"from_step": state.step, **here}) + "\n")
     else:
         here["data_fingerprint"] = run.data.fingerprint
+        here["data"] = run.folder.describe_places(run.config.data_paths)
         here["initial_weights_sha256"] = run.initial_weights_sha256
         write_json(run.folder.environment, here)
