@@ -7,19 +7,21 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from chronomask.data.folder import PreparedData
+from chronomask.data.annotation import SPECIAL
 from chronomask.errors import RunError, UsageError
 from chronomask.train import loop
 from chronomask.train.config import RunConfig
 from chronomask.train.forward import Forward
 from chronomask.train.loop import pretrain
 from chronomask.train.run import State
-from chronomask.types import UPOS_CLASSES
+from tests.support.golden_runs import make_data
 from tests.support.tiny_training import WITHOUT_DROPOUT, assert_close, lines, weights_of
 
 
@@ -266,9 +268,10 @@ def test_the_yardsticks_of_the_end_are_in_the_summary_and_on_the_card(
 def test_asked_for_labels_and_given_none_it_warns_and_then_stops(
     config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    weights = ", ".join(f"{name}: 0.0" for name in UPOS_CLASSES[1:])
-    nothing = f"masking.content={{kind: fixed, weights: {{{weights}}}}}"
-    config = config.replace([nothing, "masking.strategy.kind=token", "steps=40"])
+    data = make_data(tmp_path / "data")
+    for shard in (data / "train").glob("annotation-*.npy"):  # as if no token were of a word
+        np.save(shard, np.full_like(np.load(shard), SPECIAL))
+    config = config.replace([f"data={data}", "steps=40"])
     with pytest.raises(
         RunError, match=r"stopped after step 10: .*nothing is predicted since step 1"
     ):

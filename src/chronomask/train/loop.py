@@ -205,8 +205,8 @@ def _check_predicting(state: State, missing: float, ratio: float) -> None:
     state.unpredicted = before + min(missing, 10.0) if missing else 0.0
     what = (
         f"a masking ratio of {ratio:.4g} is asked and nothing is predicted since step "
-        f"{state.predicted_step + 1:,}: the rows have no word that may be masked, or masking.content gives "
-        "every one the weight 0; chronomask inspect shows both"
+        f"{state.predicted_step + 1:,}: the rows have no word that may be masked, or the "
+        "strategy leaves every one out; chronomask inspect shows both"
     )
     if not missing:
         state.predicted_step = state.step
