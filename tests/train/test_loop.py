@@ -13,8 +13,8 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from chronomask.data.folder import PreparedData
 from chronomask.data.annotation import SPECIAL
+from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
 from chronomask.train import loop
 from chronomask.train.config import RunConfig
