@@ -1,4 +1,4 @@
-.PHONY: quickstart test lint bench figures install install-test tagger-accuracy clean
+.PHONY: quickstart test lint bench docs figures install install-test tagger-accuracy clean
 BIN := .venv/bin
 JOBS ?= 2  # processes of the test suite; each needs some 2 GB
 
@@ -22,6 +22,9 @@ bench: install-test  ## speed, beside what people use today
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.evaluation_blimp
 	$(BIN)/python -m benchmarks.statistics
+
+docs: install-test  ## the site, in build/docs; any warning fails it
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 figures: install  ## draw the pictures of docs/ again
 	$(BIN)/python docs/figures.py

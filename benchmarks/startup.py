@@ -30,7 +30,8 @@ SRC = Path(__file__).parents[1] / "src"
 TEXT = "Some text to prepare.\n"
 COMMANDS = (
     "prepare", "pretrain", "adapt", "replay", "evaluate", "study run", "study status", "study report",
-    "report", "quickstart", "inspect", "data info", "data verify", "data show", "data export", "data import", "recipes",
+    "report", "quickstart", "inspect", "data info", "data verify", "data show", "data export",
+    "data import", "recipes",
 )  # fmt: skip
 
 REFUSALS: dict[str, dict[str, str]] = {
