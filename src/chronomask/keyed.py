@@ -68,6 +68,10 @@ class Stream(IntEnum):
     """which corpus a row comes from"""
     DROPOUT = 10
     """the model's dropout in one micro-batch"""
+    STRATEGY = 11
+    """which strategy a row follows, where several do"""
+    EXPLORE = 12
+    """in which of several epochs a unit may be masked"""
 
 
 _NUM_STREAMS = max(Stream) + 1

@@ -31,12 +31,13 @@ class Vocabulary:
 
     ``mask_token_id``; ``ordinary_ids`` int64 [num_ordinary], rising: the tokens that may stand in as
     random replacements (no special, added or unused token, and no id without a token); ``size``: every
-    id is below it.
+    id is below it; ``pad_token_id``: −1 where the tokenizer has no padding.
     """
 
     mask_token_id: int
     ordinary_ids: np.ndarray
     size: int
+    pad_token_id: int = -1
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
@@ -54,4 +55,10 @@ class Vocabulary:
             for token, number in tokens.items()
             if number not in special and not token.startswith("[unused")
         )
-        return cls(int(mask_token_id), np.array(ordinary, np.int64), vocabulary_size(tokenizer))
+        pad_token_id: Any = tokenizer.pad_token_id
+        return cls(
+            int(mask_token_id),
+            np.array(ordinary, np.int64),
+            vocabulary_size(tokenizer),
+            -1 if pad_token_id is None else int(pad_token_id),
+        )

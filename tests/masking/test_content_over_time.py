@@ -190,7 +190,7 @@ def test_scores_weigh_units_by_their_mean() -> None:
     scores = np.where(hard, np.float32(np.log(3.0)), np.float32(0.0))  # weights ¾ and ½
     scored = replace(rows, scores=scores)
     for strength, odds in ((1.0, 1.5), (0.5, math.sqrt(1.5)), (0.0, 1.0)):
-        content = {"kind": "scores", "strength": strength}
+        content = {"kind": "scores", "slope": 1, "reference": 0, "strength": strength}
         masker = masker_of(content, ratio={"kind": "constant", "base": 0.2})
         count, epochs = np.zeros(rows.input_ids.shape), 100
         for epoch in range(epochs):

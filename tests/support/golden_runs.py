@@ -101,6 +101,34 @@ ARMS: dict[str, dict[str, Any]] = {
         "ratio": {"kind": "normal_rows", "mean": 0.2, "std": 0.1},
         "loss_per": "row",
     },
+    "phases-of-strategy": {
+        "ratio": {"kind": "constant", "base": 0.15},
+        "strategy": {
+            "kind": "phased",
+            "phases": [
+                {"until": 0.3, "strategy": {"kind": "token"}},
+                {"until": 0.6, "strategy": {"kind": "whole_word"}},
+                {"until": 1, "strategy": {"kind": "span"}},
+            ],
+        },
+    },
+    "moving-strategies": {
+        "ratio": {"kind": "constant", "base": 0.15},
+        "strategy": {
+            "kind": "mixed",
+            "parts": [
+                {
+                    "share": {"kind": "linear", "start": 1, "end": 0},
+                    "strategy": {"kind": "token"},
+                },
+                {"share": {"kind": "linear", "start": 0, "end": 1}, "strategy": {"kind": "span"}},
+            ],
+        },
+    },
+    "explored": {
+        "ratio": {"kind": "constant", "base": 0.15},
+        "strategy": {"kind": "explored", "epochs": 6},
+    },
     "token-probability": FIXED | {"content": {"kind": "token_probability", "every": 5}},
 }
 """Masking of each arm; what is not named is the default."""

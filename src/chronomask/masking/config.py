@@ -80,6 +80,24 @@ class MaskingConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_turns(self) -> MaskingConfig:
+        turns, kind = self.strategy.turns, kind_of(self.strategy)
+        if turns == 1:
+            return self
+        if self.budget == "batch":
+            raise ValueError(
+                f"strategy '{kind}' leaves each row a part of its units: budget must be 'row' or 'none', "
+                "not 'batch'"
+            )
+        highest = max(self.ratio.highest_at(step / 100) for step in range(101))
+        if highest * turns > 1 + 1e-9:
+            raise ValueError(
+                f"strategy '{kind}' with epochs {turns} masks at most 1/{turns} of a row in an epoch, and "
+                f"ratio reaches {highest:.3g}: lower the ratio, or epochs to {max(1, int(1 / highest))}"
+            )
+        return self
+
     @property
     def weighs_losses(self) -> bool:
         """Whether the loss to minimise is another than the mean over predicted tokens."""

@@ -328,11 +328,13 @@ class Masker:
                 ratio,
                 keys[keyed.Stream.SELECT],
                 keys[keyed.Stream.ACCEPT],
+                self._own_length(rows),
             )
         else:
             random = exact.RowRandomness.of(self.seed, keys, rows.place)
+            among = np.minimum(1.0, ratio * strategy.turns)  # of the units whose turn it is
             positions = exact.select(
-                units, classes, weights, ratio, random, strategy.each_token, self.config.budget
+                units, classes, weights, among, random, strategy.each_token, self.config.budget
             )
 
         input_ids, labels = np.empty_like(rows.input_ids), np.empty(units.shape, np.int64)
@@ -369,6 +371,11 @@ class Masker:
             attention_mask=rows.attention_mask,
             **self._weigh_losses(rows, ratio, positions, progress),
         )
+
+    def _own_length(self, rows: Rows) -> np.ndarray:
+        """int64 [B]: tokens of each host row that are not padding."""
+        there = (rows.input_ids != self.vocabulary.pad_token_id) | (rows.word_id >= 0)
+        return np.count_nonzero(there, axis=1)
 
     def _weigh_losses(
         self, rows: Rows, ratio: np.ndarray, positions: Any, progress: float

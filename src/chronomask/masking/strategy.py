@@ -8,14 +8,19 @@ rising from left to right, and −1 to the others. A new one is one more class, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
-from chronomask.config import Alternative
+from chronomask.config import Alternative, Config, kind_of
+from chronomask.masking.ratio.base import PureSchedule, Ratio, Share, value_at
+from chronomask.masking.ratio.courses import check_ends
+from chronomask.masking.ratio.laws import check_shares
 from chronomask.types import Array, Rows
 
-__all__ = ["Strategy"]
+__all__ = ["Explored", "Mixed", "Phased", "Span", "Strategy", "Token", "WholeWord"]
 
 
 class Strategy(Alternative):
@@ -27,6 +32,11 @@ class Strategy(Alternative):
     """whether a unit can hold tokens of several classes; its weight is then the mean of its tokens'"""
     has_dense_form: ClassVar[bool] = False
     """whether :meth:`units` takes rows of torch tensors on any device, and waits for none"""
+
+    @property
+    def turns(self) -> int:
+        """In how many epochs every unit has its turn once: in each, one of so many may be masked."""
+        return 1
 
     def at(self, progress: float) -> Strategy:
         """The strategy in force at ``progress`` in [0, 1]: itself, unless it is made of others."""
@@ -89,3 +99,143 @@ class Span(Strategy):
         return draws.cut_spans(
             rows.word_id, keys, spread, round(self.stop_prob * 2**32), self.max_words
         )
+
+
+class StrategyPhase(Config):
+    """One stretch of :class:`Phased`."""
+
+    until: Share
+    """progress at which the stretch ends (exclusive)"""
+    strategy: Strategy
+    """which tokens are masked together during it"""
+
+
+class Phased(Strategy):
+    """Strategies one after another: tokens first, then words, then spans, or in any other order."""
+
+    kind: Literal["phased"] = "phased"
+    phases: tuple[StrategyPhase, ...] = Field(min_length=1)
+    """in order; the last one must reach 1"""
+
+    @model_validator(mode="after")
+    def _check_coverage(self) -> Phased:
+        check_ends([phase.until for phase in self.phases])
+        _refuse_turns([phase.strategy for phase in self.phases], self)
+        return self
+
+    def at(self, progress: float) -> Strategy:
+        last = self.phases[-1]
+        phase = next((phase for phase in self.phases if progress < phase.until), last)
+        return phase.strategy.at(progress)
+
+    def units(self, rows: Rows, seed: int) -> Array:
+        return self.at(0.0).units(rows, seed)
+
+
+class StrategyShare(Config):
+    """One part of :class:`Mixed`."""
+
+    share: Ratio | PureSchedule
+    """share of the rows that follow it; a number, or a schedule of progress"""
+    strategy: Strategy
+    """which of their tokens are masked together"""
+
+
+class Mixed(Strategy):
+    """Every row follows one of several strategies, drawn by key; their shares may follow progress.
+
+    A unit's weight is the mean over its tokens, as for spans.
+    """
+
+    kind: Literal["mixed"] = "mixed"
+    parts: tuple[StrategyShare, ...] = Field(min_length=1)
+    """the strategies; at every progress their shares must add up to 1"""
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Mixed:
+        check_shares([part.share for part in self.parts])
+        _refuse_turns([part.strategy for part in self.parts], self)
+        return self
+
+    def at(self, progress: float) -> Strategy:
+        """The mixture with the shares of that moment as numbers."""
+        parts = [
+            part.model_copy(
+                update={
+                    "share": value_at(part.share, progress),
+                    "strategy": part.strategy.at(progress),
+                }
+            )
+            for part in self.parts
+        ]
+        return self.model_copy(update={"parts": tuple(parts)})
+
+    def units(self, rows: Rows, seed: int) -> Array:
+        from chronomask import keyed
+
+        keys = keyed.row_keys(seed, keyed.Stream.STRATEGY, rows.epoch, rows.row_id)
+        ends = np.cumsum([value_at(part.share, 0.0) for part in self.parts])
+        drawn = np.searchsorted(ends[:-1], keyed.unit_interval(keys >> np.uint64(32)), "right")
+        out = np.full(rows.word_id.shape, -1, np.int32)
+        for number, part in enumerate(self.parts):
+            own = drawn == number
+            if own.any():
+                out[own] = _units_of_tokens_too(part.strategy, rows, seed)[own]
+        return out
+
+
+class Explored(Strategy):
+    """Masks of a row in consecutive epochs share no unit, until all have had their turn.
+
+    After Zheng et al., "Improving self-supervised pre-training via a fully-explored masked language
+    model" (arXiv 2010.06040), who cut a row into segments that are masked in turn. Here the units of a row
+    are dealt at random into ``epochs`` turns of as many tokens, anew for every ``epochs`` epochs; what an
+    epoch masks is chosen among the units whose turn it is, with ``epochs`` times the ratio.
+    """
+
+    kind: Literal["explored"] = "explored"
+    epochs: Annotated[int, Field(ge=2, le=64)] = 4
+    """epochs until every unit has had its turn; the ratio can be at most 1 / epochs"""
+    strategy: Strategy = WholeWord()
+    """which tokens are masked together"""
+
+    @model_validator(mode="after")
+    def _check_single(self) -> Explored:
+        _refuse_turns([self.strategy], self)
+        return self
+
+    @property
+    def turns(self) -> int:
+        return self.epochs
+
+    def at(self, progress: float) -> Strategy:
+        return self.model_copy(update={"strategy": self.strategy.at(progress)})
+
+    def units(self, rows: Rows, seed: int) -> Array:
+        from chronomask import keyed
+        from chronomask.masking.select import draws
+
+        cycle, turn = np.divmod(rows.epoch, self.epochs)
+        keys = keyed.row_keys(seed, keyed.Stream.EXPLORE, cycle, rows.row_id)
+        spread = keyed.spread_of_range(rows.row_length)
+        # The same units in all epochs of a cycle, also where they are drawn.
+        units = _units_of_tokens_too(self.strategy, replace(rows, epoch=cycle), seed)
+        return draws.deal_units(units, keys, spread, turn, self.epochs)
+
+
+def _units_of_tokens_too(strategy: Strategy, rows: Rows, seed: int) -> Any:
+    """int32 [B, T]: units of host rows, numbered also where every token is one."""
+    if not strategy.each_token:
+        return strategy.units(rows, seed)
+    column = np.arange(rows.row_length, dtype=np.int32)
+    return np.where(rows.word_id >= 0, column, np.int32(-1))
+
+
+def _refuse_turns(parts: list[Strategy], whole: Strategy) -> None:
+    """Raise ValueError for a strategy of turns within another: turns must be the same for all rows."""
+    for part in parts:
+        if part.turns > 1:
+            raise ValueError(
+                f"strategy '{kind_of(part)}' cannot be part of '{kind_of(whole)}': put "
+                f"'{kind_of(whole)}' inside it, as its 'strategy'"
+            )

@@ -89,10 +89,10 @@ class Scores(ContentSchedule):
     needs_classes: ClassVar[bool] = False
 
     kind: Literal["scores"] = "scores"
-    slope: Annotated[float, Field(gt=0)] = 1.0
-    """gain per unit of the score"""
-    reference: float = 0.0
-    """the score of which the weight is ½"""
+    slope: Annotated[float, Field(gt=0)] = 0.4
+    """gain per unit of the score; the default is meant for bits"""
+    reference: float = 8.0
+    """the score of which the weight is ½; the default is meant for bits"""
 
     @property
     def log_range(self) -> float:

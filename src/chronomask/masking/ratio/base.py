@@ -44,6 +44,12 @@ class Schedule(Alternative):
         """Whether rows get ratios of their own, and ``of_rows`` needs random numbers."""
         return False
 
+    def highest_at(self, progress: float) -> float:
+        """The highest ratio that any row has at ``progress``."""
+        if not self.draws_rows:
+            return self.at(progress)
+        return float(self.of_rows(progress, np.array([2.0**-33, 1 - 2.0**-33])).max())
+
     @property
     def has_density(self) -> bool:
         """Whether every row draws its ratio from a continuous law, so that :meth:`slope` is above 0."""

@@ -244,6 +244,10 @@ class Sequence(PureSchedule):
     def has_density(self) -> bool:
         return all(part.schedule.has_density for part in self.parts)
 
+    def highest_at(self, progress: float) -> float:
+        schedule, own = self._part(progress)
+        return schedule.highest_at(own)
+
     def _part(self, progress: float) -> tuple[PureSchedule, float]:
         start = 0.0
         for part in self.parts[:-1]:

@@ -200,6 +200,9 @@ class MixtureRows(RowLaw):
     def has_density(self) -> bool:
         return all(part.law.has_density for part in self.parts)
 
+    def highest_at(self, progress: float) -> float:
+        return max(part.law.highest_at(progress) for part in self.parts)
+
     def at(self, progress: float) -> float:
         return sum(value_at(part.share, progress) * part.law.at(progress) for part in self.parts)
 

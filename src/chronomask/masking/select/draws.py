@@ -16,6 +16,7 @@ from chronomask.keyed import Scalar
 __all__ = [
     "count",
     "cut_spans",
+    "deal_units",
     "find_single",
     "find_units",
     "gather",
@@ -342,4 +343,47 @@ def cut_spans(
                     words += 1
                 out[row, column] = span
             previous = word
+    return out
+
+
+@njit(cache=True, nogil=True)
+def deal_units(
+    unit_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, turn: np.ndarray, num_turns: Scalar
+) -> np.ndarray:
+    """int32 [B, T]: ``unit_id`` where the unit's turn is the row's ``turn``, else −1.
+
+    ``unit_id`` integer [B, T], −1 = not maskable; ``keys`` uint64 [B]; ``spread`` as for :func:`hash_row`;
+    ``turn`` int64 [B] below ``num_turns``. The units of a row lie end to end on a circle, in random order
+    and from a random start; arcs of equal length are the turns, and a unit belongs to that in which it
+    begins. So every unit has each turn with the same chance, and turns have as many tokens, to a unit.
+    """
+    num_rows, length = unit_id.shape
+    out = np.empty((num_rows, length), np.int32)
+    first, size = np.empty(length, np.int64), np.empty(length, np.int64)
+    hashed, own = np.empty(length, np.uint32), np.empty(length, np.bool_)
+    for row in range(num_rows):
+        hash_row(keys[row], spread, hashed)
+        num, total, previous = 0, 0, -1
+        for column in range(length):
+            here = unit_id[row, column]
+            if here >= 0:
+                if here != previous:
+                    first[num], size[num] = column, 0
+                    num += 1
+                size[num - 1] += 1
+                total += 1
+            previous = here
+        start = np.int64(keys[row] >> np.uint64(32))
+        before = 0
+        for u in np.argsort(hashed[first[:num]]):
+            place = (start + (before << 32) // total) & np.int64(0xFFFFFFFF)
+            own[u] = (place * num_turns) >> 32 == turn[row]
+            before += size[u]
+        u, previous = -1, -1
+        for column in range(length):
+            here = unit_id[row, column]
+            if here >= 0 and here != previous:
+                u += 1
+            out[row, column] = here if here >= 0 and own[u] else -1
+            previous = here
     return out

@@ -2,7 +2,7 @@
 
 Yang, Zhang and Zhao (ACL 2023, arXiv 2208.10806) and their public code, step by step: shuffle the
 words of a row; walk once; skip a word whose pieces would exceed the budget round(ratio · length)
-(at least 1; specials count in the length); accept it with the weight of its class; stop when the
+(at least 1; specials count in the length, padding does not); accept it with the weight of its class; stop when the
 budget is full. Kept for reproduction; :mod:`chronomask.masking.select.exact` is what to train with.
 """
 
@@ -22,12 +22,14 @@ def walk(
     ratio: np.ndarray,
     keys: np.ndarray,
     accept_keys: np.ndarray,
+    own_length: np.ndarray | None = None,
 ) -> np.ndarray:
     """int64 [N], ascending: flat positions of the tokens of the accepted units.
 
     ``unit_id`` integer [B, T], −1 = not maskable; ``token_class`` uint8 [B, T]; ``weights`` float64
     [C], the probability of accepting a unit of each class; ``ratio`` float64 [B]; ``keys``,
-    ``accept_keys`` uint64 [B] of the streams SELECT and ACCEPT.
+    ``accept_keys`` uint64 [B] of the streams SELECT and ACCEPT; ``own_length`` int64 [B]: tokens of each row
+    that are not padding; None: rows have none.
     """
     num_rows, length = unit_id.shape
     begins = unit_id >= 0
@@ -43,7 +45,8 @@ def walk(
     accepted = keyed.bits(accept_keys, length) < np.rint(weights * 2.0**32)[token_class]
     size_in_order = np.take_along_axis(np.where(accepted, size, 0), order, axis=1)
 
-    left = np.maximum(1, np.rint(ratio * length)).astype(np.int64)
+    counted = length if own_length is None else own_length
+    left = np.maximum(1, np.rint(ratio * counted)).astype(np.int64)
     covered = np.cumsum(size_in_order, axis=1)
     chosen = (covered <= left[:, None]) & (size_in_order > 0)
     # Until the first word that overshoots, everything fits; from there on at most as many words fit
