@@ -1,4 +1,4 @@
-"""How sure are we: intervals, paired differences, permutation tests, Holm's correction, how soon.
+"""How sure are we: intervals, paired differences, permutation tests, Holm's correction, power.
 
 A result of an arm is named by (pre-training seed, fine-tuning seed) and holds arrays over the examples
 of a test set. Two things are a sample of what could have been: the examples, which are resampled
@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, pairwise, product
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,14 @@ from chronomask.study.resample import (
 
 __all__ = [
     "Comparison",
+    "Difference",
+    "Floats",
     "Interval",
+    "Pair",
     "Results",
     "compare",
+    "compare_pairs",
+    "half_width",
     "holm",
     "interval",
     "mean_and_spread",
@@ -43,14 +48,15 @@ __all__ = [
     "metric_over_resamples",
     "paired_difference",
     "permutation_p",
-    "reach_interval",
+    "smallest_difference",
     "smallest_p",
-    "value_to_reach",
 ]
 
 Results = Mapping[tuple[int, int], Examples]
 """One arm and task: (pre-training seed, fine-tuning seed) → arrays over the same examples."""
 
+Pair = tuple[str, str]
+"""Two arms, of which the second is taken off the first."""
 Floats = NDArray[np.float64]
 
 DRAWS = 2000
@@ -83,6 +89,16 @@ class Comparison:
     """of :func:`permutation_p`, not corrected for anything"""
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One arm minus another: interval, p of :func:`permutation_p`, and the difference of each unit."""
+
+    interval: Interval
+    p_value: float
+    units: tuple[float, ...]
+    """one for each pre-training seed; for each fine-tuning seed where there is one of those"""
+
+
 def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
     """Mean and standard deviation (n − 1 in the denominator); nan where there are too few values."""
     found = np.array(list(values), dtype=float)
@@ -99,7 +115,7 @@ def mean_intervals(values: ArrayLike, level: float = LEVEL) -> tuple[Floats, Flo
     n = len(found)
     if n < 2:
         raise DataError(f"an interval over seeds needs at least two of them, not {n}")
-    mean, half = found.mean(0), _quantile(level, n) * found.std(0, ddof=1) / math.sqrt(n)
+    mean, half = found.mean(0), half_width(level, n) * found.std(0, ddof=1) / math.sqrt(n)
     return mean - half, mean + half
 
 
@@ -143,6 +159,26 @@ def compare(
     The same numbers as :func:`interval`, :func:`paired_difference` and :func:`permutation_p` give,
     for all arms at once: each resample of the examples is drawn and counted once.
     """
+    return compare_pairs(arms, baseline, (), metric, draws=draws, level=level, key=key)[0]
+
+
+def compare_pairs(
+    arms: Mapping[str, Results],
+    baseline: str | None,
+    pairs: Iterable[Pair],
+    metric: str,
+    *,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    key: int,
+) -> tuple[dict[str, Comparison], dict[Pair, Difference]]:
+    """What :func:`compare` gives, and the first arm minus the second of every one of ``pairs``.
+
+    Raises UsageError for an arm that is not there, DataError where arms do not have the same seeds.
+    """
+    pairs = list(pairs)
+    if unknown := {name for pair in pairs for name in pair} - set(arms):
+        raise UsageError(f"there is no arm {', '.join(sorted(unknown))} among {', '.join(arms)}")
     if not 0 < level < 1 or draws < 1:
         raise UsageError(f"level {level} must lie between 0 and 1, and draws {draws} above 0")
     if baseline is not None and baseline not in arms:
@@ -168,7 +204,14 @@ def compare(
             difference = _as_interval(paired, level, key)
             p_value = _sign_flip_p(paired.units, key)
         out[name] = Comparison(_as_interval(own, level, key), difference, p_value)
-    return out
+    differences = {}
+    for first, second in pairs:
+        _check_seeds(first, arms[first], arms[second])
+        paired = scores[first].minus(scores[second])
+        differences[first, second] = Difference(
+            _as_interval(paired, level, key), _sign_flip_p(paired.units, key), tuple(paired.units)
+        )
+    return out, differences
 
 
 def permutation_p(a: Results, b: Results, metric: str, *, key: int = 0) -> float:
@@ -188,6 +231,30 @@ def permutation_p(a: Results, b: Results, metric: str, *, key: int = 0) -> float
     )
     units = _by_unit(names, a_scores - b_scores, np.zeros((0, len(names)))).units
     return _sign_flip_p(units, key)
+
+
+def smallest_difference(
+    spread: float, num_seeds: int, *, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The smallest true difference that a paired t test finds with a chance of ``power``; inf for one seed.
+
+    ``spread``: standard deviation of the differences over seeds. Two-sided at ``alpha``; solved with the
+    noncentral t distribution of ``num_seeds`` − 1 degrees of freedom.
+    """
+    if num_seeds < 2:
+        return math.inf
+    if spread == 0:
+        return 0.0
+    stats = need("scipy.stats", "report", "The power of a study")
+    optimize = need("scipy.optimize", "report", "The power of a study")
+    free = num_seeds - 1
+    limit = float(stats.t.ppf(1 - alpha / 2, free))
+
+    def missing(shift: float) -> float:
+        return float(stats.nct.sf(limit, free, shift) + stats.nct.cdf(-limit, free, shift)) - power
+
+    shift = optimize.brentq(missing, 0.0, 4 * limit + 8)
+    return float(shift) * spread / math.sqrt(num_seeds)
 
 
 def smallest_p(num_units: int) -> float:
@@ -262,7 +329,7 @@ def _student(draws: int, n: int, key: int) -> Floats:
     return _students_t().ppf((random.permutation(draws) + 0.5) / draws, n - 1)
 
 
-def _quantile(level: float, n: int) -> float:
+def half_width(level: float, n: int) -> float:
     """Half the width, in standard errors of a mean of n, of an interval that holds ``level``."""
     return float(_students_t().ppf((1 + level) / 2, n - 1))
 
@@ -308,114 +375,3 @@ def _check_seeds(name: str, results: Results, baseline: Results) -> None:
 
 def _num_examples(examples: Examples) -> int:
     return max((len(column) for column in examples.values()), default=0)
-
-
-def value_to_reach(
-    x: ArrayLike, y: ArrayLike, target: float, *, higher_is_better: bool
-) -> float | None:
-    """The first x at which the piecewise linear curve is as good as ``target``; None if it never is.
-
-    ``x`` ascends strictly; a curve that starts at or beyond the target reaches it at ``x[0]``. Raises
-    DataError for an empty curve, unequal lengths, or an x that does not ascend.
-    """
-    at, value = _curve(x, y)
-    ahead = (value - target) if higher_is_better else (target - value)
-    found = _first_crossing(at, ahead)
-    return None if math.isinf(found) else found
-
-
-def reach_interval(
-    curves_by_seed: Mapping[int, tuple[ArrayLike, ArrayLike]],
-    targets_by_seed: Mapping[int, float],
-    *,
-    higher_is_better: bool,
-    level: float = 0.95,
-) -> Interval | None:
-    """Where the mean curve over seeds reaches the seeds' targets; None with fewer than two seeds.
-
-    d(x) is the mean over seeds of how far the curve at x is ahead of the seed's own target, and
-    d(x) ± t·s(x)/√n its interval. ``estimate``: the first x with d(x) ≥ 0. ``low``: the first x whose
-    upper limit is at 0 or above. ``high``: the first x from which on the lower limit stays there. So
-    the interval is the set of x that a paired t test would not exclude, and holds the true x at least
-    as often as ``level`` says if seeds scatter normally. ``math.inf``: not within the curves.
-
-    Curves meet on the union of their x within the range all of them cover. Raises DataError if seeds
-    of curves and targets differ, or curves have no x in common.
-    """
-    if set(curves_by_seed) != set(targets_by_seed):
-        raise DataError(
-            f"curves of seeds {sorted(curves_by_seed)} and targets of seeds {sorted(targets_by_seed)}: "
-            "each curve is measured against the target of its own seed"
-        )
-    n = len(curves_by_seed)
-    if n < 2:
-        return None
-    curves = {seed: _curve(*curve) for seed, curve in curves_by_seed.items()}
-    grid = _common_grid([at for at, _ in curves.values()])
-    sign = 1.0 if higher_is_better else -1.0
-    ahead = np.stack(
-        [
-            sign * (np.interp(grid, at, value) - targets_by_seed[seed])
-            for seed, (at, value) in curves.items()
-        ]
-    )
-    # s(x) is no straight line between the points of the grid, so its limits are read on a finer one.
-    fine = np.unique(np.concatenate([np.linspace(a, b, 17) for a, b in _steps(grid)]))
-    ahead = np.stack([np.interp(fine, grid, own) for own in ahead])
-    mean = ahead.mean(0)
-    half = _quantile(level, n) * ahead.std(0, ddof=1) / math.sqrt(n)
-    return Interval(
-        estimate=_first_crossing(fine, mean),
-        low=_first_crossing(fine, mean + half),
-        high=_last_crossing(fine, mean - half),
-        level=level,
-        covers=("pre-training seeds",),
-    )
-
-
-def _curve(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
-    at, value = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if at.ndim != 1 or at.shape != value.shape or not at.size:
-        raise DataError(
-            f"a curve needs as many x as y, and at least one: {at.shape}, {value.shape}"
-        )
-    if not (np.isfinite(at).all() and np.isfinite(value).all()) or (np.diff(at) <= 0).any():
-        raise DataError("a curve needs finite numbers and an x that ascends from point to point")
-    return at, value
-
-
-def _common_grid(all_x: list[Floats]) -> Floats:
-    first, last = max(at[0] for at in all_x), min(at[-1] for at in all_x)
-    if first > last:
-        raise DataError(
-            f"the curves have no x in common: one begins at {first}, one ends at {last}"
-        )
-    grid = np.unique(np.concatenate([*all_x, [first, last]]))
-    return grid[(grid >= first) & (grid <= last)]
-
-
-def _steps(grid: Floats) -> list[tuple[float, float]]:
-    return list(pairwise(grid)) or [(grid[0], grid[0])]
-
-
-def _first_crossing(x: Floats, ahead: Floats) -> float:
-    """The first x at which the line through (x, ahead) is 0 or above; inf if nowhere."""
-    reached = np.flatnonzero(ahead >= 0)
-    if not reached.size:
-        return math.inf
-    return _crossing_before(x, ahead, int(reached[0]))
-
-
-def _last_crossing(x: Floats, ahead: Floats) -> float:
-    """The first x from which on the line stays at 0 or above; inf if it ends below."""
-    below = np.flatnonzero(ahead < 0)
-    first = int(below[-1]) + 1 if below.size else 0
-    return math.inf if first == len(x) else _crossing_before(x, ahead, first)
-
-
-def _crossing_before(x: Floats, ahead: Floats, k: int) -> float:
-    """Where between points k − 1 (below 0) and k (0 or above) the line is 0."""
-    if k == 0:
-        return float(x[0])
-    share = -ahead[k - 1] / (ahead[k] - ahead[k - 1])
-    return float(x[k - 1] + share * (x[k] - x[k - 1]))

@@ -1,0 +1,244 @@
+"""The curves of a comparison: a quantity over training against what it cost, and how soon it was as good."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chronomask.report.comparison import AXIS_NAMES, LOSS
+from chronomask.runs.layout import MODEL
+from chronomask.runs.read import Run
+from chronomask.study.gather import ArmRuns, Gathered
+from chronomask.study.reach import reach_interval, value_to_reach
+from chronomask.study.statistics import mean_intervals
+
+__all__ = ["Cost", "Costs", "draw_curves", "reach"]
+
+Numbers = dict[str, Any]
+Costs = Mapping[str, "Cost"]
+
+
+class Cost:
+    """The operations of one architecture on rows of one length.
+
+    Operations are those of :mod:`chronomask.model.flops`: 6 × matrix entries × tokens, the head for
+    predicted tokens alone, and 12 × layers × width × pairs for attention, with every token seeing its whole
+    row (an upper bound where documents are kept apart; the same for all arms).
+    """
+
+    def __init__(self, model: Path, row_length: int) -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForMaskedLM
+
+        from chronomask.model.flops import count_flops
+
+        config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            flops = count_flops(AutoModelForMaskedLM.from_config(config))
+        self._per_token = flops.per_token + flops.of_attention(np.array([row_length])) / row_length
+        self._per_prediction = flops.per_prediction
+
+    @classmethod
+    def of(cls, arm: ArmRuns, row_length: int) -> Cost:
+        """That of an arm with complete runs."""
+        run = next(iter(arm.runs.values()))
+        assert run.summary is not None
+        return cls(run.path / run.summary["checkpoint"] / MODEL, row_length)
+
+    def flops(self, tokens: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Floating-point operations of training on so many tokens, so many of them predicted."""
+        return self._per_token * tokens + self._per_prediction * predicted
+
+
+def draw_curves(
+    gathered: Gathered, compared: Mapping[str, Mapping[int, Run]], costs: Costs
+) -> list[Numbers]:
+    """Validation loss over training, and each task that several checkpoints were evaluated on."""
+    shown = {arm.name: compared.get(arm.name, arm.runs) for arm in gathered.arms}
+    loss = _loss_curve(shown, costs)
+    tasks = dict.fromkeys(results.task for results in gathered.curves)
+    curves = [*([loss] if loss["arms"] else []), *(_task_curve(t, gathered, costs) for t in tasks)]
+    for curve in curves:
+        _add_differences(curve, gathered.baseline)
+    return curves
+
+
+def _loss_curve(runs: Mapping[str, Mapping[int, Run]], costs: Costs) -> Numbers:
+    """The validations of each arm, at the steps of its first seed."""
+    arms, ratios = {}, set()
+    for name, by_seed in runs.items():
+        lines = {seed: run.validation for seed, run in by_seed.items() if len(run.validation)}
+        finite = {seed: np.isfinite(line["loss"]) for seed, line in lines.items()}
+        lines = {seed: line for seed, line in lines.items() if finite[seed].any()}
+        if not lines:
+            continue
+        first = next(iter(lines))
+        steps = lines[first]["step"][finite[first]]
+        values, accuracies = (
+            {
+                seed: np.interp(steps, line["step"][finite[seed]], line[key][finite[seed]])
+                for seed, line in lines.items()
+            }
+            for key in ("loss", "accuracy")
+        )
+        arms[name] = _curve({s: by_seed[s] for s in lines}, costs.get(name), steps, values)
+        for seed in lines:
+            arms[name]["by_seed"][str(seed)]["accuracy"] = accuracies[seed]
+        arms[name]["accuracy"] = np.mean(list(accuracies.values()), axis=0)
+        ratios |= {float(r) for line in lines.values() for r in line["masking_ratio"] if r == r}
+    return {
+        "quantity": LOSS,
+        "family": "intrinsic",
+        "metric": "loss",
+        "higher_is_better": False,
+        "masking_ratios": sorted(ratios),
+        "arms": arms,
+    }
+
+
+def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
+    """A task at the checkpoints that all seeds of an arm have, as means over fine-tuning seeds."""
+    by_arm: dict[str, dict[int, dict[int, float]]] = {}
+    primary, higher, family = "", True, ""
+    for results in gathered.curves:
+        if results.task != task:
+            continue
+        assert results.step is not None  # those are the final ones
+        for name, by_pair in results.arms.items():
+            for (seed, _), result in by_pair.items():
+                primary, higher, family = result.primary, result.higher_is_better, result.family
+                values = [r.metrics[primary] for (own, _), r in by_pair.items() if own == seed]
+                of_seed = by_arm.setdefault(name, {}).setdefault(seed, {})
+                of_seed[results.step] = float(np.mean(values))
+    arms = {}
+    for name, by_seed in by_arm.items():
+        common = sorted(set.intersection(*(set(curve) for curve in by_seed.values())))
+        values = {seed: np.array([curve[s] for s in common]) for seed, curve in by_seed.items()}
+        runs = {seed: gathered.arm(name).runs[seed] for seed in by_seed}
+        if common:
+            arms[name] = _curve(runs, costs.get(name), np.array(common, dtype=float), values)
+    return {
+        "quantity": task,
+        "family": family,
+        "metric": primary,
+        "higher_is_better": higher,
+        "arms": arms,
+    }
+
+
+def _curve(
+    runs: Mapping[int, Run], cost: Cost | None, steps: np.ndarray, values: Mapping[int, np.ndarray]
+) -> Numbers:
+    """An arm's curve: every axis as the mean over seeds, the values of each seed, mean, range, interval."""
+    axes = {seed: _spent(run, cost, steps) for seed, run in runs.items()}
+    names = list(next(iter(axes.values())))
+    stacked = np.stack(list(values.values()))
+    interval = mean_intervals(stacked) if len(stacked) > 1 else (None, None)
+    return {
+        **{axis: np.mean([axes[seed][axis] for seed in runs], axis=0) for axis in names},
+        "mean": stacked.mean(0),
+        "low": stacked.min(0),
+        "high": stacked.max(0),
+        "interval_low": interval[0],
+        "interval_high": interval[1],
+        "by_seed": {str(seed): {**axes[seed], "value": values[seed]} for seed in runs},
+    }
+
+
+def _spent(run: Run, cost: Cost | None, steps: np.ndarray) -> dict[str, np.ndarray]:
+    """What a run had spent at these steps, read between its logged lines and validations.
+
+    ``step``, ``tokens_seen``, ``masked_tokens``, ``seconds``, and ``flops`` where the cost is known.
+    """
+    at, order = np.unique(
+        np.concatenate(([0.0], run.validation["step"], run.metrics["step"])), return_index=True
+    )
+    spent = {"step": steps.astype(float)}
+    for key in ("tokens_seen", "masked_tokens", "seconds"):
+        logged = np.concatenate(([0.0], run.validation[key], run.metrics[key]))[order]
+        spent[key] = np.interp(steps, at, logged)
+    if cost is not None:
+        spent["flops"] = cost.flops(spent["tokens_seen"], spent["masked_tokens"])
+    return {axis: spent[axis] for axis in AXIS_NAMES if axis in spent}
+
+
+def _add_differences(curve: Numbers, baseline: str) -> None:
+    """Put beside every arm how far it is from the baseline at the steps and seeds that both have."""
+    theirs = curve["arms"].get(baseline)
+    for own in curve["arms"].values() if theirs else ():
+        steps, mine, other = np.intersect1d(own["step"], theirs["step"], return_indices=True)
+        seeds = [seed for seed in own["by_seed"] if seed in theirs["by_seed"]]
+        gaps = [
+            own["by_seed"][seed]["value"][mine] - theirs["by_seed"][seed]["value"][other]
+            for seed in seeds
+        ]
+        if not len(steps):
+            continue
+        if not seeds:
+            gaps = [own["mean"][mine] - theirs["mean"][other]]
+        interval = mean_intervals(gaps) if len(seeds) > 1 else (None, None)
+        own["difference"] = {
+            "step": steps,
+            "mean": np.mean(gaps, axis=0),
+            "low": interval[0],
+            "high": interval[1],
+            "by_seed": dict(zip(seeds, gaps, strict=False)),
+        }
+
+
+def reach(curve: Numbers, baseline: str) -> Numbers:
+    """What it cost each arm to be as good as the baseline ended, seed by seed.
+
+    Found in steps; what an arm had spent at a step is the mean over its seeds. None: not reached.
+    """
+    theirs = curve["arms"].get(baseline)
+    arms: Numbers = {}
+    for name, own in curve["arms"].items() if theirs else ():
+        seeds = [seed for seed in own["by_seed"] if seed in theirs["by_seed"]]
+        if not seeds:
+            continue
+        found = _reached_step(
+            {int(seed): (own["step"], own["by_seed"][seed]["value"]) for seed in seeds},
+            {int(seed): float(theirs["by_seed"][seed]["value"][-1]) for seed in seeds},
+            curve["higher_is_better"],
+        )
+        arms[name] = {"seeds": len(seeds)}
+        for axis in AXIS_NAMES:
+            if axis in own and axis in theirs:
+                arms[name][axis] = _reached_on(axis, found, own, float(theirs[axis][-1]))
+    return {"quantity": curve["quantity"], "metric": curve["metric"], "arms": arms}
+
+
+def _reached_on(
+    axis: str, found: Mapping[str, float | None], own: Numbers, total: float
+) -> Numbers:
+    """What an arm had spent on an axis at the steps found, and the share of the baseline's total."""
+    spent = {
+        key: None if step is None else float(np.interp(step, own["step"], own[axis]))
+        for key, step in found.items()
+    }
+    shares = {
+        "share" if key == "estimate" else f"share_{key}": value / total
+        if value and total
+        else value
+        for key, value in spent.items()
+    }
+    return {**spent, **shares, "baseline": total}
+
+
+def _reached_step(
+    curves: Mapping[int, tuple[Any, Any]], targets: Mapping[int, float], higher: bool
+) -> dict[str, float | None]:
+    """``estimate`` and, with several seeds, ``low`` and ``high``; None where beyond the curve."""
+    found = reach_interval(curves, targets, higher_is_better=higher)
+    if found is None:
+        (seed,) = curves
+        return {"estimate": value_to_reach(*curves[seed], targets[seed], higher_is_better=higher)}
+    return {
+        key: value if math.isfinite(value) else None
+        for key, value in (("estimate", found.estimate), ("low", found.low), ("high", found.high))
+    }
