@@ -25,13 +25,16 @@ def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None
     run_study(study, [unit for unit in study.in_order() if (unit.arm, unit.seed) != ("decay", 1)])
     found = json.loads(compare_study(study).read_text())
     assert len(found["notices"]) == 2  # a run and its results are missing
-    assert [task["seeds"] for task in found["tasks"]] == [[0], [0]]
+    assert [task["seeds"] for task in found["tasks"]] == [[0], [0], [0]]
     assert found["tasks"][0]["arms"]["decay"]["difference_low"] is None
 
     run_study(study, study.in_order())
     found = json.loads(compare_study(study).read_text())
     assert found["notices"] == []
-    loss, cola = found["tasks"]
+    loss, mean, cola = found["tasks"]
+    assert [task["unit"] for task in found["tasks"]] == ["nats", "nats", "fraction"]
+    last = study.run_of("decay", 1).validation.read_text().splitlines()[-1]
+    assert mean["arms"]["decay"]["by_seed"]["1"] == [json.loads(last)["mean_loss"]]
     own = {a: [_summary(study, a, s)["validation_loss"] for s in (0, 1)] for a in study.arms}
     assert loss["arms"]["decay"]["mean"] == pytest.approx(np.mean(own["decay"]))
     assert loss["arms"]["decay"]["difference"] == pytest.approx(
@@ -97,3 +100,34 @@ def _summary(study: Study, arm: str, seed: int) -> dict[str, Any]:
 
 def _results(study: Study) -> list[Path]:
     return sorted(study.folder.glob("runs/*/*/results/*/*.json"))
+
+
+def test_declared_contrasts_alone_are_tested(values: dict[str, Any], tmp_path: Path) -> None:
+    values = {**values, "contrasts": [["decay", "fixed"]], "tasks": {}, "curve_steps": []}
+    study = opened(values, tmp_path)
+    run_study(study, study.in_order())
+    found = json.loads(compare_study(study).read_text())
+    assert found["contrasts"] == [["decay", "fixed"]]
+    for task in found["tasks"]:
+        (contrast,) = task["contrasts"]
+        assert contrast["difference"] == pytest.approx(task["arms"]["decay"]["difference"])
+        assert contrast["p_holm"] == pytest.approx(min(1.0, 2 * contrast["p"]))
+        assert contrast["detectable"] > 0
+        assert task["arms"]["decay"].get("p_holm") is None
+    assert report_of_study(study.folder).is_file()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([["decay", "fixd"]], "'fixd' is no arm; did you mean 'fixed'"),
+        ([["decay", "decay"]], "compares an arm with itself"),
+        ([["decay", "fixed"], ["fixed", "decay"]], "stands there twice"),
+        ([["decay"]], "contrasts"),
+    ],
+)
+def test_contrasts_that_cannot_be_are_refused(
+    values: dict[str, Any], tmp_path: Path, pairs: list[list[str]], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        opened({**values, "contrasts": pairs}, tmp_path)

@@ -17,6 +17,7 @@ from chronomask.study.statistics import (
     Interval,
     Results,
     compare,
+    compare_pairs,
     holm,
     interval,
     mean_and_spread,
@@ -25,6 +26,7 @@ from chronomask.study.statistics import (
     metric_over_resamples,
     paired_difference,
     permutation_p,
+    smallest_difference,
     smallest_p,
 )
 
@@ -328,3 +330,57 @@ def test_intervals_of_means_are_students() -> None:
         assert (low[k], high[k]) == pytest.approx(expected)
     with pytest.raises(DataError, match="at least two"):
         mean_intervals(values[:1])
+
+
+@pytest.mark.parametrize("num_seeds", [3, 6])
+def test_intervals_of_contrasts_hold_nothing_in_null_studies(num_seeds: int) -> None:
+    """500 studies of three arms that differ in nothing: 94 to 97 % of the intervals hold zero."""
+    random = np.random.default_rng(11)
+    held = 0
+    for _ in range(500):
+        shared = random.normal(0, 0.05, num_seeds)
+        arms = {
+            name: {
+                (seed, 0): {"loss": np.array([4 + shared[seed] + random.normal(0, 0.02)])}
+                for seed in range(num_seeds)
+            }
+            for name in "ABC"
+        }
+        _, found = compare_pairs(arms, "A", [("B", "C"), ("A", "C")], "loss", draws=2000, key=3)
+        held += sum(one.interval.low <= 0 <= one.interval.high for one in found.values())
+    assert 0.94 <= held / 1000 <= 0.97
+
+
+def test_the_smallest_difference_is_found_as_often_as_it_says() -> None:
+    random = np.random.default_rng(5)
+    n, spread = 5, 0.3
+    shift = smallest_difference(spread, n, power=0.8)
+    samples = random.normal(shift, spread, (4000, n))
+    t = samples.mean(1) / (samples.std(1, ddof=1) / math.sqrt(n))
+    assert (t > stats.t.ppf(0.975, n - 1)).mean() == pytest.approx(0.8, abs=0.025)
+    assert smallest_difference(spread, 1) == math.inf
+    assert smallest_difference(0.0, 3) == 0
+    assert smallest_difference(spread, 12) < shift < smallest_difference(spread, 5, alpha=0.01)
+
+
+@pytest.mark.parametrize("spacing", [50, 250])
+def test_reach_intervals_hold_the_truth_between_far_validations(spacing: int) -> None:
+    """A bent curve read on straight lines between few validations: no interval is below its claim."""
+    random = np.random.default_rng(2)
+    steps = np.arange(spacing, 1001, spacing)
+    truth = 800.0  # 3 exp(−x / 200) is there what 3 exp(−x / 250) is at 1000
+    held = 0
+    for _ in range(300):
+        shared = random.normal(0, 0.01, 6)
+        curves = {
+            k: (
+                steps,
+                4 + 3 * np.exp(-steps / 200) + shared[k] + random.normal(0, 0.004, steps.size),
+            )
+            for k in range(6)
+        }
+        targets = {k: 4 + 3 * math.exp(-4) + shared[k] + random.normal(0, 0.004) for k in range(6)}
+        found = reach_interval(curves, targets, higher_is_better=False)
+        assert found is not None
+        held += found.low <= truth <= found.high
+    assert held / 300 >= 0.95

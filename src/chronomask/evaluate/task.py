@@ -50,6 +50,9 @@ class Task(ABC, Generic[Recipe]):
     """unique; the name of the result files: ``cola``, ``squad``, ``blimp``, …"""
     family: str
     """what several tasks are asked for by, and the folder of their files: ``glue``, ``squad``, …"""
+    unit: ClassVar[str] = "fraction"
+    """of the primary metric: ``fraction``, which is shown as per cent, ``percent``, ``nats``, or the name of
+    another one, whose numbers are shown as they are"""
     draws: ClassVar[bool] = True
     """False: the seed changes nothing, so it is run once, with seed 0"""
     outside_recipe: ClassVar[tuple[str, ...]] = ()
@@ -136,6 +139,7 @@ class Task(ABC, Generic[Recipe]):
             seconds=time.monotonic() - started,
             details=details or {},
             examples=examples,
+            unit=self.unit,
         )
 
 

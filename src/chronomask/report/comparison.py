@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chronomask.errors import DataError, UsageError
+from chronomask.runs.result import unit_of_metric
 
 __all__ = [
     "ABSENT",
     "AXIS_NAMES",
     "FILE",
     "LOSS",
+    "MEAN_LOSS",
     "SCHEMA_VERSION",
     "Numbers",
     "count",
@@ -43,6 +45,8 @@ SCHEMA_VERSION = 1
 """Of the file's form."""
 LOSS = "validation_loss"
 """The task and curve that every comparison has where runs were validated."""
+MEAN_LOSS = "mean_loss"
+"""The task that is the mean of the five yardsticks, where all runs were validated on them."""
 ABSENT = "–"
 """What stands where there is no number."""
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -55,6 +59,7 @@ AXIS_NAMES = {
 }
 """What a curve may be drawn against: key → name."""
 _TITLES = {
+    "mean_loss": "mean loss of five yardsticks",
     "validation_loss": "validation loss",
     "cola": "CoLA",
     "sst2": "SST-2",
@@ -102,13 +107,25 @@ def unit_of(task: Numbers) -> str:
     """What the task's numbers are, as they are shown: ``accuracy, %``."""
     metric = str(task["metric"])
     name = _METRICS.get(metric, metric.replace("_", " "))
-    return name if metric == "loss" else f"{name}, ×100" if _is_signed(metric) else f"{name}, %"
+    match _unit(task):
+        case "nats":
+            return name
+        case "fraction" | "percent":
+            return f"{name}, ×100" if _is_signed(metric) else f"{name}, %"
+        case own:
+            return name if own == metric else f"{name}, {own}"
 
 
 def in_unit(task: Numbers, value: float) -> float:
-    """A value in the unit of :func:`unit_of`."""
-    as_it_is = task["metric"] == "loss" or task.get("family", task.get("quantity")) == "squad"
-    return value if as_it_is else 100 * value
+    """A value in the unit of :func:`unit_of`: fractions as per cent, everything else as it is."""
+    return 100 * value if _unit(task) == "fraction" else value
+
+
+def _unit(task: Numbers) -> str:
+    """What the task declares; comparisons of before tasks declared it are read by what they held."""
+    if (declared := task.get("unit")) is not None:
+        return str(declared)
+    return unit_of_metric(str(task["metric"]), str(task.get("family", task.get("quantity"))))
 
 
 def difference_text(task: Numbers, value: float) -> str:
@@ -146,7 +163,7 @@ def mean_text(task: Numbers, value: float) -> str:
 
 
 def _digits(task: Numbers) -> int:
-    return 3 if task["metric"] == "loss" else 1
+    return 1 if _unit(task) in ("fraction", "percent") else 3
 
 
 def _is_signed(metric: str) -> bool:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from chronomask.errors import DataError
 from chronomask.storage import write_bytes, write_text
 
-__all__ = ["SCHEMA_VERSION", "TaskResult", "read_results"]
+__all__ = ["SCHEMA_VERSION", "TaskResult", "read_results", "unit_of_metric"]
 
 SCHEMA_VERSION = 1
 """Version of the result files that this package writes and reads."""
@@ -63,6 +63,14 @@ class TaskResult:
     """arrays [N] over the examples of the dev set in file order, of numbers: ``prediction`` and ``label``
     where the metric is computed from pairs, else one array per metric, named like it (its mean is the
     metric; weighted by the array ``weight`` if there is one); BLiMP's ``correct`` is its accuracy"""
+
+    unit: str = ""
+    """of the primary metric: ``fraction`` (shown as per cent), ``percent``, ``nats``, or another one's name;
+    results written before tasks declared it have what :func:`unit_of_metric` says"""
+
+    def __post_init__(self) -> None:
+        if not self.unit:
+            object.__setattr__(self, "unit", unit_of_metric(self.primary, self.family))
 
     @staticmethod
     def path_in(folder: Path, task: str, seed: int) -> Path:
@@ -110,6 +118,13 @@ class TaskResult:
             raise DataError(
                 f"{path} is not a whole result of a task ({error}); delete it and evaluate again"
             ) from error
+
+
+def unit_of_metric(metric: str, family: str) -> str:
+    """The unit of a primary metric whose task did not declare one."""
+    if metric == "loss":
+        return "nats"
+    return "percent" if family == "squad" else "fraction"
 
 
 def read_results(folders: Iterable[Path]) -> list[TaskResult]:

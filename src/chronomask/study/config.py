@@ -45,6 +45,10 @@ class StudyConfig(Config):
     """name → fields of the run config that differ, nested or dotted; see :mod:`chronomask.study.arms`"""
     baseline: str = ""
     """the arm that others are compared with; the first one if not given"""
+    contrasts: tuple[tuple[str, str], ...] = ()
+    """pairs of arms that the study is about, ``[A, B]`` for A minus B: they alone are tested, with Holm's
+    correction over them and all measures; every other difference is exploratory. None: all arms against the
+    baseline are tested"""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)] = (0, 1, 2)
     """seeds of pre-training: each keys initial weights, data order, masks and dropout of every arm alike"""
     tasks: dict[str, TaskPlan] = Field(default_factory=dict)
@@ -76,6 +80,7 @@ class StudyConfig(Config):
         if baseline not in self.arms:
             raise ValueError(f"baseline '{baseline}' is no arm; {nearest(baseline, self.arms)}")
         object.__setattr__(self, "baseline", baseline)
+        self._check_contrasts()
         for name in ("name", "seed"):
             if name in self.base:
                 raise ValueError(f"base must not set '{name}': the study sets it for every run")
@@ -90,6 +95,20 @@ class StudyConfig(Config):
         if self.curve_steps and not any(plan.curve for plan in self.tasks.values()):
             raise ValueError("curve_steps is given, but no task has 'curve: true'")
         return self
+
+    def _check_contrasts(self) -> None:
+        """Pairs of two arms that are there, each pair once, whichever way round."""
+        seen: set[frozenset[str]] = set()
+        for pair in self.contrasts:
+            for name in pair:
+                if name not in self.arms:
+                    raise ValueError(f"contrasts: '{name}' is no arm; {nearest(name, self.arms)}")
+            if len(set(pair)) < 2 or frozenset(pair) in seen:
+                raise ValueError(
+                    f"contrasts: [{', '.join(pair)}] compares an arm with itself, or stands there twice: "
+                    "remove it"
+                )
+            seen.add(frozenset(pair))
 
     def _refuse_names_alike(self) -> None:
         """Arms name folders, and not every file system tells capitals apart; nor do readers see blanks."""

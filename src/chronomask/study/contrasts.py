@@ -18,18 +18,22 @@ import numpy as np
 
 from chronomask import __version__
 from chronomask.report.arms import arm_row, mean_row
-from chronomask.report.comparison import FILE, LOSS, SCHEMA_VERSION, flatten
+from chronomask.report.comparison import FILE, LOSS, MEAN_LOSS, SCHEMA_VERSION, flatten
 from chronomask.runs.read import Run
 from chronomask.storage import write_json
 from chronomask.study.curves import Cost, Costs, draw_curves, reach
 from chronomask.study.gather import ArmRuns, Gathered, TaskResults, from_runs, from_study
 from chronomask.study.statistics import (
     Comparison,
+    Difference,
+    Pair,
     Results,
     compare,
+    compare_pairs,
     holm,
     mean_and_spread,
     metric_of,
+    smallest_difference,
     smallest_p,
 )
 from chronomask.study.units import START_KEYS, Study
@@ -49,7 +53,7 @@ def compare_study(study: Study) -> Path:
     gathered = from_study(study)
     data = PreparedData.open(study.data)
     costs = {arm.name: Cost.of(arm, data.row_length) for arm in gathered.arms if arm.runs}
-    values = _compare_arms(gathered, study.config.name, costs)
+    values = _compare_arms(gathered, study.config.name, costs, study.config.contrasts)
     values |= {
         "seeds": list(study.config.seeds),
         "task_seeds": list(study.config.task_seeds),
@@ -72,7 +76,7 @@ def compare_runs(runs: Sequence[Run], title: str) -> tuple[Numbers, dict[str, li
     """
     gathered = from_runs(runs)
     fingerprints = [str((run.summary or {}).get("data_fingerprint", "")) for run in gathered.runs]
-    values = _compare_arms(gathered, title, {})
+    values = _compare_arms(gathered, title, {}, ())
     values |= {
         "seeds": sorted({seed for arm in gathered.arms for seed in arm.runs}),
         "task_seeds": sorted(
@@ -85,19 +89,24 @@ def compare_runs(runs: Sequence[Run], title: str) -> tuple[Numbers, dict[str, li
     return _plain(values), {arm.name: list(arm.runs.values()) for arm in gathered.arms}
 
 
-def _compare_arms(gathered: Gathered, title: str, costs: Costs) -> Numbers:
+def _compare_arms(
+    gathered: Gathered, title: str, costs: Costs, contrasts: Sequence[Pair]
+) -> Numbers:
     """What a study and other runs have in common."""
     baseline = gathered.baseline
     compared = _runs_to_compare(gathered)
     curves = draw_curves(gathered, compared, costs)
-    tasks = [_loss_task(compared, baseline)] if compared else []
-    tasks += [_task(results, baseline) for results in gathered.final]
-    _correct(tasks)
+    tasks = [
+        _loss_task(task, values, baseline, contrasts) for task, values in _losses(compared).items()
+    ]
+    tasks += [_task(results, baseline, contrasts) for results in gathered.final]
+    _correct(tasks, declared=bool(contrasts))
     return {
         "schema_version": SCHEMA_VERSION,
         "chronomask_version": __version__,
         "name": title,
         "baseline": baseline,
+        "contrasts": [list(pair) for pair in contrasts],
         "seeds": [],
         "task_seeds": [],
         "notices": gathered.notices,
@@ -127,37 +136,65 @@ def _runs_to_compare(gathered: Gathered) -> dict[str, dict[int, Run]]:
     }
 
 
-def _loss_task(runs: Mapping[str, Mapping[int, Run]], baseline: str) -> Numbers:
-    """Validation loss as a task whose only sample are the pre-training seeds."""
-    results: dict[str, Results] = {
-        arm: {
-            (seed, 0): {"loss": np.array([run.validation.last("loss")])}
-            for seed, run in own.items()
+Losses = Mapping[str, Mapping[int, float]]
+"""Arm → seed → the last value of a loss."""
+
+
+def _losses(runs: Mapping[str, Mapping[int, Run]]) -> dict[str, tuple[Losses, float]]:
+    """The losses of validation by task, with the number of predictions: at the fixed ratio, and the mean of
+    the yardsticks where all runs have it.
+    """
+    if not runs:
+        return {}
+    every = [run for own in runs.values() for run in own.values()]
+
+    def last(column: str) -> Losses:
+        return {
+            arm: {seed: run.validation.last(column) for seed, run in own.items()}
+            for arm, own in runs.items()
         }
-        for arm, own in runs.items()
+
+    found = {LOSS: (last("loss"), every[0].validation.last("num_predicted"))}
+    if all(np.isfinite(run.validation.last("mean_loss")) for run in every):
+        counts = every[0].validation.per_class["yardstick_count"]
+        number = sum(float(values[-1]) for name, values in counts.items() if "/" not in name)
+        found[MEAN_LOSS] = last("mean_loss"), number
+    return found
+
+
+def _loss_task(
+    task: str, values: tuple[Losses, float], baseline: str, contrasts: Sequence[Pair]
+) -> Numbers:
+    """A loss of validation as a task whose only sample are the pre-training seeds."""
+    losses, predicted = values
+    results: dict[str, Results] = {
+        arm: {(seed, 0): {"loss": np.array([value])} for seed, value in own.items()}
+        for arm, own in losses.items()
     }
-    arms = _numbers_of_arms(results, baseline, "loss", LOSS)
-    seeds = sorted(runs[baseline])
-    predicted = runs[baseline][seeds[0]].validation.last("num_predicted")
+    arms, tested = _numbers_of_arms(results, baseline, contrasts, "loss", task)
     for name, numbers in arms.items():
-        several = len(runs[name]) > 1
+        several = len(losses[name]) > 1
         numbers["covers"] = ["pre-training seeds"] if several else []
         if not several:
             numbers |= {key: None for key in numbers if key.endswith(("low", "high"))}
             numbers["p"] = None
+    if any(len(own) < 2 for own in losses.values()):
+        tested = []
     return {
-        "task": LOSS,
+        "task": task,
         "family": "intrinsic",
         "metric": "loss",
+        "unit": "nats",
         "higher_is_better": False,
-        "seeds": seeds,
+        "seeds": sorted(losses[baseline]),
         "task_seeds": [],
         "num_examples": {"held-out predictions": int(predicted)} if predicted == predicted else {},
         "arms": arms,
+        "contrasts": tested,
     }
 
 
-def _task(results: TaskResults, baseline: str) -> Numbers:
+def _task(results: TaskResults, baseline: str, contrasts: Sequence[Pair]) -> Numbers:
     """One task's numbers of every arm."""
     order = [baseline, *(name for name in results.arms if name != baseline)]
     any_result = next(iter(results.arms[baseline].values()))
@@ -166,17 +203,20 @@ def _task(results: TaskResults, baseline: str) -> Numbers:
         for name in order
     }
     pairs = sorted(results.arms[baseline])
+    arms, tested = _numbers_of_arms(sets, baseline, contrasts, any_result.primary, results.task)
     return {
         "task": results.task,
         "family": any_result.family,
         "metric": any_result.primary,
+        "unit": any_result.unit,
         "higher_is_better": any_result.higher_is_better,
         "seeds": sorted({seed for seed, _ in pairs}),
         "task_seeds": sorted({seed for _, seed in pairs}),
         "num_examples": dict(any_result.num_examples),
         "recipe": dict(any_result.recipe),
         "data_sha256": any_result.data_sha256,
-        "arms": _numbers_of_arms(sets, baseline, any_result.primary, results.task),
+        "arms": arms,
+        "contrasts": tested,
         "other_metrics": {
             name: _other_metrics(list(results.arms[name].values())) for name in order
         },
@@ -184,12 +224,18 @@ def _task(results: TaskResults, baseline: str) -> Numbers:
 
 
 def _numbers_of_arms(
-    sets: Mapping[str, Results], baseline: str, metric: str, task: str
-) -> dict[str, Numbers]:
-    """Every arm's numbers; differences without interval where arms do not have the same seeds."""
+    sets: Mapping[str, Results], baseline: str, contrasts: Sequence[Pair], metric: str, task: str
+) -> tuple[dict[str, Numbers], list[Numbers]]:
+    """Every arm's numbers, and the declared contrasts of arms that are there.
+
+    Differences have no interval, and contrasts are left out, where arms do not have the same seeds.
+    """
     key = zlib.crc32(task.encode())
+    tested: list[Numbers] = []
     if all(set(results) == set(sets[baseline]) for results in sets.values()):
-        found = compare(sets, baseline, metric, key=key)
+        there = [pair for pair in contrasts if set(pair) <= set(sets)]
+        found, differences = compare_pairs(sets, baseline, there, metric, key=key)
+        tested = [_contrast(pair, difference) for pair, difference in differences.items()]
     else:
         found = {}
         for name, results in sets.items():
@@ -200,7 +246,24 @@ def _numbers_of_arms(
             gap = numbers["mean"] - arms[baseline]["mean"]
             numbers |= {"difference": gap, "difference_low": None, "difference_high": None}
             numbers["p"] = None
-    return arms
+    return arms, tested
+
+
+def _contrast(pair: Pair, found: Difference) -> Numbers:
+    """A declared contrast; ``detectable``: the smallest true difference that these seeds would have shown
+    in four studies of five.
+    """
+    number, spread = len(found.units), mean_and_spread(found.units)[1]
+    return {
+        "arm": pair[0],
+        "other": pair[1],
+        "difference": found.interval.estimate,
+        "difference_low": found.interval.low,
+        "difference_high": found.interval.high,
+        "p": found.p_value,
+        "by_unit": list(found.units),
+        "detectable": smallest_difference(spread, number) if number > 1 else None,
+    }
 
 
 def _numbers(found: Comparison, results: Results, metric: str) -> Numbers:
@@ -235,12 +298,14 @@ def _other_metrics(results: Sequence[Any]) -> dict[str, float]:
     }
 
 
-def _correct(tasks: Sequence[Numbers]) -> None:
-    """Put Holm's adjusted p beside every p, over all tasks and arms together."""
+def _correct(tasks: Sequence[Numbers], *, declared: bool) -> None:
+    """Put Holm's adjusted p beside every p that is tested: over the declared contrasts of all tasks, or,
+    where none are declared, over all arms and tasks.
+    """
     tested = [
         numbers
         for task in tasks
-        for numbers in task["arms"].values()
+        for numbers in (task["contrasts"] if declared else task["arms"].values())
         if numbers.get("p") is not None
     ]
     for numbers, adjusted in zip(tested, holm([n["p"] for n in tested]), strict=True):

@@ -94,6 +94,7 @@ def _loss_curve(runs: Mapping[str, Mapping[int, Run]], costs: Costs) -> Numbers:
         "quantity": LOSS,
         "family": "intrinsic",
         "metric": "loss",
+        "unit": "nats",
         "higher_is_better": False,
         "masking_ratios": sorted(ratios),
         "arms": arms,
@@ -103,7 +104,7 @@ def _loss_curve(runs: Mapping[str, Mapping[int, Run]], costs: Costs) -> Numbers:
 def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
     """A task at the checkpoints that all seeds of an arm have, as means over fine-tuning seeds."""
     by_arm: dict[str, dict[int, dict[int, float]]] = {}
-    primary, higher, family = "", True, ""
+    primary, higher, family, unit = "", True, "", ""
     for results in gathered.curves:
         if results.task != task:
             continue
@@ -111,6 +112,7 @@ def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
         for name, by_pair in results.arms.items():
             for (seed, _), result in by_pair.items():
                 primary, higher, family = result.primary, result.higher_is_better, result.family
+                unit = result.unit
                 values = [r.metrics[primary] for (own, _), r in by_pair.items() if own == seed]
                 of_seed = by_arm.setdefault(name, {}).setdefault(seed, {})
                 of_seed[results.step] = float(np.mean(values))
@@ -125,6 +127,7 @@ def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
         "quantity": task,
         "family": family,
         "metric": primary,
+        "unit": unit,
         "higher_is_better": higher,
         "arms": arms,
     }
@@ -210,7 +213,12 @@ def reach(curve: Numbers, baseline: str) -> Numbers:
         for axis in AXIS_NAMES:
             if axis in own and axis in theirs:
                 arms[name][axis] = _reached_on(axis, found, own, float(theirs[axis][-1]))
-    return {"quantity": curve["quantity"], "metric": curve["metric"], "arms": arms}
+    return {
+        "quantity": curve["quantity"],
+        "unit": curve["unit"],
+        "metric": curve["metric"],
+        "arms": arms,
+    }
 
 
 def _reached_on(

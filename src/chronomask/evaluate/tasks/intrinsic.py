@@ -71,6 +71,7 @@ class MaskedLossTask(Task[MaskedLoss]):
 
     name = "mlm"
     family = "intrinsic"
+    unit = "nats"
     draws = False
     outside_recipe = ("batch_rows", "prepared")
 
@@ -234,6 +235,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
 
     name = "pseudo_perplexity"
     family = "intrinsic"
+    unit = "nats"
     draws = False
     outside_recipe = ("batch_tokens", "text")
 

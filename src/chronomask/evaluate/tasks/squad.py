@@ -96,6 +96,7 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
 
     name = "squad"
     family = "squad"
+    unit = "percent"
     head = "AutoModelForQuestionAnswering"
 
     def __init__(self, config: SquadConfig | None = None) -> None:
