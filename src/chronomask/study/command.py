@@ -179,12 +179,15 @@ def _do(
 ) -> None:
     """Do units; ``shown``: a single worker's print to the terminal, not to their logs."""
     from chronomask.study.execute import run_study
+    from chronomask.study.plan import plan_in_words
 
     if study.config.prepare is not None:
         need("zstandard", "prepare", "Preparing the study's text")
     check_task_data(study)
     begin(study)
     tell = _be_silent if quiet else _tell
+    if not shown:
+        tell(plan_in_words(study, units, workers))
     outcome = run_study(study, units, workers=workers, tell=tell, shown=shown)
     if outcome.failed:
         raise RunError(_failures(study, outcome.failed, len(outcome.left_out)))

@@ -1,0 +1,159 @@
+"""What a study will do, take and be able to see, told before it begins.
+
+Time is read off what has run in the folder already. Power is read off the scatter of seeds: of this study's
+own last comparison where there is one, else of a stored study.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from statistics import mean, variance
+
+from chronomask.errors import ChronomaskError
+from chronomask.report.comparison import (
+    FILE,
+    LOSS,
+    MEAN_LOSS,
+    Numbers,
+    difference_text,
+    duration,
+    read_comparison,
+    task_title,
+    unit_of,
+)
+from chronomask.runs.result import TaskResult
+from chronomask.study.statistics import smallest_difference
+from chronomask.study.units import Study, Unit
+
+__all__ = ["STORED_SPREADS", "plan_in_words"]
+
+STORED_SPREADS: dict[str, tuple[float, str, str]] = {
+    LOSS: (0.019, "loss", "nats"),
+    "blimp": (0.0070, "accuracy", "fraction"),
+    "upos_probe": (0.0014, "accuracy", "fraction"),
+    "pseudo_perplexity": (0.048, "loss", "nats"),
+    "cola": (0.026, "mcc", "fraction"),
+    "sst2": (0.0076, "accuracy", "fraction"),
+    "mrpc": (0.018, "f1", "fraction"),
+    "stsb": (0.067, "spearman", "fraction"),
+    "rte": (0.035, "accuracy", "fraction"),
+    "squad": (2.15, "f1", "percent"),
+}
+"""Task → standard deviation over seeds of an arm's difference from the baseline, metric, unit. Of eight arms
+and three seeds of a ModernBERT of 4 layers × 256 after 41 M tokens (docs/results/eight-ways), pooled over the
+arms by their variances. A model or text of another size scatters otherwise."""
+
+
+def plan_in_words(study: Study, units: Sequence[Unit], workers: int) -> str:
+    """The units, the time they will take, and the smallest difference that the study can show, as lines."""
+    waiting = [unit for unit in units if not study.is_complete(unit)]
+    return "\n".join(
+        [
+            _units_in_words(units, waiting),
+            _time_in_words(study, waiting, workers),
+            *_power_in_words(study),
+        ]
+    )
+
+
+def _units_in_words(units: Sequence[Unit], waiting: Sequence[Unit]) -> str:
+    kinds = Counter(str(unit.kind) for unit in waiting)
+    counts = [f"{number:,} to {kind}" for kind, number in kinds.items()]
+    done = len(units) - len(waiting)
+    return f"plan: {len(units):,} units, {done:,} complete" + (
+        f"; {', '.join(counts)}" if counts else ""
+    )
+
+
+def _time_in_words(study: Study, waiting: Sequence[Unit], workers: int) -> str:
+    """Seconds of one process by the rows of runs and the tasks of results that ended here."""
+    rates, results = _rates(study)
+    if rates is None:
+        return "time: not known before a run has ended here; the same command tells it then"
+    total, unknown = 0.0, 0
+    for unit in waiting:
+        if unit.kind == "pretrain":
+            config = study.arms[unit.arm].config
+            total += rates * config.sizes.rows_before(config.steps)
+        elif unit.kind == "evaluate":
+            total += results.get(unit.task, 0.0)
+            unknown += unit.task not in results
+    text = f"time: {duration(total)} of one process for what is left, at the rates measured here"
+    if workers > 1:
+        text += f"; about {duration(total / workers)} with {workers} if they do not slow each other down"
+    return text + (
+        f" ({unknown:,} results of tasks not yet measured are not in it)" if unknown else ""
+    )
+
+
+def _rates(study: Study) -> tuple[float | None, dict[str, float]]:
+    """Seconds a row of training, and of a result by task; of what is complete."""
+    rows = seconds = 0.0
+    results: dict[str, list[float]] = {}
+    for unit in study.units:
+        if unit.kind == "prepare" or not study.is_complete(unit):
+            continue
+        if unit.kind == "pretrain":
+            summary = json.loads(study.run(unit).summary.read_text(encoding="utf-8"))
+            config = study.arms[unit.arm].config
+            rows += config.sizes.rows_before(config.steps)
+            seconds += float(summary["seconds"])
+        else:
+            results.setdefault(unit.task, []).append(TaskResult.load(study.result(unit)).seconds)
+    return (seconds / rows if rows else None), {task: mean(own) for task, own in results.items()}
+
+
+def _power_in_words(study: Study) -> list[str]:
+    """The smallest difference of each measure, for one test and for the first of all under Holm's correction."""
+    number = len(study.config.seeds)
+    if number < 2:
+        return ["power: one seed gives no interval, so no difference can be shown"]
+    spreads, source = _spreads(study)
+    measures = [name for name in (LOSS, MEAN_LOSS, *study.tasks) if name in spreads]
+    tests = len(study.config.contrasts or list(study.arms)[1:]) * len(measures)
+    if not tests:
+        return []
+    lines = [
+        f"power: the smallest true difference that {number} seeds show in four studies of five, by itself "
+        f"and as the first of {tests} tests under Holm’s correction ({source}):"
+    ]
+    for name in measures:
+        spread, metric, unit = spreads[name]
+        task: Numbers = {"task": name, "metric": metric, "unit": unit}
+        alone, corrected = (
+            smallest_difference(spread, number, alpha=0.05 / times) for times in (1, tests)
+        )
+        texts = [difference_text(task, value).lstrip("+") for value in (alone, corrected)]
+        lines.append(f"  {task_title(task)} ({unit_of(task)}): {texts[0]}, {texts[1]}")
+    return lines
+
+
+def _spreads(study: Study) -> tuple[dict[str, tuple[float, str, str]], str]:
+    """Standard deviations of paired differences by task, and whose they are."""
+    if (study.folder / FILE).is_file():
+        try:
+            found = _spreads_of(read_comparison(study.folder))
+        except ChronomaskError:  # of another version: the next comparison replaces it
+            found = {}
+        if found:
+            return {**STORED_SPREADS, **found}, "by the scatter of this study’s own seeds so far"
+    return STORED_SPREADS, "by the scatter of seeds of a stored study of 41 M tokens a run"
+
+
+def _spreads_of(comparison: Numbers) -> dict[str, tuple[float, str, str]]:
+    found = {}
+    for task in comparison["tasks"]:
+        theirs = task["arms"][comparison["baseline"]]["by_seed"]
+        variances = []
+        for name, own in task["arms"].items():
+            shared = [seed for seed in own["by_seed"] if seed in theirs]
+            if name != comparison["baseline"] and len(shared) > 1:
+                gaps = [mean(own["by_seed"][seed]) - mean(theirs[seed]) for seed in shared]
+                variances.append(variance(gaps))
+        if variances and task.get("unit"):
+            spread = math.sqrt(mean(variances))
+            found[task["task"]] = (spread, str(task["metric"]), str(task["unit"]))
+    return found
