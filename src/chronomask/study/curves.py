@@ -20,6 +20,7 @@ __all__ = ["Cost", "Costs", "draw_curves", "reach"]
 
 Numbers = dict[str, Any]
 Costs = Mapping[str, "Cost"]
+"""Arm → the operations of its model."""
 
 
 class Cost:

@@ -58,6 +58,7 @@ Results = Mapping[tuple[int, int], Examples]
 Pair = tuple[str, str]
 """Two arms, of which the second is taken off the first."""
 Floats = NDArray[np.float64]
+"""An array of numbers of double precision."""
 
 DRAWS = 2000
 LEVEL = 0.95
