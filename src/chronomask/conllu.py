@@ -78,6 +78,11 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
             else:
                 spaces.append(space)
         elif words:
+            if multiword_end > len(words):
+                raise DataError(
+                    f"{path}:{number}: the sentence ends at word {len(words)}, inside a multiword token "
+                    f"that ends at {multiword_end}"
+                )
             yield Sentence(
                 tuple(words), tuple(spaces), tuple(upos), starts_document, tuple(written_as)
             )

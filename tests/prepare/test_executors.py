@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,36 @@ def test_a_part_that_fails_is_named_and_run_alone_the_next_time(
     monkeypatch.setattr(annotate, "read_text", lambda *of: done.append(of[1]) or read(*of))
     assert run(config(corpus), out) == whole
     assert done == [2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_outlives_its_parent(
+    corpus: Path, tmp_path: Path, whole: dict[str, bytes], number: int
+) -> None:
+    """Killed while both workers are in the middle of writing a file; they would wait for an hour."""
+    made, out = config(corpus, workers=2), tmp_path / "out"
+    (tmp_path / "a.yaml").write_text(made.to_yaml())
+    (tmp_path / "alive").touch()
+    parent = subprocess.Popen(
+        [
+            sys.executable, "-m", "tests.support.killed_parent", str(tmp_path), "prepare", "--config",
+            str(tmp_path / "a.yaml"), "--out", str(out), "--quiet",
+        ],
+        env=os.environ | {"PYTHONPATH": python_path()},
+    )  # fmt: skip
+    try:
+        while len(list(tmp_path.glob("ready-*"))) < 2:
+            assert parent.poll() is None, "it ended before its workers began"
+            time.sleep(0.05)
+    finally:
+        parent.send_signal(number)
+        assert parent.wait(HANG) == -number
+    with (tmp_path / "alive").open("a") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)  # held by every worker that lives
+    assert not (out / MANIFEST).exists()
+    assert not list((out / ".work").glob("annotate-*.json"))
+    assert run(made, out) == whole
 
 
 def test_an_executor_that_is_not_there(

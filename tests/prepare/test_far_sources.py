@@ -186,26 +186,17 @@ def test_the_tail_of_a_corrupt_warc_file(tmp_path: Path) -> None:
     documents, skipped = read(str(file))
     assert [d.text for d in documents] == texts[: len(documents)]
     assert 500 < len(documents) < 1500
-    assert skipped.counts == {"corrupt compressed data: rest of file": 1}
+    assert skipped.counts == {"corrupt data: rest of file": 1}
     (tmp_path / "b.warc").write_bytes(b"<html>\n<p>no WARC file at all")
     _, skipped = read(str(tmp_path / "b.warc"))
-    assert skipped.counts == {"not a WARC record: rest of file": 1}
+    assert skipped.counts == {"corrupt data: rest of file": 1}
+    assert "not a WARC record" in skipped.listing() + str(skipped.to_dict())
 
 
-@pytest.mark.parametrize(
-    ("package", "source", "extra"), [("warcio", "a.wet", "warc"), ("datasets", "hub:a/b", "hub")]
-)
-def test_packages_that_are_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, source: str, extra: str
-) -> None:
-    for name in (package, "warcio.archiveiterator"):
-        monkeypatch.setitem(sys.modules, name, None)
-    (tmp_path / "a.wet").write_bytes(b"WARC/1.0\r\n")
-    source = source if source.startswith("hub") else str(tmp_path / source)
-    with pytest.raises(
-        UsageError, match=rf"needs the package '{package}', .*chronomask\[{extra}\]"
-    ):
-        read(source)
+def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UsageError, match=r"needs the package 'datasets', .*chronomask\[hub\]"):
+        read("hub:a/b")
 
 
 @pytest.mark.slow

@@ -183,7 +183,7 @@ def test_the_tail_of_a_corrupt_file_is_skipped(
     # A garbled .gz or .xz goes on with nonsense for a while before its checks notice.
     sure = len(kept) if damage == "cut" else 1000
     assert kept[:sure] == texts[:sure]
-    assert skipped.counts["corrupt compressed data: rest of file"] == 1
+    assert skipped.counts["corrupt data: rest of file"] == 1
     (told,) = skipped.to_dict().values()
     assert str(file) in told["names"][0]
     assert told["unit"] == "files"

@@ -21,7 +21,7 @@ from chronomask.prepare.clean.deduplicate import (
 )
 from chronomask.prepare.clean.filters import DatatroveFilter
 from chronomask.prepare.executors import Executor, LocalExecutor, RayExecutor
-from chronomask.prepare.read.readers import Fields, TxtDocuments
+from chronomask.prepare.read.records import Fields, TxtDocuments
 from chronomask.prepare.read.sources import (
     Files,
     HubDataset,

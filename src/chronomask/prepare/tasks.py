@@ -7,12 +7,15 @@ twice.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from multiprocessing import connection, parent_process
 from pathlib import Path
+from threading import Thread
 
 from chronomask.errors import ChronomaskError, UsageError
 from chronomask.prepare.work import lock, mark_file
@@ -110,10 +113,24 @@ def as_message(error: BaseException) -> str:
 
 
 def begin_worker(runs_on_torch: bool) -> None:
-    """Prepare a worker process."""
+    """Prepare a worker process, which ends with its parent, however that ends."""
+    Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches the parent, which lets the parts in hand finish and hands out no more.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not runs_on_torch:
         # spaCy imports torch if it is there, for models other than the bundled one: two seconds and
         # 190 MB for every worker.
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, then end at once.
+
+    A parent that is killed cannot say goodbye, and a worker that waits for it would wait for ever: its end of
+    the queue stays open, because the workers hold the other end too. What is being written then is a draft
+    under another name, and no mark says that the part is done.
+    """
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

@@ -407,7 +407,7 @@ def opened(source: SourceFile, skipped: Skipped) -> Iterator[IO[bytes]]:
             try:
                 yield handle
             except damage_errors() as error:
-                reason = "corrupt compressed data: rest of file"
+                reason = "corrupt data: rest of file"
                 name = f"{source.name} ({in_words(error)})"
                 skipped.add(reason, name, _bytes_behind(raw), "files")
     except ChronomaskError:

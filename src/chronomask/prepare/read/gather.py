@@ -15,7 +15,7 @@ from typing import Any
 
 from chronomask.errors import DataError
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.readers import Fields
+from chronomask.prepare.read.records import Fields
 from chronomask.prepare.read.sources import Found
 from chronomask.prepare.words.tagger import split_long
 from chronomask.prepare.work import hash_position, read_text, write_text, write_work

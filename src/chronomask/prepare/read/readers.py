@@ -1,8 +1,9 @@
 """Readers: the documents in a file, one function per format.
 
-A record that cannot be used is skipped, counted and named; a file that is not of its format, or has no
+A record that cannot be used is left out, counted and named; a file that is not of its format, or has no
 such field at all, is refused. WARC files are read where their records are text, such as the WET files of
-Common Crawl; HTML is not taken apart.
+Common Crawl; HTML is not taken apart. No reader holds more than a document, which is bounded, and whatever
+a file can raise becomes one sentence in :func:`files.opened`.
 """
 
 from __future__ import annotations
@@ -11,78 +12,27 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, Any
 
 from chronomask.conllu import as_text, by_document, sentences
-from chronomask.errors import DataError, nearest, need, printable
-from chronomask.prepare.read.files import Skipped, SourceFile, in_words, lines_of, opened
+from chronomask.errors import DataError
+from chronomask.prepare.read.files import Skipped, SourceFile, lines_of, opened
+from chronomask.prepare.read.parquet import read_parquet
+from chronomask.prepare.read.records import (
+    NOT_UTF8,
+    Fields,
+    can_be_encoded,
+    check_text,
+    decode,
+    from_record,
+    keep_metadata,
+)
 from chronomask.storage import LongLine, lines_in
-from chronomask.types import Document, TaggedWords
+from chronomask.types import Document
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-__all__ = ["READERS", "TAGGED_FORMATS", "Fields", "TxtDocuments", "from_record"]
-
-TxtDocuments = Literal["auto", "blank_lines", "lines"]
-"""What a document of a .txt file is: what stands between blank lines, or every line. ``auto``: between
-blank lines, but every line of a file that begins with more than ``max_document_bytes`` without one."""
-Metadata = Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """Fields of a record that are read: one with its text, or one with words and one with tags."""
-
-    text: str
-    words_and_tags: tuple[str, str] | None = None
-    max_bytes: int = 16_000_000
-    """A document of more bytes is skipped."""
-    txt_documents: TxtDocuments = "auto"
-    """What a document of a .txt file is."""
-    id_key: str | None = None
-    """A field with the document's id; without it, or a value, its place in the file is its id."""
-    metadata_keys: tuple[str, ...] = ()
-    """Fields that are kept with the document."""
-
-    @property
-    def too_long(self) -> str:
-        """The reason given for it."""
-        return f"more than {self.max_bytes:,} bytes (max_document_bytes)"
-
-    @property
-    def read(self) -> tuple[str, ...]:
-        """The names of the fields that a record must have."""
-        own = self.words_and_tags or (self.text,)
-        others = (*([self.id_key] if self.id_key else []), *self.metadata_keys)
-        return tuple(dict.fromkeys((*own, *others)))
-
-    @property
-    def text_columns(self) -> tuple[str, ...]:
-        """Those among them that make the text."""
-        return self.words_and_tags or (self.text,)
-
-    def require(self, names: Iterable[str], source: object) -> None:
-        """Raises :class:`DataError` for the first field that is not among ``names``."""
-        names = list(names)
-        for name in self.read:
-            if name not in names:
-                raise DataError(
-                    f"{source} has no field '{printable(name)}'; "
-                    f"{nearest(name, [printable(known)[:60] for known in names[:50]])}; "
-                    f"set it with --set {self._key_of(name)}=NAME"
-                )
-
-    def _key_of(self, name: str) -> str:
-        """The config key that names a field."""
-        if self.words_and_tags and name in self.words_and_tags:
-            return f"tagger.{'words' if name == self.words_and_tags[0] else 'tags'}_key"
-        if not self.words_and_tags and name == self.text:
-            return "text_key"
-        return "id_key" if name == self.id_key else "metadata_keys"
+__all__ = ["READERS", "TAGGED_FORMATS"]
 
 
 def read_text(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
@@ -91,7 +41,7 @@ def read_text(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[
         name = f"{source.name}:{number}"
         if size > fields.max_bytes:
             skipped.add(fields.too_long, name, size)
-        elif document := _decode(data, name, skipped):
+        elif document := decode(data, name, skipped):
             yield document
 
 
@@ -170,7 +120,7 @@ def read_jsonl(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
             yield document
 
 
-_NOT_JSON, _NOT_UTF8 = "not JSON", "invalid UTF-8"
+_NOT_JSON = "not JSON"
 
 
 def _parse(line: bytes) -> tuple[Any, str]:
@@ -180,7 +130,7 @@ def _parse(line: bytes) -> tuple[Any, str]:
     try:
         return json.loads(line.decode("utf-8-sig")), ""
     except UnicodeDecodeError:
-        return None, _NOT_UTF8
+        return None, NOT_UTF8
     except ValueError:
         return None, _NOT_JSON
     except RecursionError:
@@ -216,7 +166,7 @@ def read_table(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
     if reason:
         raise DataError(f"{source.name}, line 1: {reason}; it must name the columns")
     names = [name.strip() for name in values]
-    if not all(map(_encodable, names)):
+    if not all(map(can_be_encoded, names)):
         raise DataError(f"{source.name}, line 1 is not UTF-8: convert the file to UTF-8")
     fields.require(names, source.name)
     for number, (values, reason, size) in enumerate(records):
@@ -225,8 +175,8 @@ def read_table(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
             skipped.add(reason, name, size)
         elif len(values) != len(names):
             skipped.add("another number of fields than the first line", name, size)
-        elif not all(map(_encodable, values)):
-            skipped.add(_NOT_UTF8, name, size)
+        elif not all(map(can_be_encoded, values)):
+            skipped.add(NOT_UTF8, name, size)
         else:
             record = dict(zip(names, values, strict=True))
             if document := from_record(record, fields, name, skipped, size):
@@ -316,54 +266,6 @@ class _Feed:
         return first + self._unheld
 
 
-_PAGE_BYTES = 1 << 27
-"""Largest page of a Parquet file: it is unpacked as a whole."""
-_BATCH_BYTES = 1 << 25
-
-
-def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
-    """One row a document; only the columns needed are read."""
-    need("pyarrow", "prepare", "reading Parquet files")
-    pq = need("pyarrow.parquet", "prepare", "reading Parquet files")
-
-    with opened(source, skipped) as handle:
-        try:
-            file = pq.ParquetFile(handle, buffer_size=1 << 20)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{source.name} is not a readable Parquet file: {in_words(error)}"
-            ) from None
-        fields.require(file.schema_arrow.names, source.name)
-        for name in fields.text_columns:
-            _check_column(file.schema_arrow.field(name), bool(fields.words_and_tags), source)
-        number = 0
-        batches = file.iter_batches(batch_size=1024, columns=list(fields.read))
-        for batch in batches:
-            columns = [batch.column(name) for name in fields.read]
-            for values in zip(*columns, strict=True):
-                name = f"{source.name}:{number}"
-                number += 1
-                try:
-                    plain = [value.as_py() for value in values]
-                except UnicodeDecodeError:
-                    skipped.add(_NOT_UTF8, name)
-                    continue
-                record = dict(zip(fields.read, plain, strict=True))
-                if document := from_record(record, fields, name, skipped):
-                    yield document
-
-
-def _check_column(column: pa.Field, lists: bool, source: SourceFile) -> None:
-    import pyarrow as pa
-
-    kind = column.type
-    if lists:
-        kind = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
-    if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        wanted = "lists of text" if lists else "text"
-        raise DataError(f"{source.path}: column '{column.name}' is {column.type}, not {wanted}")
-
-
 def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
     """A document from every ``# newdoc`` to the next; without any, every sentence is one."""
     with opened(source, skipped) as handle:
@@ -373,7 +275,7 @@ def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterato
         for number, document in enumerate(by_document(sentences(lines, source.name))):
             text, words = as_text(document)
             name = f"{source.name}:{number}"
-            if checked := _checked(text, name, name, {}, skipped, words):
+            if checked := check_text(text, name, name, {}, skipped, words):
                 yield checked
 
 
@@ -391,45 +293,72 @@ def _of_bounded_documents(
         yield line
 
 
-_TEXT_RECORDS = ("conversion", "resource")
 _OF_NO_DOCUMENT = ("warcinfo", "request", "metadata", "revisit")
+_LONGEST_HEADER = 1 << 16
 
 
 def read_warc(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
     """One record of plain text a document, its id the address it came from.
 
-    Metadata that can be kept: ``url``, ``date``, ``language``.
+    Metadata that can be kept: ``url``, ``date``, ``language``. The format is ISO 28500
+    (https://iipc.github.io/warc-specifications).
     """
-    archives = need("warcio.archiveiterator", "warc", "reading WARC files")
-    failed = need("warcio.exceptions", "warc", "reading WARC files").ArchiveLoadFailed
     number = -1
     with opened(source, skipped) as handle:
-        try:
-            for record in archives.ArchiveIterator(handle, no_record_parse=True):
-                if record.rec_type in _OF_NO_DOCUMENT:
-                    continue
-                number += 1
-                name = f"{source.name}:{number}"
-                headers = record.rec_headers
-                content = str(headers.get_header("Content-Type") or "").partition(";")[0].strip()
-                size = int(headers.get_header("Content-Length") or 0)
-                if record.rec_type not in _TEXT_RECORDS or content != "text/plain":
-                    skipped.add("WARC record that is not text", name, size)
-                    continue
-                if size > fields.max_bytes:
-                    skipped.add(fields.too_long, name, size)
-                    continue
-                data = record.content_stream().read(fields.max_bytes + 1)
+        while (headers := _warc_headers(handle)) is not None:
+            kind, size = headers.get("warc-type", ""), int(headers["content-length"])
+            name = f"{source.name}:{number + 1}"
+            number += kind not in _OF_NO_DOCUMENT
+            content = headers.get("content-type", "").partition(";")[0].strip()
+            is_text = kind in ("conversion", "resource") and content == "text/plain"
+            if is_text and size <= fields.max_bytes:
+                data = handle.read(size)
+                if len(data) < size:
+                    raise EOFError("the file ends inside a record")
                 known = {
-                    "url": headers.get_header("WARC-Target-URI"),
-                    "date": headers.get_header("WARC-Date"),
-                    "language": headers.get_header("WARC-Identified-Content-Language"),
+                    "url": headers.get("warc-target-uri"),
+                    "date": headers.get("warc-date"),
+                    "language": headers.get("warc-identified-content-language"),
                 }
-                metadata = _metadata(known, fields)
-                if document := _decode(data, name, skipped, known["url"], metadata):
+                metadata = keep_metadata(known, fields)
+                if document := decode(data, name, skipped, known["url"], metadata):
                     yield document
-        except failed as error:
-            skipped.add("not a WARC record: rest of file", f"{source.name} ({error})", 0, "files")
+                continue
+            if kind not in _OF_NO_DOCUMENT:
+                reason = fields.too_long if is_text else "WARC record that is not text"
+                skipped.add(reason, name, size)
+            _pass_over(handle, size)
+
+
+def _warc_headers(handle: IO[bytes]) -> dict[str, str] | None:
+    """Names, in small letters, and values of the next record's header; None at the end of the file.
+
+    Raises EOFError where what comes next is no record, so that it counts as damage.
+    """
+    lines = iter(lambda: handle.readline(_LONGEST_HEADER), b"")
+    version = next((line for line in lines if line.strip()), None)
+    if version is None:
+        return None
+    found: dict[str, str] = {}
+    size = 0
+    for line in lines if version.startswith(b"WARC/") else ():
+        size += len(line)
+        name, colon, value = line.decode("utf-8", "backslashreplace").partition(":")
+        if not line.strip() and found.get("content-length", "").isdecimal():
+            return found
+        if not colon or size > _LONGEST_HEADER:
+            break
+        found[name.strip().lower()] = value.strip()
+    raise EOFError("not a WARC record")
+
+
+def _pass_over(handle: IO[bytes], size: int) -> None:
+    """Read so many bytes and forget them."""
+    while size > 0:
+        block = handle.read(min(size, _LONGEST_HEADER))
+        if not block:
+            raise EOFError("the file ends inside a record")
+        size -= len(block)
 
 
 READERS = {
@@ -446,117 +375,3 @@ READERS = {
 
 TAGGED_FORMATS = (".jsonl", ".parquet", ".conllu")
 """Formats that can bring words with tags."""
-
-
-def from_record(
-    record: Mapping[str, Any], fields: Fields, name: str, skipped: Skipped, size: int = 0
-) -> Document | None:
-    """The document in a record of ``size`` bytes, if it can be used; ``name`` says where the record is."""
-    try:
-        identifier, metadata = _id_and_metadata(record, fields, name)
-    except RecursionError:
-        skipped.add("JSON that is nested too deeply", name, size)
-        return None
-    if fields.words_and_tags:
-        words, tags = (record.get(key) for key in fields.words_and_tags)
-        reason = _why_not_words(words, tags)
-        if not reason:
-            assert words is not None
-            assert tags is not None
-            text, where = _joined(words, tags)
-            return _checked(text, name, identifier, metadata, skipped, where)
-    else:
-        text = record.get(fields.text)
-        if isinstance(text, str):
-            return _checked(text, name, identifier, metadata, skipped)
-        reason = f"no text in field '{printable(fields.text)}'"
-    skipped.add(reason, name, size)
-    return None
-
-
-def _why_not_words(words: Any, tags: Any) -> str:
-    """Why two values are no words with their tags; "" where they are."""
-    if not (isinstance(words, list) and isinstance(tags, list)):
-        return "no list of words and of tags"
-    if len(words) != len(tags):
-        return "not as many tags as words"
-    if not all(isinstance(word, str) for word in words):
-        return "words that are not text"
-    if not all(tag is None or isinstance(tag, str) for tag in tags):
-        return "tags that are not text"
-    return ""
-
-
-def _joined(words: Sequence[str], tags: Sequence[str | None]) -> tuple[str, TaggedWords]:
-    """Words joined by spaces, and where they are; words of white space alone are left out."""
-    kept = [(" ".join(w.split()), t or "") for w, t in zip(words, tags, strict=True) if w.strip()]
-    starts, ends, at = [], [], 0
-    for word, _ in kept:
-        starts.append(at)
-        ends.append(at + len(word))
-        at = ends[-1] + 1
-    where = TaggedWords(tuple(starts), tuple(ends), tuple(tag for _, tag in kept))
-    return " ".join(word for word, _ in kept), where
-
-
-def _decode(
-    data: bytes | bytearray,
-    name: str,
-    skipped: Skipped,
-    identifier: str | None = None,
-    metadata: Metadata | None = None,
-) -> Document | None:
-    """A document from its bytes, named ``name`` if it cannot be used, ``identifier`` otherwise."""
-    try:
-        text = data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        skipped.add(_NOT_UTF8, name, len(data))
-        return None
-    return _checked(text, name, identifier or name, metadata or {}, skipped)
-
-
-def _id_and_metadata(record: Mapping[str, Any], fields: Fields, name: str) -> tuple[str, Metadata]:
-    """The document's id, which is its place ``name`` where it has none, and its metadata."""
-    given = record.get(fields.id_key) if fields.id_key else None
-    return name if given in (None, "") else _as_text(given), _metadata(record, fields)
-
-
-def _metadata(record: Mapping[str, Any], fields: Fields) -> Metadata:
-    """The fields to keep that the record has."""
-    found = {key: record.get(key) for key in fields.metadata_keys}
-    return {key: _as_text(value) for key, value in found.items() if value is not None}
-
-
-def _as_text(value: Any) -> str:
-    """A field's value as text: what is no text as JSON, lone surrogates as question marks."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    return text.encode("utf-8", "replace").decode()
-
-
-def _checked(
-    text: str,
-    name: str,
-    identifier: str,
-    metadata: Metadata,
-    skipped: Skipped,
-    words: TaggedWords | None = None,
-) -> Document | None:
-    """A document of a text, unless it holds what no tokenizer takes."""
-    if "\0" in text:
-        skipped.add("NUL character", name, len(text))
-    elif not _encodable(text):
-        skipped.add("lone surrogate", name, len(text))
-    else:
-        # Where words are known by their characters the text has no line ends to change.
-        text = text.replace("\r\n", "\n") if words is None else text
-        return Document(identifier, text, dict(metadata), words)
-    return None
-
-
-def _encodable(text: str) -> bool:
-    """False for the lone surrogates that JSON escapes can spell, and that stand for invalid bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

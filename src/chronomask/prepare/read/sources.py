@@ -29,7 +29,8 @@ from chronomask.prepare.read.files import (
     is_address,
 )
 from chronomask.prepare.read.packages import installed_versions, read_installed
-from chronomask.prepare.read.readers import READERS, TAGGED_FORMATS, Fields, from_record
+from chronomask.prepare.read.readers import READERS, TAGGED_FORMATS
+from chronomask.prepare.read.records import Fields, from_record
 from chronomask.storage import COMPRESSIONS
 from chronomask.types import Document
 
