@@ -2,10 +2,10 @@
 
 A weight matrix that multiplies a token's vector costs two operations per entry forwards and four
 backwards: 6 × entries (Kaplan et al., arXiv 2001.08361, §2.1). Embedding tables are looked up and cost
-nothing; the head costs only where something is predicted. Attention over pairs of tokens that see each
-other adds, per layer and pair, two products of the layer's width (scores and sums): 4 × width forwards,
-12 × width with the backward pass. Norms, activations, softmax and the optimiser are left out, as is
-usual: they are under two percent.
+nothing; the head, and what follows the attention of the last layer, cost only where something is
+predicted. Attention over pairs of tokens that see each other adds, per layer and pair, two products of the
+layer's width (scores and sums): 4 × width forwards, 12 × width with the backward pass. Norms, activations,
+softmax and the optimiser are left out, as is usual: they are under two percent.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from chronomask.model.config import AttentionScope
 from chronomask.model.head import HEADS
+from chronomask.model.last_layer import matrices_after_attention
 from chronomask.types import Rows
 
 __all__ = ["Flops", "Pairs", "count_flops"]
@@ -81,6 +82,8 @@ def count_flops(model: PreTrainedModel) -> Flops:
         for module in encoder.modules():
             if module in inside:
                 inside[module] = again
+    for module in matrices_after_attention(model):
+        del inside[module]  # as the head's: at predicted positions alone
     everywhere = sum(m.weight.numel() * times for m, times in inside.items())  # pyright: ignore
     head = sum(
         m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m not in inside

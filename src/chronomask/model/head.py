@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from chronomask.model.last_layer import Ending, ending_of
+
 __all__ = ["HEADS", "PADDED_SIZES", "compile_backbone", "logits_at", "padded_size", "token_losses"]
 
 Head = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -90,8 +92,18 @@ def compile_backbone(model: PreTrainedModel, backend: str = "inductor") -> None:
 
 
 @cache
-def _compile_head(head: Head, backend: str) -> Head:
-    return torch.compile(head, backend=backend, fullgraph=True, dynamic=False)
+def _compile(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
+    return torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
+
+
+@cache
+def _end_and_head(ending: Ending, head: Head) -> Callable[..., torch.Tensor]:
+    """(model, hidden states and attention's output at some positions) → logits there."""
+
+    def run(model: Any, hidden: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return head(model, ending.rest(model, hidden, context))
+
+    return run
 
 
 def logits_at(
@@ -100,23 +112,36 @@ def logits_at(
     positions: torch.Tensor,
     inputs: Mapping[str, Any],
     compiled: str | None = None,
+    *,
+    whole_layers: bool = False,
 ) -> torch.Tensor:
     """Logits [N, V] at flat ``positions`` int64 [N] of ``input_ids`` int64 [B, T].
 
     ``inputs``: further keywords of the backbone, from
     :func:`~chronomask.model.attention.backbone_inputs`. ``compiled``: the backend of
-    ``torch.compile`` that the head runs with, on positions padded to one of the :data:`PADDED_SIZES`.
+    ``torch.compile`` that all runs with; what runs at predicted positions alone is given positions padded to
+    one of the :data:`PADDED_SIZES`. ``whole_layers``: call every layer as a module and for all tokens, as
+    those must be whose parameters are gathered when they are called.
     """
     head = HEADS.get(model.config.model_type)
     if head is None:
         return model(input_ids=input_ids, **inputs).logits.flatten(0, 1).index_select(0, positions)
-    hidden = model.base_model(input_ids=input_ids, **inputs).last_hidden_state.flatten(0, 1)
-    if compiled is None:
-        return head(model, hidden.index_select(0, positions))
+    ending = None if whole_layers else ending_of(model)
+    at_positions: Callable[..., torch.Tensor]
+    if ending is None:
+        states = (model.base_model(input_ids=input_ids, **inputs).last_hidden_state,)
+        at_positions = head
+    else:
+        trunk = ending.trunk if compiled is None else _compile(ending.trunk, compiled)
+        states = trunk(model, input_ids, inputs)
+        at_positions = _end_and_head(ending, head)
     number = positions.shape[0]
-    room = padded_size(number, input_ids.numel())
-    padded = torch.nn.functional.pad(positions, (0, room - number))
-    return _compile_head(head, compiled)(model, hidden.index_select(0, padded))[:number]
+    if compiled is not None:
+        at_positions = _compile(at_positions, compiled)
+        room = padded_size(number, input_ids.numel())
+        positions = torch.nn.functional.pad(positions, (0, room - number))
+    found = (state.flatten(0, 1).index_select(0, positions) for state in states)
+    return at_positions(model, *found)[:number]
 
 
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,7 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertAttenti
 
 from chronomask.model.attention import DOCUMENTS_ATTENTION, documents_attention
 
-__all__ = ["rotate", "rotate_exactly"]
+__all__ = ["context_of", "rotate", "rotate_exactly"]
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -60,24 +60,36 @@ class _RotatedAttention(ModernBertAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As ``ModernBertAttention.forward``: [B, T, H] → [B, T, H], and no attention weights."""
         assert position_embeddings is not None
-        shape = hidden_states.shape[:-1]
-        query, key, value = (
-            x.transpose(1, 2)
-            for x in self.Wqkv(hidden_states).view(*shape, 3, -1, self.head_dim).unbind(dim=-3)
-        )
-        cos, sin = (x.unsqueeze(1) for x in position_embeddings)
-        output, _ = documents_attention(
-            self,
-            rotate(query, cos, sin),
-            rotate(key, cos, sin),
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.head_dim**-0.5,
-            sliding_window=self.sliding_window,
-            **kwargs,
-        )
-        return self.out_drop(self.Wo(output.flatten(2))), None
+        context = context_of(self, hidden_states, position_embeddings, attention_mask, **kwargs)
+        return self.out_drop(self.Wo(context)), None
+
+
+def context_of(
+    attention: ModernBertAttention,
+    hidden_states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """What the heads of a ModernBERT's attention give, [B, T, H], before the output projection."""
+    shape = hidden_states.shape[:-1]
+    query, key, value = (
+        x.transpose(1, 2)
+        for x in attention.Wqkv(hidden_states).view(*shape, 3, -1, attention.head_dim).unbind(-3)
+    )
+    cos, sin = (x.unsqueeze(1) for x in position_embeddings)
+    output, _ = documents_attention(
+        attention,
+        rotate(query, cos, sin),
+        rotate(key, cos, sin),
+        value,
+        attention_mask,
+        dropout=attention.attention_dropout if attention.training else 0.0,
+        scaling=attention.head_dim**-0.5,
+        sliding_window=attention.sliding_window,
+        **kwargs,
+    )
+    return output.flatten(2)
 
 
 def rotate_exactly(model: PreTrainedModel) -> None:

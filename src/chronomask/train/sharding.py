@@ -73,7 +73,7 @@ class _BackboneAndHead(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, positions: torch.Tensor, inputs: Mapping[str, Any]
     ) -> torch.Tensor:
-        return logits_at(self.model, input_ids, positions, inputs)
+        return logits_at(self.model, input_ids, positions, inputs, whole_layers=True)
 
 
 def layers_of(model: PreTrainedModel) -> Sequence[nn.Module]:
