@@ -22,6 +22,7 @@ from chronomask.masking.rows import RowCollator as RowCollator
 from chronomask.masking.tally import score as score
 from chronomask.prepare.config import PrepareConfig as PrepareConfig
 from chronomask.prepare.pipeline import prepare as prepare
+from chronomask.prepare.rows.classes import add_classes as add_classes
 from chronomask.runs.read import read_run as read_run
 from chronomask.runs.read import read_runs as read_runs
 from chronomask.runs.result import TaskResult as TaskResult

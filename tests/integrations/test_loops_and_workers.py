@@ -138,37 +138,20 @@ def test_row_ids_are_places_whatever_the_data_set(rows: list[dict[str, Any]]) ->
     assert plain[7]["row_id"] == 7
     assert with_row_ids(plain) is plain
 
-    class Stream(IterableDataset[dict[str, Any]]):
-        def __iter__(self) -> Any:
-            return iter(rows)
 
-    with pytest.raises(UsageError, match="stream"):
-        with_row_ids(Stream())
-
-
-def test_the_advice_for_streams_works(
+def test_rows_of_a_stream_are_known_by_their_tokens(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
 ) -> None:
-    number = "hash(tuple(row['input_ids']))"
-    stream = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=2)
-    with pytest.raises(UsageError, match="and use it as it is") as refused:
-        with_row_ids(stream)
-    advice = f"stream.map(lambda row: {{'row_id': {number}}})"
-    assert advice in str(refused.value)
-    numbered = eval(advice, {"stream": stream})
-
     class Stream(IterableDataset[dict[str, Any]]):
         def __iter__(self) -> Any:
             worker = torch.utils.data.get_worker_info()
-            mine = rows if worker is None else rows[worker.id :: worker.num_workers]
-            yield from ({**row, "row_id": eval(number, {"row": row})} for row in mine)
+            yield from rows if worker is None else rows[worker.id :: worker.num_workers]
 
-    with pytest.raises(UsageError, match="hash") as refused:
-        with_row_ids(Stream())
-    assert number in str(refused.value)
+    stream = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=2)
+    assert not any("row_id" in row for row in rows)
     collate = RowCollator(tokenizer)
     ids: list[set[int]] = []
-    for dataset in (numbered, Stream()):
+    for dataset in (with_row_ids(stream), with_row_ids(Stream())):
         for workers in (0, 2):
             context = "fork" if workers else None
             loader = DataLoader(
@@ -181,6 +164,12 @@ def test_the_advice_for_streams_works(
             ids.append({int(k) for batch in loader for k in batch["row_id"]})
     assert all(found == ids[0] for found in ids)
     assert len(ids[0]) == len({tuple(row["input_ids"]) for row in rows})
+    # as a masker numbers rows that it is given without any
+    assert ids[0] == {int(number) for number in as_rows(rows, collate=collate, progress=0.0).row_id}
+    own = [{"input_ids": [5, 6], "row_id": 3}]
+    assert next(iter(with_row_ids(iter(own))))["row_id"] == 3
+    with pytest.raises(UsageError, match=r"neither 'row_id' nor 'input_ids' \(it has text\)"):
+        next(iter(with_row_ids(iter([{"text": "a"}]))))
 
 
 def test_a_row_draws_another_ratio_in_another_epoch(

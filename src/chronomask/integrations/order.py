@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from chronomask.data.order import visits
 from chronomask.errors import UsageError
+from chronomask.masking.rows import number_of_tokens
 
 __all__ = ["KeyedLoader", "KeyedSampler", "with_row_ids"]
 
@@ -19,20 +20,15 @@ def with_row_ids(dataset: Any) -> Any:
     """The data set with a ``row_id`` per row: its place in the data set, whatever order it is read in.
 
     A Hugging Face ``datasets.Dataset`` gets a column; any other sized, indexed data set of
-    dictionaries is wrapped; one that has row ids is returned as it is. Raises UsageError for a stream:
-    its rows have no place of their own.
+    dictionaries is wrapped. The rows of a stream have no place of their own: each gets a hash of its
+    ``input_ids``, which is the same in every epoch, process and run, unless it brings a ``row_id``. What has
+    row ids is returned as it is.
     """
     columns = getattr(dataset, "column_names", None)
     if isinstance(columns, list) and "row_id" in columns:
         return dataset
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        number = "hash(tuple(row['input_ids']))"  # of whole numbers: the same in every process
-        in_a_map = f"stream.map(lambda row: {{'row_id': {number}}})"
-        raise UsageError(
-            f"{type(dataset).__name__} is a stream, whose rows have no place to be numbered by: let it "
-            "yield rows with a 'row_id' that is the same in every epoch and run, such as "
-            f"{in_a_map if hasattr(dataset, 'map') else number}, and use it as it is"
-        )
+        return dataset.map(_number) if hasattr(dataset, "map") else _NumberedStream(dataset)
     if isinstance(columns, list) and hasattr(dataset, "add_column"):
         return dataset.add_column("row_id", list(range(len(dataset))))
     return dataset if len(dataset) and "row_id" in dataset[0] else _Numbered(dataset)
@@ -49,6 +45,31 @@ class _Numbered(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {**self.dataset[index], "row_id": int(index)}
+
+
+def _number(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with a number made of its tokens, if it has none; raises UsageError for one without any."""
+    if "row_id" not in row and "input_ids" not in row:
+        raise UsageError(
+            f"a row of the stream has neither 'row_id' nor 'input_ids' (it has {', '.join(map(str, row))}): "
+            "tokenise it first"
+        )
+    return {**row} if "row_id" in row else {**row, "row_id": number_of_tokens(row["input_ids"])}
+
+
+class _NumberedStream(IterableDataset[dict[str, Any]]):
+    """A stream whose rows carry a number made of their tokens."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(_number, self.dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the stream, if it wants to know."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
 
 
 class KeyedSampler(Sampler[int]):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -228,12 +228,11 @@ def _inputs(masked: MaskedBatch) -> dict[str, Any]:
 
 
 def _number_rows(dataset: Any) -> Any:
-    if dataset is None or isinstance(dataset, IterableDataset):
-        return dataset
+    if dataset is None:
+        return None
     if isinstance(dataset, dict):
         return {name: _number_rows(part) for name, part in dataset.items()}
-    is_stream = not hasattr(dataset, "__len__")
-    return dataset if is_stream else with_row_ids(dataset)
+    return with_row_ids(dataset)
 
 
 def _refuse_unsupported(args: TrainingArguments) -> None:

@@ -25,7 +25,14 @@ from chronomask.vocabulary import vocabulary_size
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["COLUMNS", "RowCollator", "as_rows", "word_marks"]
+__all__ = [
+    "COLUMNS",
+    "RowCollator",
+    "as_rows",
+    "number_of_tokens",
+    "vocabulary_markers",
+    "word_marks",
+]
 
 BEGINS, ALONE = 1, 2
 """Marks of a token in :func:`word_marks`: begins a word; is a word by itself (punctuation)."""
@@ -298,8 +305,12 @@ def _inside_padding(ids: np.ndarray, pad_token_id: int) -> np.ndarray:
 def _content_numbers(batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """int64 [B]: a number for each row, made of its tokens without the padding."""
     rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
-    contents = (ids[there == 1].astype("<i8").tobytes() for ids, there in rows)
-    return np.array([_number_of(content) for content in contents], np.int64)
+    return np.array([number_of_tokens(ids[there == 1]) for ids, there in rows], np.int64)
+
+
+def number_of_tokens(ids: Any) -> int:
+    """A number in [0, 2⁶³) for a row without one of its own: a hash of its tokens, the same everywhere."""
+    return _number_of(np.asarray(ids).astype("<i8").tobytes())
 
 
 def _epoch_of(progress: float) -> int:
@@ -334,7 +345,7 @@ def word_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 def _read_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
     """:func:`word_marks`; None for a vocabulary that marks neither."""
-    continuation, beginning = _markers(tokenizer)
+    continuation, beginning = vocabulary_markers(tokenizer)
     if not continuation and not beginning:
         return None
     marks = np.full(vocabulary_size(tokenizer), BEGINS, np.uint8)
@@ -350,7 +361,7 @@ def _read_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
     return marks
 
 
-def _markers(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+def vocabulary_markers(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """What a continuation starts with, and what a word beginning starts with; "" = no such mark."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
