@@ -27,7 +27,7 @@ _HOMES = {
     "chronomask.masking.rows": ("RowCollator",),
     "chronomask.masking.tally": ("score",),
     "chronomask.prepare.config": ("PrepareConfig",),
-    "chronomask.prepare.rows.classes": ("add_classes",),
+    "chronomask.prepare.classes": ("add_classes",),
     "chronomask.runs.read": ("read_run", "read_runs"),
     "chronomask.runs.result": ("TaskResult",),
     "chronomask.show.show": ("inspect_text",),

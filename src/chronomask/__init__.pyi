@@ -20,9 +20,9 @@ from chronomask.masking.config import MaskingConfig as MaskingConfig
 from chronomask.masking.masker import Masker as Masker
 from chronomask.masking.rows import RowCollator as RowCollator
 from chronomask.masking.tally import score as score
+from chronomask.prepare.classes import add_classes as add_classes
 from chronomask.prepare.config import PrepareConfig as PrepareConfig
 from chronomask.prepare.pipeline import prepare as prepare
-from chronomask.prepare.rows.classes import add_classes as add_classes
 from chronomask.runs.read import read_run as read_run
 from chronomask.runs.read import read_runs as read_runs
 from chronomask.runs.result import TaskResult as TaskResult

@@ -16,9 +16,9 @@ from chronomask.errors import UsageError
 from chronomask.integrations.order import with_row_ids
 from chronomask.masking.masker import Masker
 from chronomask.masking.rows import RowCollator
+from chronomask.prepare.classes import add_classes, spell
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.rows.annotate import Annotator
-from chronomask.prepare.rows.classes import add_classes, spell
 from chronomask.prepare.tokenizer import load_backend
 from chronomask.prepare.words.unicode import UnicodeWords
 from chronomask.types import UPOS_CLASSES
@@ -97,7 +97,7 @@ def test_spelled_tokens_are_the_text(
     assert spans.shape == (len(ids), 2)
     assert (spans[1:, 0] >= spans[:-1, 1]).all()
     if tokenizer.unk_token_id not in ids:
-        decoded = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        decoded = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         assert "".join(text.split()) == "".join(decoded.split())
 
 
@@ -105,7 +105,7 @@ def test_a_masker_takes_them_in_every_shape(tokenizer: PreTrainedTokenizerFast) 
     rows = datasets.Dataset.from_list(
         [{"input_ids": tokenizer(text).input_ids} for text in TEXTS[:2]]
     )
-    both = add_classes(datasets.DatasetDict(train=rows, test=rows), tokenizer)
+    both = add_classes(datasets.DatasetDict({"train": rows, "test": rows}), tokenizer)
     assert isinstance(both, datasets.DatasetDict)
     names = both["train"].features["token_class"].feature.names
     weights = {"kind": "fixed", "weights": {"NOUN": 1.0, "VERB": 0.0}}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chronomask.errors import UsageError
+from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Tagger, WordFinder, tagger_of_text
 
@@ -76,8 +77,6 @@ def _map_over(dataset: Any, mark: _Mark, names: Sequence[str], options: dict[str
 
 def _tagger_of(value: Tagger | Mapping[str, Any] | str) -> Tagger:
     """A tagger from its name or its keys; raises :class:`UsageError`."""
-    from chronomask.prepare.config import PrepareConfig
-
     if isinstance(value, Tagger):
         return value
     keys = {"sources": ["none"], "tagger": tagger_of_text(value)}
