@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chronomask.report.comparison import in_unit
+from chronomask.report.comparison import in_unit, mean_text, unit_of
 from chronomask.report.drawing import ArmLine
 from chronomask.report.figures import FEW_PREDICTIONS, predicted_tokens, training_loss
 from chronomask.runs.read import Run, Series, read_run
@@ -57,3 +57,10 @@ def test_squad_is_in_per_cent_already() -> None:
     assert in_unit({"task": "squad", "family": "squad", "metric": "f1"}, 22.4) == 22.4
     assert in_unit({"quantity": "squad", "metric": "f1"}, 22.4) == 22.4
     assert in_unit({"quantity": "mrpc", "metric": "f1"}, 0.5) == 50
+    # A task of somebody's own says what its numbers are, whatever its family and metric are called.
+    assert (
+        in_unit({"task": "own", "family": "own", "metric": "f1", "unit": "percent"}, 22.4) == 22.4
+    )
+    assert in_unit({"task": "own", "family": "own", "metric": "rank", "unit": "places"}, 3.5) == 3.5
+    assert unit_of({"task": "own", "metric": "rank", "unit": "places"}) == "rank, places"
+    assert mean_text({"task": "own", "metric": "bits", "unit": "bits"}, 1.25) == "1.250"

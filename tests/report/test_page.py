@@ -36,14 +36,15 @@ def page(out: Path) -> str:
 
 def test_page_is_one_file_without_requests(page: str) -> None:
     bare = page.replace('xmlns="http://www.w3.org/2000/svg"', "")
-    assert not re.search(r"https?:|//[a-z]|@import|<script|<link rel=\"stylesheet|src=", bare)
+    assert not re.search(r"https?:|//[a-z]|@import|<script[^>]|<link rel=\"stylesheet|src=", bare)
     urls = set(re.findall(r'href="([^"#][^"]*)"', bare))
     assert all(url.startswith(("data:", "csv/")) for url in urls)
 
 
 def test_every_panel_is_xml_and_ids_are_unique(page: str) -> None:
     panels = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(panels) == 4 + 2 + 1 + 1 + 4 + 2 + 4 + 2 + 2
+    # Tokens seen and seconds are multiples of steps here, and would be the same panel again.
+    assert len(panels) == 2 + 2 + 1 + 1 + 4 + 2 + 4 + 2 + 2
     for panel in panels:
         root = ElementTree.fromstring(panel)
         assert root.get("aria-label")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chronomask.report.comparison import verdict
 from chronomask.report.sentences import answer, difference_sentences, findings, reach_sentences
+from chronomask.runs.read import Run, Series
 from tests.support.comparisons import comparison, reach, task
 
 
@@ -142,3 +145,53 @@ def test_ranges_speak_of_the_arms_they_count() -> None:
         arm["masked_tokens"] = tokens
     text = " ".join(findings(made, {}))
     assert "2 arms predict more tokens than the baseline (1.20 to 1.50 times as many)" in text
+
+
+def _contrast(low: float, high: float, p: float) -> dict[str, Any]:
+    """A declared contrast with its interval."""
+    return {
+        "arm": "a", "other": "base", "difference": (low + high) / 2, "difference_low": low,
+        "difference_high": high, "p": p, "p_holm": p, "by_unit": [], "detectable": 0.05,
+    }  # fmt: skip
+
+
+def test_declared_contrasts_are_the_answer() -> None:
+    loss = task("validation_loss", {"a": (-0.3, -0.1)})
+    made = comparison([loss | {"contrasts": [_contrast(-0.3, -0.1, 0.01)]}])
+    made |= {"contrasts": [["a", "base"]]}
+    assert answer(made).startswith("On the validation loss “a” is better than “base” by 0.200 nats")
+    assert "0.100 to 0.300; p 0.01" in answer(made)
+    (left,) = [sentence for sentence in findings(made, {}) if "Holm" in sentence]
+    assert "over the declared contrasts (1), 1 remains" in left
+    made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5), _contrast(0.1, 0.2, 0.1)]
+    assert "“base” is better than “a” by 0.150 nats" in answer(made)
+    assert answer(made).endswith("1 of the 2 declared pairs is not told apart.")
+    made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5)]
+    assert "none of the 1 declared pairs of arms is told apart" in answer(made)
+    assert "would have shown a difference of 0.050 nats" in answer(made)
+
+
+def test_the_headline_is_the_mean_of_the_yardsticks() -> None:
+    losses = [
+        task("validation_loss", {"a": (0.1, 0.2)}),
+        task("validation_loss", {"a": (-0.2, -0.1)}),
+    ]
+    losses[1]["task"] = "mean_loss"
+    made = comparison(losses)
+    assert "“a” ended best: its mean loss of five yardsticks" in answer(made)
+    assert answer(made).endswith("It predicted 2.00 times as many tokens.")
+
+
+def test_an_arm_that_ends_far_from_the_yardstick_is_pointed_out() -> None:
+    made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
+
+    def run(name: str, ratio: float) -> Run:
+        metrics = Series({"step": np.array([1.0]), "masking_ratio": np.array([ratio])}, {})
+        validation = Series({"step": np.array([1.0]), "masking_ratio": np.array([0.15])}, {})
+        return Run(Path(), name, {}, metrics, validation, None, {}, ())
+
+    said = " ".join(findings(made, {0: run("base", 0.15), 1: run("a", 0.02)}))
+    assert "“a” (2.0 %) ended at another ratio" in said
+    assert "“base” (15.0 %)" not in said
+    said = " ".join(findings(made, {0: run("base", 0.15), 1: run("a", 0.17)}))
+    assert "ended at another ratio" not in said

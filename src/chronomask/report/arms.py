@@ -122,10 +122,10 @@ def arms_table(arms: Mapping[str, Sequence[Run]]) -> str:
 def mean_ratios(metrics: Series) -> tuple[float, float]:
     """Mean ratio asked, and tokens predicted over tokens that may be, of a run; NaN where not logged.
 
-    A line holds the ratios of its own step, and under a schedule the last of many steps is not their
-    mean: it is read on straight lines between the logged steps. How many tokens may be predicted is
-    not logged; their share of all tokens hardly differs between windows of lines, so it is the median
-    over windows of predicted per token over the mean achieved ratio.
+    A line holds the ratio of its own step, and under a schedule the last of many steps is not their mean:
+    it is read on straight lines between the logged steps. Tokens that may be predicted are logged. Of runs
+    made before they were, their share of all tokens, which hardly differs between windows of lines, is the
+    median over windows of predicted per token over the mean achieved ratio.
     """
     step = metrics["step"]
     tokens, predicted = (
@@ -136,6 +136,8 @@ def mean_ratios(metrics: Series) -> tuple[float, float]:
     )
     there = np.isfinite(asked) & (tokens > 0)
     mean_asked = np.average(asked[there], weights=tokens[there]) if there.any() else np.nan
+    if (maskable := metrics.last("maskable_tokens")) > 0:
+        return float(mean_asked), metrics.last("masked_tokens") / maskable
     all_tokens, all_predicted = metrics.last("tokens_seen"), metrics.last("masked_tokens")
     if all_predicted == 0:
         return float(mean_asked), 0.0

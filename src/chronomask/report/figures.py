@@ -70,7 +70,8 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
     """
     own = {name: k for name, k in arms.items() if name in curve["arms"]}
     axes = [axis for axis in AXIS_NAMES if any(_has(curve["arms"][name], axis) for name in own)]
-    panels = [_cost_panel(curve, own, axis) for axis in axes]
+    drawn = [axis for k, axis in enumerate(axes) if not _same_axis(curve, own, axes[:k], axis)]
+    panels = [_cost_panel(curve, own, axis) for axis in drawn]
     extra = ["accuracy"] if curve["quantity"] == LOSS else []
     rows: list[Row] = []
     for name in own:
@@ -338,6 +339,20 @@ def ratio_text(ratios: Iterable[float]) -> str:
 
 def _legend_of_runs(runs: Mapping[int, Run]) -> tuple[LegendEntry, ...]:
     return arm_legend({run.name: k for k, run in runs.items()})
+
+
+def _same_axis(curve: Numbers, arms: Iterable[str], before: Sequence[str], axis: str) -> bool:
+    """Whether an axis is a multiple of one before it, for all arms alike: then its panel is the same."""
+    for other in before:
+        shares = [
+            np.divide(_floats(own[axis])[1:], _floats(own[other])[1:])
+            for name in arms
+            if _has(own := curve["arms"][name], axis) and _has(own, other)
+        ]
+        found = np.concatenate(shares) if shares else np.empty(0)
+        if found.size and np.isfinite(found).all() and np.ptp(found) < 0.005 * abs(found.mean()):
+            return True
+    return False
 
 
 def _cost_panel(curve: Numbers, arms: Mapping[str, int], axis: str) -> str:

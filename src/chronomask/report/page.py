@@ -23,6 +23,7 @@ from chronomask.report.comparison import (
     difference_text,
     duration,
     flatten,
+    in_unit,
     interval_text,
     mean_text,
     percent,
@@ -96,6 +97,7 @@ def write_page(study: Numbers, runs: Mapping[str, Sequence[Run]], out: Path) -> 
         arms_download=_arms_csv(out, study),
         runs_download=_runs_csv(out, arms, runs),
         overview=_overview(study, arms),
+        contrasts=_contrasts_table(study),
         tasks=[_task_table(task, study, arms) for task in study["tasks"]],
         tasks_download=_tasks_csv(out, study) if study["tasks"] else None,
         smallest_p=study["smallest_p"],
@@ -246,7 +248,53 @@ def _overview(study: Numbers, arms: Mapping[str, int]) -> Numbers:
             )
         rows.append({"legend": _mark(arms, name), "cells": cells})
     headings = [{"title": task_title(task), "unit": unit_of(task)} for task in study["tasks"]]
+    _with_glue_mean(headings, rows, study)
     return {"headings": headings, "rows": rows}
+
+
+def _with_glue_mean(headings: list[Numbers], rows: list[Numbers], study: Numbers) -> None:
+    """Add a column with the mean of the GLUE tasks, where there are several."""
+    glue = [task for task in study["tasks"] if task.get("family") == "glue"]
+    if len(glue) < 2:
+        return
+    means = {}
+    for row in rows:
+        name = row["legend"].text
+        values = [
+            in_unit(task, task["arms"][name]["mean"]) for task in glue if name in task["arms"]
+        ]
+        means[name] = sum(values) / len(values) if len(values) == len(glue) else None
+    best = max((round(mean, 1) for mean in means.values() if mean is not None), default=None)
+    headings.append({"title": "GLUE mean", "unit": f"of {len(glue)} tasks, ×100"})
+    for row in rows:
+        mean = means[row["legend"].text]
+        text = ABSENT if mean is None else f"{mean:.1f}"
+        marked = "best" if mean is not None and round(mean, 1) == best and len(rows) > 1 else ""
+        row["cells"].append({"mean": text, "range": "", "classes": marked, "sign": ""})
+
+
+def _contrasts_table(study: Numbers) -> list[Numbers]:
+    """Every declared contrast on every task: what was found, and what these seeds would have shown."""
+    return [
+        {
+            "pair": f"{one['arm']} − {one['other']}",
+            "task": task_title(task),
+            "unit": unit_of(task),
+            "sign": _SIGNS.get(verdict(task, one), ""),
+            "classes": verdict(task, one),
+            "cells": [
+                difference_text(task, one["difference"]),
+                interval_text(task, one["difference_low"], one["difference_high"], sign=True),
+                _p_text(one["p"]),
+                _p_text(one.get("p_holm")),
+                ABSENT
+                if one["detectable"] is None
+                else difference_text(task, one["detectable"]).lstrip("+"),
+            ],
+        }
+        for task in study["tasks"]
+        for one in task.get("contrasts", ())
+    ]
 
 
 def _best(task: Numbers) -> set[str]:

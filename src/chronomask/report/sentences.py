@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from chronomask.report.classes import CONTENT, FUNCTION, group_mean
 from chronomask.report.comparison import (
     LOSS,
+    MEAN_LOSS,
     Numbers,
     difference_text,
     interval_text,
@@ -28,15 +29,22 @@ from chronomask.runs.read import Run
 __all__ = ["answer", "difference_sentences", "findings", "reach_sentences"]
 
 _MOST_NAMED = 4
+_NAMES = {LOSS: "validation loss", MEAN_LOSS: "mean loss of five yardsticks"}
+_FAR = 0.05
+"""How far from the ratio of validation an arm's last ratio lies where that is said."""
 _OF_THE_MODEL = ("intrinsic", "probe", "blimp")
 """Families that measure a model as it is; others train it for a task."""
 
 
 def answer(study: Numbers) -> str:
     """The page's first sentence: which arm ended best, and whether the seeds carry it."""
-    task = next((task for task in study["tasks"] if task["task"] == LOSS), None)
+    losses = {task["task"]: task for task in study["tasks"]}
+    task = losses.get(MEAN_LOSS, losses.get(LOSS))
     if task is None:
         return _answer_without_loss(study)
+    if task.get("contrasts"):
+        return _answer_of_contrasts(task, study)
+    named = _NAMES[task["task"]]
     baseline, arms = study["baseline"], task["arms"]
     own = arms[baseline]
     others = {name: numbers for name, numbers in arms.items() if name != baseline}
@@ -49,34 +57,34 @@ def answer(study: Numbers) -> str:
             "" if right is None or right != right else f"; {percent(right)} of the tokens are right"
         )
         return (
-            f"“{baseline}” ended with a validation loss of {own['mean']:.3f} nats per predicted "
+            f"“{baseline}” ended with a {named} of {own['mean']:.3f} nats per predicted "
             f"token{over}{share}."
         )
     verdicts = {name: verdict(task, numbers) for name, numbers in others.items()}
     lowest = min(arms, key=lambda name: arms[name]["mean"])
     if set(verdicts.values()) == {"unknown"}:
-        return _lowest_of_one_seed(arms, lowest, baseline)
+        return _lowest_of_one_seed(arms, lowest, baseline, named)
     better = [name for name in others if verdicts[name] == "better"]
     if better:
         best = min(better, key=lambda name: others[name]["mean"])
         low, high = (-others[best][f"difference_{end}"] for end in ("high", "low"))
         return (
-            f"“{best}” ended best: its validation loss of {others[best]['mean']:.3f} nats per predicted "
+            f"“{best}” ended best: its {named} of {others[best]['mean']:.3f} nats per predicted "
             f"token is {-others[best]['difference']:.3f} lower than that of “{baseline}” (95 % interval "
-            f"of the difference {low:.3f} to {high:.3f})."
+            f"of the difference {low:.3f} to {high:.3f}).{_labels_of(best, study)}"
         )
     if lowest == baseline:
         worse = sum(found == "worse" for found in verdicts.values())
         certain = f" of {len(others)} intervals of the differences, {worse or 'none'}"
         return (
-            f"No arm ended better than “{baseline}”, whose validation loss is {own['mean']:.3f} nats per "
+            f"No arm ended better than “{baseline}”, whose {named} is {own['mean']:.3f} nats per "
             f"predicted token;{certain} {'excludes' if worse < 2 else 'exclude'} zero."
         )
     gap = interval_text(
         task, others[lowest]["difference_low"], others[lowest]["difference_high"], sign=True
     )
     return (
-        f"No arm is shown to be better than “{baseline}”: “{lowest}” has the lowest validation loss, "
+        f"No arm is shown to be better than “{baseline}”: “{lowest}” has the lowest {named}, "
         f"{others[lowest]['mean']:.3f} nats per predicted token, and the 95 % interval of its difference "
         f"({gap}) includes zero."
     )
@@ -85,13 +93,14 @@ def answer(study: Numbers) -> str:
 def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     """What was done, what came out, and how far it carries, a finding each; ``runs``: arms' mean runs."""
     loss = [task for task in study["tasks"] if task["task"] == LOSS]
-    others = [task for task in study["tasks"] if task["task"] != LOSS]
+    losses = [task for task in study["tasks"] if task["task"] in _NAMES]
+    others = [task for task in study["tasks"] if task["task"] not in _NAMES]
     of_model = [task for task in others if task["family"] in _OF_THE_MODEL]
     downstream = [task for task in others if task["family"] not in _OF_THE_MODEL]
     several = len([arm for arm in study["arms"] if arm["runs"]]) > 1
     one_seed = all(len(arm["runs"]) <= 1 for arm in study["arms"])
     groups = [[_what_ran(study)], _loss_range(loss)]
-    groups += [difference_sentences([task], study["baseline"]) for task in loss if not one_seed]
+    groups += [difference_sentences([task], study["baseline"]) for task in losses if not one_seed]
     if downstream:
         on = f"the {len(downstream)} downstream tasks" if len(downstream) > 1 else ""
         groups.append(difference_sentences(downstream, study["baseline"], on))
@@ -106,6 +115,7 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
         groups.append(reach_sentences(study))
     if several:
         groups.append(_labels(study))
+        groups.append(_far_from_yardstick(study, runs))
     sentences = [" ".join(group) for group in groups if group]
     sentences += _classes(runs)
     if not several and one_seed:
@@ -231,7 +241,42 @@ def _answer_without_loss(study: Numbers) -> str:
     return "The baseline is not finished, so there is nothing to compare yet."
 
 
-def _lowest_of_one_seed(arms: Mapping[str, Numbers], lowest: str, baseline: str) -> str:
+def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
+    """What the declared contrasts say of the headline: those that are told apart, and how many are not."""
+    told = []
+    for one in task["contrasts"]:
+        if verdict(task, one) == "open":
+            continue
+        lower = one["difference"] < 0
+        best, other = (one["arm"], one["other"]) if lower else (one["other"], one["arm"])
+        low, high = sorted(abs(one[f"difference_{end}"]) for end in ("low", "high"))
+        told.append(
+            f"“{best}” is better than “{other}” by {abs(one['difference']):.3f} nats (95 % interval "
+            f"{low:.3f} to {high:.3f}; p {one['p_holm']:.2g} after Holm’s correction)"
+        )
+    number = len(task["contrasts"])
+    named = _NAMES[task["task"]]
+    if not told:
+        least = max(one["detectable"] for one in task["contrasts"])
+        return (
+            f"On the {named} none of the {number} declared pairs of arms is told apart; these seeds would "
+            f"have shown a difference of {least:.3f} nats."
+        )
+    rest = number - len(told)
+    more = f" {rest} of the {number} declared pairs {'is' if rest == 1 else 'are'} not told apart."
+    return f"On the {named} {join_words(_first(told))}.{more if rest else ''}"
+
+
+def _labels_of(name: str, study: Numbers) -> str:
+    """That an arm predicted more or fewer tokens than the baseline, as a sentence; empty if it did not."""
+    counts = {arm["name"]: arm.get("masked_tokens") for arm in study["arms"]}
+    own, theirs = counts.get(name), counts.get(study["baseline"])
+    if not own or not theirs or abs(own / theirs - 1) <= 0.02:
+        return ""
+    return f" It predicted {own / theirs:.2f} times as many tokens."
+
+
+def _lowest_of_one_seed(arms: Mapping[str, Numbers], lowest: str, baseline: str, named: str) -> str:
     loss = arms[lowest]["mean"]
     if lowest == baseline:
         following = min(
@@ -241,7 +286,7 @@ def _lowest_of_one_seed(arms: Mapping[str, Numbers], lowest: str, baseline: str)
     else:
         gap = f"{arms[baseline]['mean'] - loss:.3f} below the baseline “{baseline}”"
     return (
-        f"“{lowest}” ended with the lowest validation loss, {loss:.3f} nats per predicted token, {gap}; "
+        f"“{lowest}” ended with the lowest {named}, {loss:.3f} nats per predicted token, {gap}; "
         "with one seed each this is no evidence."
     )
 
@@ -255,7 +300,7 @@ def _what_ran(study: Numbers) -> str:
     if lengths:
         span = f"{lengths[0]:,}" if len(lengths) == 1 else f"{lengths[0]:,} to {lengths[-1]:,}"
         steps = f" for {span} steps"
-    names = [task_title(task) for task in study["tasks"] if task["task"] != LOSS]
+    names = [task_title(task) for task in study["tasks"] if task["task"] not in _NAMES]
     tasks = f", and evaluated on {join_words(names)}" if names else ""
     if len(arms) == 1:
         seeds = "" if counts == [1] else f" with {counts[0]} seeds"
@@ -289,15 +334,16 @@ def _tests(study: Numbers) -> list[str]:
     tested = [
         (task, arm, numbers)
         for task in study["tasks"]
-        for arm, numbers in task["arms"].items()
+        for arm, numbers in _tested(task, declared=bool(study.get("contrasts")))
         if numbers.get("p_holm") is not None
     ]
     if not tested:
         return []
     left = [item for item in tested if item[2]["p_holm"] <= 0.05]
+    over = "the declared contrasts" if study.get("contrasts") else "all comparisons"
     if left:
         return [
-            f"After Holm’s correction over all comparisons ({len(tested)}), "
+            f"After Holm’s correction over {over} ({len(tested)}), "
             f"{len(left)} {'remain' if len(left) > 1 else 'remains'} at 5 %: {_name_hits(left)}."
         ]
     if study["smallest_p"] > 0.05:
@@ -306,9 +352,38 @@ def _tests(study: Numbers) -> list[str]:
             f"{study['smallest_p']:.2g}. About one in twenty of such intervals misses the truth by chance, "
             f"and there are {len(tested)} here."
         ]
-    return [
-        f"After Holm’s correction over all comparisons ({len(tested)}), no difference remains at 5 %."
+    return [f"After Holm’s correction over {over} ({len(tested)}), no difference remains at 5 %."]
+
+
+def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
+    """That arms ended at another ratio than the loss is measured at, which favours those near it."""
+    ratios = {run.validation.last("masking_ratio") for run in runs.values() if len(run.validation)}
+    if len(ratios) != 1:
+        return []
+    (measured,) = ratios
+    far = [
+        f"“{run.name}” ({percent(last)})"
+        for run in runs.values()
+        if abs((last := run.metrics.last("masking_ratio")) - measured) > _FAR
     ]
+    if not far:
+        return []
+    company = (
+        "the mean of the yardsticks does not"
+        if any(task["task"] == MEAN_LOSS for task in study["tasks"])
+        else "read it beside a measure of another kind"
+    )
+    return [
+        f"The validation loss is measured at {percent(measured)}, and {join_words(_first(far))} ended at "
+        f"another ratio: a loss at one ratio favours arms that end near it; {company}."
+    ]
+
+
+def _tested(task: Numbers, *, declared: bool) -> list[tuple[str, Numbers]]:
+    """What is tested on a task: the declared contrasts, or every arm against the baseline."""
+    if declared:
+        return [(f"{one['arm']} − {one['other']}", one) for one in task["contrasts"]]
+    return list(task["arms"].items())
 
 
 def _labels(study: Numbers) -> list[str]:

@@ -107,7 +107,7 @@ def _rates(study: Study) -> tuple[float | None, dict[str, float]]:
 
 
 def _power_in_words(study: Study) -> list[str]:
-    """The smallest difference of each measure, for one test and for the first of all under Holm's correction."""
+    """The smallest difference of each measure, by itself and as the first under Holm’s correction."""
     number = len(study.config.seeds)
     if number < 2:
         return ["power: one seed gives no interval, so no difference can be shown"]
