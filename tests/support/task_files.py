@@ -17,7 +17,7 @@ TAGS = {"baco": "NOUN", "difu": "VERB", "gahe": "ADJ", ".": "PUNCT", "limo": "DE
 
 
 def write_task_files(folder: Path, data: PreparedData) -> None:
-    """GLUE, SQuAD, BLiMP, a treebank, held-out rows and a text, each in the folder of its family."""
+    """GLUE, SQuAD, BLiMP, a treebank, entities, held-out rows and a text, by family."""
     write_glue(folder / "glue")
     asked = [
         ("the film was warm", [("what was warm?", "film")]),
@@ -29,6 +29,9 @@ def write_task_files(folder: Path, data: PreparedData) -> None:
     (folder / "probe").mkdir()
     for part, number in (("train", 30), ("test", 10)):
         (folder / "probe" / f"xx-ud-{part}.conllu").write_text(treebank(number, seed=number))
+    (folder / "ner").mkdir()
+    for part, number in (("train", 30), ("dev", 10)):
+        (folder / "ner" / f"{part}.conll").write_text(labelled(number, seed=number))
     shutil.copytree(data.path, folder / "intrinsic")
     (folder / "intrinsic" / "text.txt").write_text("\n".join(made_up_text(2)))
 
@@ -59,3 +62,16 @@ def treebank(number: int, seed: int) -> str:
             out.append("\t".join(map(str, columns)))
         out.append("")
     return "\n".join(out) + "\n"
+
+
+def labelled(number: int, seed: int) -> str:
+    """Sentences of CoNLL-2003's shape: every "baco" is a place, every "difu gahe" a person."""
+    random = np.random.default_rng(seed)
+    lines = ["-DOCSTART- -X- O O", ""]
+    for _ in range(number):
+        for word in random.choice(["baco", "limo", "difu gahe"], 4):
+            marks = {"baco": ["B-LOC"], "limo": ["O"], "difu gahe": ["B-PER", "I-PER"]}[word]
+            pairs = zip(word.split(), marks, strict=True)
+            lines += [f"{piece} NN I-NP {mark}" for piece, mark in pairs]
+        lines.append("")
+    return "\n".join(lines)

@@ -72,6 +72,7 @@ _TITLES = {
     "wnli": "WNLI",
     "squad": "SQuAD",
     "blimp": "BLiMP",
+    "ner": "named entities",
     "upos_probe": "UPOS probe",
 }
 _METRICS = {"mcc": "MCC", "f1": "F1", "em": "EM", "loss": "nats"}

@@ -14,6 +14,7 @@ from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks.blimp import BlimpTask
 from chronomask.evaluate.tasks.glue import FORMATS, GlueTask
 from chronomask.evaluate.tasks.intrinsic import MaskedLossTask, PseudoPerplexityTask
+from chronomask.evaluate.tasks.ner import EntityTask
 from chronomask.evaluate.tasks.probe import ProbeTask
 from chronomask.evaluate.tasks.squad import SquadTask
 
@@ -122,6 +123,7 @@ for _task in (
     *map(GlueTask, FORMATS),
     SquadTask(),
     BlimpTask(),
+    EntityTask(),
     ProbeTask(),
     MaskedLossTask(),
     PseudoPerplexityTask(),

@@ -2,8 +2,9 @@
 
 Yang, Zhang and Zhao (ACL 2023, arXiv 2208.10806) and their public code, step by step: shuffle the
 words of a row; walk once; skip a word whose pieces would exceed the budget round(ratio · length)
-(at least 1; specials count in the length, padding does not); accept it with the weight of its class; stop when the
-budget is full. Kept for reproduction; :mod:`chronomask.masking.select.exact` is what to train with.
+(at least 1; specials count in the length, padding does not); accept it with the weight of its class;
+stop when the budget is full. Kept for reproduction; :mod:`chronomask.masking.select.exact` is what to
+train with.
 """
 
 from __future__ import annotations

@@ -1,0 +1,384 @@
+"""Named entities and any other labelled spans of words: fine-tuning a head on every word's first token.
+
+Files are those of CoNLL-2003 (Tjong Kim Sang and De Meulder, CoNLL 2003) or any of its shape: a word a
+line, its label in the last column, an empty line after each sentence. Labels are ``O``, ``B-TYPE`` and
+``I-TYPE`` (IOB1 or IOB2), also with ``E-`` and ``S-`` (IOBES). The score is the micro-averaged F1 of whole
+entities, found as the shared task's script ``conlleval`` finds them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from chronomask.errors import DataError, UsageError, nearest, shown
+from chronomask.evaluate.batches import Encoded, end_to_end
+from chronomask.evaluate.finetune import (
+    AtLeastOne,
+    FineTunedTask,
+    FineTuning,
+    Loss,
+    Part,
+    Positive,
+    outputs,
+)
+from chronomask.evaluate.subject import Subject
+from chronomask.evaluate.task import files_in, folder_of
+from chronomask.runs.result import TaskResult
+from chronomask.storage import files_sha256, read_lines
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+__all__ = ["Entity", "EntityTask", "Ner", "Tagged", "entities", "entity_files", "read_tagged"]
+
+_ENDS = tuple(
+    f"{ending}{packed}"
+    for ending in (".txt", ".conll", ".bio", ".iob2", ".tsv")
+    for packed in ("", ".gz", ".xz")
+)
+_PARTS = {"train": ("train",), "dev": ("dev", "valid", "testa"), "test": ("test", "testb")}
+"""How the names of a part's files end, before the ending."""
+_OUTSIDE = "O"
+
+
+class Entity(NamedTuple):
+    """Words ``first`` to ``last``, both included, of one type."""
+
+    kind: str
+    first: int
+    last: int
+
+
+class Ner(FineTuning):
+    """The recipe; rate and epochs are those of Devlin et al. (NAACL 2019) for named entities."""
+
+    learning_rate: Positive = 5e-5
+    """peak of the learning rate"""
+    epochs: AtLeastOne = 3
+    """passes over the training data"""
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """tokens of a row, special ones included; a longer sentence is cut into rows between words"""
+    part: Literal["dev", "test"] = "dev"
+    """the part that is scored"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """N sentences: their words, each with its label."""
+
+    words: list[list[str]]
+    labels: list[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def take(self, index: NDArray[np.int64]) -> Tagged:
+        """Some of the sentences, in the order of ``index``."""
+        return Tagged([self.words[i] for i in index], [self.labels[i] for i in index])
+
+
+@dataclass(frozen=True, slots=True)
+class WordRows(Encoded):
+    """Rows of tokens, and where words begin in them."""
+
+    word: NDArray[np.int64]
+    """shape of ``ids``: the word that begins at a token, counted over all sentences, or −1"""
+
+
+class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
+    """F1 of entities, and of each type."""
+
+    name = "ner"
+    family = "ner"
+    head = "AutoModelForTokenClassification"
+
+    def __init__(self, config: Ner | None = None) -> None:
+        super().__init__(config or Ner())
+        self._names: tuple[str, ...] = ()
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """One output for each label of the training part."""
+        return {"num_labels": len(self._names)}
+
+    def data_sha256(self, task_data: Path) -> str:
+        """Of the two files."""
+        return files_sha256(entity_files(task_data, self.config.part))
+
+    def check(self, model: Subject, task_data: Path) -> None:
+        """Read both parts; raises UsageError or DataError."""
+        super().check(model, task_data)
+        if not model.tokenizer.is_fast:
+            raise UsageError(
+                f"the tokenizer of {model.name} gives no character offsets, which find a word's "
+                "pieces: save it as a fast tokenizer (tokenizer.json)"
+            )
+
+    def read(self, task_data: Path) -> tuple[Tagged, dict[str, Tagged]]:
+        """The sentences of the training part, and of the part that is scored."""
+        files = entity_files(task_data, self.config.part)
+        train, scored = (read_tagged(file) for file in files)
+        self._names = tuple(sorted({label for row in train.labels for label in row}))
+        for label in sorted({label for row in scored.labels for label in row} - {*self._names}):
+            raise DataError(
+                f"{files[1]} has the label {shown(label)}, which {files[0]} never has; "
+                f"{nearest(label, self._names)}"
+            )
+        return train, {self.config.part: scored}
+
+    def encode(self, model: Subject, examples: Tagged) -> WordRows:
+        """Rows of at most ``max_length`` tokens; every word has its first token in one of them."""
+        rows, words = [], []
+        for ids, word in _rows_of(model.tokenizer, examples.words, self.config.max_length):
+            rows.append(ids)
+            words.append(word)
+        encoded = end_to_end(rows, None, model.tokenizer)
+        return WordRows(
+            encoded.ids, None, encoded.bounds, encoded.pad_token_id, np.concatenate(words)
+        )
+
+    def groups(self, examples: Tagged) -> NDArray[np.int64]:
+        """Each sentence by itself."""
+        return np.arange(len(examples))
+
+    def loss(self, part: Part[Tagged, WordRows], device: torch.device) -> Loss:
+        """Mean cross entropy over the first tokens of words."""
+        import torch
+        from torch.nn import functional
+
+        labels = self._numbers(part)
+
+        def loss_of(
+            output: Any, inputs: dict[str, torch.Tensor], index: torch.Tensor
+        ) -> torch.Tensor:
+            places, at = _first_tokens(part.encoded, index.cpu().numpy())
+            target = torch.from_numpy(labels[at]).to(device)
+            logits = output.logits.float().flatten(0, 1)[torch.from_numpy(places).to(device)]
+            return functional.cross_entropy(logits, target)
+
+        return loss_of
+
+    def answers(
+        self, model: PreTrainedModel, part: Part[Tagged, WordRows], label: str, progress: bool
+    ) -> list[list[str]]:
+        """The most likely label of each word."""
+        # A word that the tokenizer drops is in no entity.
+        outside = self._names.index(_OUTSIDE) if _OUTSIDE in self._names else 0
+        found = np.full(sum(map(len, part.examples.words)), outside)
+        for index, output in outputs(
+            model, part.encoded, self.config, label=label, progress=progress
+        ):
+            places, at = _first_tokens(part.encoded, index)
+            best = output.logits.float().argmax(-1).flatten().cpu().numpy()
+            found[at] = best[places]
+        names = iter(found.tolist())
+        return [[self._names[next(names)] for _ in words] for words in part.examples.words]
+
+    def score(self, part: Part[Tagged, WordRows], answers: list[list[str]]) -> float:
+        """F1 of entities, in [0, 1]."""
+        return f1_of(*_counts(part.examples.labels, answers).sum(0).tolist())
+
+    def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
+        """Fine-tune with the recipe and label the words of the scored part."""
+        started = time.monotonic()
+        prepared = self.prepare(model, task_data, progress)
+        scored = prepared.dev[self.config.part]
+        answers = self.tuned_answers(
+            model, prepared.train, prepared.dev, prepared.rate, seed,
+            f"{self.name} seed {seed}", progress,
+        )[self.config.part]  # fmt: skip
+        gold = scored.examples.labels
+        counts = _counts(gold, answers)
+        right, given, there = counts.sum(0).tolist()
+        pairs = [
+            (a, b) for x, y in zip(answers, gold, strict=True) for a, b in zip(x, y, strict=True)
+        ]
+        return self.result(
+            model,
+            seed,
+            started,
+            metrics={
+                "f1": f1_of(right, given, there),
+                "precision": right / max(1, given),
+                "recall": right / max(1, there),
+                "accuracy": sum(a == b for a, b in pairs) / len(pairs),
+            },
+            primary="f1",
+            num_examples={
+                "train": len(prepared.train.examples),
+                self.config.part: len(scored.examples),
+                "entities": there,
+            },
+            data_sha256=prepared.data_sha256,
+            details=prepared.choice | _f1_by_kind(gold, answers),
+            examples={"right": counts[:, 0], "given": counts[:, 1], "there": counts[:, 2]},
+        )
+
+    def _numbers(self, part: Part[Tagged, WordRows]) -> NDArray[np.int64]:
+        """int64 [W]: the label of every word, as its number."""
+        number = {name: k for k, name in enumerate(self._names)}
+        return np.array([number[label] for row in part.examples.labels for label in row])
+
+
+def entity_files(task_data: Path, part: str) -> tuple[Path, Path]:
+    """The training file and the scored one; raises UsageError where it is not clear which.
+
+    Looked for in ``task_data``/ner or ``task_data``: names that end in ``train``, and in ``dev``, ``valid``
+    or ``testa`` (for dev), ``test`` or ``testb`` (for test).
+    """
+    place = folder_of(task_data, "ner")
+    found = []
+    for wanted in ("train", part):
+        files = [
+            path
+            for path in files_in(place, _ENDS)
+            if path.name.partition(".")[0].endswith(_PARTS[wanted])
+        ]
+        if not files:
+            raise UsageError(
+                f"{place} holds no {wanted} file, such as {wanted}.txt or {wanted}.conll (also .gz, .xz): "
+                "name a folder with a word and its label a line"
+            )
+        if len(files) > 1:
+            names = ", ".join(path.name for path in files)
+            raise UsageError(
+                f"{place} holds several {wanted} files ({names}): leave one of them there"
+            )
+        found.append(files[0])
+    return found[0], found[1]
+
+
+def read_tagged(path: Path) -> Tagged:
+    """The sentences of a file; raises DataError that names the line of what is wrong.
+
+    A line's columns are separated by tabs, else by blanks; lines that begin with ``-DOCSTART-`` or with
+    ``# `` are left out.
+    """
+    words: list[list[str]] = []
+    labels: list[list[str]] = []
+    is_open = False
+    for number, line in enumerate(read_lines(path), 1):
+        line = line.rstrip("\r\n")
+        if not line.strip():
+            is_open = False
+            continue
+        if line.startswith(("-DOCSTART-", "# ")):
+            continue
+        columns = line.split("\t") if "\t" in line else line.split()
+        if len(columns) < 2:
+            raise DataError(
+                f"{path}, line {number}: {shown(line)} has one column; a word and, in the last column, its "
+                "label are meant"
+            )
+        label = columns[-1].strip()
+        if label != _OUTSIDE and label[:2] not in ("B-", "I-", "E-", "S-"):
+            raise DataError(
+                f"{path}, line {number}: the last column is {shown(label)}; O, B-TYPE or I-TYPE is meant"
+            )
+        if not is_open:
+            words.append([])
+            labels.append([])
+            is_open = True
+        words[-1].append(columns[0].strip() or "�")
+        labels[-1].append(label)
+    if not words:
+        raise DataError(f"{path} holds no sentence")
+    return Tagged(words, labels)
+
+
+def entities(labels: Sequence[str]) -> set[Entity]:
+    """The entities of a sentence, as ``conlleval`` finds them, so that labels need not follow the scheme.
+
+    One begins at ``B-`` or ``S-``, and at any other label of a type that the label before does not go on
+    with; it ends before the next one, at ``O``, and after ``E-`` or ``S-``.
+    """
+    found: set[Entity] = set()
+    kind, first, closed = "", 0, True
+    for place, label in enumerate([*labels, _OUTSIDE]):
+        mark, _, this = label.partition("-")
+        begins = this and (mark in ("B", "S") or closed or this != kind)
+        if not closed and (begins or not this):
+            found.add(Entity(kind, first, place - 1))
+            closed = True
+        if begins:
+            kind, first, closed = this, place, False
+        if not closed and mark in ("E", "S"):
+            found.add(Entity(kind, first, place))
+            closed = True
+    return found
+
+
+def f1_of(right: int, given: int, there: int) -> float:
+    """The harmonic mean of precision and recall: of ``given`` entities, ``right`` ones of ``there``."""
+    return 2 * right / (given + there) if given + there else 0.0
+
+
+def _counts(gold: Iterable[Sequence[str]], answers: Iterable[Sequence[str]]) -> NDArray[np.int64]:
+    """int64 [N, 3]: entities that are right, that were given, and that are there, of each sentence."""
+    pairs = [(entities(a), entities(b)) for a, b in zip(gold, answers, strict=True)]
+    return np.array([(len(a & b), len(b), len(a)) for a, b in pairs], np.int64).reshape(-1, 3)
+
+
+def _f1_by_kind(gold: list[list[str]], answers: list[list[str]]) -> dict[str, float]:
+    """``f1/TYPE`` of every type there is in the gold labels."""
+    pairs = [(entities(a), entities(b)) for a, b in zip(gold, answers, strict=True)]
+    kinds = sorted({entity.kind for there, _ in pairs for entity in there})
+    return {
+        f"f1/{kind}": f1_of(
+            sum(entity.kind == kind for a, b in pairs for entity in a & b),
+            sum(entity.kind == kind for _, b in pairs for entity in b),
+            sum(entity.kind == kind for a, _ in pairs for entity in a),
+        )
+        for kind in kinds
+    }
+
+
+def _rows_of(
+    tokenizer: Any, sentences: Sequence[Sequence[str]], max_length: int
+) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
+    """Ids of each row, and int64 the word that begins at each token, counted over all sentences, or −1.
+
+    A sentence of more than ``max_length`` tokens is halved between words until its parts fit.
+    """
+    before = 0
+    for sentence in sentences:
+        waiting = [(before, list(sentence))]
+        before += len(sentence)
+        while waiting:
+            begin, words = waiting.pop()
+            encoded = tokenizer(" ".join(words), return_offsets_mapping=True, verbose=False)
+            ids = encoded["input_ids"]
+            if len(ids) > max_length and len(words) > 1:
+                middle = len(words) // 2
+                waiting += [(begin + middle, words[middle:]), (begin, words[:middle])]
+                continue
+            offsets = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)[:max_length]
+            ends = np.cumsum([len(word) + 1 for word in words]) - 1
+            word = np.searchsorted(ends, offsets[:, 1], side="left")
+            real = (offsets[:, 1] > offsets[:, 0]) & (word < len(words))
+            first = np.zeros(len(offsets), bool)
+            first[np.flatnonzero(real)[np.unique(word[real], return_index=True)[1]]] = True
+            yield ids[:max_length], np.where(first, begin + word, -1)
+
+
+def _first_tokens(
+    encoded: WordRows, index: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of a batch: places in its padded rows, end to end, where words begin, and which words they are."""
+    lengths = encoded.lengths[index]
+    place = np.arange(lengths.max())
+    real = place < lengths[:, None]
+    word = np.full(real.shape, -1)
+    word[real] = encoded.word[(encoded.bounds[index][:, None] + place)[real]]
+    flat = word.ravel()
+    places = np.flatnonzero(flat >= 0)
+    return places, flat[places]
