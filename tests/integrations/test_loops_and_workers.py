@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from chronomask.errors import UsageError
+from chronomask.integrations.lightning import TimeVariantMasking
 from chronomask.integrations.order import KeyedLoader, KeyedSampler, with_row_ids
 from chronomask.integrations.workers import MaskedLoader, StepBatches, WorkerMasking
 from chronomask.masking.masker import Masker
@@ -239,3 +240,37 @@ def test_workers_refuse_what_they_cannot_do(tokenizer: PreTrainedTokenizerFast) 
     with pytest.raises(UsageError, match="1 or more"):
         StepBatches(0, batch_size=2, num_steps=10)
     assert pickle.loads(pickle.dumps(masking)).num_steps == 10
+
+
+@pytest.mark.parametrize(
+    "masking",
+    [
+        {"loss_per": "row"},
+        {"ratio": {"kind": "uniform_rows"}, "loss_weight": {"kind": "inverse_ratio"}},
+    ],
+    ids=str,
+)
+def test_what_carries_labels_alone_refuses_masking_that_weighs_losses(
+    tokenizer: PreTrainedTokenizerFast, masking: dict[str, Any]
+) -> None:
+    masker = Masker.for_tokenizer(tokenizer, masking)
+    with pytest.raises(UsageError, match="loss_weight and loss_per of this masking weigh"):
+        WorkerMasking(RowCollator(tokenizer), masker, 10)
+    with pytest.raises(UsageError, match="a module computes its own loss"):
+        TimeVariantMasking(masking, tokenizer)
+
+
+def test_scores_of_ones_own_reach_the_masks(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    numbered = [row | {"row_id": number} for number, row in enumerate(rows)]
+    scores = [[float(k % 5) for k in range(len(row["input_ids"]))] for row in rows]
+    scored = [row | {"scores": own} for row, own in zip(numbered, scores, strict=True)]
+    batch = RowCollator(tokenizer)(scored)
+    masking = {"content": {"kind": "scores", "reference": 2.0, "slope": 3.0}}
+    masker = Masker.for_tokenizer(tokenizer, masking, ratio={"kind": "constant", "base": 0.3})
+    labels = torch.as_tensor(masker(batch, 0.5).labels)
+    given = torch.as_tensor(batch["scores"])
+    assert given[labels >= 0].mean() > given.mean() + 0.2
+    with pytest.raises(UsageError, match="these rows have none"):
+        masker(RowCollator(tokenizer)(numbered), 0.5)

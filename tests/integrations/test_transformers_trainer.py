@@ -35,6 +35,19 @@ PTW = MaskingConfig.parse(
         "content": {"kind": "ptw", "ema_decay": 0.5},
     }
 )
+OVER_TIME: list[dict[str, Any]] = [
+    {
+        "ratio": {"kind": "uniform_rows", "high": {"kind": "constant", "base": 0.8}},
+        "content": {
+            "kind": "learning_progress",
+            "strength": {"kind": "linear", "start": 0, "end": 1},
+        },
+        "loss_weight": {"kind": "inverse_ratio"},
+        "loss_per": per,
+    }
+    for per in ("label", "token", "row")
+]
+"""Dicts, as a script writes them: rows' own ratios, content that fades in, weights of losses."""
 
 
 @dataclass
@@ -168,12 +181,12 @@ def test_an_epoch_never_repeats_its_masks(
     assert not torch.equal(second, third)
 
 
-@pytest.mark.parametrize("masking", [LINEAR, PTW])
+@pytest.mark.parametrize("masking", [LINEAR, PTW, *OVER_TIME], ids=range(5))
 def test_gradient_accumulation_changes_neither_masks_nor_loss(
     tokenizer: PreTrainedTokenizerFast,
     rows: list[dict[str, Any]],
     tmp_path: Path,
-    masking: MaskingConfig,
+    masking: Any,
 ) -> None:
     whole = trainer_of(tokenizer, rows, tmp_path, masking, without_dropout(tokenizer))
     parts = trainer_of(
@@ -192,8 +205,10 @@ def test_gradient_accumulation_changes_neither_masks_nor_loss(
     assert torch.equal(whole.trained.all_labels(), parts.trained.all_labels())
     for a, b in zip(whole.state.log_history, parts.state.log_history, strict=True):
         for name in a.keys() & {"loss", "grad_norm", "masking_ratio", "masking_ratio_achieved"}:
-            assert a[name] == pytest.approx(b[name], rel=1e-4), name
-    assert parts.masking.masker.content.num_updates == (6 if masking is PTW else 0)
+            # Ratios of single rows are averaged batch by batch.
+            loose = masking in OVER_TIME and name == "masking_ratio"
+            assert a[name] == pytest.approx(b[name], rel=0.1 if loose else 1e-4), name
+    assert parts.masking.masker.content.num_updates == (0 if masking is LINEAR else 6)
     for name, value in whole.masking.state_dict().items():
         torch.testing.assert_close(parts.masking.state_dict()[name], value, rtol=1e-5, atol=0)
 

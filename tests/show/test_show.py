@@ -307,3 +307,33 @@ def test_texts_that_cannot_be_shown_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         inspect_text(text, **options)
+
+
+def test_what_follows_progress_is_shown_at_each_moment() -> None:
+    masking = {
+        "ratio": {"kind": "uniform_rows", "high": {"kind": "linear", "start": 1.0, "end": 0.2}},
+        "content": {"kind": "ptw", "strength": {"kind": "linear", "start": 0, "end": 0.5}},
+        "strategy": {
+            "kind": "phased",
+            "phases": [
+                {"until": 0.4, "strategy": {"kind": "token"}},
+                {"until": 1, "strategy": {"kind": "span"}},
+            ],
+        },
+        "mask_replace_prob": {"kind": "linear", "start": 0.8, "end": 0.9},
+    }
+    picture = inspect_text(TEXT, masking, progress=(0, 0.5, 1))
+    text, page = str(picture), picture._repr_html_()
+    assert "strength of content at progress 0, 0.5, 1: 0; 0.25; 0.5" in text
+    assert "strategy at progress 0, 0.5, 1: token; span (stop_prob 0.2, max_words 10); span" in text
+    assert "nine tenths of rows at progress 0, 0.5, 1: 5% to 95%; 3% to 57%; 1% to 19%" in text
+    assert "at progress 0, 0.5, 1: 80%, 10%; 85%, 10%; 90%, 10%" in text
+    plain = str(inspect_text(TEXT, {"content": {"kind": "ptw"}}, progress=(0, 1)))
+    assert "strength" not in plain
+    assert page is not None
+    weights = [view.moments[-1].weights for view in picture.views]
+    assert weights[0] is not None
+    whole = inspect_text(TEXT, {"content": {"kind": "ptw"}}, progress=(1,)).views[0]
+    assert whole.moments[0].weights is not None
+    full, half = whole.moments[0].weights.values, weights[0].values
+    assert half["NOUN"] == pytest.approx(full["NOUN"] ** 0.5)

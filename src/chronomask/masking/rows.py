@@ -43,6 +43,7 @@ COLUMNS = (
     "special_tokens_mask",
     "word_ids",
     "token_class",
+    "scores",
     "row_id",
 )
 """Columns of a data set that :class:`RowCollator` reads; the others are left out."""
@@ -120,12 +121,15 @@ class RowCollator:
             maskable &= _column(features, "special_tokens_mask", shape, 1, np.int64) == 0
         else:
             maskable &= ~self.special[input_ids]
-        return {
+        batch = {
             "input_ids": input_ids,
             "attention_mask": attention,
             "word_id": self._word_id(features, input_ids, maskable),
             "token_class": self._token_class(features, shape),
         }
+        if "scores" in features[0]:
+            batch["scores"] = _column(features, "scores", shape, 0, np.float32)
+        return batch
 
     def _padded_length(self, longest: int) -> int:
         if not longest:
@@ -230,6 +234,7 @@ def as_rows(
         epoch=np.broadcast_to(np.asarray(_on_host(epoch), np.int64), (num_rows,)),
         cu_seqlens=torch.from_numpy(bounds).to(batch["input_ids"].device) if on_device else bounds,
         attention_mask=batch.get("attention_mask"),
+        scores=batch.get("scores"),
     )
 
 

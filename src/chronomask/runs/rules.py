@@ -19,6 +19,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData
 from chronomask.data.order import LengthWarmUp, Sizes, cut_rows
+from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "expect",
     "maskable_tokens",
     "progress",
+    "refuse_unsuited",
     "unchangeable",
     "unknown_before",
 ]
@@ -144,6 +146,16 @@ def maskable_tokens(plan: RunPlan, data: PreparedData | MixedData) -> Callable[[
         return of_pieces(1 if warm_up is None else warm_up.pieces_at(step, data.row_length))
 
     return at
+
+
+def refuse_unsuited(plan: RunPlan, data: PreparedData | MixedData) -> None:
+    """Raise UsageError where the masking of a run needs what its data does not have."""
+    content = plan.masking.content
+    if content.needs_scores and data.manifest.scores is None:
+        raise UsageError(
+            f"masking.content '{kind_of(content)}' weighs positions by the scores of the data, and "
+            f"{data.path} has none: add them with  chronomask data score {data.path} informativeness"
+        )
 
 
 def unknown_before(plan: RunPlan) -> str | None:

@@ -13,7 +13,7 @@ from chronomask.report.classes import CONTENT, FUNCTION, group_of
 from chronomask.report.render import render
 from chronomask.show.measure import EPOCHS, Shown
 from chronomask.show.subject import Subject
-from chronomask.show.view import Moment, Token, View, classes_shown, tokens_of
+from chronomask.show.view import Moment, Token, View, classes_shown, in_force, tokens_of
 from chronomask.storage import write_text
 
 __all__ = ["fragment", "write_page"]
@@ -102,6 +102,7 @@ def _column(view: View, subject: Subject, classes: list[int]) -> dict[str, Any]:
                 _percent(first.multi_in_text),
                 [_percent(m.statistics.multi_in_masked) for m in view.moments],
             ),
+            *((name, "", values) for name, values in in_force(view)),
         ],
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 from chronomask.report.classes import CONTENT, FUNCTION, group_of
 from chronomask.show.measure import EPOCHS, Shown
 from chronomask.show.subject import Subject
-from chronomask.show.view import Moment, Token, View, classes_shown, tokens_of
+from chronomask.show.view import Moment, Token, View, classes_shown, in_force, tokens_of
 
 __all__ = ["in_terminal", "wrap"]
 
@@ -137,9 +137,17 @@ def _table(subject: Subject, view: View, views: Sequence[View]) -> list[str]:
         for moment in moments
         if moment.weights is not None
     ]
+    lines += [
+        f"{name} at progress {_times(view)}: {'; '.join(values)}" for name, values in in_force(view)
+    ]
     if view.config.content.by_token_id:
         lines.append("weights are kept per token id; here all are alike, as before training")
     return lines
+
+
+def _times(view: View) -> str:
+    """The moments of a view, as a sentence lists them."""
+    return ", ".join(f"{moment.progress:g}" for moment in view.moments)
 
 
 def _weight(moment: Moment, name: str) -> str:

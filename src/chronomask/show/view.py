@@ -9,6 +9,7 @@ import numpy as np
 
 from chronomask.config import Config
 from chronomask.masking.config import MaskingConfig
+from chronomask.masking.ratio import Schedule
 from chronomask.runs.read import Run
 from chronomask.show.measure import (
     EPOCHS,
@@ -24,7 +25,7 @@ from chronomask.show.subject import Subject
 from chronomask.show.weights import ClassWeights, masker_at
 from chronomask.types import NO_CLASS, Rows
 
-__all__ = ["Moment", "Token", "View", "classes_shown", "look", "tokens_of"]
+__all__ = ["Moment", "Token", "View", "classes_shown", "in_force", "look", "tokens_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,34 @@ def tokens_of(subject: Subject, row: int, moment: Moment | None = None) -> list[
     return tokens
 
 
+def in_force(view: View) -> list[tuple[str, list[str]]]:
+    """What else of masking follows progress, and what it is at each moment; nothing for what stays.
+
+    The strength of content, the strategy, the ratios of single rows, and the chances of replacements.
+    """
+    config, times = view.config, [moment.progress for moment in view.moments]
+    replaced = [config.replace_probs(at) for at in times]
+    rows = {
+        "strength of content": [f"{config.content.strength_at(at):.3g}" for at in times],
+        "strategy": [_spell(config.strategy.at(at), deep=True) for at in times],
+        "nine tenths of rows": [_range_of_rows(config.ratio, at) for at in times],
+        "shown as [MASK], as another": [f"{mask:.0%}, {other:.0%}" for mask, other in replaced],
+    }
+    usual = {
+        "strength of content": config.content.strength == 1.0,
+        "strategy": len(set(rows["strategy"])) == 1,
+        "nine tenths of rows": not config.ratio.draws_rows,
+        "shown as [MASK], as another": len(set(replaced)) == 1,
+    }
+    return [(name, values) for name, values in rows.items() if not usual[name]]
+
+
+def _range_of_rows(ratio: Schedule, progress: float) -> str:
+    """The ratios between which nine tenths of the rows lie."""
+    low, high = ratio.of_rows(progress, np.array([0.05, 0.95])).tolist()
+    return f"{min(low, high):.0%} to {max(low, high):.0%}"
+
+
 def classes_shown(rows: Rows, views: Sequence[View], class_names: tuple[str, ...]) -> list[int]:
     """Classes that occur among the maskable tokens: the highest last weight first, then by share.
 
@@ -142,10 +171,22 @@ def classes_shown(rows: Rows, views: Sequence[View], class_names: tuple[str, ...
     )
 
 
-def _spell(part: Config) -> str:
-    """A config's kind and plain values: ``linear 0.3 → 0.15`` becomes "linear (start 0.3, end 0.15)"."""
+def _spell(part: Config, deep: bool = False) -> str:
+    """A config's kind and plain values: ``linear 0.3 → 0.15`` becomes "linear (start 0.3, end 0.15)".
+
+    ``deep``: also the configs within it, such as the parts of a mixture with their shares.
+    """
     values = part.to_dict()
-    kind = values.pop("kind")
+    kind = values.pop("kind", "")
+    if values.get("strength") == 1.0:
+        del values["strength"]  # as the schedule gives its weights: nothing to tell
     plain = [f"{k} {v:g}" for k, v in values.items() if isinstance(v, int | float)]
     plain += [f"{k} {v}" for k, v in values.items() if isinstance(v, str)]
-    return f"{kind} ({', '.join(plain)})" if plain else kind
+    if deep:
+        held = [getattr(part, name) for name in values]
+        inner = [
+            item for value in held for item in (value if isinstance(value, tuple) else [value])
+        ]
+        plain += [_spell(item, deep) for item in inner if isinstance(item, Config)]
+    spelt = ", ".join(plain)
+    return f"{kind} ({spelt})" if plain and kind else kind or spelt

@@ -25,7 +25,7 @@ from chronomask.model.device import peak_flops
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.memory import Memory, estimate_memory
 from chronomask.model.open import open_tokenizer
-from chronomask.runs.rules import expect, maskable_tokens, unknown_before
+from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unknown_before
 from chronomask.train.config import RunConfig
 from chronomask.types import Rows
 
@@ -79,6 +79,8 @@ def dry_run(
     """
     there = isinstance(config.data, tuple) or Path(config.data).exists()
     data = open_data(config.data) if there else None
+    if data is not None:
+        refuse_unsuited(config, data)
     if data is not None and row_length is not None:
         raise UsageError(f"rows of {data.path} have {data.row_length} tokens: leave out row_length")
     if config.rows_per_step < devices:

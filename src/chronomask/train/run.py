@@ -26,7 +26,7 @@ from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.runs.layout import RunFolder
-from chronomask.runs.rules import progress
+from chronomask.runs.rules import progress, refuse_unsuited
 from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
@@ -231,6 +231,7 @@ def open_run(
     folder.check_free(resume)
     check_installed(config.loggers)
     data = open_data(config.data)
+    refuse_unsuited(config, data)
     if config.length_warmup is not None:
         config.length_warmup.pieces_at(0, data.row_length)  # refuses lengths that cannot be
     tokenizer = open_tokenizer(data.tokenizer_path)

@@ -52,6 +52,8 @@ class ContentSchedule(Alternative):
     """whether its state takes in losses; if not, nothing need be observed"""
     needs_classes: ClassVar[bool] = True
     """whether it is about the classes of the data, so that data without any cannot be masked by it"""
+    needs_scores: ClassVar[bool] = False
+    """whether it weighs positions by the scores of the data, so that data without any will not do"""
     by_token_id: ClassVar[bool] = False
     """whether its classes are the vocabulary's token ids"""
     selection: ClassVar[Literal["exact", "published"]] = "exact"

@@ -87,6 +87,7 @@ class Scores(ContentSchedule):
 
     learns: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
+    needs_scores: ClassVar[bool] = True
 
     kind: Literal["scores"] = "scores"
     slope: Annotated[float, Field(gt=0)] = 0.4
@@ -106,8 +107,8 @@ class _ScoresState(ContentState[Scores]):
     def weigh_positions(self, rows: Rows) -> Array:
         if rows.scores is None:
             raise UsageError(
-                "content 'scores' weighs positions by the scores of the data, and these rows have none: "
-                "prepare the data with scores, or choose another content kind"
+                "content 'scores' weighs positions by their scores, and these rows have none: give them a "
+                "column 'scores', or choose another content kind"
             )
         import torch
 
