@@ -334,7 +334,7 @@ def _tests(study: Numbers) -> list[str]:
     tested = [
         (task, arm, numbers)
         for task in study["tasks"]
-        for arm, numbers in _tested(task, declared=bool(study.get("contrasts")))
+        for arm, numbers in _tests_of(task, declared=bool(study.get("contrasts")))
         if numbers.get("p_holm") is not None
     ]
     if not tested:
@@ -379,7 +379,7 @@ def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     ]
 
 
-def _tested(task: Numbers, *, declared: bool) -> list[tuple[str, Numbers]]:
+def _tests_of(task: Numbers, *, declared: bool) -> list[tuple[str, Numbers]]:
     """What is tested on a task: the declared contrasts, or every arm against the baseline."""
     if declared:
         return [(f"{one['arm']} − {one['other']}", one) for one in task["contrasts"]]
