@@ -1,130 +1,188 @@
-"""Training on a CUDA device: speed, utilisation, memory and exactness. ``benchmarks/gpu.sh`` runs it.
+"""Training and fine-tuning on a CUDA device, figure by figure. ``benchmarks/gpu.sh`` runs it.
 
-BERT-base on rows of 512 tokens in bfloat16, compiled, with a decaying ratio and part-of-speech weights:
+Every figure runs in a process of its own, with a time limit of its own, the most important first, and is
+printed and added to ``figures.jsonl`` the moment it is known: a call that is cut off loses nothing. The end
+is a table against the floor and the aim of each, and one JSON object, also in ``gpu.json``.
 
-- ``tokens_per_second``, ``data_wait_share``, ``peak_memory_bytes`` of a run, after its warm-up
-- ``mfu``: operations by formula (``chronomask.model.flops``) over the rate of a dense bfloat16 product
-  measured in the same process (``peak_flops``)
-- ``recompiles``: graphs that ``torch.compile`` made after the warm-up, in training
-- ``hf_tokens_per_second``, ``train_vs_hf``: transformers' ``Trainer`` on the same rows, device, precision
-- ``masking_share``: of a step's time that drawing its masks takes
-- ``varlen_error``: largest difference, over the largest value, between attention on packed rows and SDPA
-  on each document alone; must be below 2 % in bfloat16
-
-``--toy`` runs the same code on a CPU at a size that says nothing about speed.
+Text is made up. Rows are packed; the ratio falls from 0.30 to 0.15 and part-of-speech weights are learnt;
+bfloat16, compiled, no attention dropout. ``--toy`` runs the same code on a CPU, in one process, at sizes that
+say nothing about speed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 
 from benchmarks.sides import Examples, Work, make_data, ours, run_config, trainer
 from chronomask.data.folder import PreparedData
 from chronomask.model.attention import backbone_inputs, documents_attention
-from chronomask.model.device import peak_flops
+from chronomask.model.device import data_sheet_flops, peak_flops
 from chronomask.runs.layout import RunFolder
 from chronomask.train.distributed import World
 from chronomask.train.run import open_run
 
-FULL = Work(
+BERT = Work(
     overrides={"attention_probs_dropout_prob": 0.0},
     vocabulary=30_522,
     row_length=512,
     rows=256,
     device="cuda",
     precision="bf16",
-    micro_batches=4,
+    micro_batches=2,
     threads=8,
 )
-TOY = Work(
-    overrides={
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "attention_probs_dropout_prob": 0.0,
-    },
-    vocabulary=256,
-    row_length=32,
-    rows=8,
-)
-MASKING = {
-    "ratio": {"kind": "linear", "start": 0.30, "end": 0.15},
-    "content": {"kind": "ptw"},
+SMALL = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
 }
+LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+WORK = {
+    "bert_base": BERT,
+    "bert_large": replace(BERT, overrides=BERT.overrides | LARGE, micro_batches=8),
+    "modernbert_base": replace(
+        BERT, model_type="modernbert", overrides={}, row_length=1024, rows=128, micro_batches=4
+    ),
+    "small": replace(
+        BERT, overrides=BERT.overrides | SMALL, vocabulary=16_384, row_length=128, rows=256,
+        micro_batches=1, threads=2,
+    ),
+}  # fmt: skip
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+MASKING = {"ratio": {"kind": "linear", "start": 0.30, "end": 0.15}, "content": {"kind": "ptw"}}
+ROOT = Path(__file__).parents[1]
 
 
-def measure(work: Work, steps: int, out: Path) -> dict[str, Any]:
-    """All figures; ``out`` takes the run's folder."""
-    device = torch.device(work.device)
-    data = make_data(out / "data", work, num_rows=work.rows * 16)
-    peak = peak_flops(device, work.precision, seconds=2.0 if device.type == "cuda" else 0.2)
-    result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "peak_flops": peak,
-        "varlen_error": varlen_error(work, data),
-        "masking_share": None,
-    }
-    result |= our_figures(work, data, out / "run", steps, peak)
-    seconds = masking_seconds(work, data, out / "masks")
-    result["masking_share"] = seconds / result["step_seconds"]
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    theirs = trainer(work, data, Examples.of(data), out / "trainer", max(6, steps // 4) + 3)
-    speed = statistics.median(step.tokens / step.seconds for step in theirs[2:])
-    result["hf_tokens_per_second"] = speed
-    result["train_vs_hf"] = result["tokens_per_second"] / speed
-    return result
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where figures are measured: at full size on CUDA, or at toy size on a CPU."""
+
+    toy: bool
+    out: Path
+    steps: int
+
+    def work(self, name: str) -> Work:
+        """A model and its rows."""
+        full = WORK[name]
+        if not self.toy:
+            return full
+        dropout = {} if full.model_type == "modernbert" else BERT.overrides
+        return Work(
+            TINY | dropout, vocabulary=256, row_length=32, rows=8, model_type=full.model_type
+        )
+
+    def folder(self, name: str) -> Path:
+        """A folder that is not there yet."""
+        return Path(tempfile.mkdtemp(prefix=name, dir=self.out)) / name
+
+    def data(self, name: str) -> PreparedData:
+        """Rows for sixteen steps."""
+        work = self.work(name)
+        return make_data(self.folder("data"), work, num_rows=work.rows * 16)
 
 
-def our_figures(
-    work: Work, data: PreparedData, out: Path, steps: int, peak: float
-) -> dict[str, Any]:
-    """Of a run's last three quarters; the first quarter warms up."""
-    warm = steps // 4
-    graphs: list[int] = []
-    taken = ours(
-        work,
-        data,
-        out,
-        steps,
-        masking=MASKING,
-        peak_flops=peak,
-        log_every=1,
-        loader_workers=2,
-        after_step=lambda: graphs.append(_graphs()),
+Figures = dict[str, Any]
+
+
+def of_tests(setting: Setting) -> Figures:
+    """Whether the tests that need CUDA pass; at toy size, whether those of the choice of kernels do."""
+    chosen = (
+        ["tests/model/test_kernels.py", "-k", "switched_off"]
+        if setting.toy
+        else ["tests/model", "tests/train/test_no_waiting.py", "-k", "cuda or gpu"]
     )
-    logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][warm:]
-    counted = taken[warm:]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines() or done.stderr.splitlines()
     return {
-        "step_seconds": statistics.median(step.seconds for step in counted),
-        "tokens_per_second": statistics.median(step.tokens / step.seconds for step in counted),
-        "mfu": statistics.median(line["mfu"] for line in logged),
-        "data_wait_share": statistics.mean(line["data_wait_share"] for line in logged),
-        "peak_memory_bytes": logged[-1]["peak_memory_bytes"],
-        "recompiles": graphs[-1] - graphs[warm],
-        "steps_counted": len(counted),
-        "first_loss": logged[0]["loss"],
-        "last_loss": logged[-1]["loss"],
+        "cuda_tests": "passed" if done.returncode == 0 else "failed",
+        "cuda_tests_end": lines[-1:],
     }
 
 
-def masking_seconds(work: Work, data: PreparedData, out: Path) -> float:
-    """Median seconds to mask a step's rows, all micro-batches."""
+def of_training(name: str) -> Callable[[Setting], Figures]:
+    """Figures of a run of this work: those after a quarter of its steps, which warms up."""
+
+    def measure(setting: Setting) -> Figures:
+        work, warm = setting.work(name), setting.steps // 4
+        device, data, out = torch.device(work.device), setting.data(name), setting.folder("run")
+        peak = peak_flops(device, work.precision, seconds=0.2 if setting.toy else 1.0)
+        graphs: list[int] = []
+        taken = ours(
+            work, data, out, setting.steps, masking=MASKING, peak_flops=peak, log_every=1,
+            loader_workers=2, after_step=lambda: graphs.append(_graphs()),
+        )[warm:]  # fmt: skip
+        logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        logged = logged[warm:]
+        sheet = data_sheet_flops(device, work.precision)
+        mfu = statistics.median(line["mfu"] for line in logged)
+        return {
+            f"{name}_tokens_per_second": statistics.median(s.tokens / s.seconds for s in taken),
+            f"{name}_step_seconds": statistics.median(step.seconds for step in taken),
+            f"{name}_mfu": mfu,
+            f"{name}_mfu_of_data_sheet": mfu * peak / sheet if sheet else None,
+            f"{name}_peak_flops": peak,
+            f"{name}_recompiles": graphs[-1] - graphs[warm],
+            f"{name}_data_wait_share": statistics.mean(line["data_wait_share"] for line in logged),
+            f"{name}_peak_memory_bytes": logged[-1]["peak_memory_bytes"],
+            f"{name}_last_loss": logged[-1]["loss"],
+        }
+
+    return measure
+
+
+def of_trainer(compiled: bool) -> Callable[[Setting], Figures]:
+    """Speed of transformers' ``Trainer`` on the rows of ``bert_base``."""
+
+    def measure(setting: Setting) -> Figures:
+        work, data = setting.work("bert_base"), setting.data("bert_base")
+        work = replace(work, micro_batches=2 * work.micro_batches)  # it needs more memory
+        steps = max(6, setting.steps // 4) + 3
+        backend = None if not compiled else "eager" if setting.toy else "inductor"
+        taken = trainer(
+            work, data, Examples.of(data), setting.folder("trainer"), steps, compiled=backend
+        )
+        speed = statistics.median(step.tokens / step.seconds for step in taken[2:])
+        return {f"trainer_{'compiled' if compiled else 'eager'}_tokens_per_second": speed}
+
+    return measure
+
+
+def of_masking(setting: Setting) -> Figures:
+    """Median seconds to mask a step's rows, all micro-batches, and the error of packed attention."""
+    work, data = setting.work("bert_base"), setting.data("bert_base")
     config = run_config(work, data, 8, masking=MASKING, compile="never")
-    run, _ = open_run(config, RunFolder(out), World(0, 1, torch.device(work.device)), resume=False)
+    world = World(0, 1, torch.device(work.device))
+    run, _ = open_run(config, RunFolder(setting.folder("masks")), world, resume=False)
     taken = []
     for step in range(8):
         rows = run.loader.rows_at(step)
@@ -134,11 +192,193 @@ def masking_seconds(work: Work, data: PreparedData, out: Path) -> float:
             run.forward.mask(part, run.masker, step / 8)
         _settle(work)
         taken.append(time.perf_counter() - began)
-    return statistics.median(taken[2:])
+    return {
+        "masking_seconds": statistics.median(taken[2:]),
+        "varlen_error": varlen_error(work, data),
+    }
+
+
+def of_finetuning(setting: Setting) -> Figures:
+    """Sentences of 4 to 120 tokens a second of our loop and of a plain one with transformers' attention."""
+    from chronomask.evaluate.batches import Encoded, shuffled_batches
+    from chronomask.evaluate.finetune import FineTuning, fine_tune
+
+    work, batch = setting.work("small"), 32
+    count = 4 * batch if setting.toy else 200 * batch
+    device = torch.device(work.device)
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(4, 32 if setting.toy else 120, count)
+    bounds = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    ids = generator.integers(5, work.vocabulary, bounds[-1]).astype(np.int32)
+    examples = Encoded(ids, None, bounds, 0)
+    targets = torch.from_numpy(ids[bounds[:-1]] % 2).long().to(device)
+    recipe = FineTuning(epochs=1, batch_size=batch, precision=work.precision)
+    sizes = SMALL | {"local_attention": 32} if not setting.toy else TINY | {"local_attention": 8}
+
+    def model(attention: str) -> Any:
+        config = transformers.AutoConfig.for_model(
+            "modernbert", vocab_size=work.vocabulary, num_labels=2, pad_token_id=0, **sizes
+        )
+        auto = transformers.AutoModelForSequenceClassification
+        return auto.from_config(config, attn_implementation=attention).to(device).train()
+
+    def loss_of(output: Any, inputs: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(output.logits.float(), targets[index])
+
+    def train_ours() -> None:
+        fine_tune(
+            model("chronomask_documents"), examples, loss_of, recipe, 1e-4, 0, label="ours",
+            progress=False,
+        )  # fmt: skip
+
+    def train_theirs() -> None:
+        theirs = model("sdpa")
+        optimiser = torch.optim.AdamW(theirs.parameters(), lr=1e-4, fused=True)
+        order = generator.permutation(count)
+        for begin in range(0, count, batch):
+            index = order[begin : begin + batch]
+            with torch.autocast(device.type, torch.bfloat16, enabled=work.precision == "bf16"):
+                output = theirs(**examples.batch(index, theirs, device))
+            loss_of(output, {}, torch.from_numpy(index).to(device)).backward()
+            torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+
+    assert shuffled_batches(lengths, batch, 0)
+    speeds = []
+    for train in (train_ours, train_theirs):
+        train()  # warms up; ours raises where a loss is not finite
+        _settle(work)
+        began = time.perf_counter()
+        train()
+        _settle(work)
+        speeds.append(count / (time.perf_counter() - began))
+    return {
+        "finetuning_examples_per_second": speeds[0],
+        "finetuning_vs_transformers": speeds[0] / speeds[1],
+    }
+
+
+def of_many_runs(setting: Setting) -> Figures:
+    """Tokens a second of several small runs on one card together, each in a process of its own."""
+    number = 1 if setting.toy else 8
+    command = [
+        sys.executable, "-m", "benchmarks.gpu", "--figure", "one_small_run",
+        "--steps", str(setting.steps if setting.toy else 200), *(["--toy"] if setting.toy else []),
+    ]  # fmt: skip
+    children = [
+        subprocess.Popen(
+            [*command, "--out", str(setting.folder("small").parent)],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        )
+        for _ in range(number)
+    ]  # fmt: skip
+    speeds = []
+    for child in children:
+        for line in child.communicate()[0].splitlines():
+            name, value = json.loads(line)
+            speeds += [value] if name == "small_tokens_per_second" else []
+    return {"many_runs": len(speeds), "many_runs_tokens_per_second": sum(speeds)}
+
+
+FIGURES: dict[str, tuple[Callable[[Setting], Figures], int]] = {
+    "bert_base": (of_training("bert_base"), 110),
+    "tests": (of_tests, 90),
+    "trainer_eager": (of_trainer(compiled=False), 60),
+    "modernbert_base": (of_training("modernbert_base"), 110),
+    "masking": (of_masking, 30),
+    "finetuning": (of_finetuning, 45),
+    "many_runs": (of_many_runs, 70),
+    "bert_large": (of_training("bert_large"), 110),
+    "trainer_compiled": (of_trainer(compiled=True), 90),
+}
+"""What is measured, and its limit in seconds; the most important first."""
+GOALS = {
+    "bert_base_tokens_per_second": (700e3, 864e3),
+    "modernbert_base_tokens_per_second": (450e3, 550e3),
+    "bert_large_tokens_per_second": (200e3, 263e3),
+    "train_vs_trainer_eager": (3.0, 4.0),
+    "train_vs_trainer_compiled": (2.0, 2.5),
+    "many_runs_tokens_per_second": (4e6, 8e6),
+    "finetuning_vs_transformers": (2.0, 3.0),
+}
+"""Floor and aim on one H100 or H200; the higher the better."""
+AT_MOST = {
+    "masking_share": 0.005,
+    "bert_base_recompiles": 0,
+    "bert_base_data_wait_share": 0.001,
+    "varlen_error": 0.02,
+}
+SECONDS = 540
+"""All figures together: what would begin later is left out by name."""
+
+
+def measure_all(setting: Setting, names: list[str], tell: Callable[[str, Any], None]) -> Figures:
+    """Every figure by name; ``tell`` hears of each the moment it is known."""
+    found: Figures = {}
+    deadline = time.monotonic() + SECONDS
+
+    def note(name: str, value: Any) -> None:
+        found[name] = value
+        tell(name, value)
+
+    for name in names:
+        measure, limit = FIGURES[name]
+        left = int(min(limit, deadline - time.monotonic()))
+        if left < 1 and not setting.toy:
+            note(f"{name}_left_out", "no time was left")
+        elif setting.toy:
+            for key, value in measure(setting).items():
+                note(key, value)
+        else:
+            _measure_apart(setting, name, left, note)
+    for name, value in _ratios(found).items():
+        note(name, value)
+    return found
+
+
+def _measure_apart(
+    setting: Setting, name: str, seconds: int, note: Callable[[str, Any], None]
+) -> None:
+    """Measure one figure in a process of its own, which is ended after its time."""
+    command = [
+        sys.executable, "-m", "benchmarks.gpu", "--figure", name, "--steps", str(setting.steps),
+        "--out", str(setting.out),
+    ]  # fmt: skip
+    errors = setting.out / f"{name}.log"
+    with errors.open("w", encoding="utf-8") as log:
+        child = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+        )
+        try:
+            lines = child.communicate(timeout=seconds)[0].splitlines()
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)  # and the processes it started
+            lines = child.communicate()[0].splitlines()
+            note(f"{name}_cut_off", f"after {seconds} s")
+    for line in lines:
+        if line.startswith("["):
+            note(*json.loads(line))
+    if child.returncode > 0:
+        last = errors.read_text(encoding="utf-8").strip().splitlines()[-1:]
+        note(f"{name}_failed", " ".join(last))
+
+
+def _ratios(found: Figures) -> Figures:
+    """What follows from two figures."""
+    made = {}
+    speed = found.get("bert_base_tokens_per_second")
+    for kind in ("eager", "compiled"):
+        theirs = found.get(f"trainer_{kind}_tokens_per_second")
+        if speed and theirs:
+            made[f"train_vs_trainer_{kind}"] = speed / theirs
+    if "bert_base_step_seconds" in found and "masking_seconds" in found:
+        made["masking_share"] = found["masking_seconds"] / found["bert_base_step_seconds"]
+    return made
 
 
 def varlen_error(work: Work, data: PreparedData) -> float:
-    """Packed attention against SDPA on every document by itself, forwards."""
+    """Packed attention against SDPA on every document by itself, forwards; over the largest value."""
     rows = data.split("train").read(np.arange(4), 0)
     inputs = backbone_inputs(rows, "documents", data.manifest.pad_token_id, 0, work.device)
     torch.manual_seed(0)
@@ -162,6 +402,22 @@ def varlen_error(work: Work, data: PreparedData) -> float:
     return worst / largest
 
 
+def table(found: Figures) -> str:
+    """The figures that have a goal, against it."""
+    lines = [f"{'figure':<38}{'found':>14}{'floor':>12}{'aim':>12}"]
+    for name, (floor, aim) in GOALS.items():
+        value = found.get(name)
+        met = "" if value is None else "" if value >= floor else "  below its floor"
+        shown = "not measured" if value is None else f"{value:,.4g}"
+        lines.append(f"{name:<38}{shown:>14}{floor:>12,.4g}{aim:>12,.4g}{met}")
+    for name, most in AT_MOST.items():
+        value = found.get(name)
+        met = "" if value is None or value <= most else "  above its limit"
+        shown = "not measured" if value is None else f"{value:,.4g}"
+        lines.append(f"{name:<38}{shown:>14}{'at most':>12}{most:>12,.4g}{met}")
+    return "\n".join(lines)
+
+
 def _graphs() -> int:
     """How many graphs ``torch.compile`` has made so far."""
     from torch._dynamo.utils import counters
@@ -174,27 +430,59 @@ def _settle(work: Work) -> None:
         torch.cuda.synchronize()
 
 
+def _plain(value: Any) -> Any:
+    """As JSON takes it: no infinity and no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def main() -> None:
-    """Print the figures; the last line is one JSON object."""
+    """Print each figure as it is known, then a table; the last line is one JSON object."""
     parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description="Training on CUDA.")
     parser.add_argument("--toy", action="store_true", help="a CPU at toy size: does it run?")
-    parser.add_argument("--steps", type=int, help="steps of our run (80; toy 8)")
-    parser.add_argument("--micro-batches", type=int, help="parts of a step (4)")
-    parser.add_argument("--out", type=Path, help="folder for the run and gpu.json; none keeps none")
+    parser.add_argument("--steps", type=int, help="steps of a run (60; toy 8)")
+    parser.add_argument(
+        "--only", action="append", choices=FIGURES, metavar="NAME", help=", ".join(FIGURES)
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for runs, logs and figures; none keeps none"
+    )
+    parser.add_argument("--figure", choices=[*FIGURES, "one_small_run"], help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if not chosen.toy and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --toy rehearses on a CPU")
-    work = TOY if chosen.toy else FULL
-    with tempfile.TemporaryDirectory() as folder:
-        out = chosen.out or Path(folder)
+    steps = chosen.steps or (8 if chosen.toy else 60)
+    kept = nullcontext(str(chosen.out)) if chosen.out else tempfile.TemporaryDirectory()
+    with kept as folder:
+        out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
-        if chosen.micro_batches:
-            work = replace(work, micro_batches=chosen.micro_batches)
-        result = measure(work, chosen.steps or (8 if chosen.toy else 80), out)
-        text = json.dumps(result)
-        (out / "gpu.json").write_text(text + "\n", encoding="utf-8")
-    for name, value in result.items():
-        print(f"{name:<24}{value:,.4g}" if isinstance(value, float) else f"{name:<24}{value}")
+        setting = Setting(chosen.toy, out, steps)
+        if chosen.figure:  # one of several processes: one pair of name and value a line
+            small = chosen.figure == "one_small_run"
+            measure = of_training("small") if small else FIGURES[chosen.figure][0]
+            for pair in measure(setting).items():
+                print(json.dumps([pair[0], _plain(pair[1])]), flush=True)
+            return
+        report(setting, chosen.only or list(FIGURES))
+
+
+def report(setting: Setting, names: list[str]) -> None:
+    """Measure, print and write."""
+    file = setting.out / "figures.jsonl"
+
+    def tell(name: str, value: Any) -> None:
+        shown = f"{value:,.4g}" if isinstance(value, float) else value
+        print(f"{name:<38}{shown}", flush=True)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({name: _plain(value)}) + "\n")
+
+    cuda = not setting.toy
+    tell("device", torch.cuda.get_device_name() if cuda else "cpu")
+    tell("torch", torch.__version__)
+    tell("transformers", transformers.__version__)
+    found = measure_all(setting, names, tell)
+    print(table(found))
+    text = json.dumps({name: _plain(value) for name, value in found.items()})
+    (setting.out / "gpu.json").write_text(text + "\n", encoding="utf-8")
     print(text)
 
 

@@ -63,6 +63,7 @@ class Work:
     precision: Precision = "fp32"
     threads: int = 1
     micro_batches: int = 1
+    model_type: str = "bert"
 
     @property
     def tokens(self) -> int:
@@ -71,9 +72,9 @@ class Work:
 
     @property
     def model(self) -> FromConfig:
-        """A BERT for these rows."""
+        """A model for these rows."""
         sizes = {"max_position_embeddings": self.row_length, **self.overrides}
-        return FromConfig(model_type="bert", overrides=sizes)
+        return FromConfig(model_type=self.model_type, overrides=sizes)
 
 
 CPU_WORK = Work(
@@ -249,11 +250,18 @@ class _Counting(DataCollatorForLanguageModeling):
 
 
 def trainer(
-    work: Work, data: PreparedData, examples: Examples, out: Path, steps: int, ratio: float = 0.15
+    work: Work,
+    data: PreparedData,
+    examples: Examples,
+    out: Path,
+    steps: int,
+    ratio: float = 0.15,
+    compiled: str | None = None,
 ) -> list[Step]:
     """Steps of a ``Trainer`` as its masked-language-modelling example sets it up.
 
-    Examples of unequal length are padded to the longest of their batch. The first step is not among
+    ``compiled``: the backend of ``torch.compile``, if any. Examples of unequal length are padded to the
+    longest of their batch. The first step is not among
     them, because its beginning is not known.
     """
     torch.set_num_threads(work.threads)
@@ -272,6 +280,8 @@ def trainer(
             optim="adamw_torch_fused",
             use_cpu=work.device == "cpu",
             bf16=bf16,
+            torch_compile=compiled is not None,
+            torch_compile_backend=compiled,
             disable_tqdm=True,
             logging_strategy="no",
             save_strategy="no",

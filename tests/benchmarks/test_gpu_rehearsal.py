@@ -26,13 +26,54 @@ def test_one_call_gives_every_figure(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert json.loads((tmp_path / "out" / "gpu.json").read_text()) == result
-    for name in ("tokens_per_second", "hf_tokens_per_second", "mfu", "peak_flops", "train_vs_hf"):
+    written = (tmp_path / "out" / "figures.jsonl").read_text().splitlines()
+    told = {name: value for line in written for name, value in json.loads(line).items()}
+    assert told["device"] == "cpu"
+    assert {name: told[name] for name in result} == result
+    assert set(gpu.GOALS) | set(gpu.AT_MOST) <= set(result)  # every figure's code ran
+    for name in (*gpu.GOALS, "bert_base_mfu", "bert_base_peak_flops"):
         assert result[name] > 0
+    assert result["cuda_tests"] == "passed"
     assert result["varlen_error"] < 1e-5  # float32 here
     assert 0 < result["masking_share"] < 1
-    assert 0 <= result["data_wait_share"] < 1
-    assert result["recompiles"] == 0
-    assert result["steps_counted"] == 5
+    assert 0 <= result["bert_base_data_wait_share"] < 1
+    assert result["bert_base_recompiles"] == 0
+    assert result["many_runs"] == 1
+
+
+def test_a_figure_that_is_cut_off_or_fails_loses_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one process each, as on a GPU: one hangs, one fails after its figure, one is well."""
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import sys, time\n"
+        "name = sys.argv[sys.argv.index('--figure') + 1]\n"
+        "if name == 'bert_base': time.sleep(600)\n"
+        "print('[\"' + name + '_figure\", 2.5]', flush=True)\n"
+        "if name == 'masking': raise SystemExit('out of memory')\n"
+    )
+    real = subprocess.Popen
+
+    def start(command: list[str], **how: object) -> subprocess.Popen[str]:
+        return real([sys.executable, str(child), *command[3:]], **how)  # pyright: ignore
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setitem(gpu.FIGURES, "bert_base", (gpu.of_masking, 1))
+    told: list[str] = []
+    found = gpu.measure_all(
+        gpu.Setting(False, tmp_path, 4),
+        ["bert_base", "masking", "finetuning"],
+        lambda name, value: told.append(name),
+    )
+    assert found == {
+        "bert_base_cut_off": "after 1 s",
+        "masking_figure": 2.5,
+        "masking_failed": "out of memory",
+        "finetuning_figure": 2.5,
+    }
+    assert told == list(found)
+    assert "not measured" in gpu.table(found)
 
 
 def test_without_a_device_it_says_so(
