@@ -12,6 +12,7 @@ import numpy as np
 
 from chronomask.errors import UsageError
 from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.tokenizer import ByteRuns
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Tagger, WordFinder, tagger_of_text
 
@@ -93,9 +94,12 @@ class _Mark:
         self._tagger = tagger
         self._text_column = text_column
         self._finder: WordFinder | None = None
+        backend: Any = tokenizer
+        self._byte_runs = ByteRuns.of(backend.backend_tokenizer)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_finder": None}
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it reaches another process: as what it was made of."""
+        return type(self), (self._tokenizer, self._tagger, self._text_column)
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[list[int]]]:
         """The two new columns of a batch of columns."""
@@ -138,7 +142,10 @@ class _Mark:
             if offsets is None:
                 offsets = self._offsets_in(text, numbers)
             if offsets is not None:
-                return text, np.asarray(offsets, np.int64).reshape(-1, 2)
+                spans = np.asarray(offsets, np.int64).reshape(-1, 2)
+                if self._byte_runs is not None:
+                    self._byte_runs.part(text, np.asarray(numbers), spans[:, 0], spans[:, 1])
+                return text, spans
         return spell(numbers, self._tokenizer)
 
     def _offsets_in(self, text: str, ids: list[int]) -> list[tuple[int, int]] | None:

@@ -18,7 +18,7 @@ from chronomask.errors import UsageError
 from chronomask.masking.masker import Vocabulary
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
-from chronomask.prepare.tokenizer import load_backend
+from chronomask.prepare.tokenizer import ByteRuns, load_backend
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Spans, Tagger
 from chronomask.prepare.words.unicode import NoTagger
@@ -149,6 +149,9 @@ def _cut_by_tokenizer(
     encoding = backend.encode(text, add_special_tokens=False)
     _refuse_empty(encoding.ids)
     offsets = np.array(encoding.offsets, np.int64)
+    byte_runs = ByteRuns.of(backend)
+    if byte_runs is not None:
+        byte_runs.part(text, np.asarray(encoding.ids), offsets[:, 0], offsets[:, 1])
     special = np.isin(encoding.ids, opened.all_special_ids)
     starts, classes, _ = align(
         offsets[:, 0], offsets[:, 1], spans.starts, spans.ends, spans.classes, no_word=special

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from chronomask.data.annotation import is_special
 from chronomask.data.writer import id_dtype
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.rows.assemble import keep_documents
-from chronomask.prepare.tokenizer import load_backend
+from chronomask.prepare.tokenizer import ByteRuns, load_backend
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.chunks import may_be_cut
 from chronomask.prepare.words.memo import ChunkMemo, token_arrays
@@ -93,6 +94,7 @@ class Annotator:
         Without ``keep`` nothing is looked up: the plain way, for comparison.
         """
         self._tokenizer = tokenizer
+        self._byte_runs = ByteRuns.of(tokenizer)
         self._finder = finder
         self._is_special = np.zeros(vocabulary_size(tokenizer), bool)
         self._is_special[list(special_ids)] = True
@@ -140,7 +142,9 @@ class Annotator:
         else:
             assert self._finder is not None, "words are neither given nor to be found"
             spans = self._finder.tag(pieces)
-        return _align_batch(pieces, number, self._tokenizer, spans, self._is_special)
+        return _align_batch(
+            pieces, number, self._tokenizer, spans, self._is_special, self._byte_runs
+        )
 
 
 def _align_batch(
@@ -149,11 +153,16 @@ def _align_batch(
     tokenizer: Tokenizer,
     spans: Sequence[Spans],
     is_special: np.ndarray,
+    byte_runs: ByteRuns | None,
 ) -> AnnotatedBatch:
     """Tokenise pieces and align their tokens with their words; ``documents`` int64 [P]."""
     encodings = tokenizer.encode_batch(pieces, add_special_tokens=False)
     lengths = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
     ids, token_starts, token_ends = token_arrays(encodings, int(lengths.sum()))
+    if byte_runs is not None:
+        edges = np.cumsum([0, *lengths]).tolist()
+        for piece, (a, b) in zip(pieces, pairwise(edges), strict=True):
+            byte_runs.part(piece, ids[a:b], token_starts[a:b], token_ends[a:b])
     # One character axis for the whole batch, with a gap so that no token reaches the next piece.
     sizes = np.fromiter((len(piece) + 2 for piece in pieces), np.int64, len(pieces))
     base = np.cumsum(sizes) - sizes
