@@ -158,6 +158,28 @@ class Rows:
             if stop > start:
                 yield self.slice(start, stop)
 
+    def pad_to(self, num: int, pad_token_id: int) -> Rows:
+        """A host batch with rows of padding after it, ``num`` rows in all; itself if it has as many."""
+        more = num - self.num_rows
+        if more <= 0:
+            return self
+        length = self.row_length
+
+        def lengthen(values: Array, fill: int) -> Array:
+            return np.concatenate((values, np.full((more, *values.shape[1:]), fill, values.dtype)))
+
+        ends = self.cu_seqlens[-1] + length * np.arange(1, more + 1, dtype=self.cu_seqlens.dtype)
+        mask = self.attention_mask
+        return Rows(
+            lengthen(self.input_ids, pad_token_id),
+            lengthen(self.word_id, -1),
+            lengthen(self.token_class, NO_CLASS),
+            lengthen(self.row_id, -1),
+            lengthen(self.epoch, 0),
+            np.concatenate((self.cu_seqlens, ends)),
+            attention_mask=None if mask is None else lengthen(mask, 0),
+        )
+
     def to(self, device: torch.device | str) -> Rows:
         """The same rows as torch tensors on ``device`` (a copy that does not wait for the host)."""
         moved = ("input_ids", "word_id", "token_class", "cu_seqlens", "attention_mask", "scores")

@@ -329,17 +329,20 @@ def backbone_inputs(
     pad_token_id: int,
     first_position: int,
     device: torch.device | str,
+    *,
+    uniform: bool = False,
 ) -> dict[str, Any]:
     """What the backbone is given beside ``input_ids``: which tokens see which, and positions.
 
     ``rows``: on the host (numpy), unmasked. ``documents``: position ids restarting at
     ``first_position`` with every document, and :class:`Documents`. ``row``: an attention mask
-    [B, T] if any row is padded, else nothing.
+    [B, T] if any row is padded, else nothing. ``uniform``: what a batch could do without is made all the
+    same, so that a compiled model is given one kind of inputs and not two.
     """
     padding = rows.input_ids == pad_token_id
     padded = bool(padding.any())
     if scope == "row":
-        if not padded:
+        if not padded and not uniform:
             return {}
         return {"attention_mask": torch.from_numpy((~padding).astype(np.int64)).to(device)}
 
@@ -353,7 +356,7 @@ def backbone_inputs(
     position_ids = (place + first_position).reshape(num_rows, length)
     return {
         "position_ids": torch.from_numpy(position_ids).to(device, non_blocking=True),
-        "documents": _documents(bounds, num_rows, length, device),
+        "documents": _documents(bounds, num_rows, length, device, uniform=uniform),
     }
 
 
@@ -385,16 +388,21 @@ def _takes_documents(model: PreTrainedModel) -> bool:
 
 
 def _documents(
-    bounds: np.ndarray, num_rows: int, length: int, device: torch.device | str
+    bounds: np.ndarray,
+    num_rows: int,
+    length: int,
+    device: torch.device | str,
+    *,
+    uniform: bool = False,
 ) -> Documents:
-    """Documents between ``bounds`` int64 [D + 1] of the flat batch."""
+    """Documents between ``bounds`` int64 [D + 1] of the flat batch; ``uniform``: always with a mask."""
     number = np.repeat(np.arange(bounds.size - 1), np.diff(bounds)).reshape(num_rows, length)
     bounds_there = torch.from_numpy(_to_power_of_two(bounds.astype(np.int32)))
     return Documents(
         number=torch.from_numpy(number).to(device, non_blocking=True),
         cu_seqlens=bounds_there.to(device, non_blocking=True),
         max_length=length,
-        separate=bounds.size - 1 > num_rows,
+        separate=uniform or bounds.size - 1 > num_rows,
     )
 
 

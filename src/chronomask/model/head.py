@@ -12,7 +12,8 @@ that a ratio that changes from step to step does not compile the head again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -21,7 +22,15 @@ from transformers import PreTrainedModel
 
 from chronomask.model.last_layer import Ending, ending_of
 
-__all__ = ["HEADS", "PADDED_SIZES", "compile_backbone", "logits_at", "padded_size", "token_losses"]
+__all__ = [
+    "HEADS",
+    "PADDED_SIZES",
+    "compile_backbone",
+    "compile_budget",
+    "logits_at",
+    "padded_size",
+    "token_losses",
+]
 
 Head = Callable[[Any, torch.Tensor], torch.Tensor]
 """(model, hidden states [N, H]) → logits [N, V]."""
@@ -76,7 +85,7 @@ HEADS: dict[str, Head] = {
 PADDED_SIZES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 1.0)
 """Numbers of predicted tokens that a compiled head is given, as shares of a batch's tokens.
 
-Eight, as many shapes as torch compiles of one function before it gives up on it."""
+Eight, so that a ratio that moves through a run compiles the head a few times in all."""
 
 
 def padded_size(num_targets: int, num_tokens: int) -> int:
@@ -89,6 +98,25 @@ def padded_size(num_targets: int, num_tokens: int) -> int:
 def compile_backbone(model: PreTrainedModel, backend: str = "inductor") -> None:
     """Compile the model under its head in place, as one graph, for batches of fixed shapes."""
     model.base_model.compile(backend=backend, fullgraph=True, dynamic=False)
+
+
+@contextmanager
+def compile_budget() -> Iterator[None]:
+    """Forget what this process has compiled, and let torch compile more shapes while this is open.
+
+    torch counts the shapes of a function over all models of a process, and gives up at its limit of 8. A run
+    has at most four sizes of micro-batches (times the lengths of a warm-up), a few numbers of documents,
+    and eight numbers of predictions.
+    """
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(
+        recompile_limit=_MOST_SHAPES, accumulated_recompile_limit=16 * _MOST_SHAPES
+    ):
+        yield
+
+
+_MOST_SHAPES = 128
+"""Shapes of one function that a run may compile, with head-room."""
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,10 @@ class Forward:
     pad_token_id: int
     compiled: str | None = None
     """backend of ``torch.compile`` for the head; the backbone is compiled in place"""
+    tokens: int | None = None
+    """tokens of a full micro-batch where the model is compiled: rows of padding bring smaller ones to a
+    quarter, a half, three quarters or all of it, so that a warm-up compiles four sizes at most; None: no
+    padding"""
     logits_at: LogitsAt = logits_at
     """how logits are computed: by a whole model, or by one shared out over processes"""
 
@@ -56,10 +60,28 @@ class Forward:
 
     def place(self, rows: Rows, batch: MaskedBatch) -> Part:
         """Host rows, masked already, on the run's device."""
-        batch = batch.to(self.device)
-        first = position_offset(self.model)
-        inputs = backbone_inputs(rows, self.attention, self.pad_token_id, first, self.device)
-        return Part(rows, batch, inputs)
+        shaped = rows
+        if self.tokens is not None:
+            shaped = rows.pad_to(self._room_for(rows), self.pad_token_id)
+            more = ((0, shaped.num_rows - rows.num_rows), (0, 0))
+            ids = np.pad(batch.input_ids, more, constant_values=self.pad_token_id)
+            batch = replace(batch, input_ids=ids)
+        inputs = backbone_inputs(
+            shaped,
+            self.attention,
+            self.pad_token_id,
+            position_offset(self.model),
+            self.device,
+            uniform=self.tokens is not None,
+        )
+        return Part(rows, batch.to(self.device), inputs)
+
+    def _room_for(self, rows: Rows) -> int:
+        """Rows of the smallest of the four sizes that holds these; themselves if none does."""
+        assert self.tokens is not None
+        full = self.tokens // rows.row_length
+        quarter = -(-full // 4)
+        return max(rows.num_rows, min(full, -(-rows.num_rows // quarter) * quarter))
 
     def losses(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss float32 [N] in nats of every predicted token, and whether it was right, bool [N].

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
@@ -26,6 +26,7 @@ from chronomask.data.order import shorten_rows
 from chronomask.errors import RunError, Stopped
 from chronomask.masking.tally import class_means, class_sums, class_tally, weighted_sum
 from chronomask.model.device import peak_memory
+from chronomask.model.head import compile_budget
 from chronomask.runs.layout import RunFolder
 from chronomask.train import distributed
 from chronomask.train.config import RunConfig
@@ -34,7 +35,7 @@ from chronomask.train.distributed import StopRequest, World
 from chronomask.train.dump import not_finite
 from chronomask.train.forward import Part
 from chronomask.train.log import RunLog
-from chronomask.train.run import Run, State, is_due, open_run, summarise
+from chronomask.train.run import Run, State, compiles, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.updates import can_leave_out, update
 from chronomask.train.validation import validate
@@ -76,6 +77,7 @@ def pretrain(
         distributed.join(config.device) as world,
         distributed.listen() as stop,
         world.hold(folder),
+        compile_budget() if compiles(config, world.device) else nullcontext(),
     ):
         run, state = open_run(config, folder, world, resume=resume)
         if run.finished is not None:

@@ -40,10 +40,12 @@ from chronomask.train.sharding import Sharded
 from chronomask.train.validation import warn_of_few
 from chronomask.yardsticks import losses_in_words
 
-__all__ = ["Run", "State", "Window", "is_due", "open_run", "summarise"]
+__all__ = ["Run", "State", "Window", "compiles", "is_due", "open_run", "summarise"]
 
 logger = logging.getLogger(__name__)
 
+COMPILER = "inductor"
+"""Backend of ``torch.compile``."""
 _WINDOW_TENSOR = "window.by_class"
 
 
@@ -134,7 +136,10 @@ class State:
     def from_checkpoint(cls, saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
         """The state that :meth:`to_json` and :meth:`tensors` gave."""
         window = Window(tensors[_WINDOW_TENSOR], **saved["window"])
-        earlier: dict[str, Any] = dict.fromkeys(_LATER) | {"unpredicted": 0.0, "predicted_step": saved["step"]}
+        earlier: dict[str, Any] = dict.fromkeys(_LATER) | {
+            "unpredicted": 0.0,
+            "predicted_step": saved["step"],
+        }
         known = earlier | saved
         return cls(window, **{name: known[name] for name in _COUNTERS})
 
@@ -258,12 +263,12 @@ def open_run(
     model.to(world.device)  # pyright: ignore[reportArgumentType]
     if config.activation_checkpointing:
         checkpoint_activations(model)
-    compiled = config.compile == "always" or (
-        config.compile == "auto" and world.device.type == "cuda"
-    )
+    compiled = compiles(config, world.device)
     sharding = config.sharding == "fsdp2" and world.size > 1
     if compiled and not sharding:
-        compile_backbone(model)
+        compile_backbone(model, COMPILER)
+    rows_here = -(-config.rows_per_step // world.size)
+    micro_rows = -(-rows_here // min(config.micro_batches, rows_here))
     sharded = Sharded(model, world, compiled) if sharding else None
     run = Run(
         config=config,
@@ -276,7 +281,8 @@ def open_run(
             precision_on(world.device, config.precision),
             config.attention,
             data.manifest.pad_token_id,
-            "inductor" if compiled and not sharding else None,
+            COMPILER if compiled and not sharding else None,
+            micro_rows * data.row_length if compiled else None,
             sharded or logits_at,
         ),
         optimiser=config.optimiser.build(model),
@@ -335,6 +341,11 @@ def _slow_paths(run: Run, compiled: bool) -> list[str]:
         named_attention=forward.model.config._attn_implementation == DOCUMENTS_ATTENTION,
     )
     return slow_paths(facts)
+
+
+def compiles(config: RunConfig, device: torch.device) -> bool:
+    """Whether the model is compiled on this device."""
+    return config.compile == "always" or (config.compile == "auto" and device.type == "cuda")
 
 
 def is_due(step: int, every: int) -> bool:

@@ -53,7 +53,7 @@ def validate(
     """
     shape = (1 + len(YARDSTICKS), 3, len(class_names))
     sums = torch.zeros(shape, dtype=torch.float64, device=world.device)
-    forward = replace(forward, compiled=None)
+    forward = replace(forward, compiled=None, tokens=None)
     forward.model.eval()
     batches = _batches(masker, split, config)
     while turn := list(islice(batches, world.size)):

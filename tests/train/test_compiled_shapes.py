@@ -1,0 +1,163 @@
+"""Compiled runs end where sizes change from step to step: warm-ups, growing ratios, run after run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chronomask.data.order import BatchWarmUp, Sizes
+from chronomask.recipes import find_recipe
+from chronomask.train import run
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
+from chronomask.types import Rows
+from tests.support.golden_runs import ROW_LENGTH, make_data
+from tests.support.tiny_models import tiny_bert
+
+pytestmark = [  # torch's own, while it looks at what is to be compiled
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+RECIPES = (
+    "bert-base",
+    "bert-large",
+    "bert-small",
+    "bert-tiny",
+    "modernbert-base",
+    "modernbert-tiny",
+)
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("shapes") / "data")
+
+
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:
+    """The backbone is compiled without code being made; collects the shapes that graphs were made of."""
+    seen: set[tuple[int, ...]] = set()
+
+    def note(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        ids = (x.shape for x in inputs if isinstance(x, torch.Tensor) and x.dtype == torch.int64)
+        # Those of one row are tables of positions that models hold.
+        seen.update(tuple(shape) for shape in ids if len(shape) == 2 and shape[0] > 1)
+        return graph.forward
+
+    monkeypatch.setattr(run, "COMPILER", note)
+    return seen
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def config_of(data: Path, **changes: Any) -> RunConfig:
+    values = {
+        "data": str(data),
+        "model": tiny_bert(ROW_LENGTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        "device": "cpu",
+        "threads": 1,
+        "log_every": 1,
+        "peak_flops": 1e12,
+        "validation": {"every": 0, "rows": 8},
+        "checkpoint": {"every": 0},
+    }
+    return RunConfig.of(values, **changes)
+
+
+def test_more_than_sixteen_sizes_of_steps(
+    data: Path, tmp_path: Path, shapes: set[tuple[int, ...]]
+) -> None:
+    """And the losses are those of the same run without compilation, to rounding."""
+    growing = {"start_rows": 3, "steps": 20, "stages": 20}
+    config = config_of(data, steps=21, rows_per_step=23, batch_warmup=growing, compile="always")
+    sizes = Sizes(23, BatchWarmUp(**growing))
+    assert len({sizes.rows_at(step) for step in range(21)}) > 16
+    pretrain(config, tmp_path / "compiled", progress=False)
+    assert len(shapes) <= 4
+    pretrain(RunConfig.of(config, compile="never"), tmp_path / "eager", progress=False)
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-5)
+
+
+def test_rows_whose_parts_differ_by_one(
+    data: Path, tmp_path: Path, shapes: set[tuple[int, ...]]
+) -> None:
+    config = config_of(data, steps=3, rows_per_step=40, micro_batches=3, compile="always")
+    config = RunConfig.of(config, masking={"ratio": {"kind": "cosine_decay", "base": 0.3}})
+    pretrain(config, tmp_path / "run", progress=False)
+    assert shapes == {(14, ROW_LENGTH)}
+
+
+@pytest.mark.slow
+def test_run_after_run_in_one_process(
+    data: Path, tmp_path: Path, shapes: set[tuple[int, ...]]
+) -> None:
+    """As a study over batch sizes and widths makes them: more than torch's limit of 8."""
+    for number in range(10):
+        config = config_of(data, steps=1, rows_per_step=4 + number, compile="always")
+        width = {"hidden_size": 16 + 8 * (number % 3), "num_attention_heads": 2}
+        config = RunConfig.of(config, model={"overrides": width})
+        pretrain(config, tmp_path / f"run-{number}", progress=False)
+    assert len(shapes) > 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_sizes_of_every_recipe(
+    recipe: str, data: Path, tmp_path: Path, shapes: set[tuple[int, ...]]
+) -> None:
+    """A step of each size that the recipe has, rows and widths scaled down."""
+    values = RunConfig.load(find_recipe(recipe), [f"data={data}"])
+    scale = max(1, values.rows_per_step // 48)
+    warm_up = values.batch_warmup
+    stages = 1 if warm_up is None else warm_up.stages
+    changes: dict[str, Any] = {
+        "model": {"overrides": SMALL},
+        "rows_per_step": values.rows_per_step // scale,
+        "micro_batches": min(values.micro_batches, values.rows_per_step // scale),
+        "steps": stages + 2,
+        "learning_rate": {"warmup_steps": 0},
+        "compile": "always",
+        "device": "cpu",
+        "precision": "fp32",
+        "threads": 1,
+        "peak_flops": 1e12,
+        "validation": {"every": 0, "rows": 8},
+        "checkpoint": {"every": 0},
+    }
+    if warm_up is not None:
+        start = max(1, warm_up.start_rows // scale)
+        changes["batch_warmup"] = {"start_rows": start, "steps": stages, "stages": stages}
+    pretrain(RunConfig.of(values, **changes), tmp_path / "run", progress=False)
+    assert len(shapes) <= 4
+
+
+def test_rows_of_padding_are_no_rows() -> None:
+    import numpy as np
+
+    rows = Rows(
+        np.full((2, 4), 7),
+        np.zeros((2, 4), np.int32),
+        np.ones((2, 4), np.uint8),
+        np.arange(2),
+        np.zeros(2, np.int64),
+        np.array([0, 3, 4, 8], np.int32),
+    )
+    padded = rows.pad_to(4, 0)
+    assert padded.input_ids[2:].tolist() == [[0] * 4] * 2
+    assert (padded.word_id[2:] == -1).all()
+    assert padded.cu_seqlens.tolist() == [0, 3, 4, 8, 12, 16]
+    assert rows.pad_to(2, 0) is rows
