@@ -95,9 +95,16 @@ def describe_problem(
         case "string_type" if isinstance(value, bool | int | float):
             return f"{location} is {_as_in_yaml(value)}; text is meant: put it in quotes"
         case "model_type" | "model_attributes_type" | "dict_type":
-            kinds = ", ".join(kinds_of(_classes_at(cls, values, path)))
-            meant = f"a group of keys with a 'kind' is meant; valid: {kinds}" if kinds else ""
-            meant = meant or "a group of keys is meant"
+            kinds = kinds_of(_classes_at(cls, values, path))
+            meant = (
+                "a group of keys is meant"
+                if not kinds
+                else "a group of keys with a 'kind' is meant"
+            )
+            if value in kinds:
+                meant += f", as {location}.kind={value} makes it"
+            elif kinds:
+                meant += f"; valid: {', '.join(kinds)}"
             return f"{location or 'the whole'} is {_as_in_yaml(value)}; {meant}"
         case "tuple_type" | "list_type":
             return f"{location} is {_as_in_yaml(value)}; a list is meant"

@@ -20,6 +20,7 @@ from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.sources import find_sources
 from chronomask.storage import LongLine, byte_lines, decompressed
 from chronomask.types import Document
+from tests.support.bombs import KINDS, LIMIT_MIB, peak_mib, write
 from tests.support.fuzz_files import SAMPLES, fuzz
 
 
@@ -115,6 +116,13 @@ def test_little_is_unpacked_at_a_time(compression: str, monkeypatch: pytest.Monk
         total += len(block)
     assert total == 50_000_000
     assert max(sizes) <= 34 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_bomb_takes_more_than_300_mib(tmp_path: Path, kind: str) -> None:
+    """At the defaults; ``python -m tests.support.bombs --megabytes 10000`` unpacks more."""
+    assert peak_mib(write(kind, 330, tmp_path)) < LIMIT_MIB
 
 
 def test_an_xz_dictionary_that_is_too_large(tmp_path: Path) -> None:

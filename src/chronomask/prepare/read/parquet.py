@@ -19,7 +19,7 @@ __all__ = ["read_parquet"]
 _PAGE_BYTES = 1 << 27
 """Largest page of a Parquet file that is read: it is unpacked as a whole."""
 _PAGE_VALUES = 1 << 24
-_BATCH_BYTES = 1 << 26
+_BATCH_BYTES = 1 << 24
 _MOST_ROWS = 1024
 
 

@@ -90,7 +90,9 @@ def _lines_again(held: bytearray, size: int, limit: int) -> Iterator[tuple[bytes
 
 
 _MOST_GROUPS = 2_000_000
-"""Lists and objects of one line of JSON: three bytes of text are some 70 of memory."""
+"""Lists and objects of one line of JSON, or fields of CSV: three bytes of text are some 70 of memory."""
+_LONGEST_HEADER = 1 << 16
+"""Bytes of the line of a table that names its columns, or of a header of WARC."""
 
 
 def read_jsonl(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
@@ -162,8 +164,9 @@ def read_table(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
     """
     lines = lines_of(source, skipped, fields.max_bytes)
     records = (_read_quoted if source.format == ".csv" else _read_tabbed)(lines, fields)
-    values, reason, _ = next(records, ([], "", 0))
-    if reason:
+    values, reason, size = next(records, ([], "", 0))
+    if reason or size > _LONGEST_HEADER:
+        reason = reason or f"{size:,} bytes"
         raise DataError(f"{source.name}, line 1: {reason}; it must name the columns")
     names = [name.strip() for name in values]
     if not all(map(can_be_encoded, names)):
@@ -189,11 +192,17 @@ Record = tuple[list[str], str, int]
 
 def _read_tabbed(lines: Iterable[bytes | LongLine], fields: Fields) -> Iterator[Record]:
     """The records of .tsv: a line each."""
+    most = -1  # a record of more fields than the first is of no use, however many it has
     for line in lines:
         if isinstance(line, LongLine):
             yield [], fields.too_long, line.size
         elif line:
-            yield line.decode("utf-8", "surrogateescape").split("\t"), "", len(line)
+            values = line[: None if most >= 0 else _LONGEST_HEADER + 1].decode(
+                "utf-8", "surrogateescape"
+            )
+            found = values.split("\t", most)
+            most = len(found) if most < 0 else most
+            yield found, "", len(line)
 
 
 def _read_quoted(lines: Iterator[bytes | LongLine], fields: Fields) -> Iterator[Record]:
@@ -237,7 +246,7 @@ class _Feed:
     def begin(self) -> None:
         """Expect a new record."""
         self.held = bytearray()
-        self.wants_more, self.too_long, self._unheld = False, "", 0
+        self.wants_more, self.too_long, self._unheld, self._commas = False, "", 0, 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -253,8 +262,12 @@ class _Feed:
             self._unheld = found.size if isinstance(found, LongLine) else 0
             line = b"" if isinstance(found, LongLine) else found + b"\n"
         self.held += line
+        self._commas += line.count(b",")
         if self._unheld or len(self.held) > self._fields.max_bytes + 1:
             self.too_long = self._fields.too_long
+        elif self._commas > _MOST_GROUPS:
+            self.too_long = f"a record of more than {_MOST_GROUPS:,} commas"
+        if self.too_long:
             raise csv.Error
         return line.decode("utf-8", "surrogateescape")
 
@@ -294,7 +307,6 @@ def _of_bounded_documents(
 
 
 _OF_NO_DOCUMENT = ("warcinfo", "request", "metadata", "revisit")
-_LONGEST_HEADER = 1 << 16
 
 
 def read_warc(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
