@@ -119,9 +119,16 @@ def test_little_is_unpacked_at_a_time(compression: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a.txt.zst", "a.zip", "dictionary.parquet", "groups.jsonl", "header.warc", "line.jsonl",
+        "longest-field.csv", "wide.txt",
+    ],
+)  # fmt: skip
 def test_no_bomb_takes_more_than_300_mib(tmp_path: Path, kind: str) -> None:
-    """At the defaults; ``python -m tests.support.bombs --megabytes 10000`` unpacks more."""
+    """At the defaults; ``python -m tests.support.bombs --megabytes 10000`` has all kinds and unpacks more."""
+    assert kind in KINDS
     assert peak_mib(write(kind, 330, tmp_path)) < LIMIT_MIB
 
 
