@@ -43,6 +43,19 @@ def test_every_example_is_a_valid_configuration(snippet: str) -> None:
     assert MaskingConfig.parse(yaml.safe_load(snippet))
 
 
+def lines_in_tables(page: str) -> list[str]:
+    """What a row of a table says in code of masking's keys, as one YAML text."""
+    keys = "|".join(MaskingConfig.model_fields)
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    found = ["\n".join(re.findall(rf"`((?:{keys}): [^`]+)`", row)) for row in rows]
+    return [lines for lines in found if lines]
+
+
+@pytest.mark.parametrize("lines", lines_in_tables((DOCS / "masking.md").read_text("utf-8")))
+def test_every_arm_of_a_few_lines_is_a_valid_configuration(lines: str) -> None:
+    assert MaskingConfig.parse(yaml.safe_load(lines)) != MaskingConfig()
+
+
 @pytest.mark.parametrize("page", ["masking.md", "schedules.md"])
 def test_every_picture_and_link_leads_somewhere(page: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from chronomask.data.folder import PreparedData
-from chronomask.runs.rules import CHANGEABLE, expect, maskable_tokens, progress, unchangeable
+from chronomask.errors import UsageError
+from chronomask.runs.rules import (
+    CHANGEABLE,
+    expect,
+    maskable_tokens,
+    progress,
+    refuse_unsuited,
+    unchangeable,
+)
 from chronomask.train.config import RunConfig
 
 GROWING = ["batch_warmup.start_rows=2", "batch_warmup.steps=6", "batch_warmup.stages=2"]
@@ -80,3 +88,9 @@ def test_cut_rows_have_fewer_tokens_to_mask(tiny_data: PreparedData) -> None:
     cut = maskable_tokens(run("length_warmup.start_length=4", "length_warmup.steps=9"), tiny_data)
     assert whole(0) == whole(9) == cut(9)
     assert cut(0) < cut(3) < cut(6) < cut(9) < tiny_data.row_length
+
+
+def test_content_by_scores_needs_data_with_scores(tiny_data: PreparedData) -> None:
+    refuse_unsuited(run(), tiny_data)
+    with pytest.raises(UsageError, match=r"masking\.content 'scores' .* chronomask data score"):
+        refuse_unsuited(run("masking.content.kind=scores"), tiny_data)

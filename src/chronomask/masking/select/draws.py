@@ -361,6 +361,7 @@ def deal_units(
     out = np.empty((num_rows, length), np.int32)
     first, size = np.empty(length, np.int64), np.empty(length, np.int64)
     hashed, own = np.empty(length, np.uint32), np.empty(length, np.bool_)
+    order, buckets = np.empty(length, np.uint32), np.empty(1 << ORDER_BITS, np.uint32)
     for row in range(num_rows):
         hash_row(keys[row], spread, hashed)
         num, total, previous = 0, 0, -1
@@ -375,7 +376,9 @@ def deal_units(
             previous = here
         start = np.int64(keys[row] >> np.uint64(32))
         before = 0
-        for u in np.argsort(hashed[first[:num]]):
+        shuffle(hashed, first, num, order, buckets)
+        for i in range(num):
+            u = order[i]
             place = (start + (before << 32) // total) & np.int64(0xFFFFFFFF)
             own[u] = (place * num_turns) >> 32 == turn[row]
             before += size[u]
