@@ -9,7 +9,7 @@ import pytest
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.prepare.config import PrepareConfig, StanzaTagger
+from chronomask.prepare.config import ByteLevelBPE, PrepareConfig, StanzaTagger, WordPiece
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.words.unicode import scripts_of, unlikely_language
 from chronomask.show.prepared import as_text, look_into
@@ -51,15 +51,37 @@ def test_scripts_are_named_by_their_letters() -> None:
 
 
 def test_korean_under_the_english_tagger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    prepared(tmp_path / "out", [f"{KOREAN} {k}" for k in range(30)])
+    cased = {"lowercase": False}
+    prepared(tmp_path / "out", [f"{KOREAN} {k}" for k in range(30)], tokenizer=cased)
     (line,) = [record.getMessage() for record in caplog.records]
     assert "text in 'en'" in line
     assert "of its letters are Hangul" in line
     assert "--tagger bands" in line
     caplog.clear()
-    prepared(tmp_path / "bands", [f"{KOREAN} {k}" for k in range(30)], tagger="bands")
+    prepared(
+        tmp_path / "bands", [f"{KOREAN} {k}" for k in range(30)], tagger="bands", tokenizer=cased
+    )
     prepared(tmp_path / "english", [f"A sentence in English, number {k}." for k in range(30)])
     assert not caplog.records
+
+
+@pytest.mark.parametrize("text", [KOREAN, "がぎぐ ですから", "किताब की दुकान में हूँ", "สวัสดีครับ"])
+def test_letters_that_need_their_marks(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared(tmp_path / "out", [f"{text} {k}" for k in range(30)], tagger="none")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("the tokenizer strips accents, which changes")
+    assert line.endswith("--set tokenizer.lowercase=false")
+
+
+def test_letters_whose_marks_are_accents() -> None:
+    texts = ["Ärger naïve Łódź ñandú Ελλάδα й ё", "漢字"]
+    assert WordPiece().damage(texts) is None
+    assert WordPiece().damage(["한국"]) is not None
+    assert WordPiece(lowercase=False).damage(["한국"]) is None
+    assert ByteLevelBPE().damage(["한국"]) is None
+    assert WordPiece().damage([]) is None
 
 
 def test_unknown_tokens_are_said_at_the_end_and_shown(

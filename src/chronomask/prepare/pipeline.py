@@ -311,7 +311,7 @@ class _Run:
                     held_out=config.held_out,
                 )
         gathered = self.refine(gathered)
-        self.warn_of_script(gathered)
+        self.warn_of_language(gathered)
         class_names = tagger.classes_of(gathered.tags)
         with self.once():
             tokenizer = self.tokenizer(gathered)
@@ -350,14 +350,17 @@ class _Run:
             gathered = gathered.without(*left)
         return gathered
 
-    def warn_of_script(self, gathered: Gathered) -> None:
-        """Say so where the text is in another script than that of the tagger's language."""
-        language = self.config.tagger.made_for()
-        if language is None or self.share is not None:
+    def warn_of_language(self, gathered: Gathered) -> None:
+        """Say so where tagger or tokenizer are not for text in such letters."""
+        if self.share is not None:
             return
         few = _spread(gathered.num_parts, _PARTS_LOOKED_AT)
         texts = [document.text[:_LOOKED_AT] for k in few for document in read_text(self.work, k)]
-        why = unlikely_language(language, texts)
+        damage = self.config.tokenizer.damage(texts)
+        if damage:
+            logger.warning("the tokenizer %s", damage)
+        language = self.config.tagger.made_for()
+        why = unlikely_language(language, texts) if language else None
         if why:
             logger.warning(
                 "the tagger is for text in '%s', but %s: its classes will mean little. Choose "

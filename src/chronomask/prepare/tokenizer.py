@@ -47,6 +47,8 @@ SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mas
 
 ALPHABET = 1000
 """Characters that a trained WordPiece keeps if the text has so many: the limit of BERT's trainer."""
+_MANY_CHANGED = 0.02
+"""Share of the letters that stripping accents may change unnoticed."""
 MOST_IDS = 1 << 24
 """Ids that a given tokenizer may span: a model needs a row of weights for each."""
 
@@ -79,6 +81,10 @@ class TokenizerChoice(Alternative):
     def state(self) -> list[dict[str, Any]]:
         """What it is made of besides the text: equal states give equal tokenizers."""
         return []
+
+    def damage(self, texts: Iterable[str]) -> str | None:
+        """What it would do to such texts that nobody wants, as the rest of a sentence; None: nothing."""
+        return None
 
     @abstractmethod
     def save(self, sample: Iterable[str], row_length: int, folder: Path) -> None:
@@ -119,6 +125,22 @@ class WordPiece(_Trained):
     character_coverage: float = Field(default=0.9999, gt=0.0, le=1.0)
     """Share of the text's characters that the alphabet is to cover; it keeps 1,000 characters at least.
     Never more than ``vocab_size`` has room for; a word with any other character is unknown."""
+
+    def damage(self, texts: Iterable[str]) -> str | None:
+        """Stripping accents takes Hangul apart, and the marks off kana and Indic letters."""
+        if not self.lowercase:
+            return None
+        characters: Counter[str] = Counter()
+        for text in texts:
+            characters.update(text)
+        letters = sum(number for c, number in characters.items() if c.isalpha())
+        changed = sum(number for c, number in characters.items() if _is_changed_for_ever(c))
+        if changed <= _MANY_CHANGED * letters:
+            return None
+        return (
+            f"strips accents, which changes {changed / max(letters, changed):.0%} of the letters into "
+            "others: add --set tokenizer.lowercase=false"
+        )
 
     def train(self, sample: Iterable[str]) -> Tokenizer:
         """WordPiece as BERT's, the same on every run.
@@ -397,6 +419,15 @@ class ByteRuns:
 
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def _is_changed_for_ever(character: str) -> bool:
+    """Whether stripping accents makes another letter of it: its marks, or it itself, are no accent."""
+    script = unicodedata.name(character, "?").partition(" ")[0]
+    if script in ("LATIN", "GREEK", "CYRILLIC", "COMBINING"):
+        return False
+    apart = unicodedata.normalize("NFD", character)
+    return unicodedata.category(character) == "Mn" or (character.isalpha() and apart != character)
 
 
 def _count_characters(texts: Iterable[str]) -> tuple[Counter[str], Counter[str]]:
