@@ -245,6 +245,7 @@ def _varlen(
     documents: Documents,
     groups: bool,
 ) -> torch.Tensor:
+    """Attention within each document by torch's flash kernel for rows of any lengths."""
     from torch.nn.attention.varlen import varlen_attn
 
     rows, length = query.shape[0], query.shape[2]

@@ -68,6 +68,7 @@ class FromCheckpoint(Config):
 
 
 ModelConfig = Annotated[FromConfig | FromCheckpoint, Field(discriminator="kind")]
+"""The union of what can be trained, distinguished by ``kind``."""
 
 
 @cache
@@ -108,11 +109,16 @@ def fields_of(model_type: str) -> Fields | None:
     chosen = next((found for found in classes if _model_type(found) == model_type), None)
     if base is None or chosen is None or [ast.unparse(b) for b in chosen.bases] != [base.name]:
         return None
-    accepted = {*_declared(base), *_declared(chosen), *_other_names(base), *_other_names(chosen)}
-    return Fields(_declared(chosen), frozenset(accepted))
+    accepted = {
+        *_own_fields(base),
+        *_own_fields(chosen),
+        *_other_names(base),
+        *_other_names(chosen),
+    }
+    return Fields(_own_fields(chosen), frozenset(accepted))
 
 
-def _declared(config: ast.ClassDef) -> tuple[str, ...]:
+def _own_fields(config: ast.ClassDef) -> tuple[str, ...]:
     """Annotated fields of a class."""
     names = [
         s.target.id

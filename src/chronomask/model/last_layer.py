@@ -96,6 +96,7 @@ def _bert_after_attention(model: Any) -> tuple[nn.Module, ...]:
 def _modernbert_trunk(
     model: Any, input_ids: torch.Tensor, inputs: Mapping[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """What goes into the last layer, and what its attention reads, both [B, T, H]."""
     base = model.base_model
     more = dict(inputs)
     padding, positions = more.pop("attention_mask", None), more.pop("position_ids", None)

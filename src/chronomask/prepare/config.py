@@ -160,10 +160,10 @@ class PrepareConfig(Config):
             metadata_keys=self.metadata_keys,
         )
 
-    def shaped(self) -> Self:
+    def without_workers(self) -> Self:
         """A copy without what cannot change a row: workers and executor are the defaults."""
         return self.model_copy(update={"workers": 0, "executor": LocalExecutor()})
 
     def shaping(self) -> dict[str, Any]:
         """The values that decide the rows."""
-        return self.shaped().to_dict()
+        return self.without_workers().to_dict()

@@ -207,7 +207,7 @@ class _Run:
             before = PrepareConfig.load(self.out / "config.yaml")
         except ChronomaskError as error:
             raise DataError(f"{error}; use --force to prepare {self.out} again") from None
-        changes = diff(before.shaped(), self.config.shaped())
+        changes = diff(before.without_workers(), self.config.without_workers())
         if changes:
             listing = "; ".join(
                 f"{key} is {was!r} there, {now!r} here" for key, (was, now) in changes.items()
@@ -419,7 +419,7 @@ class _Run:
         report = statistics(counts, job.class_names, gathered, parts, self.state["sources"])
         write_json(out / "statistics.json", report, indent=1)
         # Workers and executor are this machine's business: equal rows come with an equal config.
-        write_text(out / "config.yaml", config.shaped().to_yaml())
+        write_text(out / "config.yaml", config.without_workers().to_yaml())
         values = {
             "tokenizer_sha256": tokenizer.sha256,
             "tagger": config.tagger.label(),

@@ -67,7 +67,7 @@ FILTER = "filter"
 def filter_part(filters: Sequence[DatatroveFilter], work: Path, number: int) -> None:
     """Task: filter a part; its mark is the account of what was left out."""
     steps, skipped = _steps(json.dumps([choice.to_dict() for choice in filters])), Skipped()
-    passed = (_passed(document, steps, skipped) for document in read_text(work, number))
+    passed = (_apply(document, steps, skipped) for document in read_text(work, number))
     kept = [document for document in passed if document is not None]
     write_text(work, number, kept, filtered=True)
     characters = sum(len(document.text) for document in kept)
@@ -87,7 +87,7 @@ def filtered_out(work: Path, num_parts: int) -> tuple[int, int, Skipped]:
     return documents, characters, skipped
 
 
-def _passed(
+def _apply(
     document: Document, steps: Sequence[tuple[str, Any]], skipped: Skipped
 ) -> Document | None:
     """The document as the filters leave it, None if one refuses it."""

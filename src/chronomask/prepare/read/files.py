@@ -36,7 +36,7 @@ __all__ = [
     "is_address",
     "lines_of",
     "list_names",
-    "opened",
+    "open_source",
 ]
 
 Unit = Literal["documents", "files", "folders"]
@@ -379,8 +379,8 @@ class SourceFile:
 
 
 def lines_of(source: SourceFile, skipped: Skipped, limit: int) -> Iterator[bytes | LongLine]:
-    """The lines of a file, as :func:`byte_lines` gives them; raises as :func:`opened` does."""
-    with opened(source, skipped) as handle:
+    """The lines of a file, as :func:`byte_lines` gives them; raises as :func:`open_source` does."""
+    with open_source(source, skipped) as handle:
         yield from byte_lines(handle, source.name, limit)
 
 
@@ -389,7 +389,7 @@ _MOST_UNPACKED = 2_000_000_000
 
 
 @contextmanager
-def opened(source: SourceFile, skipped: Skipped) -> Iterator[IO[bytes]]:
+def open_source(source: SourceFile, skipped: Skipped) -> Iterator[IO[bytes]]:
     """The decompressed bytes of a file; the one place for whatever reading a file can raise.
 
     What follows a damaged place of compressed data is counted as left out, and the reader ends there.

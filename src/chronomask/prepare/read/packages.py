@@ -56,7 +56,7 @@ def read_installed(max_bytes: int) -> Iterator[Document]:
                         paragraphs.append(paragraph)
             text = "\n".join(paragraphs)
             if len(text) >= _MIN_CHARACTERS:
-                text = _bounded(text, max_bytes - held)
+                text = _cut(text, max_bytes - held)
                 held += len(text.encode())
                 yield Document(f"{name}:{origin}", text)
                 queue.append((name, texts))
@@ -73,7 +73,7 @@ def _letters(paragraph: str) -> bytes:
     return hashlib.blake2b(letters.encode(), digest_size=16).digest()
 
 
-def _bounded(text: str, max_bytes: int) -> str:
+def _cut(text: str, max_bytes: int) -> str:
     """``text``, or its whole paragraphs that fit (at least one)."""
     if len(text.encode()) <= max_bytes:
         return text
@@ -207,7 +207,7 @@ def _blocks(text: str) -> Iterator[str]:
         indent = len(line) - len(line.lstrip())
         following = lines[number + 1].strip() if number + 1 < len(lines) else ""
         if stripped and (_SECTION.match(stripped) or _UNDERLINE.match(following)):
-            yield from _joined(block)
+            yield from _join(block)
             block = []
             keeps = _PROSE_SECTION.match(stripped) or not _SECTION.match(stripped)
             # Under a numpy heading the entries are flush left; they end at the next heading.
@@ -218,11 +218,11 @@ def _blocks(text: str) -> Iterator[str]:
                 continue
             hidden_below = None
         if not stripped or _UNDERLINE.match(stripped) or indent or _breaks(line):
-            yield from _joined(block)
+            yield from _join(block)
             block = []
         else:
             block.append(stripped)
-    yield from _joined(block)
+    yield from _join(block)
 
 
 def _breaks(line: str) -> bool:
@@ -230,7 +230,7 @@ def _breaks(line: str) -> bool:
     return bool(_NO_PROSE_LINE.match(line) or _ITEM.match(line))
 
 
-def _joined(block: list[str]) -> Iterator[str]:
+def _join(block: list[str]) -> Iterator[str]:
     if block:
         yield " ".join(block)
 

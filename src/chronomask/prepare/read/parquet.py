@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from chronomask.errors import DataError, need, printable
-from chronomask.prepare.read.files import Skipped, SourceFile, in_words, opened
+from chronomask.prepare.read.files import Skipped, SourceFile, in_words, open_source
 from chronomask.prepare.read.records import NOT_UTF8, Fields, from_record
 from chronomask.types import Document
 
@@ -28,7 +28,7 @@ def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterat
     need("pyarrow", "prepare", "reading Parquet files")
     pq = need("pyarrow.parquet", "prepare", "reading Parquet files")
 
-    with opened(source, skipped) as handle:
+    with open_source(source, skipped) as handle:
         try:
             # Buffered: else a column is read as a whole, row group by row group.
             file = pq.ParquetFile(handle, buffer_size=1 << 20)

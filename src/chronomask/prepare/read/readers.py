@@ -3,7 +3,7 @@
 A record that cannot be used is left out, counted and named; a file that is not of its format, or has no
 such field at all, is refused. WARC files are read where their records are text, such as the WET files of
 Common Crawl; HTML is not taken apart. No reader holds more than a document, which is bounded, and whatever
-a file can raise becomes one sentence in :func:`files.opened`.
+a file can raise becomes one sentence in :func:`files.open_source`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from chronomask.conllu import as_text, by_document, sentences
 from chronomask.errors import DataError
-from chronomask.prepare.read.files import Skipped, SourceFile, lines_of, opened
+from chronomask.prepare.read.files import Skipped, SourceFile, lines_of, open_source
 from chronomask.prepare.read.parquet import read_parquet
 from chronomask.prepare.read.records import (
     NOT_UTF8,
@@ -281,7 +281,7 @@ class _Feed:
 
 def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
     """A document from every ``# newdoc`` to the next; without any, every sentence is one."""
-    with opened(source, skipped) as handle:
+    with open_source(source, skipped) as handle:
         lines = _of_bounded_documents(
             lines_in(handle, source.name, fields.max_bytes), source, fields
         )
@@ -316,7 +316,7 @@ def read_warc(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[
     (https://iipc.github.io/warc-specifications).
     """
     number = -1
-    with opened(source, skipped) as handle:
+    with open_source(source, skipped) as handle:
         while (headers := _warc_headers(handle)) is not None:
             kind, size = headers.get("warc-type", ""), int(headers["content-length"])
             name = f"{source.name}:{number + 1}"

@@ -99,7 +99,7 @@ def from_record(
         if not reason:
             assert words is not None
             assert tags is not None
-            text, where = _joined(words, tags)
+            text, where = _join(words, tags)
             return check_text(text, name, identifier, metadata, skipped, where)
     else:
         text = record.get(fields.text)
@@ -123,7 +123,7 @@ def _why_not_words(words: Any, tags: Any) -> str:
     return ""
 
 
-def _joined(words: Sequence[str], tags: Sequence[str | None]) -> tuple[str, TaggedWords]:
+def _join(words: Sequence[str], tags: Sequence[str | None]) -> tuple[str, TaggedWords]:
     """Words joined by spaces, and where they are; words of white space alone are left out."""
     kept = [(" ".join(w.split()), t or "") for w, t in zip(words, tags, strict=True) if w.strip()]
     starts, ends, at = [], [], 0

@@ -97,7 +97,7 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     find = UnicodeWords()
     for text in texts:
         (spans,) = find.tag([text])
-        counts.update(_folded(text, spans))
+        counts.update(_fold(text, spans))
     return counts
 
 
@@ -151,7 +151,7 @@ class BandWords(WordFinder):
         class_of, last = self._class_of, self._last
         tagged = []
         for text, words in zip(texts, UnicodeWords().tag(texts), strict=True):
-            classes = [class_of.get(word, last) for word in _folded(text, words)]
+            classes = [class_of.get(word, last) for word in _fold(text, words)]
             tagged.append(Spans(words.starts, words.ends, np.asarray(classes, np.uint8)))
         return tagged
 
@@ -160,7 +160,7 @@ class BandWords(WordFinder):
         return WithoutContext(self)
 
 
-def _folded(text: str, spans: Spans) -> list[str]:
+def _fold(text: str, spans: Spans) -> list[str]:
     # Folded word by word: folding a whole text may move its characters.
     bounds = zip(spans.starts.tolist(), spans.ends.tolist(), strict=True)
     return [text[a:b].casefold() for a, b in bounds]

@@ -141,7 +141,7 @@ class ChunkMemo:
     def _learn(self, new: list[bytes], is_special: np.ndarray) -> None:
         """Tokenise, find words and align chunks that were not met before."""
         texts, first = [text_of(key) for key in new], [begins_its_text(key) for key in new]
-        ids, starts, ends, num_tokens = _encoded(self._tokenizer, texts, first)
+        ids, starts, ends, num_tokens = _encode(self._tokenizer, texts, first)
         words = self._tagger.learn(texts, first)
         # One character axis for all, with a gap so that no token reaches the next chunk.
         sizes = np.fromiter((len(text) + 2 for text in texts), np.int64, len(texts))
@@ -169,7 +169,7 @@ class ChunkMemo:
         self._types.append(words.types)
 
 
-def _encoded(
+def _encode(
     tokenizer: Tokenizer, texts: Sequence[str], at_start: Sequence[bool]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Ids, start and end characters within its chunk of every token, int64 [T]; tokens of each chunk, [N].
