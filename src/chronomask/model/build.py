@@ -38,6 +38,7 @@ from chronomask.model.open import (
     open_model,
     open_tokenizer,
 )
+from chronomask.model.positions import lengthen, way_to_lengthen
 from chronomask.model.rotary import rotate_exactly
 from chronomask.vocabulary import vocabulary_size
 
@@ -72,6 +73,8 @@ def build_model(
     skeleton(config, tokenizer, row_length=row_length, attention=attention)
     if isinstance(config, FromCheckpoint):
         model = _from_checkpoint(config, seed)
+        if _positions_lacking(model, row_length):
+            lengthen(model, row_length + position_offset(model))
     else:
         architecture = _architecture(config, tokenizer)
         with _draw_with(seed):
@@ -110,7 +113,10 @@ def skeleton(
         raise UsageError(_why_no_model(config, tokenizer, error)) from None
     check_supported(model, attention)
     vocab_size = model.config.vocab_size if tokenizer is None else vocabulary_size(tokenizer)
-    _check_sizes(model, vocab_size, row_length)
+    _check_vocabulary_size(model, vocab_size)
+    if _positions_lacking(model, row_length):
+        _check_may_lengthen(config, model, row_length)
+        lengthen(model, row_length + position_offset(model))
     return model
 
 
@@ -285,15 +291,35 @@ def _how_it_splits(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {key: values.get(key) for key in ("normalizer", "pre_tokenizer", "model")}
 
 
-def _check_sizes(model: PreTrainedModel, vocab_size: int, row_length: int) -> None:
+def _check_vocabulary_size(model: PreTrainedModel, vocab_size: int) -> None:
     if model.config.vocab_size < vocab_size:
         raise UsageError(
             f"the model knows {model.config.vocab_size:,} tokens, the data's tokenizer has {vocab_size:,}"
         )
+
+
+def _positions_lacking(model: PreTrainedModel, row_length: int) -> bool:
+    """Whether rows are longer than the model has positions for."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    needed = row_length + position_offset(model)
-    if positions is not None and positions < needed:
-        raise UsageError(
-            f"the model has {positions} positions, rows of {row_length} tokens need {needed}: "
-            f"set model.overrides.max_position_embeddings={needed} or prepare shorter rows"
-        )
+    return positions is not None and positions < row_length + position_offset(model)
+
+
+def _check_may_lengthen(
+    config: FromConfig | FromCheckpoint, model: PreTrainedModel, row_length: int
+) -> None:
+    """Raise UsageError unless a checkpoint is to have more positions and can."""
+    positions, offset = model.config.max_position_embeddings, position_offset(model)
+    needed = row_length + offset
+    if isinstance(config, FromConfig):
+        mend = f"set model.overrides.max_position_embeddings={needed}"
+    elif way_to_lengthen(model) is None:
+        mend = f"'{model.config.model_type}' cannot be given more"
+    elif config.longer_rows:
+        return
+    else:
+        mend = "set model.longer_rows=true to make more of those it has"
+    join = ":" if way_to_lengthen(model) is None and isinstance(config, FromCheckpoint) else " or"
+    raise UsageError(
+        f"the model has {positions} positions, rows of {row_length} tokens need {needed}: "
+        f"{mend}{join} prepare shorter rows (prepare --row-length {positions - offset})"
+    )

@@ -65,6 +65,9 @@ class FromCheckpoint(Config):
     Hugging Face hub, ``owner/name``"""
     new_head: bool = False
     """whether a head that the model lacks is drawn anew; a model without one is refused otherwise"""
+    longer_rows: bool = False
+    """whether rows may be longer than the model's positions, which are then tiled (learned) or slowed down
+    (rotary); such rows are refused otherwise"""
 
 
 ModelConfig = Annotated[FromConfig | FromCheckpoint, Field(discriminator="kind")]
