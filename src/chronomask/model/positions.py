@@ -24,7 +24,7 @@ _ROTARY = ("modernbert", "eurobert")
 
 
 def way_to_lengthen(model: PreTrainedModel) -> str | None:
-    """ "learned" or "rotary" positions, of which there can be more; None where there cannot."""
+    """The kind of positions, "learned" or "rotary", if there can be more of them; else None."""
     model_type = model.config.model_type
     if model_type in _LEARNED and isinstance(_table(model), nn.Embedding):
         return "learned"
