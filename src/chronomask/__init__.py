@@ -25,7 +25,7 @@ _HOMES = {
     "chronomask.masking.config": ("MaskingConfig",),
     "chronomask.masking.masker": ("Masker",),
     "chronomask.masking.rows": ("RowCollator",),
-    "chronomask.masking.tally": ("score",),
+    "chronomask.masking.tally": ("score", "weighted_sum"),
     "chronomask.prepare.config": ("PrepareConfig",),
     "chronomask.prepare.classes": ("add_classes",),
     "chronomask.runs.read": ("read_run", "read_runs"),

@@ -20,6 +20,7 @@ from chronomask.masking.config import MaskingConfig as MaskingConfig
 from chronomask.masking.masker import Masker as Masker
 from chronomask.masking.rows import RowCollator as RowCollator
 from chronomask.masking.tally import score as score
+from chronomask.masking.tally import weighted_sum as weighted_sum
 from chronomask.prepare.classes import add_classes as add_classes
 from chronomask.prepare.config import PrepareConfig as PrepareConfig
 from chronomask.prepare.pipeline import prepare as prepare

@@ -332,9 +332,8 @@ class Masker:
             )
         else:
             random = exact.RowRandomness.of(self.seed, keys, rows.place)
-            turns = (
-                strategy.turns
-            )  # of the units whose turn it is so many times the ratio is masked
+            # Of the units whose turn it is, so many times the ratio is masked.
+            turns = strategy.turns
             among = ratio if turns == 1 else np.minimum(1.0, ratio * turns)
             positions = exact.select(
                 units, classes, weights, among, random, strategy.each_token, self.config.budget

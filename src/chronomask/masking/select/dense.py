@@ -73,9 +73,11 @@ def select(
     if budget == "none":
         hit = (key < _to_units(chance).gather(1, classes)) & (size > 0)
     else:
-        hit = _systematic_multi(
-            size, multi, classes, chance, key, _host(start_multi, torch.int64, device)
-        )
+        shuffled = key >> (32 - ORDER_BITS)
+        shortness = torch.where(multi, LONGEST - size.clamp(max=LONGEST), LONGEST)
+        longest_first = (shortness << ORDER_BITS) | shuffled
+        start = _host(start_multi, torch.int64, device)
+        hit = _systematic(longest_first, multi, classes, chance, start)
         covered = torch.where(hit, size, 0).sum(1)
         longest = torch.where(multi, size, 0).amax(1)
         left = _left_for_single(wanted, covered, longest, single_counts, chance)
@@ -84,7 +86,7 @@ def select(
             hit |= _smallest(single, (left + start) >> 32, key)
         else:
             shifted = _shift(chance, single_counts, left)
-            hit |= _systematic_single(single, classes, shifted, key, start)
+            hit |= _systematic(shuffled, single, classes, shifted, start)
     hit |= (share >= 1.0)[:, None]
     return (hit.gather(1, unit) & maskable).reshape(shape)
 
@@ -153,50 +155,26 @@ def _shift(chance: torch.Tensor, counts: torch.Tensor, number: torch.Tensor) -> 
     return (chance + step[:, None] * spread).clamp(0.0, 1.0)
 
 
-def _hits(
-    packed: torch.Tensor, position_bits: int, own: torch.Tensor, start: torch.Tensor
+def _systematic(
+    order: torch.Tensor,
+    taking_part: torch.Tensor,
+    classes: torch.Tensor,
+    chance: torch.Tensor,
+    start: torch.Tensor,
 ) -> torch.Tensor:
-    """Bool [B, T] by column: systematic sampling in the order of ``packed``, columns in its low bits.
+    """Bool [B, T] by column: systematic sampling of the units of bool [B, T] ``taking_part``.
 
-    ``own`` int64 [B, T]: chances in units of 2⁻³², by column; 0 where there is no unit.
+    They are visited by ``order`` int64 [B, T], then by column; ``classes`` int64 [B, T], ``chance`` float64
+    [B, C], ``start`` int64 [B] in units of 2⁻³².
     """
-    column = packed.sort(1).values & ((1 << position_bits) - 1)
+    length = order.shape[1]
+    column_bits = max(1, (length - 1).bit_length())
+    packed = (order << column_bits) | torch.arange(length, device=order.device)
+    column = packed.sort(1).values & ((1 << column_bits) - 1)
+    own = torch.where(taking_part, _to_units(chance).clamp(max=_WRAP).gather(1, classes), 0)
     in_order = own.gather(1, column)
     total = (in_order.cumsum(1) + start[:, None]) & _WRAP
     return torch.zeros_like(own, dtype=torch.bool).scatter(1, column, total < in_order)
-
-
-def _systematic_multi(
-    size: torch.Tensor,
-    multi: torch.Tensor,
-    classes: torch.Tensor,
-    chance: torch.Tensor,
-    key: torch.Tensor,
-    start: torch.Tensor,
-) -> torch.Tensor:
-    length = size.shape[1]
-    position_bits = max(1, (length - 1).bit_length())
-    key = key >> (32 - ORDER_BITS)
-    rank = torch.where(multi, LONGEST - size.clamp(max=LONGEST), LONGEST)
-    packed = (rank << ORDER_BITS) | key
-    packed = (packed << position_bits) | torch.arange(length, device=size.device)
-    own = torch.where(multi, _to_units(chance).clamp(max=_WRAP).gather(1, classes), 0)
-    return _hits(packed, position_bits, own, start)
-
-
-def _systematic_single(
-    single: torch.Tensor,
-    classes: torch.Tensor,
-    chance: torch.Tensor,
-    key: torch.Tensor,
-    start: torch.Tensor,
-) -> torch.Tensor:
-    length = single.shape[1]
-    position_bits = max(1, (length - 1).bit_length())
-    key = torch.where(single, key >> (32 - ORDER_BITS), 1 << ORDER_BITS)
-    packed = (key << position_bits) | torch.arange(length, device=single.device)
-    own = torch.where(single, _to_units(chance).clamp(max=_WRAP).gather(1, classes), 0)
-    return _hits(packed, position_bits, own, start)
 
 
 def _smallest(single: torch.Tensor, number: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
