@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,27 +18,7 @@ from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.work import lock
 from tests.support.corpus import made_up_text
 from tests.support.processes import python_path
-
-VALUES = {
-    "tagger": {"kind": "none"},
-    "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
-    "row_length": 32,
-    "held_out": 0.1,
-    "part_characters": 5000,
-    "workers": 1,
-}
-
-
-def config(source: Path, **values: Any) -> PrepareConfig:
-    return PrepareConfig.parse(VALUES | {"sources": [str(source)]} | values)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+from tests.support.reading import files, tiny_config
 
 
 def command(made: PrepareConfig, out: Path, *more: str) -> list[str]:
@@ -68,7 +47,7 @@ def test_a_document_that_is_too_long_costs_itself(tmp_path: Path, format_: str) 
         file.write_text("text,n\n" + "\n".join(f'"{text}",1' for text in texts))
     limit = max(1000, *(len(text) + 20 for text in good))
     assert limit < len(lines)
-    data = prepare(config(file, max_document_bytes=limit), tmp_path / "out", progress=False)
+    data = prepare(tiny_config(file, max_document_bytes=limit), tmp_path / "out", progress=False)
     assert data.statistics["documents"] == 30
     ((reason, told),) = data.statistics["skipped"].items()
     assert reason == f"more than {limit:,} bytes (max_document_bytes)"
@@ -81,7 +60,7 @@ def test_a_field_over_many_lines_is_left_where_it_gets_too_long(tmp_path: Path) 
     field = "\n".join(["long words " * 40] * 5)
     file.write_text(f'text,n\nbefore it,1\n"{field}",2\nafter it,3\n')
     data = prepare(
-        config(file, max_document_bytes=1000, held_out=0), tmp_path / "out", progress=False
+        tiny_config(file, max_document_bytes=1000, held_out=0), tmp_path / "out", progress=False
     )
     skipped = data.statistics["skipped"]
     assert {reason: told["count"] for reason, told in skipped.items()} == {
@@ -133,7 +112,7 @@ def test_every_kind_of_bad_document_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\n\n".join([*good[:10], *bad, *good[10:]]))
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "good one"}\n{"text": \n{"txt": "bad"}\n')
     limit = max(1000, *(len(text) for text in good))
-    data = prepare(config(tmp_path, max_document_bytes=limit), tmp_path / "o", progress=False)
+    data = prepare(tiny_config(tmp_path, max_document_bytes=limit), tmp_path / "o", progress=False)
     skipped = data.statistics["skipped"]
     assert {reason.split(":")[0]: told["count"] for reason, told in skipped.items()} == {
         "invalid UTF-8": 1,
@@ -153,7 +132,7 @@ def test_an_empty_corpus_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_bytes(content)
     with pytest.raises(DataError, match=r"no document in .*a\.txt"):
-        prepare(config(tmp_path / "in"), tmp_path / "out", progress=False)
+        prepare(tiny_config(tmp_path / "in"), tmp_path / "out", progress=False)
 
 
 def small_files() -> None:
@@ -167,7 +146,9 @@ def test_a_disk_that_takes_no_more(tmp_path: Path, workers: str) -> None:
     file = tmp_path / "a.txt"
     file.write_text("\n\n".join(made_up_text(200)))
     # Files of text and tokenizer are small enough; those of tokens are not.
-    made = config(file, part_characters=15_000, tokenizer={"kind": "wordpiece", "vocab_size": 150})
+    made = tiny_config(
+        file, part_characters=15_000, tokenizer={"kind": "wordpiece", "vocab_size": 150}
+    )
     whole = prepare(made, tmp_path / "whole", progress=False)
     out = tmp_path / "out"
     full = subprocess.run(
@@ -188,7 +169,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path) -> None:
     """Killed where the tokenizer, a part, another one two parts on, and the manifest would appear."""
     file = tmp_path / "a.txt"
     file.write_text("\n\n".join(made_up_text(400)))
-    made = config(file, part_characters=3000)
+    made = tiny_config(file, part_characters=3000)
     out = tmp_path / "out"
     for name, number in (
         ("tokenizer", 1),
@@ -214,17 +195,17 @@ def test_two_preparations_of_one_folder_do_not_meet(tmp_path: Path) -> None:
         lock(out / ".lock"),
         pytest.raises(UsageError, match="another process is preparing"),
     ):
-        prepare(config(file), out, progress=False)
-    data = prepare(config(file), out, progress=False)
+        prepare(tiny_config(file), out, progress=False)
+    data = prepare(tiny_config(file), out, progress=False)
     assert not (out / ".lock").exists()
     with lock(out / ".lock"):  # reading what is finished takes no turn
-        assert prepare(config(file), out, progress=False).fingerprint == data.fingerprint
+        assert prepare(tiny_config(file), out, progress=False).fingerprint == data.fingerprint
         with pytest.raises(UsageError, match="another process is preparing"):
-            prepare(config(file), out, progress=False, force=True)
+            prepare(tiny_config(file), out, progress=False, force=True)
     data.verify()
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one two three")
     with pytest.raises(UsageError, match="cannot be used as a folder"):
-        prepare(config(tmp_path / "a.txt"), tmp_path / "a.txt" / "out", progress=False)
+        prepare(tiny_config(tmp_path / "a.txt"), tmp_path / "a.txt" / "out", progress=False)

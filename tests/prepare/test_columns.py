@@ -22,6 +22,7 @@ from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.sources import find_sources
 from chronomask.prepare.words.tagger import split_long
 from chronomask.types import UPOS_CLASSES, Document, TaggedWords
+from tests.support.reading import read as read_sources
 
 RECORDS = [
     {"words": ["Anna", "lives", "in", "New York", "."], "tags": ["PER", "O", "O", "LOC", None]},
@@ -50,11 +51,7 @@ def conllu(*sentences: str) -> str:
 
 
 def read(file: Path, **tagger: Any) -> tuple[list[Document], Skipped]:
-    skipped = Skipped()
-    values = {"sources": [str(file)], "tagger": {"kind": "column"} | tagger}
-    config = PrepareConfig.parse(values)
-    (source,) = find_sources(config.sources, config.fields(), skipped)
-    return list(source.documents(config.fields(), skipped)), skipped
+    return read_sources(file, tagger={"kind": "column"} | tagger)
 
 
 def spelled(document: Document) -> list[tuple[str, str]]:

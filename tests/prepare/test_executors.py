@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,6 +22,7 @@ from chronomask.prepare.rows import annotate
 from chronomask.prepare.tasks import Stage, run_task
 from tests.support.corpus import made_up_text
 from tests.support.processes import HANG, python_path
+from tests.support.reading import files, tiny_config
 
 
 @pytest.fixture
@@ -32,35 +32,14 @@ def corpus(tmp_path: Path) -> Path:
     return file
 
 
-def config(source: Path, **values: Any) -> PrepareConfig:
-    base = {
-        "sources": [str(source)],
-        "tagger": {"kind": "none"},
-        "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
-        "row_length": 32,
-        "held_out": 0.1,
-        "part_characters": 5000,
-        "workers": 1,
-    }
-    return PrepareConfig.parse(base | values)
-
-
 @pytest.fixture
 def whole(corpus: Path, tmp_path: Path) -> dict[str, bytes]:
     """What one process makes of the corpus."""
-    return run(config(corpus), tmp_path / "whole")
+    return run(tiny_config(corpus), tmp_path / "whole")
 
 
 def run(made: PrepareConfig, out: Path) -> dict[str, bytes]:
     return files(prepare(made, out, progress=False).path)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
 
 
 def kill_once(stage: Stage, number: int) -> bool:
@@ -89,7 +68,7 @@ def test_a_killed_worker_costs_its_part_alone(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
 ) -> None:
     monkeypatch.setattr(executors, "run_task", kill_once)
-    assert run(config(corpus, workers=2), tmp_path / "out") == whole
+    assert run(tiny_config(corpus, workers=2), tmp_path / "out") == whole
     assert (tmp_path / "killed").exists()
 
 
@@ -101,7 +80,7 @@ def test_workers_that_keep_dying_are_reported(
     with pytest.raises(
         RunError, match=r"killed 1 times in stage annotate, parts 0, 1.*fewer --workers"
     ):
-        run(config(corpus, workers=2), tmp_path / "out")
+        run(tiny_config(corpus, workers=2), tmp_path / "out")
     assert not (tmp_path / "out" / MANIFEST).exists()
 
 
@@ -114,12 +93,12 @@ def test_a_part_that_fails_is_named_and_run_alone_the_next_time(
         RunError,
         match=r"stage annotate failed for parts 2; part 2: ValueError: no such word",
     ):
-        run(config(corpus, workers=2), out)
+        run(tiny_config(corpus, workers=2), out)
     monkeypatch.undo()
     done: list[Path] = []
     read = annotate.read_text
     monkeypatch.setattr(annotate, "read_text", lambda *of: done.append(of[1]) or read(*of))
-    assert run(config(corpus), out) == whole
+    assert run(tiny_config(corpus), out) == whole
     assert done == [2]
 
 
@@ -129,7 +108,7 @@ def test_no_worker_outlives_its_parent(
     corpus: Path, tmp_path: Path, whole: dict[str, bytes], number: int
 ) -> None:
     """Killed while both workers are in the middle of writing a file; they would wait for an hour."""
-    made, out = config(corpus, workers=2), tmp_path / "out"
+    made, out = tiny_config(corpus, workers=2), tmp_path / "out"
     (tmp_path / "a.yaml").write_text(made.to_yaml())
     (tmp_path / "alive").touch()
     parent = subprocess.Popen(
@@ -158,20 +137,20 @@ def test_an_executor_that_is_not_there(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"executor.kind=ray needs .*--executor local"):
-        run(config(corpus, executor={"kind": "ray"}), tmp_path / "out")
+        run(tiny_config(corpus, executor={"kind": "ray"}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_executor_that_is_gone(corpus: Path) -> None:
     with pytest.raises(UsageError, match=r"'slurm' is gone: .*--only 1/8.* take the executor out"):
-        config(corpus, executor={"kind": "slurm", "partition": "cpu"})
+        tiny_config(corpus, executor={"kind": "slurm", "partition": "cpu"})
     with pytest.raises(UsageError, match=r"executor.kind is 'slurm'|'slurm' is gone"):
-        config(corpus).replace(["executor.kind=slurm"])
+        tiny_config(corpus).replace(["executor.kind=slurm"])
 
 
 @pytest.mark.slow
 def test_ray_gives_the_same_bytes(corpus: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
-    made = config(corpus)
+    made = tiny_config(corpus)
     (tmp_path / "a.yaml").write_text(made.to_yaml())
     # In a process of its own: Ray leaves threads and open files behind.
     subprocess.run(

@@ -20,18 +20,10 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.sources import find_sources, snapshot
-from chronomask.types import Document
 from tests.support.corpus import made_up_text
+from tests.support.reading import read
 
 TEXTS = ["First document.\nWith two lines.", "Zweites: Übergröße.", "Third, the last 👍."]
-
-
-def read(*paths: str, **values: Any) -> tuple[list[Document], Skipped]:
-    skipped = Skipped()
-    config = PrepareConfig.parse({"sources": list(paths)} | values)
-    fields = config.fields()
-    sources = find_sources(config.sources, fields, skipped)
-    return [d for s in sources for d in s.documents(fields, skipped)], skipped
 
 
 def put(address: str, data: bytes) -> None:

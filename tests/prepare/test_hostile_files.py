@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import lzma
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +21,9 @@ from chronomask.prepare.read import files, parquet
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.sources import find_sources
 from chronomask.storage import LongLine, byte_lines, decompressed
-from chronomask.types import Document
 from tests.support.bombs import KINDS, LIMIT_MIB, peak_mib, write
-from tests.support.fuzz_files import SAMPLES, fuzz
-
-
-def read(path: str | Path, **values: Any) -> tuple[list[Document], Skipped]:
-    skipped = Skipped()
-    config = PrepareConfig.parse({"sources": [str(path)]} | values)
-    fields = config.fields()
-    sources = find_sources(config.sources, fields, skipped)
-    return [d for s in sources for d in s.documents(fields, skipped)], skipped
+from tests.support.fuzz_files import PACKINGS, SAMPLES, fuzz
+from tests.support.reading import read
 
 
 @pytest.mark.slow
@@ -49,6 +43,47 @@ def test_what_ends_in_another_error_is_a_failure(
     monkeypatch.setattr(files, "_file_errors", lambda source: ())
     _, failures = fuzz(200, 3, tmp_path)
     assert len(failures) > 0
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("format_", [".txt", ".jsonl", ".csv", ".tsv", ".conllu", ".warc"])
+def test_a_file_four_times_as_large_is_four_times_the_work(
+    tmp_path: Path, format_: str, packing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes read of the file, blocks taken, and steps of Python, at two sizes."""
+    content = SAMPLES[format_]()
+    at = content.index(b"\n") + 1 if format_ in (".csv", ".tsv") else 0
+    head, record = content[:at], content[at:].rstrip(b"\n") + b"\n\n"
+    blocks: list[int] = []
+    real = storage._blocks
+
+    def counted(handle: Any, name: object) -> Iterator[bytes]:
+        for block in real(handle, name):
+            blocks.append(len(block))
+            yield block
+
+    monkeypatch.setattr(storage, "_blocks", counted)
+    work = []
+    for times in (300, 1200):
+        file = tmp_path / f"a{format_}{packing}"
+        file.write_bytes(PACKINGS[packing](head + record * times))
+        blocks.clear()
+        calls = 0
+
+        def count(frame: Any, event: str, argument: Any) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        sys.setprofile(count)
+        try:
+            documents, _ = read(file)
+        finally:
+            sys.setprofile(None)
+        assert sum(blocks) <= len(head + record * times)
+        work.append((len(documents), calls))
+    (few, calls_of_few), (many, calls_of_many) = work
+    assert many >= 3.9 * few > 100
+    assert calls_of_many < 4.5 * calls_of_few
 
 
 @pytest.mark.parametrize("limit", [None, 3, 7])

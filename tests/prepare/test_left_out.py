@@ -17,18 +17,9 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.read import files, readers
 from chronomask.prepare.read.files import Skipped, find_local
-from chronomask.prepare.read.sources import find_sources
 from chronomask.show.prepared import as_text, look_into
-from chronomask.types import Document
 from tests.support.corpus import made_up_text
-
-
-def read(*paths: str | Path, **values: Any) -> tuple[list[Document], Skipped]:
-    skipped = Skipped()
-    config = PrepareConfig.parse({"sources": [str(path) for path in paths]} | values)
-    fields = config.fields()
-    sources = find_sources(config.sources, fields, skipped)
-    return [d for s in sources for d in s.documents(fields, skipped)], skipped
+from tests.support.reading import read
 
 
 def texts(*paths: str | Path, **values: Any) -> list[str]:

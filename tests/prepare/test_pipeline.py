@@ -23,6 +23,7 @@ from chronomask.prepare.tasks import Stage, run_task
 from chronomask.prepare.work import hash_position
 from tests.support.corpus import made_up_text
 from tests.support.processes import python_path
+from tests.support.reading import files, tiny_config
 
 
 @pytest.fixture
@@ -30,27 +31,6 @@ def corpus(tmp_path: Path) -> Path:
     file = tmp_path / "corpus.txt"
     file.write_text("\n\n".join(made_up_text(80, seed=1)), encoding="utf-8")
     return file
-
-
-def config(source: Path, *overrides: str, **values: Any) -> PrepareConfig:
-    base = {
-        "sources": [str(source)],
-        "tagger": {"kind": "none"},
-        "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
-        "row_length": 32,
-        "held_out": 0.1,
-        "part_characters": 5000,
-        "workers": 1,
-    }
-    return PrepareConfig.parse(base | values).replace(overrides)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
 
 
 def run(made: PrepareConfig, out: Path, **values: Any) -> PreparedData:
@@ -62,20 +42,20 @@ def test_any_number_of_workers_gives_the_same_bytes(
     corpus: Path, tmp_path: Path, packing: str
 ) -> None:
     override = f"packing.kind={packing}"
-    one = run(config(corpus, override), tmp_path / "one")
-    two = run(config(corpus, override, "workers=2"), tmp_path / "two")
+    one = run(tiny_config(corpus, override), tmp_path / "one")
+    two = run(tiny_config(corpus, override, "workers=2"), tmp_path / "two")
     assert files(one.path) == files(two.path)
     one.verify()
 
 
 def test_parts_do_not_change_the_rows(corpus: Path, tmp_path: Path) -> None:
-    small = run(config(corpus, "part_characters=1000"), tmp_path / "small")
-    large = run(config(corpus, "part_characters=1000000"), tmp_path / "large")
+    small = run(tiny_config(corpus, "part_characters=1000"), tmp_path / "small")
+    large = run(tiny_config(corpus, "part_characters=1000000"), tmp_path / "large")
     assert small.fingerprint == large.fingerprint
 
 
 def test_every_document_is_in_exactly_one_split(corpus: Path, tmp_path: Path) -> None:
-    data = run(config(corpus), tmp_path / "out")
+    data = run(tiny_config(corpus), tmp_path / "out")
     texts = made_up_text(80, seed=1)
     held_out = sum(hash_position(text) < 0.1 for text in texts)
     assert data.split("held_out").num_documents == held_out > 0
@@ -88,7 +68,7 @@ def test_every_document_is_in_exactly_one_split(corpus: Path, tmp_path: Path) ->
 def test_the_rows_spell_the_documents(corpus: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    data = run(config(corpus, "packing.kind=documents", "row_length=512"), tmp_path / "out")
+    data = run(tiny_config(corpus, "packing.kind=documents", "row_length=512"), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(str(data.tokenizer_path))
     expected = {text.lower() for text in made_up_text(80, seed=1)}
     found = set()
@@ -103,11 +83,11 @@ def test_the_rows_spell_the_documents(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_held_out_documents_stay_when_files_are_added(corpus: Path, tmp_path: Path) -> None:
-    first = run(config(corpus), tmp_path / "a").split("held_out").num_documents
+    first = run(tiny_config(corpus), tmp_path / "a").split("held_out").num_documents
     more = tmp_path / "more.txt"
     texts = made_up_text(40, seed=2)
     more.write_text("\n\n".join(texts))
-    both = run(config(corpus, sources=[str(corpus), str(more)]), tmp_path / "b")
+    both = run(tiny_config(corpus, sources=[str(corpus), str(more)]), tmp_path / "b")
     added = sum(hash_position(text) < 0.1 for text in texts)
     assert both.split("held_out").num_documents == first + added
 
@@ -116,23 +96,23 @@ def test_a_finished_folder_is_reused(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    first = run(config(corpus), out)
+    first = run(tiny_config(corpus), out)
     monkeypatch.setattr(pipeline, "gather", None)  # calling it would fail
-    assert run(config(corpus, "workers=7"), out).fingerprint == first.fingerprint
+    assert run(tiny_config(corpus, "workers=7"), out).fingerprint == first.fingerprint
     with pytest.raises(
         UsageError, match=r"another config: row_length is 32 there, 64 here.*--force"
     ):
-        run(config(corpus, "row_length=64"), out)
+        run(tiny_config(corpus, "row_length=64"), out)
     corpus.write_text("other text")
     with pytest.raises(UsageError, match=r"sources have changed.*--force"):
-        run(config(corpus), out)
+        run(tiny_config(corpus), out)
 
 
 def test_force_prepares_again(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run(config(corpus), out)
+    run(tiny_config(corpus), out)
     (out / "mine.txt").write_text("stays")
-    assert run(config(corpus, "row_length=64"), out, force=True).row_length == 64
+    assert run(tiny_config(corpus, "row_length=64"), out, force=True).row_length == 64
     assert (out / "mine.txt").read_text() == "stays"
 
 
@@ -140,12 +120,12 @@ def test_a_folder_of_something_else_is_left_alone(corpus: Path, tmp_path: Path) 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("stays")
     with pytest.raises(UsageError, match="is not prepared data"):
-        run(config(corpus), tmp_path / "out")
+        run(tiny_config(corpus), tmp_path / "out")
     with pytest.raises(UsageError, match="is not prepared data"):
-        run(config(corpus), corpus)
+        run(tiny_config(corpus), corpus)
     (tmp_path / "other" / "train").mkdir(parents=True)
     with pytest.raises(UsageError, match="is not prepared data"):
-        run(config(corpus), tmp_path / "other", force=True)
+        run(tiny_config(corpus), tmp_path / "other", force=True)
     assert (tmp_path / "other" / "train").is_dir()
 
 
@@ -155,7 +135,7 @@ def test_a_folder_of_something_else_is_left_alone(corpus: Path, tmp_path: Path) 
 def test_an_interrupted_preparation_goes_on(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    whole = run(config(corpus), tmp_path / "whole")
+    whole = run(tiny_config(corpus), tmp_path / "whole")
     real = getattr(pipeline, stage)
 
     def stops(*args: Any, **values: Any) -> Any:
@@ -167,11 +147,11 @@ def test_an_interrupted_preparation_goes_on(
         stops = lambda *args, **values: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
     monkeypatch.setattr(pipeline, stage, stops)
     with pytest.raises(KeyboardInterrupt):
-        run(config(corpus), out)
+        run(tiny_config(corpus), out)
     monkeypatch.undo()
     with pytest.raises(UsageError, match="did not finish"):
         PreparedData.open(out)
-    assert files(run(config(corpus), out).path) == files(whole.path)
+    assert files(run(tiny_config(corpus), out).path) == files(whole.path)
 
 
 def test_finished_parts_are_not_done_again(
@@ -189,9 +169,9 @@ def test_finished_parts_are_not_done_again(
     monkeypatch.setattr(Annotator, "annotate", counting)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run(config(corpus), out)
+        run(tiny_config(corpus), out)
     parts = len(list((out / ".work").glob("text-*")))
-    run(config(corpus), out)
+    run(tiny_config(corpus), out)
     assert len(done) == parts + 1
 
 
@@ -204,11 +184,11 @@ def test_another_config_starts_afresh(
     out = tmp_path / "out"
     monkeypatch.setattr(pipeline, "write_manifest", stops)
     with pytest.raises(KeyboardInterrupt):
-        run(config(corpus), out)
+        run(tiny_config(corpus), out)
     monkeypatch.undo()
-    made = run(config(corpus, "tokenizer.vocab_size=200"), out)
+    made = run(tiny_config(corpus, "tokenizer.vocab_size=200"), out)
     assert files(made.path) == files(
-        run(config(corpus, "tokenizer.vocab_size=200"), tmp_path / "b").path
+        run(tiny_config(corpus, "tokenizer.vocab_size=200"), tmp_path / "b").path
     )
 
 
@@ -227,9 +207,9 @@ def test_parts_run_as_a_datatrove_step(
         step = partial(part_as_step, stage=stage)
         LocalPipelineExecutor([step], len(numbers), 1, logging_dir=str(tmp_path / "log")).run()
 
-    whole = run(config(corpus), tmp_path / "whole")
+    whole = run(tiny_config(corpus), tmp_path / "whole")
     monkeypatch.setattr(pipeline, "run_stage", by_datatrove)
-    assert files(run(config(corpus), tmp_path / "out").path) == files(whole.path)
+    assert files(run(tiny_config(corpus), tmp_path / "out").path) == files(whole.path)
 
 
 def test_documents_of_every_size(tmp_path: Path) -> None:
@@ -238,7 +218,9 @@ def test_documents_of_every_size(tmp_path: Path) -> None:
     file.write_bytes(
         lzma.compress("\n\n".join(["x", long.strip(), "yz", *made_up_text(20)]).encode(), preset=0)
     )
-    data = run(config(file, "held_out=0.0", "tokenizer_sample_characters=20000"), tmp_path / "out")
+    data = run(
+        tiny_config(file, "held_out=0.0", "tokenizer_sample_characters=20000"), tmp_path / "out"
+    )
     skipped = data.statistics["skipped"]
     told = {"count": 1, "bytes": 1, "unit": "documents", "names": [f"{file}:0"]}
     assert skipped == {"fewer than 2 characters": told}
@@ -252,7 +234,7 @@ def test_documents_without_a_token_are_named(tmp_path: Path) -> None:
     file.write_text(
         "\n".join(json.dumps({"text": t}) for t in ["\u200b\u200b\u200b", *made_up_text(20)])
     )
-    data = run(config(file), tmp_path / "out")
+    data = run(tiny_config(file), tmp_path / "out")
     told = {"count": 1, "bytes": 9, "unit": "documents", "names": [f"{file}:0"]}
     assert data.statistics["skipped"] == {"no token": told}
 
@@ -260,7 +242,7 @@ def test_documents_without_a_token_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("texts", [["one two three"], ["one two", "three four"], ["same", "same"]])
 def test_tiny_corpora_train_on_something(tmp_path: Path, texts: list[str]) -> None:
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
-    data = run(config(tmp_path / "a.txt", "held_out=0.001"), tmp_path / "out")
+    data = run(tiny_config(tmp_path / "a.txt", "held_out=0.001"), tmp_path / "out")
     assert data.split("train").num_rows == 1
     assert data.split("held_out").num_rows == (1 if len(set(texts)) > 1 else 0)
 
@@ -270,7 +252,7 @@ def test_sources_without_a_document_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"no document in .*a\.txt \(skipped: 1 × invalid UTF-8; 1 × fewer"
     ):
-        run(config(tmp_path / "a.txt"), tmp_path / "out")
+        run(tiny_config(tmp_path / "a.txt"), tmp_path / "out")
 
 
 def test_a_full_disk_is_reported(
@@ -281,9 +263,9 @@ def test_a_full_disk_is_reported(
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(RunError, match="No space left on device"):
-        run(config(corpus), tmp_path / "out")
+        run(tiny_config(corpus), tmp_path / "out")
     monkeypatch.undo()
-    run(config(corpus), tmp_path / "out").verify()
+    run(tiny_config(corpus), tmp_path / "out").verify()
 
 
 @pytest.mark.parametrize(
@@ -300,7 +282,7 @@ def test_a_full_disk_is_reported(
 )
 def test_unknown_values_are_refused_at_once(corpus: Path, override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        config(corpus, override)
+        tiny_config(corpus, override)
 
 
 def test_a_config_needs_none_of_the_libraries_that_prepare() -> None:
@@ -316,7 +298,9 @@ def test_a_config_needs_none_of_the_libraries_that_prepare() -> None:
 
 
 def test_a_config_survives_yaml(corpus: Path, tmp_path: Path) -> None:
-    made = config(corpus, sources=[str(corpus), {"kind": "installed_packages", "max_bytes": 5000}])
+    made = tiny_config(
+        corpus, sources=[str(corpus), {"kind": "installed_packages", "max_bytes": 5000}]
+    )
     (tmp_path / "a.yaml").write_text(made.to_yaml())
     assert PrepareConfig.load(tmp_path / "a.yaml") == made
 
@@ -325,7 +309,7 @@ def test_a_config_survives_yaml(corpus: Path, tmp_path: Path) -> None:
 def test_the_bundled_tagger_gives_every_word_a_class(tmp_path: Path) -> None:
     text = "The old man doesn't like New York. Naïve cafés cost €3.50!\n\nShe sells sea shells."
     (tmp_path / "a.txt").write_text(text)
-    data = run(config(tmp_path / "a.txt", "tagger.kind=english"), tmp_path / "out")
+    data = run(tiny_config(tmp_path / "a.txt", "tagger.kind=english"), tmp_path / "out")
     rows = data.split("train").read(np.arange(1))
     assert data.class_names[0] == "none"
     assert len(data.class_names) == 18
@@ -336,8 +320,8 @@ def test_the_bundled_tagger_gives_every_word_a_class(tmp_path: Path) -> None:
 def test_too_little_held_out_is_warned_of(
     corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(config(corpus), tmp_path / "few")
+    run(tiny_config(corpus), tmp_path / "few")
     assert "its loss is largely luck" in caplog.text
     caplog.clear()
-    run(config(corpus, "held_out=0"), tmp_path / "none")
+    run(tiny_config(corpus, "held_out=0"), tmp_path / "none")
     assert "largely luck" not in caplog.text

@@ -26,6 +26,7 @@ from chronomask.prepare.tasks import Share, Stage
 from chronomask.prepare.work import lock, mark, mark_file
 from tests.support.corpus import made_up_text
 from tests.support.processes import HANG, python_path
+from tests.support.reading import files
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": python_path()}
 
@@ -47,14 +48,6 @@ def config(folder: Path, **values: Any) -> PrepareConfig:
         "workers": 1,
     }
     return PrepareConfig.parse(base | values)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
 
 
 def whole(made: PrepareConfig, folder: Path) -> dict[str, bytes]:

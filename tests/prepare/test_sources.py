@@ -9,30 +9,19 @@ import lzma
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zstandard
 
 from chronomask.errors import ChronomaskError, DataError, UsageError
-from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.sources import find_sources
-from chronomask.types import Document
+from tests.support.reading import read
 
 DOCUMENTS = [
     "First document.\nWith two lines.",
     "Zweites Dokument: Übergröße.",
     "Third, the last 👍.",
 ]
-
-
-def read(*paths: Path, **values: Any) -> tuple[list[Document], Skipped]:
-    skipped = Skipped()
-    config = PrepareConfig.parse({"sources": [str(path) for path in paths]} | values)
-    fields = config.fields()
-    sources = find_sources(config.sources, fields, skipped)
-    return [d for s in sources for d in s.documents(fields, skipped)], skipped
 
 
 def as_text() -> bytes:
