@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -220,9 +220,17 @@ def panel(
 
 
 def lines_panel(
-    lines: Sequence[ArmLine], title: str, x_label: str, y_label: str, prefix: str
+    lines: Sequence[ArmLine],
+    title: str,
+    x_label: str,
+    y_label: str,
+    prefix: str,
+    references: Mapping[str, float] | None = None,
 ) -> str:
-    """A panel with one line per arm, labelled at its right end unless there are too many."""
+    """A panel with one line per arm, labelled at its right end unless there are too many.
+
+    ``references``: name → height of a dashed line across; those outside of the arms' range are not drawn.
+    """
     labels = [shorten(line.name) for line in lines] if len(lines) <= MOST_LABELS else []
     with appearance():
         axes = panel(title, x_label, y_label, labels=labels)
@@ -236,7 +244,15 @@ def lines_panel(
         axes.set_xlim(0, max((end.x for end in ends), default=0.0) * 1.02 or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
-        axes.set_ylim(*axes.get_ylim())
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high)
+        for name, height in (references or {}).items():
+            if low < height < high:
+                axes.axhline(height, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+                axes.annotate(
+                    name, (1, height), xycoords=("axes fraction", "data"), xytext=(-2, 2),
+                    textcoords="offset points", ha="right", color=MUTED, fontsize=LABEL_POINTS,
+                )  # fmt: skip
         if labels:
             label_ends(axes, ends)
         return to_svg(axes, prefix, f"{title}, one line per arm")

@@ -367,7 +367,8 @@ def _cost_panel(curve: Numbers, arms: Mapping[str, int], axis: str) -> str:
         if _has(curve["arms"][arm], axis)
     ]
     unit = "nats per predicted token" if curve["quantity"] == LOSS else unit_of(curve)
-    return lines_panel(lines, f"By {name}", name, unit, f"curve-{curve['quantity']}-{axis}")
+    prefix = f"curve-{curve['quantity']}-{axis}"
+    return lines_panel(lines, f"By {name}", name, unit, prefix, curve.get("references"))
 
 
 def _cost_line(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,17 @@ def _loss_curve(runs: Mapping[str, Mapping[int, Run]], costs: Costs) -> Numbers:
         "unit": "nats",
         "higher_is_better": False,
         "masking_ratios": sorted(ratios),
+        "references": _references(run for by_seed in runs.values() for run in by_seed.values()),
         "arms": arms,
     }
+
+
+def _references(runs: Iterable[Run]) -> dict[str, float]:
+    """What words' frequencies and a table of pairs would reach on the data of all runs, in nats."""
+    names = {"words’ frequencies": "unigram_entropy", "pairs of words": "bigram_bound"}
+    noted = [{name: run.validation.last(key) for name, key in names.items()} for run in runs]
+    alike = all(one == noted[0] for one in noted)  # else the runs are of several data sets
+    return noted[0] if noted and alike and np.isfinite(list(noted[0].values())).all() else {}
 
 
 def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:

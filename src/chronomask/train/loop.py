@@ -10,6 +10,7 @@ unless one is not finite; losses per class are pooled and fed back to the masker
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from chronomask.masking.tally import class_means, class_sums, class_tally, weigh
 from chronomask.model.device import peak_memory
 from chronomask.model.head import compile_budget
 from chronomask.runs.layout import RunFolder
+from chronomask.storage import read_object, read_text
 from chronomask.train import distributed
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism, seed_dropout
@@ -38,7 +40,7 @@ from chronomask.train.log import RunLog
 from chronomask.train.run import Run, State, compiles, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.updates import can_leave_out, update
-from chronomask.train.validation import validate
+from chronomask.train.validation import plateau_in_words, validate
 from chronomask.types import Rows
 from chronomask.yardsticks import totals
 
@@ -351,7 +353,21 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
         "masked_tokens": state.masked_tokens,
         "seconds": state.seconds,
     }
+    if (entropy := (read_object(run.folder.environment) or {}).get("entropy")) is not None:
+        counted |= {"unigram_entropy": entropy["unigram"], "bigram_bound": entropy["bigram"]}
     log.write("validation", counted | result)
+    if world.is_first and entropy is not None:
+        _warn_of_plateau(run, state)
+
+
+def _warn_of_plateau(run: Run, state: State) -> None:
+    """Say past a quarter of the run, and at its end, if it has learnt next to nothing."""
+    steps = run.config.steps
+    before = state.step - (run.config.validation.every or steps)
+    if before < steps / 4 <= state.step or state.step == steps:
+        lines = [json.loads(line) for line in read_text(run.folder.validation).splitlines()]
+        if (said := plateau_in_words(lines)) is not None:
+            logger.warning("%s", said)
 
 
 def _save(run: Run, state: State, log: RunLog, world: World, *, background: bool) -> None:

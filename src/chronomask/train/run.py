@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from chronomask.data.entropy import measure_entropy
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
@@ -393,4 +394,6 @@ def _begin_folder(run: Run, state: State, *, resumed: bool) -> None:
         here["data_fingerprint"] = run.data.fingerprint
         here["data"] = run.folder.describe_places(run.config.data_paths)
         here["initial_weights_sha256"] = run.initial_weights_sha256
+        if (entropy := measure_entropy(run.data)) is not None:
+            here["entropy"] = asdict(entropy)
         write_json(run.folder.environment, here)

@@ -7,7 +7,7 @@ those of the same predictions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -27,12 +27,14 @@ from chronomask.train.forward import Forward
 from chronomask.types import MaskedBatch, Rows
 from chronomask.yardsticks import FEW_PREDICTIONS, YARDSTICKS, measure
 
-__all__ = ["VALIDATION_RATIO", "validate", "warn_of_few"]
+__all__ = ["VALIDATION_RATIO", "plateau_in_words", "validate", "warn_of_few"]
 
 logger = logging.getLogger(__name__)
 
 VALIDATION_RATIO = 0.15
 """The masking ratio of ``loss``, for every run."""
+_HARDLY = 0.1
+"""Nats within which a loss has not moved."""
 
 
 @torch.no_grad()
@@ -100,6 +102,28 @@ def warn_of_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> 
             f"{predictions:,}",
             f"{FEW_PREDICTIONS:,}",
         )
+
+
+def plateau_in_words(lines: Sequence[Mapping[str, Any]]) -> str | None:
+    """That a run predicts worse than a table of neighbouring pairs, and since when its loss has hardly moved.
+
+    ``lines``: its validations so far, as in ``validation.jsonl``. None for a run that does better.
+    """
+    last = lines[-1]
+    if last["loss"] <= last["bigram_bound"]:
+        return None
+    since = last["step"]
+    for line in reversed(lines):
+        if abs(line["loss"] - last["loss"]) > _HARDLY:
+            break
+        since = line["step"]
+    stands = f" and has hardly moved since step {since:,}" if since < last["step"] else ""
+    return (
+        f"the validation loss is {last['loss']:.2f} nats{stands}: words’ frequencies alone give "
+        f"{last['unigram_entropy']:.2f}, a table of pairs {last['bigram_bound']:.2f}, so the model hardly "
+        "uses the words around. What helped others: a longer warm-up, another peak rate, a pre-norm model such "
+        "as modernbert, a window of a few tokens in some layers, more steps (docs/training.md)"
+    )
 
 
 def _batches(
