@@ -121,8 +121,8 @@ def plateau_in_words(lines: Sequence[Mapping[str, Any]]) -> str | None:
     return (
         f"the validation loss is {last['loss']:.2f} nats{stands}: words’ frequencies alone give "
         f"{last['unigram_entropy']:.2f}, a table of pairs {last['bigram_bound']:.2f}, so the model hardly "
-        "uses the words around. What helped others: a longer warm-up, another peak rate, a pre-norm model such "
-        "as modernbert, a window of a few tokens in some layers, more steps (docs/training.md)"
+        "uses the words around. What helped others: a longer warm-up, another peak rate, a pre-norm model "
+        "such as modernbert, a window of a few tokens in some layers, more steps (docs/training.md)"
     )
 
 
