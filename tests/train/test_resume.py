@@ -50,6 +50,47 @@ def test_a_signal_stops_at_the_step_boundary_and_resume_equals_never_stopped(
     assert [item["from_step"] for item in resumes] == [step]
 
 
+OVER_TIME: dict[str, dict[str, Any]] = {
+    "learning progress, shares of strategies, weights": {
+        "ratio": {"kind": "uniform_rows", "high": {"kind": "linear", "start": 0.9, "end": 0.3}},
+        "content": {
+            "kind": "learning_progress",
+            "ema_decay": 0.9,
+            "fast_decay": 0.5,
+            "strength": {"kind": "linear", "start": 0, "end": 1},
+        },
+        "strategy": {
+            "kind": "mixed",
+            "parts": [
+                {"share": {"kind": "linear", "start": 1, "end": 0}, "strategy": {"kind": "token"}},
+                {"share": {"kind": "linear", "start": 0, "end": 1}, "strategy": {"kind": "span"}},
+            ],
+        },
+        "loss_weight": {"kind": "derivative", "exponent": 0.5},
+        "loss_per": "row",
+    },
+    "reducible loss, turns": {
+        "ratio": {"kind": "constant", "base": 0.3},
+        "content": {"kind": "reducible_loss", "ema_decay": 0.9, "fast_decay": 0.5},
+        "strategy": {"kind": "explored", "epochs": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("name", OVER_TIME)
+def test_what_follows_training_resumes_bit_for_bit(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    config = RunConfig.parse(values | {"masking": OVER_TIME[name]})
+    pretrain(config, tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(patch, 7, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            pretrain(config, tmp_path / "cut", progress=False)
+    pretrain(config, tmp_path / "cut", resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_sigterm_may_come_again_but_a_second_ctrl_c_ends_at_once(
     request: pytest.FixtureRequest,
 ) -> None:
