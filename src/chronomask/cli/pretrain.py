@@ -54,6 +54,15 @@ def pretrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the newest whole checkpoint.")
     ] = False,
+    branch: Annotated[
+        Path | None,
+        typer.Option(
+            "--branch",
+            metavar="RUN|CHECKPOINT",
+            help="Begin a new run from a run's newest checkpoint, or from one of its checkpoints, with its "
+            "optimiser state and config; give new schedules and steps beside it.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         config_flag(
@@ -104,7 +113,7 @@ def pretrain(
     """Pre-train a masked language model."""
     from chronomask.train.config import RunConfig
 
-    layers = _first_layers(recipes or [], out if resume else None)
+    layers = _first_layers(recipes or [], out if resume else None, branch)
     layers += of_text("--data", "data", data)
     layers += _model(model, layers)
     layers += of_value("--steps", "steps", steps)
@@ -133,11 +142,21 @@ def pretrain(
     _train(config, out, resume, quiet)
 
 
-def _first_layers(recipes: list[str], resumed: Path | None) -> list[Layer]:
-    """The recipes' values; without any, those of the run that goes on, or nothing."""
+def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None) -> list[Layer]:
+    """The recipes' values; those of the run that goes on, or that is branched from; or nothing."""
     from chronomask.config import Layer
     from chronomask.recipes import find_recipe
 
+    if branch is not None:
+        from chronomask.runs.layout import branch_folder
+
+        config = branch_folder(branch).config
+        if not config.is_file():
+            raise UsageError(
+                f"--branch {branch}: there is no run; give a run's folder or a checkpoint's"
+            )
+        first = [Layer.of_file(config), Layer("--branch", {"branch": str(branch), "name": None})]
+        return first + [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]
     if recipes:
         return [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]
     if resumed is not None and (resumed / "config.yaml").is_file():

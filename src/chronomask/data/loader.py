@@ -34,7 +34,8 @@ class RowLoader:
     the ranks' rows in order are the single process's rows. ``num_workers`` threads read ahead:
     threads, because the work is copying out of a memory map inside numpy, which releases the
     interpreter lock, and a batch handed over between processes would be copied once more.
-    Steps of different :class:`~chronomask.data.order.Sizes` take them in the same order.
+    ``first_row``: rows of the order that an earlier run took, which are left out. Steps of different
+    :class:`~chronomask.data.order.Sizes` take them in the same order.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RowLoader:
         world_size: int = 1,
         num_workers: int = 0,
         start_step: int = 0,
+        first_row: int = 0,
     ) -> None:
         """Raises DataError for data without rows, UsageError for numbers that do not fit together."""
         for part in split.splits if isinstance(split, MixedSplit) else [split]:
@@ -71,6 +73,7 @@ class RowLoader:
         self.start_step = start_step
         self.sizes = sizes
         self._rank, self._world_size = rank, world_size
+        self._first_row = first_row
         self._block = lru_cache(maxsize=8)(self._order_block)
 
     def row_ids_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +89,8 @@ class RowLoader:
 
     def _row_range(self, step: int) -> tuple[int, int]:
         """First and last (exclusive) of this rank's rows at ``step``, counted over the run."""
-        base, rows = self.sizes.rows_before(step), self.sizes.rows_at(step)
+        base = self._first_row + self.sizes.rows_before(step)
+        rows = self.sizes.rows_at(step)
         first, last = (rows * (self._rank + k) // self._world_size for k in (0, 1))
         return base + first, base + last
 

@@ -43,6 +43,7 @@ __all__ = [
     "STATE",
     "UNFINISHED",
     "RunFolder",
+    "branch_folder",
     "checkpoints_in",
     "damage",
     "remove",
@@ -248,6 +249,12 @@ def run_of(checkpoint: Path) -> RunFolder | None:
     """The run a checkpoint folder belongs to; None if it lies elsewhere."""
     inside = checkpoint.parent.name == "checkpoints"
     return RunFolder(checkpoint.parent.parent) if inside else None
+
+
+def branch_folder(path: str | Path) -> RunFolder:
+    """The run folder that a path to branch from lies in: a run's own, or that of one of its checkpoints."""
+    path = Path(path)
+    return (run_of(path) if step_of(path) is not None else None) or RunFolder(path)
 
 
 def damage(checkpoint: Path, below: str = "") -> str | None:

@@ -25,17 +25,20 @@ from chronomask.runs.layout import (
     OPTIMISER,
     STATE,
     UNFINISHED,
+    RunFolder,
+    branch_folder,
     checkpoints_in,
     damage,
     remove,
     step_name,
+    step_of,
 )
 from chronomask.runs.rules import unchangeable
 from chronomask.storage import read_object
 from chronomask.train.config import RunConfig
 from chronomask.train.sharding import like
 
-__all__ = ["Checkpoint", "check_same_run", "latest", "tidy"]
+__all__ = ["Checkpoint", "branch_point", "check_same_run", "latest", "tidy"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,13 +87,7 @@ def latest(folder: Path) -> Checkpoint | None:
     for path in found:
         wrong = damage(path)
         if wrong is None:
-            state = read_object(path / STATE) or {}
-            if state.get("format_version") != FORMAT_VERSION:
-                raise RunError(
-                    f"{path} has checkpoint format {state.get('format_version')!r}; this version of "
-                    f"chronomask reads format {FORMAT_VERSION}: resume with the version that wrote it"
-                )
-            return Checkpoint(path, state)
+            return read(path)
         logger.warning("checkpoint %s is damaged (%s): using the one before it", path, wrong)
     if found:
         names = ", ".join(path.name for path in found)
@@ -101,6 +98,58 @@ def latest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in a folder that is known to be whole; raises RunError for another format."""
+    state = read_object(path / STATE) or {}
+    if state.get("format_version") != FORMAT_VERSION:
+        raise RunError(
+            f"{path} has checkpoint format {state.get('format_version')!r}; this version of "
+            f"chronomask reads format {FORMAT_VERSION}: resume with the version that wrote it"
+        )
+    return Checkpoint(path, state)
+
+
+def branch_point(config: RunConfig) -> Checkpoint | None:
+    """The checkpoint that a config branches from; None where it does not.
+
+    Raises UsageError where there is none, or one of another model or kind of optimiser; RunError where it
+    is damaged.
+    """
+    if config.branch is None:
+        return None
+    path = Path(config.branch)
+    if step_of(path) is None:
+        found = latest(RunFolder(path).checkpoints)
+        if found is None:
+            raise UsageError(
+                f"branch: {path} is no run with a checkpoint, and no checkpoint of one"
+            )
+    elif not path.is_dir():
+        raise UsageError(f"branch: {path} does not exist")
+    else:
+        wrong = damage(path)
+        if wrong is not None:
+            raise RunError(f"branch: {path} is damaged ({wrong}); name another checkpoint")
+        found = read(path)
+    before = _config_of(found)
+    for key in ("model", "optimiser"):
+        old, new = getattr(before, key), getattr(config, key)
+        same = old == new if key == "model" else type(old) is type(new)
+        if not same:
+            raise UsageError(
+                f"branch: {found.path} has another {key} ({old.to_dict()}) than this config "
+                f"({new.to_dict()}); a branch keeps it: begin with {branch_folder(path).config}"
+            )
+    return found
+
+
+def _config_of(checkpoint: Checkpoint) -> RunConfig:
+    try:
+        return RunConfig.parse(checkpoint.state["config"], where=str(checkpoint.path / STATE))
+    except ChronomaskError as error:
+        raise RunError(f"the checkpoint's config cannot be read: {error}") from None
+
+
 def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) -> RunConfig:
     """The config it was saved with; refuses another run: UsageError names every field that differs."""
     problems = []
@@ -109,10 +158,7 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
             f"data fingerprint (checkpoint {checkpoint.state['data_fingerprint'][:12]}…, "
             f"now {fingerprint[:12]}…)"
         )
-    try:
-        before = RunConfig.parse(checkpoint.state["config"], where=str(checkpoint.path / STATE))
-    except ChronomaskError as error:
-        raise RunError(f"the checkpoint's config cannot be read: {error}") from None
+    before = _config_of(checkpoint)
     for key, (old, new) in unchangeable(before, config).items():
         problems.append(f"{key} (checkpoint {old!r}, now {new!r})")
     if problems:

@@ -5,6 +5,7 @@ Nothing here imports torch: what acts on a value imports this file.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,7 +15,7 @@ from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
 from chronomask.masking.config import MaskingConfig
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
-from chronomask.runs.layout import RunFolder
+from chronomask.runs.layout import RunFolder, branch_folder
 from chronomask.train.learning_rate import LearningRate, Linear
 from chronomask.train.loggers import Logger
 from chronomask.train.optimiser import AdamW, Optimiser
@@ -39,6 +40,8 @@ class ValidationConfig(Config):
 
     every: Count = 500
     """steps between validations; 0 validates at the end alone"""
+    at_start: bool = False
+    """whether the model is validated before the first step too"""
     rows: Positive = 1024
     """held-out rows used, from the first on; all of them if there are fewer"""
     batch_rows: Positive = 64
@@ -50,6 +53,8 @@ class CheckpointConfig(Config):
 
     every: Count = 1000
     """steps between checkpoints; 0 saves at the end alone"""
+    at_start: bool = False
+    """whether the state before the first step is saved too, as ``step-00000000``"""
     keep: Annotated[
         Positive | None, BeforeValidator(lambda keep: None if keep == "all" else keep)
     ] = 2
@@ -73,6 +78,9 @@ class RunConfig(Config):
     """how gradients become updates"""
     learning_rate: LearningRate = Linear()
     """the rate of each update"""
+    branch: str | None = None
+    """a run's folder, or one of its checkpoints, to go on from: weights, optimiser state, what content has
+    learned and the order of rows; schedules and steps begin anew"""
     steps: Positive = 10_000
     """optimiser steps of the whole run"""
     rows_per_step: Positive = 128
@@ -163,10 +171,16 @@ class RunConfig(Config):
 
     def at(self, folder: RunFolder) -> RunConfig:
         """The config of the run in ``folder``: named, its data where :meth:`RunFolder.find` finds them."""
+
+        def find(path: str) -> str:
+            found = folder.find(path)
+            origin = None if self.branch is None else branch_folder(self.branch)
+            return found if origin is None or Path(found).exists() else origin.find(found)
+
         if isinstance(self.data, str):
-            data: DataChoice = folder.find(self.data)
+            data: DataChoice = find(self.data)
         else:
-            found = [folder.find(path) for path in self.data_paths]
+            found = [find(path) for path in self.data_paths]
             pairs = zip(self.data, found, strict=True)
             data = tuple(part.model_copy(update={"path": path}) for part, path in pairs)
         name = self.name or folder.path.resolve().name

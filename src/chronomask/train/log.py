@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The log files of a run folder, opened to continue after ``step``, and the progress of the run.
+    """The log files of a run folder, opened to continue after ``step`` (−1: to begin), and its progress.
 
     Lines of later steps are removed, as their steps are done again; what else is gone from a log is said.
     ``active``: False for processes that leave writing to the first. ``logged_every``: steps between the lines
@@ -57,8 +57,10 @@ class RunLog:
         self.active = active
         self._files: dict[str, IO[str]] = {}
         self._sinks: list[Sink] = []
-        self._progress = Progress(name, steps, "steps", shown=progress and active, done=step)
-        self._done = step
+        self._progress = Progress(
+            name, steps, "steps", shown=progress and active, done=max(0, step)
+        )
+        self._done = max(0, step)
         if not active:
             return
         for path in (self.folder.metrics, self.folder.validation):
@@ -169,7 +171,9 @@ def _lines_up_to(path: Path, step: int) -> list[dict[str, Any]]:
         if not is_later:
             kept.append(line)
     if later:
-        logger.info("%s: lines after step %s are written again: %s", path, f"{step:,}", later)
+        logger.info(
+            "%s: lines after step %s are written again: %s", path, f"{max(0, step):,}", later
+        )
     if damaged:
         logger.warning("%s: lines that cannot be read are left out: %s", path, damaged)
     return kept

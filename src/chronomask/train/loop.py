@@ -86,7 +86,7 @@ def pretrain(
             return run.finished
         log = RunLog(
             run.folder.path,
-            step=state.step,
+            step=-1 if run.begins else state.step,
             steps=config.steps,
             name=str(run.config.name),
             active=world.is_first,
@@ -112,6 +112,10 @@ def _train(
 ) -> None:
     """All remaining steps."""
     config = run.config
+    if run.begins and config.validation.at_start:
+        _validate(run, state, log, world)
+    if run.begins and config.checkpoint.at_start:
+        _save(run, state, log, world, background=False)
     while state.step < config.steps:
         run.saver.check()
         began = time.perf_counter()

@@ -18,9 +18,11 @@ from chronomask.data.entropy import measure_entropy
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
+from chronomask.errors import DataError
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.attention import DOCUMENTS_ATTENTION, attention_dropout
 from chronomask.model.build import build_model, checkpoint_activations
+from chronomask.model.config import FromCheckpoint
 from chronomask.model.device import Facts, data_sheet_flops, peak_flops, precision_on, slow_paths
 from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flops import Flops, count_flops
@@ -30,6 +32,7 @@ from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import progress, refuse_unsuited
 from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
+from chronomask.train.checkpoint import Checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
@@ -77,6 +80,8 @@ class State:
     masked_tokens: int = 0
     """tokens predicted"""
     rows_seen: int = 0
+    first_row: int = 0
+    """rows of the order that the run took from which this one branched"""
     seconds: float = 0.0
     """time in training steps, without validation and saving"""
     validation_loss: float | None = None
@@ -149,7 +154,7 @@ _LATER = ("maskable_tokens", "yardsticks")
 """Counters that checkpoints of older versions do not have."""
 _COUNTERS = (
     "step", "tokens_seen", "masked_tokens", "rows_seen", "seconds",
-    "validation_loss", "validation_accuracy", "unpredicted", "predicted_step", *_LATER,
+    "validation_loss", "validation_accuracy", "unpredicted", "predicted_step", "first_row", *_LATER,
 )  # fmt: skip
 
 
@@ -186,6 +191,11 @@ class Run:
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.forward.model.parameters() if p.requires_grad]
         self.flops = count_flops(self.forward.model)
+
+    @property
+    def begins(self) -> bool:
+        """Whether the run starts now, and does not go on from a checkpoint of its own."""
+        return self.logged_every is None
 
     @property
     def num_parameters(self) -> int:
@@ -250,11 +260,12 @@ def open_run(
         logger.warning("%s holds no checkpoint to resume: starting at step 0", folder.path)
 
     initial_weights = None
+    origin = checkpoint.branch_point(config) if saved is None else None
     if saved is not None:
         model = open_model(saved.model_path)
     else:
         model = build_model(
-            config.model,
+            config.model if origin is None else FromCheckpoint(path=str(origin.model_path)),
             tokenizer,
             row_length=data.row_length,
             seed=config.seed,
@@ -268,6 +279,11 @@ def open_run(
     sharding = config.sharding == "fsdp2" and world.size > 1
     if compiled and not sharding:
         compile_backbone(model, COMPILER)
+    state = State.start(len(data.class_names))
+    if saved is not None:
+        state = State.from_checkpoint(saved.state, saved.content())
+    elif origin is not None and origin.state["data_fingerprint"] == data.fingerprint:
+        state.first_row = origin.state.get("first_row", 0) + origin.state["rows_seen"]
     rows_here = -(-config.rows_per_step // world.size)
     micro_rows = -(-rows_here // min(config.micro_batches, rows_here))
     sharded = Sharded(model, world, compiled) if sharding else None
@@ -296,7 +312,8 @@ def open_run(
             rank=world.rank,
             world_size=world.size,
             num_workers=config.loader_workers,
-            start_step=saved.step if saved is not None else 0,
+            start_step=state.step,
+            first_row=state.first_row,
         ),
         saver=Saver(folder.checkpoints, model, tokenizer, config.checkpoint.keep),
         outliers=config.outliers.begin(),
@@ -307,22 +324,33 @@ def open_run(
     if world.is_first:
         run.peak_flops = config.peak_flops or peak_flops(world.device, config.precision)
         run.data_sheet_flops = data_sheet_flops(world.device, config.precision)
-    state = State.start(len(data.class_names))
     if saved is not None:
         saved.load_optimiser(run.optimiser, model)
         tensors = saved.content()
-        state = State.from_checkpoint(saved.state, tensors)
         run.masker.load_state_dict(tensors)
         run.outliers.load_state_dict(tensors)
         run.finished = read_object(folder.summary) if state.step >= config.steps else None
+    elif origin is not None:
+        origin.load_optimiser(run.optimiser, model)
+        _take_over(run, origin)
     world.wait()  # nobody reads any more: from here on the first process may write
     if world.is_first and run.finished is None:
         warn_of_few(data.split("held_out"), config.validation)
-        _begin_folder(run, state, resumed=saved is not None)
+        _begin_folder(run, state, origin, resumed=saved is not None)
         for why in _slow_paths(run, compiled):
             logger.warning("slower than it need be: %s", why)
     world.wait()
     return run, state
+
+
+def _take_over(run: Run, origin: Checkpoint) -> None:
+    """Let a branch begin with what masking and outliers had learned; what is of another kind begins anew."""
+    tensors = origin.content()
+    for name, part in (("masking", run.masker), ("outliers", run.outliers)):
+        try:
+            part.load_state_dict(tensors)
+        except DataError as error:
+            logger.warning("%s begins anew: %s", name, error)
 
 
 def _slow_paths(run: Run, compiled: bool) -> list[str]:
@@ -377,7 +405,7 @@ def summarise(run: Run, state: State, log: RunLog) -> dict[str, Any]:
     return summary
 
 
-def _begin_folder(run: Run, state: State, *, resumed: bool) -> None:
+def _begin_folder(run: Run, state: State, origin: Checkpoint | None, *, resumed: bool) -> None:
     """Write what a run folder holds from its beginning; note a resume."""
     run.folder.path.mkdir(parents=True, exist_ok=True)
     checkpoint.tidy(run.folder.checkpoints, state.step, run.config.checkpoint.keep)
@@ -392,6 +420,8 @@ def _begin_folder(run: Run, state: State, *, resumed: bool) -> None:
         write_text(path, before + json.dumps({"from_step": state.step, **here}) + "\n")
     else:
         here["data_fingerprint"] = run.data.fingerprint
+        if origin is not None:
+            here["branch"] = {"checkpoint": str(origin.path.resolve()), "step": origin.step}
         here["data"] = run.folder.describe_places(run.config.data_paths)
         here["initial_weights_sha256"] = run.initial_weights_sha256
         if (entropy := measure_entropy(run.data)) is not None:

@@ -1,0 +1,135 @@
+"""A run that begins from another's checkpoint, and what is measured and saved before the first step."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronomask.errors import Stopped, UsageError
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
+from tests.support.tiny_training import (
+    WITHOUT_DROPOUT,
+    ask_to_stop_after,
+    assert_same_run,
+    lines,
+    weights_of,
+)
+
+STEADY = [
+    *WITHOUT_DROPOUT,
+    "masking.ratio={kind: constant, base: 0.3}",
+    "learning_rate={kind: constant, peak: 1.0e-3}",
+    "log_every=1",
+]
+"""Schedules that do not move: going on is then the same as beginning anew from where one was."""
+
+
+def test_more_steps_from_the_end_are_those_of_a_longer_run(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    """Bit for bit: weights, moments, what content has learned, the order of rows and their masks."""
+    config = config.replace(STEADY)
+    pretrain(config.replace(["steps=12"]), tmp_path / "whole", progress=False)
+    pretrain(config.replace(["steps=6"]), tmp_path / "first", progress=False)
+    more = config.replace(["steps=6", f"branch={tmp_path / 'first'}"])
+    pretrain(more, tmp_path / "more", progress=False)
+    ours, theirs = weights_of(tmp_path / "more"), weights_of(tmp_path / "whole")
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    logged = [
+        [(line["loss"], line["class_weight"]) for line in lines(tmp_path / run / "metrics.jsonl")]
+        for run in ("whole", "more")
+    ]
+    assert logged[0][6:] == logged[1]
+    origin = json.loads((tmp_path / "more" / "environment.json").read_text())["branch"]
+    assert origin["step"] == 6
+    pretrain(
+        config.replace(["steps=2", f"branch={tmp_path / 'more'}"]),
+        tmp_path / "third",
+        progress=False,
+    )
+    state = json.loads((tmp_path / "third/checkpoints/step-00000002/state.json").read_text())
+    assert state["first_row"] == 12 * 8
+
+
+def test_a_branch_has_its_own_schedules_and_resumes_exactly(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain(config, tmp_path / "parent", progress=False)
+    point = tmp_path / "parent" / "checkpoints" / "step-00000010"
+    branch = RunConfig.of(
+        config,
+        branch=str(point),
+        steps=7,
+        learning_rate={"kind": "linear", "peak": 1e-3, "warmup_steps": 0},
+        masking={"ratio": {"kind": "constant", "base": 0.15}},
+        log_every=1,
+    )
+    pretrain(branch, tmp_path / "whole", progress=False)
+    logged = lines(tmp_path / "whole" / "metrics.jsonl")
+    assert [line["learning_rate"] for line in logged] == [1e-3 * (1 - k / 7) for k in range(7)]
+    assert {line["masking_ratio"] for line in logged} == {0.15}
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(patch, 3, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            pretrain(branch, tmp_path / "cut", progress=False)
+    shutil.rmtree(tmp_path / "parent")  # its state is the branch's own by now
+    pretrain(branch, tmp_path / "cut", resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.overrides.num_hidden_layers=1", "has another model"),
+        ("optimiser={kind: muon}", "has another optimiser"),
+        ("branch=nowhere", "nowhere is no run with a checkpoint"),
+        ("branch=nowhere/checkpoints/step-00000001", "does not exist"),
+    ],
+)
+def test_what_cannot_be_branched_from_is_refused(
+    config: RunConfig, tmp_path: Path, change: str, message: str
+) -> None:
+    config = config.replace(["steps=1", "validation.rows=4"])
+    pretrain(config, tmp_path / "parent", progress=False)
+    branch = config.replace([f"branch={tmp_path / 'parent'}", change])
+    with pytest.raises(UsageError, match=message):
+        pretrain(branch, tmp_path / "branch", progress=False)
+    assert not (tmp_path / "branch").exists()
+
+
+def test_before_the_first_step(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A validation and a checkpoint at step 0, once, also over a kill before the first checkpoint."""
+    config = config.replace(
+        ["validation.at_start=true", "checkpoint.at_start=true", "checkpoint.keep=9"]
+    )
+    pretrain(config, tmp_path / "whole", progress=False)
+    assert [line["step"] for line in lines(tmp_path / "whole" / "validation.jsonl")] == [
+        0,
+        4,
+        8,
+        12,
+    ]
+    names = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir())
+    assert names[0] == "step-00000000"
+    again = tmp_path / "again"
+    for missing in (False, True):  # from the checkpoint of step 0, and from none
+        shutil.rmtree(again, ignore_errors=True)
+        shutil.copytree(tmp_path / "whole", again)
+        (again / "summary.json").unlink()
+        for name in names[0 if missing else 1 :]:
+            shutil.rmtree(again / "checkpoints" / name)
+        pretrain(config, again, resume=True, progress=False)
+        assert_same_run(tmp_path / "whole", again)
+    plain: dict[str, Any] = {"validation": {"at_start": False}, "checkpoint": {"at_start": False}}
+    pretrain(RunConfig.of(config, **plain), tmp_path / "plain", progress=False)
+    assert lines(tmp_path / "plain" / "metrics.jsonl") == lines(
+        tmp_path / "whole" / "metrics.jsonl"
+    )
