@@ -1,7 +1,7 @@
 """A checkpoint that the version before the redesign wrote goes on as that version would have.
 
-``tests/assets/earlier_run`` is a run of commit be77f3b with PTW, a falling ratio, growing steps, outliers and
-dropout, its data from ``golden_runs.make_data``: the whole log of 8 steps, and the checkpoint after step 4.
+``tests/assets/earlier_run`` is a run of commit be77f3b with PTW, a falling ratio, growing steps and outliers,
+its data from ``golden_runs.make_data``: the whole log of 8 steps, and the checkpoint after step 4.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def test_nothing_is_read_before_the_update_is_queued(
 
     monkeypatch.setattr(loop, "update", noted)
     with pytest.raises(NotImplementedError, match="no data"):
-        loop._update(run, state, World(0, 1, META), parts, predicted, 1e-3)
+        loop._update(run, state, World(0, 1, META), parts, predicted, predicted, 1e-3)
     assert bool(queued) == at_once
     state_steps = [slots["step"] for slots in run.optimiser.state.values() if "step" in slots]
     assert bool(state_steps) == at_once

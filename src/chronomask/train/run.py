@@ -142,11 +142,8 @@ class State:
     def from_checkpoint(cls, saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
         """The state that :meth:`to_json` and :meth:`tensors` gave."""
         window = Window(tensors[_WINDOW_TENSOR], **saved["window"])
-        earlier: dict[str, Any] = dict.fromkeys(_LATER) | {
-            "unpredicted": 0.0,
-            "predicted_step": saved["step"],
-        }
-        known = earlier | saved
+        zero = {"unpredicted": 0.0, "predicted_step": saved["step"], "first_row": 0}
+        known: dict[str, Any] = dict.fromkeys(_LATER) | zero | saved
         return cls(window, **{name: known[name] for name in _COUNTERS})
 
 
