@@ -16,6 +16,7 @@ from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import NoTagger
 from chronomask.show.request import Request
 from chronomask.show.show import inspect_masking, inspect_text
+from chronomask.types import UPOS_CLASSES
 from tests.support.fixed_tagger import stand_in_for_english
 from tests.support.sample_text import TEXT
 
@@ -124,6 +125,17 @@ def test_run_gives_config_and_weights(run_folder: Path) -> None:
         )
     )
     assert "asked 50.0%" in changed
+
+
+def test_weights_of_a_run_are_shown_at_the_strength_of_the_moment(run_folder: Path) -> None:
+    content = {"kind": "ptw", "strength": {"kind": "linear", "start": 0, "end": 0.5}}
+    picture = inspect_text(TEXT, {"content": content}, run=run_folder, progress=(0, 1))
+    first, last = (moment.weights for moment in picture.views[0].moments)
+    assert first is not None
+    assert last is not None
+    assert set(first.values.values()) == {1.0}
+    logged = {name: 0.1 + 0.8 * 0.9 * k / 17 for k, name in enumerate(UPOS_CLASSES)}
+    assert last.values == pytest.approx({name: w**0.5 for name, w in logged.items()})
 
 
 def test_long_text_is_cut_with_a_note(tmp_path: Path) -> None:

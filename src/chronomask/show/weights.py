@@ -92,6 +92,8 @@ def _weights_of_run(masker: Masker, progress: float, run: Run) -> ClassWeights:
     values = {name: values.get(name, 0.5) for name in masker.class_names}
     masker.hold(class_weights=list(values.values()))
     at = float(run.metrics["progress"][line])
+    values = masker.class_weights(progress)  # what is logged is learnt; the strength is that of now
+    assert values is not None
     return ClassWeights(values, f"learnt by run {run.name}, logged at progress {at:.3g}")
 
 
