@@ -90,13 +90,26 @@ def test_unknown_tokens_are_said_at_the_end_and_shown(
     texts = ["".join(chr(0x4E00 + 50 * k + j) for j in range(50)) for k in range(20)]
     few = prepared(tmp_path / "few", texts, tokenizer={"vocab_size": 500}, tagger="none")
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("50.5 % of the training tokens are unknown")  # 495 of 1,000 are known
+    assert line.startswith("50.5 % of the tokens are unknown")  # 495 of 1,000 are known
+    assert "Raise tokenizer.vocab_size" in line
     assert few.unknown_share("train") == pytest.approx(0.505)
     assert "train 50.50%; never masked" in as_text(look_into(few))
     caplog.clear()
     all_of_them = prepared(tmp_path / "all", texts, tokenizer={"vocab_size": 2000}, tagger="none")
     assert all_of_them.unknown_share("train") == 0.0
     assert not caplog.records
+
+
+def test_unknown_tokens_that_are_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["".join(chr(0x4E00 + 50 * k + j) for j in range(50)) for k in range(20)]
+    data = prepared(
+        tmp_path / "out", texts, tokenizer={"vocab_size": 2000}, tagger="none", held_out=0.2
+    )
+    assert data.unknown_share("train") == 0.0
+    assert data.unknown_share("held_out") == 1.0
+    *_, line = [record.getMessage() for record in caplog.records]
+    assert f"{data.unknown_share():.1%}".replace("%", " %") in line
+    assert line.endswith("of characters that the training text lacks: give more text")
 
 
 def test_taggers_have_names() -> None:

@@ -272,11 +272,18 @@ class PreparedData(WithManifest):
         file = self.path / "statistics.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
-    def unknown_share(self, split: str) -> float | None:
-        """Unknown tokens ([UNK]) among those of a split's text, in [0, 1]; None if not counted."""
-        counts = self.statistics.get("splits", {}).get(split, {})
-        unknown, known = counts.get("unknown_tokens"), counts.get("tokens_without_specials", 0)
-        return None if unknown is None else unknown / max(unknown + known, 1)
+    def unknown_share(self, *splits: str) -> float | None:
+        """Unknown tokens ([UNK]) among those of the text of ``splits``, or of all, in [0, 1].
+
+        None where they are not counted.
+        """
+        counts = self.statistics.get("splits", {})
+        chosen = [counts.get(name, {}) for name in splits or counts]
+        if not chosen or any("unknown_tokens" not in split for split in chosen):
+            return None
+        unknown = sum(split["unknown_tokens"] for split in chosen)
+        known = sum(split["tokens_without_specials"] for split in chosen)
+        return unknown / max(unknown + known, 1)
 
     def split(self, name: str) -> PreparedSplit:
         """The split ``train`` or ``held_out``; raises :class:`UsageError` for another name."""

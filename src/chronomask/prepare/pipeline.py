@@ -478,14 +478,21 @@ def _spread(num: int, most: int) -> list[int]:
 
 
 def _warn_of_unknown(data: PreparedData) -> None:
-    """Say so where the tokenizer does not know much of the training text."""
-    share = data.unknown_share("train") or 0.0
-    if share > _MANY_UNKNOWN:
-        logger.warning(
-            "%.1f %% of the training tokens are unknown to the tokenizer of %s and will never be masked. "
-            "Raise tokenizer.vocab_size, or take --tokenizer byte_level_bpe, to which no text is unknown",
-            100 * share, data.path,
-        )  # fmt: skip
+    """Say so where the tokenizer does not know much of the text."""
+    total = data.unknown_share()
+    if total is None or total <= _MANY_UNKNOWN:
+        return
+    train = data.unknown_share("train") or 0.0
+    way_out = "Raise tokenizer.vocab_size, or take --tokenizer byte_level_bpe, to which no text is unknown"
+    if train <= _MANY_UNKNOWN:
+        way_out = (
+            "They are held out, and of characters that the training text lacks: give more text"
+        )
+    logger.warning(
+        "%.1f %% of the tokens are unknown to the tokenizer of %s (%.1f %% of the training tokens) and will "
+        "never be masked. %s",
+        100 * total, data.path, 100 * train, way_out,
+    )  # fmt: skip
 
 
 def _may_write(out: Path) -> bool:
