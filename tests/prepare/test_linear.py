@@ -15,8 +15,8 @@ from chronomask.prepare.rows.annotate import PIECE_CHARACTERS, Annotator
 from chronomask.prepare.words.bands import BandWords
 from chronomask.prepare.words.tagger import Spans, WordFinder
 from chronomask.prepare.words.unicode import UnicodeWords
-from tests.prepare.test_offsets import MADE
 from tests.support.corpus import made_up_text
+from tests.support.odd_tokenizers import MADE
 
 MARKS = ["!", "(", "_", "a", "1", "漢", "👍", "\u0301", "'s", "a ", "\n", " ", "\u200d", ", "]
 SIZE = 4_000
