@@ -37,10 +37,13 @@ def made(model_type: str, tokenizer: Any, extra: int = 0, auto: Any = AutoModelF
         model_type,
         vocab_size=len(tokenizer) + extra,
         **OWN.get(model_type, sizes(model_type)) | {"max_position_embeddings": 80},
-        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")},
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+        mask_token_id=tokenizer.mask_token_id,
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     return auto.from_config(config) if hasattr(auto, "from_config") else auto(config)
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask.data.entropy import measure_entropy
 from chronomask.data.folder import PreparedData
@@ -25,6 +25,7 @@ from chronomask.model.build import build_model, checkpoint_activations
 from chronomask.model.config import FromCheckpoint
 from chronomask.model.device import Facts, data_sheet_flops, peak_flops, precision_on, slow_paths
 from chronomask.model.export import model_card, weights_sha256
+from chronomask.model.flash import activate_fastest, case_of
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
 from chronomask.model.open import open_model, open_tokenizer
@@ -42,6 +43,7 @@ from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver, Snapshot, take
 from chronomask.train.sharding import Sharded
 from chronomask.train.validation import warn_of_few
+from chronomask.types import Precision
 from chronomask.yardsticks import losses_in_words
 
 __all__ = ["Run", "State", "Window", "compiles", "is_due", "open_run", "summarise"]
@@ -272,6 +274,7 @@ def open_run(
     model.to(world.device)  # pyright: ignore[reportArgumentType]
     if config.activation_checkpointing:
         checkpoint_activations(model)
+    _use_fastest_attention(model, world.device, config.precision)
     compiled = compiles(config, world.device)
     sharding = config.sharding == "fsdp2" and world.size > 1
     if compiled and not sharding:
@@ -348,6 +351,17 @@ def _take_over(run: Run, origin: Checkpoint) -> None:
             part.load_state_dict(tensors)
         except DataError as error:
             logger.warning("%s begins anew: %s", name, error)
+
+
+def _use_fastest_attention(
+    model: PreTrainedModel, device: torch.device, precision: Precision
+) -> None:
+    """On CUDA in bfloat16: kernels of an installed package where they are right for this model."""
+    case = case_of(model)
+    if device.type == "cuda" and precision_on(device, precision) == "bf16" and case is not None:
+        name = activate_fastest(case, device)
+        if name is not None:
+            logger.info("attention runs with %s", name)
 
 
 def _slow_paths(run: Run, compiled: bool) -> list[str]:

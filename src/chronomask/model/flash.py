@@ -1,0 +1,119 @@
+"""A faster FlashAttention behind torch's attention, where one is installed and right for this model.
+
+torch from 2.11 lets a package put its kernels behind ``varlen_attn`` and SDPA
+(``torch.nn.attention.activate_flash_attention_impl``). Versions differ in what they can: windows, the width
+of a head, a backward pass for it. So the model's own case is tried at the start of a run, forwards and
+backwards, against float32; torch's kernel stays where anything is amiss.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import attention
+from transformers import PreTrainedModel
+
+__all__ = ["AttentionCase", "activate_fastest", "case_of"]
+
+logger = logging.getLogger(__name__)
+
+_FASTEST_FIRST = ("FA4", "FA3")
+_LENGTHS = (5, 64, 131, 1, 55)
+"""Of the documents that kernels are tried on: below, at and above the sizes of their tiles."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCase:
+    """What a model asks of attention."""
+
+    heads: int
+    key_heads: int
+    width: int
+    windows: tuple[int | None, ...]
+    """how far tokens see in its layers; None: all"""
+
+
+def case_of(model: PreTrainedModel) -> AttentionCase | None:
+    """What the model asks of attention; None where its config does not say."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return None
+    windows = {
+        getattr(module, "sliding_window", None)
+        for module in model.modules()
+        if hasattr(module, "sliding_window")
+    } or {None}
+    return AttentionCase(
+        heads=heads,
+        key_heads=getattr(config, "num_key_value_heads", None) or heads,
+        width=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        windows=tuple(sorted(windows, key=str)),
+    )
+
+
+def activate_fastest(
+    case: AttentionCase,
+    device: torch.device,
+    works: Callable[[AttentionCase, torch.device], bool] | None = None,
+) -> str | None:
+    """Let torch use the fastest kernels that are there and pass ``works``; their name, or None for its own.
+
+    ``works``: whether the kernels now in use are right for the case; :func:`_agrees` if not given. It may
+    raise: kernels that are not made for the case do.
+    """
+    for name in _installed():
+        try:
+            attention.activate_flash_attention_impl(name)
+            if (works or _agrees)(case, device):
+                return name
+            why = "its results differ from float32's"
+        except Exception as error:  # packages raise what they like, compilers of kernels included
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+        attention.restore_flash_attention_impl(_raise_warn=False)
+        logger.info("%s is installed and not used: %s", name, why)
+    return None
+
+
+def _installed() -> Iterable[str]:
+    """Names of kernels that torch knows of, the fastest first; whether they are there shows on use."""
+    known = attention.list_flash_attention_impls()
+    return [name for name in _FASTEST_FIRST if name in known]
+
+
+def _agrees(case: AttentionCase, device: torch.device) -> bool:
+    """Whether packed attention in bfloat16 is that of float32, output and gradients, in every window."""
+    return all(_agrees_within(case, window, device) for window in case.windows)
+
+
+def _agrees_within(case: AttentionCase, window: int | None, device: torch.device) -> bool:
+    from chronomask.model.attention import Documents, documents_attention
+
+    total = sum(_LENGTHS)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [
+        torch.randn(1, heads, total, case.width, generator=generator)
+        .to(device, torch.bfloat16)
+        .requires_grad_()
+        for heads in (case.heads, case.key_heads, case.key_heads)
+    ]
+    number = torch.repeat_interleave(torch.arange(len(_LENGTHS)), torch.tensor(_LENGTHS))
+    bounds = torch.tensor((0, *_LENGTHS)).cumsum(0).int()
+    documents = Documents(number[None].to(device), bounds.to(device), total, separate=True)
+    into = torch.randn(1, total, case.heads, case.width, generator=generator).to(device)
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):  # in float32 with a mask
+        query, key, value = (tensor.to(dtype) for tensor in tensors)
+        output, _ = documents_attention(
+            torch.nn.Identity(), query, key, value, None, sliding_window=window, documents=documents
+        )
+        gradients = torch.autograd.grad(output, tensors, into.to(dtype))
+        results.append([output.detach(), *gradients])
+    return all(
+        bool(found.isfinite().all())
+        and float((found.float() - wanted.float()).abs().max()) <= 0.03 * float(wanted.abs().max())
+        for found, wanted in zip(*results, strict=True)
+    )
