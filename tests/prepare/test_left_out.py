@@ -235,6 +235,14 @@ def test_names_that_cannot_be_written_are_shown_escaped(
         assert any(d.id.endswith(f"{expected}.txt:0") for d in read(folder)[0])
 
 
+def test_a_folder_to_write_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    write(tmp_path, a_txt="some text")
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(UsageError, match=r"caf\\xe9 has a name that is not UTF-8"):
+        prepared(out, tmp_path / "a.txt")
+    assert not out.exists()
+
+
 LINES = [f"line {k} of a corpus" for k in range(300)]
 
 

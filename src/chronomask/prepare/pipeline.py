@@ -27,7 +27,7 @@ from chronomask.data.folder import PreparedData, PreparedSplit
 from chronomask.data.manifest import MANIFEST
 from chronomask.data.scores import score_split
 from chronomask.data.writer import RowWriter, write_manifest, write_scores
-from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, printable
 from chronomask.prepare.clean.deduplicate import SIGN, drop_duplicates, sign_part
 from chronomask.prepare.clean.filters import FILTER, filter_part, filtered_out
 from chronomask.prepare.config import PrepareConfig
@@ -187,6 +187,12 @@ class _Run:
             "config": config.shaping(),
             "sources": snapshot(sources) + config.tokenizer.state(),
         }
+        try:
+            str(out.resolve()).encode()
+        except UnicodeEncodeError:  # the libraries that write there take UTF-8 alone
+            raise UsageError(
+                f"{printable(out)} has a name that is not UTF-8; choose another --out"
+            ) from None
         if not _may_write(out):
             raise UsageError(f"{out} exists and is not prepared data; choose another --out")
         return cls(config, out, sources, skipped, state, shown, share)
