@@ -11,7 +11,7 @@ import pytest
 
 from chronomask.report.comparison import in_unit, mean_text, unit_of
 from chronomask.report.drawing import ArmLine
-from chronomask.report.figures import FEW_PREDICTIONS, predicted_tokens, training_loss
+from chronomask.report.training_figures import FEW_PREDICTIONS, predicted_tokens, training_loss
 from chronomask.runs.read import Run, Series, read_run
 from tests.support.synthetic_runs import write_run
 
@@ -36,7 +36,7 @@ def test_few_predictions_draw_no_plunge(tmp_path: Path, monkeypatch: pytest.Monk
         drawn[texts[-1]] = lines[0]
         return "<svg></svg>"
 
-    monkeypatch.setattr("chronomask.report.figures.lines_panel", note)
+    monkeypatch.setattr("chronomask.report.training_figures.lines_panel", note)
     for draw, column, prefix in (
         (training_loss, "loss", "training"),
         (predicted_tokens, "content_share", "share"),

@@ -145,12 +145,12 @@ def _result_pictures(study: Numbers, arms: Mapping[str, int]) -> list[Any]:
 
 def _inside_pictures(means: Mapping[int, Run]) -> list[Any]:
     """Figures from the logs of training and the classes of validation."""
-    from chronomask.report import class_figures, figures
+    from chronomask.report import class_figures, training_figures
 
     draws = (
-        figures.training_loss,
-        figures.masking_ratio,
-        figures.predicted_tokens,
+        training_figures.training_loss,
+        training_figures.masking_ratio,
+        training_figures.predicted_tokens,
         class_figures.class_loss,
         class_figures.class_weight,
         class_figures.final_class_loss,

@@ -1,0 +1,229 @@
+"""Figures from the logs of training: its loss, how much was masked, what was predicted.
+
+They take the mean run of each arm by its place among the arms, which decides its colour. Each returns a
+:class:`Picture`, or None where there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from chronomask.report.arms import mean_ratios
+from chronomask.report.classes import CONTENT, group_of
+from chronomask.report.comparison import percent
+from chronomask.report.drawing import (
+    INK,
+    ArmLine,
+    LegendEntry,
+    Picture,
+    appearance,
+    arm_colour,
+    darker,
+    lines_panel,
+    panel,
+    shorten,
+    to_svg,
+)
+from chronomask.report.figures import Row, arm_legend, cell, thin_out
+from chronomask.runs.read import Run, Series
+
+__all__ = ["FEW_PREDICTIONS", "masking_ratio", "predicted_tokens", "training_loss"]
+
+FEW_PREDICTIONS = 500
+"""What was measured on fewer predicted tokens is mostly luck, and is not drawn as part of a line."""
+
+
+def training_loss(runs: Mapping[int, Run]) -> Picture | None:
+    """Loss of the words that each arm itself chose to predict."""
+    lines, rows, left_out = [], [], 0
+    for index, run in runs.items():
+        where = thin_out(run.metrics)
+        step = run.metrics["step"][where]
+        loss, predictions = (values[where] for values in _window_loss(run.metrics))
+        enough = predictions >= FEW_PREDICTIONS
+        left_out += int((np.isfinite(loss) & ~enough).sum())
+        if (np.isfinite(loss) & enough).any():
+            lines.append(ArmLine(index, run.name, step, np.where(enough, loss, np.nan)))
+        rows += _rows(run, step, loss, predictions)
+    if not lines:
+        return None
+    note = (
+        f" {left_out} logged {'lines' if left_out > 1 else 'line'} with fewer than {FEW_PREDICTIONS} "
+        "predictions are not drawn: such a loss is mostly luck."
+        if left_out
+        else ""
+    )
+    return Picture(
+        "training-loss",
+        "Loss in training",
+        "The loss of what was chosen to be predicted since the logged line before: arms that mask other "
+        f"words, or more of them, do not compare here, and validation is for that.{note}",
+        _legend_of_runs(runs),
+        (
+            lines_panel(
+                lines, "Training loss", "optimiser step", "nats per predicted token", "training"
+            ),
+        ),
+        ("arm", "step", "loss", "num_predicted"),
+        tuple(rows),
+    )
+
+
+def masking_ratio(runs: Mapping[int, Run]) -> Picture | None:
+    """Masking ratio asked and achieved over time, one panel per arm."""
+    drawn = {k: run for k, run in runs.items() if np.isfinite(run.metrics["masking_ratio"]).any()}
+    if not drawn:
+        return None
+    keys = ("masking_ratio", "masking_ratio_achieved")
+    top = max(
+        float(np.nanmax(run.metrics[key], initial=0.0)) for run in drawn.values() for key in keys
+    )
+    last_step = max(run.metrics.last("step") for run in drawn.values())
+    rows = []
+    for run in drawn.values():
+        where = thin_out(run.metrics)
+        rows += _rows(run, *(run.metrics[key][where] for key in ("step", "progress", *keys)))
+    return Picture(
+        "masking-ratio",
+        "How much is masked",
+        "The black line is the masking ratio the schedule asks for at each step; the dots are the "
+        "ratio that was achieved, counted from the masked tokens of the logged steps. Dots on the "
+        "line mean the masking does what was asked; dots that leave it are a bias to explain. Means are "
+        "over all steps: what was predicted over what may be.",
+        (
+            LegendEntry("asked", INK),
+            LegendEntry("achieved (in the arm’s colour)", arm_colour(next(iter(drawn))), "dots"),
+        ),
+        tuple(_ratio_panel(k, run, 100 * top, last_step) for k, run in drawn.items()),
+        ("arm", "step", "progress", *keys),
+        tuple(rows),
+    )
+
+
+def predicted_tokens(runs: Mapping[int, Run]) -> Picture | None:
+    """Masked tokens predicted so far, and the share of them that are content words."""
+    rows, totals, shares = [], [], []
+    left_out = 0
+    for index, run in runs.items():
+        where = thin_out(run.metrics)
+        step, masked = run.metrics["step"][where], run.metrics["masked_tokens"][where]
+        share, predictions = (values[where] for values in _content_share(run.metrics))
+        enough = predictions >= FEW_PREDICTIONS
+        left_out += int((np.isfinite(share) & ~enough).sum())
+        totals.append(ArmLine(index, run.name, step, masked))
+        shares.append(ArmLine(index, run.name, step, np.where(enough, 100 * share, np.nan)))
+        rows += _rows(run, step, masked, share)
+    panels = []
+    if any(np.isfinite(line.y).any() for line in totals):
+        panels.append(
+            lines_panel(
+                totals, "Masked tokens predicted so far", "optimiser step", "tokens", "total"
+            )
+        )
+    with_classes = any(np.isfinite(line.y).any() for line in shares)
+    if with_classes:
+        panels.append(
+            lines_panel(
+                shares,
+                "Content words among predicted tokens",
+                "optimiser step",
+                "% of predicted tokens that have a class",
+                "share",
+            )
+        )
+    if not panels:
+        return None
+    caption = (
+        "Every masked token is one prediction to learn from, so an arm that masks more gets more "
+        "signal from the same text: where the lines part, equal steps are not equal training."
+    )
+    if with_classes:
+        caption += (
+            " The second panel shows which words are chosen: an arm that prefers hard classes "
+            "rises above one that masks uniformly."
+        )
+        if left_out:
+            caption += (
+                f" {left_out} points of fewer than {FEW_PREDICTIONS} predictions are not drawn."
+            )
+    return Picture(
+        "predicted-tokens",
+        "What is predicted",
+        caption,
+        _legend_of_runs(runs),
+        tuple(panels),
+        ("arm", "step", "masked_tokens", "content_share"),
+        tuple(rows),
+    )
+
+
+def _legend_of_runs(runs: Mapping[int, Run]) -> tuple[LegendEntry, ...]:
+    return arm_legend({run.name: k for k, run in runs.items()})
+
+
+def _ratio_panel(index: int, run: Run, top: float, last_step: float) -> str:
+    """What one arm asked for and achieved, in per cent."""
+    where = thin_out(run.metrics)
+    step, asked, achieved = (
+        run.metrics[key][where] for key in ("step", "masking_ratio", "masking_ratio_achieved")
+    )
+    means = [
+        "not logged" if value != value else percent(value) for value in mean_ratios(run.metrics)
+    ]
+    colour = arm_colour(index)
+    with appearance():
+        axes = panel(
+            shorten(run.name, 30),
+            "optimiser step",
+            "% of maskable tokens",
+            height=2.3,
+            title_colour=darker(colour),
+            note=f"mean: {means[0]} asked, {means[1]} achieved",
+        )
+        axes.plot(step, 100 * achieved, "o", ms=4.6, color=colour, alpha=0.55, mew=0, ls="none")
+        axes.plot(step, 100 * asked, color=INK, lw=1.0)
+        axes.set_xlim(0, last_step * 1.02)
+        axes.set_ylim(0, max(top * 1.12, 1.0))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        return to_svg(axes, f"ratio-{index}", f"Masking ratio over time of {run.name}")
+
+
+def _window_loss(metrics: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Mean loss and number of predicted tokens per line: since the line before where classes say, else of
+    the line's own step, of which the number is that of an average step since.
+    """
+    counts, losses = (metrics.per_class.get(key, {}) for key in ("class_count", "class_loss"))
+    if counts and counts.keys() >= losses.keys():
+        total, number = np.zeros((2, len(metrics)))
+        for name, values in losses.items():
+            there = np.isfinite(values) & np.isfinite(counts[name])
+            total += np.where(there, values * counts[name], 0.0)
+            number += np.where(there, counts[name], 0.0)
+        return np.divide(total, number, out=np.full(len(metrics), np.nan), where=number > 0), number
+    steps = np.diff(metrics["step"], prepend=0.0)
+    return metrics["loss"], np.diff(metrics["masked_tokens"], prepend=0.0) / np.maximum(steps, 1)
+
+
+def _content_share(metrics: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Share of content words among predicted tokens with a class, and how many those are, per line."""
+    counts = metrics.per_class.get("class_count", {})
+    content, total = np.zeros((2, len(metrics)))
+    for name, values in counts.items():
+        if name == "none":
+            continue
+        total += np.nan_to_num(values)
+        if group_of(name) == CONTENT:
+            content += np.nan_to_num(values)
+    nothing = np.full(len(metrics), np.nan)
+    if not content.any():  # classes that are not parts of speech have no content words
+        return nothing, total
+    return np.divide(content, total, out=nothing, where=total > 0), total
+
+
+def _rows(run: Run, *columns: np.ndarray) -> list[Row]:
+    """CSV rows of one run: its name, then a cell of each column."""
+    return [(run.name, *map(cell, values)) for values in zip(*columns, strict=True)]
