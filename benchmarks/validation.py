@@ -18,6 +18,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import join
 from chronomask.train.loop import pretrain
@@ -37,7 +38,7 @@ def benchmark_validation(recipe: str, data: str, steps: int) -> dict[str, float]
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         ends = [line["seconds"] for line in lines]
         took = sorted(end - before for before, end in pairwise(ends))
-        run, _ = open_run(short, out, world, resume=True)
+        run, _ = open_run(short, RunFolder(out), world, resume=True)
         began = time.perf_counter()
         validate(
             run.forward, run.validation_masker, run.data.split("held_out"),

@@ -250,9 +250,11 @@ def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
         lower = one["difference"] < 0
         best, other = (one["arm"], one["other"]) if lower else (one["other"], one["arm"])
         low, high = sorted(abs(one[f"difference_{end}"]) for end in ("low", "high"))
+        # With few seeds no p can be small, which says nothing of the arms.
+        p = one["p_holm"] if study["smallest_p"] <= 0.05 else None
         told.append(
             f"“{best}” is better than “{other}” by {abs(one['difference']):.3f} nats (95 % interval "
-            f"{low:.3f} to {high:.3f}; p {one['p_holm']:.2g} after Holm’s correction)"
+            f"{low:.3f} to {high:.3f}{'' if p is None else f'; p {p:.2g} after Holm’s correction'})"
         )
     number = len(task["contrasts"])
     named = _NAMES[task["task"]]
