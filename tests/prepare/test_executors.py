@@ -162,3 +162,20 @@ def test_ray_gives_the_same_bytes(corpus: Path, tmp_path: Path, whole: dict[str,
         check=True, capture_output=True, timeout=HANG,
     )  # fmt: skip
     assert files(tmp_path / "out") == whole
+
+
+def test_a_script_that_prepares_as_it_is_read_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("Some words of a text.\n\n" * 400, encoding="utf-8")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import chronomask as cm\n"
+        "cm.prepare('text.txt', 'out', tokenizer={'kind': 'wordpiece', 'vocab_size': 200},\n"
+        "           tagger={'kind': 'none'}, workers=2, part_characters=1000)\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=HANG
+    )
+    assert done.returncode != 0
+    assert 'put the call of prepare below a line  if __name__ == "__main__":' in done.stderr
+    assert "workers" in done.stderr.splitlines()[-1]

@@ -114,8 +114,9 @@ def run_stage(
         if attempts == _ATTEMPTS:
             raise RunError(
                 f"worker processes were killed {_ATTEMPTS} times in stage {stage.name}, parts "
-                f"{_listing(todo)} (out of memory?); run the same command again to continue, with fewer "
-                "--workers or a smaller part_characters"
+                f'{_listing(todo)}. In a script of yours, put the call below  if __name__ == "__main__":  '
+                "first. If memory ran out, run the same command again to continue, with fewer --workers or a "
+                "smaller part_characters"
             )
         if stage.shared and all(map(stage.is_claimed, todo)):
             time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -81,6 +82,7 @@ def prepare(
     for what is not there, :class:`DataError` for unusable sources, :class:`RunError` where the disk or
     the workers give up. Nothing half-written can be opened.
     """
+    _refuse_in_worker()
     run = _Run.of(PrepareConfig.of(config, **changes), Path(out), progress)
     if not force and run.is_finished():
         return run.reuse()
@@ -93,6 +95,15 @@ def prepare(
             if not run.is_begun():
                 run.begin()
             return run.assemble(*run.until_annotated())
+
+
+def _refuse_in_worker() -> None:
+    """Raise UsageError in a worker, which imports the script that started it, before it prepares itself."""
+    if getattr(current_process(), "_inheriting", False):
+        raise UsageError(
+            "a worker process reads the script that started it, and the script prepares as it is read: put "
+            'the call of prepare below a line  if __name__ == "__main__":'
+        )
 
 
 def prepare_share(
