@@ -120,20 +120,31 @@ class Counts:
     total: int = 0
     _keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     _counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    _new: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def add(self, keys: np.ndarray) -> None:
         """Count keys, uint64 [N]."""
-        new, times = np.unique(keys, return_counts=True)
-        merged, place = np.unique(np.concatenate([self._keys, new]), return_inverse=True)
-        counts = np.zeros(merged.size, np.int64)
-        np.add.at(counts, place, np.concatenate([self._counts, times]))
+        self._new.append(np.unique(keys, return_counts=True))
         self.total += keys.size
+        # Few merges of much: each sorts everything that is known.
+        if sum(new.size for new, _ in self._new) > max(self._keys.size, _BLOCK_TOKENS):
+            self._merge()
+
+    def _merge(self) -> None:
+        """Bring what was counted apart into one table, in the order of the keys."""
+        keys, counts = zip((self._keys, self._counts), *self._new, strict=True)
+        merged, place = np.unique(np.concatenate(keys), return_inverse=True)
+        # Weights are float64, exact for counts below 2^53.
+        counts = np.bincount(place, np.concatenate(counts), merged.size).astype(np.int64)
+        self._new = []
         if self.most is not None and merged.size > self.most:
             merged, counts = merged[counts > 1], counts[counts > 1]
         self._keys, self._counts = merged, counts
 
     def of(self, keys: np.ndarray) -> np.ndarray:
         """int64 [N]: how often each was added."""
+        if self._new:
+            self._merge()
         if not self._keys.size:
             return np.zeros(keys.size, np.int64)
         place = np.minimum(np.searchsorted(self._keys, keys), self._keys.size - 1)
