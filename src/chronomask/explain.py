@@ -101,7 +101,7 @@ def describe_problem(
                 if not kinds
                 else "a group of keys with a 'kind' is meant"
             )
-            if value in kinds:
+            if isinstance(value, str) and value in kinds:
                 meant += f", as {location}.kind={value} makes it"
             elif kinds:
                 meant += f"; valid: {', '.join(kinds)}"

@@ -33,6 +33,8 @@ from chronomask.study.config import load_study
 from chronomask.train.config import RunConfig
 from tests.support.processes import HANG
 
+Fuzz = Callable[[int, int, Path], tuple[dict[str, Counter[str]], list[str]]]
+"""Number of mutations, seed and a folder to counts by kind and reports of failures."""
 SHIPPED = Path(__file__).parents[2] / "src" / "chronomask" / "configs"
 
 
@@ -233,9 +235,10 @@ def fuzz(number: int, seed: int, folder: Path) -> tuple[dict[str, Counter[str]],
     return counts, failures
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--number", type=int, default=3000)
+def command(fuzz: Fuzz, number: int) -> int:
+    """Run so many mutations, or as many as the command line asks for; prints counts and failures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--number", type=int, default=number)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -246,4 +249,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(fuzz, 3000))

@@ -6,14 +6,12 @@ neither. Mutation n is a function of n and ``--seed`` alone, and a failure names
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import io
 import json
 import lzma
 import random
 import sys
-import tempfile
 import traceback
 import warnings
 import zipfile
@@ -28,7 +26,7 @@ from chronomask.errors import ChronomaskError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.sources import find_sources
-from tests.support.fuzz_configs import no_hang
+from tests.support.fuzz_configs import command, no_hang
 
 TEXTS = ["The first text.\nOf two lines.", "Zweitens: Übergröße, \u2028 und so.", "3 👍 " * 20]
 WORDS = [{"words": text.split(), "tags": ["X"] * len(text.split())} for text in TEXTS]
@@ -177,18 +175,5 @@ def fuzz(number: int, seed: int, folder: Path) -> tuple[dict[str, Counter[str]],
     return counts, failures
 
 
-def main() -> int:
-    """Damage as many files as asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--number", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        counts, failures = fuzz(arguments.number, arguments.seed, Path(folder))
-    print(*failures, sep="\n\n", file=sys.stderr)
-    print(json.dumps({name: dict(sorted(found.items())) for name, found in counts.items()}))
-    return bool(failures)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(fuzz, 20_000))
