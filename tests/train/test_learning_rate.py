@@ -27,6 +27,13 @@ ADAPTER: TypeAdapter[LearningRate] = TypeAdapter(LearningRate)
             {"kind": "wsd", "decay_share": 0.2, "shape": "one_minus_sqrt", "final": 0.5},
             {80: 1, 85: 0.75, 100: 0.5},
         ),
+        ({"kind": "one_minus_sqrt"}, {0: 1, 25: 0.5, 64: 0.2, 100: 0}),
+        (
+            {"kind": "one_minus_sqrt", "final": 0.5, "warmup_steps": 50},
+            {49: 1, 62.5: 0.75, 100: 0.5},
+        ),
+        ({"kind": "damped_cosine", "waves": 2}, {0: 1, 25: 0, 50: 0.5, 75: 0, 100: 0}),
+        ({"kind": "damped_cosine", "waves": 1, "final": 0.2}, {0: 1, 50: 0.2, 75: 0.3, 100: 0.2}),
         ({"kind": "wsd", "decay_share": 0.0}, {0: 1, 100: 1}),
         ({"kind": "linear", "warmup_steps": 200}, {0: 0.005, 99: 0.5}),
     ],

@@ -17,7 +17,7 @@ from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from chronomask.train.optimiser import AdamW, Muon, StableAdamW
+from chronomask.train.optimiser import AdamW, Lamb, Muon, StableAdamW
 from chronomask.train.updates import can_leave_out, update
 from tests.support.tiny_training import assert_same_run
 
@@ -116,6 +116,34 @@ def test_stable_adamw_is_the_paper_s() -> None:
     for parameter, start, gradients in zip(model.parameters(), before, drawn, strict=True):
         expected = plain_stable_adamw([start], gradients, config, 0.01)
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_lamb_is_the_paper_s() -> None:
+    """By hand, in float64; a matrix that is 0 moves by its update alone."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2)).double()
+    with torch.no_grad():
+        model[1].weight.zero_()  # pyright: ignore
+    config = Lamb(weight_decay=0.1)
+    optimiser = config.build(model)
+    before = [p.detach().clone() for p in model.parameters()]
+    drawn = [[torch.randn_like(p) for _ in range(3)] for p in model.parameters()]
+    for number in range(3):
+        for parameter, gradients in zip(model.parameters(), drawn, strict=True):
+            parameter.grad = gradients[number]
+        update(optimiser, 0.01, NO_NORM, clip=None)
+    for parameter, now, gradients in zip(model.parameters(), before, drawn, strict=True):
+        m = v = torch.zeros_like(now)
+        for t, g in enumerate(gradients, start=1):
+            m = config.beta1 * m + (1 - config.beta1) * g
+            v = config.beta2 * v + (1 - config.beta2) * g * g
+            u = m / (1 - config.beta1**t) / ((v / (1 - config.beta2**t)).sqrt() + config.epsilon)
+            trust = 1.0
+            if now.ndim >= 2:
+                u = u + config.weight_decay * now
+                trust = float(now.norm() / u.norm()) or 1.0
+            now = now - 0.01 * trust * u
+        torch.testing.assert_close(parameter.detach(), now, rtol=1e-12, atol=1e-14)
 
 
 def test_stable_adamw_without_clipping_is_adamw() -> None:

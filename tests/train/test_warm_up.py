@@ -231,3 +231,52 @@ def test_activation_checkpointing_changes_nothing_but_memory(
     with pytest.raises(UsageError, match="'squeezebert' cannot compute activations again"):
         pretrain(wrong, tmp_path / "refused", progress=False)
     assert not (tmp_path / "refused").exists()
+
+
+FALLING = [
+    "rows_follow_ratio=true",
+    "rows_per_step=24",
+    "masking.ratio={kind: linear, start: 0.4, end: 0.1}",
+]
+
+
+def test_rows_follow_the_ratio_so_that_labels_stay(config: RunConfig, tmp_path: Path) -> None:
+    config = config.replace([*FALLING, "log_every=1", "checkpoint.every=5", "checkpoint.keep=9"])
+    sizes = config.sizes
+    rows = [sizes.rows_at(step) for step in range(12)]
+    assert [sizes.rows_before(step) for step in range(13)] == [0, *np.cumsum(rows).tolist()]
+    lowest = config.masking.ratio.at(11 / 12)
+    assert rows == [round(24 * lowest / config.masking.ratio.at(step / 12)) for step in range(12)]
+    assert rows[-1] == 24
+    assert sizes.fewest == rows[0]
+    pretrain(config, tmp_path / "whole", progress=False)
+    labels = np.diff(
+        [0, *(line["masked_tokens"] for line in lines(tmp_path / "whole" / "metrics.jsonl"))]
+    )
+    assert labels.max() / labels.min() < 1.35  # of rows this small; without, it would be 3
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    (tmp_path / "cut" / "summary.json").unlink()
+    for step in (10, 12):
+        shutil.rmtree(tmp_path / "cut" / "checkpoints" / f"step-{step:08d}")
+    pretrain(config, tmp_path / "cut", resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_long_courses_have_stages(config: RunConfig) -> None:
+    config = config.replace([*FALLING, "steps=100000"])
+    for step in (0, 1, 97, 98, 99_999, 100_000):
+        before = config.sizes.rows_before(step)
+        assert config.sizes.rows_before(step + 1) == before + config.sizes.rows_at(step)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("masking.progress=tokens", "needs masking.progress 'steps'"),
+        ("masking.ratio={kind: linear_decay, base: 0.3}", "at least 0.01 throughout"),
+        ("batch_warmup={start_rows: 2, steps: 3}", "leave one out"),
+    ],
+)
+def test_rows_that_cannot_follow_are_refused(config: RunConfig, change: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config.replace([*FALLING, change])

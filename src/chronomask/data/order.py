@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Annotated
 
 import numpy as np
@@ -86,13 +88,20 @@ class LengthWarmUp(Config):
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Rows of every step: ``full``, or fewer while a warm-up lasts."""
+    """Rows of every step: ``full``, or fewer while a warm-up lasts, or those of a course.
+
+    ``course``: rows of the stages of equal length that ``steps`` are cut into, the last one's after them.
+    """
 
     full: int
     warm_up: BatchWarmUp | None = None
+    course: tuple[int, ...] = ()
+    steps: int = 0
 
     def rows_at(self, step: int) -> int:
         """Rows of 0-based ``step``."""
+        if self.course:
+            return self.course[min(step * len(self.course) // self.steps, len(self.course) - 1)]
         if self.warm_up is None or step >= self.warm_up.steps:
             return self.full
         return self._rows_of(step * self.warm_up.stages // self.warm_up.steps)
@@ -100,16 +109,24 @@ class Sizes:
     @property
     def fewest(self) -> int:
         """Rows of the smallest step."""
-        return self.rows_at(0)
+        return min(self.course) if self.course else self.rows_at(0)
 
     def rows_before(self, step: int) -> int:
         """Rows of all steps before ``step``."""
+        if self.course:
+            stage = min(step * len(self.course) // self.steps, len(self.course) - 1)
+            first = _first_of(stage, self.steps, len(self.course))
+            return (
+                _rows_before_stages(self.course, self.steps)[stage]
+                + (step - first) * self.course[stage]
+            )
         if self.warm_up is None:
             return self.full * step
         rows = self.full * max(0, step - self.warm_up.steps)
-        for stage in range(self.warm_up.stages):
-            inside = min(step, self._first_of(stage + 1)) - self._first_of(stage)
-            rows += self._rows_of(stage) * max(0, inside)
+        steps, stages = self.warm_up.steps, self.warm_up.stages
+        for stage in range(stages):
+            end = min(step, _first_of(stage + 1, steps, stages))
+            rows += self._rows_of(stage) * max(0, end - _first_of(stage, steps, stages))
         return rows
 
     def parts_at(self, step: int, parts: int) -> int:
@@ -121,10 +138,21 @@ class Sizes:
         start, stages = self.warm_up.start_rows, self.warm_up.stages
         return start + (self.full - start) * stage // stages
 
-    def _first_of(self, stage: int) -> int:
-        """The first step s with s · stages // steps = ``stage``."""
-        assert self.warm_up is not None
-        return -(-stage * self.warm_up.steps // self.warm_up.stages)
+
+def _first_of(stage: int, steps: int, stages: int) -> int:
+    """The first step s with s · stages // steps = ``stage``."""
+    return -(-stage * steps // stages)
+
+
+@lru_cache(maxsize=16)
+def _rows_before_stages(course: tuple[int, ...], steps: int) -> list[int]:
+    """Rows of all steps before each stage of a course."""
+    firsts = [_first_of(stage, steps, len(course)) for stage in range(len(course) + 1)]
+    rows = [
+        number * (end - first)
+        for number, (first, end) in zip(course, pairwise(firsts), strict=True)
+    ]
+    return [0, *accumulate(rows)]
 
 
 def shorten_rows(rows: Iterable[Rows], warm_up: LengthWarmUp | None, step: int) -> Iterator[Rows]:

@@ -5,6 +5,7 @@ Nothing here imports torch: what acts on a value imports this file.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,9 @@ from chronomask.train.loggers import Logger
 from chronomask.train.optimiser import AdamW, Optimiser
 from chronomask.train.outliers import KeepAll, Outliers
 from chronomask.types import Device, Precision
+
+_MOST_STAGES = 1024
+"""Sizes of steps at most, over a run whose rows follow the ratio."""
 
 __all__ = [
     "CheckpointConfig",
@@ -89,6 +93,9 @@ class RunConfig(Config):
     """parts that a process's rows of a step are cut into, to save memory"""
     batch_warmup: BatchWarmUp | None = None
     """steps of fewer rows at first; none: all steps have ``rows_per_step``"""
+    rows_follow_ratio: bool = False
+    """whether a step has rows in inverse proportion to its ratio, so that every step has as many labels;
+    ``rows_per_step`` is then the rows of the steps with the lowest ratio"""
     length_warmup: LengthWarmUp | None = None
     """rows cut into shorter rows at first; none: rows are whole"""
     masked_token_budget: Positive | None = None
@@ -155,12 +162,45 @@ class RunConfig(Config):
                 f"batch_warmup.start_rows ({self.batch_warmup.start_rows}) must not exceed rows_per_step "
                 f"({self.rows_per_step})"
             )
+        if self.rows_follow_ratio:
+            self._check_following()
         return self
 
-    @property
+    def _check_following(self) -> None:
+        """Raise ValueError where the ratio of every step is not known from the step alone, or may be 0."""
+        if self.batch_warmup is not None:
+            raise ValueError(
+                "rows_follow_ratio and batch_warmup both say how many rows a step has: leave one out"
+            )
+        if self.masking.progress != "steps":
+            raise ValueError(
+                f"rows_follow_ratio needs masking.progress 'steps'; it is '{self.masking.progress}', which "
+                "itself depends on the rows"
+            )
+        if not self.masking.ratio.known_before:
+            raise ValueError(
+                "rows_follow_ratio needs a ratio that is known beforehand; this one responds to the loss"
+            )
+        if min(self.masking.ratio.at(k / 1000) for k in range(1000)) < 0.01:
+            raise ValueError(
+                "rows_follow_ratio needs a ratio of at least 0.01 throughout: a step of less would need more "
+                "rows than any other by far"
+            )
+
+    @cached_property
     def sizes(self) -> Sizes:
         """How many rows each step has."""
-        return Sizes(self.rows_per_step, self.batch_warmup)
+        if not self.rows_follow_ratio:
+            return Sizes(self.rows_per_step, self.batch_warmup)
+        ratios = self._ratios()
+        rows = (max(1, round(self.rows_per_step * min(ratios) / ratio)) for ratio in ratios)
+        return Sizes(self.rows_per_step, course=tuple(rows), steps=self.steps)
+
+    def _ratios(self) -> list[float]:
+        """The ratio asked at the first step of every stage of rows that follow it."""
+        stages = min(self.steps, _MOST_STAGES)
+        first = (-(-stage * self.steps // stages) for stage in range(stages))
+        return [self.masking.ratio.at(step / self.steps) for step in first]
 
     @property
     def data_paths(self) -> tuple[str, ...]:

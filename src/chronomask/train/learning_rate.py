@@ -14,7 +14,15 @@ from pydantic import Field
 
 from chronomask.config import Alternative
 
-__all__ = ["Constant", "Cosine", "LearningRate", "Linear", "Wsd"]
+__all__ = [
+    "Constant",
+    "Cosine",
+    "DampedCosine",
+    "LearningRate",
+    "Linear",
+    "OneMinusSqrt",
+    "Wsd",
+]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -92,3 +100,36 @@ class Wsd(LearningRate):
             return 1.0
         done = (progress - begin) / self.decay_share
         return 1 + (self.final - 1) * (done if self.shape == "linear" else math.sqrt(done))
+
+
+class OneMinusSqrt(LearningRate):
+    """1 − sqrt of the time after the warm-up, from the peak to ``final``: falls fast, then slowly.
+
+    The shape of cooldowns in Hägele et al. (NeurIPS 2024, arXiv 2405.18392), here from the start; with a
+    stretch at the peak before it, it is ``wsd`` with ``shape: one_minus_sqrt``.
+    """
+
+    kind: Literal["one_minus_sqrt"] = "one_minus_sqrt"
+    final: Fraction = 0.0
+    """share of the peak at the end"""
+
+    def _share(self, progress: float) -> float:
+        return 1 + (self.final - 1) * math.sqrt(progress)
+
+
+class DampedCosine(LearningRate):
+    """A cosine of several waves whose height falls in a straight line: warm restarts without jumps.
+
+    With p the progress after the warm-up and c = ``waves``, the share of the peak is
+    final + (1 − final) · (1 − p) · (1 + cos(2πcp)) / 2 (after Loshchilov and Hutter, ICLR 2017).
+    """
+
+    kind: Literal["damped_cosine"] = "damped_cosine"
+    waves: Annotated[int, Field(ge=1, le=1000)] = 3
+    """number of waves, each from a peak down to ``final`` and up again"""
+    final: Fraction = 0.0
+    """share of the peak in the valleys and at the end"""
+
+    def _share(self, progress: float) -> float:
+        wave = (1 + math.cos(2 * math.pi * self.waves * progress)) / 2
+        return self.final + (1 - self.final) * (1 - progress) * wave

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["AdamW", "Muon", "Optimiser", "StableAdamW"]
+__all__ = ["AdamW", "Lamb", "Muon", "Optimiser", "StableAdamW"]
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -90,6 +90,26 @@ class StableAdamW(_Adam):
         from chronomask.train.updates import StableAdamWOptimizer, group_by_decay
 
         return StableAdamWOptimizer(
+            group_by_decay(_trainable(model), self.weight_decay),
+            lr=0.0,
+            betas=(self.beta1, self.beta2),
+            eps=self.epsilon,
+        )
+
+
+class Lamb(_Adam):
+    """AdamW whose update of a matrix has a length in proportion to the matrix, for very large steps.
+
+    You et al. (ICLR 2020, arXiv 1904.00962), algorithm 2; BERT in 76 minutes.
+    """
+
+    kind: Literal["lamb"] = "lamb"
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """:class:`~chronomask.train.updates.LambOptimizer`."""
+        from chronomask.train.updates import LambOptimizer, group_by_decay
+
+        return LambOptimizer(
             group_by_decay(_trainable(model), self.weight_decay),
             lr=0.0,
             betas=(self.beta1, self.beta2),

@@ -13,6 +13,7 @@ from torch import nn
 
 __all__ = [
     "Combined",
+    "LambOptimizer",
     "StableAdamWOptimizer",
     "can_leave_out",
     "group_by_decay",
@@ -51,6 +52,56 @@ class Combined(torch.optim.Optimizer):
         assert closure is None  # nothing here evaluates a loss again
         for member in self.members:
             member.step()
+
+
+class LambOptimizer(torch.optim.Optimizer):
+    """You et al., "Large batch optimization for deep learning" (arXiv 1904.00962), algorithm 2.
+
+    With m and v the moments, bias-corrected, and u = m / (sqrt(v) + ε) + λθ, a matrix changes by
+    θ ← θ − lr · (‖θ‖ / ‖u‖) · u, the ratio being 1 where a norm is 0. Vectors, which do not decay, change by
+    lr · u, as in the authors' code for BERT.
+    """
+
+    def __init__(
+        self,
+        params: list[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every parameter that has a gradient."""
+        assert closure is None  # nothing here evaluates a loss again
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros(())
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+                # Read on the host: a checkpoint may have put it on the device.
+                state["step"] = state["step"].cpu() + 1
+                first, second, step = state["exp_avg"], state["exp_avg_sq"], int(state["step"])
+                first.lerp_(parameter.grad, 1 - beta1)
+                second.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+                root = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
+                update = (first / (1 - beta1**step)).div_(root)
+                update.add_(parameter, alpha=group["weight_decay"])
+                if parameter.ndim >= 2:
+                    length, own = parameter.norm(), update.norm()
+                    known = (length > 0) & (own > 0)
+                    update.mul_(torch.where(known, length / own.clamp(min=1e-30), 1.0))
+                parameter.sub_(update, alpha=group["lr"])
 
 
 class StableAdamWOptimizer(torch.optim.Optimizer):
