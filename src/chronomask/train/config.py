@@ -187,9 +187,14 @@ class RunConfig(Config):
                 "rows than any other by far"
             )
 
-    @cached_property
+    @property
     def sizes(self) -> Sizes:
         """How many rows each step has."""
+        return self.step_sizes
+
+    @cached_property
+    def step_sizes(self) -> Sizes:
+        """The same, worked out once: rows that follow the ratio are looked up at every step."""
         if not self.rows_follow_ratio:
             return Sizes(self.rows_per_step, self.batch_warmup)
         ratios = self._ratios()
