@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import Stopped, UsageError
@@ -16,6 +17,7 @@ from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import listen
 from chronomask.train.loop import pretrain
+from chronomask.train.run import State
 from tests.support.tiny_training import Driver, ask_to_stop_after, assert_same_run, lines
 
 
@@ -254,3 +256,23 @@ def test_a_checkpoint_more_than_is_kept_goes_on_resume(config: RunConfig, tmp_pa
     pretrain(config.replace(["checkpoint.keep=2"]), tmp_path / "run", resume=True, progress=False)
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step-00000003", "step-00000004"]
+
+
+def test_a_state_of_before_the_yardsticks_is_read() -> None:
+    """Tokens that may be masked stay unknown in a run that began before they were counted."""
+    window = {
+        "tokens": 5, "masked_tokens": 1, "seconds": 1.0, "seconds_waiting": 0.0,
+        "flops_of_attention": 0.0, "skipped": [],
+    }  # fmt: skip
+    saved = {
+        "step": 3, "tokens_seen": 50, "masked_tokens": 7, "rows_seen": 9, "seconds": 2.0,
+        "validation_loss": None, "validation_accuracy": None, "window": window,
+    }  # fmt: skip
+    state = State.from_checkpoint(saved, {"window.by_class": torch.zeros(3, 2)})
+    state.count(rows=1, tokens=10, maskable_tokens=8, masked_tokens=2)
+    assert (state.step, state.tokens_seen, state.masked_tokens) == (4, 60, 9)
+    assert state.maskable_tokens is None
+    assert state.yardsticks is None
+    fresh = State.start(2)
+    fresh.count(rows=1, tokens=10, maskable_tokens=8, masked_tokens=2)
+    assert fresh.maskable_tokens == 8
