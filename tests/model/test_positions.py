@@ -63,6 +63,7 @@ def test_rotary_positions_turn_slower(tmp_path: Path, tiny_tokenizer: Path) -> N
     assert torch.equal(again.base_model.rotary_emb.full_attention_inv_freq, slow)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:DeprecationWarning")
 def test_advice_can_be_followed(tmp_path: Path, tiny_tokenizer: Path) -> None:
     tokenizer = save_tiny(tmp_path / "bert", tiny_tokenizer)
     with pytest.raises(
