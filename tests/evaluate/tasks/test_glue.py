@@ -398,7 +398,7 @@ def test_a_loss_that_is_not_finite_ends_the_task(subject: Subject, glue: Path) -
 def test_scores_that_cannot_be_computed_are_refused_beforehand(
     subject: Subject, glue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(
         UsageError, match=r"Scoring GLUE needs .*pip install 'chronomask\[evaluate\]'"
     ):
