@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from chronomask.evaluate.tasks.squad import SquadTask
 from chronomask.runs.result import TaskResult
 from tests.support.official_files import squad_values, write_squad
 from tests.support.official_model import save_model
+from tests.support.processes import python_path
 
 QUICK = ["epochs=1", "max_length=32", "batch_size=8"]
 
@@ -248,3 +251,19 @@ def test_the_command(
     assert (code, "did you mean 'mnli'" in err) == (2, True)
     code, _, err = command(tmp_path / "nothing", *tasks)
     assert (code, "does not exist" in err) == (2, True)
+
+
+def test_a_missing_model_is_refused_before_what_scores_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "import atexit, sys\nfrom chronomask.cli import main\n"
+        "atexit.register(lambda: print(sorted({'sklearn', 'scipy', 'torch'} & set(sys.modules))))\n"
+        "main()\n"
+    )
+    arguments = [str(tmp_path / "none"), "--tasks", "glue,squad,mlm", "--task-data", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "evaluate", *arguments],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": python_path()},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "does not exist" in done.stderr
+    assert done.stdout.strip() == "[]"
