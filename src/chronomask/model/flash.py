@@ -90,7 +90,7 @@ def _agrees(case: AttentionCase, device: torch.device) -> bool:
 
 
 def _agrees_within(case: AttentionCase, window: int | None, device: torch.device) -> bool:
-    """Whether documents of :data:`_LENGTHS` in one row give what float32 gives, to 3 % of the largest value."""
+    """Whether documents of :data:`_LENGTHS` in one row give what float32 gives, within 3 % of the most."""
     from chronomask.model.attention import Documents, documents_attention
 
     total = sum(_LENGTHS)
