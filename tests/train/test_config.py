@@ -11,6 +11,7 @@ from chronomask.errors import UsageError
 from chronomask.model.build import _architecture
 from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer
+from chronomask.recipes import find_recipe
 from chronomask.train.config import RunConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "src" / "chronomask" / "configs").glob("*.yaml"))
@@ -45,3 +46,12 @@ def test_mistakes_are_refused_by_name(override: str, message: str) -> None:
     config = RunConfig(data="data", rows_per_step=32)
     with pytest.raises(UsageError, match=message):
         config.replace([override])
+
+
+def test_the_default_model_suits_a_laptop() -> None:
+    """That of the recipe for one; a model that is named without sizes has its architecture's own."""
+    small = RunConfig.load(find_recipe("bert-small")).model.to_dict()["overrides"]
+    default = RunConfig.of({"data": "data"}).model.to_dict()["overrides"]
+    assert default.items() <= small.items()
+    named = RunConfig.of({"data": "data", "model": {"kind": "config", "model_type": "bert"}})
+    assert named.model.to_dict()["overrides"] == {}

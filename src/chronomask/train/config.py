@@ -23,6 +23,13 @@ from chronomask.train.optimiser import AdamW, Optimiser
 from chronomask.train.outliers import KeepAll, Outliers
 from chronomask.types import Device, Precision
 
+_LAPTOP = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+}
+"""Sizes of the model where none is given: those of the recipe ``bert-small``."""
 _MOST_STAGES = 1024
 """Sizes of steps at most, over a run whose rows follow the ratio."""
 
@@ -74,8 +81,8 @@ class RunConfig(Config):
     """what reports call the run; the output folder's name if not given"""
     data: DataChoice
     """folder of prepared data; or a list of ``{path, weight}``, their rows mixed by weights"""
-    model: ModelConfig = FromConfig()
-    """what is trained"""
+    model: ModelConfig = FromConfig(overrides=_LAPTOP)
+    """what is trained; by default a BERT of 4 layers × 256, which a laptop trains"""
     masking: MaskingConfig = MaskingConfig()
     """how much is masked, what, and how"""
     optimiser: Optimiser = AdamW()
