@@ -200,7 +200,7 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
     from chronomask.runs.layout import RunFolder
 
     RunFolder(out).check_free(resume)
-    config = config.at(RunFolder(out))
+    config = config.model_copy(update={"data": config.at(RunFolder(out)).data})
     open_data(config.data)
     if isinstance(config.model, FromCheckpoint) and not is_hub_name(config.model.path):
         model_folder(config.model.path)
