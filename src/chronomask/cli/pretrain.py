@@ -187,7 +187,8 @@ def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
     before: dict = {}
     for layer in layers:
         before = merge(before, nested(layer.values).get("model", {}))
-    if before.get("model_type", text) != text or text not in masked_lm_types():
+    # Without sizes of its own type, a model that is named has its architecture's.
+    if not before or before.get("model_type", text) != text or text not in masked_lm_types():
         chosen["overrides"] = {}
     return of_group("--model", text, "model", chosen)
 
