@@ -30,8 +30,8 @@ SRC = Path(__file__).parents[1] / "src"
 TEXT = "Some text to prepare.\n"
 COMMANDS = (
     "prepare", "pretrain", "adapt", "replay", "evaluate", "study run", "study status", "study report",
-    "report", "quickstart", "inspect", "data info", "data verify", "data show", "data export",
-    "data import", "recipes",
+    "report", "quickstart", "inspect", "data info", "data verify", "data show", "data score",
+    "data export", "data import", "recipes",
 )  # fmt: skip
 
 REFUSALS: dict[str, dict[str, str]] = {
@@ -106,6 +106,7 @@ REFUSALS: dict[str, dict[str, str]] = {
     "data info": {"missing data": "{none}", "no data": "{folder}"},
     "data verify": {"missing data": "{none}"},
     "data show": {"missing data": "{none}", "wrong flag": "{none} --splits train"},
+    "data score": {"missing data": "{none} pmi"},
     "data export": {"missing data": "{none} {new}"},
     "data import": {"missing file": "{none} {new}"},
     "recipes": {"unknown name": "bert-tni"},

@@ -81,6 +81,7 @@ def groups_below(root: type[Config]) -> list[tuple[str, type[Config]]]:
             (f"{path}.{name}".strip("."), inner)
             for name, field in group.model_fields.items()
             for inner in config_classes(field.annotation)
+            if inner.__module__.startswith("chronomask.")  # others' kinds have pages of their own
         ]
     order = ["", *root.model_fields]
     paths = [(path, group) for group, path in found.items() if group not in others]
