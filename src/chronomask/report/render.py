@@ -55,15 +55,24 @@ def render(template: Path, **values: Any) -> str:
 def write_csv(
     out: Path, name: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]
 ) -> Download:
-    """Write ``out/csv/<name>.csv``."""
+    """Write ``out/csv/<name>.csv``.
+
+    Text that a spreadsheet would compute, such as an arm called ``=1+1``, gets an apostrophe before it.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    for row in (columns, *rows):
+        writer.writerow([_as_text(cell) for cell in row])
     text = buffer.getvalue()
     write_text(out / "csv" / f"{name}.csv", text)
     encoded = base64.b64encode(text.encode()).decode()
     return Download(f"csv/{name}.csv", f"data:text/csv;charset=utf-8;base64,{encoded}")
+
+
+def _as_text(cell: Cell) -> Cell:
+    """A cell that no spreadsheet takes for a formula (OWASP, "CSV Injection"); numbers stay as they are."""
+    is_formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{cell}" if is_formula else cell
 
 
 def picture_values(out: Path, picture: Picture) -> dict[str, object]:
