@@ -41,7 +41,7 @@ from pydantic_core import (
     to_jsonable_python,
 )
 
-from chronomask.errors import UsageError, nearest, shown
+from chronomask.errors import UsageError, nearest, printable, shown
 from chronomask.explain import class_of, config_classes, describe_problem, kinds_of, root_causes
 from chronomask.recipes import find_recipe
 from chronomask.yaml_text import as_yaml, control_character, from_yaml, read_text
@@ -156,7 +156,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise UsageError(_explain(cls, error, values, layers)) from None
+            raise UsageError(printable(_explain(cls, error, values, layers))) from None
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "the configuration") -> Self:

@@ -253,3 +253,9 @@ def test_shipped_studies_are_valid(path: Path, tmp_path: Path) -> None:
 
 def test_there_are_shipped_studies() -> None:
     assert {path.stem for path in SHIPPED} >= {"tiny", "small"}
+
+
+def test_a_name_in_a_message_cannot_turn_its_direction() -> None:
+    values = {"base": {"data": "d"}, "arms": {"a": {}, "b": {"steps": 3}}, "baseline": "\u202e"}
+    with pytest.raises(UsageError, match=r"baseline '\\u202e' is no arm"):
+        StudyConfig.parse(values)
