@@ -107,7 +107,7 @@ def mutate(values: dict[str, Any], rng: random.Random) -> None:
         case _:
             value = parent.get(key) if isinstance(parent, dict) else parent[key]
             if isinstance(value, int | float) and not isinstance(value, bool):
-                parent[key] = value * rng.choice([-1, 0, 0.5, 1e3, 1e30, math.inf])
+                parent[key] = min(value, 10**300) * rng.choice([-1, 0, 0.5, 1e3, 1e30, math.inf])
             else:
                 parent[key] = rng.choice([[value], {"kind": value}, str(value)])
 
