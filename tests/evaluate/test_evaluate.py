@@ -267,3 +267,17 @@ def test_a_missing_model_is_refused_before_what_scores_is_loaded(tmp_path: Path)
     assert done.returncode != 0
     assert "does not exist" in done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_what_was_left_out_is_said_at_the_end(
+    subject: Subject, glue: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate(
+        subject, make_tasks(["qqp"], ["epochs=1"]), glue, 1, tmp_path / "whole", progress=False
+    )
+    assert "left out" not in caplog.text
+    train = glue / "glue" / "QQP" / "train.tsv"
+    train.write_text(train.read_text() + "1\t2\n3\t4\n")
+    again = make_tasks(["qqp"], ["epochs=1"])
+    evaluate(subject, again, glue, 1, tmp_path / "cut", progress=False)
+    assert "left out: 2 training rows that are cut off (qqp)" in caplog.text

@@ -6,6 +6,7 @@ weights, data and recipe, are kept.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,14 @@ from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult
 
 __all__ = ["default_out", "evaluate", "results_table"]
+
+logger = logging.getLogger(__name__)
+
+_LEFT_OUT = {
+    "train_skipped": "training rows that are cut off",
+    "words_without_tokens": "words that the tokenizer drops",
+}
+"""What a result counts of that was left out, in words."""
 
 
 def evaluate(
@@ -68,7 +77,20 @@ def evaluate(
             scores = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
             line = f"[{number}/{len(wanted)}] {task.name} seed {seed}: {scores}  ({done})"
             print(line, file=sys.stderr, flush=True)
+    if said := _describe_left_out(results):
+        logger.warning("%s", said)
     return results
+
+
+def _describe_left_out(results: Iterable[TaskResult]) -> str:
+    """What the tasks left out of their files, by reason; empty where they used everything."""
+    found = dict.fromkeys(
+        f"{result.num_examples[key]:,} {what} ({result.task})"
+        for result in results
+        for key, what in _LEFT_OUT.items()
+        if result.num_examples.get(key)
+    )
+    return f"left out: {'; '.join(found)}" if found else ""
 
 
 def _find_tasks(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> list[Task[Any]]:
