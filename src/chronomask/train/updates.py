@@ -54,13 +54,8 @@ class Combined(torch.optim.Optimizer):
             member.step()
 
 
-class LambOptimizer(torch.optim.Optimizer):
-    """You et al., "Large batch optimization for deep learning" (arXiv 1904.00962), algorithm 2.
-
-    With m and v the moments, bias-corrected, and u = m / (sqrt(v) + ε) + λθ, a matrix changes by
-    θ ← θ − lr · (‖θ‖ / ‖u‖) · u, the ratio being 1 where a norm is 0. Vectors, which do not decay, change by
-    lr · u, as in the authors' code for BERT.
-    """
+class _WithMoments(torch.optim.Optimizer):
+    """An optimiser with Adam's settings."""
 
     def __init__(
         self,
@@ -74,6 +69,15 @@ class LambOptimizer(torch.optim.Optimizer):
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
+
+
+class LambOptimizer(_WithMoments):
+    """You et al., "Large batch optimization for deep learning" (arXiv 1904.00962), algorithm 2.
+
+    With m and v the moments, bias-corrected, and u = m / (sqrt(v) + ε) + λθ, a matrix changes by
+    θ ← θ − lr · (‖θ‖ / ‖u‖) · u, the ratio being 1 where a norm is 0. Vectors, which do not decay, change by
+    lr · u, as in the authors' code for BERT.
+    """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -104,26 +108,13 @@ class LambOptimizer(torch.optim.Optimizer):
                 parameter.sub_(update, alpha=group["lr"])
 
 
-class StableAdamWOptimizer(torch.optim.Optimizer):
+class StableAdamWOptimizer(_WithMoments):
     """Wortsman et al., "Stable and low-precision training" (arXiv 2304.13013), algorithm 2.
 
     With g the gradient, m and v the moments (bias-corrected as they are averaged), and per tensor
     RMS = sqrt(mean(g² / max(v, ε²))), the rate of a tensor is η = lr / max(1, RMS), and
     θ ← θ − η (λθ + m / (sqrt(v) + ε)). Nothing waits for the device.
     """
-
-    def __init__(
-        self,
-        params: list[dict[str, Any]],
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float = 0.0,
-    ) -> None:
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

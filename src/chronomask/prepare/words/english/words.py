@@ -38,7 +38,7 @@ FEATURES = ("ORTH", "LOWER", "PREFIX", "SUFFIX", "SHAPE")
 LONGEST_RUN = 256
 """Characters of a run without white space that spaCy's tokenizer gets at a time. It tries its patterns
 anew after every mark that it takes off such a run, so 50,000 brackets in one would take minutes."""
-_OVERLONG = re.compile(rf"\S{{{LONGEST_RUN + 1},}}")
+_OVERLONG = re.compile(rf"(?<!\S)\S{{{LONGEST_RUN + 1},}}")
 _BETWEEN = " word "
 _LETTER = "[A-Za-zÀ-ÖØ-öø-ſ]"
 _CORE = rf"{_LETTER}+(?:[-–—]{_LETTER}+)*|[0-9]+(?:-[0-9]+)*|[0-9]+(?:[,–][0-9]+)*(?:\.[0-9]+)?"
@@ -106,7 +106,6 @@ class EnglishWords:
 
     def _ask(self, bodies: Sequence[str]) -> list[tuple[list[str], list[int]]]:
         """Words of each body as spaCy finds them, and their first characters."""
-        answers: list[tuple[list[str], list[int]]] = [([], []) for _ in bodies]
         parts = [
             (number, offset, part)
             for number, body in enumerate(bodies)
@@ -116,7 +115,7 @@ class EnglishWords:
         # ":(" are looked for across spaces.
         together = [k for k, (*_, part) in enumerate(parts) if part and not part[-1:].isspace()]
         alone = sorted(set(range(len(parts))) - set(together))
-        found: list[list[tuple[str, int]]] = [[] for _ in parts]
+        found: list[tuple[list[str], list[int]]] = [([], []) for _ in parts]
         for group in [together, *([k] for k in alone)]:
             sizes = np.asarray([len(parts[k][2]) for k in group], np.int64)
             begins = np.cumsum(sizes + len(_BETWEEN)) - sizes - len(_BETWEEN)
@@ -127,11 +126,15 @@ class EnglishWords:
             owners = np.searchsorted(begins, places, side="right") - 1
             within = places - begins[owners]
             for number in np.flatnonzero(within < sizes[owners]):
-                found[group[owners[number]]].append((words[number], int(within[number])))
-        for (number, offset, _), of_part in zip(parts, found, strict=True):
-            for word, place in of_part:
-                answers[number][0].append(word)
-                answers[number][1].append(offset + place)
+                answer = found[group[owners[number]]]
+                answer[0].append(words[number])
+                answer[1].append(int(within[number]))
+        if len(parts) == len(bodies):  # nothing was cut
+            return found
+        answers: list[tuple[list[str], list[int]]] = [([], []) for _ in bodies]
+        for (number, offset, _), (of_part, at) in zip(parts, found, strict=True):
+            answers[number][0].extend(of_part)
+            answers[number][1].extend(offset + place for place in at)
         return answers
 
 
@@ -141,6 +144,8 @@ def cut_runs(text: str) -> list[tuple[int, str]]:
     A run is of characters that are not white space; it is cut at multiples of that length from its
     start, so its parts do not depend on what is around it.
     """
+    if len(text) <= LONGEST_RUN:
+        return [(0, text)]
     edges = [0]
     for run in _OVERLONG.finditer(text):
         edges += range(run.start() + LONGEST_RUN, run.end(), LONGEST_RUN)
