@@ -78,13 +78,16 @@ def test_a_checkpoint_is_continued_and_measured(
 
 
 def test_the_tokenizer_is_the_checkpoints(checkpoint: Path, text: Path, tmp_path: Path) -> None:
-    adapt(
-        checkpoint, text, tmp_path / "out",
-        Plan(layers=[*QUICK.layers, Layer("--steps 1", {"steps": 1})], preparation=QUICK.preparation),
-        progress=False,
-    )  # fmt: skip
+    plan = Plan(
+        layers=[*QUICK.layers, Layer("--steps 1", {"steps": 1})], preparation=QUICK.preparation
+    )
+    adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
     ours = AutoTokenizer.from_pretrained(tmp_path / "out" / "data" / "tokenizer")
     assert ours.get_vocab() == AutoTokenizer.from_pretrained(checkpoint).get_vocab()
+
+    text.write_text(text.read_text() + "\n\nanother document", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"sources have changed.*choose another --out"):
+        adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
 
 
 def refuse(match: str, checkpoint: Path | str, text: Path | str, out: Path, plan: Plan) -> None:

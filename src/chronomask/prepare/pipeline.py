@@ -230,13 +230,13 @@ class _Run:
                 f"{key} is {was!r} there, {now!r} here" for key, (was, now) in changes.items()
             )
             raise UsageError(
-                f"{self.out} was prepared with another config: {listing}. Use --force to prepare it again, "
-                "or another --out"
+                f"{self.out} was prepared with another config: {listing}. Choose another --out, or let "
+                "chronomask prepare replace it with --force"
             )
         if data.statistics.get("sources") != self.state["sources"]:
             raise UsageError(
-                f"the sources have changed since {self.out} was prepared; use --force to prepare it again, "
-                "or another --out"
+                f"the sources have changed since {self.out} was prepared; choose another --out, or let "
+                "chronomask prepare replace it with --force"
             )
         return data
 
