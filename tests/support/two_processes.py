@@ -56,3 +56,6 @@ def main(folder: Path, batch_size: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     main(Path(sys.argv[1]), int(sys.argv[2]))
+    # The Trainer leaves its group to the interpreter's end, where a thread of gloo may abort the process.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
