@@ -120,7 +120,9 @@ def test_killed_within_a_step_and_within_a_save(
     assert driver.codes(cut | {"kill_in_save": 10, "resume": True}) == [-signal.SIGKILL]
     folder = tmp_path / "cut" / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {"step-00000005", ".writing-step-00000010"}
-    assert [line["step"] for line in lines(tmp_path / "cut" / "metrics.jsonl")] == [3, 6, 9]
+    # The thread that saves is killed; training may have gone on by then, by a few steps.
+    logged = [line["step"] for line in lines(tmp_path / "cut" / "metrics.jsonl")]
+    assert logged[:3] == [3, 6, 9]
 
     pretrain(config, tmp_path / "cut", resume=True, progress=False)
     pretrain(config, tmp_path / "whole", progress=False)
