@@ -7,17 +7,19 @@ import json
 import os
 import re
 import subprocess
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 
 from chronomask import __version__
 from chronomask.data.folder import PreparedData
 from chronomask.recipes import recipes
-from tests.support.core_only import ROOT, build_wheel, core_only_environment
+from tests.support.core_only import ROOT, build_sdist, build_wheel, core_only_environment
 from tests.support.processes import HANG
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -65,6 +67,47 @@ def test_the_metadata_say_what_is_installed(wheel: Path) -> None:
     assert "Requires-Python: >=3.11" in lines
     core = {line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line}
     assert len(core) == len(PROJECT["dependencies"])
+
+
+def test_the_licences_of_code_and_weights_travel_with_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (file,) = (name for name in names if name.endswith("/METADATA"))
+        lines = archive.read(file).decode().splitlines()
+    assert "License-Expression: Apache-2.0 AND CC-BY-SA-4.0" in lines
+    weights = Path("chronomask/prepare/words/english/english_tagger")
+    texts = [name for name in names if ".dist-info/licenses/" in name]
+    assert {name.partition("/licenses/")[2] for name in texts} == {
+        "LICENSE",
+        f"src/{weights}/LICENSE",
+    }
+    assert f"{weights}/LICENSE" in names
+
+
+def test_the_source_archive_builds_and_holds_no_results(tmp_path: Path) -> None:
+    with tarfile.open(build_sdist(tmp_path)) as archive:
+        files = {Path(*Path(m.name).parts[1:]): m.size for m in archive if m.isfile()}
+    for name in (
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        "pyproject.toml",
+        "docs/results/README.md",
+    ):
+        assert Path(name) in files
+    assert not [name for name in files if name.match("docs/results/*/*")]
+    large = [name for name, size in files.items() if size > 100_000]
+    assert [name.name for name in large] == ["model"]  # the tagger's weights alone
+    assert sum(files.values()) < 12_000_000
+
+
+def test_the_version_is_said_once_and_its_changes_are_written_up() -> None:
+    """The package, the citation and the newest release of the changelog agree."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == __version__
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    assert headings[1] == f"[{__version__}] – {citation['date-released']}"
 
 
 def test_the_first_lines_of_a_stranger(core_only: Path, tmp_path: Path) -> None:

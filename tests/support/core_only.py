@@ -25,6 +25,23 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
+def build_sdist(folder: Path) -> Path:
+    """The archive of this tree's sources, built by the hatchling that is installed."""
+    hatch = [
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "sdist",
+        "--directory",
+        str(folder),
+    ]
+    subprocess.run(hatch, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = folder.glob("chronomask-*.tar.gz")
+    return archive
+
+
 def core_only_environment(folder: Path, wheel: Path) -> Path:
     """A fresh environment with the wheel and the core's dependencies; its ``bin`` folder."""
     venv.create(folder, with_pip=False, symlinks=True)
