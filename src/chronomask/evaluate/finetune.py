@@ -1,16 +1,17 @@
 """Fine-tuning: a model with a new head, AdamW, a warm-up and a straight line down; then its answers.
 
 Everything random is a function of the seed: the head's initial weights, dropout and the order. A learning
-rate is chosen on a held-out slice of the training data, never on the dev set.
+rate is chosen, and training is stopped early, by a held-out slice of the training data, never by the dev set.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -39,6 +40,7 @@ __all__ = [
     "Part",
     "Positive",
     "Prepared",
+    "Tuned",
     "fine_tune",
     "open_seeded",
     "outputs",
@@ -62,10 +64,13 @@ class FineTuning(Config):
     """peak of the learning rate"""
     learning_rates: tuple[Positive, ...] = ()
     """peaks to choose from, by the score on a held-out slice of the training data; none: no choice"""
+    patience: AtLeastOne | None = None
+    """epochs without a better score on the held-out slice after which training stops; the weights of the best
+    epoch are then used, and the slice is never trained on; none: all ``epochs``, on all training data"""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """share of the training data that the choice of a learning rate is made on"""
+    """share of the training data that decides the learning rate and the epoch; unused if neither is chosen"""
     epochs: AtLeastOne = 3
-    """passes over the training data"""
+    """passes over the training data, the most of them if there is a ``patience``"""
     batch_size: AtLeastOne = 32
     """examples a step"""
     max_length: Annotated[int, Field(ge=8)] = 128
@@ -108,6 +113,9 @@ class Prepared(Generic[Examples, Tokens]):
     """What all seeds of a task share."""
 
     train: Part[Examples, Tokens]
+    """what is trained on"""
+    held_out: Part[Examples, Tokens] | None
+    """the slice that decides when to stop; None: training goes on to the end"""
     dev: dict[str, Part[Examples, Tokens]]
     """dev sets by name; the first is the one that comparisons use"""
     data_sha256: str
@@ -115,6 +123,16 @@ class Prepared(Generic[Examples, Tokens]):
     """peak of the learning rate"""
     choice: dict[str, float]
     """how the rate was chosen"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a fine-tuned model says."""
+
+    answers: dict[str, Any]
+    """its answers to each dev set, by name"""
+    details: dict[str, float]
+    """how learning rate and epoch were chosen, for the result's ``details``"""
 
 
 class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
@@ -173,6 +191,8 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         model.check_head(self.head)
         for examples in (train, *dev_sets.values()):
             self.encode(model, examples.take(np.arange(1)))
+        if self._chooses:
+            self._slices(_at_most(self.config.limit, train))
 
     def part(self, model: Subject, examples: Examples) -> Part[Examples, Tokens]:
         """Examples and their tokens: at most ``limit``, spread over the file, in its order."""
@@ -187,54 +207,139 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
 
         def make() -> Prepared[Examples, Tokens]:
             examples, dev_sets = self.read(task_data)
-            train = self.part(model, examples)
+            train, held_out = self.part(model, examples), None
             dev = {name: self.part(model, each) for name, each in dev_sets.items()}
-            rate, choice = self._choose_rate(model, train, progress)
-            return Prepared(train, dev, digest, rate, choice)
+            rate, choice = self.config.learning_rate, {}
+            if self._chooses:
+                inside, outside = (
+                    Part(each := train.examples.take(index), self.encode(model, each))
+                    for index in self._slices(train.examples)
+                )
+                if self.config.learning_rates:
+                    rate, choice = self._choose_rate(model, inside, outside, progress)
+                if self.config.patience is not None:
+                    train, held_out = inside, outside
+            return Prepared(train, held_out, dev, digest, rate, choice)
 
         return self._prepared.of((model.sha256, digest), make)
 
-    def tuned_answers(
+    def tune(
+        self, model: Subject, prepared: Prepared[Examples, Tokens], seed: int, progress: bool
+    ) -> Tuned:
+        """Fine-tune with the recipe, and answer the dev sets."""
+        label = f"{self.name} seed {seed}"
+        with self._open_tuned(
+            model, prepared.train, prepared.held_out, prepared.rate, seed, label, progress
+        ) as (tuned, best):
+            answers = {
+                name: self.answers(tuned, part, label, progress)
+                for name, part in prepared.dev.items()
+            }
+        return Tuned(answers, prepared.choice | best)
+
+    @contextmanager
+    def _open_tuned(
         self,
         model: Subject,
         train: Part[Examples, Tokens],
-        dev: Mapping[str, Part[Examples, Tokens]],
+        held_out: Part[Examples, Tokens] | None,
         rate: float,
         seed: int,
         label: str,
         progress: bool,
-    ) -> dict[str, Any]:
-        """Answers to each of ``dev`` of a model fine-tuned on ``train``."""
+    ) -> Iterator[tuple[PreTrainedModel, dict[str, float]]]:
+        """A model fine-tuned on ``train``, stopped by ``held_out`` if there is one, and what decided that."""
         with open_seeded(model, self.head, self.config, seed, **self.head_options) as opened:
-            loss_of = self.loss(train, opened.device)
+            best = None
+            if held_out is not None and self.config.patience is not None:
+                score = partial(self._score_of, opened, held_out, label, progress)
+                best = _BestEpoch(opened, score, self.config.patience)
             fine_tune(
-                opened, train.encoded, loss_of, self.config, rate, seed,
-                label=label, progress=progress,
+                opened, train.encoded, self.loss(train, opened.device), self.config, rate, seed,
+                label=label, progress=progress, stops_after=best,
             )  # fmt: skip
-            return {name: self.answers(opened, part, label, progress) for name, part in dev.items()}
+            yield opened, {} if best is None else best.restore()
+
+    def _score_of(
+        self, tuned: PreTrainedModel, part: Part[Examples, Tokens], label: str, progress: bool
+    ) -> float:
+        return self.score(part, self.answers(tuned, part, label, progress))
 
     def _choose_rate(
-        self, model: Subject, train: Part[Examples, Tokens], progress: bool
+        self,
+        model: Subject,
+        inside: Part[Examples, Tokens],
+        outside: Part[Examples, Tokens],
+        progress: bool,
     ) -> tuple[float, dict[str, float]]:
         """The best of the recipe's rates (the lower of equal ones), and the score of each by name.
 
-        The slice that scores are of is the same for every seed and model. Without rates to choose from
-        it is the recipe's own, and nothing is trained.
+        Each trains on ``inside`` and is scored on ``outside``, with seed 0.
         """
-        if not self.config.learning_rates:
-            return self.config.learning_rate, {}
-        inside, outside = (
-            self.part(model, train.examples.take(index))
-            for index in _slices(self.groups(train.examples), self.config.held_out_share)
-        )
+        stopped_by = None if self.config.patience is None else outside
         scores = {}
         for rate in sorted(set(self.config.learning_rates)):
             label = f"{self.name} at {rate:g}"
-            answers = self.tuned_answers(model, inside, {"": outside}, rate, 0, label, progress)
-            scores[rate] = self.score(outside, answers[""])
+            with self._open_tuned(model, inside, stopped_by, rate, 0, label, progress) as (
+                tuned,
+                _,
+            ):
+                scores[rate] = self._score_of(tuned, outside, label, progress)
         best = max(scores, key=lambda rate: (scores[rate], -rate))
         details = {f"held_out_score_at_{rate:g}": value for rate, value in scores.items()}
         return best, {"learning_rate": best, **details}
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether a slice of the training data decides something."""
+        return bool(self.config.learning_rates) or self.config.patience is not None
+
+    def _slices(self, examples: Examples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Indices to train on and to score on, ascending: the same for every seed and model.
+
+        Raises DataError where a side would be empty.
+        """
+        from chronomask.keyed import Stream, permute, row_keys
+
+        groups, share = self.groups(examples), self.config.held_out_share
+        names = np.unique(groups)
+        count = round(share * names.size)
+        if not 0 < count < names.size:
+            raise DataError(
+                f"{self.name}: {names.size} groups of training examples are too few to hold out "
+                f"{share:.0%} of them: set another {self.name}.held_out_share, or choose neither the "
+                "learning rate (learning_rates=[]) nor the epoch (patience=null)"
+            )
+        key = int(row_keys(0, Stream.SELECT, 0, 0)) >> 2
+        chosen = names[permute(np.arange(names.size), names.size, key) < count]
+        held_out = np.isin(groups, chosen)
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+class _BestEpoch:
+    """Keeps the weights of the epoch with the best score, the first of equal ones, and says when to stop."""
+
+    def __init__(self, model: PreTrainedModel, score: Callable[[], float], patience: int) -> None:
+        self._model, self._score_now, self._patience = model, score, patience
+        self._weights: dict[str, torch.Tensor] = {}
+        self._score, self._epoch, self._trained = -math.inf, 0, 0
+
+    def __call__(self, epoch: int) -> bool:
+        """Score the model after ``epoch``, counted from 1; whether ``patience`` is at an end."""
+        score, self._trained = self._score_now(), epoch
+        if not self._weights or score > self._score:
+            self._score, self._epoch = score, epoch
+            self._weights = {name: t.clone() for name, t in self._model.state_dict().items()}
+        return epoch - self._epoch >= self._patience
+
+    def restore(self) -> dict[str, float]:
+        """Give the model its best weights back, and say which they are."""
+        self._model.load_state_dict(self._weights)
+        return {
+            "best_epoch": self._epoch,
+            "epochs_trained": self._trained,
+            "held_out_score": self._score,
+        }
 
 
 @contextmanager
@@ -264,8 +369,12 @@ def fine_tune(
     *,
     label: str,
     progress: bool,
+    stops_after: Callable[[int], bool] | None = None,
 ) -> None:
-    """Train the model in place; raises RunError if the loss is not finite."""
+    """Train the model in place; raises RunError if the loss is not finite.
+
+    ``stops_after``: asked after each epoch, counted from 1, whether it was the last.
+    """
     import torch
 
     from chronomask.keyed import Stream, row_keys
@@ -276,11 +385,11 @@ def fine_tune(
     warmup = round(recipe.warmup_share * steps)
     optimiser = _optimiser(model, recipe.weight_decay, fused=device.type in ("cpu", "cuda"))
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    model.train()
     step, recent, counted = 0, torch.zeros((), device=device), 0
     with Progress(label, len(examples) * recipe.epochs, shown=progress) as shown:
         for epoch in range(recipe.epochs):
             key = int(row_keys(seed, Stream.ORDER, epoch, 0)) >> 2
+            model.train()  # scoring an epoch leaves it in evaluation mode
             for index in shuffled_batches(examples.lengths, recipe.batch_size, key):
                 inputs = examples.batch(index, model, device)
                 with autocast(device, recipe.precision):
@@ -300,6 +409,8 @@ def fine_tune(
                     note = f"loss {_finite(recent, step, label) / counted:.3f}"
                     recent, counted = torch.zeros_like(recent), 0
                 shown.advance(index.size, note)
+            if stops_after is not None and stops_after(epoch + 1):
+                break
     model.eval()
 
 
@@ -331,25 +442,6 @@ def _at_most(limit: int | None, examples: Examples) -> Examples:
         return examples
     key = int(row_keys(0, Stream.SELECT, 0, 1)) >> 2
     return examples.take(np.sort(permute(np.arange(limit), size, key)))
-
-
-def _slices(
-    groups: NDArray[np.int64], held_out_share: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to train on and to score on, ascending; raises DataError where a side would be empty."""
-    from chronomask.keyed import Stream, permute, row_keys
-
-    names = np.unique(groups)
-    count = round(held_out_share * names.size)
-    if not 0 < count < names.size:
-        raise DataError(
-            f"{names.size} groups of training examples are too few to hold out "
-            f"{held_out_share:.0%} of them: set learning_rates=[] or another held_out_share"
-        )
-    key = int(row_keys(0, Stream.SELECT, 0, 0)) >> 2
-    chosen = names[permute(np.arange(names.size), names.size, key) < count]
-    held_out = np.isin(groups, chosen)
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def _share_of_peak(step: int, steps: int, warmup: int) -> float:

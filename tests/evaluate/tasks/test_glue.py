@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.batches import shuffled_batches
-from chronomask.evaluate.finetune import FineTuning, open_seeded
+from chronomask.evaluate.finetune import FineTuning, _BestEpoch, open_seeded
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.tasks.glue import (
     FORMATS,
@@ -373,6 +374,48 @@ def test_learning_rate_is_chosen_on_a_slice_of_train_alone(
     other = GlueTask("sst2", config).run(subject, tmp_path, 0, progress=False)
     assert other.details == result.details
     assert other.metrics["accuracy"] == pytest.approx(1 - result.metrics["accuracy"])
+
+
+def test_training_stops_by_a_slice_of_train_alone(subject: Subject, tmp_path: Path) -> None:
+    separable(tmp_path, "SST-2", 80, 12)
+    path = tmp_path / "SST-2" / "dev.tsv"
+    changes = ["epochs=6", "held_out_share=0.2"]
+    still = QUICK.replace([*changes, "patience=2", "learning_rates=[1e-9]"])  # scores stay equal
+    result = GlueTask("sst2", still).run(subject, tmp_path, 0, progress=False)
+    assert (result.details["best_epoch"], result.details["epochs_trained"]) == (1, 3)
+    assert result.num_examples["train"] == 64
+    assert result.recipe["patience"] == 2
+
+    assert result.details["learning_rate"] == 1e-9
+    assert result.details["held_out_score"] == result.details["held_out_score_at_1e-09"]
+
+    learning = QUICK.replace([*changes, "patience=5", "learning_rate=3e-3"])
+    path.write_text(path.read_text().replace("\t1\n", "\t0\n"))
+    result = GlueTask("sst2", learning).run(subject, tmp_path, 0, progress=False)
+    assert result.details["held_out_score"] > 0.9  # whatever the dev set says
+    assert result.details["best_epoch"] > 1
+
+
+def test_the_best_epochs_weights_are_kept() -> None:
+    model: Any = torch.nn.Linear(1, 1, bias=False)
+    scores = iter([0.1, 0.7, 0.7, 0.2])
+    stops = _BestEpoch(model, lambda: next(scores), patience=2)
+    asked = []
+    for epoch in (1, 2, 3, 4):
+        with torch.no_grad():
+            model.weight.fill_(epoch)
+        asked.append(stops(epoch))
+    assert asked == [False, False, False, True]
+    assert stops.restore() == {"best_epoch": 2, "epochs_trained": 4, "held_out_score": 0.7}
+    assert model.weight.item() == 2
+
+
+def test_a_slice_that_cannot_be_is_refused_beforehand(subject: Subject, tmp_path: Path) -> None:
+    separable(tmp_path, "SST-2", 6, 4)
+    with pytest.raises(DataError, match=r"6 groups .* sst2\.held_out_share.*patience=null"):
+        GlueTask("sst2", QUICK.replace(["patience=1", "held_out_share=0.01"])).check(
+            subject, tmp_path
+        )
 
 
 def test_batches_hold_each_example_once_and_little_padding() -> None:

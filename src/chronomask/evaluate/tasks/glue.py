@@ -203,18 +203,17 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
         started = time.monotonic()
         prepared = self.prepare(model, task_data, progress)
         train, dev = prepared.train, prepared.dev
-        label = f"{self.name} seed {seed}"
-        answers = self.tuned_answers(model, train, dev, prepared.rate, seed, label, progress)
+        tuned = self.tune(model, prepared, seed, progress)
         metrics: dict[str, float] = {}
         arrays: dict[str, NDArray[Any]] = {}
         for number, (name, part) in enumerate(dev.items()):
             suffix = "" if number == 0 else f"_{name.removeprefix('dev_')}"
             labels = part.examples.labels
-            arrays[f"prediction{suffix}"] = answers[name]
+            arrays[f"prediction{suffix}"] = tuned.answers[name]
             if labels.min() >= 0:  # the diagnostic pairs may come without
                 arrays[f"label{suffix}"] = labels
                 wanted = ("mcc",) if name == "ax" else self._format.metrics
-                scores = self._scores(wanted, answers[name], labels)
+                scores = self._scores(wanted, tuned.answers[name], labels)
                 metrics |= {f"{metric}{suffix}": value for metric, value in scores.items()}
         counts = {"train": len(train.examples)}
         counts |= {name: len(part.examples) for name, part in dev.items()}
@@ -229,7 +228,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
             num_examples=counts,
             data_sha256=prepared.data_sha256,
             packages=("scikit-learn", "scipy"),
-            details=prepared.choice,
+            details=tuned.details,
             examples=arrays,
         )
 

@@ -192,10 +192,8 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
         started = time.monotonic()
         prepared = self.prepare(model, task_data, progress)
         scored = prepared.dev[self.config.part]
-        answers = self.tuned_answers(
-            model, prepared.train, prepared.dev, prepared.rate, seed,
-            f"{self.name} seed {seed}", progress,
-        )[self.config.part]  # fmt: skip
+        tuned = self.tune(model, prepared, seed, progress)
+        answers = tuned.answers[self.config.part]
         gold = scored.examples.labels
         counts = _counts(gold, answers)
         right, given, there = counts.sum(0).tolist()
@@ -219,7 +217,7 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
                 "entities": there,
             },
             data_sha256=prepared.data_sha256,
-            details=prepared.choice | _f1_by_kind(gold, answers),
+            details=tuned.details | _f1_by_kind(gold, answers),
             examples={"right": counts[:, 0], "given": counts[:, 1], "there": counts[:, 2]},
         )
 

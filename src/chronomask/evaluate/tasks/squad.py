@@ -118,11 +118,8 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
         started = time.monotonic()
         prepared = self.prepare(model, task_data, progress)
         train, dev = prepared.train, prepared.dev["dev"]
-        label = f"{self.name} seed {seed}"
-        answers = self.tuned_answers(
-            model, train, prepared.dev, prepared.rate, seed, label, progress
-        )
-        scores = score_answers(dev.examples, answers["dev"])
+        tuned = self.tune(model, prepared, seed, progress)
+        scores = score_answers(dev.examples, tuned.answers["dev"])
         return self.result(
             model,
             seed,
@@ -136,7 +133,7 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
                 "dev_windows": len(dev.encoded),
             },
             data_sha256=prepared.data_sha256,
-            details=prepared.choice,
+            details=tuned.details,
             examples=scores,
         )
 
