@@ -195,7 +195,7 @@ NORMAL = {"kind": "normal_rows"}
             {"ratio": {"kind": "mixture_rows", "parts": [{"share": 0.6, "law": NORMAL}]}},
             "the shares must add up to 1; at progress 0 they are 0.6",
         ),
-        ({"loss_weight": {"kind": "derivative"}}, "ratio 'cosine_decay' is none"),
+        ({"loss_weight": {"kind": "derivative"}}, "ratio 'linear' is none"),
         ({"loss_weight": {"kind": "derivative"}, "ratio": MOVING}, "ratio 'mixture_rows' is none"),
         ({"loss_weight": {"kind": "inverse_ratio", "least_ratio": 0}}, "loss_weight.least_ratio"),
         ({"loss_per": "rows"}, "loss_per"),

@@ -141,7 +141,7 @@ def test_a_whole_word_stays_whole_and_the_same_however_rows_are_cut() -> None:
         ),
         (
             {"strategy": {"kind": "explored", "epochs": 4}},
-            "and ratio reaches 0.32: lower the ratio",
+            "and ratio reaches 0.3: lower the ratio",
         ),
         (
             {

@@ -31,7 +31,7 @@ def test_changeable_keys_exist() -> None:
 def test_how_a_run_is_watched_may_change_and_what_it_computes_may_not() -> None:
     assert not unchangeable(run(), run("name=x", "validation.every=3", "checkpoint.keep=9"))
     assert unchangeable(run("seed=1"), run("validation.every=3")) == {"seed": (1, 0)}
-    assert unchangeable(run(), run("masking.ratio.base=0.2")).keys() == {"masking.ratio.base"}
+    assert unchangeable(run(), run("masking.ratio.end=0.2")).keys() == {"masking.ratio.end"}
 
 
 @pytest.mark.parametrize(("watch", "frozen"), [("validation", True), ("training", False)])

@@ -64,14 +64,14 @@ def two_configs(tmp_path: Path) -> tuple[Path, ...]:
 
 
 def test_terminal_is_plain_without_colour_and_marks_every_kind() -> None:
-    plain = inspect_masking(Request(text=TEXT, changes=(Layer.of_override("ratio.floor=0.6"),)))
+    plain = inspect_masking(Request(text=TEXT, changes=(Layer.of_override("ratio.end=0.6"),)))
     assert "\x1b" not in plain
     assert re.search(r"\[\w+\]", plain)
     assert "→" in plain
     assert "progress 0.5: asked" in plain
     assert "illustrative" in plain
     coloured = inspect_masking(
-        Request(text=TEXT, changes=(Layer.of_override("ratio.floor=0.6"),)), colour=True
+        Request(text=TEXT, changes=(Layer.of_override("ratio.end=0.6"),)), colour=True
     )
     assert "\x1b[" in coloured
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
@@ -224,7 +224,7 @@ def test_without_spacy_words_have_no_classes(monkeypatch: pytest.MonkeyPatch) ->
     shown = inspect_text("What a model reads, and what it must guess.").as_text(colour=False)
     assert "words are shown without classes" in shown
     assert "pip install 'chronomask[prepare]'" in shown
-    assert "cosine_decay" in shown
+    assert "0.30 to 0.15" in shown
     assert "ptw" not in shown
 
 

@@ -51,7 +51,7 @@ Overrides = Annotated[
     list[str] | None,
     config_flag(
         "KEY=VALUE",
-        "Change any other value by its path, such as masking.ratio.floor=0.05; repeatable.",
+        "Change any other value by its path, such as masking.ratio.end=0.2; repeatable.",
         "--set",
     ),
 ]
@@ -66,8 +66,8 @@ Ratio = Annotated[
     str | None,
     config_flag(
         "NUMBER|START:END|KIND",
-        "How much is masked: 0.15 all along, 0.30:0.15 on a straight line, or a kind of schedule, such as "
-        "cosine_decay.",
+        "How much is masked: 0.15 all along, 0.30:0.15 on a straight line (which is also the default), or a "
+        "kind of schedule, such as cosine_decay, the published one.",
     ),
 ]
 """``--ratio``: the ratio schedule."""

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from chronomask.config import Config, kind_of
 from chronomask.masking.content import ContentSchedule, NoContent
 from chronomask.masking.loss_weight import EqualWeight, LossPer, LossWeight
-from chronomask.masking.ratio import CosineDecay, PureSchedule, Ratio, Schedule, value_at
+from chronomask.masking.ratio import Linear, PureSchedule, Ratio, Schedule, value_at
 from chronomask.masking.strategy import Strategy, WholeWord
 
 __all__ = ["Budget", "MaskingConfig"]
@@ -21,8 +21,8 @@ Budget = Literal["row", "batch", "none"]
 class MaskingConfig(Config):
     """How much, what and how: everything about masking."""
 
-    ratio: Schedule = CosineDecay()
-    """how much is masked at each moment of training"""
+    ratio: Schedule = Linear(start=0.30, end=0.15)
+    """how much is masked at each moment of training; the published course is cosine_decay"""
     content: ContentSchedule = NoContent()
     """which classes of tokens are preferred"""
     strategy: Strategy = WholeWord()

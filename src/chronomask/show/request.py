@@ -34,7 +34,7 @@ __all__ = [
 MAX_MOMENTS = 8
 MAX_CONFIGS = 6
 DEFAULT = MaskingConfig(content=Ptw())
-DEFAULT_NAME = "MRD cosine + PTW"
+DEFAULT_NAME = "0.30 to 0.15 + PTW"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
 def default_masking(run: Run | None) -> NamedMasking:
     """The masking of a run; without one, a falling ratio, with PTW where words can have classes."""
     if run is None and not english_is_installed():
-        return NamedMasking("MRD cosine", MaskingConfig())
+        return NamedMasking("0.30 to 0.15", MaskingConfig())
     if run is None:
         return NamedMasking(DEFAULT_NAME, DEFAULT)
     return NamedMasking(run.name, _masking_in(run.config, run.path / "config.yaml"))
