@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +165,35 @@ def test_a_reference_is_read_from_a_file_and_written_out(tmp_path: Path) -> None
     assert config.to_dict()["reference"] == {"A": 1.5, "B": 2.0, "C": 0.0}
 
 
+def test_weights_and_losses_are_read_from_a_finished_run(tmp_path: Path) -> None:
+    """Masks under the weights that another run ended with are that run's, bit for bit."""
+    taught, rows = teach(masker_of({"kind": "ptw"})), rows_like_text(16, 64)
+    weights, losses = taught.class_weights(), {"none": 1.0, "NOUN": 2.5}
+    run, line = tmp_path / "ptw", {"class_weight": weights, "content_strength": 1.0}
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1}\n' + json.dumps(line) + "\n")
+    (run / "validation.jsonl").write_text(json.dumps({"class_loss": losses}) + "\n")
+    frozen = {"kind": "fixed", "weights": str(run)}
+    with pytest.raises(UsageError, match="not the folder of a finished run"):
+        ContentSchedule.parse(frozen)
+    (run / "summary.json").write_text('{"complete": true}')
+    config = ContentSchedule.parse(frozen)
+    reference = ContentSchedule.parse({"kind": "reducible_loss", "reference": str(run)})
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(UsageError, match="ends in no line with class_weight"):
+        ContentSchedule.parse(frozen)
+    assert config.to_dict()["weights"] == weights
+    assert reference.to_dict()["reference"] == {"NOUN": 2.5}
+    again = teach(masker_of(config.to_dict()))
+    assert np.array_equal(labels(again, rows, 0.5), labels(taught, rows, 0.5))
+    line["content_strength"] = 0.25
+    (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    milder = labels(masker_of(frozen), rows, 0.5)
+    assert np.array_equal(
+        milder, labels(masker_of(config.to_dict() | {"strength": 0.25}), rows, 0.5)
+    )
+
+
 def test_nats_keep_the_scale_of_losses() -> None:
     keeps = Nats(slope=0.5, reference="mean")
     seen = torch.tensor([False, True, True, True])
@@ -224,6 +254,8 @@ def test_scores_weigh_units_by_their_mean() -> None:
         ({"kind": "learning_progress", "fast_decay": 0.999}, "must be below ema_decay"),
         ({"kind": "reducible_loss", "reference": "no/such.yaml"}, "no/such.yaml"),
         ({"kind": "reducible_loss", "reference": {"NOUN": "much"}}, "reference"),
+        ({"kind": "fixed", "weights": "no/such.yaml"}, "no/such.yaml"),
+        ({"kind": "fixed", "weights": "."}, ". is not the folder of a finished run"),
     ],
     ids=str,
 )

@@ -129,6 +129,8 @@ ARMS: dict[str, dict[str, Any]] = {
         "ratio": {"kind": "constant", "base": 0.15},
         "strategy": {"kind": "explored", "epochs": 6},
     },
+    "fixed-weights": FIXED
+    | {"content": {"kind": "fixed", "weights": {"NOUN": 0.9, "PUNCT": 0.1}, "other": 0.4}},
     "token-probability": FIXED | {"content": {"kind": "token_probability", "every": 5}},
 }
 """Masking of each arm; what is not named is the default."""

@@ -133,3 +133,22 @@ def test_before_the_first_step(
     assert lines(tmp_path / "plain" / "metrics.jsonl") == lines(
         tmp_path / "whole" / "metrics.jsonl"
     )
+
+
+def test_a_run_with_the_frozen_weights_of_another_needs_it_no_more(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights stand in the run's own config, so it resumes when the other run is gone."""
+    first = tmp_path / "ptw"
+    pretrain(config.replace(["steps=2", "validation.every=0"]), first, progress=False)
+    weights = lines(first / "metrics.jsonl")[-1]["class_weight"]
+    frozen = config.replace(["steps=3", f"masking.content={{kind: fixed, weights: '{first}'}}"])
+    shutil.rmtree(first)
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(patch, 1, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            pretrain(frozen, tmp_path / "run", progress=False)
+    ours = RunConfig.load(tmp_path / "run" / "config.yaml")
+    assert ours.masking.content.to_dict()["weights"] == weights
+    pretrain(ours, tmp_path / "run", resume=True, progress=False)
+    assert lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 3

@@ -10,16 +10,19 @@ brings), or a token id, where a schedule says so. Arrays: B rows, T tokens, C cl
 
 from __future__ import annotations
 
+import json
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from chronomask.config import Alternative, kind_of
-from chronomask.errors import DataError, UsageError
+from chronomask.config import Alternative, kind_of, read_yaml
+from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.masking.ratio import PureSchedule, value_at
+from chronomask.storage import read_lines, read_object
 from chronomask.types import NO_CLASS, Array, ClassTally, Rows
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ __all__ = [
     "ContentState",
     "Decay",
     "quantise",
+    "read_by_class",
     "running_means",
     "take_in",
 ]
@@ -226,3 +230,31 @@ def quantise(weights: torch.Tensor) -> torch.Tensor:
     """
     scaled = weights / weights.max() * 2.0**_GRID_BITS
     return scaled.round().clamp(min=1.0) * 2.0**-_GRID_BITS
+
+
+def read_by_class(path: str | Path, log: str, key: str) -> dict[str, Any]:
+    """A number for each class, from a YAML or JSON file of names and numbers, or from a finished run.
+
+    Of a run's folder it is what ``key`` has in the last line of ``log``, such as ``metrics.jsonl``
+    (docs/contracts.md has its keys); weights of classes to the power that was in force. Raises ValueError
+    for what is neither, as validators do.
+    """
+    path = Path(path)
+    try:
+        if not path.is_dir():
+            return read_yaml(path)
+        if not (read_object(path / "summary.json") or {}).get("complete"):
+            raise UsageError(
+                f"{path} is not the folder of a finished run: it has no complete summary.json"
+            )
+        *_, last = read_lines(path / log)
+        values = json.loads(last)
+        numbers = values[key]
+        power = values["content_strength"] if key == "class_weight" else 1.0
+        return {name: number**power for name, number in numbers.items()}
+    except ChronomaskError as error:
+        raise ValueError(str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{path / log} ends in no line with {key}: the run has none, or the file is damaged"
+        ) from None

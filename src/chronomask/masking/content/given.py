@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from chronomask.errors import UsageError, nearest
-from chronomask.masking.content.base import LOG_LEVELS, ContentSchedule, ContentState
+from chronomask.masking.content.base import (
+    LOG_LEVELS,
+    ContentSchedule,
+    ContentState,
+    read_by_class,
+)
 from chronomask.types import Array, Rows
 
 if TYPE_CHECKING:
@@ -37,15 +43,24 @@ class NoContent(ContentSchedule):
 
 
 class Fixed(ContentSchedule):
-    """Weights given by hand, never changed; a ratio of two weights is a ratio of odds."""
+    """Weights that never change, given by hand or as another run ended; a ratio of two is one of odds."""
 
     learns: ClassVar[bool] = False
 
     kind: Literal["fixed"] = "fixed"
     weights: dict[str, Annotated[float, Field(ge=0)]]
-    """class name → weight; classes not named get ``other``"""
+    """class name → weight, and ``other`` for classes not named; or the path of a YAML or JSON file of these,
+    or of the folder of a finished run, whose last weights are meant: read once and written out"""
     other: Annotated[float, Field(ge=0)] = 1.0
     """weight of all other classes"""
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _read_weights(cls, value: Any) -> Any:
+        """The weights of a file or of a run in place of its path."""
+        if not isinstance(value, str | Path):
+            return value
+        return read_by_class(value, "metrics.jsonl", "class_weight")
 
     @property
     def log_range(self) -> float:

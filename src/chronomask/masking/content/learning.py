@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from chronomask.config import read_yaml
 from chronomask.errors import UsageError, nearest
 from chronomask.masking.content.base import (
     RUNNING_LOSS,
     ContentSchedule,
     ContentState,
     Decay,
+    read_by_class,
     running_means,
     take_in,
 )
@@ -95,20 +96,19 @@ class ReducibleLoss(_TwoAverages):
     kind: Literal["reducible_loss"] = "reducible_loss"
     reference: Literal["minimum"] | dict[str, float] = "minimum"
     """R, a loss in nats: "minimum" for the class's own floor; or that of every class by its name, as keys
-    and values or as the path of a YAML or JSON file, which is read once and written out"""
+    and values or as the path of a YAML or JSON file, or of the folder of a finished run, whose last
+    validation is meant: read once and written out"""
     weight_map: WeightMap = Nats(slope=1.0, reference=0.0)
     """from reducible losses to weights"""
 
     @field_validator("reference", mode="before")
     @classmethod
     def _read_reference(cls, value: Any) -> Any:
-        """The values of a file in place of its path."""
-        if not isinstance(value, str) or value == "minimum":
+        """The values of a file or of a run in place of its path."""
+        if not isinstance(value, str | Path) or value == "minimum":
             return value
-        try:
-            return read_yaml(value)
-        except UsageError as error:
-            raise ValueError(str(error)) from None
+        given = read_by_class(value, "validation.jsonl", "class_loss")
+        return {name: loss for name, loss in given.items() if name != "none"}
 
     @property
     def log_range(self) -> float:
