@@ -3,7 +3,8 @@
     python -m benchmarks.startup [--json] [--toy]
 
 Everything is measured in fresh processes and in CPU time, user and system, so that a busy machine changes
-little; a figure is the median of several. ``--toy`` measures each thing once.
+little; a figure is the median of several. ``--toy`` measures each thing once. Python keeps its byte code
+between them, as it does for an installed package.
 
 - ``import_ms``: ``import chronomask``, without what the interpreter itself needs;
 - ``torch_in_sys_modules``: whether that import brought torch;
@@ -65,6 +66,8 @@ REFUSALS: dict[str, dict[str, str]] = {
         "missing text": "{model} {none}.txt --out {new}",
         "missing model": "{none}/model {text} --out {new}",
         "unknown key": "{model} {text} --out {new} --set stepz=3",
+        "unknown tagger": "{model} {text} --out {new} --tagger englsh",
+        "unknown task": "{model} {text} --out {new} --tasks cloa --task-data {folder}",
         "wrong value": "{model} {text} --out {new} --epochs 0",
         "wrong flag": "{model} {text} --out {new} --epoch 3",
     },
@@ -85,12 +88,19 @@ REFUSALS: dict[str, dict[str, str]] = {
         "unknown key": "tiny --out {new} --set sedes=3",
         "unknown key of a run": "tiny --out {new} --set base.stepz=3",
         "wrong value": "tiny --out {new} --steps many",
+        "unknown key of a task": "tiny --out {new} --set tasks.sst2.settings.epcohs=1",
+        "missing data": "tiny --out {new} --data {none}",
         "missing task data": "tiny --out {new} --task-data {none}",
+        "two flags": "tiny --out {new} --only 1/2 --unit 1",
         "wrong flag": "tiny --out {new} --worker 3",
     },
     "study status": {"no study": "{none}"},
     "study report": {"no study": "{none}"},
-    "report": {"missing run": "{none} --out {new}", "no run": "{folder} --out {new}"},
+    "report": {
+        "missing run": "{none} --out {new}",
+        "no run": "{folder} --out {new}",
+        "twice": "{folder} {folder} --out {new}",
+    },
     "quickstart": {"wrong value": "--steps 3", "wrong flag": "--step 30"},
     "inspect": {
         "nothing": "",
@@ -104,11 +114,15 @@ REFUSALS: dict[str, dict[str, str]] = {
         "wrong value": "text --progress 2",
     },
     "data info": {"missing data": "{none}", "no data": "{folder}"},
-    "data verify": {"missing data": "{none}"},
-    "data show": {"missing data": "{none}", "wrong flag": "{none} --splits train"},
-    "data score": {"missing data": "{none} pmi"},
-    "data export": {"missing data": "{none} {new}"},
-    "data import": {"missing file": "{none} {new}"},
+    "data verify": {"missing data": "{none}", "no data": "{folder}"},
+    "data show": {
+        "missing data": "{none}",
+        "no data": "{folder}",
+        "wrong flag": "{none} --splits train",
+    },
+    "data score": {"missing data": "{none} pmi", "no data": "{folder} pmi"},
+    "data export": {"missing data": "{none} {new}", "no data": "{folder} {new}"},
+    "data import": {"missing file": "{none} {new}", "no file": "{folder} {new}"},
     "recipes": {"unknown name": "bert-tni"},
 }
 """Command → kind of refusal → what is wrongly asked; names in braces are paths made for it."""
@@ -129,13 +143,10 @@ main()
 
 def cpu_seconds(arguments: list[str]) -> tuple[float, int, str, str]:
     """CPU time, exit code, standard output and standard error of a fresh Python process."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    env["PYTHONPATH"] = str(SRC)
     before = os.times()
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(SRC)},
-    )
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env)
     after = os.times()
     spent = after.children_user + after.children_system
     spent -= before.children_user + before.children_system

@@ -24,7 +24,7 @@ import chronomask
 from chronomask.cli import app
 from chronomask.config import Alternative, Config
 from chronomask.evaluate.tasks import REGISTRY
-from chronomask.explain import config_classes, kinds_of
+from chronomask.explain import config_classes, kinds_of, meanings_of
 from chronomask.prepare.config import PrepareConfig
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import RunConfig
@@ -94,7 +94,7 @@ def section_of(path: str, group: type[Config]) -> str:
     name = f"`{path}`" if path else "The whole"
     heading = f"{name}, kind `{kinds[0]}`" if kinds else name
     keys = [
-        f"| `{key}` | {type_of(field)} | {default_of(field)} | {meaning_of(field)} |"
+        f"| `{key}` | {type_of(field)} | {default_of(field)} | {meaning_of(group, key)} |"
         for key, field in group.model_fields.items()
         if key != "kind"
     ]
@@ -180,9 +180,9 @@ def default_of(field: FieldInfo) -> str:
     return cell(shown if plain != "" else "empty")
 
 
-def meaning_of(field: FieldInfo) -> str:
+def meaning_of(group: type[Config], key: str) -> str:
     """What a key means: the sentence beside it in the code."""
-    return cell(markdown_of(field.description or ""))
+    return cell(markdown_of(meanings_of(group).get(key, "")))
 
 
 def markdown_of(text: str) -> str:

@@ -42,7 +42,14 @@ from pydantic_core import (
 )
 
 from chronomask.errors import UsageError, nearest, printable, shown
-from chronomask.explain import class_of, config_classes, describe_problem, kinds_of, root_causes
+from chronomask.explain import (
+    class_of,
+    config_classes,
+    describe_problem,
+    kinds_of,
+    meanings_of,
+    root_causes,
+)
 from chronomask.recipes import find_recipe
 from chronomask.yaml_text import as_yaml, control_character, from_yaml, read_text
 
@@ -96,7 +103,6 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         protected_namespaces=(),
         allow_inf_nan=False,
     )
@@ -174,6 +180,17 @@ class Config(BaseModel):
     def replace(self, overrides: Sequence[str]) -> Self:
         """A validated copy with dotted overrides applied."""
         return self.parse_with(self.to_dict(), overrides)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        meanings = meanings_of(cls)
+        for name in properties.keys() & meanings.keys():
+            properties[name]["description"] = meanings[name]
+        return schema
 
     @model_validator(mode="wrap")
     @classmethod
@@ -314,7 +331,7 @@ class Alternative(Config):
         if not cls._is_family():
             token = _SCHEMAS_BEGUN.set((*begun, cls))
             try:
-                return handler(core)
+                return super().__get_pydantic_json_schema__(core, handler)
             finally:
                 _SCHEMAS_BEGUN.reset(token)
         # Members may hold their own family: one whose schema has begun is referred to, not begun again.

@@ -6,6 +6,10 @@ need. Classes are looked at, never values made of them.
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -21,6 +25,7 @@ __all__ = [
     "describe_problem",
     "kinds_at",
     "kinds_of",
+    "meanings_of",
     "root_causes",
 ]
 
@@ -170,6 +175,31 @@ def _keys_at(cls: ConfigClass, values: Mapping[str, Any], path: KeyPath) -> list
         node = node[part]
     group = class_of(_classes_at(cls, values, path), node)
     return [] if group is None else list(group.model_fields)
+
+
+def meanings_of(cls: ConfigClass) -> dict[str, str]:
+    """Field → what it means: the text that stands below it in the class's code.
+
+    Code is read when this is asked, not when the class is made, since most commands never ask. Fields of a
+    class whose code is nowhere to be read have no text.
+    """
+    texts: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        if owner is BaseModel or not issubclass(owner, BaseModel):
+            continue
+        try:
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        except (OSError, TypeError, SyntaxError):
+            continue
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in itertools.pairwise(definition.body):
+            match field, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ) if name in cls.model_fields:
+                    texts[name] = inspect.cleandoc(text)
+    return texts
 
 
 def kinds_of(classes: Sequence[ConfigClass]) -> dict[str, ConfigClass]:

@@ -6,15 +6,17 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chronomask import recipes
-from chronomask.config import Layer
-from chronomask.errors import ChronomaskError, RunError, UsageError, need
-from chronomask.report.comparison import FILE
-from chronomask.runs.read import Run, read_run, read_runs
-from chronomask.study.config import StudyConfig, load_study, study_of
-from chronomask.study.units import STUDY_FILE, Study, Unit, begin, check_task_data, open_study
+from chronomask.errors import ChronomaskError, RunError, UsageError, check_installed, need
+from chronomask.study import STUDY_FILE
+
+if TYPE_CHECKING:
+    from chronomask.config import Layer
+    from chronomask.runs.read import Run
+    from chronomask.study.config import StudyConfig
+    from chronomask.study.units import Study, Unit
 
 __all__ = ["quickstart", "report", "report_in_words", "report_of_study", "run", "status", "study"]
 
@@ -39,6 +41,9 @@ def study(
     Raises UsageError before any work for what cannot be compared or done; RunError, once everything else
     is done, if a unit failed.
     """
+    from chronomask.study.config import study_of
+    from chronomask.study.units import open_study
+
     opened = open_study(study_of(config, **changes), Path(out))
     _do(opened, opened.in_order(), workers=workers, quiet=not progress)
     return _compare_and_write(opened)
@@ -58,11 +63,13 @@ def run(
 
     Raises as :func:`study` does.
     """
-    from chronomask.study.execute import run_one, share_of
-
     if only is not None and unit is not None:
         raise UsageError("give one of --only and --unit")
     study = _open(path, out, changes)
+
+    from chronomask.study.execute import run_one, share_of
+    from chronomask.study.units import begin, check_task_data
+
     if unit is not None:
         check_task_data(study)
         if path is not None:  # else others may be at work in the folder: it is only read
@@ -134,10 +141,11 @@ def report(
 
 def report_in_words(runs: Sequence[Path], out: Path, title: str) -> str:
     """What ``chronomask report`` says: the arms as a table, and the page's path."""
-    need("matplotlib", "report", "Drawing a report")
+    check_installed("matplotlib", "report", "Drawing a report")
+    page, arms = _report(runs, out, title)
+
     from chronomask.report.arms import arms_table
 
-    page, arms = _report(runs, out, title)
     return f"{arms_table(arms)}\nreport: {page}" if arms else f"report: {page}"
 
 
@@ -146,7 +154,9 @@ def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
 
     What is there already is used again, so an interrupted quickstart goes on where it stopped.
     """
+    from chronomask.config import Layer
     from chronomask.report.arms import arms_table
+    from chronomask.runs.read import read_run
 
     every = max(1, steps // 10)
     change = Layer(f"--steps {steps}", {"base.steps": steps, "base.validation.every": every})
@@ -166,7 +176,14 @@ def _open(path: Path | None, out: Path, changes: Sequence[Layer] = ()) -> Study:
         raise UsageError(
             f"{out} holds no study: give a recipe, such as tiny, or the study's YAML file"
         )
-    return open_study(load_study(own if path is None else path, changes), out)
+
+    from chronomask.study.config import load_study
+
+    config = load_study(own if path is None else path, changes)
+
+    from chronomask.study.units import open_study
+
+    return open_study(config, out)
 
 
 def _do(
@@ -178,12 +195,15 @@ def _do(
     shown: bool = False,
 ) -> None:
     """Do units; ``shown``: a single worker's print to the terminal, not to their logs."""
-    from chronomask.study.execute import run_study
-    from chronomask.study.plan import plan_in_words
+    from chronomask.study.units import begin, check_task_data
 
     if study.config.prepare is not None:
         need("zstandard", "prepare", "Preparing the study's text")
     check_task_data(study)
+
+    from chronomask.study.execute import run_study
+    from chronomask.study.plan import plan_in_words
+
     begin(study)
     tell = _be_silent if quiet else _tell
     if not shown:
@@ -197,7 +217,7 @@ def _report(
     runs: str | Path | Sequence[str | Path], out: Path, title: str
 ) -> tuple[Path, Mapping[str, Sequence[Run]]]:
     """The page, and the runs of each arm; none for a study."""
-    from chronomask.report.page import write_page, write_page_of_study
+    from chronomask.report.comparison import FILE
 
     folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
     for folder in folders:
@@ -207,14 +227,21 @@ def _report(
                     f"{folder} is a study: its page stands alone. Name its runs to draw them with others, "
                     f"such as {folder / 'runs' / 'ARM' / 'seed-0'}"
                 )
+            from chronomask.report.page import write_page_of_study
+
             return write_page_of_study(folder, out), {}
         if (folder / STUDY_FILE).is_file():
             raise UsageError(
                 f"{folder} is a study that was not compared yet: chronomask study report {folder}"
             )
+    from chronomask.runs.read import read_runs
+
+    read = read_runs(folders)
+
+    from chronomask.report.page import write_page
     from chronomask.study.contrasts import compare_runs
 
-    comparison, arms = compare_runs(read_runs(folders), title)
+    comparison, arms = compare_runs(read, title)
     return write_page(comparison, arms, out), arms
 
 

@@ -20,13 +20,13 @@ from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult
 from chronomask.runs.rules import unchangeable
 from chronomask.storage import read_object, write_text
+from chronomask.study import STUDY_FILE
 from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import RunConfig
 
 __all__ = [
     "START_KEYS",
-    "STUDY_FILE",
     "Study",
     "Unit",
     "begin",
@@ -39,8 +39,6 @@ __all__ = [
 
 START_KEYS = ("initial_weights_sha256", "data_fingerprint")
 """What a run notes of what it starts from, in its environment."""
-STUDY_FILE = "study.yaml"
-"""In a study's folder: the study itself, with every default written out."""
 
 
 @dataclass(frozen=True, slots=True)
