@@ -49,6 +49,12 @@ def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
         read_run(tmp_path / "nowhere")
 
 
+def test_all_folders_are_looked_at_before_one_is_read(folder: Path, tmp_path: Path) -> None:
+    (folder / "metrics.jsonl").write_text("not read")
+    with pytest.raises(UsageError, match="nowhere does not exist"):
+        read_runs([folder, tmp_path / "nowhere"])
+
+
 def test_no_run_at_all() -> None:
     with pytest.raises(UsageError, match="no run folder given"):
         read_runs([])

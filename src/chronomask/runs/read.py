@@ -89,21 +89,16 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     for folder, count in Counter(folder.resolve() for folder in folders).items():
         if count > 1:
             raise UsageError(f"run folder {folder} is given {count} times")
+    for folder in folders:  # all of them before the first is read, which may take long
+        _check_is_run(folder)
     return [read_run(folder) for folder in folders]
 
 
 def read_run(path: str | Path) -> Run:
     """The run in folder ``path``; raises UsageError if it is no run, DataError if it is damaged."""
     path = Path(path)
-    if not path.is_dir():
-        raise UsageError(f"run folder {path} does not exist")
+    _check_is_run(path)
     folder = RunFolder(path)
-    absent = [file.name for file in (folder.config, folder.metrics) if not file.is_file()]
-    if absent:
-        raise UsageError(
-            f"{path} is not a run folder: it has no {' and no '.join(absent)}; "
-            "a run folder is what pretrain writes"
-        )
     config = read_yaml(folder.config)
     metrics, metric_notices = _read_series(folder.metrics)
     if not len(metrics):
@@ -126,6 +121,18 @@ def read_run(path: str | Path) -> Run:
     name = (summary or {}).get("name") or config.get("name") or path.resolve().name
     environment = read_object(folder.environment) or {}
     return Run(path, str(name), config, metrics, validation, summary, environment, tuple(notices))
+
+
+def _check_is_run(path: Path) -> None:
+    if not path.is_dir():
+        raise UsageError(f"run folder {path} does not exist")
+    folder = RunFolder(path)
+    absent = [file.name for file in (folder.config, folder.metrics) if not file.is_file()]
+    if absent:
+        raise UsageError(
+            f"{path} is not a run folder: it has no {' and no '.join(absent)}; "
+            "a run folder is what pretrain writes"
+        )
 
 
 def read_log(path: Path) -> list[str]:
