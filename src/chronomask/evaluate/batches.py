@@ -7,8 +7,8 @@ is sorted by length and cut into batches, and the batches are shuffled. A batch 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,13 +31,15 @@ class Encoded:
     """Token ids of N examples, end to end.
 
     ``ids`` int32 [sum of lengths]; ``types`` uint8, the same shape, or None where all are of one
-    segment; ``bounds`` int64 [N + 1]: example k is ``ids[bounds[k]:bounds[k + 1]]``.
+    segment; ``bounds`` int64 [N + 1]: example k is ``ids[bounds[k]:bounds[k + 1]]``; ``left_out``: how
+    much of the examples the tokens do not hold, by reason.
     """
 
     ids: NDArray[np.int32]
     types: NDArray[np.uint8] | None
     bounds: NDArray[np.int64]
     pad_token_id: int
+    left_out: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
         return self.bounds.size - 1
@@ -94,7 +96,25 @@ def encode(
         )
         rows += encoded["input_ids"]
         types += encoded.get("token_type_ids", [])
-    return end_to_end(rows, types or None, tokenizer)
+    made = end_to_end(rows, types or None, tokenizer)
+    return replace(made, left_out=_count_cut(tokenizer, texts, pairs, made.lengths, max_length))
+
+
+def _count_cut(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    lengths: NDArray[np.int64],
+    max_length: int,
+) -> dict[str, int]:
+    """How many examples of these lengths were longer, and how many tokens they lost."""
+    cut = lost = 0
+    for number in np.flatnonzero(lengths >= max_length).tolist():
+        pair = None if pairs is None else pairs[number]
+        more = len(tokenizer(texts[number], pair, verbose=False)["input_ids"]) - lengths[number]
+        cut += more > 0
+        lost += int(more)
+    return {f"examples cut at {max_length} tokens": cut, "tokens cut off": lost}
 
 
 def end_to_end(

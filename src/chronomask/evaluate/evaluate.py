@@ -23,12 +23,6 @@ __all__ = ["default_out", "evaluate", "results_table"]
 
 logger = logging.getLogger(__name__)
 
-_LEFT_OUT = {
-    "train_skipped": "training rows that are cut off",
-    "words_without_tokens": "words that the tokenizer drops",
-}
-"""What a result counts of that was left out, in words."""
-
 
 def evaluate(
     model: Subject | str | Path,
@@ -83,12 +77,11 @@ def evaluate(
 
 
 def _describe_left_out(results: Iterable[TaskResult]) -> str:
-    """What the tasks left out of their files, by reason; empty where they used everything."""
+    """What the tasks left out of their files or cut, by reason; empty where they used everything."""
     found = dict.fromkeys(
-        f"{result.num_examples[key]:,} {what} ({result.task})"
+        f"{count:,} {reason} ({result.task})"
         for result in results
-        for key, what in _LEFT_OUT.items()
-        if result.num_examples.get(key)
+        for reason, count in result.left_out.items()
     )
     return f"left out: {'; '.join(found)}" if found else ""
 

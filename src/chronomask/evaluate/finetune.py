@@ -223,6 +223,16 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
 
         return self._prepared.of((model.sha256, digest), make)
 
+    def left_out(self, prepared: Prepared[Examples, Tokens]) -> dict[str, int]:
+        """What the tokens of each part do not hold, such as ``training examples cut at 128 tokens``."""
+        parts = {"training": prepared.train, "held-out": prepared.held_out, **prepared.dev}
+        return {
+            f"{name} {reason}": count
+            for name, part in parts.items()
+            if part is not None
+            for reason, count in part.encoded.left_out.items()
+        }
+
     def tune(
         self, model: Subject, prepared: Prepared[Examples, Tokens], seed: int, progress: bool
     ) -> Tuned:

@@ -116,16 +116,20 @@ def make_windows(
     types: list[NDArray[np.uint8]] = []
     places: list[tuple[int, int, int, int]] = []
     offsets: list[NDArray[np.int32]] = []
+    shortened = unseen = 0
     for number, (question, asked) in enumerate(zip(questions.questions, texts, strict=True)):
+        shortened += len(asked) > max_question_tokens
         asked = asked[:max_question_tokens]
         ids, spans = of_context[question.context]
         gold = _gold_tokens(question, spans)
         before = frame.before + len(asked)
         size = max_length - frame.size - len(asked)
+        seen = False
         for begin in range(0, max(1, len(ids)), size - stride):
             end = min(begin + size, len(ids))
             row, kinds = frame.build(asked, ids[begin:end])
             inside = gold is not None and begin <= gold[0] and gold[1] < end
+            seen = seen or inside
             shift = before - begin
             first, last = gold if inside and gold else (frame.cls - shift, frame.cls - shift)
             rows.append(row)
@@ -134,6 +138,7 @@ def make_windows(
             offsets.append(spans[begin:end])
             if end == len(ids):
                 break
+        unseen += not seen
     table = np.asarray(places, np.int64)
     tokens = end_to_end(rows, types if frame.two_types else None, tokenizer)
     return Windows(
@@ -145,6 +150,10 @@ def make_windows(
         context_at=table[:, 1],
         offsets=offsets,
         answer=table[:, 2:],
+        left_out={
+            f"questions cut at {max_question_tokens} tokens": shortened,
+            "answers that no window holds whole": unseen,
+        },
     )
 
 

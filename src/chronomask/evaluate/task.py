@@ -111,11 +111,13 @@ class Task(ABC, Generic[Recipe]):
         packages: Iterable[str] = (),
         details: Mapping[str, float] | None = None,
         examples: Mapping[str, NDArray[Any]],
+        left_out: Mapping[str, int] | None = None,
     ) -> TaskResult:
         """The result of this task, which has just ended.
 
         ``started``: ``time.monotonic()`` when it began. ``packages``: those the numbers rest on beside
-        what every task rests on. The rest is as in :class:`TaskResult`.
+        what every task rests on. ``left_out`` may name reasons that left out nothing. The rest is as in
+        :class:`TaskResult`.
         """
         recipe = self.recipe
         if recipe.get("precision") == "auto":
@@ -140,6 +142,7 @@ class Task(ABC, Generic[Recipe]):
             details=details or {},
             examples=examples,
             unit=self.unit,
+            left_out={reason: int(count) for reason, count in (left_out or {}).items() if count},
         )
 
 

@@ -68,6 +68,10 @@ class TaskResult:
     """of the primary metric: ``fraction`` (shown as per cent), ``percent``, ``nats``, or another one's name;
     results written before tasks declared it have what :func:`unit_of_metric` says"""
 
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """what was left out of the files or cut: how many, by reason, such as
+    ``{"training examples cut at 128 tokens": 12}``; not in the file where nothing was"""
+
     def __post_init__(self) -> None:
         if not self.unit:
             object.__setattr__(self, "unit", unit_of_metric(self.primary, self.family))
@@ -86,6 +90,8 @@ class TaskResult:
         content = buffer.getvalue()
         write_bytes(_examples_path(path), content)
         values = {k: v for k, v in asdict(self).items() if k != "examples"}
+        if not self.left_out:
+            del values["left_out"]
         values = {"schema_version": SCHEMA_VERSION, **values}
         values["examples_sha256"] = hashlib.sha256(content).hexdigest()
         write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

@@ -105,6 +105,7 @@ class BlimpTask(Task[PseudoLikelihood]):
             data_sha256=digest,
             details=_means(pairs, correct),
             examples={"correct": correct, "margin": margin},
+            left_out={"pairs scored alike, which count half": int((margin == 0).sum())},
         )
 
     def _pairs(self, task_data: Path) -> tuple[list[Pair], str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from chronomask.errors import DataError, UsageError, check_installed, need, shown
 from chronomask.evaluate.batches import Encoded, check_pairs, encode
-from chronomask.evaluate.finetune import FineTunedTask, FineTuning, Loss, Part, outputs
+from chronomask.evaluate.finetune import FineTunedTask, FineTuning, Loss, Part, Prepared, outputs
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import content_sha256, folder_of, is_hub, load_split
 from chronomask.runs.result import TaskResult
@@ -230,6 +230,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
             packages=("scikit-learn", "scipy"),
             details=tuned.details,
             examples=arrays,
+            left_out=self.left_out(prepared),
         )
 
     def encode(self, model: Subject, examples: Examples) -> Encoded:
@@ -237,6 +238,12 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
         if examples.pairs is not None:
             check_pairs(model.tokenizer)
         return encode(model.tokenizer, examples.texts, examples.pairs, self.config.max_length)
+
+    def left_out(self, prepared: Prepared[Examples, Encoded]) -> dict[str, int]:
+        """Rows of the files that are cut off, too."""
+        parts = {"training": prepared.train, **prepared.dev}
+        rows = {f"{name} rows that are cut off": p.examples.skipped for name, p in parts.items()}
+        return rows | super().left_out(prepared)
 
     def groups(self, examples: Examples) -> NDArray[np.int64]:
         """Every example by itself."""

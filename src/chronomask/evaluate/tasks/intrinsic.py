@@ -282,6 +282,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
             num_examples={"lines": len(texts), "tokens": int(count.sum())},
             data_sha256=self.data_sha256(task_data),
             examples={"loss": total / np.maximum(count, 1), "weight": count},
+            left_out={"lines without a token to predict": int((count == 0).sum())},
         )
 
     def _encode(self, model: Subject, texts: list[str]) -> tuple[Sentences, NDArray[np.int64]]:

@@ -137,13 +137,24 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
 
     def encode(self, model: Subject, examples: Tagged) -> WordRows:
         """Rows of at most ``max_length`` tokens; every word has its first token in one of them."""
-        rows, words = [], []
-        for ids, word in _rows_of(model.tokenizer, examples.words, self.config.max_length):
-            rows.append(ids)
-            words.append(word)
+        rows, words, cut, longest = [], [], 0, self.config.max_length
+        for ids, word in _rows_of(model.tokenizer, examples.words, longest):
+            rows.append(ids[:longest])
+            words.append(word[:longest])
+            cut += len(ids) > longest
         encoded = end_to_end(rows, None, model.tokenizer)
+        word = np.concatenate(words)
+        dropped = sum(map(len, examples.words)) - int((word >= 0).sum())
         return WordRows(
-            encoded.ids, None, encoded.bounds, encoded.pad_token_id, np.concatenate(words)
+            encoded.ids,
+            None,
+            encoded.bounds,
+            encoded.pad_token_id,
+            word,
+            left_out={
+                "words that the tokenizer drops": dropped,
+                f"words cut at {longest} tokens": cut,
+            },
         )
 
     def groups(self, examples: Tagged) -> NDArray[np.int64]:
@@ -219,6 +230,7 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
             data_sha256=prepared.data_sha256,
             details=tuned.details | _f1_by_kind(gold, answers),
             examples={"right": counts[:, 0], "given": counts[:, 1], "there": counts[:, 2]},
+            left_out=self.left_out(prepared),
         )
 
     def _numbers(self, part: Part[Tagged, WordRows]) -> NDArray[np.int64]:
@@ -345,7 +357,8 @@ def _rows_of(
 ) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
     """Ids of each row, and int64 the word that begins at each token, counted over all sentences, or −1.
 
-    A sentence of more than ``max_length`` tokens is halved between words until its parts fit.
+    A sentence of more than ``max_length`` tokens is halved between words until its parts fit; a word of
+    more keeps all its ids.
     """
     before = 0
     for sentence in sentences:
@@ -359,13 +372,13 @@ def _rows_of(
                 middle = len(words) // 2
                 waiting += [(begin + middle, words[middle:]), (begin, words[:middle])]
                 continue
-            offsets = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)[:max_length]
+            offsets = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
             ends = np.cumsum([len(word) + 1 for word in words]) - 1
             word = np.searchsorted(ends, offsets[:, 1], side="left")
             real = (offsets[:, 1] > offsets[:, 0]) & (word < len(words))
             first = np.zeros(len(offsets), bool)
             first[np.flatnonzero(real)[np.unique(word[real], return_index=True)[1]]] = True
-            yield ids[:max_length], np.where(first, begin + word, -1)
+            yield ids, np.where(first, begin + word, -1)
 
 
 def _first_tokens(

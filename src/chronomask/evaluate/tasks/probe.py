@@ -136,6 +136,7 @@ class ProbeTask(Task[ProbeConfig]):
                 if (label == number).any()
             },
             examples={"prediction": prediction.astype(np.int8), "label": label.astype(np.int8)},
+            left_out={"words that the tokenizer drops": missing},
         )
 
     def _parts(self, task_data: Path) -> list[list[Sentence]]:

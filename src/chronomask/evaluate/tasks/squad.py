@@ -135,6 +135,7 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
             data_sha256=prepared.data_sha256,
             details=tuned.details,
             examples=scores,
+            left_out=self.left_out(prepared),
         )
 
     def encode(self, model: Subject, examples: Questions) -> Windows:
