@@ -75,11 +75,14 @@ def test_processes_that_weigh_losses_equal_one(
 def test_processes_equal_one_and_one_goes_on_from_them(
     config: RunConfig, tmp_path: Path, number: int, driver: Driver
 ) -> None:
+    config = config.replace(["averaging={kind: ema, decay: 0.7}"])
     spec = {"config": config.to_dict(), "out": str(tmp_path / "many"), "ask_to_stop": [1, 8]}
     assert driver.codes(spec, number) == [143] * number
     pretrain(config, tmp_path / "one", progress=False)
     pretrain(config, tmp_path / "many", resume=True, progress=False)
     assert_same_training(tmp_path / "one", tmp_path / "many")
+    means = [newest(tmp_path / run) / "averaged" / "model.safetensors" for run in ("one", "many")]
+    assert_close(load_file(means[0]), load_file(means[1]))
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ def test_a_signal_stops_at_the_step_boundary_and_resume_equals_never_stopped(
     signal_number: signal.Signals,
     exit_code: int,
 ) -> None:
+    config = config.replace(["averaging={kind: ema, decay: 0.7, every: 2}"])
     whole = pretrain(config, tmp_path / "whole", progress=False)
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
@@ -44,6 +45,7 @@ def test_a_signal_stops_at_the_step_boundary_and_resume_equals_never_stopped(
 
     resumed = pretrain(config, tmp_path / "cut", resume=True, progress=False)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert (tmp_path / "cut" / resumed["checkpoint"] / "averaged" / "model.safetensors").is_file()
     untimed = {"seconds", "tokens_per_second"}
     assert {k: v for k, v in resumed.items() if k not in untimed} == {
         k: v for k, v in whole.items() if k not in untimed

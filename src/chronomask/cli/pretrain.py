@@ -198,7 +198,7 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
     from chronomask.data.mixture import open_data
     from chronomask.model.config import FromCheckpoint
     from chronomask.model.open import is_hub_name, model_folder
-    from chronomask.runs.layout import RunFolder
+    from chronomask.runs.layout import RunFolder, model_in
 
     RunFolder(out).check_free(resume)
     config = config.model_copy(update={"data": config.at(RunFolder(out)).data})
@@ -213,4 +213,4 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
         loss = summary["validation_loss"]
         shown = "no held-out rows" if loss is None else f"{loss:.4f}"
         print(f"{out}: {summary['steps']:,} steps; validation loss at 15 %: {shown}")
-        print(f"model: {out / summary['checkpoint'] / 'transformers'}")
+        print(f"model: {model_in(out / summary['checkpoint'])}")

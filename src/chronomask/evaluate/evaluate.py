@@ -16,7 +16,7 @@ from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_tasks
-from chronomask.runs.layout import RunFolder
+from chronomask.runs.layout import RunFolder, model_in
 from chronomask.runs.result import TaskResult
 
 __all__ = ["default_out", "evaluate", "results_table"]
@@ -98,9 +98,14 @@ def _find_tasks(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> list[Task[A
 
 
 def default_out(model: Subject) -> Path:
-    """``<run>/results/step-…`` for a checkpoint of a run, ``results/<model name>`` otherwise."""
+    """``<run>/results/step-…`` for a checkpoint of a run, ``results/<model name>`` otherwise.
+
+    The weights as trained, where there are averaged ones beside them, have the folder ``transformers`` in it.
+    """
     if model.run is not None:
-        return RunFolder(model.run).results_of(model.step or 0)
+        results = RunFolder(model.run).results_of(model.step or 0)
+        main = model_in(model.path.parent) == model.path
+        return results if main else results / model.path.name
     return Path("results") / Path(model.name).resolve().name
 
 

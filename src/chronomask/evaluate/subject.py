@@ -22,11 +22,13 @@ from chronomask.model.open import (
     weight_files,
 )
 from chronomask.runs.layout import (
+    AVERAGED,
     MODEL,
     STATE,
     RunFolder,
     checkpoints_in,
     damage,
+    model_in,
     run_of,
     step_of,
 )
@@ -103,7 +105,8 @@ class Subject:
 def find_subject(model: str) -> Subject:
     """The model that a path or a hub name stands for; raises UsageError or DataError.
 
-    A run folder stands for its newest checkpoint, whose model's files are checked against their hashes.
+    A run folder stands for its newest checkpoint, whose model's files are checked against their hashes; a
+    checkpoint for its averaged model if it has one, and ``transformers`` in it for the weights as trained.
     """
     path = Path(model)
     run = RunFolder(path)
@@ -117,8 +120,8 @@ def find_subject(model: str) -> Subject:
     if (path / STATE).is_file() and (path / MODEL).is_dir():
         return _checkpoint(path, model)
     if (path / "config.json").is_file():
-        if path.name == MODEL and (path.parent / STATE).is_file():
-            return _checkpoint(path.parent, model)
+        if path.name in (MODEL, AVERAGED) and (path.parent / STATE).is_file():
+            return _checkpoint(path.parent, model, path.name)
         weight_files(path)
         return Subject(model, path)
     if path.exists():
@@ -132,15 +135,19 @@ def find_subject(model: str) -> Subject:
     return Subject(model, folder)
 
 
-def _checkpoint(path: Path, name: str) -> Subject:
-    """One checkpoint of a run, its model's files verified; raises DataError for a damaged one."""
-    if wrong := damage(path, below=f"{MODEL}/"):
+def _checkpoint(path: Path, name: str, part: str | None = None) -> Subject:
+    """One checkpoint of a run, its model's files verified; raises DataError for a damaged one.
+
+    ``part``: which of its models, by the folder's name; None: the one that it stands for.
+    """
+    folder = path / part if part else model_in(path)
+    if wrong := damage(path, below=f"{folder.name}/"):
         raise DataError(
             f"{path} is not a whole checkpoint: {wrong}; name another checkpoint of the run"
         )
-    weight_files(path / MODEL)
+    weight_files(folder)
     run = run_of(path)
-    return Subject(name, path / MODEL, step_of(path), None if run is None else run.path)
+    return Subject(name, folder, step_of(path), None if run is None else run.path)
 
 
 def _move_to(model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:

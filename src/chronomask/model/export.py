@@ -79,11 +79,13 @@ def model_card(
     masking: Mapping[str, Any],
     counters: Mapping[str, int],
     losses: Mapping[str, float | None],
+    weights: str | None = None,
 ) -> str:
     """Markdown with the YAML head that model hubs read: what was trained, on what and how far.
 
     ``masking``: the masking part of the run's config; ``counters``: step, steps, tokens_seen and
-    masked_tokens; ``losses``: named losses in nats per predicted token, None where not measured.
+    masked_tokens; ``losses``: named losses in nats per predicted token, None where not measured;
+    ``weights``: which of a checkpoint's weights these are, if there are several.
     """
     head = yaml.safe_dump(
         {
@@ -97,6 +99,7 @@ def model_card(
         f"| {label} | {'not measured' if loss is None else f'{loss:.4f}'} |"
         for label, loss in losses.items()
     )
+    which = "" if weights is None else f"| weights | {weights} |\n"
     schedule = yaml.safe_dump(dict(masking), sort_keys=False, allow_unicode=True).rstrip()
     return f"""---
 {head}---
@@ -113,7 +116,7 @@ training.
 | tokens seen | {counters["tokens_seen"]:,} |
 | tokens predicted | {counters["masked_tokens"]:,} |
 | data fingerprint | `{data_fingerprint}` |
-
+{which}
 | loss (nats per predicted token) | |
 |---|---|
 {measured}

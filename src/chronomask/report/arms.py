@@ -30,7 +30,8 @@ class ArmRow:
     """What one run came to; NaN where its files do not say.
 
     ``validation_loss`` in nats per predicted token at the fixed ratio; ``validation_accuracy`` as a
-    fraction; ``mean_ratio_asked`` and ``mean_ratio_achieved`` as :func:`mean_ratios` has them;
+    fraction; ``raw_validation_loss``: of the weights as trained, where the run averages them;
+    ``mean_ratio_asked`` and ``mean_ratio_achieved`` as :func:`mean_ratios` has them;
     ``tokens_per_second`` is the median of the logged; ``seconds`` is time in training steps.
     """
 
@@ -40,6 +41,7 @@ class ArmRow:
     steps: int
     validation_loss: float
     validation_accuracy: float
+    raw_validation_loss: float
     masked_tokens: float
     tokens_seen: float
     tokens_per_second: float
@@ -78,6 +80,7 @@ def arm_row(run: Run) -> ArmRow:
         steps=int(run.total("step") if run.summary is None else run.total("steps", "step")),
         validation_loss=run.total("validation_loss", "loss"),
         validation_accuracy=run.total("validation_accuracy", "accuracy"),
+        raw_validation_loss=run.total("raw_validation_loss", "raw_loss"),
         masked_tokens=run.total("masked_tokens"),
         tokens_seen=run.total("tokens_seen"),
         tokens_per_second=_speed(run),

@@ -44,6 +44,7 @@ __all__ = ["write_page", "write_page_of_study"]
 _SIGNS = {"better": "▲", "worse": "▼", "open": "", "unknown": ""}
 _MEANS = (
     "steps", "tokens_seen", "masked_tokens", "validation_loss", "validation_accuracy",
+    "raw_validation_loss",
     "mean_ratio_asked", "mean_ratio_achieved", "flops", "tokens_per_second", "seconds",
 )  # fmt: skip
 """What an arm came to, in the order of the table of arms."""
@@ -174,6 +175,7 @@ def _arms_table(study: Numbers, arms: Mapping[str, int]) -> Numbers:
         ("masked tokens", "predicted", lambda arm: count(_of(arm, "masked_tokens"))),
         ("validation loss", "nats", lambda arm: _decimals(_of(arm, "validation_loss"))),
         ("accuracy", "", lambda arm: percent(_of(arm, "validation_accuracy"))),
+        ("loss as trained", "not averaged", lambda arm: _decimals(_of(arm, "raw_validation_loss"))),
         ("mean ratio, %", "asked, achieved", _ratios),
         ("FLOPs", "", lambda arm: power_of_ten(_of(arm, "flops"))),
         ("tokens/s", "median", lambda arm: thousands(_of(arm, "tokens_per_second"))),

@@ -10,6 +10,7 @@
       summary.json         written last: the run is complete
       checkpoints/step-00001000/
         transformers/  optimiser.safetensors  content.safetensors  state.json  hashes.json
+        averaged/          only with averaging: the model with averaged weights
       results/step-00001000/<task>-seed<k>.json
       dump/step-00001001/  a step that met a number that is not finite
 
@@ -34,6 +35,7 @@ from chronomask.errors import UsageError
 from chronomask.storage import file_sha256, read_object
 
 __all__ = [
+    "AVERAGED",
     "CONTENT",
     "DISCARDED",
     "FORMAT_VERSION",
@@ -46,6 +48,7 @@ __all__ = [
     "branch_folder",
     "checkpoints_in",
     "damage",
+    "model_in",
     "remove",
     "run_of",
     "step_name",
@@ -58,6 +61,8 @@ STATE = "state.json"
 """In a checkpoint: counters, config and fingerprint."""
 MODEL = "transformers"
 """In a checkpoint: the folder that ``AutoModelForMaskedLM.from_pretrained`` opens."""
+AVERAGED = "averaged"
+"""In a checkpoint of a run with averaging: the model with averaged weights, once there are any."""
 OPTIMISER = "optimiser.safetensors"
 """In a checkpoint: what the optimiser keeps of every parameter."""
 CONTENT = "content.safetensors"
@@ -249,6 +254,12 @@ def run_of(checkpoint: Path) -> RunFolder | None:
     """The run a checkpoint folder belongs to; None if it lies elsewhere."""
     inside = checkpoint.parent.name == "checkpoints"
     return RunFolder(checkpoint.parent.parent) if inside else None
+
+
+def model_in(checkpoint: Path) -> Path:
+    """The model that a checkpoint stands for: the averaged one where there is one, else the one trained."""
+    averaged = checkpoint / AVERAGED
+    return averaged if averaged.is_dir() else checkpoint / MODEL
 
 
 def branch_folder(path: str | Path) -> RunFolder:

@@ -18,6 +18,7 @@ from torch import nn
 
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.runs.layout import (
+    AVERAGED,
     CONTENT,
     DISCARDED,
     FORMAT_VERSION,
@@ -59,6 +60,12 @@ class Checkpoint:
     def model_path(self) -> Path:
         """Folder that ``AutoModelForMaskedLM.from_pretrained`` opens."""
         return self.path / MODEL
+
+    @property
+    def averaged_path(self) -> Path | None:
+        """Folder of the averaged model; None where there is none."""
+        path = self.path / AVERAGED
+        return path if path.is_dir() else None
 
     def content(self) -> dict[str, torch.Tensor]:
         """Tensors of the masker and of the log, as they were saved."""

@@ -17,6 +17,7 @@ from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
 from chronomask.masking.config import MaskingConfig
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
 from chronomask.runs.layout import RunFolder, branch_folder
+from chronomask.train.averaging import Averaging
 from chronomask.train.learning_rate import LearningRate, Linear
 from chronomask.train.loggers import Logger
 from chronomask.train.optimiser import AdamW, Optimiser
@@ -89,6 +90,8 @@ class RunConfig(Config):
     """how gradients become updates"""
     learning_rate: LearningRate = Linear()
     """the rate of each update"""
+    averaging: Averaging | None = None
+    """a mean of the weights over the steps, which is then the model that the run gives; none keeps no mean"""
     branch: str | None = None
     """a run's folder, or one of its checkpoints, to go on from: weights, optimiser state, what content has
     learned and the order of rows; schedules and steps begin anew"""
@@ -160,6 +163,8 @@ class RunConfig(Config):
                 f"sharding 'fsdp2' splits every parameter, and optimiser '{kind_of(self.optimiser)}' "
                 "needs whole parameters: use 'adamw', or sharding 'none'"
             )
+        if self.averaging is not None:
+            self._check_averaging(self.averaging)
         if self.micro_batches > self.rows_per_step:
             raise ValueError(
                 f"micro_batches ({self.micro_batches}) must not exceed rows_per_step ({self.rows_per_step})"
@@ -172,6 +177,19 @@ class RunConfig(Config):
         if self.rows_follow_ratio:
             self._check_following()
         return self
+
+    def _check_averaging(self, averaging: Averaging) -> None:
+        """Raise ValueError where nothing would be averaged, or weights lie in parts."""
+        if self.sharding != "none":
+            raise ValueError(
+                f"averaging '{kind_of(averaging)}' needs whole weights in each process, and sharding "
+                f"'{self.sharding}' splits them: set sharding 'none', or averaging null"
+            )
+        if not averaging.number(self.steps):
+            raise ValueError(
+                f"averaging.every ({averaging.every}) leaves no step of the {self.steps:,} to average: "
+                "lower it"
+            )
 
     def _check_following(self) -> None:
         """Raise ValueError where the ratio of every step is not known from the step alone, or may be 0."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
@@ -120,7 +121,7 @@ def dry_run(
     micro = -(-of_device // min(config.micro_batches, of_device))
     memory = estimate_memory(
         model,
-        state_numbers=config.optimiser.state_numbers(model),
+        state_numbers=config.optimiser.state_numbers(model) + _mean_numbers(config, model),
         rows=micro,
         row_length=length,
         predicted=round(micro * expected.maskable / num_rows * expected.highest_ratio),
@@ -148,6 +149,11 @@ def dry_run(
         seconds=per_token * tokens / (rate * devices),
         first_masks=first,
     )
+
+
+def _mean_numbers(config: RunConfig, model: nn.Module) -> int:
+    """Numbers of a mean of the weights, if one is kept."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad and config.averaging)
 
 
 def _first_rows(config: RunConfig, data: PreparedData | MixedData) -> Rows:

@@ -154,7 +154,9 @@ def _scalars(kind: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]
     group = "train" if kind == "metrics" else kind
     for name, value in values.items():
         if isinstance(value, Mapping):
-            if name.startswith("yardstick_"):  # of each class they are in the file alone
+            if name.removeprefix("raw_").startswith(
+                "yardstick_"
+            ):  # of each class they are in the file alone
                 value = {inner: number for inner, number in value.items() if "/" not in inner}
             for inner, number in value.items():
                 yield f"{group}/{name}/{inner}", number

@@ -130,6 +130,8 @@ def _train(
                 f"the state is saved in {run.folder.path}: continue with --resume",
                 stop.signal_number or SIGTERM,  # another process may be the one that was asked
             )
+        if run.average is not None:
+            run.average.take(state.step, config.steps)
         state.add_time(time.perf_counter() - began, waited)
         attention = run.flops.of_attention_in(rows, run.forward.pad_token_id, config.attention)
         state.window.flops_of_attention += attention * world.size  # others' rows are much the same
@@ -337,20 +339,20 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
 
 
 def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
-    """Validate, log it, and let a responsive ratio see the loss; nothing without held-out rows."""
-    result = validate(
-        run.forward,
-        run.validation_masker,
-        run.data.split("held_out"),
-        run.data.class_names,
-        run.config.validation,
-        world,
-    )
+    """Validate, log it, and let a responsive ratio see the loss; nothing without held-out rows.
+
+    Where weights are averaged the result is that of the mean; what the weights as trained give goes beside
+    it as ``raw_…``, and to the ratio.
+    """
+    result = _measure(run, world)
     if result is None:
         return
+    run.masker.observe_validation(result["loss"])
+    if run.average is not None:
+        raw, result = result, _measure_average(run, world, result)
+        state.raw = {"loss": raw["loss"], "accuracy": raw["accuracy"], **totals(raw)}
     state.validation_loss, state.validation_accuracy = result["loss"], result["accuracy"]
     state.yardsticks = totals(result)
-    run.masker.observe_validation(result["loss"])
     counted = {
         "step": state.step,
         "tokens_seen": state.tokens_seen,
@@ -362,6 +364,28 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
     log.write("validation", counted | result)
     if world.is_first and entropy is not None:
         _warn_of_plateau(run, state)
+
+
+def _measure(run: Run, world: World) -> dict[str, Any] | None:
+    """What :func:`validate` says of the model as it is."""
+    return validate(
+        run.forward,
+        run.validation_masker,
+        run.data.split("held_out"),
+        run.data.class_names,
+        run.config.validation,
+        world,
+    )
+
+
+def _measure_average(run: Run, world: World, raw: dict[str, Any]) -> dict[str, Any]:
+    """The same of the averaged weights, with how many were averaged, and ``raw`` under its own names."""
+    assert run.average is not None
+    with run.average.in_place():
+        result = (_measure(run, world) or raw) if run.average.number else raw
+    shared = ("masking_ratio", "num_predicted", "class_count", "yardstick_count")
+    beside = {f"raw_{key}": value for key, value in raw.items() if key not in shared}
+    return {**result, "averaged_steps": run.average.number, **beside}
 
 
 def _warn_of_plateau(run: Run, state: State) -> None:

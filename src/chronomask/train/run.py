@@ -29,10 +29,11 @@ from chronomask.model.flash import activate_fastest, case_of
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
 from chronomask.model.open import open_model, open_tokenizer
-from chronomask.runs.layout import RunFolder
+from chronomask.runs.layout import AVERAGED, MODEL, RunFolder
 from chronomask.runs.rules import progress, refuse_unsuited
 from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
+from chronomask.train.averaging import Average
 from chronomask.train.checkpoint import Checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
@@ -90,6 +91,9 @@ class State:
     validation_accuracy: float | None = None
     yardsticks: dict[str, Any] | None = None
     """of the last validation, as :func:`~chronomask.yardsticks.totals` gives them"""
+    raw: dict[str, Any] | None = None
+    """of the last validation, where those above are of averaged weights: ``loss``, ``accuracy`` and
+    yardsticks of the weights as trained"""
     unpredicted: float = 0.0
     """labels asked for, at most 10 a step, since something was predicted last"""
     predicted_step: int = 0
@@ -149,7 +153,7 @@ class State:
         return cls(window, **{name: known[name] for name in _COUNTERS})
 
 
-_LATER = ("maskable_tokens", "yardsticks")
+_LATER = ("maskable_tokens", "yardsticks", "raw")
 """Counters that checkpoints of older versions do not have."""
 _COUNTERS = (
     "step", "tokens_seen", "masked_tokens", "rows_seen", "seconds",
@@ -173,6 +177,8 @@ class Run:
     """this process's rows of every step from the state's on"""
     saver: Saver
     outliers: OutlierState
+    average: Average | None = None
+    """the mean of the weights; None where none is kept"""
     sharded: Sharded | None = None
     """how the model is shared out; None where every process has all of it"""
     finished: dict[str, Any] | None = None
@@ -203,22 +209,38 @@ class Run:
 
     def content(self, state: State) -> dict[str, torch.Tensor]:
         """What ``content.safetensors`` holds: state beside weights and optimiser."""
-        return self.masker.state_dict() | self.outliers.state_dict() | state.tensors()
+        mean = {} if self.average is None else self.average.state_dict()
+        return self.masker.state_dict() | self.outliers.state_dict() | mean | state.tensors()
 
     def snapshot(self, state: State, *, copied: bool, kept: bool) -> Snapshot | None:
         """All that a checkpoint holds; ``copied`` and ``kept`` as in :func:`take`. Every process calls it."""
         return take(
             state.to_json(self),
-            self.card(state),
+            self.cards(state),
             self.forward.model,
             self.optimiser,
             self.content(state),
+            averaged={} if self.average is None else self.average.by_parameter(),
             copied=copied,
             kept=kept,
         )
 
-    def card(self, state: State) -> str:
-        """The model card of a checkpoint."""
+    def cards(self, state: State) -> dict[str, str]:
+        """The model cards of a checkpoint, by the folders of its models."""
+        measured = {"loss": state.validation_loss, **(state.yardsticks or {})}
+        if self.average is None or not self.average.number:
+            return {MODEL: self._card(state, measured)}
+        assert self.config.averaging is not None
+        how = ", ".join(f"{k} {v}" for k, v in self.config.averaging.to_dict().items())
+        mean = f"a mean of those after {self.average.number:,} steps ({how})"
+        trained = f"as trained; a mean of them lies in ../{AVERAGED}"
+        return {
+            MODEL: self._card(state, state.raw or {"loss": None}, trained),
+            AVERAGED: self._card(state, measured, mean),
+        }
+
+    def _card(self, state: State, measured: dict[str, Any], weights: str | None = None) -> str:
+        """A model card; ``weights``: which they are, where there are two kinds."""
         return model_card(
             name=str(self.config.name),
             model_type=self.forward.model.config.model_type,
@@ -232,9 +254,10 @@ class Run:
                 "masked_tokens": state.masked_tokens,
             },
             losses={
-                "held-out rows, 15 % of tokens masked": state.validation_loss,
-                **losses_in_words(state.yardsticks),
+                "held-out rows, 15 % of tokens masked": measured["loss"],
+                **losses_in_words(measured if "mean_loss" in measured else None),
             },
+            weights=weights,
         )
 
 
@@ -317,6 +340,7 @@ def open_run(
         ),
         saver=Saver(folder.checkpoints, model, tokenizer, config.checkpoint.keep),
         outliers=config.outliers.begin(),
+        average=None if config.averaging is None else Average(config.averaging, model),
         sharded=sharded,
         initial_weights_sha256=initial_weights,
         logged_every=logged_every,
@@ -329,6 +353,9 @@ def open_run(
         tensors = saved.content()
         run.masker.load_state_dict(tensors)
         run.outliers.load_state_dict(tensors)
+        if run.average is not None:
+            averaged = saved.averaged_path
+            run.average.load(tensors, None if averaged is None else open_model(averaged))
         run.finished = read_object(folder.summary) if state.step >= config.steps else None
     elif origin is not None:
         origin.load_optimiser(run.optimiser, model)
@@ -404,6 +431,8 @@ def summarise(run: Run, state: State, log: RunLog) -> dict[str, Any]:
         "validation_loss": state.validation_loss,
         "validation_accuracy": state.validation_accuracy,
         **{f"validation_{key}": value for key, value in (state.yardsticks or {}).items()},
+        **({} if run.average is None else {"averaged_steps": run.average.number}),
+        **{f"raw_validation_{key}": value for key, value in (state.raw or {}).items()},
         "tokens_per_second": log.median_speed(),
         "seconds": state.seconds,
         "parameters": run.num_parameters,

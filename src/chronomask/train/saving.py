@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from chronomask.errors import RunError
 from chronomask.model.export import export
 from chronomask.runs.layout import (
+    AVERAGED,
     CONTENT,
     FORMAT_VERSION,
     HASHES,
@@ -49,15 +51,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """``state``: what ``state.json`` will hold; ``card``: the model card; the rest are whole tensors.
+    """``state``: what ``state.json`` will hold; ``models``: by folder, a model's card and weights.
 
-    ``weights`` by the names of the model's ``state_dict``, tied ones sharing memory; ``optimiser`` by
-    ``slot/parameter name``; ``content`` by the masker's and the log's own names.
+    Tensors are whole: weights by the names of the model's ``state_dict``, tied ones sharing memory;
+    ``optimiser`` by ``slot/parameter name``; ``content`` by the masker's and the log's own names.
     """
 
     state: dict[str, Any]
-    card: str
-    weights: dict[str, torch.Tensor]
+    models: dict[str, tuple[str, dict[str, torch.Tensor]]]
     optimiser: dict[str, torch.Tensor]
     content: dict[str, torch.Tensor]
 
@@ -69,18 +70,20 @@ class Snapshot:
 
 def take(
     state: dict[str, Any],
-    card: str,
+    cards: Mapping[str, str],
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     content: dict[str, torch.Tensor],
     *,
+    averaged: Mapping[int, torch.Tensor],
     copied: bool,
     kept: bool,
 ) -> Snapshot | None:
     """A snapshot on the host, or None where it is not ``kept``; all processes must call this together.
 
-    ``copied``: it keeps its values while training goes on; otherwise tensors of the host are shared
-    with the model, and it holds until the next update.
+    ``averaged``: the mean of each parameter by its ``id``; empty where there is no averaged model.
+    ``cards``: of the models, by folder. ``copied``: it keeps its values while training goes on; otherwise
+    tensors of the host are shared with the model, and it holds until the next update.
     """
 
     def on_host(tensor: torch.Tensor) -> torch.Tensor | None:
@@ -90,12 +93,16 @@ def take(
         host = full.cpu()
         return host.clone() if copied and host is full else host
 
-    seen: dict[int, torch.Tensor | None] = {}
-    weights: dict[str, torch.Tensor | None] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen[id(tensor)] = on_host(tensor)
-        weights[name] = seen[id(tensor)]
+    def weights(instead: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+        seen: dict[int, torch.Tensor | None] = {}
+        named: dict[str, torch.Tensor | None] = {}
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if id(tensor) not in seen:
+                seen[id(tensor)] = on_host(instead.get(id(tensor), tensor))
+            named[name] = seen[id(tensor)]
+        return named
+
+    found = {MODEL: weights({})} | ({AVERAGED: weights(averaged)} if averaged else {})
     slots = {
         f"{slot}/{name}": on_host(value)
         for name, parameter in model.named_parameters()
@@ -105,11 +112,14 @@ def take(
         return None
     return Snapshot(
         state,
-        card,
-        {name: tensor for name, tensor in weights.items() if tensor is not None},
-        {name: tensor.contiguous() for name, tensor in slots.items() if tensor is not None},
+        {folder: (cards[folder], _there(tensors)) for folder, tensors in found.items()},
+        {name: tensor.contiguous() for name, tensor in _there(slots).items()},
         {name: tensor.detach().cpu().clone() for name, tensor in content.items()},
     )
+
+
+def _there(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def save(
@@ -133,7 +143,8 @@ def save(
     try:
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir(parents=True)
-        export(model, tokenizer, writing / MODEL, snapshot.card, snapshot.weights)
+        for name, (card, weights) in snapshot.models.items():
+            export(model, tokenizer, writing / name, card, weights)
         save_file(snapshot.optimiser, writing / OPTIMISER)
         save_file(snapshot.content, writing / CONTENT)
         write_json(writing / STATE, {"format_version": FORMAT_VERSION, **snapshot.state})
