@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ TAGS = {"baco": "NOUN", "difu": "VERB", "gahe": "ADJ", ".": "PUNCT", "limo": "DE
 
 
 def write_task_files(folder: Path, data: PreparedData) -> None:
-    """GLUE, SQuAD, BLiMP, a treebank, entities, held-out rows and a text, by family."""
+    """GLUE, SQuAD, BLiMP, a treebank, entities, a collection, held-out rows and a text, by family."""
     write_glue(folder / "glue")
     asked = [
         ("the film was warm", [("what was warm?", "film")]),
@@ -32,6 +33,7 @@ def write_task_files(folder: Path, data: PreparedData) -> None:
     (folder / "ner").mkdir()
     for part, number in (("train", 30), ("dev", 10)):
         (folder / "ner" / f"{part}.conll").write_text(labelled(number, seed=number))
+    write_collection(folder / "retrieval", [*TAGS])
     shutil.copytree(data.path, folder / "intrinsic")
     (folder / "intrinsic" / "text.txt").write_text("\n".join(made_up_text(2)))
 
@@ -75,3 +77,32 @@ def labelled(number: int, seed: int) -> str:
             lines += [f"{piece} NN I-NP {mark}" for piece, mark in pairs]
         lines.append("")
     return "\n".join(lines)
+
+
+def write_collection(
+    folder: Path, words: Sequence[str]
+) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, int]]]:
+    """A folder in BEIR's format; documents, queries and judgements, of the queries that are there.
+
+    Two documents are the same, one is empty, one has a query's id; one query has no judgements, one that is
+    judged is missing, and so is a judged document.
+    """
+    random = np.random.default_rng(0)
+    corpus = {f"d{k}": " ".join(random.choice(words, 3 + k % 9)) for k in range(24)}
+    corpus |= {"d30": corpus["d23"], "d31": "", "q1": corpus["d22"]}
+    queries = {f"q{k}": " ".join(random.choice(words, 4)) for k in range(5)}
+    judged = {f"q{k}": {f"d{(k * 5 + n) % 24}": n % 3 for n in range(4)} for k in range(4)}
+    judged["q1"] |= {"d99": 2, "d3": 1}
+    (folder / "qrels").mkdir(parents=True)
+    lines = [
+        {"_id": name, "title": text[:5], "text": text[5:].strip(), "metadata": {}}
+        for name, text in corpus.items()
+    ]
+    corpus = {name: f"{text[:5]} {text[5:].strip()}".strip() for name, text in corpus.items()}
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    asked = [json.dumps({"_id": name, "text": text}) for name, text in queries.items()]
+    (folder / "queries.jsonl").write_text("\n".join(asked) + "\n")
+    rows = [(q, d, score) for q, found in judged.items() for d, score in found.items()]
+    table = [("query-id", "corpus-id", "score"), *rows, ("q9", "d1", 1)]
+    (folder / "qrels" / "test.tsv").write_text("\n".join("\t".join(map(str, r)) for r in table))
+    return corpus, queries, judged

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Encoded", "by_length", "check_pairs", "encode", "end_to_end", "shuffled_batches"]
+__all__ = [
+    "Encoded",
+    "by_length",
+    "by_tokens",
+    "check_pairs",
+    "encode",
+    "end_to_end",
+    "shuffled_batches",
+]
 
 BATCHES_PER_POOL = 50
 _TEXTS_AT_ONCE = 4096
@@ -162,6 +170,19 @@ def by_length(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[n
     order = np.argsort(-lengths, kind="stable")
     for begin in range(0, order.size, batch_size):
         yield order[begin : begin + batch_size]
+
+
+def by_tokens(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Batches of like length, the longest first: at most ``batch_tokens`` tokens, at least one example.
+
+    ``lengths`` are above 0.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    begin = 0
+    while begin < order.size:
+        size = max(1, batch_tokens // int(lengths[order[begin]]))
+        yield order[begin : begin + size]
+        begin += size
 
 
 def _takes_types(model: Any) -> bool:

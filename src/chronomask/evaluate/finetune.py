@@ -41,6 +41,7 @@ __all__ = [
     "Positive",
     "Prepared",
     "Tuned",
+    "at_most",
     "fine_tune",
     "open_seeded",
     "outputs",
@@ -192,11 +193,11 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         for examples in (train, *dev_sets.values()):
             self.encode(model, examples.take(np.arange(1)))
         if self._chooses:
-            self._slices(_at_most(self.config.limit, train))
+            self._slices(at_most(self.config.limit, train))
 
     def part(self, model: Subject, examples: Examples) -> Part[Examples, Tokens]:
         """Examples and their tokens: at most ``limit``, spread over the file, in its order."""
-        examples = _at_most(self.config.limit, examples)
+        examples = at_most(self.config.limit, examples)
         return Part(examples, self.encode(model, examples))
 
     def prepare(
@@ -443,7 +444,7 @@ def outputs(
             shown.advance(index.size)
 
 
-def _at_most(limit: int | None, examples: Examples) -> Examples:
+def at_most(limit: int | None, examples: Examples) -> Examples:
     """Examples, or ``limit`` of them, spread over the file, in its order."""
     from chronomask.keyed import Stream, permute, row_keys
 

@@ -13,7 +13,7 @@ tells words apart the score is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ from pydantic import Field
 
 from chronomask.config import Config
 from chronomask.errors import UsageError
+from chronomask.evaluate.batches import by_tokens
 from chronomask.evaluate.subject import Subject
 from chronomask.progress import Progress
 from chronomask.types import Device, Precision
@@ -242,7 +243,7 @@ def pseudo_log_likelihood(
         torch.inference_mode(),
         Progress(label, copies.target.size, "masked copies", shown=progress) as shown,
     ):
-        for index in _batches(copies.length, batch_tokens):
+        for index in by_tokens(copies.length, batch_tokens):
             ids, real, position, target = copies.batch(
                 sentences, index, mask_token_id, pad_token_id
             )
@@ -297,13 +298,3 @@ class _Copies:
         ids[hidden] = mask_id
         position = np.arange(index.size) * place.size + self.target[index] - begin[:, 0]
         return ids, real, position, sentences.ids[self.target[index]]
-
-
-def _batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Copies of like length, the longest first: at most ``batch_tokens`` tokens, at least one copy."""
-    order = np.argsort(-lengths, kind="stable")
-    begin = 0
-    while begin < order.size:
-        size = max(1, batch_tokens // int(lengths[order[begin]]))
-        yield order[begin : begin + size]
-        begin += size

@@ -12,7 +12,7 @@ import json
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
@@ -35,8 +35,10 @@ __all__ = [
     "files_in",
     "folder_of",
     "is_hub",
+    "json_lines",
     "load_split",
     "parse_json",
+    "texts_in",
 ]
 
 T = TypeVar("T")
@@ -189,6 +191,27 @@ def parse_json(text: str, where: str) -> Any:
         raise DataError(
             f"{where} is not JSON ({error}): the file is cut short or damaged, download it again"
         ) from None
+
+
+def json_lines(lines: Iterable[str], name: object) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The place and the JSON object of each line that is not blank; raises DataError for a line of anything
+    else, naming it.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        values = parse_json(line, where)
+        if not isinstance(values, dict):
+            raise DataError(f"{where} is not a JSON object")
+        yield where, values
+
+
+def texts_in(values: Mapping[str, Any], names: Sequence[str], where: str) -> list[str]:
+    """The texts under these keys; raises DataError where one is missing or is no text."""
+    if missing := [name for name in names if not isinstance(values.get(name), str)]:
+        raise DataError(f"{where} lacks {', '.join(missing)}: every line needs {', '.join(names)}")
+    return [check_text(values[name], where) for name in names]
 
 
 def check_text(text: str, where: str) -> str:

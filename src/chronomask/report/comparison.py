@@ -74,8 +74,9 @@ _TITLES = {
     "blimp": "BLiMP",
     "ner": "named entities",
     "upos_probe": "UPOS probe",
+    "sts": "similarity (STS-B)",
 }
-_METRICS = {"mcc": "MCC", "f1": "F1", "em": "EM", "loss": "nats"}
+_METRICS = {"mcc": "MCC", "f1": "F1", "em": "EM", "loss": "nats", "ndcg_at_10": "nDCG@10"}
 
 
 def read_comparison(folder: Path) -> Numbers:

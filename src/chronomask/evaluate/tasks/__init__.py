@@ -16,7 +16,9 @@ from chronomask.evaluate.tasks.glue import FORMATS, GlueTask
 from chronomask.evaluate.tasks.intrinsic import MaskedLossTask, PseudoPerplexityTask
 from chronomask.evaluate.tasks.ner import EntityTask
 from chronomask.evaluate.tasks.probe import ProbeTask
+from chronomask.evaluate.tasks.retrieval import RetrievalTask
 from chronomask.evaluate.tasks.squad import SquadTask
+from chronomask.evaluate.tasks.sts import SimilarityTask
 
 __all__ = ["REGISTRY", "make_task", "make_tasks", "register"]
 
@@ -125,6 +127,8 @@ for _task in (
     BlimpTask(),
     EntityTask(),
     ProbeTask(),
+    SimilarityTask(),
+    RetrievalTask(),
     MaskedLossTask(),
     PseudoPerplexityTask(),
 ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "FOR_SCORES",
     "Examples",
     "Format",
     "GlueTask",
@@ -126,7 +128,7 @@ _DIAGNOSTIC = Format(
     "AX", PAIR, "", MNLI, class_names=tuple(MNLI), hub_texts=("premise", "hypothesis")
 )
 _LABELLED_DIAGNOSTIC = Format("AX", ("Premise", "Hypothesis"), "Label", MNLI)
-_FOR_SCORES = ("evaluate", "Scoring GLUE")
+FOR_SCORES = ("evaluate", "Scoring GLUE")
 """The extra that brings the metrics' packages, and what it is needed for."""
 
 
@@ -191,7 +193,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
 
     def check_packages(self) -> None:
         for package in ("sklearn", "scipy"):
-            check_installed(package, *_FOR_SCORES)
+            check_installed(package, *FOR_SCORES)
 
     def check(self, model: Subject, task_data: Path) -> None:
         """Read everything once; raises UsageError or DataError."""
@@ -299,7 +301,7 @@ def classification_metrics(
     ``f1`` is that of class 1, and 0 where neither side has it. Where one class alone is predicted, MCC
     is 0 by convention. Raises UsageError without scikit-learn.
     """
-    metrics = need("sklearn.metrics", *_FOR_SCORES)
+    metrics = need("sklearn.metrics", *FOR_SCORES)
     by_name = {
         "accuracy": lambda: metrics.accuracy_score(label, prediction),
         "f1": lambda: metrics.f1_score(label, prediction, zero_division=0.0),
@@ -315,7 +317,7 @@ def regression_metrics(
 
     Raises UsageError without scipy.
     """
-    stats = need("scipy.stats", *_FOR_SCORES)
+    stats = need("scipy.stats", *FOR_SCORES)
     by_name = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
     if prediction.size < 2 or np.ptp(prediction) == 0 or np.ptp(label) == 0:
         return dict.fromkeys(names, 0.0)
@@ -348,13 +350,14 @@ def diagnostic(task_data: Path) -> tuple[Examples, Path | None]:
     return Examples([], [], np.zeros(0, np.int64)), None
 
 
-def source_sha256(task: str, task_data: Path) -> str:
-    """SHA-256 of what a task reads."""
+def source_sha256(task: str, task_data: Path, splits: Sequence[str] = ()) -> str:
+    """SHA-256 of what a task reads: of ``splits``, or of all there are."""
     form = FORMATS[task]
+    splits = splits or ("train", *form.dev)
     if is_hub(task_data):
-        splits = [read_split(task, task_data, split) for split in ("train", *form.dev)]
-        return content_sha256(*([e.texts, e.pairs, e.labels.tolist()] for e in splits))
-    files = [_file(task_data, form.folder, f"{split}.tsv") for split in ("train", *form.dev)]
+        parts = [read_split(task, task_data, split) for split in splits]
+        return content_sha256(*([e.texts, e.pairs, e.labels.tolist()] for e in parts))
+    files = [_file(task_data, form.folder, f"{split}.tsv") for split in splits]
     extra = diagnostic(task_data)[1] if form.diagnostic else None
     return files_sha256(files if extra is None else [*files, extra])
 
