@@ -1,4 +1,4 @@
-.PHONY: quickstart test lint bench docs figures install install-test tagger-accuracy clean
+.PHONY: quickstart test lint bench docs links figures install install-test tagger-accuracy clean
 BIN := .venv/bin
 JOBS ?= 2  # processes of the test suite; each needs some 2 GB
 
@@ -25,6 +25,10 @@ bench: install-test  ## speed, beside what people use today
 
 docs: install-test  ## the site, in build/docs; any warning fails it
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
+links: install-test  ## links to other sites, which needs a network; those within the repository are checked by `make test`
+	$(BIN)/python -m sphinx -q -b linkcheck -c docs -D root_doc=docs/index \
+		-D include_patterns='README.md,CONTRIBUTING.md,CHANGELOG.md,docs/**' -D suppress_warnings=myst,toc . build/links
 
 figures: install  ## draw the pictures of docs/ again
 	$(BIN)/python docs/figures.py
