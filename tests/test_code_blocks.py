@@ -120,10 +120,12 @@ def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("docs", "src", "benchmarks", "scripts", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     run = RunConfig.parse({"data": "data", "model": {"kind": "config", "model_type": "bert"}})
-    for name in ("RUN", "runs/a"):
+    for name in ("RUN", "runs/ptw"):
         folder = RunFolder(tmp_path / name)
         (folder.path / "checkpoints" / "step-00008000").mkdir(parents=True)
         folder.config.write_text(run.to_yaml())
+        folder.summary.write_text('{"complete": true}')
+        folder.metrics.write_text('{"class_weight": {"NOUN": 1.0}, "content_strength": 1.0}\n')
     monkeypatch.setattr(sys.modules["chronomask.cli.pretrain"], "_train", begin_work)
     for work in (
         "chronomask.train.dry_run.dry_run",
