@@ -14,14 +14,8 @@ lint: install-test
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-bench: install-test  ## speed, beside what people use today
-	$(BIN)/python -m benchmarks.masking
-	$(BIN)/python -m benchmarks.training
-	$(BIN)/python -m benchmarks.loading
-	$(BIN)/python -m benchmarks.preparation
-	$(BIN)/python -m benchmarks.evaluation
-	$(BIN)/python -m benchmarks.evaluation_blimp
-	$(BIN)/python -m benchmarks.statistics
+bench: install-test  ## speed, beside what people use today; stores the figures and makes docs/speed.md of them
+	$(BIN)/python -m docs.speed_page --measure all
 
 docs: install-test  ## the site, in build/docs; any warning fails it
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs

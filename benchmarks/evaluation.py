@@ -22,7 +22,6 @@ os.environ.setdefault(
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -43,6 +42,7 @@ from transformers import (
 )
 
 from benchmarks.evaluation_text import question_files, sentence_files
+from benchmarks.record import as_json
 from chronomask.evaluate.batches import Encoded
 from chronomask.evaluate.finetune import FineTuning, fine_tune, open_seeded
 from chronomask.evaluate.subject import Subject, find_subject
@@ -262,7 +262,7 @@ def main() -> None:
             print(f"  {task:<6} {name:<27} {speed:>8.1f}   score {score:.3f} ± {spread:.3f}")
         print(f"  {task:<6} ratio {result[f'{task}_vs_hf']:>31.2f}")
     if chosen.json:
-        print(json.dumps(result))
+        print(as_json(result))
 
 
 if __name__ == "__main__":

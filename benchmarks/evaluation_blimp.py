@@ -15,7 +15,6 @@ sentences with the same model of random weights on one thread, in turns; their s
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 import time
@@ -29,6 +28,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from benchmarks.record import as_json
 from chronomask.evaluate.pseudo import PseudoLikelihood, encode_sentences, pseudo_log_likelihood
 from chronomask.evaluate.tasks.blimp import contents, read_pairs
 
@@ -147,7 +147,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28}{value:12,.2f}")
     if options.json:
-        print(json.dumps(figures))
+        print(as_json(figures))
 
 
 if __name__ == "__main__":

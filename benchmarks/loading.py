@@ -15,7 +15,6 @@ the loader, not of a disk.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.record import as_json
 from chronomask.data.annotation import SPECIAL, WORD_START
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
@@ -104,7 +104,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:28}{value:16,.5g}")
     if options.json:
-        print(json.dumps(figures))
+        print(as_json(figures))
 
 
 if __name__ == "__main__":

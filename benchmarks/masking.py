@@ -24,7 +24,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import argparse
-import json
 import random
 import tempfile
 import time
@@ -39,6 +38,7 @@ import numpy as np
 import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
+from benchmarks.record import as_json
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.masking.config import MaskingConfig
@@ -260,7 +260,8 @@ def main() -> None:
     print("peak MiB:", ", ".join(f"{name} {value}" for name, value in memory.items()))
     if options.json:
         extra = {"share_of_step": round(share, 5), "loader_ms": round(loader_ms, 3)}
-        print(json.dumps(figures | extra | {"peak_mib": memory}))
+        milliseconds = {name: round(value * 1e3, 3) for name, value in times.items()}
+        print(as_json(figures | extra | {"peak_mib": memory, "milliseconds": milliseconds}))
 
 
 if __name__ == "__main__":

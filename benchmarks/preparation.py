@@ -54,6 +54,7 @@ from statistics import median
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.record import as_json
 from chronomask.data.folder import PreparedData
 from chronomask.data.summary import summarise
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
@@ -473,7 +474,7 @@ def main() -> None:
     for key, value in figures.items():
         print(f"{key:30}{'–' if value is None else format(value, ',.5g'):>12}")
     if chosen.json:
-        print(json.dumps(figures))
+        print(as_json(figures))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ between them, as it does for an installed package.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -26,6 +25,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks.record import as_json
 
 SRC = Path(__file__).parents[1] / "src"
 TEXT = "Some text to prepare.\n"
@@ -224,7 +225,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = benchmark_startup(1 if options.toy else 5)
     if options.json:
-        print(json.dumps(figures))
+        print(as_json(figures))
         return
     for name, spent in sorted(figures.pop("refusals").items(), key=lambda item: -item[1]):
         print(f"{spent:6.2f} s  {name}")

@@ -11,11 +11,11 @@ baseline and its permutation test, on 2000 resamples of the examples.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 
 import numpy as np
 
+from benchmarks.record import as_json
 from chronomask.study.resample import Examples
 from chronomask.study.statistics import Results, compare, holm
 
@@ -75,7 +75,7 @@ def main() -> None:
     figures = benchmark_statistics()
     print(f"{'statistics_seconds':24}{figures['statistics_seconds']:10.2f}")
     if options.json:
-        print(json.dumps(figures))
+        print(as_json(figures))
 
 
 if __name__ == "__main__":

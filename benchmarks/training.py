@@ -25,7 +25,6 @@ os.environ.setdefault(
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.record import as_json
 from benchmarks.sides import (
     CPU_WORK,
     Examples,
@@ -188,7 +188,7 @@ def main() -> None:
         shown = f"{value:.3f}" if isinstance(value, float) and value <= 100 else shown
         print(f"  {name:<40}{shown:>14}")
     if chosen.json:
-        print(json.dumps(result))
+        print(as_json(result))
 
 
 if __name__ == "__main__":

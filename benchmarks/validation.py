@@ -18,6 +18,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from benchmarks.record import as_json
 from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import join
@@ -66,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = benchmark_validation(options.recipe, options.data, options.steps)
     if options.json:
-        print(json.dumps(figures))
+        print(as_json(figures))
         return
     for name, value in figures.items():
         print(f"{name}: {value}")
