@@ -72,6 +72,8 @@ class Stream(IntEnum):
     """which strategy a row follows, where several do"""
     EXPLORE = 12
     """in which of several epochs a unit may be masked"""
+    NGRAM = 13
+    """which of two n-grams that overlap is one unit"""
 
 
 _NUM_STREAMS = max(Stream) + 1

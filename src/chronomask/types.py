@@ -107,7 +107,9 @@ class Rows:
     and ranks; spreads what is rounded or drawn once a row evenly over neighbours. None: made of row
     and epoch;
     ``attention_mask`` int64 [B, T], 0 where the model must not look (padding); None where unknown;
-    ``scores`` float32 [B, T], how hard each token is, higher = harder; None where the data has none.
+    ``scores`` float32 [B, T], how hard each token is, higher = harder; None where the data has none;
+    ``ngrams`` uint8 [B, T], at the first token of a word how many words the longest collocation has that
+    begins with it, 0 for none; None where none were looked for.
     """
 
     input_ids: Array
@@ -119,6 +121,7 @@ class Rows:
     order: np.ndarray | None = None
     attention_mask: Array | None = None
     scores: Array | None = None
+    ngrams: Array | None = None
 
     @property
     def num_rows(self) -> int:
@@ -149,6 +152,7 @@ class Rows:
             None if self.order is None else self.order[start:stop],
             None if self.attention_mask is None else self.attention_mask[start:stop],
             None if self.scores is None else self.scores[start:stop],
+            None if self.ngrams is None else self.ngrams[start:stop],
         )
 
     def micro_batches(self, num: int) -> Iterator[Rows]:
@@ -182,7 +186,9 @@ class Rows:
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows as torch tensors on ``device`` (a copy that does not wait for the host)."""
-        moved = ("input_ids", "word_id", "token_class", "cu_seqlens", "attention_mask", "scores")
+        moved = (
+            "input_ids", "word_id", "token_class", "cu_seqlens", "attention_mask", "scores", "ngrams",
+        )  # fmt: skip
         return replace(self, **{name: _move(getattr(self, name), device) for name in moved})
 
 

@@ -33,6 +33,7 @@ from chronomask.data.scores import (
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.pipeline import prepare
 from tests.support.corpus import made_up_text
+from tests.support.prepared_rows import words_one_by_one
 
 
 def prepared(out: Path, **changes: Any) -> PreparedData:
@@ -55,28 +56,6 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return prepared(
         tmp_path_factory.mktemp("scored") / "out", scores={"kind": "pmi", "min_count": 2}
     )
-
-
-def words_one_by_one(data: PreparedData, split: str) -> list[list[list[tuple[int, ...]]]]:
-    """Token ids of every word, by row and by stretch of words that follow each other."""
-    rows = data.split(split).read(np.arange(data.split(split).num_rows))
-    begins = set(rows.cu_seqlens.tolist())
-    found = []
-    for row in range(rows.num_rows):
-        stretches: list[list[tuple[int, ...]]] = [[]]
-        last = -1
-        for token, (number, word) in enumerate(
-            zip(rows.input_ids[row].tolist(), rows.word_id[row].tolist(), strict=True)
-        ):
-            if word < 0 or row * rows.row_length + token in begins:
-                stretches.append([])
-            if word >= 0 and word == last and stretches[-1]:
-                stretches[-1][-1] += (number,)
-            elif word >= 0:
-                stretches[-1].append((number,))
-            last = word
-        found.append(stretches)
-    return found
 
 
 def test_scores_are_those_of_the_formulas(scored: PreparedData) -> None:
@@ -132,7 +111,7 @@ def test_damaged_scores_are_found(tmp_path: Path) -> None:
 def test_scores_reach_the_loader_and_short_rows(scored: PreparedData) -> None:
     split = scored.split("train")
     rows = RowLoader(split, seed=0, rows_per_step=4).rows_at(1)
-    expected = split.read_scores(rows.row_id)
+    expected = split.read_column("scores", rows.row_id)
     assert expected is not None
     assert np.array_equal(np.asarray(rows.scores), expected)
     halves = cut_rows(rows, 2)
@@ -197,7 +176,7 @@ def test_mixtures_agree_on_scores(
     shutil.copytree(scored.path, tmp_path / "copy")
     mixed = open_data([DataPart(path=str(scored.path)), DataPart(path=str(tmp_path / "copy"))])
     rows = mixed.split("train").read(np.asarray([1, scored.split("train").num_rows + 1]))
-    expected = scored.split("train").read_scores(np.asarray([1, 1]))
+    expected = scored.split("train").read_column("scores", np.asarray([1, 1]))
     assert np.array_equal(np.asarray(rows.scores), np.asarray(expected))
 
 
@@ -206,7 +185,7 @@ def test_exported_scores_come_back(scored: PreparedData, tmp_path: Path) -> None
     back = import_parquet(files[0].parent, tmp_path / "back")
     assert back.fingerprint == scored.fingerprint
     numbers = np.arange(back.split("train").num_rows)
-    read, kept = (data.split("train").read_scores(numbers) for data in (back, scored))
+    read, kept = (data.split("train").read_column("scores", numbers) for data in (back, scored))
     assert np.array_equal(np.asarray(read), np.asarray(kept))
 
 

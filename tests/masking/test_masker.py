@@ -76,6 +76,7 @@ STRATEGY_SPECS = [
     {"kind": "token"},
     {"kind": "whole_word"},
     {"kind": "span"},
+    {"kind": "pmi"},
     {
         "kind": "phased",
         "phases": [
@@ -162,7 +163,8 @@ def test_promises_of_every_combination(ratio: dict, content: dict, strategy: dic
         assert np.array_equal(labels, batch.labels)
     backwards = Rows(*(np.ascontiguousarray(a[::-1]) for a in (
         ROWS.input_ids, ROWS.word_id, ROWS.token_class, ROWS.row_id, ROWS.epoch
-    )), ROWS.cu_seqlens, ROWS.order[::-1] if ROWS.order is not None else None)  # fmt: skip
+    )), ROWS.cu_seqlens, ROWS.order[::-1] if ROWS.order is not None else None,
+        ngrams=ROWS.ngrams[::-1] if ROWS.ngrams is not None else None)  # fmt: skip
     assert np.array_equal(masker(backwards, 0.4).labels[::-1], batch.labels)
     assert same(masker(ROWS.to("cpu"), 0.4), batch)
     # other masks for another seed, epoch and row

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chronomask import keyed
+from chronomask.data.order import _recount
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
+from chronomask.masking.strategy import PmiNgrams
 from chronomask.types import Rows
 from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text, word_sizes
 
@@ -72,7 +75,58 @@ def test_every_row_follows_one_strategy_by_shares_that_move(progress: float) -> 
     assert (before | ~as_token).all()
 
 
-@pytest.mark.parametrize("strategy", [TOKEN, WORD, SPAN])
+def joined_by_hand(words: np.ndarray, longest: np.ndarray, drawn: np.ndarray) -> list[int]:
+    """The unit of every token of a row, −1 for none; ``drawn``: a number for every token."""
+    first = {int(w): c for c, w in reversed(list(enumerate(words.tolist()))) if w >= 0}
+    grams = []
+    for word, column in first.items():
+        inside = [first.get(word + k) for k in range(longest[column])]
+        if len(inside) < 2 or None in inside:
+            continue
+        tokens = words[column : inside[-1]]
+        if (tokens >= 0).all():
+            grams.append((drawn[column], set(range(word, word + len(inside)))))
+    grams = [gram for gram in grams if not any(gram[1] < other[1] for other in grams)]
+    unit_of = {word: word for word in first}
+    taken: set[int] = set()
+    for _, inside in sorted(grams, key=lambda gram: gram[0]):
+        if not inside & taken:
+            taken |= inside
+            unit_of |= dict.fromkeys(inside, min(inside))
+    return [unit_of[w] if w >= 0 else -1 for w in words.tolist()]
+
+
+def test_collocations_are_units_of_which_one_is_drawn_where_they_overlap() -> None:
+    holes = np.random.default_rng(5).random(ROWS.word_id.shape) < 0.02  # as rows that were cut have
+    rows = replace(ROWS, word_id=np.where(holes, -1, ROWS.word_id)).slice(0, 50)
+    rows = replace(rows, word_id=_recount(rows.word_id))
+    keys = keyed.row_keys(3, keyed.Stream.NGRAM, rows.epoch, rows.row_id)
+    drawn = keyed.bits(keys, rows.row_length)
+    units = PmiNgrams().units(rows, seed=3)
+    assert rows.ngrams is not None
+    for row in range(rows.num_rows):
+        own, expected = units[row], joined_by_hand(rows.word_id[row], rows.ngrams[row], drawn[row])
+        alike = np.diff(own) == 0
+        assert np.array_equal(alike, np.diff(expected) == 0)
+        assert np.array_equal(own < 0, np.array(expected) < 0)
+    assert (np.diff(units, axis=1)[units[:, 1:] >= 0] == 0).mean() > 0.3
+
+
+def test_of_two_collocations_that_overlap_each_has_half_the_epochs() -> None:
+    """Of "by the way out" it is "by the way" or "the way out" that is masked together."""
+    words = np.tile(np.array([[-1, 0, 1, 2, 3, -1]], np.int32), (2000, 1))
+    ngrams = np.tile(np.array([[0, 3, 3, 0, 0, 0]], np.uint8), (2000, 1))
+    number = np.arange(2000)
+    rows = Rows(words, words, words, number * 0, number, number, ngrams=ngrams)
+    units = PmiNgrams().units(rows, seed=0)
+    left, right = (units == [-1, 0, 0, 0, 1, -1]).all(1), (units == [-1, 0, 1, 1, 1, -1]).all(1)
+    assert (left ^ right).all()
+    assert left.mean() == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(UsageError, match="chronomask data ngrams FOLDER"):
+        PmiNgrams().units(replace(rows, ngrams=None), seed=0)
+
+
+@pytest.mark.parametrize("strategy", [TOKEN, WORD, SPAN, {"kind": "pmi"}])
 @pytest.mark.parametrize("epochs", [2, 5])
 def test_epochs_share_nothing_until_all_had_their_turn(strategy: dict, epochs: int) -> None:
     full = masker_of({"kind": "explored", "epochs": epochs, "strategy": strategy}, 1 / epochs)

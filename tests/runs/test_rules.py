@@ -94,3 +94,7 @@ def test_content_by_scores_needs_data_with_scores(tiny_data: PreparedData) -> No
     refuse_unsuited(run(), tiny_data)
     with pytest.raises(UsageError, match=r"masking\.content 'scores' .* chronomask data score"):
         refuse_unsuited(run("masking.content.kind=scores"), tiny_data)
+    in_turn = "masking.strategy={kind: explored, epochs: 2, strategy: {kind: pmi}}"
+    for strategy in ("masking.strategy={kind: pmi}", in_turn):
+        with pytest.raises(UsageError, match=r"masking\.strategy 'pmi' .* chronomask data ngrams"):
+            refuse_unsuited(run(strategy), tiny_data)

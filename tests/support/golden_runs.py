@@ -23,6 +23,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from chronomask.data.annotation import SPECIAL, WORD_START
+from chronomask.data.folder import PreparedData
+from chronomask.data.ngrams import add_ngrams, find_ngrams
 from chronomask.data.writer import RowWriter, write_manifest
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
@@ -125,6 +127,7 @@ ARMS: dict[str, dict[str, Any]] = {
             ],
         },
     },
+    "pmi": FIXED | {"strategy": {"kind": "pmi"}},
     "explored": {
         "ratio": {"kind": "constant", "base": 0.15},
         "strategy": {"kind": "explored", "epochs": 6},
@@ -197,6 +200,8 @@ def make_data(folder: Path) -> Path:
     }
     entries = {"train": writer.finish(begins.size), "held_out": empty.finish(0)}
     write_manifest(folder, values, entries)
+    data = PreparedData.open(folder)
+    add_ngrams(data, find_ngrams(data.split("train"), min_count=3, progress=False))
     return folder
 
 

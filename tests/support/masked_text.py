@@ -12,7 +12,10 @@ FIRST_ORDINARY, VOCAB_SIZE = 5, 8000
 
 
 def rows_like_text(num_rows: int, length: int, seed: int = 0, multi_only: bool = False) -> Rows:
-    """``num_rows`` rows of ``length`` tokens: [CLS] words … [SEP]; every fourth row is padded."""
+    """``num_rows`` rows of ``length`` tokens: [CLS] words … [SEP]; every fourth row is padded.
+
+    Collocations of two to five words begin at half of the words, so that many overlap.
+    """
     rng = np.random.default_rng(seed)
     share = PIECES.copy()
     if multi_only:
@@ -28,6 +31,9 @@ def rows_like_text(num_rows: int, length: int, seed: int = 0, multi_only: bool =
         token_class[row, 1:end] = classes[row][words]
     input_ids = rng.integers(FIRST_ORDINARY, VOCAB_SIZE, size=word_id.shape)
     input_ids[word_id < 0] = 0
+    begins = word_id >= 0
+    begins[:, 1:] &= word_id[:, 1:] != word_id[:, :-1]
+    longest = np.random.default_rng([seed, 1]).choice([0, 0, 0, 0, 2, 3, 4, 5], word_id.shape)
     return Rows(
         input_ids,
         word_id,
@@ -36,6 +42,7 @@ def rows_like_text(num_rows: int, length: int, seed: int = 0, multi_only: bool =
         np.zeros(num_rows, np.int64),
         np.arange(0, num_rows * length + 1, length, dtype=np.int32),
         np.arange(num_rows),
+        ngrams=np.where(begins, longest, 0).astype(np.uint8),
     )
 
 

@@ -49,6 +49,28 @@ def written(folder: Path, num_rows: int, shard_rows: int, batch: int) -> Prepare
     return PreparedData.open(folder)
 
 
+def words_one_by_one(data: PreparedData, split: str) -> list[list[list[tuple[int, ...]]]]:
+    """Token ids of every word, by row and by stretch of words that follow each other."""
+    rows = data.split(split).read(np.arange(data.split(split).num_rows))
+    begins = set(rows.cu_seqlens.tolist())
+    found = []
+    for row in range(rows.num_rows):
+        stretches: list[list[tuple[int, ...]]] = [[]]
+        last = -1
+        for token, (number, word) in enumerate(
+            zip(rows.input_ids[row].tolist(), rows.word_id[row].tolist(), strict=True)
+        ):
+            if word < 0 or row * rows.row_length + token in begins:
+                stretches.append([])
+            if word >= 0 and word == last and stretches[-1]:
+                stretches[-1][-1] += (number,)
+            elif word >= 0:
+                stretches[-1].append((number,))
+            last = word
+        found.append(stretches)
+    return found
+
+
 def assert_equal(left: Rows, right: Rows) -> None:
     for item in fields(left):
         if item.name == "order" and (left.order is None or right.order is None):

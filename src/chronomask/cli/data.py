@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from chronomask.cli.options import HELP_FLAGS, show_help
+from chronomask.cli.options import HELP_FLAGS, Quiet, show_help
 
 __all__ = ["app"]
 
@@ -85,6 +85,31 @@ def data_score(
 
     data = add_scores(folder, scores_named(scores))
     print(f"{folder}: scores '{data.manifest.scores}', fingerprint {data.fingerprint[:16]}")
+
+
+@app.command("ngrams", context_settings=HELP_FLAGS)
+def data_ngrams(
+    folder: DataFolder,
+    min_count: Annotated[int, typer.Option(help="N-grams met less often are none.")] = 10,
+    coverage: Annotated[
+        float, typer.Option(help="Share of the training tokens that are to lie in one.")
+    ] = 0.5,
+    quiet: Quiet = False,
+) -> None:
+    """Find the collocations of two to five words, for `masking.strategy.kind=pmi` to mask together."""
+    from chronomask.data.folder import PreparedData
+    from chronomask.data.ngrams import add_ngrams, find_ngrams
+
+    data = PreparedData.open(folder)
+    found = find_ngrams(
+        data.split("train"), min_count=min_count, coverage=coverage, progress=not quiet
+    )
+    data = add_ngrams(data, found)
+    numbers = ", ".join(f"{number:,} of {n} words" for n, number in found.numbers.items())
+    print(
+        f"{folder}: {numbers}; {found.coverage:.1%} of the training tokens lie in one; "
+        f"fingerprint {data.fingerprint[:16]}"
+    )
 
 
 @app.command("export", context_settings=HELP_FLAGS)

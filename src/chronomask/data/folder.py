@@ -20,6 +20,7 @@ from chronomask.data.manifest import (
     AGAIN,
     MANIFEST,
     Array,
+    Column,
     Manifest,
     SplitEntry,
     fingerprint,
@@ -40,6 +41,7 @@ _KINDS: dict[Array, tuple[Any, ...]] = {
     "ids": (np.uint16, np.uint32),
     "annotation": (np.uint8,),
     "scores": (np.float16,),
+    "ngrams": (np.uint8,),
 }
 """Types of the arrays with a number for every token."""
 
@@ -69,10 +71,9 @@ class PreparedSplit:
     def num_documents(self) -> int:
         return self.entry.num_documents
 
-    @property
-    def has_scores(self) -> bool:
-        """Whether every token has a score."""
-        return bool(self.entry.shards) and self.entry.shards[0].scores is not None
+    def has(self, column: Column) -> bool:
+        """Whether every token has a number in ``column``."""
+        return bool(self.entry.shards) and getattr(self.entry.shards[0], column) is not None
 
     def read(self, row_ids: np.ndarray, epoch: np.ndarray | int = 0) -> Rows:
         """The rows of ``row_ids`` (int64 [B]) in that order; ``epoch`` is copied into the result.
@@ -88,19 +89,21 @@ class PreparedSplit:
             row_id=row_ids,
             epoch=np.broadcast_to(np.asarray(epoch, np.int64), row_ids.shape).copy(),
             cu_seqlens=cu_seqlens,
-            scores=self.read_scores(row_ids),
+            scores=self.read_column("scores", row_ids),
+            ngrams=self.read_column("ngrams", row_ids),
         )
 
-    def read_scores(self, row_ids: np.ndarray) -> np.ndarray | None:
-        """float32 [B, T]: how hard each token of rows that exist is; None where the data has no scores."""
-        if not self.has_scores:
+    def read_column(self, column: Column, row_ids: np.ndarray) -> np.ndarray | None:
+        """[B, T] of rows that exist, as :class:`Rows` has it; None where the data has no such column."""
+        if not self.has(column):
             return None
-        scores = np.empty((row_ids.size, self.row_length), np.float32)
+        kind = np.float32 if column == "scores" else np.uint8
+        values = np.empty((row_ids.size, self.row_length), kind)
         shard_of = np.searchsorted(self._first_rows, row_ids, side="right") - 1
         for shard in np.unique(shard_of).tolist():
             where = np.flatnonzero(shard_of == shard)
-            scores[where] = self._array(shard, "scores")[row_ids[where] - self._first_rows[shard]]
-        return scores
+            values[where] = self._array(shard, column)[row_ids[where] - self._first_rows[shard]]
+        return values
 
     def read_raw(self, row_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids [B, T] and annotation [B, T] as stored, and ``cu_seqlens`` int32 [D + 1]."""

@@ -18,11 +18,13 @@ from chronomask.errors import ChronomaskError, DataError
 from chronomask.storage import bytes_sha256, file_sha256
 
 __all__ = [
+    "ADDED",
     "AGAIN",
     "ARRAYS",
     "MANIFEST",
     "SCHEMA_VERSION",
     "Array",
+    "Column",
     "FileEntry",
     "Manifest",
     "ShardEntry",
@@ -40,10 +42,14 @@ MANIFEST = "manifest.json"
 AGAIN = "run `chronomask prepare` again with --force to rewrite the folder"
 """The way out that messages about damage name."""
 
-Array = Literal["ids", "annotation", "bounds", "scores"]
+Array = Literal["ids", "annotation", "bounds", "scores", "ngrams"]
 """One of the files of a shard."""
-ARRAYS: tuple[Array, ...] = ("ids", "annotation", "bounds", "scores")
-"""The files of a shard, in the order in which they are hashed; not every folder has scores."""
+ARRAYS: tuple[Array, ...] = ("ids", "annotation", "bounds", "scores", "ngrams")
+"""The files of a shard, in the order in which they are hashed; not every folder has the last two."""
+Column = Literal["scores", "ngrams"]
+"""A number for every token that is added to rows which are there."""
+ADDED: tuple[Column, ...] = ("scores", "ngrams")
+"""All of them."""
 
 
 class FileEntry(Config):
@@ -57,20 +63,16 @@ class FileEntry(Config):
     """Size of the file in bytes."""
 
 
-class _MayHaveScores(Config):
-    """Without scores it is written as it was before there were any."""
-
-    scores: Any = None
+class _MayHaveColumns(Config):
+    """Without a column it is written as it was before there were any."""
 
     @model_serializer(mode="wrap")
-    def _leave_out_no_scores(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = write(self)
-        if self.scores is None:
-            del values["scores"]
-        return values
+        return {k: v for k, v in values.items() if k not in ADDED or v is not None}
 
 
-class ShardEntry(_MayHaveScores):
+class ShardEntry(_MayHaveColumns):
     """Consecutive rows of a split: a file for each array."""
 
     ids: FileEntry
@@ -81,6 +83,8 @@ class ShardEntry(_MayHaveScores):
     """uint32 [D]: ascending flat positions (row · row_length + token, token > 0)."""
     scores: FileEntry | None = None
     """float16 [rows, row_length]: how hard each token is, 0 for special tokens; None where there are none."""
+    ngrams: FileEntry | None = None
+    """uint8 [rows, row_length]: words of the collocation that begins there, 0 for none; None as above."""
     num_rows: int
     """Rows of the shard."""
 
@@ -104,7 +108,7 @@ class SplitEntry(Config):
     """Shards in row order."""
 
 
-class Manifest(_MayHaveScores):
+class Manifest(_MayHaveColumns):
     """What a prepared folder holds; equal rows give an equal ``fingerprint``."""
 
     schema_version: int
@@ -129,6 +133,8 @@ class Manifest(_MayHaveScores):
     """Number of ids of the tokenizer; every id is below it."""
     scores: str | None = None
     """What the scores are, such as ``informativeness``, or ``given``; None where there are none."""
+    ngrams: str | None = None
+    """What the collocations were found by, ``pmi``; None where none were looked for."""
     splits: dict[str, SplitEntry]
     """Splits by name: ``train`` and ``held_out``."""
     files: tuple[FileEntry, ...] = ()

@@ -22,6 +22,7 @@ from pydantic import Discriminator, Field, Tag
 
 from chronomask.config import Config
 from chronomask.data.folder import PreparedData, PreparedSplit, WithManifest
+from chronomask.data.manifest import ADDED
 from chronomask.data.order import visits
 from chronomask.errors import DataError, UsageError
 from chronomask.types import Rows
@@ -130,6 +131,7 @@ _ALIKE = {
     "pad_token_id": "padding tokens",
     "vocab_size": "vocabularies",
     "scores": "scores",
+    "ngrams": "n-grams",
 }
 
 
@@ -211,8 +213,9 @@ class MixedSplit:
         input_ids = np.empty(shape, np.int64)
         word_id = np.empty(shape, np.int32)
         token_class = np.empty(shape, np.uint8)
-        has_scores = any(split.has_scores for split in self.splits)
-        scores = np.empty(shape, np.float32) if has_scores else None
+        parts_have = {c: any(split.has(c) for split in self.splits) for c in ADDED}
+        scores = np.empty(shape, np.float32) if parts_have["scores"] else None
+        ngrams = np.empty(shape, np.uint8) if parts_have["ngrams"] else None
         bounds = [np.arange(row_ids.size + 1, dtype=np.int32) * np.int32(length)]
         part_of = self.part_of(row_ids)
         for part in np.unique(part_of).tolist():
@@ -223,6 +226,8 @@ class MixedSplit:
             token_class[where] = rows.token_class
             if scores is not None:
                 scores[where] = rows.scores
+            if ngrams is not None:
+                ngrams[where] = rows.ngrams
             row, token = np.divmod(rows.cu_seqlens[:-1], length)
             inner = token > 0
             bounds.append((where[row[inner]] * length + token[inner]).astype(np.int32))
@@ -234,6 +239,7 @@ class MixedSplit:
             epoch=np.broadcast_to(np.asarray(epoch, np.int64), row_ids.shape).copy(),
             cu_seqlens=np.sort(np.concatenate(bounds)),
             scores=scores,
+            ngrams=ngrams,
         )
 
 

@@ -191,6 +191,7 @@ def cut_rows(rows: Rows, pieces: int) -> Rows:
         cu_seqlens=np.union1d(rows.cu_seqlens, every),
         order=order,
         scores=None if rows.scores is None else rows.scores.reshape(shape),
+        ngrams=None if rows.ngrams is None else rows.ngrams.reshape(shape),
     )
 
 

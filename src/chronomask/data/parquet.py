@@ -17,8 +17,15 @@ import numpy as np
 
 from chronomask.data import annotation as marks
 from chronomask.data.folder import PreparedData
-from chronomask.data.manifest import MANIFEST, Manifest, SplitEntry, fingerprint
-from chronomask.data.writer import RowWriter, id_dtype, write_scores
+from chronomask.data.manifest import (
+    ADDED,
+    MANIFEST,
+    Column,
+    Manifest,
+    SplitEntry,
+    fingerprint,
+)
+from chronomask.data.writer import RowWriter, id_dtype, write_column
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, need
 from chronomask.storage import write_bytes
 
@@ -31,7 +38,7 @@ __all__ = ["COLUMNS", "export_parquet", "import_parquet"]
 COLUMNS = ("split", "input_ids", "word_ids", "token_class", "special_tokens_mask", "bounds")
 """``word_ids``: words of a row counted from 0, −1 without one; ``special_tokens_mask``: 1 for tokens that
 are never masked; ``bounds``: positions at which a document, or the padding, begins inside the row. Rows
-with scores have a column more, ``scores``."""
+that were given scores or collocations have a column more for each, ``scores`` and ``ngrams``."""
 
 _KEY = b"chronomask"
 _GROUP_TOKENS = 1 << 21
@@ -112,14 +119,19 @@ def _schema(data: PreparedData) -> pa.Schema:
         row_of(pa.uint8()),
         pa.list_(pa.int32()),
     ]
-    if data.manifest.scores is not None:
-        kinds.append(row_of(pa.float32()))
+    numbers = {"scores": pa.float32(), "ngrams": pa.uint8()}
+    kinds += [row_of(numbers[column]) for column in _columns_beside(data.manifest)]
     columns = zip(_columns(data.manifest), kinds, strict=True)
     return pa.schema(columns, {_KEY: json.dumps(description).encode()})
 
 
 def _columns(manifest: Manifest) -> tuple[str, ...]:
-    return COLUMNS if manifest.scores is None else (*COLUMNS, "scores")
+    return (*COLUMNS, *_columns_beside(manifest))
+
+
+def _columns_beside(manifest: Manifest) -> list[Column]:
+    """The columns that the rows were given after they were made."""
+    return [column for column in ADDED if getattr(manifest, column) is not None]
 
 
 def _tables(
@@ -145,9 +157,10 @@ def _tables(
         bounds = pa.ListArray.from_arrays(offsets.astype(np.int32), inner % length)
         name = pa.array([split]).take(pa.array(np.zeros(numbers.size, np.int64)))
         columns = [name, *lists, bounds]
-        scores = data.split(split).read_scores(numbers)
-        if scores is not None:
-            columns.append(pa.FixedSizeListArray.from_arrays(scores.ravel(), length))
+        for column in _columns_beside(data.manifest):
+            values = data.split(split).read_column(column, numbers)
+            assert values is not None
+            columns.append(pa.FixedSizeListArray.from_arrays(values.ravel(), length))
         yield pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -243,14 +256,14 @@ def _read_split(
             writer.write(*_arrays(table, length, file), num_tokens=0)
     written = writer.finish(entry.num_documents)
     written = written.model_copy(update={"num_tokens": entry.num_tokens})
-    if manifest.scores is None:
-        return written
-    scores = (
-        _numbers(table, "scores", length, file)
-        for file in files
-        for table in _row_groups(file, split, ("split", "scores"))
-    )
-    return write_scores(target, split, written, scores)
+    for column in _columns_beside(manifest):
+        values = (
+            _numbers(table, column, length, file)
+            for file in files
+            for table in _row_groups(file, split, ("split", column))
+        )
+        written = write_column(target, split, written, column, values)
+    return written
 
 
 def _row_groups(file: Path, split: str, columns: Sequence[str]) -> Iterator[pa.Table]:

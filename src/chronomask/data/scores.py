@@ -21,8 +21,8 @@ from pydantic import Field
 from chronomask.config import Alternative, kind_of
 from chronomask.data.annotation import is_special, is_word_start
 from chronomask.data.folder import PreparedData, PreparedSplit
-from chronomask.data.manifest import SplitEntry
-from chronomask.data.writer import write_manifest, write_scores
+from chronomask.data.manifest import Column, SplitEntry
+from chronomask.data.writer import write_column, write_manifest
 from chronomask.errors import DataError, UsageError, nearest
 
 __all__ = [
@@ -31,7 +31,11 @@ __all__ = [
     "PairedInformation",
     "Scores",
     "add_scores",
+    "blocks_of",
+    "keep_column",
+    "mix",
     "score_split",
+    "words_of",
 ]
 
 _BLOCK_TOKENS = 1 << 21
@@ -71,7 +75,7 @@ class Informativeness(Scores):
     def learn(self, train: PreparedSplit) -> Scorer:
         """Count the words."""
         counts = Counts()
-        for words in _words_of(train):
+        for words in words_of(train):
             counts.add(words.keys)
         return lambda words: _bits(counts, words.keys)
 
@@ -91,7 +95,7 @@ class PairedInformation(Scores):
     def learn(self, train: PreparedSplit) -> Scorer:
         """Count the words and their pairs."""
         counts, pairs = Counts(), Counts(MOST_PAIRS)
-        for words in _words_of(train):
+        for words in words_of(train):
             counts.add(words.keys)
             pairs.add(words.pairs[words.follows])
 
@@ -141,6 +145,12 @@ class Counts:
             merged, counts = merged[counts > 1], counts[counts > 1]
         self._keys, self._counts = merged, counts
 
+    def at_least(self, least: int) -> tuple[np.ndarray, np.ndarray]:
+        """The keys that were added so often or more, uint64 [N] in their order, and how often, int64 [N]."""
+        self._merge()
+        often = self._counts >= least
+        return self._keys[often], self._counts[often]
+
     def of(self, keys: np.ndarray) -> np.ndarray:
         """int64 [N]: how often each was added."""
         if self._new:
@@ -180,16 +190,16 @@ class WordsOfRows:
         of_token = np.full(ids.size, -1)
         of_token[maskable] = np.repeat(np.arange(first.size), lengths)
         within = np.arange(maskable.size) - np.repeat(first, lengths)
-        tokens = _mix(ids.ravel()[maskable].astype(np.uint64), within.astype(np.uint64))
+        tokens = mix(ids.ravel()[maskable].astype(np.uint64), within.astype(np.uint64))
         keys = np.add.reduceat(tokens, first) if first.size else np.zeros(0, np.uint64)
         begins = maskable[first]
         follows = np.zeros(first.size, bool)
         follows[1:] = begins[1:] == maskable[first[1:] - 1] + 1
         follows &= ~np.isin(begins, cu_seqlens)
-        return cls(keys, _mix(np.roll(keys, 1), keys), follows, of_token)
+        return cls(keys, mix(np.roll(keys, 1), keys), follows, of_token)
 
 
-def _mix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def mix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """uint64 [N]: a hash of two numbers each, the finaliser of SplitMix64 (Steele et al., 2014)."""
     value = a * np.uint64(0x9E3779B97F4A7C15) + (b + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -197,21 +207,22 @@ def _mix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def _blocks(split: PreparedSplit) -> Iterator[np.ndarray]:
+def blocks_of(split: PreparedSplit) -> Iterator[np.ndarray]:
     """Numbers of consecutive rows, some two million tokens at a time."""
     step = max(1, _BLOCK_TOKENS // split.row_length)
     for start in range(0, split.num_rows, step):
         yield np.arange(start, min(start + step, split.num_rows))
 
 
-def _words_of(split: PreparedSplit) -> Iterator[WordsOfRows]:
-    for numbers in _blocks(split):
+def words_of(split: PreparedSplit) -> Iterator[WordsOfRows]:
+    """The words of a split's rows, some two million tokens at a time."""
+    for numbers in blocks_of(split):
         yield WordsOfRows.of(*split.read_raw(numbers))
 
 
 def score_split(scorer: Scorer, split: PreparedSplit) -> Iterator[np.ndarray]:
     """float64 [B, T] of consecutive rows of a split, in order: every token's score is its word's."""
-    for words in _words_of(split):
+    for words in words_of(split):
         scores = np.append(scorer(words), 0.0)  # the last one, which −1 reads
         yield scores[words.of_token].reshape(-1, split.row_length)
 
@@ -232,9 +243,20 @@ def add_scores(path: str | Path, scores: Scores | Mapping[str, np.ndarray]) -> P
         label, blocks = kind_of(scores), _score_all(scores, splits)
     else:
         label, blocks = "given", _given(scores, splits, data.row_length)
+    return keep_column(data, "scores", label, blocks)
+
+
+def keep_column(
+    data: PreparedData, column: Column, label: str, blocks: Mapping[str, Iterator[np.ndarray]]
+) -> PreparedData:
+    """Keep a column beside the rows of prepared data, in place of one that there may be, and open them.
+
+    ``blocks``: for each split with rows the numbers [B, T] of all its rows, in order; ``label``: what the
+    manifest calls the column. Whatever happens meanwhile, the folder holds the old column or the new one.
+    """
     entries: dict[str, SplitEntry] = dict(data.manifest.splits)
     for name, parts in blocks.items():
-        entries[name] = write_scores(data.path, name, entries[name], parts)
+        entries[name] = write_column(data.path, name, entries[name], column, parts)
     values = data.manifest.to_dict()
     for key in (
         "schema_version",
@@ -247,9 +269,9 @@ def add_scores(path: str | Path, scores: Scores | Mapping[str, np.ndarray]) -> P
         values.pop(key, None)
     before = {entry.file for entry in data.manifest.shard_files()}
     files = [entry.file for entry in data.manifest.files]
-    manifest = write_manifest(data.path, values | {"scores": label}, entries, files)
+    manifest = write_manifest(data.path, values | {column: label}, entries, files)
     for name in before - {entry.file for entry in manifest.shard_files()}:
-        (data.path / name).unlink()  # scores that there were
+        (data.path / name).unlink()  # the column that there was
     return PreparedData.open(data.path)
 
 
@@ -302,5 +324,5 @@ def _given(
 
 
 def _rows_of(array: np.ndarray, split: PreparedSplit) -> Iterator[np.ndarray]:
-    for numbers in _blocks(split):
+    for numbers in blocks_of(split):
         yield np.asarray(array[numbers])

@@ -13,6 +13,7 @@ import numpy as np
 from chronomask.data.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
+    Column,
     FileEntry,
     Manifest,
     ShardEntry,
@@ -24,7 +25,7 @@ from chronomask.data.manifest import (
 from chronomask.errors import DataError
 from chronomask.storage import bytes_sha256, write_bytes
 
-__all__ = ["RowWriter", "id_dtype", "write_manifest", "write_scores"]
+__all__ = ["RowWriter", "id_dtype", "write_column", "write_manifest"]
 
 _LARGEST = float(np.finfo(np.float16).max)
 SHARD_TOKENS = 1 << 25
@@ -124,10 +125,10 @@ def _as_npy(array: np.ndarray) -> bytes:
     return header.getvalue() + array.tobytes()
 
 
-def write_scores(
-    folder: Path, split: str, entry: SplitEntry, blocks: Iterable[np.ndarray]
+def write_column(
+    folder: Path, split: str, entry: SplitEntry, column: Column, blocks: Iterable[np.ndarray]
 ) -> SplitEntry:
-    """Write scores beside the shards of a split, and describe it with them.
+    """Write a column beside the shards of a split, and describe it with it: scores as float16, else uint8.
 
     ``blocks``: numbers [B, T] of consecutive rows, all rows of the split together. A file's name holds
     part of its hash, so files that a manifest names are never written over. Raises :class:`DataError` for
@@ -139,14 +140,19 @@ def write_scores(
     shards = []
     for number, shard in enumerate(entry.shards):
         while num_held < shard.num_rows:
-            held.append(_as_float16(next(incoming), split, first + num_held))
+            block = next(incoming)
+            held.append(
+                _as_float16(block, split, first + num_held)
+                if column == "scores"
+                else block.astype(np.uint8)
+            )
             num_held += len(held[-1])
         together = np.concatenate(held)
         data = _as_npy(together[: shard.num_rows])
-        name = f"{split}/scores-{number:05d}-{bytes_sha256(data)[:8]}.npy"
+        name = f"{split}/{column}-{number:05d}-{bytes_sha256(data)[:8]}.npy"
         write_bytes(folder / name, data)
         file = FileEntry(file=name, sha256=bytes_sha256(data), bytes=len(data))
-        shards.append(shard.model_copy(update={"scores": file}))
+        shards.append(shard.model_copy(update={column: file}))
         held, num_held = [together[shard.num_rows :]], num_held - shard.num_rows
         first += shard.num_rows
     return entry.model_copy(update={"shards": tuple(shards)})

@@ -467,7 +467,7 @@ def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> 
 
 
 def _as_numpy(rows: Rows) -> Rows:
-    named = ("input_ids", "word_id", "token_class", "cu_seqlens", "scores")
+    named = ("input_ids", "word_id", "token_class", "cu_seqlens", "scores", "ngrams")
     moved = {name: getattr(rows, name) for name in named}
     return replace(rows, **{k: v.cpu().numpy() for k, v in moved.items() if v is not None})
 

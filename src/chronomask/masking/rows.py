@@ -44,6 +44,7 @@ COLUMNS = (
     "word_ids",
     "token_class",
     "scores",
+    "ngrams",
     "row_id",
 )
 """Columns of a data set that :class:`RowCollator` reads; the others are left out."""
@@ -129,6 +130,8 @@ class RowCollator:
         }
         if "scores" in features[0]:
             batch["scores"] = _column(features, "scores", shape, 0, np.float32)
+        if "ngrams" in features[0]:
+            batch["ngrams"] = _column(features, "ngrams", shape, 0, np.uint8)
         return batch
 
     def _padded_length(self, longest: int) -> int:
@@ -235,6 +238,7 @@ def as_rows(
         cu_seqlens=torch.from_numpy(bounds).to(batch["input_ids"].device) if on_device else bounds,
         attention_mask=batch.get("attention_mask"),
         scores=batch.get("scores"),
+        ngrams=batch.get("ngrams"),
     )
 
 

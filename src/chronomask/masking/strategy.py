@@ -15,12 +15,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from chronomask.config import Alternative, Config, kind_of
+from chronomask.errors import UsageError
 from chronomask.masking.ratio.base import PureSchedule, Ratio, Share, value_at
 from chronomask.masking.ratio.courses import check_ends
 from chronomask.masking.ratio.laws import check_shares
 from chronomask.types import Array, Rows
 
-__all__ = ["Explored", "Mixed", "Phased", "Span", "Strategy", "Token", "WholeWord"]
+__all__ = ["Explored", "Mixed", "Phased", "PmiNgrams", "Span", "Strategy", "Token", "WholeWord"]
 
 
 class Strategy(Alternative):
@@ -32,6 +33,16 @@ class Strategy(Alternative):
     """whether a unit can hold tokens of several classes; its weight is then the mean of its tokens'"""
     has_dense_form: ClassVar[bool] = False
     """whether :meth:`units` takes rows of torch tensors on any device, and waits for none"""
+
+    @property
+    def inner(self) -> tuple[Strategy, ...]:
+        """The strategies that it is made of."""
+        return ()
+
+    @property
+    def needs_ngrams(self) -> bool:
+        """Whether rows must say where collocations begin, so that data without any will not do."""
+        return any(part.needs_ngrams for part in self.inner)
 
     @property
     def turns(self) -> int:
@@ -101,6 +112,36 @@ class Span(Strategy):
         )
 
 
+class PmiNgrams(Strategy):
+    """Collocations of two to five words, found in the data beforehand, and the words in none.
+
+    Levine et al., "PMI-Masking" (ICLR 2021, arXiv 2010.01825): words that give each other away are masked
+    together. Of n-grams that overlap one is drawn, anew in every epoch, and the other's words are units of
+    their own; one within another is part of it.
+    """
+
+    kind: Literal["pmi"] = "pmi"
+
+    @property
+    def needs_ngrams(self) -> bool:
+        return True
+
+    def units(self, rows: Rows, seed: int) -> Array:
+        """Raises UsageError for rows that do not say where collocations begin."""
+        from chronomask import keyed
+        from chronomask.masking.select import draws
+
+        if rows.ngrams is None:
+            raise UsageError(
+                "strategy 'pmi' masks collocations together, and these rows do not say where any begin: find "
+                "them in prepared data with  chronomask data ngrams FOLDER , or choose another strategy"
+            )
+        keys = keyed.row_keys(seed, keyed.Stream.NGRAM, rows.epoch, rows.row_id)
+        return draws.join_ngrams(
+            rows.word_id, rows.ngrams, keys, keyed.spread_of_range(rows.row_length)
+        )
+
+
 class StrategyPhase(Config):
     """One stretch of :class:`Phased`."""
 
@@ -120,8 +161,12 @@ class Phased(Strategy):
     @model_validator(mode="after")
     def _check_coverage(self) -> Phased:
         check_ends([phase.until for phase in self.phases])
-        _refuse_turns([phase.strategy for phase in self.phases], self)
+        _refuse_turns(self)
         return self
+
+    @property
+    def inner(self) -> tuple[Strategy, ...]:
+        return tuple(phase.strategy for phase in self.phases)
 
     def at(self, progress: float) -> Strategy:
         last = self.phases[-1]
@@ -154,8 +199,12 @@ class Mixed(Strategy):
     @model_validator(mode="after")
     def _check_shares(self) -> Mixed:
         check_shares([part.share for part in self.parts])
-        _refuse_turns([part.strategy for part in self.parts], self)
+        _refuse_turns(self)
         return self
+
+    @property
+    def inner(self) -> tuple[Strategy, ...]:
+        return tuple(part.strategy for part in self.parts)
 
     def at(self, progress: float) -> Strategy:
         """The mixture with the shares of that moment as numbers."""
@@ -201,8 +250,12 @@ class Explored(Strategy):
 
     @model_validator(mode="after")
     def _check_single(self) -> Explored:
-        _refuse_turns([self.strategy], self)
+        _refuse_turns(self)
         return self
+
+    @property
+    def inner(self) -> tuple[Strategy, ...]:
+        return (self.strategy,)
 
     @property
     def turns(self) -> int:
@@ -231,9 +284,9 @@ def _units_of_tokens_too(strategy: Strategy, rows: Rows, seed: int) -> Any:
     return np.where(rows.word_id >= 0, column, np.int32(-1))
 
 
-def _refuse_turns(parts: list[Strategy], whole: Strategy) -> None:
+def _refuse_turns(whole: Strategy) -> None:
     """Raise ValueError for a strategy of turns within another: turns must be the same for all rows."""
-    for part in parts:
+    for part in whole.inner:
         if part.turns > 1:
             raise ValueError(
                 f"strategy '{kind_of(part)}' cannot be part of '{kind_of(whole)}': put "

@@ -27,7 +27,7 @@ from chronomask.config import diff, kind_of
 from chronomask.data.folder import PreparedData, PreparedSplit
 from chronomask.data.manifest import MANIFEST
 from chronomask.data.scores import score_split
-from chronomask.data.writer import RowWriter, write_manifest, write_scores
+from chronomask.data.writer import RowWriter, write_column, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, printable
 from chronomask.prepare.clean.deduplicate import SIGN, drop_duplicates, sign_part
 from chronomask.prepare.clean.filters import FILTER, filter_part, filtered_out
@@ -431,7 +431,9 @@ class _Run:
         if scorer is not None:
             for split, entry in entries.items():
                 rows = PreparedSplit(out / split, entry, config.row_length, "")
-                entries[split] = write_scores(out, split, entry, score_split(scorer, rows))
+                entries[split] = write_column(
+                    out, split, entry, "scores", score_split(scorer, rows)
+                )
         parts = [counts_of(self.work, number) for number in range(gathered.num_parts)]
         report = statistics(counts, job.class_names, gathered, parts, self.state["sources"])
         write_json(out / "statistics.json", report, indent=1)

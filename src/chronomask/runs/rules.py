@@ -156,6 +156,11 @@ def refuse_unsuited(plan: RunPlan, data: PreparedData | MixedData) -> None:
             f"masking.content '{kind_of(content)}' weighs positions by the scores of the data, and "
             f"{data.path} has none: add them with  chronomask data score {data.path} informativeness"
         )
+    if plan.masking.strategy.needs_ngrams and data.manifest.ngrams is None:
+        raise UsageError(
+            "masking.strategy 'pmi' masks collocations together, and nobody has looked for any in "
+            f"{data.path}: find them with  chronomask data ngrams {data.path}"
+        )
 
 
 def unknown_before(plan: RunPlan) -> str | None:

@@ -75,6 +75,8 @@ def look_into(data: PreparedData) -> DataView:
         facts.insert(3, ("unknown tokens", f"{', '.join(shares)}; never masked"))
     if manifest.scores is not None:
         facts.append(("scores", f"{manifest.scores}, a number for every token"))
+    if manifest.ngrams is not None:
+        facts.append(("n-grams", f"collocations by {manifest.ngrams}, for strategy 'pmi'"))
     left_out = skipped.lines()
     facts += zip(["left out", *[""] * len(left_out)], left_out, strict=False)
     return DataView(

@@ -347,6 +347,72 @@ def cut_spans(
 
 
 @njit(cache=True, nogil=True)
+def join_ngrams(
+    word_id: np.ndarray, ngrams: np.ndarray, keys: np.ndarray, spread: np.ndarray
+) -> np.ndarray:
+    """int32 [B, T]: n-grams, and words in none, counted from 0 in each row, −1 where nothing may be masked.
+
+    ``word_id`` int32 [B, T]; ``ngrams`` uint8 [B, T] as in ``Rows``; ``keys`` uint64 [B]; ``spread`` as for
+    :func:`hash_row`. An n-gram within another is part of it. Of n-grams that overlap, that with the
+    smallest random number is a unit, then of those left, and so on; other words are units of their own.
+    """
+    num_rows, length = word_id.shape
+    out = np.empty((num_rows, length), np.int32)
+    first = np.empty(length, np.int64)  # of each word, its first column
+    joins = np.empty(length, np.bool_)  # whether it is part of the unit of the word before
+    begin, end = np.empty(length, np.int64), np.empty(length, np.int64)  # of n-grams, in words
+    drawn = np.empty(length, np.int64)
+    for row in range(num_rows):
+        low = np.uint32(keys[row] & _U32)
+        odd = np.uint32(keys[row] >> np.uint64(32)) | np.uint32(1)
+        num, previous = 0, np.int32(-1)
+        for column in range(length):
+            word = word_id[row, column]
+            if word >= 0 and word != previous:
+                first[num], joins[num] = column, False
+                num += 1
+            previous = word
+        found, furthest = 0, 0
+        for w in range(num):
+            stop = w + np.int64(ngrams[row, first[w]])
+            if stop < w + 2 or stop > num or stop <= furthest:
+                continue
+            whole = True  # rows that were cut have words that are never masked
+            for v in range(w + 1, stop):
+                whole &= word_id[row, first[v] - 1] >= 0
+            if whole:
+                begin[found], end[found] = w, stop
+                drawn[found] = np.int64(keyed.scalar_mix(spread[first[w]], low, odd))
+                found, furthest = found + 1, stop
+        here = 0
+        while here < found:  # n-grams that overlap one after the other
+            after = here + 1
+            while after < found and begin[after] < end[after - 1]:
+                after += 1
+            while True:
+                best = -1
+                for i in range(here, after):
+                    if drawn[i] >= 0 and (best < 0 or drawn[i] < drawn[best]):
+                        best = i
+                if best < 0:
+                    break
+                joins[begin[best] + 1 : end[best]] = True
+                for i in range(here, after):
+                    if begin[i] < end[best] and end[i] > begin[best]:
+                        drawn[i] = -1
+            here = after
+        w, unit, previous = -1, np.int32(-1), np.int32(-1)
+        for column in range(length):
+            word = word_id[row, column]
+            if word >= 0 and word != previous:
+                w += 1
+                unit += not joins[w]
+            out[row, column] = unit if word >= 0 else -1
+            previous = word
+    return out
+
+
+@njit(cache=True, nogil=True)
 def deal_units(
     unit_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, turn: np.ndarray, num_turns: Scalar
 ) -> np.ndarray:
