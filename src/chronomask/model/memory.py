@@ -38,7 +38,7 @@ class Memory:
     gradients: int
     optimiser: int
     casts: int
-    """bfloat16 copies of weights"""
+    """bfloat16 copies of weights, and their gradients"""
     activations: int
     """of one micro-batch, kept for its backward pass"""
     logits: int
@@ -58,17 +58,18 @@ def estimate_memory(
     row_length: int,
     predicted: int,
     bf16: bool,
+    bf16_weights: bool,
     on_cuda: bool,
     checkpointing: bool,
 ) -> Memory:
     """Memory of training ``model`` (which may lie on ``meta``) on micro-batches of ``rows`` rows.
 
     ``state_numbers``: float32 numbers that the optimiser keeps; ``predicted``: the most tokens that a
-    micro-batch predicts.
+    micro-batch predicts; ``bf16_weights``: all weights have a bfloat16 copy with gradients of its own.
     """
     parameters = sum(p.numel() for p in model.parameters())
     linear = sum({id(w): w.numel() for w in _linear_weights(model)}.values())
-    layer = _layer_bytes(model, row_length, bf16, on_cuda)
+    layer = _layer_bytes(model, row_length, bf16, bf16 and not bf16_weights, on_cuda)
     tokens, layers, hidden = rows * row_length, _size(model, _LAYERS), _size(model, _HIDDEN)
     kept = layers * layer
     if checkpointing:  # inputs of layers, and one layer as it is computed again
@@ -78,7 +79,7 @@ def estimate_memory(
         parameters=4 * parameters,
         gradients=4 * parameters,
         optimiser=4 * state_numbers,
-        casts=2 * linear if bf16 else 0,
+        casts=4 * parameters if bf16 and bf16_weights else 2 * linear if bf16 else 0,
         activations=tokens * (kept + layer + apart),
         logits=predicted * model.config.get_text_config().vocab_size * (10 if bf16 else 8),
     )
@@ -92,8 +93,10 @@ _INNER = ("intermediate_size", "hidden_dim", "encoder_ffn_dim", "d_inner", "feed
 """What architectures call the same size."""
 
 
-def _layer_bytes(model: PreTrainedModel, row_length: int, bf16: bool, on_cuda: bool) -> int:
-    """What one layer keeps of a token."""
+def _layer_bytes(
+    model: PreTrainedModel, row_length: int, bf16: bool, cast: bool, on_cuda: bool
+) -> int:
+    """What one layer keeps of a token; ``cast``: the residual stream is float32 and cast for products."""
     config: Any = model.config.get_text_config()
     hidden, layers = _size(model, _HIDDEN), _size(model, _LAYERS)
     inner = _size(model, _INNER, 4 * hidden)
@@ -101,7 +104,7 @@ def _layer_bytes(model: PreTrainedModel, row_length: int, bf16: bool, on_cuda: b
     matrices = round(sum(w.numel() for w in wide) / (hidden * inner * layers))
     rotated = getattr(config, "rope_parameters", None) is not None
     numbers = (8 + 2 * rotated) * hidden + 2 * max(1, matrices - 1) * inner
-    total = numbers * (2 if bf16 else 4) + (12 * hidden if bf16 else 0)
+    total = numbers * (2 if bf16 else 4) + (12 * hidden if cast else 0)
     if _share(config, "hidden_dropout_prob", "dropout", "mlp_dropout"):
         total += 2 * hidden * (1 if on_cuda else 4)
     heads = getattr(config, "num_attention_heads", None) or 0

@@ -120,6 +120,9 @@ class RunConfig(Config):
     """where training runs; auto takes a CUDA device if there is one"""
     precision: Precision = "fp32"
     """of the forward and backward pass; auto: bf16 on CUDA devices that compute it, else fp32"""
+    bf16_weights: bool = False
+    """whether a bfloat16 copy of the weights computes the forward and backward pass where the precision is
+    bf16, norms and residual stream included; the optimiser and checkpoints keep float32 weights"""
     compile: Literal["auto", "always", "never"] = "auto"
     """``torch.compile`` of the backbone; auto compiles on CUDA"""
     activation_checkpointing: bool = False
@@ -165,6 +168,13 @@ class RunConfig(Config):
             )
         if self.averaging is not None:
             self._check_averaging(self.averaging)
+        if self.bf16_weights and self.precision == "fp32":
+            raise ValueError("bf16_weights needs precision 'bf16' or 'auto'; it is 'fp32'")
+        if self.bf16_weights and self.sharding != "none":
+            raise ValueError(
+                f"bf16_weights needs whole parameters in every process, and sharding '{self.sharding}' "
+                "splits them: use sharding 'none'"
+            )
         if self.micro_batches > self.rows_per_step:
             raise ValueError(
                 f"micro_batches ({self.micro_batches}) must not exceed rows_per_step ({self.rows_per_step})"

@@ -126,6 +126,7 @@ def dry_run(
         row_length=length,
         predicted=round(micro * expected.maskable / num_rows * expected.highest_ratio),
         bf16=bf16,
+        bf16_weights=config.bf16_weights,
         on_cuda=cuda,
         checkpointing=config.activation_checkpointing,
     )

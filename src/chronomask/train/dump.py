@@ -29,6 +29,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.determinism import seed_dropout
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward, Part, rows_at_fault
+from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.run import Run, State
 from chronomask.train.sharding import gradient_norm
 from chronomask.types import Rows
@@ -97,7 +98,9 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     model = open_model(saved.model_path)
     model.to(target)  # pyright: ignore[reportArgumentType]
     precision = report.get("precision", config.precision)  # older dumps name none
-    forward = Forward(model, target, precision, config.attention, report["pad_token_id"])
+    working_copy = WorkingCopy(model) if config.bf16_weights and precision == "bf16" else None
+    computing = model if working_copy is None else working_copy.model
+    forward = Forward(computing, target, precision, config.attention, report["pad_token_id"])
 
     parts = [
         (rank, number, forward.mask(rows, masker, report["progress"]))
@@ -112,6 +115,8 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
         seed_dropout(config.seed, saved.step, rank, number)
         loss, correct = forward.losses(part)
         (weighted_sum(loss, part.batch) / divisor).backward()
+        if working_copy:
+            working_copy.collect()
         losses.append(loss.detach())
         by_class += class_sums(part.batch.target_class, loss, correct, by_class.shape[1])
     gradients = [p.grad for p in model.parameters() if p.grad is not None]

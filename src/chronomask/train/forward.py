@@ -89,7 +89,9 @@ class Forward:
         A token is right if no other has a higher logit.
         """
         batch = part.batch
-        with autocast(self.device, self.precision):
+        # Weights that are bfloat16 themselves need no casts, and norms are to give bfloat16 as well.
+        casting = "fp32" if self.model.dtype is torch.bfloat16 else self.precision
+        with autocast(self.device, casting):
             logits = self.logits_at(
                 self.model, batch.input_ids, batch.positions, part.inputs, self.compiled
             )

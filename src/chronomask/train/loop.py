@@ -252,6 +252,8 @@ def _update(
             run.sharded.sum_gradients_next(number == len(parts) - 1)
         loss, correct = forward.losses(part)
         (weighted_sum(loss, part.batch) / divisor).backward()
+        if run.working_copy:
+            run.working_copy.collect()
         losses.append(loss.detach())
         tallies[:, :num_classes] += class_sums(part.batch.target_class, loss, correct, num_classes)
         if num_tokens:
@@ -283,6 +285,7 @@ def _update(
         return mean_loss, norm
     if not at_once:
         update(run.optimiser, rate, norm_tensor, config.gradient_clip)
+    run.round_weights()
     run.optimiser.zero_grad(set_to_none=True)
 
     masker.update(class_tally(tallies[:, num_classes:] if num_tokens else by_class))
@@ -382,7 +385,9 @@ def _measure_average(run: Run, world: World, raw: dict[str, Any]) -> dict[str, A
     """The same of the averaged weights, with how many were averaged, and ``raw`` under its own names."""
     assert run.average is not None
     with run.average.in_place():
+        run.round_weights()
         result = (_measure(run, world) or raw) if run.average.number else raw
+    run.round_weights()
     shared = ("masking_ratio", "num_predicted", "class_count", "yardstick_count")
     beside = {f"raw_{key}": value for key, value in raw.items() if key not in shared}
     return {**result, "averaged_steps": run.average.number, **beside}

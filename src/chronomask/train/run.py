@@ -40,6 +40,7 @@ from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
 from chronomask.train.log import RunLog, environment
 from chronomask.train.loggers import check_installed
+from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver, Snapshot, take
 from chronomask.train.sharding import Sharded
@@ -169,7 +170,10 @@ class Run:
     folder: RunFolder
     data: PreparedData | MixedData
     tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel
+    """whose weights are updated and saved"""
     forward: Forward
+    """how losses are computed: with the model, or with its bfloat16 copy"""
     optimiser: torch.optim.Optimizer
     masker: Masker
     validation_masker: Masker
@@ -179,6 +183,8 @@ class Run:
     outliers: OutlierState
     average: Average | None = None
     """the mean of the weights; None where none is kept"""
+    working_copy: WorkingCopy | None = None
+    """the bfloat16 weights that losses are computed with; None where they are the model's own"""
     sharded: Sharded | None = None
     """how the model is shared out; None where every process has all of it"""
     finished: dict[str, Any] | None = None
@@ -194,8 +200,8 @@ class Run:
     flops: Flops = field(init=False)
 
     def __post_init__(self) -> None:
-        self.parameters = [p for p in self.forward.model.parameters() if p.requires_grad]
-        self.flops = count_flops(self.forward.model)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.flops = count_flops(self.model)
 
     @property
     def begins(self) -> bool:
@@ -207,6 +213,11 @@ class Run:
         """Trainable parameters, shared ones counted once."""
         return sum(p.numel() for p in self.parameters)
 
+    def round_weights(self) -> None:
+        """Let losses be computed with the weights that the model has now."""
+        if self.working_copy is not None:
+            self.working_copy.refresh()
+
     def content(self, state: State) -> dict[str, torch.Tensor]:
         """What ``content.safetensors`` holds: state beside weights and optimiser."""
         mean = {} if self.average is None else self.average.state_dict()
@@ -217,7 +228,7 @@ class Run:
         return take(
             state.to_json(self),
             self.cards(state),
-            self.forward.model,
+            self.model,
             self.optimiser,
             self.content(state),
             averaged={} if self.average is None else self.average.by_parameter(),
@@ -243,7 +254,7 @@ class Run:
         """A model card; ``weights``: which they are, where there are two kinds."""
         return model_card(
             name=str(self.config.name),
-            model_type=self.forward.model.config.model_type,
+            model_type=self.model.config.model_type,
             num_parameters=self.num_parameters,
             data_fingerprint=self.data.fingerprint,
             masking=self.config.masking.to_dict(),
@@ -300,8 +311,11 @@ def open_run(
     _use_fastest_attention(model, world.device, config.precision)
     compiled = compiles(config, world.device)
     sharding = config.sharding == "fsdp2" and world.size > 1
+    precision = precision_on(world.device, config.precision)
+    working_copy = WorkingCopy(model) if config.bf16_weights and precision == "bf16" else None
+    computing = model if working_copy is None else working_copy.model
     if compiled and not sharding:
-        compile_backbone(model, COMPILER)
+        compile_backbone(computing, COMPILER)
     state = State.start(len(data.class_names))
     if saved is not None:
         state = State.from_checkpoint(saved.state, saved.content())
@@ -315,10 +329,11 @@ def open_run(
         folder=folder,
         data=data,
         tokenizer=tokenizer,
+        model=model,
         forward=Forward(
-            model,
+            computing,
             world.device,
-            precision_on(world.device, config.precision),
+            precision,
             config.attention,
             data.manifest.pad_token_id,
             COMPILER if compiled and not sharding else None,
@@ -341,6 +356,7 @@ def open_run(
         saver=Saver(folder.checkpoints, model, tokenizer, config.checkpoint.keep),
         outliers=config.outliers.begin(),
         average=None if config.averaging is None else Average(config.averaging, model),
+        working_copy=working_copy,
         sharded=sharded,
         initial_weights_sha256=initial_weights,
         logged_every=logged_every,
