@@ -142,8 +142,8 @@ def squad_values(articles: Sequence[Sequence[tuple[str, Sequence[tuple[str, str]
     return {"version": "1.1", "data": data}
 
 
-def write_squad(folder: Path, train: Any, dev: Any) -> None:
+def write_squad(folder: Path, train: Any, dev: Any, version: str = "1.1") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, values in (("train", train), ("dev", dev)):
         text = json.dumps(values, ensure_ascii=False)
-        (folder / f"{split}-v1.1.json").write_text(text, encoding="utf-8")
+        (folder / f"{split}-v{version}.json").write_text(text, encoding="utf-8")

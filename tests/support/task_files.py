@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ def write_task_files(folder: Path, data: PreparedData) -> None:
         ("the actor was cold", [("who was cold?", "actor")]),
     ]
     write_squad(folder / "squad", squad_values([asked]), squad_values([asked]))
+    write_squad(folder / "squad", unanswerable(asked), unanswerable(asked), version="2.0")
     (folder / "blimp").mkdir()
     (folder / "blimp" / "order.jsonl").write_text(paradigm("order", "agreement", 0, 4))
     (folder / "probe").mkdir()
@@ -36,6 +38,16 @@ def write_task_files(folder: Path, data: PreparedData) -> None:
     write_collection(folder / "retrieval", [*TAGS])
     shutil.copytree(data.path, folder / "intrinsic")
     (folder / "intrinsic" / "text.txt").write_text("\n".join(made_up_text(2)))
+
+
+def unanswerable(paragraphs: Any) -> Any:
+    """SQuAD 2.0: of each paragraph, its question, and the same one without an answer."""
+    values = squad_values([paragraphs])
+    for paragraph in values["data"][0]["paragraphs"]:
+        for question in list(paragraph["qas"]):
+            none = {"answers": [], "is_impossible": True, "id": f"{question['id']}-no"}
+            paragraph["qas"].append({**question, **none})
+    return values
 
 
 def paradigm(uid: str, term: str, first: int, number: int) -> str:

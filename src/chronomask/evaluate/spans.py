@@ -32,7 +32,9 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question on one context. Training takes the first answer, scoring all of them."""
+    """One question on one context. Training takes the first answer, scoring all of them; an unanswerable
+    question has none.
+    """
 
     id: str
     text: str
@@ -76,13 +78,14 @@ class Windows(Encoded):
     ``question`` int64 [W]: the place of its question; ``context_at`` int64 [W]: place of its first
     token of the context; ``offsets`` int32 [W] of [n, 2]: characters of its n tokens of the context;
     ``answer`` int64 [W, 2]: places of the first and last token of the first gold answer, both that of
-    the classification token where the window does not hold all of it.
+    the classification token where the window does not hold all of it; ``null_at``: the place of that.
     """
 
     question: NDArray[np.int64]
     context_at: NDArray[np.int64]
     offsets: list[NDArray[np.int32]]
     answer: NDArray[np.int64]
+    null_at: int
 
 
 def make_windows(
@@ -138,7 +141,7 @@ def make_windows(
             offsets.append(spans[begin:end])
             if end == len(ids):
                 break
-        unseen += not seen
+        unseen += bool(question.answers) and not seen
     table = np.asarray(places, np.int64)
     tokens = end_to_end(rows, types if frame.two_types else None, tokenizer)
     return Windows(
@@ -150,6 +153,7 @@ def make_windows(
         context_at=table[:, 1],
         offsets=offsets,
         answer=table[:, 2:],
+        null_at=frame.cls,
         left_out={
             f"questions cut at {max_question_tokens} tokens": shortened,
             "answers that no window holds whole": unseen,
@@ -269,6 +273,8 @@ def _tokenise(
 
 def _gold_tokens(question: Question, spans: NDArray[np.int32]) -> tuple[int, int] | None:
     """First and last token of the first answer within the context; None if there is none."""
+    if not question.answers:
+        return None
     begin = question.starts[0]
     end = begin + len(question.answers[0])
     first = int(np.searchsorted(spans[:, 1], begin, side="right"))

@@ -71,6 +71,7 @@ _TITLES = {
     "qqp": "QQP",
     "wnli": "WNLI",
     "squad": "SQuAD",
+    "squad_v2": "SQuAD 2.0",
     "blimp": "BLiMP",
     "ner": "named entities",
     "upos_probe": "UPOS probe",

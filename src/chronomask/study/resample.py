@@ -41,6 +41,9 @@ _BLOCK = 1 << 22
 _IN_CACHE = 1 << 16
 """Sums that are kept while walking over the examples: what stays in the processor's cache."""
 
+_COUNTED = ("right", "given", "there")
+"""Columns of an F1 over things that an example has any number of: found rightly, found, there to find."""
+
 _EXACT = 1 << 24
 """Whole numbers up to here, and so their sums, are exact in float32."""
 
@@ -49,10 +52,10 @@ def metric_over_resamples(metric: str, examples: Examples, index: NDArray[np.int
     """The metric [R] of each resample ``index`` int [R, N], whose rows name the examples drawn.
 
     ``mcc``, ``accuracy``, ``f1`` (of class 1), ``pearson`` and ``spearman`` come from ``prediction`` and
-    ``label``; any other name, and these without such a pair, is the mean of the column of that name
-    (``accuracy`` also of ``correct``), weighted by the column ``weight`` if there is one. Where a
-    metric is undefined (a constant side) it is 0. Raises DataError for columns that are missing,
-    of unequal lengths, or empty.
+    ``label``, ``f1`` also from ``right``, ``given`` and ``there``; any other name, and these without such
+    columns, is the mean of the column of that name (``accuracy`` also of ``correct``), weighted by the
+    column ``weight`` if there is one. Where a metric is undefined (a constant side) it is 0. Raises
+    DataError for columns that are missing, of unequal lengths, or empty.
     """
     found, size = _metric(metric, [examples])
     out = [found(_counts(index[rows], size))[:, 0] for rows in _blocks(len(index), size)]
@@ -104,6 +107,8 @@ def _metric(metric: str, sets: Sequence[Examples]) -> tuple[Metric, int]:
     size = len(next(iter(columns[0].values())))
     if "value" in columns[0]:
         return _mean(columns), size
+    if "right" in columns[0]:
+        return _f1_of_counts(columns), size
     return PAIR_METRICS[metric](columns), size
 
 
@@ -131,6 +136,8 @@ def _check_columns(metric: str, sets: Sequence[Examples]) -> list[Examples]:
 def _columns_of(metric: str, examples: Examples) -> Examples:
     if metric in PAIR_METRICS and {"prediction", "label"} <= examples.keys():
         return {name: examples[name] for name in ("prediction", "label")}
+    if metric == "f1" and examples.keys() >= set(_COUNTED):
+        return {name: examples[name] for name in _COUNTED}
     column = metric
     if metric == "accuracy" and metric not in examples:
         column = "correct"
@@ -197,6 +204,18 @@ def _f1(columns: Sequence[Examples]) -> Metric:
         found, _ = sums(counts)
         both, of_predicted = np.split(found[:, :-1], 2, axis=1)
         return _ratio(2 * both, of_predicted + found[:, -1:])
+
+    return f1
+
+
+def _f1_of_counts(columns: Sequence[Examples]) -> Metric:
+    """2·Σ right / (Σ given + Σ there): of entities, counted in each sentence."""
+    right, given, there = (_stack(columns, name) for name in _COUNTED)
+    sums = _sum_over(np.vstack([right, given + there]))
+
+    def f1(counts: Counts) -> Floats:
+        both, all_of_them = np.split(sums(counts)[0], 2, axis=1)
+        return _ratio(2 * both, all_of_them)
 
     return f1
 

@@ -17,7 +17,7 @@ from chronomask.evaluate.tasks.intrinsic import MaskedLossTask, PseudoPerplexity
 from chronomask.evaluate.tasks.ner import EntityTask
 from chronomask.evaluate.tasks.probe import ProbeTask
 from chronomask.evaluate.tasks.retrieval import RetrievalTask
-from chronomask.evaluate.tasks.squad import SquadTask
+from chronomask.evaluate.tasks.squad import SquadTask, SquadV2Task
 from chronomask.evaluate.tasks.sts import SimilarityTask
 
 __all__ = ["REGISTRY", "make_task", "make_tasks", "register"]
@@ -124,6 +124,7 @@ def _has(task: Task[Any], key: str) -> bool:
 for _task in (
     *map(GlueTask, FORMATS),
     SquadTask(),
+    SquadV2Task(),
     BlimpTask(),
     EntityTask(),
     ProbeTask(),

@@ -1,7 +1,9 @@
-"""SQuAD v1.1 (Rajpurkar et al., EMNLP 2016): fine-tuning a span head, then the best span of every context.
+"""SQuAD v1.1 and v2.0: fine-tuning a span head, then the best span of every context.
 
-Its files are read as they are handed out: one JSON file a split, plain or compressed. A question on a long
-context is several windows of tokens, and its answer is the best span over all of them.
+The files (Rajpurkar et al., EMNLP 2016; Rajpurkar, Jia and Liang, ACL 2018) are read as they are handed out:
+one JSON file a split, plain or compressed. A question on a long context is several windows of tokens, and its
+answer is the best span over all of them. In v2.0 a third of the training questions has no answer: these are
+trained to point at the classification token, whose score is set against that of the best span.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import re
 import string
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
 __all__ = [
     "SquadConfig",
     "SquadTask",
+    "SquadV2Task",
+    "best_threshold",
     "exact_match",
     "f1",
     "normalise",
@@ -63,7 +68,7 @@ __all__ = [
     "split_file",
 ]
 
-HUB_NAME = "rajpurkar/squad"
+HUB_NAMES = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 _SUFFIXES = (".json", ".json.gz", ".json.xz")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -91,6 +96,15 @@ class SquadConfig(FineTuning):
 SquadPart = Part[Questions, Windows]
 
 
+class Answer(NamedTuple):
+    """The best span of a question."""
+
+    text: str
+    """"" where there is none"""
+    null_lead: float
+    """by how much the score of no answer is above the span's, in logits; infinity without a span"""
+
+
 class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
     """Extractive question answering."""
 
@@ -98,6 +112,8 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
     family = "squad"
     unit = "percent"
     head = "AutoModelForQuestionAnswering"
+    version: ClassVar[str] = "1.1"
+    """of the files"""
 
     def __init__(self, config: SquadConfig | None = None) -> None:
         super().__init__(config or SquadConfig())
@@ -106,7 +122,7 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
         """Of the train and the dev file."""
         if is_hub(task_data):
             return content_sha256(*map(_plain, self._splits(task_data)))
-        return files_sha256(split_file(task_data, split) for split in ("train", "dev"))
+        return files_sha256(split_file(task_data, k, self.version) for k in ("train", "dev"))
 
     def read(self, task_data: Path) -> tuple[Questions, dict[str, Questions]]:
         """The training questions, and those of the dev set."""
@@ -119,12 +135,13 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
         prepared = self.prepare(model, task_data, progress)
         train, dev = prepared.train, prepared.dev["dev"]
         tuned = self.tune(model, prepared, seed, progress)
-        scores = score_answers(dev.examples, tuned.answers["dev"])
+        scores = self.scores(dev.examples, tuned.answers["dev"])
+        metrics, details = self.summary(dev.examples, tuned.answers["dev"], scores)
         return self.result(
             model,
             seed,
             started,
-            metrics={name: float(values.mean()) for name, values in scores.items()},
+            metrics=metrics,
             primary="f1",
             num_examples={
                 "train": len(train.examples),
@@ -133,7 +150,7 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
                 "dev_windows": len(dev.encoded),
             },
             data_sha256=prepared.data_sha256,
-            details=tuned.details,
+            details=tuned.details | details,
             examples=scores,
             left_out=self.left_out(prepared),
         )
@@ -174,35 +191,113 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
 
     def answers(
         self, model: Any, part: SquadPart, label: str = "", progress: bool = False
-    ) -> list[str]:
+    ) -> list[Answer]:
         """The answer to each question: the best span over all its windows, "" if there is none."""
         questions, windows = part.examples, part.encoded
+        null = np.full(len(questions), np.inf)
         found: list[list[Span]] = [[] for _ in questions.questions]
         for index, output in outputs(model, windows, self.config, label=label, progress=progress):
             starts = output.start_logits.float().cpu().numpy()
             ends = output.end_logits.float().cpu().numpy()
             for window, start, end in zip(index, starts, ends, strict=True):
+                number = windows.question[window]
+                null[number] = min(null[number], start[windows.null_at] + end[windows.null_at])
                 offsets = windows.offsets[window]
                 place = slice(at := windows.context_at[window], at + len(offsets))
                 for score, first, last in best_spans(
                     start[place], end[place], self.config.max_answer_tokens
                 ):
                     span = Span(-score, int(offsets[first, 0]), int(offsets[last, 1]))
-                    found[windows.question[window]].append(span)
+                    found[number].append(span)
         answers = []
-        for question, spans in zip(questions.questions, found, strict=True):
+        for number, (question, spans) in enumerate(zip(questions.questions, found, strict=True)):
             best = merge_spans(spans, 1)
             context = questions.contexts[question.context]
-            answers.append(context[best[0].start : best[0].end] if best else "")
+            text = context[best[0].start : best[0].end] if best else ""
+            answers.append(Answer(text, null[number] + best[0].minus_score if best else np.inf))
         return answers
 
-    def score(self, part: SquadPart, answers: list[str]) -> float:
-        """Mean F1, 0 to 100."""
-        return float(score_answers(part.examples, answers)["f1"].mean())
+    def scores(self, questions: Questions, answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
+        """The result's ``examples``."""
+        return score_answers(questions, [answer.text for answer in answers])
 
-    @staticmethod
-    def _splits(task_data: Path) -> tuple[Questions, Questions]:
-        return read_questions(task_data, "train"), read_questions(task_data, "dev")
+    def summary(
+        self, questions: Questions, answers: Sequence[Answer], scores: Mapping[str, NDArray[Any]]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """The result's ``metrics``, and what its ``details`` have beside how the model was tuned."""
+        return {name: float(values.mean()) for name, values in scores.items()}, {}
+
+    def score(self, part: SquadPart, answers: Sequence[Answer]) -> float:
+        """Mean F1, 0 to 100."""
+        return float(self.scores(part.examples, answers)["f1"].mean())
+
+    def _splits(self, task_data: Path) -> tuple[Questions, Questions]:
+        train, dev = (read_questions(task_data, split, self.version) for split in ("train", "dev"))
+        return train, dev
+
+
+class SquadV2Task(SquadTask):
+    """Extractive question answering where some questions have no answer.
+
+    A question is answered with "" where the score of no answer (first and last token at the classification
+    token, the lowest over its windows) is above that of the best span (Devlin et al., NAACL 2019, with the
+    threshold 0). ``best_f1`` and ``best_exact`` are the official script's: with the threshold that suits
+    the dev set best.
+    """
+
+    name = "squad_v2"
+    version = "2.0"
+
+    def scores(self, questions: Questions, answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
+        """``exact_match`` and ``f1`` at the threshold 0."""
+        texts = [answer.text if answer.null_lead <= 0 else "" for answer in answers]
+        return score_answers(_without_empty(questions), texts)
+
+    def summary(
+        self, questions: Questions, answers: Sequence[Answer], scores: Mapping[str, NDArray[Any]]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Means over all questions, those with and those without an answer; best thresholds and theirs."""
+        answered = np.array([bool(question.answers) for question in questions.questions])
+        metrics = {name: float(values.mean()) for name, values in scores.items()}
+        for kind, of_kind in (("HasAns", answered), ("NoAns", ~answered)):
+            if of_kind.any():
+                metrics |= {
+                    f"{kind}_{name}": float(v[of_kind].mean()) for name, v in scores.items()
+                }
+        spans = score_answers(_without_empty(questions), [answer.text for answer in answers])
+        texts = np.array([answer.text != "" for answer in answers])
+        lead = np.array([answer.null_lead for answer in answers])
+        details = {}
+        for name, official in (("f1", "best_f1"), ("exact_match", "best_exact")):
+            gains = np.where(answered, spans[name], -100.0 * texts)
+            metrics[official], details[f"{official}_thresh"] = best_threshold(lead, gains, answered)
+        return metrics, details
+
+
+def best_threshold(
+    lead: NDArray[np.float64], gains: NDArray[np.float64], answered: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """The best mean score, 0 to 100, of answering where ``lead`` is at most a threshold, and it.
+
+    As evaluate-v2.0 finds it: from nothing answered (threshold 0, as it says), in the order of ``lead`` [N],
+    each question adds its ``gains`` [N]: its span's score, or −100 where an answer is given and none is
+    right; the first best threshold stands. ``answered`` [N]: whether there is an answer.
+    """
+    order = np.argsort(lead, kind="stable")
+    scores = 100.0 * (~answered).sum() + np.cumsum(gains[order])
+    best = int(scores.argmax())
+    if scores[best] <= 100.0 * (~answered).sum():
+        return 100.0 * float((~answered).mean()), 0.0
+    return float(scores[best] / lead.size), float(lead[order[best]])
+
+
+def _without_empty(questions: Questions) -> Questions:
+    """The questions without gold answers that normalise to nothing: the script of v2.0 drops these."""
+    kept = [
+        replace(question, answers=tuple(filter(normalise, question.answers)))
+        for question in questions.questions
+    ]
+    return replace(questions, questions=kept)
 
 
 def score_answers(questions: Questions, answers: list[str]) -> dict[str, NDArray[np.float64]]:
@@ -222,17 +317,22 @@ def normalise(answer: str) -> str:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """100 if the prediction is one of the gold answers after normalisation, else 0."""
-    return 100.0 * (normalise(prediction) in {normalise(answer) for answer in answers})
+    """100 if the prediction is one of the gold answers after normalisation, else 0.
+
+    Where there is no gold answer, to say nothing is right, as in v2.0.
+    """
+    return 100.0 * (normalise(prediction) in {normalise(answer) for answer in answers or [""]})
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
     """0 to 100: overlap of words with the nearest gold answer after normalisation.
 
     Where nothing is left of either side after normalisation, 100 if nothing is left of both: the
-    rule of the v2.0 script, which agrees with exact match (that of v1.1 gives 0).
+    rule of the v2.0 script, which agrees with exact match (that of v1.1 gives 0). Where there is no gold
+    answer, to say nothing is right.
     """
-    return 100.0 * max(_overlap(normalise(prediction), normalise(answer)) for answer in answers)
+    ours = normalise(prediction)
+    return 100.0 * max(_overlap(ours, normalise(answer)) for answer in answers or [""])
 
 
 def _overlap(prediction: str, answer: str) -> float:
@@ -246,7 +346,7 @@ def _overlap(prediction: str, answer: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def split_file(task_data: Path, split: str) -> Path:
+def split_file(task_data: Path, split: str, version: str = "1.1") -> Path:
     """The file of ``train`` or ``dev``: ``<split>-v1.1.json``, or one whose name goes on from there.
 
     Raises UsageError if there is none or more than one.
@@ -254,26 +354,27 @@ def split_file(task_data: Path, split: str) -> Path:
     folder = folder_of(task_data, "squad")
     found = [
         path
-        for path in sorted(folder.glob(f"{split}-v1.1*"))
+        for path in sorted(folder.glob(f"{split}-v{version}*"))
         if path.name.endswith(_SUFFIXES) and path.is_file()
     ]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError(f"{folder / split}-v1.1.json does not exist (nor .json.gz, nor .json.xz)")
+        name = f"{split}-v{version}.json"
+        raise UsageError(f"{folder / name} does not exist (nor .json.gz, nor .json.xz)")
     names = ", ".join(path.name for path in found)
     raise UsageError(f"{folder} has several {split} files ({names}): leave one of them there")
 
 
-def read_questions(task_data: Path, split: str) -> Questions:
+def read_questions(task_data: Path, split: str, version: str = "1.1") -> Questions:
     """All questions of ``train`` or ``dev``; raises DataError naming the place of what is wrong."""
     if is_hub(task_data):
-        return _from_hub({"dev": "validation"}.get(split, split))
-    path = split_file(task_data, split)
-    return _parse(parse_json(read_text(path), str(path)), str(path))
+        return _from_hub({"dev": "validation"}.get(split, split), version)
+    path = split_file(task_data, split, version)
+    return _parse(parse_json(read_text(path), str(path)), str(path), version)
 
 
-def _parse(values: Any, where: str) -> Questions:
+def _parse(values: Any, where: str, version: str) -> Questions:
     """The questions in the values of a file; raises DataError for values of another shape."""
     contexts: list[str] = []
     articles: list[int] = []
@@ -293,7 +394,11 @@ def _parse(values: Any, where: str) -> Questions:
                     question = Question(
                         str(item["id"]), item["question"], len(contexts) - 1, answers, starts
                     )
-                    _check(question, contexts[-1], seen, at)
+                    _check(question, contexts[-1], seen, at, version)
+                    if bool(item.get("is_impossible", not answers)) == bool(answers):
+                        raise DataError(
+                            f"{at}: is_impossible and the answers contradict each other"
+                        )
                     questions.append(question)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"no key {error}" if isinstance(error, KeyError) else str(error)
@@ -306,14 +411,14 @@ def _parse(values: Any, where: str) -> Questions:
     return Questions(contexts, np.asarray(articles, np.int64), questions)
 
 
-def _check(question: Question, context: str, seen: set[str], at: str) -> None:
+def _check(question: Question, context: str, seen: set[str], at: str, version: str) -> None:
     """Raise DataError for a question that cannot be trained or scored on."""
     texts = (question.text, context, *question.answers)
     if not all(isinstance(text, str) for text in texts):
         raise DataError(f"{at}: question, context and answers must be text")
     for text in texts:
         check_text(text, at)
-    if not question.answers:
+    if not question.answers and version == "1.1":
         raise DataError(f"{at}: no answer; every question of SQuAD v1.1 has one (is this v2.0?)")
     if question.id in seen:
         raise DataError(f"{at}: the id occurs twice")
@@ -327,9 +432,10 @@ def _check(question: Question, context: str, seen: set[str], at: str) -> None:
             )
 
 
-def _from_hub(split: str) -> Questions:
+def _from_hub(split: str, version: str) -> Questions:
     """A split of the hub's data set."""
-    rows = load_split(HUB_NAME, None, split)
+    name = HUB_NAMES[version]
+    rows = load_split(name, None, split)
     numbers: dict[str, int] = {}
     titles: dict[str, int] = {}
     articles: list[int] = []
@@ -341,7 +447,7 @@ def _from_hub(split: str) -> Questions:
             articles.append(titles.setdefault(row["title"], len(titles)))
         answers = tuple(row["answers"]["text"]), tuple(row["answers"]["answer_start"])
         questions.append(Question(row["id"], row["question"], number, *answers))
-        _check(questions[-1], row["context"], seen, f"{HUB_NAME}, question {row['id']}")
+        _check(questions[-1], row["context"], seen, f"{name}, question {row['id']}", version)
     return Questions(list(numbers), np.asarray(articles, np.int64), questions)
 
 
