@@ -216,7 +216,7 @@ def share_of_step(data: PreparedData, tokenizer: PreTrainedTokenizerBase, rounds
 
     def step() -> None:
         part = forward.mask(rows, masker, 0.5)
-        loss, _ = forward.losses(part)
+        loss, _, _ = forward.losses(part)
         loss.mean().backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -203,7 +203,7 @@ def bare(work: Work, data: PreparedData, out: Path, steps: int) -> list[Step]:
     ends = [(time.perf_counter(), time.process_time())]
     for step in range(steps):
         part = parts[step % len(parts)]
-        loss, _ = run.forward.losses(part)
+        loss, _, _ = run.forward.losses(part)
         (loss.sum() / max(1, loss.shape[0])).backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in run.parameters if p.grad is not None])
         update(run.optimiser, 5e-4, norm, 1.0)

@@ -46,7 +46,7 @@ def test_token_losses_are_cross_entropy_with_its_gradient() -> None:
     logits[1] += 1000
     targets = torch.tensor([3, 0, 10, 3, 7])
     ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
-    loss, correct = token_losses(ours, targets)
+    loss, correct, _ = token_losses(ours, targets)
     expected = torch.nn.functional.cross_entropy(theirs, targets, reduction="none")
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-4)
     weights = torch.tensor([1.0, 0.5, 2.0, 0.0, 3.0])
@@ -57,5 +57,22 @@ def test_token_losses_are_cross_entropy_with_its_gradient() -> None:
 
 
 def test_token_losses_of_nothing_are_nothing() -> None:
-    loss, correct = token_losses(torch.empty(0, 7), torch.empty(0, dtype=torch.int64))
-    assert loss.shape == correct.shape == (0,)
+    found = token_losses(torch.empty(0, 7), torch.empty(0, dtype=torch.int64))
+    assert [tensor.shape for tensor in found] == [(0,)] * 3
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_log_z_has_its_value_and_gradient(share: float) -> None:
+    """Beside float64: alone, and together with the loss, which shares its softmax."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 11, generator=generator) * torch.logspace(-1, 2, 6)[:, None]
+    targets = torch.tensor([3, 0, 10, 3, 7, 1])
+    ours, theirs = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    loss, _, log_z = token_losses(ours, targets)
+    expected = theirs.logsumexp(1)
+    torch.testing.assert_close(log_z.double(), expected, rtol=1e-6, atol=1e-6)
+    of_loss = torch.nn.functional.cross_entropy(theirs, targets, reduction="none")
+    (share * of_loss + 0.3 * expected.square()).sum().backward()
+    total = 0.3 * log_z.square()
+    (total + loss if share else total).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad.float(), rtol=1e-5, atol=1e-5)

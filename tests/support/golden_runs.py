@@ -139,6 +139,10 @@ ARMS: dict[str, dict[str, Any]] = {
 """Masking of each arm; what is not named is the default."""
 
 
+RUNS: dict[str, dict[str, Any]] = {"z-loss": {"z_loss": 0.01}}
+"""What each further arm changes in the run, under the masking of ``fixed``."""
+
+
 def losses(arm: str, data: Path, out: Path) -> list[float]:
     """The loss of every step of an arm."""
     config = RunConfig.parse(
@@ -147,7 +151,7 @@ def losses(arm: str, data: Path, out: Path) -> list[float]:
             "model": tiny_bert(
                 ROW_LENGTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
             ),
-            "masking": ARMS[arm],
+            "masking": ARMS.get(arm, FIXED),
             "learning_rate": {"kind": "linear", "peak": 5e-3, "warmup_steps": 5},
             "steps": STEPS,
             "rows_per_step": 16,
@@ -155,6 +159,7 @@ def losses(arm: str, data: Path, out: Path) -> list[float]:
             "threads": 1,
             "log_every": 1,
             "checkpoint": {"every": 0},
+            **RUNS.get(arm, {}),
         }
     )
     pretrain(config, out, progress=False)
@@ -210,7 +215,7 @@ def main() -> None:
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder) / "data")
-        for arm in sys.argv[1:] or ARMS:
+        for arm in sys.argv[1:] or (*ARMS, *RUNS):
             values = {"versions": versions, "loss": losses(arm, data, Path(folder) / arm)}
             (FOLDER / f"{arm}.json").write_text(json.dumps(values, indent=1) + "\n")
             print(f"{arm}: {values['loss'][0]:.4f} → {values['loss'][-1]:.4f}")

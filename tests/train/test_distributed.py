@@ -41,7 +41,7 @@ def assert_same_training(left: Path, right: Path) -> None:
     for name in ("metrics.jsonl", "validation.jsonl"):
         for a, b in zip(lines(left / name), lines(right / name), strict=True):
             assert a["class_count"] == b["class_count"]  # the same rows and masks
-            for key in {"loss", "gradient_norm"} & (a.keys() | b.keys()):
+            for key in {"loss", "gradient_norm", "z_loss"} & (a.keys() | b.keys()):
                 # Losses to 1e-5; a norm of 146 has float32 neighbours that lie further apart than that.
                 assert a[key] == pytest.approx(b[key], rel=1e-6, abs=1e-5)
 
@@ -60,6 +60,7 @@ def test_processes_that_weigh_losses_equal_one(
     weighted = config.replace(
         [
             f"masking.loss_per={per}",
+            "z_loss=0.1",
             "masking.loss_weight.kind=inverse_ratio",
             "masking.ratio.kind=uniform_rows",
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from chronomask.data.annotation import SPECIAL
 from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
+from chronomask.runs.layout import RunFolder
 from chronomask.train import loop
 from chronomask.train.config import RunConfig
+from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
 from chronomask.train.loop import pretrain
-from chronomask.train.run import State
+from chronomask.train.run import State, open_run
 from tests.support.golden_runs import make_data
 from tests.support.tiny_training import WITHOUT_DROPOUT, assert_close, lines, weights_of
 
@@ -140,14 +143,48 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
                     for part in parts
                 )
             seen.append(total / predicted)
-        loss, norm = update(run, state, world, parts, predicted, *more)
-        seen.append(loss)
-        return loss, norm
+        found = update(run, state, world, parts, predicted, *more)
+        seen.append(found[0])
+        return found
 
     monkeypatch.setattr(loop, "_update", watch)
     one_step = config.replace([*WITHOUT_DROPOUT, "steps=1", "attention=row"])
     pretrain(one_step, tmp_path / "run", progress=False)
     assert seen[1] == pytest.approx(float(seen[0]), abs=1e-5)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_z_loss_and_its_gradient_are_those_of_float64(
+    config: RunConfig, tmp_path: Path, micro_batches: int
+) -> None:
+    """A step of weighted losses: c · mean log² Z is added to what is minimised and not to the loss."""
+    changes = [
+        *WITHOUT_DROPOUT, "z_loss=0.5", "attention=row", "masking.loss_weight.kind=inverse_ratio",
+        "masking.ratio.kind=uniform_rows",
+    ]  # fmt: skip
+    config, alone = config.replace(changes), World(0, 1, torch.device("cpu"))
+    run, state = open_run(config, RunFolder(tmp_path / "run"), alone, resume=False)
+    rows = run.loader.rows_at(0).micro_batches(micro_batches)
+    parts = [run.forward.mask(part, run.masker, 0.5) for part in rows]
+    predicted = sum(part.batch.num_predicted for part in parts)
+    divisor = sum(part.batch.loss_divisor for part in parts)
+
+    exact = deepcopy(run.forward.model).double()
+    losses, squares = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for part in parts:
+        batch = part.batch
+        logits = exact(input_ids=batch.input_ids).logits.flatten(0, 1)[batch.positions]
+        loss = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+        losses = losses + (loss * torch.as_tensor(batch.loss_weights)).sum()
+        squares = squares + logits.logsumexp(1).square().sum()
+    (losses / divisor + 0.5 * squares / predicted).backward()
+    expected = torch.stack([p.grad.norm() for p in exact.parameters() if p.grad is not None]).norm()
+
+    squares = squares.detach()
+    loss, norm, z_loss = loop._update(run, state, alone, parts, predicted, divisor, 0.0)
+    assert z_loss == pytest.approx(float(0.5 * squares / predicted), rel=1e-6)
+    assert norm == pytest.approx(float(expected), rel=1e-5)
+    assert 4 < loss < 7 < z_loss
 
 
 def test_with_nothing_to_predict_the_weights_stay_and_the_schedules_go_on(
@@ -175,13 +212,13 @@ def test_a_non_finite_loss_stops_before_the_update(
     real, calls = Forward.losses, []
 
     def poisoned(self: Forward, part: Any) -> Any:
-        loss, correct = real(self, part)
+        loss, *others = real(self, part)
         if torch.is_grad_enabled():
             calls.append(part)
             if len(calls) == 6:  # the second micro-batch of step 3
                 loss = loss.clone()
                 loss[0] = math.inf
-        return loss, correct
+        return loss, *others
 
     monkeypatch.setattr(Forward, "losses", poisoned)
     with pytest.raises(RunError) as stopped:

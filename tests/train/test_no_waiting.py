@@ -29,6 +29,7 @@ NO_HOST_DROPOUT = "model.overrides.attention_probs_dropout_prob=0.0"  # a CPU dr
         ("seed=0", True),
         ("attention=row", True),
         ("gradient_clip=null", True),
+        ("z_loss=0.1", True),
         ("masking.content={kind: token_accuracy}", True),
         ("masking.content={kind: none}", True),
         ("activation_checkpointing=true", True),
@@ -105,7 +106,7 @@ def test_a_cuda_device_is_not_waited_for(
             parts = [run.forward.mask(micro, run.masker, 0.0) for micro in micro_batches]
             predicted = float(sum(part.batch.num_predicted for part in parts))
             torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
-            loop._update(run, state, world, parts, predicted, 1e-3)
+            loop._update(run, state, world, parts, predicted, predicted, 1e-3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(queued) == 3

@@ -250,7 +250,7 @@ def pseudo_log_likelihood(
             inputs = padded_rows(model, real, device)
             with autocast(device, config.precision):
                 logits = logits_at(model, move(ids), move(position), inputs)
-            loss, _ = token_losses(logits.float(), move(target))
+            loss, _, _ = token_losses(logits.float(), move(target))
             log_p[index] = -loss.double().cpu().numpy()
             shown.advance(index.size)
     total = np.zeros(sentences.bounds.size - 1)

@@ -172,12 +172,15 @@ def logits_at(
     return at_positions(model, *found)[:number]
 
 
-def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy float32 [N] in nats of ``logits`` float32 [N, V] and ``targets`` int64 [N],
-    and whether each target is right, bool [N]: no other token has a higher logit.
+def token_losses(
+    logits: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cross-entropy float32 [N] in nats of ``logits`` float32 [N, V] and ``targets`` int64 [N]; whether each
+    target is right, bool [N]: no other token has a higher logit; and log Z float32 [N], the logarithm of
+    the sum of the exponentials of a position's logits.
     """
     if not targets.numel():
-        return logits.sum(1), targets.bool()
+        return logits.sum(1), targets.bool(), logits.sum(1)
     return _TokenLosses.apply(logits, targets)
 
 
@@ -191,19 +194,27 @@ class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, logits: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         highest = logits.amax(1)
         own = logits.gather(1, targets[:, None])[:, 0]
         softmax = torch.softmax(logits, 1)
         # The largest probability is 1 / sum(exp(logits − highest)): its log gives the log-sum-exp.
-        loss = highest - softmax.amax(1).log() - own
+        log_z = highest - softmax.amax(1).log()
+        loss = log_z - own
         correct = own >= highest
         ctx.save_for_backward(softmax, targets)
         ctx.mark_non_differentiable(correct)
-        return loss, correct
+        ctx.set_materialize_grads(
+            False
+        )  # a gradient of log Z costs nothing where none is asked for
+        return loss, correct, log_z
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor | None) -> tuple[torch.Tensor, None]:
         softmax, targets = ctx.saved_tensors
-        of_loss = grad_outputs[0][:, None]
-        return softmax.mul_(of_loss).scatter_add_(1, targets[:, None], -of_loss), None
+        of_loss, _, of_log_z = (None if g is None else g[:, None] for g in grad_outputs)
+        if of_loss is None:
+            assert of_log_z is not None
+            return softmax.mul_(of_log_z), None
+        factor = of_loss if of_log_z is None else of_loss + of_log_z
+        return softmax.mul_(factor).scatter_add_(1, targets[:, None], -of_loss), None

@@ -114,6 +114,9 @@ class RunConfig(Config):
     """keys initial weights, row order, masks and dropout"""
     attention: AttentionScope = "documents"
     """what a token attends to: its own document, or its whole row"""
+    z_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """factor of the mean of log² Z of predicted tokens, which is added to the loss that is minimised, so that
+    logits do not drift; PaLM has 1e-4"""
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
     """largest gradient norm; none clips nothing"""
     device: Device = "auto"

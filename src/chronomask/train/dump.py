@@ -21,14 +21,14 @@ from safetensors.torch import load_file, save_file
 
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.masking.tally import class_sums, weighted_sum
+from chronomask.masking.tally import class_sums
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.storage import read_object, write_json
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import seed_dropout
 from chronomask.train.distributed import World
-from chronomask.train.forward import Forward, Part, rows_at_fault
+from chronomask.train.forward import Forward, Part, objective, rows_at_fault
 from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.run import Run, State
 from chronomask.train.sharding import gradient_norm
@@ -113,8 +113,10 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     losses = []
     for rank, number, part in parts:
         seed_dropout(config.seed, saved.step, rank, number)
-        loss, correct = forward.losses(part)
-        (weighted_sum(loss, part.batch) / divisor).backward()
+        loss, correct, log_z = forward.losses(part)
+        objective(
+            loss, log_z, part.batch, divisor=divisor, z_loss=config.z_loss, predicted=predicted
+        ).backward()
         if working_copy:
             working_copy.collect()
         losses.append(loss.detach())

@@ -11,12 +11,13 @@ import torch
 from transformers import PreTrainedModel
 
 from chronomask.masking.masker import Masker
+from chronomask.masking.tally import weighted_sum
 from chronomask.model.attention import AttentionScope, backbone_inputs, position_offset
 from chronomask.model.device import autocast
 from chronomask.model.head import logits_at, token_losses
 from chronomask.types import MaskedBatch, Precision, Rows
 
-__all__ = ["Forward", "Part", "rows_at_fault"]
+__all__ = ["Forward", "Part", "objective", "rows_at_fault"]
 
 LogitsAt = Callable[
     [PreTrainedModel, torch.Tensor, torch.Tensor, Mapping[str, Any], str | None], torch.Tensor
@@ -83,11 +84,8 @@ class Forward:
         quarter = -(-full // 4)
         return max(rows.num_rows, min(full, -(-rows.num_rows // quarter) * quarter))
 
-    def losses(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss float32 [N] in nats of every predicted token, and whether it was right, bool [N].
-
-        A token is right if no other has a higher logit.
-        """
+    def losses(self, part: Part) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What :func:`~chronomask.model.head.token_losses` says of every predicted token."""
         batch = part.batch
         # Weights that are bfloat16 themselves need no casts, and norms are to give bfloat16 as well.
         casting = "fp32" if self.model.dtype is torch.bfloat16 else self.precision
@@ -96,6 +94,25 @@ class Forward:
                 self.model, batch.input_ids, batch.positions, part.inputs, self.compiled
             )
         return token_losses(logits.float(), batch.targets)
+
+
+def objective(
+    losses: torch.Tensor,
+    log_z: torch.Tensor,
+    batch: MaskedBatch,
+    *,
+    divisor: float,
+    z_loss: float,
+    predicted: float,
+) -> torch.Tensor:
+    """What a micro-batch adds to what its step minimises: 0-d, with its graph.
+
+    The weighted sum of its ``losses`` [N] over ``divisor`` and, with a coefficient ``z_loss``, that times
+    the sum of log² Z [N] over ``predicted`` (PaLM, arXiv 2204.02311, section 5). Both numbers are those of
+    the whole step, so that it does not matter how the step is cut. Loss weights do not weigh log² Z.
+    """
+    total = weighted_sum(losses, batch) / divisor
+    return total + z_loss * (log_z.square().sum() / predicted) if z_loss else total
 
 
 def rows_at_fault(parts: Sequence[Part], losses: Sequence[torch.Tensor]) -> list[int]:

@@ -4,8 +4,9 @@ Step s: its rows (a function of data, seed and s) are cut into micro-batches and
 ratio and the class weights learned before s, all of them before anything is computed, so that the
 number of predicted tokens over all micro-batches and processes is known. Each micro-batch adds the
 gradient of (sum of its losses / that number); where masking weighs losses, of their weighted sum divided
-by what masking says. Gradients are summed over processes, clipped and applied,
-unless one is not finite; losses per class are pooled and fed back to the masker, in force from s + 1 on.
+by what masking says. A z-loss is added to what is minimised, and to no loss that is logged. Gradients are
+summed over processes, clipped and applied, unless one is not finite; losses per class are pooled and fed
+back to the masker, in force from s + 1 on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 
 from chronomask.data.order import shorten_rows
 from chronomask.errors import RunError, Stopped
-from chronomask.masking.tally import class_means, class_sums, class_tally, weighted_sum
+from chronomask.masking.tally import class_means, class_sums, class_tally
 from chronomask.model.device import peak_memory
 from chronomask.model.head import compile_budget
 from chronomask.runs.layout import RunFolder
@@ -35,7 +36,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism, seed_dropout
 from chronomask.train.distributed import StopRequest, World
 from chronomask.train.dump import not_finite
-from chronomask.train.forward import Part
+from chronomask.train.forward import Part, objective
 from chronomask.train.log import RunLog
 from chronomask.train.run import Run, State, compiles, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
@@ -158,6 +159,8 @@ class _Step:
     loss: float | None
     learning_rate: float
     gradient_norm: float | None
+    z_loss: float | None
+    """what was added to the loss that is minimised"""
 
 
 def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -> _Step | None:
@@ -183,9 +186,9 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
         return None
 
     rate = config.learning_rate.at(state.step, config.steps)
-    loss, norm = None, None
+    loss, norm, z_loss = None, None, None
     if predicted:  # with nothing to predict there is no update; the schedules go on
-        loss, norm = _update(run, state, world, parts, predicted, divisor, rate)
+        loss, norm, z_loss = _update(run, state, world, parts, predicted, divisor, rate)
     rows_done = config.sizes.rows_at(state.step)  # whole rows, also where they are cut
     state.count(
         rows=rows_done,
@@ -202,6 +205,7 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
         loss=loss,
         learning_rate=rate,
         gradient_norm=norm,
+        z_loss=z_loss,
     )
 
 
@@ -234,8 +238,8 @@ def _update(
     predicted: float,
     divisor: float,
     rate: float,
-) -> tuple[float, float]:
-    """Forward, backward, update, feedback; returns the mean loss and the gradient norm.
+) -> tuple[float, float, float]:
+    """Forward, backward, update, feedback; returns the mean loss, the gradient norm and the z-loss.
 
     ``predicted`` tokens and ``divisor`` of weighted losses are sums over all processes; the mean loss is
     that of predicted tokens, without weights.
@@ -245,21 +249,28 @@ def _update(
     # Of every class and, where content is learnt by token, of every token after them.
     num_tokens = masker.num_feedback_classes if masker.config.content.by_token_id else 0
     tallies = torch.zeros(3, num_classes + num_tokens, dtype=torch.float64, device=world.device)
+    squares = torch.zeros((), dtype=torch.float64, device=world.device)  # of log Z, summed
     losses = []
     for number, part in enumerate(parts):
         seed_dropout(config.seed, state.step, world.rank, number)
         if run.sharded:
             run.sharded.sum_gradients_next(number == len(parts) - 1)
-        loss, correct = forward.losses(part)
-        (weighted_sum(loss, part.batch) / divisor).backward()
+        loss, correct, log_z = forward.losses(part)
+        objective(
+            loss, log_z, part.batch, divisor=divisor, z_loss=config.z_loss, predicted=predicted
+        ).backward()
         if run.working_copy:
             run.working_copy.collect()
         losses.append(loss.detach())
+        if config.z_loss:
+            squares += log_z.detach().double().square().sum()
         tallies[:, :num_classes] += class_sums(part.batch.target_class, loss, correct, num_classes)
         if num_tokens:
             tokens = masker.feedback_class(part.batch)
             tallies[:, num_classes:] += class_sums(tokens, loss, correct, num_tokens)
     world.sum(tallies)
+    if config.z_loss:
+        world.sum(squares)
     if not run.sharded:
         world.sum_gradients(run.parameters)
 
@@ -270,11 +281,13 @@ def _update(
     if at_once:
         update(run.optimiser, rate, norm_tensor, config.gradient_clip, leave_out=~finite)
     # Here the host waits for the device, once a step: the next step's masks depend on these losses.
-    read = torch.cat((tallies.flatten(), torch.stack((norm_tensor, finite)).double())).cpu()
-    tallies = read[:-2].view_as(tallies)
+    ending = torch.stack((norm_tensor, finite, squares)).double()
+    read = torch.cat((tallies.flatten(), ending)).cpu()
+    tallies, (read_norm, is_finite, square_sum) = read[:-3].view_as(tallies), read[-3:].tolist()
+    z_loss = config.z_loss * square_sum / predicted
     by_class = tallies[:, :num_classes]
-    mean_loss, norm = float(by_class[0].sum()) / predicted, float(read[-2])
-    if not read[-1]:
+    mean_loss, norm = float(by_class[0].sum()) / predicted, read_norm
+    if not is_finite:
         raise not_finite(run, state, world, mean_loss, norm, parts, losses)
     state.window.by_class += by_class
     why = run.outliers.judge(mean_loss, norm)
@@ -282,14 +295,14 @@ def _update(
         logger.warning("step %s is left out as an outlier: %s", f"{state.step + 1:,}", why)
         state.window.skipped.append(state.step + 1)
         run.optimiser.zero_grad(set_to_none=True)
-        return mean_loss, norm
+        return mean_loss, norm, z_loss
     if not at_once:
         update(run.optimiser, rate, norm_tensor, config.gradient_clip)
     run.round_weights()
     run.optimiser.zero_grad(set_to_none=True)
 
     masker.update(class_tally(tallies[:, num_classes:] if num_tokens else by_class))
-    return mean_loss, norm
+    return mean_loss, norm, z_loss
 
 
 def _finite(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
@@ -331,6 +344,8 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
         "seconds_left": tokens_left / speed if speed else None,
         **class_means(window.by_class, run.data.class_names),
     }
+    if config.z_loss:
+        line["z_loss"] = step.z_loss
     if config.outliers.judges:
         line["skipped_steps"] = window.skipped
     weights = run.masker.class_weights()

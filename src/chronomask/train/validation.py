@@ -63,7 +63,7 @@ def validate(
         # the others need it to.
         which, rows, batch = turn[min(world.rank, len(turn) - 1)]
         part = forward.place(rows, batch)
-        loss, correct = forward.losses(part)
+        loss, correct, _ = forward.losses(part)
         if world.rank < len(turn):
             sums[which] += class_sums(part.batch.target_class, loss, correct, len(class_names))
     forward.model.train()

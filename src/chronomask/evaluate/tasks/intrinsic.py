@@ -201,7 +201,7 @@ class MaskedLossTask(Task[MaskedLoss]):
                 )
                 with autocast(device, config.precision):
                     logits = logits_at(opened, ids, positions, inputs)
-                loss, right = token_losses(logits.float(), targets)
+                loss, right, _ = token_losses(logits.float(), targets)
                 row = rows.row_id[np.asarray(batch.positions) // rows.row_length]
                 classes = np.asarray(batch.target_class)
                 found.append(
