@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drawn import engine, paper, schedules, words
+from drawn import engine, gallery, paper, schedules, words
 
 from chronomask.report.drawing import appearance
 
@@ -19,7 +19,12 @@ def main() -> None:
     """Draw all; print each file with its size."""
     IMAGES.mkdir(exist_ok=True)
     with appearance():
-        figures = {**schedules.figures(), **engine.figures(), **words.figures()}
+        figures = {
+            **schedules.figures(),
+            **engine.figures(),
+            **words.figures(),
+            **gallery.figures(),
+        }
         for name, figure in figures.items():
             size = paper.save(figure, IMAGES / f"{name}.svg")
             print(f"{name}.svg  {size / 1000:.0f} kB")

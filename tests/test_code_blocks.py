@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -29,6 +30,7 @@ from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
 from chronomask.study.config import StudyConfig, load_study, study_of
 from chronomask.train.config import RunConfig
+from tests.support.comparisons import comparison, task
 from tests.support.documents import (
     ROOT,
     Code,
@@ -38,6 +40,7 @@ from tests.support.documents import (
     python_blocks,
     spans,
 )
+from tests.support.synthetic_runs import write_run
 
 KINDS = {"python", "diff", "yaml", "bash", "text", "{toctree}", "{include}"}
 RUN_ELSEWHERE = {
@@ -86,6 +89,11 @@ def test_python_runs(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "corpus").symlink_to(tiny_data.path)
     export_parquet(tiny_data, tmp_path / "out")
+    for name in ("a", "b"):
+        write_run(tmp_path / "runs" / name, name, weighted=True)
+    (tmp_path / "runs" / "tiny").mkdir()
+    made = comparison([task("validation_loss", {"a": (0.01, 0.03), "b": (-0.01, 0.03)})])
+    (tmp_path / "runs" / "tiny" / "comparison.json").write_text(json.dumps(made))
     monkeypatch.setattr("chronomask.evaluate.tasks.REGISTRY", dict(REGISTRY))
     for family in (ratio.Schedule, ratio.PureSchedule):  # other tests define the same class
         others = {kind: member for kind, member in family.kinds().items() if kind != "sawtooth"}
