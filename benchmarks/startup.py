@@ -3,8 +3,9 @@
     python -m benchmarks.startup [--json] [--toy]
 
 Everything is measured in fresh processes and in CPU time, user and system, so that a busy machine changes
-little; a figure is the median of several. ``--toy`` measures each thing once. Python keeps its byte code
-between them, as it does for an installed package.
+little; a figure is the median of several. Python keeps its byte code between them, as it does for an
+installed package. ``--toy`` asks everything once, of one process: it looks at the answers, and its times
+mean nothing.
 
 - ``import_ms``: ``import chronomask``, without what the interpreter itself needs;
 - ``torch_in_sys_modules``: whether that import brought torch;
@@ -23,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +136,31 @@ started = time.process_time()
 import chronomask
 print(time.process_time() - started, "torch" in sys.modules)
 """
-_CALL = """
-import atexit, sys
+_CALLS = """
+import contextlib, io, json, sys
 from chronomask.cli import main
-atexit.register(lambda: print("torch" in sys.modules, file=sys.stdout))
-main()
+answers = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:], code, out, err = arguments, 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code
+    answers.append([code, out.getvalue(), err.getvalue(), "torch" in sys.modules])
+print(json.dumps(answers))
 """
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said; ``seconds`` of CPU time, and whether ``torch`` was imported by then."""
+
+    seconds: float
+    code: int
+    out: str
+    err: str
+    torch: bool
 
 
 def cpu_seconds(arguments: list[str]) -> tuple[float, int, str, str]:
@@ -173,42 +194,56 @@ def made_paths(folder: Path) -> dict[str, str]:
     }
 
 
+def ask(requests: list[list[str]], *, fresh: bool) -> list[Answer]:
+    """What commands say, each in a process of its own or, for a look at the answers alone, all in one."""
+    answers = []
+    for group in [[request] for request in requests] if fresh else [requests]:
+        spent, code, out, err = cpu_seconds(["-c", _CALLS, json.dumps(group)])
+        if code:
+            raise RuntimeError(f"{group} ended with {code}: {err}")
+        answers += [Answer(spent / len(group), *answer) for answer in json.loads(out)]
+    return answers
+
+
 def refusals(times: int) -> tuple[dict[str, float], list[str]]:
     """CPU seconds of every refusal, and those that imported torch; RuntimeError if one is none."""
-    seconds: dict[str, float] = {}
-    late = []
+    requests = {
+        f"{c}: {kind}": (c, words) for c, kinds in REFUSALS.items() for kind, words in kinds.items()
+    }
     with tempfile.TemporaryDirectory() as made:
         paths = made_paths(Path(made))
-        for command, kinds in REFUSALS.items():
-            for kind, request in kinds.items():
-                arguments = [*command.split(), *(word.format(**paths) for word in request.split())]
-                runs = [cpu_seconds(["-c", _CALL, *arguments]) for _ in range(times)]
-                name = f"{command}: {kind}"
-                _, code, out, err = runs[0]
-                if code == 0 or not err.startswith("chronomask: ") or Path(paths["new"]).exists():
-                    raise RuntimeError(f"{name} was not refused ({code}): {out}{err}")
-                seconds[name] = statistics.median(spent for spent, *_ in runs)
-                if "True" in out.splitlines():
-                    late.append(name)
-    return seconds, late
+        lines = [
+            [*command.split(), *(word.format(**paths) for word in words.split())]
+            for command, words in requests.values()
+        ]
+        rounds = [ask(lines, fresh=times > 1) for _ in range(times)]
+        if Path(paths["new"]).exists():
+            raise RuntimeError("a refusal left its folder behind")
+    for name, answer in zip(requests, rounds[0], strict=True):
+        if answer.code == 0 or not answer.err.startswith("chronomask: "):
+            raise RuntimeError(f"{name} was not refused: {answer}")
+    seconds = {
+        name: statistics.median(answer.seconds for answer in answers)
+        for name, *answers in zip(requests, *rounds, strict=True)
+    }
+    return seconds, [name for name, a in zip(requests, rounds[0], strict=True) if a.torch]
 
 
 def benchmark_startup(times: int = 5) -> dict[str, Any]:
     """All figures; ``times`` processes for each."""
     imports = [cpu_seconds(["-c", _IMPORT])[2].split() for _ in range(times)]
-    helps = {
-        command: statistics.median(
-            cpu_seconds(["-m", "chronomask", *command.split(), "--help"])[0] for _ in range(times)
-        )
-        for command in ("", *COMMANDS)
-    }
+    pages = [[*command.split(), "--help"] for command in ("", *COMMANDS)]
+    rounds = [ask(pages, fresh=times > 1) for _ in range(times)]
+    helps = [
+        statistics.median(answer.seconds for answer in page) for page in zip(*rounds, strict=True)
+    ]
     refused, late = refusals(times)
     files = list((SRC / "chronomask").rglob("*.py"))
     return {
         "import_ms": round(1000 * statistics.median(float(spent) for spent, _ in imports), 1),
         "torch_in_sys_modules": any(torch == "True" for _, torch in imports),
-        "help_ms": round(1000 * helps.pop("")),
-        "command_help_ms": round(1000 * max(helps.values())),
+        "help_ms": round(1000 * helps[0]),
+        "command_help_ms": round(1000 * max(helps[1:])),
         "refusal_cpu_s": round(max(refused.values()), 2),
         "refusals": {name: round(spent, 2) for name, spent in refused.items()},
         "late": late,
@@ -221,7 +256,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What it costs to begin.")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
-    parser.add_argument("--toy", action="store_true", help="measure each thing once")
+    parser.add_argument("--toy", action="store_true", help="look at the answers alone")
     options = parser.parse_args()
     figures = benchmark_startup(1 if options.toy else 5)
     if options.json:
