@@ -58,7 +58,7 @@ from benchmarks.record import as_json
 from chronomask.data.folder import PreparedData
 from chronomask.data.summary import summarise
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
-from chronomask.prepare.executors import run_stage
+from chronomask.prepare.executors import Stage, run_stage
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.gather import gather
@@ -71,7 +71,6 @@ from chronomask.prepare.rows.annotate import (
     annotate_part,
 )
 from chronomask.prepare.rows.pack import Pieces, Specials, concatenate
-from chronomask.prepare.tasks import Stage
 from chronomask.prepare.tokenizer import SavedTokenizer, load_backend, open_saved
 from chronomask.prepare.words.tagger import WordFinder
 from chronomask.prepare.words.unicode import UnicodeWords

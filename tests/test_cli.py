@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from chronomask import __version__, cli
-from chronomask.config import read_configs
+from chronomask.config import merge, read_yaml
 from chronomask.data.folder import PreparedData
 from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.prepare import pipeline
@@ -207,7 +207,7 @@ def test_recipes_flags_and_changes_lie_over_each_other(
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     by_hand = RunConfig.parse(
-        read_configs([find_recipe("bert-small"), find_recipe("fixed-30", "arms")])
+        merge(read_yaml(find_recipe("bert-small")), read_yaml(find_recipe("fixed-30", "arms")))
     )
     assert trained == [
         by_hand.replace(

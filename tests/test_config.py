@@ -16,7 +16,6 @@ from chronomask.config import (
     Alternative,
     Config,
     Layer,
-    apply_overrides,
     json_schema,
     kind_of,
     merge,
@@ -109,16 +108,16 @@ def test_dotted_keys_mean_groups_of_keys() -> None:
 
 def test_a_kind_that_changes_drops_what_belonged_to_the_one_before() -> None:
     before = {"ratio": {"kind": "constant", "base": 0.2}}
-    assert apply_overrides(before, ["ratio.kind=linear"]) == {"ratio": {"kind": "linear"}}
-    assert apply_overrides(before, ["ratio.kind=constant"]) == before
+    assert merge(before, nested({"ratio.kind": "linear"})) == {"ratio": {"kind": "linear"}}
+    assert merge(before, nested({"ratio.kind": "constant"})) == before
     for order in (1, -1):
-        overrides = ["ratio.kind=linear", "ratio.start=0.3"][::order]
-        assert apply_overrides(before, overrides) == {"ratio": {"kind": "linear", "start": 0.3}}
+        changes = dict([("ratio.kind", "linear"), ("ratio.start", 0.3)][::order])
+        assert merge(before, nested(changes)) == {"ratio": {"kind": "linear", "start": 0.3}}
 
 
 def test_an_empty_group_empties_what_is_there() -> None:
     values = {"overrides": {"hidden_size": 1}, "other": {"a": 1}}
-    assert apply_overrides(values, ["overrides={}"]) == {"overrides": {}, "other": {"a": 1}}
+    assert merge(values, dict([parse_override("overrides={}")])) == {**values, "overrides": {}}
     assert merge(values, {}) == values
 
 

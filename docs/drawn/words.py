@@ -11,13 +11,13 @@ from matplotlib.patches import FancyBboxPatch
 
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Vocabulary
-from chronomask.report.classes import group_of
 from chronomask.report.drawing import GROUP_COLOURS, INK, MUTED, text_width
 from chronomask.show.measure import Shown
 from chronomask.show.request import DEFAULT, NamedMasking
 from chronomask.show.subject import Subject, of_text
 from chronomask.show.view import Moment, Token, classes_shown, look, tokens_of
 from chronomask.types import Rows
+from chronomask.yardsticks import group_of
 
 from .paper import sheet
 

@@ -58,13 +58,11 @@ __all__ = [
     "Config",
     "Layer",
     "Seed",
-    "apply_overrides",
     "diff",
     "kind_of",
     "merge",
     "nested",
     "parse_override",
-    "read_configs",
     "read_yaml",
     "unknown_key",
     "unknown_name",
@@ -422,14 +420,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return nested(values)
 
 
-def read_configs(paths: Sequence[str | Path]) -> dict[str, Any]:
-    """The values of several YAML files, each changing those before it; raises :class:`UsageError`."""
-    values: dict[str, Any] = {}
-    for path in paths:
-        values = merge(values, read_yaml(path))
-    return values
-
-
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``values`` with ``changes`` laid over them, group by group.
 
@@ -475,14 +465,6 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
             value = {key: value}
         result = merge(result, {first: value})
     return result
-
-
-def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """``values`` with ``a.b.c=value`` applied in order, each as :func:`merge` lays it over them."""
-    changes: dict[str, Any] = {}
-    for override in overrides:
-        changes = merge(changes, nested(dict([parse_override(override)])))
-    return merge(values, changes)
 
 
 def diff(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:

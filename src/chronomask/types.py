@@ -28,7 +28,6 @@ __all__ = [
     "Precision",
     "Rows",
     "TaggedWords",
-    "TokenisedDocument",
 ]
 
 NO_CLASS = 0
@@ -75,20 +74,6 @@ class Document:
     text: str
     metadata: dict[str, str | int | float] = field(default_factory=dict)
     words: TaggedWords | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TokenisedDocument:
-    """A document's tokens without specials, each with its word's start mark and class.
-
-    ``input_ids`` int64 [T]; ``word_start`` bool [T]: True at the first token of every word;
-    ``token_class`` uint8 [T].
-    """
-
-    id: str
-    input_ids: np.ndarray
-    word_start: np.ndarray
-    token_class: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)

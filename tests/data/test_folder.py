@@ -72,14 +72,6 @@ def test_files_depend_on_rows_alone(tmp_path: Path) -> None:
     assert first.manifest == second.manifest
 
 
-def test_class_token_counts(tiny_data: PreparedData) -> None:
-    split = tiny_data.split("train")
-    rows = split.read(np.arange(split.num_rows))
-    maskable = rows.token_class[rows.word_id >= 0]
-    expected = np.bincount(maskable, minlength=18)
-    np.testing.assert_array_equal(split.class_token_counts(18), expected)
-
-
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     out = RowWriter(tmp_path, "train", 8, 70_000)
     ids = np.full((2, 8), 69_999)

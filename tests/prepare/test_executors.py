@@ -17,9 +17,9 @@ from chronomask.data.manifest import MANIFEST
 from chronomask.errors import RunError, UsageError
 from chronomask.prepare import executors
 from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.executors import Stage, run_task
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.rows import annotate
-from chronomask.prepare.tasks import Stage, run_task
 from tests.support.corpus import made_up_text
 from tests.support.processes import HANG, python_path
 from tests.support.reading import files, tiny_config

@@ -17,10 +17,16 @@ from chronomask.prepare.read.sources import find_sources
 from chronomask.prepare.rows.annotate import Annotator
 from chronomask.prepare.tokenizer import load_backend
 from chronomask.prepare.words.bands import BandWords
-from chronomask.prepare.words.chunks import begins_its_text, cut, may_be_cut, text_of
 from chronomask.prepare.words.english.accuracy import load_tagger as load_pipeline
 from chronomask.prepare.words.english.network import PAD, EnglishNetwork
-from chronomask.prepare.words.memo import ChunkMemo, Growing
+from chronomask.prepare.words.memo import (
+    ChunkMemo,
+    Growing,
+    begins_its_text,
+    cut,
+    may_be_cut,
+    text_of,
+)
 from chronomask.prepare.words.tagger import WithoutContext, WordFinder
 from chronomask.prepare.words.unicode import UnicodeWords
 from tests.support.corpus import made_up_text

@@ -17,9 +17,9 @@ from chronomask.data.loader import validation_batches
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.executors import Stage, run_task
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.rows.annotate import Annotator
-from chronomask.prepare.tasks import Stage, run_task
 from chronomask.prepare.work import hash_position
 from tests.support.corpus import made_up_text
 from tests.support.processes import python_path

@@ -20,9 +20,8 @@ from chronomask.cli import app
 from chronomask.errors import RunError, UsageError
 from chronomask.prepare import executors, pipeline
 from chronomask.prepare.config import LocalExecutor, PrepareConfig
-from chronomask.prepare.executors import run_stage
+from chronomask.prepare.executors import Share, Stage, run_stage
 from chronomask.prepare.pipeline import prepare, prepare_share
-from chronomask.prepare.tasks import Share, Stage
 from chronomask.prepare.work import lock, mark, mark_file
 from tests.support.corpus import made_up_text
 from tests.support.processes import HANG, python_path

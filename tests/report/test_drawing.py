@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronomask.report.classes import CONTENT, FUNCTION, OTHER, PUNCTUATION, group_of
 from chronomask.report.drawing import (
     appearance,
     arm_colour,
@@ -15,6 +14,7 @@ from chronomask.report.drawing import (
     shorten,
     spread,
 )
+from chronomask.yardsticks import CONTENT, FUNCTION, OTHER, PUNCTUATION, group_of
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=20), st.floats(0, 5))

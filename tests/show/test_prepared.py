@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from chronomask.cli import app, main
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.show.stored_rows import rows_as_text
+from chronomask.show.terminal import rows_as_text
 
 
 def run(*arguments: object) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chronomask.cli import main
 from chronomask.prepare import executors
-from chronomask.prepare.tasks import Stage
+from chronomask.prepare.executors import Stage
 from chronomask.storage import replacing
 from tests.support.processes import HANG
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chronomask.cli import app
-from chronomask.config import merge, read_configs
+from chronomask.config import merge, read_yaml
 from chronomask.errors import UsageError
 from chronomask.model.config import FromCheckpoint
 from chronomask.runs.rules import expect
@@ -118,7 +118,7 @@ def test_a_warm_up_of_fifty_billion_tokens() -> None:
 @pytest.mark.parametrize("base", ["bert-base", "bert-large"])
 def test_arms_differ_in_masking_or_in_what_they_are_named_for_alone(base: str, arm: Path) -> None:
     plain = RunConfig.load(CONFIGS / f"{base}.yaml")
-    changed = RunConfig.parse(read_configs([CONFIGS / f"{base}.yaml", arm]), arm.name)
+    changed = RunConfig.parse(merge(read_yaml(CONFIGS / f"{base}.yaml"), read_yaml(arm)), arm.name)
     part = BESIDE.get(arm.stem, "masking")
     assert part == "masking" or getattr(changed, part) != getattr(plain, part)
     assert changed.model_copy(update={part: getattr(plain, part)}) == plain

@@ -1,4 +1,4 @@
-"""The command line: one file per command, each a thin call into its room.
+"""The command line: a file for commands that belong together, each a thin call into its room.
 
 Exit codes: 0 done; 1 the work failed; 2 the request was wrong; 128 + signal when stopped by one.
 Nothing heavy is imported before a request has been checked, so that help and refusals are instant.
@@ -19,11 +19,9 @@ from chronomask.cli.evaluate import evaluate
 from chronomask.cli.inspect import inspect
 from chronomask.cli.options import HELP_FLAGS, show_help
 from chronomask.cli.prepare import prepare
-from chronomask.cli.pretrain import pretrain
-from chronomask.cli.quickstart import quickstart
+from chronomask.cli.pretrain import pretrain, replay
 from chronomask.cli.recipes import recipes
-from chronomask.cli.replay import replay
-from chronomask.cli.report import report
+from chronomask.cli.study import quickstart, report
 from chronomask.errors import ChronomaskError, printable
 
 __all__ = ["app", "main"]

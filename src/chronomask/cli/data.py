@@ -64,7 +64,7 @@ def data_show(
 
     data = PreparedData.open(folder)
 
-    from chronomask.show.stored_rows import rows_as_text
+    from chronomask.show.terminal import rows_as_text
 
     print(rows_as_text(data, split, row, rows, colour=sys.stdout.isatty()))
 

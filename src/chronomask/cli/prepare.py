@@ -96,7 +96,7 @@ def prepare(
     """Turn text into tokenised, tagged, packed rows."""
     from chronomask.config import Layer
     from chronomask.prepare.config import PrepareConfig
-    from chronomask.prepare.tasks import Share
+    from chronomask.prepare.executors import Share
     from chronomask.recipes import find_recipe
 
     share = None if only is None else Share.parse(only)

@@ -1,4 +1,4 @@
-"""``chronomask study``: run, follow and report a study."""
+"""``chronomask study``, ``report`` and ``quickstart``: run, follow and draw a comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chronomask.cli.options import (
     show_help,
 )
 
-__all__ = ["app"]
+__all__ = ["app", "quickstart", "report"]
 
 app = typer.Typer(
     help="Compare ways to mask: arms, seeds, tasks, and an interval for every difference.",
@@ -116,3 +116,36 @@ def study_report(folder: StudyFolder) -> None:
     from chronomask.study import command
 
     print(f"report: {command.report_of_study(folder)}")
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders, the baseline first; runs of one arm with several seeds are one line. Or "
+            "the folder of a study.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write the report to.")
+    ] = Path("report"),
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Masking over training",
+) -> None:
+    """Draw runs or a study: one self-contained HTML page, and every plotted number as CSV."""
+    from chronomask.study import command
+
+    print(command.report_in_words(runs, out, title))
+
+
+def quickstart(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write everything to.")
+    ] = Path("runs/quickstart"),
+    steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each arm.")] = 360,
+    quiet: Quiet = False,
+) -> None:
+    """Train four arms on English text that is already on this machine, and compare them."""
+    from chronomask.study import command
+
+    print(command.quickstart(out, steps, quiet))

@@ -142,13 +142,6 @@ class PreparedSplit:
         cu_seqlens = starts if len(inner) == 1 else np.sort(np.concatenate(inner))
         return ids, annotation, cu_seqlens
 
-    def class_token_counts(self, num_classes: int) -> np.ndarray:
-        """int64 [C]: maskable tokens of every class, read shard by shard."""
-        counts = np.zeros(marks.MAX_CLASSES, np.int64)
-        for shard in self.annotations():
-            counts += marks.totals(shard).sum(0)
-        return counts[:num_classes]
-
     def annotations(self) -> Iterator[np.ndarray]:
         """The annotation bytes of every shard in order, uint8 [rows, T] each."""
         for shard in range(len(self.entry.shards)):

@@ -13,13 +13,13 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from chronomask.config import Config, kind_of
 from chronomask.data.scores import NoScores, Scores
-from chronomask.prepare.clean.deduplicate import (
+from chronomask.prepare.clean import (
+    DatatroveFilter,
     Deduplication,
     ExactDuplicates,
     MinHashDuplicates,
     NoDeduplication,
 )
-from chronomask.prepare.clean.filters import DatatroveFilter
 from chronomask.prepare.executors import Executor, LocalExecutor, RayExecutor
 from chronomask.prepare.read.records import Fields, TxtDocuments
 from chronomask.prepare.read.sources import (

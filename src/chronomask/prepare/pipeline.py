@@ -29,17 +29,22 @@ from chronomask.data.manifest import MANIFEST
 from chronomask.data.scores import score_split
 from chronomask.data.writer import RowWriter, write_column, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, printable
-from chronomask.prepare.clean.deduplicate import SIGN, drop_duplicates, sign_part
-from chronomask.prepare.clean.filters import FILTER, filter_part, filtered_out
+from chronomask.prepare.clean import (
+    FILTER,
+    SIGN,
+    drop_duplicates,
+    filter_part,
+    filtered_out,
+    sign_part,
+)
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.executors import run_stage
+from chronomask.prepare.executors import Share, Stage, Task, run_stage
 from chronomask.prepare.read.files import Skipped, list_names
 from chronomask.prepare.read.gather import Gathered, gather, sample_texts
 from chronomask.prepare.read.sources import Found, find_sources, snapshot
 from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, counts_of, forget
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
 from chronomask.prepare.rows.pack import Specials
-from chronomask.prepare.tasks import Share, Stage, Task
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.words.tagger import Tagger
 from chronomask.prepare.words.unicode import unlikely_language

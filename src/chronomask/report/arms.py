@@ -17,8 +17,19 @@ import numpy as np
 
 from chronomask.report.comparison import ABSENT, thousands
 from chronomask.runs.read import Run, Series
+from chronomask.yardsticks import group_of
 
-__all__ = ["ArmRow", "arm_row", "arms_table", "group_by_arm", "mean_ratios", "mean_row", "mean_run"]
+__all__ = [
+    "ArmRow",
+    "arm_row",
+    "arms_table",
+    "group_by_arm",
+    "group_mean",
+    "mean_ratios",
+    "mean_row",
+    "mean_run",
+    "present_classes",
+]
 
 _SEED_AT_END = re.compile(r"[\s_.,:#(-]*(seed)?[\s_:=-]*\d+\)?$", re.IGNORECASE)
 _OWN = ("name", "seed", "data")
@@ -173,6 +184,25 @@ def mean_run(runs: Sequence[Run], name: str) -> Run:
         environment=first.environment,
         notices=(),
     )
+
+
+def present_classes(series: Series, key: str) -> dict[str, np.ndarray]:
+    """The per-class columns of ``key`` that hold at least one finite value."""
+    columns = series.per_class.get(key, {})
+    return {name: values for name, values in columns.items() if np.isfinite(values).any()}
+
+
+def group_mean(series: Series, key: str, group: str) -> float:
+    """Mean over a group's predicted tokens on the last line; NaN if it has none."""
+    total = count = 0.0
+    for name, values in series.per_class.get(key, {}).items():
+        counts = series.per_class.get("class_count", {}).get(name)
+        if group_of(name) != group or counts is None:
+            continue
+        if np.isfinite(values[-1]) and np.isfinite(counts[-1]):
+            total += float(values[-1] * counts[-1])
+            count += float(counts[-1])
+    return total / count if count else float("nan")
 
 
 def _seed_of(run: Run) -> int:

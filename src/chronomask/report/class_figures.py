@@ -12,14 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from chronomask.report.classes import (
-    CONTENT,
-    FUNCTION,
-    OTHER,
-    PUNCTUATION,
-    group_of,
-    present_classes,
-)
+from chronomask.report.arms import present_classes
 from chronomask.report.drawing import (
     GROUP_COLOURS,
     MUTED,
@@ -37,6 +30,7 @@ from chronomask.report.drawing import (
 )
 from chronomask.report.figures import arm_legend, cell, ratio_text, thin_out
 from chronomask.runs.read import Run, Series
+from chronomask.yardsticks import CONTENT, FUNCTION, OTHER, PUNCTUATION, group_of
 
 __all__ = ["class_loss", "class_weight", "final_class_loss"]
 

@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from chronomask.report.classes import CONTENT, FUNCTION, OTHER, PUNCTUATION
+from chronomask.yardsticks import CONTENT, FUNCTION, OTHER, PUNCTUATION
 
 __all__ = [
     "ARM_COLOURS",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from chronomask.report.classes import CONTENT, FUNCTION, group_mean
+from chronomask.report.arms import group_mean
 from chronomask.report.comparison import (
     LOSS,
     MEAN_LOSS,
@@ -25,6 +25,7 @@ from chronomask.report.comparison import (
     verdict,
 )
 from chronomask.runs.read import Run
+from chronomask.yardsticks import CONTENT, FUNCTION
 
 __all__ = ["answer", "difference_sentences", "findings", "reach_sentences"]
 

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from chronomask.report.arms import mean_ratios
-from chronomask.report.classes import CONTENT, group_of
 from chronomask.report.comparison import percent
 from chronomask.report.drawing import (
     INK,
@@ -29,6 +28,7 @@ from chronomask.report.drawing import (
 )
 from chronomask.report.figures import Row, arm_legend, cell, thin_out
 from chronomask.runs.read import Run, Series
+from chronomask.yardsticks import CONTENT, group_of
 
 __all__ = ["FEW_PREDICTIONS", "masking_ratio", "predicted_tokens", "training_loss"]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from chronomask.report.classes import CONTENT, FUNCTION, group_of
 from chronomask.report.render import render
 from chronomask.show.measure import EPOCHS, Shown
 from chronomask.show.subject import Subject
 from chronomask.show.view import Moment, Token, View, classes_shown, in_force, tokens_of
 from chronomask.storage import write_text
+from chronomask.yardsticks import CONTENT, FUNCTION, group_of
 
 __all__ = ["fragment", "write_page"]
 

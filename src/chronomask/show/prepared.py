@@ -12,9 +12,9 @@ import numpy as np
 from chronomask.data.folder import PreparedData
 from chronomask.data.summary import MOST_PIECES, SplitSummary, summarise
 from chronomask.prepare.read.files import Skipped
-from chronomask.report.classes import CONTENT, FUNCTION, group_of
 from chronomask.report.render import render
 from chronomask.storage import write_text
+from chronomask.yardsticks import CONTENT, FUNCTION, group_of
 
 __all__ = ["ClassShare", "DataView", "as_text", "look_into", "write_data_page"]
 

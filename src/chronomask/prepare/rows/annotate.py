@@ -24,8 +24,7 @@ from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.rows.assemble import keep_documents
 from chronomask.prepare.tokenizer import ByteRuns, load_backend
 from chronomask.prepare.words.align import align
-from chronomask.prepare.words.chunks import may_be_cut
-from chronomask.prepare.words.memo import ChunkMemo, token_arrays
+from chronomask.prepare.words.memo import ChunkMemo, may_be_cut, token_arrays
 from chronomask.prepare.words.tagger import Spans, Tagger, WordFinder, split_long
 from chronomask.prepare.work import (
     SPLITS,

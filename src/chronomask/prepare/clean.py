@@ -1,38 +1,140 @@
-"""Documents that occur more than once, to the letter or nearly: all but one of them are left out.
+"""Which documents are kept: datatrove's filters first, then all but one of those that occur more than once.
 
-``exact`` compares hashes of whole texts; ``minhash`` is datatrove's (signatures by part, then buckets and
-clusters in one process). The parts stay as they are; each gets a list of what to leave out.
+Filters go through each part by itself, before anything else sees its documents. Duplicates are equal to the
+letter (``exact``, hashes of whole texts) or nearly so (``minhash``, datatrove's signatures by part, then
+buckets and clusters in one process); the parts stay as they are, and each gets a list of what to leave out.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import shutil
 import struct
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from chronomask.config import Alternative
-from chronomask.errors import need
+from chronomask.config import Alternative, Config
+from chronomask.errors import DataError, UsageError, nearest, need
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.work import leave_out, mark, read_text, write_work
+from chronomask.prepare.work import leave_out, mark, read_mark, read_text, write_text, write_work
+from chronomask.types import Document
 
 __all__ = [
+    "FILTER",
     "SIGN",
+    "DatatroveFilter",
     "Deduplication",
     "ExactDuplicates",
     "MinHashDuplicates",
     "NoDeduplication",
     "drop_duplicates",
+    "filter_part",
+    "filtered_out",
     "sign_part",
 ]
+
+
+class DatatroveFilter(Config):
+    """A filter of datatrove; documents that it refuses are skipped, counted and named."""
+
+    kind: Literal[
+        "gopher_quality", "gopher_repetition", "c4_quality", "fineweb_quality", "language"
+    ]
+    """Which of its filters; ``c4_quality`` also takes single lines out of a document."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the filter's class that differ from its defaults, by their own names."""
+
+    def step(self) -> Any:
+        """The datatrove step; it is quiet, and its statistics are not used.
+
+        Raises :class:`UsageError` for a missing package or an unknown option, :class:`DataError` where
+        the filter refuses its options.
+        """
+        library = need("datatrove.pipeline.filters", "filters", f"filter {self.kind}")
+        need("loguru", "filters", f"filter {self.kind}").logger.disable("datatrove")
+        kinds = {
+            "gopher_quality": library.GopherQualityFilter,
+            "gopher_repetition": library.GopherRepetitionFilter,
+            "c4_quality": library.C4QualityFilter,
+            "fineweb_quality": library.FineWebQualityFilter,
+            "language": library.LanguageFilter,
+        }
+        step = kinds[self.kind]
+        known = [name for name in inspect.signature(step).parameters if name != "exclusion_writer"]
+        for name in self.options:
+            if name not in known:
+                raise UsageError(
+                    f"filter {self.kind} has no option '{name}'; {nearest(name, known)}"
+                )
+        try:
+            return step(**self.options)
+        except ImportError as error:
+            raise UsageError(f"filter {self.kind} cannot be used: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise DataError(f"filter {self.kind} refuses its options: {error}") from None
+
+
+FILTER = "filter"
+"""Name of the stage."""
+
+
+def filter_part(filters: Sequence[DatatroveFilter], work: Path, number: int) -> None:
+    """Task: filter a part; its mark is the account of what was left out."""
+    steps, skipped = _steps(json.dumps([choice.to_dict() for choice in filters])), Skipped()
+    passed = (_apply(document, steps, skipped) for document in read_text(work, number))
+    kept = [document for document in passed if document is not None]
+    write_text(work, number, kept, filtered=True)
+    characters = sum(len(document.text) for document in kept)
+    account = {"kept": len(kept), "characters": characters, "skipped": skipped.to_dict()}
+    mark(work, FILTER, number, account)
+
+
+def filtered_out(work: Path, num_parts: int) -> tuple[int, int, Skipped]:
+    """Documents and characters that are left, and what was left out of all parts."""
+    documents = characters = 0
+    skipped = Skipped()
+    for number in range(num_parts):
+        account = read_mark(work, FILTER, number)
+        documents += account["kept"]
+        characters += account["characters"]
+        skipped.merge(account["skipped"])
+    return documents, characters, skipped
+
+
+def _apply(
+    document: Document, steps: Sequence[tuple[str, Any]], skipped: Skipped
+) -> Document | None:
+    """The document as the filters leave it, None if one refuses it."""
+    from datatrove.data import Document as TheirDocument
+
+    theirs = TheirDocument(text=document.text, id=document.id)
+    for name, step in steps:
+        answer = step.filter(theirs)
+        passes, reason = answer if isinstance(answer, tuple) else (answer, "")
+        if not passes:
+            why = f"filter {name}" + (f": {reason}" if reason else "")
+            skipped.add(why, document.id, len(document.text.encode()))
+            return None
+    if theirs.text == document.text:
+        return document
+    return Document(document.id, theirs.text, document.metadata)
+
+
+@lru_cache(maxsize=1)
+def _steps(filters: str) -> list[tuple[str, Any]]:
+    """Name and step of each of some filters (as JSON), made once a process."""
+    choices = [DatatroveFilter.parse(values) for values in json.loads(filters)]
+    return [(choice.kind, choice.step()) for choice in choices]
+
 
 SIGN = "sign"
 """Name of the stage that looks at every part; what it finds is compared by one process."""

@@ -1,1 +1,0 @@
-"""Which documents are kept: filters, and duplicates left out."""
