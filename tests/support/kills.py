@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,6 @@ import numpy as np
 from chronomask.keyed import Stream, row_keys
 from chronomask.train import checkpoint
 from tests.support.golden_runs import make_data
-from tests.support.processes import python_path
 from tests.support.tiny_models import tiny_bert
 from tests.support.tiny_training import Driver, assert_same_run
 
@@ -112,15 +109,8 @@ def resume_in_pairs(config: dict[str, Any], folder: Path, driver: Driver, pairs:
         out = folder / f"pair-{pair}"
         spec = {"config": config, "out": str(out), "resume": True}
         assert driver.codes(spec | {"kill_in_step": 5 + pair}) == [-signal.SIGKILL]
-        command = [sys.executable, "-m", "tests.support.train_child", json.dumps(spec)]
-        started = [
-            subprocess.Popen(
-                command, stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": python_path()}
-            )
-            for _ in range(2)
-        ]
-        told = [process.communicate()[1] for process in started]
-        codes = sorted(process.returncode for process in started)
+        answer = driver.answer([spec, spec], apart=True)
+        codes, told = sorted(answer["codes"]), answer["errors"]
         assert codes in ([0, 0], [0, 2]), told
         if codes == [0, 2]:
             met += 1

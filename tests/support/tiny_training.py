@@ -71,11 +71,11 @@ class Driver:
         print(json.dumps(first), file=self._process.stdin, flush=True)
         assert self._process.stdout.readline() == "ready\n"
 
-    def answer(self, specs: list[dict[str, Any]]) -> dict[str, Any]:
+    def answer(self, specs: list[dict[str, Any]], *, apart: bool = False) -> dict[str, Any]:
         """What ``train_driver.run`` returns."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps({"specs": specs}), file=self._process.stdin, flush=True)
+        print(json.dumps({"specs": specs, "apart": apart}), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
     def codes(self, spec: dict[str, Any], number: int = 1) -> list[int]:

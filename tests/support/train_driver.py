@@ -1,10 +1,11 @@
 """Imports torch once, then forks the processes of runs: restarts cost what a run costs, not an import.
 
 Reads requests and writes answers, a JSON object a line. ``specs``: one of ``train_child.py`` for every
-process. A process whose spec has ``invite_at`` gets SIGKILL as soon as it invites it; until then it goes
-on, so where the kill meets it depends on nothing but the system. Answers ``codes`` (of exit, −9 if killed)
-and ``errors`` (their stderr). The first line read is a spec that this process does itself, so that what is
-imported on first use is there for all.
+process of a group, or with ``apart`` for each of several that know nothing of each other. A process whose
+spec has ``invite_at`` gets SIGKILL as soon as it invites it; until then it goes on, so where the kill meets
+it depends on nothing but the system. Answers ``codes`` (of exit, −9 if killed) and ``errors`` (their
+stderr). The first line read is a spec that this process does itself, so that what is imported on first use
+is there for all.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def serve() -> None:
         print(json.dumps(run(**json.loads(request))), flush=True)
 
 
-def run(specs: list[dict[str, Any]]) -> dict[str, Any]:
+def run(specs: list[dict[str, Any]], apart: bool) -> dict[str, Any]:
     world = {}
-    if len(specs) > 1:
+    if len(specs) > 1 and not apart:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
