@@ -19,6 +19,7 @@ mean nothing.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -35,7 +36,7 @@ TEXT = "Some text to prepare.\n"
 COMMANDS = (
     "prepare", "pretrain", "adapt", "replay", "evaluate", "study run", "study status", "study report",
     "report", "quickstart", "inspect", "data info", "data verify", "data show", "data score",
-    "data export", "data import", "recipes",
+    "data ngrams", "data export", "data import", "recipes",
 )  # fmt: skip
 
 REFUSALS: dict[str, dict[str, str]] = {
@@ -124,6 +125,7 @@ REFUSALS: dict[str, dict[str, str]] = {
         "wrong flag": "{none} --splits train",
     },
     "data score": {"missing data": "{none} pmi", "no data": "{folder} pmi"},
+    "data ngrams": {"missing data": "{none}", "no data": "{folder}"},
     "data export": {"missing data": "{none} {new}", "no data": "{folder} {new}"},
     "data import": {"missing file": "{none} {new}", "no file": "{folder} {new}"},
     "recipes": {"unknown name": "bert-tni"},

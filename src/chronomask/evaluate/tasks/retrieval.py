@@ -171,8 +171,8 @@ def ndcg(gains: Sequence[int], judged: Sequence[int]) -> float:
     ``gains``: the judged scores of the documents found, in their order, 0 for those without; ``judged``:
     all judged scores of the query. 0 where none is above 0.
     """
-    best = _discounted(sorted(judged, reverse=True))
-    return _discounted(gains) / best if best else 0.0
+    best = _discount(sorted(judged, reverse=True))
+    return _discount(gains) / best if best else 0.0
 
 
 def recall(gains: Sequence[int], judged: Sequence[int]) -> float:
@@ -181,7 +181,7 @@ def recall(gains: Sequence[int], judged: Sequence[int]) -> float:
     return sum(gain > 0 for gain in gains) / relevant if relevant else 0.0
 
 
-def _discounted(gains: Sequence[int]) -> float:
+def _discount(gains: Sequence[int]) -> float:
     return sum(max(0, g) / math.log2(rank + 1) for rank, g in enumerate(gains[:_CUT], 1))
 
 
