@@ -12,7 +12,7 @@ import numpy as np
 
 from chronomask.data.folder import PreparedData
 from tests.support.corpus import made_up_text
-from tests.support.official_files import squad_values, write_glue, write_squad
+from tests.support.official_files import sentence, squad_values, write_glue, write_squad
 
 TAGS = {"baco": "NOUN", "difu": "VERB", "gahe": "ADJ", ".": "PUNCT", "limo": "DET"}
 """Words of the treebank and their tags."""
@@ -26,6 +26,7 @@ def write_task_files(folder: Path, data: PreparedData) -> None:
         ("the actor was cold", [("who was cold?", "actor")]),
     ]
     write_squad(folder / "squad", squad_values([asked]), squad_values([asked]))
+    write_superglue(folder / "superglue")
     write_squad(folder / "squad", unanswerable(asked), unanswerable(asked), version="2.0")
     (folder / "blimp").mkdir()
     (folder / "blimp" / "order.jsonl").write_text(paradigm("order", "agreement", 0, 4))
@@ -118,3 +119,45 @@ def write_collection(
     table = [("query-id", "corpus-id", "score"), *rows, ("q9", "d1", 1)]
     (folder / "qrels" / "test.tsv").write_text("\n".join("\t".join(map(str, r)) for r in table))
     return corpus, queries, judged
+
+
+def superglue_lines(number: int) -> dict[str, list[dict[str, Any]]]:
+    """Examples of SuperGLUE's small tasks by folder, with the originals' keys and kinds of label."""
+    made: dict[str, list[dict[str, Any]]] = {name: [] for name in SUPERGLUE}
+    for k in range(number):
+        a, b = sentence(k, k % 2 > 0), sentence(k + 1, k % 2 > 0)
+        yes = bool(k % 2)
+        made["BoolQ"].append({"question": a, "passage": b, "idx": k, "label": yes})
+        nli = {"premise": a, "hypothesis": b, "idx": k}
+        label = ("entailment", "contradiction", "neutral")[k % 3]
+        made["CB"].append({**nli, "label": label})
+        made["RTE"].append({**nli, "label": ("entailment", "not_entailment")[k % 2]})
+        choices = {"choice1": sentence(k, not yes), "choice2": sentence(k, yes)}
+        asked = {"question": ("cause", "effect")[k % 3 % 2], "idx": k, "label": int(yes)}
+        made["COPA"].append({"premise": a, **choices, **asked})
+        word = {"word": "film", "idx": k, "label": yes, "version": 1.1}
+        one, two = f"{a} film was", f"a film {b}"
+        places = {"start1": len(a) + 1, "end1": len(a) + 5, "start2": 2, "end2": 6}
+        made["WiC"].append({**word, "sentence1": one, "sentence2": two, **places})
+        target = {
+            "span1_text": "the actor",
+            "span1_index": 0,
+            "span2_text": "warm",
+            "span2_index": 3,
+        }
+        made["WSC"].append(
+            {"text": f"the actor was warm, {a}", "target": target, "idx": k, "label": yes}
+        )
+    return made
+
+
+SUPERGLUE = ("BoolQ", "CB", "RTE", "COPA", "WiC", "WSC")
+
+
+def write_superglue(folder: Path, number: int = 12) -> None:
+    """The six folders, each with its two files."""
+    for name, lines in superglue_lines(number).items():
+        (folder / name).mkdir(parents=True)
+        for part, size in (("train", number), ("val", 6)):
+            text = "\n".join(json.dumps(line) for line in lines[:size])
+            (folder / name / f"{part}.jsonl").write_text(text + "\n")

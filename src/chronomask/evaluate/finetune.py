@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -248,6 +248,10 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
             }
         return Tuned(answers, prepared.choice | best)
 
+    def opened(self, model: Subject, seed: int) -> AbstractContextManager[PreTrainedModel]:
+        """The model with its new head; what is drawn inside the context is a function of the seed."""
+        return open_seeded(model, self.head, self.config, seed, **self.head_options)
+
     @contextmanager
     def _open_tuned(
         self,
@@ -260,7 +264,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         progress: bool,
     ) -> Iterator[tuple[PreTrainedModel, dict[str, float]]]:
         """A model fine-tuned on ``train``, stopped by ``held_out`` if there is one, and what decided that."""
-        with open_seeded(model, self.head, self.config, seed, **self.head_options) as opened:
+        with self.opened(model, seed) as opened:
             best = None
             if held_out is not None and self.config.patience is not None:
                 score = partial(self._score_of, opened, held_out, label, progress)

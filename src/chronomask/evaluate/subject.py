@@ -90,6 +90,14 @@ class Subject:
         """Raise UsageError if transformers' auto class of that name has no model of this architecture."""
         check_architecture(self.name, self.config, auto)
 
+    def check_offsets(self) -> None:
+        """Raise UsageError for a tokenizer that does not say which characters a token stands for."""
+        if not self.tokenizer.is_fast:
+            raise UsageError(
+                f"the tokenizer of {self.name} gives no character offsets, which find a word's "
+                "pieces: save it as a fast tokenizer (tokenizer.json)"
+            )
+
     def open_as(
         self, auto: str, device: torch.device | None = None, **changes: Any
     ) -> PreTrainedModel:

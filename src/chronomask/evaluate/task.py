@@ -23,6 +23,7 @@ from chronomask import __version__
 from chronomask.config import Config
 from chronomask.errors import DataError, UsageError, need
 from chronomask.runs.result import TaskResult
+from chronomask.storage import COMPRESSIONS
 
 if TYPE_CHECKING:
     from chronomask.evaluate.subject import Subject
@@ -37,6 +38,7 @@ __all__ = [
     "is_hub",
     "json_lines",
     "load_split",
+    "one_file",
     "parse_json",
     "texts_in",
 ]
@@ -165,6 +167,20 @@ def folder_of(task_data: Path, family: str) -> Path:
     """Where a family's files lie: in the folder of that name, or in ``task_data`` itself."""
     inner = task_data / family
     return inner if inner.is_dir() else task_data
+
+
+def one_file(path: Path) -> Path:
+    """The file, or the compressed one of its name; raises UsageError if there is none, or more than one."""
+    named = (path.with_name(path.name + ending) for ending in ("", *COMPRESSIONS))
+    found = [each for each in named if each.is_file()]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(
+            f"{path} does not exist (nor with {', '.join(COMPRESSIONS)} after its name)"
+        )
+    names = " and ".join(each.name for each in found)
+    raise UsageError(f"{path.parent} holds {names}: leave one of them there")
 
 
 def files_in(folder: Path, ends: tuple[str, ...], *, below: bool = False) -> list[Path]:

@@ -155,7 +155,7 @@ def test_collections_are_found_and_read_compressed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"several collections \(other, scifact\).*dataset=other"):
         collection_files(tmp_path, Retrieval())
     assert collection_files(tmp_path, Retrieval(dataset="other"))[0].parent.name == "other"
-    with pytest.raises(UsageError, match=r"dev.tsv does not exist"):
+    with pytest.raises(UsageError, match=r"dev.tsv does not exist \(nor with .gz"):
         collection_files(tmp_path, Retrieval(dataset="other", part="dev"))
 
 

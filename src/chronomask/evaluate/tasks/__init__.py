@@ -19,6 +19,13 @@ from chronomask.evaluate.tasks.probe import ProbeTask
 from chronomask.evaluate.tasks.retrieval import RetrievalTask
 from chronomask.evaluate.tasks.squad import SquadTask, SquadV2Task
 from chronomask.evaluate.tasks.sts import SimilarityTask
+from chronomask.evaluate.tasks.superglue import (
+    PAIR_TASKS,
+    SPAN_TASKS,
+    CopaTask,
+    SpanTask,
+    SuperGlueTask,
+)
 
 __all__ = ["REGISTRY", "make_task", "make_tasks", "register"]
 
@@ -123,6 +130,9 @@ def _has(task: Task[Any], key: str) -> bool:
 
 for _task in (
     *map(GlueTask, FORMATS),
+    *map(SuperGlueTask, PAIR_TASKS),
+    CopaTask("copa"),
+    *map(SpanTask, SPAN_TASKS),
     SquadTask(),
     SquadV2Task(),
     BlimpTask(),

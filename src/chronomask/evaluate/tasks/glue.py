@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,25 +159,27 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
 
     family = "glue"
     head = "AutoModelForSequenceClassification"
+    formats: ClassVar[Mapping[str, Format]] = FORMATS
+    """of the tasks that the class knows, by name"""
 
     def __init__(self, name: str, config: FineTuning | None = None) -> None:
         self.name = name
-        self._format = FORMATS[name]
-        super().__init__(config or FineTuning(epochs=self._format.epochs))
+        self.format = self.formats[name]
+        super().__init__(config or FineTuning(epochs=self.format.epochs))
 
-    def with_config(self, config: FineTuning) -> GlueTask:
-        """The same of the nine with other settings."""
-        return GlueTask(self.name, config)
+    def with_config(self, config: FineTuning) -> Self:
+        """The same task with other settings."""
+        return type(self)(self.name, config)
 
     @property
     def head_options(self) -> dict[str, Any]:
         """As many outputs as classes; one for a score."""
-        return {"num_labels": len(self._format.class_names) or 1}
+        return {"num_labels": len(self.format.class_names) or 1}
 
     @property
     def recipe(self) -> dict[str, Any]:
         """Every setting that decides the numbers, and the classes by number."""
-        return {**super().recipe, "classes": list(self._format.class_names)}
+        return {**super().recipe, "classes": list(self.format.class_names)}
 
     def data_sha256(self, task_data: Path) -> str:
         """Of the files, in the order train, dev sets, diagnostic pairs."""
@@ -186,8 +188,8 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
     def read(self, task_data: Path) -> tuple[Examples, dict[str, Examples]]:
         """The training examples, and the dev sets by name; ``ax`` are the diagnostic pairs."""
         train = read_split(self.name, task_data, "train")
-        dev = {name: read_split(self.name, task_data, name) for name in self._format.dev}
-        if self._format.diagnostic and len(pairs := diagnostic(task_data)[0]):
+        dev = {name: read_split(self.name, task_data, name) for name in self.format.dev}
+        if self.format.diagnostic and len(pairs := diagnostic(task_data)[0]):
             dev["ax"] = pairs
         return train, dev
 
@@ -214,7 +216,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
             arrays[f"prediction{suffix}"] = tuned.answers[name]
             if labels.min() >= 0:  # the diagnostic pairs may come without
                 arrays[f"label{suffix}"] = labels
-                wanted = ("mcc",) if name == "ax" else self._format.metrics
+                wanted = ("mcc",) if name == "ax" else self.format.metrics
                 scores = self._scores(wanted, tuned.answers[name], labels)
                 metrics |= {f"{metric}{suffix}": value for metric, value in scores.items()}
         counts = {"train": len(train.examples)}
@@ -226,7 +228,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
             seed,
             started,
             metrics=metrics,
-            primary=self._format.metrics[0],
+            primary=self.format.metrics[0],
             num_examples=counts,
             data_sha256=prepared.data_sha256,
             packages=("scikit-learn", "scipy"),
@@ -256,55 +258,61 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
         import torch
         from torch.nn import functional
 
-        scores = self._format.classes is None
+        scores = self.format.classes is None
         labels = torch.from_numpy(part.examples.labels).to(
             device, torch.float32 if scores else torch.int64
         )
 
         def loss_of(output: Any, _: Any, index: torch.Tensor) -> torch.Tensor:
-            logits = output.logits.float()
+            logits = self.logits(output)
             if scores:
                 return functional.mse_loss(logits[:, 0], labels[index])
             return functional.cross_entropy(logits, labels[index])
 
         return loss_of
 
+    def logits(self, output: Any) -> torch.Tensor:
+        """float32 [B, classes], or [B, 1] of a score, of the model's output."""
+        return output.logits.float()
+
     def answers(
         self, model: Any, part: GluePart, label: str = "", progress: bool = False
     ) -> NDArray[Any]:
         """Class numbers int64, or scores float64, [N] in file order, of a fine-tuned model."""
-        scores = self._format.classes is None
+        scores = self.format.classes is None
         encoded = part.encoded
         result = np.zeros(len(encoded), np.float64 if scores else np.int64)
         for index, output in outputs(model, encoded, self.config, label=label, progress=progress):
-            logits = output.logits.float()
+            logits = self.logits(output)
             result[index] = (logits[:, 0] if scores else logits.argmax(-1)).cpu().numpy()
         return result
 
     def score(self, part: GluePart, answers: NDArray[Any]) -> float:
         """The primary metric."""
-        first = self._format.metrics[0]
+        first = self.format.metrics[0]
         return self._scores((first,), answers, part.examples.labels)[first]
 
     def _scores(
         self, names: tuple[str, ...], prediction: NDArray[Any], label: NDArray[Any]
     ) -> dict[str, float]:
-        score = regression_metrics if self._format.classes is None else classification_metrics
+        score = regression_metrics if self.format.classes is None else classification_metrics
         return score(names, prediction, label)
 
 
 def classification_metrics(
     names: tuple[str, ...], prediction: NDArray[Any], label: NDArray[Any]
 ) -> dict[str, float]:
-    """Shares in [0, 1] (MCC in [−1, 1]) of class numbers [N]; ``names`` of accuracy, f1, mcc.
+    """Shares in [0, 1] (MCC in [−1, 1]) of class numbers [N]; ``names`` of accuracy, f1, macro_f1, mcc.
 
-    ``f1`` is that of class 1, and 0 where neither side has it. Where one class alone is predicted, MCC
-    is 0 by convention. Raises UsageError without scikit-learn.
+    ``f1`` is that of class 1, and 0 where neither side has it; ``macro_f1`` is the mean over all classes
+    there are. Where one class alone is predicted, MCC is 0 by convention. Raises UsageError without
+    scikit-learn.
     """
     metrics = need("sklearn.metrics", *FOR_SCORES)
     by_name = {
         "accuracy": lambda: metrics.accuracy_score(label, prediction),
         "f1": lambda: metrics.f1_score(label, prediction, zero_division=0.0),
+        "macro_f1": lambda: metrics.f1_score(label, prediction, average="macro", zero_division=0.0),
         "mcc": lambda: metrics.matthews_corrcoef(label, prediction),
     }
     return {name: float(by_name[name]()) for name in names}

@@ -114,15 +114,6 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
         """Of the two files."""
         return files_sha256(entity_files(task_data, self.config.part))
 
-    def check(self, model: Subject, task_data: Path) -> None:
-        """Read both parts; raises UsageError or DataError."""
-        super().check(model, task_data)
-        if not model.tokenizer.is_fast:
-            raise UsageError(
-                f"the tokenizer of {model.name} gives no character offsets, which find a word's "
-                "pieces: save it as a fast tokenizer (tokenizer.json)"
-            )
-
     def read(self, task_data: Path) -> tuple[Tagged, dict[str, Tagged]]:
         """The sentences of the training part, and of the part that is scored."""
         files = entity_files(task_data, self.config.part)
@@ -137,6 +128,7 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
 
     def encode(self, model: Subject, examples: Tagged) -> WordRows:
         """Rows of at most ``max_length`` tokens; every word has its first token in one of them."""
+        model.check_offsets()
         rows, words, cut, longest = [], [], 0, self.config.max_length
         for ids, word in _rows_of(model.tokenizer, examples.words, longest):
             rows.append(ids[:longest])

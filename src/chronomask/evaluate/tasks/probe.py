@@ -83,11 +83,7 @@ class ProbeTask(Task[ProbeConfig]):
 
         choose_device(self.config.device)
         model.check_head("AutoModel")
-        if not model.tokenizer.is_fast:
-            raise UsageError(
-                f"the tokenizer of {model.name} gives no character offsets, which find a word's "
-                "pieces: save it as a fast tokenizer (tokenizer.json)"
-            )
+        model.check_offsets()
         layers = model.config.num_hidden_layers
         if not -layers - 1 <= self.config.layer <= layers:
             raise UsageError(

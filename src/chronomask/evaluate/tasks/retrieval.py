@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from chronomask.errors import DataError, UsageError, shown
 from chronomask.evaluate.batches import encode
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import Task, check_text, folder_of, json_lines, texts_in
+from chronomask.evaluate.task import Task, check_text, folder_of, json_lines, one_file, texts_in
 from chronomask.evaluate.vectors import Pooling, check_encoder, unit_vectors
 from chronomask.progress import Progress
 from chronomask.runs.result import TaskResult
-from chronomask.storage import COMPRESSIONS, files_sha256, read_lines
+from chronomask.storage import files_sha256, read_lines
 
 __all__ = [
     "BLOCK",
@@ -190,7 +190,7 @@ def collection_files(task_data: Path, config: Retrieval) -> tuple[Path, Path, Pa
     place = folder_of(task_data, "retrieval")
     if config.dataset is not None:
         place = place / config.dataset
-    elif not _there(place / "corpus.jsonl"):
+    elif not [*place.glob("corpus.jsonl*")]:
         inner = [path.parent for path in sorted(place.glob("*/corpus.jsonl*"))]
         names = sorted({path.name for path in inner})
         if len(names) > 1:
@@ -199,26 +199,12 @@ def collection_files(task_data: Path, config: Retrieval) -> tuple[Path, Path, Pa
                 f"--set retrieval.dataset={names[0]}"
             )
         place = inner[0] if inner else place
-    files = []
-    for name in ("corpus.jsonl", "queries.jsonl", f"qrels/{config.part}.tsv"):
-        found = _there(place / name)
-        if not found:
-            raise UsageError(
-                f"{place / name} does not exist (nor {', '.join(COMPRESSIONS)} of it): name a folder in "
-                "BEIR's format"
-            )
-        if len(found) > 1:
-            raise UsageError(
-                f"{place} holds {' and '.join(path.name for path in found)}: leave one of them there"
-            )
-        files.append(found[0])
-    return files[0], files[1], files[2]
-
-
-def _there(path: Path) -> list[Path]:
-    """The file, or the compressed ones of its name."""
-    named = (path.with_name(path.name + ending) for ending in ("", *COMPRESSIONS))
-    return [each for each in named if each.is_file()]
+    judgements = place / "qrels" / f"{config.part}.tsv"
+    return (
+        one_file(place / "corpus.jsonl"),
+        one_file(place / "queries.jsonl"),
+        one_file(judgements),
+    )
 
 
 def documents(corpus: Path) -> Iterator[tuple[str, str]]:
