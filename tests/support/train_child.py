@@ -7,12 +7,13 @@ call of a function, Python's or C's, counted in the ``save`` thread or anywhere 
 ``count_into``: a file for the numbers of those calls; ``invite_at``: [where, n, calls]: at that call tell
 the driver that it may send a SIGKILL, and wait for it where ``training`` has made ``calls`` more;
 ``ask_to_stop``: [rank, step]: SIGTERM oneself after this step in this process; ``die_once``: [rank, step]:
-SIGKILL oneself there if this is the first start of a group that torchrun may start again. Exits with the
-error's exit code.
+SIGKILL oneself there if this is the first start of a group that torchrun may start again; ``tick``: seconds
+that pass between two looks at the clock of ``hours``. Exits with the error's exit code.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.errors import ChronomaskError
-from chronomask.train import loop, saving
+from chronomask.train import budget, loop, saving
 from chronomask.train.config import RunConfig
 from chronomask.train.log import RunLog
 
@@ -92,6 +93,8 @@ def main(spec: dict[str, Any]) -> int:
             die()
         return summarise(*arguments)
 
+    if "tick" in spec:
+        budget.clock = (spec["tick"] * number for number in itertools.count()).__next__
     loop.seed_dropout = seed_or_die
     saving.flush = flush_or_die
     RunLog.advance = advance_or_ask

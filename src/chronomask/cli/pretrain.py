@@ -72,6 +72,9 @@ def pretrain(
         ),
     ] = None,
     steps: Annotated[str | None, config_flag("N", "Optimiser steps.")] = None,
+    hours: Annotated[
+        str | None, config_flag("H", "Wall-clock hours in place of steps: as many as fit.")
+    ] = None,
     rows: Annotated[str | None, config_flag("N", "Rows of a step.")] = None,
     ratio: Ratio = None,
     content: Content = None,
@@ -117,6 +120,9 @@ def pretrain(
     layers += of_text("--data", "data", data)
     layers += _model(model, layers)
     layers += of_value("--steps", "steps", steps)
+    if steps and hours:
+        raise UsageError("--steps and --hours both say how long the run is: leave one of them out")
+    layers += of_value("--hours", "hours", hours)
     layers += of_value("--rows", "rows_per_step", rows)
     layers += of_ratio(ratio)
     layers += of_kind("--content", "masking.content", content)

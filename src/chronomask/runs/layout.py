@@ -2,6 +2,7 @@
 
     RUN/
       .lock                held while a process trains here
+      .trial/              while the speed is measured before the first step, with ``hours``
       config.yaml          the run's whole config
       environment.json     versions, hardware, fingerprint of the data, hash of the initial weights
       resumes.jsonl        a line for every resume
@@ -43,6 +44,7 @@ __all__ = [
     "MODEL",
     "OPTIMISER",
     "STATE",
+    "TRIAL",
     "UNFINISHED",
     "RunFolder",
     "branch_folder",
@@ -69,6 +71,8 @@ CONTENT = "content.safetensors"
 """In a checkpoint: all other tensors: of the masker, of outliers, of the log."""
 FORMAT_VERSION = 1
 """Version of the checkpoints that this package writes and reads."""
+TRIAL = ".trial"
+"""In a run folder, while its speed is measured before the first step: a run that is thrown away."""
 UNFINISHED, DISCARDED = ".writing-", ".discarded-"
 """What the names of checkpoints begin with that are being written, and removed."""
 _NEEDED = (STATE, CONTENT, OPTIMISER, f"{MODEL}/config.json")

@@ -96,6 +96,11 @@ def _resolve(
     else:
         values = base.to_dict()
     config = RunConfig.parse(merge(values, changes), where)
+    if config.hours is not None:
+        raise UsageError(
+            f"{where}: hours decides the steps where the run trains, and a study compares runs whose steps "
+            "are known: set hours null, and give steps"
+        )
     config = config.model_copy(update={"name": name, "seed": 0})
     declared = tuple(_declared_fields(changes))
     mode = fields.get("equal_labels")

@@ -97,6 +97,9 @@ class RunConfig(Config):
     learned and the order of rows; schedules and steps begin anew"""
     steps: Positive = 10_000
     """optimiser steps of the whole run"""
+    hours: Annotated[float, Field(gt=0, le=10**6)] | None = None
+    """wall-clock time of the whole run in hours: decides ``steps``, whatever is said there, from a speed that
+    is measured before the first step"""
     rows_per_step: Positive = 128
     """rows of one optimiser step, over all micro-batches and processes"""
     micro_batches: Positive = 1
@@ -168,6 +171,11 @@ class RunConfig(Config):
             raise ValueError(
                 f"sharding 'fsdp2' splits every parameter, and optimiser '{kind_of(self.optimiser)}' "
                 "needs whole parameters: use 'adamw', or sharding 'none'"
+            )
+        if self.hours is not None and counted:
+            raise ValueError(
+                "hours decides how many steps there are, and with masking.progress 'masked_tokens' progress "
+                "does not follow steps: leave hours out, or set masking.progress 'steps'"
             )
         if self.averaging is not None:
             self._check_averaging(self.averaging)

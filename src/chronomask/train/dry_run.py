@@ -7,7 +7,7 @@ prepared data the same is said of rows of an assumed length and the architecture
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ class DryRun:
     measured: bool
     """whether that rate is a dense product measured here, which no model reaches"""
     seconds: float
+    steps: int
+    """of the run; with ``hours``, what fits into them at the rate above, nothing but training counted"""
     first_masks: dict[str, Any] | None = field(default=None)
     """``maskable``, ``predicted``, ``ratio_asked``, ``ratio_achieved`` of the first step"""
 
@@ -78,6 +80,21 @@ def dry_run(
     ``devices`` share each step; ``flops_per_second``: what one sustains, measured here if not given;
     ``row_length``: for a config whose data is not there, 512 if not given.
     """
+    if config.hours is not None:
+        one = dry_run(
+            config.replace(["hours=null"]),
+            devices=devices,
+            flops_per_second=flops_per_second,
+            row_length=row_length,
+        )
+        steps = max(1, int(config.steps * 3600 * config.hours / one.seconds))
+        found = dry_run(
+            config.replace(["hours=null", f"steps={steps}"]),
+            devices=devices,
+            flops_per_second=one.flops_per_second,
+            row_length=row_length,
+        )
+        return replace(found, measured=one.measured)
     there = isinstance(config.data, tuple) or Path(config.data).exists()
     data = open_data(config.data) if there else None
     if data is not None:
@@ -148,6 +165,7 @@ def dry_run(
         flops_per_second=rate,
         measured=flops_per_second is None,
         seconds=per_token * tokens / (rate * devices),
+        steps=config.steps,
         first_masks=first,
     )
 
@@ -198,6 +216,7 @@ def as_text(run: DryRun) -> str:
     source = "a dense product measured here; a model reaches less" if run.measured else "as given"
     lines = [
         ("parameters", f"{run.parameters:,}"),
+        ("steps", f"{run.steps:,}"),
         ("rows", f"{run.rows:,} of {run.row_length} tokens" + _epochs(run)),
         ("tokens", f"{run.tokens:.4g}"),
         ("predicted tokens", _describe_predicted(run)),

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,9 @@ from chronomask.errors import RunError, Stopped
 from chronomask.masking.tally import class_means, class_sums, class_tally
 from chronomask.model.device import peak_memory
 from chronomask.model.head import compile_budget
-from chronomask.runs.layout import RunFolder
-from chronomask.storage import read_object, read_text
-from chronomask.train import distributed
+from chronomask.runs.layout import TRIAL, RunFolder
+from chronomask.storage import read_object, read_text, write_json
+from chronomask.train import budget, distributed
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism, seed_dropout
 from chronomask.train.distributed import StopRequest, World
@@ -82,9 +83,15 @@ def pretrain(
         world.hold(folder),
         compile_budget() if compiles(config, world.device) else nullcontext(),
     ):
+        found = None
+        if config.hours is not None:
+            config, found = _fix_steps(config, folder, world, stop, resume=resume)
         run, state = open_run(config, folder, world, resume=resume)
         if run.finished is not None:
             return run.finished
+        if found is not None and world.is_first:
+            noted = read_object(folder.environment) or {}
+            write_json(folder.environment, noted | {"budget": found})
         log = RunLog(
             run.folder.path,
             step=-1 if run.begins else state.step,
@@ -101,6 +108,70 @@ def pretrain(
             cut = shorten_rows(upcoming, config.length_warmup, state.step)
             _train(run, state, world, stop, log, cut)
             return summarise(run, state, log)
+
+
+def _fix_steps(
+    config: RunConfig, folder: RunFolder, world: World, stop: StopRequest, *, resume: bool
+) -> tuple[RunConfig, dict[str, Any] | None]:
+    """The config with the number of steps that ``hours`` gives, and how it was found.
+
+    A run that is resumed has the number that it began with. The first process decides for all. Raises
+    UsageError where not one step fits, Stopped where a process is asked to stop meanwhile.
+    """
+    assert config.hours is not None
+    steps = budget.fixed_steps(config, folder) if resume else None
+    if steps is not None:
+        return config.replace([f"steps={steps}"]), None
+    began = budget.clock()
+    costs = _try_out(config, folder, world, stop)
+    left = 3600 * config.hours - (budget.clock() - began)
+    own = budget.steps_within(config, costs, left) if world.is_first else 0
+    steps = int(world.totals(own)[0])
+    found = budget.describe(config, costs, steps)
+    return config.replace([f"steps={steps}"]), found
+
+
+def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -> budget.Costs:
+    """What a run's parts take here, from a trial within its folder that is thrown away."""
+    trial = RunFolder(folder.path / TRIAL)
+    if world.is_first:
+        shutil.rmtree(trial.path, ignore_errors=True)
+    world.wait()
+    chatter, clock = logging.getLogger("chronomask"), budget.clock
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)  # the run itself says it again
+    try:
+        at = clock()
+        run, state = open_run(budget.trial_config(config), trial, world, resume=False)
+        times = [clock() - at]
+
+        def measure(work: Callable[..., object], *arguments: Any, **named: Any) -> object:
+            began = clock()
+            found = work(*arguments, **named)
+            times.append(clock() - began)
+            return found
+
+        log = RunLog(
+            trial.path, step=-1, steps=config.steps, name="", active=world.is_first, progress=False
+        )
+        upcoming = cast("Generator[Rows]", iter(run.loader))
+        with log, closing(upcoming), closing(run.saver):
+            for number in range(budget.TRIAL_STEPS):
+                state.step = number * config.steps // budget.TRIAL_STEPS
+                if measure(lambda: _step(run, state, world, stop, next(upcoming))) is None:
+                    raise Stopped(
+                        "stopped as asked while the speed was measured: nothing is trained yet, begin again "
+                        "with the same command",
+                        stop.signal_number or SIGTERM,
+                    )
+            measure(_validate, run, state, log, world)
+            measure(_save, run, state, log, world, background=False)
+    finally:
+        chatter.setLevel(level)
+        if world.is_first:
+            shutil.rmtree(trial.path, ignore_errors=True)
+    opening, *steps, validation, saving = times
+    return budget.Costs.of(config, opening, steps, validation=validation, saving=saving)
 
 
 def _train(

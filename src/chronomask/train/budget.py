@@ -1,0 +1,143 @@
+"""``hours``: how many steps fit into a wall-clock budget, found from what a trial measured before step 0.
+
+The trial is a run of its own that is thrown away, so it leaves no trace in the run that follows: that one
+has its number of steps in ``config.yaml`` and in every checkpoint, and is the run that ``steps`` gives,
+bit for bit. Deciding within the run was left aside: schedules are functions of step / steps, so a number
+that is found at step k would either bend them there or change what the first k steps have already done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from chronomask.errors import UsageError
+from chronomask.runs.layout import RunFolder, checkpoints_in
+from chronomask.train.config import RunConfig
+
+__all__ = [
+    "TRIAL_STEPS",
+    "Costs",
+    "clock",
+    "describe",
+    "fixed_steps",
+    "steps_within",
+    "trial_config",
+]
+
+logger = logging.getLogger(__name__)
+
+TRIAL_STEPS = 24
+"""Steps of a trial, spread over the run's progress; the first of them warm up, so that the median counts."""
+_MOST = 10**9
+
+clock = time.perf_counter
+"""What time is read from, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a run's parts take here, in seconds."""
+
+    once: float
+    """opening the run, and what the first steps take beyond the others, such as compiling"""
+    row: float
+    """a row of training"""
+    validation: float
+    checkpoint: float
+
+    @classmethod
+    def of(
+        cls,
+        config: RunConfig,
+        opening: float,
+        steps: list[float],
+        *,
+        validation: float,
+        saving: float,
+    ) -> Costs:
+        """From the times of a trial's parts, ``steps`` being those of its steps in turn."""
+        usual = median(steps)
+        slow = sum(max(0.0, seconds - usual) for seconds in steps)
+        # A mean of the weights is validated beside them; the trial has none.
+        both = 2 if config.averaging is not None else 1
+        return cls(opening + slow, usual / config.rows_per_step, both * validation, saving)
+
+    def of_run(self, config: RunConfig, steps: int) -> float:
+        """Seconds of a whole run of so many steps, its validations and checkpoints included.
+
+        A checkpoint that is written while training goes on takes no time, but for the last.
+        """
+        if config.rows_follow_ratio:  # their course stretches with the steps
+            rows = config.sizes.rows_before(config.steps) * steps / config.steps
+        else:
+            rows = config.sizes.rows_before(steps)
+        validations = _number(config.validation.every, steps) + config.validation.at_start
+        saves = 1 if config.checkpoint.asynchronous else _number(config.checkpoint.every, steps)
+        saves += config.checkpoint.at_start
+        return self.once + rows * self.row + validations * self.validation + saves * self.checkpoint
+
+
+def _number(every: int, steps: int) -> int:
+    """How often something is done every so many steps and at the end."""
+    return -(-steps // every) if every else 1
+
+
+def steps_within(config: RunConfig, costs: Costs, seconds: float) -> int:
+    """The most steps that take no more than ``seconds``; 0 if not one does."""
+    fits, too_many = 0, _MOST
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        within = costs.of_run(config, middle) <= seconds
+        fits, too_many = (middle, too_many) if within else (fits, middle)
+    return fits
+
+
+def trial_config(config: RunConfig) -> RunConfig:
+    """The run whose steps are measured: all of them with full rows, and nothing that others would read."""
+    plain: dict[str, Any] = {
+        "hours": None,
+        "batch_warmup": None,
+        "length_warmup": None,
+        "rows_follow_ratio": False,
+        "averaging": None,
+        "outliers": {"kind": "none"},
+        "learning_rate": {
+            "kind": "constant",
+            "peak": 1e-9,
+        },  # it is not to diverge without a warm-up
+        "loggers": [],
+    }
+    return RunConfig.parse(config.to_dict() | plain, "the configuration")
+
+
+def fixed_steps(config: RunConfig, folder: RunFolder) -> int | None:
+    """The number of steps that the run in ``folder`` began with; None where none did with these hours."""
+    if not folder.config.is_file():
+        return None
+    before = RunConfig.load(folder.config)
+    same = before.hours == config.hours or checkpoints_in(folder.checkpoints)
+    return before.steps if same else None
+
+
+def describe(config: RunConfig, costs: Costs, steps: int) -> dict[str, Any]:
+    """What ``environment.json`` says of how the number of steps was found; it is logged too.
+
+    Raises UsageError for no step.
+    """
+    if not steps:
+        raise UsageError(
+            f"hours is {config.hours:g}, and not one step fits into what the trial left of it: opening the "
+            f"run, a step, a validation and a checkpoint take {costs.of_run(config, 1):.3g} s here; give "
+            "more hours, or steps instead"
+        )
+    logger.info(
+        "%s steps fit into %g hours: %.3g s a step of %s rows, %.3g s a validation, %.3g s a checkpoint, "
+        "%.3g s before and around them",
+        f"{steps:,}", config.hours, costs.row * config.rows_per_step, f"{config.rows_per_step:,}",
+        costs.validation, costs.checkpoint, costs.once,
+    )  # fmt: skip
+    return {"hours": config.hours, "steps": steps, "seconds": asdict(costs)}
