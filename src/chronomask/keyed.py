@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "GOLDEN",
+    "SILVER",
     "Scalar",
     "Stream",
     "bits",
@@ -74,6 +76,8 @@ class Stream(IntEnum):
     """in which of several epochs a unit may be masked"""
     NGRAM = 13
     """which of two n-grams that overlap is one unit"""
+    OBJECTIVE = 14
+    """what a row is trained for"""
 
 
 _NUM_STREAMS = max(Stream) + 1
@@ -212,14 +216,19 @@ def _weyl_start(seed: int, stream: Stream) -> np.uint64:
     return np.uint64(int(row_keys(seed, stream, 0, 0)) >> 32)
 
 
-def weyl(seed: int, stream: Stream, order: np.ndarray) -> np.ndarray:
+GOLDEN, SILVER = 0x9E3779B9, 0x6A09E667
+"""Steps of Weyl sequences, in units of 2⁻³²: (√5 − 1) / 2 and √2 − 1. Two sequences of one step would be one
+another's shift; of these two, pairs cover the unit square evenly."""
+
+
+def weyl(seed: int, stream: Stream, order: np.ndarray, step: int = GOLDEN) -> np.ndarray:
     """uint32: numbers that any run of consecutive ``order`` covers evenly (a Weyl sequence).
 
-    (start + order · golden ratio) modulo 1, in units of 2⁻³²; the start is keyed.
+    (start + order · step) modulo 1, in units of 2⁻³²; the start is keyed.
     """
     start = _weyl_start(seed, stream)
-    step = order.astype(np.uint64) * np.uint64(0x9E3779B9)
-    return (start + step).astype(np.uint32)
+    moved = order.astype(np.uint64) * np.uint64(step)
+    return (start + moved).astype(np.uint32)
 
 
 def unit_interval(random_bits: np.ndarray) -> np.ndarray:

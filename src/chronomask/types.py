@@ -147,6 +147,31 @@ class Rows:
             if stop > start:
                 yield self.slice(start, stop)
 
+    def select(self, which: np.ndarray) -> Rows:
+        """The rows of a host batch where ``which`` bool [B], in order; itself where that is all of them."""
+        if which.all():
+            return self
+        length, bounds = self.row_length, np.asarray(self.cu_seqlens, np.int64)
+        row = np.minimum(bounds[:-1] // length, self.num_rows - 1)
+        gone = np.cumsum(~which)
+        begins = (bounds[:-1] - gone[row] * length)[which[row]]
+        end = np.count_nonzero(which) * length
+
+        def of(values: Array | None) -> Array | None:
+            return None if values is None else values[which]
+
+        return Rows(
+            self.input_ids[which],
+            self.word_id[which],
+            self.token_class[which],
+            self.row_id[which],
+            self.epoch[which],
+            np.append(begins, end).astype(self.cu_seqlens.dtype),
+            of(self.order),
+            of(self.attention_mask),
+            of(self.scores),
+        )
+
     def pad_to(self, num: int, pad_token_id: int) -> Rows:
         """A host batch with rows of padding after it, ``num`` rows in all; itself if it has as many."""
         more = num - self.num_rows

@@ -16,26 +16,10 @@ from chronomask.model.attention import (
 )
 from chronomask.model.head import logits_at
 from chronomask.types import Rows
-from tests.support.tiny_models import small
+from tests.support.tiny_models import SEPARATING, rows_of, small
 
 LENGTH = 64
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-SEPARATING = (
-    "albert", "bert", "camembert", "distilbert", "electra", "esm", "modernbert",
-    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
-)  # fmt: skip
-
-
-def rows_of(input_ids: np.ndarray, bounds: list[int]) -> Rows:
-    num_rows = input_ids.shape[0]
-    return Rows(
-        input_ids=input_ids,
-        word_id=np.zeros(input_ids.shape, np.int32),
-        token_class=np.zeros(input_ids.shape, np.uint8),
-        row_id=np.arange(num_rows),
-        epoch=np.zeros(num_rows, np.int64),
-        cu_seqlens=np.array(bounds, np.int32),
-    )
 
 
 def all_logits(model: PreTrainedModel, rows: Rows, pad: int) -> torch.Tensor:

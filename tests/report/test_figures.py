@@ -64,3 +64,17 @@ def test_squad_is_in_per_cent_already() -> None:
     assert in_unit({"task": "own", "family": "own", "metric": "rank", "unit": "places"}, 3.5) == 3.5
     assert unit_of({"task": "own", "metric": "rank", "unit": "places"}) == "rank, places"
     assert mean_text({"task": "own", "metric": "bits", "unit": "bits"}, 1.25) == "1.250"
+
+
+def test_next_tokens_have_a_panel_of_their_own(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", "MRD"))
+    plain = training_loss({0: run})
+    assert plain is not None
+    loss = np.linspace(6, 4, len(run.metrics))
+    columns = {**run.metrics.columns, "causal_loss": loss}
+    picture = training_loss({0: replace(run, metrics=Series(columns, run.metrics.per_class))})
+    assert picture is not None
+    assert (len(plain.panels), len(picture.panels)) == (1, 2)
+    assert "Causal loss" in picture.panels[1]
+    assert picture.columns == (*plain.columns, "causal_loss")
+    assert [row[-1] for row in picture.rows] == pytest.approx(loss, abs=1e-4)

@@ -14,6 +14,7 @@ from chronomask.config import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import NoTagger
+from chronomask.recipes import find_recipe
 from chronomask.show.request import Request
 from chronomask.show.show import inspect_masking, inspect_text
 from chronomask.types import UPOS_CLASSES
@@ -342,6 +343,10 @@ def test_what_follows_progress_is_shown_at_each_moment() -> None:
     assert "at progress 0, 0.5, 1: 80%, 10%; 85%, 10%; 90%, 10%" in text
     plain = str(inspect_text(TEXT, {"content": {"kind": "ptw"}}, progress=(0, 1)))
     assert "strength" not in plain
+    assert "next tokens" not in plain
+    arm = find_recipe("arms/causal-first")
+    causal = str(inspect_text(TEXT, arm, progress=(0, 0.5)))
+    assert "rows of next tokens at progress 0, 0.5: 1; 0" in causal
     assert page is not None
     weights = [view.moments[-1].weights for view in picture.views]
     assert weights[0] is not None

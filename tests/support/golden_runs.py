@@ -138,13 +138,22 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """Masking of each arm; what is not named is the default."""
 
-
-RUNS: dict[str, dict[str, Any]] = {"z-loss": {"z_loss": 0.01}}
-"""What each further arm changes in the run, under the masking of ``fixed``."""
+RUNS: dict[str, dict[str, Any]] = {
+    "causal-first": {
+        "masking": {"ratio": {"kind": "constant", "base": 0.3}},
+        "objective": {"kind": "causal_first"},
+    },
+    "gpt-bert": {
+        "masking": {"ratio": {"kind": "linear", "start": 0.3, "end": 0.15}},
+        "objective": {"kind": "hybrid"},
+    },
+    "z-loss": {"z_loss": 0.01},
+}
+"""What each further arm changes in the run; masking is that of ``fixed`` where it is not named."""
 
 
 def losses(arm: str, data: Path, out: Path) -> list[float]:
-    """The loss of every step of an arm."""
+    """The loss of every step of an arm, of next tokens where none is masked."""
     config = RunConfig.parse(
         {
             "data": str(data),
@@ -163,7 +172,8 @@ def losses(arm: str, data: Path, out: Path) -> list[float]:
         }
     )
     pretrain(config, out, progress=False)
-    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [line["causal_loss"] if line["loss"] is None else line["loss"] for line in lines]
 
 
 def make_data(folder: Path) -> Path:

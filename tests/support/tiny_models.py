@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     AutoConfig,
@@ -18,6 +19,7 @@ from transformers import (
 from chronomask.model.attention import AttentionScope
 from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
+from chronomask.types import Rows
 
 SIZES = {
     "hidden_size": 32,
@@ -36,6 +38,26 @@ OWN_SIZES: dict[str, dict[str, object]] = {
     "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 16},
     "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
 }
+
+
+SEPARATING = (
+    "albert", "bert", "camembert", "distilbert", "electra", "esm", "modernbert",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+)  # fmt: skip
+"""Architectures whose attention keeps documents apart."""
+
+
+def rows_of(input_ids: np.ndarray, bounds: list[int]) -> Rows:
+    """Rows of these tokens, all of them words, with documents between the bounds."""
+    num_rows = input_ids.shape[0]
+    return Rows(
+        input_ids=input_ids,
+        word_id=np.zeros(input_ids.shape, np.int32),
+        token_class=np.zeros(input_ids.shape, np.uint8),
+        row_id=np.arange(num_rows),
+        epoch=np.zeros(num_rows, np.int64),
+        cu_seqlens=np.array(bounds, np.int32),
+    )
 
 
 def sizes(model_type: str) -> dict[str, object]:

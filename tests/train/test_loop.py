@@ -21,7 +21,7 @@ from chronomask.runs.layout import RunFolder
 from chronomask.train import loop
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
-from chronomask.train.forward import Forward
+from chronomask.train.forward import Forward, Predictions
 from chronomask.train.loop import pretrain
 from chronomask.train.run import State, open_run
 from tests.support.golden_runs import make_data
@@ -130,7 +130,7 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
     seen: list[Any] = []
     update = loop._update
 
-    def watch(run: Any, state: Any, world: Any, parts: Any, predicted: float, *more: float) -> Any:
+    def watch(run: Any, state: Any, world: Any, parts: Any, predictions: Any, rate: float) -> Any:
         if not seen:
             with torch.no_grad():
                 total = sum(
@@ -142,8 +142,8 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
                     * part.batch.num_predicted
                     for part in parts
                 )
-            seen.append(total / predicted)
-        found = update(run, state, world, parts, predicted, *more)
+            seen.append(total / predictions.masked)
+        found = update(run, state, world, parts, predictions, rate)
         seen.append(found[0])
         return found
 
@@ -166,8 +166,8 @@ def test_z_loss_and_its_gradient_are_those_of_float64(
     run, state = open_run(config, RunFolder(tmp_path / "run"), alone, resume=False)
     rows = run.loader.rows_at(0).micro_batches(micro_batches)
     parts = [run.forward.mask(part, run.masker, 0.5) for part in rows]
-    predicted = sum(part.batch.num_predicted for part in parts)
-    divisor = sum(part.batch.loss_divisor for part in parts)
+    predictions = Predictions.of(parts)
+    predicted, divisor = predictions.masked, predictions.divisor
 
     exact = deepcopy(run.forward.model).double()
     losses, squares = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
@@ -181,7 +181,7 @@ def test_z_loss_and_its_gradient_are_those_of_float64(
     expected = torch.stack([p.grad.norm() for p in exact.parameters() if p.grad is not None]).norm()
 
     squares = squares.detach()
-    loss, norm, z_loss = loop._update(run, state, alone, parts, predicted, divisor, 0.0)
+    loss, norm, z_loss = loop._update(run, state, alone, parts, predictions, 0.0)
     assert z_loss == pytest.approx(float(0.5 * squares / predicted), rel=1e-6)
     assert norm == pytest.approx(float(expected), rel=1e-5)
     assert 4 < loss < 7 < z_loss

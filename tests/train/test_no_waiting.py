@@ -17,6 +17,7 @@ from chronomask.runs.layout import RunFolder
 from chronomask.train import loop
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
+from chronomask.train.forward import Predictions, parts_of
 from chronomask.train.run import open_run
 
 META = torch.device("meta")
@@ -30,6 +31,7 @@ NO_HOST_DROPOUT = "model.overrides.attention_probs_dropout_prob=0.0"  # a CPU dr
         ("attention=row", True),
         ("gradient_clip=null", True),
         ("z_loss=0.1", True),
+        ("objective={kind: hybrid, causal: 0.5}", True),
         ("masking.content={kind: token_accuracy}", True),
         ("masking.content={kind: none}", True),
         ("activation_checkpointing=true", True),
@@ -61,11 +63,8 @@ def test_nothing_is_read_before_the_update_is_queued(
     run.forward = replace(run.forward, device=META)
     run.parameters = list(run.forward.model.parameters())
     run.optimiser = config.optimiser.build(run.forward.model)
-    parts = [
-        run.forward.mask(rows, run.masker, 0.0)
-        for rows in run.loader.rows_at(0).micro_batches(config.micro_batches)
-    ]
-    predicted = float(sum(part.batch.num_predicted for part in parts))
+    rows, number = run.loader.rows_at(0), config.micro_batches
+    parts = parts_of(run.forward, rows, run.masker, config.objective, 0.0, number)
     queued: list[bool] = []
     update = loop.update
 
@@ -75,7 +74,7 @@ def test_nothing_is_read_before_the_update_is_queued(
 
     monkeypatch.setattr(loop, "update", noted)
     with pytest.raises(NotImplementedError, match="no data"):
-        loop._update(run, state, World(0, 1, META), parts, predicted, predicted, 1e-3)
+        loop._update(run, state, World(0, 1, META), parts, Predictions.of(parts), 1e-3)
     assert bool(queued) == at_once
     state_steps = [slots["step"] for slots in run.optimiser.state.values() if "step" in slots]
     assert bool(state_steps) == at_once
@@ -104,9 +103,9 @@ def test_a_cuda_device_is_not_waited_for(
         for step in range(3):
             micro_batches = rows.micro_batches(config.micro_batches)
             parts = [run.forward.mask(micro, run.masker, 0.0) for micro in micro_batches]
-            predicted = float(sum(part.batch.num_predicted for part in parts))
+            predictions = Predictions.of(parts)
             torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
-            loop._update(run, state, world, parts, predicted, predicted, 1e-3)
+            loop._update(run, state, world, parts, predictions, 1e-3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(queued) == 3

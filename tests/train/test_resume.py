@@ -277,6 +277,7 @@ def test_a_state_of_before_the_yardsticks_is_read() -> None:
     assert (state.step, state.tokens_seen, state.masked_tokens) == (4, 60, 9)
     assert state.maskable_tokens is None
     assert state.yardsticks is None
+    assert state.causal_tokens == 0
     fresh = State.start(2)
     fresh.count(rows=1, tokens=10, maskable_tokens=8, masked_tokens=2)
     assert fresh.maskable_tokens == 8

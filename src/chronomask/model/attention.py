@@ -69,6 +69,8 @@ class Documents:
     cu_seqlens: torch.Tensor
     max_length: int
     separate: bool
+    causal: bool = False
+    """whether a token sees itself and those before it alone"""
     _masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -79,14 +81,17 @@ class Documents:
         length = self.number.shape[1]
         if window is not None and window >= length - 1:
             window = None
-        if not self.separate and window is None:
+        if not self.separate and not self.causal and window is None:
             return None
         mask = self._masks.get((window, dtype))
         if mask is None:
             allowed = self.number[:, None, :, None] == self.number[:, None, None, :]
+            place = torch.arange(length, device=self.number.device)
+            ahead = place[:, None] - place[None, :]
             if window is not None:
-                place = torch.arange(length, device=self.number.device)
-                allowed = allowed & ((place[:, None] - place[None, :]).abs() <= window)
+                allowed = allowed & (ahead.abs() <= window)
+            if self.causal:
+                allowed = allowed & (ahead >= 0)
             mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
             mask.masked_fill_(~allowed, float("-inf"))
             self._masks[window, dtype] = mask
@@ -108,8 +113,8 @@ def documents_attention(
     """Attention within documents; query, key, value [B, heads, T, width] → [B, T, heads, width].
 
     ``sliding_window`` counts as transformers hands it to flash attention: a token sees those at a
-    distance below it. Without ``documents`` every row is one, and ``attention_mask`` says the rest:
-    [B, 1, T, T], true or 0 where a token is seen.
+    distance below it; in causal documents, none after it. Without ``documents`` every row is one, and
+    ``attention_mask`` says the rest: [B, 1, T, T], true or 0 where a token is seen.
     """
     groups = key.shape[1] != query.shape[1]
     if documents is None and attention_mask is None:
@@ -267,7 +272,7 @@ def _varlen(
         longest,
         longest,
         scale=scaling,
-        window_size=(reach, reach),
+        window_size=(reach, 0 if documents.causal else reach),
         **more,
     )
     assert isinstance(output, torch.Tensor)
@@ -297,9 +302,9 @@ def attention_dropout(architecture: PretrainedConfig) -> tuple[str | None, float
     return None, 0.0
 
 
-def check_supported(model: PreTrainedModel, scope: AttentionScope) -> None:
-    """Raise UsageError where an architecture cannot keep documents apart."""
-    if scope == "row":
+def check_supported(model: PreTrainedModel, scope: AttentionScope, causal: bool = False) -> None:
+    """Raise UsageError where an architecture cannot keep documents apart, or read causal rows."""
+    if scope == "row" and not causal:
         return
     config = model.config
     if not type(model)._supports_attention_backend:
@@ -310,6 +315,11 @@ def check_supported(model: PreTrainedModel, scope: AttentionScope) -> None:
         why = "scales tokens by the masked share of their row (token_dropout)"
     else:
         return
+    if causal:
+        raise UsageError(
+            f"model type '{config.model_type}' {why}, so its tokens could see the next token, which causal "
+            "rows predict; set objective: {kind: mlm}, or choose another model, such as bert or modernbert"
+        )
     raise UsageError(
         f"model type '{config.model_type}' {why}, so packed documents would see each other; "
         "set attention: row to accept that, or choose another model"
@@ -332,22 +342,27 @@ def backbone_inputs(
     device: torch.device | str,
     *,
     uniform: bool = False,
+    causal: bool = False,
 ) -> dict[str, Any]:
     """What the backbone is given beside ``input_ids``: which tokens see which, and positions.
 
     ``rows``: on the host (numpy), unmasked. ``documents``: position ids restarting at
     ``first_position`` with every document, and :class:`Documents`. ``row``: an attention mask
     [B, T] if any row is padded, else nothing. ``uniform``: what a batch could do without is made all the
-    same, so that a compiled model is given one kind of inputs and not two.
+    same, so that a compiled model is given one kind of inputs and not two. ``causal``: tokens see
+    themselves and those before them alone; rows are documents then too.
     """
+    num_rows, length = rows.input_ids.shape
     padding = rows.input_ids == pad_token_id
     padded = bool(padding.any())
+    if scope == "row" and causal:  # padding stands behind all that is read: it needs no mask
+        bounds = np.arange(num_rows + 1) * length
+        return {"documents": _documents(bounds, num_rows, length, device, causal=True)}
     if scope == "row":
         if not padded and not uniform:
             return {}
         return {"attention_mask": torch.from_numpy((~padding).astype(np.int64)).to(device)}
 
-    num_rows, length = rows.input_ids.shape
     bounds = np.asarray(rows.cu_seqlens, np.int64)
     if padded:
         flat = padding.ravel()
@@ -357,7 +372,7 @@ def backbone_inputs(
     position_ids = (place + first_position).reshape(num_rows, length)
     return {
         "position_ids": torch.from_numpy(position_ids).to(device, non_blocking=True),
-        "documents": _documents(bounds, num_rows, length, device, uniform=uniform),
+        "documents": _documents(bounds, num_rows, length, device, uniform=uniform, causal=causal),
     }
 
 
@@ -395,6 +410,7 @@ def _documents(
     device: torch.device | str,
     *,
     uniform: bool = False,
+    causal: bool = False,
 ) -> Documents:
     """Documents between ``bounds`` int64 [D + 1] of the flat batch; ``uniform``: always with a mask."""
     number = np.repeat(np.arange(bounds.size - 1), np.diff(bounds)).reshape(num_rows, length)
@@ -404,6 +420,7 @@ def _documents(
         cu_seqlens=bounds_there.to(device, non_blocking=True),
         max_length=length,
         separate=uniform or bounds.size - 1 > num_rows,
+        causal=causal,
     )
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     AutoConfig,
@@ -26,7 +27,12 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from chronomask.errors import UsageError, nearest
-from chronomask.model.attention import check_supported, implementation_for, position_offset
+from chronomask.model.attention import (
+    backbone_inputs,
+    check_supported,
+    implementation_for,
+    position_offset,
+)
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
 from chronomask.model.head import HEADS
 from chronomask.model.open import (
@@ -40,6 +46,7 @@ from chronomask.model.open import (
 )
 from chronomask.model.positions import lengthen, way_to_lengthen
 from chronomask.model.rotary import rotate_exactly
+from chronomask.types import Rows
 from chronomask.vocabulary import vocabulary_size
 
 __all__ = ["build_model", "checkpoint_activations", "skeleton"]
@@ -60,17 +67,18 @@ def build_model(
     row_length: int,
     seed: int,
     attention: AttentionScope,
+    causal: bool = False,
 ) -> PreTrainedModel:
     """A float32 model on the host, in training mode.
 
     Raises UsageError for an unknown architecture or field, values of fields that make no model, a model
     too small for the rows or the vocabulary, a checkpoint of another vocabulary or without a head, or an
-    architecture that cannot keep documents apart.
+    architecture that cannot keep documents apart, or, if ``causal``, rows from what follows.
     """
     if isinstance(config, FromCheckpoint):
         config = config.model_copy(update={"path": str(model_folder(config.path))})
     # Without weights first: what cannot be is refused before a large model is drawn or read.
-    skeleton(config, tokenizer, row_length=row_length, attention=attention)
+    skeleton(config, tokenizer, row_length=row_length, attention=attention, causal=causal)
     if isinstance(config, FromCheckpoint):
         model = _from_checkpoint(config, seed)
         if _positions_lacking(model, row_length):
@@ -85,6 +93,8 @@ def build_model(
         rotate_exactly(model)
     if model.config.model_type not in HEADS:
         _check_runs(model, row_length)
+        if causal:
+            _check_reads_forwards(model, row_length)
     return model.train()
 
 
@@ -94,6 +104,7 @@ def skeleton(
     *,
     row_length: int,
     attention: AttentionScope,
+    causal: bool = False,
 ) -> PreTrainedModel:
     """The model without weights, on torch's ``meta`` device, refused as :func:`build_model` does.
 
@@ -111,7 +122,7 @@ def skeleton(
         model = _without_weights(architecture)
     except Exception as error:  # architectures check themselves and raise what they like
         raise UsageError(_why_no_model(config, tokenizer, error)) from None
-    check_supported(model, attention)
+    check_supported(model, attention, causal)
     vocab_size = model.config.vocab_size if tokenizer is None else vocabulary_size(tokenizer)
     _check_vocabulary_size(model, vocab_size)
     if _positions_lacking(model, row_length):
@@ -140,6 +151,23 @@ def _check_runs(model: PreTrainedModel, row_length: int) -> None:
             f"model type '{model.config.model_type}' cannot be trained on rows of {row_length} tokens: "
             f"{one_line(error)}"
         ) from None
+
+
+@torch.no_grad()
+def _check_reads_forwards(model: PreTrainedModel, row_length: int) -> None:
+    """Refuse an architecture in which a token of a causal row comes to know of the next one."""
+    ids = torch.zeros(2, row_length, dtype=torch.int64)
+    ids[1, -1] = 1
+    nothing, numbers = np.zeros(ids.shape, np.int32), np.arange(2)
+    bounds = row_length * np.arange(3, dtype=np.int32)
+    rows = Rows(ids.numpy(), nothing, nothing, numbers, numbers, bounds)
+    inputs = backbone_inputs(rows, "row", -1, 0, "cpu", causal=True)
+    first, second = model.eval()(input_ids=ids, **inputs).logits[:, :-1]
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
+        raise UsageError(
+            f"model type '{model.config.model_type}' lets tokens see the next one, which causal rows "
+            "predict: set objective: {kind: mlm}, or choose another model, such as bert or modernbert"
+        )
 
 
 @contextmanager

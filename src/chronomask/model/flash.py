@@ -34,9 +34,11 @@ class AttentionCase:
     width: int
     windows: tuple[int | None, ...]
     """how far tokens see in its layers; None: all"""
+    causal: bool = False
+    """whether some rows are to see what comes before alone"""
 
 
-def case_of(model: PreTrainedModel) -> AttentionCase | None:
+def case_of(model: PreTrainedModel, causal: bool = False) -> AttentionCase | None:
     """What the model asks of attention; None where its config does not say."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
@@ -52,6 +54,7 @@ def case_of(model: PreTrainedModel) -> AttentionCase | None:
         key_heads=getattr(config, "num_key_value_heads", None) or heads,
         width=getattr(config, "head_dim", None) or config.hidden_size // heads,
         windows=tuple(sorted(windows, key=str)),
+        causal=causal,
     )
 
 
@@ -86,10 +89,15 @@ def _known_kernels() -> Iterable[str]:
 
 def _agrees(case: AttentionCase, device: torch.device) -> bool:
     """Whether packed attention in bfloat16 is that of float32, output and gradients, in every window."""
-    return all(_agrees_within(case, window, device) for window in case.windows)
+    ways = (False, True) if case.causal else (False,)
+    return all(
+        _agrees_within(case, window, causal, device) for window in case.windows for causal in ways
+    )
 
 
-def _agrees_within(case: AttentionCase, window: int | None, device: torch.device) -> bool:
+def _agrees_within(
+    case: AttentionCase, window: int | None, causal: bool, device: torch.device
+) -> bool:
     """Whether documents of :data:`_LENGTHS` in one row give what float32 gives, within 3 % of the most."""
     from chronomask.model.attention import Documents, documents_attention
 
@@ -103,7 +111,7 @@ def _agrees_within(case: AttentionCase, window: int | None, device: torch.device
     ]
     number = torch.repeat_interleave(torch.arange(len(_LENGTHS)), torch.tensor(_LENGTHS))
     bounds = torch.tensor((0, *_LENGTHS)).cumsum(0).int()
-    documents = Documents(number[None].to(device), bounds.to(device), total, separate=True)
+    documents = Documents(number[None].to(device), bounds.to(device), total, True, causal)
     into = torch.randn(1, total, case.heads, case.width, generator=generator).to(device)
     results = []
     for dtype in (torch.bfloat16, torch.float32):  # in float32 with a mask

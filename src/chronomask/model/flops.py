@@ -53,22 +53,27 @@ class Flops:
     """of the matrices that only predicted tokens go through"""
     attention: tuple[Pairs, ...]
 
-    def of_attention(self, lengths: np.ndarray) -> int:
-        """Of attention within documents of these lengths (int [D])."""
-        return sum(12 * p.layers * p.width * p.within(lengths) for p in self.attention)
+    def of_attention(self, lengths: np.ndarray, *, causal: bool = False) -> int:
+        """Of attention within documents of these lengths (int [D]), of ``causal`` ones to what is before."""
+        pairs = [p.within(lengths) for p in self.attention]
+        if causal:  # every pair once, and each token with itself
+            pairs = [(number + int(lengths.sum())) // 2 for number in pairs]
+        return sum(12 * p.layers * p.width * n for p, n in zip(self.attention, pairs, strict=True))
 
     def of(self, lengths: np.ndarray, predicted: float) -> float:
         """Of documents of these lengths, of which ``predicted`` tokens are predicted."""
         dense = self.per_token * int(lengths.sum()) + self.per_prediction * predicted
         return dense + self.of_attention(lengths)
 
-    def of_attention_in(self, rows: Rows, pad_token_id: int, scope: AttentionScope) -> int:
+    def of_attention_in(
+        self, rows: Rows, pad_token_id: int, scope: AttentionScope, *, causal: bool = False
+    ) -> int:
         """Of attention in host rows; padding does no work that counts."""
         bounds = np.asarray(rows.cu_seqlens, np.int64)
         if scope == "row":
             bounds = np.arange(rows.num_rows + 1) * rows.row_length
         kept = np.concatenate(([0], np.cumsum(rows.input_ids.ravel() != pad_token_id)))
-        return self.of_attention(np.diff(kept[bounds]))
+        return self.of_attention(np.diff(kept[bounds]), causal=causal)
 
 
 def count_flops(model: PreTrainedModel) -> Flops:

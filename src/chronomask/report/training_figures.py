@@ -37,8 +37,8 @@ FEW_PREDICTIONS = 500
 
 
 def training_loss(runs: Mapping[int, Run]) -> Picture | None:
-    """Loss of the words that each arm itself chose to predict."""
-    lines, rows, left_out = [], [], 0
+    """Loss of the words that each arm itself chose to predict; beside it that of next tokens, if any."""
+    lines, causal, rows, left_out = [], [], [], 0
     for index, run in runs.items():
         where = thin_out(run.metrics)
         step = run.metrics["step"][where]
@@ -47,8 +47,19 @@ def training_loss(runs: Mapping[int, Run]) -> Picture | None:
         left_out += int((np.isfinite(loss) & ~enough).sum())
         if (np.isfinite(loss) & enough).any():
             lines.append(ArmLine(index, run.name, step, np.where(enough, loss, np.nan)))
-        rows += _rows(run, step, loss, predictions)
-    if not lines:
+        following = run.metrics["causal_loss"][where]
+        if np.isfinite(following).any():
+            causal.append(ArmLine(index, run.name, step, following))
+        rows += _rows(run, step, loss, predictions, following)
+    panels = [
+        lines_panel(drawn, title, "optimiser step", f"nats per {unit}", prefix)
+        for drawn, title, unit, prefix in (
+            (lines, "Training loss", "predicted token", "training"),
+            (causal, "Causal loss", "next token", "causal"),
+        )
+        if drawn
+    ]
+    if not panels:
         return None
     note = (
         f" {left_out} logged {'lines' if left_out > 1 else 'line'} with fewer than {FEW_PREDICTIONS} "
@@ -56,19 +67,19 @@ def training_loss(runs: Mapping[int, Run]) -> Picture | None:
         if left_out
         else ""
     )
+    columns = ("arm", "step", "loss", "num_predicted", *(("causal_loss",) if causal else ()))
+    causal_note = (
+        " Next tokens are those of causal rows, which see only what is before." if causal else ""
+    )
     return Picture(
         "training-loss",
         "Loss in training",
         "The loss of what was chosen to be predicted since the logged line before: arms that mask other "
-        f"words, or more of them, do not compare here, and validation is for that.{note}",
+        f"words, or more of them, do not compare here, and validation is for that.{note}{causal_note}",
         _legend_of_runs(runs),
-        (
-            lines_panel(
-                lines, "Training loss", "optimiser step", "nats per predicted token", "training"
-            ),
-        ),
-        ("arm", "step", "loss", "num_predicted"),
-        tuple(rows),
+        tuple(panels),
+        columns,
+        tuple(row[: len(columns)] for row in rows),
     )
 
 

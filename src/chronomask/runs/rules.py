@@ -21,6 +21,7 @@ from chronomask.data.mixture import MixedData
 from chronomask.data.order import LengthWarmUp, Sizes, cut_rows
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
+from chronomask.masking.objective import Objective
 
 __all__ = [
     "CHANGEABLE",
@@ -57,6 +58,8 @@ class RunPlan(Protocol):
 
     @property
     def masking(self) -> MaskingConfig: ...
+    @property
+    def objective(self) -> Objective: ...
     @property
     def steps(self) -> int: ...
     @property
@@ -96,10 +99,12 @@ class Expected:
     """What a run will ask for, as far as its config tells."""
 
     labels: float
-    """predicted tokens of the whole run"""
+    """masked tokens of the whole run"""
     maskable: float
     """tokens of the whole run that could have been masked"""
     highest_ratio: float
+    next_tokens: float
+    """that causal rows predict, or a few fewer: nothing precedes the first of a document"""
 
     @property
     def mean_ratio(self) -> float:
@@ -114,17 +119,19 @@ def expect(plan: RunPlan, maskable_at: Callable[[int], float]) -> Expected:
     ``maskable_at``: how many tokens of a whole row may be masked at 0-based step s, from
     :func:`maskable_tokens`, or a constant where only runs that cut rows alike are compared.
     """
-    labels, maskable, highest = 0.0, 0.0, 0.0
+    labels, maskable, highest, next_tokens = 0.0, 0.0, 0.0, 0.0
     edges = np.unique(np.linspace(0, plan.steps, min(_MOST_BLOCKS, plan.steps) + 1).astype(int))
     for first, end in pairwise(edges.tolist()):
         middle = (first + end - 1) // 2
-        ratio = plan.masking.ratio.at(progress(plan, middle, labels))
+        now = progress(plan, middle, labels)
+        ratio, share = plan.masking.ratio.at(now), plan.objective.causal_share(now)
         rows = plan.sizes.rows_before(end) - plan.sizes.rows_before(first)
         tokens = rows * maskable_at(middle)
-        labels += tokens * ratio
-        maskable += tokens
+        labels += tokens * (1 - share) * ratio
+        maskable += tokens * (1 - share)
+        next_tokens += tokens * share
         highest = max(highest, ratio)
-    return Expected(labels, maskable, highest)
+    return Expected(labels, maskable, highest, next_tokens)
 
 
 def maskable_tokens(plan: RunPlan, data: PreparedData | MixedData) -> Callable[[int], float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import Ptw
+from chronomask.masking.objective import MaskedOnly, Objective
 from chronomask.runs.read import Run, read_run
 from chronomask.train.config import RunConfig
 
@@ -55,10 +56,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class NamedMasking:
-    """A masking config and what to call it."""
+    """A masking config, what to call it, and the objective of the run that it is of."""
 
     name: str
     config: MaskingConfig
+    objective: Objective = field(default_factory=MaskedOnly)
 
 
 def check(request: Request) -> None:
@@ -132,17 +134,17 @@ def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
     changes = [_of_masking(change) for change in request.changes]
     if request.configs:
         names = _distinct_names(request.configs)
-        found = [
-            NamedMasking(name, masking_of(path))
-            for name, path in zip(names, request.configs, strict=True)
-        ]
+        found = [masking_of(path, name) for name, path in zip(names, request.configs, strict=True)]
     else:
         found = [default_masking(run)]
         if changes and run is None:
-            found = [NamedMasking("as set", found[0].config)]
+            found = [replace(found[0], name="as set")]
     return tuple(
-        NamedMasking(name, MaskingConfig.from_layers([Layer(name, config.to_dict()), *changes]))
-        for name, config in ((named.name, named.config) for named in found)
+        replace(
+            named,
+            config=MaskingConfig.from_layers([Layer(named.name, named.config.to_dict()), *changes]),
+        )
+        for named in found
     )
 
 
@@ -152,7 +154,7 @@ def default_masking(run: Run | None) -> NamedMasking:
         return NamedMasking("0.30 to 0.15", MaskingConfig())
     if run is None:
         return NamedMasking(DEFAULT_NAME, DEFAULT)
-    return NamedMasking(run.name, _masking_in(run.config, run.path / "config.yaml"))
+    return _masking_in(run.config, run.path / "config.yaml", run.name)
 
 
 def english_is_installed() -> bool:
@@ -160,16 +162,17 @@ def english_is_installed() -> bool:
     return find_spec("spacy") is not None
 
 
-def masking_of(path: Path) -> MaskingConfig:
-    """The masking config in a file of a run or of masking alone; raises UsageError."""
-    return _masking_in(read_yaml(path), path)
+def masking_of(path: Path, name: str) -> NamedMasking:
+    """The masking in a file of a run or of masking alone; raises UsageError."""
+    return _masking_in(read_yaml(path), path, name)
 
 
-def _masking_in(values: dict[str, Any], path: Path) -> MaskingConfig:
+def _masking_in(values: dict[str, Any], path: Path, name: str) -> NamedMasking:
     """The masking part of a run's values, or values of masking alone."""
     if values.keys() & RunConfig.model_fields.keys():
-        return RunConfig.parse({"data": "", **values}, where=str(path)).masking
-    return MaskingConfig.parse(values, where=str(path))
+        config = RunConfig.parse({"data": "", **values}, where=str(path))
+        return NamedMasking(name, config.masking, config.objective)
+    return NamedMasking(name, MaskingConfig.parse(values, where=str(path)))
 
 
 def _of_masking(change: Layer) -> Layer:

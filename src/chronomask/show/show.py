@@ -91,7 +91,7 @@ def inspect_text(
     if masking is None:
         named = default_masking(opened)
     elif isinstance(masking, str | Path):
-        named = NamedMasking(Path(masking).stem, masking_of(Path(masking)))
+        named = masking_of(Path(masking), Path(masking).stem)
     else:
         named = NamedMasking("masking", MaskingConfig.of(masking))
     shown, notices = shorten(text)

@@ -9,6 +9,7 @@ import numpy as np
 
 from chronomask.config import Config
 from chronomask.masking.config import MaskingConfig
+from chronomask.masking.objective import Objective
 from chronomask.masking.ratio import Schedule
 from chronomask.runs.read import Run
 from chronomask.show.measure import (
@@ -50,6 +51,7 @@ class View:
 
     name: str
     config: MaskingConfig
+    objective: Objective
     summary: str
     curve: np.ndarray
     moments: tuple[Moment, ...]
@@ -95,6 +97,7 @@ def look(
     return View(
         name=masking.name,
         config=config,
+        objective=masking.objective,
         summary=" · ".join(_spell(part) for part in parts),
         curve=np.array([config.ratio.at(k / 100) for k in range(101)]),
         moments=tuple(moments),
@@ -131,7 +134,8 @@ def tokens_of(subject: Subject, row: int, moment: Moment | None = None) -> list[
 def in_force(view: View) -> list[tuple[str, list[str]]]:
     """What else of masking follows progress, and what it is at each moment; nothing for what stays.
 
-    The strength of content, the strategy, the ratios of single rows, and the chances of replacements.
+    The strength of content, the strategy, the ratios of single rows, the chances of replacements, and the
+    share of rows that predict next tokens instead.
     """
     config, times = view.config, [moment.progress for moment in view.moments]
     replaced = [config.replace_probs(at) for at in times]
@@ -140,12 +144,14 @@ def in_force(view: View) -> list[tuple[str, list[str]]]:
         "strategy": [_spell(config.strategy.at(at), deep=True) for at in times],
         "nine tenths of rows": [_range_of_rows(config.ratio, at) for at in times],
         "shown as [MASK], as another": [f"{mask:.0%}, {other:.0%}" for mask, other in replaced],
+        "rows of next tokens": [f"{view.objective.causal_share(at):.3g}" for at in times],
     }
     usual = {
         "strength of content": config.content.strength == 1.0,
         "strategy": len(set(rows["strategy"])) == 1,
         "nine tenths of rows": not config.ratio.draws_rows,
         "shown as [MASK], as another": len(set(replaced)) == 1,
+        "rows of next tokens": not view.objective.has_causal_rows,
     }
     return [(name, values) for name, values in rows.items() if not usual[name]]
 

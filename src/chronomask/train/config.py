@@ -15,6 +15,7 @@ from chronomask.config import Config, Seed, kind_of
 from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
 from chronomask.masking.config import MaskingConfig
+from chronomask.masking.objective import MaskedOnly, Objective
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
 from chronomask.runs.layout import RunFolder, branch_folder
 from chronomask.train.averaging import Averaging
@@ -86,6 +87,8 @@ class RunConfig(Config):
     """what is trained; by default a BERT of 4 layers × 256, which a laptop trains"""
     masking: MaskingConfig = MaskingConfig()
     """how much is masked, what, and how"""
+    objective: Objective = MaskedOnly()
+    """whether some rows predict each next token instead of masked ones"""
     optimiser: Optimiser = AdamW()
     """how gradients become updates"""
     learning_rate: LearningRate = Linear()
@@ -197,6 +200,7 @@ class RunConfig(Config):
             )
         if self.rows_follow_ratio:
             self._check_following()
+        self._check_objective()
         return self
 
     def _check_averaging(self, averaging: Averaging) -> None:
@@ -210,6 +214,28 @@ class RunConfig(Config):
             raise ValueError(
                 f"averaging.every ({averaging.every}) leaves no step of the {self.steps:,} to average: "
                 "lower it"
+            )
+
+    def _check_objective(self) -> None:
+        """Raise ValueError where causal rows do not go with the rest."""
+        shares, kind = self.objective.shares, kind_of(self.objective)
+        if shares == {0.0}:
+            return
+        if self.masking.progress == "masked_tokens" and 1.0 in shares:
+            raise ValueError(
+                f"masking.progress 'masked_tokens' stands still while objective '{kind}' masks nothing: set "
+                "masking.progress: steps"
+            )
+        if self.rows_follow_ratio:
+            raise ValueError(
+                f"rows_follow_ratio holds the number of masked tokens a step, and objective '{kind}' takes "
+                "some away: leave one out"
+            )
+        if self.sharding == "fsdp2" and not shares <= {0.0, 1.0}:
+            raise ValueError(
+                "sharding 'fsdp2' needs as many micro-batches in every process, and objective "
+                f"'{kind}' cuts each process's rows in two kinds: use sharding 'none', or objective "
+                "'causal_first'"
             )
 
     def _check_following(self) -> None:

@@ -109,7 +109,10 @@ def dry_run(
     if config.length_warmup is not None:
         config.length_warmup.pieces_at(0, length)
     tokenizer = None if data is None else open_tokenizer(data.tokenizer_path)
-    model = skeleton(config.model, tokenizer, row_length=length, attention=config.attention)
+    causal = config.objective.has_causal_rows
+    model = skeleton(
+        config.model, tokenizer, row_length=length, attention=config.attention, causal=causal
+    )
     flops = count_flops(model)
 
     first, lengths = None, np.array([length])
@@ -128,7 +131,7 @@ def dry_run(
     tokens = num_rows * tokens_per_row
     expected = expect(config, maskable_at or (lambda step: tokens_per_row))
     unknown = unknown_before(config)
-    per_token = _per_token(flops, lengths, expected.labels / tokens)
+    per_token = _per_token(flops, lengths, (expected.labels + expected.next_tokens) / tokens)
 
     here = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     cuda = config.device == "cuda" or here.type == "cuda"
@@ -141,7 +144,9 @@ def dry_run(
         state_numbers=config.optimiser.state_numbers(model) + _mean_numbers(config, model),
         rows=micro,
         row_length=length,
-        predicted=round(micro * expected.maskable / num_rows * expected.highest_ratio),
+        predicted=micro * length
+        if causal
+        else round(micro * expected.maskable / num_rows * expected.highest_ratio),
         bf16=bf16,
         bf16_weights=config.bf16_weights,
         on_cuda=cuda,
@@ -184,6 +189,9 @@ def _first_masks(config: RunConfig, data: PreparedData | MixedData, rows: Rows) 
     """Masks of the first step as training would draw them, counted."""
     vocabulary = Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path))
     masker = Masker(config.masking, vocabulary, data.class_names, config.seed)
+    rows = rows.select(~config.objective.is_causal(rows, config.seed, 0.0))
+    if not rows.num_rows:
+        return {"maskable": 0, "predicted": 0, "ratio_asked": 0.0, "ratio_achieved": 0.0}
     batch = masker(rows.to("cpu"), 0.0)
     maskable = int(np.count_nonzero(rows.word_id >= 0))
     return {

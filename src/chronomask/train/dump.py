@@ -21,14 +21,20 @@ from safetensors.torch import load_file, save_file
 
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.masking.tally import class_sums
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.storage import read_object, write_json
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import seed_dropout
 from chronomask.train.distributed import World
-from chronomask.train.forward import Forward, Part, objective, rows_at_fault
+from chronomask.train.forward import (
+    Forward,
+    Part,
+    Predictions,
+    parts_of,
+    rows_at_fault,
+    tally_losses,
+)
 from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.run import Run, State
 from chronomask.train.sharding import gradient_norm
@@ -103,28 +109,26 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     forward = Forward(computing, target, precision, config.attention, report["pad_token_id"])
 
     parts = [
-        (rank, number, forward.mask(rows, masker, report["progress"]))
+        (rank, number, part)
         for rank in range(report["world_size"])
         for number, rows in enumerate(_read_rows(folder / _rows_name(rank)))
+        for part in parts_of(forward, rows, masker, config.objective, report["progress"], 1)
     ]
-    predicted = sum(part.batch.num_predicted for _, _, part in parts)
-    divisor = sum(part.batch.loss_divisor for _, _, part in parts)
-    by_class = torch.zeros(3, len(report["class_names"]), dtype=torch.float64, device=target)
+    predictions = Predictions.of([part for _, _, part in parts])
+    sums = torch.zeros(3, len(report["class_names"]) + 1, dtype=torch.float64, device=target)
     losses = []
     for rank, number, part in parts:
         seed_dropout(config.seed, saved.step, rank, number)
         loss, correct, log_z = forward.losses(part)
-        objective(
-            loss, log_z, part.batch, divisor=divisor, z_loss=config.z_loss, predicted=predicted
-        ).backward()
+        predictions.contribution(part, loss, log_z, config.z_loss).backward()
         if working_copy:
             working_copy.collect()
         losses.append(loss.detach())
-        by_class += class_sums(part.batch.target_class, loss, correct, by_class.shape[1])
+        tally_losses(sums, part, loss, correct)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return Replayed(
         step=report["step"],
-        loss=float(by_class[0].sum()) / predicted,
+        loss=predictions.mean_loss(float(sums[0, :-1].sum()), float(sums[0, -1]))[1],
         gradient_norm=float(gradient_norm(gradients)),
         rows=rows_at_fault([part for _, _, part in parts], losses),
     )

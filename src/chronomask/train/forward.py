@@ -1,8 +1,8 @@
-"""One micro-batch: rows are masked, run through the model, and their losses summed per class."""
+"""One micro-batch: rows are masked, or read as they are, and run through the model to their losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +11,14 @@ import torch
 from transformers import PreTrainedModel
 
 from chronomask.masking.masker import Masker
-from chronomask.masking.tally import weighted_sum
+from chronomask.masking.objective import Objective, next_tokens
+from chronomask.masking.tally import class_sums, weighted_sum
 from chronomask.model.attention import AttentionScope, backbone_inputs, position_offset
 from chronomask.model.device import autocast
 from chronomask.model.head import logits_at, token_losses
 from chronomask.types import MaskedBatch, Precision, Rows
 
-__all__ = ["Forward", "Part", "objective", "rows_at_fault"]
+__all__ = ["Forward", "Part", "Predictions", "parts_of", "rows_at_fault", "tally_losses"]
 
 LogitsAt = Callable[
     [PreTrainedModel, torch.Tensor, torch.Tensor, Mapping[str, Any], str | None], torch.Tensor
@@ -27,11 +28,89 @@ LogitsAt = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One micro-batch, masked and on the device; ``rows`` stay on the host."""
+    """One micro-batch, masked and on the device; ``rows`` stay on the host.
+
+    ``causal``: nothing is masked, and each next token is predicted.
+    """
 
     rows: Rows
     batch: MaskedBatch
     inputs: dict[str, Any]
+    causal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a step predicts, over all micro-batches and processes.
+
+    Masked tokens and next tokens each have a mean loss of their own; the step minimises the sum of both,
+    each times the share of the rows that it is of (as GPT-BERT does, arXiv 2410.24159).
+    """
+
+    masked: float
+    """masked tokens"""
+    divisor: float
+    """what the weighted losses of masked tokens are divided by"""
+    causal: float
+    """next tokens"""
+    masked_rows: float
+    causal_rows: float
+
+    @classmethod
+    def of(cls, parts: Sequence[Part]) -> Predictions:
+        """Those of some micro-batches alone."""
+        masked = [part for part in parts if not part.causal]
+        causal = [part for part in parts if part.causal]
+        return cls(
+            masked=sum(part.batch.num_predicted for part in masked),
+            divisor=sum(part.batch.loss_divisor for part in masked),
+            causal=sum(part.batch.num_predicted for part in causal),
+            masked_rows=sum(part.rows.num_rows for part in masked),
+            causal_rows=sum(part.rows.num_rows for part in causal),
+        )
+
+    @property
+    def any(self) -> bool:
+        return bool(self.masked or self.causal)
+
+    @property
+    def causal_share(self) -> float:
+        """The share of the rows that are causal."""
+        return self.causal_rows / (self.masked_rows + self.causal_rows)
+
+    def share_of(self, part: Part) -> float:
+        """The share of the rows that are of the same kind as those of a micro-batch."""
+        return self.causal_share if part.causal else 1.0 - self.causal_share
+
+    def contribution(
+        self, part: Part, losses: torch.Tensor, log_z: torch.Tensor, z_loss: float
+    ) -> torch.Tensor:
+        """What a micro-batch adds to what its step minimises: 0-d, with its graph.
+
+        The weighted sum of its ``losses`` [N] over the step's divisor and, with a coefficient ``z_loss``,
+        that times the sum of log² Z [N] over the step's predictions (PaLM, arXiv 2204.02311, section 5);
+        where rows are of two kinds, each over those of its kind, times their share. It does not matter how
+        the step is cut. Loss weights do not weigh log² Z.
+        """
+        divisor = (self.causal if part.causal else self.divisor) or 1  # or nothing is predicted
+        total = weighted_sum(losses, part.batch) / (divisor / self.share_of(part))
+        return total + z_loss * self.mean_square(part, log_z) if z_loss else total
+
+    def mean_square(self, part: Part, log_z: torch.Tensor) -> torch.Tensor:
+        """What a micro-batch adds to the mean of log² Z over the step's predictions."""
+        number = (self.causal if part.causal else self.masked) or 1
+        return log_z.square().sum() / (number / self.share_of(part))
+
+    def mean_loss(self, masked: float, causal: float) -> tuple[float | None, float]:
+        """The mean loss of masked tokens, None where there is none, and what the step minimises.
+
+        ``masked``, ``causal``: sums of the losses of masked and of next tokens; without weights, so for
+        losses that are weighed the second is what would be minimised without.
+        """
+        own = masked / self.masked if self.masked else None
+        other = causal / self.causal if self.causal else 0.0
+        share = self.causal_share
+        return own, (1.0 - share) * (own or 0.0) + share * other
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +138,8 @@ class Forward:
         """
         return self.place(rows, masker(rows, progress))
 
-    def place(self, rows: Rows, batch: MaskedBatch) -> Part:
-        """Host rows, masked already, on the run's device."""
+    def place(self, rows: Rows, batch: MaskedBatch, *, causal: bool = False) -> Part:
+        """Host rows, masked already or ``causal``, on the run's device."""
         shaped = rows
         if self.tokens is not None:
             shaped = rows.pad_to(self._room_for(rows), self.pad_token_id)
@@ -74,8 +153,9 @@ class Forward:
             position_offset(self.model),
             self.device,
             uniform=self.tokens is not None,
+            causal=causal,
         )
-        return Part(rows, batch.to(self.device), inputs)
+        return Part(rows, batch.to(self.device), inputs, causal)
 
     def _room_for(self, rows: Rows) -> int:
         """Rows of the smallest of the four sizes that holds these; themselves if none does."""
@@ -96,23 +176,52 @@ class Forward:
         return token_losses(logits.float(), batch.targets)
 
 
-def objective(
-    losses: torch.Tensor,
-    log_z: torch.Tensor,
-    batch: MaskedBatch,
-    *,
-    divisor: float,
-    z_loss: float,
-    predicted: float,
-) -> torch.Tensor:
-    """What a micro-batch adds to what its step minimises: 0-d, with its graph.
+def parts_of(
+    forward: Forward,
+    rows: Rows,
+    masker: Masker,
+    objective: Objective,
+    progress: float,
+    number: int,
+) -> list[Part]:
+    """Host rows as some ``number`` micro-batches: those whose rows are masked, then those of causal rows.
 
-    The weighted sum of its ``losses`` [N] over ``divisor`` and, with a coefficient ``z_loss``, that times
-    the sum of log² Z [N] over ``predicted`` (PaLM, arXiv 2204.02311, section 5). Both numbers are those of
-    the whole step, so that it does not matter how the step is cut. Loss weights do not weigh log² Z.
+    Each holds rows of one kind, so where there are both there may be one micro-batch more.
     """
-    total = weighted_sum(losses, batch) / divisor
-    return total + z_loss * (log_z.square().sum() / predicted) if z_loss else total
+    causal = objective.is_causal(rows, masker.seed, progress)
+    masked_rows, causal_rows = rows.select(~causal), rows.select(causal)
+    return [
+        *(
+            forward.mask(micro, masker, progress)
+            for micro in _cut_alike(masked_rows, rows.num_rows, number)
+        ),
+        *(
+            forward.place(micro, next_tokens(micro), causal=True)
+            for micro in _cut_alike(causal_rows, rows.num_rows, number)
+        ),
+    ]
+
+
+def tally_losses(
+    sums: torch.Tensor, part: Part, losses: torch.Tensor, correct: torch.Tensor
+) -> None:
+    """Add a micro-batch to ``sums`` float64 [3, C + 1]: masked tokens by class, then next tokens.
+
+    The three are as in :func:`~chronomask.masking.tally.class_sums`.
+    """
+    num_classes = sums.shape[1] - 1
+    if part.causal:
+        alike = torch.zeros_like(part.batch.targets)
+        sums[:, num_classes:] += class_sums(alike, losses, correct, 1)
+    else:
+        classes = part.batch.target_class
+        sums[:, :num_classes] += class_sums(classes, losses, correct, num_classes)
+
+
+def _cut_alike(part: Rows, num_rows: int, number: int) -> Iterator[Rows]:
+    """Micro-batches of a part of ``num_rows`` rows, as large as ``number`` of all of them are."""
+    if part.num_rows:
+        yield from part.micro_batches(-(-part.num_rows * number // num_rows))
 
 
 def rows_at_fault(parts: Sequence[Part], losses: Sequence[torch.Tensor]) -> list[int]:

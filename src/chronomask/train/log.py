@@ -206,9 +206,13 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def _format_metrics(metrics: Mapping[str, Any]) -> str:
-    loss = "nothing predicted" if metrics["loss"] is None else f"loss {metrics['loss']:.3f}"
+    losses = [
+        f"{name} {metrics[key]:.3f}"
+        for key, name in (("loss", "loss"), ("causal_loss", "causal loss"))
+        if metrics.get(key) is not None
+    ]
     shown = [
-        loss,
+        *(losses or ["nothing predicted"]),
         f"{metrics['tokens_per_second']:,.0f} tok/s",
         f"{metrics['predicted_tokens_per_second']:,.0f} predicted/s",
     ]

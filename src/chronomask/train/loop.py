@@ -4,9 +4,10 @@ Step s: its rows (a function of data, seed and s) are cut into micro-batches and
 ratio and the class weights learned before s, all of them before anything is computed, so that the
 number of predicted tokens over all micro-batches and processes is known. Each micro-batch adds the
 gradient of (sum of its losses / that number); where masking weighs losses, of their weighted sum divided
-by what masking says. A z-loss is added to what is minimised, and to no loss that is logged. Gradients are
-summed over processes, clipped and applied, unless one is not finite; losses per class are pooled and fed
-back to the masker, in force from s + 1 on.
+by what masking says. Causal rows, where the objective has some, are micro-batches of their own, and their
+losses have a mean of their own. A z-loss is added to what is minimised, and to no loss that is logged.
+Gradients are summed over processes, clipped and applied, unless one is not finite; losses per class are
+pooled and fed back to the masker, in force from s + 1 on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, cast
@@ -37,7 +38,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism, seed_dropout
 from chronomask.train.distributed import StopRequest, World
 from chronomask.train.dump import not_finite
-from chronomask.train.forward import Part, objective
+from chronomask.train.forward import Part, Predictions, parts_of, tally_losses
 from chronomask.train.log import RunLog
 from chronomask.train.run import Run, State, compiles, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
@@ -205,8 +206,6 @@ def _train(
         if run.average is not None:
             run.average.take(state.step, config.steps)
         state.add_time(time.perf_counter() - began, waited)
-        attention = run.flops.of_attention_in(rows, run.forward.pad_token_id, config.attention)
-        state.window.flops_of_attention += attention * world.size  # others' rows are much the same
 
         last = state.step == config.steps
         metrics = None
@@ -226,7 +225,10 @@ class _Step:
 
     progress: float
     masking_ratio: float
+    """asked for in the rows that are masked; 0 where none is"""
     masking_ratio_achieved: float
+    causal_share: float
+    """share of the rows that are causal"""
     loss: float | None
     learning_rate: float
     gradient_norm: float | None
@@ -241,38 +243,45 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
     # All processes run a model that is shared out equally often, also one with few rows.
     number = world.least(rows.num_rows) if run.sharded else rows.num_rows
     most = config.sizes.parts_at(state.step, config.micro_batches)
-    parts = [
-        run.forward.mask(micro, masker, progress) for micro in rows.micro_batches(min(most, number))
-    ]
-    predicted, divisor, maskable, tokens, num_rows, ratio_sum, stopping = world.totals(
-        sum(part.batch.num_predicted for part in parts),
-        sum(part.batch.loss_divisor for part in parts),
-        int(np.count_nonzero(rows.word_id >= 0)),
+    parts = parts_of(run.forward, rows, masker, config.objective, progress, min(most, number))
+    masked = [part for part in parts if not part.causal]
+    *counts, maskable, tokens, ratio_sum, stopping = world.totals(
+        *astuple(Predictions.of(parts)),
+        sum(int(np.count_nonzero(part.rows.word_id >= 0)) for part in masked),
         int(np.count_nonzero(rows.input_ids != run.forward.pad_token_id)),
-        rows.num_rows,
-        sum(part.batch.masking_ratio * part.rows.num_rows for part in parts),
+        sum(part.batch.masking_ratio * part.rows.num_rows for part in masked),
         stop.signal_number != 0,
     )
     if stopping:
         return None
 
+    predictions = Predictions(*counts)
     rate = config.learning_rate.at(state.step, config.steps)
     loss, norm, z_loss = None, None, None
-    if predicted:  # with nothing to predict there is no update; the schedules go on
-        loss, norm, z_loss = _update(run, state, world, parts, predicted, divisor, rate)
+    if predictions.any:  # with nothing to predict there is no update; the schedules go on
+        loss, norm, z_loss = _update(run, state, world, parts, predictions, rate)
+    # Of attention in others' rows: they are much the same.
+    state.window.flops_of_attention += world.size * sum(
+        run.flops.of_attention_in(
+            part.rows, run.forward.pad_token_id, config.attention, causal=part.causal
+        )
+        for part in parts
+    )
     rows_done = config.sizes.rows_at(state.step)  # whole rows, also where they are cut
     state.count(
         rows=rows_done,
         tokens=int(tokens),
         maskable_tokens=int(maskable),
-        masked_tokens=int(predicted),
+        masked_tokens=int(predictions.masked),
+        causal_tokens=int(predictions.causal),
     )
-    asked = ratio_sum / num_rows
-    _check_predicting(state, 0.0 if predicted else asked * (maskable or tokens), asked)
+    asked = ratio_sum / predictions.masked_rows if predictions.masked_rows else 0.0
+    _check_predicting(state, 0.0 if predictions.any else asked * (maskable or tokens), asked)
     return _Step(
         progress=progress,
         masking_ratio=asked,
-        masking_ratio_achieved=predicted / maskable if maskable else 0.0,
+        masking_ratio_achieved=predictions.masked / maskable if maskable else 0.0,
+        causal_share=predictions.causal_share,
         loss=loss,
         learning_rate=rate,
         gradient_norm=norm,
@@ -306,39 +315,37 @@ def _update(
     state: State,
     world: World,
     parts: Sequence[Part],
-    predicted: float,
-    divisor: float,
+    predictions: Predictions,
     rate: float,
-) -> tuple[float, float, float]:
+) -> tuple[float | None, float, float]:
     """Forward, backward, update, feedback; returns the mean loss, the gradient norm and the z-loss.
 
-    ``predicted`` tokens and ``divisor`` of weighted losses are sums over all processes; the mean loss is
-    that of predicted tokens, without weights.
+    ``predictions`` are those of all processes; the mean loss is that of masked tokens, without weights, and
+    None where none is masked.
     """
     config, masker, forward = run.config, run.masker, run.forward
     num_classes = len(run.data.class_names)
-    # Of every class and, where content is learnt by token, of every token after them.
+    # Of every class, of causal rows, and, where content is learnt by token, of every token after them.
     num_tokens = masker.num_feedback_classes if masker.config.content.by_token_id else 0
-    tallies = torch.zeros(3, num_classes + num_tokens, dtype=torch.float64, device=world.device)
-    squares = torch.zeros((), dtype=torch.float64, device=world.device)  # of log Z, summed
+    first_token = num_classes + 1
+    tallies = torch.zeros(3, first_token + num_tokens, dtype=torch.float64, device=world.device)
+    squares = torch.zeros((), dtype=torch.float64, device=world.device)  # of log Z, their mean
     losses = []
     for number, part in enumerate(parts):
         seed_dropout(config.seed, state.step, world.rank, number)
         if run.sharded:
             run.sharded.sum_gradients_next(number == len(parts) - 1)
-        loss, correct, log_z = forward.losses(part)
-        objective(
-            loss, log_z, part.batch, divisor=divisor, z_loss=config.z_loss, predicted=predicted
-        ).backward()
+        values, correct, log_z = forward.losses(part)
+        predictions.contribution(part, values, log_z, config.z_loss).backward()
         if run.working_copy:
             run.working_copy.collect()
-        losses.append(loss.detach())
+        losses.append(values.detach())
         if config.z_loss:
-            squares += log_z.detach().double().square().sum()
-        tallies[:, :num_classes] += class_sums(part.batch.target_class, loss, correct, num_classes)
-        if num_tokens:
+            squares += predictions.mean_square(part, log_z.detach().double())
+        tally_losses(tallies[:, :first_token], part, values, correct)
+        if num_tokens and not part.causal:
             tokens = masker.feedback_class(part.batch)
-            tallies[:, num_classes:] += class_sums(tokens, loss, correct, num_tokens)
+            tallies[:, first_token:] += class_sums(tokens, values, correct, num_tokens)
     world.sum(tallies)
     if config.z_loss:
         world.sum(squares)
@@ -346,7 +353,7 @@ def _update(
         world.sum_gradients(run.parameters)
 
     norm_tensor = gradient_norm([p.grad for p in run.parameters if p.grad is not None])
-    finite = _finite(tallies[0, :num_classes].sum(), norm_tensor)
+    finite = _finite(tallies[0, :first_token].sum(), norm_tensor)
     # An update that the device leaves out by itself where a number is not finite is queued at once.
     at_once = can_leave_out(run.optimiser) and not config.outliers.judges
     if at_once:
@@ -354,26 +361,28 @@ def _update(
     # Here the host waits for the device, once a step: the next step's masks depend on these losses.
     ending = torch.stack((norm_tensor, finite, squares)).double()
     read = torch.cat((tallies.flatten(), ending)).cpu()
-    tallies, (read_norm, is_finite, square_sum) = read[:-3].view_as(tallies), read[-3:].tolist()
-    z_loss = config.z_loss * square_sum / predicted
-    by_class = tallies[:, :num_classes]
-    mean_loss, norm = float(by_class[0].sum()) / predicted, read_norm
+    tallies, (norm, is_finite, mean_square) = read[:-3].view_as(tallies), read[-3:].tolist()
+    z_loss = config.z_loss * mean_square
+    by_class, causal = tallies[:, :num_classes], tallies[:, num_classes].tolist()
+    loss, minimised = predictions.mean_loss(float(by_class[0].sum()), causal[0])
     if not is_finite:
-        raise not_finite(run, state, world, mean_loss, norm, parts, losses)
+        raise not_finite(run, state, world, minimised, norm, parts, losses)
     state.window.by_class += by_class
-    why = run.outliers.judge(mean_loss, norm)
+    state.window.causal_loss_sum += causal[0]
+    why = run.outliers.judge(minimised, norm)
     if why is not None:
         logger.warning("step %s is left out as an outlier: %s", f"{state.step + 1:,}", why)
         state.window.skipped.append(state.step + 1)
         run.optimiser.zero_grad(set_to_none=True)
-        return mean_loss, norm, z_loss
+        return loss, norm, z_loss
     if not at_once:
         update(run.optimiser, rate, norm_tensor, config.gradient_clip)
     run.round_weights()
     run.optimiser.zero_grad(set_to_none=True)
 
-    masker.update(class_tally(tallies[:, num_classes:] if num_tokens else by_class))
-    return mean_loss, norm, z_loss
+    if predictions.masked:
+        masker.update(class_tally(tallies[:, first_token:] if num_tokens else by_class))
+    return loss, norm, z_loss
 
 
 def _finite(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
@@ -385,7 +394,8 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
     """One line of metrics.jsonl; begins a new window."""
     window, config = state.window, run.config
     flops = window.flops_of_attention
-    flops += run.flops.per_token * window.tokens + run.flops.per_prediction * window.masked_tokens
+    predicted = window.masked_tokens + window.causal_tokens
+    flops += run.flops.per_token * window.tokens + run.flops.per_prediction * predicted
     speed = window.tokens / window.seconds
     rows_left = config.sizes.rows_before(config.steps) - state.rows_seen
     tokens_left = rows_left * state.tokens_seen / state.rows_seen
@@ -417,6 +427,11 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
     }
     if config.z_loss:
         line["z_loss"] = step.z_loss
+    if config.objective.has_causal_rows:
+        number = window.causal_tokens
+        line["causal_share"] = step.causal_share
+        line["causal_loss"] = window.causal_loss_sum / number if number else None
+        line["causal_tokens"] = state.causal_tokens
     if config.outliers.judges:
         line["skipped_steps"] = window.skipped
     weights = run.masker.class_weights()

@@ -45,7 +45,6 @@ from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver, Snapshot, take
 from chronomask.train.sharding import Sharded
 from chronomask.train.validation import warn_of_few
-from chronomask.types import Precision
 from chronomask.yardsticks import losses_in_words
 
 __all__ = ["Run", "State", "Window", "compiles", "is_due", "open_run", "summarise"]
@@ -64,6 +63,8 @@ class Window:
     by_class: torch.Tensor
     tokens: int = 0
     masked_tokens: int = 0
+    causal_tokens: int = 0
+    causal_loss_sum: float = 0.0
     seconds: float = 0.0
     seconds_waiting: float = 0.0
     flops_of_attention: float = 0.0
@@ -82,7 +83,9 @@ class State:
     maskable_tokens: int | None = 0
     """tokens that could have been predicted; None in a run that began before they were counted"""
     masked_tokens: int = 0
-    """tokens predicted"""
+    """tokens predicted from both sides"""
+    causal_tokens: int = 0
+    """tokens of causal rows predicted from those before them"""
     rows_seen: int = 0
     first_row: int = 0
     """rows of the order that the run took from which this one branched"""
@@ -109,7 +112,15 @@ class State:
         """Training progress in [0, 1] of the step to come, counted as the config says."""
         return progress(config, self.step, self.masked_tokens)
 
-    def count(self, *, rows: int, tokens: int, maskable_tokens: int, masked_tokens: int) -> None:
+    def count(
+        self,
+        *,
+        rows: int,
+        tokens: int,
+        maskable_tokens: int,
+        masked_tokens: int,
+        causal_tokens: int = 0,
+    ) -> None:
         """Count one step over all processes."""
         self.step += 1
         self.rows_seen += rows
@@ -117,7 +128,9 @@ class State:
         if self.maskable_tokens is not None:
             self.maskable_tokens += maskable_tokens
         self.masked_tokens += masked_tokens
+        self.causal_tokens += causal_tokens
         self.window.tokens += tokens
+        self.window.causal_tokens += causal_tokens
         self.window.masked_tokens += masked_tokens
 
     def add_time(self, seconds: float, waiting: float) -> None:
@@ -149,7 +162,8 @@ class State:
     def from_checkpoint(cls, saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
         """The state that :meth:`to_json` and :meth:`tensors` gave."""
         window = Window(tensors[_WINDOW_TENSOR], **saved["window"])
-        zero = {"unpredicted": 0.0, "predicted_step": saved["step"], "first_row": 0}
+        zero: dict[str, Any] = dict.fromkeys(("unpredicted", "first_row", "causal_tokens"), 0)
+        zero["predicted_step"] = saved["step"]
         known: dict[str, Any] = dict.fromkeys(_LATER) | zero | saved
         return cls(window, **{name: known[name] for name in _COUNTERS})
 
@@ -157,7 +171,7 @@ class State:
 _LATER = ("maskable_tokens", "yardsticks", "raw")
 """Counters that checkpoints of older versions do not have."""
 _COUNTERS = (
-    "step", "tokens_seen", "masked_tokens", "rows_seen", "seconds",
+    "step", "tokens_seen", "masked_tokens", "causal_tokens", "rows_seen", "seconds",
     "validation_loss", "validation_accuracy", "unpredicted", "predicted_step", "first_row", *_LATER,
 )  # fmt: skip
 
@@ -303,12 +317,13 @@ def open_run(
             row_length=data.row_length,
             seed=config.seed,
             attention=config.attention,
+            causal=config.objective.has_causal_rows,
         )
         initial_weights = weights_sha256(model)
     model.to(world.device)  # pyright: ignore[reportArgumentType]
     if config.activation_checkpointing:
         checkpoint_activations(model)
-    _use_fastest_attention(model, world.device, config.precision)
+    _use_fastest_attention(model, world.device, config)
     compiled = compiles(config, world.device)
     sharding = config.sharding == "fsdp2" and world.size > 1
     precision = precision_on(world.device, config.precision)
@@ -396,12 +411,11 @@ def _take_over(run: Run, origin: Checkpoint) -> None:
             logger.warning("%s begins anew: %s", name, error)
 
 
-def _use_fastest_attention(
-    model: PreTrainedModel, device: torch.device, precision: Precision
-) -> None:
+def _use_fastest_attention(model: PreTrainedModel, device: torch.device, config: RunConfig) -> None:
     """On CUDA in bfloat16: kernels of an installed package where they are right for this model."""
-    case = case_of(model)
-    if device.type == "cuda" and precision_on(device, precision) == "bf16" and case is not None:
+    case = case_of(model, config.objective.has_causal_rows)
+    bf16 = precision_on(device, config.precision) == "bf16"
+    if device.type == "cuda" and bf16 and case is not None:
         name = activate_fastest(case, device)
         if name is not None:
             logger.info("attention runs with %s", name)
