@@ -262,7 +262,7 @@ def test_the_ways_to_name_a_model(
         (["--steps", "many"], "--steps many: steps is 'many': it should be a valid integer"),
         (["--steps", "[1"], "--steps '[1': not valid YAML"),
         (["--steps", ".inf"], "'.inf' is not a finite number"),
-        (["--steps", "true"], "--steps true: steps is true: a number is meant"),
+        (["--steps", "true"], "--steps true: steps is true: expected a number"),
         (["--rows", "0"], "--rows 0: rows_per_step is 0: it should be greater than or equal to 1"),
         (["--ratio", "1.5"], "--ratio 1.5: masking.ratio.base is 1.5: it should be less than"),
         (["--ratio", "0.3:2"], "--ratio 0.3:2: masking.ratio.end is 2.0: it should be less than"),

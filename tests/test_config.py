@@ -95,7 +95,7 @@ def test_what_is_no_override(text: str) -> None:
 
 @pytest.mark.parametrize("values", [5, "steps: 5", ["steps"], None])
 def test_values_that_are_no_mapping_are_refused(values: Any) -> None:
-    with pytest.raises(UsageError, match=r"the configuration is .*; keys and values are meant"):
+    with pytest.raises(UsageError, match=r"the configuration is .*; expected keys and values"):
         Whole.parse(values)
 
 
@@ -149,7 +149,7 @@ def test_defaults_can_be_changed_before_what_is_required_is_there() -> None:
     [
         ({"stepz": 1}, "unknown key 'stepz'; did you mean 'steps'? Valid: data, steps, half"),
         ({"steps": 1.5}, "steps is 1.5: it should be a valid integer"),
-        ({"steps": True}, "steps is true: a number is meant"),
+        ({"steps": True}, "steps is true: expected a number"),
         ({"steps": math.inf}, "steps is inf: it should be a finite number"),
         ({"course": {"base": 0.3}}, "course needs a 'kind', got {'base': 0.3}; valid: straight, level"),
         ({"course": {"kind": "lvl"}}, "course.kind is 'lvl'; did you mean 'level'? Valid: straight"),
@@ -163,11 +163,11 @@ def test_defaults_can_be_changed_before_what_is_required_is_there() -> None:
         ({"parts": [{"until": 1, "course": {"kind": "level", "base": 2}}]}, "parts.0.course.base is 2"),
         ({"parts": []}, "parts is []: "),
         ({"device": "cdua"}, "device is 'cdua'; did you mean 'cuda'? Valid: cpu, cuda"),
-        ({"data": 15}, "data is 15; text is meant: put it in quotes"),
-        ({"data": False}, "data is false; text is meant: put it in quotes"),
+        ({"data": 15}, "data is 15; expected text: put it in quotes"),
+        ({"data": False}, "data is false; expected text: put it in quotes"),
         ({"data": "a\nb"}, "data is 'a\\nb': it holds the control character or line break U+000A"),
         ({"free": {"a": [{"b": "\x1b[2J"}]}}, "free.a.0.b is '\\x1b[2J': it holds the control"),
-        ({"free": {"a": math.nan}}, "free.a is nan: a finite number is meant"),
+        ({"free": {"a": math.nan}}, "free.a is nan: expected a finite number"),
         ({"half": 20}, "half 20 is more than steps 10"),
         ({"data": "x" * 500, "steps": "y" * 500}, " … "),
     ],
@@ -416,11 +416,11 @@ def test_a_family_takes_keys_of_its_members_and_their_values() -> None:
         ({"shape": {"kind": "sqare"}}, "shape.kind is 'sqare'; did you mean 'square'? Valid: square, heap"),
         ({"shape": {"kind": ["x"]}}, "shape.kind is \"['x']\"; valid: square, heap, point"),
         ({"shape": {"side": 2}}, "shape needs a 'kind', got {'side': 2}; valid: square, heap, point"),
-        ({"shape": 2}, "shape is 2; a group of keys with a 'kind' is meant; valid: square, heap, point"),
-        ({"shape": Square}, "a value is meant, not a class: add parentheses"),
+        ({"shape": 2}, "shape is 2; expected a group of keys with a 'kind'; valid: square, heap, point"),
+        ({"shape": Square}, "expected a value, not a class: add parentheses"),
         ({"shape": {"kind": "square", "sid": 2}}, "unknown key 'shape.sid'; did you mean 'side'?"),
         ({"shape": {"kind": "square", "side": 0}}, "shape.side is 0: it should be greater than 0"),
-        ({"shape": {"kind": "square", "side": True}}, "shape.side is true: a number is meant"),
+        ({"shape": {"kind": "square", "side": True}}, "shape.side is true: expected a number"),
         ({"shape": {"kind": "heap", "boxes": [{"kind": "point"}]}}, "shape.boxes.0.kind is 'point'; valid: "),
         ({"box": {"kind": "point"}}, "box.kind is 'point'; valid: square, heap"),
         ({"box": {"kind": "square", "side": 0}}, "box.side is 0: it should be greater than 0"),
@@ -460,7 +460,7 @@ def test_a_kind_belongs_to_one_class() -> None:
         type("Twin", (Point,), {"__annotations__": {"kind": Literal["blob"]}, "kind": "blob"})
     with pytest.raises(TypeError, match=r"Smaller has the kind 'square' of .*Square"):
         type("Smaller", (Square,), {})
-    with pytest.raises(TypeError, match=r"the kind of .*Vague is no literal"):
+    with pytest.raises(TypeError, match=r"the kind of .*Vague is not a literal"):
         type("Vague", (Shape,), {"__annotations__": {"kind": str}, "kind": "vague"})
     nameless = type("Nameless", (Box,), {"area": lambda self: 1.0})
     with pytest.raises(TypeError, match="Nameless has no kind"):

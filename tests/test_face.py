@@ -166,7 +166,7 @@ def test_typed_plain_and_stored_configs_are_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "changes", "sentence"),
     [
-        (5, {}, "5 is no MaskingConfig: give one, a dict of its keys, the path of a YAML file"),
+        (5, {}, "5 is not a MaskingConfig: give one, a dict of its keys, the path of a YAML file"),
         ({"ratoi": 1}, {}, r"the MaskingConfig: unknown key 'ratoi'; did you mean 'ratio'\?"),
         ({}, {"ratio": {"kind": "linaer"}}, r"ratio=.*did you mean 'linear'\?"),
         ({"ratio": object()}, {}, "ratio is <object object"),

@@ -69,7 +69,7 @@ def __dir__() -> list[str]:
 
 
 class _Room(ModuleType):
-    """A subpackage that can be called: it hands on to the function that does its work."""
+    """A subpackage that can be called: it calls the function that does its work."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """What the room's own function says."""

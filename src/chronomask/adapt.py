@@ -137,8 +137,9 @@ def _check_model(model: Subject) -> None:
     model.check_head("AutoModelForMaskedLM")
     if not model.tokenizer.is_fast:
         raise UsageError(
-            f"{model.name} has a slow tokenizer ({type(model.tokenizer).__name__}), which does not tell "
-            "where in the text a token stands: save its fast form beside the weights first (tokenizer.json)"
+            f"{model.name} has a slow tokenizer ({type(model.tokenizer).__name__}), which does not "
+            "report the position of a token in the text: save its fast form beside the weights first "
+            "(tokenizer.json)"
         )
     if model.tokenizer.mask_token_id is None:
         raise UsageError(

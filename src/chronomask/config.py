@@ -133,7 +133,7 @@ class Config(BaseModel):
         if isinstance(value, str | Path):
             return Layer.of_file(find_recipe(value))
         raise UsageError(
-            f"{shown(value)} is no {cls.__name__}: give one, a dict of its keys, the path of a YAML file, "
+            f"{shown(value)} is not a {cls.__name__}: give one, a dict of its keys, the path of a YAML file, "
             "or the name of a recipe"
         )
 
@@ -154,7 +154,7 @@ class Config(BaseModel):
         for layer in layers:
             if not isinstance(layer.values, Mapping):
                 raise UsageError(
-                    f"{layer.origin} is {shown(layer.values)}; keys and values are meant"
+                    f"{layer.origin} is {shown(layer.values)}; expected keys and values"
                 )
         values = _overlay(cls, layers)
         try:
@@ -272,7 +272,7 @@ class Alternative(Config):
         kinds = kinds_of([cls])
         if not kinds:
             raise TypeError(
-                f"the kind of {_place_of(cls)} is no literal: write  kind: Literal['name'] = 'name'"
+                f"the kind of {_place_of(cls)} is not a literal: write  kind: Literal['name'] = 'name'"
             )
         families = [base for base in cls.__mro__[:-1] if issubclass(base, Alternative)]
         for family in families:
@@ -297,7 +297,7 @@ class Alternative(Config):
         if isinstance(value, cls):
             return value
         if isinstance(value, type) and issubclass(value, cls):
-            raise PydanticCustomError("a_class", "a value is meant, not a class: add parentheses")
+            raise PydanticCustomError("a_class", "expected a value, not a class: add parentheses")
         if not isinstance(value, Mapping):
             raise PydanticKnownError("model_attributes_type")
         if "kind" not in value:
@@ -381,10 +381,10 @@ def _surprises(given: Any, made: Any, at: tuple[str | int, ...] = ()) -> Iterato
             yield from _surprises(item, became, (*at, number))
     elif isinstance(given, bool):
         if isinstance(made, int | float) and not isinstance(made, bool):
-            problem = "a number is meant, not true or false"
+            problem = "expected a number, not true or false"
     elif isinstance(given, float):
         if not math.isfinite(given):
-            problem = "a finite number is meant"
+            problem = "expected a finite number"
     elif isinstance(given, str):
         code = control_character(given)
         if code is not None:

@@ -31,17 +31,17 @@ class ChronomaskError(Exception):
 
 
 class UsageError(ChronomaskError):
-    """What was asked cannot be: an unknown name, key or value, a path that does not exist."""
+    """A request that cannot be met: an unknown name, key or value, or a path that does not exist."""
 
     exit_code = 2
 
 
 class DataError(ChronomaskError):
-    """A file is there but is not what it claims to be: empty, truncated, corrupt, of another kind."""
+    """A file exists but is not what it claims to be: empty, truncated, corrupt, of another kind."""
 
 
 class RunError(ChronomaskError):
-    """Work that started could not go on: a full disk, a non-finite loss, no usable checkpoint."""
+    """Work that started could not continue: a full disk, a non-finite loss, no usable checkpoint."""
 
 
 class Stopped(ChronomaskError):

@@ -98,13 +98,13 @@ def describe_problem(
             names = [name.strip(" '") for name in expected]
             return f"{location} is {shown(value)}; {nearest(str(value), names)}"
         case "string_type" if isinstance(value, bool | int | float):
-            return f"{location} is {_as_in_yaml(value)}; text is meant: put it in quotes"
+            return f"{location} is {_as_in_yaml(value)}; expected text: put it in quotes"
         case "model_type" | "model_attributes_type" | "dict_type":
             kinds = kinds_of(_classes_at(cls, values, path))
             meant = (
-                "a group of keys is meant"
+                "expected a group of keys"
                 if not kinds
-                else "a group of keys with a 'kind' is meant"
+                else "expected a group of keys with a 'kind'"
             )
             if isinstance(value, str) and value in kinds:
                 meant += f", as {location}.kind={value} makes it"
@@ -112,7 +112,7 @@ def describe_problem(
                 meant += f"; valid: {', '.join(kinds)}"
             return f"{location or 'the whole'} is {_as_in_yaml(value)}; {meant}"
         case "tuple_type" | "list_type":
-            return f"{location} is {_as_in_yaml(value)}; a list is meant"
+            return f"{location} is {_as_in_yaml(value)}; expected a list"
     message = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     message = message.replace("Input should be", "it should be")
     if isinstance(value, Mapping) and item["type"] == "value_error":  # of several values together

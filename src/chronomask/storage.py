@@ -349,7 +349,9 @@ def _open_unpacked(path: Path) -> Iterator[IO[bytes]]:
                 handle = io.BufferedReader(Bounded(handle, UNPACKED_LIMIT, refusal), _BLOCK)
             yield handle
     except damage_errors() as error:
-        raise DataError(f"{path} is damaged or cut short ({error}): get it again") from None
+        raise DataError(
+            f"{path} is damaged or cut short ({error}): download or copy it again"
+        ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 

@@ -76,7 +76,7 @@ def read_text(path: Path) -> str:
         raise UsageError(f"config file {shown(str(path))} cannot be read: {error}") from None
     if len(content) > MAX_BYTES:
         raise UsageError(
-            f"config file {path} is larger than {MAX_BYTES >> 20} MiB: it is no config"
+            f"config file {path} is larger than {MAX_BYTES >> 20} MiB, which is too large for a config"
         )
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError(f"config file {path} is UTF-16: save it as UTF-8")

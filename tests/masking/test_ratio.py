@@ -152,7 +152,7 @@ def test_a_scaled_schedule_has_every_ratio_multiplied(spec: dict) -> None:
 @pytest.mark.parametrize(
     ("spec", "factor", "words"),
     [
-        ({"kind": "cosine_then_quadratic"}, 0.5, "are no values of the config"),
+        ({"kind": "cosine_then_quadratic"}, 0.5, "are not values of the config"),
         ({"kind": "constant", "base": 0.4}, 3, "'constant' cannot be scaled by 3: base is 1.2"),
         ({"kind": "linear_decay", "base": 0.4}, 2, r"at progress 0 it would be 1 instead of 1\.6"),
         (

@@ -286,7 +286,7 @@ WRONG = {
     "a list of floats": ([[2, 5, 3], [2.5]], "row 1 holds float64 values, such as 2.5"),
     "a deeper list": ([[[2], [5, 6]]], "row 0 is .*, not a flat list of token ids"),
     "features without ids": ([{"labels": [1]}], r"row 0 has no 'input_ids' \(it has labels\)"),
-    "features and lists": ([{"input_ids": [2, 3]}, [2, 3]], "row 1 is no feature"),
+    "features and lists": ([{"input_ids": [2, 3]}, [2, 3]], "row 1 is not a feature"),
     "a batch without ids": ({"labels": [[1]]}, r"no 'input_ids' \(it has labels\)"),
     "no rows": ([], "the batch has no rows"),
     "an empty tensor": (torch.zeros(0, 8, dtype=torch.int64), "the batch has no rows"),

@@ -104,5 +104,5 @@ def test_a_path_is_never_looked_for_on_the_hub(
 
 
 def test_a_name_that_the_hub_does_not_know(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="owner/name is no local folder, and cannot be loaded"):
+    with pytest.raises(UsageError, match="owner/name is not a local folder, and cannot be loaded"):
         model_folder("owner/name")

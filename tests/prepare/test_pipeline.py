@@ -275,8 +275,11 @@ def test_a_full_disk_is_reported(
         ("tokenizer.kind=bpe", "tokenizer.kind is 'bpe'"),
         ("packing.kind=concat", "did you mean 'concatenate'"),
         ("packing=documents", r"packing is 'documents'; .*as packing\.kind=documents makes it"),
-        ("packing=document", r"'kind' is meant; valid: concatenate, documents"),
-        ("packing=[]", r"'kind' is meant; valid: concatenate, documents"),
+        (
+            "packing=document",
+            r"expected a group of keys with a 'kind'; valid: concatenate, documents",
+        ),
+        ("packing=[]", r"expected a group of keys with a 'kind'; valid: concatenate, documents"),
         ("row_lenght=3", "unknown key 'row_lenght'; did you mean 'row_length'"),
         ("row_length=3", "row_length is 3"),
         ("held_out=0.9", "held_out is 0.9"),

@@ -67,7 +67,7 @@ def test_every_part_is_of_one_share(of: int, part: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "2", "0/4", "5/4", "1/0", "a/b", "1/2/3", "-1/4", "²/4"])
 def test_what_is_no_share(text: str) -> None:
-    with pytest.raises(UsageError, match=r"is no share; give one such as 2/8"):
+    with pytest.raises(UsageError, match=r"is not a share; give one such as 2/8"):
         Share.parse(text)
 
 

@@ -256,5 +256,7 @@ def test_a_model_of_the_hub_gives_its_tokenizer(
         raise OSError("no network\nsecond line")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(UsageError, match=r"owner/model is no local folder.*OSError: no network$"):
+    with pytest.raises(
+        UsageError, match=r"owner/model is not a local folder.*OSError: no network$"
+    ):
         choice.check()

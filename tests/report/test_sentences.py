@@ -44,9 +44,9 @@ def test_some_of_each() -> None:
 
 def test_one_seed_claims_nothing() -> None:
     (text,) = difference_sentences([task("validation_loss", {"a": None}, seeds=1)], "base")
-    assert "nothing is claimed" in text
+    assert "no claim is made" in text
     *_, last = difference_sentences([task("cola", {"a": (0.01, 0.02)}, seeds=1)], "base")
-    assert "another seed may turn them" in last
+    assert "another seed may reverse them" in last
     assert verdict(*_pair(None)) == "unknown"
     assert verdict(*_pair((0.0, 1.0))) == "open"
 
@@ -62,7 +62,7 @@ def _pair(limits: tuple[float, float] | None) -> tuple[dict, dict]:
         ((0.5, 0.4, 0.6), "was reached earlier", "do not show"),
         ((0.5, 0.4, 1.1), "do not show", "earlier"),
         ((0.5, 0.4, None), "do not show", "earlier"),
-        ((None, None, None), "not reached within their training", "earlier"),
+        ((None, None, None), "not reached within training", "earlier"),
         ((None, 0.9, None), "do not show", "not reached"),
     ],
 )
@@ -166,9 +166,9 @@ def test_declared_contrasts_are_the_answer() -> None:
     assert "over the declared contrasts (1), 1 remains" in left
     made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5), _contrast(0.1, 0.2, 0.1)]
     assert "“base” is better than “a” by 0.150 nats" in answer(made)
-    assert answer(made).endswith("1 of the 2 declared pairs is not told apart.")
+    assert answer(made).endswith("1 of the 2 declared pairs shows no difference.")
     made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5)]
-    assert "none of the 1 declared pairs of arms is told apart" in answer(made)
+    assert "none of the 1 declared pairs of arms shows a difference" in answer(made)
     assert "would have shown a difference of 0.050 nats" in answer(made)
 
 

@@ -260,5 +260,5 @@ def test_there_are_shipped_studies() -> None:
 
 def test_a_name_in_a_message_cannot_turn_its_direction() -> None:
     values = {"base": {"data": "d"}, "arms": {"a": {}, "b": {"steps": 3}}, "baseline": "\u202e"}
-    with pytest.raises(UsageError, match=r"baseline '\\u202e' is no arm"):
+    with pytest.raises(UsageError, match=r"baseline '\\u202e' is not an arm"):
         StudyConfig.parse(values)

@@ -120,9 +120,9 @@ def test_declared_contrasts_alone_are_tested(values: dict[str, Any], tmp_path: P
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([["decay", "fixd"]], "'fixd' is no arm; did you mean 'fixed'"),
+        ([["decay", "fixd"]], "'fixd' is not an arm; did you mean 'fixed'"),
         ([["decay", "decay"]], "compares an arm with itself"),
-        ([["decay", "fixed"], ["fixed", "decay"]], "stands there twice"),
+        ([["decay", "fixed"], ["fixed", "decay"]], "is listed twice"),
         ([["decay"]], "contrasts"),
     ],
 )

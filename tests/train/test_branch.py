@@ -88,7 +88,7 @@ def test_a_branch_has_its_own_schedules_and_resumes_exactly(
     [
         ("model.overrides.num_hidden_layers=1", "has another model"),
         ("optimiser={kind: muon}", "has another optimiser"),
-        ("branch=nowhere", "nowhere is no run with a checkpoint"),
+        ("branch=nowhere", "nowhere is neither a run with a checkpoint"),
         ("branch=nowhere/checkpoints/step-00000001", "does not exist"),
     ],
 )

@@ -182,7 +182,7 @@ def test_another_precision_than_the_run_began_in_is_told(
     assert began["precision"] == "fp32"
     file.write_text(json.dumps(began | {"precision": "bf16"}))  # as a run that began on a GPU
     pretrain(config, tmp_path / "run", resume=True, progress=False)
-    assert "the run began in bf16 and goes on in fp32" in caplog.text
+    assert "the run began in bf16 and continues in fp32" in caplog.text
 
 
 def test_how_closely_a_run_is_watched_may_change_between_stops(

@@ -45,7 +45,10 @@ def adapt(
     steps: Annotated[str | None, config_flag("N", "Optimiser steps.")] = None,
     rows: Annotated[str | None, config_flag("N", "Rows of a step.")] = None,
     row_length: Annotated[
-        str | None, config_flag("N", "Tokens of a row; else 256, or what the checkpoint holds.")
+        str | None,
+        config_flag(
+            "N", "Tokens of a row; by default 256, or as many as the checkpoint has positions."
+        ),
     ] = None,
     tagger: Annotated[
         str | None,

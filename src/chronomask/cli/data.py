@@ -45,7 +45,7 @@ def data_info(
 
 @app.command("verify", context_settings=HELP_FLAGS)
 def data_verify(folder: DataFolder) -> None:
-    """Read every byte again; exit code 1, and the names of the files, if any is damaged."""
+    """Check every byte; name damaged files, and exit with code 1 if there are any."""
     from chronomask.data.folder import PreparedData
 
     data = PreparedData.open(folder)
@@ -80,7 +80,7 @@ def data_score(
         ),
     ],
 ) -> None:
-    """Keep beside the rows how hard each token is, for masking to use."""
+    """Store how hard each token is beside the rows, so that masking can use it."""
     from chronomask.data.scores import add_scores, scores_named
 
     data = add_scores(folder, scores_named(scores))
@@ -90,9 +90,9 @@ def data_score(
 @app.command("ngrams", context_settings=HELP_FLAGS)
 def data_ngrams(
     folder: DataFolder,
-    min_count: Annotated[int, typer.Option(help="N-grams met less often are none.")] = 10,
+    min_count: Annotated[int, typer.Option(help="N-grams that occur less often are ignored.")] = 10,
     coverage: Annotated[
-        float, typer.Option(help="Share of the training tokens that are to lie in one.")
+        float, typer.Option(help="Share of the training tokens that collocations should cover.")
     ] = 0.5,
     quiet: Quiet = False,
 ) -> None:
@@ -135,7 +135,7 @@ def data_import(
     ],
     out: Annotated[Path, typer.Argument(help="Folder to create.")],
 ) -> None:
-    """Make prepared data of an export again: the same rows, the same fingerprint."""
+    """Turn an export back into prepared data, with the same rows and the same fingerprint."""
     from chronomask.data.parquet import import_parquet
 
     data = import_parquet(source, out)

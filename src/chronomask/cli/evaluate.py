@@ -42,14 +42,14 @@ def evaluate(
             "--out",
             "-o",
             metavar="FOLDER",
-            help="Where results go; else RUN/results/step-… or results/MODEL.",
+            help="Where results go; by default RUN/results/step-… or results/MODEL.",
         ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
         config_flag(
             "KEY=VALUE",
-            "Change how tasks are done: epochs=1 for all, mrpc.epochs=5 or squad.stride=64 for some.",
+            "Change settings of tasks: epochs=1 for all, mrpc.epochs=5 or squad.stride=64 for some.",
             "--set",
         ),
     ] = None,

@@ -60,19 +60,20 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 """``--quiet``: progress is not shown."""
 Device = Annotated[str | None, config_flag("NAME", "auto, cpu or cuda.")]
 """``--device``: where training runs."""
-Precision = Annotated[str | None, config_flag("NAME", "fp32 or bf16.")]
+Precision = Annotated[str | None, config_flag("NAME", "auto, fp32 or bf16.")]
 """``--precision``: of the forward and backward pass."""
 Ratio = Annotated[
     str | None,
     config_flag(
         "NUMBER|START:END|KIND",
-        "How much is masked: 0.15 all along, 0.30:0.15 on a straight line (which is also the default), or a "
+        "How much is masked: 0.15 throughout, 0.30:0.15 for a straight line (the default), or a "
         "kind of schedule, such as cosine_decay, the published one.",
     ),
 ]
 """``--ratio``: the ratio schedule."""
 Content = Annotated[
-    str | None, config_flag("KIND", "What is masked more: none, ptw, token_accuracy, …")
+    str | None,
+    config_flag("KIND", "Which words are masked more often: none, ptw, token_accuracy, …"),
 ]
 """``--content``: the content schedule."""
 

@@ -38,7 +38,8 @@ def pretrain(
         list[str] | None,
         typer.Argument(
             help="Recipes by name (chronomask recipes lists them), or YAML files; each changes those before "
-            "it: bert-small arms/mrd-cosine. None: the defaults, or with --resume the run's own.",
+            "it: bert-small arms/mrd-cosine. Without one: the defaults, or with --resume the config of the "
+            "run.",
             autocompletion=recipe_names("", "arms"),
         ),
     ] = None,
@@ -60,7 +61,7 @@ def pretrain(
             "--branch",
             metavar="RUN|CHECKPOINT",
             help="Begin a new run from a run's newest checkpoint, or from one of its checkpoints, with its "
-            "optimiser state and config; give new schedules and steps beside it.",
+            "optimiser state and config; give new schedules and steps with it.",
         ),
     ] = None,
     model: Annotated[
@@ -107,7 +108,7 @@ def pretrain(
         int | None,
         typer.Option(
             min=8,
-            help="Tokens of a row, where there are no data yet (512).",
+            help="Tokens of a row, if there are no data yet (512).",
             rich_help_panel=_AHEAD,
         ),
     ] = None,

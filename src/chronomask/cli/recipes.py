@@ -22,7 +22,7 @@ def recipes(
         str | None,
         typer.Argument(
             metavar="[NAME]",
-            help="Print this one; else list all.",
+            help="The recipe to print; without a name, all are listed.",
             autocompletion=recipe_names(*_GROUPS),
         ),
     ] = None,

@@ -43,7 +43,7 @@ def study_run(
         str | None,
         typer.Argument(
             metavar="[STUDY]",
-            help="What to compare: a recipe, such as tiny, or a YAML file; else that of the folder.",
+            help="What to compare: a recipe, such as tiny, or a YAML file; by default the folder's study.",
             autocompletion=recipe_names("study"),
         ),
     ] = None,
@@ -74,7 +74,7 @@ def study_run(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Do what is left of a study; a unit that fails is named, the others go on."""
+    """Run what a study still lacks; a unit that fails is named, and the others continue."""
     from chronomask.recipes import find_recipe
 
     path = None if recipe is None else find_recipe(recipe, "study")
@@ -104,7 +104,7 @@ def study_run(
 
 @app.command("status", context_settings=HELP_FLAGS)
 def study_status(folder: StudyFolder) -> None:
-    """Print how far a study is."""
+    """Print which parts of a study are complete."""
     from chronomask.study import command
 
     print(command.status(folder))

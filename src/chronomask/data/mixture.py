@@ -56,7 +56,7 @@ DataChoice = Annotated[
 def open_data(data: str | Path | Sequence[DataPart]) -> PreparedData | MixedData:
     """Prepared data, or a mixture of several.
 
-    Raises as :meth:`PreparedData.open` does, and :class:`UsageError` where parts do not go together.
+    Raises as :meth:`PreparedData.open` does, and :class:`UsageError` where the parts do not fit together.
     """
     if isinstance(data, str | Path):
         return PreparedData.open(data)

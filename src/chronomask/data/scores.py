@@ -292,7 +292,7 @@ def scores_named(text: str) -> Scores | dict[str, np.ndarray]:
     try:
         return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
     except (OSError, ValueError) as error:
-        raise DataError(f"{text} holds a file that is no array of numbers ({error})") from None
+        raise DataError(f"{text} holds a file that is not an array of numbers ({error})") from None
 
 
 def _score_all(

@@ -99,7 +99,7 @@ def evaluate_curve(
         listing = "; ".join(f"{path.name}: {error}" for path, error in sorted(failed.items()))
         raise RunError(
             f"{len(failed)} of {len(jobs)} checkpoints could not be evaluated ({listing}); the results of "
-            f"the others are in {out}: run the same command again once this is mended"
+            f"the others are in {out}: run the same command again once this is fixed"
         )
     return {step_of(path) or 0: found[path] for path in checkpoints}
 

@@ -185,7 +185,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         choose_device(self.config.device)
         if self.config.max_length > model.max_length:
             raise UsageError(
-                f"{self.name}: max_length is {self.config.max_length}, but {model.name} has room for "
+                f"{self.name}: max_length is {self.config.max_length}, but {model.name} has positions for "
                 f"{model.max_length}: --set {self.name}.max_length={model.max_length}, or evaluate a "
                 "model of longer rows"
             )

@@ -97,7 +97,7 @@ def check_pseudo(model: Subject, config: PseudoLikelihood) -> None:
         raise UsageError(f"the tokenizer of {model.name} has no mask token: nothing can be masked")
     if not tokenizer.is_fast:
         raise UsageError(
-            f"the tokenizer of {model.name} does not tell which tokens make a word: "
+            f"the tokenizer of {model.name} does not report which tokens form a word: "
             "save it as a fast tokenizer (tokenizer.json)"
         )
 
@@ -179,7 +179,7 @@ def _words_by_marks(
     if not (begins & scored).any():
         raise UsageError(
             f"the tokenizer ({type(tokenizer).__name__}) calls several words one, and its vocabulary "
-            f"marks none, so the pieces of a word cannot be told apart from the next word: "
+            f"marks none, so the pieces of a word cannot be distinguished from the next word: "
             f"{_WAY_OUT.format(task=task)}"
         )
     begins[1:] |= ~scored[:-1]
@@ -204,8 +204,8 @@ def _check_words(
             suspicious += 2 * longest > words.size
     if 2 * suspicious > len(texts):
         raise UsageError(
-            f"the tokenizer ({type(tokenizer).__name__}) does not part words that are written without "
-            f"spaces, so the pieces of a word cannot be told apart from the next word: "
+            f"the tokenizer ({type(tokenizer).__name__}) does not separate words that are written without "
+            f"spaces, so the pieces of a word cannot be distinguished from the next word: "
             f"{_WAY_OUT.format(task=task)}"
         )
 

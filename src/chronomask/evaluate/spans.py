@@ -210,7 +210,7 @@ class _Frame:
         if not tokenizer.is_fast:
             raise UsageError(
                 f"the tokenizer ({type(tokenizer).__name__}) gives no character offsets, which "
-                "answers are cut out by: save the model with a fast tokenizer (tokenizer.json)"
+                "answers need: save the model with a fast tokenizer (tokenizer.json)"
             )
         check_pairs(tokenizer)
         probe = tokenizer("1", "1", return_token_type_ids=True)

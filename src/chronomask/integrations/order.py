@@ -100,7 +100,7 @@ class KeyedSampler(Sampler[int]):
 
 
 class KeyedLoader(DataLoader[Any]):
-    """A DataLoader in keyed order that goes on after the last batch it handed out.
+    """A DataLoader in keyed order that continues after the last batch that it returned.
 
     Takes a DataLoader's options except ``shuffle`` and ``sampler``. A batch that is a dictionary with
     ``row_id`` also gets ``epoch``, the number of its epoch, for the masker to read. The loader's state is
@@ -133,7 +133,7 @@ class KeyedLoader(DataLoader[Any]):
         return {"epoch": self._order.epoch, "batches": self._handed_out}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where :meth:`state_dict` was taken; a finished epoch goes on with the next."""
+        """Continue where :meth:`state_dict` was taken; after a finished epoch, with the next one."""
         finished = state["batches"] >= len(self)
         self._order.set_epoch(state["epoch"] + finished)
         self._resume_at = 0 if finished else state["batches"]

@@ -92,7 +92,7 @@ class TimeVariantTrainer(Trainer):
     The training loss is the sum over the step's predicted tokens divided by their number, over all
     micro-batches and processes. ``evaluate`` masks 15 % of the tokens, the same at every evaluation.
 
-    Raises UsageError for options that masking cannot be right with.
+    Raises UsageError for options under which masking would be wrong.
     """
 
     loss_is_scaled_for_ga = True

@@ -19,7 +19,7 @@ Budget = Literal["row", "batch", "none"]
 
 
 class MaskingConfig(Config):
-    """How much, what and how: everything about masking."""
+    """Everything about masking: how much is masked, what, and how it is replaced."""
 
     ratio: Schedule = Linear(start=0.30, end=0.15)
     """how much is masked at each moment of training; the published course is cosine_decay"""

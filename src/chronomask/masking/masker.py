@@ -39,8 +39,8 @@ class Masker:
     """Masks rows; holds what the schedules learn from training and nothing else that changes.
 
     ``config``: a :class:`MaskingConfig`, or a dict of its fields; ``class_names``: names of the data's
-    class column, "none" first; ``seed``: keys every random number. Raises UsageError for a value that
-    cannot be.
+    class column, "none" first; ``seed``: keys every random number. Raises UsageError for an invalid
+    value.
 
     One training step: mask every micro-batch, :meth:`observe` its losses, and :meth:`end_step` once.
     """
@@ -85,7 +85,7 @@ class Masker:
         :class:`MaskingConfig` change it: ``ratio``, ``content``, ``strategy``, ``budget`` and so on, each
         a typed value or a dict such as ``{"kind": "linear", "start": 0.3}``; those given nowhere have
         their defaults. ``classes``: names of the classes in the rows' ``token_class``, "none" first.
-        Raises UsageError for a field, a value or a tokenizer that cannot be.
+        Raises UsageError for an unknown field, an invalid value or an unsuitable tokenizer.
         """
         if not hasattr(tokenizer, "mask_token_id"):
             raise UsageError(

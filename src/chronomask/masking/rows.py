@@ -405,7 +405,7 @@ def _token_ids(feature: Mapping[str, Any], index: int) -> np.ndarray:
 def _why_not_ids(feature: Any, index: int, ids: np.ndarray | None) -> str:
     """The sentence about a row whose token ids are not a flat list of whole numbers."""
     if not isinstance(feature, Mapping):
-        return f"row {index} is no feature, that is no dictionary with 'input_ids'"
+        return f"row {index} is not a feature: a dictionary with 'input_ids'"
     if "input_ids" not in feature:
         return f"row {index} has no 'input_ids' (it has {_list_keys(feature)})"
     row, given = feature.get("row_id", index), feature["input_ids"]

@@ -133,7 +133,7 @@ class PmiNgrams(Strategy):
 
         if rows.ngrams is None:
             raise UsageError(
-                "strategy 'pmi' masks collocations together, and these rows do not say where any begin: find "
+                "strategy 'pmi' masks collocations together, and these rows do not mark any: find "
                 "them in prepared data with  chronomask data ngrams FOLDER , or choose another strategy"
             )
         keys = keyed.row_keys(seed, keyed.Stream.NGRAM, rows.epoch, rows.row_id)

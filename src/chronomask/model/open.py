@@ -81,14 +81,14 @@ def download(name: str, *, weights: bool = True) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=_FILES if weights else _FILES[:-1]))
     except LocalEntryNotFoundError:
         raise UsageError(
-            f"{name} is no local folder, and cannot be loaded from the hub: it is not among the models on "
+            f"{name} is not a local folder, and cannot be loaded from the hub: it is not among the models on "
             "this machine, and the hub cannot be reached (or HF_HUB_OFFLINE is set). Where there is a "
             f"network: hf download {name} --local-dir FOLDER; then give that folder"
         ) from None
     except Exception as error:  # the hub's client raises what its transport layers do
         first = next(iter(str(error).splitlines()), "")
         raise UsageError(
-            f"{name} is no local folder, and cannot be loaded from the hub: "
+            f"{name} is not a local folder, and cannot be loaded from the hub: "
             f"{type(error).__name__}: {first}"
         ) from None
     if weights and not (folder / "config.json").is_file():

@@ -66,7 +66,9 @@ class Share:
         """A share such as ``2/8``; raises :class:`UsageError` for anything that is none."""
         number, slash, of = text.partition("/")
         if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise UsageError(f"--only {text!r} is no share; give one such as 2/8, from 1/8 to 8/8")
+            raise UsageError(
+                f"--only {text!r} is not a share; give one such as 2/8, from 1/8 to 8/8"
+            )
         return cls(int(number), int(of))
 
     def has(self, part: int) -> bool:

@@ -85,7 +85,7 @@ def prepare(
 
     Raises :class:`UsageError` where ``out`` holds something else (unless ``force``) or the config asks
     for what is not there, :class:`DataError` for unusable sources, :class:`RunError` where the disk or
-    the workers give up. Nothing half-written can be opened.
+    the workers fail. A half-written folder cannot be opened.
     """
     _refuse_in_worker()
     run = _Run.of(PrepareConfig.of(config, **changes), Path(out), progress)

@@ -93,7 +93,7 @@ def read_comparison(folder: Path) -> Numbers:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(
-            f"{folder} holds no {FILE}: it is no folder of a study, or none that was compared yet"
+            f"{folder} holds no {FILE}: it is not the folder of a study, or the study was not compared yet"
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from None

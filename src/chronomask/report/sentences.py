@@ -145,8 +145,8 @@ def difference_sentences(tasks: Sequence[Numbers], baseline: str, on: str = "") 
     unknown = found.get("unknown", [])
     if len(unknown) == total:
         return [
-            f"{on}, no interval allows for another seed, since arms share too few: the differences are "
-            "shown, and nothing is claimed of them."
+            f"{on}, no interval covers the choice of seeds, because the arms share too few: the "
+            "differences are shown, and no claim is made about them."
         ]
     sentences = []
     for kind in ("better", "worse"):
@@ -180,8 +180,8 @@ def difference_sentences(tasks: Sequence[Numbers], baseline: str, on: str = "") 
         sentences.append(f"{others} zero, which shows neither a difference nor that there is none.")
     if any(len(task["seeds"]) == 1 for task in tasks):
         sentences.append(
-            "With one pre-training seed the intervals speak of these very checkpoints: another seed may "
-            "turn them."
+            "With one pre-training seed the intervals hold for these checkpoints alone: another seed may "
+            "reverse them."
         )
     return sentences
 
@@ -215,7 +215,7 @@ def reach_sentences(study: Numbers) -> list[str]:
         )
     if slower:
         sentences.append(
-            f"It was not reached within their training, at 95 %, by {join_words(slower)}."
+            f"It was not reached within training, at the 95 % level, by {join_words(slower)}."
         )
     if undecided and (faster or slower):
         sentences.append("These runs do not show whether the other arms are faster.")
@@ -262,11 +262,13 @@ def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
     if not told:
         least = max(one["detectable"] for one in task["contrasts"])
         return (
-            f"On the {named} none of the {number} declared pairs of arms is told apart; these seeds would "
-            f"have shown a difference of {least:.3f} nats."
+            f"On the {named} none of the {number} declared pairs of arms shows a difference; these seeds "
+            f"would have shown a difference of {least:.3f} nats."
         )
     rest = number - len(told)
-    more = f" {rest} of the {number} declared pairs {'is' if rest == 1 else 'are'} not told apart."
+    more = (
+        f" {rest} of the {number} declared pairs {'shows' if rest == 1 else 'show'} no difference."
+    )
     return f"On the {named} {join_words(_first(told))}.{more if rest else ''}"
 
 
@@ -352,7 +354,7 @@ def _tests(study: Numbers) -> list[str]:
     if study["smallest_p"] > 0.05:
         return [
             f"The permutation tests cannot decide here: with so few seeds no p can be below "
-            f"{study['smallest_p']:.2g}. About one in twenty of such intervals misses the truth by chance, "
+            f"{study['smallest_p']:.2g}. About one in twenty such intervals misses the truth by chance, "
             f"and there are {len(tested)} here."
         ]
     return [f"After Holm’s correction over {over} ({len(tested)}), no difference remains at 5 %."]
@@ -374,7 +376,7 @@ def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     company = (
         "the mean of the yardsticks does not"
         if any(task["task"] == MEAN_LOSS for task in study["tasks"])
-        else "read it beside a measure of another kind"
+        else "compare it with another measure"
     )
     return [
         f"The validation loss is measured at {percent(measured)}, and {join_words(_first(far))} ended at "
@@ -403,15 +405,15 @@ def _labels(study: Numbers) -> list[str]:
     if len(unequal) == 1:
         ((name, times),) = unequal.items()
         return [
-            f"“{name}” predicts {times:.2f} times as many tokens as the baseline, so its difference is not "
-            "the schedule’s alone."
+            f"“{name}” predicts {times:.2f} times as many tokens as the baseline, so its difference is not due "
+            "to the schedule alone."
         ]
     fewest, most = min(unequal.values()), max(unequal.values())
     kind = "more" if fewest > 1 else "fewer" if most < 1 else "more or fewer"
     span = f"{fewest:.2f}" if f"{fewest:.2f}" == f"{most:.2f}" else f"{fewest:.2f} to {most:.2f}"
     return [
         f"{len(unequal)} arms predict {kind} tokens than the baseline ({span} times as many), so their "
-        "differences are not the schedule’s alone."
+        "differences are not due to the schedule alone."
     ]
 
 

@@ -102,7 +102,7 @@ def masking_ratio(runs: Mapping[int, Run]) -> Picture | None:
         "How much is masked",
         "The black line is the masking ratio the schedule asks for at each step; the dots are the "
         "ratio that was achieved, counted from the masked tokens of the logged steps. Dots on the "
-        "line mean the masking does what was asked; dots that leave it are a bias to explain. Means are "
+        "line mean that the masking meets the ratio; dots off the line show a bias. Means are "
         "over all steps: what was predicted over what may be.",
         (
             LegendEntry("asked", INK),

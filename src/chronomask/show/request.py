@@ -90,7 +90,7 @@ def checked_moments(values: Sequence[Any], where: str) -> tuple[float, ...]:
             value = math.nan
         if not 0 <= value <= 1:
             raise UsageError(
-                f"{where}: {given!r} is no number between 0 and 1; give moments such as 0,0.5,1"
+                f"{where}: {given!r} is not a number between 0 and 1; give moments such as 0,0.5,1"
             )
         moments.add(value)
     if not moments:

@@ -252,7 +252,7 @@ def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Any:
     if backend is None:
         raise UsageError(
             f"the tokenizer is a {type(tokenizer).__name__}; give a fast tokenizer of transformers or "
-            "the folder of one, for others do not say where in the text their tokens stand"
+            "the folder of one, because others do not report the position of their tokens in the text"
         )
     copied = Tokenizer.from_str(backend.to_str())
     copied.no_padding()

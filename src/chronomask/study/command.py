@@ -285,7 +285,7 @@ def _has_failed(study: Study, unit: Unit) -> bool:
     if not path.is_file():
         return False
     last = path.read_text(encoding="utf-8").splitlines()[-1:] or [""]
-    return not last[0].endswith((str(unit), "done", "stopped as asked"))
+    return not last[0].endswith((str(unit), "done", "stopped on request"))
 
 
 def _failures(study: Study, failed: Sequence[tuple[Unit, str]], left_out: int) -> str:

@@ -78,7 +78,7 @@ class StudyConfig(Config):
         self._refuse_names_alike()
         baseline = self.baseline or next(iter(self.arms))
         if baseline not in self.arms:
-            raise ValueError(f"baseline '{baseline}' is no arm; {nearest(baseline, self.arms)}")
+            raise ValueError(f"baseline '{baseline}' is not an arm; {nearest(baseline, self.arms)}")
         object.__setattr__(self, "baseline", baseline)
         self._check_contrasts()
         for name in ("name", "seed"):
@@ -102,10 +102,12 @@ class StudyConfig(Config):
         for pair in self.contrasts:
             for name in pair:
                 if name not in self.arms:
-                    raise ValueError(f"contrasts: '{name}' is no arm; {nearest(name, self.arms)}")
+                    raise ValueError(
+                        f"contrasts: '{name}' is not an arm; {nearest(name, self.arms)}"
+                    )
             if len(set(pair)) < 2 or frozenset(pair) in seen:
                 raise ValueError(
-                    f"contrasts: [{', '.join(pair)}] compares an arm with itself, or stands there twice: "
+                    f"contrasts: [{', '.join(pair)}] compares an arm with itself, or is listed twice: "
                     "remove it"
                 )
             seen.add(frozenset(pair))

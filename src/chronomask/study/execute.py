@@ -119,7 +119,7 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
                 print(f"{_now()} done", file=file)
                 return None
         except Stopped:
-            print(f"{_now()} stopped as asked", file=file)
+            print(f"{_now()} stopped on request", file=file)
             raise
         except Exception as error:  # whatever it is, the other units go on
             if isinstance(error, ChronomaskError):
@@ -164,7 +164,7 @@ def _lock(unit: Unit, file: TextIO) -> Iterator[None]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RunError(f"another process is at it; its log is {file.name}") from None
+        raise RunError(f"another process is working on it; its log is {file.name}") from None
     try:
         yield
     finally:
@@ -276,7 +276,7 @@ def _run_with_processes(study: Study, queue: _Queue, number: int) -> None:
                 worker.process.join()
         if stopping:
             raise Stopped(
-                f"the study in {study.folder} was stopped as asked; the same command continues it",
+                f"the study in {study.folder} was stopped on request; the same command continues it",
                 stopping[0],
             )
 

@@ -1,7 +1,7 @@
 """A study as units of work: prepare, pretrain (arm, seed), evaluate (arm, seed, step, task, task seed).
 
 A unit is complete when its mark is there: the data's manifest, a run's summary, a result that loads.
-Nothing else remembers what was done, so a study goes on from whatever its folder holds.
+There is no other record of progress, so a study continues from the contents of its folder.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
     data = _data_folder(config, folder)
     if config.prepare is None and not (data / MANIFEST).is_file():
         raise UsageError(
-            f"base.data is {data}, which is no prepared data: run chronomask prepare, or give the study "
+            f"base.data is {data}, which is not prepared data: run chronomask prepare, or give the study "
             "a 'prepare' section"
         )
     arms = resolve_arms(config, str(data))

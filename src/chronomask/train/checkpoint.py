@@ -129,7 +129,7 @@ def branch_point(config: RunConfig) -> Checkpoint | None:
         found = latest(RunFolder(path).checkpoints)
         if found is None:
             raise UsageError(
-                f"branch: {path} is no run with a checkpoint, and no checkpoint of one"
+                f"branch: {path} is neither a run with a checkpoint nor a checkpoint of one"
             )
     elif not path.is_dir():
         raise UsageError(f"branch: {path} does not exist")

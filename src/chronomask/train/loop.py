@@ -66,9 +66,9 @@ def pretrain(
     "bert-small", or a list of these, each changing those before; ``changes``: keys of :class:`RunConfig`
     that differ, such as ``data="data"`` or ``steps=1000``.
 
-    With ``resume`` the run in ``out`` goes on from its newest whole checkpoint, as if it had never
+    With ``resume`` the run in ``out`` continues from its newest whole checkpoint, as if it had never
     stopped; a run that is complete returns its summary at once. Raises UsageError before any work
-    for a config that cannot be, a folder that holds another run, or a checkpoint of one; RunError
+    for an invalid config, a folder that holds another run, or a checkpoint of one; RunError
     for a non-finite loss or a full disk; :class:`~chronomask.errors.Stopped` after SIGTERM
     or SIGINT, once the state is saved.
     """
@@ -199,7 +199,7 @@ def _train(
         if step is None:
             _save(run, state, log, world, background=False)
             raise Stopped(
-                f"stopped after step {state.step:,} of {config.steps:,} as asked; "
+                f"stopped after step {state.step:,} of {config.steps:,} on request; "
                 f"the state is saved in {run.folder.path}: continue with --resume",
                 stop.signal_number or SIGTERM,  # another process may be the one that was asked
             )

@@ -484,7 +484,7 @@ def _begin_folder(run: Run, state: State, origin: Checkpoint | None, *, resumed:
     if resumed:
         began = (read_object(run.folder.environment) or {}).get("precision")
         if began is not None and began != run.forward.precision:
-            logger.warning("the run began in %s and goes on in %s", began, run.forward.precision)
+            logger.warning("the run began in %s and continues in %s", began, run.forward.precision)
         path = run.folder.resumes
         before = read_text(path) if path.is_file() else ""
         write_text(path, before + json.dumps({"from_step": state.step, **here}) + "\n")

@@ -127,7 +127,7 @@ class BlimpTask(Task[PseudoLikelihood]):
             if source.size > len(texts):
                 long = texts[int(source[np.flatnonzero(np.diff(source) == 0)[0]])]
                 raise UsageError(
-                    f"{model.name} has room for {model.max_length} tokens, too few for the sentence "
+                    f"{model.name} has positions for {model.max_length} tokens, too few for the sentence "
                     f"{shown(long)}: evaluate a model of longer rows"
                 )
             return texts, sentences
@@ -165,7 +165,7 @@ def contents(task_data: Path) -> dict[str, bytes]:
         if name in by_name:
             raise DataError(
                 f"{place} holds two files called {name} ({by_name[name][0]} and {path}): rename one of "
-                "them if both are meant, or take it away"
+                "them if both belong to BLiMP, or remove one"
             )
         by_name[name] = path, content
     if not by_name:

@@ -106,7 +106,7 @@ class MaskedLossTask(Task[MaskedLoss]):
             )
         if prepared.row_length > model.max_length:
             raise UsageError(
-                f"{model.name} has room for {model.max_length} tokens, and {prepared.path} has rows of "
+                f"{model.name} has positions for {model.max_length} tokens, and {prepared.path} has rows of "
                 f"{prepared.row_length}: prepare shorter rows"
             )
         check_supported(open_model(model.path), self.config.attention)

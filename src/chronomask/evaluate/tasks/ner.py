@@ -284,7 +284,7 @@ def read_tagged(path: Path) -> Tagged:
         label = columns[-1].strip()
         if label != _OUTSIDE and label[:2] not in ("B-", "I-", "E-", "S-"):
             raise DataError(
-                f"{path}, line {number}: the last column is {shown(label)}; O, B-TYPE or I-TYPE is meant"
+                f"{path}, line {number}: the last column is {shown(label)}; expected O, B-TYPE or I-TYPE"
             )
         if not is_open:
             words.append([])

@@ -279,7 +279,7 @@ def _read_judgements(path: Path) -> dict[str, dict[str, int]]:
             if number == 1:
                 continue
             raise DataError(
-                f"{path}, line {number}: score {shown(text)} is no whole number"
+                f"{path}, line {number}: score {shown(text)} is not a whole number"
             ) from None
         if found.setdefault(query, {}).setdefault(document, score) != score:
             raise DataError(

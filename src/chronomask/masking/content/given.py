@@ -35,7 +35,7 @@ class NoContent(ContentSchedule):
     @model_validator(mode="after")
     def _check_no_strength(self) -> NoContent:
         if self.strength != 1.0:
-            raise ValueError("content 'none' prefers nothing, so there is no strength to set")
+            raise ValueError("content 'none' has no weights, so it has no strength")
         return self
 
     def begin(self, class_names: Sequence[str], vocab_size: int) -> ContentState:

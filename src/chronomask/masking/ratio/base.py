@@ -109,7 +109,7 @@ class Schedule(Alternative):
         """
         problem = f"the ratios of '{kind_of(self)}' cannot be scaled by {factor:.4g}"
         if not self.ratio_fields:
-            raise UsageError(f"{problem}: they are no values of the config")
+            raise UsageError(f"{problem}: they are not values of the config")
         own = {name: getattr(self, name) for name in type(self).model_fields}
         changed = {name: _multiply(own[name], factor) for name in self.ratio_fields}
         scaled = type(self).parse(own | changed, where=problem)
