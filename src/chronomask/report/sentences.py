@@ -405,8 +405,8 @@ def _labels(study: Numbers) -> list[str]:
     if len(unequal) == 1:
         ((name, times),) = unequal.items()
         return [
-            f"“{name}” predicts {times:.2f} times as many tokens as the baseline, so its difference is not due "
-            "to the schedule alone."
+            f"“{name}” predicts {times:.2f} times as many tokens as the baseline, so its difference is not due to "
+            "due to the schedule alone."
         ]
     fewest, most = min(unequal.values()), max(unequal.values())
     kind = "more" if fewest > 1 else "fewer" if most < 1 else "more or fewer"
