@@ -405,7 +405,7 @@ def _labels(study: Numbers) -> list[str]:
     if len(unequal) == 1:
         ((name, times),) = unequal.items()
         return [
-            f"“{name}” predicts {times:.2f} times as many tokens as the baseline, so its difference is not due to "
+            f"“{name}” predicts {times:.2f} times as many tokens as the baseline, so its difference is not "
             "due to the schedule alone."
         ]
     fewest, most = min(unequal.values()), max(unequal.values())
