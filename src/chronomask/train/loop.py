@@ -161,7 +161,7 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
                 state.step = number * config.steps // budget.TRIAL_STEPS
                 if measure(lambda: _step(run, state, world, stop, next(upcoming))) is None:
                     raise Stopped(
-                        "stopped on request while the speed was measured: nothing is trained yet, begin again "
+                        "stopped on request while speed was measured: nothing is trained yet, begin again "
                         "with the same command",
                         stop.signal_number or SIGTERM,
                     )
