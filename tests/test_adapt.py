@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from chronomask.adapt import Plan, adapt
 from chronomask.config import Layer
@@ -90,6 +91,47 @@ def test_the_tokenizer_is_the_checkpoints(checkpoint: Path, text: Path, tmp_path
         adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
 
 
+def test_words_of_the_text_become_tokens(checkpoint: Path, tmp_path: Path) -> None:
+    text = tmp_path / "mine.txt"
+    written = [each.replace("er", "erzocodipestration") for each in made_up_text(120)]
+    text.write_text("\n\n".join(written), encoding="utf-8")
+    plan = replace(
+        QUICK,
+        layers=[*QUICK.layers, Layer("--steps 1", {"steps": 1})],
+        also=tmp_path / "other.txt",
+        new_words=20,
+        min_count=3,
+    )
+    (tmp_path / "other.txt").write_text("\n\n".join(made_up_text(30, seed=1)), encoding="utf-8")
+    done = adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
+
+    old, new = (AutoTokenizer.from_pretrained(each) for each in (checkpoint, done.model))
+    added = sorted(set(new.get_vocab()) - set(old.get_vocab()), key=new.get_vocab().__getitem__)
+    assert len(added) == 20
+    assert new.tokenize(f"a {added[0]}, {added[19]}")[-3:] == [added[0], ",", added[19]]
+    model = AutoModelForMaskedLM.from_pretrained(done.model)
+    assert model.config.vocab_size >= len(new)
+
+    assert done.words is not None
+    assert done.words.after < done.words.before
+    card = (done.model / "README.md").read_text()
+    assert str(done.words) in card
+    assert str(done.words) in str(done)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["new_words"] == 20
+    assert summary["tokens_per_word"] == {"before": done.words.before, "after": done.words.after}
+    losses = [line for line in summary["measures"] if line["measure"] == "loss_per_word"]
+    assert [line["measured_on"] for line in losses] == ["your text", "the other text"]
+    assert all(0 < line[when] < 200 for line in losses for when in ("before", "after"))
+    fill = pipeline("fill-mask", model=str(done.model), top_k=len(new))
+    assert added[0] in {answer["token_str"] for answer in fill(f"so {new.mask_token} .")}
+
+    again = adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
+    assert str(again) == str(done)
+    with pytest.raises(UsageError, match=r"new_words is 20 there, 30 here"):
+        adapt(checkpoint, text, tmp_path / "out", replace(plan, new_words=30), progress=False)
+
+
 def refuse(match: str, checkpoint: Path | str, text: Path | str, out: Path, plan: Plan) -> None:
     with pytest.raises(UsageError, match=match):
         adapt(checkpoint, text, out, plan, progress=False)
@@ -97,7 +139,7 @@ def refuse(match: str, checkpoint: Path | str, text: Path | str, out: Path, plan
 
 
 def test_what_cannot_be_is_refused_before_any_work(
-    checkpoint: Path, text: Path, tmp_path: Path
+    checkpoint: Path, text: Path, tmp_path: Path, tiny_data: PreparedData
 ) -> None:
     out = tmp_path / "out"
     refuse("does not exist", tmp_path / "none", text, out, QUICK)
@@ -108,6 +150,9 @@ def test_what_cannot_be_is_refused_before_any_work(
         "did you mean 'steps'", checkpoint, text, out, Plan(layers=[Layer("--set", {"stepz": 1})])
     )
     refuse("--task-data", checkpoint, text, out, Plan(tasks=("cola",)))
+    refuse("--new-words 0", checkpoint, text, out, Plan(new_words=0))
+    refuse("--min-count -1", checkpoint, text, out, Plan(new_words=1, min_count=-1))
+    refuse("name the text itself", checkpoint, text, out, Plan(new_words=1, also=tiny_data.path))
     refuse("unknown task", checkpoint, text, out, Plan(tasks=("kola",)))
     refuse("CoLA", checkpoint, text, out, Plan(tasks=("cola",), task_data=tmp_path))
 

@@ -24,6 +24,7 @@ from tests.support.fuzz_configs import check_config
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "checkpoint": {"path": "model"},
+    "extended": {"path": "tokenizer"},
     "files": {"path": "corpus"},
     "fixed": {"weights": {"NOUN": 1.0}},
     "folder": {"path": "tokenizer"},

@@ -7,6 +7,10 @@
       run/      the run: config, metrics, checkpoints
       after/    the same results of what it became
       model/    the continued model with its card: what to use, and to publish
+      summary.json   every measure before and after, and what new words did
+
+With new words, ``start/`` is the checkpoint with rows for them, and ``data-before/`` (and ``also-before/``)
+the text as its own tokenizer cuts it, which it is measured on as it was.
 
 Every stage keeps what it finished, so the same command goes on where it was interrupted.
 """
@@ -16,18 +20,19 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from chronomask.config import Layer
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
-from chronomask.storage import replacing_folder, write_text
+from chronomask.storage import read_object, replacing_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
     from chronomask.runs.result import TaskResult
     from chronomask.train.config import RunConfig
 
-__all__ = ["Adaptation", "Plan", "adapt"]
+__all__ = ["Adaptation", "NewWords", "Plan", "adapt", "extend_vocabulary"]
 
 _ROW_LENGTH = 256
 """Tokens of a row, unless the checkpoint holds fewer: a few paragraphs, at a quarter of the cost of 512."""
@@ -64,6 +69,10 @@ class Plan:
     """folder of their files"""
     seeds: int = 1
     """fine-tuning seeds of each task"""
+    new_words: int | None = None
+    """words of the text to add to the vocabulary, at most; None: the tokenizer stays as it is"""
+    min_count: int = 10
+    """how often a new word must occur in the text"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +87,33 @@ class Adaptation:
     """results of the checkpoint: of the text (``data``), of other text (``also``), of ``tasks``"""
     after: Mapping[str, Sequence[TaskResult]] = field(repr=False)
     """the same of the continued model"""
+    words: NewWords | None = None
+    """the new vocabulary, if there is one"""
 
     def __str__(self) -> str:
-        """Every measure before and after, as a table."""
-        return _as_text(_table(self.before, self.after))
+        """Every measure before and after, as a table, and what new words did."""
+        table = _as_text(_table(self.before, self.after))
+        return table if self.words is None else f"{table}\n{self.words}"
+
+
+@dataclass(frozen=True, slots=True)
+class NewWords:
+    """The new vocabulary of a model."""
+
+    num: int
+    """words that were added"""
+    before: float
+    """mean number of tokens of a word of the text"""
+    after: float
+    """the same with the new words"""
+
+    def __str__(self) -> str:
+        """A sentence on the vocabulary, and one on how to read the losses."""
+        return (
+            f"{self.num:,} new words: a word of your text is {self.after:.2f} tokens, before "
+            f"{self.before:.2f}. Losses per token are of different tokens before and after; "
+            "loss_per_word, in nats per hidden word, compares them."
+        )
 
 
 def adapt(
@@ -118,18 +150,64 @@ def adapt(
 
     tell = _tell if progress else _be_silent
     tell(f"1 of 4: prepare {', '.join(map(str, paths))}")
-    data = _prepare(preparation, tokenizer, row_length, out / "data", progress)
-    texts = {"data": data} | _also(plan, preparation, tokenizer, row_length, out, progress)
-    config = _fit_run(asked, plan, data, first)
+    given = {"kind": "folder", "path": str(tokenizer)}
+    start, words = first.path, None
+    if plan.new_words is None:
+        texts = _texts(preparation, given, row_length, plan.also, out, progress)
+        old_texts = texts
+    else:
+        texts = _texts(preparation, _extended(given, plan), row_length, plan.also, out, progress)
+        old_texts = _texts(
+            preparation, given, row_length, plan.also, out, progress, suffix="-before"
+        )
+        start = out / "start"
+        words = _extend(first, texts["data"].tokenizer_path, start)
+    data = texts["data"]
+    config = _fit_run(asked, plan, data, start)
     tell(f"2 of 4: measure {first.name} as it is")
-    before = _measure(first, texts, plan, out / "before", progress)
+    before = _measure(first, old_texts, plan, out / "before", progress)
     tell(f"3 of 4: train {config.steps:,} steps")
     _train(config, out / "run", progress)
     tell("4 of 4: measure it again")
     last = find_subject(str(out / "run"))
     after = _measure(last, texts, plan, out / "after", progress)
-    _export(first, last, before, after, out / "model")
-    return Adaptation(out / "model", out / "run", before, after)
+    done = Adaptation(out / "model", out / "run", before, after, words)
+    _export(first, last, done)
+    write_json(out / "summary.json", _summary(done))
+    return done
+
+
+def extend_vocabulary(
+    checkpoint: str | Path,
+    texts: Iterable[str],
+    out: str | Path,
+    *,
+    new_words: int = 1000,
+    min_count: int = 10,
+) -> NewWords:
+    """Write ``checkpoint`` to the folder ``out`` with words of ``texts`` as new tokens of its vocabulary.
+
+    Those words are chosen whose number × the pieces saved is largest, of those that occur ``min_count``
+    times. A new token's rows, in the embeddings and in the head, are the mean of its pieces'. The model
+    is then to be trained on: the new tokens have learnt nothing yet.
+
+    Raises UsageError for a checkpoint that is no masked language model with a fast tokenizer of WordPiece,
+    BPE or Unigram, and for a folder that is there; DataError where no word qualifies.
+    """
+    from chronomask.evaluate.subject import find_subject
+    from chronomask.prepare.new_words import ExtendedFolder
+
+    model, out = find_subject(str(checkpoint)), Path(out)
+    _check_model(model)
+    if out.exists():
+        raise UsageError(f"{out} exists already; choose another folder")
+    with TemporaryDirectory() as work:
+        tokenizer = _tokenizer_folder(model, Path(work))
+        numbers = {"new_words": new_words, "min_count": min_count}
+        choice = ExtendedFolder.parse({"path": str(tokenizer), **numbers})
+        choice.check()
+        choice.save(texts, model.max_length, Path(work) / "extended")
+        return _extend(model, Path(work) / "extended", out)
 
 
 def _check_model(model: Subject) -> None:
@@ -178,36 +256,71 @@ def _preparation(sources: Sequence[str | Path], plan: Plan) -> list[Layer]:
     return layers
 
 
+def _texts(
+    layers: Sequence[Layer],
+    tokenizer: Mapping[str, Any],
+    row_length: int,
+    also: str | Path | None,
+    out: Path,
+    progress: bool,
+    suffix: str = "",
+) -> dict[str, PreparedData]:
+    """The text, and other text to measure on: prepared data as they are, else prepared like the text."""
+    from chronomask.data.folder import PreparedData
+
+    data = _prepare(layers, tokenizer, row_length, out / f"data{suffix}", progress)
+    if also is None:
+        return {"data": data}
+    if _is_prepared(also):
+        return {"data": data, "also": PreparedData.open(Path(also))}
+    if tokenizer["kind"] == "extended":  # by words of the text, and not of this one
+        tokenizer = {"kind": "folder", "path": str(data.tokenizer_path)}
+    change = Layer("--also", {"sources": [str(also)], "held_out": 0.5})
+    other = _prepare([*layers, change], tokenizer, row_length, out / f"also{suffix}", progress)
+    return {"data": data, "also": other}
+
+
 def _prepare(
-    layers: Sequence[Layer], tokenizer: Path, row_length: int, out: Path, progress: bool
+    layers: Sequence[Layer],
+    tokenizer: Mapping[str, Any],
+    row_length: int,
+    out: Path,
+    progress: bool,
 ) -> PreparedData:
     from chronomask.prepare.config import PrepareConfig
     from chronomask.prepare.pipeline import prepare
 
     first, *changes = layers
-    own = {"tokenizer": {"kind": "folder", "path": str(tokenizer)}, "row_length": row_length}
+    own = {"tokenizer": dict(tokenizer), "row_length": row_length}
     config = PrepareConfig.from_layers([Layer(first.origin, {**first.values, **own}), *changes])
     return prepare(config, out, progress=progress)
 
 
-def _also(
-    plan: Plan,
-    layers: Sequence[Layer],
-    tokenizer: Path,
-    row_length: int,
-    out: Path,
-    progress: bool,
-) -> dict[str, PreparedData]:
-    """The other text to measure on: prepared data as they are, else prepared like the text."""
-    from chronomask.data.folder import PreparedData
+def _is_prepared(folder: str | Path) -> bool:
     from chronomask.data.manifest import MANIFEST
 
-    if plan.also is None:
-        return {}
-    if (Path(plan.also) / MANIFEST).is_file():
-        return {"also": PreparedData.open(Path(plan.also))}
-    change = Layer("--also", {"sources": [str(plan.also)], "held_out": 0.5})
-    return {"also": _prepare([*layers, change], tokenizer, row_length, out / "also", progress)}
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def _extended(given: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """The checkpoint's tokenizer with new words of the text."""
+    return {**given, "kind": "extended", "new_words": plan.new_words, "min_count": plan.min_count}
+
+
+def _extend(model: Subject, tokenizer: Path, folder: Path) -> NewWords:
+    """Write the model with rows for an extended tokenizer's words to ``folder``, unless it is there."""
+    from chronomask.model.extend import extend_model
+    from chronomask.prepare.new_words import NEW_WORDS
+
+    told = read_object(tokenizer / NEW_WORDS)
+    if told is None:
+        raise DataError(f"{tokenizer} has no {NEW_WORDS}; choose another --out to begin anew")
+    num, per_word = len(told["words"]), told["tokens_per_word"]
+    if not folder.is_dir():
+        with replacing_folder(folder) as made:
+            card = f"# {_public_name(model)} with {num:,} new words\n"
+            extend_model(model.path, tokenizer, made, card)
+    return NewWords(num, per_word["before"], per_word["after"])
 
 
 def _check_plan(plan: Plan) -> RunConfig:
@@ -218,12 +331,21 @@ def _check_plan(plan: Plan) -> RunConfig:
         raise UsageError(f"--epochs {plan.epochs}: give a number of passes above 0")
     for task in make_tasks(plan.tasks) if plan.tasks else ():
         task.check_packages()
+    if plan.new_words is not None:
+        for name, value in (("--new-words", plan.new_words), ("--min-count", plan.min_count)):
+            if value < 1:
+                raise UsageError(f"{name} {value}: give a number above 0")
+        if plan.also is not None and _is_prepared(plan.also):
+            raise UsageError(
+                f"--also {plan.also} is prepared with one tokenizer, and --new-words makes another: name "
+                "the text itself, or measure without new words"
+            )
     if plan.tasks and plan.task_data is None:
         raise UsageError("name the folder of the tasks' files: --task-data FOLDER")
     return _run_config(plan, {})
 
 
-def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, model: Subject) -> RunConfig:
+def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, start: Path) -> RunConfig:
     """The run fitted to the amount of text."""
     steps = asked.steps
     if not any("steps" in layer.values for layer in plan.layers):
@@ -232,7 +354,7 @@ def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, model: Subject) -
         plan,
         {
             "data": str(data.path),
-            "model": {"kind": "checkpoint", "path": str(model.path)},
+            "model": {"kind": "checkpoint", "path": str(start)},
             "steps": steps,
             "learning_rate.warmup_steps": round(_WARM_UP * steps),
             "validation.every": max(1, steps // _VALIDATIONS),
@@ -288,6 +410,18 @@ def _table(
     ]
 
 
+def _summary(done: Adaptation) -> dict[str, Any]:
+    """What happened, for programs: a line a measure, and the new vocabulary."""
+    lines = [
+        {"measured_on": where, "measure": metric, "before": old, "after": new}
+        for where, metric, old, new in _table(done.before, done.after)
+    ]
+    if done.words is None:
+        return {"measures": lines}
+    per_word = {"before": done.words.before, "after": done.words.after}
+    return {"measures": lines, "new_words": done.words.num, "tokens_per_word": per_word}
+
+
 def _means(results: Sequence[TaskResult]) -> dict[tuple[str, str], float]:
     values: dict[tuple[str, str], list[float]] = {}
     for result in results:
@@ -314,35 +448,35 @@ def _as_text(table: Sequence[tuple[str, str, float, float]]) -> str:
     )
 
 
-def _export(
-    first: Subject,
-    last: Subject,
-    before: Mapping[str, Sequence[TaskResult]],
-    after: Mapping[str, Sequence[TaskResult]],
-    folder: Path,
-) -> None:
+def _export(first: Subject, last: Subject, done: Adaptation) -> None:
     """The last checkpoint's model with a card that says what it started from and what came of it."""
-    with replacing_folder(folder) as made:
+    with replacing_folder(done.model) as made:
         shutil.copytree(last.path, made, dirs_exist_ok=True)
         card = made / "README.md"
-        write_text(card, _card(card.read_text(encoding="utf-8"), first, _table(before, after)))
+        write_text(card, _card(card.read_text(encoding="utf-8"), first, done))
 
 
-def _card(text: str, first: Subject, table: Sequence[tuple[str, str, float, float]]) -> str:
+def _public_name(model: Subject) -> str:
+    """A hub name; of a folder, which has no name that others could look up, the last part says most."""
+    return model.name if not Path(model.name).exists() else Path(model.name).resolve().name
+
+
+def _card(text: str, first: Subject, done: Adaptation) -> str:
     """A run's card with the checkpoint it continued, its licence if it states one, and the table."""
     head, body = _parts_of_card(text)
-    # A local folder has no name that others could look up; its last part says most.
-    name = first.name if not Path(first.name).exists() else Path(first.name).resolve().name
+    name = _public_name(first)
     base, _ = _parts_of_card(_base_card(first))
     head |= {"base_model": name} | {key: base[key] for key in ("license",) if key in base}
     rows = "\n".join(
-        f"| {where} | {metric} | {old:.4f} | {new:.4f} |" for where, metric, old, new in table
+        f"| {where} | {metric} | {old:.4f} | {new:.4f} |"
+        for where, metric, old, new in _table(done.before, done.after)
     )
+    words = "" if done.words is None else f"{done.words}\n\n"
     section = (
         f"## Continued from {name}\n\n"
         "Measured before and after with the same masks; losses are in nats per predicted token of "
         "held-out text.\n\n"
-        f"| measured on | measure | before | after |\n|---|---|---|---|\n{rows}\n\n"
+        f"| measured on | measure | before | after |\n|---|---|---|---|\n{rows}\n\n{words}"
     )
     where = body.find("## Masking")
     body = body[:where] + section + body[where:] if where >= 0 else body + section

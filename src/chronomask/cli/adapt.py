@@ -50,6 +50,15 @@ def adapt(
             "N", "Tokens of a row; by default 256, or as many as the checkpoint has positions."
         ),
     ] = None,
+    new_words: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Words of your text to add to the vocabulary, at most."
+        ),
+    ] = None,
+    min_count: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How often a new word must occur.")
+    ] = 10,
     tagger: Annotated[
         str | None,
         config_flag("KIND|PIPELINE", "Where words and their classes come from, as in prepare."),
@@ -107,6 +116,8 @@ def adapt(
         tasks=tuple(filter(None, map(str.strip, tasks.split(",")))),
         task_data=task_data,
         seeds=seeds,
+        new_words=new_words,
+        min_count=min_count,
     )
     done = run_adapt(checkpoint, sources, out, plan, progress=not quiet)
     print(done)

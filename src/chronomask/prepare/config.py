@@ -21,6 +21,7 @@ from chronomask.prepare.clean import (
     NoDeduplication,
 )
 from chronomask.prepare.executors import Executor, LocalExecutor, RayExecutor
+from chronomask.prepare.new_words import ExtendedFolder
 from chronomask.prepare.read.records import Fields, TxtDocuments
 from chronomask.prepare.read.sources import (
     Files,
@@ -54,6 +55,7 @@ __all__ = [
     "EnglishTagger",
     "ExactDuplicates",
     "Executor",
+    "ExtendedFolder",
     "Files",
     "FrequencyBands",
     "HubDataset",

@@ -293,10 +293,13 @@ class TokenizerFolder(TokenizerChoice):
 
     def check(self) -> None:
         """Raises :class:`UsageError` where it does not exist or has no ``tokenizer.json``."""
-        self._folder()
+        self.folder()
 
-    def _folder(self) -> Path:
-        """The folder, which has a ``tokenizer.json``; a hub model's is fetched unless it is in the cache."""
+    def folder(self) -> Path:
+        """The folder, which has a ``tokenizer.json``; a hub model's is fetched unless it is in the cache.
+
+        Raises :class:`UsageError` where there is none.
+        """
         folder = Path(self.path)
         if is_hub_name(self.path):
             folder = download(self.path, weights=False)
@@ -314,14 +317,14 @@ class TokenizerFolder(TokenizerChoice):
 
     def state(self) -> list[dict[str, Any]]:
         """Its file."""
-        return [file_state(self._folder() / "tokenizer.json")]
+        return [file_state(self.folder() / "tokenizer.json")]
 
     def save(self, sample: Iterable[str], row_length: int, folder: Path) -> None:
         """Save it as it is; remote code is never run.
 
         Raises :class:`UsageError` where the folder is no fast tokenizer with a mask and a padding token.
         """
-        tokenizer: Any = open_tokenizer(self._folder())
+        tokenizer: Any = open_tokenizer(self.folder())
         if not tokenizer.is_fast:
             raise UsageError(
                 f"tokenizer folder {self.path} opens as a slow tokenizer; a fast one is needed"
@@ -365,11 +368,35 @@ def load_backend(folder: Path) -> Tokenizer:
     """
     from tokenizers import Tokenizer
 
-    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    file = folder / "tokenizer.json"
+    backend = Tokenizer.from_str(_without_spelled_specials(file.read_text(encoding="utf-8")))
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True
     return backend
+
+
+def _without_spelled_specials(text: str) -> str:
+    """A ``tokenizer.json`` in which no special token is a piece that a text may hold.
+
+    In a Unigram model special tokens are pieces like others, whatever ``encode_special_tokens`` says.
+    """
+    values = json.loads(text)
+    if values["model"].get("type") != "Unigram":
+        return text
+    entries = values["model"]["vocab"]
+    pieces = {
+        token["id"]
+        for token in values["added_tokens"]
+        if token["special"] and token["id"] < len(entries)
+    }
+    for number in pieces:
+        entries[number][0] = f"{_NOT_A_CHARACTER}{number}"
+    values["added_tokens"] = [t for t in values["added_tokens"] if t["id"] not in pieces]
+    return json.dumps(values)
+
+
+_NOT_A_CHARACTER = "\ufdd0"  # Unicode promises that it never will be
 
 
 class ByteRuns:

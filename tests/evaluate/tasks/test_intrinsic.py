@@ -18,7 +18,11 @@ from chronomask.evaluate.tasks.intrinsic import (
     PseudoPerplexity,
     PseudoPerplexityTask,
 )
+from chronomask.masking.yardsticks import masker_of
+from chronomask.model.open import open_tokenizer
 from chronomask.study.statistics import metric_of
+from chronomask.vocabulary import Vocabulary
+from chronomask.yardsticks import YARDSTICKS
 from tests.support.corpus import made_up_text
 from tests.support.scored_by_hand import by_hand
 from tests.support.tiny_models import save_tiny
@@ -123,3 +127,12 @@ def test_the_yardsticks_are_those_of_the_runs_validation(
         assert found.details[f"yardstick_loss/{name}"] == pytest.approx(loss, rel=1e-5)
     for name in ("words-5", "words-15", "words-30", "words-50", "single"):
         assert found.num_examples[name] == logged["yardstick_count"][name] > 0
+    rows = tiny_data.split("held_out").read(np.arange(3))  # a third of eight
+    vocabulary = Vocabulary.from_tokenizer(open_tokenizer(tiny_data.tokenizer_path))
+    masked = masker_of(YARDSTICKS[1], vocabulary)(rows)
+    hidden = np.zeros(rows.word_id.size, bool)
+    hidden[masked.positions] = True
+    before = np.roll(rows.word_id.ravel(), 1)
+    begins = hidden & (rows.word_id.ravel() != before)
+    expected = found.metrics["loss_words-15"] * hidden.sum() / begins.sum()
+    assert found.metrics["loss_per_word"] == pytest.approx(expected)

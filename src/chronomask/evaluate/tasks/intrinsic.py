@@ -41,9 +41,18 @@ if TYPE_CHECKING:
 
 __all__ = ["MaskedLoss", "MaskedLossTask", "PseudoPerplexity", "PseudoPerplexityTask"]
 
-Predictions = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint8], NDArray[np.int64]]
-"""Of each predicted token: its loss in nats, whether it was found (0 or 1), its class, and its row."""
+Predictions = tuple[
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.uint8],
+    NDArray[np.int64],
+    NDArray[np.int64],
+]
+"""Of each predicted token: its loss in nats, whether it was found (0 or 1), its class, its row, and the
+number of its word in the row."""
 _RATIO = 0.15
+_OF_WORDS = "words-15"
+"""The yardstick whose loss is also told per word."""
 _TEXTS = (".txt", ".txt.gz", ".txt.xz")
 
 
@@ -127,8 +136,10 @@ class MaskedLossTask(Task[MaskedLoss]):
         names = prepared.class_names
         with Progress(self.name, sum(size for size, _ in passes), "rows", shown=progress) as shown:
             score = self._scorer(model, prepared, shown)
-            loss, right, token_class, row = score(*passes[0])
-            sums = [_class_sums(*score(*one)[:3], len(names)) for one in passes[1:]]
+            loss, right, token_class, row, _ = score(*passes[0])
+            scores = [score(*one) for one in passes[1:]]
+        sums = [_class_sums(*each[:3], len(names)) for each in scores]
+        of_words = scores[[own.name for own in YARDSTICKS].index(_OF_WORDS)]
         count = np.bincount(row, minlength=num_rows)
         found = measure(sums, names)
         return self.result(
@@ -144,6 +155,7 @@ class MaskedLossTask(Task[MaskedLoss]):
                     for y in YARDSTICKS
                     if y.name in found["yardstick_loss"]
                 },
+                **_loss_per_word(of_words),
             },
             primary="loss",
             higher_is_better=False,
@@ -172,7 +184,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         self, model: Subject, prepared: PreparedData, shown: Progress
     ) -> Callable[[int, Callable[[Rows], MaskedBatch]], Predictions]:
         """What scores the first so many held-out rows, hidden as a function of rows says: of each predicted
-        token its loss in nats, whether it was found (0 or 1), its class, and its row; all [N].
+        token its loss in nats, whether it was found (0 or 1), its class, its row and its word; all [N].
         """
         import torch
 
@@ -202,14 +214,19 @@ class MaskedLossTask(Task[MaskedLoss]):
                 with autocast(device, config.precision):
                     logits = logits_at(opened, ids, positions, inputs)
                 loss, right, _ = token_losses(logits.float(), targets)
-                row = rows.row_id[np.asarray(batch.positions) // rows.row_length]
-                classes = np.asarray(batch.target_class)
+                places = np.asarray(batch.positions)
                 found.append(
-                    (loss.double().cpu().numpy(), right.double().cpu().numpy(), classes, row)
+                    (
+                        loss.double().cpu().numpy(),
+                        right.double().cpu().numpy(),
+                        np.asarray(batch.target_class),
+                        rows.row_id[places // rows.row_length],
+                        np.asarray(rows.word_id).ravel()[places],
+                    )
                 )
                 shown.advance(rows.num_rows)
-            losses, rights, classes, of_row = map(np.concatenate, zip(*found, strict=True))
-            return losses, rights, classes, of_row
+            losses, rights, classes, of_row, words = map(np.concatenate, zip(*found, strict=True))
+            return losses, rights, classes, of_row, words
 
         return score
 
@@ -327,6 +344,18 @@ def _class_sums(
     return np.stack(
         [np.bincount(token_class, weights, num_classes) for weights in (loss, None, right)]
     ).astype(float)
+
+
+def _loss_per_word(predictions: Predictions) -> dict[str, float]:
+    """``loss_per_word``: nats per hidden word, which models of different tokenizers can be compared by.
+
+    The losses of a word's tokens are added up: its tokens are hidden together. Empty without predictions.
+    """
+    loss, _, _, row, word = predictions
+    if not loss.size:
+        return {}
+    num_words = np.unique(np.stack([row, word]), axis=1).shape[1]
+    return {"loss_per_word": float(loss.sum() / num_words)}
 
 
 def _by_class(
