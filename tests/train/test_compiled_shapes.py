@@ -28,6 +28,7 @@ RECIPES = (
     "bert-large",
     "bert-small",
     "bert-tiny",
+    "hour-en",
     "modernbert-base",
     "modernbert-tiny",
 )
@@ -129,6 +130,7 @@ def test_the_sizes_of_every_recipe(
         "rows_per_step": values.rows_per_step // scale,
         "micro_batches": min(values.micro_batches, values.rows_per_step // scale),
         "steps": stages + 2,
+        "hours": None,
         "learning_rate": {"warmup_steps": 0},
         "compile": "always",
         "device": "cpu",
