@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForMaskedLM
 
-from chronomask.evaluate.subject import find_subject
+from chronomask.evaluate.subject import Subject, find_subject
 
 
-def by_hand(folder: Path, text: str, score: str) -> float:
-    """One masked copy at a time, the whole model, log-softmax."""
-    subject = find_subject(str(folder))
-    opened = AutoModelForMaskedLM.from_pretrained(folder).eval()
-    encoded = subject.tokenizer(text)
+@lru_cache(maxsize=1)
+def _opened(folder: Path) -> tuple[Subject, Any]:
+    return find_subject(str(folder)), AutoModelForMaskedLM.from_pretrained(folder).eval()
+
+
+def by_hand(folder: Path, text: str, score: str, begin: int = 0) -> float:
+    """One masked copy at a time, the whole model, log-softmax; of the tokens that end after ``begin``."""
+    subject, opened = _opened(folder)
+    encoded = subject.tokenizer(text, return_offsets_mapping=True)
     ids, words = encoded["input_ids"], encoded.word_ids()
     total = 0.0
     for k, word in enumerate(words):
-        if word is None:
+        if word is None or encoded["offset_mapping"][k][1] <= begin:
             continue
         masked = list(ids)
         for other in range(k, len(ids)):

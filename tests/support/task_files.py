@@ -30,6 +30,7 @@ def write_task_files(folder: Path, data: PreparedData) -> None:
     write_squad(folder / "squad", unanswerable(asked), unanswerable(asked), version="2.0")
     (folder / "blimp").mkdir()
     (folder / "blimp" / "order.jsonl").write_text(paradigm("order", "agreement", 0, 4))
+    write_babylm(folder / "babylm", [*TAGS])
     (folder / "probe").mkdir()
     for part, number in (("train", 30), ("test", 10)):
         (folder / "probe" / f"xx-ud-{part}.conllu").write_text(treebank(number, seed=number))
@@ -161,3 +162,43 @@ def write_superglue(folder: Path, number: int = 12) -> None:
         for part, size in (("train", number), ("val", 6)):
             text = "\n".join(json.dumps(line) for line in lines[:size])
             (folder / name / f"{part}.jsonl").write_text(text + "\n")
+
+
+def babylm_lines(words: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Lines of BabyLM's zero-shot sets by file, with the originals' keys; sizes differ between files."""
+    random = np.random.default_rng(3)
+
+    def text(length: int) -> str:
+        return " ".join(random.choice(words, length))
+
+    made: dict[str, list[dict[str, Any]]] = {}
+    for name, number in (("hypernym", 4), ("turn_taking", 2)):
+        pairs = [{"sentence_good": text(3), "sentence_bad": text(4)} for _ in range(number)]
+        made[f"supplement_filtered/{name}.jsonl"] = pairs
+    for domain, number in (("social-relations", 3), ("spatial-relations", 1)):
+        about = {"Domain": domain, "ContextType": "direct", "ContextDiff": "antonym"}
+        items = [
+            {f"{kind}{k}": text(3) + "." for kind in ("Context", "Target") for k in (1, 2)} | about
+            for _ in range(number)
+        ]
+        swaps = {"Context1": "Context2", "Target1": "Target2"}
+        both = swaps | {value: key for key, value in swaps.items()}
+        swapped = [{both.get(key, key): value for key, value in item.items()} for item in items]
+        made[f"ewok_filtered/{domain}.jsonl"] = [*items, *swapped]
+    for split, operations in (("regular", [0, 0, 1]), ("ambiref", [0, 2, 2, 2])):
+        made[f"entity_tracking/{split}.jsonl"] = [
+            {
+                "input_prefix": f"{text(4)}.",
+                "options": [f" {text(2)}" for _ in range(3)],
+                "numops": n,
+            }
+            for n in operations
+        ]
+    return made
+
+
+def write_babylm(folder: Path, words: Sequence[str]) -> None:
+    """The three folders of BabyLM's ``full_eval`` that are read."""
+    for name, lines in babylm_lines(words).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -108,15 +108,18 @@ def encode_sentences(
     max_length: int,
     score: Score = "within_word_l2r",
     task: str = "blimp",
+    begins: Sequence[int] | None = None,
 ) -> tuple[Sentences, NDArray[np.int64]]:
     """Texts as tokens, and for each sentence the text it comes from int64 [N].
 
     A text of more than ``max_length`` tokens becomes several sentences. Raises UsageError where ``score``
-    needs words and nothing tells them; ``task`` is named in the way out.
+    needs words and nothing tells them; ``task`` is named in the way out. ``begins`` [N]: the character of
+    each text up to which its tokens are context, and not predicted.
     """
     ids: list[list[int]] = []
     words: list[list[int]] = []
     source: list[int] = []
+    context: list[NDArray[np.bool_]] = []
     joined = False
     for begin in range(0, len(texts), _TEXTS_AT_ONCE):
         encoded = tokenizer(
@@ -138,6 +141,9 @@ def encode_sentences(
             words.append([-1 if mark or word is None else word for word, mark in found])
             source.append(begin + origin[number])
             joined = joined or _joins_words(words[-1], spans[number], texts[source[-1]])
+            if begins is not None:
+                ends = np.array(spans[number], np.int64).reshape(-1, 2)[:, 1]
+                context.append(ends <= begins[source[-1]])
     bounds = np.concatenate(([0], np.cumsum([len(row) for row in ids]))).astype(np.int64)
     flat = [np.array([t for row in rows for t in row], np.int64) for rows in (ids, words)]
     sentences = Sentences(flat[0], flat[1], bounds)
@@ -145,6 +151,9 @@ def encode_sentences(
         if joined:
             sentences = _words_by_marks(sentences, tokenizer, task)
         _check_words(sentences, [texts[k] for k in source], tokenizer, task)
+    if context:
+        word = np.where(np.concatenate(context), -1, sentences.word)
+        sentences = replace(sentences, word=word)
     return sentences, np.array(source, np.int64)
 
 

@@ -79,6 +79,8 @@ _TITLES = {
     "squad": "SQuAD",
     "squad_v2": "SQuAD 2.0",
     "blimp": "BLiMP",
+    "blimp_supplement": "BLiMP supplement",
+    "ewok": "EWoK",
     "ner": "named entities",
     "upos_probe": "UPOS probe",
     "sts": "similarity (STS-B)",

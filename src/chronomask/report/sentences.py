@@ -33,7 +33,7 @@ _MOST_NAMED = 4
 _NAMES = {LOSS: "validation loss", MEAN_LOSS: "mean loss of five yardsticks"}
 _FAR = 0.05
 """How far from the ratio of validation an arm's last ratio lies where that is said."""
-_OF_THE_MODEL = ("intrinsic", "probe", "blimp", "sts", "retrieval")
+_OF_THE_MODEL = ("intrinsic", "probe", "blimp", "babylm", "sts", "retrieval")
 """Families that measure a model as it is; others train it for a task."""
 
 

@@ -321,5 +321,5 @@ def test_a_sentence_longer_than_the_model_is_named(
     tmp_path: Path, tiny_tokenizer: Path, data: Path
 ) -> None:
     save_tiny(tmp_path / "model", tiny_tokenizer, max_position_embeddings=8)
-    with pytest.raises(UsageError, match="room for 8 tokens"):
+    with pytest.raises(UsageError, match="positions for 8 tokens"):
         BlimpTask().check(find_subject(str(tmp_path / "model")), data)

@@ -58,7 +58,7 @@ def test_other_tokenizers_and_data_without_held_out_rows_are_refused(
     with pytest.raises(UsageError, match="another tokenizer"):
         MaskedLossTask().check(find_subject(str(tmp_path / "model")), tiny_data.path)
     save_tiny(tmp_path / "short", tiny_data.tokenizer_path, max_position_embeddings=16)
-    with pytest.raises(UsageError, match="room for 16 tokens"):
+    with pytest.raises(UsageError, match="positions for 16 tokens"):
         MaskedLossTask().check(find_subject(str(tmp_path / "short")), tiny_data.path)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from chronomask.config import Layer, parse_override
 from chronomask.errors import UsageError, nearest, shown
 from chronomask.evaluate.task import Task
+from chronomask.evaluate.tasks.babylm import EntityTrackingTask, EwokTask, SupplementTask
 from chronomask.evaluate.tasks.blimp import BlimpTask
 from chronomask.evaluate.tasks.glue import FORMATS, GlueTask
 from chronomask.evaluate.tasks.intrinsic import MaskedLossTask, PseudoPerplexityTask
@@ -136,6 +137,9 @@ for _task in (
     SquadTask(),
     SquadV2Task(),
     BlimpTask(),
+    SupplementTask(),
+    EwokTask(),
+    EntityTrackingTask(),
     EntityTask(),
     ProbeTask(),
     SimilarityTask(),
