@@ -170,6 +170,7 @@ class Rows:
             of(self.order),
             of(self.attention_mask),
             of(self.scores),
+            of(self.ngrams),
         )
 
     def pad_to(self, num: int, pad_token_id: int) -> Rows:

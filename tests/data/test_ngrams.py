@@ -163,6 +163,8 @@ def test_they_are_kept_beside_the_rows(
         np.asarray(cut_rows(rows, 2).ngrams).ravel(), expected[rows.row_id].ravel()
     )
     assert np.array_equal(np.asarray(rows.slice(1, 3).ngrams), expected[rows.row_id][1:3])
+    odd = np.arange(8) % 2 == 1
+    assert np.array_equal(np.asarray(rows.select(odd).ngrams), expected[rows.row_id][1::2])
     assert np.array_equal(np.asarray(rows.to("cpu").ngrams), expected[rows.row_id])
     (file,) = export_parquet(kept, tmp_path / "kept.parquet")
     assert import_parquet(file, tmp_path / "back").fingerprint == kept.fingerprint

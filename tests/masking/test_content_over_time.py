@@ -250,7 +250,7 @@ def test_scores_weigh_units_by_their_mean() -> None:
             "hardly ever again",
         ),
         ({"kind": "ptw", "strength": {"kind": "uniform_rows"}}, "one number for all rows"),
-        ({"kind": "none", "strength": 0.5}, "prefers nothing"),
+        ({"kind": "none", "strength": 0.5}, "has no strength"),
         ({"kind": "learning_progress", "fast_decay": 0.999}, "must be below ema_decay"),
         ({"kind": "reducible_loss", "reference": "no/such.yaml"}, "no/such.yaml"),
         ({"kind": "reducible_loss", "reference": {"NOUN": "much"}}, "reference"),
@@ -270,5 +270,7 @@ def test_references_must_be_those_of_the_data_and_scores_must_be_there() -> None
         masker_of({"kind": "reducible_loss", "reference": {"NOUN": 2.0}})
     with pytest.raises(UsageError, match="did you mean 'NOUN'"):
         masker_of({"kind": "reducible_loss", "reference": {"NUON": 2.0}})
-    with pytest.raises(UsageError, match="these rows have none"):
+    with pytest.raises(UsageError, match="these rows have none: in chronomask pretrain the model"):
+        masker_of({"kind": "model_scores"})(rows_like_text(2, 32), 0.5)
+    with pytest.raises(UsageError, match="these rows have none: give them"):
         masker_of({"kind": "scores"})(rows_like_text(2, 32), 0.5)

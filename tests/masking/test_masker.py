@@ -10,7 +10,7 @@ from scipy import stats
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
-from chronomask.types import ClassTally, MaskedBatch, Rows
+from chronomask.types import ClassTally, MaskedBatch
 from tests.support.masked_text import (
     CLASSES,
     FIRST_ORDINARY,
@@ -23,6 +23,8 @@ from tests.support.masking_states import CONTENTS, fresh, masks, saved_states, t
 MASK = 4
 VOCABULARY = Vocabulary(MASK, np.arange(FIRST_ORDINARY, VOCAB_SIZE), VOCAB_SIZE)
 ROWS = rows_like_text(64, 128)
+SCORES = np.random.default_rng(4).normal(size=(64, 128)).astype(np.float32)
+ROWS = replace(ROWS, scores=SCORES)
 SIZES = word_sizes(ROWS)
 
 RATIO_SPECS = [
@@ -70,6 +72,7 @@ CONTENT_SPECS = [
     {"kind": "learning_progress"},
     {"kind": "reducible_loss"},
     {"kind": "token_probability", "every": 1, "strength": 0.5},
+    {"kind": "model_scores", "slope": 2.0},
     {"kind": "ptw_faithful"},
 ]
 STRATEGY_SPECS = [
@@ -161,10 +164,9 @@ def test_promises_of_every_combination(ratio: dict, content: dict, strategy: dic
         ids, labels = joined([masker(part, 0.4) for part in ROWS.micro_batches(number)])
         assert np.array_equal(ids, batch.input_ids)
         assert np.array_equal(labels, batch.labels)
-    backwards = Rows(*(np.ascontiguousarray(a[::-1]) for a in (
-        ROWS.input_ids, ROWS.word_id, ROWS.token_class, ROWS.row_id, ROWS.epoch
-    )), ROWS.cu_seqlens, ROWS.order[::-1] if ROWS.order is not None else None,
-        ngrams=ROWS.ngrams[::-1] if ROWS.ngrams is not None else None)  # fmt: skip
+    backwards = replace(ROWS, **{name: np.ascontiguousarray(getattr(ROWS, name)[::-1]) for name in (
+        "input_ids", "word_id", "token_class", "row_id", "epoch", "order", "scores", "ngrams"
+    )})  # fmt: skip
     assert np.array_equal(masker(backwards, 0.4).labels[::-1], batch.labels)
     assert same(masker(ROWS.to("cpu"), 0.4), batch)
     # other masks for another seed, epoch and row
@@ -326,7 +328,8 @@ def test_a_unit_can_be_replaced_as_one() -> None:
 def test_a_batch_budget_gives_a_static_number_of_targets(strategy: dict, content: dict) -> None:
     config = config_of({"kind": "constant", "base": 0.15}, content, strategy, budget="batch")
     masker = masker_of(config)
-    numbers = {masker(rows_like_text(64, 128, seed), 0.5).num_predicted for seed in range(12)}
+    others = (replace(rows_like_text(64, 128, seed), scores=SCORES) for seed in range(12))
+    numbers = {masker(rows, 0.5).num_predicted for rows in others}
     assert numbers == {round(0.15 * 64 * 128)}
     per_row = (masker(ROWS, 0.5).labels >= 0).sum(1)
     assert per_row.std() > 1

@@ -134,6 +134,7 @@ ARMS: dict[str, dict[str, Any]] = {
     },
     "fixed-weights": FIXED
     | {"content": {"kind": "fixed", "weights": {"NOUN": 0.9, "PUNCT": 0.1}, "other": 0.4}},
+    "model-scores": FIXED | {"content": {"kind": "model_scores", "every": 10}},
     "token-probability": FIXED | {"content": {"kind": "token_probability", "every": 5}},
 }
 """Masking of each arm; what is not named is the default."""

@@ -27,6 +27,7 @@ MEAN_RATIO = {
     "diffusion": 0.5,
     "ema": None,
     "learning-progress": 0.15,
+    "model-scores": 0.15,
     "pmi": 0.15,
     "ptw-fading-in": 0.15,
     "ptw-quarter": 0.15,

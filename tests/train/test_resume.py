@@ -73,6 +73,10 @@ OVER_TIME: dict[str, dict[str, Any]] = {
         "loss_weight": {"kind": "derivative", "exponent": 0.5},
         "loss_per": "row",
     },
+    "scores of a pass over rows to come": {
+        "ratio": {"kind": "constant", "base": 0.3},
+        "content": {"kind": "model_scores", "every": 4, "strength": 0.5},
+    },
     "reducible loss, turns": {
         "ratio": {"kind": "constant", "base": 0.3},
         "content": {"kind": "reducible_loss", "ema_decay": 0.9, "fast_decay": 0.5},

@@ -78,7 +78,7 @@ class RowLoader:
 
     def row_ids_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """int64 [B] row numbers and int64 [B] epochs of this rank's rows at ``step``."""
-        start, stop = self._row_range(step)
+        start, stop = self.row_range(step)
         blocks = range(start // _BLOCK_ROWS, (stop - 1) // _BLOCK_ROWS + 1)
         parts = [self._block(block) for block in blocks]
         cut = slice(start - blocks[0] * _BLOCK_ROWS, stop - blocks[0] * _BLOCK_ROWS)
@@ -87,9 +87,13 @@ class RowLoader:
             np.concatenate([epoch for _, epoch in parts])[cut],
         )
 
-    def _row_range(self, step: int) -> tuple[int, int]:
-        """First and last (exclusive) of this rank's rows at ``step``, counted over the run."""
-        base = self._first_row + self.sizes.rows_before(step)
+    def rows_before(self, step: int) -> int:
+        """Rows of the order before ``step``, over all ranks."""
+        return self._first_row + self.sizes.rows_before(step)
+
+    def row_range(self, step: int) -> tuple[int, int]:
+        """First and last (exclusive) of this rank's rows at ``step``, counted over the order."""
+        base = self.rows_before(step)
         rows = self.sizes.rows_at(step)
         first, last = (rows * (self._rank + k) // self._world_size for k in (0, 1))
         return base + first, base + last
@@ -108,7 +112,7 @@ class RowLoader:
     def rows_at(self, step: int) -> Rows:
         """Rows of ``step`` (0-based) for this rank; the same for any number of workers."""
         rows = self.split.read(*self.row_ids_at(step))
-        return replace(rows, order=np.arange(*self._row_range(step)))
+        return replace(rows, order=np.arange(*self.row_range(step)))
 
     def __iter__(self) -> Iterator[Rows]:
         """Rows of ``start_step``, ``start_step`` + 1, … without end."""

@@ -166,6 +166,10 @@ class Forward:
 
     def losses(self, part: Part) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What :func:`~chronomask.model.head.token_losses` says of every predicted token."""
+        return token_losses(self.logits(part), part.batch.targets)
+
+    def logits(self, part: Part) -> torch.Tensor:
+        """float32 [N, V]: the logits of every predicted token."""
         batch = part.batch
         # Weights that are bfloat16 themselves need no casts, and norms are to give bfloat16 as well.
         casting = "fp32" if self.model.dtype is torch.bfloat16 else self.precision
@@ -173,7 +177,7 @@ class Forward:
             logits = self.logits_at(
                 self.model, batch.input_ids, batch.positions, part.inputs, self.compiled
             )
-        return token_losses(logits.float(), batch.targets)
+        return logits.float()
 
 
 def parts_of(

@@ -194,6 +194,8 @@ def _train(
         began = time.perf_counter()
         rows = next(upcoming)
         waited = time.perf_counter() - began
+        if run.foresight is not None:
+            rows = run.foresight.attach(rows, state.step, world)
 
         step = _step(run, state, world, stop, rows)
         if step is None:

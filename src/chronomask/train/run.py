@@ -19,6 +19,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import DataError
+from chronomask.masking.content import ModelScores
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.attention import DOCUMENTS_ATTENTION, attention_dropout
 from chronomask.model.build import build_model, checkpoint_activations
@@ -37,6 +38,7 @@ from chronomask.train.averaging import Average
 from chronomask.train.checkpoint import Checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
+from chronomask.train.foresight import Foresight
 from chronomask.train.forward import Forward
 from chronomask.train.log import RunLog, environment
 from chronomask.train.loggers import check_installed
@@ -201,6 +203,8 @@ class Run:
     """the bfloat16 weights that losses are computed with; None where they are the model's own"""
     sharded: Sharded | None = None
     """how the model is shared out; None where every process has all of it"""
+    foresight: Foresight | None = None
+    """what scores rows before their steps; None where content does not ask for it"""
     finished: dict[str, Any] | None = None
     initial_weights_sha256: str | None = None
     """of a run that starts now; None on resume"""
@@ -235,7 +239,9 @@ class Run:
     def content(self, state: State) -> dict[str, torch.Tensor]:
         """What ``content.safetensors`` holds: state beside weights and optimiser."""
         mean = {} if self.average is None else self.average.state_dict()
-        return self.masker.state_dict() | self.outliers.state_dict() | mean | state.tensors()
+        ahead = {} if self.foresight is None else self.foresight.state_dict()
+        parts = (self.masker.state_dict(), self.outliers.state_dict(), mean, ahead)
+        return {k: v for part in parts for k, v in part.items()} | state.tensors()
 
     def snapshot(self, state: State, *, copied: bool, kept: bool) -> Snapshot | None:
         """All that a checkpoint holds; ``copied`` and ``kept`` as in :func:`take`. Every process calls it."""
@@ -376,6 +382,8 @@ def open_run(
         initial_weights_sha256=initial_weights,
         logged_every=logged_every,
     )
+    if isinstance(content := config.masking.content, ModelScores):
+        run.foresight = Foresight(config, content, run.forward, run.loader, vocabulary)
     if world.is_first:
         run.peak_flops = config.peak_flops or peak_flops(world.device, config.precision)
         run.data_sheet_flops = data_sheet_flops(world.device, config.precision)
@@ -384,6 +392,8 @@ def open_run(
         tensors = saved.content()
         run.masker.load_state_dict(tensors)
         run.outliers.load_state_dict(tensors)
+        if run.foresight is not None:
+            run.foresight.load_state_dict(tensors)
         if run.average is not None:
             averaged = saved.averaged_path
             run.average.load(tensors, None if averaged is None else open_model(averaged))

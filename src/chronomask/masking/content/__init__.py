@@ -7,7 +7,7 @@ it, ``tokens`` those by token id. ``base`` says what a schedule of one's own mus
 """
 
 from chronomask.masking.content.base import ContentSchedule, ContentState, quantise
-from chronomask.masking.content.given import Fixed, NoContent, Scores
+from chronomask.masking.content.given import Fixed, ModelScores, NoContent, Scores
 from chronomask.masking.content.learning import LearningProgress, ReducibleLoss
 from chronomask.masking.content.maps import Clipped, Nats, Sigmoid, Softmax, WeightMap
 from chronomask.masking.content.ptw import Ptw, PtwFaithful
@@ -19,6 +19,7 @@ __all__ = [
     "ContentState",
     "Fixed",
     "LearningProgress",
+    "ModelScores",
     "Nats",
     "NoContent",
     "Ptw",

@@ -34,6 +34,7 @@ __all__ = [
     "ContentSchedule",
     "ContentState",
     "Decay",
+    "on_grid",
     "quantise",
     "read_by_class",
     "running_means",
@@ -144,8 +145,8 @@ class ContentState(Generic[_Schedule]):
         return None
 
     def weigh_positions(self, rows: Rows) -> Array | None:
-        """float64 [B, T] in [0, 1], larger = masked more: weights of tokens that no class tells, where the
-        rows are; None where :meth:`weights` are all. Raises UsageError for rows without what it takes.
+        """float64 [B, T], :func:`on_grid`, larger = masked more: weights of tokens that no class tells, where
+        the rows are; None where :meth:`weights` are all. Raises UsageError for rows without what it takes.
         """
         return None
 
@@ -223,13 +224,17 @@ def running_means(
 
 
 def quantise(weights: torch.Tensor) -> torch.Tensor:
-    """Weights relative to the largest, on a grid of 2⁻¹⁶ and never below it.
+    """Weights relative to the largest, :func:`on_grid`."""
+    return on_grid(weights / weights.max())
 
-    The grid makes selection independent of the last bits, in which devices may differ; the lower
-    bound lets a class of weight 0 fill a budget that nothing else can.
+
+def on_grid(weights: torch.Tensor) -> torch.Tensor:
+    """Weights in [0, 1] on a grid of 2⁻¹⁶, and never below it.
+
+    The grid makes selection independent of the last bits, in which devices may differ, and of the order in
+    which weights are summed; the lower bound lets a class of weight 0 fill a budget that nothing else can.
     """
-    scaled = weights / weights.max() * 2.0**_GRID_BITS
-    return scaled.round().clamp(min=1.0) * 2.0**-_GRID_BITS
+    return (weights * 2.0**_GRID_BITS).round().clamp(min=1.0) * 2.0**-_GRID_BITS
 
 
 def read_by_class(path: str | Path, log: str, key: str) -> dict[str, Any]:

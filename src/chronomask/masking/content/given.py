@@ -1,19 +1,22 @@
-"""Weights that no loss changes: none, given by hand, or read off the scores of the data."""
+"""Weights that no loss of training changes: none, given by hand, or read off scores of positions."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from chronomask.config import kind_of
 from chronomask.errors import UsageError, nearest
 from chronomask.masking.content.base import (
     LOG_LEVELS,
     ContentSchedule,
     ContentState,
+    on_grid,
     read_by_class,
 )
 from chronomask.types import Array, Rows
@@ -21,7 +24,7 @@ from chronomask.types import Array, Rows
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Fixed", "NoContent", "Scores"]
+__all__ = ["Fixed", "ModelScores", "NoContent", "Scores"]
 
 
 class NoContent(ContentSchedule):
@@ -92,23 +95,19 @@ class _FixedState(ContentState[Fixed]):
         return torch.tensor([v / top for v in values], dtype=torch.float64, device=self.device)
 
 
-class Scores(ContentSchedule):
-    """Positions with a higher score in the data are masked more: w = sigmoid(slope · (score − reference)).
-
-    A unit's weight is the mean over its tokens. Scores are numbers that the data brings for every token,
-    computed once, higher = harder: pointwise mutual information (Sadeq et al., "InforMask",
-    arXiv 2210.11771), or the entropy that another model leaves.
-    """
+class _ByScore(ContentSchedule):
+    """w = sigmoid(slope · (score − reference)); a unit's weight is the mean over its tokens."""
 
     learns: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
-    needs_scores: ClassVar[bool] = True
 
-    kind: Literal["scores"] = "scores"
     slope: Annotated[float, Field(gt=0)] = 0.4
-    """gain per unit of the score; the default is meant for bits"""
-    reference: float = 8.0
-    """the score of which the weight is ½; the default is meant for bits"""
+    """gain per unit of the score, bit or nat"""
+
+    @property
+    @abstractmethod
+    def half(self) -> float:
+        """The score, as rows have it, of which the weight is ½."""
 
     @property
     def log_range(self) -> float:
@@ -118,15 +117,64 @@ class Scores(ContentSchedule):
         return _ScoresState(self, class_names, vocab_size)
 
 
-class _ScoresState(ContentState[Scores]):
+class Scores(_ByScore):
+    """Positions with a higher score in the data are masked more: w = sigmoid(slope · (score − reference)).
+
+    A unit's weight is the mean over its tokens. Scores are numbers that the data brings for every token,
+    computed once, higher = harder: pointwise mutual information (Sadeq et al., "InforMask",
+    arXiv 2210.11771), or the entropy that another model leaves.
+    """
+
+    needs_scores: ClassVar[bool] = True
+
+    kind: Literal["scores"] = "scores"
+    slope: Annotated[float, Field(gt=0)] = 0.4
+    """gain per unit of the score; the default is meant for bits"""
+    reference: float = 8.0
+    """the score of which the weight is ½; the default is meant for bits"""
+
+    @property
+    def half(self) -> float:
+        return self.reference
+
+
+class ModelScores(_ByScore):
+    """Positions that the model itself finds hard, in a pass just before, are masked more.
+
+    Every ``every`` steps the model passes over the rows of as many steps to come, ``passes`` times with
+    another part of the words hidden, so that every position is predicted once. After entropy-aware
+    masking (arXiv 2605.28526). w = sigmoid(slope · (score − reference)), and a unit's weight is the mean
+    over its tokens.
+    """
+
+    kind: Literal["model_scores"] = "model_scores"
+    measure: Literal["entropy", "loss"] = "entropy"
+    """a position's score in nats: the entropy of what is predicted, or the loss of the truth"""
+    every: Annotated[int, Field(ge=1)] = 100
+    """steps whose rows are scored together, by the model as it is before the first of them"""
+    passes: Annotated[int, Field(ge=2, le=16)] = 2
+    """parts in which the words of a row are hidden, one a pass; each costs a third of a training step"""
+    reference: float | Literal["mean"] = "mean"
+    """the score of which the weight is ½; "mean": the mean of those that were made together"""
+
+    @property
+    def half(self) -> float:
+        """0 for the mean, which is taken off where scores are made."""
+        return 0.0 if self.reference == "mean" else self.reference
+
+
+class _ScoresState(ContentState[_ByScore]):
     def weigh_positions(self, rows: Rows) -> Array:
+        config = self.config
         if rows.scores is None:
+            own = isinstance(config, ModelScores)
             raise UsageError(
-                "content 'scores' weighs positions by their scores, and these rows have none: give them a "
+                f"content '{kind_of(config)}' weighs positions by their scores, and these rows have none: "
+                f"{'in chronomask pretrain the model makes them; elsewhere ' if own else ''}give them a "
                 "column 'scores', or choose another content kind"
             )
         import torch
 
         scores = torch.as_tensor(rows.scores).double()
-        weights = (self.config.slope * (scores - self.config.reference)).sigmoid()
+        weights = on_grid((config.slope * (scores - config.half)).sigmoid())
         return weights if isinstance(rows.scores, torch.Tensor) else weights.numpy()
