@@ -166,7 +166,7 @@ def accept_study(path: Path | None, out: Path, *, changes: Any, **_: Any) -> Non
     begin_work()
 
 
-PARSED_ALONE = {"data", "inspect", "quickstart", "replay", "report"}
+PARSED_ALONE = {"compare", "data", "inspect", "push", "quickstart", "replay", "report"}
 """Commands that take no config: their own parser is all that refuses a request."""
 
 

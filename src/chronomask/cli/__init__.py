@@ -14,7 +14,7 @@ import typer
 
 from chronomask import __version__
 from chronomask.cli import data, study
-from chronomask.cli.adapt import adapt
+from chronomask.cli.adapt import adapt, push
 from chronomask.cli.evaluate import evaluate
 from chronomask.cli.inspect import inspect
 from chronomask.cli.options import HELP_FLAGS, show_help
@@ -41,6 +41,7 @@ app.command(rich_help_panel=_TRAIN, context_settings=HELP_FLAGS)(prepare)
 app.command(rich_help_panel=_TRAIN, context_settings=HELP_FLAGS)(pretrain)
 app.command(rich_help_panel=_TRAIN, context_settings=HELP_FLAGS)(adapt)
 app.command(rich_help_panel=_TRAIN, context_settings=HELP_FLAGS)(replay)
+app.command(rich_help_panel=_TRAIN, context_settings=HELP_FLAGS)(push)
 app.command(rich_help_panel=_MEASURE, context_settings=HELP_FLAGS)(evaluate)
 app.add_typer(study.app, name="study", rich_help_panel=_MEASURE)
 app.command(rich_help_panel=_MEASURE, context_settings=HELP_FLAGS)(report)

@@ -1,4 +1,4 @@
-"""``chronomask adapt``: continue a published encoder on text of one's own, measured before and after."""
+"""``chronomask adapt`` and ``push``: continue a published encoder on your text, and publish it."""
 
 from __future__ import annotations
 
@@ -122,3 +122,36 @@ def adapt(
     done = run_adapt(checkpoint, sources, out, plan, progress=not quiet)
     print(done)
     print(f"model: {done.model}")
+
+
+def push(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="A run (its newest checkpoint), a checkpoint, a model, or a folder of adapt."
+        ),
+    ],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")],
+    revisions: Annotated[
+        bool,
+        typer.Option(
+            "--revisions", help="Every checkpoint too, each as a branch named after its step."
+        ),
+    ] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repository that only you can see.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be uploaded, and stop.")
+    ] = False,
+) -> None:
+    """Upload a model with its tokenizer and card: no optimiser state, no data, no logs."""
+    from chronomask.push import check_repo, plan_push
+    from chronomask.push import push as upload
+
+    check_repo(repo)
+    uploads = plan_push(run, revisions=revisions)
+    for each in uploads:
+        print(each)
+    if not dry_run:
+        print(f"uploaded: {upload(uploads, repo, private=private)}")
