@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import os
 import runpy
-import subprocess
-import sys
+import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,34 +14,55 @@ from transformers import AutoModelForMaskedLM
 
 import chronomask as cm
 from tests.support import two_processes
-from tests.support.processes import HANG, python_path
+from tests.support.forks import run_scripts
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments: str | Path, cwd: Path | None = None) -> str:
-    environment = os.environ | {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env=environment,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+SAYS = {
+    "trainer.py": "loss at 15 %",
+    "lightning_module.py": "loss at 15 %",
+    "plain_loop.py": "step 50",
+    "mask_in_workers.py": "step 60",
+    "train.py": "held-out loss at 15 %",
+}
 
 
-def test_two_ranks_of_the_trainer_equal_one(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
-    two.mkdir()
+@dataclass(frozen=True)
+class Scripts:
+    """What examples printed, by name; the folders where they, and the Trainer's one and two ranks, ran."""
+
+    printed: dict[str, str]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
+    folder = tmp_path_factory.mktemp("scripts")
+    for name in (*SAYS, "one", "two"):
+        (folder / name).mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        {
+            "module": "tests.support.two_processes",
+            "arguments": [str(folder / "two"), "4"],
+            "env": world | {"RANK": rank, "LOCAL_RANK": rank},
+            "cwd": str(folder),
+        }
+        for rank in ("0", "1")
+    ]
+    examples = [[{"script": str(EXAMPLES / n), "cwd": str(folder / n)}] for n in SAYS]
+    printed = [answer["out"] for answer in run_scripts(ranks, *examples)[2:]]
+    return Scripts(dict(zip(SAYS, printed, strict=True)), folder)
+
+
+def test_two_ranks_of_the_trainer_equal_one(scripts: Scripts) -> None:
+    one, two = scripts.folder / "one", scripts.folder / "two"
     two_processes.main(one, 8)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    run(*launcher, "-m", "tests.support.two_processes", two, "4")
     alone = torch.load(one / "seen-0.pt", weights_only=True)
     ranks = [torch.load(two / f"seen-{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert torch.equal(alone["inputs"], torch.cat([rank["inputs"] for rank in ranks], dim=1))
@@ -52,27 +72,20 @@ def test_two_ranks_of_the_trainer_equal_one(tmp_path: Path) -> None:
         torch.testing.assert_close(ranks[0]["state"][name], value, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("trainer.py", "loss at 15 %"),
-        ("lightning_module.py", "loss at 15 %"),
-        ("plain_loop.py", "step 50"),
-        ("mask_in_workers.py", "step 60"),
-    ],
-)
-def test_examples_run_at_their_defaults(name: str, says: str, tmp_path: Path) -> None:
-    assert says in run(EXAMPLES / name, cwd=tmp_path)
+@pytest.mark.parametrize("name", SAYS)
+def test_examples_run_at_their_defaults(scripts: Scripts, name: str) -> None:
+    assert SAYS[name] in scripts.printed[name]
 
 
 def test_a_whole_training_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scripts: Scripts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script, out = EXAMPLES / "train.py", tmp_path / "train_output"
-    whole = run(script, cwd=tmp_path).splitlines()
+    script, folder = EXAMPLES / "train.py", scripts.folder / "train.py"
+    out = folder / "train_output"
+    whole = scripts.printed["train.py"].splitlines()
     assert whole[-1].startswith("held-out loss at 15 %")
     (out / "state.pt").unlink()
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(EXAMPLES)
     main = runpy.run_path(str(script))["main"]
     main(stop="25")  # the state of step 20 is saved
