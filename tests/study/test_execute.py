@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from chronomask.cli import app
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study.command import status
 from chronomask.study.execute import run_one, run_study, share_of
@@ -128,16 +129,14 @@ def test_shares_cover_everything_once(values: dict[str, Any], tmp_path: Path) ->
             share_of(study, bad)
 
 
-@pytest.mark.slow
-def test_a_share_is_done_as_an_array_does_it(values: dict[str, Any], tmp_path: Path) -> None:
+def test_a_share_is_done_as_an_array_does_it(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     values |= {"tasks": {}, "curve_steps": [], "seeds": [0]}
     study = opened(values, tmp_path)
-    command = [sys.executable, "-m", "chronomask", "study", "run", "--out", str(study.folder)]
     for share, complete in (("2/2", 2), ("1/2", 3)):
-        done = subprocess.run(
-            [*command, "--only", share], capture_output=True, text=True, check=True, timeout=HANG
-        )
-        assert "2 of 2 units complete" in done.stdout
+        app(["study", "run", "--out", str(study.folder), "--only", share], standalone_mode=False)
+        assert "2 of 2 units complete" in capsys.readouterr().out
         assert f"{complete} of 3 units" in status(study.folder)
 
 
