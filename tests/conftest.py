@@ -22,6 +22,9 @@ from chronomask.prepare.pipeline import prepare
 from tests.support.corpus import made_up_text
 from tests.support.fixed_tagger import FixedTagger, stand_in_for_english
 
+# Flushing to the disk guards against a loss of power, which no test has; a descriptor must still be one.
+os.fsync = os.fstat  # pyright: ignore[reportAttributeAccessIssue]
+
 settings.register_profile("chronomask", deadline=None)  # how long an example takes decides nothing
 settings.load_profile("chronomask")
 

@@ -42,13 +42,12 @@ def run_python(code: str) -> str:
 
 
 def test_importing_it_loads_nothing() -> None:
-    code = f"import sys, chronomask; print([name for name in {HEAVY} if name in sys.modules])"
-    assert run_python(code) == "[]"
+    """Nothing heavy, and little else: how long it takes, ``benchmarks.startup`` measures."""
     code = (
-        "import time; began = time.process_time(); import chronomask;"
-        "print(time.process_time() - began)"
+        "import sys; before = set(sys.modules); import chronomask; new = set(sys.modules) - before;"
+        f"print([name for name in {HEAVY} if name in new], len(new) < 40)"
     )
-    assert float(run_python(code)) < 0.05
+    assert run_python(code) == "[] True"
 
 
 def test_names_resolve_when_they_are_used_and_are_explained() -> None:

@@ -60,6 +60,9 @@ def test_a_figure_that_is_cut_off_or_fails_loses_no_other(
 
     monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setitem(gpu.FIGURES, "bert_base", (gpu.of_masking, 1))
+    for name in ("masking", "finetuning"):  # which end by themselves, on however busy a machine
+        monkeypatch.setitem(gpu.FIGURES, name, (gpu.of_masking, HANG))
+    monkeypatch.setattr(gpu, "SECONDS", HANG)
     told: list[str] = []
     found = gpu.measure_all(
         gpu.Setting(False, tmp_path, 4),
