@@ -12,8 +12,7 @@ from chronomask.runs.read import read_run
 from chronomask.show.measure import EPOCHS, Shown, count_masked, statistics, word_pieces
 from chronomask.show.request import NamedMasking
 from chronomask.show.subject import Subject, of_rows, of_text, shorten
-from chronomask.show.view import classes_shown, look, tokens_of
-from chronomask.show.weights import masker_at
+from chronomask.show.view import classes_shown, look, masker_at, tokens_of
 from chronomask.types import UPOS_CLASSES, Rows
 from tests.support.sample_text import TEXT
 

@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn import metrics
 
 from chronomask.errors import DataError, UsageError
-from chronomask.study.reach import reach_interval, value_to_reach
+from chronomask.study.curves import reach_interval, value_to_reach
 from chronomask.study.resample import Examples
 from chronomask.study.statistics import (
     Interval,
