@@ -248,7 +248,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
             }
         return Tuned(answers, prepared.choice | best)
 
-    def opened(self, model: Subject, seed: int) -> AbstractContextManager[PreTrainedModel]:
+    def open_copy(self, model: Subject, seed: int) -> AbstractContextManager[PreTrainedModel]:
         """The model with its new head; what is drawn inside the context is a function of the seed."""
         return open_seeded(model, self.head, self.config, seed, **self.head_options)
 
@@ -264,7 +264,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         progress: bool,
     ) -> Iterator[tuple[PreTrainedModel, dict[str, float]]]:
         """A model fine-tuned on ``train``, stopped by ``held_out`` if there is one, and what decided that."""
-        with self.opened(model, seed) as opened:
+        with self.open_copy(model, seed) as opened:
             best = None
             if held_out is not None and self.config.patience is not None:
                 score = partial(self._score_of, opened, held_out, label, progress)

@@ -44,6 +44,7 @@ PAIR_TASKS = {
     "cb": Format("CB", _PREMISE, "label", _CB, tuple(_CB), metrics=("accuracy", "macro_f1")),
     "superglue_rte": Format("RTE", _PREMISE, "label", ENTAILMENT, NLI_NAMES),
 }
+"""Tasks whose examples are a text or two and a label."""
 SPAN_TASKS = {
     "wic": Format("WiC", ("sentence1", "sentence2"), "label", _YES_NO, _NAMES),
     "wsc": Format("WSC", ("text",), "label", _YES_NO, _NAMES),
@@ -222,7 +223,7 @@ class SpanTask(SuperGlueTask):
     head = "AutoModel"
 
     @contextmanager
-    def opened(self, model: Subject, seed: int) -> Iterator[Any]:
+    def open_copy(self, model: Subject, seed: int) -> Iterator[Any]:
         """The encoder with a new linear layer."""
         from chronomask.evaluate.span_head import SpanClassifier
 
