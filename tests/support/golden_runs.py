@@ -149,6 +149,15 @@ RUNS: dict[str, dict[str, Any]] = {
         "objective": {"kind": "hybrid"},
     },
     "z-loss": {"z_loss": 0.01},
+    "rate-follows-labels": {
+        "masking": MRD,
+        "learning_rate": {
+            "kind": "linear",
+            "peak": 5e-3,
+            "warmup_steps": 5,
+            "follow_labels": "sqrt",
+        },
+    },
 }
 """What each further arm changes in the run; masking is that of ``fixed`` where it is not named."""
 

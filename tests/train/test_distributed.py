@@ -41,7 +41,7 @@ def assert_same_training(left: Path, right: Path) -> None:
     for name in ("metrics.jsonl", "validation.jsonl"):
         for a, b in zip(lines(left / name), lines(right / name), strict=True):
             assert a["class_count"] == b["class_count"]  # the same rows and masks
-            for key in {"loss", "gradient_norm", "z_loss"} & (a.keys() | b.keys()):
+            for key in {"loss", "gradient_norm", "z_loss", "learning_rate"} & (a.keys() | b.keys()):
                 # Losses to 1e-5; a norm of 146 has float32 neighbours that lie further apart than that.
                 assert a[key] == pytest.approx(b[key], rel=1e-6, abs=1e-5)
 
@@ -76,7 +76,9 @@ def test_processes_that_weigh_losses_equal_one(
 def test_processes_equal_one_and_one_goes_on_from_them(
     config: RunConfig, tmp_path: Path, number: int, driver: Driver
 ) -> None:
-    config = config.replace(["averaging={kind: ema, decay: 0.7}"])
+    config = config.replace(
+        ["averaging={kind: ema, decay: 0.7}", "learning_rate.follow_labels=sqrt"]
+    )
     spec = {"config": config.to_dict(), "out": str(tmp_path / "many"), "ask_to_stop": [1, 8]}
     assert driver.codes(spec, number) == [143] * number
     pretrain(config, tmp_path / "one", progress=False)

@@ -44,6 +44,15 @@ def test_exact_values(values: dict[str, object], expected: dict[int, float]) -> 
         assert schedule.at(step, 100) == pytest.approx(rate, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("follow", "factors"),
+    [(None, (1, 1, 1, 1)), ("sqrt", (1, 2, 0.5, 0)), ("linear", (1, 4, 0.25, 0))],
+)
+def test_what_labels_make_of_a_rate(follow: str | None, factors: tuple[float, ...]) -> None:
+    schedule = ADAPTER.validate_python({"kind": "cosine", "follow_labels": follow})
+    assert tuple(schedule.factor(labels, 50) for labels in (50, 200, 12.5, 0)) == factors
+
+
 def test_the_peak_scales_everything() -> None:
     schedule = ADAPTER.validate_python({"kind": "linear", "peak": 3e-4})
     assert schedule.at(50, 100) == pytest.approx(1.5e-4)

@@ -21,6 +21,7 @@ from chronomask.runs.layout import RunFolder
 from chronomask.train import loop
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
+from chronomask.train.dry_run import as_text, dry_run
 from chronomask.train.forward import Forward, Predictions
 from chronomask.train.loop import pretrain
 from chronomask.train.run import State, open_run
@@ -151,6 +152,38 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
     one_step = config.replace([*WITHOUT_DROPOUT, "steps=1", "attention=row"])
     pretrain(one_step, tmp_path / "run", progress=False)
     assert seen[1] == pytest.approx(float(seen[0]), abs=1e-5)
+
+
+@pytest.mark.parametrize("follow", ["sqrt", "linear"])
+def test_a_rate_that_follows_labels_does_so_at_every_step(
+    config: RunConfig, tmp_path: Path, follow: str
+) -> None:
+    """Labels over their mean over the run, which the plan knows before the first step."""
+    config = config.replace([f"learning_rate.follow_labels={follow}", "log_every=1"])
+    summary = pretrain(config, tmp_path / "run", progress=False)
+    logged = lines(tmp_path / "run" / "metrics.jsonl")
+    labels = np.diff([line["masked_tokens"] for line in logged], prepend=0)
+    ratio = np.array([line["rate_factor"] for line in logged])
+    ratio = ratio**2 if follow == "sqrt" else ratio
+    means = labels / ratio
+    assert means == pytest.approx(np.full(12, means[0]), rel=1e-9)
+    assert means[0] == pytest.approx(summary["masked_tokens"] / 12, rel=0.02)
+    for step, line in enumerate(logged):
+        plain = config.learning_rate.at(step, 12)
+        assert line["learning_rate"] == pytest.approx(plain * line["rate_factor"], rel=1e-12)
+    assert ratio[0] > 1.5 > 0.5 > ratio[-1]  # the ratio falls, and the rate with it
+    assert "times" in as_text(dry_run(config, flops_per_second=1e9))
+
+
+def test_no_labels_to_follow_are_refused_before_work(config: RunConfig, tmp_path: Path) -> None:
+    nothing = config.replace(
+        ["learning_rate.follow_labels=sqrt", "masking.ratio={kind: constant, base: 0}"]
+    )
+    with pytest.raises(UsageError, match=r"learning_rate\.follow_labels is 'sqrt', and no labels"):
+        pretrain(nothing, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match=r"learning_rate\.follow_labels.*'square'.*sqrt"):
+        config.replace(["learning_rate.follow_labels=square"])
 
 
 @pytest.mark.parametrize("micro_batches", [1, 3])

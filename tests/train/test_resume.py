@@ -32,7 +32,9 @@ def test_a_signal_stops_at_the_step_boundary_and_resume_equals_never_stopped(
     signal_number: signal.Signals,
     exit_code: int,
 ) -> None:
-    config = config.replace(["averaging={kind: ema, decay: 0.7, every: 2}"])
+    config = config.replace(
+        ["averaging={kind: ema, decay: 0.7, every: 2}", "learning_rate.follow_labels=sqrt"]
+    )
     whole = pretrain(config, tmp_path / "whole", progress=False)
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:

@@ -29,6 +29,7 @@ __all__ = [
     "RunPlan",
     "expect",
     "maskable_tokens",
+    "mean_labels",
     "progress",
     "refuse_unsuited",
     "unchangeable",
@@ -153,6 +154,12 @@ def maskable_tokens(plan: RunPlan, data: PreparedData | MixedData) -> Callable[[
         return of_pieces(1 if warm_up is None else warm_up.pieces_at(step, data.row_length))
 
     return at
+
+
+def mean_labels(plan: RunPlan, data: PreparedData | MixedData) -> float:
+    """The tokens that a step predicts in the mean over the run, as :func:`expect` counts them."""
+    expected = expect(plan, maskable_tokens(plan, data))
+    return (expected.labels + expected.next_tokens) / plan.steps
 
 
 def refuse_unsuited(plan: RunPlan, data: PreparedData | MixedData) -> None:

@@ -65,6 +65,8 @@ class DryRun:
     seconds: float
     steps: int
     """of the run; with ``hours``, what fits into them at the rate above, nothing but training counted"""
+    rate_follows: str | None
+    """what the learning rate of a step is multiplied by; None where it follows steps alone"""
     first_masks: dict[str, Any] | None = field(default=None)
     """``maskable``, ``predicted``, ``ratio_asked``, ``ratio_achieved`` of the first step"""
 
@@ -175,8 +177,15 @@ def dry_run(
         measured=flops_per_second is None,
         seconds=per_token * tokens / (rate * devices),
         steps=config.steps,
+        rate_follows=_rate_follows(config, (expected.labels + expected.next_tokens) / config.steps),
         first_masks=first,
     )
+
+
+def _rate_follows(config: RunConfig, labels: float) -> str | None:
+    how = config.learning_rate.follow_labels
+    rule = "the root of its labels" if how == "sqrt" else "its labels"
+    return None if how is None else f"times {rule} over {labels:,.0f}, the run's mean"
 
 
 def _mean_numbers(config: RunConfig, model: nn.Module) -> int:
@@ -241,6 +250,8 @@ def as_text(run: DryRun) -> str:
         ("time", f"{_time(run.seconds)} on {run.devices} device{'s' if run.devices > 1 else ''}"),
         ("first step's masks", _first(run)),
     ]
+    if run.rate_follows is not None:
+        lines.append(("rate of a step", run.rate_follows))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 

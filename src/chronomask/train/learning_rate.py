@@ -36,6 +36,9 @@ class LearningRate(Alternative):
     """highest learning rate"""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """steps of linear warm-up"""
+    follow_labels: Literal["sqrt", "linear"] | None = None
+    """whether the rate of a step is multiplied by its number of labels over the run's mean number, or by the
+    root of that; none follows the steps alone"""
 
     def at(self, step: int, steps: int) -> float:
         """The learning rate of 0-based ``step`` in a run of ``steps``."""
@@ -43,6 +46,17 @@ class LearningRate(Alternative):
             return self.peak * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
         return self.peak * self._share(min(1.0, progress))
+
+    def factor(self, labels: float, mean_labels: float) -> float:
+        """What :meth:`at` is multiplied by at a step of ``labels``; 1 where the rate does not follow them.
+
+        A gradient is a mean over labels. Linear is the rule of Goyal et al. (arXiv 1706.02677), the root
+        that of Malladi et al. (arXiv 2205.10287) for Adam.
+        """
+        if self.follow_labels is None:
+            return 1.0
+        ratio = labels / mean_labels
+        return ratio if self.follow_labels == "linear" else math.sqrt(ratio)
 
     @abstractmethod
     def _share(self, progress: float) -> float:

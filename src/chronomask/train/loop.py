@@ -233,6 +233,8 @@ class _Step:
     """share of the rows that are causal"""
     loss: float | None
     learning_rate: float
+    rate_factor: float | None
+    """what labels made of the learning rate; None where it does not follow them"""
     gradient_norm: float | None
     z_loss: float | None
     """what was added to the loss that is minimised"""
@@ -258,7 +260,11 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
         return None
 
     predictions = Predictions(*counts)
-    rate = config.learning_rate.at(state.step, config.steps)
+    rate, factor = config.learning_rate.at(state.step, config.steps), None
+    if run.mean_labels is not None:
+        labels = predictions.masked + predictions.causal
+        factor = config.learning_rate.factor(labels, run.mean_labels)
+        rate *= factor
     loss, norm, z_loss = None, None, None
     if predictions.any:  # with nothing to predict there is no update; the schedules go on
         loss, norm, z_loss = _update(run, state, world, parts, predictions, rate)
@@ -286,6 +292,7 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
         causal_share=predictions.causal_share,
         loss=loss,
         learning_rate=rate,
+        rate_factor=factor,
         gradient_norm=norm,
         z_loss=z_loss,
     )
@@ -427,6 +434,8 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
         "seconds_left": tokens_left / speed if speed else None,
         **class_means(window.by_class, run.data.class_names),
     }
+    if step.rate_factor is not None:
+        line["rate_factor"] = step.rate_factor
     if config.z_loss:
         line["z_loss"] = step.z_loss
     if config.objective.has_causal_rows:

@@ -18,7 +18,7 @@ from chronomask.data.entropy import measure_entropy
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
-from chronomask.errors import DataError
+from chronomask.errors import DataError, UsageError
 from chronomask.masking.content import ModelScores
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.attention import DOCUMENTS_ATTENTION, attention_dropout
@@ -31,7 +31,7 @@ from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import compile_backbone, logits_at
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.runs.layout import AVERAGED, MODEL, RunFolder
-from chronomask.runs.rules import progress, refuse_unsuited
+from chronomask.runs.rules import mean_labels, progress, refuse_unsuited
 from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
 from chronomask.train.averaging import Average
@@ -201,6 +201,8 @@ class Run:
     """the mean of the weights; None where none is kept"""
     working_copy: WorkingCopy | None = None
     """the bfloat16 weights that losses are computed with; None where they are the model's own"""
+    mean_labels: float | None = None
+    """of a step; None where the learning rate does not follow labels"""
     sharded: Sharded | None = None
     """how the model is shared out; None where every process has all of it"""
     foresight: Foresight | None = None
@@ -303,6 +305,14 @@ def open_run(
     refuse_unsuited(config, data)
     if config.length_warmup is not None:
         config.length_warmup.pieces_at(0, data.row_length)  # refuses lengths that cannot be
+    labels = None
+    if config.learning_rate.follow_labels is not None:
+        labels = mean_labels(config, data)
+        if not labels:
+            raise UsageError(
+                f"learning_rate.follow_labels is '{config.learning_rate.follow_labels}', and no labels are "
+                "asked for: set it to null, or raise masking.ratio"
+            )
     tokenizer = open_tokenizer(data.tokenizer_path)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     logged_every = None
@@ -376,6 +386,7 @@ def open_run(
         ),
         saver=Saver(folder.checkpoints, model, tokenizer, config.checkpoint.keep),
         outliers=config.outliers.begin(),
+        mean_labels=labels,
         average=None if config.averaging is None else Average(config.averaging, model),
         working_copy=working_copy,
         sharded=sharded,
