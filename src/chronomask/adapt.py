@@ -156,7 +156,9 @@ def adapt(
         texts = _texts(preparation, given, row_length, plan.also, out, progress)
         old_texts = texts
     else:
-        texts = _texts(preparation, _extended(given, plan), row_length, plan.also, out, progress)
+        texts = _texts(
+            preparation, _extended_tokenizer(given, plan), row_length, plan.also, out, progress
+        )
         old_texts = _texts(
             preparation, given, row_length, plan.also, out, progress, suffix="-before"
         )
@@ -302,7 +304,7 @@ def _is_prepared(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST).is_file()
 
 
-def _extended(given: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def _extended_tokenizer(given: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     """The checkpoint's tokenizer with new words of the text."""
     return {**given, "kind": "extended", "new_words": plan.new_words, "min_count": plan.min_count}
 

@@ -15,7 +15,7 @@ import typer
 from chronomask import __version__
 from chronomask.cli import data, study
 from chronomask.cli.adapt import adapt, push
-from chronomask.cli.evaluate import evaluate
+from chronomask.cli.evaluate import compare, evaluate
 from chronomask.cli.inspect import inspect
 from chronomask.cli.options import HELP_FLAGS, show_help
 from chronomask.cli.prepare import prepare
@@ -43,6 +43,7 @@ app.command(rich_help_panel=_TRAIN, context_settings=HELP_FLAGS)(adapt)
 app.command(rich_help_panel=_TRAIN, context_settings=HELP_FLAGS)(replay)
 app.command(rich_help_panel=_TRAIN, context_settings=HELP_FLAGS)(push)
 app.command(rich_help_panel=_MEASURE, context_settings=HELP_FLAGS)(evaluate)
+app.command(rich_help_panel=_MEASURE, context_settings=HELP_FLAGS)(compare)
 app.add_typer(study.app, name="study", rich_help_panel=_MEASURE)
 app.command(rich_help_panel=_MEASURE, context_settings=HELP_FLAGS)(report)
 app.command(rich_help_panel=_LOOK, context_settings=HELP_FLAGS)(quickstart)

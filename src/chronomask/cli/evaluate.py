@@ -1,7 +1,8 @@
-"""``chronomask evaluate``: a model, or the checkpoints of a run, on downstream tasks."""
+"""``chronomask evaluate``: one model, or a run's checkpoints; ``compare``: several models."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -120,3 +121,28 @@ def evaluate(
     )
     print(results_table(results))
     print(f"results: {folder}")
+
+
+def compare(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RESULTS...",
+            help="Folders that evaluate wrote, a model each, or runs (the newest of their results).",
+        ),
+    ],
+    every_metric: Annotated[
+        bool, typer.Option("--every-metric", help="Not the primary metric of each task alone.")
+    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="As CSV, a line a model and metric.")] = False,
+) -> None:
+    """Print the results of several models side by side."""
+    from chronomask.report.compare import compare as table_of
+
+    if markdown and csv:
+        raise UsageError("--markdown and --csv: choose one of them")
+    table = table_of(results, every_metric=every_metric)
+    print(table.csv() if csv else table.markdown() if markdown else table)
+    if csv:
+        print(*table.notes, sep="\n", end="", file=sys.stderr)

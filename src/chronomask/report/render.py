@@ -52,10 +52,8 @@ def render(template: Path, **values: Any) -> str:
     return environment.get_template(template.name).render(values)
 
 
-def write_csv(
-    out: Path, name: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]
-) -> Download:
-    """Write ``out/csv/<name>.csv``.
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """The text of a CSV file.
 
     Text that a spreadsheet would compute, such as an arm called ``=1+1``, gets an apostrophe before it.
     """
@@ -63,7 +61,14 @@ def write_csv(
     writer = csv.writer(buffer, lineterminator="\n")
     for row in (columns, *rows):
         writer.writerow([_as_text(cell) for cell in row])
-    text = buffer.getvalue()
+    return buffer.getvalue()
+
+
+def write_csv(
+    out: Path, name: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]
+) -> Download:
+    """Write ``out/csv/<name>.csv`` as :func:`csv_text` has it."""
+    text = csv_text(columns, rows)
     write_text(out / "csv" / f"{name}.csv", text)
     encoded = base64.b64encode(text.encode()).decode()
     return Download(f"csv/{name}.csv", f"data:text/csv;charset=utf-8;base64,{encoded}")
