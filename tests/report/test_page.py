@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError
+from chronomask.report.comparison import read_curves
 from chronomask.study.command import report, report_in_words
 from tests.support.synthetic_runs import write_run
 
@@ -140,6 +141,23 @@ def test_a_single_run_without_class_weights(tmp_path: Path) -> None:
     assert 'id="class-weight"' not in page
     assert 'id="difference"' not in page
     assert "What differs between the arms" not in page
+
+
+def test_reference_curves_lie_under_the_loss(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "fixed 15 %", steps=100)
+    own = tmp_path / "own.csv"
+    own.write_text("name,tokens_seen,loss\nmine,100000,7\nmine,300000,6\nfar,9e12,5\nfar,9e13,4\n")
+    page = report(folder, tmp_path / "out", reference=own).read_text(encoding="utf-8")
+    assert "Beside runs that were measured before" in page
+    assert "begin beyond these runs: far." in page
+    numbers = (tmp_path / "out" / "csv" / "reference.csv").read_text(encoding="utf-8")
+    assert "mine,100000,7\nmine,300000,6\nfixed 15 %," in numbers
+    own.write_text("name,tokens_seen,loss\nmine,many,7\n")
+    with pytest.raises(DataError, match=r"own\.csv line 2: a name, tokens_seen and a loss"):
+        report(folder, tmp_path / "out", reference=own)
+    shipped = read_curves("shipped")
+    assert {len(tokens) for tokens, _ in shipped.values()} == {10}
+    assert all(tokens == sorted(tokens) and min(loss) > 3 for tokens, loss in shipped.values())
 
 
 def test_an_unfinished_run_is_marked_and_not_ranked(tmp_path: Path) -> None:

@@ -131,11 +131,18 @@ def report(
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write the report to.")
     ] = Path("report"),
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Masking over training",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|shipped",
+            help="Lay curves under the loss: those shipped, or a CSV with name, tokens_seen and loss.",
+        ),
+    ] = None,
 ) -> None:
     """Draw runs or a study: one self-contained HTML page, and every plotted number as CSV."""
     from chronomask.study import command
 
-    print(command.report_in_words(runs, out, title))
+    print(command.report_in_words(runs, out, title, reference))
 
 
 def quickstart(

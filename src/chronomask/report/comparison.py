@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 from chronomask.errors import DataError, UsageError
 from chronomask.runs.result import unit_of_metric
+from chronomask.storage import read_lines
 
 __all__ = [
     "ABSENT",
@@ -18,6 +20,7 @@ __all__ = [
     "LOSS",
     "MEAN_LOSS",
     "SCHEMA_VERSION",
+    "Curves",
     "Numbers",
     "count",
     "difference_text",
@@ -30,6 +33,7 @@ __all__ = [
     "percent",
     "power_of_ten",
     "read_comparison",
+    "read_curves",
     "task_title",
     "thousands",
     "unit_of",
@@ -38,6 +42,9 @@ __all__ = [
 
 Numbers = dict[str, Any]
 """A JSON object of the file; docs/studies.md names its keys."""
+
+Curves = dict[str, tuple[list[float], list[float]]]
+"""Name of a reference curve → tokens seen, and the loss there, in the order of the file."""
 
 FILE = "comparison.json"
 """In a study's folder."""
@@ -106,6 +113,30 @@ def read_comparison(folder: Path) -> Numbers:
             "with chronomask study report"
         )
     return values
+
+
+def read_curves(given: str) -> Curves:
+    """Reference curves by name, from a CSV file with the columns ``name``, ``tokens_seen`` and ``loss``.
+
+    "shipped" stands for those that were measured with recipes and studies of this package
+    (docs/results). Raises DataError for a file that cannot be read or holds something else.
+    """
+    path = Path(__file__).with_name("reference.csv") if given == "shipped" else Path(given)
+    curves: Curves = {}
+    lines = csv.DictReader(read_lines(path))
+    try:
+        for line in lines:
+            tokens, losses = curves.setdefault(line["name"], ([], []))
+            tokens.append(float(line["tokens_seen"]))
+            losses.append(float(line["loss"]))
+    except (KeyError, TypeError, ValueError, csv.Error):
+        raise DataError(
+            f"{path} line {lines.line_num}: a name, tokens_seen and a loss are meant, under a first line "
+            "with these names"
+        ) from None
+    if not curves:
+        raise DataError(f"{path} holds no curve")
+    return curves
 
 
 def task_title(task: Numbers) -> str:

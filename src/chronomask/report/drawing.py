@@ -226,12 +226,15 @@ def lines_panel(
     y_label: str,
     prefix: str,
     references: Mapping[str, float] | None = None,
+    beneath: Sequence[tuple[str, np.ndarray, np.ndarray]] = (),
 ) -> str:
     """A panel with one line per arm, labelled at its right end unless there are too many.
 
     ``references``: name → height of a dashed line across; those outside of the arms' range are not drawn.
+    ``beneath``: name, x and y of grey dashed lines that are no arms.
     """
-    labels = [shorten(line.name) for line in lines] if len(lines) <= MOST_LABELS else []
+    names = [*(line.name for line in lines), *(name for name, _, _ in beneath)]
+    labels = [shorten(name) for name in names] if len(names) <= MOST_LABELS else []
     with appearance():
         axes = panel(title, x_label, y_label, labels=labels)
         ends = []
@@ -241,6 +244,9 @@ def lines_panel(
                 _draw_line(axes, line, there, arm_width(place, len(lines)))
                 x, y = float(line.x[there][-1]), float(line.y[there][-1])
                 ends.append(EndLabel(x, y, shorten(line.name), arm_colour(line.index)))
+        for name, x, y in beneath:
+            axes.plot(x, y, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+            ends.append(EndLabel(float(x[-1]), float(y[-1]), shorten(name), MUTED))
         axes.set_xlim(0, max((end.x for end in ends), default=0.0) * 1.02 or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))

@@ -13,8 +13,10 @@ import numpy as np
 from chronomask.report.comparison import (
     AXIS_NAMES,
     LOSS,
+    Curves,
     Numbers,
     in_unit,
+    join_words,
     task_title,
     unit_of,
     verdict,
@@ -41,6 +43,7 @@ __all__ = [
     "difference_picture",
     "distance_picture",
     "ratio_text",
+    "reference_picture",
     "thin_out",
 ]
 
@@ -90,6 +93,49 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
         ("arm", "seed", *axes, str(curve["metric"]), *extra),
         tuple(rows),
     )
+
+
+def reference_picture(curve: Numbers, arms: Mapping[str, int], known: Curves) -> Picture:
+    """The validation loss against tokens seen, over curves that other runs had as far as the longest arm."""
+    own = {name: k for name, k in arms.items() if name in curve["arms"]}
+    lines = [
+        _cost_line(curve, curve["arms"][name], name, k, "tokens_seen", 1.0)
+        for name, k in own.items()
+    ]
+    furthest = max(float(np.nanmax(line.x)) for line in lines)
+    beneath = []
+    for name, values in known.items():
+        x, y = (np.array(column) for column in values)
+        if np.count_nonzero(near := x <= 1.02 * furthest) > 1:
+            beneath.append((name, x[near], y[near]))
+    left_out = [name for name in known if name not in {drawn for drawn, _, _ in beneath}]
+    note = (
+        f" Not drawn, because they begin beyond these runs: {join_words(left_out)}."
+        if left_out
+        else ""
+    )
+    rows: list[Row] = [
+        (n, _whole(x), _whole(y)) for n, *xy in beneath for x, y in zip(*xy, strict=True)
+    ]
+    rows += [
+        (li.name, _whole(x), _whole(y)) for li in lines for x, y in zip(li.x, li.y, strict=True)
+    ]
+    return Picture(
+        "reference",
+        "Beside runs that were measured before",
+        "Grey dashed lines are other runs’ validation losses, on other text and with another vocabulary: "
+        "they say how such a curve falls, and not which run is better. A loss far above all of them, or "
+        f"one that stays where it is while they fall, is worth a look.{note}",
+        arm_legend(own),
+        (
+            lines_panel(
+                lines, "By tokens seen", "tokens seen", "nats per predicted token", "reference",
+                beneath=beneath,
+            ),
+        ),
+        ("name", "tokens_seen", "loss"),
+        tuple(rows),
+    )  # fmt: skip
 
 
 def distance_picture(curve: Numbers, baseline: str, arms: Mapping[str, int]) -> Picture | None:

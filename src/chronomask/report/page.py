@@ -18,6 +18,7 @@ from chronomask.report.comparison import (
     ABSENT,
     AXIS_NAMES,
     LOSS,
+    Curves,
     Numbers,
     count,
     difference_text,
@@ -50,7 +51,7 @@ _MEANS = (
 """What an arm came to, in the order of the table of arms."""
 
 
-def write_page_of_study(folder: Path, out: Path | None = None) -> Path:
+def write_page_of_study(folder: Path, out: Path | None = None, known: Curves | None = None) -> Path:
     """Write the page of a study that was compared, from its files alone, into its folder or ``out``.
 
     Runs whose logs are not there are left out of the figures from inside the arms, and that is said.
@@ -69,15 +70,17 @@ def write_page_of_study(folder: Path, out: Path | None = None) -> Path:
             f"The runs’ logs of {', '.join(problems)} are not beside this page or cannot be read: the "
             "figures from inside the arms are without them."
         )
-    return write_page(study, runs, out or folder)
+    return write_page(study, runs, out or folder, known)
 
 
-def write_page(study: Numbers, runs: Mapping[str, Sequence[Run]], out: Path) -> Path:
+def write_page(
+    study: Numbers, runs: Mapping[str, Sequence[Run]], out: Path, known: Curves | None = None
+) -> Path:
     """Write ``out/report.html`` and ``out/csv/*.csv``; returns the page's path.
 
     ``study``: the comparison, as docs/studies.md describes it; ``runs``: arm → its runs, for what their
-    logs hold. The same input gives the same bytes. Raises UsageError where a package is missing or the
-    folder cannot be made.
+    logs hold; ``known``: curves to lay under the loss. The same input gives the same bytes. Raises
+    UsageError where a package is missing or the folder cannot be made.
     """
     need("matplotlib", "report", "Drawing a report")
     study = {**study, "arms": _with_means(study, runs)}
@@ -104,7 +107,7 @@ def write_page(study: Numbers, runs: Mapping[str, Sequence[Run]], out: Path) -> 
         smallest_p=study["smallest_p"],
         reach=[table for reach in study["reach"] if (table := _reach_table(reach, arms))],
         reach_download=_reach_csv(out, study) if len(arms) > 1 and study["reach"] else None,
-        figures=[picture_values(out, picture) for picture in _result_pictures(study, arms)],
+        figures=[picture_values(out, picture) for picture in _result_pictures(study, arms, known)],
         inside=[picture_values(out, picture) for picture in _inside_pictures(means)],
         differences=_config_table(study, arms),
         data=_data_rows(study["data"]),
@@ -127,7 +130,7 @@ def _with_means(study: Numbers, runs: Mapping[str, Sequence[Run]]) -> list[Numbe
     ]
 
 
-def _result_pictures(study: Numbers, arms: Mapping[str, int]) -> list[Any]:
+def _result_pictures(study: Numbers, arms: Mapping[str, int], known: Curves | None) -> list[Any]:
     """Figures of how well arms do: the loss, how far apart they are, differences in the end, other curves."""
     from chronomask.report import figures
 
@@ -137,6 +140,8 @@ def _result_pictures(study: Numbers, arms: Mapping[str, int]) -> list[Any]:
             continue
         pictures.append(figures.curve_picture(curve, arms))
         if curve["quantity"] == LOSS:
+            if known:
+                pictures.append(figures.reference_picture(curve, arms, known))
             pictures.append(figures.distance_picture(curve, study["baseline"], arms))
             pictures.append(figures.difference_picture(study["tasks"], study["baseline"], arms))
     if not any(curve["quantity"] == LOSS for curve in study["curves"]):

@@ -128,21 +128,25 @@ def report(
     runs: str | Path | Sequence[str | Path],
     out: str | Path = "report",
     title: str = "Masking over training",
+    reference: str | Path | None = None,
 ) -> Path:
     """Write the page of runs, one line an arm, or of a study: ``out/report.html``, whose path it returns.
 
     ``runs``: a run folder or several, the first of them of the baseline; or the folder of a study, drawn as
-    it was last compared. Beside it are the numbers as ``csv/*.csv``.
+    it was last compared. Beside it are the numbers as ``csv/*.csv``. ``reference``: "shipped", or a CSV file
+    of curves to lay under the loss (docs/reading-the-report.md).
     The same files give the same bytes. Raises UsageError for no folder, one given
     twice or one that is neither, and DataError for files that cannot be read.
     """
-    return _report(runs, Path(out), title)[0]
+    return _report(runs, Path(out), title, reference)[0]
 
 
-def report_in_words(runs: Sequence[Path], out: Path, title: str) -> str:
+def report_in_words(
+    runs: Sequence[Path], out: Path, title: str, reference: str | None = None
+) -> str:
     """What ``chronomask report`` says: the arms as a table, and the page's path."""
     check_installed("matplotlib", "report", "Drawing a report")
-    page, arms = _report(runs, out, title)
+    page, arms = _report(runs, out, title, reference)
 
     from chronomask.report.arms import arms_table
 
@@ -214,11 +218,15 @@ def _do(
 
 
 def _report(
-    runs: str | Path | Sequence[str | Path], out: Path, title: str
+    runs: str | Path | Sequence[str | Path],
+    out: Path,
+    title: str,
+    reference: str | Path | None,
 ) -> tuple[Path, Mapping[str, Sequence[Run]]]:
     """The page, and the runs of each arm; none for a study."""
-    from chronomask.report.comparison import FILE
+    from chronomask.report.comparison import FILE, read_curves
 
+    known = None if reference is None else read_curves(str(reference))
     folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
     for folder in folders:
         if (folder / FILE).is_file():
@@ -229,7 +237,7 @@ def _report(
                 )
             from chronomask.report.page import write_page_of_study
 
-            return write_page_of_study(folder, out), {}
+            return write_page_of_study(folder, out, known), {}
         if (folder / STUDY_FILE).is_file():
             raise UsageError(
                 f"{folder} is a study that was not compared yet: chronomask study report {folder}"
@@ -242,7 +250,7 @@ def _report(
     from chronomask.study.contrasts import compare_runs
 
     comparison, arms = compare_runs(read, title)
-    return write_page(comparison, arms, out), arms
+    return write_page(comparison, arms, out, known), arms
 
 
 def _compare_and_write(study: Study) -> Path:
