@@ -163,7 +163,7 @@ class CopaTask(SuperGlueTask):
         for where, values in json_lines(read_lines(file), file):
             premise, first, second = texts_in(values, self.format.texts, where)
             kind = values.get("question")
-            if kind not in _QUESTIONS:
+            if not isinstance(kind, str) or kind not in _QUESTIONS:
                 raise DataError(f"{where}: question {shown(kind)}; valid: {', '.join(_QUESTIONS)}")
             rows.append((f"{premise} {_QUESTIONS[kind]}", first, second))
             labels.append(self._label(values, where))
