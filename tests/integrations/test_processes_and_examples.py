@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM
 
 import chronomask as cm
 from tests.support import two_processes
-from tests.support.forks import run_scripts
+from tests.support.forks import TRAINING, run_scripts
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.slow
@@ -56,7 +56,9 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
         for rank in ("0", "1")
     ]
     examples = [[{"script": str(EXAMPLES / n), "cwd": str(folder / n)}] for n in SAYS]
-    printed = [answer["out"] for answer in run_scripts(ranks, *examples)[2:]]
+    answers = run_scripts(TRAINING, ranks, *examples)
+    assert [answer["err"][-3000:] for answer in answers if answer["code"]] == []
+    printed = [answer["out"] for answer in answers[2:]]
     return Scripts(dict(zip(SAYS, printed, strict=True)), folder)
 
 

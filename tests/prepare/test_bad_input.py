@@ -17,6 +17,7 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.work import lock
 from tests.support.corpus import made_up_text
+from tests.support.forks import PREPARING, run_scripts
 from tests.support.processes import python_path
 from tests.support.reading import files, tiny_config
 
@@ -171,17 +172,16 @@ def test_a_killed_preparation_goes_on(tmp_path: Path) -> None:
     file.write_text("\n\n".join(made_up_text(400)))
     made = tiny_config(file, part_characters=3000)
     out = tmp_path / "out"
-    for name, number in (
-        ("tokenizer", 1),
-        ("annotate-", 4),
-        ("annotate-", 2),
-        ("manifest.json", 1),
-    ):
-        of_chronomask = command(made, out)[3:]
-        killed = [sys.executable, "-m", "tests.support.killed_command", name, str(number)]
-        done = subprocess.run([*killed, *of_chronomask], env=ENVIRONMENT, check=False)
-        assert done.returncode == -signal.SIGKILL
-        assert not (out / "manifest.json").exists()
+    of_chronomask = command(made, out)[3:]
+    killed = [
+        [{"module": "tests.support.killed_command", "arguments": [name, number, *of_chronomask]}]
+        for name, number in (
+            ("tokenizer", "1"), ("annotate-", "4"), ("annotate-", "2"), ("manifest.json", "1"),
+        )
+    ]  # fmt: skip
+    answers = run_scripts(PREPARING, *killed)
+    assert [answer["code"] for answer in answers] == [-signal.SIGKILL] * 4, answers
+    assert not (out / "manifest.json").exists()
     whole = prepare(made, tmp_path / "whole", progress=False)
     assert files(prepare(made, out, progress=False).path) == files(whole.path)
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -24,10 +21,9 @@ from chronomask.prepare.executors import Share, Stage, run_stage
 from chronomask.prepare.pipeline import prepare, prepare_share
 from chronomask.prepare.work import lock, mark, mark_file
 from tests.support.corpus import made_up_text
-from tests.support.processes import HANG, python_path
+from tests.support.forks import PREPARING, run_scripts
+from tests.support.processes import HANG
 from tests.support.reading import files
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": python_path()}
 
 
 def config(folder: Path, **values: Any) -> PrepareConfig:
@@ -75,15 +71,13 @@ def test_what_is_no_share(text: str) -> None:
 def test_three_processes_and_one_twice(tmp_path: Path) -> None:
     made, out = config(tmp_path), tmp_path / "out"
     shares = ["1/3", "2/3", "3/3", "2/3"]
-    of_share = [
-        [sys.executable, "-m", "chronomask", *command(made, out, "--only", share)]
+    group = [
+        {"module": "chronomask", "arguments": command(made, out, "--only", share)}
         for share in shares
     ]
-    started = [
-        subprocess.Popen(of, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for of in of_share
-    ]
-    said = [process.communicate(timeout=HANG)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0, 0]
+    answers = run_scripts(PREPARING, group)
+    assert [answer["code"] for answer in answers] == [0, 0, 0, 0], answers
+    said = [answer["out"] for answer in answers]
     assert all(f"share {share} is done" in text for share, text in zip(shares, said, strict=True))
     assert "so is every other; the command without --only finishes" in "".join(said)
     assert not (out / "manifest.json").exists()
@@ -92,8 +86,8 @@ def test_three_processes_and_one_twice(tmp_path: Path) -> None:
 
 def test_one_share_after_the_other(tmp_path: Path) -> None:
     """What each has to find done, where the others have not begun, is done by the first."""
-    made, out = config(tmp_path, workers=2), tmp_path / "out"
-    first = prepare_share(made, out, Share(1, 2), progress=False)
+    made, out = config(tmp_path), tmp_path / "out"
+    first = prepare_share(config(tmp_path, workers=2), out, Share(1, 2), progress=False)
     parts = len(list((out / ".work").glob("text-*")))
     assert parts > 5
     assert first == parts // 2
@@ -115,12 +109,14 @@ def test_the_whole_command_does_what_no_share_did(tmp_path: Path) -> None:
 def test_a_killed_share_goes_on(tmp_path: Path) -> None:
     made, out = config(tmp_path), tmp_path / "out"
     share = command(made, out, "--only", "1/2")
-    for name in ("gathered", "sign-", "deduplicated", "tokenizer", "annotate-"):
-        killed = [sys.executable, "-m", "tests.support.killed_command", name, "2"]
-        if name in ("gathered", "deduplicated", "tokenizer"):
-            killed[-1] = "1"
-        done = subprocess.run([*killed, *share], env=ENVIRONMENT, check=False)
-        assert done.returncode == -signal.SIGKILL
+    killed = [
+        [{"module": "tests.support.killed_command", "arguments": [name, number, *share]}]
+        for name, number in (
+            ("gathered", "1"), ("sign-", "2"), ("deduplicated", "1"), ("tokenizer", "1"), ("annotate-", "2"),
+        )
+    ]  # fmt: skip
+    answers = run_scripts(PREPARING, *killed)
+    assert [answer["code"] for answer in answers] == [-signal.SIGKILL] * 5, answers
     (annotated,) = (out / ".work").glob("annotate-*")
     when = annotated.stat().st_mtime_ns
     prepare_share(made, out, Share(1, 2), progress=False)
