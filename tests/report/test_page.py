@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from chronomask.errors import DataError, UsageError
+from chronomask.masking.config import MaskingConfig
 from chronomask.report.comparison import read_curves
 from chronomask.study.command import report, report_in_words
 from tests.support.synthetic_runs import write_run
@@ -141,6 +142,45 @@ def test_a_single_run_without_class_weights(tmp_path: Path) -> None:
     assert 'id="class-weight"' not in page
     assert 'id="difference"' not in page
     assert "What differs between the arms" not in page
+
+
+def test_what_else_follows_training_is_drawn(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "over time", steps=100, weighted=True)
+    masking = MaskingConfig.of(
+        {
+            "ratio": {"kind": "normal_rows", "mean": {"kind": "linear"}, "std": 0.05},
+            "content": {"kind": "ptw", "strength": {"kind": "linear", "start": 0, "end": 1}},
+            "strategy": {
+                "kind": "mixed",
+                "parts": [
+                    {
+                        "share": {"kind": "linear", "start": 1, "end": 0},
+                        "strategy": {"kind": "token"},
+                    },
+                    {
+                        "share": {"kind": "linear", "start": 0, "end": 1},
+                        "strategy": {"kind": "span"},
+                    },
+                ],
+            },
+        }
+    )
+    path = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line | masking.in_force(line["progress"]) for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = report(folder, tmp_path / "out").read_text(encoding="utf-8")
+    for words in ("Strength of content", "Strategies of over time", "Rows of over time"):
+        assert words in page
+    with (tmp_path / "out" / "csv" / "over-time.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    last, at = lines[-1], str(lines[-1]["step"])
+    told = {(r["what"], r["which"]): float(r["value"]) for r in table if r["step"] == at}
+    assert told["content_strength", ""] == pytest.approx(last["progress"])
+    assert told["strategy_share", "span"] == pytest.approx(last["progress"])
+    assert told["row_ratio", "0.5"] == pytest.approx(0.3 - 0.15 * last["progress"], abs=2e-3)
+    ends = [told["row_ratio", q] for q in ("0.05", "0.95")]
+    assert ends[1] - ends[0] == pytest.approx(2 * 1.645 * 0.05, rel=0.03)
 
 
 def test_reference_curves_lie_under_the_loss(tmp_path: Path) -> None:

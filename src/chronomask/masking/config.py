@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -102,6 +102,21 @@ class MaskingConfig(Config):
     def weighs_losses(self) -> bool:
         """Whether the loss to minimise is another than the mean over predicted tokens."""
         return not isinstance(self.loss_weight, EqualWeight) or self.loss_per != "label"
+
+    def in_force(self, progress: float) -> dict[str, Any]:
+        """What a log says of masking at ``progress`` beside ratio and weights: ``content_strength``,
+        ``strategy_share`` and ``row_ratio``, each where it is not the same for all rows and all the time.
+        """
+        said: dict[str, Any] = {}
+        if self.content.strength != 1.0:
+            said["content_strength"] = self.content.strength_at(progress)
+        if self.strategy.inner:
+            said["strategy_share"] = self.strategy.shares_at(progress)
+        if self.ratio.draws_rows:
+            shares = (0.05, 0.25, 0.5, 0.75, 0.95)
+            values = self.ratio.quantiles(progress, shares)
+            said["row_ratio"] = {f"{q:g}": v for q, v in zip(shares, values, strict=True)}
+        return said
 
     def replace_probs(self, progress: float) -> tuple[float, float]:
         """Probabilities of [MASK] and of a random token at ``progress``."""

@@ -53,6 +53,10 @@ class Strategy(Alternative):
         """The strategy in force at ``progress`` in [0, 1]: itself, unless it is made of others."""
         return self
 
+    def shares_at(self, progress: float) -> dict[str, float]:
+        """The share of the rows that follows each kind of strategy at ``progress``; they add up to 1."""
+        return {kind_of(self): 1.0}
+
     @abstractmethod
     def units(self, rows: Rows, seed: int) -> Array:
         """Integer [B, T]: the unit of each token, −1 where nothing may be masked.
@@ -173,6 +177,9 @@ class Phased(Strategy):
         phase = next((phase for phase in self.phases if progress < phase.until), last)
         return phase.strategy.at(progress)
 
+    def shares_at(self, progress: float) -> dict[str, float]:
+        return self.at(progress).shares_at(progress)
+
     def units(self, rows: Rows, seed: int) -> Array:
         return self.at(0.0).units(rows, seed)
 
@@ -219,6 +226,13 @@ class Mixed(Strategy):
         ]
         return self.model_copy(update={"parts": tuple(parts)})
 
+    def shares_at(self, progress: float) -> dict[str, float]:
+        shares: dict[str, float] = {}
+        for part in self.parts:
+            for kind, share in part.strategy.shares_at(progress).items():
+                shares[kind] = shares.get(kind, 0.0) + share * value_at(part.share, progress)
+        return shares
+
     def units(self, rows: Rows, seed: int) -> Array:
         from chronomask import keyed
 
@@ -263,6 +277,9 @@ class Explored(Strategy):
 
     def at(self, progress: float) -> Strategy:
         return self.model_copy(update={"strategy": self.strategy.at(progress)})
+
+    def shares_at(self, progress: float) -> dict[str, float]:
+        return self.strategy.shares_at(progress)
 
     def units(self, rows: Rows, seed: int) -> Array:
         from chronomask import keyed

@@ -156,6 +156,7 @@ def _inside_pictures(means: Mapping[int, Run]) -> list[Any]:
     draws = (
         training_figures.training_loss,
         training_figures.masking_ratio,
+        training_figures.other_schedules,
         training_figures.predicted_tokens,
         class_figures.class_loss,
         class_figures.class_weight,

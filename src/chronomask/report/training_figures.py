@@ -30,7 +30,13 @@ from chronomask.report.figures import Row, arm_legend, cell, thin_out
 from chronomask.runs.read import Run, Series
 from chronomask.yardsticks import CONTENT, group_of
 
-__all__ = ["FEW_PREDICTIONS", "masking_ratio", "predicted_tokens", "training_loss"]
+__all__ = [
+    "FEW_PREDICTIONS",
+    "masking_ratio",
+    "other_schedules",
+    "predicted_tokens",
+    "training_loss",
+]
 
 FEW_PREDICTIONS = 500
 """What was measured on fewer predicted tokens is mostly luck, and is not drawn as part of a line."""
@@ -112,6 +118,70 @@ def masking_ratio(runs: Mapping[int, Run]) -> Picture | None:
         ("arm", "step", "progress", *keys),
         tuple(rows),
     )
+
+
+def other_schedules(runs: Mapping[int, Run]) -> Picture | None:
+    """What else of masking followed training: strength of content, shares of strategies, ratios of rows."""
+    strengths, panels, rows = [], [], []
+    for index, run in runs.items():
+        where = thin_out(run.metrics)
+        step, strength = run.metrics["step"][where], run.metrics["content_strength"][where]
+        if np.isfinite(strength).any() and (np.nan_to_num(strength, nan=1.0) != 1.0).any():
+            strengths.append(ArmLine(index, run.name, step, strength))
+            rows += _named_rows((run.name, "content_strength", ""), step, strength)
+        for key, draw in (("strategy_share", _share_panel), ("row_ratio", _row_panel)):
+            columns = {name: v[where] for name, v in run.metrics.per_class.get(key, {}).items()}
+            if columns:
+                panels.append(draw(index, run.name, step, columns))
+            for name, values in columns.items():
+                rows += _named_rows((run.name, key, name), step, values)
+    if strengths:
+        strength = "power of the weights"
+        panels.insert(
+            0, lines_panel(strengths, "Strength of content", "optimiser step", strength, "strength")
+        )
+    if not panels:
+        return None
+    return Picture(
+        "over-time",
+        "What else follows training",
+        "The power to which weights of content are raised: 0 is uniform choice, and 1 the schedule as it "
+        "is. The share of the rows that each strategy masks. The masking ratios of single rows: the line "
+        "is their median, half of the rows lie in the darker band and nine tenths in the lighter one.",
+        _legend_of_runs(runs),
+        tuple(panels),
+        ("arm", "what", "which", "step", "value"),
+        tuple(rows),
+    )
+
+
+def _named_rows(names: tuple[str, str, str], step: np.ndarray, values: np.ndarray) -> list[Row]:
+    """CSV rows of one column: what it is, step, value."""
+    return [(*names, cell(at), cell(value)) for at, value in zip(step, values, strict=True)]
+
+
+def _share_panel(index: int, name: str, step: np.ndarray, columns: Mapping[str, np.ndarray]) -> str:
+    """The share of rows of every strategy, in per cent; what is not logged has none."""
+    lines = [
+        ArmLine(k, kind.replace("_", " "), step, 100 * np.nan_to_num(values))
+        for k, (kind, values) in enumerate(columns.items())
+    ]
+    title = f"Strategies of {shorten(name, 24)}"
+    return lines_panel(lines, title, "optimiser step", "% of rows", f"strategies-{index}")
+
+
+def _row_panel(index: int, name: str, step: np.ndarray, columns: Mapping[str, np.ndarray]) -> str:
+    """Between which ratios the rows lie, in per cent; columns by the share of rows that lies below."""
+    lowest, low, middle, high, highest = (100 * columns[q] for q in sorted(columns, key=float))
+    colour = arm_colour(index)
+    with appearance():
+        axes = panel(f"Rows of {shorten(name, 24)}", "optimiser step", "% of maskable tokens")
+        axes.fill_between(step, lowest, highest, color=colour, alpha=0.14, lw=0)
+        axes.fill_between(step, low, high, color=colour, alpha=0.28, lw=0)
+        axes.plot(step, middle, color=colour, lw=1.6)
+        axes.set_xlim(0, step[-1] * 1.02)
+        axes.set_ylim(0, float(np.nanmax(highest)) * 1.12)
+        return to_svg(axes, f"rows-{index}", f"Masking ratios of rows over time of {name}")
 
 
 def predicted_tokens(runs: Mapping[int, Run]) -> Picture | None:

@@ -449,6 +449,7 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
     if weights is not None:
         line["class_weight"] = weights
         line["content_strength"] = config.masking.content.strength_at(step.progress)
+    line |= config.masking.in_force(step.progress)
     state.begin_window()
     return line
 

@@ -7,6 +7,7 @@ a ratio of its own also has ``of_rows``, one that responds to training also begi
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -49,6 +50,11 @@ class Schedule(Alternative):
         if not self.draws_rows:
             return self.at(progress)
         return float(self.of_rows(progress, np.array([2.0**-33, 1 - 2.0**-33])).max())
+
+    def quantiles(self, progress: float, shares: Sequence[float]) -> list[float]:
+        """The ratios below which these shares of the rows lie at ``progress``."""
+        drawn = self.of_rows(progress, (np.arange(256) + 0.5) / 256)
+        return np.quantile(drawn, shares).tolist()
 
     @property
     def has_density(self) -> bool:
