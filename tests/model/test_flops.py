@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
-from chronomask.model.flops import Flops, Pairs, count_flops
+from chronomask.model.flops import Flops, Pairs, count_flops, lengths_in
 from chronomask.model.head import logits_at, token_losses
 from chronomask.types import Rows
 
@@ -92,6 +92,6 @@ def test_padding_does_no_work_and_documents_see_themselves_alone() -> None:
         ids, ids, ids, np.arange(2), np.zeros(2, np.int64), np.array([0, 1, 4, 6, 8], np.int32)
     )
     flops = Flops(100, 0, (Pairs(1, 1, None),))
-    assert flops.of_attention_in(rows, 0, "documents") == 12 * (1 + 9 + 4)
-    assert flops.of_attention_in(rows, 0, "row") == 12 * (16 + 4)
+    assert flops.of_attention(lengths_in(rows, 0, "documents")) == 12 * (1 + 9 + 4)
+    assert flops.of_attention(lengths_in(rows, 0, "row")) == 12 * (16 + 4)
     assert flops.of(np.array([1, 3, 2]), 2) == 600 + 12 * 14

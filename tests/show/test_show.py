@@ -347,6 +347,10 @@ def test_what_follows_progress_is_shown_at_each_moment() -> None:
     arm = find_recipe("arms/causal-first")
     causal = str(inspect_text(TEXT, arm, progress=(0, 0.5)))
     assert "rows of next tokens at progress 0, 0.5: 1; 0" in causal
+    late = str(inspect_text(TEXT, find_recipe("arms/late-masks"), progress=(0, 0.9)))
+    assert (
+        "skipped by masked tokens at progress 0, 0.9: 50% of the layers; 0% of the layers" in late
+    )
     assert page is not None
     weights = [view.moments[-1].weights for view in picture.views]
     assert weights[0] is not None

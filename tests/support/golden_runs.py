@@ -148,6 +148,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "masking": {"ratio": {"kind": "linear", "start": 0.3, "end": 0.15}},
         "objective": {"kind": "hybrid"},
     },
+    "late-masks": {
+        "masking": {"ratio": {"kind": "linear", "start": 0.5, "end": 0.15}},
+        "late_masks": {"layer": {"kind": "linear", "start": 0.5, "end": 0}},
+    },
     "z-loss": {"z_loss": 0.01},
     "rate-follows-labels": {
         "masking": MRD,

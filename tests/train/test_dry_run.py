@@ -35,6 +35,7 @@ MEAN_RATIO = {
     "tokens-to-spans": 0.15,
     "causal-first": 0.3,
     "gpt-bert": 0.225,
+    "late-masks": 0.325,
     "amlm": 0.275, "fixed-15": 0.15, "fixed-17": 0.17, "fixed-22.5": 0.225, "fixed-30": 0.30,
     "linear-15-30": 0.225, "linear-30-15": 0.225, "linear-40-25": 0.325, "mrd-cosine": 0.17,
     "mrd-linear": 0.15, "mrd-ptw": 0.17, "ptw": 0.15, "ptw-faithful": 0.15, "random-15": 0.15,
@@ -44,6 +45,7 @@ BESIDE = {
     "causal-first": ("masking", "objective"),
     "ema": ("averaging",),
     "gpt-bert": ("masking", "objective"),
+    "late-masks": ("masking", "late_masks"),
 }
 """What arms change that do not change the masking alone."""
 

@@ -1,4 +1,5 @@
-"""What rows are trained for: their masked tokens, or each next token. It may follow training.
+"""What rows are trained for: their masked tokens, or each next token; and where masks enter. Both may follow
+training.
 
 A causal row is shown as it is, its tokens see those before them alone, and the head predicts at every token
 the one after it. Weights and head are those of masked rows, which predict at the masked token's own place, so
@@ -12,15 +13,16 @@ An objective is one class: ``causal_share`` is the one thing a new one must defi
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
-from chronomask.config import Alternative
+from chronomask.config import Alternative, Config
 from chronomask.masking.ratio.base import PureSchedule, Ratio, Share, value_at
 from chronomask.types import MaskedBatch, Rows
 
-__all__ = ["CausalFirst", "Hybrid", "MaskedOnly", "Objective", "next_tokens"]
+__all__ = ["CausalFirst", "Hybrid", "LateMasks", "MaskedOnly", "Objective", "next_tokens"]
 
 _LOOKED_AT = 1000
 """Moments of training at which shares are looked at."""
@@ -93,6 +95,30 @@ class Hybrid(Objective):
 
     def causal_share(self, progress: float) -> float:
         return value_at(self.causal, progress)
+
+
+class LateMasks(Config):
+    """Tokens shown as [MASK] skip the first layers, which compute the others alone.
+
+    Liao et al., "Mask more and mask later" (arXiv 2211.04898). In training alone: a model that is to read
+    masks as any other does ends with a stretch of layer 0.
+    """
+
+    layer: Annotated[int, Field(ge=0, le=10_000)] | PureSchedule
+    """the layer, from 0, at which masked tokens enter; or a schedule of progress for the share of the model's
+    layers that they skip"""
+
+    def describe_at(self, progress: float) -> str:
+        """What they skip, for people who are shown no model."""
+        if isinstance(self.layer, int):
+            return f"{self.layer} layers"
+        return f"{self.layer.at(progress):.0%} of the layers"
+
+    def layer_at(self, progress: float, num_layers: int) -> int:
+        """The layer at which they enter a model of so many layers, at the latest its last one."""
+        if isinstance(self.layer, int):
+            return self.layer
+        return min(round(self.layer.at(progress) * num_layers), num_layers - 1)
 
 
 def next_tokens(rows: Rows) -> MaskedBatch:

@@ -45,6 +45,7 @@ __all__ = [
     "Documents",
     "attention_dropout",
     "backbone_inputs",
+    "documents_between",
     "implementation_for",
     "padded_rows",
     "position_offset",
@@ -357,7 +358,7 @@ def backbone_inputs(
     padded = bool(padding.any())
     if scope == "row" and causal:  # padding stands behind all that is read: it needs no mask
         bounds = np.arange(num_rows + 1) * length
-        return {"documents": _documents(bounds, num_rows, length, device, causal=True)}
+        return {"documents": documents_between(bounds, num_rows, length, device, causal=True)}
     if scope == "row":
         if not padded and not uniform:
             return {}
@@ -372,7 +373,9 @@ def backbone_inputs(
     position_ids = (place + first_position).reshape(num_rows, length)
     return {
         "position_ids": torch.from_numpy(position_ids).to(device, non_blocking=True),
-        "documents": _documents(bounds, num_rows, length, device, uniform=uniform, causal=causal),
+        "documents": documents_between(
+            bounds, num_rows, length, device, uniform=uniform, causal=causal
+        ),
     }
 
 
@@ -392,7 +395,7 @@ def padded_rows(
         num_rows, length = real.shape
         starts = np.arange(num_rows + 1) * length
         bounds = np.union1d(starts, starts[:-1] + real.sum(1))
-        inputs["documents"] = _documents(bounds, num_rows, length, device)
+        inputs["documents"] = documents_between(bounds, num_rows, length, device)
     return inputs
 
 
@@ -403,7 +406,7 @@ def _takes_documents(model: PreTrainedModel) -> bool:
     return ours and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
-def _documents(
+def documents_between(
     bounds: np.ndarray,
     num_rows: int,
     length: int,

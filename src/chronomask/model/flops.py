@@ -11,7 +11,7 @@ softmax and the optimiser are left out, as is usual: they are under two percent.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 
 from chronomask.model.config import AttentionScope
 from chronomask.model.head import HEADS
-from chronomask.model.last_layer import matrices_after_attention
+from chronomask.model.last_layer import ending_of, matrices_after_attention
 from chronomask.types import Rows
 
-__all__ = ["Flops", "Pairs", "count_flops"]
+__all__ = ["Flops", "Pairs", "count_flops", "count_layers", "lengths_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +65,14 @@ class Flops:
         dense = self.per_token * int(lengths.sum()) + self.per_prediction * predicted
         return dense + self.of_attention(lengths)
 
-    def of_attention_in(
-        self, rows: Rows, pad_token_id: int, scope: AttentionScope, *, causal: bool = False
-    ) -> int:
-        """Of attention in host rows; padding does no work that counts."""
-        bounds = np.asarray(rows.cu_seqlens, np.int64)
-        if scope == "row":
-            bounds = np.arange(rows.num_rows + 1) * rows.row_length
-        kept = np.concatenate(([0], np.cumsum(rows.input_ids.ravel() != pad_token_id)))
-        return self.of_attention(np.diff(kept[bounds]), causal=causal)
+
+def lengths_in(rows: Rows, pad_token_id: int, scope: AttentionScope) -> np.ndarray:
+    """int64 [D]: tokens that see each other in host rows, without padding: of documents, or of whole rows."""
+    bounds = np.asarray(rows.cu_seqlens, np.int64)
+    if scope == "row":
+        bounds = np.arange(rows.num_rows + 1) * rows.row_length
+    kept = np.concatenate(([0], np.cumsum(rows.input_ids.ravel() != pad_token_id)))
+    return np.diff(kept[bounds])
 
 
 def count_flops(model: PreTrainedModel) -> Flops:
@@ -98,16 +97,38 @@ def count_flops(model: PreTrainedModel) -> Flops:
     return Flops(6 * everywhere, 6 * head, _attention(model))
 
 
+def count_layers(model: PreTrainedModel) -> list[Flops]:
+    """The operations of each layer but the last, from the first on, for a model that ``ENDINGS`` knows."""
+    ending = ending_of(model)
+    if ending is None:
+        return []
+    layers = list(ending.layers(model))[:-1]
+    numel = [
+        sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
+        for layer in layers
+    ]
+    return [
+        Flops(6 * number, 0, (pairs,))
+        for number, pairs in zip(numel, _by_layer(model), strict=False)
+    ]
+
+
 def _attention(model: PreTrainedModel) -> tuple[Pairs, ...]:
     """Layers by how they attend; none where the config tells of no attention heads, as FNet's."""
+    counts = Counter(_by_layer(model))
+    return tuple(replace(pairs, layers=number) for pairs, number in counts.items())
+
+
+def _by_layer(model: PreTrainedModel) -> list[Pairs]:
+    """How each layer attends, from the first on."""
     config: Any = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     if not heads:
-        return ()
+        return []
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     local = getattr(config, "local_attention", None)
-    return tuple(
-        Pairs(number, width, local // 2 if kind == "sliding_attention" and local else None)
-        for kind, number in Counter(kinds).items()
-    )
+    return [
+        Pairs(1, width, local // 2 if kind == "sliding_attention" and local else None)
+        for kind in kinds
+    ]

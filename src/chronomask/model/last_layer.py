@@ -11,7 +11,7 @@ follows. All others run whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from transformers.masking_utils import (
 )
 
 from chronomask.model.attention import DOCUMENTS_ATTENTION
+from chronomask.model.late_masks import Early, run_layers
 from chronomask.model.rotary import context_of
 
 __all__ = ["Ending", "ending_of", "matrices_after_attention"]
@@ -39,6 +40,8 @@ class Ending:
     trunk: Trunk
     rest: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
     """(model, both of the trunk's at some positions, [N, H] each) → the backbone's output there, [N, H]"""
+    layers: Callable[[Any], Sequence[nn.Module]]
+    """the model's layers, which the trunk runs one by one"""
     after_attention: Callable[[Any], tuple[nn.Module, ...]]
     """the model's modules that run at predicted positions alone, beside the head"""
 
@@ -66,9 +69,10 @@ def matrices_after_attention(model: PreTrainedModel) -> set[nn.Module]:
 def _bert_trunk(
     model: Any, input_ids: torch.Tensor, inputs: Mapping[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """What goes into the last layer, and what its attention gives, both [B, T, H]."""
     base = model.base_model
     more = dict(inputs)
-    padding = more.pop("attention_mask", None)
+    padding, early = more.pop("attention_mask", None), more.pop("early", None)
     embedded = {name: more.pop(name, None) for name in ("position_ids", "token_type_ids")}
     hidden = base.embeddings(input_ids=input_ids, **embedded)
     if hasattr(base, "embeddings_project"):  # ELECTRA's embeddings may be narrower than its layers
@@ -77,8 +81,13 @@ def _bert_trunk(
         config=base.config, inputs_embeds=hidden, attention_mask=padding
     )
     *layers, last = base.encoder.layer
-    for layer in layers:
-        hidden = layer(hidden, mask, **more)
+
+    def call(layer: nn.Module, hidden: torch.Tensor, early: Early | None) -> torch.Tensor:
+        if early is None:
+            return layer(hidden, mask, **more)
+        return layer(hidden, None, documents=early.documents)
+
+    hidden = run_layers(layers, hidden, early, call)
     context, _ = last.attention.self(hidden, attention_mask=mask, **more)
     return hidden, context
 
@@ -100,6 +109,7 @@ def _modernbert_trunk(
     base = model.base_model
     more = dict(inputs)
     padding, positions = more.pop("attention_mask", None), more.pop("position_ids", None)
+    early = more.pop("early", None)
     if positions is None:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
     hidden = base.embeddings(input_ids=input_ids)
@@ -110,10 +120,21 @@ def _modernbert_trunk(
     }
     kinds = dict.fromkeys(base.config.layer_types)
     angles = {kind: base.rotary_emb(hidden, positions, kind) for kind in kinds}
+    early_angles = angles
+    if early is not None:  # they keep the positions that they have in their documents
+        own = early.take(positions.expand_as(input_ids))
+        early_angles = {kind: base.rotary_emb(hidden, own, kind) for kind in kinds}
     *layers, last = base.layers
-    for layer in layers:
+
+    def call(layer: Any, hidden: torch.Tensor, early: Early | None) -> torch.Tensor:
         kind = layer.attention_type
-        hidden = layer(hidden, attention_mask=masks[kind], position_embeddings=angles[kind], **more)
+        if early is None:
+            how = {"attention_mask": masks[kind], "position_embeddings": angles[kind], **more}
+        else:
+            how = {"position_embeddings": early_angles[kind], "documents": early.documents}
+        return layer(hidden, **how)
+
+    hidden = run_layers(layers, hidden, early, call)
     kind = last.attention_type
     context = context_of(last.attn, last.attn_norm(hidden), angles[kind], masks[kind], **more)
     return hidden, context
@@ -131,12 +152,22 @@ def _modernbert_after_attention(model: Any) -> tuple[nn.Module, ...]:
     return last.attn.Wo, last.mlp
 
 
-_BERT = Ending(_bert_trunk, _bert_rest, _bert_after_attention)
+def _bert_layers(model: Any) -> Sequence[nn.Module]:
+    return model.base_model.encoder.layer
+
+
+def _modernbert_layers(model: Any) -> Sequence[nn.Module]:
+    return model.base_model.layers
+
+
+_BERT = Ending(_bert_trunk, _bert_rest, _bert_layers, _bert_after_attention)
 ENDINGS: dict[str, Ending] = {
     "bert": _BERT,
     "camembert": _BERT,
     "electra": _BERT,
-    "modernbert": Ending(_modernbert_trunk, _modernbert_rest, _modernbert_after_attention),
+    "modernbert": Ending(
+        _modernbert_trunk, _modernbert_rest, _modernbert_layers, _modernbert_after_attention
+    ),
     "roberta": _BERT,
     "xlm-roberta": _BERT,
 }

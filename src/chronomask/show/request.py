@@ -15,7 +15,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import Ptw
-from chronomask.masking.objective import MaskedOnly, Objective
+from chronomask.masking.objective import LateMasks, MaskedOnly, Objective
 from chronomask.runs.read import Run, read_run
 from chronomask.train.config import RunConfig
 
@@ -56,11 +56,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class NamedMasking:
-    """A masking config, what to call it, and the objective of the run that it is of."""
+    """A masking config, what to call it, and what the run that it is of does beside masking."""
 
     name: str
     config: MaskingConfig
     objective: Objective = field(default_factory=MaskedOnly)
+    late_masks: LateMasks | None = None
 
 
 def check(request: Request) -> None:
@@ -171,7 +172,7 @@ def _masking_in(values: dict[str, Any], path: Path, name: str) -> NamedMasking:
     """The masking part of a run's values, or values of masking alone."""
     if values.keys() & RunConfig.model_fields.keys():
         config = RunConfig.parse({"data": "", **values}, where=str(path))
-        return NamedMasking(name, config.masking, config.objective)
+        return NamedMasking(name, config.masking, config.objective, config.late_masks)
     return NamedMasking(name, MaskingConfig.parse(values, where=str(path)))
 
 

@@ -16,7 +16,7 @@ from chronomask.config import Config
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker
-from chronomask.masking.objective import Objective
+from chronomask.masking.objective import LateMasks, Objective
 from chronomask.masking.ratio import Schedule
 from chronomask.runs.read import Run
 from chronomask.show.measure import (
@@ -153,6 +153,7 @@ class View:
     name: str
     config: MaskingConfig
     objective: Objective
+    late_masks: LateMasks | None
     summary: str
     curve: np.ndarray
     moments: tuple[Moment, ...]
@@ -199,6 +200,7 @@ def look(
         name=masking.name,
         config=config,
         objective=masking.objective,
+        late_masks=masking.late_masks,
         summary=" · ".join(_spell(part) for part in parts),
         curve=np.array([config.ratio.at(k / 100) for k in range(101)]),
         moments=tuple(moments),
@@ -246,6 +248,9 @@ def in_force(view: View) -> list[tuple[str, list[str]]]:
         "nine tenths of rows": [_range_of_rows(config.ratio, at) for at in times],
         "shown as [MASK], as another": [f"{mask:.0%}, {other:.0%}" for mask, other in replaced],
         "rows of next tokens": [f"{view.objective.causal_share(at):.3g}" for at in times],
+        "skipped by masked tokens": [
+            "" if view.late_masks is None else view.late_masks.describe_at(at) for at in times
+        ],
     }
     usual = {
         "strength of content": config.content.strength == 1.0,
@@ -253,6 +258,7 @@ def in_force(view: View) -> list[tuple[str, list[str]]]:
         "nine tenths of rows": not config.ratio.draws_rows,
         "shown as [MASK], as another": len(set(replaced)) == 1,
         "rows of next tokens": not view.objective.has_causal_rows,
+        "skipped by masked tokens": view.late_masks is None,
     }
     return [(name, values) for name, values in rows.items() if not usual[name]]
 

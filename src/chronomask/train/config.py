@@ -15,7 +15,7 @@ from chronomask.config import Config, Seed, kind_of
 from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
 from chronomask.masking.config import MaskingConfig
-from chronomask.masking.objective import MaskedOnly, Objective
+from chronomask.masking.objective import LateMasks, MaskedOnly, Objective
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
 from chronomask.runs.layout import RunFolder, branch_folder
 from chronomask.train.averaging import Averaging
@@ -89,6 +89,8 @@ class RunConfig(Config):
     """how much is masked, what, and how"""
     objective: Objective = MaskedOnly()
     """whether some rows predict each next token instead of masked ones"""
+    late_masks: LateMasks | None = None
+    """whether masked tokens skip the first layers, which costs less; none: they run through all"""
     optimiser: Optimiser = AdamW()
     """how gradients become updates"""
     learning_rate: LearningRate = Linear()
@@ -201,6 +203,11 @@ class RunConfig(Config):
         if self.rows_follow_ratio:
             self._check_following()
         self._check_objective()
+        if self.late_masks is not None and self.sharding == "fsdp2":
+            raise ValueError(
+                "late_masks runs layers one by one, and sharding 'fsdp2' shares out whole models: use "
+                "sharding 'none', or leave late_masks out"
+            )
         return self
 
     def _check_averaging(self, averaging: Averaging) -> None:

@@ -29,6 +29,7 @@ from chronomask.model.memory import Memory, estimate_memory
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unknown_before
 from chronomask.train.config import RunConfig
+from chronomask.train.forward import entering
 from chronomask.types import Rows
 
 __all__ = ["DryRun", "as_text", "dry_run"]
@@ -116,6 +117,7 @@ def dry_run(
     model = skeleton(
         config.model, tokenizer, row_length=length, attention=config.attention, causal=causal
     )
+    entering(config.late_masks, model)  # refuses where masks cannot enter late
     flops = count_flops(model)
 
     first, lengths = None, np.array([length])

@@ -31,6 +31,7 @@ from chronomask.train.forward import (
     Forward,
     Part,
     Predictions,
+    entering,
     parts_of,
     rows_at_fault,
     tally_losses,
@@ -106,7 +107,14 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     precision = report.get("precision", config.precision)  # older dumps name none
     working_copy = WorkingCopy(model) if config.bf16_weights and precision == "bf16" else None
     computing = model if working_copy is None else working_copy.model
-    forward = Forward(computing, target, precision, config.attention, report["pad_token_id"])
+    forward = Forward(
+        computing,
+        target,
+        precision,
+        config.attention,
+        report["pad_token_id"],
+        masks_enter=entering(config.late_masks, model),
+    )
 
     parts = [
         (rank, number, part)

@@ -43,7 +43,9 @@ class Foresight:
     ) -> None:
         """``loader``: of this process's rows; nothing is scored yet."""
         self._config, self._content, self._loader = config, content, loader
-        self._forward = replace(forward, compiled=None, tokens=None)  # as validation: not compiled
+        self._forward = replace(  # as validation: the plain model, not compiled
+            forward, compiled=None, tokens=None, masks_enter=None
+        )
         in_turn = MaskingConfig(
             ratio=Constant(base=1 / content.passes),
             strategy=Explored(epochs=content.passes),

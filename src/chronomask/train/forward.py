@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,24 @@ import torch
 from transformers import PreTrainedModel
 
 from chronomask.masking.masker import Masker
-from chronomask.masking.objective import Objective, next_tokens
+from chronomask.masking.objective import LateMasks, Objective, next_tokens
 from chronomask.masking.tally import class_sums, weighted_sum
 from chronomask.model.attention import AttentionScope, backbone_inputs, position_offset
 from chronomask.model.device import autocast
 from chronomask.model.head import logits_at, token_losses
+from chronomask.model.last_layer import ending_of
+from chronomask.model.late_masks import check_late_masks, shorten
 from chronomask.types import MaskedBatch, Precision, Rows
 
-__all__ = ["Forward", "Part", "Predictions", "parts_of", "rows_at_fault", "tally_losses"]
+__all__ = [
+    "Forward",
+    "Part",
+    "Predictions",
+    "entering",
+    "parts_of",
+    "rows_at_fault",
+    "tally_losses",
+]
 
 LogitsAt = Callable[
     [PreTrainedModel, torch.Tensor, torch.Tensor, Mapping[str, Any], str | None], torch.Tensor
@@ -37,6 +48,8 @@ class Part:
     batch: MaskedBatch
     inputs: dict[str, Any]
     causal: bool = False
+    early_lengths: np.ndarray | None = None
+    """int [D]: tokens of each document that are computed before masks enter; None where they enter at once"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +143,36 @@ class Forward:
     padding"""
     logits_at: LogitsAt = logits_at
     """how logits are computed: by a whole model, or by one shared out over processes"""
+    masks_enter: Callable[[float], int] | None = None
+    """the layer at which masked tokens enter in training, by progress; None: always the first"""
 
     def mask(self, rows: Rows, masker: Masker, progress: float) -> Part:
         """Mask host rows at ``progress`` and send them to the run's device.
 
         Masking on the host knows how many tokens are predicted without asking the device.
         """
-        return self.place(rows, masker(rows, progress))
+        batch = masker(rows, progress)
+        layer = 0 if self.masks_enter is None else self.masks_enter(progress)
+        if not layer:
+            return self.place(rows, batch)
+        late = rows.input_ids == self.pad_token_id
+        ids, positions = batch.input_ids.ravel(), batch.positions
+        late.ravel()[positions] = ids[positions] == masker.vocabulary.mask_token_id
+        return self.place(rows, batch, late=late, layer=layer)
 
-    def place(self, rows: Rows, batch: MaskedBatch, *, causal: bool = False) -> Part:
-        """Host rows, masked already or ``causal``, on the run's device."""
+    def place(
+        self,
+        rows: Rows,
+        batch: MaskedBatch,
+        *,
+        causal: bool = False,
+        late: np.ndarray | None = None,
+        layer: int = 0,
+    ) -> Part:
+        """Host rows, masked already or ``causal``, on the run's device.
+
+        ``late`` bool [B, T]: tokens that enter at ``layer`` and are not computed before.
+        """
         shaped = rows
         if self.tokens is not None:
             shaped = rows.pad_to(self._room_for(rows), self.pad_token_id)
@@ -155,7 +188,18 @@ class Forward:
             uniform=self.tokens is not None,
             causal=causal,
         )
-        return Part(rows, batch.to(self.device), inputs, causal)
+        lengths = None
+        if late is not None:
+            more = ((0, shaped.num_rows - rows.num_rows), (0, 0))
+            inputs["early"], lengths = shorten(
+                shaped,
+                np.pad(late, more, constant_values=True),
+                layer,
+                self.attention,
+                self.device,
+                uniform=self.tokens is not None,
+            )
+        return Part(rows, batch.to(self.device), inputs, causal, lengths)
 
     def _room_for(self, rows: Rows) -> int:
         """Rows of the smallest of the four sizes that holds these; themselves if none does."""
@@ -178,6 +222,19 @@ class Forward:
                 self.model, batch.input_ids, batch.positions, part.inputs, self.compiled
             )
         return logits.float()
+
+
+def entering(late_masks: LateMasks | None, model: PreTrainedModel) -> Callable[[float], int] | None:
+    """The layer of ``model`` at which masked tokens enter, by progress; None where it is always the first.
+
+    Raises UsageError for an architecture that cannot, or a layer that it does not have.
+    """
+    if late_masks is None:
+        return None
+    ending, layer = ending_of(model), late_masks.layer
+    num_layers = 0 if ending is None else len(ending.layers(model))
+    check_late_masks(model, num_layers, layer if isinstance(layer, int) else 0)
+    return partial(late_masks.layer_at, num_layers=num_layers)
 
 
 def parts_of(

@@ -30,6 +30,7 @@ from chronomask.data.order import shorten_rows
 from chronomask.errors import RunError, Stopped
 from chronomask.masking.tally import class_means, class_sums, class_tally
 from chronomask.model.device import peak_memory
+from chronomask.model.flops import lengths_in
 from chronomask.model.head import compile_budget
 from chronomask.runs.layout import TRIAL, RunFolder
 from chronomask.storage import read_object, read_text, write_json
@@ -269,12 +270,7 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
     if predictions.any:  # with nothing to predict there is no update; the schedules go on
         loss, norm, z_loss = _update(run, state, world, parts, predictions, rate)
     # Of attention in others' rows: they are much the same.
-    state.window.flops_of_attention += world.size * sum(
-        run.flops.of_attention_in(
-            part.rows, run.forward.pad_token_id, config.attention, causal=part.causal
-        )
-        for part in parts
-    )
+    state.window.flops_of_attention += world.size * sum(_flops_beside(run, part) for part in parts)
     rows_done = config.sizes.rows_at(state.step)  # whole rows, also where they are cut
     state.count(
         rows=rows_done,
@@ -296,6 +292,17 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
         gradient_norm=norm,
         z_loss=z_loss,
     )
+
+
+def _flops_beside(run: Run, part: Part) -> int:
+    """Operations of a micro-batch that no count of tokens tells: attention, less what late masks skip."""
+    pad, scope = run.forward.pad_token_id, run.config.attention
+    whole = lengths_in(part.rows, pad, scope)
+    flops = run.flops.of_attention(whole, causal=part.causal)
+    if part.early_lengths is not None:
+        for layer in run.layers[: part.inputs["early"].layers]:
+            flops -= round(layer.of(whole, 0) - layer.of(part.early_lengths, 0))
+    return flops
 
 
 def _check_predicting(state: State, missing: float, ratio: float) -> None:

@@ -27,7 +27,7 @@ from chronomask.model.config import FromCheckpoint
 from chronomask.model.device import Facts, data_sheet_flops, peak_flops, precision_on, slow_paths
 from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flash import activate_fastest, case_of
-from chronomask.model.flops import Flops, count_flops
+from chronomask.model.flops import Flops, count_flops, count_layers
 from chronomask.model.head import compile_backbone, logits_at
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.runs.layout import AVERAGED, MODEL, RunFolder
@@ -39,7 +39,7 @@ from chronomask.train.checkpoint import Checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.foresight import Foresight
-from chronomask.train.forward import Forward
+from chronomask.train.forward import Forward, entering
 from chronomask.train.log import RunLog, environment
 from chronomask.train.loggers import check_installed
 from chronomask.train.low_precision import WorkingCopy
@@ -218,10 +218,13 @@ class Run:
     """of one device, as its maker states it; None where that is not known"""
     parameters: list[torch.nn.Parameter] = field(init=False)
     flops: Flops = field(init=False)
+    layers: list[Flops] = field(init=False)
+    """of the layers that late masks may skip"""
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.flops = count_flops(self.model)
+        self.layers = count_layers(self.model)
 
     @property
     def begins(self) -> bool:
@@ -336,6 +339,7 @@ def open_run(
             causal=config.objective.has_causal_rows,
         )
         initial_weights = weights_sha256(model)
+    masks_enter = entering(config.late_masks, model)
     model.to(world.device)  # pyright: ignore[reportArgumentType]
     if config.activation_checkpointing:
         checkpoint_activations(model)
@@ -370,6 +374,7 @@ def open_run(
             COMPILER if compiled and not sharding else None,
             micro_rows * data.row_length if compiled else None,
             sharded or logits_at,
+            masks_enter,
         ),
         optimiser=config.optimiser.build(model),
         masker=Masker(config.masking, vocabulary, data.class_names, config.seed),
@@ -416,6 +421,13 @@ def open_run(
     if world.is_first and run.finished is None:
         warn_of_few(data.split("held_out"), config.validation)
         _begin_folder(run, state, origin, resumed=saved is not None)
+        if masks_enter is not None and (layer := masks_enter(1.0)):
+            logger.warning(
+                "late_masks: to the end of the run masked tokens enter at layer %s, and the model that is "
+                "validated and saved reads them from layer 0 on, as any of its kind does: let "
+                "late_masks.layer be a schedule that ends at 0",
+                layer,
+            )
         for why in _slow_paths(run, compiled):
             logger.warning("slower than it need be: %s", why)
     world.wait()
