@@ -13,6 +13,7 @@ from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.spans import Question, Questions, make_windows
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.tasks import make_tasks
+from chronomask.evaluate.tasks.glue import GlueTask
 from chronomask.evaluate.tasks.ner import EntityTask, Ner, Tagged
 from chronomask.runs.result import TaskResult
 
@@ -62,13 +63,22 @@ def test_counts_are_in_the_result_file_and_in_the_closing_line(
     subject: Subject, glue: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for folder, length in (("whole", 64), ("cut", 8)):
-        tasks = make_tasks(["rte"], [f"max_length={length}", "epochs=1"])
+        tasks = make_tasks(["sts"], [f"max_length={length}"])
         evaluate(subject, tasks, glue, 1, tmp_path / folder, progress=False)
         assert ("left out: " in caplog.text) == (folder == "cut")
-    assert "dev examples cut at 8 tokens (rte)" in caplog.text
-    whole, cut = (TaskResult.path_in(tmp_path / name, "rte", 0) for name in ("whole", "cut"))
+    whole, cut = (TaskResult.path_in(tmp_path / name, "sts", 0) for name in ("whole", "cut"))
     assert "left_out" not in json.loads(whole.read_text())
     counts = json.loads(cut.read_text())["left_out"]
     assert counts == TaskResult.load(cut).left_out
-    assert counts["training examples cut at 8 tokens"] > 0
-    assert counts["training tokens cut off"] > counts["training examples cut at 8 tokens"]
+    assert counts["tokens cut off"] >= counts["examples cut at 8 tokens"] > 0
+    assert f"{counts['examples cut at 8 tokens']} examples cut at 8 tokens (sts)" in caplog.text
+
+
+def test_what_a_fine_tuned_task_cuts_is_named_by_its_part(subject: Subject, glue: Path) -> None:
+    (task,) = make_tasks(["rte"], ["max_length=8", "patience=1", "held_out_share=0.25"])
+    assert isinstance(task, GlueTask)
+    prepared = task.prepare(subject, glue, False)
+    counts = task.left_out(prepared)
+    for part in ("training", "held-out", "dev"):
+        assert counts[f"{part} examples cut at 8 tokens"] > 0
+    assert counts["training rows that are cut off"] == 0

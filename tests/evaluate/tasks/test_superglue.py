@@ -136,28 +136,13 @@ def test_the_span_head_sees_the_first_token_and_the_means_of_both_spans(
             torch.testing.assert_close(found[k], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_better_of_two_choices_is_learnt(subject: Subject, data: Path) -> None:
-    lines = []
-    for k in range(48):
-        good, bad = ("lovely", "kind")[k // 2 % 2], ("awful", "rude")[k // 4 % 2]
-        choices = (good, bad) if k % 2 == 0 else (bad, good)
-        lines.append({"premise": "the film was", "question": "effect", "label": k % 2,
-                      "choice1": choices[0], "choice2": choices[1]})  # fmt: skip
-    for part in ("train", "val"):
-        text = "\n".join(map(json.dumps, lines))
-        (data / "superglue" / "COPA" / f"{part}.jsonl").write_text(text)
-    config = SuperGlue(max_length=64, epochs=5, batch_size=8, learning_rate=3e-3, device="cpu")
-    found = CopaTask("copa", config).run(subject, data, 0, False)
-    assert found.metrics["accuracy"] > 0.9
-    assert found.num_examples == {"train": 48, "dev": 48}
-
-
 def test_a_head_on_spans_stops_early_and_chooses_its_rate(subject: Subject, data: Path) -> None:
     recipe = ["epochs=2", "patience=1", "held_out_share=0.25", "learning_rates=[1e-3,1e-9]"]
     task = SpanTask("wsc", QUICK.replace(recipe))
     task.check(subject, data)
     found = task.run(subject, data, 0, False)
     assert found.details["best_epoch"] <= 2
+    assert found.num_examples == {"train": 9, "dev": 6}
     assert found.details["learning_rate"] in (1e-3, 1e-9)
     assert task.run(subject, data, 0, False).metrics == found.metrics
 
