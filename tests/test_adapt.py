@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    pipeline,
+)
 
 from chronomask.adapt import Plan, adapt
 from chronomask.config import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
-from chronomask.model.export import weights_sha256
+from chronomask.model.export import export, weights_sha256
+from chronomask.model.open import open_tokenizer
+from chronomask.prepare.config import ByteLevelBPE, Unigram, WordPiece
 from tests.support.corpus import made_up_text
+from tests.support.tiny_models import small
 from tests.support.tiny_run import tiny_run
 
 QUICK = Plan(
@@ -130,6 +139,60 @@ def test_words_of_the_text_become_tokens(checkpoint: Path, tmp_path: Path) -> No
     assert str(again) == str(done)
     with pytest.raises(UsageError, match=r"new_words is 20 there, 30 here"):
         adapt(checkpoint, text, tmp_path / "out", replace(plan, new_words=30), progress=False)
+
+
+TOKENIZERS = {
+    "wordpiece": WordPiece(vocab_size=300),
+    "bytes": ByteLevelBPE(vocab_size=320),
+    "unigram": Unigram(vocab_size=200),
+}
+ARCHITECTURES = {
+    "bert": "wordpiece", "distilbert": "wordpiece", "electra": "wordpiece", "mpnet": "wordpiece",
+    "esm": "wordpiece", "roberta": "bytes", "modernbert": "bytes", "eurobert": "bytes",
+    "xlm-roberta": "unigram", "camembert": "unigram", "albert": "unigram", "deberta-v2": "unigram",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrainedTokenizerBase]:
+    folder = tmp_path_factory.mktemp("tokenizers")
+    for name, choice in TOKENIZERS.items():
+        choice.save(made_up_text(40), 64, folder / name)
+    return {name: open_tokenizer(folder / name) for name in TOKENIZERS}
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_every_common_encoder_is_continued(
+    model_type: str,
+    tokenizers: dict[str, PreTrainedTokenizerBase],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By its name on the hub, from text to a model that fills masks."""
+    tokenizer = tokenizers[ARCHITECTURES[model_type]]
+    export(small(model_type, tokenizer, "row"), tokenizer, tmp_path / "copy", "# A base\n")
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "copy")
+    )
+    (tmp_path / "mine.txt").write_text("\n\n".join(made_up_text(24)), encoding="utf-8")
+    short = {"tagger.kind": "none", "workers": 1, "row_length": 32, "held_out": 0.2}
+    changes: dict[str, Any] = {"rows_per_step": 2, "steps": 20, "device": "cpu", "threads": 1}
+    layers = [Layer("--steps 20", changes)]
+    plan = Plan(layers=layers, preparation=[Layer("--row-length 32", short)])
+    if model_type in ("deberta-v2", "mpnet"):  # their attention takes no mask of documents
+        refuse("set attention: row", "owner/tiny", tmp_path / "mine.txt", tmp_path / "out", plan)
+        plan = replace(plan, layers=[*layers, Layer("--set attention=row", {"attention": "row"})])
+    done = adapt("owner/tiny", tmp_path / "mine.txt", tmp_path / "out", plan, progress=False)
+
+    before, after = (each["data"][0].metrics for each in (done.before, done.after))
+    assert after["mean_loss"] < before["mean_loss"]
+    assert yaml.safe_load((done.model / "README.md").read_text().split("---\n")[1])[
+        "base_model"
+    ] == ("owner/tiny")
+    fill: Any = pipeline("fill-mask", model=str(done.model), top_k=1)
+    (answer,) = fill(f"co ba {tokenizer.mask_token} di.")
+    assert answer["sequence"].startswith("co ba")
+    assert "  " not in answer["sequence"]
 
 
 def refuse(match: str, checkpoint: Path | str, text: Path | str, out: Path, plan: Plan) -> None:

@@ -37,6 +37,7 @@ from chronomask.storage import read_object, replacing_folder, write_json, write_
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
     from chronomask.evaluate.subject import Subject
+    from chronomask.model.config import AttentionScope
     from chronomask.runs.result import TaskResult
     from chronomask.train.config import RunConfig
 
@@ -142,7 +143,7 @@ def adapt(
     preparation = _preparation(paths, plan)
     asked = _check_plan(plan)
     first = find_subject(str(checkpoint))
-    _check_model(first)
+    _check_model(first, asked.attention)
     for task in make_tasks(plan.tasks) if plan.tasks else ():
         task.check(first, Path(plan.task_data or "."))
     tokenizer = _tokenizer_folder(first, out)
@@ -167,12 +168,12 @@ def adapt(
     data = texts["data"]
     config = _fit_run(asked, plan, data, start)
     tell(f"2 of 4: measure {first.name} as it is")
-    before = _measure(first, old_texts, plan, out / "before", progress)
+    before = _measure(first, old_texts, plan, asked.attention, out / "before", progress)
     tell(f"3 of 4: train {config.steps:,} steps")
     _train(config, out / "run", progress)
     tell("4 of 4: measure it again")
     last = find_subject(str(out / "run"))
-    after = _measure(last, texts, plan, out / "after", progress)
+    after = _measure(last, texts, plan, asked.attention, out / "after", progress)
     done = Adaptation(out / "model", out / "run", before, after, words)
     _export(first, last, done)
     write_json(out / "summary.json", _summary(done))
@@ -200,7 +201,7 @@ def extend_vocabulary(
     from chronomask.prepare.new_words import ExtendedFolder
 
     model, out = find_subject(str(checkpoint)), Path(out)
-    _check_model(model)
+    _check_model(model, "row")
     if out.exists():
         raise UsageError(f"{out} exists already; choose another folder")
     with TemporaryDirectory() as work:
@@ -212,8 +213,10 @@ def extend_vocabulary(
         return _extend(model, Path(work) / "extended", out)
 
 
-def _check_model(model: Subject) -> None:
-    """Raise UsageError for a checkpoint whose kind cannot be continued."""
+def _check_model(model: Subject, attention: AttentionScope) -> None:
+    """Raise UsageError for a checkpoint whose kind cannot be continued with such attention."""
+    from chronomask.model.attention import check_supported
+
     model.check_head("AutoModelForMaskedLM")
     if not model.tokenizer.is_fast:
         raise UsageError(
@@ -226,7 +229,8 @@ def _check_model(model: Subject) -> None:
             f"the tokenizer of {model.name} has no mask token, so nothing can be hidden from the model: "
             "choose a masked language model"
         )
-    model.masked_lm()  # weights that do not fit are refused here, before any text is read
+    # Weights that do not fit are refused here, before any text is read.
+    check_supported(model.masked_lm(), attention)
 
 
 def _tokenizer_folder(model: Subject, out: Path) -> Path:
@@ -380,14 +384,20 @@ def _train(config: RunConfig, folder: Path, progress: bool) -> None:
 
 
 def _measure(
-    model: Subject, texts: Mapping[str, PreparedData], plan: Plan, out: Path, progress: bool
+    model: Subject,
+    texts: Mapping[str, PreparedData],
+    plan: Plan,
+    attention: AttentionScope,
+    out: Path,
+    progress: bool,
 ) -> dict[str, list[TaskResult]]:
     """Losses on the held-out rows of each text, then downstream tasks."""
     from chronomask.evaluate.evaluate import evaluate
     from chronomask.evaluate.tasks import make_tasks
 
+    loss = make_tasks(["mlm"], [f"attention={attention}"])
     results = {
-        name: evaluate(model, make_tasks(["mlm"]), text.path, 1, out / name, progress=progress)
+        name: evaluate(model, loss, text.path, 1, out / name, progress=progress)
         for name, text in texts.items()
     }
     if plan.tasks and plan.task_data is not None:
