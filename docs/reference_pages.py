@@ -93,8 +93,9 @@ def section_of(path: str, group: type[Config]) -> str:
     kinds = list(kinds_of([group]))
     name = f"`{path}`" if path else "The whole"
     heading = f"{name}, kind `{kinds[0]}`" if kinds else name
+    meanings = meanings_of(group)
     keys = [
-        f"| `{key}` | {type_of(field)} | {default_of(field)} | {meaning_of(group, key)} |"
+        f"| `{key}` | {type_of(field)} | {default_of(field)} | {cell(markdown_of(meanings.get(key, '')))} |"
         for key, field in group.model_fields.items()
         if key != "kind"
     ]
@@ -178,11 +179,6 @@ def default_of(field: FieldInfo) -> str:
     words = {None: "`null`", True: "`true`", False: "`false`"}
     shown = words[plain] if plain is None or isinstance(plain, bool) else f"`{plain}`"
     return cell(shown if plain != "" else "empty")
-
-
-def meaning_of(group: type[Config], key: str) -> str:
-    """What a key means: the sentence beside it in the code."""
-    return cell(markdown_of(meanings_of(group).get(key, "")))
 
 
 def markdown_of(text: str) -> str:

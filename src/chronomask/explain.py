@@ -11,6 +11,7 @@ import inspect
 import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -183,22 +184,27 @@ def meanings_of(cls: ConfigClass) -> dict[str, str]:
     Code is read when this is asked, not when the class is made, since most commands never ask. Fields of a
     class whose code is nowhere to be read have no text.
     """
-    texts: dict[str, str] = {}
-    for owner in reversed(cls.__mro__):
-        if owner is BaseModel or not issubclass(owner, BaseModel):
-            continue
-        try:
-            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-        except (OSError, TypeError, SyntaxError):
-            continue
-        assert isinstance(definition, ast.ClassDef)
-        for field, below in itertools.pairwise(definition.body):
-            match field, below:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(text))),
-                ) if name in cls.model_fields:
-                    texts[name] = inspect.cleandoc(text)
+    owners = [owner for owner in reversed(cls.__mro__) if issubclass(owner, BaseModel)]
+    texts = {name: text for owner in owners[1:] for name, text in _texts_below(owner).items()}
+    return {name: text for name, text in texts.items() if name in cls.model_fields}
+
+
+@cache
+def _texts_below(owner: ConfigClass) -> dict[str, str]:
+    """The texts below the names that a class itself declares."""
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for field, below in itertools.pairwise(definition.body):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                texts[name] = inspect.cleandoc(text)
     return texts
 
 
