@@ -12,7 +12,7 @@
 With new words, ``start/`` is the checkpoint with rows for them, and ``data-before/`` (and ``also-before/``)
 the text as its own tokenizer cuts it, which it is measured on as it was.
 
-Every stage keeps what it finished, so the same command goes on where it was interrupted.
+Every stage keeps what it finished, so the same command continues where it was interrupted.
 """
 
 from __future__ import annotations

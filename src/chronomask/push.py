@@ -98,7 +98,7 @@ def push(uploads: Sequence[Upload], repo: str, *, private: bool = False, api: An
         # The hub ignores what is asked of a repository that is there.
         if private and not api.repo_info(repo).private:
             raise UsageError(
-                f"{repo} is there already and is public: make it private on the hub, or choose another name"
+                f"{repo} already exists and is public: make it private on the hub, or choose another name"
             )
         for upload in uploads:
             if upload.revision != "main":
@@ -112,7 +112,7 @@ def push(uploads: Sequence[Upload], repo: str, *, private: bool = False, api: An
             )
     except LocalTokenNotFoundError:
         raise UsageError(
-            "the hub wants to know who uploads: run  hf auth login  or set HF_TOKEN to a token that may write"
+            "the hub needs a login: run  hf auth login  or set HF_TOKEN to a token that may write"
         ) from None
     except OfflineModeIsEnabled:
         raise UsageError(
@@ -129,7 +129,7 @@ def push(uploads: Sequence[Upload], repo: str, *, private: bool = False, api: An
     except Exception as error:  # the hub's client raises what its transport layers do
         raise RunError(
             f"{repo} could not be uploaded: {type(error).__name__}: {_first_line(error)}; where there is a "
-            "network, the same command goes on"
+            "network, the same command continues"
         ) from None
     return str(address)
 
@@ -148,7 +148,7 @@ def _upload(revision: str, folder: Path) -> Upload:
 def check_repo(repo: str) -> None:
     """Raise UsageError for what cannot be a repository's name."""
     if not _REPO.fullmatch(repo):
-        raise UsageError(f"{shown(repo)} is no repository of the hub: give owner/name")
+        raise UsageError(f"{shown(repo)} is not a repository of the hub: give owner/name")
 
 
 def _first_line(error: Exception) -> str:

@@ -263,7 +263,7 @@ def test_a_large_file_without_a_blank_line_is_read_by_lines(
     assert data.statistics["documents"] == 302
     assert data.statistics["read_by_lines"] == ["in/a.txt"]
     said = capsys.readouterr().err
-    assert said == "read line by line, for want of a blank line (txt_documents): in/a.txt\n"
+    assert said == "read line by line, because they have no blank line (txt_documents): in/a.txt\n"
 
 
 def test_lines_or_blank_lines_is_a_choice(tmp_path: Path) -> None:

@@ -316,7 +316,7 @@ def test_a_validation_that_can_tell_little_is_warned_of(
     pretrain(more, tmp_path / "run", progress=False)
     rows = PreparedData.open(config.data).split("held_out").num_rows
     assert f"asks for 1,000,000 held-out rows, and the data has {rows:,}" in caplog.text
-    assert "its loss is largely luck" in caplog.text
+    assert "its loss is largely chance" in caplog.text
 
 
 def test_the_yardsticks_of_the_end_are_in_the_summary_and_on_the_card(

@@ -180,7 +180,7 @@ def one_file(path: Path) -> Path:
             f"{path} does not exist (nor with {', '.join(COMPRESSIONS)} after its name)"
         )
     names = " and ".join(each.name for each in found)
-    raise UsageError(f"{path.parent} holds {names}: leave one of them there")
+    raise UsageError(f"{path.parent} holds {names}: leave only one of them")
 
 
 def files_in(folder: Path, ends: tuple[str, ...], *, below: bool = False) -> list[Path]:

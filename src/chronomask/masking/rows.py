@@ -169,7 +169,7 @@ class RowCollator:
             begins[:, 1:] = words[:, 1:] != words[:, :-1]
         elif self._marks is None:
             raise UsageError(
-                f"cannot tell words apart in the vocabulary of {self._tokenizer_name!r}: it marks "
+                f"cannot find words in the vocabulary of {self._tokenizer_name!r}: it marks "
                 "neither continuations nor word beginnings; add a 'word_ids' column "
                 "(BatchEncoding.word_ids() of a fast tokenizer)"
             )
@@ -248,7 +248,7 @@ def _collate(given: Any, collate: RowCollator | None) -> Mapping[str, Any]:
     rows = [_token_ids(feature, index) for index, feature in enumerate(features)]
     if collate is None:
         raise UsageError(
-            "this masker knows no tokenizer, so it cannot tell which tokens are words, specials or "
+            "this masker knows no tokenizer, so it cannot distinguish words, specials or "
             "padding: make it with Masker.for_tokenizer, or collate with chronomask.RowCollator"
         )
     if features and "attention_mask" not in features[0]:
@@ -461,7 +461,7 @@ def _row_ids(features: Sequence[Mapping[str, Any]]) -> np.ndarray:
     if "row_id" not in features[0]:
         raise UsageError(
             f"rows have no 'row_id' (they have {_list_keys(features[0])}), so their masks cannot "
-            "be told apart: wrap the data set in chronomask.with_row_ids; with a Trainer of your "
+            "be distinguished: wrap the data set in chronomask.with_row_ids; with a Trainer of your "
             "own, set remove_unused_columns=False"
         )
     return np.array([feature["row_id"] for feature in features], np.int64)

@@ -147,7 +147,7 @@ class PrepareConfig(Config):
     def _unchanged_words(self) -> Self:
         if self.tagger.columns and self.filters:
             raise ValueError(
-                f"filters may change a text, whose words tagger.kind={kind_of(self.tagger)} brings"
+                f"filters may change a text, and tagger.kind={kind_of(self.tagger)} brings its words: use one"
             )
         return self
 

@@ -487,7 +487,7 @@ def tell_what_was_left_out(report: Mapping[str, Any]) -> None:
     files = report["read_by_lines"]
     if files:
         print(
-            f"read line by line, for want of a blank line (txt_documents): {list_names(files)}",
+            f"read line by line, because they have no blank line (txt_documents): {list_names(files)}",
             file=sys.stderr,
         )
     skipped = Skipped()

@@ -131,7 +131,7 @@ def read_curves(given: str) -> Curves:
             losses.append(float(line["loss"]))
     except (KeyError, TypeError, ValueError, csv.Error):
         raise DataError(
-            f"{path} line {lines.line_num}: a name, tokens_seen and a loss are meant, under a first line "
+            f"{path} line {lines.line_num}: a name, tokens_seen and a loss are expected, under a first line "
             "with these names"
         ) from None
     if not curves:

@@ -168,7 +168,7 @@ class RunFolder:
             ):
                 if Path(other).is_dir():
                     logger.warning(
-                        "data %s is not there from here; it was found %s: %s", path, how, other
+                        "data %s does not exist from here; it was found %s: %s", path, how, other
                     )
                     return other
         return path

@@ -172,7 +172,7 @@ def refuse_unsuited(plan: RunPlan, data: PreparedData | MixedData) -> None:
         )
     if plan.masking.strategy.needs_ngrams and data.manifest.ngrams is None:
         raise UsageError(
-            "masking.strategy 'pmi' masks collocations together, and nobody has looked for any in "
+            "masking.strategy 'pmi' masks collocations together, and none were searched for in "
             f"{data.path}: find them with  chronomask data ngrams {data.path}"
         )
 

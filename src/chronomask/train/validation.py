@@ -97,7 +97,7 @@ def warn_of_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> 
     predictions = round(VALIDATION_RATIO * maskable)
     if predictions < FEW_PREDICTIONS:
         logger.warning(
-            "a validation will rest on about %s predictions; below %s its loss is largely luck: raise "
+            "a validation will rest on about %s predictions; below %s its loss is largely chance: raise "
             "validation.rows, or prepare with a larger held_out",
             f"{predictions:,}",
             f"{FEW_PREDICTIONS:,}",

@@ -164,9 +164,7 @@ class EntityTrackingTask(LikelihoodTask[Tracked]):
                 and len(options) > 1
                 and all(isinstance(text, str) and text.strip() for text in options)
             ):
-                raise DataError(
-                    f"{where}: options is {shown(options)}; two texts or more are meant"
-                )
+                raise DataError(f"{where}: options is {shown(options)}; expected two texts or more")
             operations = values.get("numops")
             if not isinstance(operations, int | str):
                 raise DataError(f"{where} lacks numops, the number of operations")

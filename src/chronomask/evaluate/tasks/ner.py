@@ -253,7 +253,7 @@ def entity_files(task_data: Path, part: str) -> tuple[Path, Path]:
         if len(files) > 1:
             names = ", ".join(path.name for path in files)
             raise UsageError(
-                f"{place} holds several {wanted} files ({names}): leave one of them there"
+                f"{place} holds several {wanted} files ({names}): leave only one of them"
             )
         found.append(files[0])
     return found[0], found[1]
@@ -279,7 +279,7 @@ def read_tagged(path: Path) -> Tagged:
         if len(columns) < 2:
             raise DataError(
                 f"{path}, line {number}: {shown(line)} has one column; a word and, in the last column, its "
-                "label are meant"
+                "label are expected"
             )
         label = columns[-1].strip()
         if label != _OUTSIDE and label[:2] not in ("B-", "I-", "E-", "S-"):

@@ -243,7 +243,7 @@ def read_collection(
         raise DataError(f"{corpus} holds no document")
     asked = {name: text for name, text in texts.items() if name in judged}
     if not asked:
-        raise DataError(f"{judgements} judges no query of {queries}: their ids do not meet")
+        raise DataError(f"{judgements} judges no query of {queries}: they have no ids in common")
     missing = sum(name not in there for name in asked for name in judged[name])
     chosen = dict(list(asked.items())[:limit])
     return Collection(
@@ -269,7 +269,7 @@ def _read_judgements(path: Path) -> dict[str, dict[str, int]]:
         columns = line.split("\t")
         if len(columns) != 3:
             raise DataError(
-                f"{path}, line {number}: {len(columns)} columns; query-id, corpus-id and score are meant, "
+                f"{path}, line {number}: {len(columns)} columns; query-id, corpus-id and score are expected, "
                 "tab-separated"
             )
         query, document, text = columns

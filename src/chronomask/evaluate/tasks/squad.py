@@ -363,7 +363,7 @@ def split_file(task_data: Path, split: str, version: str = "1.1") -> Path:
         name = f"{split}-v{version}.json"
         raise UsageError(f"{folder / name} does not exist (nor .json.gz, nor .json.xz)")
     names = ", ".join(path.name for path in found)
-    raise UsageError(f"{folder} has several {split} files ({names}): leave one of them there")
+    raise UsageError(f"{folder} has several {split} files ({names}): leave only one of them")
 
 
 def read_questions(task_data: Path, split: str, version: str = "1.1") -> Questions:

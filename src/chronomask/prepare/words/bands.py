@@ -60,7 +60,9 @@ class FrequencyBands(Tagger):
     def open(self, folder: Path | None = None) -> WordFinder:
         """The bands that were made; raises as :meth:`BandWords.open` does."""
         if folder is None:
-            raise UsageError("frequency bands are made by a preparation; name its folder")
+            raise UsageError(
+                "frequency bands are made by a preparation; name the folder that has them"
+            )
         return BandWords.open(folder)
 
 

@@ -75,7 +75,7 @@ class ColumnTagger(Tagger):
                 if tag not in self.class_names:
                     raise DataError(
                         f"{tags[tag]:,} words have the tag '{tag}'; {nearest(tag, self.class_names)}; add "
-                        "it to tagger.class_names, or leave that empty for all tags there are"
+                        "it to tagger.class_names, or leave that empty for all tags that occur"
                     )
             return self.classes()
         if len(found) > _MAX_TAGS:
