@@ -31,8 +31,8 @@ from tests.support.odd_tokenizers import MADE
 from tests.support.tiny_models import FAR_FROM_UNIFORM, SIZES, save_tiny
 
 # Letters that every tokenizer of MADE knows as characters, the unigram ones too.
-WORDS = ["fadecaben", "ceboga", "gnofé"]
-TEXT = "fadecaben bade (fadecaben), ceboga; gnofé fadecabens dead. " * 12
+WORDS = ["fadecaben", "ceboga", "gnofé", "fadecabendo"]
+TEXT = "fadecaben bade (fadecaben), ceboga; gnofé fadecabens fadecabendo. " * 12
 PLAIN = "a bad dog ended; no egg faded."
 
 
@@ -90,10 +90,10 @@ def test_words_become_one_token_each(kind: str, tmp_path: Path) -> None:
     assert told["tokens_per_word"]["after"] < told["tokens_per_word"]["before"]
 
     # In other surroundings too; what offsets point at is the word as it is written.
-    text = "dead fadecaben, ceboga gnofé"
+    text = "dead fadecaben, ceboga gnofé fadecabendo"
     encoded = new(text, return_offsets_mapping=True, add_special_tokens=False)
     spelled = [text[start:end].strip() for start, end in encoded["offset_mapping"]]
-    assert [spelled.count(word) for word in WORDS] == [1, 1, 1]
+    assert [spelled.count(word) for word in WORDS] == [1, 1, 1, 1]
     assert new(PLAIN)["input_ids"] == old(PLAIN)["input_ids"]
     ids = new(text)["input_ids"]
     assert new.decode(ids).replace(" ,", ",") == old.decode(old(text)["input_ids"]).replace(

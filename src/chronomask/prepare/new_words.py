@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 NEW_WORDS = "new_words.json"
 """File beside an extended tokenizer: what was added, and why."""
 _WINS_BY = 0.01
-"""How far a new Unigram piece scores above the pieces it replaces, in nats."""
+"""How far a new Unigram piece scores above those it replaces, in nats, for each piece that it saves: so a
+word also wins over a new word that it begins with and the rest."""
 
 
 class ExtendedFolder(TokenizerChoice):
@@ -190,7 +191,9 @@ def with_words(backend: Tokenizer, words: Sequence[NewWord]) -> dict[str, Any]:
     # Ids of a Unigram are places in its list. Unknown characters score 10 below the lowest, which stays.
     lowest = min(score.values())
     entries += [[added.get(k, f"[unused{k}]"), lowest] for k in range(len(entries), first)]
-    entries += [[new.token, sum(score[piece] for piece in new.pieces) + _WINS_BY] for new in words]
+    for new in words:
+        gain = _WINS_BY * (len(new.pieces) - 1)
+        entries.append([new.token, sum(score[piece] for piece in new.pieces) + gain])
     return values
 
 
