@@ -90,7 +90,7 @@ class PairedInformation(Scores):
 
     kind: Literal["pmi"] = "pmi"
     min_count: int = Field(default=5, ge=1)
-    """Pairs that the training rows hold less often tell nothing: by chance alone they look telling."""
+    """Pairs that occur less often in the training rows are ignored: their score would be chance."""
 
     def learn(self, train: PreparedSplit) -> Scorer:
         """Count the words and their pairs."""

@@ -39,8 +39,8 @@ class MaskingConfig(Config):
     loss_weight: LossWeight = EqualWeight()
     """how much the losses of a row count, by its masking ratio"""
     loss_per: LossPer = "label"
-    """what a step's weighted losses are divided by: its predicted tokens, all its tokens that may be masked,
-    or its rows, of each of which the mean over its predicted tokens then counts once"""
+    """what the weighted losses of a step are divided by: predicted tokens, maskable tokens, or rows, where
+    each row counts with the mean over its predicted tokens"""
     progress: Literal["steps", "tokens", "masked_tokens"] = "steps"
     """what training progress is counted in"""
 

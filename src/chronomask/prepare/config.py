@@ -94,13 +94,13 @@ class PrepareConfig(Config):
     """How text becomes rows. Everything but ``workers`` and ``executor`` decides what the rows are."""
 
     sources: tuple[Annotated[Source, BeforeValidator(source_of_text)], ...] = Field(min_length=1)
-    """Where the text comes from: paths, or sources told apart by ``kind``; read in this order."""
+    """Where the text comes from: paths, or sources with a ``kind``; read in this order."""
     text_key: str = "text"
     """Name of the text field of .jsonl and of the text column of .csv, .tsv and .parquet files."""
     tokenizer: TokenizerChoice = WordPiece()
     """The tokenizer: trained on a sample of the text, or given."""
     tagger: Annotated[Tagger, BeforeValidator(tagger_of_text)] = EnglishTagger()
-    """Where words and their classes come from; a name such as ``bands`` or ``spacy:de`` will do."""
+    """Where words and their classes come from; a name such as ``bands`` or ``spacy:de`` is enough."""
     filters: tuple[DatatroveFilter, ...] = ()
     """Filters that every document must pass, in this order."""
     deduplication: Deduplication = NoDeduplication()
@@ -118,7 +118,7 @@ class PrepareConfig(Config):
     max_document_bytes: int = Field(default=16_000_000, ge=1_000, le=1_000_000_000)
     """Documents of more bytes of UTF-8 are skipped and counted: it bounds the memory of a worker."""
     txt_documents: TxtDocuments = "auto"
-    """What a document of a .txt file is: ``blank_lines``: what stands between blank lines; ``lines``: every
+    """What a document of a .txt file is: ``blank_lines``: the text between blank lines; ``lines``: every
     line; ``auto``: between blank lines, but every line where a file begins with more than
     ``max_document_bytes`` without a blank one."""
     id_key: str | None = None
@@ -128,7 +128,7 @@ class PrepareConfig(Config):
     tokenizer_sample_characters: int = Field(default=30_000_000, ge=1_000)
     """How much text a tokenizer is trained on, drawn by document from all sources."""
     part_characters: int = Field(default=1_000_000, ge=1_000)
-    """Text handed to a worker at a time, in characters: the unit that an interruption can cost."""
+    """Text that a worker processes at a time, in characters; an interruption loses at most that."""
     workers: int = Field(default=0, ge=0, le=1024)
     """Processes, or tasks of a cluster; 0: one per processor core. The result is the same for any number."""
     executor: Annotated[Executor, BeforeValidator(_without_slurm)] = LocalExecutor()

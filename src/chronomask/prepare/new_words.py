@@ -47,7 +47,7 @@ class ExtendedFolder(TokenizerChoice):
     new_words: int = Field(default=1000, ge=1, le=1_000_000)
     """How many words to add at most: those that save most tokens, their count × the pieces saved."""
     min_count: int = Field(default=10, ge=1)
-    """How often a word must occur in the sample: what is seldom seen is seldom learnt."""
+    """How often a word must occur in the sample; rarer words would hardly be learnt."""
 
     needs_text = True
 

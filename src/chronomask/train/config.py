@@ -71,9 +71,9 @@ class CheckpointConfig(Config):
     keep: Annotated[
         Positive | None, BeforeValidator(lambda keep: None if keep == "all" else keep)
     ] = 2
-    """how many of the newest checkpoints stay; all, or none: every one, to evaluate them along the run"""
+    """number of the newest checkpoints that stay; all, or null: every one, to evaluate the run over time"""
     asynchronous: bool = True
-    """whether they are written while training goes on; costs a copy of the state in host memory"""
+    """whether they are written while training continues; costs a copy of the state in host memory"""
 
 
 class RunConfig(Config):
@@ -96,15 +96,15 @@ class RunConfig(Config):
     learning_rate: LearningRate = Linear()
     """the rate of each update"""
     averaging: Averaging | None = None
-    """a mean of the weights over the steps, which is then the model that the run gives; none keeps no mean"""
+    """a mean of the weights over the steps, which becomes the model of the run; null: no mean"""
     branch: str | None = None
-    """a run's folder, or one of its checkpoints, to go on from: weights, optimiser state, what content has
-    learned and the order of rows; schedules and steps begin anew"""
+    """a run's folder, or one of its checkpoints, to continue from: weights, optimiser state,
+    content state and the order of rows; schedules and steps begin at 0"""
     steps: Positive = 10_000
     """optimiser steps of the whole run"""
     hours: Annotated[float, Field(gt=0, le=10**6)] | None = None
-    """wall-clock time of the whole run in hours: decides ``steps``, whatever is said there, from a speed that
-    is measured before the first step"""
+    """wall-clock time of the whole run in hours: the speed that is measured before the first step decides
+    ``steps``, whose value is ignored"""
     rows_per_step: Positive = 128
     """rows of one optimiser step, over all micro-batches and processes"""
     micro_batches: Positive = 1
@@ -126,7 +126,7 @@ class RunConfig(Config):
     """factor of the mean of log² Z of predicted tokens, which is added to the loss that is minimised, so that
     logits do not drift; PaLM has 1e-4"""
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """largest gradient norm; none clips nothing"""
+    """largest gradient norm; null: no clipping"""
     device: Device = "auto"
     """where training runs; auto takes a CUDA device if there is one"""
     precision: Precision = "fp32"
@@ -139,7 +139,7 @@ class RunConfig(Config):
     activation_checkpointing: bool = False
     """compute activations again in the backward pass: a third more work, a fraction of the memory"""
     peak_flops: Annotated[float, Field(gt=0)] | None = None
-    """FLOP/s that a device can do, what ``mfu`` is a share of; none measures a dense product"""
+    """FLOP/s of a device, of which ``mfu`` is a share; null: those of a dense product, measured"""
     threads: Threads | None = None
     """CPU threads of tensor operations; none leaves torch's own choice"""
     sharding: Literal["none", "fsdp2"] = "none"
@@ -147,7 +147,7 @@ class RunConfig(Config):
     deterministic: bool = False
     """refuse kernels whose result may differ from run to run; slower on CUDA, no change on CPU"""
     outliers: Outliers = KeepAll()
-    """whether a step whose loss or gradient stands out is left out"""
+    """whether steps with an outlying loss or gradient are skipped"""
     loader_workers: Annotated[int, Field(ge=0, le=1024)] = 1
     """threads that read rows ahead"""
     log_every: Positive = 10

@@ -36,7 +36,7 @@ __all__ = ["READERS", "TAGGED_FORMATS"]
 
 
 def read_text(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
-    """Documents are what stands between blank lines, or every line, as ``txt_documents`` says."""
+    """Documents are the texts between blank lines, or every line, as ``txt_documents`` says."""
     for number, (data, size) in enumerate(_texts(source, fields, skipped)):
         name = f"{source.name}:{number}"
         if size > fields.max_bytes:

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 TxtDocuments = Literal["auto", "blank_lines", "lines"]
-"""What a document of a .txt file is: what stands between blank lines, or every line. ``auto``: between
+"""What a document of a .txt file is: the text between blank lines, or every line. ``auto``: between
 blank lines, but every line of a file that begins with more than ``max_document_bytes`` without one."""
 Metadata = Mapping[str, str]
 

@@ -219,7 +219,7 @@ class HubDataset(Source):
     split: str = "train"
     """Which of its splits to read."""
     revision: str | None = None
-    """Commit or tag to read; None: the newest, so another day may bring other text."""
+    """Commit or tag to read; None: the newest, which may change."""
 
     def __str__(self) -> str:
         return f"hub:{self.name}{f':{self.config}' if self.config else ''}@{self.split}"

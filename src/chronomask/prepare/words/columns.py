@@ -30,7 +30,7 @@ class ColumnTagger(Tagger):
     tags_key: str = "tags"
     """Field or column with as many tags; an empty one or null is no class."""
     class_names: tuple[str, ...] = ()
-    """The tags there are; any other is refused. Empty: those that occur."""
+    """The allowed tags; any other is refused. Empty: all that occur."""
 
     runs_on_torch = False
 
