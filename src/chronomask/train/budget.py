@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from chronomask.errors import UsageError
+from chronomask.masking.content import ModelScores
 from chronomask.runs.layout import RunFolder, checkpoints_in
 from chronomask.train.config import RunConfig
 
@@ -111,7 +112,10 @@ def trial_config(config: RunConfig) -> RunConfig:
         },  # it is not to diverge without a warm-up
         "loggers": [],
     }
-    return RunConfig.parse(config.to_dict() | plain, "the configuration")
+    trial = RunConfig.parse(config.to_dict() | plain, "the configuration")
+    if isinstance(trial.masking.content, ModelScores):  # each step then pays for its own rows' scores
+        return trial.replace(["masking.content.every=1"])
+    return trial
 
 
 def fixed_steps(config: RunConfig, folder: RunFolder) -> int | None:

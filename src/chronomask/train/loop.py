@@ -195,9 +195,6 @@ def _train(
         began = time.perf_counter()
         rows = next(upcoming)
         waited = time.perf_counter() - began
-        if run.foresight is not None:
-            rows = run.foresight.attach(rows, state.step, world)
-
         step = _step(run, state, world, stop, rows)
         if step is None:
             _save(run, state, log, world, background=False)
@@ -245,6 +242,8 @@ def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -
     """Do step ``state.step`` and count it; None, and nothing done, if a process was asked to stop."""
     config, masker = run.config, run.masker
     progress = state.progress(config)
+    if run.foresight is not None:
+        rows = run.foresight.attach(rows, state.step, world)
     # All processes run a model that is shared out equally often, also one with few rows.
     number = world.least(rows.num_rows) if run.sharded else rows.num_rows
     most = config.sizes.parts_at(state.step, config.micro_batches)
