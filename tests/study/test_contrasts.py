@@ -45,8 +45,15 @@ def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None
     results = [result for unit in _results(study) for result in [TaskResult.load(unit)]]
     decay = [r.metrics["mcc"] for r in results if "decay" in r.model and r.step == 8]
     assert cola["arms"]["decay"]["mean"] == pytest.approx(np.mean(decay))
-    assert [curve["quantity"] for curve in found["curves"]] == ["validation_loss", "cola"]
-    assert found["curves"][1]["arms"]["fixed"]["step"] == [4, 8]
+    assert [curve["quantity"] for curve in found["curves"]] == [
+        "validation_loss",
+        "mean_loss",
+        "cola",
+    ]
+    assert found["curves"][2]["arms"]["fixed"]["step"] == [4, 8]
+    yardsticks = found["curves"][1]["arms"]["decay"]["by_seed"]["1"]
+    assert yardsticks["value"][-1] == json.loads(last)["mean_loss"]
+    assert "accuracy" not in yardsticks
     summary = _summary(study, "fixed", 0)
     line = found["curves"][0]["arms"]["fixed"]["by_seed"]["0"]
     assert line["masked_tokens"][-1] == summary["masked_tokens"]

@@ -13,6 +13,7 @@ import numpy as np
 from chronomask.report.comparison import (
     AXIS_NAMES,
     LOSS,
+    MEAN_LOSS,
     Curves,
     Numbers,
     in_unit,
@@ -78,6 +79,12 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
                 "All arms answer the same test, whatever they train with: the same held-out text, masked "
                 "uniformly with the same masks. Lower is better."
             )
+    elif curve["quantity"] == MEAN_LOSS:
+        title = f"{_capital(task_title(curve))} over training"
+        what = (
+            "Held-out text, with whole words hidden at four fixed ratios and with a single token hidden; the "
+            "mean of the five losses favours no arm for the ratio it trains at. Lower is better."
+        )
     else:
         title = f"{_capital(task_title(curve))} over training"
         better = "Higher" if curve["higher_is_better"] else "Lower"
@@ -271,7 +278,8 @@ def _cost_panel(curve: Numbers, arms: Mapping[str, int], axis: str) -> str:
         for arm, index in arms.items()
         if _has(curve["arms"][arm], axis)
     ]
-    unit = "nats per predicted token" if curve["quantity"] == LOSS else unit_of(curve)
+    of_loss = curve["quantity"] in (LOSS, MEAN_LOSS)
+    unit = "nats per predicted token" if of_loss else unit_of(curve)
     prefix = f"curve-{curve['quantity']}-{axis}"
     return lines_panel(lines, f"By {name}", name, unit, prefix, curve.get("references"))
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from chronomask.errors import DataError
-from chronomask.report.comparison import AXIS_NAMES, LOSS
+from chronomask.report.comparison import AXIS_NAMES, LOSS, MEAN_LOSS
 from chronomask.runs.layout import MODEL
 from chronomask.runs.read import Run
 from chronomask.study.gather import ArmRuns, Gathered
@@ -64,22 +64,30 @@ class Cost:
 def draw_curves(
     gathered: Gathered, compared: Mapping[str, Mapping[int, Run]], costs: Costs
 ) -> list[Numbers]:
-    """Validation loss over training, and each task that several checkpoints were evaluated on."""
+    """Validation loss and the mean of the yardsticks over training, and each task that several checkpoints
+    were evaluated on.
+    """
     shown = {arm.name: compared.get(arm.name, arm.runs) for arm in gathered.arms}
-    loss = _loss_curve(shown, costs)
+    losses = [_loss_curve(shown, costs), _loss_curve(shown, costs, MEAN_LOSS, "mean_loss")]
     tasks = dict.fromkeys(results.task for results in gathered.curves)
-    curves = [*([loss] if loss["arms"] else []), *(_task_curve(t, gathered, costs) for t in tasks)]
+    drawn = [curve for curve in losses if curve["arms"]]
+    curves = [*drawn, *(_task_curve(t, gathered, costs) for t in tasks)]
     for curve in curves:
         _add_differences(curve, gathered.baseline)
     return curves
 
 
-def _loss_curve(runs: Mapping[str, Mapping[int, Run]], costs: Costs) -> Numbers:
-    """The validations of each arm, at the steps of its first seed."""
+def _loss_curve(
+    runs: Mapping[str, Mapping[int, Run]], costs: Costs, quantity: str = LOSS, column: str = "loss"
+) -> Numbers:
+    """The validations of each arm, at the steps of its first seed; arms without the column are left out.
+
+    Accuracy, and what the data's frequencies alone would reach, belong to the loss at the fixed ratio.
+    """
     arms, ratios = {}, set()
     for name, by_seed in runs.items():
         lines = {seed: run.validation for seed, run in by_seed.items() if len(run.validation)}
-        finite = {seed: np.isfinite(line["loss"]) for seed, line in lines.items()}
+        finite = {seed: np.isfinite(line[column]) for seed, line in lines.items()}
         lines = {seed: line for seed, line in lines.items() if finite[seed].any()}
         if not lines:
             continue
@@ -90,23 +98,26 @@ def _loss_curve(runs: Mapping[str, Mapping[int, Run]], costs: Costs) -> Numbers:
                 seed: np.interp(steps, line["step"][finite[seed]], line[key][finite[seed]])
                 for seed, line in lines.items()
             }
-            for key in ("loss", "accuracy")
+            for key in (column, "accuracy")
         )
         arms[name] = _curve({s: by_seed[s] for s in lines}, costs.get(name), steps, values)
+        if quantity != LOSS:
+            continue
         for seed in lines:
             arms[name]["by_seed"][str(seed)]["accuracy"] = accuracies[seed]
         arms[name]["accuracy"] = np.mean(list(accuracies.values()), axis=0)
         ratios |= {float(r) for line in lines.values() for r in line["masking_ratio"] if r == r}
-    return {
-        "quantity": LOSS,
+    curve = {
+        "quantity": quantity,
         "family": "intrinsic",
-        "metric": "loss",
+        "metric": column,
         "unit": "nats",
         "higher_is_better": False,
-        "masking_ratios": sorted(ratios),
-        "references": _references(run for by_seed in runs.values() for run in by_seed.values()),
-        "arms": arms,
     }
+    if quantity == LOSS:
+        curve["masking_ratios"] = sorted(ratios)
+        curve["references"] = _references(run for own in runs.values() for run in own.values())
+    return {**curve, "arms": arms}
 
 
 def _references(runs: Iterable[Run]) -> dict[str, float]:

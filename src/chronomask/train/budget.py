@@ -113,7 +113,9 @@ def trial_config(config: RunConfig) -> RunConfig:
         "loggers": [],
     }
     trial = RunConfig.parse(config.to_dict() | plain, "the configuration")
-    if isinstance(trial.masking.content, ModelScores):  # each step then pays for its own rows' scores
+    if isinstance(
+        trial.masking.content, ModelScores
+    ):  # each step then pays for its own rows' scores
         return trial.replace(["masking.content.every=1"])
     return trial
 
