@@ -167,16 +167,29 @@ def test_what_else_follows_training_is_drawn(tmp_path: Path) -> None:
     )
     path = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines = [line | masking.in_force(line["progress"]) for line in lines]
+    lines = [
+        line
+        | masking.in_force(line["progress"])
+        | {"causal_share": 1 - line["progress"], "masks_enter": 3}
+        for line in lines
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = report(folder, tmp_path / "out").read_text(encoding="utf-8")
-    for words in ("Strength of content", "Strategies of over time", "Rows of over time"):
+    for words in (
+        "Strength of content",
+        "Rows of next tokens",
+        "Where masked tokens enter",
+        "Strategies of over time",
+        "Rows of over time",
+    ):
         assert words in page
     with (tmp_path / "out" / "csv" / "over-time.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     last, at = lines[-1], str(lines[-1]["step"])
     told = {(r["what"], r["which"]): float(r["value"]) for r in table if r["step"] == at}
     assert told["content_strength", ""] == pytest.approx(last["progress"])
+    assert told["causal_share", ""] == pytest.approx(1 - last["progress"])
+    assert told["masks_enter", ""] == 3
     assert told["strategy_share", "span"] == pytest.approx(last["progress"])
     assert told["row_ratio", "0.5"] == pytest.approx(0.3 - 0.15 * last["progress"], abs=2e-3)
     ends = [told["row_ratio", q] for q in ("0.05", "0.95")]

@@ -105,6 +105,7 @@ def test_late_masks_train_alone_and_however_a_step_is_cut(
     plain, zero = weights_of(tmp_path / "plain"), weights_of(tmp_path / "zero")
     assert all(torch.equal(plain[name], zero[name]) for name in plain)
     late = lines(tmp_path / "1" / "metrics.jsonl")
+    assert [line["masks_enter"] for line in late] == [1, 1, 1, 0, 0]
     for a, b in zip(late, lines(tmp_path / "plain" / "metrics.jsonl"), strict=True):
         assert a["masked_tokens"] == b["masked_tokens"]
         assert a["loss"] != b["loss"]

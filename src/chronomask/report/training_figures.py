@@ -120,33 +120,47 @@ def masking_ratio(runs: Mapping[int, Run]) -> Picture | None:
     )
 
 
+_MOVING = {
+    "content_strength": ("Strength of content", "power of the weights", "strength", 1.0),
+    "causal_share": ("Rows of next tokens", "share of the rows", "next-tokens", 0.0),
+    "masks_enter": ("Where masked tokens enter", "layer, from 0", "masks-enter", 0.0),
+}
+"""Column → title, unit and prefix of its panel, and the value that is nothing to tell."""
+
+
 def other_schedules(runs: Mapping[int, Run]) -> Picture | None:
-    """What else of masking followed training: strength of content, shares of strategies, ratios of rows."""
-    strengths, panels, rows = [], [], []
+    """What else followed training: strength of content, causal rows, where masks enter, shares of
+    strategies, ratios of rows.
+    """
+    moving: dict[str, list[ArmLine]] = {key: [] for key in _MOVING}
+    panels, rows = [], []
     for index, run in runs.items():
         where = thin_out(run.metrics)
-        step, strength = run.metrics["step"][where], run.metrics["content_strength"][where]
-        if np.isfinite(strength).any() and (np.nan_to_num(strength, nan=1.0) != 1.0).any():
-            strengths.append(ArmLine(index, run.name, step, strength))
-            rows += _named_rows((run.name, "content_strength", ""), step, strength)
+        step = run.metrics["step"][where]
+        for key, (*_, usual) in _MOVING.items():
+            values = run.metrics[key][where]
+            if (np.nan_to_num(values, nan=usual) != usual).any():
+                moving[key].append(ArmLine(index, run.name, step, values))
+                rows += _named_rows((run.name, key, ""), step, values)
         for key, draw in (("strategy_share", _share_panel), ("row_ratio", _row_panel)):
             columns = {name: v[where] for name, v in run.metrics.per_class.get(key, {}).items()}
             if columns:
                 panels.append(draw(index, run.name, step, columns))
             for name, values in columns.items():
                 rows += _named_rows((run.name, key, name), step, values)
-    if strengths:
-        strength = "power of the weights"
-        panels.insert(
-            0, lines_panel(strengths, "Strength of content", "optimiser step", strength, "strength")
-        )
+    panels = [
+        lines_panel(moving[key], title, "optimiser step", unit, prefix)
+        for key, (title, unit, prefix, _) in _MOVING.items()
+        if moving[key]
+    ] + panels
     if not panels:
         return None
     return Picture(
         "over-time",
         "What else follows training",
         "The power to which weights of content are raised: 0 is uniform choice, and 1 the schedule as it "
-        "is. The share of the rows that each strategy masks. The masking ratios of single rows: the line "
+        "is. The share of the rows that predict next tokens. The layer at which masked tokens enter. The "
+        "share of the rows that each strategy masks. The masking ratios of single rows: the line "
         "is their median, half of the rows lie in the darker band and nine tenths in the lighter one.",
         _legend_of_runs(runs),
         tuple(panels),

@@ -444,6 +444,8 @@ def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any
         line["rate_factor"] = step.rate_factor
     if config.z_loss:
         line["z_loss"] = step.z_loss
+    if run.forward.masks_enter is not None:
+        line["masks_enter"] = run.forward.masks_enter(step.progress)
     if config.objective.has_causal_rows:
         number = window.causal_tokens
         line["causal_share"] = step.causal_share
