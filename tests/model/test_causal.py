@@ -112,6 +112,25 @@ def test_packed_documents_lose_what_separate_ones_do(
     assert together.numel() == 6 + 0 + 15 + 9 + 9  # all but the first of each document
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+def test_on_cuda_the_kernel_loses_what_float32_does(
+    model_type: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    pad: Any = tokenizer.pad_token_id
+    rows = packed(len(tokenizer), pad)
+    model = small(model_type, tokenizer, "documents")
+    expected, _ = losses_and_gradients(model, rows, pad)
+    model.to("cuda", torch.bfloat16)  # pyright: ignore
+    batch, first = next_tokens(rows), position_offset(model)
+    inputs = backbone_inputs(rows, "documents", pad, first, "cuda", causal=True)
+    ids, places = (torch.from_numpy(x).cuda() for x in (rows.input_ids, batch.positions))
+    with torch.no_grad():
+        logits = logits_at(model, ids, places, inputs).float()
+        found = token_losses(logits, torch.from_numpy(batch.targets).cuda())[0].cpu()
+    torch.testing.assert_close(found, expected, rtol=0.03, atol=0.03 * float(expected.max()))
+
+
 @pytest.mark.parametrize("scope", ["documents", "row"])
 @pytest.mark.parametrize("model_type", SEPARATING)
 def test_no_token_knows_what_follows(
