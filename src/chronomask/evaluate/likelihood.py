@@ -94,6 +94,7 @@ class LikelihoodTask(Task[PseudoLikelihood], Generic[Item]):
         """The different texts, as they are and as tokens; raises UsageError for one that is too long."""
 
         def encode() -> tuple[list[Candidate], Sentences]:
+            """Encode them; refuse one that is cut, and one of which nothing is predicted."""
             items, _ = self.items(task_data)
             texts = sorted({each for item in items for each in self.candidates(item)})
             sentences, source = encode_sentences(
