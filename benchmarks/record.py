@@ -12,9 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from chronomask import __version__
+
 __all__ = ["as_json", "recorded"]
 
-PACKAGES = ("chronomask", "torch", "transformers", "tokenizers", "numpy", "spacy", "datasets")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "spacy", "datasets")
 
 
 def as_json(figures: Mapping[str, Any]) -> str:
@@ -30,7 +32,7 @@ def recorded() -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join(word for word in words if word != "--json"),
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "device": _cuda_device()},
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": {"python": platform.python_version(), "chronomask": __version__} | _versions(),
     }
 
 

@@ -126,12 +126,13 @@ def table_line(cells: Sequence[str]) -> str:
 
 
 def origin(figures: Mapping[str, Any]) -> str:
-    """Command, date, machine and versions, as far as the file has them."""
+    """Date, machine, the versions that matter most, and the command, as far as the file has them."""
     noted = figures["recorded"]
     machine = noted["machine"]
     cores = f", {machine['cores']} cores" if machine["cores"] else ""
     place = machine["device"] or f"{machine['processor']}{cores}"
-    versions = ", ".join(f"{name} {number}" for name, number in noted["versions"].items())
+    shown = {name: noted["versions"].get(name) for name in ("chronomask", "torch", "transformers")}
+    versions = ", ".join(f"{name} {number}" for name, number in shown.items() if number)
     return f"*{noted['date']}, {place}; {versions or 'versions not noted'}.* `{noted['command']}`"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.record import as_json
+from chronomask import __version__
 from docs import speed_page
 from tests.support.documents import ROOT, written_pages
 
@@ -29,7 +30,8 @@ def test_a_benchmark_notes_its_date_machine_and_versions() -> None:
     figures = json.loads(as_json({"overhead": 1.0}))
     assert figures["overhead"] == 1.0
     assert figures["recorded"]["machine"]["cores"] >= 1
-    assert figures["recorded"]["versions"].keys() >= {"python", "torch", "chronomask"}
+    assert figures["recorded"]["versions"]["chronomask"] == __version__
+    assert figures["recorded"]["versions"].keys() >= {"python", "torch"}
     assert figures["recorded"]["date"] in speed_page.origin(figures)
 
 
