@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -505,3 +506,13 @@ def test_a_full_disk_while_saving(
     )
     monkeypatch.undo()
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_collocations_are_found_and_kept(run: Any, tiny_data: PreparedData, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data.path, folder)
+    refused(run("data", "ngrams", folder), 2, "follow each other 10 times and more often than")
+    outcome = run("data", "ngrams", folder, "--min-count", "2", "--min-pmi", "0.1", "--quiet")
+    assert outcome.code == 0, outcome.err
+    assert "of the training tokens lie in one" in outcome.out
+    assert PreparedData.open(folder).manifest.ngrams == "pmi"

@@ -69,7 +69,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 @pytest.fixture(scope="module")
 def found(data: PreparedData) -> Ngrams:
     train = data.split("train")
-    return find_ngrams(train, min_count=MIN_COUNT, coverage=0.4, progress=False)
+    return find_ngrams(train, min_count=MIN_COUNT, coverage=0.4, min_pmi=0, progress=False)
 
 
 def ways_to_cut(gram: tuple[Any, ...]) -> list[list[tuple[Any, ...]]]:
@@ -144,6 +144,14 @@ def test_collocations_are_those_of_the_paper(data: PreparedData, found: Ngrams) 
             assert not columns[row][rows.word_id[row] < 0].any()
 
 
+def test_weak_ones_are_left_out(data: PreparedData, found: Ngrams) -> None:
+    strong = find_ngrams(
+        data.split("train"), min_count=MIN_COUNT, coverage=1.0, min_pmi=1.5, progress=False
+    )
+    assert strong.numbers == {n: int((table.pmi >= 1.5).sum()) for n, table in found.tables.items()}
+    assert 0 < sum(strong.numbers.values()) < sum(t.keys.size for t in found.tables.values())
+
+
 def test_they_are_kept_beside_the_rows(
     data: PreparedData, found: Ngrams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +159,9 @@ def test_they_are_kept_beside_the_rows(
     plain = import_parquet(file, tmp_path / "own")
     assert plain.split("train").read(np.arange(2)).ngrams is None
     monkeypatch.setattr(scores, "_BLOCK_TOKENS", 7 * 32)  # a few rows at a time are as good as all
-    again = find_ngrams(plain.split("train"), min_count=MIN_COUNT, coverage=0.4, progress=False)
+    again = find_ngrams(
+        plain.split("train"), min_count=MIN_COUNT, coverage=0.4, min_pmi=0, progress=False
+    )
     kept = add_ngrams(plain, again)
     assert kept.manifest.ngrams == "pmi"
     assert kept.verify() > 0
@@ -181,6 +191,8 @@ def test_they_are_kept_beside_the_rows(
         ({"min_count": 1}, "min_count is 1"),
         ({"coverage": 0.0}, "coverage is 0"),
         ({"coverage": 1.5}, "at most 1"),
+        ({"min_pmi": float("nan")}, "min_pmi is nan"),
+        ({"min_count": 4, "min_pmi": 99.0}, "lower min_count or min_pmi"),
         ({"min_count": 1000}, "follow each other 1000 times"),
     ],
 )

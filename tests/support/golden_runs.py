@@ -230,7 +230,7 @@ def make_data(folder: Path) -> Path:
     entries = {"train": writer.finish(begins.size), "held_out": empty.finish(0)}
     write_manifest(folder, values, entries)
     data = PreparedData.open(folder)
-    add_ngrams(data, find_ngrams(data.split("train"), min_count=3, progress=False))
+    add_ngrams(data, find_ngrams(data.split("train"), min_count=3, min_pmi=0, progress=False))
     return folder
 
 

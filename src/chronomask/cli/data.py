@@ -92,8 +92,12 @@ def data_ngrams(
     folder: DataFolder,
     min_count: Annotated[int, typer.Option(help="N-grams that occur less often are ignored.")] = 10,
     coverage: Annotated[
-        float, typer.Option(help="Share of the training tokens that collocations should cover.")
+        float, typer.Option(help="Share of the training tokens that collocations cover at most.")
     ] = 0.5,
+    min_pmi: Annotated[
+        float,
+        typer.Option(help="N-grams with a lower PMI, in nats, are ignored; 0 as in the paper."),
+    ] = 3.0,
     quiet: Quiet = False,
 ) -> None:
     """Find the collocations of two to five words, for `masking.strategy.kind=pmi` to mask together."""
@@ -102,7 +106,11 @@ def data_ngrams(
 
     data = PreparedData.open(folder)
     found = find_ngrams(
-        data.split("train"), min_count=min_count, coverage=coverage, progress=not quiet
+        data.split("train"),
+        min_count=min_count,
+        coverage=coverage,
+        min_pmi=min_pmi,
+        progress=not quiet,
     )
     data = add_ngrams(data, found)
     numbers = ", ".join(f"{number:,} of {n} words" for n, number in found.numbers.items())

@@ -7,7 +7,8 @@ measure of an n-gram (equation 3) is the least, over all ways to cut it into par
 
 with p the share among the n-grams of that length in the training rows. N-grams are ranked by it for every
 length apart, and kept in the shares of the paper, half pairs, a quarter triples, an eighth each of
-four and of five words, until they hold the share of the tokens that is asked (about half in the paper).
+four and of five words, until they hold the share of the tokens that is asked (about half in the paper). A
+small text has not so many collocations: those below a least PMI are left out before (not in the paper).
 
 Rows are passed over several times and only tables of n-grams are held: a longer one is counted only where it
 consists of n-grams that are frequent enough themselves. Letters: B rows, T tokens, W words.
@@ -57,12 +58,12 @@ class _Table:
         place = np.minimum(np.searchsorted(self.keys, keys), self.keys.size - 1)
         return np.where(there & (self.keys[place] == keys), place, -1)
 
-    def rank(self, words: int) -> None:
-        """Give every n-gram its level; those that are no collocation have none."""
+    def rank(self, words: int, least: float) -> None:
+        """Give every n-gram its level; those below the least PMI, in nats, have none."""
         # Logarithms differ in their last bits between machines; equal ones are ordered by their keys.
         order = np.lexsort((self.keys, -np.round(self.pmi, 9)))
         self.level[order] = np.arange(order.size) // _AT_A_LEVEL[words]
-        self.level[self.pmi <= 0] = _NEVER
+        self.level[(self.pmi <= 0) | (self.pmi < least)] = _NEVER
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,17 @@ class Ngrams:
 
 
 def find_ngrams(
-    train: PreparedSplit, *, min_count: int = 10, coverage: float = 0.5, progress: bool = True
+    train: PreparedSplit,
+    *,
+    min_count: int = 10,
+    coverage: float = 0.5,
+    min_pmi: float = 3.0,
+    progress: bool = True,
 ) -> Ngrams:
     """The collocations of the training rows.
 
     ``min_count``: n-grams met less often are none (10 in the paper); ``coverage``: share of the tokens that
-    are to lie in one, in (0, 1]; there are fewer where too few n-grams have a PMI above 0. Of more than
+    are to lie in one at most, in (0, 1]; ``min_pmi``: n-grams with a lower PMI in nats are none. Of more than
     :data:`~chronomask.data.scores.MOST_PAIRS` different candidates those met once are forgotten on the way.
     Raises UsageError for numbers that cannot be and for rows without any collocation.
     """
@@ -108,6 +114,8 @@ def find_ngrams(
     if not 0 < coverage <= 1:
         raise UsageError(f"coverage is {coverage:g}; it must be above 0 and at most 1")
     passes = MAX_WORDS + 2
+    if not min_pmi >= 0:
+        raise UsageError(f"min_pmi is {min_pmi:g}; it must be 0 or more, in nats")
     with Progress("n-grams", passes * train.num_rows, "rows", shown=progress) as shown:
         tables: dict[int, _Table] = {}
         for n in range(1, MAX_WORDS + 1):
@@ -115,13 +123,13 @@ def find_ngrams(
         _measure(train, tables, shown)
         del tables[1]
         for n, table in tables.items():
-            table.rank(n)
+            table.rank(n, min_pmi)
         cut, covered = _cut(train, tables, coverage, shown)
-    if not cut:
-        raise UsageError(
-            f"no two words of {train.path} follow each other {min_count} times and more often than by "
-            "chance: lower min_count, or prepare more text"
-        )
+        if not cut:
+            raise UsageError(
+                f"no two words of {train.path} follow each other {min_count} times and more often than by "
+                "chance: lower min_count or min_pmi, or prepare more text"
+            )
     return Ngrams(tables, cut, covered)
 
 
