@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import Stopped, UsageError
 from chronomask.runs.layout import RunFolder
@@ -181,6 +182,19 @@ def test_a_study_wants_steps(tiny_data: PreparedData) -> None:
     study = study_of({"base": {"data": str(tiny_data.path)}, "arms": {"a": {}, "b": {"hours": 1}}})
     with pytest.raises(UsageError, match=r"arm 'b': hours decides the steps.*set hours null"):
         resolve_arms(study, str(tiny_data.path))
+
+
+def test_steps_on_the_command_line_take_the_place_of_hours(
+    hours: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those of a run that is branched from, whose config has both."""
+    path = tmp_path / "config.yaml"
+    path.write_text(hours.to_yaml())
+    ahead = ["pretrain", str(path), "--dry-run", "--flops", "1e9"]
+    app([*ahead, "--steps", "5"], standalone_mode=False)
+    assert "steps               5\n" in capsys.readouterr().out
+    with pytest.raises(UsageError, match=r"--steps and --hours both.*leave one of them out"):
+        app([*ahead, "--steps", "5", "--hours", "1"], standalone_mode=False)
 
 
 def test_a_dry_run_says_how_many_steps_a_rate_gives(config: RunConfig) -> None:

@@ -140,7 +140,7 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
         shutil.rmtree(trial.path, ignore_errors=True)
     world.wait()
     chatter, clock = logging.getLogger("chronomask"), budget.clock
-    level = chatter.level
+    level, thrown_away = chatter.level, True
     chatter.setLevel(logging.ERROR)  # the run itself says it again
     try:
         at = clock()
@@ -168,9 +168,12 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
                     )
             measure(_validate, run, state, log, world)
             measure(_save, run, state, log, world, background=False)
+    except RunError:
+        thrown_away = False  # it names a dump that lies there; the next start removes it
+        raise
     finally:
         chatter.setLevel(level)
-        if world.is_first:
+        if world.is_first and thrown_away:
             shutil.rmtree(trial.path, ignore_errors=True)
     opening, *steps, validation, saving = times
     return budget.Costs.of(config, opening, steps, validation=validation, saving=saving)
