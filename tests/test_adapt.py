@@ -177,7 +177,8 @@ def test_every_common_encoder_is_continued(
     (tmp_path / "mine.txt").write_text("\n\n".join(made_up_text(24)), encoding="utf-8")
     short = {"tagger.kind": "none", "workers": 1, "row_length": 32, "held_out": 0.2}
     changes: dict[str, Any] = {"rows_per_step": 2, "steps": 20, "device": "cpu", "threads": 1}
-    layers = [Layer("--steps 20", changes)]
+    seldom = {"validation.every": 20, "checkpoint.every": 20}
+    layers = [Layer("--steps 20", changes | seldom)]
     plan = Plan(layers=layers, preparation=[Layer("--row-length 32", short)])
     if model_type in ("deberta-v2", "mpnet"):  # their attention takes no mask of documents
         refuse("set attention: row", "owner/tiny", tmp_path / "mine.txt", tmp_path / "out", plan)
