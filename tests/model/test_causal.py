@@ -47,7 +47,7 @@ def losses_and_gradients(
         first = position_offset(model)
         inputs = backbone_inputs(rows, "documents", pad, first, "cpu", causal=True)
     ids, positions = torch.from_numpy(rows.input_ids), torch.from_numpy(batch.positions)
-    losses, _ = token_losses(
+    losses, _, _ = token_losses(
         logits_at(model, ids, positions, inputs), torch.from_numpy(batch.targets)
     )
     model.zero_grad()
