@@ -36,7 +36,7 @@ TEXT = "Some text to prepare.\n"
 COMMANDS = (
     "prepare", "pretrain", "adapt", "replay", "evaluate", "study run", "study status", "study report",
     "report", "quickstart", "inspect", "data info", "data verify", "data show", "data score",
-    "data ngrams", "data export", "data import", "recipes",
+    "data ngrams", "data export", "data import", "recipes", "compare", "push",
 )  # fmt: skip
 
 REFUSALS: dict[str, dict[str, str]] = {
@@ -104,6 +104,15 @@ REFUSALS: dict[str, dict[str, str]] = {
         "missing run": "{none} --out {new}",
         "no run": "{folder} --out {new}",
         "twice": "{folder} {folder} --out {new}",
+    },
+    "compare": {
+        "missing results": "{none}",
+        "no results": "{folder}",
+        "wrong flag": "{folder} --cvs",
+    },
+    "push": {
+        "missing model": "{none} owner/name --dry-run",
+        "no model": "{folder} owner/name --dry-run",
     },
     "quickstart": {"wrong value": "--steps 3", "wrong flag": "--step 30"},
     "inspect": {
