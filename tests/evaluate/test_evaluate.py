@@ -197,7 +197,7 @@ def test_tasks_are_given_by_name_or_made(subject: Subject, glue: Path, tmp_path:
 
 def test_default_folder(subject: Subject, tmp_path: Path) -> None:
     assert default_out(subject) == Path("results") / "tiny"
-    of_run = Subject("x", tmp_path, step=40, run=tmp_path / "run")
+    of_run = Subject("x", tmp_path / "transformers", step=40, run=tmp_path / "run")
     assert default_out(of_run) == tmp_path / "run" / "results" / "step-00000040"
 
 
