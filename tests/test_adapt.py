@@ -12,11 +12,12 @@ import yaml
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
+    EsmTokenizer,
     PreTrainedTokenizerBase,
     pipeline,
 )
 
-from chronomask.adapt import Plan, adapt
+from chronomask.adapt import Plan, adapt, extend_vocabulary
 from chronomask.config import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
@@ -238,6 +239,18 @@ def test_pickles_are_never_read(checkpoint: Path, text: Path, tmp_path: Path) ->
     (other / "config.json").write_text((checkpoint / "config.json").read_text(), encoding="utf-8")
     (other / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
     refuse("no .safetensors weights", other, text, tmp_path / "out", QUICK)
+
+
+def test_a_slow_tokenizer(text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "vocab.txt").write_text("<cls>\n<pad>\n<eos>\n<unk>\nL\nA\n<mask>", encoding="utf-8")
+    EsmTokenizer(vocab_file=str(other / "vocab.txt")).save_pretrained(other)
+    (other / "config.json").write_text('{"model_type": "esm"}', encoding="utf-8")
+    (other / "model.safetensors").write_bytes(b"")
+    refuse("slow tokenizer", other, text, tmp_path / "out", replace(QUICK, new_words=3))
+    with pytest.raises(UsageError, match=r"slow tokenizer .*tokenizer\.json"):
+        extend_vocabulary(other, ["LALA"], tmp_path / "out")
 
 
 def test_a_tokenizer_without_a_mask_token(checkpoint: Path, text: Path, tmp_path: Path) -> None:
