@@ -13,9 +13,12 @@ from chronomask.data.order import _recount
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
+from chronomask.masking.ratio import Constant
+from chronomask.masking.rows import RowCollator
 from chronomask.masking.strategy import PmiNgrams
 from chronomask.types import Rows
 from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text, word_sizes
+from tests.support.tiny_tokenizer import wordpiece
 
 VOCABULARY = Vocabulary(4, np.arange(FIRST_ORDINARY, VOCAB_SIZE), VOCAB_SIZE)
 ROWS = rows_like_text(200, 128)
@@ -124,6 +127,17 @@ def test_of_two_collocations_that_overlap_each_has_half_the_epochs() -> None:
     assert left.mean() == pytest.approx(0.5, abs=0.05)
     with pytest.raises(UsageError, match="chronomask data ngrams FOLDER"):
         PmiNgrams().units(replace(rows, ngrams=None), seed=0)
+
+
+def test_rows_of_ones_own_bring_their_collocations() -> None:
+    tokenizer = wordpiece([*"abcdefgh"])
+    ids = tokenizer.convert_tokens_to_ids([*"abc"])
+    row = {"input_ids": ids, "word_ids": [0, 1, 2], "ngrams": [2, 0, 0], "row_id": 5}
+    masker = Masker.for_tokenizer(tokenizer, strategy=PmiNgrams(), ratio=Constant(base=0.5))
+    masked = [masker(RowCollator(tokenizer)([row | {"row_id": k}]), 0.5) for k in range(40)]
+    hidden = {tuple((batch.labels[0] >= 0).tolist()) for batch in masked}
+    assert hidden <= {(a, a, b) for a in (True, False) for b in (True, False)}
+    assert {(True, True, False), (False, False, True)} <= hidden
 
 
 @pytest.mark.parametrize("strategy", [TOKEN, WORD, SPAN, {"kind": "pmi"}])
