@@ -34,7 +34,7 @@ def documents_of(lengths: list[int], length: int, device: str) -> Documents:
     """One padded row for each of ``lengths``; the padding of a row is a document of its own."""
     starts = np.arange(len(lengths) + 1) * length
     bounds = np.union1d(starts, starts[:-1] + np.asarray(lengths))
-    return attention._documents(bounds, len(lengths), length, device)
+    return attention.documents_between(bounds, len(lengths), length, device)
 
 
 def by_hand(

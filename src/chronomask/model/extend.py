@@ -78,7 +78,7 @@ def grow_vocabulary(
             grown[number] = old[list(ids)].mean(0)
         weights[name] = grown.transpose(0, axis).contiguous()
     with torch.random.fork_rng():
-        bigger = _build(_resized(model.config, wanted))
+        bigger = _build(_resize(model.config, wanted))
     bigger.load_state_dict(weights)
     return bigger.train(model.training)
 
@@ -87,7 +87,7 @@ def _vocabulary_axes(config: PretrainedConfig) -> dict[str, int]:
     """Names of the weights that have an entry per token, and on which axis."""
     with torch.random.fork_rng(), torch.device("meta"):
         first, second = (
-            _build(_resized(config, config.vocab_size + more)).state_dict() for more in (0, 1)
+            _build(_resize(config, config.vocab_size + more)).state_dict() for more in (0, 1)
         )
     return {
         name: axis
@@ -97,7 +97,7 @@ def _vocabulary_axes(config: PretrainedConfig) -> dict[str, int]:
     }
 
 
-def _resized(config: PretrainedConfig, vocab_size: int) -> PretrainedConfig:
+def _resize(config: PretrainedConfig, vocab_size: int) -> PretrainedConfig:
     changed = type(config).from_dict(config.to_dict())
     changed.vocab_size = vocab_size
     return changed
