@@ -164,7 +164,7 @@ def test_arrays_that_do_not_fit(plain: PreparedData, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"neither a folder .* 'informativeness'"):
         scores_named("informativenes")
     (tmp_path / "train.npy").write_bytes(b"no array")
-    with pytest.raises(DataError, match="no array of numbers"):
+    with pytest.raises(DataError, match="not an array of numbers"):
         scores_named(str(tmp_path))
 
 

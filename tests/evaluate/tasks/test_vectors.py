@@ -146,7 +146,7 @@ def test_collections_are_found_and_read_compressed(tmp_path: Path) -> None:
     (place / "scifact" / "corpus.jsonl.gz").write_bytes(
         gzip.compress((place / "scifact" / "corpus.jsonl").read_bytes())
     )
-    with pytest.raises(UsageError, match=r"corpus.jsonl and corpus.jsonl.gz: leave one"):
+    with pytest.raises(UsageError, match=r"corpus.jsonl and corpus.jsonl.gz: leave only one"):
         collection_files(tmp_path, Retrieval())
     (place / "scifact" / "corpus.jsonl").unlink()
     packed = read_collection(*collection_files(tmp_path, Retrieval()))
