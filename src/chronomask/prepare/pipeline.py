@@ -467,7 +467,7 @@ class _Run:
         if self.config.held_out and predictions < FEW_PREDICTIONS:
             logger.warning(
                 "%s tokens are held out, so a validation rests on about %s predictions; below %s its loss "
-                "is largely luck: give more text or a larger held_out",
+                "is largely chance: give more text or a larger held_out",
                 f"{held_out:,}",
                 f"{predictions:,}",
                 f"{FEW_PREDICTIONS:,}",
