@@ -283,6 +283,8 @@ def _first(run: DryRun) -> str:
 def _time(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} minutes"
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 86400:.1f} days"
