@@ -115,6 +115,15 @@ def test_a_kind_that_changes_drops_what_belonged_to_the_one_before() -> None:
         assert merge(before, nested(changes)) == {"ratio": {"kind": "linear", "start": 0.3}}
 
 
+def test_a_kind_that_comes_back_has_its_defaults() -> None:
+    first = Layer("a", {"data": "d", "course": {"kind": "straight", "start": 0.5, "end": 0.4}})
+    there, back = ({"course": {"kind": kind}} for kind in ("level", "straight"))
+    last = Layer("d", {"course.start": 0.3})
+    config = Whole.from_layers([first, Layer("b", there), Layer("c", back), last])
+    assert config.course == Straight(start=0.3)
+    assert Whole.from_layers([first, Layer("c", back), last]).course == Straight(start=0.3, end=0.4)
+
+
 def test_an_empty_group_empties_what_is_there() -> None:
     values = {"overrides": {"hidden_size": 1}, "other": {"a": 1}}
     assert merge(values, dict([parse_override("overrides={}")])) == {**values, "overrides": {}}

@@ -210,7 +210,9 @@ def test_pages_name_files_that_are_there(page: Path) -> None:
         assert sorted({path for path in paths if not (ROOT / path).exists()}) == []
     for target in re.findall(r"\]\(([^)#\s]+?)(?:#[^)]*)?\)", text):
         if "://" not in target and not target.startswith("mailto:"):
-            assert (page.parent / target).exists(), target
+            file = (page.parent / target).resolve()
+            # The site's build makes the pages of reference/; tests/test_links.py knows which.
+            assert file.exists() or file.parent == ROOT / "docs" / "reference", target
 
 
 SPOKEN = sorted(

@@ -493,9 +493,27 @@ def _overlay(cls: type[Config], layers: Sequence[Layer]) -> dict[str, Any]:
     """
     first, *others = [nested(layer.values) for layer in layers] or [{}]
     changes: dict[str, Any] = {}
+    base = _with_defaults(cls, first)
     for values in others:
+        base = _with_kinds_of(values, base)
         changes = merge(changes, values)
-    return merge(_with_defaults(cls, first), changes) if changes else first
+    return merge(base, changes) if changes else first
+
+
+def _with_kinds_of(changes: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` whose groups hold nothing but the new ``kind`` where ``changes`` name another one.
+
+    So a kind that a later layer brings back has its defaults, and not what the first layer said of it.
+    """
+    result = dict(values)
+    for key, change in changes.items():
+        before = result.get(key)
+        if not isinstance(before, Mapping) or not isinstance(change, Mapping):
+            continue
+        kind = change.get("kind", before.get("kind"))
+        same = kind == before.get("kind", kind)
+        result[key] = _with_kinds_of(change, before) if same else {"kind": kind}
+    return result
 
 
 def _with_defaults(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -190,8 +190,8 @@ def losses(arm: str, data: Path, out: Path) -> list[float]:
     return [line["causal_loss"] if line["loss"] is None else line["loss"] for line in lines]
 
 
-def make_data(folder: Path) -> Path:
-    """Prepared rows in which most tokens follow from the one before."""
+def make_data(folder: Path, *, ngrams: bool = False) -> Path:
+    """Prepared rows in which most tokens follow from the one before, on demand with their collocations."""
     words = {token: number for number, token in enumerate(SPECIALS)}
     words |= {f"w{number}": number for number in range(len(SPECIALS), VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
@@ -229,6 +229,8 @@ def make_data(folder: Path) -> Path:
     }
     entries = {"train": writer.finish(begins.size), "held_out": empty.finish(0)}
     write_manifest(folder, values, entries)
+    if not ngrams:
+        return folder
     data = PreparedData.open(folder)
     add_ngrams(data, find_ngrams(data.split("train"), min_count=3, min_pmi=0, progress=False))
     return folder
@@ -238,7 +240,7 @@ def main() -> None:
     torch.set_num_threads(1)
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     with tempfile.TemporaryDirectory() as folder:
-        data = make_data(Path(folder) / "data")
+        data = make_data(Path(folder) / "data", ngrams=True)
         for arm in sys.argv[1:] or (*ARMS, *RUNS):
             values = {"versions": versions, "loss": losses(arm, data, Path(folder) / arm)}
             (FOLDER / f"{arm}.json").write_text(json.dumps(values, indent=1) + "\n")

@@ -20,7 +20,7 @@ RELATIVE = 1e-5
 
 @pytest.fixture(scope="module")
 def golden_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("golden") / "data")
+    return make_data(tmp_path_factory.mktemp("golden") / "data", ngrams=True)
 
 
 @pytest.mark.parametrize("arm", [*ARMS, *RUNS])
