@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 
 from chronomask.errors import UsageError
-from chronomask.masking.content import ModelScores
 from chronomask.runs.layout import RunFolder, checkpoints_in
 from chronomask.train.config import RunConfig
 
@@ -106,18 +105,13 @@ def trial_config(config: RunConfig) -> RunConfig:
         "rows_follow_ratio": False,
         "averaging": None,
         "outliers": {"kind": "none"},
-        "learning_rate": {
-            "kind": "constant",
-            "peak": 1e-9,
-        },  # it is not to diverge without a warm-up
+        "learning_rate": {"kind": "constant", "peak": 1e-9},  # without a warm-up it might diverge
         "loggers": [],
     }
     trial = RunConfig.parse(config.to_dict() | plain, "the configuration")
-    if isinstance(
-        trial.masking.content, ModelScores
-    ):  # each step then pays for its own rows' scores
-        return trial.replace(["masking.content.every=1"])
-    return trial
+    masking = trial.masking
+    masking = masking.model_copy(update={"content": masking.content.paid_step_by_step()})
+    return trial.model_copy(update={"masking": masking})
 
 
 def fixed_steps(config: RunConfig, folder: RunFolder) -> int | None:

@@ -20,7 +20,6 @@ from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.data.order import shorten_rows
 from chronomask.errors import UsageError
-from chronomask.masking.content import ModelScores
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import skeleton
 from chronomask.model.device import peak_flops
@@ -137,9 +136,9 @@ def dry_run(
     expected = expect(config, maskable_at or (lambda step: tokens_per_row))
     unknown = unknown_before(config)
     per_token = _per_token(flops, lengths, (expected.labels + expected.next_tokens) / tokens)
-    if isinstance(content := config.masking.content, ModelScores):
+    if ahead := config.masking.content.look_ahead:
         # A forward pass alone is a third of a step.
-        per_token += content.passes * _per_token(flops, lengths, 1 / content.passes) / 3
+        per_token += ahead.passes * _per_token(flops, lengths, 1 / ahead.passes) / 3
 
     here = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     cuda = config.device == "cuda" or here.type == "cuda"
@@ -207,7 +206,7 @@ def _first_masks(config: RunConfig, data: PreparedData | MixedData, rows: Rows) 
     rows = rows.select(~config.objective.is_causal(rows, config.seed, 0.0))
     if not rows.num_rows:
         return {"maskable": 0, "predicted": 0, "ratio_asked": 0.0, "ratio_achieved": 0.0}
-    if isinstance(config.masking.content, ModelScores):  # of no model yet, so all are alike
+    if config.masking.content.look_ahead:  # of no model yet, so all are alike
         rows = replace(rows, scores=np.zeros(rows.input_ids.shape, np.float32))
     batch = masker(rows.to("cpu"), 0.0)
     maskable = int(np.count_nonzero(rows.word_id >= 0))

@@ -18,7 +18,7 @@ import torch
 
 from chronomask.data.loader import RowLoader
 from chronomask.masking.config import MaskingConfig
-from chronomask.masking.content import ModelScores
+from chronomask.masking.content import LookAhead
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.ratio import Constant
 from chronomask.masking.strategy import Explored
@@ -36,31 +36,31 @@ class Foresight:
     def __init__(
         self,
         config: RunConfig,
-        content: ModelScores,
+        ahead: LookAhead,
         forward: Forward,
         loader: RowLoader,
         vocabulary: Vocabulary,
     ) -> None:
         """``loader``: of this process's rows; nothing is scored yet."""
-        self._config, self._content, self._loader = config, content, loader
+        self._config, self._ahead, self._loader = config, ahead, loader
         self._forward = replace(  # as validation: the plain model, not compiled
             forward, compiled=None, tokens=None, masks_enter=None
         )
         in_turn = MaskingConfig(
-            ratio=Constant(base=1 / content.passes),
-            strategy=Explored(epochs=content.passes),
+            ratio=Constant(base=1 / ahead.passes),
+            strategy=Explored(epochs=ahead.passes),
             mask_replace_prob=1.0,
             random_replace_prob=0.0,
         )
         self._masker = Masker(in_turn, vocabulary, seed=config.seed)
-        self._begin = -content.every
+        self._begin = -ahead.every
         self._scores = torch.zeros(0, loader.split.row_length, dtype=torch.float16)
 
     def attach(self, rows: Rows, step: int, world: World) -> Rows:
         """Host rows of a 0-based step with their scores, whole or cut; where there are none, all of the
         steps to come are scored first. Every process calls it at the same step.
         """
-        if not self._begin <= step < self._begin + self._content.every:
+        if not self._begin <= step < self._begin + self._ahead.every:
             self._look_ahead(step, world)
         begin = self._loader.rows_before(self._begin)
         first, last = self._loader.row_range(step)
@@ -72,7 +72,7 @@ class Foresight:
     def _look_ahead(self, step: int, world: World) -> None:
         """Score the rows of ``step`` and of those after it."""
         loader, sizes = self._loader, self._loader.sizes
-        end = min(step + self._content.every, self._config.steps)
+        end = min(step + self._ahead.every, self._config.steps)
         begin = loader.rows_before(step)
         shape = loader.rows_before(end) - begin, loader.split.row_length
         scores = torch.zeros(shape, device=world.device)
@@ -88,7 +88,7 @@ class Foresight:
             scores[first - begin : last - begin] = torch.cat([self._score(part) for part in parts])
         self._forward.model.train()
         world.sum(scores)
-        if self._content.reference == "mean":
+        if self._ahead.centred:
             total, number = world.totals(
                 0.0 if world.rank else float(scores.double().sum()), maskable
             )
@@ -98,15 +98,15 @@ class Foresight:
     def _score(self, rows: Rows) -> torch.Tensor:
         """float32 [B, T] on the run's device: each position's score, 0 where nothing may be masked."""
         out = torch.zeros(rows.input_ids.size, device=self._forward.device)
-        for turn in range(self._content.passes):
-            hidden = replace(rows, epoch=rows.epoch * self._content.passes + turn)
+        for turn in range(self._ahead.passes):
+            hidden = replace(rows, epoch=rows.epoch * self._ahead.passes + turn)
             part = self._forward.mask(hidden, self._masker, 0.0)
             out[part.batch.positions] = self._measure(part)
         return out.view(rows.input_ids.shape)
 
     def _measure(self, part: Part) -> torch.Tensor:
         """float32 [N], in nats: of every predicted token."""
-        if self._content.measure == "loss":
+        if self._ahead.measure == "loss":
             return self._forward.losses(part)[0]
         log_p = self._forward.logits(part).log_softmax(-1)
         return -(log_p.exp() * log_p).sum(-1)

@@ -19,7 +19,6 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import DataError, UsageError
-from chronomask.masking.content import ModelScores
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.attention import DOCUMENTS_ATTENTION, attention_dropout
 from chronomask.model.build import build_model, checkpoint_activations
@@ -398,8 +397,8 @@ def open_run(
         initial_weights_sha256=initial_weights,
         logged_every=logged_every,
     )
-    if isinstance(content := config.masking.content, ModelScores):
-        run.foresight = Foresight(config, content, run.forward, run.loader, vocabulary)
+    if ahead := config.masking.content.look_ahead:
+        run.foresight = Foresight(config, ahead, run.forward, run.loader, vocabulary)
     if world.is_first:
         run.peak_flops = config.peak_flops or peak_flops(world.device, config.precision)
         run.data_sheet_flops = data_sheet_flops(world.device, config.precision)

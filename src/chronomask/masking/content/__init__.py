@@ -6,7 +6,7 @@ it, ``tokens`` those by token id. ``base`` says what a schedule of one's own mus
 (see :class:`~chronomask.config.Alternative`); ``maps`` turn losses into weights.
 """
 
-from chronomask.masking.content.base import ContentSchedule, ContentState, quantise
+from chronomask.masking.content.base import ContentSchedule, ContentState, LookAhead, quantise
 from chronomask.masking.content.given import Fixed, ModelScores, NoContent, Scores
 from chronomask.masking.content.learning import LearningProgress, ReducibleLoss
 from chronomask.masking.content.maps import Clipped, Nats, Sigmoid, Softmax, WeightMap
@@ -19,6 +19,7 @@ __all__ = [
     "ContentState",
     "Fixed",
     "LearningProgress",
+    "LookAhead",
     "ModelScores",
     "Nats",
     "NoContent",

@@ -14,6 +14,7 @@ import json
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -34,6 +35,7 @@ __all__ = [
     "ContentSchedule",
     "ContentState",
     "Decay",
+    "LookAhead",
     "on_grid",
     "quantise",
     "read_by_class",
@@ -48,6 +50,20 @@ Strength = Annotated[float, Field(ge=0, le=8)]
 _GRID_BITS = 16
 LOG_LEVELS = 11.75 * math.log(2)
 """Logarithm of the largest over the smallest weight of units whose weights are means over tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAhead:
+    """How the model in training scores rows before their steps (:mod:`chronomask.train.foresight`)."""
+
+    every: int
+    """steps whose rows are scored together"""
+    passes: int
+    """forward passes over them, each with another part of the words hidden"""
+    measure: Literal["entropy", "loss"]
+    """a position's score, in nats"""
+    centred: bool
+    """whether the mean of the scores made together is taken off"""
 
 
 class ContentSchedule(Alternative):
@@ -88,6 +104,15 @@ class ContentSchedule(Alternative):
     def strength_at(self, progress: float) -> float:
         """The power to which weights are raised at ``progress`` in [0, 1]."""
         return value_at(self.strength, progress)
+
+    @property
+    def look_ahead(self) -> LookAhead | None:
+        """How the model scores rows before their steps; None where it does not."""
+        return None
+
+    def paid_step_by_step(self) -> ContentSchedule:
+        """The same, doing at each step what is otherwise done for several together: for trials of speed."""
+        return self
 
     @property
     def log_range(self) -> float:

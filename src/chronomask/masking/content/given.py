@@ -16,6 +16,7 @@ from chronomask.masking.content.base import (
     LOG_LEVELS,
     ContentSchedule,
     ContentState,
+    LookAhead,
     on_grid,
     read_by_class,
 )
@@ -158,6 +159,13 @@ class ModelScores(_ByScore):
     """the score of which the weight is ½; "mean": the mean of those that were made together"""
 
     @property
+    def look_ahead(self) -> LookAhead:
+        return LookAhead(self.every, self.passes, self.measure, centred=self.reference == "mean")
+
+    def paid_step_by_step(self) -> ModelScores:
+        return self.model_copy(update={"every": 1})
+
+    @property
     def half(self) -> float:
         """0 for the mean, which is taken off where scores are made."""
         return 0.0 if self.reference == "mean" else self.reference
@@ -167,7 +175,7 @@ class _ScoresState(ContentState[_ByScore]):
     def weigh_positions(self, rows: Rows) -> Array:
         config = self.config
         if rows.scores is None:
-            own = isinstance(config, ModelScores)
+            own = config.look_ahead is not None
             raise UsageError(
                 f"content '{kind_of(config)}' weighs positions by their scores, and these rows have none: "
                 f"{'in chronomask pretrain the model makes them; elsewhere ' if own else ''}give them a "
