@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.record import as_json
+from benchmarks.record import print_figures
 from benchmarks.sides import Work, make_data
 from chronomask.data.folder import PreparedData
 from chronomask.runs.layout import RunFolder
@@ -118,11 +118,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     figures = benchmark_late_masks(options.steps, options.threads, options.toy)
-    if options.json:
-        print(as_json(figures))
-        return
-    for name, value in figures.items():
-        print(f"{name}: {value}")
+    print_figures(figures, json_alone=options.json)
 
 
 if __name__ == "__main__":

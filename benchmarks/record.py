@@ -14,7 +14,7 @@ from typing import Any
 
 from chronomask import __version__
 
-__all__ = ["as_json", "recorded"]
+__all__ = ["as_json", "print_figures", "recorded"]
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "spacy", "datasets")
 
@@ -22,6 +22,12 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "spacy", "datasets")
 def as_json(figures: Mapping[str, Any]) -> str:
     """One JSON object: the figures, and under ``recorded`` when, where and with what they were measured."""
     return json.dumps(dict(figures) | {"recorded": recorded()})
+
+
+def print_figures(figures: Mapping[str, Any], *, json_alone: bool) -> None:
+    """Print the figures a line each, or as :func:`as_json` has them."""
+    lines = [as_json(figures)] if json_alone else [f"{key}: {figures[key]}" for key in figures]
+    print(*lines, sep="\n")
 
 
 def recorded() -> dict[str, Any]:

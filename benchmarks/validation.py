@@ -18,7 +18,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.record import as_json
+from benchmarks.record import print_figures
 from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import join
@@ -66,11 +66,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     figures = benchmark_validation(options.recipe, options.data, options.steps)
-    if options.json:
-        print(as_json(figures))
-        return
-    for name, value in figures.items():
-        print(f"{name}: {value}")
+    print_figures(figures, json_alone=options.json)
 
 
 if __name__ == "__main__":
