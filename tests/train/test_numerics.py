@@ -123,24 +123,30 @@ def test_where_no_dump_can_be_written_the_error_still_says_what_happened(
 
 def test_a_value_stands_out_by_the_last_steps() -> None:
     state = SkipOutliers(window=4, after=3, deviations=2).begin()
-    assert [state.judge(value, 1.0) for value in (1.0, 9.0, 2.0)] == [None] * 3  # nothing to go by
+    assert state.stands_out(torch.tensor(9.0), torch.tensor(1.0)) is None  # nothing to go by
     mean, deviation = 4.0, math.sqrt((9 + 25 + 4) / 2)
     limit = mean + 2 * deviation
-    assert state.judge(limit - 0.01, 1.0) is None
-    state = SkipOutliers(window=4, after=3, deviations=2).begin()
     for value in (1.0, 9.0, 2.0):
-        state.judge(value, 1.0)
-    assert state.judge(limit + 0.01, 1.0) == f"loss {limit + 0.01:.4g} is above {limit:.4g}"
-    assert state.judge(-50.0, 1.0) is None  # below the mean is no outlier
+        state.remember(value, 1.0)
+    for value, out in ((limit + 0.01, True), (limit - 0.01, False), (-50.0, False)):
+        stands_out = state.stands_out(torch.tensor(value, dtype=torch.float64), torch.tensor(1.0))
+        assert stands_out is not None
+        assert bool(stands_out) == out  # below the mean is no outlier
+    assert state.remember(limit + 0.01, 1.0) == f"loss {limit + 0.01:.4g} is above {limit:.4g}"
+    assert state.remember(-50.0, 1.0) == ""
 
 
 def test_a_new_level_is_known_in_time() -> None:
     state = SkipOutliers(window=8, after=4, watch="gradient_norm").begin()
-    noise = [0.9, 1.0, 1.1, 1.0]
-    judged = [state.judge(5.0, value) for value in noise * 2 + [10 * value for value in noise * 2]]
-    assert judged[:8] == [None] * 8
-    assert judged[8] is not None
-    assert judged[-4:] == [None] * 4
+    noise, told, judged = [0.9, 1.0, 1.1, 1.0], [], []
+    for value in noise * 2 + [10 * value for value in noise * 2]:
+        judged.append(state.stands_out(torch.tensor(5.0), torch.tensor(value).double()))
+        told.append(bool(state.remember(5.0, value)))
+    assert judged[:4] == [None] * 4
+    assert [bool(stands_out) for stands_out in judged] == told
+    assert told[:8] == [False] * 8
+    assert told[8]
+    assert told[-4:] == [False] * 4
     with pytest.raises(UsageError, match=r"must not exceed window \(8\)"):
         SkipOutliers.parse({"kind": "skip", "window": 8, "after": 9})
 

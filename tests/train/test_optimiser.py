@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,17 +18,17 @@ from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
-from chronomask.train.optimiser import AdamW, Lamb, Muon, StableAdamW
-from chronomask.train.updates import can_leave_out, update
+from chronomask.train.optimiser import AdamW, Lamb, Muon, Optimiser, StableAdamW
+from chronomask.train.updates import update
 from tests.support.tiny_training import assert_same_run
 
 NO_NORM = torch.zeros(())
 
 
-@pytest.mark.parametrize("config", [AdamW(), StableAdamW(), Muon()])
+@pytest.mark.parametrize("config", [AdamW(), StableAdamW(), Lamb(), Muon()])
 @pytest.mark.parametrize("clip", [0.5, 100.0, None])
 def test_gradients_are_scaled_down_to_the_norm_asked_for(
-    config: AdamW | StableAdamW | Muon, clip: float | None
+    config: Optimiser, clip: float | None
 ) -> None:
     models = [nn.Linear(4, 3), nn.Linear(4, 3)]
     models[1].load_state_dict(models[0].state_dict())
@@ -48,23 +49,63 @@ def test_gradients_are_scaled_down_to_the_norm_asked_for(
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-8)
 
 
-def test_an_update_may_be_left_out_by_the_device() -> None:
-    model = nn.Linear(4, 3)
-    optimiser = AdamW(weight_decay=0.1).build(model)
-    assert can_leave_out(optimiser)
-    for bad in (True, False, True):
-        before = copy.deepcopy([list(model.parameters()), optimiser.state_dict()["state"]])
+class NotFused(AdamW):
+    """An optimiser from elsewhere: nothing in it knows of steps that are left out."""
+
+    kind: Literal["not_fused"] = "not_fused"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(model.parameters(), lr=0.0, amsgrad=True)
+
+
+@pytest.mark.parametrize("config", [AdamW(), StableAdamW(), Lamb(), Muon(), NotFused()])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e3])
+@pytest.mark.parametrize("when", [0, 2])
+def test_a_step_that_the_device_leaves_out_is_no_step(
+    config: Optimiser, bad: float, when: int
+) -> None:
+    """Weights and state are those before it, and what follows is what follows without it."""
+    torch.manual_seed(0)
+    with_it = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 6), nn.LayerNorm(6))
+    without = copy.deepcopy(with_it)
+    optimisers = [config.build(model) for model in (with_it, without)]
+
+    def step(model: nn.Module, optimiser: Any, seed: int, value: float | None = None) -> None:
+        torch.manual_seed(seed)
         for parameter in model.parameters():
-            parameter.grad = torch.full_like(parameter, math.nan if bad else 1.0)
-        update(optimiser, 0.01, torch.tensor(1.0), 1.0, leave_out=torch.tensor(bad))
-        parameters, state = before
-        same = [torch.equal(a, b) for a, b in zip(model.parameters(), parameters, strict=True)]
-        assert same == [bad] * 2
-        for number, slots in optimiser.state_dict()["state"].items():
-            old = state.get(number, {name: torch.zeros_like(v) for name, v in slots.items()})
-            assert [torch.equal(v, old[name]) for name, v in slots.items()] == [bad] * 3
-    others = StableAdamW().build(model), Muon().build(model)
-    assert not any(map(can_leave_out, others))
+            drawn = torch.randn_like(parameter)
+            parameter.grad = drawn if value is None else torch.full_like(parameter, value)
+        norm = torch.tensor(1.0 if value is None else value)
+        update(optimiser, 0.01, norm, 1.0, leave_out=torch.tensor(value is not None))
+
+    for number in range(4):
+        if number == when:
+            before = copy.deepcopy(optimisers[0].state_dict()["state"])
+            step(with_it, optimisers[0], 0, bad)
+            for key, slots in optimisers[0].state_dict()["state"].items():
+                for name, value in slots.items():
+                    assert torch.equal(
+                        value, before.get(key, {}).get(name, torch.zeros_like(value))
+                    )
+        step(with_it, optimisers[0], number)
+        step(without, optimisers[1], number)
+        for mine, other in zip(with_it.parameters(), without.parameters(), strict=True):
+            assert torch.equal(mine, other)
+            assert mine.isfinite().all()
+    states = [optimiser.state_dict()["state"] for optimiser in optimisers]
+    for key, slots in states[1].items():
+        assert all(torch.equal(value, states[0][key][name]) for name, value in slots.items())
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.95, 0.98, 0.999])
+def test_steps_counted_on_the_device_give_the_shares_that_the_host_gave(beta: float) -> None:
+    """To the bit in float32, so that a run goes on as earlier versions would have continued it."""
+    numbers = torch.arange(1, 20_001, dtype=torch.float64)
+    shares = ((1 - beta) / (1 - beta**numbers)).float()
+    assert (
+        shares.tolist()
+        == torch.tensor([(1 - beta) / (1 - beta**t) for t in range(1, 20_001)]).tolist()
+    )
 
 
 def test_biases_and_norms_have_no_decay() -> None:

@@ -114,16 +114,16 @@ class Predictions:
         number = (self.causal if part.causal else self.masked) or 1
         return log_z.square().sum() / (number / self.share_of(part))
 
-    def mean_loss(self, masked: float, causal: float) -> tuple[float | None, float]:
+    def mean_loss(self, masked: Any, causal: Any) -> tuple[Any, Any]:
         """The mean loss of masked tokens, None where there is none, and what the step minimises.
 
-        ``masked``, ``causal``: sums of the losses of masked and of next tokens; without weights, so for
-        losses that are weighed the second is what would be minimised without.
+        ``masked``, ``causal``: sums of the losses of masked and of next tokens; without weights, so for losses
+        that are weighed the second is what would be minimised without. Numbers, or 0-d tensors.
         """
         own = masked / self.masked if self.masked else None
         other = causal / self.causal if self.causal else 0.0
         share = self.causal_share
-        return own, (1.0 - share) * (own or 0.0) + share * other
+        return own, (1.0 - share) * (0.0 if own is None else own) + share * other
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ from chronomask.train.forward import Part, Predictions, parts_of, tally_losses
 from chronomask.train.log import RunLog
 from chronomask.train.run import Run, State, compiles, is_due, open_run, summarise
 from chronomask.train.sharding import gradient_norm
-from chronomask.train.updates import can_leave_out, update
+from chronomask.train.updates import update
 from chronomask.train.validation import plateau_in_words, validate
 from chronomask.types import Rows
 from chronomask.yardsticks import totals
@@ -372,14 +372,21 @@ def _update(
 
     norm_tensor = gradient_norm([p.grad for p in run.parameters if p.grad is not None])
     finite = _finite(tallies[0, :first_token].sum(), norm_tensor)
-    # An update that the device leaves out by itself where a number is not finite is queued at once.
-    at_once = can_leave_out(run.optimiser) and not config.outliers.judges
-    if at_once:
-        update(run.optimiser, rate, norm_tensor, config.gradient_clip, leave_out=~finite)
+    sums = tallies[0, :num_classes].sum(), tallies[0, num_classes]
+    stands_out = run.outliers.stands_out(predictions.mean_loss(*sums)[1], norm_tensor.double())
+    # The device itself leaves a step out, so that the update is queued at once.
+    leave_out = ~finite if stands_out is None else ~finite | stands_out
+    update(run.optimiser, rate, norm_tensor, config.gradient_clip, leave_out)
+    run.round_weights()
+    run.optimiser.zero_grad(set_to_none=True)
+
     # Here the host waits for the device, once a step: the next step's masks depend on these losses.
-    ending = torch.stack((norm_tensor, finite, squares)).double()
+    ending = torch.stack((norm_tensor, finite, leave_out, squares)).double()
     read = torch.cat((tallies.flatten(), ending)).cpu()
-    tallies, (norm, is_finite, mean_square) = read[:-3].view_as(tallies), read[-3:].tolist()
+    tallies, (norm, is_finite, left_out, mean_square) = (
+        read[:-4].view_as(tallies),
+        read[-4:].tolist(),
+    )
     z_loss = config.z_loss * mean_square
     by_class, causal = tallies[:, :num_classes], tallies[:, num_classes].tolist()
     loss, minimised = predictions.mean_loss(float(by_class[0].sum()), causal[0])
@@ -387,18 +394,11 @@ def _update(
         raise not_finite(run, state, world, minimised, norm, parts, losses)
     state.window.by_class += by_class
     state.window.causal_loss_sum += causal[0]
-    why = run.outliers.judge(minimised, norm)
-    if why is not None:
+    why = run.outliers.remember(minimised, norm)
+    if left_out:
         logger.warning("step %s is left out as an outlier: %s", f"{state.step + 1:,}", why)
         state.window.skipped.append(state.step + 1)
-        run.optimiser.zero_grad(set_to_none=True)
-        return loss, norm, z_loss
-    if not at_once:
-        update(run.optimiser, rate, norm_tensor, config.gradient_clip)
-    run.round_weights()
-    run.optimiser.zero_grad(set_to_none=True)
-
-    if predictions.masked:
+    elif predictions.masked:
         masker.update(class_tally(tallies[:, first_token:] if num_tokens else by_class))
     return loss, norm, z_loss
 

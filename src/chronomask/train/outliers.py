@@ -27,7 +27,7 @@ class Outliers(Alternative):
 
     @property
     def judges(self) -> bool:
-        """Whether a step may be left out, so that its values are needed before its update."""
+        """Whether a step may be left out."""
         return True
 
     def begin(self) -> OutlierState:
@@ -73,9 +73,16 @@ class SkipOutliers(Outliers):
 class OutlierState:
     """What a rule remembers of the steps before; here nothing, and every step is taken."""
 
-    def judge(self, loss: float, gradient_norm: float) -> str | None:
-        """Remember a step's values; why it stands out, or None if it is to be taken."""
+    def stands_out(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> torch.Tensor | None:
+        """Whether a step is to be left out, by the steps before: bool, 0-d, where the two float64 [] are.
+
+        Nothing waits for them. None: it is not.
+        """
         return None
+
+    def remember(self, loss: float, gradient_norm: float) -> str:
+        """Take up the values of a step; why it stood out among those before it, else nothing."""
+        return ""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All state as tensors, for the checkpoint; empty where nothing is remembered."""
@@ -94,22 +101,36 @@ class _LastValues(OutlierState):
         self._rule = rule
         self._values = torch.zeros(2, 0, dtype=torch.float64)
 
-    def judge(self, loss: float, gradient_norm: float) -> str | None:
+    def _limits(self) -> dict[str, float]:
+        """Above what each value that is watched stands out; nothing while too few steps are known."""
+        rule = self._rule
+        if self._values.shape[1] < rule.after:
+            return {}
+        limits = self._values.mean(1) + rule.deviations * self._values.std(1)
+        named = zip(("loss", "gradient_norm"), limits.tolist(), strict=True)
+        return {name: limit for name, limit in named if rule.watch in (name, "either")}
+
+    def stands_out(self, loss: torch.Tensor, gradient_norm: torch.Tensor) -> torch.Tensor | None:
         """As in :class:`OutlierState`, by mean and deviation of what came before."""
+        values, found = {"loss": loss, "gradient_norm": gradient_norm}, None
+        for name, limit in self._limits().items():
+            above = values[name] > limit
+            found = above if found is None else found | above
+        return found
+
+    def remember(self, loss: float, gradient_norm: float) -> str:
+        """As in :class:`OutlierState`."""
         import torch
 
-        rule, why = self._rule, None
-        if self._values.shape[1] >= rule.after:
-            limits = self._values.mean(1) + rule.deviations * self._values.std(1)
-            named = (("loss", loss), ("gradient_norm", gradient_norm))
-            why = ", ".join(
-                f"{name} {value:.4g} is above {limit:.4g}"
-                for (name, value), limit in zip(named, limits.tolist(), strict=True)
-                if rule.watch in (name, "either") and value > limit
-            )
+        values = {"loss": loss, "gradient_norm": gradient_norm}
+        why = ", ".join(
+            f"{name} {values[name]:.4g} is above {limit:.4g}"
+            for name, limit in self._limits().items()
+            if values[name] > limit
+        )
         new = torch.tensor([[loss], [gradient_norm]], dtype=torch.float64)
-        self._values = torch.cat((self._values, new), 1)[:, -rule.window :].contiguous()
-        return why or None
+        self._values = torch.cat((self._values, new), 1)[:, -self._rule.window :].contiguous()
+        return why
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The values remembered."""

@@ -15,7 +15,6 @@ __all__ = [
     "Combined",
     "LambOptimizer",
     "StableAdamWOptimizer",
-    "can_leave_out",
     "group_by_decay",
     "hidden_matrices",
     "update",
@@ -55,7 +54,13 @@ class Combined(torch.optim.Optimizer):
 
 
 class _WithMoments(torch.optim.Optimizer):
-    """An optimiser with Adam's settings."""
+    """An optimiser with Adam's settings and state, which asks its device for nothing.
+
+    Steps are counted on the device, so that one that is left out there is not counted.
+    """
+
+    leave_out: torch.Tensor | None = None
+    """bool, 0-d, on the device: whether the next step changes nothing; None: it is made"""
 
     def __init__(
         self,
@@ -70,6 +75,47 @@ class _WithMoments(torch.optim.Optimizer):
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
 
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every parameter that has a gradient; gradients of a step left out are set to 0."""
+        assert closure is None  # nothing here evaluates a loss again
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            for start in range(0, len(parameters), _TOGETHER):
+                some = parameters[start : start + _TOGETHER]
+                left_out = self.leave_out
+                if left_out is None:
+                    left_out = torch.zeros((), dtype=torch.bool, device=some[0].device)
+                self._update(some, group, left_out)
+
+    def _update(
+        self, parameters: list[torch.Tensor], group: dict[str, Any], left_out: torch.Tensor
+    ) -> None:
+        """One step of the class's formula for some tensors of a group, all of them at once."""
+        raise NotImplementedError
+
+    def _begin(self, parameters: list[torch.Tensor], left_out: torch.Tensor) -> tuple[Any, ...]:
+        """Gradients and both moments of P tensors, and the number of this step for each, float64 [P].
+
+        The step is counted, unless it is left out; then gradients are 0, for what is not finite remains so
+        under any factor.
+        """
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter].update(
+                    step=torch.zeros((), device=parameter.device),
+                    exp_avg=torch.zeros_like(parameter),
+                    exp_avg_sq=torch.zeros_like(parameter),
+                )
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for gradient in gradients:
+            gradient.masked_fill_(left_out, 0.0)
+        names = ("exp_avg", "exp_avg_sq", "step")
+        first, second, steps = ([self.state[p][name] for p in parameters] for name in names)
+        numbers = torch.stack(steps).double() + 1
+        _torch._foreach_add_(steps, [(~left_out).to(steps[0].dtype)] * len(steps))
+        return gradients, first, second, numbers
+
 
 class LambOptimizer(_WithMoments):
     """You et al., "Large batch optimization for deep learning" (arXiv 1904.00962), algorithm 2.
@@ -79,33 +125,28 @@ class LambOptimizer(_WithMoments):
     lr · u, as in the authors' code for BERT.
     """
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update every parameter that has a gradient."""
-        assert closure is None  # nothing here evaluates a loss again
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["step"] = torch.zeros(())
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
-                # Read on the host: a checkpoint may have put it on the device.
-                state["step"] = state["step"].cpu() + 1
-                first, second, step = state["exp_avg"], state["exp_avg_sq"], int(state["step"])
-                first.lerp_(parameter.grad, 1 - beta1)
-                second.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
-                root = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
-                update = (first / (1 - beta1**step)).div_(root)
-                update.add_(parameter, alpha=group["weight_decay"])
-                if parameter.ndim >= 2:
-                    length, own = parameter.norm(), update.norm()
-                    known = (length > 0) & (own > 0)
-                    update.mul_(torch.where(known, length / own.clamp(min=1e-30), 1.0))
-                parameter.sub_(update, alpha=group["lr"])
+    def _update(
+        self, parameters: list[torch.Tensor], group: dict[str, Any], left_out: torch.Tensor
+    ) -> None:
+        beta1, beta2 = group["betas"]
+        gradients, first, second, numbers = self._begin(parameters, left_out)
+        dtype = parameters[0].dtype
+        newest = torch.full((), 1 - beta1, dtype=dtype, device=left_out.device)
+        kept = torch.full((), beta2, dtype=dtype, device=left_out.device)
+        newest.masked_fill_(left_out, 0.0)
+        kept.masked_fill_(left_out, 1.0)
+        correction1, correction2 = 1 - beta1**numbers, 1 - beta2**numbers
+        for k, parameter in enumerate(parameters):
+            first[k].lerp_(gradients[k], newest)
+            second[k].mul_(kept).addcmul_(gradients[k], gradients[k], value=1 - beta2)
+            root = (second[k] / correction2[k]).sqrt_().add_(group["eps"])
+            update = (first[k] / correction1[k]).div_(root)
+            update.add_(parameter, alpha=group["weight_decay"])
+            if parameter.ndim >= 2:
+                length, own = parameter.norm(), update.norm()
+                known = (length > 0) & (own > 0)
+                update.mul_(torch.where(known, length / own.clamp(min=1e-30), 1.0))
+            parameter.sub_(update.masked_fill_(left_out, 0.0), alpha=group["lr"])
 
 
 class StableAdamWOptimizer(_WithMoments):
@@ -113,70 +154,37 @@ class StableAdamWOptimizer(_WithMoments):
 
     With g the gradient, m and v the moments (bias-corrected as they are averaged), and per tensor
     RMS = sqrt(mean(g² / max(v, ε²))), the rate of a tensor is η = lr / max(1, RMS), and
-    θ ← θ − η (λθ + m / (sqrt(v) + ε)). Nothing waits for the device.
+    θ ← θ − η (λθ + m / (sqrt(v) + ε)).
     """
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update every parameter that has a gradient."""
-        assert closure is None  # nothing here evaluates a loss again
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            for start in range(0, len(parameters), _TOGETHER):
-                self._update(parameters[start : start + _TOGETHER], group)
-
-    def _update(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
-        """One step of the class's formula for some tensors of a group, all of them at once."""
-        for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros(())
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
-            # The number of a step is read on the host: a checkpoint may have put it on the device.
-            state["step"] = state["step"].cpu() + 1
-        states = [self.state[p] for p in parameters]
-        steps = [int(s["step"]) for s in states]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        first, second = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
-        beta1, beta2 = group["betas"]
-
-        new1, new2 = (
-            [_newest_share(beta1, t) for t in steps],
-            [_newest_share(beta2, t) for t in steps],
-        )
-        _torch._foreach_mul_(first, [1 - share for share in new1])
-        _torch._foreach_add_(first, _torch._foreach_mul(gradients, new1))
+    def _update(
+        self, parameters: list[torch.Tensor], group: dict[str, Any], left_out: torch.Tensor
+    ) -> None:
+        gradients, first, second, numbers = self._begin(parameters, left_out)
         squares = _torch._foreach_mul(gradients, gradients)
-        _torch._foreach_mul_(second, [1 - share for share in new2])
-        _torch._foreach_add_(second, _torch._foreach_mul(squares, new2))
+        for beta, moments, of_step in zip(
+            group["betas"], (first, second), (gradients, squares), strict=True
+        ):
+            # The newest gradient's share in a bias-corrected average: 1 at step 1, then down to 1 − β.
+            newest = ((1 - beta) / (1 - beta**numbers)).masked_fill_(left_out, 0.0)
+            _torch._foreach_mul_(moments, list((1 - newest).unbind()))
+            _torch._foreach_add_(moments, _torch._foreach_mul(of_step, list(newest.unbind())))
 
         _torch._foreach_div_(squares, _torch._foreach_maximum(second, group["eps"] ** 2))
         means = torch.stack([ratio.mean() for ratio in squares])
-        rates = list((group["lr"] / means.sqrt().clamp(min=1.0)).unbind())
+        rates = (group["lr"] / means.sqrt().clamp(min=1.0)).masked_fill_(left_out, 0.0)
 
         roots = _torch._foreach_sqrt(second)
         _torch._foreach_add_(roots, group["eps"])
         updates = _torch._foreach_div(first, roots)
         if group["weight_decay"]:
             _torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
-        for update, rate in zip(updates, rates, strict=True):
-            update.mul_(rate)
+        _torch._foreach_mul_(updates, list(rates.unbind()))
         _torch._foreach_sub_(parameters, updates)
 
 
 _TOGETHER = 64
 """Tensors updated in one go: few launches, and little memory for what lies between."""
-
-
-def _newest_share(beta: float, step: int) -> float:
-    """Share of the newest gradient in a bias-corrected average; 1 at step 1, then down to 1 − beta."""
-    return (1 - beta) / (1 - beta**step)
-
-
-def can_leave_out(optimiser: torch.optim.Optimizer) -> bool:
-    """Whether :func:`update` takes ``leave_out`` for it: whether it asks the device by itself."""
-    return isinstance(optimiser, torch.optim.AdamW)
 
 
 def update(
@@ -188,24 +196,65 @@ def update(
 ) -> None:
     """Update all parameters at this learning rate, gradients scaled down to a norm of ``clip``.
 
-    ``gradient_norm`` is theirs, 0-d; ``leave_out`` bool, 0-d: on the device, whether nothing must
-    change. Nothing waits for the device.
+    ``gradient_norm`` is theirs, 0-d; ``leave_out`` bool, 0-d: on the device, whether nothing must change,
+    weights and state alike. Gradients are used up. Nothing waits for the device, except in an optimiser from
+    elsewhere that keeps state on the host.
     """
     for group in optimiser.param_groups:
         group["lr"] = rate
-    if isinstance(optimiser, torch.optim.AdamW):
-        # What torch's fused optimisers take from a GradScaler: a divisor of gradients, and a flag.
-        fused: Any = optimiser
+    if _takes_flags(optimiser):
         scale = None if clip is None else ((gradient_norm + _CLIP_EPSILON) / clip).clamp(min=1.0)
+        fused: Any = optimiser
         fused.grad_scale = scale
-        fused.found_inf = None if leave_out is None else leave_out.float()
-        optimiser.step()
-        return
-    assert leave_out is None
-    if clip is not None:
+    elif clip is not None:
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         torch.nn.utils.clip_grads_with_norm_(parameters, clip, gradient_norm)
+    _step(optimiser, leave_out)
+
+
+def _takes_flags(optimiser: torch.optim.Optimizer) -> bool:
+    """Whether it takes what torch's fused optimisers do from a GradScaler: a divisor of gradients, and a
+    flag on the device that leaves the step out.
+    """
+    return getattr(optimiser, "_step_supports_amp_scaling", False)
+
+
+def _step(optimiser: torch.optim.Optimizer, leave_out: torch.Tensor | None) -> None:
+    """One step, or on the device none at all."""
+    if isinstance(optimiser, Combined):
+        for member in optimiser.members:
+            _step(member, leave_out)
+    elif _takes_flags(optimiser):
+        fused: Any = optimiser
+        fused.found_inf = None if leave_out is None else leave_out.float()
+        optimiser.step()
+    elif isinstance(optimiser, _WithMoments):
+        optimiser.leave_out = leave_out
+        optimiser.step()
+    elif leave_out is None:
+        optimiser.step()
+    else:
+        _step_and_take_back(optimiser, leave_out)
+
+
+@torch.no_grad()
+def _step_and_take_back(optimiser: torch.optim.Optimizer, where: torch.Tensor) -> None:
+    """One step of any optimiser, and then what was before it again, if the device says so.
+
+    Costs a copy of weights and state. State that this step begins with is 0 if it is taken back.
+    """
+    parameters = [
+        p for group in optimiser.param_groups for p in group["params"] if p.grad is not None
+    ]
+    weights = [parameter.clone() for parameter in parameters]
+    states = [dict(optimiser.state.get(parameter, {})) for parameter in parameters]
+    states = [{name: value.clone() for name, value in state.items()} for state in states]
     optimiser.step()
+    for parameter, weight, state in zip(parameters, weights, states, strict=True):
+        parameter.copy_(torch.where(where, weight, parameter))
+        for name, value in optimiser.state[parameter].items():
+            before = state.get(name, torch.zeros_like(value))
+            value.copy_(torch.where(where.to(value.device), before.to(value.device), value))
 
 
 _CLIP_EPSILON = 1e-6
