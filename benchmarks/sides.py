@@ -45,7 +45,19 @@ from chronomask.train.run import open_run
 from chronomask.train.updates import update
 from chronomask.types import UPOS_CLASSES, Precision
 
-__all__ = ["CPU_WORK", "Step", "Work", "bare", "make_data", "make_documents", "ours", "trainer"]
+__all__ = [
+    "CPU_WORK",
+    "SPECIALS",
+    "Step",
+    "Work",
+    "bare",
+    "draw_tokens",
+    "make_data",
+    "make_documents",
+    "ours",
+    "run_config",
+    "trainer",
+]
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, _, CLS, SEP, _ = range(len(SPECIALS))
@@ -100,14 +112,21 @@ class Step:
     tokens: int
 
 
-def make_data(folder: Path, work: Work, num_rows: int) -> PreparedData:
-    """Prepared rows of documents of about 200 tokens, one after the other without padding."""
+Draw = Callable[[np.random.Generator, int, int], tuple[np.ndarray, np.ndarray]]
+"""(generator, tokens, vocabulary) → ids and annotation of made-up text."""
+
+
+def make_data(folder: Path, work: Work, num_rows: int, draw: Draw | None = None) -> PreparedData:
+    """Prepared rows of documents of about 200 tokens, one after the other without padding.
+
+    ``draw``: text other than independent words.
+    """
     _write_tokenizer(folder, work.vocabulary)
     rng = np.random.default_rng(0)
     entries = {}
     for split, rows in (("train", num_rows), ("held_out", 8)):
         size = rows * work.row_length
-        ids, annotation = _draw_tokens(rng, size, work.vocabulary)
+        ids, annotation = (draw or draw_tokens)(rng, size, work.vocabulary)
         starts = np.flatnonzero(rng.random(size) < 1 / 200)
         starts = starts[starts % work.row_length > 0]
         begins = np.union1d(starts, np.arange(0, size, work.row_length))
@@ -132,7 +151,7 @@ def make_documents(
     body = work.row_length - 2
     lengths = np.clip(rng.lognormal(np.log(work.row_length / 3), 0.6, num_documents), 4, body)
     lengths = lengths.astype(np.int64)
-    ids, annotation = _draw_tokens(rng, int(lengths.sum()), work.vocabulary)
+    ids, annotation = draw_tokens(rng, int(lengths.sum()), work.vocabulary)
     annotation[np.cumsum(lengths) - lengths] |= WORD_START
     entries = {}
     for split in ("train", "held_out"):
@@ -321,7 +340,7 @@ def _steps(ends: Sequence[tuple[float, float]], tokens: Sequence[int]) -> list[S
     return [Step(*step) for step in zip(seconds.tolist(), cpu.tolist(), tokens, strict=True)]
 
 
-def _draw_tokens(
+def draw_tokens(
     rng: np.random.Generator, size: int, vocabulary: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids and annotation [size] of made-up text: Zipf's words, three of four tokens begin one."""
