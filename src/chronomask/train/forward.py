@@ -117,8 +117,8 @@ class Predictions:
     def mean_loss(self, masked: Any, causal: Any) -> tuple[Any, Any]:
         """The mean loss of masked tokens, None where there is none, and what the step minimises.
 
-        ``masked``, ``causal``: sums of the losses of masked and of next tokens; without weights, so for losses
-        that are weighed the second is what would be minimised without. Numbers, or 0-d tensors.
+        ``masked``, ``causal``: sums of the losses of masked and of next tokens, as numbers or 0-d tensors.
+        Without weights, so for losses that are weighed the second is what would be minimised without.
         """
         own = masked / self.masked if self.masked else None
         other = causal / self.causal if self.causal else 0.0

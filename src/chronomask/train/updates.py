@@ -128,6 +128,7 @@ class LambOptimizer(_WithMoments):
     def _update(
         self, parameters: list[torch.Tensor], group: dict[str, Any], left_out: torch.Tensor
     ) -> None:
+        """The formula of the class, tensor by tensor, in place."""
         beta1, beta2 = group["betas"]
         gradients, first, second, numbers = self._begin(parameters, left_out)
         dtype = parameters[0].dtype
@@ -160,6 +161,7 @@ class StableAdamWOptimizer(_WithMoments):
     def _update(
         self, parameters: list[torch.Tensor], group: dict[str, Any], left_out: torch.Tensor
     ) -> None:
+        """The formula of the class, for all tensors at once, in place."""
         gradients, first, second, numbers = self._begin(parameters, left_out)
         squares = _torch._foreach_mul(gradients, gradients)
         for beta, moments, of_step in zip(
