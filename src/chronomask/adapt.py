@@ -353,6 +353,8 @@ def _check_plan(plan: Plan) -> RunConfig:
 
 def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, start: Path) -> RunConfig:
     """The run fitted to the amount of text."""
+    from chronomask.train.budget import few_validations
+
     steps = asked.steps
     if not any("steps" in layer.values for layer in plan.layers):
         steps = math.ceil(plan.epochs * data.split("train").num_rows / asked.rows_per_step)
@@ -363,8 +365,8 @@ def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, start: Path) -> R
             "model": {"kind": "checkpoint", "path": str(start)},
             "steps": steps,
             "learning_rate.warmup_steps": round(_WARM_UP * steps),
-            "validation.every": max(1, steps // _VALIDATIONS),
             "checkpoint.every": max(1, steps // _CHECKPOINTS),
+            **few_validations(asked, steps, data.row_length, most=_VALIDATIONS),
         },
     )
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "CONTENT", "FEW_PREDICTIONS", "FUNCTION", "OTHER", "PUNCTUATION", "YARDSTICKS", "Yardstick",
+    "CONTENT", "FEW_PREDICTIONS", "FUNCTION", "OTHER", "PUNCTUATION", "ROWS_OF_TRAINING", "YARDSTICKS",
+    "Yardstick",
     "group_of", "losses_in_words", "measure", "title_of", "totals",
 ]  # fmt: skip
 
@@ -67,6 +68,11 @@ YARDSTICKS = (
     Yardstick("single", None, 1),
 )
 """All of them, 2.6 passes over the rows; with these parts the four ratios have as many predictions each."""
+
+
+ROWS_OF_TRAINING = (1 + sum(1 / own.part for own in YARDSTICKS)) / 3
+"""What a row costs a validation, counted in rows of training, 1.2: passes over it at the fixed 15 % and for
+every yardstick, each a forward pass, which is a third of a step."""
 
 
 def title_of(name: str) -> str:

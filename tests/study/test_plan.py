@@ -20,7 +20,9 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     study = opened({**values, "tasks": {}, "curve_steps": []}, tmp_path)
     before = plan_in_words(study, study.in_order(), 2)
     assert before.startswith("plan: 5 units, 1 complete; 4 to pretrain\n")
-    assert "time: not known before a run has ended here" in before
+    assert "\ntime: at least " in before  # by operations: the data are prepared
+    assert "\ncost: at least " in before
+    assert "device-hours; --price-per-hour says what they cost\n" in before
     assert "a stored study" in before
     spread, metric, unit = STORED_SPREADS["validation_loss"]
     alone = difference_text({"metric": metric, "unit": unit}, smallest_difference(spread, 2))
@@ -36,14 +38,30 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     assert "3 complete; 2 to pretrain" in during
     assert "time: 3 min 20 s of one process" in during
     assert "about 1 min 40 s with 2" in during
+    assert (
+        f"\ncost: {100 / 3600:.3g} device-hours; --price" in during
+    )  # two processes on one device
+    each = plan_in_words(study, study.in_order(), 2, devices=8, price_per_hour=36.0)
+    assert f"\ncost: {200 / 3600:.3g} device-hours, 2.00 at 36 an hour\n" in each
     path.write_text(json.dumps(summary))
 
     run_study(study, study.in_order())
     compare_study(study)
     after = plan_in_words(study, study.in_order(), 1)
     assert after.startswith("plan: 5 units, 5 complete\n")
+    assert "cost:" not in after
     assert "this study’s own seeds" in after
     assert "mean loss of five yardsticks (nats)" in after
+
+
+def test_time_is_not_known_before_the_text_is_prepared(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    base = {key: value for key, value in values["base"].items() if key != "data"}
+    study = opened({**values, "base": base, "prepare": {"sources": ["x.txt"]}}, tmp_path)
+    plan = plan_in_words(study, study.in_order(), 1, price_per_hour=2.0)
+    assert "\ntime: not known before a run has ended here" in plan
+    assert "cost:" not in plan
 
 
 @pytest.mark.parametrize("contrasts", [[], [["decay", "fixed"]]])

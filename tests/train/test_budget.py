@@ -19,7 +19,13 @@ from chronomask.runs.rules import unchangeable
 from chronomask.study.arms import resolve_arms
 from chronomask.study.config import study_of
 from chronomask.train import budget
-from chronomask.train.budget import Costs, fixed_steps, steps_within
+from chronomask.train.budget import (
+    Costs,
+    few_validations,
+    fixed_steps,
+    number_of_validations,
+    steps_within,
+)
 from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import dry_run
 from chronomask.train.loop import pretrain
@@ -202,3 +208,22 @@ def test_a_dry_run_says_how_many_steps_a_rate_gives(config: RunConfig) -> None:
     # The ratio's mean over twelve steps, from which the number is taken, is not that over many.
     assert said.seconds == pytest.approx(1800, rel=0.05)
     assert said.rows == said.steps * 8
+
+
+@pytest.mark.parametrize("steps", [1, 3, 100, 2000, 20_000, 500_000])
+@pytest.mark.parametrize("row_length", [16, 256, 512])
+def test_validations_fit_into_three_per_cent_or_are_as_few_as_serve(
+    config: RunConfig, steps: int, row_length: int
+) -> None:
+    config = config.replace(
+        ["rows_per_step=32", "validation.rows=1024", "validation.at_start=true"]
+    )
+    changes = few_validations(config, steps, row_length, most=10)
+    fitted = config.replace([f"{key}={value}" for key, value in changes.items()])
+    number, rows = number_of_validations(fitted, steps), fitted.validation.rows
+    assert min(3, 1 + steps) <= number <= 11
+    assert min(1024, 2000 / (0.05 * row_length)) <= rows <= 1024
+    share = 1.2 * number * rows / (32 * steps)
+    assert share <= 0.03 or (number <= 3 and rows <= min(1024, 1 + 2000 / (0.05 * row_length)))
+    if steps == 500_000:
+        assert (number, rows) == (11, 1024)

@@ -15,8 +15,9 @@ from chronomask.config import merge, read_yaml
 from chronomask.errors import UsageError
 from chronomask.model.config import FromCheckpoint
 from chronomask.runs.rules import expect
+from chronomask.study.config import load_study
 from chronomask.train.config import RunConfig
-from chronomask.train.dry_run import as_text, dry_run
+from chronomask.train.dry_run import as_text, cost_in_words, dry_run
 from chronomask.train.loop import pretrain
 from tests.support.processes import HANG
 
@@ -72,7 +73,10 @@ def test_it_says_what_training_does(config: RunConfig, tmp_path: Path, objective
     assert said.first_masks is not None
     assert said.first_masks["predicted"] == logged[0]["masked_tokens"]
     assert said.first_masks["ratio_achieved"] == logged[0]["masking_ratio_achieved"]
+    validated = (tmp_path / "run" / "validation.jsonl").read_text().splitlines()
+    assert said.validations == len(validated)
     text = as_text(said)
+    assert f"validation          {len(validated)} times, {said.validation_share:.2%} of" in text
     assert f"{said.first_masks['predicted']:,} of {said.first_masks['maskable']:,}" in text
     continued = FromCheckpoint(path=str(tmp_path / "run" / summary["checkpoint"] / "transformers"))
     again = dry_run(config.model_copy(update={"model": continued}), flops_per_second=1e9)
@@ -121,6 +125,81 @@ def test_recipes_have_the_sizes_of_the_literature(
 
 def config_width(name: str) -> int:
     return 1024 if name == "bert-large" else 768
+
+
+RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "adapt")
+STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_validations_are_a_small_share_of_a_recipe(name: str) -> None:
+    config = RunConfig.load(CONFIGS / f"{name}.yaml")
+    if config.hours is not None:
+        config = config.replace(["hours=null", "steps=7000"])
+    said = dry_run(config, flops_per_second=4e14, row_length=128)
+    assert said.validations * config.validation.rows > 500
+    assert 0 < said.validation_share < 0.03
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_validations_are_a_small_share_of_a_study(name: str) -> None:
+    """Of the runs of its base; only the quickstart's are too short for that (docs/training.md)."""
+    study = load_study(CONFIGS / "study" / f"{name}.yaml")
+    assert study.prepare is not None
+    config = RunConfig.parse({**study.base, "data": "not there"}).replace(
+        [
+            f"model.overrides.vocab_size={study.prepare.tokenizer.vocab_size}",
+            "model.overrides.pad_token_id=0",
+        ]
+    )
+    said = dry_run(config, flops_per_second=4e14, row_length=study.prepare.row_length)
+    assert 0 < said.validation_share < (0.12 if name == "quickstart" else 0.03)
+
+
+def test_the_share_of_validations_by_hand(config: RunConfig) -> None:
+    """Of the two-layer model of the fixture: twice the rows cost twice as much, a mean of weights too."""
+    plain = config.replace(["validation.rows=1", "validation.every=0"])
+    share = dry_run(plain, flops_per_second=1e9).validation_share
+
+    def odds(*changes: str) -> float:
+        other = dry_run(plain.replace(list(changes)), flops_per_second=1e9).validation_share
+        return other / (1 - other) / (share / (1 - share))
+
+    assert odds("validation.at_start=true") == pytest.approx(2)
+    assert odds("averaging.kind=ema") == pytest.approx(2)
+    assert odds(f"steps={2 * plain.steps}") == pytest.approx(0.5, rel=0.02)
+    # Passes over all rows, all at 5 %, a third, a sixth and a tenth of them, all with a single mask. Those
+    # with more predictions cost a little more.
+    one, thirty = (6, 30 + 30 + 10 + 5 + 3 + 30)
+    assert odds("validation.rows=30") == pytest.approx(thirty / one, rel=0.15)
+
+
+def test_a_price_gives_the_cost(config: RunConfig) -> None:
+    assert cost_in_words(7200, None) == "2 device-hours; --price-per-hour says what they cost"
+    assert cost_in_words(4.32e6, 2.5) == "1,200 device-hours, 3,000.00 at 2.5 an hour"
+    assert cost_in_words(36, 0.0) == "0.01 device-hours, 0.00 at 0 an hour"
+    two = dry_run(config, flops_per_second=1e3, devices=2)
+    assert cost_in_words(2 * two.seconds, 3.0) in as_text(two, 3.0)
+
+
+@pytest.mark.parametrize("price", ["-1", "nan", "inf", "two"])
+def test_a_price_that_is_none_is_refused(price: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match=f"--price-per-hour .*{price}.*: give a number, such as"):
+        app(
+            ["pretrain", "bert-tiny", "--dry-run", f"--price-per-hour={price}"],
+            standalone_mode=False,
+        )
+    with pytest.raises(UsageError, match=f"--price-per-hour .*{price}"):
+        app(["study", "run", "tiny", "-o", "x", f"--price-per-hour={price}"], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--devices=2", "--flops=1e9", "--row-length=64", "--price-per-hour=2"]
+)
+def test_flags_of_a_dry_run_are_refused_without_it(flag: str, tmp_path: Path) -> None:
+    given = ["pretrain", "bert-tiny", "-d", "data", "-o", str(tmp_path / "run"), flag]
+    with pytest.raises(UsageError, match=f"{flag.split('=')[0]} belongs to --dry-run"):
+        app(given, standalone_mode=False)
 
 
 def test_a_warm_up_of_fifty_billion_tokens() -> None:

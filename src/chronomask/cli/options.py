@@ -6,23 +6,26 @@ that the config's own checks say what is wrong with it, and blame the flag.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chronomask.errors import shown
+from chronomask.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from chronomask.config import Layer
 
 __all__ = [
+    "AHEAD",
     "HELP_FLAGS",
     "Content",
     "Device",
     "Overrides",
     "Precision",
+    "PricePerHour",
     "Quiet",
     "Ratio",
     "of_group",
@@ -58,6 +61,30 @@ Overrides = Annotated[
 """``--set``: for what has no flag of its own; wins over flags."""
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 """``--quiet``: progress is not shown."""
+AHEAD = "Looking ahead: --dry-run"
+"""Heading of the flags of a dry run, in the help of ``pretrain``."""
+
+
+def _money(text: str) -> float:
+    """A price: a finite number that is not negative."""
+    try:
+        price = float(text)
+    except ValueError:
+        price = math.nan
+    if not 0 <= price < math.inf:
+        raise UsageError(f"--price-per-hour {shown(text)}: give a number, such as 2.50")
+    return price
+
+
+PricePerHour = Annotated[
+    float | None,
+    typer.Option(
+        parser=_money,
+        metavar="MONEY",
+        help="What a device costs an hour, in any currency; the plan then has the cost in it.",
+    ),
+]
+"""``--price-per-hour``: for the plan of a study and for a dry run."""
 Device = Annotated[str | None, config_flag("NAME", "auto, cpu or cuda.")]
 """``--device``: where training runs."""
 Precision = Annotated[str | None, config_flag("NAME", "auto, fp32 or bf16.")]

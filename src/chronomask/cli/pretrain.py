@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chronomask.cli.options import (
+    AHEAD,
     Content,
     Device,
     Overrides,
     Precision,
+    PricePerHour,
     Quiet,
     Ratio,
     config_flag,
@@ -29,8 +31,6 @@ from chronomask.errors import UsageError
 if TYPE_CHECKING:
     from chronomask.config import Layer
     from chronomask.train.config import RunConfig
-
-_AHEAD = "Looking ahead: --dry-run"
 
 
 def pretrain(
@@ -90,18 +90,18 @@ def pretrain(
         typer.Option(
             "--dry-run",
             help="Print size, work, memory, time and first masks; train and write nothing.",
-            rich_help_panel=_AHEAD,
+            rich_help_panel=AHEAD,
         ),
     ] = False,
     devices: Annotated[
-        int, typer.Option(min=1, help="Devices that share a step.", rich_help_panel=_AHEAD)
+        int, typer.Option(min=1, help="Devices that share a step.", rich_help_panel=AHEAD)
     ] = 1,
     flops: Annotated[
         float | None,
         typer.Option(
             min=1,
             help="FLOP/s that a device sustains; measured here if not given.",
-            rich_help_panel=_AHEAD,
+            rich_help_panel=AHEAD,
         ),
     ] = None,
     row_length: Annotated[
@@ -109,9 +109,10 @@ def pretrain(
         typer.Option(
             min=8,
             help="Tokens of a row, if there are no data yet (512).",
-            rich_help_panel=_AHEAD,
+            rich_help_panel=AHEAD,
         ),
     ] = None,
+    price_per_hour: PricePerHour = None,
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a masked language model."""
@@ -142,12 +143,15 @@ def pretrain(
         from chronomask.train.dry_run import as_text
         from chronomask.train.dry_run import dry_run as look_ahead
 
-        print(
-            as_text(
-                look_ahead(config, devices=devices, flops_per_second=flops, row_length=row_length)
-            )
-        )
+        ahead = look_ahead(config, devices=devices, flops_per_second=flops, row_length=row_length)
+        print(as_text(ahead, price_per_hour))
         return
+    for flag, value in (
+        ("--devices", None if devices == 1 else devices), ("--flops", flops),
+        ("--row-length", row_length), ("--price-per-hour", price_per_hour),
+    ):  # fmt: skip
+        if value is not None:
+            raise UsageError(f"{flag} belongs to --dry-run: give both, or leave it out")
     if out is None:
         raise UsageError("give a folder for the run: --out RUN")
     _train(config, out, resume, quiet)

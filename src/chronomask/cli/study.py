@@ -11,6 +11,7 @@ from chronomask.cli.options import (
     HELP_FLAGS,
     Device,
     Precision,
+    PricePerHour,
     Quiet,
     config_flag,
     of_group,
@@ -72,6 +73,7 @@ def study_run(
     unit: Annotated[
         int | None, typer.Option(min=0, help="Run only the unit with this number.")
     ] = None,
+    price_per_hour: PricePerHour = None,
     quiet: Quiet = False,
 ) -> None:
     """Run what a study still lacks; a unit that fails is named, and the others continue."""
@@ -97,6 +99,7 @@ def study_run(
         workers=workers,
         only=only,
         unit=unit,
+        price_per_hour=price_per_hour,
         quiet=quiet,
     )
     print(text)

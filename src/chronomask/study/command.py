@@ -57,9 +57,12 @@ def run(
     workers: int = 1,
     only: str | None = None,
     unit: int | None = None,
+    price_per_hour: float | None = None,
     quiet: bool = False,
 ) -> str:
     """What ``chronomask study run`` does and says; without a file, with the study that is in ``out``.
+
+    ``price_per_hour``: of a device, for the plan alone.
 
     Raises as :func:`study` does.
     """
@@ -77,7 +80,7 @@ def run(
         run_one(study, unit)
         return f"done: {study.units[unit]}"
     units = study.in_order() if only is None else share_of(study, only)
-    _do(study, units, workers=workers, quiet=quiet)
+    _do(study, units, workers=workers, price_per_hour=price_per_hour, quiet=quiet)
     text = f"{out}: {len(units)} of {len(units)} units complete"
     return text if only is not None else f"{text}\nreport: {_compare_and_write(study)}"
 
@@ -162,7 +165,7 @@ def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
     from chronomask.report.arms import arms_table
     from chronomask.runs.read import read_run
 
-    every = max(1, steps // 10)
+    every = max(1, steps // 5)
     change = Layer(f"--steps {steps}", {"base.steps": steps, "base.validation.every": every})
     study = _open(QUICKSTART, out, [change])
     _do(study, study.in_order(), quiet=quiet, shown=not quiet)
@@ -195,6 +198,7 @@ def _do(
     units: Sequence[Unit],
     *,
     workers: int = 1,
+    price_per_hour: float | None = None,
     quiet: bool = False,
     shown: bool = False,
 ) -> None:
@@ -205,13 +209,15 @@ def _do(
         need("zstandard", "prepare", "Preparing the study's text")
     check_task_data(study)
 
-    from chronomask.study.execute import run_study
+    from chronomask.study.execute import cuda_devices, run_study
     from chronomask.study.plan import plan_in_words
 
     begin(study)
     tell = _be_silent if quiet else _tell
-    if not shown:
-        tell(plan_in_words(study, units, workers))
+    if not (shown or quiet):
+        devices = max(1, len(cuda_devices()))
+        plan = plan_in_words(study, units, workers, devices=devices, price_per_hour=price_per_hour)
+        tell(plan)
     outcome = run_study(study, units, workers=workers, tell=tell, shown=shown)
     if outcome.failed:
         raise RunError(_failures(study, outcome.failed, len(outcome.left_out)))

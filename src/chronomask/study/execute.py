@@ -25,7 +25,7 @@ from chronomask.errors import ChronomaskError, RunError, Stopped, UsageError
 from chronomask.study.config import StudyConfig
 from chronomask.study.units import Study, Unit, check_shared_start, open_study
 
-__all__ = ["Outcome", "do_unit", "run_one", "run_study", "share_of"]
+__all__ = ["Outcome", "cuda_devices", "do_unit", "run_one", "run_study", "share_of"]
 
 Tell = Callable[[str], None]
 
@@ -237,7 +237,7 @@ class _Worker:
 
 def _run_with_processes(study: Study, queue: _Queue, number: int) -> None:
     """Keep ``number`` processes at work until the queue is empty or a signal asks to stop."""
-    devices = _devices()
+    devices = cuda_devices()
     with _stoppable() as stopping:
         workers = [_start(study, k, number, devices) for k in range(number)]
         try:
@@ -337,8 +337,8 @@ def _stoppable() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _devices() -> list[str]:
-    """CUDA devices as ``CUDA_VISIBLE_DEVICES`` names them."""
+def cuda_devices() -> list[str]:
+    """The CUDA devices there are, as ``CUDA_VISIBLE_DEVICES`` names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]

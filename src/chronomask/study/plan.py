@@ -1,6 +1,7 @@
 """What a study will do, take and be able to see, told before it begins.
 
-Time is read off what has run in the folder already. Power is read off the scatter of seeds: of this study's
+Time is read off what has run in the folder already; before, the operations of the runs give the least that it
+can be. Power is read off the scatter of seeds: of this study's
 own last comparison where there is one, else of a stored study.
 """
 
@@ -10,6 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import mean, variance
 
 from chronomask.errors import ChronomaskError
@@ -27,6 +29,7 @@ from chronomask.report.comparison import (
 from chronomask.runs.result import TaskResult
 from chronomask.study.statistics import smallest_difference
 from chronomask.study.units import Study, Unit
+from chronomask.train.dry_run import cost_in_words, dry_run
 
 __all__ = ["STORED_SPREADS", "plan_in_words"]
 
@@ -47,16 +50,39 @@ and three seeds of a ModernBERT of 4 layers × 256 after 41 M tokens (docs/resul
 arms by their variances. A model or text of another size scatters otherwise."""
 
 
-def plan_in_words(study: Study, units: Sequence[Unit], workers: int) -> str:
-    """The units, the time they will take, and the smallest difference that the study can show, as lines."""
+@dataclass(frozen=True, slots=True)
+class _Time:
+    """What is left of a study, in seconds of one process."""
+
+    text: str
+    seconds: float = 0.0
+    """0: none is left, or it is not known"""
+    is_least: bool = False
+    """whether it may well be more"""
+
+
+def plan_in_words(
+    study: Study,
+    units: Sequence[Unit],
+    workers: int,
+    *,
+    devices: int = 1,
+    price_per_hour: float | None = None,
+) -> str:
+    """The units, the time they will take and cost, and the smallest difference that the study can show, as
+    lines.
+
+    ``devices``: what ``workers`` processes share; ``price_per_hour``: of one of them.
+    """
     waiting = [unit for unit in units if not study.is_complete(unit)]
-    return "\n".join(
-        [
-            _units_in_words(units, waiting),
-            _time_in_words(study, waiting, workers),
-            *_power_in_words(study),
-        ]
-    )
+    time = _time_of(study, waiting, workers)
+    lines = [_units_in_words(units, waiting), f"time: {time.text}"]
+    if time.seconds:
+        # Processes beyond the number of devices share them.
+        shared = time.seconds * min(1.0, devices / workers)
+        least = "at least " if time.is_least else ""
+        lines.append(f"cost: {least}{cost_in_words(shared, price_per_hour)}")
+    return "\n".join([*lines, *_power_in_words(study)])
 
 
 def _units_in_words(units: Sequence[Unit], waiting: Sequence[Unit]) -> str:
@@ -68,11 +94,11 @@ def _units_in_words(units: Sequence[Unit], waiting: Sequence[Unit]) -> str:
     )
 
 
-def _time_in_words(study: Study, waiting: Sequence[Unit], workers: int) -> str:
-    """Seconds of one process by the rows of runs and the tasks of results that ended here."""
+def _time_of(study: Study, waiting: Sequence[Unit], workers: int) -> _Time:
+    """By the rows of runs and the tasks of results that ended here; before the first has, by operations."""
     rates, results = _rates(study)
     if rates is None:
-        return "time: not known before a run has ended here; the same command tells it then"
+        return _least_time_of(study, waiting)
     total, unknown = 0.0, 0
     for unit in waiting:
         if unit.kind == "pretrain":
@@ -81,12 +107,33 @@ def _time_in_words(study: Study, waiting: Sequence[Unit], workers: int) -> str:
         elif unit.kind == "evaluate":
             total += results.get(unit.task, 0.0)
             unknown += unit.task not in results
-    text = f"time: {duration(total)} of one process for what is left, at the rates measured here"
+    text = f"{duration(total)} of one process for what is left, at the rates measured here"
     if workers > 1:
         text += f"; about {duration(total / workers)} with {workers} if they do not slow each other down"
-    return text + (
-        f" ({unknown:,} results of tasks not yet measured are not in it)" if unknown else ""
+    if unknown:
+        text += f" ({unknown:,} results of tasks not yet measured are not in it)"
+    return _Time(text, total)
+
+
+def _least_time_of(study: Study, waiting: Sequence[Unit]) -> _Time:
+    """Of a study in which no run has ended: what its runs take at a rate that no model reaches."""
+    unknown = _Time("not known before a run has ended here; the same command tells it then")
+    if not study.is_complete(study.units[0]):
+        return unknown
+    runs = Counter(unit.arm for unit in waiting if unit.kind == "pretrain")
+    rate, total = None, 0.0
+    try:
+        for arm, number in runs.items():
+            one = dry_run(study.arms[arm].config, flops_per_second=rate)
+            rate = one.flops_per_second
+            total += number * one.seconds
+    except ChronomaskError:  # what training refuses is said when the run begins
+        return unknown
+    text = (
+        f"at least {duration(total)} of one process: the operations of training, at the rate of a dense "
+        "product measured here, which no model reaches; once a run has ended the same command tells more"
     )
+    return _Time(text, total, is_least=True)
 
 
 def _rates(study: Study) -> tuple[float | None, dict[str, float]]:

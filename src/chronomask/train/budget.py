@@ -9,6 +9,7 @@ that is found at step k would either bend them there or change what the first k 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -17,13 +18,16 @@ from typing import Any
 from chronomask.errors import UsageError
 from chronomask.runs.layout import RunFolder, checkpoints_in
 from chronomask.train.config import RunConfig
+from chronomask.yardsticks import FEW_PREDICTIONS, ROWS_OF_TRAINING
 
 __all__ = [
     "TRIAL_STEPS",
     "Costs",
     "clock",
     "describe",
+    "few_validations",
     "fixed_steps",
+    "number_of_validations",
     "steps_within",
     "trial_config",
 ]
@@ -75,10 +79,30 @@ class Costs:
             rows = config.sizes.rows_before(config.steps) * steps / config.steps
         else:
             rows = config.sizes.rows_before(steps)
-        validations = _number(config.validation.every, steps) + config.validation.at_start
+        validations = number_of_validations(config, steps)
         saves = 1 if config.checkpoint.asynchronous else _number(config.checkpoint.every, steps)
         saves += config.checkpoint.at_start
         return self.once + rows * self.row + validations * self.validation + saves * self.checkpoint
+
+
+def number_of_validations(config: RunConfig, steps: int) -> int:
+    """How often a run of so many steps is validated."""
+    return _number(config.validation.every, steps) + config.validation.at_start
+
+
+def few_validations(config: RunConfig, steps: int, row_length: int, most: int) -> dict[str, int]:
+    """``validation.rows`` and ``.every`` that keep the validations of so many steps to 3 % of the work.
+
+    At most ``most`` beside the one at the start, on no more rows than ``config`` asks for. First the rows
+    become fewer, down to what makes enough predictions at a ratio of 5 %; then the validations do, down to
+    those half-way and at the end, which too short a run pays more for.
+    """
+    affordable = 0.03 * steps * config.rows_per_step / ROWS_OF_TRAINING
+    asked = config.validation.rows
+    fewest = min(asked, math.ceil(FEW_PREDICTIONS / (0.05 * row_length)))
+    rows = max(fewest, min(asked, int(affordable / (most + 1))))
+    number = max(2, min(most, int(affordable / rows) - 1))
+    return {"validation.rows": rows, "validation.every": max(1, math.ceil(steps / number))}
 
 
 def _number(every: int, steps: int) -> int:

@@ -27,11 +27,14 @@ from chronomask.model.flops import Flops, count_flops
 from chronomask.model.memory import Memory, estimate_memory
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unknown_before
+from chronomask.train.budget import number_of_validations
 from chronomask.train.config import RunConfig
 from chronomask.train.forward import entering
+from chronomask.train.validation import VALIDATION_RATIO
 from chronomask.types import Rows
+from chronomask.yardsticks import YARDSTICKS
 
-__all__ = ["DryRun", "as_text", "dry_run"]
+__all__ = ["DryRun", "as_text", "cost_in_words", "dry_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,9 @@ class DryRun:
     """of the run; with ``hours``, what fits into them at the rate above, nothing but training counted"""
     rate_follows: str | None
     """what the learning rate of a step is multiplied by; None where it follows steps alone"""
+    validation_share: float = 0.0
+    """of the operations of training and validations together, what the validations take"""
+    validations: int = 0
     first_masks: dict[str, Any] | None = field(default=None)
     """``maskable``, ``predicted``, ``ratio_asked``, ``ratio_achieved`` of the first step"""
 
@@ -160,6 +166,11 @@ def dry_run(
         checkpointing=config.activation_checkpointing,
     )
     rate = flops_per_second or peak_flops(here, config.precision)
+    validations = number_of_validations(config, config.steps)
+    held_out = None if data is None else data.split("held_out").num_rows
+    one = _flops_of_validation(config, flops, lengths, held_out) * tokens_per_row
+    # A mean of the weights is validated beside them.
+    validating = validations * one * (2 if config.averaging is not None else 1)
     return DryRun(
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         row_length=length,
@@ -180,7 +191,24 @@ def dry_run(
         steps=config.steps,
         rate_follows=_rate_follows(config, (expected.labels + expected.next_tokens) / config.steps),
         first_masks=first,
+        validation_share=validating / (per_token * tokens + validating),
+        validations=validations,
     )
+
+
+def _flops_of_validation(
+    config: RunConfig, flops: Flops, lengths: np.ndarray, held_out: int | None
+) -> float:
+    """Operations of one validation for each token of a row: forward passes alone, a third of a step's.
+
+    ``held_out``: rows that there are, None for as many as are asked for.
+    """
+    rows = config.validation.rows if held_out is None else min(config.validation.rows, held_out)
+    passes = [(rows, VALIDATION_RATIO)]
+    for own in YARDSTICKS:
+        hidden = 1 / float(lengths.mean()) if own.ratio is None else own.ratio
+        passes.append((own.num_rows(rows), hidden))
+    return sum(number * _per_token(flops, lengths, hidden) / 3 for number, hidden in passes)
 
 
 def _rate_follows(config: RunConfig, labels: float) -> str | None:
@@ -230,8 +258,17 @@ def _per_token(flops: Flops, lengths: np.ndarray, predicted_share: float) -> flo
     return flops.per_token + flops.per_prediction * predicted_share + attention
 
 
-def as_text(run: DryRun) -> str:
-    """The figures for people."""
+def cost_in_words(device_seconds: float, price_per_hour: float | None) -> str:
+    """Device-hours, and what they cost at a price an hour, in whatever money that is in."""
+    hours = device_seconds / 3600
+    text = f"{hours:,.3g} device-hours" if hours < 1000 else f"{hours:,.0f} device-hours"
+    if price_per_hour is None:
+        return f"{text}; --price-per-hour says what they cost"
+    return f"{text}, {hours * price_per_hour:,.2f} at {price_per_hour:,.10g} an hour"
+
+
+def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
+    """The figures for people; ``price_per_hour``: of a device."""
     memory = run.memory
     parts = ", ".join(
         f"{name} {getattr(memory, name) / 1e9:.2f}"
@@ -249,6 +286,11 @@ def as_text(run: DryRun) -> str:
         ("memory of a device", f"{memory.total / 1e9:.2f} GB ({parts})"),
         ("rate of a device", f"{run.flops_per_second:.4g} FLOP/s ({source})"),
         ("time", f"{_time(run.seconds)} on {run.devices} device{'s' if run.devices > 1 else ''}"),
+        ("cost", cost_in_words(run.seconds * run.devices, price_per_hour)),
+        (
+            "validation",
+            f"{run.validations:,} times, {run.validation_share:.2%} of all operations; not in the time",
+        ),
         ("first step's masks", _first(run)),
     ]
     if run.rate_follows is not None:
