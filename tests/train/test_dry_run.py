@@ -146,9 +146,10 @@ def test_validations_are_a_small_share_of_a_study(name: str) -> None:
     """Of the runs of its base; only the quickstart's are too short for that (docs/training.md)."""
     study = load_study(CONFIGS / "study" / f"{name}.yaml")
     assert study.prepare is not None
+    size = study.prepare.tokenizer.to_dict()["vocab_size"]
     config = RunConfig.parse({**study.base, "data": "not there"}).replace(
         [
-            f"model.overrides.vocab_size={study.prepare.tokenizer.vocab_size}",
+            f"model.overrides.vocab_size={size}",
             "model.overrides.pad_token_id=0",
         ]
     )
