@@ -166,10 +166,13 @@ def test_declared_contrasts_are_the_answer() -> None:
     assert "over the declared contrasts (1), 1 remains" in left
     made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5), _contrast(0.1, 0.2, 0.1)]
     assert "“base” is better than “a” by 0.150 nats" in answer(made)
-    assert answer(made).endswith("1 of the 2 declared pairs shows no difference.")
+    assert answer(made).endswith("1 of the 2 declared pairs is not told apart.")
     made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5)]
-    assert "none of the 1 declared pairs of arms shows a difference" in answer(made)
+    assert "“a” and “base” are not told apart: they are 0.050 nats apart" in answer(made)
+    assert "(−0.100 to +0.200) includes zero" in answer(made)
     assert "would have shown a difference of 0.050 nats" in answer(made)
+    made["tasks"][0]["contrasts"] *= 2
+    assert "none of the 2 declared pairs of arms is told apart. Four such studies" in answer(made)
 
 
 def test_the_headline_is_the_mean_of_the_yardsticks() -> None:

@@ -98,6 +98,46 @@ def test_the_best_of_each_column_is_marked(tmp_path: Path) -> None:
     assert marked == [[True, False], [False, False], [False, True]]
 
 
+def test_the_mean_of_glue_tasks_has_a_column_and_a_best(tmp_path: Path) -> None:
+    limits = {"a": (0.01, 0.03), "b": (0.2, 0.4)}
+    tasks = [task(name, limits) for name in ("validation_loss", "cola", "rte")]
+    tasks[2]["arms"]["b"]["mean"] = 0.5
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison(tasks)))
+    html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
+    overview = html[html.index('<table class="overview">') :].split("</table>")[0]
+    assert 'GLUE mean<span class="unit">of 2 tasks, ×100</span>' in overview
+    last = [row.split("<td")[-1] for row in overview.split("<tr>")[2:]]
+    assert [re.findall(r"\d+\.\d", cell) for cell in last] == [["50.0"], ["52.0"], ["65.0"]]
+    assert ["best" in cell.split(">")[0] for cell in last] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"kind": "none", "strength": 1.0}, "constant 0.15, token<"),
+        ({"kind": "ptw", "strength": 1.0}, "constant 0.15, ptw, token<"),
+        ({"kind": "ptw", "strength": 0.25}, "constant 0.15, ptw, strength 0.25, token<"),
+        (
+            {"kind": "ptw", "strength": {"kind": "linear", "start": 0.0, "end": 1.0}},
+            "constant 0.15, ptw, strength linear 0 to 1, token<",
+        ),
+        ({"kind": "ptw"}, "constant 0.15, ptw, token<"),
+    ],
+)
+def test_the_arms_say_how_strong_their_content_is(
+    tmp_path: Path, content: dict[str, object], said: str
+) -> None:
+    made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
+    arm = made["arms"][1]
+    arm["masking"] = {**arm["masking"], "content": content}
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    assert said in write_page_of_study(tmp_path).read_text(encoding="utf-8")
+    arm["differs"] = {"averaging.kind": [None, "ema"], "rows_follow_ratio": [False, True]}
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
+    assert said.replace("<", ", averaging, rows follow ratio<") in html
+
+
 def test_single_seeds_are_dots(tmp_path: Path) -> None:
     made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
     for name, shift in (("base", 0.0), ("a", 0.02)):

@@ -213,24 +213,36 @@ def _ratios(arm: Numbers) -> str:
 
 
 def _what(arm: Numbers) -> str:
-    """A masking config in a line: ratio, content, units."""
+    """An arm in a line: ratio, content and its strength, units, and what differs beside the masking."""
     masking = arm["masking"]
     if not all("kind" in masking.get(part, {}) for part in ("ratio", "content", "strategy")):
         return ""
-    ratio = masking["ratio"]
+    content = masking["content"]
+    parts = [_schedule_in_words(masking["ratio"])]
+    if content["kind"] != "none":
+        parts.append(content["kind"].replace("_", " "))
+        if (strength := content.get("strength", 1.0)) != 1.0:  # the published one
+            parts.append(f"strength {_schedule_in_words(strength)}")
+    parts.append(masking["strategy"]["kind"].replace("_", " "))
+    others = {key.partition(".")[0] for key in arm["differs"]} - {"masking"}
+    parts += sorted(key.replace("_", " ") for key in others)
+    labels = arm["equal_labels"]
+    text = ", ".join(parts)
+    return f"{text}; as many labels as the baseline, by {labels}" if labels else text
+
+
+def _schedule_in_words(value: Any) -> str:
+    """A number, or the kind of a schedule with its numbers: ``0.25``, ``linear 0.3 to 0.15``."""
+    if not isinstance(value, Mapping):
+        return f"{value:g}"
     numbers = {
-        name: f"{value:g}"
-        for name, value in ratio.items()
-        if isinstance(value, int | float) and value is not True
+        name: f"{own:g}"
+        for name, own in value.items()
+        if isinstance(own, int | float) and not isinstance(own, bool)
     }
     if "start" in numbers and "end" in numbers:
         numbers["start"] += f" to {numbers.pop('end')}"
-    content = masking["content"]["kind"]
-    parts = [f"{ratio['kind'].replace('_', ' ')} {' '.join(numbers.values())}".strip()]
-    parts += [] if content == "none" else [content.replace("_", " ")]
-    text = ", ".join([*parts, masking["strategy"]["kind"].replace("_", " ")])
-    labels = arm["equal_labels"]
-    return f"{text}; as many labels as the baseline, by {labels}" if labels else text
+    return " ".join([value["kind"].replace("_", " "), *numbers.values()])
 
 
 def _overview(study: Numbers, arms: Mapping[str, int]) -> Numbers:

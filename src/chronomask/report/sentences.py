@@ -261,14 +261,20 @@ def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
     named = _NAMES[task["task"]]
     if not told:
         least = max(one["detectable"] for one in task["contrasts"])
+        power = f"Four such studies of five would have shown a difference of {least:.3f} nats."
+        if number > 1:
+            return (
+                f"On the {named} none of the {number} declared pairs of arms is told apart. {power}"
+            )
+        (one,) = task["contrasts"]
+        ends = (one[f"difference_{end}"] for end in ("low", "high"))
         return (
-            f"On the {named} none of the {number} declared pairs of arms shows a difference; these seeds "
-            f"would have shown a difference of {least:.3f} nats."
+            f"On the {named} “{one['arm']}” and “{one['other']}” are not told apart: they are "
+            f"{abs(one['difference']):.3f} nats apart, and the 95 % interval of the difference "
+            f"({interval_text(task, *ends, sign=True)}) includes zero. {power}"
         )
     rest = number - len(told)
-    more = (
-        f" {rest} of the {number} declared pairs {'shows' if rest == 1 else 'show'} no difference."
-    )
+    more = f" {rest} of the {number} declared pairs {'is' if rest == 1 else 'are'} not told apart."
     return f"On the {named} {join_words(_first(told))}.{more if rest else ''}"
 
 
