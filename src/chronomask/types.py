@@ -200,7 +200,7 @@ class Rows:
         moved = (
             "input_ids", "word_id", "token_class", "cu_seqlens", "attention_mask", "scores", "ngrams",
         )  # fmt: skip
-        return replace(self, **{name: _move(getattr(self, name), device) for name in moved})
+        return replace(self, **_move({name: getattr(self, name) for name in moved}, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ class MaskedBatch:
             "input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens",
             "attention_mask", "loss_weights",
         )  # fmt: skip
-        return replace(self, **{name: _move(getattr(self, name), device) for name in moved})
+        return replace(self, **_move({name: getattr(self, name) for name in moved}, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,13 +271,19 @@ class ClassTally:
     correct: Array
 
 
-def _move(array: Array | None, device: torch.device | str) -> torch.Tensor | None:
-    """``array`` on ``device``; to CUDA through pinned memory, so that the host goes on meanwhile."""
+def _move(
+    arrays: dict[str, Array | None], device: torch.device | str
+) -> dict[str, torch.Tensor | None]:
+    """``arrays`` on ``device``; to CUDA through pinned memory, so that the host goes on meanwhile."""
     import torch
 
-    if array is None:
-        return None
-    tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
-    if torch.device(device).type == "cuda" and not tensor.is_cuda:
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    device = torch.device(device)
+    moved: dict[str, torch.Tensor | None] = {}
+    for name, array in arrays.items():
+        tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+        if tensor is not None and tensor.device != device:
+            if device.type == "cuda" and not tensor.is_cuda:
+                tensor = tensor.pin_memory()
+            tensor = tensor.to(device, non_blocking=True)
+        moved[name] = tensor
+    return moved

@@ -8,7 +8,6 @@ counts, micro-batches, ranks and resume cannot change a mask.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -367,7 +366,7 @@ class Masker:
             positions=positions,
             targets=targets,
             target_class=target_class,
-            num_maskable=int(np.count_nonzero(rows.word_id >= 0)),
+            num_maskable=exact.count_maskable(rows.word_id),
             masking_ratio=float(ratio.mean()),
             cu_seqlens=rows.cu_seqlens,
             attention_mask=rows.attention_mask,
@@ -467,9 +466,23 @@ def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> 
 
 
 def _as_numpy(rows: Rows) -> Rows:
-    named = ("input_ids", "word_id", "token_class", "cu_seqlens", "scores", "ngrams")
-    moved = {name: getattr(rows, name) for name in named}
-    return replace(rows, **{k: v.cpu().numpy() for k, v in moved.items() if v is not None})
+    """Rows of tensors as numpy arrays, but for what is only passed on."""
+
+    def on_host(tensor: torch.Tensor | None) -> Any:
+        return None if tensor is None else tensor.cpu().numpy()
+
+    return Rows(
+        on_host(rows.input_ids),
+        on_host(rows.word_id),
+        on_host(rows.token_class),
+        rows.row_id,
+        rows.epoch,
+        on_host(rows.cu_seqlens),
+        rows.order,
+        rows.attention_mask,
+        on_host(rows.scores),
+        on_host(rows.ngrams),
+    )
 
 
 def _refuse_wrong_types(config: Any, vocabulary: Any, class_names: Any, seed: Any) -> None:

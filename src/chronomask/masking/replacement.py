@@ -40,32 +40,32 @@ def replace(
     ``mask_below`` and random below ``random_below``; with ``by_unit`` a unit's tokens share a draw.
     """
     num_rows, length = input_ids.shape
-    n = 0
+    n, size = np.uintp(0), np.uintp(positions.size)
     for row in range(num_rows):  # row by row: what was copied is still near when it is changed
-        begin = row * length
+        begin, end = np.uintp(row * length), np.uintp((row + 1) * length)
+        ids, seen, own_labels = input_ids[row], shown[row], labels[row]
+        low, odd = _halves(replace_keys[row])
+        token_low, token_odd = _halves(token_keys[row])
         for column in range(length):
-            shown[row, column] = input_ids[row, column]
-            labels[row, column] = -100
-        while n < positions.size and positions[n] < begin + length:
-            column = np.uintp(positions[n] - begin)
-            token = input_ids[row, column]
-            labels[row, column] = token
+            seen[column] = ids[column]
+            own_labels[column] = -100
+        while n < size and np.uintp(positions[n]) < end:
+            column = np.uintp(positions[n]) - begin
+            token = ids[column]
+            own_labels[column] = token
             targets[n] = token
             target_class[n] = token_class[row, column]
             place = np.uintp(unit_id[row, column]) if by_unit else column
-            draw = _bits(replace_keys[row], spread[place])
+            draw = keyed.scalar_mix(spread[place], low, odd)
             if draw < mask_below:
-                shown[row, column] = mask_token_id
+                seen[column] = mask_token_id
             elif draw < random_below:
-                bits = np.uint64(_bits(token_keys[row], spread[column]))
-                shown[row, column] = ordinary_ids[
-                    (bits * np.uint64(ordinary_ids.size)) >> np.uint64(32)
-                ]
-            n += 1
+                bits = np.uint64(keyed.scalar_mix(spread[column], token_low, token_odd))
+                seen[column] = ordinary_ids[(bits * np.uint64(ordinary_ids.size)) >> np.uint64(32)]
+            n += np.uintp(1)
 
 
 @njit(inline="always")
-def _bits(key: Scalar, spread: Scalar) -> Scalar:
-    low = np.uint32(key & _U32)
-    odd = np.uint32(key >> np.uint64(32)) | np.uint32(1)
-    return keyed.scalar_mix(spread, low, odd)
+def _halves(key: Scalar) -> Scalar:
+    """The two halves of a row key, as :func:`chronomask.keyed.scalar_mix` takes them."""
+    return np.uint32(key & _U32), np.uint32(key >> np.uint64(32)) | np.uint32(1)

@@ -14,6 +14,8 @@ from chronomask import keyed
 from chronomask.keyed import Scalar
 
 __all__ = [
+    "FEW",
+    "OTHER",
     "count",
     "cut_spans",
     "deal_units",
@@ -21,13 +23,17 @@ __all__ = [
     "find_units",
     "gather",
     "hash_row",
+    "in_units",
     "left_for_single",
     "longest_first",
+    "mark_classes",
     "shift",
     "shuffle",
     "smallest",
     "solve",
     "systematic",
+    "systematic_in_place",
+    "systematic_of_few",
 ]
 
 NEWTON_STEPS = 10
@@ -38,6 +44,11 @@ EDGE_BITS = 8
 """Highest bits of a key that are counted to find the smallest keys; whole keys decide at the edge."""
 LONGEST = 63
 """Units of this many tokens and more are ordered as one length."""
+
+FEW = 32
+"""Units of several tokens, up to which comparing all pairs is cheaper than ordering them."""
+OTHER = 64
+"""Added to the class of a token that is no unit of its own; more than there can be classes."""
 
 _ONE = 2.0**32
 _U32 = np.uint64(0xFFFFFFFF)
@@ -80,61 +91,85 @@ def find_units(
     offset: Scalar,
     num: Scalar,
     single: np.ndarray,
-    opens: np.ndarray,
-    closes: np.ndarray,
-    first: np.ndarray,
-    last: np.ndarray,
+    edges: np.ndarray,
+    bounds: np.ndarray,
 ) -> tuple[Scalar, Scalar, Scalar]:
-    """Mark the units of one token; append first and last place of the others to the ``num`` there are.
+    """Mark the units of one token; append first and last place of the others to the ``num`` bounds there are.
 
-    Places appended are moved by ``offset``. Gives the new number of longer units, the number of
-    one-token units, and the number of maskable tokens. ``opens``, ``closes``: scratch, [T].
+    ``bounds`` holds a unit's first place, its last, the next unit's first, and so on, moved by ``offset``.
+    Gives the new number of bounds, the number of one-token units, and the number of maskable tokens.
+    ``edges``: scratch, [T].
     """
-    num_single, maskable = np.int32(0), np.int32(0)
-    edge = unit_id.size - 1
+    num_single = np.int32(0)
+    end = unit_id.size - 1
+    for column in range(1, end):
+        begins = unit_id[column] != unit_id[column - 1]
+        ends = unit_id[column] != unit_id[column + 1]
+        _mark(unit_id, column, begins, ends, single, edges)
+    _mark(unit_id, 0, True, end == 0 or unit_id[0] != unit_id[1], single, edges)
+    _mark(unit_id, end, end == 0 or unit_id[end] != unit_id[end - 1], True, single, edges)
     for column in range(unit_id.size):
-        opens[column] = unit_id[column] >= 0
-        maskable += opens[column]
-    closes[edge] = opens[edge]
-    for column in range(edge):
-        closes[column] = opens[column] & (unit_id[column] != unit_id[column + 1])
-    for column in range(1, edge + 1):
-        opens[column] &= unit_id[column] != unit_id[column - 1]
-    for column in range(unit_id.size):
-        alone = opens[column] & closes[column]
-        single[column] = alone
-        num_single += alone
-        opens[column] ^= alone
-        closes[column] ^= alone
-    gather(opens, offset, num, first)
-    return gather(closes, offset, num, last), num_single, maskable
+        num_single += single[column]
+    maskable = num_single
+    filled = gather(edges, offset, num, bounds)
+    for b in range(num, filled, 2):
+        maskable += np.int32(bounds[b + 1] - bounds[b]) + 1
+    return filled, num_single, maskable
+
+
+@njit(inline="always")
+def _mark(
+    unit_id: np.ndarray,
+    column: Scalar,
+    begins: Scalar,
+    ends: Scalar,
+    single: np.ndarray,
+    edges: np.ndarray,
+) -> None:
+    """Whether a token is a unit of its own, or else the first or last of one."""
+    single[column] = (unit_id[column] >= 0) & begins & ends
+    edges[column] = (unit_id[column] >= 0) & (begins != ends)
+
+
+@njit(cache=True, nogil=True)
+def mark_classes(token_class: np.ndarray, single: np.ndarray, classes: np.ndarray) -> None:
+    """Fill ``classes`` uint8 [T]: each token's class, plus :data:`OTHER` where it is no unit of its own."""
+    for column in range(token_class.size):
+        own = token_class[column] & np.uint8(OTHER - 1)
+        classes[column] = own if single[column] else own | np.uint8(OTHER)
 
 
 @njit(cache=True, nogil=True)
 def count(
-    token_class: np.ndarray,
-    at: np.ndarray,
-    num_single: Scalar,
+    classes: np.ndarray,
     first: np.ndarray,
     last: np.ndarray,
     num_multi: Scalar,
+    tables: np.ndarray,
     counts: np.ndarray,
     single_counts: np.ndarray,
 ) -> None:
-    """Fill, per class, the number of tokens of all units and of one-token units."""
-    even, odd = np.zeros(counts.size, np.int32), np.zeros(counts.size, np.int32)
-    for i in range(0, num_single - 1, 2):  # two tables: one would wait for its own last store
-        even[token_class[at[i]]] += 1
-        odd[token_class[at[i + 1]]] += 1
-    if num_single % 2:
-        even[token_class[at[num_single - 1]]] += 1
+    """Fill, per class, the number of tokens of all units and of one-token units.
+
+    ``classes`` as of :func:`mark_classes`; ``tables``: scratch, int32 [4, 2 · OTHER].
+    """
+    tables[:] = 0
+    whole = classes.size - classes.size % 4
+    for place in range(0, whole, 4):  # four tables: one would wait for its own last store
+        tables[0, classes[place]] += np.int32(1)
+        tables[1, classes[place + 1]] += np.int32(1)
+        tables[2, classes[place + 2]] += np.int32(1)
+        tables[3, classes[place + 3]] += np.int32(1)
+    for place in range(whole, classes.size):
+        tables[0, classes[place]] += np.int32(1)
     for c in range(counts.size):
-        single_counts[c] = counts[c] = even[c] + odd[c]
+        single_counts[c] = counts[c] = tables[0, c] + tables[1, c] + tables[2, c] + tables[3, c]
     for u in range(num_multi):
-        counts[token_class[first[u]]] += last[u] - first[u] + 1
+        counts[classes[first[u]] - OTHER] += last[u] - first[u] + 1
 
 
-@njit(cache=True, nogil=True)
+# Without the checks of Python's division, which would keep the loops from being vectorised.
+@njit(cache=True, nogil=True, error_model="numpy")
 def solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.ndarray) -> None:
     """Fill ``chance`` [C]: π of each class, so that Σ counts · π = ratio · Σ counts.
 
@@ -151,20 +186,28 @@ def solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.nda
     share = min(max(ratio, 1e-9), 1 - 1e-9)
     target = np.rint(share * total * _ONE)
     rate = share / (1 - share) / mean_weight
-    for _ in range(NEWTON_STEPS):
-        expected, slope = 0.0, 0.0
+    for step in range(NEWTON_STEPS + 1):
         for c in range(weights.size):
             odds = rate * weights[c]
-            p = odds / (odds + 1.0)
-            expected += counts[c] * np.rint(p * _ONE)
-            slope += counts[c] * np.rint(p * (1.0 - p) * _ONE)
+            chance[c] = odds / (odds + 1.0)
+        if step == NEWTON_STEPS:
+            break
+        expected, slope = _expect(counts, chance)
         missing = target - expected
         if abs(missing) <= target * TOLERANCE:
             break
         rate = rate * (1.0 + missing / max(slope, 1.0))
-    for c in range(weights.size):
-        odds = rate * weights[c]
-        chance[c] = odds / (odds + 1.0)
+
+
+# Sums of whole numbers below 2⁵³ are the same in any order, so they may be added in parallel.
+@njit(cache=True, nogil=True, fastmath={"reassoc"})
+def _expect(counts: np.ndarray, chance: np.ndarray) -> tuple[Scalar, Scalar]:
+    """Σ counts · π and Σ counts · π(1 − π), in units of 2⁻³²."""
+    expected, spread = 0.0, 0.0
+    for c in range(chance.size):
+        expected += counts[c] * np.rint(chance[c] * _ONE)
+        spread += counts[c] * np.rint(chance[c] * (1.0 - chance[c]) * _ONE)
+    return expected, spread
 
 
 @njit(cache=True, nogil=True)
@@ -213,28 +256,102 @@ def longest_first(
 
 
 @njit(cache=True, nogil=True)
+def in_units(chance: np.ndarray, fixed: np.ndarray) -> None:
+    """Fill the first places of ``fixed`` uint32 with ``chance`` [C] in units of 2⁻³², 1 a little less."""
+    for c in range(chance.size):
+        fixed[c] = min(np.int64(np.rint(chance[c] * _ONE)), np.int64(2**32 - 1))
+
+
+@njit(cache=True, nogil=True)
 def systematic(
     order: np.ndarray,
     num: Scalar,
-    token_class: np.ndarray,
-    at: np.ndarray,
-    chance: np.ndarray,
+    classes: np.ndarray,
+    first: np.ndarray,
+    fixed: np.ndarray,
     start: Scalar,
     hit: np.ndarray,
 ) -> None:
-    """Mark in ``hit`` [num] the units hit by systematic sampling in ``order``; first places ``at``.
+    """Mark in ``hit`` [num] the longer units hit by systematic sampling in ``order``; first places ``first``.
 
-    The sum of chances is kept modulo 1, in units of 2⁻³²: a unit is hit where it wraps around.
+    The sum of the chances ``fixed`` is kept modulo 1, in units of 2⁻³²: a unit is hit where it wraps around.
     """
-    fixed = np.empty(chance.size, np.uint32)
-    for c in range(chance.size):
-        fixed[c] = min(np.int64(np.rint(chance[c] * _ONE)), np.int64(2**32 - 1))
     total = np.uint32(start)
     for i in range(num):
         u = order[i]
-        own = fixed[token_class[at[u]]]
+        own = fixed[classes[first[u]] % OTHER]
         total = np.uint32(total + own)
         hit[u] = total < own
+
+
+@njit(cache=True, nogil=True)
+def systematic_of_few(
+    hashed: np.ndarray,
+    classes: np.ndarray,
+    first: np.ndarray,
+    last: np.ndarray,
+    num: Scalar,
+    fixed: np.ndarray,
+    start: Scalar,
+    rank: np.ndarray,
+    own: np.ndarray,
+    hit: np.ndarray,
+) -> None:
+    """What :func:`systematic` marks in the order of :func:`longest_first`, for at most :data:`FEW` units.
+
+    Every unit adds up the chances of those that are before it: so few comparisons cost less than an order.
+    ``rank``, ``own``: scratch, uint32.
+    """
+    for u in range(num):
+        shortness = np.uint32(LONGEST - min(last[u] - first[u] + 1, LONGEST))
+        bits = hashed[first[u]] >> np.uint32(32 - ORDER_BITS)
+        rank[u] = (((shortness << np.uint32(ORDER_BITS)) | bits) * np.uint32(FEW)) + np.uint32(u)
+        own[u] = fixed[classes[first[u]] % OTHER]
+    for u in range(num):
+        total, mine = np.uint32(start), rank[u]
+        for v in range(num):
+            total = np.uint32(total + (own[v] if rank[v] <= mine else np.uint32(0)))
+        hit[u] = total < own[u]
+
+
+@njit(cache=True, nogil=True)
+def systematic_in_place(
+    hashed: np.ndarray,
+    classes: np.ndarray,
+    fixed: np.ndarray,
+    start: Scalar,
+    totals: np.ndarray,
+    marked: np.ndarray,
+    offset: Scalar,
+    num: Scalar,
+    out: np.ndarray,
+) -> Scalar:
+    """As :func:`gather` of the ``marked`` places and of the one-token units hit by systematic sampling.
+
+    The order is that of :func:`shuffle`, but is never made: before a unit come those with smaller highest
+    bits, whose chances are added up first, and those with its own bits at earlier places. ``fixed`` is 0
+    for codes from :data:`OTHER` on, so what is no one-token unit changes no sum and is never hit.
+    ``totals``: scratch, one per value of the bits.
+    """
+    shift = np.uint32(32 - ORDER_BITS)
+    totals[:] = 0
+    for place in range(classes.size):
+        totals[hashed[place] >> shift] += fixed[classes[place]]
+    total = np.uint32(start)
+    for b in range(totals.size):
+        here = totals[b]
+        totals[b] = total
+        total = np.uint32(total + here)
+    at, position = np.uintp(num), offset
+    for place in range(classes.size):
+        b = hashed[place] >> shift
+        own = fixed[classes[place]]
+        total = np.uint32(totals[b] + own)
+        totals[b] = total
+        out[at] = position
+        position += 1
+        at += np.uintp(total < own) | np.uintp(marked[place])
+    return np.int64(at)
 
 
 @njit(cache=True, nogil=True)

@@ -43,7 +43,14 @@ from chronomask.keyed import Scalar
 from chronomask.masking.config import Budget
 from chronomask.masking.select import draws
 
-__all__ = ["MAX_CLASSES", "RowRandomness", "level_weights", "levels", "select"]
+__all__ = [
+    "MAX_CLASSES",
+    "RowRandomness",
+    "count_maskable",
+    "level_weights",
+    "levels",
+    "select",
+]
 
 MAX_CLASSES = 63
 """Classes that can have weights of their own."""
@@ -62,25 +69,32 @@ _NO_WEIGHTS = np.zeros(0)
 class RowRandomness:
     """The random numbers of rows that are drawn once a row.
 
-    ``keys`` uint64 [B]: of :attr:`~chronomask.keyed.Stream.SELECT`; ``round_budget``,
-    ``start_multi``, ``start_single`` uint32 [B]: roundings, in units of 2⁻³².
+    ``keys`` uint64 [B]: of :attr:`~chronomask.keyed.Stream.SELECT`; ``round_budget`` uint32 [B]: rounding, in
+    units of 2⁻³²; ``starts`` uint64 [B]: where the two systematic samples of a row start, see below.
     """
 
     keys: np.ndarray
     round_budget: np.ndarray
-    start_multi: np.ndarray
-    start_single: np.ndarray
+    starts: np.ndarray
 
     @classmethod
     def of(cls, seed: int, keys: np.ndarray, order: np.ndarray) -> RowRandomness:
         """From the rows' :func:`~chronomask.keyed.keys_by_stream` and places in training."""
-        starts = keys[keyed.Stream.BUDGET]
         return cls(
             keys=keys[keyed.Stream.SELECT],
             round_budget=keyed.weyl(seed, keyed.Stream.BUDGET, order),
-            start_multi=(starts >> np.uint64(32)).astype(np.uint32),
-            start_single=starts.astype(np.uint32),
+            starts=keys[keyed.Stream.BUDGET],
         )
+
+    @property
+    def start_multi(self) -> np.ndarray:
+        """uint32 [B], in units of 2⁻³²: for the units of several tokens, the upper half."""
+        return (self.starts >> np.uint64(32)).astype(np.uint32)
+
+    @property
+    def start_single(self) -> np.ndarray:
+        """uint32 [B], in units of 2⁻³²: for the units of one token, the lower half."""
+        return self.starts.astype(np.uint32)
 
 
 def select(
@@ -120,8 +134,7 @@ def select(
         share_ratio(ratio) if budget == "batch" else ratio,
         random.keys,
         random.round_budget,
-        random.start_multi,
-        random.start_single,
+        random.starts,
         keyed.spread_of_range(unit_id.shape[1]),
         unit_id.shape[0] if budget == "batch" else 1,
         budget == "none",
@@ -151,8 +164,7 @@ def _select_rows(
     ratio: np.ndarray,
     keys: np.ndarray,
     round_budget: np.ndarray,
-    start_multi: np.ndarray,
-    start_single: np.ndarray,
+    starts: np.ndarray,
     spread: np.ndarray,
     pool: Scalar,
     bernoulli: bool,
@@ -164,40 +176,35 @@ def _select_rows(
     num_classes = max(weights.size, 1)
     uniform = weights.size == 0
     chosen = np.empty(room, np.bool_)  # by place; holds the one-token units at first
-    first, last = np.empty(room + 1, np.uint32), np.empty(room + 1, np.uint32)
-    single_at = np.empty(room + 1, np.uint32)
-    opens, closes = np.empty(length, np.bool_), np.empty(length, np.bool_)
+    edges = np.empty(length, np.bool_)
+    bounds = np.empty(room + 1, np.uint32)
+    first, last = bounds[::2], bounds[1::2]
     classes = np.zeros(room, np.uint8)
     hashed = np.empty(room, np.uint32)
     order, scratch = np.empty(room + 1, np.uint32), np.empty(room, np.uint32)
-    hit, single_hit = np.empty(room, np.bool_), np.empty(room, np.bool_)
+    hit = np.empty(room, np.bool_)
     buckets = np.empty(1 << draws.ORDER_BITS, np.uint32)
     by_size = np.empty(draws.LONGEST + 1, np.uint32)
+    tables, fixed = np.empty((4, 2 * draws.OTHER), np.int32), np.zeros(2 * draws.OTHER, np.uint32)
     counts, single_counts = np.empty(num_classes), np.empty(num_classes)
     chance = np.empty(num_classes)
     number = 0
     for row in range(0, num_rows, pool):
-        num_multi, num_single, maskable = 0, 0, 0
+        num_bounds, num_single, maskable = 0, 0, 0
         for r in range(pool):
             here = slice(r * length, (r + 1) * length)
             if each_token:
                 alone = tokens = draws.find_single(unit_id[row + r], chosen[here])
             else:
-                num_multi, alone, tokens = draws.find_units(
-                    unit_id[row + r],
-                    r * length,
-                    num_multi,
-                    chosen[here],
-                    opens,
-                    closes,
-                    first,
-                    last,
+                num_bounds, alone, tokens = draws.find_units(
+                    unit_id[row + r], r * length, num_bounds, chosen[here], edges, bounds
                 )
             num_single += alone
             maskable += tokens
             draws.hash_row(keys[row + r], spread, hashed[here])
             if not uniform:
-                classes[here] = token_class[row + r]
+                draws.mark_classes(token_class[row + r], chosen[here], classes[here])
+        num_multi = num_bounds // 2
 
         share = ratio[row]
         if pool > 1:
@@ -206,11 +213,8 @@ def _select_rows(
         else:
             fixed_ratio = np.int64(np.rint(share * _ONE))
             budget = (fixed_ratio * maskable + np.int64(round_budget[row])) >> 32
-        if not uniform:
-            draws.gather(chosen, 0, 0, single_at)
-            draws.count(
-                classes, single_at, num_single, first, last, num_multi, counts, single_counts
-            )
+        start_single = np.uint32(starts[row])
+        in_place = False
         if share >= 1.0:
             hit[:num_multi] = True
         else:
@@ -218,42 +222,68 @@ def _select_rows(
                 single_counts[0] = num_single
                 chance[0] = share
             else:
+                draws.count(classes, first, last, num_multi, tables, counts, single_counts)
                 draws.solve(counts, weights, share, chance)
+            draws.in_units(chance, fixed)
             if bernoulli:
                 for place in range(room):
-                    below = np.int64(np.rint(chance[classes[place]] * _ONE))
+                    below = np.int64(np.rint(chance[classes[place] % draws.OTHER] * _ONE))
                     chosen[place] &= np.int64(hashed[place]) < below
                 for u in range(num_multi):
-                    below = np.int64(np.rint(chance[classes[first[u]]] * _ONE))
+                    below = np.int64(np.rint(chance[classes[first[u]] % draws.OTHER] * _ONE))
                     hit[u] = np.int64(hashed[first[u]]) < below
             else:
                 covered, longest = 0, 0
-                if num_multi:
+                start = np.uint32(starts[row] >> np.uint64(32))
+                if num_multi <= draws.FEW:
+                    draws.systematic_of_few(
+                        hashed, classes, first, last, num_multi, fixed, start, order, scratch, hit
+                    )
+                else:
                     draws.shuffle(hashed, first, num_multi, order, buckets)
                     draws.longest_first(order, num_multi, first, last, by_size, scratch)
-                    start = start_multi[row]
-                    draws.systematic(scratch, num_multi, classes, first, chance, start, hit)
-                    for u in range(num_multi):
-                        tokens = np.int64(last[u] - first[u]) + 1
-                        longest = max(longest, tokens)
-                        covered += hit[u] * tokens
+                    draws.systematic(scratch, num_multi, classes, first, fixed, start, hit)
+                for u in range(num_multi):
+                    tokens = np.int64(last[u] - first[u]) + 1
+                    longest = max(longest, tokens)
+                    covered += hit[u] * tokens
                 left = draws.left_for_single(budget, covered, longest, single_counts, chance)
                 if uniform:
-                    wanted = (left + np.int64(start_single[row])) >> 32
+                    wanted = (left + np.int64(start_single)) >> 32
                     draws.smallest(hashed, chosen, wanted, buckets, order)
                 else:
                     draws.shift(chance, single_counts, left)
-                    draws.shuffle(hashed, single_at, num_single, order, buckets)
-                    start = start_single[row]
-                    draws.systematic(
-                        order, num_single, classes, single_at, chance, start, single_hit
-                    )
-                    for i in range(num_single):
-                        chosen[single_at[i]] = single_hit[i]
+                    draws.in_units(chance, fixed)
+                    chosen[:] = False
+                    in_place = True
         for u in range(num_multi):
-            for place in range(first[u], last[u] + 1):
+            chosen[first[u]] = chosen[last[u]] = hit[u]
+            for place in range(first[u] + 1, last[u]):  # rare: most have two tokens
                 chosen[place] = hit[u]
-        number = draws.gather(chosen, row * length, number, positions)
+        if in_place:
+            number = draws.systematic_in_place(
+                hashed,
+                classes,
+                fixed,
+                start_single,
+                buckets,
+                chosen,
+                row * length,
+                number,
+                positions,
+            )
+        else:
+            number = draws.gather(chosen, row * length, number, positions)
+    return number
+
+
+@njit(cache=True, nogil=True)
+def count_maskable(word_id: np.ndarray) -> Scalar:
+    """How many tokens of int32 [B, T] may be masked: those that are not −1."""
+    number = 0
+    for row in range(word_id.shape[0]):
+        for column in range(word_id.shape[1]):
+            number += word_id[row, column] >= 0
     return number
 
 
