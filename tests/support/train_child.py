@@ -25,6 +25,7 @@ from typing import Any
 
 from chronomask.errors import ChronomaskError
 from chronomask.train import budget, loop, saving
+from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.log import RunLog
 
@@ -62,7 +63,7 @@ def count_calls(spec: dict[str, Any]) -> Counter[str]:
 
 
 def main(spec: dict[str, Any]) -> int:
-    seed_dropout, flush, advance = loop.seed_dropout, saving.flush, RunLog.advance
+    seed_dropout, flush, advance = steps.seed_dropout, saving.flush, RunLog.advance
     summarise = loop.summarise
     calls: Counter[str] | None = None
     rank = int(os.environ.get("RANK", "0"))
@@ -95,7 +96,7 @@ def main(spec: dict[str, Any]) -> int:
 
     if "tick" in spec:
         budget.clock = (spec["tick"] * number for number in itertools.count()).__next__
-    loop.seed_dropout = seed_or_die
+    steps.seed_dropout = seed_or_die
     saving.flush = flush_or_die
     RunLog.advance = advance_or_ask
     loop.summarise = summarise_or_die

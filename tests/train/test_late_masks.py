@@ -12,7 +12,7 @@ import torch
 from chronomask.errors import UsageError
 from chronomask.masking.objective import LateMasks
 from chronomask.runs.layout import RunFolder
-from chronomask.train import loop
+from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.dry_run import dry_run
@@ -124,7 +124,7 @@ def test_a_run_that_ends_with_late_masks_is_warned_of_and_skipped_work_is_not_co
     for one in opened:
         rows = one.loader.rows_at(0)
         (part,) = parts_of(one.forward, rows, one.masker, one.config.objective, 0.0, 1)
-        flops.append(loop._flops_beside(one, part))
+        flops.append(steps._flops_beside(one, part))
     shown = np.asarray(part.batch.input_ids)
     skipped = np.count_nonzero(shown == one.masker.vocabulary.mask_token_id)
     matrices = one.layers[0].per_token * skipped

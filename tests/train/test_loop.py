@@ -18,7 +18,7 @@ from chronomask.data.annotation import SPECIAL
 from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
 from chronomask.runs.layout import RunFolder
-from chronomask.train import loop
+from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.dry_run import as_text, dry_run
@@ -129,7 +129,7 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
 ) -> None:
     """Documents fill no row twice here, so transformers' own forward is right about them too."""
     seen: list[Any] = []
-    update = loop._update
+    queue, read = steps.queue_update, steps.read
 
     def watch(run: Any, state: Any, world: Any, parts: Any, predictions: Any, rate: float) -> Any:
         if not seen:
@@ -144,11 +144,15 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
                     for part in parts
                 )
             seen.append(total / predictions.masked)
-        found = update(run, state, world, parts, predictions, rate)
+        return queue(run, state, world, parts, predictions, rate)
+
+    def watch_end(*arguments: Any) -> Any:
+        found = read(*arguments)
         seen.append(found[0])
         return found
 
-    monkeypatch.setattr(loop, "_update", watch)
+    monkeypatch.setattr(steps, "queue_update", watch)
+    monkeypatch.setattr(steps, "read", watch_end)
     one_step = config.replace([*WITHOUT_DROPOUT, "steps=1", "attention=row"])
     pretrain(one_step, tmp_path / "run", progress=False)
     assert seen[1] == pytest.approx(float(seen[0]), abs=1e-5)
@@ -214,7 +218,8 @@ def test_z_loss_and_its_gradient_are_those_of_float64(
     expected = torch.stack([p.grad.norm() for p in exact.parameters() if p.grad is not None]).norm()
 
     squares = squares.detach()
-    loss, norm, z_loss = loop._update(run, state, alone, parts, predictions, 0.0)
+    sums = steps.queue_update(run, state, alone, parts, predictions, 0.0)
+    loss, norm, z_loss = steps.read(run, state, alone, parts, predictions, sums)
     assert z_loss == pytest.approx(float(0.5 * squares / predicted), rel=1e-6)
     assert norm == pytest.approx(float(expected), rel=1e-5)
     assert 4 < loss < 7 < z_loss
@@ -353,7 +358,7 @@ def test_asked_for_labels_and_given_none_it_warns_and_then_stops(
 def test_labels_that_are_missing_by_chance_stop_nothing(caplog: pytest.LogCaptureFixture) -> None:
     state = State.start(3)
     for missing in (4.0, 4.0, 0.0, 9.0, 0.0, 0.5):
-        loop._check_predicting(state, missing, 0.1)
+        steps._check_predicting(state, missing, 0.1)
         state.step += 1
     assert caplog.text == ""
     assert state.unpredicted == 0.5

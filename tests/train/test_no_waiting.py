@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from chronomask.errors import RunError
+from chronomask.model.device import Reading
 from chronomask.runs.layout import RunFolder
 from chronomask.train import loop
+from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Predictions, parts_of
+from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
 
 META = torch.device("meta")
@@ -64,17 +69,12 @@ def test_nothing_is_read_before_the_update_is_queued(
         run.outliers.remember(loss, loss)
     rows, number = run.loader.rows_at(0), config.micro_batches
     parts = parts_of(run.forward, rows, run.masker, config.objective, 0.0, number)
-    queued: list[bool] = []
-    update = loop.update
-
-    def noted(*arguments: Any, **named: Any) -> None:
-        update(*arguments, **named)
-        queued.append(True)
-
-    monkeypatch.setattr(loop, "update", noted)
-    with pytest.raises(NotImplementedError, match="no data"):
-        loop._update(run, state, World(0, 1, META), parts, Predictions.of(parts), 1e-3)
-    assert queued == [True]
+    monkeypatch.setattr(steps, "Reading", lambda numbers: numbers)
+    predictions = Predictions.of(parts)
+    sums = steps.queue_update(run, state, World(0, 1, META), parts, predictions, 1e-3)
+    for numbers in (sums.tallies, sums.ending):
+        with pytest.raises(NotImplementedError, match="no data"):
+            numbers.cpu()  # pyright: ignore[reportAttributeAccessIssue]
     assert run.optimiser.state
 
 
@@ -88,14 +88,14 @@ def test_a_cuda_device_is_not_waited_for(
     config = RunConfig.parse(values).replace(options)
     world = World(0, 1, torch.device("cuda", 0))
     run, state = open_run(config, RunFolder(tmp_path / "run"), world, resume=False)
-    update, queued = loop.update, []
+    update, queued = steps.update, []
 
     def noted(*arguments: Any, **named: Any) -> None:
         update(*arguments, **named)
         torch.cuda.set_sync_debug_mode("default")
         queued.append(True)
 
-    monkeypatch.setattr(loop, "update", noted)
+    monkeypatch.setattr(steps, "update", noted)
     rows = run.loader.rows_at(0)
     try:
         for step in range(3):
@@ -103,7 +103,101 @@ def test_a_cuda_device_is_not_waited_for(
             parts = [run.forward.mask(micro, run.masker, 0.0) for micro in micro_batches]
             predictions = Predictions.of(parts)
             torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
-            loop._update(run, state, world, parts, predictions, 1e-3)
+            sums = steps.queue_update(run, state, world, parts, predictions, 1e-3)
+            steps.read(run, state, world, parts, predictions, sums)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(queued) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "order"),
+    [
+        (["masking.content={kind: none}"], ["update", "draw", "ending"]),
+        (["masking.content={kind: fixed, weights: {X: 2.0}}"], ["update", "draw", "ending"]),
+        ([], ["update", "tallies", "draw", "ending"]),
+        (["masking.content={kind: token_accuracy}"], ["update", "tallies", "draw", "ending"]),
+        (["outliers={kind: skip}"], ["update", "ending", "draw"]),
+        (["outliers={kind: skip}", "masking.content={kind: none}"], ["update", "draw", "ending"]),
+    ],
+)
+def test_the_next_masks_are_drawn_while_the_device_works(
+    values: dict[str, Any],
+    changes: list[str],
+    order: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is noted of each step but the last: the update is queued, a number is waited for, masks are drawn.
+
+    Where masking learns, the tallies alone are waited for; they are on their way before the last backward
+    pass is queued.
+    """
+    config = RunConfig.parse(values).replace([*changes, "steps=4", "checkpoint.every=0"])
+    noted: list[str] = []
+
+    def note(name: str, work: Any) -> Any:
+        def noting(*arguments: Any, **named: Any) -> Any:
+            noted.append(name)
+            return work(*arguments, **named)
+
+        return noting
+
+    class Noting(Reading):
+        def wait(self) -> torch.Tensor:
+            noted.append("tallies" if self._copy.ndim == 2 else "ending")
+            return super().wait()
+
+    monkeypatch.setattr(steps, "update", note("update", steps.update))
+    monkeypatch.setattr(steps, "draw", note("draw", steps.draw))
+    monkeypatch.setattr(loop, "draw", note("draw", loop.draw))
+    monkeypatch.setattr(steps, "Reading", Noting)
+    pretrain(config, tmp_path / "run", progress=False)
+    first = noted.index("draw")
+    by_step = " ".join(noted[first + 1 :]).split("update ")[1:4]
+    for told in by_step:
+        firsts = list(dict.fromkeys(told.split()))  # a number that has arrived is read again
+        ended = firsts if "tallies" in order else [name for name in firsts if name != "tallies"]
+        assert ["update", *ended] == order
+
+
+def test_the_tallies_are_on_their_way_before_the_last_backward_pass(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig.parse(values).replace(["steps=1", "micro_batches=3"])
+    noted: list[str] = []
+    backward = torch.Tensor.backward
+
+    class Noting(Reading):
+        def __init__(self, numbers: torch.Tensor) -> None:
+            noted.append("tallies" if numbers.ndim == 2 else "ending")
+            super().__init__(numbers)
+
+    def note(self: torch.Tensor, *arguments: Any, **named: Any) -> None:
+        noted.append("backward")
+        backward(self, *arguments, **named)
+
+    monkeypatch.setattr(steps, "Reading", Noting)
+    monkeypatch.setattr(torch.Tensor, "backward", note)
+    pretrain(config, tmp_path / "run", progress=False)
+    assert noted == ["backward", "backward", "tallies", "backward", "ending"]
+
+
+def test_what_was_learnt_early_is_taken_back_where_the_step_fails(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The masks of the next step are drawn with it already; the dump has what was before."""
+    config = RunConfig.parse(values).replace(
+        ["steps=6", "checkpoint.every=2", "checkpoint.keep=all"]
+    )
+    pretrain(config, tmp_path / "whole", progress=False)
+    monkeypatch.setattr(steps, "_finite", lambda loss, norm: torch.tensor(number.pop() > 0))
+    number = [0, 1, 1, 1, 1]  # of steps 5, 4 … 1
+    with pytest.raises(RunError, match="step 5: "):
+        pretrain(config, tmp_path / "run", progress=False)
+    (dumped,) = (tmp_path / "run" / "dump" / "step-00000005").glob("step-*")
+    before = tmp_path / "whole" / "checkpoints" / "step-00000004"
+    ours, theirs = (load_file(at / "content.safetensors") for at in (dumped, before))
+    assert any(name.startswith("content.") for name in ours)
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name])

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from chronomask.cli import app
 from chronomask.errors import ChronomaskError, DataError, RunError, Stopped, UsageError
-from chronomask.train import loop
+from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
 from chronomask.train.dump import replay
@@ -73,7 +73,7 @@ def test_a_replay_is_the_step_itself_not_just_as_broken(
         return torch.tensor(len(seen) < 3)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_finite", third_is_not)
+        patch.setattr(steps, "_finite", third_is_not)
         with pytest.raises(RunError, match="step 3: loss"):
             pretrain(config, tmp_path / "run", progress=False)
     again = replay(tmp_path / "run" / "dump" / "step-00000003")
@@ -160,7 +160,7 @@ SKIPPING = [
 @pytest.fixture
 def spike(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of step 7 is a hundred times what it is."""
-    real, seeds = Forward.losses, loop.seed_dropout
+    real, seeds = Forward.losses, steps.seed_dropout
     now: list[int] = []
 
     def seed(run_seed: int, step: int, rank: int, micro_batch: int) -> None:
@@ -171,7 +171,7 @@ def spike(monkeypatch: pytest.MonkeyPatch) -> None:
         loss, *others = real(self, part)
         return (loss * 100 if now == [6] and torch.is_grad_enabled() else loss), *others
 
-    monkeypatch.setattr(loop, "seed_dropout", seed)
+    monkeypatch.setattr(steps, "seed_dropout", seed)
     monkeypatch.setattr(Forward, "losses", spiked)
 
 

@@ -6,7 +6,10 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +21,9 @@ from chronomask.types import Device, Precision
 __all__ = [
     "DATA_SHEET_FLOPS",
     "Facts",
+    "Reading",
     "autocast",
+    "beside",
     "choose_device",
     "data_sheet_flops",
     "peak_flops",
@@ -71,6 +76,42 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """A context in which matrix products are computed in this precision; weights stay float32."""
     bf16 = precision_on(device, precision) == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+class Reading:
+    """Numbers on their way from a device to the host, behind what is queued there and before what follows."""
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        self._copy = numbers.to("cpu", non_blocking=True)  # from CUDA: into pinned memory
+        self._arrived = torch.cuda.Event() if numbers.is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def wait(self) -> torch.Tensor:
+        """The numbers, once they have arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._copy
+
+
+@contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """Send what is made while this is open to a CUDA device at once, beside what is queued there.
+
+    What is queued afterwards waits for it. The tensors must live until the host has waited for that work.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = _stream_beside(device)
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@cache
+def _stream_beside(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def peak_flops(device: torch.device, precision: Precision, seconds: float = 0.2) -> float:

@@ -18,32 +18,26 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from chronomask.data.order import shorten_rows
 from chronomask.errors import RunError, Stopped
-from chronomask.masking.tally import class_means, class_sums, class_tally
+from chronomask.masking.tally import class_means
 from chronomask.model.device import peak_memory
-from chronomask.model.flops import lengths_in
 from chronomask.model.head import compile_budget
 from chronomask.runs.layout import TRIAL, RunFolder
 from chronomask.storage import read_object, read_text, write_json
 from chronomask.train import budget, distributed
 from chronomask.train.config import RunConfig
-from chronomask.train.determinism import determinism, seed_dropout
+from chronomask.train.determinism import determinism
 from chronomask.train.distributed import StopRequest, World
-from chronomask.train.dump import not_finite
-from chronomask.train.forward import Part, Predictions, parts_of, tally_losses
 from chronomask.train.log import RunLog
 from chronomask.train.run import Run, State, compiles, is_due, open_run, summarise
-from chronomask.train.sharding import gradient_norm
-from chronomask.train.updates import update
+from chronomask.train.step import Step, draw, draw_ahead, finish, queue
 from chronomask.train.validation import plateau_in_words, validate
 from chronomask.types import Rows
 from chronomask.yardsticks import totals
@@ -160,7 +154,7 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
         with log, closing(upcoming), closing(run.saver):
             for number in range(budget.TRIAL_STEPS):
                 state.step = number * config.steps // budget.TRIAL_STEPS
-                if measure(lambda: _step(run, state, world, stop, next(upcoming))) is None:
+                if measure(_step_alone, run, state, world, stop, upcoming) is None:
                     raise Stopped(
                         "stopped on request while speed was measured: nothing is trained yet, begin again "
                         "with the same command",
@@ -179,6 +173,15 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
     return budget.Costs.of(config, opening, steps, validation=validation, saving=saving)
 
 
+def _step_alone(
+    run: Run, state: State, world: World, stop: StopRequest, upcoming: Iterator[Rows]
+) -> Step | None:
+    """A step from its rows to its numbers; None if a process was asked to stop."""
+    drawn = draw(run, state.step, state.progress(run.config), world, upcoming)
+    queued = queue(run, state, world, stop, drawn)
+    return None if queued is None else finish(run, state, world, queued)
+
+
 def _train(
     run: Run,
     state: State,
@@ -193,22 +196,24 @@ def _train(
         _validate(run, state, log, world)
     if run.begins and config.checkpoint.at_start:
         _save(run, state, log, world, background=False)
+    ahead = None
     while state.step < config.steps:
         run.saver.check()
         began = time.perf_counter()
-        rows = next(upcoming)
-        waited = time.perf_counter() - began
-        step = _step(run, state, world, stop, rows)
-        if step is None:
+        drawn = ahead or draw(run, state.step, state.progress(config), world, upcoming)
+        queued = queue(run, state, world, stop, drawn)
+        if queued is None:
             _save(run, state, log, world, background=False)
             raise Stopped(
                 f"stopped after step {state.step:,} of {config.steps:,} on request; "
                 f"the state is saved in {run.folder.path}: continue with --resume",
                 stop.signal_number or SIGTERM,  # another process may be the one that was asked
             )
+        ahead = draw_ahead(run, state, world, upcoming, queued)
+        step = finish(run, state, world, queued)
         if run.average is not None:
             run.average.take(state.step, config.steps)
-        state.add_time(time.perf_counter() - began, waited)
+        state.add_time(time.perf_counter() - began, drawn.waited)
 
         last = state.step == config.steps
         metrics = None
@@ -222,193 +227,7 @@ def _train(
             _save(run, state, log, world, background=config.checkpoint.asynchronous and not last)
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """What one step leaves for the log; numbers are sums over all processes."""
-
-    progress: float
-    masking_ratio: float
-    """asked for in the rows that are masked; 0 where none is"""
-    masking_ratio_achieved: float
-    causal_share: float
-    """share of the rows that are causal"""
-    loss: float | None
-    learning_rate: float
-    rate_factor: float | None
-    """what labels made of the learning rate; None where it does not follow them"""
-    gradient_norm: float | None
-    z_loss: float | None
-    """what was added to the loss that is minimised"""
-
-
-def _step(run: Run, state: State, world: World, stop: StopRequest, rows: Rows) -> _Step | None:
-    """Do step ``state.step`` and count it; None, and nothing done, if a process was asked to stop."""
-    config, masker = run.config, run.masker
-    progress = state.progress(config)
-    if run.foresight is not None:
-        rows = run.foresight.attach(rows, state.step, world)
-    # All processes run a model that is shared out equally often, also one with few rows.
-    number = world.least(rows.num_rows) if run.sharded else rows.num_rows
-    most = config.sizes.parts_at(state.step, config.micro_batches)
-    parts = parts_of(run.forward, rows, masker, config.objective, progress, min(most, number))
-    masked = [part for part in parts if not part.causal]
-    *counts, maskable, tokens, ratio_sum, stopping = world.totals(
-        *astuple(Predictions.of(parts)),
-        sum(int(np.count_nonzero(part.rows.word_id >= 0)) for part in masked),
-        int(np.count_nonzero(rows.input_ids != run.forward.pad_token_id)),
-        sum(part.batch.masking_ratio * part.rows.num_rows for part in masked),
-        stop.signal_number != 0,
-    )
-    if stopping:
-        return None
-
-    predictions = Predictions(*counts)
-    rate, factor = config.learning_rate.at(state.step, config.steps), None
-    if run.mean_labels is not None:
-        labels = predictions.masked + predictions.causal
-        factor = config.learning_rate.factor(labels, run.mean_labels)
-        rate *= factor
-    loss, norm, z_loss = None, None, None
-    if predictions.any:  # with nothing to predict there is no update; the schedules go on
-        loss, norm, z_loss = _update(run, state, world, parts, predictions, rate)
-    # Of attention in others' rows: they are much the same.
-    state.window.flops_of_attention += world.size * sum(_flops_beside(run, part) for part in parts)
-    rows_done = config.sizes.rows_at(state.step)  # whole rows, also where they are cut
-    state.count(
-        rows=rows_done,
-        tokens=int(tokens),
-        maskable_tokens=int(maskable),
-        masked_tokens=int(predictions.masked),
-        causal_tokens=int(predictions.causal),
-    )
-    asked = ratio_sum / predictions.masked_rows if predictions.masked_rows else 0.0
-    _check_predicting(state, 0.0 if predictions.any else asked * (maskable or tokens), asked)
-    return _Step(
-        progress=progress,
-        masking_ratio=asked,
-        masking_ratio_achieved=predictions.masked / maskable if maskable else 0.0,
-        causal_share=predictions.causal_share,
-        loss=loss,
-        learning_rate=rate,
-        rate_factor=factor,
-        gradient_norm=norm,
-        z_loss=z_loss,
-    )
-
-
-def _flops_beside(run: Run, part: Part) -> int:
-    """Operations of a micro-batch that no count of tokens tells: attention, less what late masks skip."""
-    pad, scope = run.forward.pad_token_id, run.config.attention
-    whole = lengths_in(part.rows, pad, scope)
-    flops = run.flops.of_attention(whole, causal=part.causal)
-    if part.early_lengths is not None:
-        for layer in run.layers[: part.inputs["early"].layers]:
-            flops -= round(layer.of(whole, 0) - layer.of(part.early_lengths, 0))
-    return flops
-
-
-def _check_predicting(state: State, missing: float, ratio: float) -> None:
-    """Warn, and then stop, where labels are asked for and there are none; ``missing``: of this step.
-
-    A step or two may have none by chance, where a ratio is small. With 10 labels expected and none drawn it
-    is no chance; a step counts for 10 at most, so that ten steps at least were tried. Raises RunError.
-    """
-    before = state.unpredicted
-    state.unpredicted = before + min(missing, 10.0) if missing else 0.0
-    what = (
-        f"a masking ratio of {ratio:.4g} is asked and nothing is predicted since step "
-        f"{state.predicted_step + 1:,}: the rows have no word that may be masked, or the "
-        "strategy leaves every one out; chronomask inspect shows both"
-    )
-    if not missing:
-        state.predicted_step = state.step
-    elif state.unpredicted >= 100:
-        raise RunError(f"stopped after step {state.step:,}: {what}")
-    elif before < 10 <= state.unpredicted:
-        logger.warning("step %s: %s", f"{state.step:,}", what)
-
-
-def _update(
-    run: Run,
-    state: State,
-    world: World,
-    parts: Sequence[Part],
-    predictions: Predictions,
-    rate: float,
-) -> tuple[float | None, float, float]:
-    """Forward, backward, update, feedback; returns the mean loss, the gradient norm and the z-loss.
-
-    ``predictions`` are those of all processes; the mean loss is that of masked tokens, without weights, and
-    None where none is masked.
-    """
-    config, masker, forward = run.config, run.masker, run.forward
-    num_classes = len(run.data.class_names)
-    # Of every class, of causal rows, and, where content is learnt by token, of every token after them.
-    num_tokens = masker.num_feedback_classes if masker.config.content.by_token_id else 0
-    first_token = num_classes + 1
-    tallies = torch.zeros(3, first_token + num_tokens, dtype=torch.float64, device=world.device)
-    squares = torch.zeros((), dtype=torch.float64, device=world.device)  # of log Z, their mean
-    losses = []
-    for number, part in enumerate(parts):
-        seed_dropout(config.seed, state.step, world.rank, number)
-        if run.sharded:
-            run.sharded.sum_gradients_next(number == len(parts) - 1)
-        values, correct, log_z = forward.losses(part)
-        predictions.contribution(part, values, log_z, config.z_loss).backward()
-        if run.working_copy:
-            run.working_copy.collect()
-        losses.append(values.detach())
-        if config.z_loss:
-            squares += predictions.mean_square(part, log_z.detach().double())
-        tally_losses(tallies[:, :first_token], part, values, correct)
-        if num_tokens and not part.causal:
-            tokens = masker.feedback_class(part.batch)
-            tallies[:, first_token:] += class_sums(tokens, values, correct, num_tokens)
-    world.sum(tallies)
-    if config.z_loss:
-        world.sum(squares)
-    if not run.sharded:
-        world.sum_gradients(run.parameters)
-
-    norm_tensor = gradient_norm([p.grad for p in run.parameters if p.grad is not None])
-    finite = _finite(tallies[0, :first_token].sum(), norm_tensor)
-    sums = tallies[0, :num_classes].sum(), tallies[0, num_classes]
-    stands_out = run.outliers.stands_out(predictions.mean_loss(*sums)[1], norm_tensor.double())
-    # The device itself leaves a step out, so that the update is queued at once.
-    leave_out = ~finite if stands_out is None else ~finite | stands_out
-    update(run.optimiser, rate, norm_tensor, config.gradient_clip, leave_out)
-    run.round_weights()
-    run.optimiser.zero_grad(set_to_none=True)
-
-    # Here the host waits for the device, once a step: the next step's masks depend on these losses.
-    ending = torch.stack((norm_tensor, finite, leave_out, squares)).double()
-    read = torch.cat((tallies.flatten(), ending)).cpu()
-    tallies, (norm, is_finite, left_out, mean_square) = (
-        read[:-4].view_as(tallies),
-        read[-4:].tolist(),
-    )
-    z_loss = config.z_loss * mean_square
-    by_class, causal = tallies[:, :num_classes], tallies[:, num_classes].tolist()
-    loss, minimised = predictions.mean_loss(float(by_class[0].sum()), causal[0])
-    if not is_finite:
-        raise not_finite(run, state, world, minimised, norm, parts, losses)
-    state.window.by_class += by_class
-    state.window.causal_loss_sum += causal[0]
-    why = run.outliers.remember(minimised, norm)
-    if left_out:
-        logger.warning("step %s is left out as an outlier: %s", f"{state.step + 1:,}", why)
-        state.window.skipped.append(state.step + 1)
-    elif predictions.masked:
-        masker.update(class_tally(tallies[:, first_token:] if num_tokens else by_class))
-    return loss, norm, z_loss
-
-
-def _finite(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
-    """Whether both are finite, bool, 0-d, on their device."""
-    return loss.isfinite() & norm.isfinite()
-
-
-def _metrics(run: Run, state: State, step: _Step, world: World) -> dict[str, Any]:
+def _metrics(run: Run, state: State, step: Step, world: World) -> dict[str, Any]:
     """One line of metrics.jsonl; begins a new window."""
     window, config = state.window, run.config
     flops = window.flops_of_attention

@@ -1,0 +1,345 @@
+"""One step: rows are drawn and masked, the device is asked for everything, and then its numbers are read.
+
+On a CUDA device the host only queues work and is ahead of what is computed. Nothing waits until the update is
+queued; then, while the device works, the masks of the next step are drawn (:func:`draw_ahead`). Where masking
+learns from losses they need those of this step, which are known before its last backward pass ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import torch
+
+from chronomask.errors import RunError
+from chronomask.masking.tally import class_sums, class_tally
+from chronomask.model.device import Reading, beside
+from chronomask.model.flops import lengths_in
+from chronomask.runs.rules import progress as progress_at
+from chronomask.train.determinism import seed_dropout
+from chronomask.train.distributed import StopRequest, World
+from chronomask.train.dump import not_finite
+from chronomask.train.forward import Part, Predictions, parts_of, tally_losses
+from chronomask.train.run import Run, State, is_due
+from chronomask.train.sharding import gradient_norm
+from chronomask.train.updates import update
+from chronomask.types import Rows
+
+__all__ = [
+    "Drawn",
+    "Queued",
+    "Step",
+    "Sums",
+    "draw",
+    "draw_ahead",
+    "finish",
+    "queue",
+    "queue_update",
+    "read",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The micro-batches of a step, masked and on the device."""
+
+    parts: list[Part]
+    progress: float
+    tokens: int
+    """of this process's rows, without padding"""
+    waited: float
+    """seconds until the rows were there"""
+
+
+def draw(run: Run, step: int, progress: float, world: World, upcoming: Iterator[Rows]) -> Drawn:
+    """Take the rows of a 0-based step and mask them with what masking has learnt by now."""
+    config, began = run.config, time.perf_counter()
+    rows = next(upcoming)
+    waited = time.perf_counter() - began
+    if run.foresight is not None:
+        rows = run.foresight.attach(rows, step, world)
+    # All processes run a model that is shared out equally often, also one with few rows.
+    number = world.least(rows.num_rows) if run.sharded else rows.num_rows
+    most = config.sizes.parts_at(step, config.micro_batches)
+    with beside(world.device):
+        parts = parts_of(
+            run.forward, rows, run.masker, config.objective, progress, min(most, number)
+        )
+    tokens = int(np.count_nonzero(rows.input_ids != run.forward.pad_token_id))
+    return Drawn(parts, progress, tokens, waited)
+
+
+@dataclass(slots=True)
+class Sums:
+    """What the device was asked about a step, over all processes."""
+
+    tallies: Reading
+    """float64 [3, C + 1 + V], as :func:`~chronomask.masking.tally.class_sums` has them: by class, of causal
+    rows and, where content is learnt by token, of every token; there before the last backward pass"""
+    ending: Reading
+    """float64 [4]: gradient norm, whether all is finite, whether the step is left out, mean of log² Z"""
+    losses: list[torch.Tensor]
+    """[N] of each micro-batch, on the device"""
+    before: dict[str, torch.Tensor] | None = None
+    """the masker's state before it learnt from the tallies; None while it has not"""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A step whose work is queued; numbers are sums over all processes."""
+
+    drawn: Drawn
+    predictions: Predictions
+    tokens: int
+    maskable: int
+    masking_ratio: float
+    """asked for in the rows that are masked; 0 where none is"""
+    learning_rate: float
+    rate_factor: float | None
+    sums: Sums | None
+    """None where nothing is predicted and nothing is updated"""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step leaves for the log; numbers are sums over all processes."""
+
+    progress: float
+    masking_ratio: float
+    """asked for in the rows that are masked; 0 where none is"""
+    masking_ratio_achieved: float
+    causal_share: float
+    """share of the rows that are causal"""
+    loss: float | None
+    learning_rate: float
+    rate_factor: float | None
+    """what labels made of the learning rate; None where it does not follow them"""
+    gradient_norm: float | None
+    z_loss: float | None
+    """what was added to the loss that is minimised"""
+
+
+def queue(run: Run, state: State, world: World, stop: StopRequest, drawn: Drawn) -> Queued | None:
+    """Ask the device for all of step ``state.step``; None, and nothing is asked, if a process is to stop."""
+    config, parts = run.config, drawn.parts
+    masked = [part for part in parts if not part.causal]
+    *counts, maskable, tokens, ratio_sum, stopping = world.totals(
+        *astuple(Predictions.of(parts)),
+        sum(int(np.count_nonzero(part.rows.word_id >= 0)) for part in masked),
+        drawn.tokens,
+        sum(part.batch.masking_ratio * part.rows.num_rows for part in masked),
+        stop.signal_number != 0,
+    )
+    if stopping:
+        return None
+    predictions = Predictions(*counts)
+    rate, factor = config.learning_rate.at(state.step, config.steps), None
+    if run.mean_labels is not None:
+        labels = predictions.masked + predictions.causal
+        factor = config.learning_rate.factor(labels, run.mean_labels)
+        rate *= factor
+    sums = None
+    if predictions.any:  # with nothing to predict there is no update; the schedules go on
+        sums = queue_update(run, state, world, parts, predictions, rate)
+    return Queued(
+        drawn=drawn,
+        predictions=predictions,
+        tokens=int(tokens),
+        maskable=int(maskable),
+        masking_ratio=ratio_sum / predictions.masked_rows if predictions.masked_rows else 0.0,
+        learning_rate=rate,
+        rate_factor=factor,
+        sums=sums,
+    )
+
+
+def queue_update(
+    run: Run,
+    state: State,
+    world: World,
+    parts: Sequence[Part],
+    predictions: Predictions,
+    rate: float,
+) -> Sums:
+    """Queue forward and backward passes and the update; ``predictions`` are those of all processes."""
+    config, masker, forward = run.config, run.masker, run.forward
+    first_token = len(run.data.class_names) + 1
+    num_tokens = masker.num_feedback_classes if masker.config.content.by_token_id else 0
+    tallies = torch.zeros(3, first_token + num_tokens, dtype=torch.float64, device=world.device)
+    squares = torch.zeros((), dtype=torch.float64, device=world.device)  # of log Z, their mean
+    losses, reading = [], None
+    for number, part in enumerate(parts):
+        is_last = number == len(parts) - 1
+        seed_dropout(config.seed, state.step, world.rank, number)
+        if run.sharded:
+            run.sharded.sum_gradients_next(is_last)
+        values, correct, log_z = forward.losses(part)
+        losses.append(values.detach())
+        tally_losses(tallies[:, :first_token], part, values, correct)
+        if num_tokens and not part.causal:
+            tokens = masker.feedback_class(part.batch)
+            tallies[:, first_token:] += class_sums(tokens, values, correct, num_tokens)
+        if is_last:  # on their way before the backward pass, which the next masks need not wait for
+            world.sum(tallies)
+            reading = Reading(tallies)
+        predictions.contribution(part, values, log_z, config.z_loss).backward()
+        if run.working_copy:
+            run.working_copy.collect()
+        if config.z_loss:
+            squares += predictions.mean_square(part, log_z.detach().double())
+    assert reading is not None  # a step has rows
+    if config.z_loss:
+        world.sum(squares)
+    if not run.sharded:
+        world.sum_gradients(run.parameters)
+
+    norm = gradient_norm([p.grad for p in run.parameters if p.grad is not None])
+    finite = _finite(tallies[0, :first_token].sum(), norm)
+    sums = tallies[0, : first_token - 1].sum(), tallies[0, first_token - 1]
+    stands_out = run.outliers.stands_out(predictions.mean_loss(*sums)[1], norm.double())
+    # The device itself leaves a step out, so that the update is queued at once.
+    leave_out = ~finite if stands_out is None else ~finite | stands_out
+    update(run.optimiser, rate, norm, config.gradient_clip, leave_out)
+    run.round_weights()
+    run.optimiser.zero_grad(set_to_none=True)
+    ending = Reading(torch.stack((norm, finite, leave_out, squares)).double())
+    return Sums(reading, ending, losses)
+
+
+def _finite(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """Whether both are finite, bool, 0-d, on their device."""
+    return loss.isfinite() & norm.isfinite()
+
+
+def draw_ahead(
+    run: Run, state: State, world: World, upcoming: Iterator[Rows], queued: Queued
+) -> Drawn | None:
+    """The step after ``queued``, drawn while the device computes; None where its masks must wait.
+
+    They wait for the whole step where masking learns from losses and a step may be left out, for a
+    validation that the ratio responds to, and for weights that score rows. What masking learns here is
+    taken back if the step fails.
+    """
+    config, masker, step = run.config, run.masker, state.step + 1
+    validated = masker.watches_validation and is_due(step, config.validation.every)
+    if step == config.steps or validated or run.foresight is not None:
+        return None
+    masked = int(queued.predictions.masked)
+    if masker.needs_feedback and masked and queued.sums is not None:
+        if config.outliers.judges:
+            return None
+        queued.sums.before = {key: value.clone() for key, value in masker.state_dict().items()}
+        _learn(run, queued.sums)
+    progress = progress_at(config, step, state.masked_tokens + masked)
+    return draw(run, step, progress, world, upcoming)
+
+
+def _learn(run: Run, sums: Sums) -> None:
+    """Let masking learn from a step's losses; in force for the masks that are drawn after."""
+    tallies, num_classes = sums.tallies.wait(), len(run.data.class_names)
+    by_token = run.masker.config.content.by_token_id
+    run.masker.update(
+        class_tally(tallies[:, num_classes + 1 :] if by_token else tallies[:, :num_classes])
+    )
+
+
+def read(
+    run: Run,
+    state: State,
+    world: World,
+    parts: Sequence[Part],
+    predictions: Predictions,
+    sums: Sums,
+) -> tuple[float | None, float, float]:
+    """Wait for a step, and let masking learn from it: mean loss, gradient norm and z-loss.
+
+    The mean loss is that of masked tokens, without weights, and None where none is masked. Raises RunError
+    where a number is not finite.
+    """
+    norm, is_finite, left_out, mean_square = sums.ending.wait().tolist()
+    tallies, num_classes = sums.tallies.wait(), len(run.data.class_names)
+    by_class, causal_sum = tallies[:, :num_classes], float(tallies[0, num_classes])
+    loss, minimised = predictions.mean_loss(float(by_class[0].sum()), causal_sum)
+    if not is_finite:
+        if sums.before is not None:
+            run.masker.load_state_dict(sums.before)
+        raise not_finite(run, state, world, minimised, norm, parts, sums.losses)
+    state.window.by_class += by_class
+    state.window.causal_loss_sum += causal_sum
+    why = run.outliers.remember(minimised, norm)
+    if left_out:
+        logger.warning("step %s is left out as an outlier: %s", f"{state.step + 1:,}", why)
+        state.window.skipped.append(state.step + 1)
+    elif predictions.masked and sums.before is None:
+        _learn(run, sums)
+    return loss, norm, run.config.z_loss * mean_square
+
+
+def finish(run: Run, state: State, world: World, queued: Queued) -> Step:
+    """Wait for a queued step, and count it."""
+    drawn, predictions = queued.drawn, queued.predictions
+    # Of attention in others' rows: they are much the same.
+    flops = world.size * sum(_flops_beside(run, part) for part in drawn.parts)
+    loss, norm, z_loss = None, None, None
+    if queued.sums is not None:
+        loss, norm, z_loss = read(run, state, world, drawn.parts, predictions, queued.sums)
+    state.window.flops_of_attention += flops
+    state.count(
+        rows=run.config.sizes.rows_at(state.step),  # whole rows, also where they are cut
+        tokens=queued.tokens,
+        maskable_tokens=queued.maskable,
+        masked_tokens=int(predictions.masked),
+        causal_tokens=int(predictions.causal),
+    )
+    asked = queued.masking_ratio
+    missing = 0.0 if predictions.any else asked * (queued.maskable or queued.tokens)
+    _check_predicting(state, missing, asked)
+    return Step(
+        progress=drawn.progress,
+        masking_ratio=asked,
+        masking_ratio_achieved=predictions.masked / queued.maskable if queued.maskable else 0.0,
+        causal_share=predictions.causal_share,
+        loss=loss,
+        learning_rate=queued.learning_rate,
+        rate_factor=queued.rate_factor,
+        gradient_norm=norm,
+        z_loss=z_loss,
+    )
+
+
+def _flops_beside(run: Run, part: Part) -> int:
+    """Operations of a micro-batch that no count of tokens tells: attention, less what late masks skip."""
+    pad, scope = run.forward.pad_token_id, run.config.attention
+    whole = lengths_in(part.rows, pad, scope)
+    flops = run.flops.of_attention(whole, causal=part.causal)
+    if part.early_lengths is not None:
+        for layer in run.layers[: part.inputs["early"].layers]:
+            flops -= round(layer.of(whole, 0) - layer.of(part.early_lengths, 0))
+    return flops
+
+
+def _check_predicting(state: State, missing: float, ratio: float) -> None:
+    """Warn, and then stop, where labels are asked for and there are none; ``missing``: of this step.
+
+    A step or two may have none by chance, where a ratio is small. With 10 labels expected and none drawn it
+    is no chance; a step counts for 10 at most, so that ten steps at least were tried. Raises RunError.
+    """
+    before = state.unpredicted
+    state.unpredicted = before + min(missing, 10.0) if missing else 0.0
+    what = (
+        f"a masking ratio of {ratio:.4g} is asked and nothing is predicted since step "
+        f"{state.predicted_step + 1:,}: the rows have no word that may be masked, or the "
+        "strategy leaves every one out; chronomask inspect shows both"
+    )
+    if not missing:
+        state.predicted_step = state.step
+    elif state.unpredicted >= 100:
+        raise RunError(f"stopped after step {state.step:,}: {what}")
+    elif before < 10 <= state.unpredicted:
+        logger.warning("step %s: %s", f"{state.step:,}", what)
