@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 AXES = ("step", "tokens_seen", "masked_tokens", "flops", "seconds")
 
 
 def task(
-    name: str, limits: dict[str, tuple[float, float] | None], *, seeds: int = 3
+    name: str, limits: Mapping[str, tuple[float, float] | None], *, seeds: int = 3
 ) -> dict[str, Any]:
     """A task on which arms have these intervals of their difference; None: one seed, no interval."""
     loss = name == "validation_loss"

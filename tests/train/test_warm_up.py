@@ -280,3 +280,15 @@ def test_long_courses_have_stages(config: RunConfig) -> None:
 def test_rows_that_cannot_follow_are_refused(config: RunConfig, change: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config.replace([*FALLING, change])
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(2, True), (3, True), (4, False)])
+def test_a_warm_up_as_long_as_the_run_is_warned_of(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int, warned: bool
+) -> None:
+    changes = ["learning_rate.warmup_steps=3", f"steps={steps}", "checkpoint.every=0"]
+    pretrain(config.replace(changes), tmp_path / "run", progress=False)
+    said = (
+        f"learning_rate.warmup_steps is 3 and the run has {steps} steps: the rate rises to the last"
+    )
+    assert any(said in message for message in caplog.messages) == warned

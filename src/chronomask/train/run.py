@@ -419,6 +419,12 @@ def open_run(
     world.wait()  # nobody reads any more: from here on the first process may write
     if world.is_first and run.finished is None:
         warn_of_few(data.split("held_out"), config.validation)
+        if config.learning_rate.warmup_steps >= config.steps:
+            logger.warning(
+                "learning_rate.warmup_steps is %s and the run has %s steps: the rate rises to the last of "
+                "them and never falls; give fewer, such as learning_rate.warmup_steps=%s",
+                f"{config.learning_rate.warmup_steps:,}", f"{config.steps:,}", config.steps // 10,
+            )  # fmt: skip
         _begin_folder(run, state, origin, resumed=saved is not None)
         if masks_enter is not None and (layer := masks_enter(1.0)):
             logger.warning(
