@@ -1,0 +1,59 @@
+"""The page of results says what the studies' files say: its table of pairs at equal labels, cell by cell."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+from scipy.stats import t
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+STUDIES = {
+    name: json.loads((RESULTS / name / "comparison.json").read_text())
+    for name in ("eight-ways", "tiny")
+}
+MEASURES = {"validation_loss": 1, "mean_loss": 1, "blimp": 100, "upos_probe": 100}
+"""Task → what its numbers are multiplied by on the page, column by column."""
+
+
+def _pairs(study: dict[str, Any], task: str, arm: str, other: str) -> list[float]:
+    """The differences of an arm from another, seed by seed; none where the study lacks one of them."""
+    for each in study["tasks"]:
+        if each["task"] == task and {arm, other} <= set(each["arms"]):
+            own, theirs = (each["arms"][name]["by_seed"] for name in (arm, other))
+            return [mean(own[seed]) - mean(theirs[seed]) for seed in sorted(own)]
+    return []
+
+
+def _cell(gaps: Sequence[float], scale: float) -> str:
+    """Mean and 95 % interval by Student's t, bold where it excludes zero, as the page writes it."""
+    digits = 3 if scale == 1 else 1
+    half = float(t.ppf(0.975, len(gaps) - 1)) * stdev(gaps) / math.sqrt(len(gaps))
+    middle, low, high = (
+        f"{round(scale * value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no negative zero
+        for value in (mean(gaps), mean(gaps) - half, mean(gaps) + half)
+    )
+    text = f"{middle} ({low} to {high})"
+    return f"**{text}**" if abs(mean(gaps)) > half else text
+
+
+@pytest.mark.parametrize(
+    ("arm", "other"),
+    [("0.30 to 0.15", "fixed 0.225"), ("MRD linear", "fixed 0.15"), ("PTW", "fixed 0.15")],
+)
+def test_the_table_of_equal_labels_is_that_of_the_files(arm: str, other: str) -> None:
+    cells = []
+    for task, scale in MEASURES.items():
+        gaps = [gap for study in STUDIES.values() for gap in _pairs(study, task, arm, other)]
+        assert len(gaps) == (3 if task == "mean_loss" else 6)
+        cells.append(_cell(gaps, scale))
+    for study in STUDIES.values():
+        labels = {each["name"]: each["masked_tokens"] for each in study["arms"]}
+        assert labels[arm] == pytest.approx(labels[other], rel=0.005)
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    assert f"| {arm} | {other} | {' | '.join(cells)} |" in page
