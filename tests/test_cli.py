@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import typer
 import yaml
 
 from chronomask import __version__, cli
+from chronomask.adapt import Plan
 from chronomask.config import merge, read_yaml
 from chronomask.data.folder import PreparedData
+from chronomask.errors import UsageError
 from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
@@ -270,7 +273,10 @@ def test_the_ways_to_name_a_model(
         (["--ratio", "0.3:"], "--ratio 0.3:: masking.ratio.kind is '0.3:'; valid: constant"),
         (["--ratio", "lin"], "did you mean 'linear'?"),
         (["--content", "ptv"], "--content ptv: masking.content.kind is 'ptv'; did you mean 'ptw'?"),
-        (["--model", "brt"], "--model brt: model.model_type is 'brt'; did you mean 'bert'?"),
+        (
+            ["--model", "brt"],
+            "--model brt: there is no such type of model, and no such folder; did you",
+        ),
         (["--model", "./no"], "./no is not a model folder: it has no config.json"),
         (["--device", "cdua"], "--device cdua: device is 'cdua'; did you mean 'cuda'?"),
         (["--precision", "fp61"], "--precision fp61: precision is 'fp61'; did you mean 'fp32'?"),
@@ -342,7 +348,12 @@ def test_flags_of_a_preparation(run, prepared: list[PrepareConfig], tmp_path: Pa
     [
         (
             ["--tokenizer", "wordpice"],
-            "--tokenizer wordpice: tokenizer.kind is 'wordpice'; did you",
+            "--tokenizer wordpice: there is no such kind of tokenizer, and no such folder; did you mean",
+        ),
+        (["--tokenizer", "bert-base-cased"], "a model of the hub is named OWNER/NAME"),
+        (
+            ["--tokenizer", __file__],
+            f"--tokenizer {__file__}: this is a file; give a folder with tokenizer",
         ),
         (["--tokenizer", "./no/folder"], "--tokenizer ./no/folder: there is no such folder"),
         (["--vocab-size", "3"], "--vocab-size 3: tokenizer.vocab_size is 3: it should be greater"),
@@ -369,6 +380,25 @@ def test_the_old_name_of_task_data(run, tmp_path: Path) -> None:
     assert "--data" not in run("evaluate", "--help").out.replace("--task-data", "")
 
 
+def test_adapt_sets_the_preparation_and_the_run(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plans: list[Plan] = []
+
+    def remember(*args: Any, **_: Any) -> None:
+        plans.append(args[3])
+        raise UsageError("enough")
+
+    monkeypatch.setattr(import_module("chronomask.adapt"), "adapt", remember)
+    flags = ("txt_documents=lines", "seed=3", "packing.kind=documents")
+    sets = [word for flag in flags for word in ("--set", flag)]
+    refused(run("adapt", "model", "text", "--out", tmp_path / "out", *sets), 2, "enough")
+    (plan,) = plans
+    of_text = [{"txt_documents": "lines"}, {"packing.kind": "documents"}]
+    assert [layer.values for layer in plan.preparation] == of_text
+    assert [layer.values for layer in plan.layers] == [{"seed": 3}]
+
+
 def test_pretrain_resume_and_report(
     run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +408,9 @@ def test_pretrain_resume_and_report(
     assert "validation loss at 15 %" in outcome.out
     again = run("pretrain", "--out", out, "--resume", "--quiet")
     assert (again.code, again.out) == (0, outcome.out), again.err
+    assert "nothing is left to train" in again.err
+    nothing = run("pretrain", "--out", tmp_path / "none", "--resume")
+    refused(nothing, 2, f"{tmp_path / 'none'} holds no run to resume", "--data DATA")
     with monkeypatch.context() as second:
         second.setenv("RANK", "1")  # of the processes that torchrun starts the first one speaks
         assert run("pretrain", "--out", out, "--resume", "--quiet").out == ""

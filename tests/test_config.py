@@ -153,6 +153,13 @@ def test_defaults_can_be_changed_before_what_is_required_is_there() -> None:
     assert made == Whole(data="d", course=Level(base=0.3))
 
 
+def test_valid_names_are_listed_once() -> None:
+    refusal = refusal_of({"stepz": 1, "dat": "d", "course": {"kind": "level", "bse": 1}})
+    assert refusal.count("Valid: data, steps, half") == 1
+    assert "unknown key 'dat'; did you mean 'data'?" in refusal
+    assert "unknown key 'course.bse'; did you mean 'base'? Valid: kind, base" in refusal
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -541,7 +542,13 @@ def _explain(
     by_origin: dict[str, list[str]] = {}
     for path, item in root_causes(error, values):
         origin = _origin(cls, item, values, layers)
-        by_origin.setdefault(origin, []).append(describe_problem(cls, path, item, values))
+        text = describe_problem(cls, path, item, values)
+        said = by_origin.setdefault(origin, [])
+        # Keys of one group have one list of valid names, which one of them tells.
+        listing = re.search(r"valid: .*", text, re.IGNORECASE)
+        if listing is not None and any(listing[0].lower() in other.lower() for other in said):
+            text = text[: listing.start()].rstrip("; ")
+        said.append(text)
     return "; ".join(f"{origin}: {'; '.join(texts)}" for origin, texts in by_origin.items())
 
 

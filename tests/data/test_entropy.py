@@ -73,3 +73,8 @@ def test_a_run_at_the_plateau_is_told_since_when() -> None:
     moving = plateau_in_words([line(100, 7.5), line(200, 6.0)])
     assert moving is not None
     assert "hardly moved" not in moving
+    assert "hardly uses the words around" in moving
+    near = plateau_in_words([line(100, 5.7)])
+    assert near is not None
+    assert "hardly uses" not in near
+    assert "less of the words around than such a table" in near

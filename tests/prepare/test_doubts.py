@@ -10,7 +10,9 @@ import pytest
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.prepare.config import ByteLevelBPE, PrepareConfig, StanzaTagger, WordPiece
+from chronomask.prepare.new_words import ExtendedFolder
 from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.tokenizer import TokenizerFolder
 from chronomask.prepare.words.unicode import scripts_of, unlikely_language
 from chronomask.show.prepared import as_text, look_into
 
@@ -45,6 +47,21 @@ def test_a_language_is_doubted_by_its_letters_alone(language: str) -> None:
     assert unlikely_language("xx", TEXTS.values()) is None
 
 
+GERMAN = "Der Hund lief in den Garten, und die Katze war so alt wie das Haus. Er is(s)t nie. "
+ENGLISH = "The dog ran to the garden, and the cat was as old as that house of theirs, which is by a lake. "
+
+
+@pytest.mark.parametrize(("text", "is_doubted"), [(GERMAN, True), (ENGLISH, False)])
+def test_english_is_told_from_its_neighbours_by_its_commonest_words(
+    text: str, is_doubted: bool
+) -> None:
+    doubt = unlikely_language("en", [text] * 20)
+    assert (doubt is not None) == is_doubted
+    assert not doubt or doubt.endswith("% of its words are such as 'the', 'of' and 'and'")
+    assert unlikely_language("en", [text]) is None  # too little to tell
+    assert unlikely_language("de", [text] * 20) is None  # of English alone the words are known
+
+
 def test_scripts_are_named_by_their_letters() -> None:
     assert scripts_of(["aбB1 ", "é."]) == {"LATIN": 0.75, "CYRILLIC": 0.25}
     assert scripts_of([]) == {}
@@ -73,6 +90,26 @@ def test_letters_that_need_their_marks(
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("the tokenizer strips accents, which changes")
     assert line.endswith("--set tokenizer.lowercase=false")
+
+
+def test_one_document_cannot_be_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "\n".join(f"line {k} of a file without a blank one" for k in range(40))
+    data = prepared(tmp_path / "out", [text], tagger="none", held_out=0.2)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("the text is one document")
+    assert data.split("held_out").num_rows == 0
+    caplog.clear()
+    by_lines = prepared(
+        tmp_path / "lines", [text], tagger="none", held_out=0.2, txt_documents="lines"
+    )
+    assert by_lines.split("held_out").num_rows > 0  # the way out that the line names
+    assert not any("one document" in record.getMessage() for record in caplog.records)
+
+
+def test_a_given_tokenizer_has_no_size_to_raise() -> None:
+    assert "tokenizer.vocab_size" in WordPiece().advise()
+    assert "vocab_size" not in TokenizerFolder(path="x").advise()
+    assert "training" not in ExtendedFolder(path="x").announce()
 
 
 def test_letters_whose_marks_are_accents() -> None:

@@ -145,6 +145,15 @@ def test_long_text_is_cut_with_a_note(tmp_path: Path) -> None:
     assert "note: only the first 3,994 of 10,000 characters" in shown
 
 
+def test_text_of_another_script_is_shown_with_a_note(tiny_data: PreparedData) -> None:
+    greek = "Καλημέρα σας, τι κάνετε;"
+    assert "note: words and classes are an English tagger's" in str(
+        inspect_text(greek, progress=[0])
+    )
+    assert "note:" not in str(inspect_text(greek, progress=[0], data=tiny_data.path))
+    assert "note:" not in str(inspect_text("Good morning, how are you?", progress=[0]))
+
+
 def test_same_request_same_picture() -> None:
     request = Request(text=TEXT, progress="0.3")
     assert inspect_masking(request) == inspect_masking(request)
@@ -157,6 +166,7 @@ def test_same_request_same_picture() -> None:
         ({}, "nothing to show"),
         ({"text": " \n"}, "is empty"),
         ({"text": "a", "file": Path("b.txt")}, "not both"),
+        ({"text": __file__}, f"is a file: --file {__file__} shows the text in it"),
         ({"file": Path("absent.txt")}, r"absent\.txt does not exist"),
         ({"text": "a", "progress": "0,2"}, "'2' is not a number between 0 and 1"),
         ({"text": "a", "progress": "half"}, "'half' is not a number"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from chronomask.cli.options import (
     of_value,
 )
 from chronomask.cli.prepare import layers_of_tagger
+
+if TYPE_CHECKING:
+    from chronomask.config import Layer
 
 _MEASURES = "What is measured, before and after"
 
@@ -96,6 +99,8 @@ def adapt(
     from chronomask.adapt import Plan
     from chronomask.adapt import adapt as run_adapt
 
+    changes = of_overrides(overrides)
+    of_text_alone = [change for change in changes if _is_of_preparation(change)]
     plan = Plan(
         epochs=epochs,
         layers=[
@@ -106,11 +111,12 @@ def adapt(
             *of_value("--seed", "seed", seed),
             *of_text("--device", "device", device),
             *of_text("--precision", "precision", precision),
-            *of_overrides(overrides),
+            *(change for change in changes if change not in of_text_alone),
         ],
         preparation=[
             *of_value("--row-length", "row_length", row_length),
             *layers_of_tagger(tagger),
+            *of_text_alone,
         ],
         also=also,
         tasks=tuple(filter(None, map(str.strip, tasks.split(",")))),
@@ -122,6 +128,14 @@ def adapt(
     done = run_adapt(checkpoint, sources, out, plan, progress=not quiet)
     print(done)
     print(f"model: {done.model}")
+
+
+def _is_of_preparation(change: Layer) -> bool:
+    """Whether ``--set`` changes how the text is prepared; the checkpoint decides the tokenizer."""
+    from chronomask.prepare.config import PrepareConfig
+
+    keys = PrepareConfig.model_fields.keys() - {"sources", "tokenizer"}
+    return all(path.partition(".")[0] in keys for path in change.values)
 
 
 def push(

@@ -17,7 +17,7 @@ from chronomask.cli.options import (
     of_value,
     recipe_names,
 )
-from chronomask.errors import UsageError
+from chronomask.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from chronomask.config import Layer
@@ -139,8 +139,23 @@ def prepare(
 
 def _tokenizer(text: str | None) -> list[Layer]:
     """``--tokenizer``: a kind to train, or the folder or hub name of a model or tokenizer."""
-    if text is None or not _is_path(text):
+    from chronomask.explain import kinds_at
+    from chronomask.prepare.config import PrepareConfig
+
+    kinds = kinds_at(PrepareConfig, "tokenizer")
+    if text is None or text in kinds:
         return of_kind("--tokenizer", "tokenizer", text)
+    if Path(text).is_file():
+        raise UsageError(
+            f"--tokenizer {text}: this is a file; give a folder with tokenizer.json and its settings, as "
+            "PreTrainedTokenizerFast(tokenizer_file=…, mask_token=…, pad_token=…).save_pretrained(FOLDER) of "
+            "transformers makes one"
+        )
+    if not _is_path(text):
+        raise UsageError(
+            f"--tokenizer {text}: there is no such kind of tokenizer, and no such folder; "
+            f"{nearest(text, kinds)}; a model of the hub is named OWNER/NAME"
+        )
     may_be_on_the_hub = text.count("/") == 1 and not text.startswith((".", "/", "~"))
     if not (Path(text).is_dir() or may_be_on_the_hub):
         raise UsageError(f"--tokenizer {text}: there is no such folder")

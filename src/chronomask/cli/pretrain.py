@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,7 @@ from chronomask.cli.options import (
     of_value,
     recipe_names,
 )
-from chronomask.errors import UsageError
+from chronomask.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from chronomask.config import Layer
@@ -137,7 +138,7 @@ def pretrain(
     layers += of_text("--precision", "precision", precision)
     layers += of_overrides(overrides)
     if not any("data" in layer.values for layer in layers):
-        layers += _no_data(dry_run)
+        layers += _no_data(dry_run, out if resume else None)
     config = RunConfig.from_layers(layers)
     if dry_run:
         from chronomask.train.dry_run import as_text
@@ -179,10 +180,17 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
     return [Layer("the defaults", {})]
 
 
-def _no_data(dry_run: bool) -> list[Layer]:
+def _no_data(dry_run: bool, resumed: Path | None) -> list[Layer]:
     """A dry run may assume data; training needs some."""
     if not dry_run:
-        raise UsageError("give prepared data: --data DATA (chronomask prepare makes it of text)")
+        why = (
+            ""
+            if resumed is None
+            else f"{resumed} holds no run to resume, and a new one needs data: "
+        )
+        raise UsageError(
+            f"{why}give prepared data: --data DATA (chronomask prepare makes it of text)"
+        )
     return of_group("--dry-run", "", "data", "data")
 
 
@@ -198,12 +206,18 @@ def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
         return []
     if "/" in text or Path(text).is_dir():
         return of_group("--model", text, "model", {"kind": "checkpoint", "path": text})
+    known = masked_lm_types()
+    if known and text not in known:
+        raise UsageError(
+            f"--model {text}: there is no such type of model, and no such folder; {nearest(text, known)}; "
+            "a model of the hub is named OWNER/NAME"
+        )
     chosen: dict[str, object] = {"kind": "config", "model_type": text}
     before: dict = {}
     for layer in layers:
         before = merge(before, nested(layer.values).get("model", {}))
     # Without sizes of its own type, a model that is named has its architecture's.
-    if not before or before.get("model_type", text) != text or text not in masked_lm_types():
+    if not before or before.get("model_type", text) != text:
         chosen["overrides"] = {}
     return of_group("--model", text, "model", chosen)
 
@@ -223,6 +237,9 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
 
     from chronomask.train.loop import pretrain as run_pretrain
 
+    if RunFolder(out).summary.is_file():
+        told = f"{out} has all its steps: nothing is left to train; pretrain --branch {out} goes on from them"
+        print(told, file=sys.stderr)
     summary = run_pretrain(config, out, resume=resume, progress=not quiet)
     if summary and os.environ.get("RANK", "0") == "0":  # torchrun starts several
         loss = summary["validation_loss"]

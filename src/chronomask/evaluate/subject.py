@@ -83,7 +83,10 @@ class Subject:
         try:
             model = open_model(self.path)
         except MissingHead as error:
-            raise UsageError(f"{error}: tasks that predict masked tokens need one") from None
+            raise UsageError(
+                f"{error}: predicting masked tokens needs one; chronomask pretrain --model {self.path} --set "
+                "model.new_head=true trains one first"
+            ) from None
         return _move_to(model, device).eval()
 
     def check_head(self, auto: str) -> None:

@@ -152,7 +152,8 @@ def open_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
     if not any((Path(folder) / name).is_file() for name in names):
         raise DataError(
-            f"{folder} cannot be opened as a tokenizer: it has none of {', '.join(dict.fromkeys(names))}"
+            f"{folder} has no tokenizer (none of {', '.join(dict.fromkeys(names))}): save the model's own "
+            "there too, with its save_pretrained"
         )
     tokenizer.init_kwargs.pop("auto_map", None)
     return tokenizer

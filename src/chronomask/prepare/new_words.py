@@ -55,6 +55,10 @@ class ExtendedFolder(TokenizerChoice):
     def _given(self) -> TokenizerFolder:
         return TokenizerFolder(path=self.path)
 
+    def announce(self) -> str:
+        """Words are added to it."""
+        return f"adding words of the text to the tokenizer of {self.path}"
+
     def check(self) -> None:
         """Raises :class:`UsageError` where it does not exist, or cuts no words."""
         file = self._given.folder() / "tokenizer.json"

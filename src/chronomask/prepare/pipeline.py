@@ -41,6 +41,7 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.executors import Share, Stage, Task, run_stage
 from chronomask.prepare.read.files import Skipped, list_names
 from chronomask.prepare.read.gather import Gathered, gather, sample_texts
+from chronomask.prepare.read.records import how_to_read
 from chronomask.prepare.read.sources import Found, find_sources, snapshot
 from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, counts_of, forget
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
@@ -401,7 +402,7 @@ class _Run:
         final, choice = self.out / "tokenizer", self.config.tokenizer
         if not final.is_dir():
             if choice.needs_text:
-                self.say(f"training a {kind_of(choice)} tokenizer")
+                self.say(choice.announce())
             temporary = self.work / "tokenizer"
             shutil.rmtree(temporary, ignore_errors=True)
             choice.save(self.sample(gathered), self.config.row_length, temporary)
@@ -455,16 +456,22 @@ class _Run:
         } | ({} if scorer is None else {"scores": kind_of(config.scores)})
         write_manifest(out, values, entries, self._other_files())
         shutil.rmtree(self.work)
-        self._warn_of_few(report["splits"]["held_out"]["tokens"])
+        self._warn_of_few(report["splits"]["held_out"]["tokens"], gathered.num_documents)
         tell_what_was_left_out(report)
         data = PreparedData.open(out)
-        _warn_of_unknown(data)
+        _warn_of_unknown(data, config.tokenizer.advise())
         return data
 
-    def _warn_of_few(self, held_out: int) -> None:
+    def _warn_of_few(self, held_out: int, num_documents: int) -> None:
         """Warn where so many held-out tokens cannot tell models apart; nothing if none were asked for."""
         predictions = round(0.15 * held_out)
-        if self.config.held_out and predictions < FEW_PREDICTIONS:
+        if self.config.held_out and num_documents == 1:
+            logger.warning(
+                "the text is one document, and a document is held out as a whole or not at all: nothing is "
+                "left to validate on. Give more files, or add --set txt_documents=lines where each line "
+                "of a .txt file stands for itself"
+            )
+        elif self.config.held_out and predictions < FEW_PREDICTIONS:
             logger.warning(
                 "%s tokens are held out, so a validation rests on about %s predictions; below %s its loss "
                 "is largely chance: give more text or a larger held_out",
@@ -493,7 +500,8 @@ def tell_what_was_left_out(report: Mapping[str, Any]) -> None:
     skipped = Skipped()
     skipped.merge(report["skipped"])
     if skipped.reasons:
-        print(f"{skipped.summary()}; more in statistics.json", file=sys.stderr, flush=True)
+        told = f"{skipped.summary()}; more in statistics.json{how_to_read(skipped)}"
+        print(told, file=sys.stderr, flush=True)
 
 
 def _spread(num: int, most: int) -> list[int]:
@@ -501,13 +509,12 @@ def _spread(num: int, most: int) -> list[int]:
     return sorted({k * num // most for k in range(most)}) if num else []
 
 
-def _warn_of_unknown(data: PreparedData) -> None:
+def _warn_of_unknown(data: PreparedData, way_out: str) -> None:
     """Say so where the tokenizer does not know much of the text."""
     total = data.unknown_share()
     if total is None or total <= _MANY_UNKNOWN:
         return
     train = data.unknown_share("train") or 0.0
-    way_out = "Raise tokenizer.vocab_size, or take --tokenizer byte_level_bpe, to which no text is unknown"
     if train <= _MANY_UNKNOWN:
         way_out = (
             "They are held out, and of characters that the training text lacks: give more text"

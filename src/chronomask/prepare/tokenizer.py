@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from chronomask.config import Alternative
+from chronomask.config import Alternative, kind_of
 from chronomask.errors import DataError, UsageError, need, shown
 from chronomask.model.open import download, is_hub_name, open_tokenizer
 from chronomask.prepare.read.files import file_state
@@ -86,6 +86,17 @@ class TokenizerChoice(Alternative):
         """What it would do to such texts that nobody wants, as the rest of a sentence; None: nothing."""
         return None
 
+    def announce(self) -> str:
+        """What :meth:`save` does, as a line for people."""
+        return f"training a {kind_of(self)} tokenizer"
+
+    def advise(self) -> str:
+        """What would leave less of a text unknown, as a sentence."""
+        return (
+            "A tokenizer made for such text knows more of it, and no text is unknown to one of the kind "
+            "byte_level_bpe"
+        )
+
     @abstractmethod
     def save(self, sample: Iterable[str], row_length: int, folder: Path) -> None:
         """Save a fast tokenizer to ``folder``, trained on ``sample`` if it is trained.
@@ -96,6 +107,10 @@ class TokenizerChoice(Alternative):
 
 class _Trained(TokenizerChoice):
     """One that is trained, with the same special tokens whatever its kind."""
+
+    def advise(self) -> str:
+        """Another size, or another kind."""
+        return "Raise tokenizer.vocab_size, or take --tokenizer byte_level_bpe, to which no text is unknown"
 
     @abstractmethod
     def train(self, sample: Iterable[str]) -> Tokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,6 +109,8 @@ def text_of(request: Request) -> str | None:
     """
     if request.text is not None and request.file is not None:
         raise UsageError("give a text or --file, not both")
+    if request.text is not None and os.path.isfile(request.text):  # noqa: PTH113  # Path raises for long text
+        raise UsageError(f"{request.text} is a file: --file {request.text} shows the text in it")
     text = request.text
     if request.file is not None:
         text = _read(request.file)

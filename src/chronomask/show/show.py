@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
+from chronomask.prepare.words.unicode import unlikely_language
 from chronomask.runs.read import Run, read_run
 from chronomask.show.page import fragment, write_page
 from chronomask.show.request import (
@@ -94,8 +95,8 @@ def inspect_text(
         named = masking_of(Path(masking), Path(masking).stem)
     else:
         named = NamedMasking("masking", MaskingConfig.of(masking))
-    shown, notices = shorten(text)
     prepared = PreparedData.open(data) if data is not None else None
+    shown, notices = _text_to_show(text, prepared)
     folder = Path(tokenizer) if isinstance(tokenizer, str) else tokenizer
     subject = of_text(shown, folder, prepared, needs_classes=_need_classes([named]))
     return _picture(subject, [named], notices, moments, seed, opened)
@@ -112,7 +113,7 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     maskings = configs_of(request, run)
     data = PreparedData.open(request.data) if request.data else None
     if text is not None:
-        shown, notices = shorten(text)
+        shown, notices = _text_to_show(text, data)
         subject = of_text(shown, request.tokenizer, data, needs_classes=_need_classes(maskings))
     else:
         assert data is not None  # text_of has seen to it
@@ -120,6 +121,18 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     picture = _picture(subject, maskings, notices, moments, request.seed, run)
     shown = picture.as_text(colour=colour)
     return shown if out is None else f"{shown}\n\npage: {picture.save(out)}"
+
+
+def _text_to_show(text: str, data: PreparedData | None) -> tuple[str, list[str]]:
+    """The text, shortened, and what a reader must know of it; without data the English tagger reads it."""
+    shown, notices = shorten(text)
+    why = unlikely_language("en", [shown]) if data is None and english_is_installed() else None
+    if why:
+        notices.append(
+            f"words and classes are an English tagger's, but {why}; --data FOLDER shows those of prepared "
+            "data"
+        )
+    return shown, notices
 
 
 def _need_classes(maskings: Sequence[NamedMasking]) -> bool:

@@ -206,7 +206,8 @@ def _train(
             _save(run, state, log, world, background=False)
             raise Stopped(
                 f"stopped after step {state.step:,} of {config.steps:,} on request; "
-                f"the state is saved in {run.folder.path}: continue with --resume",
+                f"the state is saved in {run.folder.path}: the same command continues it (pretrain: with "
+                "--resume)",
                 stop.signal_number or SIGTERM,  # another process may be the one that was asked
             )
         ahead = draw_ahead(run, state, world, upcoming, queued)

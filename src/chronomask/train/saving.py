@@ -241,5 +241,5 @@ def _describe_failure(final: Path, error: BaseException, before: list[str]) -> s
     )
     return (
         f"{final} could not be saved: {why}; {intact}. "
-        "Make room or choose another disk, then continue with --resume"
+        "Make room; then the same command continues (pretrain: with --resume)"
     )

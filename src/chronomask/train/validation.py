@@ -117,12 +117,18 @@ def plateau_in_words(lines: Sequence[Mapping[str, Any]]) -> str | None:
         if abs(line["loss"] - last["loss"]) > _HARDLY:
             break
         since = line["step"]
+    unigram, pairs = last["unigram_entropy"], last["bigram_bound"]
+    uses = (
+        "hardly uses the words around"
+        if last["loss"] - pairs > unigram - last["loss"]
+        else "makes less of the words around than such a table would"
+    )
     stands = f" and has hardly moved since step {since:,}" if since < last["step"] else ""
     return (
         f"the validation loss is {last['loss']:.2f} nats{stands}: words’ frequencies alone give "
-        f"{last['unigram_entropy']:.2f}, a table of pairs {last['bigram_bound']:.2f}, so the model hardly "
-        "uses the words around. What helped others: a longer warm-up, another peak rate, a pre-norm model "
-        "such as modernbert, a window of a few tokens in some layers, more steps (docs/training.md)"
+        f"{unigram:.2f}, a table of pairs {pairs:.2f}, so the model {uses}. What helped others: a longer "
+        "warm-up, another peak rate, a pre-norm model such as modernbert, a window of a few tokens in some "
+        "layers, more steps (docs/training.md)"
     )
 
 

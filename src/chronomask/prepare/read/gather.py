@@ -15,7 +15,7 @@ from typing import Any
 
 from chronomask.errors import DataError
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.records import Fields
+from chronomask.prepare.read.records import Fields, how_to_read
 from chronomask.prepare.read.sources import Found
 from chronomask.prepare.words.tagger import split_long
 from chronomask.prepare.work import hash_position, read_text, write_text, write_work
@@ -101,7 +101,7 @@ def gather(
     if not num_documents:
         names = ", ".join(map(str, sources[:5]))
         reasons = f" (skipped: {skipped.listing()})" if skipped.reasons else ""
-        raise DataError(f"no document in {names}{reasons}")
+        raise DataError(f"no document in {names}{reasons}{how_to_read(skipped)}")
     gathered = Gathered(
         num_parts=len(sizes),
         num_documents=num_documents,

@@ -19,6 +19,7 @@ __all__ = [
     "check_text",
     "decode",
     "from_record",
+    "how_to_read",
     "keep_metadata",
 ]
 
@@ -68,7 +69,8 @@ class Fields:
                 raise DataError(
                     f"{source} has no field '{printable(name)}'; "
                     f"{nearest(name, [printable(known)[:60] for known in names[:50]])}; "
-                    f"set it with --set {self._key_of(name)}=NAME"
+                    f"set it with --set {self._key_of(name)}=NAME, which holds for every file: prepare files "
+                    "with other names apart, or rename the field"
                 )
 
     def _key_of(self, name: str) -> str:
@@ -82,6 +84,13 @@ class Fields:
 
 NOT_UTF8 = "invalid UTF-8"
 """The reason given for text in another encoding."""
+
+
+def how_to_read(skipped: Skipped) -> str:
+    """How text in another encoding can be read after all, behind what was left out; "" if there is none."""
+    if NOT_UTF8 not in skipped.reasons:
+        return ""
+    return "; convert text in another encoding first, such as with iconv -f WINDOWS-1252 -t UTF-8"
 
 
 def from_record(

@@ -115,6 +115,16 @@ _SCRIPTS = {
 """Scripts, by the first word of their letters' Unicode names, and the languages written in them."""
 _ENOUGH = 0.7
 """Share of the letters that are of a language's own script, at the least; names and terms are not."""
+_ENGLISH = (
+    "the", "of", "and", "to", "in", "is", "that", "with", "from", "this", "are", "have", "by", "were",
+    "not", "which", "been",
+)  # fmt: skip
+"""Frequent words of English that few other languages have: a fifth of English prose, and of Dutch or
+Afrikaans, which have most of them, a twentieth."""
+_FEW_ENGLISH = 0.06
+"""Share of a text's words below which it is hardly English,"""
+_WORDS_TO_JUDGE = 100
+"""if it has so many words."""
 
 
 def scripts_of(texts: Iterable[str]) -> dict[str, float]:
@@ -130,11 +140,26 @@ def scripts_of(texts: Iterable[str]) -> dict[str, float]:
 
 
 def unlikely_language(language: str, texts: Iterable[str]) -> str | None:
-    """Why texts are not of a language, from their letters alone; None where nothing speaks against it."""
+    """Why texts are not of a language; None where nothing speaks against it.
+
+    Letters tell a script, such as Greek, and the commonest words tell English from its neighbours.
+    """
     own = next((scripts for scripts, codes in _SCRIPTS.items() if language in codes.split()), None)
+    texts = list(texts)
     found = scripts_of(texts)
-    if own is None or not found or sum(found.get(script, 0.0) for script in own) >= _ENOUGH:
+    if own is None or not found:
         return None
+    if sum(found.get(script, 0.0) for script in own) >= _ENOUGH:
+        return _hardly_english(texts) if language == "en" else None
     other = next(script for script in found if script not in own)
     name = "Chinese" if other == "CJK" else other.capitalize()
     return f"{found[other]:.0%} of its letters are {name}"
+
+
+def _hardly_english(texts: Sequence[str]) -> str | None:
+    """That texts in Latin letters hold few of English's commonest words; None for too little text."""
+    words = [word.lower() for text in texts for word in text.split()]
+    share = sum(word in _ENGLISH for word in words) / max(len(words), 1)
+    if len(words) < _WORDS_TO_JUDGE or share >= _FEW_ENGLISH:
+        return None
+    return f"only {share:.1%} of its words are such as 'the', 'of' and 'and'"
