@@ -183,8 +183,8 @@ def test_the_varlen_kernel_is_told_to_look_back_alone(
     rows = rows_of(np.full((1, 6), 7), [0, 4, 6])
     for causal in (True, False):
         inputs = backbone_inputs(rows, "documents", 0, 0, "cpu", causal=causal)
-        x = torch.zeros(1, 2, 6, 8)
-        _varlen(x, x, x, None, window, inputs["documents"], False)
+        documents, x = inputs["documents"], torch.zeros(1, 2, 6, 8)
+        _varlen(x[0].transpose(0, 1), documents.cu_seqlens, x, x, None, window, documents)
     assert told == [reach, (reach[0], reach[0])]
 
 

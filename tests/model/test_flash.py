@@ -83,3 +83,34 @@ def test_a_model_says_what_it_asks(tokenizer: PreTrainedTokenizerBase) -> None:
     assert case_of(small("bert", tokenizer, "row")) == AttentionCase(2, 2, 16, (None,))
     assert case_of(small("eurobert", tokenizer, "row")) == AttentionCase(2, 1, 16, (None,))
     assert case_of(small("modernbert", tokenizer, "row")) == AttentionCase(2, 2, 16, (5, None))
+
+
+def test_queries_alone_are_tried_before_they_are_trusted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kernel that leaves the gradient of keys that no query sees as it found it is not used."""
+    from chronomask.model import attention as ours
+
+    asked = (2, 16, CPU, torch.bfloat16)
+    check = flash.queries_agree.__wrapped__
+    assert check(*asked)
+
+    real = ours.attention_at
+
+    def unwritten(query: torch.Tensor, key: torch.Tensor, *rest: Any, **how: Any) -> torch.Tensor:
+        output = real(query, key, *rest, **how)
+        return output + 0 * (key * torch.inf).sum() if query.dtype == torch.bfloat16 else output
+
+    monkeypatch.setattr(ours, "attention_at", unwritten)
+    assert not check(*asked)
+
+    def refuse(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError("no kernel for this width")
+
+    monkeypatch.setattr(ours, "attention_at", refuse)
+    caplog.set_level(logging.INFO)
+    assert not check(*asked)
+    assert (
+        "all tokens ask in the last layer, since the kernel fails for some: RuntimeError: no kernel for"
+        in (caplog.text)
+    )

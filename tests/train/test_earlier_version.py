@@ -16,8 +16,8 @@ from chronomask.train.loop import pretrain
 from tests.support.golden_runs import make_data
 
 EARLIER = Path(__file__).parents[1] / "assets" / "earlier_run"
-RELATIVE = 1e-6
-"""Between processors, which add in another order; on one machine the losses are the same to the bit."""
+RELATIVE = 1e-5
+"""Between processors and versions, which add in another order; as for the golden losses."""
 
 
 def test_a_run_of_the_version_before_goes_on_as_it_would_have(

@@ -43,12 +43,14 @@ from chronomask.types import Rows
 __all__ = [
     "DOCUMENTS_ATTENTION",
     "Documents",
+    "attention_at",
     "attention_dropout",
     "backbone_inputs",
     "documents_between",
     "implementation_for",
     "padded_rows",
     "position_offset",
+    "varlen_fits",
     "without_cudnn",
 ]
 
@@ -117,21 +119,90 @@ def documents_attention(
     distance below it; in causal documents, none after it. Without ``documents`` every row is one, and
     ``attention_mask`` says the rest: [B, 1, T, T], true or 0 where a token is seen.
     """
-    groups = key.shape[1] != query.shape[1]
     if documents is None and attention_mask is None:
-        documents = _whole_rows(query)
-    if documents is not None and _varlen_fits(query, dropout):
-        return _varlen(query, key, value, scaling, sliding_window, documents, groups), None
+        documents = _whole_rows(key)
+    if documents is not None and varlen_fits(query.device, query.dtype, dropout):
+        rows, length = query.shape[0], query.shape[2]
+        flat, bounds = query.transpose(1, 2).flatten(0, 1), documents.cu_seqlens
+        output = _varlen(flat, bounds, key, value, scaling, sliding_window, documents)
+        return output.unflatten(0, (rows, length)), None
+    mask = _mask_of(documents, attention_mask, sliding_window, query.dtype)
+    return _densely(query, key, value, mask, dropout, scaling), None
+
+
+def attention_at(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    positions: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    dropout: float,
+    scaling: float | None,
+    sliding_window: int | None,
+    documents: Documents | None,
+) -> torch.Tensor:
+    """:func:`documents_attention` for some tokens of a batch, which see as many as ever.
+
+    ``query`` [N, heads, width] of the tokens at flat ``positions`` int64 [N], which ascend; key and value
+    [B, heads, T, width] → [N, heads, width]. The kernel for documents of any lengths is given how many
+    tokens of each ask. It does not know where these stand, so it takes no windows and no causal documents.
+    Without it, the tokens of each row that ask are put side by side.
+    """
+    if documents is None and attention_mask is None:
+        documents = _whole_rows(key)
+    if documents is not None and varlen_fits(query.device, query.dtype, dropout):
+        assert sliding_window is None
+        assert not documents.causal
+        asked = torch.searchsorted(positions.int(), documents.cu_seqlens, out_int32=True)
+        return _varlen(query, asked, key, value, scaling, None, documents)
+
+    num_rows, _, length, _ = key.shape
+    row = positions // length
+    number = torch.bincount(row, minlength=num_rows)
+    most = max(1, int(number.max()))
+    place = torch.arange(positions.shape[0], device=positions.device)
+    slot = (
+        place + (most * torch.arange(num_rows, device=row.device) - number.cumsum(0) + number)[row]
+    )
+    at = torch.arange(0, num_rows * length, length, device=row.device).repeat_interleave(most)
+    at[slot] = positions  # a row with fewer is filled up with its first token, whose query is 0
+    side_by_side = query.new_zeros(num_rows * most, *query.shape[1:]).index_copy(0, slot, query)
+    mask = _mask_of(documents, attention_mask, sliding_window, query.dtype)
+    if mask is not None:
+        mask = mask.expand(num_rows, 1, length, length).flatten(0, 2).index_select(0, at)
+        mask = mask.view(num_rows, 1, most, length)
+    asking = side_by_side.unflatten(0, (num_rows, most)).transpose(1, 2)
+    return _densely(asking, key, value, mask, dropout, scaling).flatten(0, 1).index_select(0, slot)
+
+
+def _mask_of(
+    documents: Documents | None,
+    attention_mask: torch.Tensor | None,
+    sliding_window: int | None,
+    dtype: torch.dtype,
+) -> torch.Tensor | None:
+    """What a kernel without documents is to be given: [B, 1, T, T], or None where all see all."""
     if documents is not None:
-        window = None if sliding_window is None else sliding_window - 1
-        attention_mask = documents.mask(window, query.dtype)
-    elif attention_mask is not None:
-        attention_mask = _let_every_token_see(attention_mask)
+        return documents.mask(None if sliding_window is None else sliding_window - 1, dtype)
+    return None if attention_mask is None else _let_every_token_see(attention_mask)
+
+
+def _densely(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of [B, heads, Q, width] to [B, heads, T, width] under a mask → [B, Q, heads, width]."""
+    groups = key.shape[1] != query.shape[1]
     if dropout and not query.is_cuda and not groups and not torch.compiler.is_compiling():
-        output = _with_host_dropout(query, key, value, attention_mask, dropout, scaling)
-        return output.transpose(1, 2).contiguous(), None
-    output = _dot_product(query, key, value, attention_mask, dropout, scaling, groups)
-    return output.transpose(1, 2).contiguous(), None
+        output = _with_host_dropout(query, key, value, mask, dropout, scaling)
+    else:
+        output = _dot_product(query, key, value, mask, dropout, scaling, groups)
+    return output.transpose(1, 2).contiguous()
 
 
 _MAY_SEE_A_MASK = [
@@ -202,10 +273,10 @@ AttentionInterface.register(DOCUMENTS_ATTENTION, documents_attention)
 AttentionMaskInterface.register(DOCUMENTS_ATTENTION, _mask_of_padding)
 
 
-def _whole_rows(query: torch.Tensor) -> Documents:
-    rows, length = query.shape[0], query.shape[2]
-    number = torch.arange(rows, device=query.device)[:, None].expand(rows, length)
-    bounds = torch.arange(0, rows * length + 1, length, dtype=torch.int32, device=query.device)
+def _whole_rows(key: torch.Tensor) -> Documents:
+    rows, length = key.shape[0], key.shape[2]
+    number = torch.arange(rows, device=key.device)[:, None].expand(rows, length)
+    bounds = torch.arange(0, rows * length + 1, length, dtype=torch.int32, device=key.device)
     return Documents(number, bounds, length, separate=False)
 
 
@@ -237,47 +308,50 @@ def _with_host_dropout(
     return torch.matmul(weights * kept.mul_(2**16 / max(1, 2**16 - dropped)), value)
 
 
-def _varlen_fits(query: torch.Tensor, dropout: float) -> bool:
+def varlen_fits(device: torch.device, dtype: torch.dtype, dropout: float) -> bool:
     """The flash kernel behind ``varlen_attn`` knows half precision only, and no dropout."""
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout
+    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and not dropout
 
 
 def _varlen(
     query: torch.Tensor,
+    query_bounds: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     scaling: float | None,
     sliding_window: int | None,
     documents: Documents,
-    groups: bool,
 ) -> torch.Tensor:
-    """Attention within each document by torch's flash kernel for rows of any lengths."""
+    """Attention within each document by torch's flash kernel for rows of any lengths.
+
+    ``query`` [N, heads, width]: the first ``query_bounds[1]`` belong to the first document, and so on; key
+    and value [B, heads, T, width] → [N, heads, width].
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    rows, length = query.shape[0], query.shape[2]
     more: dict[str, Any] = {}
+    groups = key.shape[1] != query.shape[1]
     if groups and _varlen_knows_groups():
         more["enable_gqa"] = True
     elif groups:
         times = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
-    query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    key, value = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
     reach = -1 if sliding_window is None else sliding_window - 1
-    bounds, longest = documents.cu_seqlens, documents.max_length
     output = varlen_attn(
         query,
         key,
         value,
-        bounds,
-        bounds,
-        longest,
-        longest,
+        query_bounds,
+        documents.cu_seqlens,
+        documents.max_length,
+        documents.max_length,
         scale=scaling,
         window_size=(reach, 0 if documents.causal else reach),
         **more,
     )
     assert isinstance(output, torch.Tensor)
-    return output.unflatten(0, (rows, length))
+    return output
 
 
 @cache

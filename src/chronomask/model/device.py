@@ -23,6 +23,7 @@ __all__ = [
     "Facts",
     "Reading",
     "autocast",
+    "autocast_dtype",
     "beside",
     "choose_device",
     "data_sheet_flops",
@@ -76,6 +77,12 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """A context in which matrix products are computed in this precision; weights stay float32."""
     bf16 = precision_on(device, precision) == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The type that matrix products are computed in here and now; None: that of the weights."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if on else None
 
 
 class Reading:

@@ -9,14 +9,15 @@ backwards, against float32; torch's kernel stays where anything is amiss.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch.nn import attention
 from transformers import PreTrainedModel
 
-__all__ = ["AttentionCase", "activate_fastest", "case_of"]
+__all__ = ["AttentionCase", "activate_fastest", "case_of", "queries_agree"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,49 @@ def activate_fastest(
     return None
 
 
+@cache
+def queries_agree(heads: int, width: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel in use is right where some tokens ask, and in one document none: tried once."""
+    from chronomask.model.attention import Documents, attention_at
+
+    total, bounds = sum(_LENGTHS), torch.tensor((0, *_LENGTHS)).cumsum(0)
+    positions = torch.arange(0, total, 3)
+    begin, end = bounds[2:4].tolist()
+    positions = positions[(positions < begin) | (positions >= end)].to(device)
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((positions.shape[0], heads, width), *2 * ((1, heads, total, width),))
+    tensors = [
+        torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
+        for shape in shapes
+    ]
+    number = torch.repeat_interleave(torch.arange(len(_LENGTHS)), torch.tensor(_LENGTHS))
+    documents = Documents(number[None].to(device), bounds.int().to(device), total, separate=True)
+    into = torch.randn(shapes[0], generator=generator).to(device)
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return attention_at(
+            query,
+            key,
+            value,
+            positions,
+            None,
+            dropout=0.0,
+            scaling=None,
+            sliding_window=None,
+            documents=documents,
+        )
+
+    try:
+        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            right = _alike(attend, tensors, into)
+        why = "its results differ from float32's"
+    except Exception as error:  # as above
+        right, why = False, f"{type(error).__name__}: {error}".splitlines()[0]
+    if not right:
+        logger.info("all tokens ask in the last layer, since the kernel fails for some: %s", why)
+    return right
+
+
 def _known_kernels() -> Iterable[str]:
     """Names of kernels that torch knows of, the fastest first; whether they are there shows on use."""
     known = attention.list_flash_attention_impls()
@@ -113,12 +157,26 @@ def _agrees_within(
     bounds = torch.tensor((0, *_LENGTHS)).cumsum(0).int()
     documents = Documents(number[None].to(device), bounds.to(device), total, True, causal)
     into = torch.randn(1, total, case.heads, case.width, generator=generator).to(device)
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        layer = torch.nn.Identity()
+        return documents_attention(
+            layer, query, key, value, None, sliding_window=window, documents=documents
+        )[0]
+
+    return _alike(attend, tensors, into)
+
+
+def _alike(
+    attend: Callable[..., torch.Tensor], tensors: Sequence[torch.Tensor], into: torch.Tensor
+) -> bool:
+    """Whether the output and gradients of half-precision tensors are those of float32, which takes a mask.
+
+    Within 3 % of the largest number.
+    """
     results = []
-    for dtype in (torch.bfloat16, torch.float32):  # in float32 with a mask
-        query, key, value = (tensor.to(dtype) for tensor in tensors)
-        output, _ = documents_attention(
-            torch.nn.Identity(), query, key, value, None, sliding_window=window, documents=documents
-        )
+    for dtype in (tensors[0].dtype, torch.float32):
+        output = attend(*(tensor.to(dtype) for tensor in tensors))
         gradients = torch.autograd.grad(output, tensors, into.to(dtype))
         results.append([output.detach(), *gradients])
     return all(

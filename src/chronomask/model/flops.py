@@ -2,7 +2,7 @@
 
 A weight matrix that multiplies a token's vector costs two operations per entry forwards and four
 backwards: 6 × entries (Kaplan et al., arXiv 2001.08361, §2.1). Embedding tables are looked up and cost
-nothing; the head, and what follows the attention of the last layer, cost only where something is
+nothing; the head, and the last layer's queries and all that follows them, cost only where something is
 predicted. Attention over pairs of tokens that see each other adds, per layer and pair, two products of the
 layer's width (scores and sums): 4 × width forwards, 12 × width with the backward pass. Norms, activations,
 softmax and the optimiser are left out, as is usual: they are under two percent.
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from chronomask.model.config import AttentionScope
 from chronomask.model.head import HEADS
-from chronomask.model.last_layer import ending_of, matrices_after_attention
+from chronomask.model.last_layer import ending_of, entries_at_predictions
 from chronomask.types import Rows
 
 __all__ = ["Flops", "Pairs", "count_flops", "count_layers", "lengths_in"]
@@ -33,6 +33,8 @@ class Pairs:
     layers: int
     width: int
     window: int | None
+    predicted: bool = False
+    """whether predicted tokens alone see others: the last layer of a model that ``ENDINGS`` knows"""
 
     def within(self, lengths: np.ndarray) -> int:
         """Pairs of tokens that see each other in documents of these lengths, self included."""
@@ -53,17 +55,29 @@ class Flops:
     """of the matrices that only predicted tokens go through"""
     attention: tuple[Pairs, ...]
 
-    def of_attention(self, lengths: np.ndarray, *, causal: bool = False) -> int:
-        """Of attention within documents of these lengths (int [D]), of ``causal`` ones to what is before."""
+    def of_attention(
+        self, lengths: np.ndarray, predicted: float | None = None, *, causal: bool = False
+    ) -> int:
+        """Of attention within documents of these lengths (int [D]), of ``causal`` ones to what is before.
+
+        ``predicted``: tokens that are predicted, as if each document had its share of them; None: all.
+        """
         pairs = [p.within(lengths) for p in self.attention]
+        tokens = int(lengths.sum())
         if causal:  # every pair once, and each token with itself
-            pairs = [(number + int(lengths.sum())) // 2 for number in pairs]
-        return sum(12 * p.layers * p.width * n for p, n in zip(self.attention, pairs, strict=True))
+            pairs = [(number + tokens) // 2 for number in pairs]
+        share = 1.0 if predicted is None or not tokens else min(1.0, predicted / tokens)
+        return round(
+            sum(
+                12 * p.layers * p.width * n * (share if p.predicted else 1.0)
+                for p, n in zip(self.attention, pairs, strict=True)
+            )
+        )
 
     def of(self, lengths: np.ndarray, predicted: float) -> float:
         """Of documents of these lengths, of which ``predicted`` tokens are predicted."""
         dense = self.per_token * int(lengths.sum()) + self.per_prediction * predicted
-        return dense + self.of_attention(lengths)
+        return dense + self.of_attention(lengths, predicted)
 
 
 def lengths_in(rows: Rows, pad_token_id: int, scope: AttentionScope) -> np.ndarray:
@@ -86,12 +100,12 @@ def count_flops(model: PreTrainedModel) -> Flops:
         for module in encoder.modules():
             if module in inside:
                 inside[module] = again
-    for module in matrices_after_attention(model):
-        del inside[module]  # as the head's: at predicted positions alone
     everywhere = sum(m.weight.numel() * times for m, times in inside.items())  # pyright: ignore
     head = sum(
         m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m not in inside
     )
+    late = entries_at_predictions(model)
+    everywhere, head = everywhere - late, head + late
     if config.model_type not in HEADS:  # all logits are computed, and some are kept
         everywhere, head = everywhere + head, 0
     return Flops(6 * everywhere, 6 * head, _attention(model))
@@ -115,7 +129,10 @@ def count_layers(model: PreTrainedModel) -> list[Flops]:
 
 def _attention(model: PreTrainedModel) -> tuple[Pairs, ...]:
     """Layers by how they attend; none where the config tells of no attention heads, as FNet's."""
-    counts = Counter(_by_layer(model))
+    layers = _by_layer(model)
+    if ending_of(model) is not None:
+        layers[-1] = replace(layers[-1], predicted=True)
+    counts = Counter(layers)
     return tuple(replace(pairs, layers=number) for pairs, number in counts.items())
 
 

@@ -12,7 +12,7 @@ that a ratio that changes from step to step does not compile the head again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from chronomask.model.last_layer import Ending, ending_of
+from chronomask.model.attention import Documents
+from chronomask.model.last_layer import Ending, Read, asks_alone, ending_of
 
 __all__ = [
     "HEADS",
@@ -134,6 +135,22 @@ def _end_and_head(ending: Ending, head: Head) -> Callable[..., torch.Tensor]:
     return run
 
 
+@cache
+def _ask_and_head(ending: Ending, head: Head) -> Callable[..., torch.Tensor]:
+    """(model, what :meth:`Ending.ask` takes) → logits at its positions."""
+
+    def run(
+        model: Any,
+        states: Sequence[torch.Tensor],
+        read: Read,
+        positions: torch.Tensor,
+        documents: Documents | None,
+    ) -> torch.Tensor:
+        return head(model, ending.ask(model, states, read, positions, documents))
+
+    return run
+
+
 def logits_at(
     model: PreTrainedModel,
     input_ids: torch.Tensor,
@@ -143,7 +160,7 @@ def logits_at(
     *,
     whole_layers: bool = False,
 ) -> torch.Tensor:
-    """Logits [N, V] at flat ``positions`` int64 [N] of ``input_ids`` int64 [B, T].
+    """Logits [N, V] at flat ``positions`` int64 [N], which ascend, of ``input_ids`` int64 [B, T].
 
     ``inputs``: further keywords of the backbone, from
     :func:`~chronomask.model.attention.backbone_inputs`. ``compiled``: the backend of
@@ -155,21 +172,32 @@ def logits_at(
     if head is None:
         return model(input_ids=input_ids, **inputs).logits.flatten(0, 1).index_select(0, positions)
     ending = None if whole_layers else ending_of(model)
-    at_positions: Callable[..., torch.Tensor]
+    number = positions.shape[0]
+    if compiled is not None:  # the last token, predicted again and thrown away, keeps the order
+        room = padded_size(number, input_ids.numel())
+        last = input_ids.numel() - 1
+        positions = torch.nn.functional.pad(positions, (0, room - number), value=last)
+
+    def run(function: Callable[..., Any], *arguments: Any) -> Any:
+        return (function if compiled is None else _compile(function, compiled))(model, *arguments)
+
     if ending is None:
         states = (model.base_model(input_ids=input_ids, **inputs).last_hidden_state,)
-        at_positions = head
+        logits = run(head, *_pick(states, positions))
+    elif asks_alone(model, ending, inputs, compiled=compiled is not None):
+        read = run(ending.read, input_ids, inputs)
+        picked = read.states_at(positions)
+        documents = inputs.get("documents")
+        logits = run(_ask_and_head(ending, head), picked, read, positions, documents)
     else:
-        trunk = ending.trunk if compiled is None else _compile(ending.trunk, compiled)
-        states = trunk(model, input_ids, inputs)
-        at_positions = _end_and_head(ending, head)
-    number = positions.shape[0]
-    if compiled is not None:
-        at_positions = _compile(at_positions, compiled)
-        room = padded_size(number, input_ids.numel())
-        positions = torch.nn.functional.pad(positions, (0, room - number))
-    found = (state.flatten(0, 1).index_select(0, positions) for state in states)
-    return at_positions(model, *found)[:number]
+        states = run(ending.whole, input_ids, inputs)
+        logits = run(_end_and_head(ending, head), *_pick(states, positions))
+    return logits[:number]
+
+
+def _pick(states: Iterable[torch.Tensor], positions: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Tensors [B, T, …] at flat positions, [N, …] each."""
+    return (state.flatten(0, 1).index_select(0, positions) for state in states)
 
 
 def token_losses(

@@ -254,8 +254,7 @@ def _documents(rows: Rows, pad_token_id: int) -> np.ndarray:
 
 def _per_token(flops: Flops, lengths: np.ndarray, predicted_share: float) -> float:
     tokens = max(1, int(lengths.sum()))
-    attention = flops.of_attention(lengths) / tokens
-    return flops.per_token + flops.per_prediction * predicted_share + attention
+    return flops.of(lengths, predicted_share * tokens) / tokens
 
 
 def cost_in_words(device_seconds: float, price_per_hour: float | None) -> str:

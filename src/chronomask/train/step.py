@@ -317,7 +317,7 @@ def _flops_beside(run: Run, part: Part) -> int:
     """Operations of a micro-batch that no count of tokens tells: attention, less what late masks skip."""
     pad, scope = run.forward.pad_token_id, run.config.attention
     whole = lengths_in(part.rows, pad, scope)
-    flops = run.flops.of_attention(whole, causal=part.causal)
+    flops = run.flops.of_attention(whole, part.batch.num_predicted, causal=part.causal)
     if part.early_lengths is not None:
         for layer in run.layers[: part.inputs["early"].layers]:
             flops -= round(layer.of(whole, 0) - layer.of(part.early_lengths, 0))
