@@ -17,6 +17,7 @@ from chronomask.model import attention
 from chronomask.model.attention import (
     DOCUMENTS_ATTENTION,
     Documents,
+    attention_at,
     documents_attention,
     padded_rows,
     without_cudnn,
@@ -242,7 +243,7 @@ def test_varlen_is_called_with_words_that_the_oldest_torch_knows(
         known = known.replace(parameters=kept)
     call.__signature__ = known  # pyright: ignore[reportFunctionMemberAccess]
     monkeypatch.setattr(varlen, "varlen_attn", call)
-    monkeypatch.setattr(attention, "_varlen_fits", lambda query, dropout: True)
+    monkeypatch.setattr(attention, "varlen_fits", lambda *_: True)
     attention._varlen_knows_groups.cache_clear()
     query = torch.empty(2, 4, 16, 8, device="meta")
     key = torch.empty(2, key_heads, 16, 8, device="meta")
@@ -258,6 +259,40 @@ def test_varlen_is_called_with_words_that_the_oldest_torch_knows(
     assert ("enable_gqa" in kwargs) == (knows and key_heads != 4)
     assert set(kwargs) - {"enable_gqa"} <= set(OLDEST_VARLEN)
     assert kwargs["window_size"] == ((-1, -1) if window is None else (8, 8))
+
+
+def test_varlen_takes_fewer_queries_than_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own function, on ``meta``, given the number of tokens that ask in each document."""
+    bounds: list[Any] = []
+    real = varlen.varlen_attn
+
+    def call(
+        query: Any, key: Any, value: Any, asked: Any, seen: Any, *rest: Any, **how: Any
+    ) -> Any:
+        bounds.append((asked, seen))
+        return real(query, key, value, asked, seen, *rest, **how)
+
+    monkeypatch.setattr(varlen, "varlen_attn", call)
+    monkeypatch.setattr(attention, "varlen_fits", lambda *_: True)
+    key = torch.empty(2, 4, 16, 8, device="meta")
+    how: dict[str, Any] = {"dropout": 0.0, "scaling": None, "sliding_window": None}
+    positions = torch.tensor([0, 15, 21, 31])  # of documents 0 to 15, 16 to 20 and 21 to 31
+    for device in ("meta", "cpu"):
+        documents = documents_of([16, 5], 16, device)
+        output = attention_at(
+            torch.empty(4, 4, 8, device="meta"),
+            key,
+            key,
+            positions.to(device),
+            None,
+            documents=documents,
+            **how,
+        )
+        assert output.shape == (4, 4, 8)
+    asked, seen = bounds[1]
+    assert seen.tolist()[:4] == [0, 16, 21, 32]
+    assert asked.tolist()[:4] == [0, 2, 2, 4]
+    assert asked.dtype == seen.dtype == torch.int32
 
 
 @pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification", "QuestionAnswering"])
@@ -276,11 +311,12 @@ def test_padded_batches_reach_the_kernel_that_needs_no_mask(
     model = auto.from_config(config, attn_implementation=DOCUMENTS_ATTENTION).eval()
     asked: list[list[int]] = []
 
-    def call(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any) -> Any:
-        asked.append(rest[2].cu_seqlens.tolist())
-        return value.transpose(1, 2)
+    def call(query: torch.Tensor, bounds: torch.Tensor, *rest: Any) -> torch.Tensor:
+        assert torch.equal(bounds, rest[-1].cu_seqlens)
+        asked.append(bounds.tolist())
+        return query
 
-    monkeypatch.setattr(attention, "_varlen_fits", lambda query, dropout: True)
+    monkeypatch.setattr(attention, "varlen_fits", lambda *_: True)
     monkeypatch.setattr(attention, "_varlen", call)
     real = np.arange(12) < np.array([[12], [5]])
     model(input_ids=torch.full((2, 12), 7), **padded_rows(model, real, "cpu"))
