@@ -16,7 +16,7 @@ from chronomask.cli import app
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study.command import status
 from chronomask.study.execute import run_one, run_study, share_of
-from chronomask.study.units import Study, check_shared_start, open_study, start_of
+from chronomask.study.units import Study, check_shared_start, check_versions, open_study, start_of
 from chronomask.train.loop import pretrain
 from tests.support.opened_study import opened
 from tests.support.processes import HANG
@@ -109,6 +109,34 @@ def test_a_folder_of_another_config_is_refused(values: dict[str, Any], tmp_path:
     assert len(opened(values, tmp_path).units) == 5  # it may grow, and be watched more closely
     with pytest.raises(UsageError, match="holds no study"):
         open_study(study.config, study.run_of("fixed", 0).path)
+
+
+def test_a_study_of_another_version_does_not_grow(values: dict[str, Any], tmp_path: Path) -> None:
+    """Refused before any work, for what it would add could not be compared with what is there."""
+    values |= {"curve_steps": [], "seeds": [0], "task_seeds": [0]}
+    values["tasks"]["cola"]["curve"] = False
+    study = opened(values, tmp_path)
+    run_study(study, study.in_order())
+    grown = opened({**values, "seeds": [0, 1]}, tmp_path)
+    command = ["study", "run", "--out", str(study.folder), "--quiet"]
+    for path in (study.run_of("decay", 0).environment, study.result(study.units[-1])):
+        before = path.read_text()
+        told = json.loads(before)
+        told["versions"]["chronomask"] = "0.0.1"
+        path.write_text(json.dumps(told))
+        with pytest.raises(UsageError, match=r"chronomask 0\.0\.1 there, .* here.*another --out"):
+            app(command, standalone_mode=False)
+        unit = str(3 if path.name == "environment.json" else len(grown.units) - 1)
+        with pytest.raises(UsageError, match="made by other versions"):
+            app([*command, "--unit", unit], standalone_mode=False)
+        assert not grown.run_of("fixed", 1).path.exists()
+        path.write_text(before)
+    check_versions(grown, grown.units)
+    path = study.run_of("decay", 0).environment
+    told = json.loads(path.read_text())
+    told["versions"]["torch"] = told["versions"]["torch"].partition("+")[0] + "+cu128"
+    path.write_text(json.dumps(told))
+    check_versions(grown, grown.units)
 
 
 def test_one_unit_needs_what_it_needs(values: dict[str, Any], tmp_path: Path) -> None:

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from numpy.typing import NDArray
 
-from chronomask import __version__
 from chronomask.config import Config
 from chronomask.errors import DataError, UsageError, need
-from chronomask.runs.result import TaskResult
+from chronomask.runs.result import TaskResult, versions_here
 from chronomask.storage import COMPRESSIONS
 
 if TYPE_CHECKING:
@@ -141,7 +138,7 @@ class Task(ABC, Generic[Recipe]):
             num_examples=num_examples,
             recipe=recipe,
             data_sha256=data_sha256,
-            versions=_versions(*packages),
+            versions=versions_here(*packages),
             seconds=time.monotonic() - started,
             details=details or {},
             examples=examples,
@@ -270,14 +267,3 @@ def content_sha256(*parts: Any) -> str:
     for part in parts:
         total.update(json.dumps(part, ensure_ascii=False).encode("utf-8") + b"\n")
     return total.hexdigest()
-
-
-def _versions(*others: str) -> dict[str, str]:
-    """Versions for a result: our own, those every task rests on, and ``others`` by package name."""
-    found = {"chronomask": __version__, "python": platform.python_version()}
-    for name in ("torch", "transformers", "tokenizers", "numpy", *others):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -9,23 +9,37 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chronomask import __version__
 from chronomask.errors import DataError
 from chronomask.storage import write_bytes, write_text
 
-__all__ = ["SCHEMA_VERSION", "TaskResult", "read_results", "unit_of_metric"]
+__all__ = ["SCHEMA_VERSION", "TaskResult", "read_results", "unit_of_metric", "versions_here"]
 
 SCHEMA_VERSION = 1
 """Version of the result files that this package writes and reads."""
 _RENAMED = {"float32": "fp32", "bfloat16": "bf16"}
 """Values of the setting ``precision`` as results written before version 0.1.0 spell them."""
+
+
+def versions_here(*others: str) -> dict[str, str]:
+    """Versions that runs and results note: ours, what all rest on, and ``others`` by package name."""
+    found = {"chronomask": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "tokenizers", "numpy", *others):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,10 +71,12 @@ def run(
     study = _open(path, out, changes)
 
     from chronomask.study.execute import run_one, share_of
-    from chronomask.study.units import begin, check_task_data
+    from chronomask.study.units import begin, check_task_data, check_versions
 
     if unit is not None:
         check_task_data(study)
+        own = [one for one in study.units if one.number == unit and not study.is_complete(one)]
+        check_versions(study, own)
         if path is not None:  # else others may be at work in the folder: it is only read
             begin(study)
         run_one(study, unit)
@@ -203,11 +205,12 @@ def _do(
     shown: bool = False,
 ) -> None:
     """Do units; ``shown``: a single worker's print to the terminal, not to their logs."""
-    from chronomask.study.units import begin, check_task_data
+    from chronomask.study.units import begin, check_task_data, check_versions
 
     if study.config.prepare is not None:
         need("zstandard", "prepare", "Preparing the study's text")
     check_task_data(study)
+    check_versions(study, [unit for unit in units if not study.is_complete(unit)])
 
     from chronomask.study.execute import cuda_devices, run_study
     from chronomask.study.plan import plan_in_words

@@ -6,7 +6,7 @@ There is no other record of progress, so a study continues from the contents of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_task
 from chronomask.runs.layout import RunFolder
-from chronomask.runs.result import TaskResult
+from chronomask.runs.result import TaskResult, versions_here
 from chronomask.runs.rules import unchangeable
 from chronomask.storage import read_object, write_text
 from chronomask.study import STUDY_FILE
@@ -32,6 +32,7 @@ __all__ = [
     "begin",
     "check_shared_start",
     "check_task_data",
+    "check_versions",
     "open_study",
     "start_of",
     "steps_of",
@@ -174,6 +175,38 @@ def check_task_data(study: Study) -> None:
             problems.append(f"{name}: {error}")
     if problems:
         raise UsageError("; ".join(problems) + ". --set task_data=FOLDER gives another folder")
+
+
+def check_versions(study: Study, waiting: Iterable[Unit]) -> None:
+    """Raise UsageError if what ``waiting`` would add could not be compared with what is there: runs, and
+    results of one task, are compared of one version alone.
+    """
+    here, waiting = versions_here(), list(waiting)
+    if any(unit.kind == "pretrain" for unit in waiting):
+        for unit in study.units:
+            noted = read_object(study.run(unit).environment) if unit.kind == "pretrain" else None
+            if noted is not None:
+                _check_version(study.run(unit).path, noted.get("versions", {}), here)
+    tasks = {unit.task for unit in waiting if unit.kind == "evaluate"}
+    for unit in study.units:
+        if unit.task in tasks and study.is_complete(unit):
+            path = study.result(unit)
+            _check_version(path, TaskResult.load(path).versions, here)
+
+
+def _check_version(path: Path, noted: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Refuse what another version of a package made; the build of one, such as ``+cu128``, may differ."""
+    differing = [
+        f"{name} {noted[name]} there, {own} here"
+        for name, own in here.items()
+        if name in noted and noted[name].partition("+")[0] != own.partition("+")[0]
+    ]
+    if differing:
+        raise UsageError(
+            f"{path} was made by other versions ({'; '.join(differing)}), and what is left to do could not "
+            "be compared with it: use those versions, remove what they made to make it again, or give "
+            "another --out"
+        )
 
 
 def start_of(run: RunFolder) -> dict[str, Any]:

@@ -13,16 +13,13 @@ from statistics import median
 from types import TracebackType
 from typing import IO, Any, Self
 
-import numpy
-import tokenizers
 import torch
-import transformers
 
-from chronomask import __version__
 from chronomask.errors import RunError
 from chronomask.progress import Progress
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import read_log
+from chronomask.runs.result import versions_here
 from chronomask.storage import write_text
 from chronomask.train.loggers import Logger, Sink, open_sinks
 
@@ -129,14 +126,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware, and the git state of the working folder."""
     cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
-        "versions": {
-            "chronomask": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-            "numpy": numpy.__version__,
-        },
+        "versions": {**versions_here(), "torch": torch.__version__},  # the build it is, too
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cpu_count": os.cpu_count(),
