@@ -20,6 +20,7 @@ _HOMES = {
     "chronomask.errors": ("ChronomaskError", "DataError", "RunError", "UsageError"),
     "chronomask.integrations.lightning": ("TimeVariantMasking",),
     "chronomask.integrations.order": ("KeyedLoader", "with_row_ids"),
+    "chronomask.integrations.step": ("StepMasking",),
     "chronomask.integrations.transformers": ("TimeVariantTrainer",),
     "chronomask.integrations.workers": ("MaskedLoader",),
     "chronomask.masking.config": ("MaskingConfig",),

@@ -11,6 +11,7 @@ from chronomask.evaluate.evaluate import evaluate as evaluate
 from chronomask.integrations.lightning import TimeVariantMasking as TimeVariantMasking
 from chronomask.integrations.order import KeyedLoader as KeyedLoader
 from chronomask.integrations.order import with_row_ids as with_row_ids
+from chronomask.integrations.step import StepMasking as StepMasking
 from chronomask.integrations.transformers import TimeVariantTrainer as TimeVariantTrainer
 from chronomask.integrations.workers import MaskedLoader as MaskedLoader
 from chronomask.masking import content as content

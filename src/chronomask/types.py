@@ -202,6 +202,27 @@ class Rows:
         )  # fmt: skip
         return replace(self, **_move({name: getattr(self, name) for name in moved}, device))
 
+    def on_host(self) -> Rows:
+        """The same rows as numpy arrays, but for ``attention_mask``, which is only passed on."""
+
+        def of(values: Array | None) -> Array | None:
+            return (
+                values if values is None or isinstance(values, np.ndarray) else values.cpu().numpy()
+            )
+
+        return Rows(
+            of(self.input_ids),
+            of(self.word_id),
+            of(self.token_class),
+            self.row_id,
+            self.epoch,
+            of(self.cu_seqlens),
+            self.order,
+            self.attention_mask,
+            of(self.scores),
+            of(self.ngrams),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class MaskedBatch:

@@ -242,6 +242,17 @@ def test_refusals(
 
     with pytest.raises(UsageError, match="'logits': logits"):
         fit(tokenizer, rows, tmp_path, module=Silent(tokenizer))
+    own = MaskingConfig.parse({"loss_per": "row"})
+    untrained = Module(tokenizer)
+    with pytest.raises(UsageError, match=r"let training_step return masking.loss\(self.model\)"):
+        fit(tokenizer, rows, tmp_path, module=untrained, masking=own)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(untrained.parameters(), Module(tokenizer).parameters(), strict=True)
+    )
+    scores = MaskingConfig.parse({"content": {"kind": "model_scores", "every": 1}})
+    with pytest.raises(UsageError, match=r"reference to a number of nats.*accumulate_grad_batches"):
+        fit(tokenizer, rows, tmp_path, masking=scores, accumulate_grad_batches=2)
     with pytest.raises(UsageError, match="number of training steps is unknown"):
         fit(tokenizer, rows, tmp_path, max_steps=-1, max_epochs=-1)
     _, saved = fit(tokenizer, rows, tmp_path, max_steps=1)

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from chronomask.errors import UsageError
-from chronomask.integrations.lightning import TimeVariantMasking
 from chronomask.integrations.order import KeyedLoader, KeyedSampler, with_row_ids
 from chronomask.integrations.workers import MaskedLoader, StepBatches, WorkerMasking
 from chronomask.masking.masker import Masker
@@ -256,8 +255,6 @@ def test_what_carries_labels_alone_refuses_masking_that_weighs_losses(
     masker = Masker.for_tokenizer(tokenizer, masking)
     with pytest.raises(UsageError, match="loss_weight and loss_per of this masking weigh"):
         WorkerMasking(RowCollator(tokenizer), masker, 10)
-    with pytest.raises(UsageError, match="a module computes its own loss"):
-        TimeVariantMasking(masking, tokenizer)
 
 
 def test_scores_of_ones_own_reach_the_masks(

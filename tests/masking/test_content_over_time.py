@@ -270,7 +270,7 @@ def test_references_must_be_those_of_the_data_and_scores_must_be_there() -> None
         masker_of({"kind": "reducible_loss", "reference": {"NOUN": 2.0}})
     with pytest.raises(UsageError, match="did you mean 'NOUN'"):
         masker_of({"kind": "reducible_loss", "reference": {"NUON": 2.0}})
-    with pytest.raises(UsageError, match="these rows have none: in chronomask pretrain the model"):
+    with pytest.raises(UsageError, match="these rows have none: chronomask pretrain and"):
         masker_of({"kind": "model_scores"})(rows_like_text(2, 32), 0.5)
     with pytest.raises(UsageError, match="these rows have none: give them"):
         masker_of({"kind": "scores"})(rows_like_text(2, 32), 0.5)

@@ -3,18 +3,36 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
 from chronomask.integrations.transformers import TimeVariantTrainer
-from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import RowCollator
 from chronomask.types import UPOS_CLASSES
 from tests.support.worded_rows import ROW_LENGTH, make_rows, make_tokenizer, tiny_model
 
+LEARNING = {"content": {"kind": "ptw", "ema_decay": 0.5}}
+TWO_KINDS_OF_ROWS = {
+    "masking": LEARNING | {"ratio": {"kind": "constant", "base": 0.5}},
+    "objective": {"kind": "hybrid", "causal": 0.5},
+    "late_masks": {"layer": 1},
+    "z_loss": 0.01,
+}
+
 
 def main(folder: Path, batch_size: int) -> None:
+    rank = os.environ.get("RANK", "0")
+    seen = {
+        "own": train(folder, batch_size, TWO_KINDS_OF_ROWS),
+        **train(folder, batch_size, LEARNING),
+    }
+    torch.save(seen, folder / f"seen-{rank}.pt")
+
+
+def train(folder: Path, batch_size: int, masking: Any) -> dict[str, Any]:
+    """What the model was given, the losses that were logged, and the state of content."""
     tokenizer = make_tokenizer()
     model = tiny_model(tokenizer)
     for module in model.modules():
@@ -34,7 +52,7 @@ def main(folder: Path, batch_size: int) -> None:
             disable_tqdm=True,
             dataloader_pin_memory=False,
         ),
-        masking=MaskingConfig.parse({"content": {"kind": "ptw", "ema_decay": 0.5}}),
+        masking=masking,
         class_names=UPOS_CLASSES,
         processing_class=tokenizer,
         train_dataset=make_rows(tokenizer, 32),
@@ -45,12 +63,12 @@ def main(folder: Path, batch_size: int) -> None:
     def keep(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
         inputs.append(given["input_ids"])
 
-    model.register_forward_pre_hook(keep, with_kwargs=True)
+    if masking is LEARNING:
+        model.register_forward_pre_hook(keep, with_kwargs=True)
     trainer.train()
     logged = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    rank = os.environ.get("RANK", "0")
-    seen = {"inputs": torch.stack(inputs), "loss": logged, "state": trainer.masking.state_dict()}
-    torch.save(seen, folder / f"seen-{rank}.pt")
+    shown = torch.stack(inputs) if inputs else None
+    return {"inputs": shown, "loss": logged, "state": trainer.masking.state_dict()}
 
 
 if __name__ == "__main__":

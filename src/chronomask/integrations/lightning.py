@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chronomask.errors import UsageError, need
-from chronomask.integrations.step import StepMasking
+from chronomask.integrations.step import MicroBatch, StepMasking
 from chronomask.masking.config import MaskingConfig
 from chronomask.model.attention import without_cudnn
 from chronomask.types import MaskedBatch
@@ -35,11 +35,13 @@ __all__ = ["TimeVariantMasking"]
 class TimeVariantMasking(Callback):
     """Masks training batches by schedule, and validation and test batches at a fixed 15 %.
 
-    ``masking``: how much, what and how: a config, a dict of its fields, or the path of one as YAML.
-    Batches must come from a :class:`~chronomask.masking.rows.RowCollator`; the module then gets
+    ``masking``: how much, what and how: a config, a dict of its fields, or the path of one as YAML; or an
+    arm, such as "arms/gpt-bert": the keys ``masking``, ``objective``, ``late_masks`` and ``z_loss`` of a
+    run's config. Batches must come from a :class:`~chronomask.masking.rows.RowCollator`; the module then gets
     ``input_ids``, ``attention_mask`` and ``labels``, to be passed to the model as they are. With a
     content schedule that learns from losses, ``training_step`` must return a dictionary with
-    ``loss`` and ``logits`` [B, T, V]. ``class_names``: names of the classes in the data's
+    ``loss`` and ``logits`` [B, T, V], or the :meth:`loss` of this callback; where the loss is another than
+    the mean over labels, it must be the latter. ``class_names``: names of the classes in the data's
     ``token_class`` column. ``monitor``: the logged validation loss that a responsive ratio watches.
 
     Under gradient accumulation Lightning averages the losses of the micro-batches, whatever they
@@ -54,27 +56,31 @@ class TimeVariantMasking(Callback):
         seed: int = 0,
         monitor: str = "val_loss",
     ) -> None:
-        """Raises UsageError for masking that weighs losses: the module computes its own."""
+        """Raises UsageError for what no loop but chronomask's own can carry."""
         self.masking = StepMasking(masking, tokenizer, class_names, seed)
-        if self.masking.masker.config.weighs_losses:
-            raise UsageError(
-                "loss_weight and loss_per of this masking weigh the losses of rows, and a module computes "
-                "its own loss: train with chronomask pretrain, TimeVariantTrainer or a loop of your own, or "
-                "leave them out"
-            )
         self.monitor = monitor
         self._num_steps = 0
-        self._step = 0
-        self._masked: MaskedBatch | None = None
+        self._step = self._epoch = 0
+        self._micro: MicroBatch | None = None
+        self._rows: dict[str, Any] = {}
+        self._observed = False
         self._kernels = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises UsageError when the length of training is unknown."""
+        """Raises UsageError when the length of training is unknown, or a step is not seen as a whole."""
         num_steps = trainer.estimated_stepping_batches
         if not math.isfinite(num_steps) or num_steps < 1:
             raise UsageError(
                 "the number of training steps is unknown, and with it the progress that schedules "
                 "follow: set max_steps, or max_epochs with a loader that has a length"
+            )
+        ahead = self.masking.masker.config.content.look_ahead
+        parts = trainer.accumulate_grad_batches * trainer.world_size
+        if ahead is not None and ahead.centred and parts > 1:
+            raise UsageError(
+                "masking.content compares scores with their mean over a step, and Lightning shows one of its "
+                f"{parts} micro-batches at a time: set masking.content.reference to a number of nats, or "
+                "accumulate_grad_batches and devices to 1"
             )
         self._num_steps = int(num_steps)
         self.masking.masker.to(pl_module.device)
@@ -93,10 +99,43 @@ class TimeVariantMasking(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._step = trainer.global_step
+        self._step, self._epoch = trainer.global_step, trainer.current_epoch
+        self._observed = False
+        if not self.masking.runs_model:
+            self._micro = self._begin(batch)
+            _mask_in_place(batch, self._micro.parts[0].batch)
+            return
+        self._micro, self._rows = None, dict(batch)  # masked once the model is known
+        names = ("input_ids", "attention_mask")
+        shown = {name: batch[name] for name in names if name in batch}
+        batch.clear()
+        batch.update(shown, labels=shown["input_ids"])
+
+    def _begin(self, batch: Any) -> MicroBatch:
+        """The batch masked as the step wants it; of what its loss is divided by, it knows its own part."""
         progress = min(1.0, self._step / self._num_steps)
-        self._masked = self.masking.mask(batch, trainer.current_epoch, progress)
-        _mask_in_place(batch, self._masked)
+        return self.masking.begin_step([batch], progress, self._epoch, pooled=False)[0]
+
+    def loss(self, model: Any) -> torch.Tensor:
+        """The loss of the batch that ``training_step`` is given, 0-d with its graph, whatever is minimised.
+
+        ``model``: the module's model of transformers. Raises UsageError for one that cannot be trained so.
+        """
+        self.masking.attach(model, self.masking.masker.content.device)
+        micro = self._begin(self._rows) if self._micro is None else self._micro
+        self._observed = True
+        return self.masking.loss(model, micro)
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor
+    ) -> None:
+        """Raises UsageError, before any update, when a module computes a loss that is not the one asked."""
+        if self.masking.has_own_loss and not self._observed:
+            raise UsageError(
+                "what is minimised here is not the mean loss of a model's labels (loss_weight, loss_per, "
+                "z_loss, objective, late_masks or content 'model_scores'), and the module computed its own: "
+                "let training_step return masking.loss(self.model), where masking is this callback"
+            )
 
     def on_train_batch_end(
         self,
@@ -107,17 +146,17 @@ class TimeVariantMasking(Callback):
         batch_idx: int,
     ) -> None:
         """Raises UsageError when losses are needed and the module returned no logits."""
-        if self.masking.masker.needs_feedback and self._masked is not None:
+        if self.masking.masker.needs_feedback and not self._observed and self._micro is not None:
             if not isinstance(outputs, Mapping) or "logits" not in outputs:
                 raise UsageError(
                     "this masking learns from the model's losses: let training_step return "
-                    "{'loss': loss, 'logits': logits}"
+                    "{'loss': loss, 'logits': logits}, or the loss of this callback"
                 )
-            self.masking.observed_losses(self._masked, outputs["logits"].detach())
-        self._masked = None
+            self.masking.loss_of(self._micro, [outputs["logits"].detach()])
+        self._micro = None
         if trainer.global_step == self._step:  # more micro-batches of this step are to come
             return
-        self.masking.masker.end_step()
+        self.masking.end_step()
         # The trainer sets this attribute only once it has been constructed.
         every = getattr(trainer, "log_every_n_steps", 1)
         if every and trainer.global_step % every == 0:

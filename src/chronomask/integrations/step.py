@@ -1,92 +1,328 @@
-"""One run's masking inside another framework: what is masked, what the logs show, what is saved."""
+"""One run's masking inside another training loop: what is masked, what is minimised, what is saved.
+
+Every loop gives the micro-batches of a step and gets back what each of them adds to the loss, made of the
+same parts as in chronomask's own loop (:mod:`chronomask.train.forward`). Where rows are causal, masks enter
+late or the model scores its rows, the model is run as that loop runs it, inside whatever wraps it.
+Letters: B rows, T tokens, N predicted tokens, V vocabulary.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from transformers import PreTrainedModel
 
+from chronomask.config import kind_of
 from chronomask.errors import DataError, UsageError
 from chronomask.masking.config import MaskingConfig
-from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
+from chronomask.masking.masker import Masker, fixed_masker
+from chronomask.masking.objective import MaskedOnly
 from chronomask.masking.rows import as_rows
-from chronomask.masking.tally import score
+from chronomask.masking.tally import logits_of_targets
+from chronomask.model.attention import check_supported, implementation_for, without_cudnn
+from chronomask.model.head import token_losses
 from chronomask.storage import write_bytes
-from chronomask.types import MaskedBatch
+from chronomask.train.config import RunConfig
+from chronomask.train.foresight import Scorer
+from chronomask.train.forward import Forward, Part, Predictions, entering, parts_of
+from chronomask.types import MaskedBatch, Precision, Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["STATE_FILE", "StepMasking"]
+__all__ = ["CARRIED", "STATE_FILE", "MicroBatch", "StepMasking", "read_arm"]
 
 STATE_FILE = "chronomask.safetensors"
 """Name of the masking state in a checkpoint folder."""
+CARRIED = ("masking", "objective", "late_masks", "z_loss")
+"""The keys of a run's config that another loop can carry."""
+_INSTEAD = {
+    "averaging": "average weights with torch.optim.swa_utils.AveragedModel, or Lightning's WeightAveraging",
+    "rows_follow_ratio": "how many rows a step has is for your data loader to say",
+    "batch_warmup": "how many rows a step has is for your data loader to say",
+    "length_warmup": "how long rows are is for your data to say",
+}
+
+_RUNNING = "objective, late_masks and content 'model_scores'"
+
+
+def read_arm(masking: Any) -> RunConfig:
+    """The config of a run of which the keys in :data:`CARRIED` count, and no other.
+
+    ``masking``: a masking config, or the keys of a run that say more, such as ``objective``: each as a dict,
+    the path of a YAML file, the name of a recipe, or a list of these. Raises UsageError for keys of a run
+    that no other loop can carry.
+    """
+    parts = masking if isinstance(masking, list | tuple) else [masking]
+    plain = [part for part in parts if not isinstance(part, MaskingConfig)]
+    layers = [RunConfig._layer_of(part).values for part in plain]
+    keys = {
+        str(key).split(".")[0] for layer in layers if isinstance(layer, Mapping) for key in layer
+    }
+    known = [key for key in RunConfig.model_fields if key in keys]
+    if not known:
+        return RunConfig(data="none", masking=MaskingConfig.of(masking))
+    for key in known:
+        if key not in CARRIED:
+            way_out = _INSTEAD.get(key, "set it where your loop has it")
+            raise UsageError(
+                f"{key} cannot be carried into another training loop, which takes {', '.join(CARRIED)} of a "
+                f"run's config: leave it out ({way_out}), or train with chronomask pretrain"
+            )
+    return RunConfig.of([*parts, {"data": "none"}])
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Rows that are computed together: those that are masked, and those that are causal."""
+
+    parts: tuple[Part, ...]
+    predictions: Predictions
+    """of the whole step, over all its micro-batches and processes"""
+    processes: float = 1.0
+    """how many there are; gradients are averaged over them, and ``predictions`` counts all"""
 
 
 class StepMasking:
-    """A :class:`~chronomask.masking.masker.Masker` and what a framework's trainer needs around it.
+    """A :class:`~chronomask.masking.masker.Masker` and what a training loop needs around it.
 
-    ``config``: a masking config, a dict of its fields, or the path of one as YAML; ``class_names``: names of
-    the classes in the data's ``token_class`` column, "none" first. Evaluation always masks 15 % of the
-    tokens, uniformly and the same at every evaluation.
+    ``masking``: what :func:`read_arm` takes; ``class_names``: names of the classes in the data's
+    ``token_class`` column, "none" first. Evaluation always masks 15 % of the tokens, uniformly and the same
+    at every evaluation.
+
+    One training step: :meth:`begin_step` with its micro-batches, :meth:`loss` of each, :meth:`end_step`.
     """
 
     def __init__(
         self,
-        config: MaskingConfig | Mapping[str, Any] | str | Path,
+        masking: MaskingConfig | Mapping[str, Any] | str | Path,
         tokenizer: PreTrainedTokenizerBase,
         class_names: Sequence[str] = ("none",),
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        config = MaskingConfig.of(config)
+        """Raises UsageError for what no loop but chronomask's own can carry."""
+        arm = read_arm(masking)
+        self.objective, self.late_masks, self.z_loss = arm.objective, arm.late_masks, arm.z_loss
+        config = arm.masking
         if config.progress != "steps":
             raise UsageError(
                 f"masking.progress is '{config.progress}'; inside another framework's trainer only "
                 "'steps' is known beforehand: set masking.progress to it"
             )
-        vocabulary = Vocabulary.from_tokenizer(tokenizer)
-        self.masker = Masker(config, vocabulary, class_names, seed).to(device)
-        self._evaluation = fixed_masker(vocabulary)  # the same for every seed and schedule
-        self._ratios: list[tuple[float, int, Any]] = []
+        ahead = config.content.look_ahead
+        if ahead is not None and ahead.every > 1:
+            raise UsageError(
+                f"masking.content '{kind_of(config.content)}' scores the rows of {ahead.every} steps to "
+                "come, and here those of one step are known: set masking.content.every to 1, which passes "
+                "over each row as often"
+            )
+        self.masker = Masker.for_tokenizer(tokenizer, config, classes=class_names, seed=seed)
+        self.masker.to(device)
+        self._evaluation = fixed_masker(
+            self.masker.vocabulary
+        )  # the same for every seed and schedule
+        self._masked: list[tuple[float, int, Any]] = []
+        self._causal: list[tuple[int, torch.Tensor]] = []
+        self._rows = [0, 0]  # in all, and causal
+        self._forward: Forward | None = None
+        self._scorer: Scorer | None = None
 
-    def mask(self, batch: Mapping[str, Any], epoch: int, progress: float) -> MaskedBatch:
-        """A :class:`~chronomask.masking.rows.RowCollator` batch masked for training."""
-        masked = self.masker(as_rows(batch, epoch=epoch), progress)
-        self._ratios.append((masked.masking_ratio, masked.num_predicted, masked.num_maskable))
-        return masked
+    @property
+    def runs_model(self) -> bool:
+        """Whether the model is run in chronomask's way, and :meth:`attach` must come first."""
+        looks = self.masker.config.content.look_ahead is not None
+        return self.objective.has_causal_rows or self.late_masks is not None or looks
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether what is minimised is another than the mean loss of a model's labels."""
+        return self.runs_model or self.masker.config.weighs_losses or self.z_loss > 0
+
+    def attach(self, model: Any, device: torch.device | str | None = None) -> None:
+        """Take the model that is trained, where it is :attr:`runs_model`; its attention becomes ours.
+
+        ``device``: where batches go, that of the model if None. Raises UsageError for a model that cannot.
+        """
+        if not self.runs_model or (self._forward is not None and self._forward.model is model):
+            return
+        if not isinstance(model, PreTrainedModel):
+            raise UsageError(
+                f"the model is a {type(model).__name__}; {_RUNNING} run a model of transformers layer by "
+                "layer: give that model itself, not compiled and without adapters, or leave these keys out"
+            )
+        causal = self.objective.has_causal_rows
+        documents = causal or self.late_masks is not None
+        if documents:
+            check_supported(model, "documents", causal=causal)
+            model.set_attn_implementation(str(implementation_for(model.config)))
+        self._forward = Forward(
+            model,
+            torch.device(device or model.device),
+            "fp32",
+            "documents" if documents else "row",
+            int(self.masker.vocabulary.pad_token_id),
+            masks_enter=entering(self.late_masks, model),
+        )
+        ahead = self.masker.config.content.look_ahead
+        if ahead is not None:
+            self._scorer = Scorer(ahead, self._forward, self.masker.vocabulary, self.masker.seed)
+
+    def begin_step(
+        self,
+        batches: Sequence[Any],
+        progress: float,
+        epoch: int | None = None,
+        *,
+        pooled: bool = True,
+    ) -> list[MicroBatch]:
+        """The micro-batches of this process's part of a step, masked at ``progress``.
+
+        ``batches``: unmasked rows, each as a masker takes them; ``epoch``: None where they know it
+        themselves. ``pooled``: whether predictions are counted over the processes of torch.distributed, all
+        of which must then call it. Raises UsageError where the model must be known and is not.
+        """
+        given = [self.masker.rows_of(batch, progress, epoch) for batch in batches]
+        if not self.runs_model:
+            parts = [[self._whole_part(rows, progress)] for rows in given]
+        else:
+            if self._forward is None:
+                raise UsageError(
+                    f"{_RUNNING} need the model: call attach(model) once before the first step"
+                )
+            rows = [_as_documents(each) for each in given]
+            if self._scorer is not None:
+                rows = self._with_scores(rows, self._scorer, pooled)
+            parts = [
+                parts_of(self._forward, each, self.masker, self.objective, progress, 1)
+                for each in rows
+            ]
+        predictions = Predictions.of([part for each in parts for part in each])
+        *counts, processes = _sum_over_processes([*astuple(predictions), 1.0], self.masker, pooled)
+        self._note(parts)
+        return [MicroBatch(tuple(each), Predictions(*counts), processes) for each in parts]
+
+    def _whole_part(self, rows: Rows, progress: float) -> Part:
+        """Masked rows for a model that computes all logits itself."""
+        batch = self.masker(rows, progress)
+        return Part(rows, batch, batch.inputs())
+
+    def _with_scores(self, rows: Sequence[Rows], scorer: Scorer, pooled: bool) -> list[Rows]:
+        """Host rows of a step with what the model finds hard in them."""
+        scores = scorer.score(rows)
+        ahead = self.masker.config.content.look_ahead
+        if ahead is not None and ahead.centred:
+            total = sum(float(each.double().sum()) for each in scores)
+            number = sum(int(np.count_nonzero(each.word_id >= 0)) for each in rows)
+            total, number = _sum_over_processes([total, number], self.masker, pooled)
+            scores = [each - total / max(number, 1) for each in scores]
+        rounded = [each.half().float().cpu().numpy() for each in scores]  # as a run keeps them
+        return [replace(each, scores=own) for each, own in zip(rows, rounded, strict=True)]
+
+    def logits(self, model: Any, micro: MicroBatch) -> list[torch.Tensor]:
+        """The logits of each part of a micro-batch, [B, T, V] or [N, V], with their graph.
+
+        ``model``: the one that is trained, or what wraps it to train in several processes.
+        """
+        with without_cudnn():  # the model's own attention may be given a mask
+            if self._forward is None:
+                return [_logits(model(**part.batch.inputs())) for part in micro.parts]
+            forward = replace(self._forward, precision=_precision_in_force(self._forward.device))
+            run = lambda *parts: [forward.logits(part) for part in parts]  # noqa: E731
+            return _call_within(model, self._forward.model, run, *micro.parts)
+
+    def loss(self, model: Any, micro: MicroBatch) -> torch.Tensor:
+        """What a micro-batch adds to what its step minimises, 0-d with its graph; the masker observes it.
+
+        Gradients are added over micro-batches and averaged over processes.
+        """
+        return self.loss_of(micro, self.logits(model, micro))
+
+    def loss_of(self, micro: MicroBatch, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+        """:meth:`loss` of logits that are there already."""
+        total = torch.zeros((), device=logits[0].device)
+        for part, given in zip(micro.parts, logits, strict=True):
+            batch = part.batch
+            targets = torch.as_tensor(batch.targets, device=given.device)
+            losses, correct, log_z = token_losses(logits_of_targets(given, batch).float(), targets)
+            total = total + micro.predictions.contribution(part, losses, log_z, self.z_loss)
+            if (
+                part.causal
+            ):  # next tokens teach masking nothing, but every process has something to pool
+                self._causal.append((batch.num_predicted, losses.detach().double().sum()))
+                first = ("positions", "targets", "target_class")
+                batch = replace(batch, **{name: getattr(batch, name)[:0] for name in first})
+                losses, correct = losses[:0], correct[:0]
+            self.masker.observe(batch, losses, correct)
+        return total * micro.processes
+
+    def end_step(self) -> None:
+        """Learn from the losses of the step; on every process, once per optimiser step."""
+        self.masker.end_step()
 
     def mask_fixed(self, batch: Mapping[str, Any]) -> MaskedBatch:
         """The batch masked for evaluation."""
-        return self._evaluation(as_rows(batch, epoch=0), 0.0)
+        return self.begin_evaluation(batch).parts[0].batch
 
-    def observed_losses(self, masked: MaskedBatch, logits: torch.Tensor) -> torch.Tensor:
-        """float32 [N] with graph: the predicted tokens' losses, which the masker observes."""
-        losses, correct = score(logits, masked)
-        self.masker.observe(masked, losses, correct)
-        return losses
+    def begin_evaluation(self, batch: Mapping[str, Any]) -> MicroBatch:
+        """The batch masked for evaluation, a step by itself."""
+        rows = as_rows(batch, epoch=0)
+        masked = self._evaluation(rows, 0.0)
+        part = Part(rows, masked, masked.inputs())
+        return MicroBatch((part,), Predictions.of([part]))
+
+    def _note(self, parts: Sequence[Sequence[Part]]) -> None:
+        """Keep what :meth:`take_ratios` tells."""
+        for part in (part for each in parts for part in each):
+            batch = part.batch
+            self._rows[0] += part.rows.num_rows
+            if part.causal:
+                self._rows[1] += part.rows.num_rows
+            else:
+                self._masked.append((batch.masking_ratio, batch.num_predicted, batch.num_maskable))
 
     def take_ratios(self) -> dict[str, float]:
-        """``masking_ratio`` (asked) and ``masking_ratio_achieved``, over all since the last call."""
-        if not self._ratios:
+        """What masking did since the last call, in this process.
+
+        ``masking_ratio`` (asked) and ``masking_ratio_achieved``; where rows are causal, also their share
+        ``causal_share``, and ``causal_loss``, the mean loss of a next token, where there was one.
+        """
+        if not self._rows[0]:
             return {}
-        taken, self._ratios = self._ratios, []
-        maskable = [int(number) for _, _, number in taken]
-        asked = sum(ratio * n for (ratio, _, _), n in zip(taken, maskable, strict=True))
-        achieved = sum(number for _, number, _ in taken)
+        masked, causal, (rows, causal_rows) = self._masked, self._causal, self._rows
+        self._masked, self._causal, self._rows = [], [], [0, 0]
+        maskable = [int(number) for _, _, number in masked]
+        asked = sum(ratio * n for (ratio, _, _), n in zip(masked, maskable, strict=True))
+        achieved = sum(number for _, number, _ in masked)
         total = max(1, sum(maskable))
-        return {"masking_ratio": asked / total, "masking_ratio_achieved": achieved / total}
+        said = {"masking_ratio": asked / total, "masking_ratio_achieved": achieved / total}
+        if self.objective.has_causal_rows:
+            said["causal_share"] = causal_rows / rows
+            if number := sum(number for number, _ in causal):
+                said["causal_loss"] = sum(float(loss) for _, loss in causal) / number
+        return said
 
     def settings(self) -> str:
         """JSON of what must be equal for a run to go on: configuration, classes and seed."""
         masker = self.masker
         names = list(masker.class_names)
-        values = {"masking": masker.config.to_dict(), "class_names": names, "seed": masker.seed}
+        values: dict[str, Any] = {
+            "masking": masker.config.to_dict(), "class_names": names, "seed": masker.seed,
+        }  # fmt: skip
+        if not isinstance(self.objective, MaskedOnly):
+            values["objective"] = self.objective.to_dict()
+        if self.late_masks is not None:
+            values["late_masks"] = self.late_masks.to_dict()
+        if self.z_loss:
+            values["z_loss"] = self.z_loss
         return json.dumps(values)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -95,12 +331,12 @@ class StepMasking:
 
     def load_state_dict(self, state: dict[str, torch.Tensor], settings: str, where: str) -> None:
         """Restore; raises UsageError when ``settings``, saved with the state, are not this run's."""
-        saved = json.loads(settings)
-        for name, value in json.loads(self.settings()).items():
-            if saved.get(name) != value:
+        saved, own = json.loads(settings), json.loads(self.settings())
+        for name in own | saved:
+            if saved.get(name) != own.get(name):
                 raise UsageError(
                     f"{where} was saved with {name} = {saved.get(name)!r}, this run has "
-                    f"{value!r}: masks would change in the middle of training; resume with the saved "
+                    f"{own.get(name)!r}: masks would change in the middle of training; resume with the saved "
                     "settings, or start a new run from the checkpoint's weights"
                 )
         self.masker.load_state_dict(state)
@@ -125,3 +361,82 @@ class StepMasking:
             self.load_state_dict(state, settings, where=str(path))
         except (SafetensorError, KeyError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error}); use another checkpoint") from None
+
+
+def _logits(outputs: Any) -> torch.Tensor:
+    """Those of what a model gives: an output with names, or a tuple that begins with them."""
+    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+
+
+def _as_documents(rows: Rows) -> Rows:
+    """Rows on the host, whose padding is no part of their document.
+
+    Raises DataError for a row that is padded elsewhere than behind.
+    """
+    mask, rows = rows.attention_mask, rows.on_host()
+    if mask is None:
+        return rows
+    there = np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask) != 0
+    num_rows, length = there.shape
+    own = there.sum(1)
+    wrong = (there != (np.arange(length) < own[:, None])).any(1)
+    if wrong.any():
+        raise DataError(
+            f"row {rows.row_id[wrong][0]} has a 0 before a 1 in its attention_mask; with {_RUNNING}, padding "
+            "must stand behind the text: set tokenizer.padding_side to 'right', or leave the column out"
+        )
+    starts = length * np.arange(num_rows + 1)
+    bounds = np.union1d(starts, starts[:-1] + own).astype(np.int32)
+    return replace(rows, cu_seqlens=bounds, attention_mask=None)
+
+
+def _sum_over_processes(values: Sequence[Any], masker: Masker, pooled: bool) -> list[float]:
+    """Numbers (or 0-d tensors) summed over the processes of torch.distributed, if there are any."""
+    numbers = [float(value) for value in values]
+    if not (pooled and torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return numbers
+    sums = torch.tensor(numbers, dtype=torch.float64, device=masker.content.device)
+    torch.distributed.all_reduce(sums)
+    return sums.tolist()
+
+
+def _precision_in_force(device: torch.device) -> Precision:
+    """That of the autocast around a call; raises UsageError for float16."""
+    if not torch.is_autocast_enabled(device.type):
+        return "fp32"
+    if torch.get_autocast_dtype(device.type) is not torch.bfloat16:
+        raise UsageError(
+            f"{_RUNNING} run in float32 or bfloat16, and autocast is set to float16: set bf16=True, or "
+            "precision='bf16-mixed'"
+        )
+    return "bf16"
+
+
+def _call_within(model: Any, inner: Any, run: Callable[..., Any], *values: Any) -> Any:
+    """``run(*values)`` in place of the forward of ``inner``, called through ``model``, which may wrap it.
+
+    So a wrapper that makes gradients those of all processes notices the call, once. Raises UsageError for
+    one that has compiled the forward.
+    """
+    if model is inner:
+        return run(*values)
+    if any(hasattr(module, "_orig_mod") for module in (model, getattr(model, "module", None))):
+        raise UsageError(
+            f"the model is compiled; {_RUNNING} run it layer by layer: leave torch.compile out"
+        )
+    before = inner.__dict__.get("forward")
+
+    def restore() -> None:
+        inner.__dict__.pop("forward", None)
+        if before is not None:
+            inner.forward = before
+
+    def once(*given: Any) -> Any:
+        restore()
+        return run(*given)
+
+    inner.forward = once
+    try:
+        return model(*values)
+    finally:
+        restore()

@@ -21,12 +21,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from chronomask.errors import UsageError
 from chronomask.integrations.order import with_row_ids
-from chronomask.integrations.step import StepMasking
+from chronomask.integrations.step import MicroBatch, StepMasking
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import COLUMNS, RowCollator
-from chronomask.masking.tally import score, weighted_sum
+from chronomask.masking.tally import score
 from chronomask.model.attention import without_cudnn
-from chronomask.types import MaskedBatch
 
 __all__ = ["MaskingCallback", "TimeVariantTrainer"]
 
@@ -64,7 +63,7 @@ class MaskingCallback(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.masking.masker.end_step()
+        self.masking.end_step()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -83,14 +82,16 @@ class MaskingCallback(TrainerCallback):
 class TimeVariantTrainer(Trainer):
     """A Trainer that masks every step with the step's own ratio and class weights.
 
-    ``masking``: how much, what and how: a config, a dict of its fields, or the path of one as YAML;
-    ``class_names``: names of the classes in the data's ``token_class`` column; ``masking_seed``: keys
-    the masks, ``args.seed`` when None. Everything else is as for ``transformers.Trainer``;
-    ``processing_class`` must be the tokenizer, and data sets hold tokenised rows, not masked ones. Rows
-    without a ``row_id`` are numbered by their place.
+    ``masking``: how much, what and how: a config, a dict of its fields, or the path of one as YAML; or an
+    arm, such as "arms/gpt-bert": the keys ``masking``, ``objective``, ``late_masks`` and ``z_loss`` of a
+    run's config; ``class_names``: names of the classes in the data's ``token_class`` column;
+    ``masking_seed``: keys the masks, ``args.seed`` when None. Everything else is as for
+    ``transformers.Trainer``; ``processing_class`` must be the tokenizer, and data sets hold tokenised rows,
+    not masked ones. Rows without a ``row_id`` are numbered by their place.
 
     The training loss is the sum over the step's predicted tokens divided by their number, over all
-    micro-batches and processes. ``evaluate`` masks 15 % of the tokens, the same at every evaluation.
+    micro-batches and processes; where some rows are causal, that of each kind times its share of the rows.
+    ``evaluate`` masks 15 % of the tokens, the same at every evaluation.
 
     Raises UsageError for options under which masking would be wrong.
     """
@@ -126,6 +127,9 @@ class TimeVariantTrainer(Trainer):
         _refuse_unsupported(self.args)
         seed = self.args.seed if masking_seed is None else masking_seed
         self.masking = StepMasking(masking, tokenizer, class_names, seed, self.args.device)
+        if self.masking.runs_model:
+            self._refuse_what_runs_the_model()
+            self.masking.attach(self.model, self.args.device)
         self._masking_callback = MaskingCallback(self.masking)
         self.add_callback(self._masking_callback)
 
@@ -154,12 +158,10 @@ class TimeVariantTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         # A Trainer resumed at its last step runs one step more.
         progress = min(1.0, self.state.global_step / self.state.max_steps)
-        epoch = self._masking_callback.epoch
-        masked = [self.masking.mask(batch, epoch, progress) for batch in batches]
-        count = torch.tensor([sum(m.loss_divisor for m in masked)], device=device)
-        if self.accelerator.num_processes > 1:
-            count = torch.as_tensor(self.accelerator.gather(count))
-        return [_inputs(batch) for batch in masked], count.sum()
+        self.masking.attach(self.model, device)  # model_init may have made another
+        micros = self.masking.begin_step(batches, progress, self._masking_callback.epoch)
+        divisor = micros[0].predictions.divisor if micros else 0.0
+        return [_inputs(micro) for micro in micros], torch.tensor(divisor, device=device)
 
     def compute_loss(
         self,
@@ -170,23 +172,20 @@ class TimeVariantTrainer(Trainer):
     ) -> Any:
         """Cross-entropy of the predicted tokens; the model sees no labels and computes no loss."""
         inputs = dict(inputs)
-        masked: MaskedBatch = inputs.pop(_MASKED)
+        micro: MicroBatch = inputs.pop(_MASKED)
         del inputs["labels"]
+        if model.training and self.masking.runs_model:
+            with self.accelerator.autocast():
+                logits = self.masking.logits(model, micro)
+            loss = self.masking.loss_of(micro, logits)
+            return (loss, {"loss": loss, "logits": torch.cat(logits)}) if return_outputs else loss
         with without_cudnn():  # the model's own attention may be given a mask
             outputs = model(**inputs)
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
         if not model.training:
-            loss = score(logits, masked)[0].mean()  # nothing is learnt from it
+            loss = score(logits, micro.parts[0].batch)[0].mean()  # nothing is learnt from it
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
-        losses = self.masking.observed_losses(masked, logits)
-        total = masked.loss_divisor if num_items_in_batch is None else num_items_in_batch
-        # Gradients are averaged over processes, and ``total`` already counts all of them.
-        scale = 1 if num_items_in_batch is None else self.accelerator.num_processes
-        loss = (
-            weighted_sum(losses, masked)
-            * scale
-            / torch.as_tensor(total, device=losses.device).clamp(min=1)
-        )
+        loss = self.masking.loss_of(micro, [logits])
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
@@ -197,7 +196,7 @@ class TimeVariantTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """As ``Trainer.prediction_step``, on rows masked the same at every evaluation."""
-        masked = _inputs(self.masking.mask_fixed(inputs))
+        masked = _inputs(self.masking.begin_evaluation(inputs))
         return super().prediction_step(model, masked, prediction_loss_only, ignore_keys)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
@@ -210,7 +209,7 @@ class TimeVariantTrainer(Trainer):
         return super().get_test_dataloader(_number_rows(test_dataset))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As ``Trainer.log``; training logs also have the ratio asked and the ratio achieved."""
+        """As ``Trainer.log``; training logs also have what masking did (``StepMasking.take_ratios``)."""
         if "loss" in logs:
             logs |= self.masking.take_ratios()
         super().log(logs, start_time)
@@ -221,10 +220,30 @@ class TimeVariantTrainer(Trainer):
         known = self._signature_columns or []
         self._signature_columns = [*known, *(name for name in COLUMNS if name not in known)]
 
+    def _refuse_what_runs_the_model(self) -> None:
+        """Raise UsageError for arguments under which the layers cannot be run one by one."""
+        args = self.args
+        for name, on in (
+            ("torch_compile", args.torch_compile),
+            ("fp16", args.fp16),
+            ("fsdp", self.is_fsdp_enabled),
+            ("deepspeed", self.is_deepspeed_enabled),
+        ):
+            if on:
+                raise UsageError(
+                    f"{name} cannot be combined with objective, late_masks or content 'model_scores', which "
+                    f"run the model's layers one by one: leave {name} out"
+                )
 
-def _inputs(masked: MaskedBatch) -> dict[str, Any]:
-    """What the Trainer hands to ``compute_loss``: the model's inputs, and the masked batch."""
-    return {**masked.inputs(), "labels": masked.labels, _MASKED: masked}
+
+def _inputs(micro: MicroBatch) -> dict[str, Any]:
+    """What the Trainer hands to ``compute_loss``: the model's inputs, and the micro-batch itself."""
+    batches = [part.batch for part in micro.parts]
+    every = [batch.inputs() | {"labels": torch.as_tensor(batch.labels)} for batch in batches]
+    joined = every[0] if len(every) == 1 else {
+        name: torch.cat([inputs[name] for inputs in every]) for name in every[0]
+    }  # fmt: skip
+    return {**joined, _MASKED: micro}
 
 
 def _number_rows(dataset: Any) -> Any:

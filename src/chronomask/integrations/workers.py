@@ -129,6 +129,11 @@ class WorkerMasking:
                 f"a '{kind_of(ratio)}' ratio follows the loss, which loader workers never see: mask in the "
                 "training process, or use a schedule of progress alone"
             )
+        if content.look_ahead is not None:
+            raise UsageError(
+                f"content schedule '{kind_of(content)}' asks the model for scores of the rows, and loader "
+                "workers have no model: mask in the training process, or use content kind 'scores'"
+            )
         if masker.config.weighs_losses:
             raise UsageError(
                 "loss_weight and loss_per of this masking weigh the losses of rows, and batches of labels "

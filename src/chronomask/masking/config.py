@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import model_validator
 
-from chronomask.config import Config, kind_of
+from chronomask.config import Config, Layer, kind_of
+from chronomask.errors import UsageError
 from chronomask.masking.content import ContentSchedule, NoContent
 from chronomask.masking.loss_weight import EqualWeight, LossPer, LossWeight
 from chronomask.masking.ratio import Linear, PureSchedule, Ratio, Schedule, value_at
@@ -43,6 +45,19 @@ class MaskingConfig(Config):
     each row counts with the mean over its predicted tokens"""
     progress: Literal["steps", "tokens", "masked_tokens"] = "steps"
     """what training progress is counted in"""
+
+    @classmethod
+    def _layer_of(cls, value: Any) -> Layer:
+        """The values of a masking config, or of an arm that has nothing beside ``masking``."""
+        layer = super()._layer_of(value)
+        if not isinstance(layer.values, Mapping) or "masking" not in layer.values:
+            return layer
+        if more := [str(key) for key in layer.values if key != "masking"]:
+            raise UsageError(
+                f"{layer.origin} has {', '.join(more)} beside masking, which is more than a masker carries: "
+                "give it to cm.StepMasking, or leave out what is beside masking"
+            )
+        return Layer(layer.origin, layer.values["masking"])
 
     @model_validator(mode="after")
     def _check_probabilities(self) -> MaskingConfig:

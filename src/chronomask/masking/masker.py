@@ -115,22 +115,25 @@ class Masker:
         if not 0 <= progress <= 1:
             raise ValueError(f"progress {progress} is outside [0, 1]")
         if not isinstance(rows, Rows):
-            rows = self._rows_of(rows, float(progress))
+            rows = self.rows_of(rows, float(progress))
         if not isinstance(rows.input_ids, torch.Tensor):
             return self._mask_on_host(rows, progress)
         device = rows.input_ids.device
         if device.type != "cpu" and self._has_dense_form(progress):
             return self.mask_dense(rows, progress)
-        return self._mask_on_host(_as_numpy(rows), progress).to(device)
+        return self._mask_on_host(rows.on_host(), progress).to(device)
 
     @cached_property
     def _collate(self) -> RowCollator | None:
         """What reads words, specials and padding; None for a masker that knows no tokenizer."""
         return None if self._tokenizer is None else RowCollator(self._tokenizer)
 
-    def _rows_of(self, given: Any, progress: float) -> Rows:
-        """Rows of a batch, of tensors or of lists; raises UsageError where they cannot be masked."""
-        rows = as_rows(given, progress=progress, collate=self._collate)
+    def rows_of(self, given: Any, progress: float, epoch: int | None = None) -> Rows:
+        """Rows of a batch, of tensors or of lists; raises UsageError where they cannot be masked.
+
+        ``epoch``: which visit of the data this is, where the rows do not know it.
+        """
+        rows = as_rows(given, epoch=epoch, progress=progress, collate=self._collate)
         labelled = isinstance(given, Mapping) and "labels" in given
         if labelled and (rows.input_ids == self.vocabulary.mask_token_id).any():
             raise UsageError(
@@ -178,10 +181,14 @@ class Masker:
         """Learn from the step's observed losses; in force from the next step on.
 
         Call it once per optimiser step, on every rank of torch.distributed: the ranks' sums are
-        pooled. Raises UsageError when no losses were observed though masking learns from them.
+        pooled. Raises UsageError when no losses were observed though masking learns from them. A step that
+        predicted no masked token teaches nothing.
         """
-        if self.needs_feedback:
-            self.update(self._tally.close())
+        if not self.needs_feedback:
+            return
+        tally = self._tally.close()
+        if tally.count.any():
+            self.update(tally)
 
     def observe_validation(self, loss: float) -> None:
         """Let a ratio that responds to the validation loss take one in (nats per token)."""
@@ -463,26 +470,6 @@ def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> 
     """The masker of validation: a fixed ratio, uniform over tokens, the same for every arm."""
     config = MaskingConfig(ratio=Constant(base=ratio), strategy=Token())
     return Masker(config, vocabulary, seed=seed)
-
-
-def _as_numpy(rows: Rows) -> Rows:
-    """Rows of tensors as numpy arrays, but for what is only passed on."""
-
-    def on_host(tensor: torch.Tensor | None) -> Any:
-        return None if tensor is None else tensor.cpu().numpy()
-
-    return Rows(
-        on_host(rows.input_ids),
-        on_host(rows.word_id),
-        on_host(rows.token_class),
-        rows.row_id,
-        rows.epoch,
-        on_host(rows.cu_seqlens),
-        rows.order,
-        rows.attention_mask,
-        on_host(rows.scores),
-        on_host(rows.ngrams),
-    )
 
 
 def _refuse_wrong_types(config: Any, vocabulary: Any, class_names: Any, seed: Any) -> None:

@@ -15,7 +15,15 @@ import torch
 from chronomask.errors import UsageError
 from chronomask.types import ClassTally, MaskedBatch
 
-__all__ = ["StepTally", "class_means", "class_sums", "class_tally", "score", "weighted_sum"]
+__all__ = [
+    "StepTally",
+    "class_means",
+    "class_sums",
+    "class_tally",
+    "logits_of_targets",
+    "score",
+    "weighted_sum",
+]
 
 
 def score(logits: torch.Tensor, batch: MaskedBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,6 +31,17 @@ def score(logits: torch.Tensor, batch: MaskedBatch) -> tuple[torch.Tensor, torch
 
     ``logits`` [B, T, V], or [N, V] of the predicted tokens alone. Gives float32 [N], cross-entropy in
     nats with its graph, and bool [N]. Raises UsageError for logits of another shape.
+    """
+    flat = logits_of_targets(logits, batch)
+    targets = torch.as_tensor(batch.targets, device=logits.device)
+    losses = torch.nn.functional.cross_entropy(flat.float(), targets, reduction="none")
+    return losses, flat.detach().argmax(-1) == targets
+
+
+def logits_of_targets(logits: torch.Tensor, batch: MaskedBatch) -> torch.Tensor:
+    """The logits [N, V] of the predicted tokens, of all [B, T, V] or of these alone.
+
+    Raises UsageError for logits of another shape.
     """
     if not isinstance(logits, torch.Tensor):
         raise UsageError(
@@ -38,9 +57,7 @@ def score(logits: torch.Tensor, batch: MaskedBatch) -> tuple[torch.Tensor, torch
             f"logits of shape {tuple(logits.shape)} fit neither the batch "
             f"{tuple(batch.input_ids.shape)} nor its {batch.num_predicted} predicted tokens"
         )
-    targets = torch.as_tensor(batch.targets, device=logits.device)
-    losses = torch.nn.functional.cross_entropy(flat.float(), targets, reduction="none")
-    return losses, flat.detach().argmax(-1) == targets
+    return flat
 
 
 def weighted_sum(losses: torch.Tensor, batch: MaskedBatch) -> torch.Tensor:

@@ -11,6 +11,7 @@ processes can go on from a checkpoint. Letters: B rows, T tokens, N predicted to
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -27,10 +28,55 @@ from chronomask.train.distributed import World
 from chronomask.train.forward import Forward, Part
 from chronomask.types import Rows
 
-__all__ = ["Foresight"]
+__all__ = ["Foresight", "Scorer"]
 
 
-class Foresight:
+class Scorer:
+    """Scores rows by the model as it is, which learns nothing from it."""
+
+    def __init__(
+        self, ahead: LookAhead, forward: Forward, vocabulary: Vocabulary, seed: int
+    ) -> None:
+        self._ahead = ahead
+        self._forward = replace(  # as validation: the plain model, not compiled
+            forward, compiled=None, tokens=None, masks_enter=None
+        )
+        in_turn = MaskingConfig(
+            ratio=Constant(base=1 / ahead.passes),
+            strategy=Explored(epochs=ahead.passes),
+            mask_replace_prob=1.0,
+            random_replace_prob=0.0,
+        )
+        self._masker = Masker(in_turn, vocabulary, seed=seed)
+
+    @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")
+    def score(self, parts: Iterable[Rows]) -> list[torch.Tensor]:
+        """float32 [B, T] of each part of host rows, on the model's device: each position's score, 0 where
+        nothing may be masked.
+        """
+        self._forward.model.eval()
+        scores = [self._score(rows) for rows in parts]
+        self._forward.model.train()
+        return scores
+
+    def _score(self, rows: Rows) -> torch.Tensor:
+        out = torch.zeros(rows.input_ids.size, device=self._forward.device)
+        for turn in range(self._ahead.passes):
+            hidden = replace(rows, epoch=rows.epoch * self._ahead.passes + turn)
+            part = self._forward.mask(hidden, self._masker, 0.0)
+            out[part.batch.positions] = self._measure(part)
+        return out.view(rows.input_ids.shape)
+
+    def _measure(self, part: Part) -> torch.Tensor:
+        """float32 [N], in nats: of every predicted token."""
+        if self._ahead.measure == "loss":
+            return self._forward.losses(part)[0]
+        log_p = self._forward.logits(part).log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+
+class Foresight(Scorer):
     """Scores rows before their steps, and holds the scores until then."""
 
     def __init__(
@@ -42,17 +88,8 @@ class Foresight:
         vocabulary: Vocabulary,
     ) -> None:
         """``loader``: of this process's rows; nothing is scored yet."""
-        self._config, self._ahead, self._loader = config, ahead, loader
-        self._forward = replace(  # as validation: the plain model, not compiled
-            forward, compiled=None, tokens=None, masks_enter=None
-        )
-        in_turn = MaskingConfig(
-            ratio=Constant(base=1 / ahead.passes),
-            strategy=Explored(epochs=ahead.passes),
-            mask_replace_prob=1.0,
-            random_replace_prob=0.0,
-        )
-        self._masker = Masker(in_turn, vocabulary, seed=config.seed)
+        super().__init__(ahead, forward, vocabulary, config.seed)
+        self._config, self._loader = config, loader
         self._begin = -ahead.every
         self._scores = torch.zeros(0, loader.split.row_length, dtype=torch.float16)
 
@@ -67,8 +104,6 @@ class Foresight:
         scores = self._scores[first - begin : last - begin].float().numpy()
         return replace(rows, scores=scores.reshape(rows.input_ids.shape))
 
-    @torch.no_grad()
-    @torch.compiler.set_stance("force_eager")
     def _look_ahead(self, step: int, world: World) -> None:
         """Score the rows of ``step`` and of those after it."""
         loader, sizes = self._loader, self._loader.sizes
@@ -77,7 +112,6 @@ class Foresight:
         shape = loader.rows_before(end) - begin, loader.split.row_length
         scores = torch.zeros(shape, device=world.device)
         maskable = 0
-        self._forward.model.eval()
         for ahead in range(step, end):
             rows = loader.rows_at(ahead)
             maskable += int(np.count_nonzero(rows.word_id >= 0))
@@ -85,8 +119,7 @@ class Foresight:
             number = min(sizes.parts_at(ahead, self._config.micro_batches), rows.num_rows)
             parts = rows.micro_batches(world.least(number))
             first, last = loader.row_range(ahead)
-            scores[first - begin : last - begin] = torch.cat([self._score(part) for part in parts])
-        self._forward.model.train()
+            scores[first - begin : last - begin] = torch.cat(self.score(parts))
         world.sum(scores)
         if self._ahead.centred:
             total, number = world.totals(
@@ -94,22 +127,6 @@ class Foresight:
             )
             scores -= total / max(number, 1)
         self._begin, self._scores = step, scores.half().cpu()
-
-    def _score(self, rows: Rows) -> torch.Tensor:
-        """float32 [B, T] on the run's device: each position's score, 0 where nothing may be masked."""
-        out = torch.zeros(rows.input_ids.size, device=self._forward.device)
-        for turn in range(self._ahead.passes):
-            hidden = replace(rows, epoch=rows.epoch * self._ahead.passes + turn)
-            part = self._forward.mask(hidden, self._masker, 0.0)
-            out[part.batch.positions] = self._measure(part)
-        return out.view(rows.input_ids.shape)
-
-    def _measure(self, part: Part) -> torch.Tensor:
-        """float32 [N], in nats: of every predicted token."""
-        if self._ahead.measure == "loss":
-            return self._forward.losses(part)[0]
-        log_p = self._forward.logits(part).log_softmax(-1)
-        return -(log_p.exp() * log_p).sum(-1)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All state as tensors, for the checkpoint."""

@@ -178,8 +178,8 @@ class _ScoresState(ContentState[_ByScore]):
             own = config.look_ahead is not None
             raise UsageError(
                 f"content '{kind_of(config)}' weighs positions by their scores, and these rows have none: "
-                f"{'in chronomask pretrain the model makes them; elsewhere ' if own else ''}give them a "
-                "column 'scores', or choose another content kind"
+                f"{'chronomask pretrain and cm.StepMasking make them; else ' if own else ''}give them "
+                "a column 'scores', or choose another content kind"
             )
         import torch
 
