@@ -154,7 +154,9 @@ def test_a_missing_row_file_is_refused(copy: Path) -> None:
 
 def test_a_folder_without_a_manifest_is_not_prepared_data(copy: Path) -> None:
     (copy / MANIFEST).unlink()
-    with pytest.raises(UsageError, match=r"no manifest\.json.*did not finish"):
+    with pytest.raises(
+        UsageError, match=r"no manifest\.json: it is not prepared data.*prepare TEXT"
+    ):
         PreparedData.open(copy)
     with pytest.raises(UsageError, match="not a folder"):
         PreparedData.open(copy / "nowhere")

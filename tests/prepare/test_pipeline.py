@@ -149,7 +149,7 @@ def test_an_interrupted_preparation_goes_on(
     with pytest.raises(KeyboardInterrupt):
         run(tiny_config(corpus), out)
     monkeypatch.undo()
-    with pytest.raises(UsageError, match="did not finish"):
+    with pytest.raises(UsageError, match="did not finish, and the same command continues"):
         PreparedData.open(out)
     assert files(run(tiny_config(corpus), out).path) == files(whole.path)
 

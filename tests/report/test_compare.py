@@ -96,12 +96,57 @@ def test_a_run_stands_for_its_newest_results(folders: list[Path], tmp_path: Path
     assert compare([other, folders[0]]).models == (str(other), str(folders[0]))
 
 
-def test_what_cannot_be_is_refused(folders: list[Path], tmp_path: Path) -> None:
+def test_losses_per_token_of_other_tokenizers_are_not_put_in_a_line(folders: list[Path]) -> None:
+    values: dict[str, Any] = {"family": "intrinsic", "unit": "nats", "recipe": {}}
+    metrics = {"loss": 3.0, "pseudo_perplexity": 20.1, "nats_per_character": 0.75}
+    for folder, tokens in zip(folders, (100, 120), strict=True):
+        counts = {"lines": 5, "tokens": tokens}
+        write(folder, "pseudo_perplexity", 0, metrics, num_examples=counts, **values)
+    for every in (False, True):
+        table = compare(folders, every_metric=every)
+        own = [line for line in table.lines if line.task == "pseudo_perplexity"]
+        assert [(line.metric, line.values) for line in own] == [
+            ("nats_per_character", ((0.75,), (0.75,)))
+        ]
+        (note,) = table.notes
+        assert note.startswith(
+            "pseudo_perplexity is compared by nats_per_character: these models cut"
+        )
+    write(
+        folders[1],
+        "pseudo_perplexity",
+        0,
+        metrics,
+        num_examples={"lines": 5, "tokens": 100},
+        **values,
+    )
+    assert not compare(folders).notes
+    rows = {"rows": 9, "tokens": 90}
+    for folder, data in zip(folders, "de", strict=True):  # of prepared data, one for each tokenizer
+        write(folder, "mlm", 0, {"loss": 2.5}, data_sha256=data, num_examples=rows, **values)
+    (note,) = compare(folders).notes
+    assert note.endswith("compared by evaluate --tasks pseudo_perplexity on one text file")
+
+
+def test_what_cannot_be_is_refused(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         compare([tmp_path / "gone"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="holds no results: chronomask evaluate"):
+    with pytest.raises(UsageError, match="no results, and is neither a run nor a model"):
         compare([tmp_path / "empty"])
+    for name, file in (("model", "config.json"), ("run", "config.yaml")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}")
+        with pytest.raises(
+            UsageError, match=f"holds no results: chronomask evaluate .*{name} --tasks"
+        ):
+            compare([tmp_path / name])
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "results" / "model", "rte", 0, {"accuracy": 0.5})
+    with pytest.raises(UsageError, match="name results/model, where"):
+        compare(["model"])
     with pytest.raises(UsageError, match="given 2 times"):
         compare([folders[0], folders[0] / "."])
     write(folders[0], "cola", 0, {"mcc": 0.1}, model_sha256="another")

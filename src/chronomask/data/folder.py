@@ -19,6 +19,7 @@ from chronomask.data import annotation as marks
 from chronomask.data.manifest import (
     AGAIN,
     MANIFEST,
+    WORK,
     Array,
     Column,
     Manifest,
@@ -220,8 +221,10 @@ class PreparedData(WithManifest):
             )
         if not file.is_file():
             raise UsageError(
-                f"{path} has no {MANIFEST}: it is not prepared data, or its preparation did not finish; "
-                f"run `chronomask prepare --out {path}`"
+                f"{path} has no {MANIFEST}: its preparation did not finish, and the same command continues it"
+                if (path / WORK).is_dir()
+                else f"{path} has no {MANIFEST}: it is not prepared data, or was not copied whole; "
+                "chronomask prepare TEXT --out FOLDER makes it of text"
             )
         manifest = read_manifest(file)
         data = cls(path, manifest)

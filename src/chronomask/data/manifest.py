@@ -23,6 +23,7 @@ __all__ = [
     "ARRAYS",
     "MANIFEST",
     "SCHEMA_VERSION",
+    "WORK",
     "Array",
     "Column",
     "FileEntry",
@@ -39,6 +40,8 @@ SCHEMA_VERSION = 1
 """Version of the layout of prepared folders that this package writes and reads."""
 MANIFEST = "manifest.json"
 """Name of the manifest in a prepared folder."""
+WORK = ".work"
+"""Name of the folder within it that a preparation works in until it has finished."""
 AGAIN = "run `chronomask prepare` again with --force to rewrite the folder"
 """The way out that messages about damage name."""
 

@@ -22,6 +22,8 @@ from chronomask.storage import (
 
 __all__ = ["read_jsonl_files", "sha256_of_contents"]
 
+FOLDER_LIMIT = 1_000_000_000
+"""Bytes that are read of a folder; what is too large for an archive is unpacked into one."""
 _COMPRESSIONS = {".tar.xz": ".xz", ".tar.gz": ".gz", ".tgz": ".gz", ".tar.bz2": ".bz2", ".tar": ""}
 _ARCHIVES = (*_COMPRESSIONS, ".zip")
 
@@ -30,7 +32,8 @@ def read_jsonl_files(place: Path, called: str) -> dict[str, bytes]:
     """The .jsonl files by name, in order of name; raises UsageError if there is none, DataError for damage.
 
     ``place`` is an archive, or a folder with .jsonl files in it or one folder below, or with one archive;
-    ``called`` is what messages call the set. An archive is read up to :data:`UNPACKED_LIMIT` bytes.
+    ``called`` is what messages call the set. An archive is read up to :data:`UNPACKED_LIMIT` bytes, a folder
+    up to :data:`FOLDER_LIMIT`.
     """
     if place.is_file():
         found = _in_archive(place, called)
@@ -40,7 +43,7 @@ def read_jsonl_files(place: Path, called: str) -> dict[str, bytes]:
         files = files_in(place, (".jsonl",), below=True)
         archives = files_in(place, _ARCHIVES)
         if files:
-            found = _in_folder(files, place)
+            found = _in_folder(files, place, called)
         elif len(archives) == 1:
             found = _in_archive(archives[0], called)
         else:
@@ -71,11 +74,22 @@ def sha256_of_contents(found: dict[str, bytes]) -> str:
     return total.hexdigest()
 
 
-def _in_folder(files: list[Path], place: Path) -> list[tuple[str, bytes]]:
+def _in_folder(files: list[Path], place: Path, called: str) -> list[tuple[str, bytes]]:
+    """Names and contents of a folder's files, up to :data:`FOLDER_LIMIT` bytes of them together."""
+    refusal = (
+        f"the .jsonl files in {place} have more than {FOLDER_LIMIT:,} bytes: name a folder with the files of "
+        f"{called} alone"
+    )
+    found, left = [], FOLDER_LIMIT
     try:
-        return [(path.relative_to(place).as_posix(), path.read_bytes()) for path in files]
+        for path in files:
+            with path.open("rb") as raw:
+                content = Bounded(raw, left, refusal).readall()
+            left -= len(content)
+            found.append((path.relative_to(place).as_posix(), content))
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+    return found
 
 
 def _in_archive(path: Path, called: str) -> list[tuple[str, bytes]]:

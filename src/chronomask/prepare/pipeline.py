@@ -25,7 +25,7 @@ from uuid import uuid4
 
 from chronomask.config import diff, kind_of
 from chronomask.data.folder import PreparedData, PreparedSplit
-from chronomask.data.manifest import MANIFEST
+from chronomask.data.manifest import MANIFEST, WORK
 from chronomask.data.scores import score_split
 from chronomask.data.writer import RowWriter, write_column, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, printable
@@ -58,7 +58,6 @@ __all__ = ["prepare", "prepare_share"]
 
 logger = logging.getLogger(__name__)
 
-_WORK = ".work"
 _LOCK = ".lock"
 _MANY_UNKNOWN = 0.01
 """Share of unknown tokens that is worth a warning."""
@@ -217,7 +216,7 @@ class _Run:
     @property
     def work(self) -> Path:
         """The work folder; its path is good wherever a worker runs."""
-        return self.out.resolve() / _WORK
+        return self.out.resolve() / WORK
 
     def is_finished(self) -> bool:
         """Whether the folder is prepared data."""
@@ -532,7 +531,7 @@ def _may_write(out: Path) -> bool:
         return True
     return out.is_dir() and (
         (out / MANIFEST).is_file()
-        or (out / _WORK).is_dir()
+        or (out / WORK).is_dir()
         or all(path.name == _LOCK for path in out.iterdir())
     )
 
@@ -541,7 +540,7 @@ def _remove(out: Path) -> None:
     """Remove what a preparation writes, the manifest first; anything else in ``out`` stays."""
     learnt = [tagger.learns for tagger in Tagger.kinds().values() if tagger.learns]
     files = ("config.yaml", "statistics.json", *learnt, DOCUMENTS_FILE)
-    for name in (MANIFEST, *files, "tokenizer", *SPLITS, _WORK):
+    for name in (MANIFEST, *files, "tokenizer", *SPLITS, WORK):
         path = out / name
         if path.is_dir():
             shutil.rmtree(path)

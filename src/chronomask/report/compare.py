@@ -100,10 +100,21 @@ def compare(results: Sequence[str | Path], *, every_metric: bool = False) -> Mod
     lines, notes = [], []
     for task in dict.fromkeys(result.task for own in found for result in own):
         of_task = [[result for result in own if result.task == task] for own in found]
-        if differing := _differing([result for own in of_task for result in own]):
-            notes.append(f"{task} is not compared: its results are of other {', '.join(differing)}")
+        of_all = [result for own in of_task for result in own]
+        if differing := _differing(of_all):
+            notes.append(
+                f"{task} is not compared: its results are of other {', '.join(differing)}{_way_out(of_all)}"
+            )
             continue
-        lines += _lines(of_task, every_metric)
+        of_line = _lines(of_task, every_metric)
+        if _differ_in_tokens(of_all):
+            of_line = [line for line in _lines(of_task, True) if "_per_" in line.metric]
+            metrics = ", ".join(line.metric for line in of_line)
+            notes.append(
+                f"{task} is compared by {metrics}: these models cut the text into different tokens, so that "
+                "their losses per token have no common measure"
+            )
+        lines += of_line
     return ModelTable(tuple(_names(folders)), tuple(lines), tuple(notes))
 
 
@@ -150,6 +161,18 @@ def _differing(results: Sequence[TaskResult]) -> list[str]:
     ]
 
 
+def _way_out(results: Sequence[TaskResult]) -> str:
+    """How losses on prepared data, which are of one tokenizer, are compared after all, behind a note."""
+    if not all(r.family == "intrinsic" and "rows" in r.num_examples for r in results):
+        return ""
+    return "; models of other tokenizers are compared by evaluate --tasks pseudo_perplexity on one text file"
+
+
+def _differ_in_tokens(results: Sequence[TaskResult]) -> bool:
+    """Whether models saw other numbers of tokens in the same files: their tokenizers differ."""
+    return len({result.num_examples.get("tokens") for result in results}) > 1
+
+
 def _folder_of_results(path: Path) -> Path:
     """The folder with result files: itself, or the newest of a run's."""
     if not path.is_dir():
@@ -160,8 +183,16 @@ def _folder_of_results(path: Path) -> Path:
     for place in places:
         if any(place.glob("*-seed*.json")):
             return place
+    beside = Path("results") / path.resolve().name  # where those of a model folder are written
+    if any(beside.glob("*-seed*.json")):
+        raise UsageError(f"{path} holds no results: name {beside}, where those of a model are")
+    if RunFolder(path).is_run() or (path / "config.json").is_file():
+        raise UsageError(
+            f"{path} holds no results: chronomask evaluate {path} --tasks … --task-data … writes them"
+        )
     raise UsageError(
-        f"{path} holds no results: chronomask evaluate {path} --tasks … --task-data … writes them"
+        f"{path} holds no results, and is neither a run nor a model that could be evaluated: name a folder "
+        "that chronomask evaluate wrote, or a run"
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from chronomask.errors import DataError, UsageError
+from chronomask.evaluate import jsonl_files
 from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.pseudo import PseudoLikelihood, encode_sentences
 from chronomask.evaluate.subject import find_subject
@@ -116,6 +117,17 @@ def test_a_folder_and_its_archives_are_the_same_data(tmp_path: Path, data: Path)
     for archive in archives(tmp_path, files):
         assert contents(archive) == files
         assert sha256_of_contents(contents(archive)) == BlimpTask().data_sha256(data)
+
+
+def test_a_folder_is_read_up_to_a_bound(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(map(len, contents(data).values()))
+    monkeypatch.setattr(jsonl_files, "FOLDER_LIMIT", size)
+    assert sum(map(len, contents(data).values())) == size
+    monkeypatch.setattr(jsonl_files, "FOLDER_LIMIT", size - 1)
+    with pytest.raises(
+        DataError, match=r"blimp have more than [\d,]+ bytes: name a folder with .* BLiMP"
+    ):
+        contents(data)
 
 
 @pytest.mark.parametrize("suffix", [".tar.xz", ".tar.gz", ".zip"])
