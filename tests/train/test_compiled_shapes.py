@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 
 from chronomask.data.order import BatchWarmUp, Sizes
+from chronomask.errors import UsageError
 from chronomask.recipes import find_recipe
 from chronomask.train import run
 from chronomask.train.config import RunConfig
@@ -21,6 +24,7 @@ from tests.support.tiny_models import tiny_bert
 pytestmark = [  # torch's own, while it looks at what is to be compiled
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning"),
 ]
 
 RECIPES = (
@@ -145,6 +149,54 @@ def test_the_sizes_of_every_recipe(
         changes["batch_warmup"] = {"start_rows": start, "steps": stages, "stages": stages}
     pretrain(RunConfig.of(values, **changes), tmp_path / "run", progress=False)
     assert len(shapes) <= 4
+
+
+def overwriting(graph: torch.fx.GraphModule, _: Any) -> Any:
+    """Gives its outputs in the same memory at every call, as a CUDA graph does."""
+    memory: dict[int, torch.Tensor] = {}
+
+    def run(*inputs: Any) -> list[Any]:
+        outputs = list(graph.forward(*inputs))
+        for number, output in enumerate(outputs):
+            if isinstance(output, torch.Tensor):
+                own = memory.setdefault(number, torch.empty_like(output))
+                outputs[number] = torch.empty(0, dtype=own.dtype).set_(
+                    own.copy_(output).untyped_storage(), 0, own.shape, own.stride()
+                )
+        return outputs
+
+    return make_boxed_func(run)
+
+
+def test_nothing_that_a_graph_overwrites_is_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses are those of the same run compiled without graphs; each micro-batch begins a graph's step."""
+    config = config_of(data, steps=2, rows_per_step=12, micro_batches=3, compile="always")
+    config = RunConfig.of(config, model={"overrides": SMALL})
+    asked: list[bool] = []
+
+    def note(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        asked.append(torch._inductor.config.triton.cudagraphs)
+        compiler = overwriting if asked[-1] else lambda graph, _: make_boxed_func(graph.forward)
+        return aot_autograd(fw_compiler=compiler, bw_compiler=compiler)(graph, inputs)
+
+    begun: list[bool] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
+    monkeypatch.setattr(run, "COMPILER", note)
+    pretrain(config, tmp_path / "plain", progress=False)
+    assert asked
+    assert not any(asked)
+    assert not begun
+    asked.clear()
+    pretrain(RunConfig.of(config, compile="graphs"), tmp_path / "graphs", progress=False)
+    assert asked
+    assert all(asked)
+    assert len(begun) == 6
+    assert losses(tmp_path / "graphs") == losses(tmp_path / "plain")
+    assert not torch._inductor.config.triton.cudagraphs
+    with pytest.raises(UsageError, match="compile 'graphs' records passes of a whole model"):
+        RunConfig.of(config, compile="graphs", sharding="fsdp2")
 
 
 def test_rows_of_padding_are_no_rows() -> None:

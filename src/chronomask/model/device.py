@@ -26,6 +26,7 @@ __all__ = [
     "autocast_dtype",
     "beside",
     "choose_device",
+    "cuda_graphs",
     "data_sheet_flops",
     "peak_flops",
     "peak_memory",
@@ -119,6 +120,23 @@ def beside(device: torch.device) -> Iterator[None]:
 @cache
 def _stream_beside(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
+
+
+@contextmanager
+def cuda_graphs() -> Iterator[None]:
+    """Record what inductor compiles for CUDA devices as CUDA graphs while this is open, as torch's mode
+    ``reduce-overhead`` does.
+
+    What such a graph gives lies in memory that the next one overwrites: see ``train.step``.
+    """
+    import torch._inductor.config
+
+    with torch._inductor.config.patch({"triton.cudagraphs": True}):
+        try:
+            yield
+        finally:  # give their memory back, if there are any
+            if trees := sys.modules.get("torch._inductor.cudagraph_trees"):
+                trees.reset_cudagraph_trees()
 
 
 def peak_flops(device: torch.device, precision: Precision, seconds: float = 0.2) -> float:

@@ -134,8 +134,10 @@ class RunConfig(Config):
     bf16_weights: bool = False
     """whether a bfloat16 copy of the weights computes the forward and backward pass where the precision is
     bf16, norms and residual stream included; the optimiser and checkpoints keep float32 weights"""
-    compile: Literal["auto", "always", "never"] = "auto"
-    """``torch.compile`` of the backbone; auto compiles on CUDA"""
+    compile: Literal["auto", "always", "never", "graphs"] = "auto"
+    """``torch.compile`` of the model; auto compiles on CUDA. graphs: there, the kernels of each pass are also
+    recorded as CUDA graphs and started together, for models so small that starting kernels takes longer than
+    running them"""
     activation_checkpointing: bool = False
     """compute activations again in the backward pass: a third more work, a fraction of the memory"""
     peak_flops: Annotated[float, Field(gt=0)] | None = None
@@ -190,6 +192,11 @@ class RunConfig(Config):
             raise ValueError(
                 f"bf16_weights needs whole parameters in every process, and sharding '{self.sharding}' "
                 "splits them: use sharding 'none'"
+            )
+        if self.compile == "graphs" and self.sharding != "none":
+            raise ValueError(
+                f"compile 'graphs' records passes of a whole model, and sharding '{self.sharding}' gathers "
+                "it layer by layer: use compile 'auto', or sharding 'none'"
             )
         if self.micro_batches > self.rows_per_step:
             raise ValueError(

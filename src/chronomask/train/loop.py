@@ -27,7 +27,7 @@ import torch
 from chronomask.data.order import shorten_rows
 from chronomask.errors import RunError, Stopped
 from chronomask.masking.tally import class_means
-from chronomask.model.device import peak_memory
+from chronomask.model.device import cuda_graphs, peak_memory
 from chronomask.model.head import compile_budget
 from chronomask.runs.layout import TRIAL, RunFolder
 from chronomask.storage import read_object, read_text, write_json
@@ -78,6 +78,7 @@ def pretrain(
         distributed.listen() as stop,
         world.hold(folder),
         compile_budget() if compiles(config, world.device) else nullcontext(),
+        cuda_graphs() if config.compile == "graphs" else nullcontext(),
     ):
         found = None
         if config.hours is not None:

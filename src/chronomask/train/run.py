@@ -480,7 +480,9 @@ def _slow_paths(run: Run, compiled: bool) -> list[str]:
 
 def compiles(config: RunConfig, device: torch.device) -> bool:
     """Whether the model is compiled on this device."""
-    return config.compile == "always" or (config.compile == "auto" and device.type == "cuda")
+    return config.compile in ("always", "graphs") or (
+        config.compile == "auto" and device.type == "cuda"
+    )
 
 
 def is_due(step: int, every: int) -> bool:

@@ -173,12 +173,14 @@ def queue_update(
     num_tokens = masker.num_feedback_classes if masker.config.content.by_token_id else 0
     tallies = torch.zeros(3, first_token + num_tokens, dtype=torch.float64, device=world.device)
     squares = torch.zeros((), dtype=torch.float64, device=world.device)  # of log Z, their mean
-    losses, reading = [], None
+    losses, reading, graphs = [], None, config.compile == "graphs"
     for number, part in enumerate(parts):
         is_last = number == len(parts) - 1
         seed_dropout(config.seed, state.step, world.rank, number)
         if run.sharded:
             run.sharded.sum_gradients_next(is_last)
+        if graphs:  # nothing that earlier graphs gave is looked at again
+            torch.compiler.cudagraph_mark_step_begin()
         values, correct, log_z = forward.losses(part)
         losses.append(values.detach())
         tally_losses(tallies[:, :first_token], part, values, correct)
@@ -188,9 +190,12 @@ def queue_update(
         if is_last:  # on their way before the backward pass, which the next masks need not wait for
             world.sum(tallies)
             reading = Reading(tallies)
+        first = [p for p in run.parameters if p.grad is None]
         predictions.contribution(part, values, log_z, config.z_loss).backward()
         if run.working_copy:
             run.working_copy.collect()
+        elif graphs:
+            _take_out_of_graphs(first)
         if config.z_loss:
             squares += predictions.mean_square(part, log_z.detach().double())
     assert reading is not None  # a step has rows
@@ -210,6 +215,15 @@ def queue_update(
     run.optimiser.zero_grad(set_to_none=True)
     ending = Reading(torch.stack((norm, finite, leave_out, squares)).double())
     return Sums(reading, ending, losses)
+
+
+def _take_out_of_graphs(parameters: list[torch.nn.Parameter]) -> None:
+    """Copy the first gradients of parameters: autograd takes a graph's output as it is for ``grad``; the
+    next micro-batch would overwrite it and then add to it (pytorch/pytorch#169545).
+    """
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.clone()
 
 
 def _finite(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
