@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func
+import torch._inductor.config as inductor
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.utils import make_boxed_func
 
 from chronomask.data.order import BatchWarmUp, Sizes
 from chronomask.errors import UsageError
@@ -177,7 +178,7 @@ def test_nothing_that_a_graph_overwrites_is_kept(
     asked: list[bool] = []
 
     def note(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        asked.append(torch._inductor.config.triton.cudagraphs)
+        asked.append(inductor.triton.cudagraphs)
         compiler = overwriting if asked[-1] else lambda graph, _: make_boxed_func(graph.forward)
         return aot_autograd(fw_compiler=compiler, bw_compiler=compiler)(graph, inputs)
 
@@ -194,7 +195,7 @@ def test_nothing_that_a_graph_overwrites_is_kept(
     assert all(asked)
     assert len(begun) == 6
     assert losses(tmp_path / "graphs") == losses(tmp_path / "plain")
-    assert not torch._inductor.config.triton.cudagraphs
+    assert not inductor.triton.cudagraphs
     with pytest.raises(UsageError, match="compile 'graphs' records passes of a whole model"):
         RunConfig.of(config, compile="graphs", sharding="fsdp2")
 
