@@ -392,6 +392,7 @@ def fine_tune(
     """
     import torch
 
+    from chronomask.evaluate.heads import run_headed
     from chronomask.keyed import Stream, row_keys
     from chronomask.model.device import autocast
 
@@ -408,7 +409,7 @@ def fine_tune(
             for index in shuffled_batches(examples.lengths, recipe.batch_size, key):
                 inputs = examples.batch(index, model, device)
                 with autocast(device, recipe.precision):
-                    output = model(**inputs)
+                    output = run_headed(model, inputs)
                 loss = loss_of(output, inputs, torch.from_numpy(index).to(device))
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
@@ -435,6 +436,7 @@ def outputs(
     """(indices of the examples, the model's output), by batches of like length."""
     import torch
 
+    from chronomask.evaluate.heads import run_headed
     from chronomask.model.device import autocast
 
     device = next(model.parameters()).device
@@ -443,7 +445,7 @@ def outputs(
         for index in by_length(examples.lengths, 2 * recipe.batch_size):
             inputs = examples.batch(index, model, device)
             with torch.inference_mode(), autocast(device, recipe.precision):
-                output = model(**inputs)
+                output = run_headed(model, inputs)
             yield index, output
             shown.advance(index.size)
 

@@ -13,7 +13,7 @@ import torch
 from transformers import ByT5Tokenizer
 
 from chronomask.errors import DataError, UsageError
-from chronomask.evaluate.span_head import SpanClassifier
+from chronomask.evaluate.heads import SpanClassifier
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import REGISTRY, make_tasks
 from chronomask.evaluate.tasks.glue import classification_metrics

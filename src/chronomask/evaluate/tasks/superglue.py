@@ -209,7 +209,7 @@ class SpanRows(Encoded):
     spans: NDArray[np.int64]
 
     def batch(self, index: NDArray[np.int64], model: Any, device: torch.device) -> dict[str, Any]:
-        """What :class:`chronomask.evaluate.span_head.SpanClassifier` is given."""
+        """What :class:`chronomask.evaluate.heads.SpanClassifier` is given."""
         import torch
 
         inputs = Encoded.batch(self, index, model.encoder, device)
@@ -225,7 +225,7 @@ class SpanTask(SuperGlueTask):
     @contextmanager
     def open_copy(self, model: Subject, seed: int) -> Iterator[Any]:
         """The encoder with a new linear layer."""
-        from chronomask.evaluate.span_head import SpanClassifier
+        from chronomask.evaluate.heads import SpanClassifier
 
         with open_seeded(model, self.head, self.config, seed) as encoder:
             yield SpanClassifier(encoder, len(self.format.class_names))
