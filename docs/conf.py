@@ -19,7 +19,10 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["results/*/*.html"]
+copyright = "the authors of chronomask"
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_title = f"chronomask {__version__}"
 myst_heading_anchors = 4
 myst_enable_extensions = ["dollarmath"]

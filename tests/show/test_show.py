@@ -145,6 +145,17 @@ def test_long_text_is_cut_with_a_note(tmp_path: Path) -> None:
     assert "note: only the first 3,994 of 10,000 characters" in shown
 
 
+def test_text_runs_in_the_direction_of_its_script(tmp_path: Path) -> None:
+    """Class names and special tokens do not decide it: they have a direction of their own."""
+    picture = inspect_text("12 \u0643\u062a\u0627\u0628\u0627.", progress=[0])
+    page = picture.save(tmp_path / "a.html").read_text(encoding="utf-8")
+    for html in (page, picture._repr_html_()):
+        assert re.findall(r'class="prose[^>]*>', html)
+        assert all('dir="auto"' in start for start in re.findall(r'class="prose[^>]*>', html))
+        inner = re.findall(r'<small[^>]*>|<span class="special"[^>]*>', html)
+        assert all('dir="ltr"' in start for start in inner)
+
+
 def test_text_of_another_script_is_shown_with_a_note(tiny_data: PreparedData) -> None:
     greek = "Καλημέρα σας, τι κάνετε;"
     assert "note: words and classes are an English tagger's" in str(

@@ -128,7 +128,7 @@ def plateau_in_words(lines: Sequence[Mapping[str, Any]]) -> str | None:
         f"the validation loss is {last['loss']:.2f} nats{stands}: words’ frequencies alone give "
         f"{unigram:.2f}, a table of pairs {pairs:.2f}, so the model {uses}. What helped others: a longer "
         "warm-up, another peak rate, a pre-norm model such as modernbert, a window of a few tokens in some "
-        "layers, more steps (docs/training.md)"
+        "layers, more steps (docs/loss.md)"
     )
 
 
