@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from chronomask.data.folder import PreparedData
 from chronomask.runs.read import read_run
+from chronomask.runs.rules import maskable_tokens
 from chronomask.study.command import report
 from chronomask.study.contrasts import compare_runs
+from chronomask.study.curves import Cost
+from chronomask.train.config import RunConfig
+from chronomask.train.dry_run import dry_run
 from tests.support.synthetic_runs import write_four_arms
+from tests.support.tiny_models import SIZES, save_tiny
 
 
 @pytest.mark.parametrize("bounds", [[(6.3, 5.6)] * 4, [(6.3, 5.6)] * 3 + [(6.0, 5.0)], [None] * 4])
@@ -31,3 +39,43 @@ def test_entropies_are_lines_where_all_runs_have_the_same(
     )
     assert found["curves"][0]["references"] == expected
     report(folders, tmp_path / "page")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"late_masks": {"layer": 1}},
+        {"objective": {"kind": "hybrid", "causal": 0.5}},
+        {"masking": {"content": {"kind": "model_scores", "every": 2}}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_costs_count_what_an_arm_computes_more_or_less(
+    tiny_data: PreparedData, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """What an arm computes more or less than a plain one, and when; the plain one by its tokens alone."""
+    save_tiny(tmp_path, tiny_data.tokenizer_path)
+    model = {"kind": "checkpoint", "path": str(tmp_path)}
+    half = {"kind": "constant", "base": 0.5}
+    plain = RunConfig.of(
+        {"data": str(tiny_data.path), "model": model, "steps": 8, "rows_per_step": 4},
+        masking={"ratio": half},
+        attention="row",
+    )
+    arm = RunConfig.of([plain, change])
+    costs = [Cost(tmp_path, tiny_data, config) for config in (plain, arm)]
+    spent = np.array([1000.0, 500.0])
+    own, other = (cost.flops(np.array([0, 4, 8]), *spent) for cost in costs)
+    assert own[0] == own[1] == own[2] == other[0]
+    if (
+        arm.objective.has_causal_rows
+    ):  # half of the rows predict every word and see half of the pairs
+        length = tiny_data.row_length
+        pairs = SIZES["num_hidden_layers"] * SIZES["hidden_size"] * length * (length - 1) / 2
+        predicted = maskable_tokens(plain, tiny_data)(0) * costs[0]._per_prediction
+        expected = 8 * 4 * (predicted - 12 * pairs) / 2
+    else:
+        said = [dry_run(config, flops_per_second=1e9).flops for config in (plain, arm)]
+        expected = said[1] - said[0]
+    assert other[2] - own[2] == pytest.approx(expected, rel=0.05)
+    assert other[1] - own[1] == pytest.approx((other[2] - own[2]) / 2)

@@ -74,10 +74,10 @@ class Flops:
             )
         )
 
-    def of(self, lengths: np.ndarray, predicted: float) -> float:
-        """Of documents of these lengths, of which ``predicted`` tokens are predicted."""
+    def of(self, lengths: np.ndarray, predicted: float, *, causal: bool = False) -> float:
+        """Of documents of these lengths, ``causal`` or not, of which ``predicted`` tokens are predicted."""
         dense = self.per_token * int(lengths.sum()) + self.per_prediction * predicted
-        return dense + self.of_attention(lengths, predicted)
+        return dense + self.of_attention(lengths, predicted, causal=causal)
 
 
 def lengths_in(rows: Rows, pad_token_id: int, scope: AttentionScope) -> np.ndarray:

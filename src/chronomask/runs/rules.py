@@ -6,7 +6,7 @@ many tokens it will predict. Training, dry runs and studies ask here, so that th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -27,11 +27,13 @@ __all__ = [
     "CHANGEABLE",
     "Expected",
     "RunPlan",
+    "Stretch",
     "expect",
     "maskable_tokens",
     "mean_labels",
     "progress",
     "refuse_unsuited",
+    "stretches",
     "unchangeable",
     "unknown_before",
 ]
@@ -113,6 +115,41 @@ class Expected:
         return self.labels / self.maskable if self.maskable else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Steps of a plan that follow each other, as the one in their middle is."""
+
+    first: int
+    end: int
+    """0-based; the first step after them"""
+    progress: float
+    rows: int
+    maskable: float
+    """tokens of a whole row that may be masked"""
+    ratio: float
+    """asked of them, where a row is masked"""
+    causal_share: float
+    """of the rows"""
+
+
+def stretches(
+    plan: RunPlan, maskable_at: Callable[[int], float], most: int = _MOST_BLOCKS
+) -> Iterator[Stretch]:
+    """The steps of a plan in ``most`` stretches at most; what is unknown beforehand as in :func:`expect`."""
+    labels = 0.0
+    edges = np.unique(np.linspace(0, plan.steps, min(most, plan.steps) + 1).astype(int))
+    for first, end in pairwise(edges.tolist()):
+        middle = (first + end - 1) // 2
+        now = progress(plan, middle, labels)
+        ratio, share = plan.masking.ratio.at(now), plan.objective.causal_share(now)
+        rows, maskable = (
+            plan.sizes.rows_before(end) - plan.sizes.rows_before(first),
+            maskable_at(middle),
+        )
+        yield Stretch(first, end, now, rows, maskable, ratio, share)
+        labels += rows * maskable * (1 - share) * ratio
+
+
 def expect(plan: RunPlan, maskable_at: Callable[[int], float]) -> Expected:
     """The labels and ratios of a whole run: what it will have where :func:`unknown_before` is None.
 
@@ -121,17 +158,12 @@ def expect(plan: RunPlan, maskable_at: Callable[[int], float]) -> Expected:
     :func:`maskable_tokens`, or a constant where only runs that cut rows alike are compared.
     """
     labels, maskable, highest, next_tokens = 0.0, 0.0, 0.0, 0.0
-    edges = np.unique(np.linspace(0, plan.steps, min(_MOST_BLOCKS, plan.steps) + 1).astype(int))
-    for first, end in pairwise(edges.tolist()):
-        middle = (first + end - 1) // 2
-        now = progress(plan, middle, labels)
-        ratio, share = plan.masking.ratio.at(now), plan.objective.causal_share(now)
-        rows = plan.sizes.rows_before(end) - plan.sizes.rows_before(first)
-        tokens = rows * maskable_at(middle)
-        labels += tokens * (1 - share) * ratio
-        maskable += tokens * (1 - share)
-        next_tokens += tokens * share
-        highest = max(highest, ratio)
+    for now in stretches(plan, maskable_at):
+        tokens = now.rows * now.maskable
+        labels += tokens * (1 - now.causal_share) * now.ratio
+        maskable += tokens * (1 - now.causal_share)
+        next_tokens += tokens * now.causal_share
+        highest = max(highest, now.ratio)
     return Expected(labels, maskable, highest, next_tokens)
 
 

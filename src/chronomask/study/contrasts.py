@@ -52,7 +52,11 @@ def compare_study(study: Study) -> Path:
 
     gathered = from_study(study)
     data = PreparedData.open(study.data)
-    costs = {arm.name: Cost.of(arm, data.row_length) for arm in gathered.arms if arm.runs}
+    costs = {
+        arm.name: Cost.of(arm, data, study.arms[arm.name].config)
+        for arm in gathered.arms
+        if arm.runs
+    }
     values = _compare_arms(gathered, study.config.name, costs, study.config.contrasts)
     values |= {
         "seeds": list(study.config.seeds),
@@ -327,8 +331,8 @@ def _arm(arm: ArmRuns, cost: Cost | None) -> Numbers:
     values |= {"complete": arm.complete, **mean_row(rows)}
     values["tokens_per_second_by_seed"] = [row.tokens_per_second for row in rows]
     if cost is not None:
-        tokens, predicted = (np.array(values[key]) for key in ("tokens_seen", "masked_tokens"))
-        values["flops"] = float(cost.flops(tokens, predicted))
+        spent = (np.array(values[key]) for key in ("steps", "tokens_seen", "masked_tokens"))
+        values["flops"] = float(cost.flops(*spent))
     values["parameters"] = next(iter(arm.runs.values())).total("parameters")
     return values
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +22,11 @@ from chronomask.runs.read import Run
 from chronomask.study.gather import ArmRuns, Gathered
 from chronomask.study.statistics import Floats, Interval, half_width, mean_intervals
 
+if TYPE_CHECKING:
+    from chronomask.data.folder import PreparedData
+    from chronomask.runs.rules import Stretch
+    from chronomask.train.config import RunConfig
+
 __all__ = ["Cost", "Costs", "draw_curves", "reach", "reach_interval", "value_to_reach"]
 
 Numbers = dict[str, Any]
@@ -30,35 +35,65 @@ Costs = Mapping[str, "Cost"]
 
 
 class Cost:
-    """The operations of one architecture on rows of one length.
+    """The operations of an arm: its model on rows of one length.
 
     Operations are those of :mod:`chronomask.model.flops`: 6 × matrix entries × tokens, the head for
     predicted tokens alone, and 12 × layers × width × pairs for attention, with every token seeing its whole
-    row (an upper bound where documents are kept apart; the same for all arms).
+    row (an upper bound where documents are kept apart; the same for all arms). What an arm's config makes
+    more or less of it (causal rows, masks that enter late, passes that score rows) is that of
+    :mod:`chronomask.train.operations`.
     """
 
-    def __init__(self, model: Path, row_length: int) -> None:
+    def __init__(self, model: Path, data: PreparedData, config: RunConfig) -> None:
         import torch
         from transformers import AutoConfig, AutoModelForMaskedLM
 
+        from chronomask.model.attention import implementation_for
         from chronomask.model.flops import count_flops
+        from chronomask.runs.rules import maskable_tokens
+        from chronomask.train.operations import Operations
 
-        config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        architecture = AutoConfig.from_pretrained(
+            model, local_files_only=True, trust_remote_code=False
+        )
         with torch.device("meta"):
-            flops = count_flops(AutoModelForMaskedLM.from_config(config))
-        self._per_token = flops.per_token + flops.of_attention(np.array([row_length])) / row_length
+            skeleton = AutoModelForMaskedLM.from_config(architecture)
+        flops, lengths = count_flops(skeleton), np.array([data.row_length])
+        self._per_token = flops.per_token + flops.of_attention(lengths) / data.row_length
         self._per_prediction = flops.per_prediction
+        self._steps, self._beside = np.zeros(1), np.zeros(1)
+        usual = config.late_masks is None and config.masking.content.look_ahead is None
+        if usual and not config.objective.has_causal_rows:
+            return
+        if config.late_masks is not None:  # its layers are those that can be run one by one
+            skeleton.set_attn_implementation(str(implementation_for(architecture)))
+        split = data.split("train")
+        tokens = split.num_tokens / split.num_rows
+        own = Operations(config, skeleton, flops, lengths, tokens)
+        parts = list(own.stretches(maskable_tokens(config, data)))
+        beside = [
+            now.rows * tokens * (own.per_token(now) - own.plain(_masked(now, tokens)))
+            for now in parts
+        ]
+        self._steps = np.array([0, *(now.end for now in parts)], dtype=float)
+        self._beside = np.concatenate(([0.0], np.cumsum(beside)))
 
     @classmethod
-    def of(cls, arm: ArmRuns, row_length: int) -> Cost:
+    def of(cls, arm: ArmRuns, data: PreparedData, config: RunConfig) -> Cost:
         """That of an arm with complete runs."""
         run = next(iter(arm.runs.values()))
         assert run.summary is not None
-        return cls(run.path / run.summary["checkpoint"] / MODEL, row_length)
+        return cls(run.path / run.summary["checkpoint"] / MODEL, data, config)
 
-    def flops(self, tokens: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """Floating-point operations of training on so many tokens, so many of them predicted."""
-        return self._per_token * tokens + self._per_prediction * predicted
+    def flops(self, steps: np.ndarray, tokens: np.ndarray, masked: np.ndarray) -> np.ndarray:
+        """Floating-point operations of so many steps on so many tokens, so many of them masked."""
+        usual = self._per_token * tokens + self._per_prediction * masked
+        return usual + np.interp(steps, self._steps, self._beside)
+
+
+def _masked(now: Stretch, tokens_per_row: float) -> float:
+    """The share of the tokens of a part of training that are masked and predicted."""
+    return (1 - now.causal_share) * now.ratio * now.maskable / tokens_per_row
 
 
 def draw_curves(
@@ -192,7 +227,7 @@ def _spent(run: Run, cost: Cost | None, steps: np.ndarray) -> dict[str, np.ndarr
         logged = np.concatenate(([0.0], run.validation[key], run.metrics[key]))[order]
         spent[key] = np.interp(steps, at, logged)
     if cost is not None:
-        spent["flops"] = cost.flops(spent["tokens_seen"], spent["masked_tokens"])
+        spent["flops"] = cost.flops(steps, spent["tokens_seen"], spent["masked_tokens"])
     return {axis: spent[axis] for axis in AXIS_NAMES if axis in spent}
 
 

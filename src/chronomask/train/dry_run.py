@@ -6,7 +6,6 @@ prepared data the same is said of rows of an assumed length and the architecture
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,13 @@ from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import skeleton
 from chronomask.model.device import peak_flops
-from chronomask.model.flops import Flops, count_flops
+from chronomask.model.flops import count_flops
 from chronomask.model.memory import Memory, estimate_memory
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unknown_before
 from chronomask.train.budget import number_of_validations
 from chronomask.train.config import RunConfig
-from chronomask.train.forward import entering
+from chronomask.train.operations import Operations
 from chronomask.train.validation import VALIDATION_RATIO
 from chronomask.types import Rows
 from chronomask.yardsticks import YARDSTICKS
@@ -122,12 +121,14 @@ def dry_run(
     model = skeleton(
         config.model, tokenizer, row_length=length, attention=config.attention, causal=causal
     )
-    entering(config.late_masks, model)  # refuses where masks cannot enter late
     flops = count_flops(model)
 
     first, lengths = None, np.array([length])
     tokens_per_row = float(length)
-    maskable_at: Callable[[int], float] | None = None
+
+    def maskable_at(step: int) -> float:
+        return tokens_per_row
+
     if data is not None:
         split = data.split("train")
         tokens_per_row = split.num_tokens / split.num_rows
@@ -139,12 +140,10 @@ def dry_run(
 
     num_rows = config.sizes.rows_before(config.steps)
     tokens = num_rows * tokens_per_row
-    expected = expect(config, maskable_at or (lambda step: tokens_per_row))
+    expected = expect(config, maskable_at)
     unknown = unknown_before(config)
-    per_token = _per_token(flops, lengths, (expected.labels + expected.next_tokens) / tokens)
-    if ahead := config.masking.content.look_ahead:
-        # A forward pass alone is a third of a step.
-        per_token += ahead.passes * _per_token(flops, lengths, 1 / ahead.passes) / 3
+    operations = Operations(config, model, flops, lengths, tokens_per_row)
+    work = operations.total(maskable_at)
 
     here = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     cuda = config.device == "cuda" or here.type == "cuda"
@@ -168,7 +167,7 @@ def dry_run(
     rate = flops_per_second or peak_flops(here, config.precision)
     validations = number_of_validations(config, config.steps)
     held_out = None if data is None else data.split("held_out").num_rows
-    one = _flops_of_validation(config, flops, lengths, held_out) * tokens_per_row
+    one = _flops_of_validation(config, operations, lengths, held_out) * tokens_per_row
     # A mean of the weights is validated beside them.
     validating = validations * one * (2 if config.averaging is not None else 1)
     return DryRun(
@@ -181,23 +180,23 @@ def dry_run(
         mean_ratio=None if unknown else expected.mean_ratio,
         predicted=None if unknown else expected.labels,
         unknown=unknown,
-        flops_per_token=per_token,
-        flops=per_token * tokens,
+        flops_per_token=work / tokens,
+        flops=work,
         memory=memory,
         devices=devices,
         flops_per_second=rate,
         measured=flops_per_second is None,
-        seconds=per_token * tokens / (rate * devices),
+        seconds=work / (rate * devices),
         steps=config.steps,
         rate_follows=_rate_follows(config, (expected.labels + expected.next_tokens) / config.steps),
         first_masks=first,
-        validation_share=validating / (per_token * tokens + validating),
+        validation_share=validating / (work + validating),
         validations=validations,
     )
 
 
 def _flops_of_validation(
-    config: RunConfig, flops: Flops, lengths: np.ndarray, held_out: int | None
+    config: RunConfig, operations: Operations, lengths: np.ndarray, held_out: int | None
 ) -> float:
     """Operations of one validation for each token of a row: forward passes alone, a third of a step's.
 
@@ -208,7 +207,7 @@ def _flops_of_validation(
     for own in YARDSTICKS:
         hidden = 1 / float(lengths.mean()) if own.ratio is None else own.ratio
         passes.append((own.num_rows(rows), hidden))
-    return sum(number * _per_token(flops, lengths, hidden) / 3 for number, hidden in passes)
+    return sum(number * operations.plain(hidden) / 3 for number, hidden in passes)
 
 
 def _rate_follows(config: RunConfig, labels: float) -> str | None:
@@ -250,11 +249,6 @@ def _documents(rows: Rows, pad_token_id: int) -> np.ndarray:
     """Tokens of every document of host rows, padding left out."""
     kept = np.concatenate(([0], np.cumsum(rows.input_ids.ravel() != pad_token_id)))
     return np.diff(kept[np.asarray(rows.cu_seqlens, np.int64)])
-
-
-def _per_token(flops: Flops, lengths: np.ndarray, predicted_share: float) -> float:
-    tokens = max(1, int(lengths.sum()))
-    return flops.of(lengths, predicted_share * tokens) / tokens
 
 
 def cost_in_words(device_seconds: float, price_per_hour: float | None) -> str:
