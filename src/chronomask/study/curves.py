@@ -45,6 +45,7 @@ class Cost:
     """
 
     def __init__(self, model: Path, data: PreparedData, config: RunConfig) -> None:
+        """``model``: a folder of it; ``config``: what decides how it is trained on ``data``."""
         import torch
         from transformers import AutoConfig, AutoModelForMaskedLM
 
