@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, variance
 
+import torch
+
 from chronomask.errors import ChronomaskError
+from chronomask.model.device import data_sheet_flops
 from chronomask.report.comparison import (
     FILE,
     LOSS,
@@ -121,17 +124,26 @@ def _least_time_of(study: Study, waiting: Sequence[Unit]) -> _Time:
     if not study.is_complete(study.units[0]):
         return unknown
     runs = Counter(unit.arm for unit in waiting if unit.kind == "pretrain")
-    rate, total = None, 0.0
+    rate, total, source = None, 0.0, "of a dense product measured here"
     try:
         for arm, number in runs.items():
-            one = dry_run(study.arms[arm].config, flops_per_second=rate)
+            config = study.arms[arm].config
+            if rate is None and config.device != "cpu" and torch.cuda.is_available():
+                # Nothing is measured there: the device belongs to the processes that will train.
+                rate, source = (
+                    data_sheet_flops(torch.device("cuda"), config.precision),
+                    "of its data sheet",
+                )
+                if rate is None:
+                    return unknown
+            one = dry_run(config, flops_per_second=rate)
             rate = one.flops_per_second
             total += number * one.seconds
     except ChronomaskError:  # what training refuses is said when the run begins
         return unknown
     text = (
-        f"at least {duration(total)} of one process: the operations of training, at the rate of a dense "
-        "product measured here, which no model reaches; once a run has ended the same command tells more"
+        f"at least {duration(total)} of one process: the operations of training, at the rate {source}, "
+        "which no model reaches; once a run has ended the same command tells more"
     )
     return _Time(text, total, is_least=True)
 
