@@ -53,8 +53,8 @@ def step(losses: list[float], count: list[int]) -> ClassTally:
 
 
 EVERY_CONTENT = [
-    {"kind": "ptw"},
-    {"kind": "ptw", "weight_map": {"kind": "nats"}},
+    {"kind": "ptw", "strength": 1},
+    {"kind": "ptw", "strength": 1, "weight_map": {"kind": "nats"}},
     {"kind": "learning_progress", "fast_decay": 0.5},
     {"kind": "reducible_loss"},
     {"kind": "token_accuracy", "every": 1},
@@ -165,9 +165,18 @@ def test_a_reference_is_read_from_a_file_and_written_out(tmp_path: Path) -> None
     assert config.to_dict()["reference"] == {"A": 1.5, "B": 2.0, "C": 0.0}
 
 
+def test_ptw_is_milder_than_published_unless_it_is_told() -> None:
+    rows = rows_like_text(16, 64)
+    found = labels(teach(masker_of({"kind": "ptw"})), rows, 0.5)
+    quarter = labels(teach(masker_of({"kind": "ptw", "strength": 0.25})), rows, 0.5)
+    published = labels(teach(masker_of({"kind": "ptw", "strength": 1})), rows, 0.5)
+    assert np.array_equal(found, quarter)
+    assert not np.array_equal(found, published)
+
+
 def test_weights_and_losses_are_read_from_a_finished_run(tmp_path: Path) -> None:
     """Masks under the weights that another run ended with are that run's, bit for bit."""
-    taught, rows = teach(masker_of({"kind": "ptw"})), rows_like_text(16, 64)
+    taught, rows = teach(masker_of({"kind": "ptw", "strength": 1})), rows_like_text(16, 64)
     weights, losses = taught.class_weights(), {"none": 1.0, "NOUN": 2.5}
     run, line = tmp_path / "ptw", {"class_weight": weights, "content_strength": 1.0}
     run.mkdir()
@@ -244,7 +253,10 @@ def test_scores_weigh_units_by_their_mean() -> None:
         ({"kind": "ptw", "strength": -0.1}, "content.ptw.strength"),
         ({"kind": "ptw", "strength": 9}, "content.ptw.strength"),
         ({"kind": "ptw", "strength": 3}, "can be at most 2.77 here"),
-        ({"kind": "ptw", "weight_map": {"kind": "nats", "slope": 4}}, "at most 0.693 here"),
+        (
+            {"kind": "ptw", "strength": 1, "weight_map": {"kind": "nats", "slope": 4}},
+            "at most 0.693 here",
+        ),
         (
             {"kind": "fixed", "weights": {"NOUN": 1, "DET": 0.001}, "strength": 2},
             "hardly ever again",

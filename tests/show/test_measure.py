@@ -21,7 +21,7 @@ def config_of(**values: object) -> MaskingConfig:
     return MaskingConfig.parse(values)
 
 
-PTW = config_of(content={"kind": "ptw"})
+PTW = config_of(content={"kind": "ptw", "strength": 1.0})
 
 
 def small_rows() -> Rows:
@@ -120,7 +120,8 @@ def test_illustrative_weights_are_even_at_the_start_and_follow_published_losses_
 @pytest.mark.parametrize("kind", ["ptw", "ptw_faithful"])
 def test_weights_of_a_run_are_those_logged_nearest(kind: str, run_folder: Path) -> None:
     subject, run = of_text(TEXT, None, None), read_run(run_folder)
-    config = config_of(content={"kind": kind}, ratio={"kind": "responsive"})
+    content = {"kind": kind, "strength": 1.0}
+    config = config_of(content=content, ratio={"kind": "responsive"})
     for progress, logged in ((0.3, 0.1), (1.0, 0.9)):
         masker, weights = masker_at(config, subject, progress, 0, run)
         assert weights is not None

@@ -363,7 +363,7 @@ def test_what_follows_progress_is_shown_at_each_moment() -> None:
     assert "nine tenths of rows at progress 0, 0.5, 1: 5% to 95%; 3% to 57%; 1% to 19%" in text
     assert "at progress 0, 0.5, 1: 80%, 10%; 85%, 10%; 90%, 10%" in text
     plain = str(inspect_text(TEXT, {"content": {"kind": "ptw"}}, progress=(0, 1)))
-    assert "strength" not in plain
+    assert "strength of content" not in plain
     assert "next tokens" not in plain
     arm = find_recipe("arms/causal-first")
     causal = str(inspect_text(TEXT, arm, progress=(0, 0.5)))
@@ -375,7 +375,9 @@ def test_what_follows_progress_is_shown_at_each_moment() -> None:
     assert page is not None
     weights = [view.moments[-1].weights for view in picture.views]
     assert weights[0] is not None
-    whole = inspect_text(TEXT, {"content": {"kind": "ptw"}}, progress=(1,)).views[0]
+    whole = inspect_text(
+        TEXT, {"content": {"kind": "ptw", "strength": 1}}, progress=(1,)
+    ).views[0]
     assert whole.moments[0].weights is not None
     full, half = whole.moments[0].weights.values, weights[0].values
     assert half["NOUN"] == pytest.approx(full["NOUN"] ** 0.5)

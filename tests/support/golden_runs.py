@@ -36,7 +36,7 @@ STEPS, ROWS, ROW_LENGTH, VOCABULARY = 50, 96, 32, 203
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 MRD: dict[str, Any] = {"ratio": {"kind": "linear_decay", "base": 0.15}}
-PTW: dict[str, Any] = {"content": {"kind": "ptw", "ema_decay": 0.9}}
+PTW: dict[str, Any] = {"content": {"kind": "ptw", "ema_decay": 0.9, "strength": 1.0}}
 FIXED: dict[str, Any] = {"ratio": {"kind": "constant", "base": 0.15}, "strategy": {"kind": "token"}}
 ARMS: dict[str, dict[str, Any]] = {
     "fixed": FIXED,
@@ -51,7 +51,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "whole-word": FIXED | {"strategy": {"kind": "whole_word"}},
     "span": FIXED | {"strategy": {"kind": "span"}},
     "decay-0.30-0.15": {"ratio": {"kind": "linear", "start": 0.3, "end": 0.15}},
-    "ptw-quarter": FIXED | {"content": {"kind": "ptw", "ema_decay": 0.9, "strength": 0.25}},
+    "ptw-quarter": FIXED | {"content": {"kind": "ptw", "ema_decay": 0.9}},
     "ptw-fading-in": FIXED
     | {
         "content": {
@@ -61,7 +61,14 @@ ARMS: dict[str, dict[str, Any]] = {
         }
     },
     "ptw-nats": FIXED
-    | {"content": {"kind": "ptw", "ema_decay": 0.9, "weight_map": {"kind": "nats"}}},
+    | {
+        "content": {
+            "kind": "ptw",
+            "ema_decay": 0.9,
+            "strength": 1.0,
+            "weight_map": {"kind": "nats"},
+        }
+    },
     "learning-progress": FIXED
     | {"content": {"kind": "learning_progress", "ema_decay": 0.95, "fast_decay": 0.8}},
     "reducible-loss": FIXED

@@ -253,7 +253,7 @@ def in_force(view: View) -> list[tuple[str, list[str]]]:
         ],
     }
     usual = {
-        "strength of content": config.content.strength == 1.0,
+        "strength of content": len(set(rows["strength of content"])) == 1,
         "strategy": len(set(rows["strategy"])) == 1,
         "nine tenths of rows": not config.ratio.draws_rows,
         "shown as [MASK], as another": len(set(replaced)) == 1,

@@ -36,7 +36,7 @@ from chronomask.runs.layout import (
 )
 from chronomask.runs.rules import unchangeable
 from chronomask.storage import read_object
-from chronomask.train.config import RunConfig
+from chronomask.train.config import RunConfig, of_earlier_run
 from chronomask.train.sharding import like
 
 __all__ = ["Checkpoint", "branch_point", "check_same_run", "latest", "tidy"]
@@ -152,7 +152,9 @@ def branch_point(config: RunConfig) -> Checkpoint | None:
 
 def _config_of(checkpoint: Checkpoint) -> RunConfig:
     try:
-        return RunConfig.parse(checkpoint.state["config"], where=str(checkpoint.path / STATE))
+        return RunConfig.parse(
+            of_earlier_run(checkpoint.state["config"]), where=str(checkpoint.path / STATE)
+        )
     except ChronomaskError as error:
         raise RunError(f"the checkpoint's config cannot be read: {error}") from None
 

@@ -5,13 +5,15 @@ Nothing here imports torch: what acts on a value imports this file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chronomask.config import Config, Seed, kind_of
+from chronomask.config import Config, Layer, Seed, kind_of, merge
 from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
 from chronomask.masking.config import MaskingConfig
@@ -39,6 +41,7 @@ __all__ = [
     "CheckpointConfig",
     "RunConfig",
     "ValidationConfig",
+    "of_earlier_run",
 ]
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -300,6 +303,15 @@ class RunConfig(Config):
             (self.data,) if isinstance(self.data, str) else tuple(part.path for part in self.data)
         )
 
+    @classmethod
+    def from_layers(cls, layers: Sequence[Layer]) -> Self:
+        """As in :class:`~chronomask.config.Config`; a run's own file may be of an earlier version."""
+        own = (
+            replace(layer, values=of_earlier_run(layer.values)) if _is_of_a_run(layer) else layer
+            for layer in layers
+        )
+        return super().from_layers(list(own))
+
     def at(self, folder: RunFolder) -> RunConfig:
         """The config of the run in ``folder``: named, its data where :meth:`RunFolder.find` finds them."""
 
@@ -316,3 +328,21 @@ class RunConfig(Config):
             data = tuple(part.model_copy(update={"path": path}) for part, path in pairs)
         name = self.name or folder.path.resolve().name
         return self.model_copy(update={"name": name, "data": data})
+
+
+def of_earlier_run(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that a run wrote out, with the values that keys had before they existed.
+
+    Until 0.2.0 the weights of ``ptw`` had their published strength, and no key for it.
+    """
+    match values:
+        case {"masking": {"content": {"kind": "ptw", **content}}} if "strength" not in content:
+            return merge(values, {"masking": {"content": {"strength": 1.0}}})
+    return dict(values)
+
+
+def _is_of_a_run(layer: Layer) -> bool:
+    """Whether values are those of a run folder's ``config.yaml``."""
+    folder = RunFolder(Path(layer.origin).parent)
+    begun = folder.environment.is_file() or folder.checkpoints.is_dir()
+    return begun and Path(layer.origin) == folder.config
