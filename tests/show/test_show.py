@@ -375,9 +375,7 @@ def test_what_follows_progress_is_shown_at_each_moment() -> None:
     assert page is not None
     weights = [view.moments[-1].weights for view in picture.views]
     assert weights[0] is not None
-    whole = inspect_text(
-        TEXT, {"content": {"kind": "ptw", "strength": 1}}, progress=(1,)
-    ).views[0]
+    whole = inspect_text(TEXT, {"content": {"kind": "ptw", "strength": 1}}, progress=(1,)).views[0]
     assert whole.moments[0].weights is not None
     full, half = whole.moments[0].weights.values, weights[0].values
     assert half["NOUN"] == pytest.approx(full["NOUN"] ** 0.5)
