@@ -73,7 +73,7 @@ class Cost:
         own = Operations(config, skeleton, flops, lengths, tokens)
         parts = list(own.stretches(maskable_tokens(config, data)))
         beside = [
-            now.rows * tokens * (own.per_token(now) - own.plain(_masked(now, tokens)))
+            now.rows * tokens * (own.per_token(now) - own.plain(_masked_share(now, tokens)))
             for now in parts
         ]
         self._steps = np.array([0, *(now.end for now in parts)], dtype=float)
@@ -92,7 +92,7 @@ class Cost:
         return usual + np.interp(steps, self._steps, self._beside)
 
 
-def _masked(now: Stretch, tokens_per_row: float) -> float:
+def _masked_share(now: Stretch, tokens_per_row: float) -> float:
     """The share of the tokens of a part of training that are masked and predicted."""
     return (1 - now.causal_share) * now.ratio * now.maskable / tokens_per_row
 
