@@ -127,7 +127,7 @@ class Stretch:
     maskable: float
     """tokens of a whole row that may be masked"""
     ratio: float
-    """asked of them, where a row is masked"""
+    """the share of them that is to be masked, in a row that is masked"""
     causal_share: float
     """of the rows"""
 

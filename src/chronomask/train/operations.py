@@ -56,7 +56,9 @@ class Operations:
     def per_token(self, now: Stretch) -> float:
         """Of a token in the mean, forwards and backwards, predictions and attention shared out over all."""
         whole = now.maskable / self._tokens_per_row
-        masked = self.plain(now.ratio * whole) - self._skipped(now.ratio * whole, now.progress)
+        masked = self.plain(now.ratio * whole) - self._skipped_by_late_masks(
+            now.ratio * whole, now.progress
+        )
         causal = self._flops.of(self._lengths, whole * self._tokens, causal=True) / self._tokens
         own = (1 - now.causal_share) * masked + now.causal_share * causal
         return own + self._looking_ahead()
@@ -65,7 +67,7 @@ class Operations:
         """Of a token of masked rows of which a share is ``predicted``, where masks enter at once."""
         return self._flops.of(self._lengths, predicted * self._tokens) / self._tokens
 
-    def _skipped(self, predicted: float, progress: float) -> float:
+    def _skipped_by_late_masks(self, predicted: float, progress: float) -> float:
         """What late masks leave out of :meth:`plain`: the first layers of what is shown as [MASK]."""
         if self._enter is None:
             return 0.0
