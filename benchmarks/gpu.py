@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,95 +31,29 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.sides import Examples, Work, make_data, ours, run_config, trainer
+from benchmarks.gpu_small import (
+    SMALL_GRAPHS,
+    WAYS,
+    WAYS_OF_ONE,
+    of_finetuning,
+    of_many_runs,
+    of_threads,
+)
+from benchmarks.gpu_work import MASKING, ROOT, Figures, Setting, of_training, settle
+from benchmarks.sides import Examples, Work, run_config, trainer
 from chronomask.data.folder import PreparedData
 from chronomask.model.attention import backbone_inputs, documents_attention
-from chronomask.model.device import data_sheet_flops, peak_flops
 from chronomask.runs.layout import RunFolder
 from chronomask.train.distributed import World
 from chronomask.train.run import open_run
 
-BERT = Work(
-    overrides={"attention_probs_dropout_prob": 0.0},
-    vocabulary=30_522,
-    row_length=512,
-    rows=256,
-    device="cuda",
-    precision="bf16",
-    micro_batches=2,
-    threads=8,
-)
-SMALL = {
-    "hidden_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-}
-LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-}
-WORK = {
-    "bert_base": BERT,
-    "bert_large": replace(BERT, overrides=BERT.overrides | LARGE, micro_batches=8),
-    "modernbert_base": replace(
-        BERT, model_type="modernbert", overrides={}, row_length=1024, rows=128, micro_batches=4
-    ),
-    "small": replace(
-        BERT, overrides=BERT.overrides | SMALL, vocabulary=16_384, row_length=128, rows=256,
-        micro_batches=1, threads=2,
-    ),
-}  # fmt: skip
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-}
-MASKING = {"ratio": {"kind": "linear", "start": 0.30, "end": 0.15}, "content": {"kind": "ptw"}}
-ROOT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Where figures are measured: at full size on CUDA, or at toy size on a CPU."""
-
-    toy: bool
-    out: Path
-    steps: int
-
-    def work(self, name: str) -> Work:
-        """A model and its rows."""
-        full = WORK[name]
-        if not self.toy:
-            return full
-        dropout = {} if full.model_type == "modernbert" else BERT.overrides
-        return Work(
-            TINY | dropout, vocabulary=256, row_length=32, rows=8, model_type=full.model_type
-        )
-
-    def folder(self, name: str) -> Path:
-        """A folder that is not there yet."""
-        return Path(tempfile.mkdtemp(prefix=name, dir=self.out)) / name
-
-    def data(self, name: str) -> PreparedData:
-        """Rows for sixteen steps."""
-        work = self.work(name)
-        return make_data(self.folder("data"), work, num_rows=work.rows * 16)
-
-
-Figures = dict[str, Any]
-
 
 def of_tests(setting: Setting) -> Figures:
     """Whether the tests that need CUDA pass; at toy size, whether those of the choice of kernels do."""
-    chosen = (
-        ["tests/model/test_kernels.py", "-k", "switched_off"]
-        if setting.toy
-        else ["tests/model", "tests/train/test_no_waiting.py", "-k", "cuda or gpu"]
-    )
+    chosen = ["tests/model/test_kernels.py", "-k", "switched_off"]
+    if not setting.toy:
+        steps = ("test_no_waiting", "test_compiled_shapes")
+        chosen = ["tests/model", *(f"tests/train/{name}.py" for name in steps), "-k", "cuda or gpu"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines() or done.stderr.splitlines()
@@ -127,37 +61,6 @@ def of_tests(setting: Setting) -> Figures:
         "cuda_tests": "passed" if done.returncode == 0 else "failed",
         "cuda_tests_end": lines[-1:],
     }
-
-
-def of_training(name: str) -> Callable[[Setting], Figures]:
-    """Figures of a run of this work: those after a quarter of its steps, which warms up."""
-
-    def measure(setting: Setting) -> Figures:
-        work, warm = setting.work(name), setting.steps // 4
-        device, data, out = torch.device(work.device), setting.data(name), setting.folder("run")
-        peak = peak_flops(device, work.precision, seconds=0.2 if setting.toy else 1.0)
-        graphs: list[int] = []
-        taken = ours(
-            work, data, out, setting.steps, masking=MASKING, peak_flops=peak, log_every=1,
-            loader_workers=2, after_step=lambda: graphs.append(_graphs()),
-        )[warm:]  # fmt: skip
-        logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        logged = logged[warm:]
-        sheet = data_sheet_flops(device, work.precision)
-        mfu = statistics.median(line["mfu"] for line in logged)
-        return {
-            f"{name}_tokens_per_second": statistics.median(s.tokens / s.seconds for s in taken),
-            f"{name}_step_seconds": statistics.median(step.seconds for step in taken),
-            f"{name}_mfu": mfu,
-            f"{name}_mfu_of_data_sheet": mfu * peak / sheet if sheet else None,
-            f"{name}_peak_flops": peak,
-            f"{name}_recompiles": graphs[-1] - graphs[warm],
-            f"{name}_data_wait_share": statistics.mean(line["data_wait_share"] for line in logged),
-            f"{name}_peak_memory_bytes": logged[-1]["peak_memory_bytes"],
-            f"{name}_last_loss": logged[-1]["loss"],
-        }
-
-    return measure
 
 
 def of_trainer(compiled: bool) -> Callable[[Setting], Figures]:
@@ -186,11 +89,11 @@ def of_masking(setting: Setting) -> Figures:
     taken = []
     for step in range(8):
         rows = run.loader.rows_at(step)
-        _settle(work)
+        settle(work)
         began = time.perf_counter()
         for part in rows.micro_batches(work.micro_batches):
             run.forward.mask(part, run.masker, step / 8)
-        _settle(work)
+        settle(work)
         taken.append(time.perf_counter() - began)
     return {
         "masking_seconds": statistics.median(taken[2:]),
@@ -198,99 +101,22 @@ def of_masking(setting: Setting) -> Figures:
     }
 
 
-def of_finetuning(setting: Setting) -> Figures:
-    """Sentences of 4 to 120 tokens a second of our loop and of a plain one with transformers' attention."""
-    from chronomask.evaluate.batches import Encoded, shuffled_batches
-    from chronomask.evaluate.finetune import FineTuning, fine_tune
-
-    work, batch = setting.work("small"), 32
-    count = 4 * batch if setting.toy else 200 * batch
-    device = torch.device(work.device)
-    generator = np.random.default_rng(0)
-    lengths = generator.integers(4, 32 if setting.toy else 120, count)
-    bounds = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-    ids = generator.integers(5, work.vocabulary, bounds[-1]).astype(np.int32)
-    examples = Encoded(ids, None, bounds, 0)
-    targets = torch.from_numpy(ids[bounds[:-1]] % 2).long().to(device)
-    recipe = FineTuning(epochs=1, batch_size=batch, precision=work.precision)
-    sizes = SMALL | {"local_attention": 32} if not setting.toy else TINY | {"local_attention": 8}
-
-    def model(attention: str) -> Any:
-        config = transformers.AutoConfig.for_model(
-            "modernbert", vocab_size=work.vocabulary, num_labels=2, pad_token_id=0, **sizes
-        )
-        auto = transformers.AutoModelForSequenceClassification
-        return auto.from_config(config, attn_implementation=attention).to(device).train()
-
-    def loss_of(output: Any, inputs: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(output.logits.float(), targets[index])
-
-    def train_ours() -> None:
-        fine_tune(
-            model("chronomask_documents"), examples, loss_of, recipe, 1e-4, 0, label="ours",
-            progress=False,
-        )  # fmt: skip
-
-    def train_theirs() -> None:
-        theirs = model("sdpa")
-        optimiser = torch.optim.AdamW(theirs.parameters(), lr=1e-4, fused=True)
-        order = generator.permutation(count)
-        for begin in range(0, count, batch):
-            index = order[begin : begin + batch]
-            with torch.autocast(device.type, torch.bfloat16, enabled=work.precision == "bf16"):
-                output = theirs(**examples.batch(index, theirs, device))
-            loss_of(output, {}, torch.from_numpy(index).to(device)).backward()
-            torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
-
-    assert shuffled_batches(lengths, batch, 0)
-    speeds = []
-    for train in (train_ours, train_theirs):
-        train()  # warms up; ours raises where a loss is not finite
-        _settle(work)
-        began = time.perf_counter()
-        train()
-        _settle(work)
-        speeds.append(count / (time.perf_counter() - began))
-    return {
-        "finetuning_examples_per_second": speeds[0],
-        "finetuning_vs_transformers": speeds[0] / speeds[1],
-    }
-
-
-def of_many_runs(setting: Setting) -> Figures:
-    """Tokens a second of several small runs on one card together, each in a process of its own."""
-    number = 1 if setting.toy else 8
-    command = [
-        sys.executable, "-m", "benchmarks.gpu", "--figure", "one_small_run",
-        "--steps", str(setting.steps if setting.toy else 200), *(["--toy"] if setting.toy else []),
-    ]  # fmt: skip
-    children = [
-        subprocess.Popen(
-            [*command, "--out", str(setting.folder("small").parent)],
-            cwd=ROOT, stdout=subprocess.PIPE, text=True,
-        )
-        for _ in range(number)
-    ]  # fmt: skip
-    speeds = []
-    for child in children:
-        for line in child.communicate()[0].splitlines():
-            name, value = json.loads(line)
-            speeds += [value] if name == "small_tokens_per_second" else []
-    return {"many_runs": len(speeds), "many_runs_tokens_per_second": sum(speeds)}
-
-
 FIGURES: dict[str, tuple[Callable[[Setting], Figures], int]] = {
     "bert_base": (of_training("bert_base"), 110),
-    "tests": (of_tests, 90),
+    "tests": (of_tests, 110),
     "trainer_eager": (of_trainer(compiled=False), 60),
     "modernbert_base": (of_training("modernbert_base"), 110),
     "masking": (of_masking, 30),
-    "finetuning": (of_finetuning, 45),
-    "many_runs": (of_many_runs, 70),
+    "squad": (of_finetuning("squad"), 60),
+    "sst2": (of_finetuning("sst2"), 60),
+    "small": (of_training("small"), 60),
+    "many_runs": (of_many_runs(), 70),
     "bert_large": (of_training("bert_large"), 110),
     "trainer_compiled": (of_trainer(compiled=True), 90),
+    "small_graphs": (SMALL_GRAPHS, 70),
+    "many_runs_graphs": (of_many_runs("graphs"), 90),
+    "many_runs_mps": (of_many_runs("mps"), 70),
+    "threads": (of_threads, 40),
 }
 """What is measured, and its limit in seconds; the most important first."""
 GOALS = {
@@ -299,12 +125,13 @@ GOALS = {
     "bert_large_tokens_per_second": (200e3, 263e3),
     "train_vs_trainer_eager": (3.0, 4.0),
     "train_vs_trainer_compiled": (2.0, 2.5),
-    "many_runs_tokens_per_second": (4e6, 8e6),
-    "finetuning_vs_transformers": (2.0, 3.0),
+    "many_runs_best_tokens_per_second": (4e6, 8e6),
+    "squad_vs_transformers": (2.0, 3.0),
+    "sst2_vs_transformers": (2.0, 3.0),
 }
 """Floor and aim on one H100 or H200; the higher the better."""
 AT_MOST = {
-    "masking_share": 0.005,
+    "bert_base_masking_share": 0.005,
     "bert_base_recompiles": 0,
     "bert_base_data_wait_share": 0.001,
     "varlen_error": 0.02,
@@ -373,7 +200,11 @@ def _ratios(found: Figures) -> Figures:
         if speed and theirs:
             made[f"train_vs_trainer_{kind}"] = speed / theirs
     if "bert_base_step_seconds" in found and "masking_seconds" in found:
-        made["masking_share"] = found["masking_seconds"] / found["bert_base_step_seconds"]
+        made["masking_host_share"] = found["masking_seconds"] / found["bert_base_step_seconds"]
+    together = {name: found.get(f"{name}_tokens_per_second") for name in WAYS}
+    if known := {name: speed for name, speed in together.items() if speed}:
+        made["many_runs_fastest"] = max(known, key=lambda name: known[name])
+        made["many_runs_best_tokens_per_second"] = max(known.values())
     return made
 
 
@@ -404,30 +235,18 @@ def varlen_error(work: Work, data: PreparedData) -> float:
 
 def table(found: Figures) -> str:
     """The figures that have a goal, against it."""
-    lines = [f"{'figure':<38}{'found':>14}{'floor':>12}{'aim':>12}"]
+    lines = [f"{'figure':<46}{'found':>14}{'floor':>12}{'aim':>12}"]
     for name, (floor, aim) in GOALS.items():
         value = found.get(name)
         met = "" if value is None else "" if value >= floor else "  below its floor"
         shown = "not measured" if value is None else f"{value:,.4g}"
-        lines.append(f"{name:<38}{shown:>14}{floor:>12,.4g}{aim:>12,.4g}{met}")
+        lines.append(f"{name:<46}{shown:>14}{floor:>12,.4g}{aim:>12,.4g}{met}")
     for name, most in AT_MOST.items():
         value = found.get(name)
         met = "" if value is None or value <= most else "  above its limit"
         shown = "not measured" if value is None else f"{value:,.4g}"
-        lines.append(f"{name:<38}{shown:>14}{'at most':>12}{most:>12,.4g}{met}")
+        lines.append(f"{name:<46}{shown:>14}{'at most':>12}{most:>12,.4g}{met}")
     return "\n".join(lines)
-
-
-def _graphs() -> int:
-    """How many graphs ``torch.compile`` has made so far."""
-    from torch._dynamo.utils import counters
-
-    return counters["stats"]["unique_graphs"]
-
-
-def _settle(work: Work) -> None:
-    if work.device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _plain(value: Any) -> Any:
@@ -446,7 +265,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="folder for runs, logs and figures; none keeps none"
     )
-    parser.add_argument("--figure", choices=[*FIGURES, "one_small_run"], help=argparse.SUPPRESS)
+    parser.add_argument("--figure", choices=[*FIGURES, *WAYS_OF_ONE], help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if not chosen.toy and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --toy rehearses on a CPU")
@@ -457,8 +276,7 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         setting = Setting(chosen.toy, out, steps)
         if chosen.figure:  # one of several processes: one pair of name and value a line
-            small = chosen.figure == "one_small_run"
-            measure = of_training("small") if small else FIGURES[chosen.figure][0]
+            measure = WAYS_OF_ONE.get(chosen.figure) or FIGURES[chosen.figure][0]
             for pair in measure(setting).items():
                 print(json.dumps([pair[0], _plain(pair[1])]), flush=True)
             return
@@ -471,7 +289,7 @@ def report(setting: Setting, names: list[str]) -> None:
 
     def tell(name: str, value: Any) -> None:
         shown = f"{value:,.4g}" if isinstance(value, float) else value
-        print(f"{name:<38}{shown}", flush=True)
+        print(f"{name:<46}{shown}", flush=True)
         with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({name: _plain(value)}) + "\n")
 

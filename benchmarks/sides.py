@@ -51,6 +51,7 @@ __all__ = [
     "Step",
     "Work",
     "bare",
+    "bare_steps",
     "draw_tokens",
     "make_data",
     "make_documents",
@@ -214,21 +215,31 @@ def run_config(work: Work, data: PreparedData, steps: int, **changes: Any) -> Ru
 
 def bare(work: Work, data: PreparedData, out: Path, steps: int) -> list[Step]:
     """Steps of forward, backward and update alone, on a batch masked beforehand."""
-    masking = {"ratio": {"kind": "constant", "base": 0.15}, "content": {"kind": "ptw"}}
-    config = run_config(work, data, steps, masking=masking)
     torch.set_num_threads(work.threads)
-    run, _ = open_run(config, RunFolder(out), World(0, 1, torch.device(work.device)), resume=False)
-    parts = [run.forward.mask(run.loader.rows_at(step), run.masker, 0.0) for step in range(2)]
+    train = bare_steps(work, data, out)
     ends = [(time.perf_counter(), time.process_time())]
     for step in range(steps):
+        train(step)
+        ends.append((time.perf_counter(), time.process_time()))
+    return _steps(ends, [work.tokens] * steps)
+
+
+def bare_steps(work: Work, data: PreparedData, out: Path, **changes: Any) -> Callable[[int], None]:
+    """A function that does a step of :func:`bare`; ``changes`` are fields of the run's config."""
+    masking = {"ratio": {"kind": "constant", "base": 0.15}, "content": {"kind": "ptw"}}
+    config = run_config(work, data, 1000, masking=masking, **changes)
+    run, _ = open_run(config, RunFolder(out), World(0, 1, torch.device(work.device)), resume=False)
+    parts = [run.forward.mask(run.loader.rows_at(step), run.masker, 0.0) for step in range(2)]
+
+    def train(step: int) -> None:
         part = parts[step % len(parts)]
         loss, _, _ = run.forward.losses(part)
         (loss.sum() / max(1, loss.shape[0])).backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in run.parameters if p.grad is not None])
         update(run.optimiser, 5e-4, norm, 1.0)
         run.optimiser.zero_grad(set_to_none=True)
-        ends.append((time.perf_counter(), time.process_time()))
-    return _steps(ends, [work.tokens] * steps)
+
+    return train
 
 
 class Examples(Dataset[dict[str, Any]]):

@@ -200,6 +200,15 @@ def test_nothing_that_a_graph_overwrites_is_kept(
         RunConfig.of(config, compile="graphs", sharding="fsdp2")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_graphs_give_the_losses_without_them(data: Path, tmp_path: Path) -> None:
+    """Also of gradients summed over micro-batches, which graphs that overwrite them would make too small."""
+    config = config_of(data, steps=12, rows_per_step=12, micro_batches=3, device="cuda")
+    for how in ("always", "graphs"):
+        pretrain(RunConfig.of(config, compile=how), tmp_path / how, progress=False)
+    assert losses(tmp_path / "graphs") == pytest.approx(losses(tmp_path / "always"), rel=1e-4)
+
+
 def test_rows_of_padding_are_no_rows() -> None:
     import numpy as np
 

@@ -79,12 +79,30 @@ def test_nothing_is_read_before_the_update_is_queued(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("compiled", ["never", "always"])
+@pytest.mark.parametrize(
+    ("compiled", "optimiser"),
+    [
+        ("never", "adamw"),
+        ("always", "adamw"),
+        ("never", "stable_adamw"),
+        ("never", "lamb"),
+        ("never", "muon"),
+    ],
+)
 def test_a_cuda_device_is_not_waited_for(
-    values: dict[str, Any], compiled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    values: dict[str, Any],
+    compiled: str,
+    optimiser: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Torch refuses what would wait, from the third step's forward pass until its update is queued."""
-    options = [f"compile={compiled}", "device=cuda", "precision=bf16"]
+    options = [
+        f"compile={compiled}",
+        "device=cuda",
+        "precision=bf16",
+        f"optimiser.kind={optimiser}",
+    ]
     config = RunConfig.parse(values).replace(options)
     world = World(0, 1, torch.device("cuda", 0))
     run, state = open_run(config, RunFolder(tmp_path / "run"), world, resume=False)

@@ -95,6 +95,11 @@ class Reading:
         if self._arrived is not None:
             self._arrived.record()
 
+    @property
+    def has_arrived(self) -> bool:
+        """Whether nothing would be waited for."""
+        return self._arrived is None or self._arrived.query()
+
     def wait(self) -> torch.Tensor:
         """The numbers, once they have arrived."""
         if self._arrived is not None:
