@@ -8,12 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM
 
 from chronomask.cli import app
 from chronomask.config import merge, read_yaml
 from chronomask.errors import UsageError
-from chronomask.model.config import FromCheckpoint
+from chronomask.model.attention import DOCUMENTS_ATTENTION
+from chronomask.model.config import FromCheckpoint, FromConfig
+from chronomask.model.flops import count_flops
 from chronomask.runs.rules import expect
 from chronomask.study.config import load_study
 from chronomask.train.config import RunConfig
@@ -346,3 +351,25 @@ def test_memory_is_near_what_a_step_takes(config: RunConfig, tmp_path: Path) -> 
         totals = [dry_run(each, flops_per_second=1e9).memory.total for each in (few, many)]
         ratio = (totals[1] - totals[0]) / (peak - measured[0])
         assert 1 / factor < ratio < factor
+
+
+@pytest.mark.parametrize("recipe", ["bert-base", "bert-large", "modernbert-base"])
+def test_the_table_of_recipes_says_what_is_counted(recipe: str) -> None:
+    """Operations of a token in rows of one document, at the mean ratio, as docs/recipes.md has them."""
+    config = RunConfig.of(recipe)
+    row = next(
+        line
+        for line in (CONFIGS.parents[2] / "docs" / "recipes.md").read_text().splitlines()
+        if line.startswith(f"| `{recipe}`")
+    )
+    cells = [cell.strip() for cell in row.split("|")]
+    length = int(cells[2].split(" × ")[1])
+    ratio = np.mean([config.masking.ratio.at((step + 0.5) / 1000) for step in range(1000)])
+    assert isinstance(config.model, FromConfig)
+    architecture = AutoConfig.for_model(config.model.model_type, **config.model.overrides)
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(
+            architecture, attn_implementation=DOCUMENTS_ATTENTION
+        )
+    per_token = count_flops(model).of(np.array([length]), ratio * length) / length
+    assert f"{per_token:.2e}".replace("e+0", "e") == cells[4]
