@@ -133,10 +133,18 @@ def test_a_study_of_another_version_does_not_grow(values: dict[str, Any], tmp_pa
         path.write_text(before)
     check_versions(grown, grown.units)
     path = study.run_of("decay", 0).environment
-    told = json.loads(path.read_text())
+    before = path.read_text()
+    told = json.loads(before)
     told["versions"]["torch"] = told["versions"]["torch"].partition("+")[0] + "+cu128"
     path.write_text(json.dumps(told))
     check_versions(grown, grown.units)
+    path.write_text(before)
+
+    kept = [study.run_of("fixed", 0).summary, study.result(study.units[-1])]
+    made = [file.stat().st_mtime_ns for file in kept]
+    app(command, standalone_mode=False)  # it grows by a seed, and makes nothing twice
+    assert all(grown.is_complete(unit) for unit in grown.units)
+    assert [file.stat().st_mtime_ns for file in kept] == made
 
 
 def test_one_unit_needs_what_it_needs(values: dict[str, Any], tmp_path: Path) -> None:
