@@ -58,6 +58,7 @@ from benchmarks.record import as_json
 from chronomask.data.folder import PreparedData
 from chronomask.data.summary import summarise
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
+from chronomask.prepare.encoding import load_backend
 from chronomask.prepare.executors import Stage, run_stage
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.read.files import Skipped
@@ -71,7 +72,7 @@ from chronomask.prepare.rows.annotate import (
     annotate_part,
 )
 from chronomask.prepare.rows.pack import Pieces, Specials, concatenate
-from chronomask.prepare.tokenizer import SavedTokenizer, load_backend, open_saved
+from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.words.tagger import WordFinder
 from chronomask.prepare.words.unicode import UnicodeWords
 from chronomask.progress import Progress

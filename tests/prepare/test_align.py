@@ -154,7 +154,8 @@ def test_lower_casing_keeps_offsets_of_the_cased_text() -> None:
 
 
 def test_spelled_special_tokens_are_ordinary_text(tiny_tokenizer: object) -> None:
-    from chronomask.prepare.tokenizer import load_backend, open_saved
+    from chronomask.prepare.encoding import load_backend
+    from chronomask.prepare.tokenizer import open_saved
 
     saved = open_saved(tiny_tokenizer)  # type: ignore[arg-type]
     backend = load_backend(saved.folder)

@@ -18,8 +18,8 @@ from chronomask.masking.masker import Masker
 from chronomask.masking.rows import RowCollator
 from chronomask.prepare.classes import add_classes, spell
 from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.encoding import load_backend
 from chronomask.prepare.rows.annotate import Annotator
-from chronomask.prepare.tokenizer import load_backend
 from chronomask.prepare.words.unicode import UnicodeWords
 from chronomask.types import UPOS_CLASSES
 from tests.support.corpus import made_up_text

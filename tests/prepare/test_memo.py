@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
+from chronomask.prepare.encoding import load_backend
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.sources import find_sources
 from chronomask.prepare.rows.annotate import Annotator
-from chronomask.prepare.tokenizer import load_backend
 from chronomask.prepare.words.bands import BandWords
 from chronomask.prepare.words.english.accuracy import load_tagger as load_pipeline
 from chronomask.prepare.words.english.network import PAD, EnglishNetwork

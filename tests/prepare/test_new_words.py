@@ -24,8 +24,8 @@ from chronomask.errors import DataError, UsageError
 from chronomask.model.extend import extend_model
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import ExtendedFolder
+from chronomask.prepare.encoding import load_backend
 from chronomask.prepare.new_words import NEW_WORDS, choose_words
-from chronomask.prepare.tokenizer import load_backend
 from tests.support.corpus import made_up_text
 from tests.support.odd_tokenizers import MADE
 from tests.support.tiny_models import FAR_FROM_UNIFORM, SIZES, save_tiny

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import ByteLevelBPE, TokenizerFolder, Unigram, WordPiece
-from chronomask.prepare.tokenizer import SavedTokenizer, TokenizerChoice, load_backend, open_saved
+from chronomask.prepare.encoding import load_backend
+from chronomask.prepare.tokenizer import SavedTokenizer, TokenizerChoice, open_saved
 from tests.support.corpus import made_up_text
 from tests.support.processes import python_path
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from chronomask.errors import UsageError
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.tokenizer import ByteRuns
+from chronomask.prepare.encoding import ByteRuns
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Tagger, WordFinder, tagger_of_text
 

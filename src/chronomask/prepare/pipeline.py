@@ -9,7 +9,6 @@ words and classes, by many processes) → assemble (tokens → rows). Stages kee
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import shutil
@@ -38,33 +37,30 @@ from chronomask.prepare.clean import (
     sign_part,
 )
 from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.doubts import (
+    doubt_language,
+    doubt_validation,
+    doubt_vocabulary,
+    tell_what_was_left_out,
+)
 from chronomask.prepare.executors import Share, Stage, Task, run_stage
-from chronomask.prepare.read.files import Skipped, list_names
+from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.gather import Gathered, gather, sample_texts
-from chronomask.prepare.read.records import how_to_read
 from chronomask.prepare.read.sources import Found, find_sources, snapshot
 from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, counts_of, forget
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
 from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.words.tagger import Tagger
-from chronomask.prepare.words.unicode import unlikely_language
 from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark, read_text
 from chronomask.progress import Progress
 from chronomask.storage import write_json, write_text
-from chronomask.yardsticks import FEW_PREDICTIONS
 
 __all__ = ["prepare", "prepare_share"]
 
-logger = logging.getLogger(__name__)
-
 _LOCK = ".lock"
-_MANY_UNKNOWN = 0.01
-"""Share of unknown tokens that is worth a warning."""
 _PARTS_LOOKED_AT = 8
-"""Parts of the text, evenly spread, whose script is looked at; of each document the first"""
-_LOOKED_AT = 1000
-"""characters."""
+"""Parts of the text, evenly spread, whose letters and words are looked at."""
 _SECONDS_TO_BEGIN = 10.0
 """How long a share waits for another one to begin the work folder."""
 
@@ -333,7 +329,10 @@ class _Run:
                     held_out=config.held_out,
                 )
         gathered = self.refine(gathered)
-        self.warn_of_language(gathered)
+        if self.share is None:
+            few = _spread(gathered.num_parts, _PARTS_LOOKED_AT)
+            texts = [document.text for part in few for document in read_text(self.work, part)]
+            doubt_language(texts, config.tokenizer, tagger)
         class_names = tagger.classes_of(gathered.tags)
         with self.once():
             tokenizer = self.tokenizer(gathered)
@@ -371,24 +370,6 @@ class _Run:
                 left = drop_duplicates(self.work, gathered.num_parts, config.deduplication)
             gathered = gathered.without(*left)
         return gathered
-
-    def warn_of_language(self, gathered: Gathered) -> None:
-        """Say so where tagger or tokenizer are not for text in such letters."""
-        if self.share is not None:
-            return
-        few = _spread(gathered.num_parts, _PARTS_LOOKED_AT)
-        texts = [document.text[:_LOOKED_AT] for k in few for document in read_text(self.work, k)]
-        damage = self.config.tokenizer.damage(texts)
-        if damage:
-            logger.warning("the tokenizer %s", damage)
-        language = self.config.tagger.made_for()
-        why = unlikely_language(language, texts) if language else None
-        if why:
-            logger.warning(
-                "the tagger is for text in '%s', but %s: its classes will mean little. Choose "
-                "another, such as --tagger bands, which any language has, or --tagger none",
-                language, why,
-            )  # fmt: skip
 
     def sample(self, gathered: Gathered | None) -> Iterator[str]:
         """Training text to learn from; nothing where none was gathered."""
@@ -455,29 +436,13 @@ class _Run:
         } | ({} if scorer is None else {"scores": kind_of(config.scores)})
         write_manifest(out, values, entries, self._other_files())
         shutil.rmtree(self.work)
-        self._warn_of_few(report["splits"]["held_out"]["tokens"], gathered.num_documents)
+        if config.held_out:
+            held_out = report["splits"]["held_out"]["tokens"]
+            doubt_validation(held_out, gathered.num_documents)
         tell_what_was_left_out(report)
         data = PreparedData.open(out)
-        _warn_of_unknown(data, config.tokenizer.advise())
+        doubt_vocabulary(data, config.tokenizer)
         return data
-
-    def _warn_of_few(self, held_out: int, num_documents: int) -> None:
-        """Warn where so many held-out tokens cannot tell models apart; nothing if none were asked for."""
-        predictions = round(0.15 * held_out)
-        if self.config.held_out and num_documents == 1:
-            logger.warning(
-                "the text is one document, and a document is held out as a whole or not at all: nothing is "
-                "left to validate on. Give more files, or add --set txt_documents=lines where each line "
-                "of a .txt file stands for itself"
-            )
-        elif self.config.held_out and predictions < FEW_PREDICTIONS:
-            logger.warning(
-                "%s tokens are held out, so a validation rests on about %s predictions; below %s its loss "
-                "is largely chance: give more text or a larger held_out",
-                f"{held_out:,}",
-                f"{predictions:,}",
-                f"{FEW_PREDICTIONS:,}",
-            )
 
     def _other_files(self) -> list[str]:
         """What a preparation writes beside the rows, relative to ``out``."""
@@ -488,41 +453,9 @@ class _Run:
         return single + [f"tokenizer/{name}" for name in folder]
 
 
-def tell_what_was_left_out(report: Mapping[str, Any]) -> None:
-    """Print on stderr, also where nothing else is shown, what did not become rows as it was given."""
-    files = report["read_by_lines"]
-    if files:
-        print(
-            f"read line by line, because they have no blank line (txt_documents): {list_names(files)}",
-            file=sys.stderr,
-        )
-    skipped = Skipped()
-    skipped.merge(report["skipped"])
-    if skipped.reasons:
-        told = f"{skipped.summary()}; more in statistics.json{how_to_read(skipped)}"
-        print(told, file=sys.stderr, flush=True)
-
-
 def _spread(num: int, most: int) -> list[int]:
     """At most ``most`` of the numbers below ``num``, evenly spread."""
     return sorted({k * num // most for k in range(most)}) if num else []
-
-
-def _warn_of_unknown(data: PreparedData, way_out: str) -> None:
-    """Say so where the tokenizer does not know much of the text."""
-    total = data.unknown_share()
-    if total is None or total <= _MANY_UNKNOWN:
-        return
-    train = data.unknown_share("train") or 0.0
-    if train <= _MANY_UNKNOWN:
-        way_out = (
-            "They are held out, and of characters that the training text lacks: give more text"
-        )
-    logger.warning(
-        "%.1f %% of the tokens are unknown to the tokenizer of %s (%.1f %% of the training tokens) and will "
-        "never be masked. %s",
-        100 * total, data.path, 100 * train, way_out,
-    )  # fmt: skip
 
 
 def _may_write(out: Path) -> bool:

@@ -18,7 +18,7 @@ from chronomask.errors import UsageError
 from chronomask.masking.masker import Vocabulary
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
-from chronomask.prepare.tokenizer import ByteRuns, load_backend
+from chronomask.prepare.encoding import ByteRuns, load_backend
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Spans, Tagger
 from chronomask.prepare.words.unicode import NoTagger

@@ -20,9 +20,9 @@ import numpy as np
 from chronomask.data.annotation import annotate as annotate_bytes
 from chronomask.data.annotation import is_special
 from chronomask.data.writer import id_dtype
+from chronomask.prepare.encoding import ByteRuns, load_backend
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.rows.assemble import keep_documents
-from chronomask.prepare.tokenizer import ByteRuns, load_backend
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.memo import ChunkMemo, may_be_cut, token_arrays
 from chronomask.prepare.words.tagger import Spans, Tagger, WordFinder, split_long

@@ -1,0 +1,91 @@
+"""What a preparation doubts of its text, and what it left out: lines for people, on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from chronomask.data.folder import PreparedData
+from chronomask.prepare.read.files import Skipped, list_names
+from chronomask.prepare.read.records import how_to_read
+from chronomask.prepare.tokenizer import TokenizerChoice
+from chronomask.prepare.words.tagger import Tagger
+from chronomask.prepare.words.unicode import unlikely_language
+from chronomask.yardsticks import FEW_PREDICTIONS
+
+__all__ = ["doubt_language", "doubt_validation", "doubt_vocabulary", "tell_what_was_left_out"]
+
+logger = logging.getLogger(__name__)
+
+_LOOKED_AT = 1000
+"""Characters of a document that are looked at."""
+_MANY_UNKNOWN = 0.01
+"""Share of unknown tokens that is worth a warning."""
+
+
+def doubt_language(texts: Iterable[str], tokenizer: TokenizerChoice, tagger: Tagger) -> None:
+    """Warn where tokenizer or tagger are not for such text."""
+    beginnings = [text[:_LOOKED_AT] for text in texts]
+    damage = tokenizer.damage(beginnings)
+    if damage:
+        logger.warning("the tokenizer %s", damage)
+    language = tagger.made_for()
+    why = unlikely_language(language, beginnings) if language else None
+    if why:
+        logger.warning(
+            "the tagger is for text in '%s', but %s: its classes will mean little. Choose "
+            "another, such as --tagger bands, which any language has, or --tagger none",
+            language, why,
+        )  # fmt: skip
+
+
+def doubt_validation(held_out: int, num_documents: int) -> None:
+    """Warn where so many held-out tokens, of a text of so many documents, cannot tell models apart."""
+    predictions = round(0.15 * held_out)
+    if num_documents == 1:
+        logger.warning(
+            "the text is one document, and a document is held out as a whole or not at all: nothing is "
+            "left to validate on. Give more files, or add --set txt_documents=lines where each line "
+            "of a .txt file stands for itself"
+        )
+    elif predictions < FEW_PREDICTIONS:
+        logger.warning(
+            "%s tokens are held out, so a validation rests on about %s predictions; below %s its loss "
+            "is largely chance: give more text or a larger held_out",
+            f"{held_out:,}", f"{predictions:,}", f"{FEW_PREDICTIONS:,}",
+        )  # fmt: skip
+
+
+def doubt_vocabulary(data: PreparedData, tokenizer: TokenizerChoice) -> None:
+    """Warn where much of the text is unknown to its tokenizer."""
+    total = data.unknown_share()
+    if total is None or total <= _MANY_UNKNOWN:
+        return
+    train = data.unknown_share("train") or 0.0
+    way_out = tokenizer.advise()
+    if train <= _MANY_UNKNOWN:
+        way_out = (
+            "They are held out, and of characters that the training text lacks: give more text"
+        )
+    logger.warning(
+        "%.1f %% of the tokens are unknown to the tokenizer of %s (%.1f %% of the training tokens) and will "
+        "never be masked. %s",
+        100 * total, data.path, 100 * train, way_out,
+    )  # fmt: skip
+
+
+def tell_what_was_left_out(report: Mapping[str, Any]) -> None:
+    """Print on stderr, also where nothing else is shown, what did not become rows as it was given."""
+    files = report["read_by_lines"]
+    if files:
+        print(
+            f"read line by line, because they have no blank line (txt_documents): {list_names(files)}",
+            file=sys.stderr,
+        )
+    skipped = Skipped()
+    skipped.merge(report["skipped"])
+    if skipped.reasons:
+        told = f"{skipped.summary()}; more in statistics.json{how_to_read(skipped)}"
+        print(told, file=sys.stderr, flush=True)
