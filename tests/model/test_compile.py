@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from chronomask.model.attention import backbone_inputs, position_offset
 from chronomask.model.head import PADDED_SIZES, compile_backbone, logits_at, padded_size
+from chronomask.model.last_layer import ending_of
 from chronomask.types import Rows
 from tests.support.tiny_models import small
 
@@ -75,6 +78,38 @@ def test_padded_places_have_no_gradient(tokenizer: PreTrainedTokenizerBase) -> N
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for plain, padded in zip(*gradients, strict=True):
         torch.testing.assert_close(padded, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "roberta"])
+def test_queries_at_some_positions_are_one_graph(
+    model_type: str, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a CUDA device: the kernel for documents is called once, and nothing breaks the graph before it.
+
+    It has no code for the host, so what was traced is looked at and not run.
+    """
+    model = small(model_type, tokenizer, "documents").eval()
+    if model_type == "modernbert":
+        base: Any = model.base_model
+        monkeypatch.setattr(base.layers[-1].attn, "sliding_window", None)
+    ending, rows = ending_of(model), packed(0, len(tokenizer))
+    assert ending is not None
+    inputs = backbone_inputs(rows, "documents", 0, position_offset(model), "cpu", uniform=True)
+    read = torch.compile(ending.read, backend=BACKEND, fullgraph=True, dynamic=False)(
+        model, torch.from_numpy(rows.input_ids), inputs
+    )
+    positions = torch.tensor([1, 5, 90, ROWS * LENGTH - 1, ROWS * LENGTH - 1])
+    calls: list[str] = []
+
+    def look(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        calls.extend(str(n.target) for n in graph.graph.nodes if "varlen" in str(n.target))
+        raise LookupError("seen")
+
+    monkeypatch.setattr("chronomask.model.attention.varlen_fits", lambda *_: True)
+    ask = torch.compile(ending.ask, backend=look, fullgraph=True, dynamic=False)
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="seen"):
+        ask(model, read.states_at(positions), read, positions, inputs["documents"])
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("num_tokens", [1, 7, 512, 131_072])

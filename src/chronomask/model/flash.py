@@ -85,6 +85,23 @@ def activate_fastest(
 @cache
 def queries_agree(heads: int, width: int, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel in use is right where some tokens ask, and in one document none: tried once."""
+    try:
+        # Whoever asks may be evaluating, or computing in another precision.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
+            right = _queries_agree(heads, width, device, dtype)
+        why = "its results differ from float32's"
+    except Exception as error:  # as above
+        right, why = False, f"{type(error).__name__}: {error}".splitlines()[0]
+    if not right:
+        logger.info("all tokens ask in the last layer, since the kernel fails for some: %s", why)
+    return right
+
+
+def _queries_agree(heads: int, width: int, device: torch.device, dtype: torch.dtype) -> bool:
     from chronomask.model.attention import Documents, attention_at
 
     total, bounds = sum(_LENGTHS), torch.tensor((0, *_LENGTHS)).cumsum(0)
@@ -114,15 +131,7 @@ def queries_agree(heads: int, width: int, device: torch.device, dtype: torch.dty
             documents=documents,
         )
 
-    try:
-        with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            right = _alike(attend, tensors, into)
-        why = "its results differ from float32's"
-    except Exception as error:  # as above
-        right, why = False, f"{type(error).__name__}: {error}".splitlines()[0]
-    if not right:
-        logger.info("all tokens ask in the last layer, since the kernel fails for some: %s", why)
-    return right
+    return _alike(attend, tensors, into)
 
 
 def _known_kernels() -> Iterable[str]:
