@@ -15,8 +15,9 @@ from torch._functorch._aot_autograd.utils import make_boxed_func
 from chronomask.data.order import BatchWarmUp, Sizes
 from chronomask.errors import UsageError
 from chronomask.recipes import find_recipe
-from chronomask.train import run
+from chronomask.train import loop, run
 from chronomask.train.config import RunConfig
+from chronomask.train.log import RunLog
 from chronomask.train.loop import pretrain
 from chronomask.types import Rows
 from tests.support.golden_runs import ROW_LENGTH, make_data
@@ -96,6 +97,32 @@ def test_more_than_sixteen_sizes_of_steps(
     assert len(shapes) <= 4
     pretrain(RunConfig.of(config, compile="never"), tmp_path / "eager", progress=False)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-5)
+
+
+def test_a_ratio_that_moves_compiles_nothing_after_the_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head for all numbers of predictions is compiled before, and no loss depends on that."""
+    ratio = {"kind": "linear", "start": 0.5, "end": 0.1}
+    config = config_of(data, steps=8, rows_per_step=12, micro_batches=2, compile="always")
+    config = RunConfig.of(config, model={"overrides": SMALL}, masking={"ratio": ratio})
+    made: list[int] = []
+    monkeypatch.setattr(run, "COMPILER", lambda graph, _: made.append(1) or graph.forward)
+    advance, by_step = RunLog.advance, []
+
+    def note(self: RunLog, *arguments: Any) -> None:
+        advance(self, *arguments)
+        by_step.append(len(made))
+
+    monkeypatch.setattr(RunLog, "advance", note)
+    pretrain(config, tmp_path / "ahead", progress=False)
+    assert by_step == [by_step[0]] * 8
+    made.clear()
+    by_step.clear()
+    monkeypatch.setattr(loop, "compile_ahead", lambda *_: None)
+    pretrain(config, tmp_path / "not", progress=False)
+    assert by_step[-1] >= by_step[0] + 3
+    assert losses(tmp_path / "ahead") == losses(tmp_path / "not")
 
 
 def test_rows_whose_parts_differ_by_one(

@@ -37,7 +37,7 @@ from chronomask.train.determinism import determinism
 from chronomask.train.distributed import StopRequest, World
 from chronomask.train.log import RunLog
 from chronomask.train.run import Run, State, compiles, is_due, open_run, summarise
-from chronomask.train.step import Step, draw, draw_ahead, finish, queue
+from chronomask.train.step import Step, compile_ahead, draw, draw_ahead, finish, queue
 from chronomask.train.validation import plateau_in_words, validate
 from chronomask.types import Rows
 from chronomask.yardsticks import totals
@@ -197,11 +197,14 @@ def _train(
         _validate(run, state, log, world)
     if run.begins and config.checkpoint.at_start:
         _save(run, state, log, world, background=False)
-    ahead = None
+    ahead, first = None, True
     while state.step < config.steps:
         run.saver.check()
         began = time.perf_counter()
         drawn = ahead or draw(run, state.step, state.progress(config), world, upcoming)
+        if first:
+            compile_ahead(run, drawn.progress, drawn.parts[0])
+            first = False
         queued = queue(run, state, world, stop, drawn)
         if queued is None:
             _save(run, state, log, world, background=False)

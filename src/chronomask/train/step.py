@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from chronomask.errors import RunError
 from chronomask.masking.tally import class_sums, class_tally
 from chronomask.model.device import Reading, beside
 from chronomask.model.flops import lengths_in
+from chronomask.model.head import padded_size
 from chronomask.runs.rules import progress as progress_at
 from chronomask.train.determinism import seed_dropout
 from chronomask.train.distributed import StopRequest, World
@@ -34,6 +35,7 @@ __all__ = [
     "Queued",
     "Step",
     "Sums",
+    "compile_ahead",
     "draw",
     "draw_ahead",
     "finish",
@@ -73,6 +75,28 @@ def draw(run: Run, step: int, progress: float, world: World, upcoming: Iterator[
         )
     tokens = int(np.count_nonzero(rows.input_ids != run.forward.pad_token_id))
     return Drawn(parts, progress, tokens, waited)
+
+
+def compile_ahead(run: Run, progress: float, part: Part) -> None:
+    """Compile the head for every number of predictions that the ratio leads to from ``progress`` on.
+
+    Otherwise a ratio that moves would stop a compiled run for it in the middle. A micro-batch of the first step
+    is computed with other numbers of predictions; what comes of it is thrown away. Nothing is done where the
+    ratio is not known beforehand.
+    """
+    forward, ratio, batch = run.forward, run.config.masking.ratio, part.batch
+    if forward.compiled is None or part.causal or not ratio.known_before or not batch.num_predicted:
+        return
+    tokens, maskable = batch.input_ids.numel(), batch.num_predicted / batch.masking_ratio
+    asked = [ratio.at(max(progress, k / 200)) for k in range(201)]
+    # A per cent to either side: a step does not meet its ratio to the token.
+    numbers = {round(maskable * each * by) for each in asked for by in (0.99, 1.01)}
+    sizes = {padded_size(min(max(number, 1), tokens), tokens) for number in numbers}
+    for size in sorted(sizes - {padded_size(batch.num_predicted, tokens)}):
+        again = torch.arange(size, device=batch.positions.device) % batch.num_predicted
+        few = replace(batch, positions=batch.positions[again], targets=batch.targets[again])
+        forward.losses(replace(part, batch=few))[0].sum().backward()
+    forward.model.zero_grad(set_to_none=True)
 
 
 @dataclass(slots=True)
