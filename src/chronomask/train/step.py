@@ -80,9 +80,9 @@ def draw(run: Run, step: int, progress: float, world: World, upcoming: Iterator[
 def compile_ahead(run: Run, progress: float, part: Part) -> None:
     """Compile the head for every number of predictions that the ratio leads to from ``progress`` on.
 
-    Otherwise a ratio that moves would stop a compiled run for it in the middle. A micro-batch of the first step
-    is computed with other numbers of predictions; what comes of it is thrown away. Nothing is done where the
-    ratio is not known beforehand.
+    Otherwise a ratio that moves would stop a compiled run for it in the middle. A micro-batch of the first
+    step is computed with other numbers of predictions; what comes of it is thrown away. Nothing is done where
+    the ratio is not known beforehand.
     """
     forward, ratio, batch = run.forward, run.config.masking.ratio, part.batch
     if forward.compiled is None or part.causal or not ratio.known_before or not batch.num_predicted:
