@@ -214,12 +214,28 @@ def test_what_cannot_be_is_refused_before_any_work(
     refuse(
         "did you mean 'steps'", checkpoint, text, out, Plan(layers=[Layer("--set", {"stepz": 1})])
     )
+    late = [Layer("--set", {"late_masks.layer": 7})]
+    refuse("late_masks.layer is 7; the model has", checkpoint, text, out, Plan(layers=late))
     refuse("--task-data", checkpoint, text, out, Plan(tasks=("cola",)))
     refuse("--new-words 0", checkpoint, text, out, Plan(new_words=0))
     refuse("--min-count -1", checkpoint, text, out, Plan(new_words=1, min_count=-1))
     refuse("name the text itself", checkpoint, text, out, Plan(new_words=1, also=tiny_data.path))
     refuse("unknown task", checkpoint, text, out, Plan(tasks=("kola",)))
     refuse("CoLA", checkpoint, text, out, Plan(tasks=("cola",), task_data=tmp_path))
+
+
+def test_masking_that_the_text_cannot_have_is_refused_before_anything_is_measured(
+    checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    for change, said in (
+        ({"masking.strategy": {"kind": "pmi"}}, "chronomask data ngrams"),
+        ({"masking.content": {"kind": "ptw"}}, "needs token classes"),
+        ({"masking.content": {"kind": "scores"}}, "chronomask data score"),
+    ):
+        plan = replace(QUICK, layers=[*QUICK.layers, Layer("--set", change)])
+        with pytest.raises(UsageError, match=said):
+            adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data"]
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "t5"])

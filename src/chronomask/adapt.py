@@ -143,7 +143,7 @@ def adapt(
     preparation = _preparation(paths, plan)
     asked = _check_plan(plan)
     first = find_subject(str(checkpoint))
-    _check_model(first, asked.attention)
+    _check_model(first, asked.attention, asked)
     for task in make_tasks(plan.tasks) if plan.tasks else ():
         task.check(first, Path(plan.task_data or "."))
     tokenizer = _tokenizer_folder(first, out)
@@ -167,6 +167,7 @@ def adapt(
         words = _extend(first, texts["data"].tokenizer_path, start)
     data = texts["data"]
     config = _fit_run(asked, plan, data, start)
+    _check_masking(config, data)
     tell(f"2 of 4: measure {first.name} as it is")
     before = _measure(first, old_texts, plan, asked.attention, out / "before", progress)
     tell(f"3 of 4: train {config.steps:,} steps")
@@ -213,9 +214,12 @@ def extend_vocabulary(
         return _extend(model, Path(work) / "extended", out)
 
 
-def _check_model(model: Subject, attention: AttentionScope) -> None:
-    """Raise UsageError for a checkpoint whose kind cannot be continued with such attention."""
+def _check_model(model: Subject, attention: AttentionScope, run: RunConfig | None = None) -> None:
+    """Raise UsageError for a checkpoint whose kind cannot be continued with such attention, or in such a
+    run: with causal rows, or masks that enter late.
+    """
     from chronomask.model.attention import check_supported
+    from chronomask.train.forward import entering
 
     model.check_head("AutoModelForMaskedLM")
     if not model.tokenizer.is_fast:
@@ -230,7 +234,21 @@ def _check_model(model: Subject, attention: AttentionScope) -> None:
             "choose a masked language model"
         )
     # Weights that do not fit are refused here, before any text is read.
-    check_supported(model.masked_lm(), attention)
+    opened = model.masked_lm()
+    check_supported(opened, attention, causal=run is not None and run.objective.has_causal_rows)
+    if run is not None:
+        entering(run.late_masks, opened)
+
+
+def _check_masking(run: RunConfig, data: PreparedData) -> None:
+    """Raise UsageError, before anything is measured, for masking that this text cannot have."""
+    from chronomask.masking.masker import Masker, Vocabulary
+    from chronomask.model.open import open_tokenizer
+    from chronomask.runs.rules import refuse_unsuited
+
+    refuse_unsuited(run, data)
+    vocabulary = Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path))
+    Masker(run.masking, vocabulary, data.class_names)
 
 
 def _tokenizer_folder(model: Subject, out: Path) -> Path:

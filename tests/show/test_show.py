@@ -365,10 +365,17 @@ def test_what_follows_progress_is_shown_at_each_moment() -> None:
     plain = str(inspect_text(TEXT, {"content": {"kind": "ptw"}}, progress=(0, 1)))
     assert "strength of content" not in plain
     assert "next tokens" not in plain
-    arm = find_recipe("arms/causal-first")
-    causal = str(inspect_text(TEXT, arm, progress=(0, 0.5)))
+    causal = str(inspect_text(TEXT, "arms/causal-first", progress=(0, 0.5)))
     assert "rows of next tokens at progress 0, 0.5: 1; 0" in causal
     late = str(inspect_text(TEXT, find_recipe("arms/late-masks"), progress=(0, 0.9)))
+    diffusion = inspect_text(TEXT, "arms/diffusion", progress=(0,)).views[0].summary
+    assert "losses weighed by inverse_ratio (least_ratio 0.001), per token" in diffusion
+    hybrid = {"objective": {"kind": "hybrid", "causal": 0.25}, "masking": masking}
+    assert "rows of next tokens at progress 0: 0.25" in str(
+        inspect_text(TEXT, hybrid, progress=(0,))
+    )
+    unsure = str(inspect_text(TEXT, "arms/model-scores", progress=(0,)))
+    assert "scores, which the model makes in training, are all alike here" in unsure
     assert (
         "skipped by masked tokens at progress 0, 0.9: 50% of the layers; 0% of the layers" in late
     )

@@ -177,6 +177,9 @@ def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, A
     values["arms"]["other"] = {"masking.content.kind": "ptw_faithful", "equal_labels": "steps"}
     with pytest.raises(UsageError, match="does not meet the ratio that is asked"):
         resolved(values)
+    values["arms"]["other"] = {"objective": {"kind": "hybrid"}, "equal_labels": "steps"}
+    with pytest.raises(UsageError, match="objective 'hybrid' predicts next tokens beside them"):
+        resolved(values)
     values["arms"]["other"] = {
         "masking": {"ratio": {"kind": "linear_decay"}, "progress": "masked_tokens"},
         "masked_token_budget": 20,

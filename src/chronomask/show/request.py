@@ -28,7 +28,7 @@ __all__ = [
     "configs_of",
     "default_masking",
     "english_is_installed",
-    "masking_of",
+    "masking_in",
     "moments_of",
     "text_of",
 ]
@@ -138,7 +138,7 @@ def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
     changes = [_of_masking(change) for change in request.changes]
     if request.configs:
         names = _distinct_names(request.configs)
-        found = [masking_of(path, name) for name, path in zip(names, request.configs, strict=True)]
+        found = [masking_in(path, name) for name, path in zip(names, request.configs, strict=True)]
     else:
         found = [default_masking(run)]
         if changes and run is None:
@@ -158,7 +158,7 @@ def default_masking(run: Run | None) -> NamedMasking:
         return NamedMasking("0.30 to 0.15", MaskingConfig())
     if run is None:
         return NamedMasking(DEFAULT_NAME, DEFAULT)
-    return _masking_in(run.config, run.path / "config.yaml", run.name)
+    return masking_in(run.path / "config.yaml", run.name)
 
 
 def english_is_installed() -> bool:
@@ -166,17 +166,15 @@ def english_is_installed() -> bool:
     return find_spec("spacy") is not None
 
 
-def masking_of(path: Path, name: str) -> NamedMasking:
-    """The masking in a file of a run or of masking alone; raises UsageError."""
-    return _masking_in(read_yaml(path), path, name)
-
-
-def _masking_in(values: dict[str, Any], path: Path, name: str) -> NamedMasking:
-    """The masking part of a run's values, or values of masking alone."""
-    if values.keys() & RunConfig.model_fields.keys():
-        config = RunConfig.parse({"data": "", **values}, where=str(path))
+def masking_in(value: MaskingConfig | Mapping[str, Any] | Path, name: str) -> NamedMasking:
+    """The masking of a run's values, plain, typed or in a file, or of values of masking alone; raises
+    UsageError.
+    """
+    keys = read_yaml(value) if isinstance(value, Path) else value
+    if isinstance(keys, Mapping) and keys.keys() & RunConfig.model_fields.keys():
+        config = RunConfig.of([{"data": ""}, value])
         return NamedMasking(name, config.masking, config.objective, config.late_masks)
-    return NamedMasking(name, MaskingConfig.parse(values, where=str(path)))
+    return NamedMasking(name, MaskingConfig.of(value))
 
 
 def _of_masking(change: Layer) -> Layer:

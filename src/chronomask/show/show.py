@@ -11,6 +11,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.prepare.words.unicode import unlikely_language
+from chronomask.recipes import find_recipe
 from chronomask.runs.read import Run, read_run
 from chronomask.show.page import fragment, write_page
 from chronomask.show.request import (
@@ -20,7 +21,7 @@ from chronomask.show.request import (
     configs_of,
     default_masking,
     english_is_installed,
-    masking_of,
+    masking_in,
     moments_of,
     text_of,
 )
@@ -77,11 +78,11 @@ def inspect_text(
 ) -> Picture:
     """What masking does to ``text`` at the moments ``progress`` of training, each in [0, 1].
 
-    ``masking``: a masking config, a dict of its fields, or the YAML file of a run or of masking; by
-    default that of ``run``, else a falling ratio with PTW. ``tokenizer``: one of transformers or its
-    folder; without one the tokenizer of the prepared ``data``, else every word is one token. ``run``: a
-    run folder, whose class weights are shown as they were logged. Words and classes come from the
-    data's tagger, else from the bundled English one.
+    ``masking``: a masking config, a dict of its fields or of a run's, the YAML file of either, or the name
+    of a recipe; by default that of ``run``, else a falling ratio with PTW. ``tokenizer``: one of
+    transformers or its folder; without one the tokenizer of the prepared ``data``, else every word is one
+    token. ``run``: a run folder, whose class weights are shown as they were logged. Words and classes come
+    from the data's tagger, else from the bundled English one.
 
     Raises UsageError for whatever cannot be shown.
     """
@@ -92,9 +93,9 @@ def inspect_text(
     if masking is None:
         named = default_masking(opened)
     elif isinstance(masking, str | Path):
-        named = masking_of(Path(masking), Path(masking).stem)
+        named = masking_in(find_recipe(masking), Path(masking).stem)
     else:
-        named = NamedMasking("masking", MaskingConfig.of(masking))
+        named = masking_in(masking, "masking")
     prepared = PreparedData.open(data) if data is not None else None
     shown, notices = _text_to_show(text, prepared)
     folder = Path(tokenizer) if isinstance(tokenizer, str) else tokenizer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -180,11 +180,13 @@ def look(
     masking: NamedMasking, subject: Subject, progress: tuple[float, ...], seed: int, run: Run | None
 ) -> View:
     """Mask the subject at each moment and measure it. Raises what :func:`masker_at` raises."""
-    config, moments = masking.config, []
+    config, moments, rows = masking.config, [], subject.rows
+    if config.content.look_ahead and rows.scores is None:  # no model is here to ask: all are alike
+        rows = replace(rows, scores=np.zeros(rows.input_ids.shape, np.float32))
     for at in progress:
         masker, weights = masker_at(config, subject, at, seed, run)
-        batch = masker(subject.rows, at)
-        counts = count_masked(masker, subject.rows, at)
+        batch = masker(rows, at)
+        counts = count_masked(masker, rows, at)
         moments.append(
             Moment(
                 progress=at,
@@ -195,13 +197,17 @@ def look(
                 statistics=statistics(subject.rows, counts, EPOCHS, len(subject.class_names)),
             )
         )
-    parts = (config.ratio, config.content, config.strategy)
+    parts = [_spell(part) for part in (config.ratio, config.content, config.strategy)]
+    if config.weighs_losses:
+        parts.append(f"losses weighed by {_spell(config.loss_weight)}, per {config.loss_per}")
+    if config.content.look_ahead:
+        parts.append("scores, which the model makes in training, are all alike here")
     return View(
         name=masking.name,
         config=config,
         objective=masking.objective,
         late_masks=masking.late_masks,
-        summary=" · ".join(_spell(part) for part in parts),
+        summary=" · ".join(parts),
         curve=np.array([config.ratio.at(k / 100) for k in range(101)]),
         moments=tuple(moments),
     )

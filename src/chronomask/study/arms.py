@@ -124,6 +124,11 @@ def _with_equal_labels(config: RunConfig, baseline: RunConfig, mode: str) -> Run
                 f"{run.name}: how many tokens it predicts is known only once it has trained ({why}), "
                 "so it cannot take part in equal_labels"
             )
+        if run.objective.has_causal_rows:
+            raise UsageError(
+                f"{run.name}: equal_labels counts masked tokens, and objective "
+                f"'{kind_of(run.objective)}' predicts next tokens beside them: leave equal_labels out"
+            )
     target = expect(baseline, _maskable_at(baseline, config)).labels
     maskable_at = _maskable_at(config, baseline)
 
