@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from scipy.stats import t
 
+from chronomask.study.arms import resolve_arms
+from chronomask.study.config import load_study
+
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
@@ -40,6 +43,19 @@ def _cell(gaps: Sequence[float], scale: float) -> str:
     )
     text = f"{middle} ({low} to {high})"
     return f"**{text}**" if abs(mean(gaps)) > half else text
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("*/study.yaml")))
+def test_the_file_of_a_study_still_means_what_it_ran(name: str) -> None:
+    """What masks in its arms, as this version reads them, is what its comparison says of them."""
+    arms = resolve_arms(load_study(RESULTS / name / "study.yaml"), "data")
+    ran = json.loads((RESULTS / name / "comparison.json").read_text())["arms"]
+    assert list(arms) == [arm["name"] for arm in ran]
+    for arm in ran:
+        now = arms[arm["name"]].config.masking.to_dict()
+        then, implied = arm["masking"], {"strength": 1.0}  # which at first had no name
+        for part in ("ratio", "content", "strategy"):
+            assert now[part] == (implied if part == "content" else {}) | then[part]
 
 
 @pytest.mark.parametrize(

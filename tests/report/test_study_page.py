@@ -115,7 +115,7 @@ def test_the_mean_of_glue_tasks_has_a_column_and_a_best(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ({"kind": "none", "strength": 1.0}, "constant 0.15, token<"),
-        ({"kind": "ptw", "strength": 1.0}, "constant 0.15, ptw, token<"),
+        ({"kind": "ptw", "strength": 1.0}, "constant 0.15, ptw, strength 1, token<"),
         ({"kind": "ptw", "strength": 0.25}, "constant 0.15, ptw, strength 0.25, token<"),
         (
             {"kind": "ptw", "strength": {"kind": "linear", "start": 0.0, "end": 1.0}},

@@ -221,8 +221,8 @@ def _what(arm: Numbers) -> str:
     parts = [_schedule_in_words(masking["ratio"])]
     if content["kind"] != "none":
         parts.append(content["kind"].replace("_", " "))
-        if (strength := content.get("strength", 1.0)) != 1.0:  # the published one
-            parts.append(f"strength {_schedule_in_words(strength)}")
+        if "strength" in content:
+            parts.append(f"strength {_schedule_in_words(content['strength'])}")
     parts.append(masking["strategy"]["kind"].replace("_", " "))
     others = {key.partition(".")[0] for key in arm["differs"]} - {"masking"}
     parts += sorted(key.replace("_", " ") for key in others)
