@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from chronomask.adapt import Plan, adapt, extend_vocabulary
-from chronomask.config import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
+from chronomask.layers import Layer
 from chronomask.model.export import export, weights_sha256
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import ByteLevelBPE, Unigram, WordPiece

@@ -16,9 +16,9 @@ import yaml
 
 from chronomask import __version__, cli
 from chronomask.adapt import Plan
-from chronomask.config import merge, read_yaml
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
+from chronomask.layers import merge, read_yaml
 from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig

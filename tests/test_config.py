@@ -12,18 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
-from chronomask.config import (
-    Alternative,
-    Config,
-    Layer,
-    json_schema,
-    kind_of,
-    merge,
-    nested,
-    parse_override,
-    read_yaml,
-)
+from chronomask.config import Alternative, Config, json_schema, kind_of
 from chronomask.errors import UsageError, shown
+from chronomask.layers import Layer, merge, nested, parse_override, read_yaml
 from chronomask.yaml_text import MAX_BYTES, as_yaml, from_yaml
 
 

@@ -10,9 +10,9 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from chronomask.cli import app
-from chronomask.config import Layer
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, DataError, UsageError
+from chronomask.layers import Layer
 from chronomask.prepare.config import NoTagger
 from chronomask.recipes import find_recipe
 from chronomask.show.request import Request

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from chronomask.config import Layer, parse_override
 from chronomask.errors import UsageError
+from chronomask.layers import Layer, parse_override
 from chronomask.study.arms import check_declared, resolve_arms
 from chronomask.study.config import StudyConfig, load_study
 from chronomask.study.units import open_study

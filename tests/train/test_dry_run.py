@@ -14,8 +14,8 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from chronomask.cli import app
-from chronomask.config import merge, read_yaml
 from chronomask.errors import UsageError
+from chronomask.layers import merge, read_yaml
 from chronomask.model.attention import DOCUMENTS_ATTENTION
 from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.model.flops import count_flops

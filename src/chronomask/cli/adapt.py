@@ -24,7 +24,7 @@ from chronomask.cli.options import (
 from chronomask.cli.prepare import layers_of_tagger
 
 if TYPE_CHECKING:
-    from chronomask.config import Layer
+    from chronomask.layers import Layer
 
 _MEASURES = "What is measured, before and after"
 

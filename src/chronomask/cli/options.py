@@ -1,6 +1,6 @@
 """Options that several commands share, and the way from a flag to a change of a config.
 
-Every flag that sets a value of a config becomes a :class:`~chronomask.config.Layer`, as ``--set`` does, so
+Every flag that sets a value of a config becomes a :class:`~chronomask.layers.Layer`, as ``--set`` does, so
 that the config's own checks say what is wrong with it, and blame the flag.
 """
 
@@ -16,7 +16,7 @@ import typer
 from chronomask.errors import UsageError, shown
 
 if TYPE_CHECKING:
-    from chronomask.config import Layer
+    from chronomask.layers import Layer
 
 __all__ = [
     "AHEAD",
@@ -109,7 +109,7 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 def of_group(flag: str, text: str, path: str, value: Any) -> list[Layer]:
     """The change that a flag makes whose ``text`` stands for a value of more than one part."""
-    from chronomask.config import Layer
+    from chronomask.layers import Layer
 
     return [Layer(f"{flag} {text if text.isprintable() else shown(text)}".strip(), {path: value})]
 
@@ -151,7 +151,7 @@ def of_ratio(text: str | None, path: str = "masking.ratio") -> list[Layer]:
 
 def of_overrides(overrides: Iterable[str] | None) -> list[Layer]:
     """The changes that ``--set`` makes, in order."""
-    from chronomask.config import Layer
+    from chronomask.layers import Layer
 
     return [Layer.of_override(text) for text in overrides or ()]
 

@@ -20,7 +20,7 @@ from chronomask.cli.options import (
 from chronomask.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from chronomask.config import Layer
+    from chronomask.layers import Layer
 
 
 def prepare(
@@ -94,7 +94,7 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Turn text into tokenised, tagged, packed rows."""
-    from chronomask.config import Layer
+    from chronomask.layers import Layer
     from chronomask.prepare.config import PrepareConfig
     from chronomask.prepare.executors import Share
     from chronomask.recipes import find_recipe

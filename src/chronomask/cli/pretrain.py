@@ -30,7 +30,7 @@ from chronomask.cli.options import (
 from chronomask.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from chronomask.config import Layer
+    from chronomask.layers import Layer
     from chronomask.train.config import RunConfig
 
 
@@ -160,7 +160,7 @@ def pretrain(
 
 def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None) -> list[Layer]:
     """The recipes' values; those of the run that goes on, or that is branched from; or nothing."""
-    from chronomask.config import Layer
+    from chronomask.layers import Layer
     from chronomask.recipes import find_recipe
 
     if branch is not None:
@@ -199,7 +199,7 @@ def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
 
     Sizes that the recipes give belong to their own type of model, so another type drops them.
     """
-    from chronomask.config import merge, nested
+    from chronomask.layers import merge, nested
     from chronomask.model.config import masked_lm_types
 
     if text is None:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from chronomask.config import Config, Layer, kind_of
+from chronomask.config import Config, kind_of
 from chronomask.errors import UsageError
+from chronomask.layers import Layer
 from chronomask.masking.content import ContentSchedule, NoContent
 from chronomask.masking.loss_weight import EqualWeight, LossPer, LossWeight
 from chronomask.masking.ratio import Linear, PureSchedule, Ratio, Schedule, value_at

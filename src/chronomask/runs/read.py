@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from chronomask.config import read_yaml
 from chronomask.errors import DataError, UsageError
+from chronomask.layers import read_yaml
 from chronomask.runs.layout import RunFolder
 from chronomask.storage import read_object, text_of
 

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from chronomask.config import Layer, merge, nested, read_yaml
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
+from chronomask.layers import Layer, merge, nested, read_yaml
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import Ptw
 from chronomask.masking.objective import LateMasks, MaskedOnly, Objective

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chronomask.config import diff, kind_of, merge, nested
+from chronomask.config import diff, kind_of
 from chronomask.data.mixture import open_data
 from chronomask.errors import UsageError, nearest
+from chronomask.layers import merge, nested
 from chronomask.runs.rules import expect, maskable_tokens, unknown_before
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import RunConfig

@@ -13,7 +13,7 @@ from chronomask.errors import ChronomaskError, RunError, UsageError, check_insta
 from chronomask.study import STUDY_FILE
 
 if TYPE_CHECKING:
-    from chronomask.config import Layer
+    from chronomask.layers import Layer
     from chronomask.runs.read import Run
     from chronomask.study.config import StudyConfig
     from chronomask.study.units import Study, Unit
@@ -163,7 +163,7 @@ def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
 
     What is there already is used again, so an interrupted quickstart goes on where it stopped.
     """
-    from chronomask.config import Layer
+    from chronomask.layers import Layer
     from chronomask.report.arms import arms_table
     from chronomask.runs.read import read_run
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from chronomask.config import Config, Layer, read_yaml
+from chronomask.config import Config
 from chronomask.errors import UsageError, nearest
+from chronomask.layers import Layer, read_yaml
 from chronomask.prepare.config import PrepareConfig
 from chronomask.recipes import find_recipe
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from chronomask.config import read_yaml
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_task
+from chronomask.layers import read_yaml
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult, versions_here
 from chronomask.runs.rules import unchangeable

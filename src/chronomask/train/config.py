@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chronomask.config import Config, Layer, Seed, kind_of, merge
+from chronomask.config import Config, Seed, kind_of
 from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
+from chronomask.layers import Layer, merge
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.objective import LateMasks, MaskedOnly, Objective
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig

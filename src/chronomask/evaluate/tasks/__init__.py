@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from chronomask.config import Layer, parse_override
 from chronomask.errors import UsageError, nearest, shown
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks.babylm import EntityTrackingTask, EwokTask, SupplementTask
@@ -27,6 +26,7 @@ from chronomask.evaluate.tasks.superglue import (
     SpanTask,
     SuperGlueTask,
 )
+from chronomask.layers import Layer, parse_override
 
 __all__ = ["REGISTRY", "make_task", "make_tasks", "register"]
 

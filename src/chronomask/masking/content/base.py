@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Ty
 
 from pydantic import Field, model_validator
 
-from chronomask.config import Alternative, kind_of, read_yaml
+from chronomask.config import Alternative, kind_of
 from chronomask.errors import ChronomaskError, DataError, UsageError
+from chronomask.layers import read_yaml
 from chronomask.masking.ratio import PureSchedule, value_at
 from chronomask.storage import read_lines, read_object
 from chronomask.types import NO_CLASS, Array, ClassTally, Rows

@@ -1,0 +1,153 @@
+"""What an adaptation came to: its measures before and after, as a table, a summary, and a model's card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from chronomask.evaluate.subject import Subject
+    from chronomask.runs.result import TaskResult
+
+__all__ = ["Adaptation", "NewWords", "extend_card", "public_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """What came of it."""
+
+    model: Path
+    """the continued model, which transformers opens"""
+    run: Path
+    """the run"""
+    before: Mapping[str, Sequence[TaskResult]] = field(repr=False)
+    """results of the checkpoint: of the text (``data``), of other text (``also``), of ``tasks``"""
+    after: Mapping[str, Sequence[TaskResult]] = field(repr=False)
+    """the same of the continued model"""
+    words: NewWords | None = None
+    """the new vocabulary, if there is one"""
+
+    def __str__(self) -> str:
+        """Every measure before and after, as a table, and what new words did."""
+        table = _as_text(_table(self.before, self.after))
+        return table if self.words is None else f"{table}\n{self.words}"
+
+    def summary(self) -> dict[str, Any]:
+        """What happened, for programs: a line a measure, and the new vocabulary."""
+        lines = [
+            {"measured_on": where, "measure": metric, "before": old, "after": new}
+            for where, metric, old, new in _table(self.before, self.after)
+        ]
+        if self.words is None:
+            return {"measures": lines}
+        per_word = {"before": self.words.before, "after": self.words.after}
+        return {"measures": lines, "new_words": self.words.num, "tokens_per_word": per_word}
+
+
+@dataclass(frozen=True, slots=True)
+class NewWords:
+    """The new vocabulary of a model."""
+
+    num: int
+    """words that were added"""
+    before: float
+    """mean number of tokens of a word of the text"""
+    after: float
+    """the same with the new words"""
+
+    def __str__(self) -> str:
+        """A sentence on the vocabulary, and one on how to read the losses."""
+        return (
+            f"{self.num:,} new words: a word of your text is {self.after:.2f} tokens, before "
+            f"{self.before:.2f}. Losses per token are of different tokens before and after; "
+            "loss_per_word, in nats per hidden word, compares them."
+        )
+
+
+_NAMES = {"data": "your text", "also": "the other text", "tasks": ""}
+
+
+def _table(
+    before: Mapping[str, Sequence[TaskResult]], after: Mapping[str, Sequence[TaskResult]]
+) -> list[tuple[str, str, float, float]]:
+    """Where it was measured, the measure, its mean over seeds before and after."""
+    return [
+        (_NAMES[group] or task, metric, old, new)
+        for group, results in before.items()
+        for (task, metric), old in _means(results).items()
+        for new in [_means(after[group])[task, metric]]
+    ]
+
+
+def _means(results: Sequence[TaskResult]) -> dict[tuple[str, str], float]:
+    values: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        for metric, value in result.metrics.items():
+            values.setdefault((result.task, metric), []).append(value)
+    return {key: sum(each) / len(each) for key, each in values.items()}
+
+
+def _as_text(table: Sequence[tuple[str, str, float, float]]) -> str:
+    cells = [
+        ("measured on", "measure", "before", "after", "change"),
+        *(
+            (where, metric, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}")
+            for where, metric, old, new in table
+        ),
+    ]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if k < 2 else text.rjust(width)
+            for k, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    )
+
+
+def public_name(model: Subject) -> str:
+    """A hub name; of a folder, which has no name that others could look up, the last part says most."""
+    return model.name if not Path(model.name).exists() else Path(model.name).resolve().name
+
+
+def extend_card(text: str, first: Subject, done: Adaptation) -> str:
+    """A run's card with the checkpoint it continued, its licence if it states one, and the table."""
+    head, body = _parts_of_card(text)
+    name = public_name(first)
+    base, _ = _parts_of_card(_base_card(first))
+    head |= {"base_model": name} | {key: base[key] for key in ("license",) if key in base}
+    rows = "\n".join(
+        f"| {where} | {metric} | {old:.4f} | {new:.4f} |"
+        for where, metric, old, new in _table(done.before, done.after)
+    )
+    words = "" if done.words is None else f"{done.words}\n\n"
+    section = (
+        f"## Continued from {name}\n\n"
+        "Measured before and after with the same masks; losses are in nats per predicted token of "
+        "held-out text.\n\n"
+        f"| measured on | measure | before | after |\n|---|---|---|---|\n{rows}\n\n{words}"
+    )
+    where = body.find("## Masking")
+    body = body[:where] + section + body[where:] if where >= 0 else body + section
+    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{body}"
+
+
+def _base_card(model: Subject) -> str:
+    file = model.path / "README.md"
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+
+
+def _parts_of_card(text: str) -> tuple[dict[str, Any], str]:
+    """The YAML head of a model card, and the rest; an empty head where it has none that can be read."""
+    if not text.startswith("---\n"):
+        return {}, text
+    head, closed, body = text.removeprefix("---\n").partition("\n---\n")
+    try:
+        values = yaml.safe_load(head)
+    except yaml.YAMLError:
+        values = None
+    return (values, body) if closed and isinstance(values, dict) else ({}, text)
