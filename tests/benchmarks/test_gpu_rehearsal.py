@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, low_precision
 from tests.support.processes import HANG
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +80,21 @@ def test_a_figure_that_is_cut_off_or_fails_loses_no_other(
     }
     assert told == list(found)
     assert "not measured" in gpu.table(found)
+
+
+def test_curves_are_compared_window_by_window() -> None:
+    curves = np.full((2, 2, low_precision.WINDOWS), 3.0)
+    curves[0, :, -1] = 2.0, 2.2
+    curves[1, :, -1] = 2.1, 2.2
+    curves[1, :, 8] = 2.8
+    curves[1, :, 0] = 9.0  # in the first quarter, where nothing is learnt yet
+    figures = low_precision.compare(curves)
+    assert figures["last_gap"] == 0.05
+    assert figures["spread"] == 0.1414
+    assert figures["largest_gap"] == -0.2
+    assert figures["spread_there"] == 0
+    ids, _ = low_precision.draw_chain(np.random.default_rng(1), 4000, 64)
+    assert len(set(pairwise(ids))) < 0.8 * 3999  # some words follow others
 
 
 def test_without_a_device_it_says_so(

@@ -1,0 +1,74 @@
+"""A run on CUDA says what makes it slower than it need be; shipped recipes for a GPU have nothing to say."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from chronomask.data.folder import PreparedData
+from chronomask.model.attention import DOCUMENTS_ATTENTION, attention_dropout, implementation_for
+from chronomask.model.build import _architecture
+from chronomask.model.config import FromConfig
+from chronomask.model.device import Facts, slow_paths
+from chronomask.model.open import open_tokenizer
+from chronomask.recipes import find_recipe
+from chronomask.runs.layout import RunFolder
+from chronomask.train import run as runs
+from chronomask.train.config import RunConfig
+from chronomask.train.distributed import World
+
+
+@pytest.fixture(autouse=True)
+def _device_that_computes_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+
+
+@pytest.mark.parametrize("recipe", ["bert-base", "bert-large", "modernbert-base", "hour-en"])
+def test_recipes_for_a_gpu_take_no_slow_path(recipe: str, tiny_data: PreparedData) -> None:
+    config, cuda = RunConfig.load(find_recipe(recipe)), torch.device("cuda")
+    assert isinstance(config.model, FromConfig)
+    architecture = _architecture(config.model, open_tokenizer(tiny_data.tokenizer_path))
+    key, dropout = attention_dropout(architecture)
+    facts = Facts(
+        model_type=architecture.model_type,
+        precision=runs.precision_on(cuda, config.precision),
+        computes_bf16=True,
+        compiled=runs.compiles(config, cuda),
+        attention_dropout=dropout,
+        dropout_key=key,
+        named_attention=implementation_for(architecture) == DOCUMENTS_ATTENTION,
+    )
+    assert slow_paths(facts) == []
+
+
+def test_a_run_says_once_what_makes_it_slow(
+    config: RunConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Opened on a CPU that calls itself a CUDA device: dropout of attention, not compiled."""
+
+    asked = runs._slow_paths
+    monkeypatch.setattr(
+        runs,
+        "_slow_paths",
+        lambda run, compiled: asked(
+            replace(run, forward=replace(run.forward, device=torch.device("cuda"))), compiled
+        ),
+    )
+    with caplog.at_level(logging.WARNING):
+        runs.open_run(
+            config.replace(["precision=bf16", "model.overrides.attention_probs_dropout_prob=0.1"]),
+            RunFolder(tmp_path / "run"),
+            World(0, 1, torch.device("cpu")),
+            resume=False,
+        )
+    said = [line for line in caplog.messages if line.startswith("slower than it need be")]
+    assert len(said) == 2
+    assert "set model.overrides.attention_probs_dropout_prob=0.0" in said[0]
+    assert "set compile: auto" in said[1]
