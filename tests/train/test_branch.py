@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from chronomask.errors import Stopped, UsageError
+from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
+from chronomask.train.distributed import World
 from chronomask.train.loop import pretrain
+from chronomask.train.run import open_run
 from tests.support.tiny_training import (
     WITHOUT_DROPOUT,
     ask_to_stop_after,
@@ -141,7 +145,8 @@ def test_a_run_with_the_frozen_weights_of_another_needs_it_no_more(
     """The weights stand in the run's own config, so it resumes when the other run is gone."""
     first = tmp_path / "ptw"
     pretrain(config.replace(["steps=2", "validation.every=0"]), first, progress=False)
-    weights = lines(first / "metrics.jsonl")[-1]["class_weight"]
+    last = lines(first / "metrics.jsonl")[-1]
+    weights = {n: w ** last["content_strength"] for n, w in last["class_weight"].items()}
     frozen = config.replace(["steps=3", f"masking.content={{kind: fixed, weights: '{first}'}}"])
     shutil.rmtree(first)
     with monkeypatch.context() as patch:
@@ -152,3 +157,20 @@ def test_a_run_with_the_frozen_weights_of_another_needs_it_no_more(
     assert ours.masking.content.to_dict()["weights"] == weights
     pretrain(ours, tmp_path / "run", resume=True, progress=False)
     assert lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 3
+
+
+def test_each_schedule_goes_on_by_itself(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A ratio of another kind begins anew, and content goes on, in force from the first step on."""
+    pretrain(config.replace(["steps=3", "validation.every=0"]), tmp_path / "first", progress=False)
+    branch = config.replace([f"branch={tmp_path / 'first'}", "masking.ratio={kind: responsive}"])
+    alone = World(0, 1, torch.device("cpu"))
+    run, _ = open_run(branch, RunFolder(tmp_path / "branch"), alone, resume=False)
+    assert (
+        run.masker.class_weights()
+        == lines(tmp_path / "first" / "metrics.jsonl")[-1]["class_weight"]
+    )
+    assert len(set((run.masker.class_weights() or {}).values())) > 2
+    assert "masking.ratio begins anew: the checkpoint holds no state of a responsive" in caplog.text
+    assert "masking.content begins anew" not in caplog.text

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from chronomask import keyed
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError
 from chronomask.masking import replacement
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import quantise
@@ -262,6 +262,21 @@ class Masker:
         self.content.load_state_dict(_entries_of(state, "content."))
         self.ratio.load_state_dict(_entries_of(state, "response."))
         self._refresh_weights()
+
+    def continue_from(self, state: dict[str, torch.Tensor]) -> dict[str, DataError]:
+        """Restore what the schedules learned in training that may have had others, each by itself.
+
+        Gives the schedules that begin anew instead, "content" or "ratio", and why.
+        """
+        anew: dict[str, DataError] = {}
+        named = (("content", "content.", self.content), ("ratio", "response.", self.ratio))
+        for name, prefix, schedule in named:
+            try:
+                schedule.load_state_dict(_entries_of(state, prefix))
+            except DataError as error:
+                anew[name] = error
+        self._refresh_weights()
+        return anew
 
     def _refresh_weights(self) -> None:
         held = self._held_weights

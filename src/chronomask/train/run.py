@@ -442,11 +442,13 @@ def open_run(
 def _take_over(run: Run, origin: Checkpoint) -> None:
     """Let a branch begin with what masking and outliers had learned; what is of another kind begins anew."""
     tensors = origin.content()
-    for name, part in (("masking", run.masker), ("outliers", run.outliers)):
-        try:
-            part.load_state_dict(tensors)
-        except DataError as error:
-            logger.warning("%s begins anew: %s", name, error)
+    anew = {f"masking.{name}": why for name, why in run.masker.continue_from(tensors).items()}
+    try:
+        run.outliers.load_state_dict(tensors)
+    except DataError as error:
+        anew["outliers"] = error
+    for name, why in anew.items():
+        logger.warning("%s begins anew: %s", name, why)
 
 
 def _use_fastest_attention(model: PreTrainedModel, device: torch.device, config: RunConfig) -> None:
