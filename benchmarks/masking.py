@@ -9,10 +9,13 @@ The batch is 64 rows of 512 tokens of real text: prose of the installed packages
   offsets, from which it finds words). Both sides end with torch tensors.
 - ``ptw_vs_python``: against a straightforward Python version of the published walk, from lists to
   tensors, given the words.
-- ``share_of_step``: masking, in a training step of a BERT of 4 layers × 256 on 32 rows of 128.
+- ``share_of_step``: masking with PTW, in a training step of a BERT of 4 layers × 256 on 32 rows of 128;
+  ``shares_of_step``: the same of masking that changes over time, learns or weighs losses, what it learns of
+  the losses included. The pass of the model that ``model_scores`` needs is no masking; its share stands
+  apart (``model_scores_pass``), for each step whose rows are scored.
 
-Both sides take turns, round by round; figures are ratios of median times. Ours starts from rows as
-the loader gives them; reading these rows from disk is timed beside it (``loader_ms``).
+All sides take turns, round by round; figures are ratios of medians of processor time. Ours starts from
+rows as the loader gives them; reading these rows from disk is timed beside it (``loader_ms``).
 ``peak_mib`` is what masking allocates at most, per kind.
 """
 
@@ -41,13 +44,16 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 from benchmarks.record import as_json
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
+from chronomask.data.ngrams import add_ngrams, find_ngrams
 from chronomask.masking.config import MaskingConfig
+from chronomask.masking.content import ModelScores
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
+from chronomask.train.foresight import Scorer
 from chronomask.train.forward import Forward
 from chronomask.types import ClassTally, Rows
 from tests.support.published_walk import mask_row
@@ -59,6 +65,34 @@ OURS: dict[str, dict[str, Any]] = {
     "ptw": {"strategy": {"kind": "whole_word"}, "content": {"kind": "ptw"}},
     "span": {"strategy": {"kind": "span"}},
 }
+OVER_TIME: dict[str, dict[str, Any]] = {
+    "pmi": {"strategy": {"kind": "pmi"}},
+    "strategy": {
+        "strategy": {
+            "kind": "mixed",
+            "parts": [
+                {
+                    "share": {"kind": "linear", "start": 1.0, "end": 0.0},
+                    "strategy": {"kind": "token"},
+                },
+                {
+                    "share": {"kind": "linear", "start": 0.0, "end": 1.0},
+                    "strategy": {"kind": "span"},
+                },
+            ],
+        }
+    },
+    "loss_weights": {
+        "ratio": {"kind": "cosine_rows"},
+        "loss_weight": {"kind": "inverse_ratio"},
+        "loss_per": "token",
+    },
+    "strength": {"content": {"kind": "ptw", "strength": {"kind": "linear", "start": 0, "end": 1}}},
+    "learning_progress": {"content": {"kind": "learning_progress"}},
+    "reducible_loss": {"content": {"kind": "reducible_loss"}},
+    "model_scores": {"content": {"kind": "model_scores"}},
+}
+"""Masking that changes over time, learns or weighs losses; of whole words where nothing else is said."""
 PEERS = {
     "token_vs_hf": ("token", "hf_token"),
     "whole_word_vs_hf": ("whole_word", "hf_whole_word"),
@@ -161,17 +195,17 @@ def contenders(
 
 
 def seconds(call: Callable[[], object], repeat: int) -> float:
-    """Median seconds of ``repeat`` calls."""
+    """Median processor time of ``repeat`` calls."""
     times = []
     for _ in range(repeat):
-        began = time.perf_counter()
+        began = time.thread_time()
         call()
-        times.append(time.perf_counter() - began)
+        times.append(time.thread_time() - began)
     return median(times)
 
 
 def time_in_turns(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds per call of each contender; all take turns in every round."""
+    """Median processor time per call of each contender; all take turns in every round."""
     for call in calls.values():
         call()
     repeats = {name: max(1, int(0.03 / seconds(call, 3))) for name, call in calls.items()}
@@ -192,8 +226,12 @@ def peak_mib(call: Callable[[], object]) -> float:
     return peak / 2**20
 
 
-def share_of_step(data: PreparedData, tokenizer: PreTrainedTokenizerBase, rounds: int) -> float:
-    """Masking time over step time (masking, forward, backward, AdamW) on 32 rows of 128 tokens."""
+def shares_of_step(
+    data: PreparedData, tokenizer: PreTrainedTokenizerBase, rounds: int
+) -> dict[str, float]:
+    """Time of each masking over the time of a step (masking, forward, backward, AdamW) on 32 rows of 128
+    tokens: of PTW, of :data:`OVER_TIME`, and of the pass that scores a step's rows.
+    """
     config = FromConfig(
         overrides={
             "hidden_size": 256,
@@ -204,15 +242,10 @@ def share_of_step(data: PreparedData, tokenizer: PreTrainedTokenizerBase, rounds
     )
     model = build_model(config, tokenizer, row_length=128, seed=0, attention="row")
     forward = Forward(model, torch.device("cpu"), "fp32", "row", data.manifest.pad_token_id)
-    masker = masker_of(OURS["ptw"], data, Vocabulary.from_tokenizer(tokenizer))
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    masker = masker_of(OURS["ptw"], data, vocabulary)
     optimiser = torch.optim.AdamW(model.parameters(), fused=True)
-    whole = data.split("train").read(np.arange(8), 0)
-    rows = Rows(
-        *(a.reshape(32, 128) for a in (whole.input_ids, whole.word_id, whole.token_class)),
-        row_id=np.arange(32),
-        epoch=np.zeros(32, np.int64),
-        cu_seqlens=np.arange(0, 32 * 128 + 1, 128, dtype=np.int32),
-    )
+    rows = short_rows(data)
 
     def step() -> None:
         part = forward.mask(rows, masker, 0.5)
@@ -221,9 +254,46 @@ def share_of_step(data: PreparedData, tokenizer: PreTrainedTokenizerBase, rounds
         optimiser.step()
         optimiser.zero_grad()
 
+    ahead = ModelScores().look_ahead
+    scorer = Scorer(ahead, forward, vocabulary, seed=0)
+    calls: dict[str, Callable[[], object]] = {
+        "step": step,
+        "model_scores_pass": lambda: scorer.score([rows]),
+    }
     on_torch = rows.to("cpu")
-    times = time_in_turns({"mask": lambda: masker(on_torch, 0.5), "step": step}, rounds)
-    return times["mask"] / times["step"]
+    for name, spec in {"ptw": OURS["ptw"], **OVER_TIME}.items():
+        calls[name] = masking_and_learning(masker_of(spec, data, vocabulary), on_torch)
+    times = time_in_turns(calls, rounds)
+    return {name: value / times["step"] for name, value in times.items() if name != "step"}
+
+
+def short_rows(data: PreparedData) -> Rows:
+    """32 rows of 128 tokens, with collocations and with scores as if a model had made them."""
+    whole = data.split("train").read(np.arange(8), 0)
+    assert whole.ngrams is not None
+    columns = (whole.input_ids, whole.word_id, whole.token_class)
+    return Rows(
+        *(column.reshape(32, 128) for column in columns),
+        row_id=np.arange(32),
+        epoch=np.zeros(32, np.int64),
+        cu_seqlens=np.arange(0, 32 * 128 + 1, 128, dtype=np.int32),
+        scores=np.random.default_rng(0).normal(size=(32, 128)).astype(np.float32),
+        ngrams=whole.ngrams.reshape(32, 128),
+    )
+
+
+def masking_and_learning(masker: Masker, rows: Rows) -> Callable[[], object]:
+    """All that a step has of masking: the masks, and what is learnt of the losses where it learns."""
+    losses = torch.linspace(0, 10, rows.input_ids.numel())
+    correct = losses < 1
+
+    def run() -> None:
+        batch = masker(rows, 0.5)
+        if masker.needs_feedback:
+            masker.observe(batch, losses[: batch.num_predicted], correct[: batch.num_predicted])
+            masker.end_step()
+
+    return run
 
 
 def main() -> None:
@@ -246,7 +316,8 @@ def main() -> None:
         steps = iter(range(10**6))
         loader_ms = seconds(lambda: loader.rows_at(next(steps)), 50) * 1e3
         memory = {name: round(peak_mib(calls[name]), 2) for name in OURS}
-        share = share_of_step(data, tokenizer, max(5, options.rounds // 2))
+        with_ngrams = add_ngrams(data, find_ngrams(split, progress=False))
+        shares = shares_of_step(with_ngrams, tokenizer, max(5, options.rounds // 2))
 
     print(f"{ROWS} rows × {LENGTH} tokens, one thread, medians of {options.rounds} rounds")
     for name, value in times.items():
@@ -255,11 +326,18 @@ def main() -> None:
     figures = {key: round(times[peer] / times[ours], 1) for key, (ours, peer) in PEERS.items()}
     for key, value in figures.items():
         print(f"{key:24}{value:8.1f}×")
-    print(f"{'share_of_step':24}{share:8.2%}")
+    for name, share in shares.items():
+        print(f"{'share of step: ' + name:34}{share:9.3%}")
     print(f"{'loader_ms':24}{loader_ms:8.3f}")
     print("peak MiB:", ", ".join(f"{name} {value}" for name, value in memory.items()))
     if options.json:
-        extra = {"share_of_step": round(share, 5), "loader_ms": round(loader_ms, 3)}
+        shares = {name: round(share, 5) for name, share in shares.items()}
+        extra = {
+            "share_of_step": shares.pop("ptw"),
+            "model_scores_pass": shares.pop("model_scores_pass"),
+            "shares_of_step": shares,
+            "loader_ms": round(loader_ms, 3),
+        }
         milliseconds = {name: round(value * 1e3, 3) for name, value in times.items()}
         print(as_json(figures | extra | {"peak_mib": memory, "milliseconds": milliseconds}))
 
