@@ -277,7 +277,13 @@ class MaskedBatch:
             "input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens",
             "attention_mask", "loss_weights",
         )  # fmt: skip
-        return replace(self, **_move({name: getattr(self, name) for name in moved}, device))
+        arrays: dict[str, Any] = _move({name: getattr(self, name) for name in moved}, device)
+        return MaskedBatch(
+            num_maskable=self.num_maskable,
+            masking_ratio=self.masking_ratio,
+            divisor=self.divisor,
+            **arrays,
+        )
 
 
 @dataclass(frozen=True, slots=True)

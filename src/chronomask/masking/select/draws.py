@@ -19,6 +19,7 @@ __all__ = [
     "count",
     "cut_spans",
     "deal_units",
+    "expect",
     "find_single",
     "find_units",
     "gather",
@@ -192,7 +193,7 @@ def solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.nda
             chance[c] = odds / (odds + 1.0)
         if step == NEWTON_STEPS:
             break
-        expected, slope = _expect(counts, chance)
+        expected, slope = expect(counts, chance)
         missing = target - expected
         if abs(missing) <= target * TOLERANCE:
             break
@@ -201,7 +202,7 @@ def solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.nda
 
 # Sums of whole numbers below 2⁵³ are the same in any order, so they may be added in parallel.
 @njit(cache=True, nogil=True, fastmath={"reassoc"})
-def _expect(counts: np.ndarray, chance: np.ndarray) -> tuple[Scalar, Scalar]:
+def expect(counts: np.ndarray, chance: np.ndarray) -> tuple[Scalar, Scalar]:
     """Σ counts · π and Σ counts · π(1 − π), in units of 2⁻³²."""
     expected, spread = 0.0, 0.0
     for c in range(chance.size):
@@ -354,35 +355,30 @@ def systematic_in_place(
     return np.int64(at)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def left_for_single(
-    budget: Scalar, covered: Scalar, longest: Scalar, counts: np.ndarray, chance: np.ndarray
+    budget: Scalar, covered: Scalar, longest: Scalar, num_single: Scalar, expected: Scalar
 ) -> Scalar:
     """How many one-token units to choose, in units of 2⁻³², see step 4.
 
     ``covered``: tokens of the longer units chosen; ``longest``: tokens of the longest, 0 if there is
     none, a bound on how far ``covered`` can be from its expectation (Abel summation: units are drawn
-    systematically in order of length); ``counts``, ``chance`` [C] of the one-token units.
+    systematically in order of length); ``num_single`` one-token units, whose chances add up to
+    ``expected``, in units of 2⁻³².
     """
-    expected, total = 0.0, 0.0
-    for c in range(chance.size):
-        expected += counts[c] * np.rint(chance[c] * _ONE)
-        total += counts[c]
     missing = (budget - covered) * _ONE - expected
-    room = min(expected, total * _ONE - expected)
+    room = min(expected, num_single * _ONE - expected)
     share = min(1.0, room / ((longest + 1) * _ONE))
     return np.int64(expected + np.rint(share * missing))
 
 
-@njit(cache=True, nogil=True)
-def shift(chance: np.ndarray, counts: np.ndarray, number: Scalar) -> None:
-    """Move ``chance`` [C] by δπ(1 − π) so that it sums to ``number`` · 2⁻³² over ``counts``."""
-    expected, room = 0.0, 0.0
-    for c in range(chance.size):
-        spread = chance[c] * (1.0 - chance[c])
-        expected += counts[c] * np.rint(chance[c] * _ONE)
-        room += counts[c] * np.rint(spread * _ONE)
-    step = (np.float64(number) - expected) / max(room, 1.0)
+@njit(cache=True, nogil=True, error_model="numpy")
+def shift(chance: np.ndarray, missing: Scalar, spread: Scalar) -> None:
+    """Move ``chance`` [C] by δπ(1 − π), so that its sum over units grows by ``missing``.
+
+    ``spread``: Σ π(1 − π) over the units; both in units of 2⁻³².
+    """
+    step = missing / max(spread, 1.0)
     for c in range(chance.size):
         moved = step * (chance[c] * (1.0 - chance[c]))
         chance[c] = min(max(chance[c] + moved, 0.0), 1.0)

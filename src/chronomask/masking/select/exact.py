@@ -247,12 +247,13 @@ def _select_rows(
                     tokens = np.int64(last[u] - first[u]) + 1
                     longest = max(longest, tokens)
                     covered += hit[u] * tokens
-                left = draws.left_for_single(budget, covered, longest, single_counts, chance)
+                expected, spread_of_sum = draws.expect(single_counts, chance)
+                left = draws.left_for_single(budget, covered, longest, num_single, expected)
                 if uniform:
                     wanted = (left + np.int64(start_single)) >> 32
                     draws.smallest(hashed, chosen, wanted, buckets, order)
                 else:
-                    draws.shift(chance, single_counts, left)
+                    draws.shift(chance, left - expected, spread_of_sum)
                     draws.in_units(chance, fixed)
                     chosen[:] = False
                     in_place = True
