@@ -62,7 +62,7 @@ ROWS, LENGTH, RATIO = 64, 512, 0.15
 OURS: dict[str, dict[str, Any]] = {
     "token": {"strategy": {"kind": "token"}},
     "whole_word": {"strategy": {"kind": "whole_word"}},
-    "ptw": {"strategy": {"kind": "whole_word"}, "content": {"kind": "ptw"}},
+    "ptw": {"strategy": {"kind": "whole_word"}, "content": {"kind": "ptw", "strength": 1}},
     "span": {"strategy": {"kind": "span"}},
 }
 OVER_TIME: dict[str, dict[str, Any]] = {
