@@ -252,7 +252,8 @@ def test_checkpoints_of_before_open_and_mask_the_same(name: str) -> None:
 
 
 def test_what_a_run_has_logged_is_held() -> None:
-    masker = masker_of(config_of({"kind": "responsive"}, {"kind": "ptw"}, {"kind": "whole_word"}))
+    ptw = {"kind": "ptw", "strength": 1}
+    masker = masker_of(config_of({"kind": "responsive"}, ptw, {"kind": "whole_word"}))
     before = masker.state_dict()
     weights = [0.5, *np.linspace(0.1, 0.9, len(CLASSES) - 1)]
     masker.hold(ratio=0.2, class_weights=weights)

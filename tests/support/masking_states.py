@@ -26,9 +26,9 @@ VOCAB_SIZE = 40
 VOCABULARY = Vocabulary(4, np.arange(5, VOCAB_SIZE), VOCAB_SIZE)
 CONTENTS: dict[str, dict[str, Any]] = {
     "none": {"kind": "none"},
-    "ptw": {"kind": "ptw", "ema_decay": 0.9},
-    "ptw softmax": {"kind": "ptw", "weight_map": {"kind": "softmax"}},
-    "ptw clipped": {"kind": "ptw", "weight_map": {"kind": "clipped"}},
+    "ptw": {"kind": "ptw", "strength": 1, "ema_decay": 0.9},
+    "ptw softmax": {"kind": "ptw", "strength": 1, "weight_map": {"kind": "softmax"}},
+    "ptw clipped": {"kind": "ptw", "strength": 1, "weight_map": {"kind": "clipped"}},
     "ptw_faithful": {"kind": "ptw_faithful", "ema_decay": 0.9},
     "fixed": {"kind": "fixed", "weights": {"NOUN": 4, "DET": 0}},
     "token_accuracy": {"kind": "token_accuracy", "every": 3},
