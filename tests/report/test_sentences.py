@@ -78,7 +78,7 @@ def test_speed_is_claimed_with_its_interval(
 def test_the_summary_says_how_far_it_carries() -> None:
     text = " ".join(findings(comparison([task("cola", {"a": (0.1, 0.2)})]), {}))
     assert "no p can be below 0.25" in text
-    assert "“a” predicts 2.00 times as many tokens" in text
+    assert "“a” predicts 2.00 times as many masked tokens" in text
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,9 @@ def test_ranges_speak_of_the_arms_they_count() -> None:
     for arm, tokens in zip(made["arms"], (100.0, 100.0, 150.0, 120.0), strict=True):
         arm["masked_tokens"] = tokens
     text = " ".join(findings(made, {}))
-    assert "2 arms predict more tokens than the baseline (1.20 to 1.50 times as many)" in text
+    assert (
+        "2 arms predict more masked tokens than the baseline (1.20 to 1.50 times as many)" in text
+    )
 
 
 def _contrast(low: float, high: float, p: float) -> dict[str, Any]:
@@ -183,7 +185,7 @@ def test_the_headline_is_the_mean_of_the_yardsticks() -> None:
     losses[1]["task"] = "mean_loss"
     made = comparison(losses)
     assert "“a” ended best: its mean loss of five yardsticks" in answer(made)
-    assert answer(made).endswith("It predicted 2.00 times as many tokens.")
+    assert answer(made).endswith("It predicted 2.00 times as many masked tokens.")
 
 
 def test_an_arm_that_ends_far_from_the_yardstick_is_pointed_out() -> None:

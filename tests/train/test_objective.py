@@ -189,6 +189,11 @@ def test_both_objectives_train_resume_and_do_not_depend_on_how_a_step_is_cut(
         assert 0 < line["causal_share"] < 1
         assert line["causal_loss"] > 0
     assert logged[-1]["causal_tokens"] > 200
+    card = (
+        tmp_path / "whole" / "checkpoints" / "step-00000009" / "transformers" / "README.md"
+    ).read_text()
+    assert f"| next tokens predicted | {logged[-1]['causal_tokens']:,} |" in card
+    assert "objective:\n  kind: hybrid\n  causal: 0.4\n" in card
 
     cut = config.replace([*WITHOUT_DROPOUT, "steps=3"])
     for number in (1, 4):

@@ -83,8 +83,9 @@ def model_card(
 ) -> str:
     """Markdown with the YAML head that model hubs read: what was trained, on what and how far.
 
-    ``masking``: the masking part of the run's config; ``counters``: step, steps, tokens_seen and
-    masked_tokens; ``losses``: named losses in nats per predicted token, None where not measured;
+    ``masking``: the masking part of the run's config, or that and what rows are trained for beside it;
+    ``counters``: step, steps, tokens_seen and masked_tokens, and causal_tokens where rows are causal;
+    ``losses``: named losses in nats per predicted token, None where not measured;
     ``weights``: which of a checkpoint's weights these are, if there are several.
     """
     head = yaml.safe_dump(
@@ -99,6 +100,8 @@ def model_card(
         f"| {label} | {'not measured' if loss is None else f'{loss:.4f}'} |"
         for label, loss in losses.items()
     )
+    following = counters.get("causal_tokens")
+    causal = "" if following is None else f"| next tokens predicted | {following:,} |\n"
     which = "" if weights is None else f"| weights | {weights} |\n"
     schedule = yaml.safe_dump(dict(masking), sort_keys=False, allow_unicode=True).rstrip()
     return f"""---
@@ -115,7 +118,7 @@ training.
 | optimiser steps | {counters["step"]:,} of {counters["steps"]:,} |
 | tokens seen | {counters["tokens_seen"]:,} |
 | tokens predicted | {counters["masked_tokens"]:,} |
-| data fingerprint | `{data_fingerprint}` |
+{causal}| data fingerprint | `{data_fingerprint}` |
 {which}
 | loss (nats per predicted token) | |
 |---|---|

@@ -284,7 +284,7 @@ def _labels_of(name: str, study: Numbers) -> str:
     own, theirs = counts.get(name), counts.get(study["baseline"])
     if not own or not theirs or abs(own / theirs - 1) <= 0.02:
         return ""
-    return f" It predicted {own / theirs:.2f} times as many tokens."
+    return f" It predicted {own / theirs:.2f} times as many masked tokens."
 
 
 def _lowest_of_one_seed(arms: Mapping[str, Numbers], lowest: str, baseline: str, named: str) -> str:
@@ -411,15 +411,15 @@ def _labels(study: Numbers) -> list[str]:
     if len(unequal) == 1:
         ((name, times),) = unequal.items()
         return [
-            f"“{name}” predicts {times:.2f} times as many tokens as the baseline, so its difference is not "
-            "due to the schedule alone."
+            f"“{name}” predicts {times:.2f} times as many masked tokens as the baseline, so its difference "
+            "is not due to the schedule alone."
         ]
     fewest, most = min(unequal.values()), max(unequal.values())
     kind = "more" if fewest > 1 else "fewer" if most < 1 else "more or fewer"
     span = f"{fewest:.2f}" if f"{fewest:.2f}" == f"{most:.2f}" else f"{fewest:.2f} to {most:.2f}"
     return [
-        f"{len(unequal)} arms predict {kind} tokens than the baseline ({span} times as many), so their "
-        "differences are not due to the schedule alone."
+        f"{len(unequal)} arms predict {kind} masked tokens than the baseline ({span} times as many), so "
+        "their differences are not due to the schedule alone."
     ]
 
 

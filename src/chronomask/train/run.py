@@ -276,17 +276,26 @@ class Run:
 
     def _card(self, state: State, measured: dict[str, Any], weights: str | None = None) -> str:
         """A model card; ``weights``: which they are, where there are two kinds."""
+        config = self.config
+        beside: dict[str, Any] = {}
+        if config.objective.has_causal_rows:
+            beside["objective"] = config.objective.to_dict()
+        if config.late_masks is not None:
+            beside["late_masks"] = config.late_masks.to_dict()
+        masking = config.masking.to_dict()
+        following = {"causal_tokens": state.causal_tokens} if "objective" in beside else {}
         return model_card(
             name=str(self.config.name),
             model_type=self.model.config.model_type,
             num_parameters=self.num_parameters,
             data_fingerprint=self.data.fingerprint,
-            masking=self.config.masking.to_dict(),
+            masking={"masking": masking, **beside} if beside else masking,
             counters={
                 "step": state.step,
                 "steps": self.config.steps,
                 "tokens_seen": state.tokens_seen,
                 "masked_tokens": state.masked_tokens,
+                **following,
             },
             losses={
                 "held-out rows, 15 % of tokens masked": measured["loss"],
