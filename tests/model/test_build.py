@@ -121,7 +121,9 @@ def test_folders_that_hold_no_model_are_refused(
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UsageError, match=r"no \.safetensors weights"):
         open_model(tmp_path)
-    with pytest.raises(DataError, match="as a tokenizer"):
+    with pytest.raises(
+        DataError, match="as a tokenizer|has no tokenizer"
+    ):  # by transformers' version
         open_tokenizer(tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
         open_tokenizer(tmp_path / "nothing")

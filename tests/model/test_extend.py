@@ -17,6 +17,8 @@ def embedding_and_head(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return model.get_input_embeddings().weight, model.get_output_embeddings().weight
 
 
+# DeBERTa's own, in transformers 5.17.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("model_type", [*sorted(HEADS), "deberta-v2", "roformer"])
 def test_a_new_tokens_logit_is_the_mean_of_its_pieces(
     model_type: str, tokenizer: PreTrainedTokenizerBase

@@ -61,8 +61,9 @@ def test_nothing_is_read_before_the_update_is_queued(
     )
     autocast = torch.autocast
     monkeypatch.setattr(torch, "autocast", lambda _, *a, **named: autocast("cpu", *a, **named))
-    for name in ("is_autocast_enabled", "get_autocast_dtype"):  # which know no such device either
-        monkeypatch.setattr(torch, name, lambda _, own=getattr(torch, name): own("cpu"))
+    enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: enabled("cpu"))
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: dtype("cpu"))
     run.forward.model.to("meta")  # pyright: ignore[reportArgumentType]
     run.forward = replace(run.forward, device=META)
     run.parameters = list(run.forward.model.parameters())
