@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import BertForMaskedLM, PreTrainedTokenizerFast, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    BertForMaskedLM,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+)
 
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError
 from chronomask.integrations.lightning import TimeVariantMasking
 from chronomask.integrations.order import with_row_ids
 from chronomask.integrations.step import StepMasking, read_arm
@@ -27,6 +33,7 @@ from chronomask.recipes import recipes
 from chronomask.train.foresight import Scorer
 from chronomask.train.forward import Forward, Predictions, entering, parts_of
 from chronomask.types import UPOS_CLASSES
+from tests.support.tiny_models import sizes
 from tests.support.worded_rows import ROW_LENGTH, make_rows, tiny_model
 
 pytestmark = [
@@ -313,3 +320,47 @@ def test_the_table_of_the_docs_is_true(tokenizer: PreTrainedTokenizerFast) -> No
         except UsageError:
             workers = "no"
         assert table[name] == ["yes", "`masking.loss`" if own else "yes", "yes", workers], name
+
+
+@pytest.mark.parametrize(
+    ("arm", "model_type", "said"),
+    [
+        ({"objective": {"kind": "hybrid"}}, "mpnet", "'mpnet'.*could see the next token"),
+        ({"late_masks": {"layer": 1}}, "mpnet", "layers of model type 'mpnet' cannot be run"),
+        ({"late_masks": {"layer": 2}}, "bert", "late_masks.layer is 2; the model has 2 layers"),
+    ],
+)
+def test_a_model_that_cannot_is_refused_when_it_is_attached(
+    tokenizer: PreTrainedTokenizerFast, arm: Any, model_type: str, said: str
+) -> None:
+    config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **sizes(model_type))
+    model = AutoModelForMaskedLM.from_config(config)
+    with pytest.raises(UsageError, match=said):
+        StepMasking(arm, tokenizer).attach(model)
+    wrapped = torch.nn.ModuleList([model])
+    with pytest.raises(UsageError, match="the model is a ModuleList.*give that model itself"):
+        StepMasking(arm, tokenizer).attach(wrapped)
+
+
+def test_rows_are_refused_where_padding_stands_before_the_text(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    masking = StepMasking("arms/gpt-bert", tokenizer)
+    padded = [dict(row, row_id=k, attention_mask=[0] + [1] * 5) for k, row in enumerate(rows[:2])]
+    padded = [
+        row | {n: row[n][:6] for n in ("input_ids", "word_ids", "token_class", "scores", "ngrams")}
+        for row in padded
+    ]
+    batch = RowCollator(tokenizer)(padded)
+    with pytest.raises(UsageError, match=r"need the model: call attach\(model\)"):
+        masking.begin_step([batch], 0.0, epoch=0)
+    masking.attach(tiny_model(tokenizer))
+    with pytest.raises(DataError, match="row 0 has a 0 before a 1 in its attention_mask"):
+        masking.begin_step([batch], 0.0, epoch=0)
+
+
+def test_state_of_another_objective_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    plain, hybrid = (StepMasking(arm, tokenizer) for arm in ({}, {"objective": {"kind": "hybrid"}}))
+    for own, other in ((plain, hybrid), (hybrid, plain)):
+        with pytest.raises(UsageError, match="saved with objective = "):
+            own.load_state_dict(other.state_dict(), other.settings(), "the checkpoint")

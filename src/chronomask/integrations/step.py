@@ -161,9 +161,11 @@ class StepMasking:
             )
         causal = self.objective.has_causal_rows
         documents = causal or self.late_masks is not None
-        if documents:
-            check_supported(model, "documents", causal=causal)
-            model.set_attn_implementation(str(implementation_for(model.config)))
+        if causal:
+            check_supported(model, "documents", causal=True)
+        attention = implementation_for(model.config)
+        if documents and attention is not None:
+            model.set_attn_implementation(attention)
         self._forward = Forward(
             model,
             torch.device(device or model.device),
