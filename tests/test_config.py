@@ -144,6 +144,19 @@ def test_defaults_can_be_changed_before_what_is_required_is_there() -> None:
     assert made == Whole(data="d", course=Level(base=0.3))
 
 
+def test_the_name_of_a_kind_stands_for_its_group(tmp_path: Path) -> None:
+    by_name = Whole.parse({"data": "d", "course": "level"})
+    assert by_name == Whole.parse({"data": "d", "course": {"kind": "level"}})
+    assert Whole.parse_with({"data": "d", "course": "level"}, ["course.base=0.4"]) == Whole(
+        data="d", course=Level(base=0.4)
+    )
+    assert Whole.parse_with({"data": "d"}, ["course=level", "course.base=0.4"]) == Whole(
+        data="d", course=Level(base=0.4)
+    )
+    assert Whole.parse({"data": "level"}).data == "level"  # what is no group stays as it is
+    assert "did you mean 'level'?" in refusal_of({"course": "levl"})
+
+
 def test_valid_names_are_listed_once() -> None:
     refusal = refusal_of({"stepz": 1, "dat": "d", "course": {"kind": "level", "bse": 1}})
     assert refusal.count("Valid: data, steps, half") == 1

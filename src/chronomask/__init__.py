@@ -66,7 +66,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(
+        {name for name in globals() if name.startswith("_")} | {*__all__, *_FUNCTION_OF_ROOM}
+    )
 
 
 class _Room(ModuleType):

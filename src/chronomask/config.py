@@ -3,14 +3,14 @@
 A part's config is a :class:`Config` subclass in the part's own file; where a part has several kinds, they
 form a family of :class:`Alternative`. Nothing in a file is ever imported or executed. Unknown keys and
 values are refused before any work starts, with the nearest valid name, and blamed on what gave them: a
-file, a flag, an override.
+file, a flag, an override. A kind's name stands for its group with the defaults: ``content: ptw``.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_origin
@@ -36,7 +36,7 @@ from pydantic_core import (
     to_jsonable_python,
 )
 
-from chronomask.errors import UsageError, nearest, printable, shown
+from chronomask.errors import UsageError, printable, shown
 from chronomask.explain import (
     class_of,
     config_classes,
@@ -55,8 +55,6 @@ __all__ = [
     "Seed",
     "diff",
     "kind_of",
-    "unknown_key",
-    "unknown_name",
 ]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -364,20 +362,6 @@ def _surprises(given: Any, made: Any, at: tuple[str | int, ...] = ()) -> Iterato
         yield {"type": PydanticCustomError("surprise", problem), "loc": at, "input": given}  # pyright: ignore
 
 
-def unknown_name(name: str, valid: Iterable[str]) -> PydanticCustomError:
-    """For validators to raise: a value that is none of the names there are."""
-    return PydanticCustomError("unknown_name", "{nearest}", {"nearest": nearest(name, valid)})
-
-
-def unknown_key(cls: type[Config], at: tuple[str, ...], valid: Iterable[str]) -> ValidationError:
-    """For validators of ``cls`` to raise: a key, by its path within the config, that is none there is."""
-    text = {"nearest": nearest(at[-1], valid)}
-    error = PydanticCustomError("unknown_key", "{nearest}", text)
-    return ValidationError.from_exception_data(
-        cls.__name__, [{"type": error, "loc": at, "input": None}]
-    )
-
-
 def diff(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, with both values (None where a key is absent)."""
     a, b = dict(_leaves(left.to_dict())), dict(_leaves(right.to_dict()))
@@ -402,13 +386,29 @@ def _overlay(cls: type[Config], layers: Sequence[Layer]) -> dict[str, Any]:
     Layers after the first are collected beforehand, so that ``model.path`` may come before the
     ``model.kind`` it belongs to.
     """
-    first, *others = [nested(layer.values) for layer in layers] or [{}]
+    first, *others = [_with_kinds(cls, nested(layer.values)) for layer in layers] or [{}]
     changes: dict[str, Any] = {}
     base = _with_defaults(cls, first)
     for values in others:
         base = _with_kinds_of(values, base)
         changes = merge(changes, values)
     return merge(base, changes) if changes else first
+
+
+def _with_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` in which a kind's name alone, ``content: ptw``, is the group that it stands for."""
+    result = dict(values)
+    for name, field in cls.model_fields.items():
+        value = values.get(name)
+        if not isinstance(value, str | Mapping) or get_origin(field.annotation) is dict:
+            continue
+        classes = list(config_classes(field.annotation))
+        if isinstance(value, Mapping):
+            group = class_of(classes, value)
+            result[name] = value if group is None else _with_kinds(group, value)
+        elif value in kinds_of(classes):
+            result[name] = {"kind": value}
+    return result
 
 
 def _with_kinds_of(changes: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import ast
 import inspect
 import itertools
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from chronomask.errors import nearest, shown
 
@@ -28,6 +28,8 @@ __all__ = [
     "kinds_of",
     "meanings_of",
     "root_causes",
+    "unknown_key",
+    "unknown_name",
 ]
 
 ConfigClass = type[BaseModel]
@@ -107,10 +109,8 @@ def describe_problem(
                 if not kinds
                 else "expected a group of keys with a 'kind'"
             )
-            if isinstance(value, str) and value in kinds:
-                meant += f", as {location}.kind={value} makes it"
-            elif kinds:
-                meant += f"; valid: {', '.join(kinds)}"
+            if kinds:
+                meant += f"; {nearest(value if isinstance(value, str) else '', kinds)}"
             return f"{location or 'the whole'} is {_as_in_yaml(value)}; {meant}"
         case "tuple_type" | "list_type":
             return f"{location} is {_as_in_yaml(value)}; expected a list"
@@ -119,6 +119,20 @@ def describe_problem(
     if isinstance(value, Mapping) and item["type"] == "value_error":  # of several values together
         return f"{location}: {message}" if location else message
     return f"{location or 'the whole'} is {_as_in_yaml(value)}: {message}"
+
+
+def unknown_name(name: str, valid: Iterable[str]) -> PydanticCustomError:
+    """For validators to raise: a value that is none of the names there are."""
+    return PydanticCustomError("unknown_name", "{nearest}", {"nearest": nearest(name, valid)})
+
+
+def unknown_key(cls: ConfigClass, at: tuple[str, ...], valid: Iterable[str]) -> ValidationError:
+    """For validators of ``cls`` to raise: a key, by its path within the config, that is none there is."""
+    text = {"nearest": nearest(at[-1], valid)}
+    error = PydanticCustomError("unknown_key", "{nearest}", text)
+    return ValidationError.from_exception_data(
+        cls.__name__, [{"type": error, "loc": at, "input": None}]
+    )
 
 
 def _as_in_yaml(value: Any) -> str:

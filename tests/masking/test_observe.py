@@ -11,7 +11,7 @@ import torch
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.masking.ratio import Linear
+from chronomask.masking.ratio import Constant, Linear
 from chronomask.masking.strategy import Token
 from chronomask.masking.tally import class_means, class_sums, score
 from chronomask.types import ClassTally, MaskedBatch
@@ -46,6 +46,11 @@ def test_typed_values_and_dicts_make_the_same_masker() -> None:
     assert typed.vocabulary.mask_token_id == tokenizer.mask_token_id
     assert typed.vocabulary.ordinary_ids.tolist() == [5, 6, 7]
     assert Masker.for_tokenizer(tokenizer).config == MaskingConfig()
+    short = Masker.for_tokenizer(tokenizer, ratio=0.3, strategy="token")
+    assert short.config == MaskingConfig(ratio=Constant(base=0.3), strategy=Token())
+    for wrong in (True, 1.5, "0.3"):
+        with pytest.raises(UsageError, match="ratio"):
+            Masker.for_tokenizer(tokenizer, ratio=wrong)
 
 
 @pytest.mark.parametrize("content", ["ptw", "ptw_faithful", "token_accuracy"])

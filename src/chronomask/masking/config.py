@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from chronomask.config import Config, kind_of
 from chronomask.errors import UsageError
@@ -21,11 +21,18 @@ Budget = Literal["row", "batch", "none"]
 """What meets the ratio: every row, all rows of a micro-batch together, or no one."""
 
 
+def _of_number(value: Any) -> Any:
+    """A constant ratio's number as the group that it stands for; all else as it is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"kind": "constant", "base": value} if is_number else value
+
+
 class MaskingConfig(Config):
     """Everything about masking: how much is masked, what, and how it is replaced."""
 
-    ratio: Schedule = Linear(start=0.30, end=0.15)
-    """how much is masked at each moment of training; the published course is cosine_decay"""
+    ratio: Annotated[Schedule, BeforeValidator(_of_number)] = Linear(start=0.30, end=0.15)
+    """how much is masked at each moment of training, a number for a constant ratio; the published course is
+    cosine_decay"""
     content: ContentSchedule = NoContent()
     """which classes of tokens are preferred"""
     strategy: Strategy = WholeWord()

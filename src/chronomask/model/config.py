@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from chronomask.config import Config, unknown_key, unknown_name
+from chronomask.config import Config
+from chronomask.explain import unknown_key, unknown_name
 
 __all__ = [
     "AttentionScope",
