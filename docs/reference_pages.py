@@ -279,8 +279,8 @@ def autodoc(directive: str, path: str, *options: str) -> str:
 def _how_to_read() -> str:
     return (
         "A key's path joins the groups it lies in with dots, such as `masking.ratio.base`. Where a group has "
-        "a `kind`, the kind decides which other keys it has, and its name alone stands for its group with the "
-        "defaults: `content: ptw`. A `null` in the defaults means that nothing is set."
+        "a `kind`, the kind decides which other keys it has, and its name alone stands for its group with "
+        "the defaults: `content: ptw`. A `null` in the defaults means that nothing is set."
     )
 
 
