@@ -338,7 +338,7 @@ def test_a_model_that_cannot_is_refused_when_it_is_attached(
     with pytest.raises(UsageError, match=said):
         StepMasking(arm, tokenizer).attach(model)
     wrapped = torch.nn.ModuleList([model])
-    with pytest.raises(UsageError, match="the model is a ModuleList.*give that model itself"):
+    with pytest.raises(UsageError, match=r"the model is a ModuleList.*give that model itself"):
         StepMasking(arm, tokenizer).attach(wrapped)
 
 

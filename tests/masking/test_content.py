@@ -157,7 +157,7 @@ def test_refusals() -> None:
     with pytest.raises(UsageError, match="give at least one class a weight above 0"):
         state_of(kind="fixed", weights={}, other=0).weights()
     config = ContentSchedule.parse({"kind": "ptw"})
-    with pytest.raises(UsageError, match="prepare it with a tagger"):
+    with pytest.raises(UsageError, match="prepare the text with a tagger"):
         config.begin(("none",), 100)
     with pytest.raises(DataError, match="schedule 'ptw' needs"):
         state_of(kind="ptw").load_state_dict(state_of(kind="none").state_dict())
