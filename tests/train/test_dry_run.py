@@ -56,7 +56,9 @@ BESIDE = {
 """What arms change that do not change the masking alone."""
 
 
-@pytest.mark.parametrize("objective", ["mlm", "hybrid", "causal_first", "late_masks"])
+@pytest.mark.parametrize(
+    "objective", ["mlm", "hybrid", "causal_first", "late_masks", "model_scores"]
+)
 def test_it_says_what_training_does(config: RunConfig, tmp_path: Path, objective: str) -> None:
     config = config.replace(["log_every=1", "steps=6", "attention=row"])
     if objective == "late_masks":
@@ -65,6 +67,8 @@ def test_it_says_what_training_does(config: RunConfig, tmp_path: Path, objective
         at_once = dry_run(config, flops_per_second=1e9)
         config = config.replace([falling])
         assert dry_run(config, flops_per_second=1e9).flops < 0.95 * at_once.flops
+    elif objective == "model_scores":
+        config = config.replace(["masking.content={kind: model_scores, every: 2, passes: 3}"])
     else:
         config = config.replace([f"objective.kind={objective}"])
     if objective == "hybrid":

@@ -352,13 +352,17 @@ def finish(run: Run, state: State, world: World, queued: Queued) -> Step:
 
 
 def _flops_beside(run: Run, part: Part) -> int:
-    """Operations of a micro-batch that no count of tokens tells: attention, less what late masks skip."""
+    """Operations of a micro-batch that no count of tokens tells: attention, less what late masks skip, and
+    the passes that scored its rows.
+    """
     pad, scope = run.forward.pad_token_id, run.config.attention
     whole = lengths_in(part.rows, pad, scope)
     flops = run.flops.of_attention(whole, part.batch.num_predicted, causal=part.causal)
     if part.early_lengths is not None:
         for layer in run.layers[: part.inputs["early"].layers]:
             flops -= round(layer.of(whole, 0) - layer.of(part.early_lengths, 0))
+    if ahead := run.config.masking.content.look_ahead:  # a forward pass is a third of a step
+        flops += round(ahead.passes * run.flops.of(whole, whole.sum() / ahead.passes) / 3)
     return flops
 
 
