@@ -39,7 +39,7 @@ from benchmarks.gpu_small import (
     of_many_runs,
     of_threads,
 )
-from benchmarks.gpu_work import MASKING, ROOT, Figures, Setting, of_training, settle
+from benchmarks.gpu_work import BF16_WEIGHTS, MASKING, ROOT, Figures, Setting, of_training, settle
 from benchmarks.sides import Examples, Work, run_config, trainer
 from chronomask.data.folder import PreparedData
 from chronomask.model.attention import backbone_inputs, documents_attention
@@ -103,26 +103,32 @@ def of_masking(setting: Setting) -> Figures:
 
 FIGURES: dict[str, tuple[Callable[[Setting], Figures], int]] = {
     "bert_base": (of_training("bert_base"), 110),
+    "bert_base_bf16": (of_training("bert_base", "bert_base_bf16", **BF16_WEIGHTS), 110),
     "tests": (of_tests, 110),
     "trainer_eager": (of_trainer(compiled=False), 60),
-    "modernbert_base": (of_training("modernbert_base"), 110),
+    "modernbert_base_bf16": (
+        of_training("modernbert_base", "modernbert_base_bf16", **BF16_WEIGHTS),
+        110,
+    ),
     "masking": (of_masking, 30),
     "squad": (of_finetuning("squad"), 60),
     "sst2": (of_finetuning("sst2"), 60),
     "small": (of_training("small"), 60),
     "many_runs": (of_many_runs(), 70),
-    "bert_large": (of_training("bert_large"), 110),
+    "bert_large_bf16": (of_training("bert_large", "bert_large_bf16", **BF16_WEIGHTS), 110),
     "trainer_compiled": (of_trainer(compiled=True), 90),
     "small_graphs": (SMALL_GRAPHS, 70),
     "many_runs_graphs": (of_many_runs("graphs"), 90),
     "many_runs_mps": (of_many_runs("mps"), 70),
     "threads": (of_threads, 40),
+    "modernbert_base": (of_training("modernbert_base"), 110),
+    "bert_large": (of_training("bert_large"), 110),
 }
 """What is measured, and its limit in seconds; the most important first."""
 GOALS = {
-    "bert_base_tokens_per_second": (700e3, 864e3),
-    "modernbert_base_tokens_per_second": (450e3, 550e3),
-    "bert_large_tokens_per_second": (200e3, 263e3),
+    "bert_base_best_tokens_per_second": (700e3, 864e3),
+    "modernbert_base_best_tokens_per_second": (450e3, 550e3),
+    "bert_large_best_tokens_per_second": (200e3, 263e3),
     "train_vs_trainer_eager": (3.0, 4.0),
     "train_vs_trainer_compiled": (2.0, 2.5),
     "many_runs_best_tokens_per_second": (4e6, 8e6),
@@ -192,19 +198,21 @@ def _measure_apart(
 
 
 def _ratios(found: Figures) -> Figures:
-    """What follows from two figures."""
-    made = {}
-    speed = found.get("bert_base_tokens_per_second")
+    """What follows from several figures; of ways to do the same the fastest counts."""
+    made: Figures = {}
+    ways = {name: (name, f"{name}_bf16") for name in ("bert_base", "modernbert_base", "bert_large")}
+    for name, tried in (ways | {"many_runs": WAYS}).items():
+        speeds = {way: found.get(f"{way}_tokens_per_second") for way in tried}
+        if known := {way: speed for way, speed in speeds.items() if speed}:
+            made[f"{name}_fastest"] = max(known, key=lambda way: known[way])
+            made[f"{name}_best_tokens_per_second"] = max(known.values())
+    speed = made.get("bert_base_best_tokens_per_second")
     for kind in ("eager", "compiled"):
         theirs = found.get(f"trainer_{kind}_tokens_per_second")
         if speed and theirs:
             made[f"train_vs_trainer_{kind}"] = speed / theirs
     if "bert_base_step_seconds" in found and "masking_seconds" in found:
         made["masking_host_share"] = found["masking_seconds"] / found["bert_base_step_seconds"]
-    together = {name: found.get(f"{name}_tokens_per_second") for name in WAYS}
-    if known := {name: speed for name, speed in together.items() if speed}:
-        made["many_runs_fastest"] = max(known, key=lambda name: known[name])
-        made["many_runs_best_tokens_per_second"] = max(known.values())
     return made
 
 

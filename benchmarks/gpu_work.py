@@ -23,6 +23,7 @@ from chronomask.train import step as steps
 
 __all__ = [
     "BERT",
+    "BF16_WEIGHTS",
     "MASKING",
     "ROOT",
     "SMALL",
@@ -72,6 +73,7 @@ TINY = {
     "num_attention_heads": 2,
     "intermediate_size": 64,
 }
+BF16_WEIGHTS = {"precision": "bf16", "bf16_weights": True}
 MASKING = {"ratio": {"kind": "linear", "start": 0.30, "end": 0.15}, "content": {"kind": "ptw"}}
 ROOT = Path(__file__).parents[1]
 Figures = dict[str, Any]
