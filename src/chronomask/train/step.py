@@ -96,7 +96,8 @@ def compile_ahead(run: Run, progress: float, part: Part) -> None:
         again = torch.arange(size, device=batch.positions.device) % batch.num_predicted
         few = replace(batch, positions=batch.positions[again], targets=batch.targets[again])
         forward.losses(replace(part, batch=few))[0].sum().backward()
-    forward.model.zero_grad(set_to_none=True)
+        # At once: where CUDA graphs are recorded, the next one may not add to what this one gave.
+        forward.model.zero_grad(set_to_none=True)
 
 
 @dataclass(slots=True)
