@@ -38,6 +38,7 @@ from transformers.masking_utils import sdpa_mask
 
 from chronomask.errors import UsageError
 from chronomask.model.config import AttentionScope
+from chronomask.model.dropout import draw_kept
 from chronomask.types import Rows
 
 __all__ = [
@@ -288,12 +289,7 @@ def _with_host_dropout(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Attention with dropout on the host, where SDPA has no fused kernel for it.
-
-    torch draws dropout on the host one number after the other; numpy's SFC64 gives 16 bits an element
-    in a seventh of the time. Its seed comes from torch's generator, so seeding that seeds this.
-    ``dropout`` is rounded to a multiple of 2⁻¹⁶ and the scale of what is kept fits the rounded value.
-    """
+    """Attention with dropout on the host, where SDPA has no fused kernel for it."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scale, key.transpose(2, 3))
     if mask is not None:
@@ -301,11 +297,7 @@ def _with_host_dropout(
             scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, -torch.inf)
         )
     weights = torch.softmax(scores, dim=-1)
-    dropped = round(dropout * 2**16)
-    generator = np.random.SFC64(int(torch.randint(2**62, ())))
-    raw = generator.random_raw(-(-weights.numel() // 4)).view(np.uint16)[: weights.numel()]
-    kept = torch.from_numpy(raw >= dropped).view(weights.shape).to(weights.dtype)
-    return torch.matmul(weights * kept.mul_(2**16 / max(1, 2**16 - dropped)), value)
+    return torch.matmul(weights * draw_kept(weights.shape, dropout, weights.dtype), value)
 
 
 def varlen_fits(device: torch.device, dtype: torch.dtype, dropout: float) -> bool:

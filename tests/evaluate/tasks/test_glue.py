@@ -389,7 +389,7 @@ def test_training_stops_by_a_slice_of_train_alone(subject: Subject, tmp_path: Pa
     assert result.details["learning_rate"] == 1e-9
     assert result.details["held_out_score"] == result.details["held_out_score_at_1e-09"]
 
-    learning = QUICK.replace([*changes, "patience=5", "learning_rate=3e-3"])
+    learning = QUICK.replace([*changes, "epochs=10", "patience=9", "learning_rate=3e-3"])
     path.write_text(path.read_text().replace("\t1\n", "\t0\n"))
     result = GlueTask("sst2", learning).run(subject, tmp_path, 0, progress=False)
     assert result.details["held_out_score"] > 0.9  # whatever the dev set says
