@@ -1,6 +1,7 @@
 """The command's whole way: terminal, page, and a clear refusal of everything that cannot be shown."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -386,3 +387,20 @@ def test_what_follows_progress_is_shown_at_each_moment() -> None:
     assert whole.moments[0].weights is not None
     full, half = whole.moments[0].weights.values, weights[0].values
     assert half["NOUN"] == pytest.approx(full["NOUN"] ** 0.5)
+
+
+def test_what_a_run_has_beside_masking_is_changed_like_masking() -> None:
+    late = find_recipe("arms/late-masks")
+    changes = ["late_masks.layer=2", "objective={kind: hybrid, causal: 0.25}", "ratio.end=0.4"]
+    request = Request(text=TEXT, configs=(late,), progress="1")
+    text = inspect_masking(replace(request, changes=tuple(map(Layer.of_override, changes))))
+    assert "skipped by masked tokens at progress 1: 2 layers" in text
+    assert "rows of next tokens at progress 1: 0.25" in text
+    assert "asked 40.0%" in text
+    for change, said in (
+        ("objective.kind=hybrit", "did you mean 'hybrid'"),
+        ("late_masks.layer=-1", "late_masks.layer"),
+        ("steps=7", "unknown key 'steps'"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            inspect_masking(replace(request, changes=(Layer.of_override(change),)))

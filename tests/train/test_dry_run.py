@@ -130,6 +130,10 @@ def test_late_masks_and_causal_rows_are_counted_as_by_hand() -> None:
     everything = layers * layer + width**2 + width * 100  # layers, transform, decoder
     causal = 6 * everything * length + 12 * width * layers * length * (length + 1) / 2
     assert flops_of_row("objective={kind: causal_first, until: 1}") == pytest.approx(causal)
+    quarter = config.replace(["objective={kind: hybrid, causal: 0.25}"])
+    said = dry_run(quarter, flops_per_second=1e9, row_length=length)
+    assert said.next_tokens == 0.25 * said.tokens
+    assert f"(mean ratio 0.5000), and {said.next_tokens:.4g} next tokens\n" in as_text(said)
     mixed = flops_of_row("objective={kind: hybrid, causal: 0.25}")
     assert mixed == pytest.approx(0.75 * flops_of_row() + 0.25 * causal)
 

@@ -135,21 +135,26 @@ def configs_of(request: Request, run: Run | None) -> tuple[NamedMasking, ...]:
         raise UsageError(
             f"{len(request.configs)} configs were given; at most {MAX_CONFIGS} can be shown side by side"
         )
-    changes = [_of_masking(change) for change in request.changes]
     if request.configs:
         names = _distinct_names(request.configs)
         found = [masking_in(path, name) for name, path in zip(names, request.configs, strict=True)]
     else:
         found = [default_masking(run)]
-        if changes and run is None:
+        if request.changes and run is None:
             found = [replace(found[0], name="as set")]
-    return tuple(
-        replace(
-            named,
-            config=MaskingConfig.from_layers([Layer(named.name, named.config.to_dict()), *changes]),
-        )
-        for named in found
-    )
+    return tuple(_change(named, request.changes) for named in found)
+
+
+def _change(named: NamedMasking, changes: Sequence[Layer]) -> NamedMasking:
+    """The same with changes of masking, and of what a run has beside it that is shown."""
+    shown = ("objective", "late_masks")
+    beside = [change for change in changes if next(iter(change.values)).split(".")[0] in shown]
+    masking = [_of_masking(change) for change in changes if change not in beside]
+    own = {name: getattr(named, name) for name in shown if getattr(named, name) is not None}
+    values = {"data": "", **{name: value.to_dict() for name, value in own.items()}}
+    run = RunConfig.from_layers([Layer(named.name, values), *beside])
+    config = MaskingConfig.from_layers([Layer(named.name, named.config.to_dict()), *masking])
+    return NamedMasking(named.name, config, run.objective, run.late_masks)
 
 
 def default_masking(run: Run | None) -> NamedMasking:

@@ -51,7 +51,9 @@ class DryRun:
     mean_ratio: float | None
     """asked, over all tokens that may be masked; None where ``unknown`` says why"""
     predicted: float | None
-    """None where ``unknown`` says why"""
+    """masked ones; None where ``unknown`` says why"""
+    next_tokens: float
+    """that causal rows predict beside them, or a few fewer"""
     unknown: str | None
     """why the number of predicted tokens is known only once the run has trained"""
     flops_per_token: float
@@ -179,6 +181,7 @@ def dry_run(
         tokens=tokens,
         mean_ratio=None if unknown else expected.mean_ratio,
         predicted=None if unknown else expected.labels,
+        next_tokens=expected.next_tokens,
         unknown=unknown,
         flops_per_token=work / tokens,
         flops=work,
@@ -299,9 +302,10 @@ def _epochs(run: DryRun) -> str:
 
 
 def _describe_predicted(run: DryRun) -> str:
+    more = f", and {run.next_tokens:.4g} next tokens" if run.next_tokens else ""
     if run.predicted is None:
-        return f"known only once it has trained: {run.unknown}"
-    return f"{run.predicted:.4g} (mean ratio {run.mean_ratio:.4f})"
+        return f"known only once it has trained: {run.unknown}{more}"
+    return f"{run.predicted:.4g} (mean ratio {run.mean_ratio:.4f}){more}"
 
 
 def _first(run: DryRun) -> str:
