@@ -39,6 +39,7 @@ __all__ = [
     "files_sha256",
     "flush",
     "lines_in",
+    "make_folder",
     "read_lines",
     "read_object",
     "read_text",
@@ -91,6 +92,16 @@ def write_bytes(path: Path, content: bytes, *, writer: str = "") -> None:
         writing.write_bytes(content)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder where there is none; raises UsageError where it cannot be one, or be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be used as a folder: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"{path} cannot be written to; choose another folder")
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
     """A path to write a new file to; when the block ends the file takes the place of ``path``.
@@ -99,10 +110,7 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
     what it was. ``writer`` names the process where several may write the same file at once: each then
     writes beside the others, and the last one's file stays. Raises as :func:`write_bytes` does.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path.parent} cannot be used as a folder: {error.strerror}") from None
+    make_folder(path.parent)
     writing = path.with_name(f".{path.name}{writer and '.' + writer}.writing")
     try:
         yield writing

@@ -164,6 +164,15 @@ def test_results_of_something_else_are_refused_and_kept(
     assert TaskResult.load(out / "cola-seed0.json").num_examples["dev"] == 6
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    subject: Subject, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GlueTask, "run", lambda *_: pytest.fail("it began"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file/inner cannot be used as a folder"):
+        evaluate(subject, ["cola"], glue, 1, tmp_path / "file" / "inner", progress=False)
+
+
 def test_tasks_that_draw_nothing_run_once(subject: Subject, tmp_path: Path) -> None:
     class Fixed(GlueTask):
         draws = False

@@ -10,6 +10,7 @@ import pytest
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.prepare.config import ByteLevelBPE, PrepareConfig, StanzaTagger, WordPiece
+from chronomask.prepare.doubts import doubt_validation
 from chronomask.prepare.new_words import ExtendedFolder
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.tokenizer import TokenizerFolder
@@ -104,6 +105,26 @@ def test_one_document_cannot_be_held_out(tmp_path: Path, caplog: pytest.LogCaptu
     )
     assert by_lines.split("held_out").num_rows > 0  # the way out that the line names
     assert not any("one document" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "train", "documents", "said"),
+    [
+        (
+            90_000,
+            10_000,
+            2,
+            "the text is 2 documents, and 90% of its tokens are held out: a document",
+        ),
+        (15_000, 85_000, 40, None),
+        (3_000, 97_000, 900, "3,000 tokens are held out, so a validation rests on about 450"),
+    ],
+)
+def test_what_is_held_out_may_be_too_much_or_too_little(
+    caplog: pytest.LogCaptureFixture, held_out: int, train: int, documents: int, said: str | None
+) -> None:
+    doubt_validation(held_out, train, documents, 0.05)
+    assert [r.getMessage().startswith(said or "") for r in caplog.records] == [True] * bool(said)
 
 
 def test_a_given_tokenizer_has_no_size_to_raise() -> None:

@@ -129,7 +129,8 @@ def prepare(
 
     if share is not None:
         left = prepare_share(parsed, out, share, progress=not quiet)
-        others = f"{left:,} parts are left to other shares" if left else "so is every other"
+        parts = "1 part is" if left == 1 else f"{left:,} parts are"
+        others = f"{parts} left to other shares" if left else "so is every other"
         print(f"{out}: share {share} is done, {others}; the command without --only finishes")
         return
     data = run_prepare(parsed, out, force=force, progress=not quiet)

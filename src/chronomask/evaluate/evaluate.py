@@ -18,6 +18,7 @@ from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_tasks
 from chronomask.runs.layout import RunFolder, model_in
 from chronomask.runs.result import TaskResult
+from chronomask.storage import make_folder
 
 __all__ = ["default_out", "evaluate", "results_table"]
 
@@ -58,6 +59,8 @@ def evaluate(
     wanted = list(_units(tasks, seeds))
     _check(model, tasks, task_data)
     there = {} if force else _read_existing(model, task_data, wanted, out)
+    if len(there) < len(wanted):
+        make_folder(out)  # before hours of work, and not when their first result is there
     results = []
     for number, (task, seed) in enumerate(wanted, 1):
         result = there.get((task.name, seed))

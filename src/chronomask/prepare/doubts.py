@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _LOOKED_AT = 1000
 """Characters of a document that are looked at."""
+_TOO_MUCH = 0.15
+"""How much more of the tokens than of the documents may be held out unnoticed."""
 _MANY_UNKNOWN = 0.01
 """Share of unknown tokens that is worth a warning."""
 
@@ -41,14 +43,24 @@ def doubt_language(texts: Iterable[str], tokenizer: TokenizerChoice, tagger: Tag
         )  # fmt: skip
 
 
-def doubt_validation(held_out: int, num_documents: int) -> None:
-    """Warn where so many held-out tokens, of a text of so many documents, cannot tell models apart."""
-    predictions = round(0.15 * held_out)
+def doubt_validation(held_out: int, train: int, num_documents: int, asked: float) -> None:
+    """Warn where so many held-out tokens, beside those to train on, are too few or too many.
+
+    ``asked``: the share of the documents, ``num_documents``, that was to be held out.
+    """
+    predictions, share = round(0.15 * held_out), held_out / max(held_out + train, 1)
+    what = None
     if num_documents == 1:
+        what = "the text is one document, and nothing is left to validate on"
+    elif share > asked + _TOO_MUCH:
+        what = (
+            f"the text is {num_documents:,} documents, and {share:.0%} of its tokens are held out"
+        )
+    if what is not None:
         logger.warning(
-            "the text is one document, and a document is held out as a whole or not at all: nothing is "
-            "left to validate on. Give more files, or add --set txt_documents=lines where each line "
-            "of a .txt file stands for itself"
+            "%s: a document is held out as a whole or not at all. Give more files, or add --set "
+            "txt_documents=lines where each line of a .txt file stands for itself",
+            what,
         )
     elif predictions < FEW_PREDICTIONS:
         logger.warning(

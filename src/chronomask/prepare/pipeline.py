@@ -437,8 +437,8 @@ class _Run:
         write_manifest(out, values, entries, self._other_files())
         shutil.rmtree(self.work)
         if config.held_out:
-            held_out = report["splits"]["held_out"]["tokens"]
-            doubt_validation(held_out, gathered.num_documents)
+            held_out, train = (report["splits"][split]["tokens"] for split in ("held_out", "train"))
+            doubt_validation(held_out, train, gathered.num_documents, config.held_out)
         tell_what_was_left_out(report)
         data = PreparedData.open(out)
         doubt_vocabulary(data, config.tokenizer)
