@@ -301,7 +301,10 @@ class ClassTally:
 def _move(
     arrays: dict[str, Array | None], device: torch.device | str
 ) -> dict[str, torch.Tensor | None]:
-    """``arrays`` on ``device``; to CUDA through pinned memory, so that the host goes on meanwhile."""
+    """``arrays`` on ``device``; to CUDA through pinned memory, so that the host goes on meanwhile.
+
+    What comes back to the host is waited for: nothing else says when it may be read.
+    """
     import torch
 
     device = torch.device(device)
@@ -311,6 +314,6 @@ def _move(
         if tensor is not None and tensor.device != device:
             if device.type == "cuda" and not tensor.is_cuda:
                 tensor = tensor.pin_memory()
-            tensor = tensor.to(device, non_blocking=True)
+            tensor = tensor.to(device, non_blocking=device.type == "cuda")
         moved[name] = tensor
     return moved

@@ -24,6 +24,7 @@ from chronomask.train.distributed import World
 from chronomask.train.forward import Predictions, parts_of
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
+from chronomask.types import MaskedBatch
 
 META = torch.device("meta")
 NO_HOST_DROPOUT = "model.overrides.attention_probs_dropout_prob=0.0"  # a CPU draws it by itself
@@ -222,3 +223,21 @@ def test_what_was_learnt_early_is_taken_back_where_the_step_fails(
     assert any(name.startswith("content.") for name in ours)
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name])
+
+
+@pytest.mark.parametrize(("target", "waits"), [("cpu", True), ("cuda", False)])
+def test_batches_that_come_back_to_the_host_are_waited_for(target: str, waits: bool) -> None:
+    """A stub stands for a tensor of a second device."""
+
+    asked: list[tuple[torch.device, bool]] = []
+
+    class Elsewhere:
+        device, is_cuda = torch.device("cuda", 1), True
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> None:
+            asked.append((device, non_blocking))
+
+    elsewhere: Any = Elsewhere()
+    none: Any = None
+    MaskedBatch(elsewhere, *[none] * 7).to(target)
+    assert asked == [(torch.device(target), not waits)]
