@@ -127,14 +127,11 @@ def dry_run(
 
     first, lengths = None, np.array([length])
     tokens_per_row = float(length)
-
-    def maskable_at(step: int) -> float:
-        return tokens_per_row
-
+    counted: Callable[[int], float] | None = None
     if data is not None:
         split = data.split("train")
         tokens_per_row = split.num_tokens / split.num_rows
-        maskable_at = maskable_tokens(config, data)
+        counted = maskable_tokens(config, data)
         rows = next(shorten_rows([_first_rows(config, data)], config.length_warmup, 0))
         first = _first_masks(config, data, rows)
         kept = _documents(_first_rows(config, data), data.manifest.pad_token_id)
@@ -142,6 +139,7 @@ def dry_run(
 
     num_rows = config.sizes.rows_before(config.steps)
     tokens = num_rows * tokens_per_row
+    maskable_at = counted or (lambda step: tokens_per_row)
     expected = expect(config, maskable_at)
     unknown = unknown_before(config)
     operations = Operations(config, model, flops, lengths, tokens_per_row)
