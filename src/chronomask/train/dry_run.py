@@ -6,6 +6,7 @@ prepared data the same is said of rows of an assumed length and the architecture
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
