@@ -79,7 +79,10 @@ class Encoded:
             types = np.zeros(real.shape, np.int64)
             types[real] = self.types[source[real]]
             made["token_type_ids"] = types
-        inputs = {name: torch.from_numpy(value).to(device) for name, value in made.items()}
+        inputs = {
+            name: torch.from_numpy(value).to(device, non_blocking=True)
+            for name, value in made.items()
+        }
         return inputs | padded_rows(model, real, device)
 
 

@@ -413,7 +413,9 @@ def fine_tune(
                 inputs = examples.batch(index, model, device)
                 with autocast(device, recipe.precision):
                     output = run_headed(model, inputs)
-                loss = loss_of(output, inputs, torch.from_numpy(index).to(device))
+                loss = loss_of(
+                    output, inputs, torch.from_numpy(index).to(device, non_blocking=True)
+                )
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
                 for group in optimiser.param_groups:

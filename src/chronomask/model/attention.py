@@ -428,7 +428,11 @@ def backbone_inputs(
     if scope == "row":
         if not padded and not uniform:
             return {}
-        return {"attention_mask": torch.from_numpy((~padding).astype(np.int64)).to(device)}
+        return {
+            "attention_mask": torch.from_numpy((~padding).astype(np.int64)).to(
+                device, non_blocking=True
+            )
+        }
 
     bounds = np.asarray(rows.cu_seqlens, np.int64)
     if padded:
@@ -456,7 +460,9 @@ def padded_rows(
     """
     if real.all():
         return {}
-    inputs: dict[str, Any] = {"attention_mask": torch.from_numpy(real.astype(np.int64)).to(device)}
+    inputs: dict[str, Any] = {
+        "attention_mask": torch.from_numpy(real.astype(np.int64)).to(device, non_blocking=True)
+    }
     if _takes_documents(model):
         num_rows, length = real.shape
         starts = np.arange(num_rows + 1) * length
