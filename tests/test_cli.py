@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from importlib import import_module
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,20 @@ def test_every_command_explains_itself(run, flag: str) -> None:
         assert outcome.code == 0
         assert f"chronomask {' '.join(words)}".strip() in outcome.out
         assert not outcome.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_of_few_characters_shows_what_it_can(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    terminal = TextIOWrapper(BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "argv", ["chronomask", "recipes"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    terminal.flush()
+    assert ended.value.code == 0
+    assert b"bert-tiny" in terminal.buffer.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_group_without_a_command_shows_its_help(run) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -75,6 +76,8 @@ def main() -> None:
     """Entry point: deliberate refusals become one message on stderr and an exit code."""
     # Threads that wait without spinning: on a shared machine spinning ones starve everybody.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal of few characters shows ? for the others
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = app(prog_name="chronomask", standalone_mode=False)
     except ChronomaskError as error:

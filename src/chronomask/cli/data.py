@@ -133,7 +133,8 @@ def data_export(
 
     files = export_parquet(PreparedData.open(folder), out)
     size = sum(file.stat().st_size for file in files)
-    print(f"{out}: {len(files)} Parquet files, {size:,} bytes")
+    written = "1 Parquet file" if len(files) == 1 else f"{len(files)} Parquet files"
+    print(f"{out}: {written}, {size:,} bytes")
 
 
 @app.command("import", context_settings=HELP_FLAGS)
