@@ -9,6 +9,7 @@ from chronomask import keyed
 from chronomask.errors import UsageError
 from chronomask.keyed import Stream
 from chronomask.masking.content import quantise
+from chronomask.masking.select import dense, draws
 from chronomask.masking.select.draws import solve
 from chronomask.masking.select.exact import LEVEL_WEIGHTS, RowRandomness, levels, select
 from chronomask.masking.select.published import walk
@@ -225,3 +226,22 @@ def test_a_batch_budget_over_too_many_tokens_is_refused_with_a_way_out() -> None
     random = RowRandomness.of(0, keys, np.arange(1025))
     with pytest.raises(UsageError, match="1,049,600: raise micro_batches, or use budget 'row'"):
         select(units, None, None, np.full(1025, 0.1), random, budget="batch")
+
+
+@pytest.mark.parametrize("num_units", [0, 1, draws.FEW, draws.FEW + 1, 130])
+def test_few_units_of_several_tokens_are_drawn_as_many_are(num_units: int) -> None:
+    """Few are compared in pairs, many are ordered; devices order any number."""
+    random = np.random.default_rng(num_units)
+    sizes = [*random.integers(2, 70 if num_units < 100 else 4, num_units), *[1] * 60]
+    sizes = random.permutation(sizes)
+    unit_id = np.tile(np.repeat(np.arange(sizes.size, dtype=np.int32), sizes), (5, 1))
+    classes = random.integers(0, len(CLASSES), unit_id.shape).astype(np.uint8)
+    keys = keyed.keys_by_stream(2, np.zeros(5, np.int64), np.arange(5))
+    drawn = RowRandomness.of(2, keys, np.arange(5))
+    for weights in (None, WEIGHTS):
+        ratio = np.array([0.05, 0.15, 0.3, 0.6, 0.95])
+        own = None if weights is None else classes
+        found = select(unit_id, own, weights, ratio, drawn)
+        own, there = (None if x is None else torch.from_numpy(x) for x in (own, weights))
+        expected = dense.select(torch.from_numpy(unit_id), own, there, ratio, drawn)
+        assert found.tolist() == expected.flatten().nonzero()[:, 0].tolist()
