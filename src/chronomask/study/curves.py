@@ -37,10 +37,10 @@ Costs = Mapping[str, "Cost"]
 class Cost:
     """The operations of an arm: its model on rows of one length.
 
-    Operations are those of :mod:`chronomask.model.flops`: 6 × matrix entries × tokens, the head for
-    predicted tokens alone, and 12 × layers × width × pairs for attention, with every token seeing its whole
-    row (an upper bound where documents are kept apart; the same for all arms). What an arm's config makes
-    more or less of it (causal rows, masks that enter late, passes that score rows) is that of
+    Operations are those of :mod:`chronomask.model.flops`: 6 × matrix entries × tokens, the head and most of
+    the last layer for predicted tokens alone, and 12 × layers × width × pairs for attention, with every
+    token seeing its whole row (an upper bound where documents are kept apart; the same for all arms). What
+    an arm's config makes more or less of it (causal rows, masks that enter late, passes that score rows) is that of
     :mod:`chronomask.train.operations`.
     """
 
@@ -58,16 +58,17 @@ class Cost:
             model, local_files_only=True, trust_remote_code=False
         )
         with torch.device("meta"):
-            skeleton = AutoModelForMaskedLM.from_config(architecture)
-        flops, lengths = count_flops(skeleton), np.array([data.row_length])
-        self._per_token = flops.per_token + flops.of_attention(lengths) / data.row_length
-        self._per_prediction = flops.per_prediction
+            skeleton = AutoModelForMaskedLM.from_config(
+                architecture, attn_implementation=implementation_for(architecture)
+            )
+        flops, length = count_flops(skeleton), data.row_length
+        lengths = np.array([length])
+        self._per_token = flops.of(lengths, 0) / length
+        self._per_prediction = flops.of(lengths, length) / length - self._per_token
         self._steps, self._beside = np.zeros(1), np.zeros(1)
         usual = config.late_masks is None and config.masking.content.look_ahead is None
         if usual and not config.objective.has_causal_rows:
             return
-        if config.late_masks is not None:  # its layers are those that can be run one by one
-            skeleton.set_attn_implementation(str(implementation_for(architecture)))
         split = data.split("train")
         tokens = split.num_tokens / split.num_rows
         own = Operations(config, skeleton, flops, lengths, tokens)
