@@ -40,8 +40,8 @@ class Cost:
     Operations are those of :mod:`chronomask.model.flops`: 6 × matrix entries × tokens, the head and most of
     the last layer for predicted tokens alone, and 12 × layers × width × pairs for attention, with every
     token seeing its whole row (an upper bound where documents are kept apart; the same for all arms). What
-    an arm's config makes more or less of it (causal rows, masks that enter late, passes that score rows) is that of
-    :mod:`chronomask.train.operations`.
+    an arm's config makes more or less of it (causal rows, masks that enter late, passes that score rows) is
+    that of :mod:`chronomask.train.operations`.
     """
 
     def __init__(self, model: Path, data: PreparedData, config: RunConfig) -> None:
