@@ -395,6 +395,24 @@ def test_latin_1_is_left_out_and_never_replaced(tmp_path: Path, format_: str) ->
     assert skipped.counts == {"invalid UTF-8": 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "separator", "way_out"),
+    [
+        ("a.csv", ";", "commas"),
+        ("a.csv", "\t", "as .tsv with tabs"),
+        ("a.tsv", ",", "save it with tabs"),
+    ],
+)
+def test_another_separator_is_named(
+    tmp_path: Path, name: str, separator: str, way_out: str
+) -> None:
+    (tmp_path / name).write_text(f"id{separator}text\n1{separator}The words.\n")
+    with pytest.raises(DataError, match=rf"single column, .*text.* stand apart by .*{way_out}"):
+        read(tmp_path / name)
+    (tmp_path / name).write_text("text\nOne; two, three | four.\n".replace(",", ""))
+    assert len(read(tmp_path / name)[0]) == 1
+
+
 def test_columns_that_are_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("text,année\na,b".encode("latin-1"))
     with pytest.raises(DataError, match=r"a\.csv, line 1 is not UTF-8"):

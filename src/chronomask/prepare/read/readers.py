@@ -17,7 +17,7 @@ from itertools import chain
 from typing import IO, Any
 
 from chronomask.conllu import as_text, by_document, sentences
-from chronomask.errors import DataError
+from chronomask.errors import DataError, shown
 from chronomask.prepare.read.files import Skipped, SourceFile, lines_of, open_source
 from chronomask.prepare.read.parquet import read_parquet
 from chronomask.prepare.read.records import (
@@ -171,6 +171,7 @@ def read_table(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
     names = [name.strip() for name in values]
     if not all(map(can_be_encoded, names)):
         raise DataError(f"{source.name}, line 1 is not UTF-8: convert the file to UTF-8")
+    _check_separator(source, names, fields)
     fields.require(names, source.name)
     for number, (values, reason, size) in enumerate(records):
         name = f"{source.name}:{number}"
@@ -203,6 +204,22 @@ def _read_tabbed(lines: Iterable[bytes | LongLine], fields: Fields) -> Iterator[
             found = values.split("\t", most)
             most = len(found) if most < 0 else most
             yield found, "", len(line)
+
+
+def _check_separator(source: SourceFile, names: list[str], fields: Fields) -> None:
+    """Refuse a table whose columns stand apart by another character than its format's."""
+    if len(names) != 1 or names[0] in fields.read:
+        return
+    usual, way_out = {
+        ".csv": (",", "save it with commas, or as .tsv with tabs"),
+        ".tsv": ("\t", "save it with tabs, or as .csv with commas"),
+    }[source.format]
+    other = next((c for c in ";\t,|" if c != usual and c in names[0]), None)
+    if other is not None:
+        raise DataError(
+            f"{source.name} has a single column, {shown(names[0])}, whose parts stand apart by "
+            f"{shown(other)}: {way_out}"
+        )
 
 
 def _read_quoted(lines: Iterator[bytes | LongLine], fields: Fields) -> Iterator[Record]:
