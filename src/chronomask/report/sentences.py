@@ -214,8 +214,9 @@ def reach_sentences(study: Numbers) -> list[str]:
             f"95 % interval, by {join_words(_first(faster))}."
         )
     if slower:
+        what = "It" if faster else f"The final validation loss of “{baseline}”"
         sentences.append(
-            f"It was not reached within training, at the 95 % level, by {join_words(slower)}."
+            f"{what} was not reached within training, at the 95 % level, by {join_words(slower)}."
         )
     if undecided and (faster or slower):
         sentences.append("These runs do not show whether the other arms are faster.")
