@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from chronomask.config import Alternative, Config, json_schema, kind_of
-from chronomask.errors import UsageError, shown
+from chronomask.errors import DataError, RunError, UsageError, shown
 from chronomask.layers import Layer, merge, nested, parse_override, read_yaml
 from chronomask.yaml_text import MAX_BYTES, as_yaml, from_yaml
 
@@ -528,3 +528,11 @@ def test_values_are_shown_short_and_harmless() -> None:
     assert shown("a" * 500).count("a") < 80
     assert len(shown({"k": ["v" * 50] * 50})) <= 80
     assert shown("a\u202eb\x1b") == "'a\\u202eb\\x1b'"
+
+
+@pytest.mark.parametrize("kind", [UsageError, DataError, RunError])
+def test_a_name_in_a_message_cannot_act_on_a_terminal(kind: type[Exception]) -> None:
+    """Whatever refuses a file, and wherever: its name is escaped, and the message keeps its lines."""
+    assert str(kind("file \u202ea\x1b[2J is empty;\nsecond line")) == (
+        "file \\u202ea\\x1b[2J is empty;\nsecond line"
+    )

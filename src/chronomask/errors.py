@@ -29,6 +29,10 @@ class ChronomaskError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        """``message``: what acts on a terminal is escaped in it, for it may hold names of any file."""
+        super().__init__("\n".join(map(printable, message.split("\n"))))
+
 
 class UsageError(ChronomaskError):
     """A request that cannot be met: an unknown name, key or value, or a path that does not exist."""
