@@ -428,11 +428,7 @@ def backbone_inputs(
     if scope == "row":
         if not padded and not uniform:
             return {}
-        return {
-            "attention_mask": torch.from_numpy((~padding).astype(np.int64)).to(
-                device, non_blocking=True
-            )
-        }
+        return {"attention_mask": _mask_of_tokens(~padding, device)}
 
     bounds = np.asarray(rows.cu_seqlens, np.int64)
     if padded:
@@ -460,15 +456,18 @@ def padded_rows(
     """
     if real.all():
         return {}
-    inputs: dict[str, Any] = {
-        "attention_mask": torch.from_numpy(real.astype(np.int64)).to(device, non_blocking=True)
-    }
+    inputs: dict[str, Any] = {"attention_mask": _mask_of_tokens(real, device)}
     if _takes_documents(model):
         num_rows, length = real.shape
         starts = np.arange(num_rows + 1) * length
         bounds = np.union1d(starts, starts[:-1] + real.sum(1))
         inputs["documents"] = documents_between(bounds, num_rows, length, device)
     return inputs
+
+
+def _mask_of_tokens(real: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """int64 [B, T] on the device: 1 for tokens that are not padding; bool ``real`` says which."""
+    return torch.from_numpy(real.astype(np.int64)).to(device, non_blocking=True)
 
 
 def _takes_documents(model: PreTrainedModel) -> bool:

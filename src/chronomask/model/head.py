@@ -12,7 +12,7 @@ that a ratio that changes from step to step does not compile the head again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from chronomask.model.attention import Documents
-from chronomask.model.last_layer import Ending, Read, asks_alone, ending_of
+from chronomask.model.last_layer import asks_alone, ending_of
 
 __all__ = [
     "HEADS",
@@ -126,27 +125,11 @@ def _compile(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
 
 
 @cache
-def _end_and_head(ending: Ending, head: Head) -> Callable[..., torch.Tensor]:
-    """(model, hidden states and attention's output at some positions) → logits there."""
+def _then_head(end: Callable[..., torch.Tensor], head: Head) -> Callable[..., torch.Tensor]:
+    """(model, what ``end`` takes) → logits of the hidden states that it gives: one function to compile."""
 
-    def run(model: Any, hidden: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        return head(model, ending.rest(model, hidden, context))
-
-    return run
-
-
-@cache
-def _ask_and_head(ending: Ending, head: Head) -> Callable[..., torch.Tensor]:
-    """(model, what :meth:`Ending.ask` takes) → logits at its positions."""
-
-    def run(
-        model: Any,
-        states: Sequence[torch.Tensor],
-        read: Read,
-        positions: torch.Tensor,
-        documents: Documents | None,
-    ) -> torch.Tensor:
-        return head(model, ending.ask(model, states, read, positions, documents))
+    def run(model: Any, *arguments: Any) -> torch.Tensor:
+        return head(model, end(model, *arguments))
 
     return run
 
@@ -188,10 +171,10 @@ def logits_at(
         read = run(ending.read, input_ids, inputs)
         picked = read.states_at(positions)
         documents = inputs.get("documents")
-        logits = run(_ask_and_head(ending, head), picked, read, positions, documents)
+        logits = run(_then_head(ending.ask, head), picked, read, positions, documents)
     else:
         states = run(ending.whole, input_ids, inputs)
-        logits = run(_end_and_head(ending, head), *_pick(states, positions))
+        logits = run(_then_head(ending.rest, head), *_pick(states, positions))
     return logits[:number]
 
 
