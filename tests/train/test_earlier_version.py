@@ -16,8 +16,10 @@ from chronomask.train.loop import pretrain
 from tests.support.golden_runs import make_data
 
 EARLIER = Path(__file__).parents[1] / "assets" / "earlier_run"
-RELATIVE = 1e-5
-"""Between processors and versions, which add in another order; as for the golden losses."""
+RELATIVE = 1e-6
+"""Between processors and versions, which add in another order."""
+OF_WEIGHTS = 5e-6
+"""Of class weights: standardising losses that lie near each other makes their last digits larger."""
 
 
 def test_a_run_of_the_version_before_goes_on_as_it_would_have(
@@ -40,5 +42,5 @@ def test_a_run_of_the_version_before_goes_on_as_it_would_have(
         assert our["masking_ratio"] == their["masking_ratio"]
         for key in ("loss", "gradient_norm", "learning_rate"):
             assert our[key] == pytest.approx(their[key], rel=RELATIVE)
-        assert our["class_weight"] == pytest.approx(their["class_weight"], rel=RELATIVE)
+        assert our["class_weight"] == pytest.approx(their["class_weight"], rel=OF_WEIGHTS)
     assert "lacks the lines" not in caplog.text
