@@ -85,6 +85,13 @@ class Progress:
             self._last_line = now
             self._print(self._state(now - self._started))
 
+    def tell(self, text: str) -> None:
+        """Print a line beside the progress, where that is shown."""
+        if self._bar is not None:
+            tqdm.write(f"{self._label}: {text}", file=sys.stderr)
+        elif self._lines:
+            print(f"{self._label}: {text}", file=sys.stderr, flush=True)
+
     def _state(self, seconds: float) -> list[str]:
         if self._total is None:
             return [f"{self._done:,} {self._unit}", *self._rates(seconds)]

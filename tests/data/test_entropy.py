@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import BertConfig, ModernBertConfig, PretrainedConfig
 
 from chronomask.data import entropy
 from chronomask.data.entropy import measure_entropy
 from chronomask.data.folder import PreparedData
-from chronomask.train.validation import plateau_in_words
+from chronomask.train.validation import bounds_in_words, plateau_in_words
 
 
 @pytest.fixture(autouse=True)
@@ -65,16 +66,36 @@ def test_a_run_at_the_plateau_is_told_since_when() -> None:
         return {"step": step, "loss": loss, "unigram_entropy": 6.3, "bigram_bound": 5.6}
 
     lines = [line(100, 7.5), line(200, 6.25), line(300, 6.22), line(400, 6.2)]
-    said = plateau_in_words(lines)
+    bert = BertConfig()
+    said = plateau_in_words(lines, bert)
     assert said is not None
     assert "6.20 nats and has hardly moved since step 200" in said
     assert "give 6.30, a table of pairs 5.60" in said
-    assert plateau_in_words([*lines, line(500, 5.5)]) is None
-    moving = plateau_in_words([line(100, 7.5), line(200, 6.0)])
+    assert plateau_in_words([*lines, line(500, 5.5)], bert) is None
+    moving = plateau_in_words([line(100, 7.5), line(200, 6.0)], bert)
     assert moving is not None
     assert "hardly moved" not in moving
     assert "hardly uses the words around" in moving
-    near = plateau_in_words([line(100, 5.7)])
+    near = plateau_in_words([line(100, 5.7)], bert)
     assert near is not None
     assert "hardly uses" not in near
     assert "less of the words around than such a table" in near
+
+
+def test_the_plateau_recommends_nothing_that_a_model_has() -> None:
+    lines = [{"step": 1, "loss": 6.2, "unigram_entropy": 6.3, "bigram_bound": 5.6}]
+
+    def said(architecture: PretrainedConfig) -> str:
+        return plateau_in_words(lines, architecture) or ""
+
+    assert "a pre-norm model such as modernbert" in said(BertConfig())
+    wide, narrow = (ModernBertConfig(local_attention=size) for size in (128, 32))
+    assert "modernbert" not in said(wide)
+    assert "a narrower window" in said(wide)
+    assert "window" not in said(narrow)
+
+
+def test_what_the_data_alone_gives_in_words() -> None:
+    assert bounds_in_words({"unigram": 6.361, "bigram": 5.6}) == (
+        "words’ frequencies alone give a validation loss of 6.36 nats, a table of pairs 5.60"
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chronomask.report.arms import group_by_arm, mean_ratios, mean_run
+from chronomask.report.arms import arm_row, group_by_arm, mean_ratios, mean_run
 from chronomask.runs.read import Series, read_run
 from tests.support.synthetic_runs import cosine, write_run
 
@@ -114,3 +114,15 @@ def test_runs_on_other_data_or_of_the_same_seed_are_other_arms(tmp_path: Path) -
     assert {name: list(by_seed) for name, by_seed in arms.items()} == {
         "same (a)": [0], "same (b)": [0], "same (c)": [1],
     }  # fmt: skip
+
+
+def test_a_finished_run_has_the_ratio_that_its_plan_asked_for(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "few lines", cosine, log_every=250)
+    before = arm_row(read_run(folder))
+    path = folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mean_ratio_asked": 0.17}))
+    after = arm_row(read_run(folder))
+    assert after.mean_ratio_asked == 0.17 != before.mean_ratio_asked
+    assert after.mean_ratio_achieved == before.mean_ratio_achieved
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mean_ratio_asked": None}))
+    assert arm_row(read_run(folder)).mean_ratio_asked == before.mean_ratio_asked

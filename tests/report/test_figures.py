@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from chronomask.report.comparison import in_unit, mean_text, unit_of
 from chronomask.report.drawing import ArmLine
+from chronomask.report.figures import curve_picture, reference_picture
 from chronomask.report.training_figures import FEW_PREDICTIONS, predicted_tokens, training_loss
 from chronomask.runs.read import Run, Series, read_run
+from tests.support.comparisons import curve
 from tests.support.synthetic_runs import write_run
 
 
@@ -78,3 +81,47 @@ def test_next_tokens_have_a_panel_of_their_own(tmp_path: Path) -> None:
     assert "Causal loss" in picture.panels[1]
     assert picture.columns == (*plain.columns, "causal_loss")
     assert [row[-1] for row in picture.rows] == pytest.approx(loss, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("heights", "drawn", "said"),
+    [
+        ({"entropy": 4.36, "pairs": 2.5}, ("entropy", "pairs"), ""),
+        ({"entropy": 6.4, "pairs": 5.0}, ("entropy", "pairs"), ""),
+        ({"entropy": 9.0, "pairs": 5.0}, ("pairs",), "not drawn: the loss of entropy (9.00)."),
+    ],
+    ids=["below the curves", "among them and just above", "far above"],
+)
+def test_what_the_data_alone_gives_is_drawn_or_told(
+    heights: dict[str, float],
+    drawn: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The curves of the arms fall from 5.5 to 4.5 nats."""
+    limits = []
+
+    def note(axes: Axes, *_: str) -> str:
+        limits.append(axes.get_ylim())
+        texts.update(text.get_text() for text in axes.texts)
+        return "<svg></svg>"
+
+    texts: set[str] = set()
+    monkeypatch.setattr("chronomask.report.drawing.to_svg", note)
+    picture = curve_picture(curve(["base"], 1) | {"references": heights}, {"base": 0})
+    assert texts == set(drawn)
+    for low, high in limits:
+        assert all(low < heights[name] < high for name in drawn)
+    assert said in picture.caption
+    assert ("not drawn" in picture.caption) == bool(said)
+
+
+def test_no_line_is_spoken_of_where_none_of_other_runs_is_drawn() -> None:
+    known = {name: ([1e6, 2e6], [7.0, 6.0]) for name in ("far", "further")}
+    own = curve(["base"], 1)
+    none = reference_picture(own, {"base": 0}, known)
+    assert none.caption == "Not drawn, because all begin beyond these runs: far and further."
+    near = {"near": ([0.5, 1.5], [7.0, 6.0]), **known}
+    some = reference_picture(own, {"base": 0}, near)
+    assert some.caption.startswith("Grey dashed lines are other runs’")
+    assert some.caption.endswith("because they begin beyond these runs: far and further.")

@@ -122,6 +122,66 @@ def test_without_a_validation_there_is_no_answer() -> None:
     assert answer(made) == "No validation has been made yet."
 
 
+@pytest.mark.parametrize("higher", [False, True])
+def test_the_best_mean_is_named_though_another_arm_is_shown_to_be_better(higher: bool) -> None:
+    name, sign = ("cola", 1) if higher else ("validation_loss", -1)
+    limits = {"a": (-0.1, 0.3), "c": (0.04, 0.06), "d": (0.01, 0.03)}
+    made = comparison([task(name, {arm: _turned(own, sign) for arm, own in limits.items()})])
+    said = answer(made)
+    if higher:
+        assert "“a” has the highest result on CoLA, 60.0 (accuracy, %), but the 95 %" in said
+        assert "(−10.0 to +30.0) includes zero. “c” is shown to be better: its 55.0 is 5.0" in said
+        assert "higher than that of “base” (95 % interval of the difference 4.0 to 6.0)" in said
+    else:
+        assert "“a” has the lowest validation loss, 0.400 nats per predicted token, but" in said
+        assert "“c” is shown to be better: its 0.450 is 0.050 lower than that of “base”" in said
+    assert "ended best" not in said
+
+
+def _turned(limits: tuple[float, float], sign: int) -> tuple[float, float]:
+    low, high = sorted(sign * end for end in limits)
+    return low, high
+
+
+def test_arms_of_two_seeds_and_none_in_common() -> None:
+    made = comparison([task("validation_loss", {"a": None}, seeds=2)], seeds=2)
+    assert "one seed" not in answer(made)
+    assert "“base” ended with the lowest validation loss, 0.500 nats" in answer(made)
+    assert "0.020 below “a”, the next; as the arms share too few seeds for an interval" in answer(
+        made
+    )
+
+
+def test_without_a_validation_the_first_task_is_the_answer() -> None:
+    cola = task("cola", {"a": (0.1, 0.2)})
+    made = comparison([cola, task("rte", {"a": (-0.2, -0.1)})]) | {"curves": []}
+    said = "“a” ended best: its result on CoLA of 65.0 (accuracy, %) is 15.0 higher than that of “base”"
+    assert said in answer(made)
+    cola["contrasts"] = [_contrast(0.1, 0.2, 0.01)]
+    assert answer(made).startswith("On CoLA “a” is better than “base” by 15.0 (accuracy, %) (95 %")
+    cola["contrasts"] = [_contrast(-0.2, -0.1, 0.01)]
+    assert "“base” is better than “a” by 15.0" in answer(made)
+    cola["contrasts"] = [_contrast(-0.2, 0.1, 0.5) | {"detectable": None}]
+    assert answer(made).endswith("(−20.0 to +10.0) includes zero.")
+    alone = comparison([task("cola", {})]) | {"curves": []}
+    assert answer(alone) == (
+        "“base” ended with a result on CoLA of 50.0 (accuracy, %) on average over 3 seeds (95 % interval "
+        "40.0 to 60.0)."
+    )
+
+
+def test_what_was_not_declared_is_called_exploratory() -> None:
+    losses = task("validation_loss", {"a": (-0.3, -0.1), "b": (-0.5, -0.1)})
+    made = comparison([losses], [reach({"a": (0.5, 0.4, 0.6)})])
+    assert "exploratory" not in " ".join(findings(made, {}))
+    losses["contrasts"] = [_contrast(-0.3, -0.1, 0.01)]
+    said = " ".join(findings(made | {"contrasts": [["a", "base"]]}, {}))
+    assert "“a” −0.200 (−0.300 to −0.100; nats) and “b” −0.300 (−0.500 to −0.100; nats; exp" in said
+    assert "No such share was declared to be tested: this is exploratory." in said
+    said = " ".join(findings(made | {"contrasts": [["b", "a"]]}, {}))
+    assert said.count("nats; exploratory") == 2
+
+
 def test_measures_of_the_model_are_no_downstream_tasks() -> None:
     limits = {"a": (0.1, 0.2)}
     tasks: list[dict[str, Any]] = [task(name, limits) for name in ("cola", "rte")]
@@ -199,5 +259,9 @@ def test_an_arm_that_ends_far_from_the_yardstick_is_pointed_out() -> None:
     said = " ".join(findings(made, {0: run("base", 0.15), 1: run("a", 0.02)}))
     assert "“a” (2.0 %) ended at another ratio" in said
     assert "“base” (15.0 %)" not in said
+    assert "compare it with another measure" in said
+    mean = made | {"tasks": [*made["tasks"], {**made["tasks"][0], "task": "mean_loss"}]}
+    said = " ".join(findings(mean, {0: run("base", 0.15), 1: run("a", 0.02)}))
+    assert "ratios from 5 to 50 % and a single mask, depends less on it" in said
     said = " ".join(findings(made, {0: run("base", 0.15), 1: run("a", 0.17)}))
     assert "ended at another ratio" not in said

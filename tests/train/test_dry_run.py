@@ -80,6 +80,7 @@ def test_it_says_what_training_does(config: RunConfig, tmp_path: Path, objective
     ]
     assert said.parameters == summary["parameters"]
     assert said.tokens == pytest.approx(summary["tokens_seen"], rel=0.02)
+    assert said.mean_ratio == summary["mean_ratio_asked"]
     # Rows are causal to within a row or two of their share, and the first of them has no mask at all.
     near = 0.15 if config.objective.has_causal_rows else 0.01
     assert said.predicted == pytest.approx(summary["masked_tokens"], rel=near)

@@ -271,16 +271,22 @@ def test_a_non_finite_loss_stops_before_the_update(
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-def test_progress_is_counted_as_asked(config: RunConfig, tmp_path: Path) -> None:
+def test_progress_is_counted_as_asked(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     by_tokens = config.replace(["masking.progress=tokens", "steps=4", "log_every=1"])
-    pretrain(by_tokens, tmp_path / "tokens", progress=False)
+    pretrain(by_tokens, tmp_path / "tokens", progress=True)
+    assert "words’ frequencies alone give a validation loss of" in capsys.readouterr().err
     seen = [line["progress"] for line in lines(tmp_path / "tokens" / "metrics.jsonl")]
     assert seen == [0, 0.25, 0.5, 0.75]
     budget = ["masking.progress=masked_tokens", "masked_token_budget=200", "steps=4", "log_every=1"]
-    pretrain(config.replace(budget), tmp_path / "masked", progress=False)
+    summary = pretrain(config.replace(budget), tmp_path / "masked", progress=False)
+    assert "words’ frequencies" not in capsys.readouterr().err
     logged = lines(tmp_path / "masked" / "metrics.jsonl")
     before = [0, *(line["masked_tokens"] for line in logged[:-1])]
     assert [line["progress"] for line in logged] == [min(1.0, n / 200) for n in before]
+    asked = [line["masking_ratio"] for line in logged]
+    assert summary["mean_ratio_asked"] == pytest.approx(sum(asked) / len(asked), rel=0.02)
     with pytest.raises(UsageError, match="needs masked_token_budget"):
         config.replace(["masking.progress=masked_tokens"])
     with pytest.raises(UsageError, match=r"has no effect with masking\.progress 'steps'"):

@@ -29,6 +29,7 @@ __all__ = [
     "mean_row",
     "mean_run",
     "present_classes",
+    "ratios_of",
 ]
 
 _SEED_AT_END = re.compile(r"[\s_.,:#(-]*(seed)?[\s_:=-]*\d+\)?$", re.IGNORECASE)
@@ -42,7 +43,7 @@ class ArmRow:
 
     ``validation_loss`` in nats per predicted token at the fixed ratio; ``validation_accuracy`` as a
     fraction; ``raw_validation_loss``: of the weights as trained, where the run averages them;
-    ``mean_ratio_asked`` and ``mean_ratio_achieved`` as :func:`mean_ratios` has them;
+    ``mean_ratio_asked`` and ``mean_ratio_achieved`` as :func:`ratios_of` has them;
     ``tokens_per_second`` is the median of the logged; ``seconds`` is time in training steps.
     """
 
@@ -83,7 +84,7 @@ def group_by_arm(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
 def arm_row(run: Run) -> ArmRow:
     """The run's row: from its summary where it is finished, else from its last lines."""
     seed = run.config.get("seed")
-    asked, achieved = mean_ratios(run.metrics)
+    asked, achieved = ratios_of(run)
     return ArmRow(
         arm=run.name,
         seed=seed if isinstance(seed, int) else None,
@@ -131,6 +132,15 @@ def arms_table(arms: Mapping[str, Sequence[Run]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def ratios_of(run: Run) -> tuple[float, float]:
+    """Mean ratio asked and achieved: that asked as a finished run computed it from its plan, everything
+    else, as in runs of before that, from the logged lines.
+    """
+    asked, achieved = mean_ratios(run.metrics)
+    planned = (run.summary or {}).get("mean_ratio_asked")
+    return (asked if planned is None else float(planned)), achieved
 
 
 def mean_ratios(metrics: Series) -> tuple[float, float]:

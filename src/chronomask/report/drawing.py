@@ -230,7 +230,7 @@ def lines_panel(
 ) -> str:
     """A panel with one line per arm, labelled at its right end unless there are too many.
 
-    ``references``: name → height of a dashed line across; those outside of the arms' range are not drawn.
+    ``references``: name → height of a dashed line across, to which the panel reaches.
     ``beneath``: name, x and y of grey dashed lines that are no arms.
     """
     names = [*(line.name for line in lines), *(name for name, _, _ in beneath)]
@@ -250,15 +250,13 @@ def lines_panel(
         axes.set_xlim(0, max((end.x for end in ends), default=0.0) * 1.02 or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
-        low, high = axes.get_ylim()
-        axes.set_ylim(low, high)
         for name, height in (references or {}).items():
-            if low < height < high:
-                axes.axhline(height, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
-                axes.annotate(
-                    name, (1, height), xycoords=("axes fraction", "data"), xytext=(-2, 2),
-                    textcoords="offset points", ha="right", color=MUTED, fontsize=LABEL_POINTS,
-                )  # fmt: skip
+            axes.axhline(height, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+            axes.annotate(
+                name, (1, height), xycoords=("axes fraction", "data"), xytext=(-2, 2),
+                textcoords="offset points", ha="right", color=MUTED, fontsize=LABEL_POINTS,
+            )  # fmt: skip
+        axes.set_ylim(*axes.get_ylim())
         if labels:
             label_ends(axes, ends)
         return to_svg(axes, prefix, f"{title}, one line per arm")

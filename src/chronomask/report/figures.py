@@ -48,6 +48,8 @@ __all__ = [
     "thin_out",
 ]
 
+_STILL_NEAR = 0.5
+"""Nats above the highest loss at which a dashed line is still drawn, however flat the curves are."""
 MOST_POINTS = 400
 """Logged lines drawn per run; longer runs are thin_out evenly, in the figure and its CSV alike."""
 
@@ -62,7 +64,8 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
     own = {name: k for name, k in arms.items() if name in curve["arms"]}
     axes = [axis for axis in AXIS_NAMES if any(_has(curve["arms"][name], axis) for name in own)]
     drawn = [axis for k, axis in enumerate(axes) if not _same_axis(curve, own, axes[:k], axis)]
-    panels = [_cost_panel(curve, own, axis) for axis in drawn]
+    near, far = _references(curve, own)
+    panels = [_cost_panel(curve, own, axis, near) for axis in drawn]
     extra = ["accuracy"] if curve["quantity"] == LOSS else []
     rows: list[Row] = []
     for name in own:
@@ -83,7 +86,8 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
         title = f"{_capital(task_title(curve))} over training"
         what = (
             "Held-out text, with whole words hidden at four fixed ratios and with a single token hidden; the "
-            "mean of the five losses favours no arm for the ratio it trains at. Lower is better."
+            "mean of the five losses depends less than any of them on the ratio that an arm trains at. Lower "
+            "is better."
         )
     else:
         title = f"{_capital(task_title(curve))} over training"
@@ -92,7 +96,7 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
     return Picture(
         f"curve-{curve['quantity']}",
         title,
-        f"{what} {_seeds_caption(curve)} The panels show the same values against what they cost"
+        f"{what} {_seeds_caption(curve)}{far} The panels show the same values against what they cost"
         f"{'; an arm that leads by one cost may not by another' if len(own) > 1 else ''}. Time depends on "
         "what else the machine was doing.",
         arm_legend(own),
@@ -116,11 +120,20 @@ def reference_picture(curve: Numbers, arms: Mapping[str, int], known: Curves) ->
         if np.count_nonzero(near := x <= 1.02 * furthest) > 1:
             beneath.append((name, x[near], y[near]))
     left_out = [name for name in known if name not in {drawn for drawn, _, _ in beneath}]
-    note = (
-        f" Not drawn, because they begin beyond these runs: {join_words(left_out)}."
-        if left_out
-        else ""
-    )
+    notes = []
+    if beneath:
+        notes.append(
+            "Grey dashed lines are other runs’ validation losses, on other text and with another vocabulary: "
+            "they say how such a curve falls, and not which run is better. A loss far above all of them, or "
+            "one that stays where it is while they fall, is worth a look."
+        )
+    if left_out:
+        why = (
+            "because they begin beyond these runs"
+            if beneath
+            else "because all begin beyond these runs"
+        )
+        notes.append(f"Not drawn, {why}: {join_words(left_out)}.")
     rows: list[Row] = [
         (n, _whole(x), _whole(y)) for n, *xy in beneath for x, y in zip(*xy, strict=True)
     ]
@@ -130,9 +143,7 @@ def reference_picture(curve: Numbers, arms: Mapping[str, int], known: Curves) ->
     return Picture(
         "reference",
         "Beside runs that were measured before",
-        "Grey dashed lines are other runs’ validation losses, on other text and with another vocabulary: "
-        "they say how such a curve falls, and not which run is better. A loss far above all of them, or "
-        f"one that stays where it is while they fall, is worth a look.{note}",
+        " ".join(notes),
         arm_legend(own),
         (
             lines_panel(
@@ -216,8 +227,8 @@ def difference_picture(
         f"Differences from “{baseline}” in the end",
         "One row an arm: the mean difference over paired seeds, its 95 % interval, and small dots for "
         "single seeds. A full dot’s interval excludes zero, a hollow one’s does not, and a cross has no "
-        "interval, for want of a second seed. Of many intervals about one in twenty misses by chance; the "
-        "tables have the tests.",
+        "interval, for want of a second seed in common. Of many intervals about one in twenty misses by "
+        "chance; the tables have the tests.",
         arm_legend(others),
         tuple(_forest(task, baseline, others) for task in compared),
         (
@@ -267,8 +278,27 @@ def _same_axis(curve: Numbers, arms: Iterable[str], before: Sequence[str], axis:
     return False
 
 
-def _cost_panel(curve: Numbers, arms: Mapping[str, int], axis: str) -> str:
-    """The quantity against one axis; long times in minutes."""
+def _references(curve: Numbers, arms: Iterable[str]) -> tuple[dict[str, float], str]:
+    """What the data alone gives, to be drawn beside the curves, and a sentence on what is too far above them.
+
+    What no arm has reached is always drawn. What all have passed is drawn as long as the curves still have
+    half of the panel, or it is within half a nat.
+    """
+    means = np.concatenate([_floats(curve["arms"][name]["mean"]) for name in arms])
+    top = np.nanmax(means)
+    limit = top + max(top - np.nanmin(means), _STILL_NEAR)
+    known = curve.get("references") or {}
+    near = {name: height for name, height in known.items() if height <= limit}
+    far = [f"{name} ({height:.2f})" for name, height in known.items() if height > limit]
+    if not far:
+        return near, ""
+    return near, f" Far above these curves, and not drawn: the loss of {join_words(far)}."
+
+
+def _cost_panel(
+    curve: Numbers, arms: Mapping[str, int], axis: str, references: Mapping[str, float]
+) -> str:
+    """The quantity against one axis, over dashed lines across; long times in minutes."""
     name, scale = AXIS_NAMES[axis], 1.0
     if axis == "seconds":
         longest = max(curve["arms"][arm]["seconds"][-1] or 0.0 for arm in arms)
@@ -281,7 +311,7 @@ def _cost_panel(curve: Numbers, arms: Mapping[str, int], axis: str) -> str:
     of_loss = curve["quantity"] in (LOSS, MEAN_LOSS)
     unit = "nats per predicted token" if of_loss else unit_of(curve)
     prefix = f"curve-{curve['quantity']}-{axis}"
-    return lines_panel(lines, f"By {name}", name, unit, prefix, curve.get("references"))
+    return lines_panel(lines, f"By {name}", name, unit, prefix, references)
 
 
 def _cost_line(

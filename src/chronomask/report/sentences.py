@@ -9,7 +9,7 @@ one seed alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from chronomask.report.arms import group_mean
 from chronomask.report.comparison import (
@@ -19,6 +19,7 @@ from chronomask.report.comparison import (
     difference_text,
     interval_text,
     join_words,
+    mean_text,
     percent,
     task_title,
     unit_of,
@@ -38,57 +39,116 @@ _OF_THE_MODEL = ("intrinsic", "probe", "blimp", "babylm", "sts", "retrieval")
 
 
 def answer(study: Numbers) -> str:
-    """The page's first sentence: which arm ended best, and whether the seeds carry it."""
-    losses = {task["task"]: task for task in study["tasks"]}
-    task = losses.get(MEAN_LOSS, losses.get(LOSS))
+    """The page's first sentence: which arm ended best, and whether the seeds carry it.
+
+    It speaks of the mean of the yardsticks; of the validation loss where runs have no such mean; and of the
+    first task that was measured where nothing was validated.
+    """
+    by_name = {task["task"]: task for task in reversed(study["tasks"])}
+    first = study["tasks"][0] if study["tasks"] else None
+    task = by_name.get(MEAN_LOSS, by_name.get(LOSS, first))
     if task is None:
-        return _answer_without_loss(study)
+        return _answer_of_the_unfinished(study)
     if task.get("contrasts"):
         return _answer_of_contrasts(task, study)
-    named = _NAMES[task["task"]]
     baseline, arms = study["baseline"], task["arms"]
     own = arms[baseline]
     others = {name: numbers for name, numbers in arms.items() if name != baseline}
     if not others:
-        seeds = len(task["seeds"])
-        interval = interval_text(task, own["low"], own["high"], sign=False)
-        over = f" on average over {seeds} seeds (95 % interval {interval})" if seeds > 1 else ""
-        right = next(arm.get("validation_accuracy") for arm in study["arms"])
-        share = (
-            "" if right is None or right != right else f"; {percent(right)} of the tokens are right"
-        )
-        return (
-            f"“{baseline}” ended with a {named} of {own['mean']:.3f} nats per predicted "
-            f"token{over}{share}."
-        )
+        return _answer_of_one_arm(task, study)
     verdicts = {name: verdict(task, numbers) for name, numbers in others.items()}
-    lowest = min(arms, key=lambda name: arms[name]["mean"])
+    first_in_order = _in_order(task)[0]
     if set(verdicts.values()) == {"unknown"}:
-        return _lowest_of_one_seed(arms, lowest, baseline, named)
-    better = [name for name in others if verdicts[name] == "better"]
+        return _answer_without_intervals(task, study)
+    better = [name for name in _in_order(task) if verdicts.get(name) == "better"]
     if better:
-        best = min(better, key=lambda name: others[name]["mean"])
-        low, high = (-others[best][f"difference_{end}"] for end in ("high", "low"))
-        return (
-            f"“{best}” ended best: its {named} of {others[best]['mean']:.3f} nats per predicted "
-            f"token is {-others[best]['difference']:.3f} lower than that of “{baseline}” (95 % interval "
-            f"of the difference {low:.3f} to {high:.3f}).{_labels_of(best, study)}"
-        )
-    if lowest == baseline:
+        return _answer_of_the_better(task, better[0], study)
+    value = _value(task, own["mean"])
+    if first_in_order == baseline:
         worse = sum(found == "worse" for found in verdicts.values())
         certain = f" of {len(others)} intervals of the differences, {worse or 'none'}"
         return (
-            f"No arm ended better than “{baseline}”, whose {named} is {own['mean']:.3f} nats per "
-            f"predicted token;{certain} {'excludes' if worse < 2 else 'exclude'} zero."
+            f"No arm ended better than “{baseline}”, whose {_named(task)} is {value};{certain} "
+            f"{'excludes' if worse < 2 else 'exclude'} zero."
         )
-    gap = interval_text(
-        task, others[lowest]["difference_low"], others[lowest]["difference_high"], sign=True
-    )
     return (
-        f"No arm is shown to be better than “{baseline}”: “{lowest}” has the lowest {named}, "
-        f"{others[lowest]['mean']:.3f} nats per predicted token, and the 95 % interval of its difference "
-        f"({gap}) includes zero."
+        f"No arm is shown to be better than “{baseline}”: “{first_in_order}” has the {_best_word(task)} "
+        f"{_named(task)}, {_value(task, others[first_in_order]['mean'])}, and the 95 % interval of its "
+        f"difference ({_gap(task, others[first_in_order])}) includes zero."
     )
+
+
+def _answer_of_one_arm(task: Numbers, study: Numbers) -> str:
+    """The first sentence of a page with one arm: how it ended."""
+    baseline = study["baseline"]
+    own, seeds = task["arms"][baseline], len(task["seeds"])
+    interval = interval_text(task, own["low"], own["high"], sign=False)
+    over = f" on average over {seeds} seeds (95 % interval {interval})" if seeds > 1 else ""
+    right = next(arm.get("validation_accuracy") for arm in study["arms"])
+    known = task["task"] in _NAMES and right is not None and right == right
+    share = f"; {percent(right)} of the tokens are right" if known else ""
+    return f"“{baseline}” ended with a {_named(task)} of {_value(task, own['mean'])}{over}{share}."
+
+
+def _answer_of_the_better(task: Numbers, best: str, study: Numbers) -> str:
+    """The first sentence where an arm is shown to be better, and where another has the best mean as well."""
+    baseline, arms = study["baseline"], task["arms"]
+    numbers, first = arms[best], _in_order(task)[0]
+    ends = sorted(abs(numbers[f"difference_{end}"]) for end in ("low", "high"))
+    gap = mean_text(task, abs(numbers["difference"]))
+    shown = (
+        f"is {gap} {'higher' if task['higher_is_better'] else 'lower'} than that of “{baseline}” (95 % "
+        f"interval of the difference {interval_text(task, *ends, sign=False)}).{_labels_of(best, study)}"
+    )
+    if mean_text(task, arms[first]["mean"]) == mean_text(task, numbers["mean"]):
+        return f"“{best}” ended best: its {_named(task)} of {_value(task, numbers['mean'])} {shown}"
+    return (
+        f"“{first}” has the {_best_word(task)} {_named(task)}, {_value(task, arms[first]['mean'])}, but the "
+        f"95 % interval of its difference from “{baseline}” ({_gap(task, arms[first])}) includes zero. "
+        f"“{best}” is shown to be better: its {mean_text(task, numbers['mean'])} {shown}"
+    )
+
+
+def _answer_without_intervals(task: Numbers, study: Numbers) -> str:
+    """The first sentence where no difference has an interval: one seed each, or none that arms share."""
+    baseline, arms = study["baseline"], task["arms"]
+    first, second = _in_order(task)[:2]
+    beside, what = (second, ", the next") if first == baseline else (baseline, "")
+    gap = mean_text(task, abs(arms[first]["mean"] - arms[beside]["mean"]))
+    one_each = all(len(arm["runs"]) <= 1 for arm in study["arms"])
+    why = "with one seed each" if one_each else "as the arms share too few seeds for an interval"
+    return (
+        f"“{first}” ended with the {_best_word(task)} {_named(task)}, {_value(task, arms[first]['mean'])}, "
+        f"{gap} {'above' if task['higher_is_better'] else 'below'} {'the baseline ' if not what else ''}"
+        f"“{beside}”{what}; {why} this is no evidence."
+    )
+
+
+def _in_order(task: Numbers) -> list[str]:
+    """The arms from the best mean to the worst."""
+    sign = -1 if task["higher_is_better"] else 1
+    return sorted(task["arms"], key=lambda name: sign * task["arms"][name]["mean"])
+
+
+def _best_word(task: Numbers) -> str:
+    return "highest" if task["higher_is_better"] else "lowest"
+
+
+def _named(task: Numbers) -> str:
+    """What a task's number is called within a sentence."""
+    return _NAMES.get(task["task"], f"result on {task_title(task)}")
+
+
+def _value(task: Numbers, value: float) -> str:
+    """A mean with its unit, within a sentence."""
+    if task["task"] in _NAMES:
+        return f"{mean_text(task, value)} nats per predicted token"
+    return f"{mean_text(task, value)} ({unit_of(task)})"
+
+
+def _gap(task: Numbers, numbers: Numbers) -> str:
+    """The interval of an arm's difference, with signs."""
+    return interval_text(task, numbers["difference_low"], numbers["difference_high"], sign=True)
 
 
 def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
@@ -101,16 +161,18 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     several = len([arm for arm in study["arms"] if arm["runs"]]) > 1
     one_seed = all(len(arm["runs"]) <= 1 for arm in study["arms"])
     groups = [[_what_ran(study)], _loss_range(loss)]
-    groups += [difference_sentences([task], study["baseline"]) for task in losses if not one_seed]
+    baseline, declared = study["baseline"], study.get("contrasts", ())
+    groups += [
+        difference_sentences([task], baseline, declared=declared) for task in losses if not one_seed
+    ]
     if downstream:
         on = f"the {len(downstream)} downstream tasks" if len(downstream) > 1 else ""
-        groups.append(difference_sentences(downstream, study["baseline"], on))
+        groups.append(difference_sentences(downstream, baseline, on, declared))
     if of_model:
         named = join_words([task_title(task) for task in of_model])
         on = f"the {len(of_model)} measures of the models themselves ({named})"
-        groups.append(
-            difference_sentences(of_model, study["baseline"], on if len(of_model) > 1 else "")
-        )
+        on = on if len(of_model) > 1 else ""
+        groups.append(difference_sentences(of_model, baseline, on, declared))
     groups.append(_tests(study))
     if several and not one_seed:
         groups.append(reach_sentences(study))
@@ -131,8 +193,16 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     return sentences
 
 
-def difference_sentences(tasks: Sequence[Numbers], baseline: str, on: str = "") -> list[str]:
-    """What the differences from the baseline on these tasks carry; ``on``: what they are together."""
+def difference_sentences(
+    tasks: Sequence[Numbers], baseline: str, on: str = "", declared: Sequence[Sequence[str]] = ()
+) -> list[str]:
+    """What the differences from the baseline on these tasks carry; ``on``: what they are together.
+
+    ``declared``: the study's contrasts. Where there are some, every other difference that is named is called
+    exploratory.
+    """
+    exploratory = {arm for task in tasks for arm in task["arms"]} if declared else set[str]()
+    exploratory -= {name for pair in declared if baseline in pair for name in pair}
     found: dict[str, list[tuple[Numbers, str, Numbers]]] = {}
     for task in tasks:
         for arm, numbers in task["arms"].items():
@@ -158,7 +228,7 @@ def difference_sentences(tasks: Sequence[Numbers], baseline: str, on: str = "") 
             have = (
                 "have intervals that exclude" if len(hits) > 1 else "has an interval that excludes"
             )
-            named = _name_hits(hits, one_task=len(tasks) == 1)
+            named = _name_hits(hits, one_task=len(tasks) == 1, exploratory=exploratory)
             sentences.append(f"{opening} {have} zero with the arm {kind}: {named}.")
     still_open = found.get("open", [])
     if len(still_open) == total == 1:
@@ -218,6 +288,8 @@ def reach_sentences(study: Numbers) -> list[str]:
         sentences.append(
             f"{what} was not reached within training, at the 95 % level, by {join_words(slower)}."
         )
+    if (faster or slower) and study.get("contrasts"):
+        sentences.append("No such share was declared to be tested: this is exploratory.")
     if undecided and (faster or slower):
         sentences.append("These runs do not show whether the other arms are faster.")
     elif undecided:
@@ -228,8 +300,8 @@ def reach_sentences(study: Numbers) -> list[str]:
     return sentences
 
 
-def _answer_without_loss(study: Numbers) -> str:
-    """The first sentence where nothing complete was validated."""
+def _answer_of_the_unfinished(study: Numbers) -> str:
+    """The first sentence where no arm was measured to its end."""
     curve = next((curve for curve in study["curves"] if curve["quantity"] == LOSS), None)
     if curve is None:
         return "No validation has been made yet."
@@ -247,36 +319,48 @@ def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
     """What the declared contrasts say of the headline: those that are told apart, and how many are not."""
     told = []
     for one in task["contrasts"]:
-        if verdict(task, one) == "open":
+        found = verdict(task, one)
+        if found not in ("better", "worse"):
             continue
-        lower = one["difference"] < 0
-        best, other = (one["arm"], one["other"]) if lower else (one["other"], one["arm"])
-        low, high = sorted(abs(one[f"difference_{end}"]) for end in ("low", "high"))
+        ahead = found == "better"
+        best, other = (one["arm"], one["other"]) if ahead else (one["other"], one["arm"])
+        ends = sorted(abs(one[f"difference_{end}"]) for end in ("low", "high"))
         # With few seeds no p can be small, which says nothing of the arms.
         p = one["p_holm"] if study["smallest_p"] <= 0.05 else None
         told.append(
-            f"“{best}” is better than “{other}” by {abs(one['difference']):.3f} nats (95 % interval "
-            f"{low:.3f} to {high:.3f}{'' if p is None else f'; p {p:.2g} after Holm’s correction'})"
+            f"“{best}” is better than “{other}” by {_amount(task, one['difference'])} (95 % interval "
+            f"{interval_text(task, *ends, sign=False)}"
+            f"{'' if p is None else f'; p {p:.2g} after Holm’s correction'})"
         )
     number = len(task["contrasts"])
-    named = _NAMES[task["task"]]
+    where = f"On {task_title(task)}"
+    if task["task"] in _NAMES:
+        where = f"On the {_NAMES[task['task']]}"
     if not told:
-        least = max(one["detectable"] for one in task["contrasts"])
-        power = f"Four such studies of five would have shown a difference of {least:.3f} nats."
+        known = [one["detectable"] for one in task["contrasts"] if one["detectable"] is not None]
+        power = (
+            f" Four such studies of five would have shown a difference of {_amount(task, max(known))}."
+            if known
+            else ""
+        )
         if number > 1:
-            return (
-                f"On the {named} none of the {number} declared pairs of arms is told apart. {power}"
-            )
+            return f"{where} none of the {number} declared pairs of arms is told apart.{power}"
         (one,) = task["contrasts"]
         ends = (one[f"difference_{end}"] for end in ("low", "high"))
         return (
-            f"On the {named} “{one['arm']}” and “{one['other']}” are not told apart: they are "
-            f"{abs(one['difference']):.3f} nats apart, and the 95 % interval of the difference "
-            f"({interval_text(task, *ends, sign=True)}) includes zero. {power}"
+            f"{where} “{one['arm']}” and “{one['other']}” are not told apart: they are "
+            f"{_amount(task, one['difference'])} apart, and the 95 % interval of the difference "
+            f"({interval_text(task, *ends, sign=True)}) includes zero.{power}"
         )
     rest = number - len(told)
     more = f" {rest} of the {number} declared pairs {'is' if rest == 1 else 'are'} not told apart."
-    return f"On the {named} {join_words(_first(told))}.{more if rest else ''}"
+    return f"{where} {join_words(_first(told))}.{more if rest else ''}"
+
+
+def _amount(task: Numbers, value: float) -> str:
+    """How large a difference is, with its unit: ``0.120 nats``, ``8.9 (Spearman, ×100)``."""
+    text = mean_text(task, abs(value))
+    return f"{text} nats" if task["task"] in _NAMES else f"{text} ({unit_of(task)})"
 
 
 def _labels_of(name: str, study: Numbers) -> str:
@@ -286,21 +370,6 @@ def _labels_of(name: str, study: Numbers) -> str:
     if not own or not theirs or abs(own / theirs - 1) <= 0.02:
         return ""
     return f" It predicted {own / theirs:.2f} times as many masked tokens."
-
-
-def _lowest_of_one_seed(arms: Mapping[str, Numbers], lowest: str, baseline: str, named: str) -> str:
-    loss = arms[lowest]["mean"]
-    if lowest == baseline:
-        following = min(
-            (name for name in arms if name != baseline), key=lambda name: arms[name]["mean"]
-        )
-        gap = f"{arms[following]['mean'] - loss:.3f} below “{following}”, the next"
-    else:
-        gap = f"{arms[baseline]['mean'] - loss:.3f} below the baseline “{baseline}”"
-    return (
-        f"“{lowest}” ended with the lowest {named}, {loss:.3f} nats per predicted token, {gap}; "
-        "with one seed each this is no evidence."
-    )
 
 
 def _what_ran(study: Numbers) -> str:
@@ -381,7 +450,7 @@ def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     if not far:
         return []
     company = (
-        "the mean of the yardsticks does not"
+        "the mean of the yardsticks, with ratios from 5 to 50 % and a single mask, depends less on it"
         if any(task["task"] == MEAN_LOSS for task in study["tasks"])
         else "compare it with another measure"
     )
@@ -444,10 +513,16 @@ def _classes(runs: Mapping[int, Run]) -> list[str]:
     ]
 
 
-def _name_hits(items: Sequence[tuple[Numbers, str, Numbers]], *, one_task: bool = False) -> str:
+def _name_hits(
+    items: Sequence[tuple[Numbers, str, Numbers]],
+    *,
+    one_task: bool = False,
+    exploratory: Collection[str] = (),
+) -> str:
+    """Differences with their intervals, the first few; those of the ``exploratory`` arms are called so."""
     named = [
         f"“{arm}”{'' if one_task else f' on {task_title(task)}'} {difference_text(task, n['difference'])} "
-        f"({interval_text(task, n['difference_low'], n['difference_high'], sign=True)}; {unit_of(task)})"
+        f"({_gap(task, n)}; {unit_of(task)}{'; exploratory' if arm in exploratory else ''})"
         for task, arm, n in items[:_MOST_NAMED]
     ]
     return join_words(_first([*named, *[""] * (len(items) - len(named))]))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from chronomask.report.arms import mean_ratios
+from chronomask.report.arms import ratios_of
 from chronomask.report.comparison import percent
 from chronomask.report.drawing import (
     INK,
@@ -265,9 +265,7 @@ def _ratio_panel(index: int, run: Run, top: float, last_step: float) -> str:
     step, asked, achieved = (
         run.metrics[key][where] for key in ("step", "masking_ratio", "masking_ratio_achieved")
     )
-    means = [
-        "not logged" if value != value else percent(value) for value in mean_ratios(run.metrics)
-    ]
+    means = ["not logged" if value != value else percent(value) for value in ratios_of(run)]
     colour = arm_colour(index)
     with appearance():
         axes = panel(

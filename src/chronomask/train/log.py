@@ -106,6 +106,10 @@ class RunLog:
         self._progress.advance(step - self._done, note)
         self._done = step
 
+    def tell(self, text: str) -> None:
+        """Print a line beside the progress, where that is shown."""
+        self._progress.tell(text)
+
     def median_speed(self) -> float | None:
         """Median of the logged tokens per second; None without a line or where nothing is written."""
         if not self.active:

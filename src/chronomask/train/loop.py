@@ -38,7 +38,7 @@ from chronomask.train.distributed import StopRequest, World
 from chronomask.train.log import RunLog
 from chronomask.train.run import Run, State, compiles, is_due, open_run, summarise
 from chronomask.train.step import Step, compile_ahead, draw, draw_ahead, finish, queue
-from chronomask.train.validation import plateau_in_words, validate
+from chronomask.train.validation import bounds_in_words, plateau_in_words, validate
 from chronomask.types import Rows
 from chronomask.yardsticks import totals
 
@@ -102,6 +102,8 @@ def pretrain(
         )
         upcoming = cast("Generator[Rows]", iter(run.loader))  # closing it ends the reading threads
         with log, closing(upcoming), closing(run.saver):
+            if (entropy := _entropy(run)) is not None:
+                log.tell(bounds_in_words(entropy))
             cut = shorten_rows(upcoming, config.length_warmup, state.step)
             _train(run, state, world, stop, log, cut)
             return summarise(run, state, log)
@@ -310,11 +312,16 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
         "masked_tokens": state.masked_tokens,
         "seconds": state.seconds,
     }
-    if (entropy := (read_object(run.folder.environment) or {}).get("entropy")) is not None:
+    if (entropy := _entropy(run)) is not None:
         counted |= {"unigram_entropy": entropy["unigram"], "bigram_bound": entropy["bigram"]}
     log.write("validation", counted | result)
     if world.is_first and entropy is not None:
         _warn_of_plateau(run, state)
+
+
+def _entropy(run: Run) -> dict[str, Any] | None:
+    """What a run noted of its data's entropy when it began."""
+    return (read_object(run.folder.environment) or {}).get("entropy")
 
 
 def _measure(run: Run, world: World) -> dict[str, Any] | None:
@@ -347,7 +354,7 @@ def _warn_of_plateau(run: Run, state: State) -> None:
     before = state.step - (run.config.validation.every or steps)
     if before < steps / 4 <= state.step or state.step == steps:
         lines = [json.loads(line) for line in read_text(run.folder.validation).splitlines()]
-        if (said := plateau_in_words(lines)) is not None:
+        if (said := plateau_in_words(lines, run.forward.model.config)) is not None:
             logger.warning("%s", said)
 
 

@@ -30,7 +30,14 @@ from chronomask.model.flops import Flops, count_flops, count_layers
 from chronomask.model.head import compile_backbone, logits_at
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.runs.layout import AVERAGED, MODEL, RunFolder
-from chronomask.runs.rules import mean_labels, progress, refuse_unsuited
+from chronomask.runs.rules import (
+    expect,
+    maskable_tokens,
+    mean_labels,
+    progress,
+    refuse_unsuited,
+    unknown_before,
+)
 from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
 from chronomask.train.averaging import Average
@@ -516,6 +523,7 @@ def summarise(run: Run, state: State, log: RunLog) -> dict[str, Any]:
         **{f"raw_validation_{key}": value for key, value in (state.raw or {}).items()},
         "tokens_per_second": log.median_speed(),
         "seconds": state.seconds,
+        "mean_ratio_asked": _mean_ratio_asked(run) if log.active else None,
         "parameters": run.num_parameters,
         "data_fingerprint": run.data.fingerprint,
         "checkpoint": str(run.folder.checkpoint(state.step).relative_to(run.folder.path)),
@@ -524,6 +532,13 @@ def summarise(run: Run, state: State, log: RunLog) -> dict[str, Any]:
     if log.active:
         write_json(run.folder.summary, summary)
     return summary
+
+
+def _mean_ratio_asked(run: Run) -> float | None:
+    """Over all tokens that could be masked, by the run's plan; None where it was not known beforehand."""
+    if unknown_before(run.config) is not None:
+        return None
+    return expect(run.config, maskable_tokens(run.config, run.data)).mean_ratio
 
 
 def _begin_folder(run: Run, state: State, origin: Checkpoint | None, *, resumed: bool) -> None:

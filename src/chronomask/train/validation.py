@@ -27,7 +27,7 @@ from chronomask.train.forward import Forward
 from chronomask.types import MaskedBatch, Rows
 from chronomask.yardsticks import FEW_PREDICTIONS, YARDSTICKS, measure
 
-__all__ = ["VALIDATION_RATIO", "plateau_in_words", "validate", "warn_of_few"]
+__all__ = ["VALIDATION_RATIO", "bounds_in_words", "plateau_in_words", "validate", "warn_of_few"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,15 @@ VALIDATION_RATIO = 0.15
 """The masking ratio of ``loss``, for every run."""
 _HARDLY = 0.1
 """Nats within which a loss has not moved."""
+_POST_NORM = frozenset(
+    {
+        "albert", "bert", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
+        "mpnet", "roberta", "xlm-roberta",
+    }
+)  # fmt: skip
+"""Types of models that normalise behind each layer, which starts slowly where the rate is high."""
+_NARROW = 32
+"""Tokens of a window that is narrow already."""
 
 
 @torch.no_grad()
@@ -104,10 +113,19 @@ def warn_of_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> 
         )
 
 
-def plateau_in_words(lines: Sequence[Mapping[str, Any]]) -> str | None:
+def bounds_in_words(entropy: Mapping[str, float]) -> str:
+    """What a run's validation losses stand beside; ``entropy``: as ``environment.json`` has it."""
+    return (
+        f"words’ frequencies alone give a validation loss of {entropy['unigram']:.2f} nats, a table of pairs "
+        f"{entropy['bigram']:.2f}"
+    )
+
+
+def plateau_in_words(lines: Sequence[Mapping[str, Any]], architecture: Any) -> str | None:
     """That a run predicts worse than a table of neighbouring pairs, and since when its loss has hardly moved.
 
-    ``lines``: its validations so far, as in ``validation.jsonl``. None for a run that does better.
+    ``lines``: its validations so far, as in ``validation.jsonl``; ``architecture``: the config of its model,
+    to which nothing is recommended that it has. None for a run that does better.
     """
     last = lines[-1]
     if last["loss"] <= last["bigram_bound"]:
@@ -127,9 +145,17 @@ def plateau_in_words(lines: Sequence[Mapping[str, Any]]) -> str | None:
     return (
         f"the validation loss is {last['loss']:.2f} nats{stands}: words’ frequencies alone give "
         f"{unigram:.2f}, a table of pairs {pairs:.2f}, so the model {uses}. What helped others: a longer "
-        "warm-up, another peak rate, a pre-norm model such as modernbert, a window of a few tokens in some "
-        "layers, more steps (docs/loss.md)"
+        f"warm-up, another peak rate, {_other_models(architecture)}more steps (docs/loss.md)"
     )
+
+
+def _other_models(architecture: Any) -> str:
+    """What of a model's build helped others and this one has not, each with a comma behind it."""
+    windowed = [getattr(architecture, key, None) for key in ("local_attention", "sliding_window")]
+    narrowest = min((size for size in windowed if size), default=None)
+    if architecture.model_type in _POST_NORM:
+        return "a pre-norm model such as modernbert with a window of a few tokens in some layers, "
+    return "" if narrowest is None or narrowest <= _NARROW else "a narrower window in some layers, "
 
 
 def _batches(
