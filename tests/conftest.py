@@ -14,6 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from chronomask.data.folder import PreparedData
@@ -27,6 +28,18 @@ os.fsync = os.fstat  # pyright: ignore[reportAttributeAccessIssue]
 
 settings.register_profile("chronomask", deadline=None)  # how long an example takes decides nothing
 settings.load_profile("chronomask")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` need a CUDA device; what torch says there of itself is shown, and is no error.
+
+    It tells of sums that could be faster, of checks that are a prototype, and of what it compiles.
+    """
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            there = torch.cuda.is_available()
+            item.add_marker(pytest.mark.skipif(not there, reason="needs a CUDA device"))
+            item.add_marker(pytest.mark.filterwarnings("default"))
 
 
 @pytest.fixture(scope="session")

@@ -202,7 +202,6 @@ def test_dense_device_code_gives_the_same_bits(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("content", CONTENT_SPECS[:-1], ids=lambda s: s["kind"])
 def test_cuda_gives_the_same_bits(content: dict) -> None:
     config = config_of({"kind": "cosine_decay"}, content, {"kind": "whole_word"})

@@ -243,7 +243,6 @@ def test_columns_of_a_batch_mean_what_they_mean_to_the_collator(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("strategy", ["whole_word", "span"])
 def test_tensors_stay_on_their_device(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], strategy: str

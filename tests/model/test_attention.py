@@ -19,7 +19,6 @@ from chronomask.types import Rows
 from tests.support.tiny_models import SEPARATING, rows_of, small
 
 LENGTH = 64
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def all_logits(model: PreTrainedModel, rows: Rows, pad: int) -> torch.Tensor:
@@ -34,8 +33,8 @@ def all_logits(model: PreTrainedModel, rows: Rows, pad: int) -> torch.Tensor:
     ("device", "dtype", "error"),
     [
         ("cpu", torch.float32, 1e-5),
-        pytest.param("cuda", torch.float32, 1e-5, marks=NEEDS_CUDA),  # masks
-        pytest.param("cuda", torch.bfloat16, 2e-2, marks=NEEDS_CUDA),  # varlen_attn
+        pytest.param("cuda", torch.float32, 1e-5, marks=pytest.mark.gpu),  # masks
+        pytest.param("cuda", torch.bfloat16, 2e-2, marks=pytest.mark.gpu),  # varlen_attn
     ],
 )
 @pytest.mark.parametrize("model_type", SEPARATING)

@@ -112,7 +112,7 @@ def test_packed_documents_lose_what_separate_ones_do(
     assert together.numel() == 6 + 0 + 15 + 9 + 9  # all but the first of each document
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
 def test_on_cuda_the_kernel_loses_what_float32_does(
     model_type: str, tokenizer: PreTrainedTokenizerBase

@@ -24,8 +24,7 @@ from chronomask.model.attention import (
 )
 from tests.support.tiny_models import small
 
-ON_CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a CUDA device")])  # fmt: skip
+ON_CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 KEYED_LENGTHS = sorted(
     {1, 2, 63, 64, 65, 127, 128, 192, 320, 512, *(37 * k % 512 + 1 for k in range(8))}
 )

@@ -14,6 +14,7 @@ from torch._functorch._aot_autograd.utils import make_boxed_func
 
 from chronomask.data.order import BatchWarmUp, Sizes
 from chronomask.errors import UsageError
+from chronomask.model import head
 from chronomask.recipes import find_recipe
 from chronomask.train import loop, run
 from chronomask.train.config import RunConfig
@@ -97,6 +98,20 @@ def test_more_than_sixteen_sizes_of_steps(
     assert len(shapes) <= 4
     pretrain(RunConfig.of(config, compile="never"), tmp_path / "eager", progress=False)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-5)
+
+
+def test_more_than_sixteen_shapes_of_one_function_in_one_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head, which a moving ratio compiles again; here it is padded to more sizes than it is as a rule."""
+    monkeypatch.setattr(head, "PADDED_SIZES", tuple(number / 24 for number in range(1, 25)))
+    made: list[int] = []
+    monkeypatch.setattr(run, "COMPILER", lambda graph, _: made.append(1) or graph.forward)
+    ratio = {"kind": "linear", "start": 0.8, "end": 0.02}
+    config = config_of(data, steps=2, rows_per_step=8, compile="always")
+    config = RunConfig.of(config, model={"overrides": SMALL}, masking={"ratio": ratio})
+    pretrain(config, tmp_path / "run", progress=False)
+    assert len(made) > 2 + 16  # the model under the head is compiled for at most two kinds of input
 
 
 def test_a_ratio_that_moves_compiles_nothing_after_the_first_step(
@@ -227,7 +242,7 @@ def test_nothing_that_a_graph_overwrites_is_kept(
         RunConfig.of(config, compile="graphs", sharding="fsdp2")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_graphs_give_the_losses_without_them(data: Path, tmp_path: Path) -> None:
     """Also of gradients summed over micro-batches, which graphs that overwrite them would make too small."""
     config = config_of(data, steps=12, rows_per_step=12, micro_batches=3, device="cuda")

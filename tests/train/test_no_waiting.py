@@ -82,7 +82,7 @@ def test_nothing_is_read_before_the_update_is_queued(
     assert run.optimiser.state
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("compiled", "optimiser"),
     [

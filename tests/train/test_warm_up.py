@@ -185,12 +185,13 @@ def test_live_figures_are_logged(config: RunConfig, tmp_path: Path) -> None:
     assert first["seconds_left"] == pytest.approx(3 * first["seconds"], rel=0.2)
 
 
+@pytest.mark.parametrize("given", [None, 1.0])
 def test_no_step_is_faster_than_the_device(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: float | None, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rate measured while the device was busy is too little: a step that beats it is the rate then."""
+    """A rate that is given, or measured on a busy device, may be too little: a faster step raises it."""
     monkeypatch.setattr("chronomask.train.run.peak_flops", lambda device, precision: 1.0)
-    values = config.to_dict() | {"peak_flops": None, "log_every": 1}
+    values = config.to_dict() | {"peak_flops": given, "log_every": 1}
     pretrain(RunConfig.parse(values), tmp_path / "run", progress=False)
     logged = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     shares = [json.loads(line)["mfu"] for line in logged]

@@ -244,9 +244,7 @@ def _metrics(run: Run, state: State, step: Step, world: World) -> dict[str, Any]
     rows_left = config.sizes.rows_before(config.steps) - state.rows_seen
     tokens_left = rows_left * state.tokens_seen / state.rows_seen
     rate = flops / (world.size * window.seconds)
-    if (
-        run.peak_flops and config.peak_flops is None
-    ):  # what was measured on a busy device is too little
+    if run.peak_flops:  # what a busy device was measured at, or a config says, may be too little
         run.peak_flops = max(run.peak_flops, rate)
     line: dict[str, Any] = {
         "step": state.step,
