@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_speed_is_claimed_with_its_interval(
 
 def test_the_summary_says_how_far_it_carries() -> None:
     text = " ".join(findings(comparison([task("cola", {"a": (0.1, 0.2)})]), {}))
-    assert "no p can be below 0.25" in text
+    assert "On CoLA, of the one comparison, no difference remains at 5 %." in text
     assert "“a” predicts 2.00 times as many masked tokens" in text
 
 
@@ -101,6 +102,12 @@ def test_the_summary_says_how_far_it_carries() -> None:
             3,
             "No arm ended better than “base”, whose validation loss is 0.500 nats per predicted token; of 2 "
             "intervals of the differences, 1 excludes zero.",
+        ),
+        (
+            {"a": (0.1, 0.3)},
+            3,
+            "No arm ended better than “base”, whose validation loss is 0.500 nats per predicted token; the "
+            "interval of the one difference excludes zero.",
         ),
         ({"a": None}, 1, "with one seed each this is no evidence"),
         (
@@ -221,13 +228,13 @@ def test_declared_contrasts_are_the_answer() -> None:
     loss = task("validation_loss", {"a": (-0.3, -0.1)})
     made = comparison([loss | {"contrasts": [_contrast(-0.3, -0.1, 0.01)]}])
     made |= {"contrasts": [["a", "base"]]}
-    assert answer(made).startswith("On the validation loss “a” is better than “base” by 0.200 nats")
-    assert "0.100 to 0.300)" in answer(made)  # three seeds cannot have a small p
-    assert "0.100 to 0.300; p 0.01" in answer({**made, "smallest_p": 0.03})
-    (left,) = [sentence for sentence in findings(made, {}) if "Holm" in sentence]
-    assert "over the declared contrasts (1), 1 remains" in left
-    made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5), _contrast(0.1, 0.2, 0.1)]
+    assert answer(made) == (
+        "On the validation loss “a” is better than “base” by 0.200 nats (95 % interval 0.100 to 0.300; "
+        "p 0.01 after Holm’s correction)."
+    )
+    made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5), _contrast(0.1, 0.2, 1e-9)]
     assert "“base” is better than “a” by 0.150 nats" in answer(made)
+    assert "p below 0.0001" in answer(made)
     assert answer(made).endswith("1 of the 2 declared pairs is not told apart.")
     made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5)]
     assert "“a” and “base” are not told apart: they are 0.050 nats apart" in answer(made)
@@ -235,6 +242,45 @@ def test_declared_contrasts_are_the_answer() -> None:
     assert "would have shown a difference of 0.050 nats" in answer(made)
     made["tasks"][0]["contrasts"] *= 2
     assert "none of the 2 declared pairs of arms is told apart. Four such studies" in answer(made)
+    for one in made["tasks"][0]["contrasts"]:
+        one["detectable_holm"] = 0.07
+    assert "0.050 nats (0.070 after Holm’s correction)." in answer(made)
+
+
+def test_what_the_correction_does_not_bear_out_is_not_called_better() -> None:
+    loss = task("validation_loss", {"a": (-0.3, -0.1)})
+    alone = _contrast(-0.3, -0.1, 0.3)
+    made = comparison([loss | {"contrasts": [alone, _contrast(-0.1, 0.2, 0.5)]}])
+    made |= {"contrasts": [["a", "base"]]}
+    assert answer(made).startswith(
+        "On the validation loss no declared pair is told apart after Holm’s correction. By its own "
+        "interval alone, “a” is better than “base” by 0.200 nats"
+    )
+    made["tasks"][0]["contrasts"].append(_contrast(0.2, 0.3, 0.001))
+    assert answer(made).startswith("On the validation loss “base” is better than “a” by 0.250")
+    assert "By its own interval alone, “a” is better" in answer(made)
+
+
+def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
+    tasks = [task(name, {"a": (-0.3, -0.1)}) for name in ("validation_loss", "cola", "rte")]
+    for one, p in zip(tasks, (0.01, 0.2, 0.03), strict=True):
+        one["contrasts"] = [_contrast(-0.3, -0.1, p), _contrast(-0.3, 0.1, 0.9)]
+    made = comparison(tasks) | {"contrasts": [["a", "base"]] * 2}
+    said = [sentence for sentence in findings(made, {}) if "Holm" in sentence]
+    text = " ".join(said)
+    assert (
+        "On the validation loss, after Holm’s correction over the 2 declared contrasts, 1 remains"
+        in text
+    )
+    assert (
+        "On 2 other measures, after Holm’s correction over the 4 declared contrasts, 1 remains"
+        in text
+    )
+
+
+@pytest.mark.parametrize("limits", [(math.nan, math.nan), (-0.1, math.nan)])
+def test_what_is_no_number_decides_nothing(limits: tuple[float, float]) -> None:
+    assert verdict(*_pair(limits)) == "unknown"
 
 
 def test_the_headline_is_the_mean_of_the_yardsticks() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.runs.result import TaskResult
@@ -40,7 +42,8 @@ def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None
     assert loss["arms"]["decay"]["difference"] == pytest.approx(
         np.mean(own["decay"]) - np.mean(own["fixed"])
     )
-    assert loss["arms"]["decay"]["p"] in (0.5, 1.0)
+    paired = stats.ttest_rel(own["decay"], own["fixed"])
+    assert loss["arms"]["decay"]["p"] == pytest.approx(paired.pvalue)  # pyright: ignore[reportAttributeAccessIssue]
     assert (cola["seeds"], cola["task_seeds"]) == ([0, 1], [0, 1])
     results = [result for unit in _results(study) for result in [TaskResult.load(unit)]]
     decay = [r.metrics["mcc"] for r in results if "decay" in r.model and r.step == 8]
@@ -118,10 +121,33 @@ def test_declared_contrasts_alone_are_tested(values: dict[str, Any], tmp_path: P
     for task in found["tasks"]:
         (contrast,) = task["contrasts"]
         assert contrast["difference"] == pytest.approx(task["arms"]["decay"]["difference"])
-        assert contrast["p_holm"] == pytest.approx(min(1.0, 2 * contrast["p"]))
-        assert contrast["detectable"] > 0
+        assert contrast["p_holm"] == contrast["p"]  # one contrast of each loss, and two families
+        assert 0 < contrast["detectable"] == contrast["detectable_holm"]
         assert task["arms"]["decay"].get("p_holm") is None
     assert report_of_study(study.folder).is_file()
+    _contrasts_that_cannot_be_tested_are_named(study)
+
+
+def _contrasts_that_cannot_be_tested_are_named(study: Study) -> None:
+    """A run that diverged, then one that is missing, then an arm that is: none is left out silently."""
+    validation = study.run_of("decay", 1).validation
+    *before, last = validation.read_text().splitlines()
+    diverged = {**json.loads(last), "loss": math.nan}
+    validation.write_text("\n".join([*before, json.dumps(diverged)]) + "\n")
+    found = json.loads(compare_study(study).read_text())
+    assert found["notices"] == [
+        "“decay” ended with a loss that is no number with seed 1: such a run has diverged, and its seed is "
+        "left out of every comparison of losses, of all arms.",
+        "The declared contrast of “decay” and “fixed” is not tested: only seed 0 is complete in all arms, "
+        "and a test needs two.",
+    ]
+    assert all(task["seeds"] == [0] and not task["contrasts"] for task in found["tasks"])
+    assert found["tasks"][0]["arms"]["decay"]["difference_low"] is None
+
+    study.run_of("decay", 0).summary.unlink()
+    found = json.loads(compare_study(study).read_text())
+    assert found["notices"][-1].endswith("is not tested: no run of “decay” is complete.")
+    assert "not tested: no run of “decay”" in report_of_study(study.folder).read_text()
 
 
 @pytest.mark.parametrize(

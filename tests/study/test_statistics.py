@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import product
 
 import numpy as np
 import pytest
@@ -25,9 +24,7 @@ from chronomask.study.statistics import (
     metric_of,
     metric_over_resamples,
     paired_difference,
-    permutation_p,
     smallest_difference,
-    smallest_p,
 )
 
 ORACLES = {
@@ -187,7 +184,8 @@ def test_same_key_same_interval_alone_or_in_company() -> None:
     assert bounds(own) == pytest.approx(bounds(interval(arms["b"], "score", key=7)), rel=1e-12)
     alone = paired_difference(arms["c"], arms["a"], "score", key=7)
     assert bounds(difference) == pytest.approx(bounds(alone), rel=1e-12)
-    assert found["c"].p_value == permutation_p(arms["c"], arms["a"], "score")
+    pairs = compare_pairs(arms, "a", [("c", "a")], "score", key=7)[1]
+    assert found["c"].p_value == pairs["c", "a"].p_value
     assert found["a"].difference is None
     assert interval(arms["b"], "score", key=8) != found["b"].own
     shuffled = dict(reversed(arms["c"].items()))
@@ -224,42 +222,106 @@ def on_seeds(values: list[float]) -> Results:
     return {(seed, 0): {"score": np.array([value])} for seed, value in enumerate(values)}
 
 
-def test_permutation_p_equals_enumeration() -> None:
-    differences = [0.4, -0.1, 0.3, 0.25, 0.0]
-    sums = [
-        abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
-        for signs in product((1, -1), repeat=5)
-    ]
-    expected = np.mean([value >= sum(differences) - 1e-9 for value in sums])
-    assert permutation_p(on_seeds(differences), on_seeds([0.0] * 5), "score") == expected
-    assert permutation_p(on_seeds([1.0] * 5), on_seeds([0.0] * 5), "score") == smallest_p(5)
-    assert smallest_p(5) == 0.0625
-    assert permutation_p(on_seeds([0.1] * 3), on_seeds([0.1] * 3), "score") == 1.0
+def test_of_a_loss_the_test_and_the_interval_are_students() -> None:
+    random = np.random.default_rng(0)
+    for n in (2, 3, 6, 20):
+        a, b = random.normal(0.3, 0.5, n), random.normal(0, 0.5, n)
+        (found,) = compare_pairs(
+            {"a": on_seeds(list(a)), "b": on_seeds(list(b))}, None, [("a", "b")], "score", key=0
+        )[1].values()
+        paired = stats.ttest_rel(a, b)
+        limits = paired.confidence_interval()  # pyright: ignore[reportAttributeAccessIssue]
+        assert found.p_value == pytest.approx(paired.pvalue, rel=1e-9)  # pyright: ignore[reportAttributeAccessIssue]
+        assert (found.interval.low, found.interval.high) == pytest.approx(tuple(limits), rel=1e-8)
+        assert found.examples_spread == pytest.approx(0, abs=1e-12)
 
 
-def test_fine_tuning_seeds_are_averaged_before_signs_are_flipped() -> None:
+@pytest.mark.parametrize(
+    ("seeds", "spreads"), [(2, (0.3, 0.0)), (3, (0.1, 0.1)), (6, (0.02, 0.0)), (6, (0.0, 0.0))]
+)
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95])
+def test_p_is_small_exactly_where_the_interval_excludes_zero(
+    seeds: int, spreads: tuple[float, float], level: float
+) -> None:
+    """Of losses, tasks with examples, seeds that scatter and seeds that do not."""
+    random = np.random.default_rng(seeds)
+    verdicts = set()
+    for number in range(40):
+        a = normal_results(random, seeds, 2, 30, float(random.choice([0.0, 0.15])), spreads)
+        b = normal_results(random, seeds, 2, 30, 0.0, spreads)
+        if number % 3 == 0:  # the same difference in every seed
+            gap = random.normal(0.1, 0.3, 30)
+            a = {name: {"score": each["score"] + gap} for name, each in b.items()}
+        pairs = [("a", "b")]
+        (found,) = compare_pairs(
+            {"a": a, "b": b}, None, pairs, "score", draws=199, level=level, key=number
+        )[1].values()
+        assert found.p_value is not None
+        excludes = found.interval.low > 0 or found.interval.high < 0
+        assert excludes == (found.p_value < 1 - level)
+        verdicts.add(excludes)
+    assert verdicts == {True, False}
+
+
+def test_p_becomes_as_small_as_a_correction_over_many_tests_needs() -> None:
+    """Six seeds whose differences scatter little: the first of 56 tests is told apart."""
+    gaps = [0.29, 0.31, 0.30, 0.30, 0.295, 0.305]
+    pairs = {"a": on_seeds(gaps), "b": on_seeds([0.0] * 6)}
+    (found,) = compare_pairs(pairs, None, [("a", "b")], "score", key=0)[1].values()
+    assert found.p_value is not None
+    assert holm([found.p_value, *[1.0] * 55])[0] < 1e-6
+    same = compare_pairs({**pairs, "a": on_seeds([0.3] * 6)}, None, [("a", "b")], "score", key=0)
+    assert 0 < (same[1]["a", "b"].p_value or 0) < 0.01  # never 0, though its interval has no width
+
+
+def test_one_pre_training_seed_has_no_p() -> None:
+    random = np.random.default_rng(0)
+    arms = {name: normal_results(random, 1, 4, 50, 0.0) for name in "ab"}
+    assert compare(arms, "a", "score", key=0)["b"].p_value is None
+    (found,) = compare_pairs(arms, None, [("a", "b")], "score", key=0)[1].values()
+    assert found.p_value is None
+    assert len(found.units) == 4
+
+
+def test_fine_tuning_seeds_are_averaged_before_seeds_are_compared() -> None:
     a: Results = {(s, f): {"score": np.array([1.0 + s + f])} for s in range(3) for f in range(5)}
     b: Results = {(s, f): {"score": np.array([0.0])} for s in range(3) for f in range(5)}
-    assert permutation_p(a, b, "score") == 0.25
+    found = compare({"a": a, "b": b}, "b", "score", key=0)["a"].p_value
+    assert found == pytest.approx(stats.ttest_1samp([3.0, 4.0, 5.0], 0).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_drawn_permutations_are_near_the_enumeration() -> None:
-    differences = np.random.default_rng(0).normal(0.2, 0.5, 18)
-    signs = 1 - 2 * ((np.arange(2**18)[:, None] >> np.arange(18)) & 1)
-    exact = (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9).mean()
-    found = permutation_p(on_seeds(list(differences)), on_seeds([0.0] * 18), "score", key=1)
-    assert found == pytest.approx(exact, abs=5 * math.sqrt(exact / 2**16))
-    assert found == permutation_p(on_seeds(list(differences)), on_seeds([0.0] * 18), "score", key=1)
-
-
-def test_permutation_p_is_uniform_where_nothing_differs() -> None:
-    random = np.random.default_rng(3)
-    found = [
-        permutation_p(on_seeds(list(random.normal(0, 1, 6))), on_seeds([0.0] * 6), "score")
-        for _ in range(1000)
-    ]
-    for level in (0.0625, 0.25, 0.5):
-        assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=0.05)
+@pytest.mark.parametrize("examples", [1, 40])
+def test_corrected_tests_find_nothing_where_nothing_differs(examples: int) -> None:
+    """Studies of four arms and six seeds that differ in nothing: Holm's correction over three contrasts lets
+    at most 5 % of the studies, and two standard errors of the simulation, find a difference.
+    """
+    rounds = 500 if examples == 1 else 200
+    random = np.random.default_rng(13)
+    pairs = [("b", "a"), ("c", "a"), ("d", "b")]
+    false, by_itself = 0, 0
+    for number in range(rounds):
+        of_example = random.normal(0, 0.5, examples)  # what all arms find hard cancels
+        arms = {
+            name: {
+                (seed, 0): {
+                    "score": of_example
+                    + random.normal(0, 0.05)
+                    + random.normal(0, 0.2 * (examples > 1), examples)
+                }
+                for seed in range(6)
+            }
+            for name in "abcd"
+        }
+        found = compare_pairs(arms, None, pairs, "score", draws=100, key=number)[1].values()
+        p = [one.p_value for one in found if one.p_value is not None]
+        assert len(p) == 3
+        false += min(holm(p)) <= 0.05
+        by_itself += sum(one <= 0.05 for one in p)
+    error = math.sqrt(0.05 * 0.95 / rounds)
+    assert false / rounds <= 0.05 + 2 * error
+    assert by_itself / (3 * rounds) <= 0.05 + 2 * error
+    if examples == 1:  # a paired t test: not less often either
+        assert by_itself / (3 * rounds) >= 0.05 - 2 * error
 
 
 def test_holm_by_hand() -> None:
@@ -361,6 +423,34 @@ def test_the_smallest_difference_is_found_as_often_as_it_says() -> None:
     assert smallest_difference(spread, 1) == math.inf
     assert smallest_difference(0.0, 3) == 0
     assert smallest_difference(spread, 12) < shift < smallest_difference(spread, 5, alpha=0.01)
+    expected = stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, shift / spread * math.sqrt(n))
+    assert expected == pytest.approx(0.8, abs=2e-3)
+    only_examples = smallest_difference(0.0, n, examples_spread=1.0)
+    assert only_examples == pytest.approx(1.96 + 0.842, abs=0.03)
+
+
+@pytest.mark.parametrize(("of_seeds", "of_examples"), [(0.02, 0.1), (0.2, 0.6), (0.2, 0.0)])
+def test_the_planned_difference_of_a_task_is_found_as_often_as_it_says(
+    of_seeds: float, of_examples: float
+) -> None:
+    """By the very test that is made of it: examples that both arms share, and seeds."""
+    random = np.random.default_rng(17)
+    n, size, alpha = 6, 40, 0.05 / 8
+    effect = smallest_difference(
+        of_seeds, n, examples_spread=of_examples / math.sqrt(size), alpha=alpha
+    )
+    hits = 0
+    for number in range(200):
+        of_example = random.normal(effect, of_examples, size)
+        arms = {
+            "a": {(s, 0): {"score": of_example + random.normal(0, of_seeds)} for s in range(n)},
+            "b": {(s, 0): {"score": np.zeros(size)} for s in range(n)},
+        }
+        (found,) = compare_pairs(arms, None, [("a", "b")], "score", draws=300, key=number)[
+            1
+        ].values()
+        hits += found.p_value is not None and found.p_value <= alpha
+    assert 0.72 <= hits / 200 <= 0.88
 
 
 @pytest.mark.parametrize("spacing", [50, 250])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from chronomask.report.comparison import P_VALUES
+
 AXES = ("step", "tokens_seen", "masked_tokens", "flops", "seconds")
 
 
@@ -105,7 +107,7 @@ def comparison(
             for name in names
         ],
         "tasks": tasks,
-        "smallest_p": 2.0 ** (1 - seeds),
+        "p_values": P_VALUES,
         "reach": reached or [],
         "curves": [curve(names, seeds)],
         "data": {"fingerprint": "f" * 64, "row_length": 32, "rows": 5, "statistics": {}},

@@ -19,12 +19,14 @@ __all__ = [
     "FILE",
     "LOSS",
     "MEAN_LOSS",
+    "P_VALUES",
     "SCHEMA_VERSION",
     "Curves",
     "Numbers",
     "count",
     "difference_text",
     "duration",
+    "families",
     "flatten",
     "in_unit",
     "interval_text",
@@ -54,6 +56,8 @@ LOSS = "validation_loss"
 """The task and curve that every comparison has where runs were validated."""
 MEAN_LOSS = "mean_loss"
 """The task that is the mean of the five yardsticks, where all runs were validated on them."""
+P_VALUES = "paired"
+"""How a comparison says that its p values belong to its intervals; those of 0.2.0 and before do not."""
 ABSENT = "–"
 """What stands where there is no number."""
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -112,7 +116,38 @@ def read_comparison(folder: Path) -> Numbers:
             f"{path} has schema version {found}; this chronomask reads {SCHEMA_VERSION}: make it again "
             "with chronomask study report"
         )
-    return values
+    return values if values.get("p_values") == P_VALUES else _without_p_values(values)
+
+
+def _without_p_values(values: Numbers) -> Numbers:
+    """A comparison of 0.2.0 or before, whose p values came of a permutation of the seeds, without them."""
+    shown = [
+        numbers
+        for task in values["tasks"]
+        for numbers in (*task["arms"].values(), *task.get("contrasts", ()))
+    ]
+    for numbers in shown:
+        if numbers.get("p") is not None:
+            numbers |= {"p": None, "p_holm": None}
+    notice = (
+        "This comparison was made by an earlier version, whose p values came of permuted seeds and could not "
+        "be small with few of them: they are left out. Where the runs are at hand, chronomask study report "
+        "compares them again."
+    )
+    return {**values, "notices": [*values["notices"], notice]}
+
+
+def families(tasks: Sequence[Numbers]) -> list[list[Numbers]]:
+    """The tasks that are corrected for their number together: the headline by itself, then all others.
+
+    The headline is the mean of the yardsticks, else the validation loss, else the first task.
+    """
+    names = [task["task"] for task in tasks]
+    headline = next((name for name in (MEAN_LOSS, LOSS, *names) if name in names), "")
+    found = [
+        [task for task in tasks if (task["task"] == headline) == first] for first in (True, False)
+    ]
+    return [family for family in found if family]
 
 
 def read_curves(given: str) -> Curves:
@@ -190,9 +225,9 @@ def interval_text(task: Numbers, low: float | None, high: float | None, *, sign:
 
 
 def verdict(task: Numbers, numbers: Numbers) -> Literal["better", "worse", "open", "unknown"]:
-    """What the interval of an arm's difference carries; ``unknown`` where there is no interval."""
+    """What the interval of an arm's difference carries; ``unknown`` where there is none, or no number."""
     low, high = numbers.get("difference_low"), numbers.get("difference_high")
-    if low is None or high is None:
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
         return "unknown"
     if low <= 0 <= high:
         return "open"

@@ -23,6 +23,7 @@ from chronomask.report.comparison import (
     count,
     difference_text,
     duration,
+    families,
     flatten,
     in_unit,
     interval_text,
@@ -104,7 +105,12 @@ def write_page(
         contrasts=_contrasts_table(study),
         tasks=[_task_table(task, study, arms) for task in study["tasks"]],
         tasks_download=_tasks_csv(out, study) if study["tasks"] else None,
-        smallest_p=study["smallest_p"],
+        tested=any(
+            numbers.get("p") is not None
+            for task in study["tasks"]
+            for numbers in (*task["arms"].values(), *task.get("contrasts", ()))
+        ),
+        headline=task_title(families(study["tasks"])[0][0]) if study["tasks"] else "",
         reach=[table for reach in study["reach"] if (table := _reach_table(reach, arms))],
         reach_download=_reach_csv(out, study) if len(arms) > 1 and study["reach"] else None,
         figures=[picture_values(out, picture) for picture in _result_pictures(study, arms, known)],

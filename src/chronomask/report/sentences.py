@@ -17,6 +17,7 @@ from chronomask.report.comparison import (
     MEAN_LOSS,
     Numbers,
     difference_text,
+    families,
     interval_text,
     join_words,
     mean_text,
@@ -66,10 +67,14 @@ def answer(study: Numbers) -> str:
     value = _value(task, own["mean"])
     if first_in_order == baseline:
         worse = sum(found == "worse" for found in verdicts.values())
-        certain = f" of {len(others)} intervals of the differences, {worse or 'none'}"
+        certain = f"of {len(others)} intervals of the differences, {worse or 'none'}"
+        verb = "excludes" if worse < 2 else "exclude"
+        if len(others) == 1:
+            certain = "the interval of the one difference"
+            verb = "excludes" if worse else "includes"
         return (
-            f"No arm ended better than “{baseline}”, whose {_named(task)} is {value};{certain} "
-            f"{'excludes' if worse < 2 else 'exclude'} zero."
+            f"No arm ended better than “{baseline}”, whose {_named(task)} is {value}; "
+            f"{certain} {verb} zero."
         )
     return (
         f"No arm is shown to be better than “{baseline}”: “{first_in_order}” has the {_best_word(task)} "
@@ -316,8 +321,10 @@ def _answer_of_the_unfinished(study: Numbers) -> str:
 
 
 def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
-    """What the declared contrasts say of the headline: those that are told apart, and how many are not."""
-    told = []
+    """What the declared contrasts say of the headline: those told apart after Holm's correction, those whose
+    interval alone excludes zero, and how many are not told apart.
+    """
+    told, alone = [], []
     for one in task["contrasts"]:
         found = verdict(task, one)
         if found not in ("better", "worse"):
@@ -325,42 +332,61 @@ def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
         ahead = found == "better"
         best, other = (one["arm"], one["other"]) if ahead else (one["other"], one["arm"])
         ends = sorted(abs(one[f"difference_{end}"]) for end in ("low", "high"))
-        # With few seeds no p can be small, which says nothing of the arms.
-        p = one["p_holm"] if study["smallest_p"] <= 0.05 else None
-        told.append(
+        p = one.get("p_holm")
+        text = (
             f"“{best}” is better than “{other}” by {_amount(task, one['difference'])} (95 % interval "
             f"{interval_text(task, *ends, sign=False)}"
-            f"{'' if p is None else f'; p {p:.2g} after Holm’s correction'})"
+            f"{'' if p is None else f'; {_p_text(p)} after Holm’s correction'})"
         )
+        (told if p is None or p <= 0.05 else alone).append(text)
     number = len(task["contrasts"])
-    where = f"On {task_title(task)}"
-    if task["task"] in _NAMES:
-        where = f"On the {_NAMES[task['task']]}"
-    if not told:
-        known = [one["detectable"] for one in task["contrasts"] if one["detectable"] is not None]
-        power = (
-            f" Four such studies of five would have shown a difference of {_amount(task, max(known))}."
-            if known
-            else ""
-        )
-        if number > 1:
-            return f"{where} none of the {number} declared pairs of arms is told apart.{power}"
-        (one,) = task["contrasts"]
-        ends = (one[f"difference_{end}"] for end in ("low", "high"))
-        return (
-            f"{where} “{one['arm']}” and “{one['other']}” are not told apart: they are "
-            f"{_amount(task, one['difference'])} apart, and the 95 % interval of the difference "
-            f"({interval_text(task, *ends, sign=True)}) includes zero.{power}"
-        )
-    rest = number - len(told)
-    more = f" {rest} of the {number} declared pairs {'is' if rest == 1 else 'are'} not told apart."
-    return f"{where} {join_words(_first(told))}.{more if rest else ''}"
+    where = f"On the {_NAMES[task['task']]}" if task["task"] in _NAMES else f"On {task_title(task)}"
+    if not told and not alone:
+        return f"{where} {_none_told_apart(task)}"
+    sentences = []
+    if told:
+        sentences.append(f"{where} {join_words(_first(told))}.")
+    else:
+        sentences.append(f"{where} no declared pair is told apart after Holm’s correction.")
+    if alone:
+        own = "its own interval" if len(alone) == 1 else "their own intervals"
+        sentences.append(f"By {own} alone, {join_words(_first(alone))}.")
+    if rest := number - len(told) - len(alone):
+        are = "is" if rest == 1 else "are"
+        sentences.append(f"{rest} of the {number} declared pairs {are} not told apart.")
+    return " ".join(sentences)
+
+
+def _none_told_apart(task: Numbers) -> str:
+    """The end of a first sentence where no interval excludes zero, with what would have been seen."""
+    number = len(task["contrasts"])
+    alone, corrected = (
+        max(one.get(key) or 0.0 for one in task["contrasts"])
+        for key in ("detectable", "detectable_holm")
+    )
+    power = f" Four such studies of five would have shown a difference of {_amount(task, alone)}"
+    if number > 1 and corrected:
+        power += f" ({mean_text(task, corrected)} after Holm’s correction)"
+    power = f"{power}." if alone else ""
+    if number > 1:
+        return f"none of the {number} declared pairs of arms is told apart.{power}"
+    (one,) = task["contrasts"]
+    ends = (one[f"difference_{end}"] for end in ("low", "high"))
+    return (
+        f"“{one['arm']}” and “{one['other']}” are not told apart: they are "
+        f"{_amount(task, one['difference'])} apart, and the 95 % interval of the difference "
+        f"({interval_text(task, *ends, sign=True)}) includes zero.{power}"
+    )
 
 
 def _amount(task: Numbers, value: float) -> str:
     """How large a difference is, with its unit: ``0.120 nats``, ``8.9 (Spearman, ×100)``."""
     text = mean_text(task, abs(value))
     return f"{text} nats" if task["task"] in _NAMES else f"{text} ({unit_of(task)})"
+
+
+def _p_text(p: float) -> str:
+    return f"p {p:.2g}" if p >= 0.0001 else "p below 0.0001"
 
 
 def _labels_of(name: str, study: Numbers) -> str:
@@ -411,29 +437,33 @@ def _loss_range(loss: Sequence[Numbers]) -> list[str]:
 
 
 def _tests(study: Numbers) -> list[str]:
-    """What is left of the differences after a correction for their number."""
-    tested = [
-        (task, arm, numbers)
-        for task in study["tasks"]
-        for arm, numbers in _tests_of(task, declared=bool(study.get("contrasts")))
-        if numbers.get("p_holm") is not None
-    ]
-    if not tested:
-        return []
-    left = [item for item in tested if item[2]["p_holm"] <= 0.05]
-    over = "the declared contrasts" if study.get("contrasts") else "all comparisons"
-    if left:
-        return [
-            f"After Holm’s correction over {over} ({len(tested)}), "
-            f"{len(left)} {'remain' if len(left) > 1 else 'remains'} at 5 %: {_name_hits(left)}."
+    """What is left of the differences after a correction for their number, of the headline and the others."""
+    declared = bool(study.get("contrasts"))
+    sentences = []
+    for family in families(study["tasks"]):
+        tested = [
+            (task, arm, numbers)
+            for task in family
+            for arm, numbers in _tests_of(task, declared=declared)
+            if numbers.get("p_holm") is not None
         ]
-    if study["smallest_p"] > 0.05:
-        return [
-            f"The permutation tests cannot decide here: with so few seeds no p can be below "
-            f"{study['smallest_p']:.2g}. About one in twenty such intervals misses the truth by chance, "
-            f"and there are {len(tested)} here."
-        ]
-    return [f"After Holm’s correction over {over} ({len(tested)}), no difference remains at 5 %."]
+        if not tested:
+            continue
+        over = "declared contrast" if declared else "comparison"
+        number = f"the {len(tested)} {over}s" if len(tested) > 1 else f"the one {over}"
+        first = family[0]["task"]
+        on = f"the {_NAMES[first]}" if first in _NAMES else task_title(family[0])
+        if len(family) > 1:
+            on = f"{len(family)} other measures" if sentences else f"{len(family)} measures"
+        left = [item for item in tested if item[2]["p_holm"] <= 0.05]
+        found = "no difference remains at 5 %"
+        if left:
+            verb = "remains" if len(left) == 1 else "remain"
+            named = _name_hits(left, one_task=len(family) == 1)
+            found = f"{len(left)} {verb} at 5 %: {named}"
+        correction = "after Holm’s correction over " if len(tested) > 1 else "of "
+        sentences.append(f"On {on}, {correction}{number}, {found}.")
+    return sentences
 
 
 def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:

@@ -1,9 +1,9 @@
 """Every number of a report: arms beside their baseline, with intervals, as one object of plain values.
 
-Per task and arm: mean, spread, interval, paired difference from the baseline, permutation p and Holm's
-correction over all arms and tasks together. Per arm: what it is and spent, and what reaching the baseline's
-final quality cost. Curves over seeds. A study keeps the object as ``comparison.json``, which docs/studies.md
-describes; a report of other runs is made from it at once.
+Per task and arm: mean, spread, interval, paired difference from the baseline, its p value, and Holm's
+correction: of the headline over what is tested on it, of all other measures together. Per arm: what it is
+and spent, and what reaching the baseline's final quality cost. Curves over seeds. A study keeps the object
+as ``comparison.json``, which docs/studies.md describes; a report of other runs is made from it at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ import numpy as np
 
 from chronomask import __version__
 from chronomask.report.arms import arm_row, mean_row
-from chronomask.report.comparison import FILE, LOSS, MEAN_LOSS, SCHEMA_VERSION, flatten
+from chronomask.report.comparison import (
+    FILE,
+    LOSS,
+    MEAN_LOSS,
+    P_VALUES,
+    SCHEMA_VERSION,
+    families,
+    flatten,
+    join_words,
+    task_title,
+)
 from chronomask.runs.read import Run
 from chronomask.storage import write_json
 from chronomask.study.curves import Cost, Costs, draw_curves, reach
@@ -34,7 +44,6 @@ from chronomask.study.statistics import (
     mean_and_spread,
     metric_of,
     smallest_difference,
-    smallest_p,
 )
 from chronomask.study.units import START_KEYS, Study
 
@@ -105,6 +114,7 @@ def _compare_arms(
     ]
     tasks += [_task(results, baseline, contrasts) for results in gathered.final]
     _correct(tasks, declared=bool(contrasts))
+    notices = [*gathered.notices, *_not_finite(gathered), *_not_tested(tasks, contrasts, gathered)]
     return {
         "schema_version": SCHEMA_VERSION,
         "chronomask_version": __version__,
@@ -113,23 +123,23 @@ def _compare_arms(
         "contrasts": [list(pair) for pair in contrasts],
         "seeds": [],
         "task_seeds": [],
-        "notices": gathered.notices,
+        "notices": notices,
         "arms": [_arm(arm, costs.get(arm.name)) for arm in gathered.arms],
         "tasks": tasks,
-        "smallest_p": smallest_p(max((len(task["seeds"]) for task in tasks), default=1)),
+        "p_values": P_VALUES,
         "reach": [reach(curve, baseline) for curve in curves],
         "curves": curves,
     }
 
 
 def _runs_to_compare(gathered: Gathered) -> dict[str, dict[int, Run]]:
-    """Complete arms on the seeds that all of them validated, the baseline first among them.
+    """Complete arms on the seeds that all of them validated to a number, the baseline first among them.
 
     With no seed in common each has its own: then their means are shown, and no difference is paired.
     """
     arms = {}
     for arm in gathered.arms:
-        runs = {s: run for s, run in arm.runs.items() if np.isfinite(run.validation["loss"]).any()}
+        runs = {s: run for s, run in arm.runs.items() if _ends_in_a_number(run)}
         if runs and arm.complete:
             arms[arm.name] = runs
     if gathered.baseline not in arms:
@@ -138,6 +148,76 @@ def _runs_to_compare(gathered: Gathered) -> dict[str, dict[int, Run]]:
     return {
         name: {seed: runs[seed] for seed in sorted(common or runs)} for name, runs in arms.items()
     }
+
+
+def _ends_in_a_number(run: Run) -> bool:
+    """Whether a run was validated, and its last validation did not find a loss that is no number."""
+    return len(run.validation["loss"]) > 0 and math.isfinite(run.validation["loss"][-1])
+
+
+def _not_finite(gathered: Gathered) -> list[str]:
+    """Notices of runs whose training went out of bounds: their losses are compared with nothing."""
+    found = []
+    for arm in gathered.arms:
+        seeds = [
+            str(seed)
+            for seed, run in sorted(arm.runs.items())
+            if len(run.validation["loss"]) and not _ends_in_a_number(run)
+        ]
+        if seeds:
+            found.append(
+                f"“{arm.name}” ended with a loss that is no number with {_seeds(seeds)}: such a run has "
+                "diverged, and its seed is left out of every comparison of losses, of all arms."
+            )
+    return found
+
+
+def _not_tested(
+    tasks: Sequence[Numbers], contrasts: Sequence[Pair], gathered: Gathered
+) -> list[str]:
+    """Notices of declared contrasts that are not tested on some measure or on none, with the reason."""
+    found = []
+    for pair in contrasts:
+        tested = {
+            task["task"]
+            for task in tasks
+            for one in task["contrasts"]
+            if (one["arm"], one["other"]) == pair and one["p"] is not None
+        }
+        missing = [task["task"] for task in tasks if task["task"] not in tested]
+        if tasks and not missing:
+            continue
+        on = (
+            ""
+            if not tested
+            else f" on {join_words([task_title({'task': name}) for name in missing])}"
+        )
+        found.append(
+            f"The declared contrast of “{pair[0]}” and “{pair[1]}” is not tested{on}: "
+            f"{_why_not_tested(pair, gathered)}."
+        )
+    return found
+
+
+def _why_not_tested(pair: Pair, gathered: Gathered) -> str:
+    """The reason that a contrast has no p value."""
+    usable = {
+        name: {s for s, run in gathered.arm(name).runs.items() if _ends_in_a_number(run)}
+        for name in (*pair, gathered.baseline)
+    }
+    for name, seeds in usable.items():
+        if not seeds:
+            return f"no run of “{name}” is complete"
+    shared = set.intersection(*usable.values())
+    if len(shared) < 2:
+        has = "no seed" if not shared else f"only seed {shared.pop()}"
+        return f"{has} is complete in all arms, and a test needs two"
+    return "its results are there for fewer than two seeds that all arms share"
+
+
+def _seeds(seeds: Sequence[str]) -> str:
+    """``seed 3``, ``seeds 0 and 1``."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {join_words(seeds)}"
 
 
 Losses = Mapping[str, Mapping[int, float]]
@@ -182,7 +262,7 @@ def _loss_task(
         if not several:
             numbers |= {key: None for key in numbers if key.endswith(("low", "high"))}
             numbers["p"] = None
-    if any(len(own) < 2 for own in losses.values()):
+    if any(len(own) < 2 for own in losses.values()):  # no interval: nothing is said of a contrast
         tested = []
     return {
         "task": task,
@@ -255,9 +335,9 @@ def _numbers_of_arms(
 
 def _contrast(pair: Pair, found: Difference) -> Numbers:
     """A declared contrast; ``detectable``: the smallest true difference that these seeds would have shown
-    in four studies of five.
+    in four studies of five by itself; :func:`_correct` adds ``detectable_holm``, as a first one corrected.
     """
-    number, spread = len(found.units), mean_and_spread(found.units)[1]
+    spread = mean_and_spread(found.units)[1] if found.p_value is not None else None
     return {
         "arm": pair[0],
         "other": pair[1],
@@ -266,7 +346,11 @@ def _contrast(pair: Pair, found: Difference) -> Numbers:
         "difference_high": found.interval.high,
         "p": found.p_value,
         "by_unit": list(found.units),
-        "detectable": smallest_difference(spread, number) if number > 1 else None,
+        "spread": spread,
+        "examples_spread": found.examples_spread,
+        "detectable": None
+        if spread is None
+        else smallest_difference(spread, len(found.units), examples_spread=found.examples_spread),
     }
 
 
@@ -290,6 +374,7 @@ def _numbers(found: Comparison, results: Results, metric: str) -> Numbers:
             "difference_low": found.difference.low,
             "difference_high": found.difference.high,
             "p": found.p_value,
+            "examples_spread": found.examples_spread,
         }
     return numbers
 
@@ -303,17 +388,25 @@ def _other_metrics(results: Sequence[Any]) -> dict[str, float]:
 
 
 def _correct(tasks: Sequence[Numbers], *, declared: bool) -> None:
-    """Put Holm's adjusted p beside every p that is tested: over the declared contrasts of all tasks, or,
-    where none are declared, over all arms and tasks.
+    """Put Holm's adjusted p beside every p that is tested: over the declared contrasts, or, where none are
+    declared, over all arms; of the headline by itself, and of all other measures together.
     """
-    tested = [
-        numbers
-        for task in tasks
-        for numbers in (task["contrasts"] if declared else task["arms"].values())
-        if numbers.get("p") is not None
-    ]
-    for numbers, adjusted in zip(tested, holm([n["p"] for n in tested]), strict=True):
-        numbers["p_holm"] = adjusted
+    for family in families(tasks):
+        tested = [
+            numbers
+            for task in family
+            for numbers in (task["contrasts"] if declared else task["arms"].values())
+            if numbers.get("p") is not None
+        ]
+        for numbers, adjusted in zip(tested, holm([n["p"] for n in tested]), strict=True):
+            numbers["p_holm"] = adjusted
+            if declared:
+                numbers["detectable_holm"] = smallest_difference(
+                    numbers["spread"],
+                    len(numbers["by_unit"]),
+                    examples_spread=numbers["examples_spread"],
+                    alpha=0.05 / len(tested),
+                )
 
 
 def _arm(arm: ArmRuns, cost: Cost | None) -> Numbers:

@@ -1,4 +1,4 @@
-"""How sure are we: intervals, paired differences, permutation tests, Holm's correction, power.
+"""How sure are we: intervals, paired differences and their p values, Holm's correction, power.
 
 A result of an arm is named by (pre-training seed, fine-tuning seed) and holds arrays over the examples
 of a test set. Two things are a sample of what could have been: the examples, which are resampled
@@ -14,9 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, product
-from typing import Any
+from itertools import chain
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,9 +45,7 @@ __all__ = [
     "metric_of",
     "metric_over_resamples",
     "paired_difference",
-    "permutation_p",
     "smallest_difference",
-    "smallest_p",
 ]
 
 Results = Mapping[tuple[int, int], Examples]
@@ -60,11 +56,11 @@ Pair = tuple[str, str]
 Floats = NDArray[np.float64]
 """An array of numbers of double precision."""
 
+_SPREADS_TRIED = 32
+"""Spreads of seeds over which the power of a study is averaged."""
+
 DRAWS = 2000
 LEVEL = 0.95
-
-_EXACT_UP_TO = 16
-"""Units whose 2¹⁶ sign patterns are all tried; above, so many are drawn."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +83,24 @@ class Comparison:
     own: Interval
     difference: Interval | None
     p_value: float | None
-    """of :func:`permutation_p`, not corrected for anything"""
+    """of the difference, as in :class:`Difference`"""
+    examples_spread: float | None = None
+    """of the difference, as in :class:`Difference`"""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One arm minus another: interval, p of :func:`permutation_p`, and the difference of each unit."""
+    """One arm minus another: interval, p value, and the difference of each unit."""
 
     interval: Interval
-    p_value: float
+    p_value: float | None
+    """two-sided, of "the true difference is 0", not corrected: below 1 − ``level`` exactly where the interval
+    excludes 0, for both are made of one distribution. None with one pre-training seed, which is no sample
+    of the seeds that arms could have had"""
     units: tuple[float, ...]
     """one for each pre-training seed; for each fine-tuning seed where there is one of those"""
+    examples_spread: float
+    """standard deviation of the estimate over resamples of the examples; 0 for a loss of validation"""
 
 
 def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
@@ -125,10 +128,10 @@ def interval(
 ) -> Interval:
     """Mean over pre-training seeds of the mean over fine-tuning seeds, with its interval.
 
-    Draw r adds to the mean on resampled examples (the same examples for all seeds) the spread of
-    the seeds' scores over √n times a draw of Student's t with n − 1 degrees of freedom; the limits are
-    quantiles of the draws. With one pre-training seed its fine-tuning seeds are the n, with one
-    result nothing is added: ``covers`` says so. Raises DataError as ``metric_over_resamples`` does.
+    Its distribution is the mean on resampled examples (the same examples for all seeds) plus the spread
+    of the seeds' scores over √n times Student's t with n − 1 degrees of freedom; the limits are its
+    quantiles. With one pre-training seed its fine-tuning seeds are the n, with one result nothing is
+    added: ``covers`` says so. Raises DataError as ``metric_over_resamples`` does.
     """
     return compare({"": results}, "", metric, draws=draws, level=level, key=key)[""].own
 
@@ -157,8 +160,8 @@ def compare(
 ) -> dict[str, Comparison]:
     """Every arm of a task with its interval, and its difference from ``baseline`` (None: from none).
 
-    The same numbers as :func:`interval`, :func:`paired_difference` and :func:`permutation_p` give,
-    for all arms at once: each resample of the examples is drawn and counted once.
+    The same numbers as :func:`interval` and :func:`paired_difference` give, for all arms at once: each
+    resample of the examples is drawn and counted once.
     """
     return compare_pairs(arms, baseline, (), metric, draws=draws, level=level, key=key)[0]
 
@@ -188,9 +191,10 @@ def compare_pairs(
         _check_seeds(name, results, arms[baseline] if baseline is not None else results)
     sets = [examples for results in arms.values() for examples in results.values()]
     size = _num_examples(sets[0])
-    as_they_are = np.ones((1, size), np.float32)
-    found = metric_over_counts(metric, sets, chain([as_they_are], resamples(size, draws, key)))
-    observed, resampled = found[0], found[1:]
+    drawn = resamples(size, draws, key) if size > 1 else ()  # of one example all are alike
+    values = metric_over_counts(metric, sets, chain([np.ones((1, size), np.float32)], drawn))
+    observed = values[0]
+    resampled = values[1:] if size > 1 else np.broadcast_to(observed, (draws, len(sets)))
     scores: dict[str, _Scores] = {}
     start = 0
     for name, results in arms.items():
@@ -199,74 +203,75 @@ def compare_pairs(
         start = columns.stop
     out = {}
     for name, own in scores.items():
-        difference = p_value = None
+        difference = p_value = examples = None
         if baseline is not None and name != baseline:
-            paired = own.minus(scores[baseline])
-            difference = _as_interval(paired, level, key)
-            p_value = _sign_flip_p(paired.units, key)
-        out[name] = Comparison(_as_interval(own, level, key), difference, p_value)
+            found = _difference(own.minus(scores[baseline]), level)
+            difference, p_value, examples = found.interval, found.p_value, found.examples_spread
+        out[name] = Comparison(_as_interval(own, level), difference, p_value, examples)
     differences = {}
     for first, second in pairs:
         _check_seeds(first, arms[first], arms[second])
-        paired = scores[first].minus(scores[second])
-        differences[first, second] = Difference(
-            _as_interval(paired, level, key), _sign_flip_p(paired.units, key), tuple(paired.units)
-        )
+        differences[first, second] = _difference(scores[first].minus(scores[second]), level)
     return out, differences
 
 
-def permutation_p(a: Results, b: Results, metric: str, *, key: int = 0) -> float:
-    """Two-sided p of "swapping the two arms within a pre-training seed changes nothing".
-
-    The unit is the pre-training seed: its difference is the mean over its fine-tuning seeds, which
-    share a checkpoint and are not exchangeable one by one. Under the null hypothesis every pattern
-    of signs of the differences is as likely; p is the share of patterns whose |mean| reaches the
-    observed. All 2ⁿ are tried up to n = 16, so p ≥ 2¹⁻ⁿ (:func:`smallest_p`): 3 seeds cannot go below
-    0.25, nor 5 below 0.0625. Above, 2¹⁶ are drawn and p = (reached + 1) / (drawn + 1). With one
-    pre-training seed the units are its fine-tuning seeds: p then speaks of these two checkpoints.
-    """
-    _check_seeds("a", a, b)
-    names = list(a)
-    a_scores, b_scores = (
-        np.array([metric_of(metric, results[name]) for name in names]) for results in (a, b)
-    )
-    units = _by_unit(names, a_scores - b_scores, np.zeros((0, len(names)))).units
-    return _sign_flip_p(units, key)
-
-
 def smallest_difference(
-    spread: float, num_seeds: int, *, alpha: float = 0.05, power: float = 0.8
+    spread: float,
+    num_seeds: int,
+    *,
+    examples_spread: float = 0.0,
+    alpha: float = 0.05,
+    power: float = 0.8,
 ) -> float:
-    """The smallest true difference that a paired t test finds with a chance of ``power``; inf for one seed.
+    """The smallest true difference that the test of :class:`Difference` finds with a chance of ``power``.
 
-    ``spread``: standard deviation of the differences over seeds. Two-sided at ``alpha``; solved with the
-    noncentral t distribution of ``num_seeds`` − 1 degrees of freedom.
+    ``spread``: standard deviation of the differences over seeds; ``examples_spread``: that of their mean
+    over resampled examples, 0 for a loss, whose test is the paired t test. Two-sided at ``alpha``. The chance
+    is averaged over what the spread of so few seeds may come out as (its χ² distribution); a difference found
+    with the wrong sign is not counted. inf for one seed, with which nothing is tested.
     """
     if num_seeds < 2:
         return math.inf
-    if spread == 0:
+    error = math.hypot(spread / math.sqrt(num_seeds), examples_spread)
+    if error == 0:
         return 0.0
     stats = need("scipy.stats", "report", "The power of a study")
+    special = need("scipy.special", "report", "The power of a study")
     optimize = need("scipy.optimize", "report", "The power of a study")
     free = num_seeds - 1
-    limit = float(stats.t.ppf(1 - alpha / 2, free))
+    shares = (np.arange(_SPREADS_TRIED) + 0.5) / _SPREADS_TRIED
+    found = spread * np.sqrt(stats.chi2.ppf(shares, free) / free / num_seeds)
+    limits = _half_widths(found, examples_spread, free, alpha)
 
-    def missing(shift: float) -> float:
-        # The other tail, of a difference with the wrong sign, is far below 1 % of this one.
-        return float(stats.nct.sf(limit, free, shift)) - power
+    def missing(effect: float) -> float:
+        return float(special.ndtr((effect - limits) / error).mean()) - power
 
-    most = 1.0
-    while missing(most) < 0:
-        most *= 1.5
-    shift = optimize.brentq(missing, 0.0, most)
-    return float(shift) * spread / math.sqrt(num_seeds)
+    return float(optimize.brentq(missing, 0.0, limits.max() + 9 * error, xtol=1e-9 * error))
 
 
-def smallest_p(num_units: int) -> float:
-    """The smallest p that :func:`permutation_p` can give with so many units: 2¹⁻ⁿ, or 2⁻¹⁶ or so."""
-    if num_units <= _EXACT_UP_TO:
-        return 2.0 ** (1 - num_units)
-    return 1 / (2**_EXACT_UP_TO + 1)
+def _half_widths(errors: Floats, examples_spread: float, free: int, alpha: float) -> Floats:
+    """Half the width of an interval of level 1 − ``alpha`` at each of ``errors`` [K], standard errors over
+    seeds, where the resamples of the examples are normal.
+    """
+    special = need("scipy.special", "report", "The power of a study")
+    students = -float(special.stdtrit(free, alpha / 2))
+    low, high = np.zeros_like(errors), students * errors
+    if not examples_spread:
+        return high
+    normal = np.linspace(-6, 6, 61)
+    weights = np.exp(-(normal**2) / 2)
+    weights /= weights.sum()
+    errors = np.maximum(errors, 0.05 * examples_spread)[:, None]  # the grid is no finer
+    high = high + 6 * examples_spread
+    for _ in range(30):
+        middle = (low + high) / 2
+        outside = (
+            special.stdtr(free, (examples_spread * normal - middle[:, None]) / errors) @ weights
+        )
+        low, high = (
+            np.where(outside > alpha / 2, new, old) for new, old in ((middle, low), (high, middle))
+        )
+    return high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -314,49 +319,79 @@ def _by_unit(names: Sequence[tuple[int, int]], observed: Floats, resampled: Floa
     return _Scores(mean @ observed, (resampled @ mean.T).mean(1), covers)
 
 
-def _as_interval(scores: _Scores, level: float, key: int) -> Interval:
-    """Quantiles of the mean on resampled examples plus the seeds' Student t."""
-    draws, n = len(scores.resampled), len(scores.units)
-    around = scores.resampled
-    if n > 1:
-        around = around + _student(draws, n, key) * scores.units.std(ddof=1) / math.sqrt(n)
-    low, high = np.quantile(around, [(1 - level) / 2, (1 + level) / 2])
+def _difference(paired: _Scores, level: float) -> Difference:
+    """What is said of a paired difference."""
+    tested = paired.covers[0] == "pre-training seeds"
+    spread = float(paired.resampled.std()) if len(paired.resampled) > 1 else 0.0
+    return Difference(
+        _as_interval(paired, level),
+        _two_sided_p(paired) if tested else None,
+        tuple(paired.units),
+        spread,
+    )
+
+
+def _standard_error(units: Floats) -> float:
+    """That of the mean of the units; 0 where they differ in rounding alone, or where there is one."""
+    if len(units) < 2:
+        return 0.0
+    error = float(units.std(ddof=1)) / math.sqrt(len(units))
+    return error if error > 1e-12 * float(np.abs(units).max()) else 0.0
+
+
+def _as_interval(scores: _Scores, level: float) -> Interval:
+    """Quantiles of the mean on resampled examples plus the seeds' Student t.
+
+    The distribution function is that of the t around each resample, averaged over the resamples; of a loss,
+    whose resamples are all alike, it is Student's. Where seeds do not scatter the limits are two of the
+    resamples, which leave out as many as :func:`_two_sided_p` counts.
+    """
+    outside, around = (1 - level) / 2, scores.resampled
+    error, free = _standard_error(scores.units), len(scores.units) - 1
+    if not error:
+        ordered = np.sort(around)
+        rank = max(1, math.ceil(outside * (len(ordered) + 1)) - 1)
+        low, high = ordered[rank - 1], ordered[-rank]
+    else:
+        reach = half_width(level, len(scores.units)) * error
+        low, high = around.min() - reach, around.max() + reach
+        if np.ptp(around) > 1e-9 * error:
+            special = need("scipy.special", "report", "An interval over seeds")
+            optimize = need("scipy.optimize", "report", "An interval over seeds")
+
+            def beyond(limit: float, share: float) -> float:
+                return float(special.stdtr(free, (limit - around) / error).mean()) - share
+
+            # The quantile of each resample's own t lies between these.
+            ends = ((low, around.max() - reach), (around.min() + reach, high))
+            low, high = (
+                optimize.brentq(beyond, *between, args=(share,), xtol=1e-9 * reach)
+                for between, share in zip(ends, (outside, 1 - outside), strict=True)
+            )
     return Interval(float(scores.units.mean()), float(low), float(high), level, scores.covers)
 
 
-@lru_cache(maxsize=8)
-def _student(draws: int, n: int, key: int) -> Floats:
-    """Student's t with n − 1 degrees of freedom [draws]; not to be written to.
+def _two_sided_p(scores: _Scores) -> float:
+    """Twice the smaller share of the distribution of :func:`_as_interval` on either side of 0.
 
-    Its own quantiles in random order: less noise in its tails than draws have.
+    For a loss that is the p of a paired t test. Seeds that do not scatter leave the resamples alone,
+    R of them, and p is 2 (k + 1) / (R + 1) with k of them on the other side: never 0.
     """
-    random = np.random.Generator(np.random.Philox(key=[key % 2**64, n]))
-    return _students_t().ppf((random.permutation(draws) + 0.5) / draws, n - 1)
+    around, error = scores.resampled, _standard_error(scores.units)
+    if not error:
+        fewer = min((around <= 0).sum(), (around >= 0).sum())
+        return min(1.0, 2 * (int(fewer) + 1) / (len(around) + 1))
+    special = need("scipy.special", "report", "A test over seeds")
+    free = len(scores.units) - 1
+    if np.ptp(around) <= 1e-9 * error:
+        around = around[:1]
+    return 2 * min(float(special.stdtr(free, sign * around / error).mean()) for sign in (-1, 1))
 
 
 def half_width(level: float, n: int) -> float:
     """Half the width, in standard errors of a mean of n, of an interval that holds ``level``."""
-    return float(_students_t().ppf((1 + level) / 2, n - 1))
-
-
-def _students_t() -> Any:
-    """The distribution, of scipy; imported here because not every install has it."""
-    return need("scipy.stats", "report", "An interval over seeds").t
-
-
-def _sign_flip_p(differences: Floats, key: int) -> float:
-    n = len(differences)
-    if n <= _EXACT_UP_TO:
-        signs = np.array(list(product((1.0, -1.0), repeat=n)))
-    else:
-        random = np.random.Generator(np.random.Philox(key=[key % 2**64, 2**32 + n]))
-        signs = random.integers(0, 2, (2**_EXACT_UP_TO, n)) * 2.0 - 1
-    means = np.abs(signs @ differences)
-    # Sums that are equal on paper differ in their last digits.
-    reached = int((means >= abs(differences.sum()) - 1e-12 * np.abs(differences).sum()).sum())
-    if n <= _EXACT_UP_TO:
-        return reached / len(signs)
-    return (reached + 1) / (len(signs) + 1)
+    stats = need("scipy.stats", "report", "An interval over seeds")
+    return float(stats.t.ppf((1 + level) / 2, n - 1))
 
 
 def _check_seeds(name: str, results: Results, baseline: Results) -> None:
