@@ -395,11 +395,8 @@ def fine_tune(
     from chronomask.evaluate.heads import run_headed
     from chronomask.keyed import Stream, row_keys
     from chronomask.model.device import autocast
-    from chronomask.model.dropout import drop_on_host
 
     device = next(model.parameters()).device
-    if device.type == "cpu":
-        drop_on_host(model)
     steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
     warmup = round(recipe.warmup_share * steps)
     optimiser = _optimiser(model, recipe.weight_decay, fused=device.type in ("cpu", "cuda"))

@@ -38,7 +38,7 @@ from transformers.masking_utils import sdpa_mask
 
 from chronomask.errors import UsageError
 from chronomask.model.config import AttentionScope
-from chronomask.model.dropout import draw_kept
+from chronomask.model.host import draw_kept
 from chronomask.types import Rows
 
 __all__ = [

@@ -35,6 +35,7 @@ from chronomask.model.attention import (
 )
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
 from chronomask.model.head import HEADS
+from chronomask.model.host import use_host_kernels
 from chronomask.model.open import (
     MissingHead,
     check_architecture,
@@ -91,6 +92,7 @@ def build_model(
             )
         model = model.float()
         rotate_exactly(model)
+        use_host_kernels(model)
     if model.config.model_type not in HEADS:
         _check_runs(model, row_length)
         if causal:

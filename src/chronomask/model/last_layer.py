@@ -23,6 +23,7 @@ from transformers.masking_utils import (
     create_bidirectional_sliding_window_mask,
 )
 
+from chronomask.model import host
 from chronomask.model.attention import (
     DOCUMENTS_ATTENTION,
     Documents,
@@ -296,7 +297,7 @@ def _modernbert_query(
 def _part_of(linear: nn.Linear, x: torch.Tensor, outputs: slice) -> torch.Tensor:
     """Some of the numbers that a linear layer gives."""
     bias = None if linear.bias is None else linear.bias[outputs]
-    return nn.functional.linear(x, linear.weight[outputs], bias)
+    return host.linear(x, linear.weight[outputs], bias)
 
 
 def _modernbert_attention(model: Any) -> LastAttention:

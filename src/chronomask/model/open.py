@@ -179,6 +179,7 @@ def open_model(
     import transformers
 
     from chronomask.model.attention import implementation_for
+    from chronomask.model.host import use_host_kernels
     from chronomask.model.rotary import rotate_exactly
 
     folder = Path(folder)
@@ -211,6 +212,7 @@ def open_model(
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     rotate_exactly(model)
+    use_host_kernels(model)
     return model.train()
 
 
