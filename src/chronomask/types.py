@@ -28,6 +28,7 @@ __all__ = [
     "Precision",
     "Rows",
     "TaggedWords",
+    "send",
 ]
 
 NO_CLASS = 0
@@ -301,19 +302,21 @@ class ClassTally:
 def _move(
     arrays: dict[str, Array | None], device: torch.device | str
 ) -> dict[str, torch.Tensor | None]:
-    """``arrays`` on ``device``; to CUDA through pinned memory, so that the host goes on meanwhile.
+    """``arrays`` on ``device``."""
+    return {name: None if array is None else send(array, device) for name, array in arrays.items()}
+
+
+def send(array: Array, device: torch.device | str) -> torch.Tensor:
+    """``array`` on ``device``; to CUDA through pinned memory, so that the host goes on meanwhile.
 
     What comes back to the host is waited for: nothing else says when it may be read.
     """
     import torch
 
     device = torch.device(device)
-    moved: dict[str, torch.Tensor | None] = {}
-    for name, array in arrays.items():
-        tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
-        if tensor is not None and tensor.device != device:
-            if device.type == "cuda" and not tensor.is_cuda:
-                tensor = tensor.pin_memory()
-            tensor = tensor.to(device, non_blocking=device.type == "cuda")
-        moved[name] = tensor
-    return moved
+    tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+    if tensor.device == device:
+        return tensor
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")

@@ -14,6 +14,7 @@ from chronomask.model.attention import (
     documents_attention,
     position_offset,
 )
+from chronomask.model.config import AttentionScope
 from chronomask.model.head import logits_at
 from chronomask.types import Rows
 from tests.support.tiny_models import SEPARATING, rows_of, small
@@ -146,11 +147,30 @@ def test_positions_restart_and_padding_is_apart() -> None:
     assert inputs["documents"].cu_seqlens.tolist() == [0, 2, 5, 8]
 
 
-def test_row_scope_masks_padding_alone() -> None:
+def test_row_scope_hides_padding_alone() -> None:
     ids = np.array([[7, 7, 0, 0]])
     assert backbone_inputs(rows_of(ids[:, :2], [0, 1, 2]), "row", 0, 0, "cpu") == {}
     inputs = backbone_inputs(rows_of(ids, [0, 1, 4]), "row", 0, 0, "cpu")
+    assert list(inputs) == ["documents"]
+    assert inputs["documents"].number.tolist() == [[0, 0, 1, 1]]
+    inputs = backbone_inputs(rows_of(ids, [0, 1, 4]), "row", 0, 0, "cpu", ours=False)
+    assert list(inputs) == ["attention_mask"]
     assert inputs["attention_mask"].tolist() == [[1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("scope", ["row", "documents"])
+def test_a_compiled_model_is_given_as_many_bounds_whatever_a_batch_holds(
+    scope: AttentionScope,
+) -> None:
+    """Rows are documents to it, so that kernels for documents take them, and no mask is made."""
+    whole, padded = np.full((2, 4), 7), np.array([[7, 7, 7, 7], [7, 7, 0, 0]])
+    for ids, bounds in ((whole, [0, 4, 8]), (padded, [0, 4, 8]), (whole, [0, 1, 2, 4, 5, 8])):
+        inputs = backbone_inputs(rows_of(ids, bounds), scope, 0, 0, "cpu", room=5)
+        assert "attention_mask" not in inputs
+        assert inputs["documents"].cu_seqlens.shape == (8,)
+        assert inputs["documents"].separate
+    inputs = backbone_inputs(rows_of(whole, [0, 4, 8]), scope, 0, 0, "cpu", room=8)
+    assert inputs["documents"].cu_seqlens.tolist() == [0, 4] + 14 * [8]
 
 
 def test_dropout_on_the_host_has_the_right_mean_and_follows_torchs_seed() -> None:

@@ -94,7 +94,7 @@ def test_queries_at_some_positions_are_one_graph(
         monkeypatch.setattr(base.layers[-1].attn, "sliding_window", None)
     ending, rows = ending_of(model), packed(0, len(tokenizer))
     assert ending is not None
-    inputs = backbone_inputs(rows, "documents", 0, position_offset(model), "cpu", uniform=True)
+    inputs = backbone_inputs(rows, "documents", 0, position_offset(model), "cpu", room=8)
     read = torch.compile(ending.read, backend=BACKEND, fullgraph=True, dynamic=False)(
         model, torch.from_numpy(rows.input_ids), inputs
     )

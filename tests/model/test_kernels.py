@@ -269,23 +269,18 @@ def test_varlen_takes_fewer_queries_than_keys(monkeypatch: pytest.MonkeyPatch) -
         query: Any, key: Any, value: Any, asked: Any, seen: Any, *rest: Any, **how: Any
     ) -> Any:
         bounds.append((asked, seen))
-        return real(query, key, value, asked, seen, *rest, **how)
+        given = (x.to("meta") for x in (query, key, value))
+        return torch.zeros_like(real(*given, asked, seen, *rest, **how), device=query.device)
 
     monkeypatch.setattr(varlen, "varlen_attn", call)
     monkeypatch.setattr(attention, "varlen_fits", lambda *_: True)
-    key = torch.empty(2, 4, 16, 8, device="meta")
     how: dict[str, Any] = {"dropout": 0.0, "scaling": None, "sliding_window": None}
     positions = torch.tensor([0, 15, 21, 31])  # of documents 0 to 15, 16 to 20 and 21 to 31
     for device in ("meta", "cpu"):
         documents = documents_of([16, 5], 16, device)
+        query, key = (torch.empty(n, device=device) for n in ((4, 4, 8), (2, 4, 16, 8)))
         output = attention_at(
-            torch.empty(4, 4, 8, device="meta"),
-            key,
-            key,
-            positions.to(device),
-            None,
-            documents=documents,
-            **how,
+            query, key, key, positions.to(device), None, documents=documents, **how
         )
         assert output.shape == (4, 4, 8)
     asked, seen = bounds[1]

@@ -109,18 +109,26 @@ def plain_varlen(
     value: torch.Tensor,
     query_bounds: torch.Tensor,
     key_bounds: torch.Tensor,
-    *_: int,
+    most_queries: int,
+    most_keys: int,
+    *,
     scale: float | None,
     window_size: tuple[int, int],
 ) -> torch.Tensor:
-    """What torch's kernel is said to compute; [N, heads, width]. What no document claims is NaN, as memory
-    that nothing was written to may be.
+    """What torch's kernel is said to compute; [N, heads, width].
+
+    What no document claims, and queries of one beyond ``most_queries``, are given NaN, and so are their
+    gradients: nothing is written to memory there, which may hold anything.
     """
     reach = window_size[0]
     output = torch.full_like(query, torch.nan)
+    written = torch.zeros(query.shape[0], 1, 1, dtype=torch.bool)
     for (first, last), (begin, end) in zip(
         pairwise(query_bounds.tolist()), pairwise(key_bounds.tolist()), strict=True
     ):
+        assert end - begin <= most_keys
+        last = min(last, first + most_queries)
+        written[first:last] = True
         q, k, v = (x.transpose(0, 1) for x in (query[first:last], key[begin:end], value[begin:end]))
         if first < last:
             near = None
@@ -129,14 +137,22 @@ def plain_varlen(
                 near = (place[:, None] - place).abs() <= reach
             there = torch.nn.functional.scaled_dot_product_attention(q, k, v, near, scale=scale)
             output = output.index_copy(0, torch.arange(first, last), there.transpose(0, 1))
+    if query.requires_grad:
+        query.register_hook(lambda gradient: torch.where(written, gradient, torch.nan))
     return output
 
 
+@pytest.mark.parametrize(
+    "positions",
+    [POSITIONS, torch.tensor([*range(0, 72, 2), 71])],
+    ids=["few", "filled up by more than a row"],
+)
 @pytest.mark.parametrize("compiled", [None, "eager"])
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
 def test_the_kernel_for_documents_is_told_who_asks(
     model_type: str,
     compiled: str | None,
+    positions: torch.Tensor,
     tokenizer: PreTrainedTokenizerBase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -146,14 +162,14 @@ def test_the_kernel_for_documents_is_told_who_asks(
         base: Any = model.base_model
         monkeypatch.setattr(base.layers[-1].attn, "sliding_window", None)
     for ids, inputs in batches(model, len(tokenizer))[:2]:
-        whole = logits_at(model, ids, POSITIONS, inputs, whole_layers=True)
+        whole = logits_at(model, ids, positions, inputs, whole_layers=True)
         expected = gradients_of(model, whole)
         with monkeypatch.context() as patch:
             patch.setattr("torch.nn.attention.varlen.varlen_attn", plain_varlen)
             patch.setattr("chronomask.model.attention.varlen_fits", lambda *_: True)
             patch.setattr("chronomask.model.head.asks_alone", lambda *_, **__: True)
             patch.setattr("chronomask.model.head._compile", lambda function, _: function)
-            asked = logits_at(model, ids, POSITIONS, inputs, compiled)
+            asked = logits_at(model, ids, positions, inputs, compiled)
             found = gradients_of(model, asked)
         torch.testing.assert_close(asked, whole, rtol=1e-5, atol=1e-5)
         assert found.keys() == expected.keys()
@@ -184,7 +200,7 @@ def test_a_device_asks_alone_where_its_kernel_can(
     on_device: Any = nn.Parameter(torch.empty(0, device="meta"))
     monkeypatch.setattr(model, "parameters", lambda: iter([on_device]))
     monkeypatch.setattr(
-        "chronomask.model.last_layer.varlen_fits", lambda device, dtype, dropout: not dropout
+        "chronomask.model.last_layer.varlen_fits", lambda query, dropout: not dropout
     )
     monkeypatch.setattr("chronomask.model.last_layer.autocast_dtype", lambda device: torch.bfloat16)
     for inputs in (packed, nothing, padded):

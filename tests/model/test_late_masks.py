@@ -127,8 +127,8 @@ def test_a_compiled_trunk_is_one_graph(
     """Backend ``eager``: a graph is made, and no code."""
     model = deep("modernbert", tokenizer, monkeypatch)
     rows = rows_of(np.random.default_rng(1).integers(5, len(tokenizer), (3, LENGTH)), BOUNDS)
-    inputs = backbone_inputs(rows, "documents", 0, 0, "cpu", uniform=True)
-    inputs["early"], _ = shorten(rows, late, 2, "documents", "cpu", uniform=True)
+    inputs = backbone_inputs(rows, "documents", 0, 0, "cpu", room=8)
+    inputs["early"], _ = shorten(rows, late, 2, "documents", "cpu", room=8)
     ids, places = torch.from_numpy(rows.input_ids), torch.arange(0, 3 * LENGTH, 3)
     with torch.no_grad():
         expected = logits_at(model, ids, places, inputs)

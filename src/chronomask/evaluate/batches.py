@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chronomask.errors import UsageError
+from chronomask.types import send
 
 if TYPE_CHECKING:
     import torch
@@ -64,8 +65,6 @@ class Encoded:
 
         What says which tokens are padding is left out where none is, token types where the model has none.
         """
-        import torch
-
         from chronomask.model.attention import padded_rows
 
         lengths = self.lengths[index]
@@ -79,10 +78,7 @@ class Encoded:
             types = np.zeros(real.shape, np.int64)
             types[real] = self.types[source[real]]
             made["token_type_ids"] = types
-        inputs = {
-            name: torch.from_numpy(value).to(device, non_blocking=True)
-            for name, value in made.items()
-        }
+        inputs = {name: send(value, device) for name, value in made.items()}
         return inputs | padded_rows(model, real, device)
 
 

@@ -25,7 +25,7 @@ from chronomask.evaluate.batches import Encoded, by_length, shuffled_batches
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Cached, Task
 from chronomask.progress import Progress
-from chronomask.types import Device, Precision
+from chronomask.types import Device, Precision, send
 
 if TYPE_CHECKING:
     import torch
@@ -410,9 +410,7 @@ def fine_tune(
                 inputs = examples.batch(index, model, device)
                 with autocast(device, recipe.precision):
                     output = run_headed(model, inputs)
-                loss = loss_of(
-                    output, inputs, torch.from_numpy(index).to(device, non_blocking=True)
-                )
+                loss = loss_of(output, inputs, send(index, device))
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
                 for group in optimiser.param_groups:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from chronomask.model.last_layer import asks_alone, ending_of
+from chronomask.model.last_layer import ENDINGS, asks_alone, ending_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,9 +79,14 @@ def run_headed(model: Any, inputs: Mapping[str, Any]) -> Any:
     """The model's output, an object with ``logits``; by the shorter way where its head allows one."""
     head = _first_token_head(model)
     ending = None if head is None else ending_of(model)
-    if head is None or ending is None:
-        return model(**inputs)
     more = dict(inputs)
+    if head is None or ending is None:
+        pools = (
+            getattr(model.config, "classifier_pooling", "cls") != "cls"
+        )  # tokens that are no padding
+        if "documents" in more and model.config.model_type in ENDINGS and not pools:
+            del more["attention_mask"]  # of which transformers would make a mask that nothing reads
+        return model(**more)
     input_ids = more.pop("input_ids")
     first = torch.arange(0, input_ids.numel(), input_ids.shape[1], device=input_ids.device)
     if asks_alone(model, ending, more, compiled=False):

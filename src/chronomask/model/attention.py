@@ -39,11 +39,12 @@ from transformers.masking_utils import sdpa_mask
 from chronomask.errors import UsageError
 from chronomask.model.config import AttentionScope
 from chronomask.model.host import draw_kept
-from chronomask.types import Rows
+from chronomask.types import Rows, send
 
 __all__ = [
     "DOCUMENTS_ATTENTION",
     "Documents",
+    "attends_by_documents",
     "attention_at",
     "attention_dropout",
     "backbone_inputs",
@@ -122,7 +123,7 @@ def documents_attention(
     """
     if documents is None and attention_mask is None:
         documents = _whole_rows(key)
-    if documents is not None and varlen_fits(query.device, query.dtype, dropout):
+    if documents is not None and varlen_fits(query, dropout):
         rows, length = query.shape[0], query.shape[2]
         flat, bounds = query.transpose(1, 2).flatten(0, 1), documents.cu_seqlens
         output = _varlen(flat, bounds, key, value, scaling, sliding_window, documents)
@@ -148,15 +149,21 @@ def attention_at(
     ``query`` [N, heads, width] of the tokens at flat ``positions`` int64 [N], which ascend; key and value
     [B, heads, T, width] → [N, heads, width]. The kernel for documents of any lengths is given how many
     tokens of each ask. It does not know where these stand, so it takes no windows and no causal documents.
-    Without it, the tokens of each row that ask are put side by side.
+    Without it, the tokens of each row that ask are put side by side. For that kernel positions may be filled
+    up with B · T, which is no token: these belong to no document, and are given zeros.
     """
     if documents is None and attention_mask is None:
         documents = _whole_rows(key)
-    if documents is not None and varlen_fits(query.device, query.dtype, dropout):
+    if documents is not None and varlen_fits(query, dropout):
         assert sliding_window is None
         assert not documents.causal
         asked = torch.searchsorted(positions.int(), documents.cu_seqlens, out_int32=True)
-        return _varlen(query, asked, key, value, scaling, None, documents)
+        # The kernel writes nothing for a query of no document, nor for its gradient, so what stands there
+        # is whatever the memory held before; neither may go on to what is multiplied with it.
+        is_token = (positions < documents.number.numel())[:, None, None]
+        query = torch.where(is_token, query, 0.0)
+        output = _varlen(query, asked, key, value, scaling, None, documents)
+        return torch.where(is_token, output, 0.0)
 
     num_rows, _, length, _ = key.shape
     row = positions // length
@@ -300,9 +307,14 @@ def _with_host_dropout(
     return torch.matmul(weights * draw_kept(weights.shape, dropout, weights.dtype), value)
 
 
-def varlen_fits(device: torch.device, dtype: torch.dtype, dropout: float) -> bool:
-    """The flash kernel behind ``varlen_attn`` knows half precision only, and no dropout."""
-    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and not dropout
+def varlen_fits(query: torch.Tensor, dropout: float) -> bool:
+    """The flash kernel behind ``varlen_attn`` knows half precision only, and no dropout.
+
+    Its heads (the last dimension of ``query``) are at most 256 wide, in steps of 8.
+    """
+    width = query.shape[-1]
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and half and not dropout and width <= 256 and width % 8 == 0
 
 
 def _varlen(
@@ -408,40 +420,42 @@ def backbone_inputs(
     first_position: int,
     device: torch.device | str,
     *,
-    uniform: bool = False,
+    room: int | None = None,
     causal: bool = False,
+    ours: bool = True,
 ) -> dict[str, Any]:
     """What the backbone is given beside ``input_ids``: which tokens see which, and positions.
 
     ``rows``: on the host (numpy), unmasked. ``documents``: position ids restarting at
-    ``first_position`` with every document, and :class:`Documents`. ``row``: an attention mask
-    [B, T] if any row is padded, else nothing. ``uniform``: what a batch could do without is made all the
-    same, so that a compiled model is given one kind of inputs and not two. ``causal``: tokens see
-    themselves and those before them alone; rows are documents then too.
+    ``first_position`` with every document, and :class:`Documents`. ``row``: rows as documents, if any is
+    padded, else nothing; for a model whose attention is not ``ours``, an attention mask [B, T]. ``room``: as
+    in :func:`documents_between`; what a batch could do without is made all the same then, so that a compiled
+    model is given one kind of inputs and not two. ``causal``: tokens see themselves and those before them
+    alone; rows are documents then too.
     """
     num_rows, length = rows.input_ids.shape
     padding = rows.input_ids == pad_token_id
     padded = bool(padding.any())
-    if scope == "row" and causal:  # padding stands behind all that is read: it needs no mask
-        bounds = np.arange(num_rows + 1) * length
-        return {"documents": documents_between(bounds, num_rows, length, device, causal=True)}
-    if scope == "row":
-        if not padded and not uniform:
+    if scope == "row" and not causal:
+        if not padded and room is None:
             return {}
-        return {"attention_mask": _mask_of_tokens(~padding, device)}
+        if not ours:
+            return {"attention_mask": _mask_of_tokens(~padding, device)}
 
-    bounds = np.asarray(rows.cu_seqlens, np.int64)
-    if padded:
+    starts = np.arange(num_rows + 1) * length
+    bounds = starts if scope == "row" else np.asarray(rows.cu_seqlens, np.int64)
+    if padded and not (scope == "row" and causal):  # which stands behind all that is read
         flat = padding.ravel()
         begins = np.flatnonzero(flat & ~np.concatenate(([False], flat[:-1])))
         bounds = np.union1d(bounds, begins)
+    documents = documents_between(bounds, num_rows, length, device, room=room, causal=causal)
+    if scope == "row":
+        return {"documents": documents}
     place = np.arange(num_rows * length) - np.repeat(bounds[:-1], np.diff(bounds))
     position_ids = (place + first_position).reshape(num_rows, length)
     return {
-        "position_ids": torch.from_numpy(position_ids).to(device, non_blocking=True),
-        "documents": documents_between(
-            bounds, num_rows, length, device, uniform=uniform, causal=causal
-        ),
+        "position_ids": send(position_ids, device),
+        "documents": documents,
     }
 
 
@@ -467,14 +481,20 @@ def padded_rows(
 
 def _mask_of_tokens(real: np.ndarray, device: torch.device | str) -> torch.Tensor:
     """int64 [B, T] on the device: 1 for tokens that are not padding; bool ``real`` says which."""
-    return torch.from_numpy(real.astype(np.int64)).to(device, non_blocking=True)
+    return send(real.astype(np.int64), device)
+
+
+def attends_by_documents(model: PreTrainedModel) -> bool:
+    """Whether the model's attention is ours, so that it can be told where documents lie."""
+    return model.config._attn_implementation == DOCUMENTS_ATTENTION
 
 
 def _takes_documents(model: PreTrainedModel) -> bool:
     """Whether the model's attention is ours, and its head hands on keywords that it does not know."""
-    ours = model.config._attn_implementation == DOCUMENTS_ATTENTION
     parameters = inspect.signature(model.forward).parameters.values()
-    return ours and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return attends_by_documents(model) and any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters
+    )
 
 
 def documents_between(
@@ -483,22 +503,26 @@ def documents_between(
     length: int,
     device: torch.device | str,
     *,
-    uniform: bool = False,
+    room: int | None = None,
     causal: bool = False,
 ) -> Documents:
-    """Documents between ``bounds`` int64 [D + 1] of the flat batch; ``uniform``: always with a mask."""
+    """Documents between ``bounds`` int64 [D + 1] of the flat batch.
+
+    ``room``: for a compiled model, how many documents a batch hardly ever exceeds: there are always as many
+    bounds, and always a mask where one may be needed.
+    """
     number = np.repeat(np.arange(bounds.size - 1), np.diff(bounds)).reshape(num_rows, length)
-    bounds_there = torch.from_numpy(_to_power_of_two(bounds.astype(np.int32)))
+    bounds_there = _to_power_of_two(bounds.astype(np.int32), room or 0)
     return Documents(
-        number=torch.from_numpy(number).to(device, non_blocking=True),
-        cu_seqlens=bounds_there.to(device, non_blocking=True),
+        number=send(number, device),
+        cu_seqlens=send(bounds_there, device),
         max_length=length,
-        separate=uniform or bounds.size - 1 > num_rows,
+        separate=room is not None or bounds.size - 1 > num_rows,
         causal=causal,
     )
 
 
-def _to_power_of_two(bounds: np.ndarray) -> np.ndarray:
-    """``bounds`` with its last repeated: documents of no tokens at the end."""
-    room = 1 << (bounds.size - 1).bit_length()
-    return np.pad(bounds, (0, room - bounds.size), mode="edge")
+def _to_power_of_two(bounds: np.ndarray, documents: int) -> np.ndarray:
+    """``bounds`` with its last repeated: documents of no tokens at the end; at least so many in all."""
+    size = 1 << (max(bounds.size, documents + 1) - 1).bit_length()
+    return np.pad(bounds, (0, size - bounds.size), mode="edge")

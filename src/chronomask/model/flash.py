@@ -12,10 +12,15 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn import attention
 from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from chronomask.model.attention import Documents
 
 __all__ = ["AttentionCase", "activate_fastest", "case_of", "queries_agree"]
 
@@ -69,6 +74,7 @@ def activate_fastest(
     ``works``: whether the kernels now in use are right for the case; :func:`_agrees` if not given. It may
     raise: kernels that are not made for the case do.
     """
+    queries_agree.cache_clear()  # what it says is of the kernel in use
     for name in _known_kernels():
         try:
             attention.activate_flash_attention_impl(name)
@@ -102,37 +108,52 @@ def queries_agree(heads: int, width: int, device: torch.device, dtype: torch.dty
 
 
 def _queries_agree(heads: int, width: int, device: torch.device, dtype: torch.dtype) -> bool:
-    """Try it: every third token asks, and none in the third document; gradients count too."""
-    from chronomask.model.attention import Documents, attention_at
+    """Try it: every third token asks, and none in the third document; gradients count too.
 
-    total, bounds = sum(_LENGTHS), torch.tensor((0, *_LENGTHS)).cumsum(0)
-    positions = torch.arange(0, total, 3)
-    begin, end = bounds[2:4].tolist()
-    positions = positions[(positions < begin) | (positions >= end)].to(device)
+    Positions are filled up by as many again, as those of a compiled model are.
+    """
+    from chronomask.model.attention import attention_at, varlen_fits
+
+    documents, total = _tried_documents(device)
+    positions = torch.arange(0, total, 3, device=device)
+    begin, end = documents.cu_seqlens[2:4].tolist()
+    positions = positions[(positions < begin) | (positions >= end)]
+    number = positions.shape[0]
     generator = torch.Generator().manual_seed(0)
-    shapes = ((positions.shape[0], heads, width), *2 * ((1, heads, total, width),))
+    shapes = ((2 * number, heads, width), *2 * ((1, heads, total, width),))
     tensors = [
         torch.randn(shape, generator=generator).to(device, dtype).requires_grad_()
         for shape in shapes
     ]
-    number = torch.repeat_interleave(torch.arange(len(_LENGTHS)), torch.tensor(_LENGTHS))
-    documents = Documents(number[None].to(device), bounds.int().to(device), total, separate=True)
     into = torch.randn(shapes[0], generator=generator).to(device)
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return attention_at(
-            query,
+        filled = number if varlen_fits(query, 0.0) else 0
+        there = attention_at(
+            query[: number + filled],
             key,
             value,
-            positions,
+            torch.nn.functional.pad(positions, (0, filled), value=total),
             None,
             dropout=0.0,
             scaling=None,
             sliding_window=None,
             documents=documents,
         )
+        return torch.nn.functional.pad(there, (0, 0, 0, 0, 0, number - filled))
 
     return _alike(attend, tensors, into)
+
+
+def _tried_documents(device: torch.device, causal: bool = False) -> tuple[Documents, int]:
+    """One row of documents of :data:`_LENGTHS` and of some without tokens, which batches hold as well; and
+    its tokens.
+    """
+    from chronomask.model.attention import documents_between
+
+    bounds = np.cumsum((0, *_LENGTHS))
+    total = int(bounds[-1])
+    return documents_between(bounds, 1, total, device, causal=causal), total
 
 
 def _known_kernels() -> Iterable[str]:
@@ -153,9 +174,9 @@ def _agrees_within(
     case: AttentionCase, window: int | None, causal: bool, device: torch.device
 ) -> bool:
     """Whether documents of :data:`_LENGTHS` in one row give what float32 gives, within 3 % of the most."""
-    from chronomask.model.attention import Documents, documents_attention
+    from chronomask.model.attention import documents_attention
 
-    total = sum(_LENGTHS)
+    documents, total = _tried_documents(device, causal)
     generator = torch.Generator().manual_seed(0)
     tensors = [
         torch.randn(1, heads, total, case.width, generator=generator)
@@ -163,9 +184,6 @@ def _agrees_within(
         .requires_grad_()
         for heads in (case.heads, case.key_heads, case.key_heads)
     ]
-    number = torch.repeat_interleave(torch.arange(len(_LENGTHS)), torch.tensor(_LENGTHS))
-    bounds = torch.tensor((0, *_LENGTHS)).cumsum(0).int()
-    documents = Documents(number[None].to(device), bounds.to(device), total, True, causal)
     into = torch.randn(1, total, case.heads, case.width, generator=generator).to(device)
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

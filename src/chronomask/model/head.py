@@ -156,25 +156,27 @@ def logits_at(
         return model(input_ids=input_ids, **inputs).logits.flatten(0, 1).index_select(0, positions)
     ending = None if whole_layers else ending_of(model)
     number = positions.shape[0]
-    if compiled is not None:  # the last token, predicted again and thrown away, keeps the order
-        room = padded_size(number, input_ids.numel())
-        last = input_ids.numel() - 1
-        positions = torch.nn.functional.pad(positions, (0, room - number), value=last)
+    num_tokens = input_ids.numel()
+    if compiled is not None:  # filled up with positions of no token, which keep the order
+        room = padded_size(number, num_tokens)
+        positions = torch.nn.functional.pad(positions, (0, room - number), value=num_tokens)
+    # What is computed of the last token once more, in the place of none, is thrown away.
+    of_tokens = positions.clamp(max=num_tokens - 1)
 
     def run(function: Callable[..., Any], *arguments: Any) -> Any:
         return (function if compiled is None else _compile(function, compiled))(model, *arguments)
 
     if ending is None:
         states = (model.base_model(input_ids=input_ids, **inputs).last_hidden_state,)
-        logits = run(head, *_pick(states, positions))
+        logits = run(head, *_pick(states, of_tokens))
     elif asks_alone(model, ending, inputs, compiled=compiled is not None):
         read = run(ending.read, input_ids, inputs)
-        picked = read.states_at(positions)
+        picked = read.states_at(of_tokens)
         documents = inputs.get("documents")
         logits = run(_then_head(ending.ask, head), picked, read, positions, documents)
     else:
         states = run(ending.whole, input_ids, inputs)
-        logits = run(_then_head(ending.rest, head), *_pick(states, positions))
+        logits = run(_then_head(ending.rest, head), *_pick(states, of_tokens))
     return logits[:number]
 
 

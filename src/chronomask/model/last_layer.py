@@ -50,7 +50,7 @@ class Read(NamedTuple):
     """[B, 1, T, T], made of a caller's padding; None where there is none"""
 
     def states_at(self, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The states at flat positions int64 [N], [N, …] each."""
+        """The states at flat positions int64 [N], all of tokens, [N, …] each."""
         length = self.states[0].shape[1]
         return tuple(
             state.flatten(0, 1).index_select(0, positions)
@@ -88,7 +88,10 @@ class Ending:
         positions: torch.Tensor,
         documents: Documents | None,
     ) -> torch.Tensor:
-        """The backbone's output [N, H] at flat ``positions``, whose ``states`` were picked from ``read``."""
+        """The backbone's output [N, H] at flat ``positions``, whose ``states`` were picked from ``read``.
+
+        Positions as :func:`~chronomask.model.attention.attention_at` takes them.
+        """
         how = self.attention(model)
         context = attention_at(
             self.query(model, *states),
@@ -147,9 +150,9 @@ def asks_alone(
     dtype = autocast_dtype(device) or model.dtype
     config: Any = model.config
     heads = config.num_attention_heads
-    return varlen_fits(device, dtype, how.dropout) and queries_agree(
-        heads, config.hidden_size // heads, device, dtype
-    )
+    width = config.hidden_size // heads
+    query = torch.empty(0, heads, width, dtype=dtype, device=device)
+    return varlen_fits(query, how.dropout) and queries_agree(heads, width, device, dtype)
 
 
 def entries_at_predictions(model: PreTrainedModel) -> int:
@@ -164,13 +167,22 @@ def _entries(*parts: nn.Module) -> int:
     return sum(m.weight.numel() for m in inside)
 
 
+def _padding_in(inputs: dict[str, Any]) -> torch.Tensor | None:
+    """Take the caller's mask of padding out of ``inputs``; None where documents say it as well.
+
+    To make a mask of it, transformers asks the device whether all is seen, and waits for the answer.
+    """
+    padding = inputs.pop("attention_mask", None)
+    return padding if inputs.get("documents") is None else None
+
+
 def _bert_before(
     model: Any, input_ids: torch.Tensor, inputs: Mapping[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]:
     """What goes into the last layer, [B, T, H], the mask, and what else its attention is called with."""
     base = model.base_model
     more = dict(inputs)
-    padding, early = more.pop("attention_mask", None), more.pop("early", None)
+    padding, early = _padding_in(more), more.pop("early", None)
     embedded = {name: more.pop(name, None) for name in ("position_ids", "token_type_ids")}
     hidden = base.embeddings(input_ids=input_ids, **embedded)
     if hasattr(base, "embeddings_project"):  # ELECTRA's embeddings may be narrower than its layers
@@ -237,7 +249,7 @@ def _modernbert_before(
     """What goes into the last layer, [B, T, H], and its attention's mask, angles and further keywords."""
     base = model.base_model
     more = dict(inputs)
-    padding, positions = more.pop("attention_mask", None), more.pop("position_ids", None)
+    padding, positions = _padding_in(more), more.pop("position_ids", None)
     early = more.pop("early", None)
     if positions is None:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]

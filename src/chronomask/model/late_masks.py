@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from chronomask.errors import UsageError
 from chronomask.model.attention import AttentionScope, Documents, documents_between
-from chronomask.types import Rows
+from chronomask.types import Rows, send
 
 __all__ = ["Early", "check_late_masks", "run_layers", "shorten"]
 
@@ -60,11 +60,11 @@ def shorten(
     scope: AttentionScope,
     device: torch.device | str,
     *,
-    uniform: bool = False,
+    room: int | None = None,
 ) -> tuple[Early, np.ndarray]:
     """Host rows without their ``late`` tokens, bool [B, T], and how many are left of each document, int [D].
 
-    ``uniform`` as for :func:`~chronomask.model.attention.backbone_inputs`.
+    ``room`` as for :func:`~chronomask.model.attention.backbone_inputs`.
     """
     num_rows, length = late.shape
     shown = ~late
@@ -85,10 +85,10 @@ def shorten(
     ends = np.union1d(begins, np.append(row_slots + number, num_rows * width))
     return Early(
         layers=layers,
-        places=torch.from_numpy(places).to(device, non_blocking=True),
-        slots=torch.from_numpy(slots.ravel()).to(device, non_blocking=True),
-        shown=torch.from_numpy(shown).to(device, non_blocking=True),
-        documents=documents_between(ends, num_rows, width, device, uniform=uniform),
+        places=send(places, device),
+        slots=send(slots.ravel(), device),
+        shown=send(shown, device),
+        documents=documents_between(ends, num_rows, width, device, room=room),
     ), np.diff(before[bounds])
 
 

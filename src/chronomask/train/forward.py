@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,10 +12,17 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from chronomask.data.folder import PreparedSplit
+from chronomask.data.mixture import MixedSplit
 from chronomask.masking.masker import Masker
 from chronomask.masking.objective import LateMasks, Objective, next_tokens
 from chronomask.masking.tally import class_sums, weighted_sum
-from chronomask.model.attention import AttentionScope, backbone_inputs, position_offset
+from chronomask.model.attention import (
+    AttentionScope,
+    attends_by_documents,
+    backbone_inputs,
+    position_offset,
+)
 from chronomask.model.device import autocast
 from chronomask.model.head import logits_at, token_losses
 from chronomask.model.last_layer import ending_of
@@ -27,6 +35,7 @@ __all__ = [
     "Predictions",
     "entering",
     "parts_of",
+    "room_for_documents",
     "rows_at_fault",
     "tally_losses",
 ]
@@ -141,6 +150,9 @@ class Forward:
     """tokens of a full micro-batch where the model is compiled: rows of padding bring smaller ones to a
     quarter, a half, three quarters or all of it, so that a warm-up compiles four sizes at most; None: no
     padding"""
+    documents: int | None = None
+    """documents, padding after one being another, of which a micro-batch has hardly ever more, where the
+    model is compiled"""
     logits_at: LogitsAt = logits_at
     """how logits are computed: by a whole model, or by one shared out over processes"""
     masks_enter: Callable[[float], int] | None = None
@@ -185,8 +197,9 @@ class Forward:
             self.pad_token_id,
             position_offset(self.model),
             self.device,
-            uniform=self.tokens is not None,
+            room=self.documents,
             causal=causal,
+            ours=attends_by_documents(self.model),
         )
         lengths = None
         if late is not None:
@@ -197,7 +210,7 @@ class Forward:
                 layer,
                 self.attention,
                 self.device,
-                uniform=self.tokens is not None,
+                room=self.documents,
             )
         return Part(rows, batch.to(self.device), inputs, causal, lengths)
 
@@ -222,6 +235,22 @@ class Forward:
                 self.model, batch.input_ids, batch.positions, part.inputs, self.compiled
             )
         return logits.float()
+
+
+def room_for_documents(split: PreparedSplit | MixedSplit, num_rows: int, pad_token_id: int) -> int:
+    """Documents of which so many rows, drawn at random, hardly ever hold more; padding counts as another.
+
+    Eight standard deviations above the mean, both from rows all over the split. More would do no harm, but
+    would be another shape to compile.
+    """
+    sample = np.linspace(0, split.num_rows - 1, min(split.num_rows, _SAMPLED_ROWS)).astype(np.int64)
+    rows = split.read(sample)
+    of_row = np.bincount(rows.cu_seqlens[:-1] // split.row_length, minlength=sample.size)
+    of_row += (rows.input_ids == pad_token_id).any(1)
+    return math.ceil(num_rows * of_row.mean() + 8 * of_row.std() * num_rows**0.5)
+
+
+_SAMPLED_ROWS = 4096
 
 
 def entering(late_masks: LateMasks | None, model: PreTrainedModel) -> Callable[[float], int] | None:

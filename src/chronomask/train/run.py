@@ -45,7 +45,7 @@ from chronomask.train.checkpoint import Checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.foresight import Foresight
-from chronomask.train.forward import Forward, entering
+from chronomask.train.forward import Forward, entering, room_for_documents
 from chronomask.train.log import RunLog, environment
 from chronomask.train.loggers import check_installed
 from chronomask.train.low_precision import WorkingCopy
@@ -388,6 +388,9 @@ def open_run(
             data.manifest.pad_token_id,
             COMPILER if compiled and not sharding else None,
             micro_rows * data.row_length if compiled else None,
+            room_for_documents(data.split("train"), micro_rows, data.manifest.pad_token_id)
+            if compiled
+            else None,
             sharded or logits_at,
             masks_enter,
         ),

@@ -93,8 +93,9 @@ def compile_ahead(run: Run, progress: float, part: Part) -> None:
     numbers = {round(maskable * each * by) for each in asked for by in (0.99, 1.01)}
     sizes = {padded_size(min(max(number, 1), tokens), tokens) for number in numbers}
     for size in sorted(sizes - {padded_size(batch.num_predicted, tokens)}):
-        again = torch.arange(size, device=batch.positions.device) % batch.num_predicted
-        few = replace(batch, positions=batch.positions[again], targets=batch.targets[again])
+        spread = torch.arange(size, device=batch.positions.device) * tokens // size
+        targets = batch.targets[spread % batch.num_predicted]
+        few = replace(batch, positions=spread, targets=targets)
         forward.losses(replace(part, batch=few))[0].sum().backward()
         # At once: where CUDA graphs are recorded, the next one may not add to what this one gave.
         forward.model.zero_grad(set_to_none=True)

@@ -189,7 +189,11 @@ class MaskedLossTask(Task[MaskedLoss]):
         import torch
 
         from chronomask.data.loader import validation_batches
-        from chronomask.model.attention import backbone_inputs, position_offset
+        from chronomask.model.attention import (
+            attends_by_documents,
+            backbone_inputs,
+            position_offset,
+        )
         from chronomask.model.device import autocast, choose_device
         from chronomask.model.head import logits_at, token_losses
         from chronomask.model.open import open_model
@@ -199,6 +203,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         opened: Any = open_model(model.path).eval()
         opened.to(device)
         padding, offset = prepared.manifest.pad_token_id, position_offset(opened)
+        ours = attends_by_documents(opened)
 
         @torch.inference_mode()
         def score(num_rows: int, hide: Callable[[Rows], MaskedBatch]) -> Predictions:
@@ -206,7 +211,7 @@ class MaskedLossTask(Task[MaskedLoss]):
             found = []
             for rows in validation_batches(prepared.split("held_out"), num_rows, config.batch_rows):
                 batch = hide(rows)
-                inputs = backbone_inputs(rows, config.attention, padding, offset, device)
+                inputs = backbone_inputs(rows, config.attention, padding, offset, device, ours=ours)
                 ids, positions, targets = (
                     torch.as_tensor(array).to(device)
                     for array in (batch.input_ids, batch.positions, batch.targets)
