@@ -188,7 +188,7 @@ def test_same_key_same_interval_alone_or_in_company() -> None:
     assert found["c"].p_value == pairs["c", "a"].p_value
     assert found["a"].difference is None
     assert interval(arms["b"], "score", key=8) != found["b"].own
-    shuffled = dict(reversed(arms["c"].items()))
+    shuffled = dict(reversed(list(arms["c"].items())))
     assert paired_difference(shuffled, arms["a"], "score", key=7).estimate == pytest.approx(
         paired_difference(arms["c"], arms["a"], "score", key=7).estimate
     )

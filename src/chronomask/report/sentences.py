@@ -90,8 +90,9 @@ def _answer_of_one_arm(task: Numbers, study: Numbers) -> str:
     interval = interval_text(task, own["low"], own["high"], sign=False)
     over = f" on average over {seeds} seeds (95 % interval {interval})" if seeds > 1 else ""
     right = next(arm.get("validation_accuracy") for arm in study["arms"])
-    known = task["task"] in _NAMES and right is not None and right == right
-    share = f"; {percent(right)} of the tokens are right" if known else ""
+    share = ""
+    if task["task"] in _NAMES and right is not None and right == right:
+        share = f"; {percent(right)} of the tokens are right"
     return f"“{baseline}” ended with a {_named(task)} of {_value(task, own['mean'])}{over}{share}."
 
 
