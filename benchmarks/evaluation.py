@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch.utils.data import DataLoader
 from transformers import (
@@ -101,9 +102,14 @@ class Work:
     """of both sides: a model that was not pre-trained learns nothing from rates as low as the recipes'"""
 
 
+def as_transformers_opens(subject: Subject, head: str, seed: int) -> Any:
+    """The model as the examples open it: its dropout and linear layers are torch's own, and not ours."""
+    torch.manual_seed(seed)
+    return getattr(transformers, head).from_pretrained(subject.path, attn_implementation="sdpa")
+
+
 def their_seconds(model: Any, work: Work, seed: int) -> float:
     """Processor time of one epoch of the examples' loop."""
-    model.set_attn_implementation("sdpa")
     encoded, config = work.encoded, work.config
     device = torch.device("cpu")
 
@@ -162,6 +168,8 @@ def measure(subject: Subject, work: Work, rounds: int) -> dict[str, float]:
     for seed in range(rounds):
         for side, train in sides.items():
             with open_seeded(subject, work.head, work.config, seed) as model:
+                if side == "hf":
+                    model = as_transformers_opens(subject, work.head, seed)
                 speed[side].append(len(work.encoded) / train(model, work, seed))
                 score[side].append(work.score(model))
     result = {f"{work.name}_vs_hf": median(speed["ours"]) / median(speed["hf"])}
