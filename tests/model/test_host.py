@@ -106,3 +106,13 @@ def test_other_types_one_row_and_autocast_are_computed_as_ever() -> None:
         assert layer(x).dtype == torch.bfloat16
         assert torch.equal(layer(x), plain(x))
     assert torch.equal(layer.double()(x.double()), plain.double()(x.double()))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 5, 3)])
+def test_what_a_layer_gives_may_be_changed_in_place(shape: tuple[int, ...]) -> None:
+    """As DeBERTa does with a view of it."""
+    layer = HostLinear(3, 4)
+    given = layer(torch.randn(shape)).unflatten(-1, (2, 2)).transpose(-1, -2)
+    given /= 2.0
+    given.sum().backward()
+    assert layer.weight.grad is not None

@@ -81,10 +81,7 @@ def run_headed(model: Any, inputs: Mapping[str, Any]) -> Any:
     ending = None if head is None else ending_of(model)
     more = dict(inputs)
     if head is None or ending is None:
-        pools = (
-            getattr(model.config, "classifier_pooling", "cls") != "cls"
-        )  # tokens that are no padding
-        if "documents" in more and model.config.model_type in ENDINGS and not pools:
+        if "documents" in more and not _reads_padding(model):
             del more["attention_mask"]  # of which transformers would make a mask that nothing reads
         return model(**more)
     input_ids = more.pop("input_ids")
@@ -96,6 +93,13 @@ def run_headed(model: Any, inputs: Mapping[str, Any]) -> Any:
         hidden, context = ending.whole(model, input_ids, more)
         states = ending.rest(model, hidden[:, 0], context[:, 0])
     return Logits(head(model, states))
+
+
+def _reads_padding(model: Any) -> bool:
+    """Whether more than attention may ask which tokens are padding, as a head on the mean of tokens does."""
+    config: Any = getattr(model, "config", None)  # which a head of ours does not have
+    known = config is not None and config.model_type in ENDINGS
+    return not known or getattr(config, "classifier_pooling", "cls") != "cls"
 
 
 def _first_token_head(model: Any) -> Callable[[Any, torch.Tensor], torch.Tensor] | None:

@@ -59,7 +59,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     By oneDNN for float32 on a host with AVX-512, outside of autocast and compiled models.
     """
     if not torch.compiler.is_compiling() and _onednn_takes(x, weight):
-        return _Linear.apply(x, weight, bias)
+        # What the function gives must not be a view, or none of its views could be changed in place.
+        return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
     return nn.functional.linear(x, weight, bias)
 
 
@@ -121,9 +122,9 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias = ctx.needs_input_grad
-        grad = grad_outputs[0].contiguous().flatten(0, -2)
+        grad = grad_outputs[0].contiguous()
         return (
-            _product(grad, weight.t(), None).view(x.shape) if for_x else None,
-            grad.t() @ x.flatten(0, -2) if for_weight else None,
+            _product(grad, weight.t(), None) if for_x else None,
+            grad.t() @ x if for_weight else None,
             grad.sum(0) if for_bias else None,
         )

@@ -73,12 +73,12 @@ def answer(study: Numbers) -> str:
             certain = "the interval of the one difference"
             verb = "excludes" if worse else "includes"
         return (
-            f"No arm ended better than “{baseline}”, whose {_named(task)} is {value}; "
+            f"No arm ended better than “{baseline}”, whose {_label(task)} is {value}; "
             f"{certain} {verb} zero."
         )
     return (
         f"No arm is shown to be better than “{baseline}”: “{first_in_order}” has the {_best_word(task)} "
-        f"{_named(task)}, {_value(task, others[first_in_order]['mean'])}, and the 95 % interval of its "
+        f"{_label(task)}, {_value(task, others[first_in_order]['mean'])}, and the 95 % interval of its "
         f"difference ({_gap(task, others[first_in_order])}) includes zero."
     )
 
@@ -93,7 +93,7 @@ def _answer_of_one_arm(task: Numbers, study: Numbers) -> str:
     share = ""
     if task["task"] in _NAMES and right is not None and right == right:
         share = f"; {percent(right)} of the tokens are right"
-    return f"“{baseline}” ended with a {_named(task)} of {_value(task, own['mean'])}{over}{share}."
+    return f"“{baseline}” ended with a {_label(task)} of {_value(task, own['mean'])}{over}{share}."
 
 
 def _answer_of_the_better(task: Numbers, best: str, study: Numbers) -> str:
@@ -107,9 +107,9 @@ def _answer_of_the_better(task: Numbers, best: str, study: Numbers) -> str:
         f"interval of the difference {interval_text(task, *ends, sign=False)}).{_labels_of(best, study)}"
     )
     if mean_text(task, arms[first]["mean"]) == mean_text(task, numbers["mean"]):
-        return f"“{best}” ended best: its {_named(task)} of {_value(task, numbers['mean'])} {shown}"
+        return f"“{best}” ended best: its {_label(task)} of {_value(task, numbers['mean'])} {shown}"
     return (
-        f"“{first}” has the {_best_word(task)} {_named(task)}, {_value(task, arms[first]['mean'])}, but the "
+        f"“{first}” has the {_best_word(task)} {_label(task)}, {_value(task, arms[first]['mean'])}, but the "
         f"95 % interval of its difference from “{baseline}” ({_gap(task, arms[first])}) includes zero. "
         f"“{best}” is shown to be better: its {mean_text(task, numbers['mean'])} {shown}"
     )
@@ -124,7 +124,7 @@ def _answer_without_intervals(task: Numbers, study: Numbers) -> str:
     one_each = all(len(arm["runs"]) <= 1 for arm in study["arms"])
     why = "with one seed each" if one_each else "as the arms share too few seeds for an interval"
     return (
-        f"“{first}” ended with the {_best_word(task)} {_named(task)}, {_value(task, arms[first]['mean'])}, "
+        f"“{first}” ended with the {_best_word(task)} {_label(task)}, {_value(task, arms[first]['mean'])}, "
         f"{gap} {'above' if task['higher_is_better'] else 'below'} {'the baseline ' if not what else ''}"
         f"“{beside}”{what}; {why} this is no evidence."
     )
@@ -140,7 +140,7 @@ def _best_word(task: Numbers) -> str:
     return "highest" if task["higher_is_better"] else "lowest"
 
 
-def _named(task: Numbers) -> str:
+def _label(task: Numbers) -> str:
     """What a task's number is called within a sentence."""
     return _NAMES.get(task["task"], f"result on {task_title(task)}")
 
