@@ -23,8 +23,8 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     assert "\ntime: at least " in before  # by operations: the data are prepared
     assert "\ncost: at least " in before
     assert "device-hours; --price-per-hour says what they cost\n" in before
-    assert "a stored study" in before
-    spread, metric, unit = STORED_SPREADS["validation_loss"]
+    assert "stored studies" in before
+    spread, _, metric, unit = STORED_SPREADS["validation_loss"]
     alone = difference_text({"metric": metric, "unit": unit}, smallest_difference(spread, 2))
     assert f"validation loss (nats): {alone.lstrip('+')}, " in before
 
@@ -62,6 +62,19 @@ def test_time_is_not_known_before_the_text_is_prepared(
     plan = plan_in_words(study, study.in_order(), 1, price_per_hour=2.0)
     assert "\ntime: not known before a run has ended here" in plan
     assert "cost:" not in plan
+
+
+def test_every_measure_that_will_be_tested_is_counted(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    study = opened({**values, "contrasts": [["decay", "fixed"]]}, tmp_path)
+    plan = plan_in_words(study, study.in_order(), 1)
+    assert "of 1 test on the first measure, the headline, and of 2 tests on the others" in plan
+    assert [line.split(" (")[0] for line in plan.splitlines()[-3:]] == [
+        "  mean loss of five yardsticks",
+        "  validation loss",
+        "  CoLA",
+    ]
 
 
 @pytest.mark.parametrize("contrasts", [[], [["decay", "fixed"]]])

@@ -36,21 +36,28 @@ from chronomask.train.dry_run import cost_in_words, dry_run
 
 __all__ = ["STORED_SPREADS", "plan_in_words"]
 
-STORED_SPREADS: dict[str, tuple[float, str, str]] = {
-    LOSS: (0.019, "loss", "nats"),
-    "blimp": (0.0070, "accuracy", "fraction"),
-    "upos_probe": (0.0014, "accuracy", "fraction"),
-    "pseudo_perplexity": (0.048, "loss", "nats"),
-    "cola": (0.026, "mcc", "fraction"),
-    "sst2": (0.0076, "accuracy", "fraction"),
-    "mrpc": (0.018, "f1", "fraction"),
-    "stsb": (0.067, "spearman", "fraction"),
-    "rte": (0.035, "accuracy", "fraction"),
-    "squad": (2.15, "f1", "percent"),
+Spread = tuple[float, float, str, str]
+"""Standard deviation over seeds of an arm's difference from the baseline, that of the mean difference over
+resampled examples (0 for a loss of validation), metric, unit."""
+
+STORED_SPREADS: dict[str, Spread] = {
+    MEAN_LOSS: (0.044, 0.0, "loss", "nats"),
+    LOSS: (0.019, 0.0, "loss", "nats"),
+    "blimp": (0.0070, 0.0019, "accuracy", "fraction"),
+    "upos_probe": (0.0014, 0.0010, "accuracy", "fraction"),
+    "pseudo_perplexity": (0.048, 0.0040, "loss", "nats"),
+    "cola": (0.026, 0.019, "mcc", "fraction"),
+    "sst2": (0.0076, 0.0073, "accuracy", "fraction"),
+    "mrpc": (0.018, 0.0093, "f1", "fraction"),
+    "stsb": (0.067, 0.011, "spearman", "fraction"),
+    "rte": (0.035, 0.016, "accuracy", "fraction"),
+    "squad": (2.15, 0.08, "f1", "percent"),
 }
-"""Task → standard deviation over seeds of an arm's difference from the baseline, metric, unit. Of eight arms
-and three seeds of a ModernBERT of 4 layers × 256 after 41 M tokens (docs/results/eight-ways), pooled over the
-arms by their variances. A model or text of another size scatters otherwise."""
+"""Of eight arms and three seeds of a ModernBERT of 4 layers × 256 after 41 M tokens
+(docs/results/eight-ways), pooled
+over the arms by their variances; the spread over examples from the widths of its intervals. That
+study has no mean of the yardsticks: its spread is that of the thirteen small arms of
+docs/results/over-time. A model or text of another size scatters otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,27 +177,43 @@ def _power_in_words(study: Study) -> list[str]:
     number = len(study.config.seeds)
     if number < 2:
         return ["power: one seed gives no interval, so no difference can be shown"]
-    spreads, source = _spreads(study)
-    measures = [name for name in (LOSS, MEAN_LOSS, *study.tasks) if name in spreads]
-    tests = len(study.config.contrasts or list(study.arms)[1:]) * len(measures)
-    if not tests:
+    pairs = len(study.config.contrasts or list(study.arms)[1:])
+    if not pairs:
         return []
+    spreads, source = _spreads(study)
+    measures = [MEAN_LOSS, LOSS, *study.tasks]
+    others = pairs * (len(measures) - 1)
     lines = [
         f"power: the smallest true difference that {number} seeds show in four studies of five, by itself "
-        f"and as the first of {tests} tests under Holm’s correction ({source}):"
+        f"and as the first under Holm’s correction: of {_tests(pairs)} on the first measure, the headline, "
+        f"and of {_tests(others)} on the others ({source}):"
     ]
     for name in measures:
-        spread, metric, unit = spreads[name]
+        if name not in spreads:
+            lines.append(
+                f"  {task_title({'task': name})}: not known, for no stored study measured it"
+            )
+            continue
+        spread, of_examples, metric, unit = spreads[name]
         task: Numbers = {"task": name, "metric": metric, "unit": unit}
-        alone, corrected = (
-            smallest_difference(spread, number, alpha=0.05 / times) for times in (1, tests)
-        )
-        texts = [difference_text(task, value).lstrip("+") for value in (alone, corrected)]
+        tests = pairs if name == MEAN_LOSS else others
+        texts = [_smallest(task, spread, number, of_examples, 0.05 / times) for times in (1, tests)]
         lines.append(f"  {task_title(task)} ({unit_of(task)}): {texts[0]}, {texts[1]}")
     return lines
 
 
-def _spreads(study: Study) -> tuple[dict[str, tuple[float, str, str]], str]:
+def _tests(number: int) -> str:
+    return "1 test" if number == 1 else f"{number} tests"
+
+
+def _smallest(task: Numbers, spread: float, number: int, of_examples: float, alpha: float) -> str:
+    """The smallest difference in words; where it is all that a share can differ by, that there is none."""
+    value = smallest_difference(spread, number, examples_spread=of_examples, alpha=alpha)
+    most = {"fraction": 1.0, "percent": 100.0}.get(task["unit"], math.inf)
+    return "none" if value >= most else difference_text(task, value).lstrip("+")
+
+
+def _spreads(study: Study) -> tuple[dict[str, Spread], str]:
     """Standard deviations of paired differences by task, and whose they are."""
     if (study.folder / FILE).is_file():
         try:
@@ -199,20 +222,23 @@ def _spreads(study: Study) -> tuple[dict[str, tuple[float, str, str]], str]:
             found = {}
         if found:
             return {**STORED_SPREADS, **found}, "by the scatter of this study’s own seeds so far"
-    return STORED_SPREADS, "by the scatter of seeds of a stored study of 41 M tokens a run"
+    return STORED_SPREADS, "by the scatter of seeds in stored studies"
 
 
-def _spreads_of(comparison: Numbers) -> dict[str, tuple[float, str, str]]:
+def _spreads_of(comparison: Numbers) -> dict[str, Spread]:
+    """Pooled over the arms; a task whose comparison does not say how its examples scatter is left out."""
     found = {}
     for task in comparison["tasks"]:
         theirs = task["arms"][comparison["baseline"]]["by_seed"]
-        variances = []
+        variances, of_examples = [], []
         for name, own in task["arms"].items():
             shared = [seed for seed in own["by_seed"] if seed in theirs]
             if name != comparison["baseline"] and len(shared) > 1:
                 gaps = [mean(own["by_seed"][seed]) - mean(theirs[seed]) for seed in shared]
                 variances.append(variance(gaps))
-        if variances and task.get("unit"):
-            spread = math.sqrt(mean(variances))
-            found[task["task"]] = (spread, str(task["metric"]), str(task["unit"]))
+                if own.get("examples_spread") is not None:
+                    of_examples.append(own["examples_spread"] ** 2)
+        if variances and of_examples and task.get("unit"):
+            spread, examples = (math.sqrt(mean(values)) for values in (variances, of_examples))
+            found[task["task"]] = (spread, examples, str(task["metric"]), str(task["unit"]))
     return found
