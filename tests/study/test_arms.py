@@ -10,6 +10,7 @@ import yaml
 
 from chronomask.errors import UsageError
 from chronomask.layers import Layer, parse_override
+from chronomask.runs.layout import RunFolder
 from chronomask.study.arms import check_declared, resolve_arms
 from chronomask.study.config import StudyConfig, load_study
 from chronomask.study.units import open_study
@@ -81,6 +82,61 @@ def test_declared_fields_are_not_prefixes_of_names(values: dict[str, Any]) -> No
     check_declared(base, arm, ("masking.ratio",))
     with pytest.raises(UsageError, match=r"masking\.ratio"):
         check_declared(base, arm, ("masking.rat",))
+
+
+def weights_of(arm: str) -> dict[str, Any]:
+    return {"masking.content": {"kind": "fixed", "weights": {"arm": arm}}}
+
+
+def test_an_arm_takes_the_weights_of_another(values: dict[str, Any], tmp_path: Path) -> None:
+    values["arms"] = {
+        "fixed": {},
+        "frozen": weights_of("ptw"),
+        "frozen twice": weights_of("frozen"),
+        "dotted": {"masking.content.kind": "fixed", "masking.content.weights.arm": "other"},
+        "ptw": {"masking.content": "ptw"},
+        "other": {"masking.content": {"kind": "ptw", "strength": 0.5}},
+    }
+    arms = resolved(values)
+    assert [arm.weights_of for arm in arms.values()] == [None, "ptw", "frozen", "other", None, None]
+    assert arms["frozen"].declared == ("masking.content",)
+    assert arms["frozen"].differs["masking.content.weights"][1] == (
+        "those that “ptw” ended with, seed by seed"
+    )
+    with pytest.raises(UsageError, match=r"arm 'frozen'.*is not the folder of a finished run"):
+        arms["frozen"].run_config(0, RunFolder(tmp_path))
+
+
+PTW = {"ptw": {"masking.content": "ptw"}}
+MIXED = {"masking.content": {"kind": "fixed", "weights": {"arm": "ptw", "X": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ({"x": weights_of("pwt"), **PTW}, "'pwt', which is no arm; did .* 'ptw'"),
+        ({"x": weights_of("fixed")}, "'none' ends with no weights .*: add an arm with content ptw"),
+        (
+            {"x": weights_of("tokens"), "tokens": {"masking.content": "token_accuracy"}, **PTW},
+            "'token_accuracy' ends with no weights of classes: name one of ptw",
+        ),
+        ({"x": weights_of("x")}, "leads back to the arm itself: x → x"),
+        ({"x": weights_of("y"), "y": weights_of("x")}, "leads back to the arm itself: x → y → x"),
+        (
+            {"a": weights_of("x") | {"steps": 9}, "x": weights_of("z"), "z": weights_of("x")},
+            "x → z → x",
+        ),
+        ({"x": weights_of("ptw"), "y": weights_of("ptw"), **PTW}, "are equal"),
+        ({"x": MIXED, **PTW}, r"weights\.arm"),
+        ({"x": {"masking.content": {"kind": "ptw", "weights": {"arm": "fixed"}}}}, "weights"),
+    ],
+)
+def test_weights_that_no_arm_can_give_are_refused(
+    values: dict[str, Any], arms: dict[str, Any], message: str
+) -> None:
+    values["arms"] = {"fixed": {}, **arms}
+    with pytest.raises(UsageError, match=message):
+        resolved(values)
 
 
 SCHEDULES: dict[str, dict[str, Any]] = {

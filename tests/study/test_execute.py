@@ -17,6 +17,7 @@ from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study.command import status
 from chronomask.study.execute import run_one, run_study, share_of
 from chronomask.study.units import Study, check_shared_start, check_versions, open_study, start_of
+from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from tests.support.opened_study import opened
 from tests.support.processes import HANG
@@ -95,6 +96,41 @@ def test_runs_are_those_of_pretrain(values: dict[str, Any], tmp_path: Path) -> N
     alone = tmp_path / "alone"
     pretrain(study.arms["decay"].run_config(1), alone, progress=False)
     assert_same_run(study.run_of("decay", 1).path, alone)
+
+
+def test_an_arm_trains_with_the_weights_that_another_ended_with(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Though it is named first: its run waits, whoever does the units, and belongs to the other's."""
+    values |= {"tasks": {}, "curve_steps": [], "seeds": [1], "baseline": "ptw"}
+    values["arms"] = {
+        "frozen": {"masking.content": {"kind": "fixed", "weights": {"arm": "ptw"}}},
+        "ptw": {"masking.content": {"kind": "ptw", "strength": 0.5}},
+    }
+    study = opened(values, tmp_path)
+    with pytest.raises(RunError, match="needs unit 2, pretrain ptw, seed 1"):
+        run_one(study, 1)
+    assert [unit.arm for unit in run_study(study, list(study.units)).done] == ["ptw", "frozen"]
+    ptw, frozen = study.run_of("ptw", 1), study.run_of("frozen", 1)
+    last = json.loads(ptw.metrics.read_text().splitlines()[-1])
+    top = max(last["class_weight"].values())
+    weights = {name: (value / top) ** 0.5 for name, value in last["class_weight"].items()}
+    assert len(set(weights.values())) > 1
+    for line in frozen.metrics.read_text().splitlines():
+        assert json.loads(line)["class_weight"] == pytest.approx(weights, abs=1e-4)
+    assert RunConfig.load(frozen.config) == study.run_config(study.units[1])
+    assert not run_study(opened(values, tmp_path), study.in_order()).done
+
+    summary, metrics = ptw.summary.read_text(), ptw.metrics.read_text()
+    ptw.metrics.write_text(metrics.replace('"content_strength": 0.5', '"content_strength": 1.0'))
+    with pytest.raises(UsageError, match=r"frozen.* another config: masking\.content\.weights\."):
+        opened(values, tmp_path)
+    ptw.summary.unlink()
+    with pytest.raises(UsageError, match=r"ptw/seed-1 is no finished run: put that one back"):
+        opened(values, tmp_path)
+    ptw.summary.write_text(summary)
+    ptw.metrics.write_text(metrics)
+    opened(values, tmp_path)
 
 
 def test_a_folder_of_another_config_is_refused(values: dict[str, Any], tmp_path: Path) -> None:

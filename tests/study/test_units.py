@@ -1,4 +1,4 @@
-"""A study refuses in its folder what resuming a run there would refuse."""
+"""The order of units and what they need; a study refuses what resuming a run in its folder would refuse."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from chronomask.errors import UsageError
 from chronomask.storage import write_text
+from chronomask.study.execute import share_of
 from tests.support.opened_study import opened
 
 
@@ -36,3 +37,53 @@ def test_what_a_responsive_ratio_watches_must_not_change(
     values["base"]["validation"] |= {"rows": 4}
     with pytest.raises(UsageError, match=r"validation\.rows is 8 there, 4 now"):
         opened(values, tmp_path)
+
+
+@pytest.fixture
+def five(values: dict[str, Any]) -> dict[str, Any]:
+    """The study with arms in an order that is not the best, two of them in its one contrast."""
+    values["arms"] = {
+        "extra": {"masking.ratio.base": 0.4},
+        "frozen": {"masking.content": {"kind": "fixed", "weights": {"arm": "ptw"}}},
+        "control": {"masking.ratio.base": 0.2},
+        "ptw": {"masking.content": "ptw"},
+        "fixed": {},
+    }
+    values |= {"baseline": "fixed", "contrasts": [["frozen", "control"]]}
+    return values
+
+
+def test_what_the_study_is_about_comes_first(five: dict[str, Any], tmp_path: Path) -> None:
+    """All seeds of the contrasts' arms before any other; numbers stay in the order of the file."""
+    study = opened(five, tmp_path)
+    order = study.in_order()
+    assert sorted(unit.number for unit in order) == list(range(len(study.units)))
+    assert order[0].kind == "prepare"
+    about, runs = ["fixed", "control", "ptw", "frozen"], [u for u in order if u.kind == "pretrain"]
+    expected = [(arm, seed) for seed in (0, 1) for arm in about] + [("extra", 0), ("extra", 1)]
+    assert [(unit.arm, unit.seed) for unit in runs] == expected
+    numbered = [(unit.arm, unit.seed) for unit in study.units if unit.kind == "pretrain"]
+    assert numbered == [(arm, seed) for seed in (0, 1) for arm in five["arms"]]
+    done: set[int] = set()
+    for unit in order:
+        assert done.issuperset(unit.needs)
+        done.add(unit.number)
+
+
+def test_without_contrasts_every_arm_is_what_a_study_is_about(
+    five: dict[str, Any], tmp_path: Path
+) -> None:
+    five.pop("contrasts")
+    runs = [unit for unit in opened(five, tmp_path).in_order() if unit.kind == "pretrain"]
+    assert [unit.arm for unit in runs[:5]] == ["fixed", "extra", "ptw", "frozen", "control"]
+    assert [unit.seed for unit in runs] == [0] * 5 + [1] * 5
+
+
+def test_an_arm_is_in_the_share_of_the_run_whose_weights_it_takes(
+    five: dict[str, Any], tmp_path: Path
+) -> None:
+    study = opened(five, tmp_path)
+    for number in range(1, 5):
+        own = share_of(study, f"{number}/4")
+        there = {unit.number for unit in own}
+        assert there.issuperset(needed for unit in own for needed in unit.needs)

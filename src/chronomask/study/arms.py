@@ -7,6 +7,9 @@ Beside fields of the run config an arm may hold
 - ``equal_labels``: ``steps`` or ``ratio``. The arm is changed to predict as many tokens as the baseline:
   it trains for fewer or more steps with its schedule stretched over them, or its ratios are scaled by one
   factor. The field so changed counts as declared.
+
+Its ``masking.content.weights`` may be ``{arm: NAME}``: the class weights that the run of that arm with the
+same seed ended with, which is therefore trained before.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from typing import Any
 
 from chronomask.config import diff, kind_of
 from chronomask.data.mixture import open_data
-from chronomask.errors import UsageError, nearest
+from chronomask.errors import UsageError, nearest, shown
 from chronomask.layers import merge, nested
+from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import expect, maskable_tokens, unknown_before
 from chronomask.study.config import StudyConfig
 from chronomask.train.config import RunConfig
@@ -26,6 +30,7 @@ from chronomask.train.config import RunConfig
 __all__ = ["Arm", "check_declared", "resolve_arms"]
 
 _RESERVED = ("base", "equal_labels")
+_WEIGHTS = "masking.content.weights"
 _OF_THE_STUDY = ("name", "data", "seed")
 _LONGEST = 64
 """How many times longer than planned an arm may train to have as many labels."""
@@ -44,10 +49,20 @@ class Arm:
     differs: Mapping[str, tuple[Any, Any]]
     """dotted field → value of the base, value of the arm"""
     equal_labels: str | None
+    weights_of: str | None = None
+    """the arm whose runs' last class weights its runs of the same seed take; ``config`` has none instead"""
 
-    def run_config(self, seed: int) -> RunConfig:
-        """Its run of a seed."""
-        return self.config.model_copy(update={"seed": seed})
+    def run_config(self, seed: int, source: RunFolder | None = None) -> RunConfig:
+        """Its run of a seed; ``source``: the run that ended with the weights it takes, if it takes any.
+
+        Raises UsageError where that run is not complete or has no weights.
+        """
+        config = self.config.model_copy(update={"seed": seed})
+        if source is None:
+            return config
+        values = config.to_dict()
+        values["masking"]["content"]["weights"] = str(source.path)
+        return RunConfig.parse(values, f"arm '{self.name}'")
 
 
 def resolve_arms(study: StudyConfig, data: str) -> dict[str, Arm]:
@@ -59,6 +74,8 @@ def resolve_arms(study: StudyConfig, data: str) -> dict[str, Arm]:
         arm = _resolve(name, study.arms[name], base, arms.get(study.baseline))
         _refuse_equal(arm, arms)
         arms[name] = arm
+    for arm in arms.values():
+        _check_source(arm, arms)
     return {name: arms[name] for name in study.arms}
 
 
@@ -89,6 +106,7 @@ def _resolve(
     """An arm as the study writes it, with its whole config; refused if it hides a difference."""
     where = f"arm '{name}'"
     changes = _changes({k: v for k, v in fields.items() if k not in _RESERVED}, where)
+    weights_of = _take_source(changes)
     start = fields.get("base")
     if start is not None and not isinstance(start, dict):
         raise UsageError(f"{where}: base is {start!r}; give a run config or the path of one")
@@ -114,7 +132,56 @@ def _resolve(
         declared += ("steps",) if mode == "steps" else ("masking.ratio",)
     check_declared(base, config, declared)
     differs = {k: v for k, v in diff(base, config).items() if k not in _OF_THE_STUDY}
-    return Arm(name, config, declared, differs, mode)
+    if weights_of is not None:
+        before = differs.get(_WEIGHTS, (None, None))[0]
+        differs[_WEIGHTS] = (before, f"those that “{weights_of}” ended with, seed by seed")
+    return Arm(name, config, declared, differs, mode, weights_of)
+
+
+def _take_source(changes: dict[str, Any]) -> str | None:
+    """The arm that ``masking.content.weights`` names as ``{arm: NAME}``, taken out of them; or None."""
+    *groups, last = _WEIGHTS.split(".")
+    group: Any = changes
+    for key in groups:
+        group = group.get(key) if isinstance(group, dict) else None
+    weights = group.get(last) if isinstance(group, dict) else None
+    if not isinstance(weights, dict) or set(weights) != {"arm"}:
+        return None
+    name = weights["arm"]
+    if not isinstance(name, str):  # the weight of a class of that name
+        return None
+    group[last] = {}
+    return name
+
+
+def _check_source(arm: Arm, arms: Mapping[str, Arm]) -> None:
+    """Refuse weights of an arm that is not there, that has none, or that waits for this one."""
+    if arm.weights_of is None:
+        return
+    key = f"arm '{arm.name}': {_WEIGHTS}.arm"
+    source = arms.get(arm.weights_of)
+    if source is None:
+        raise UsageError(
+            f"{key} is {shown(arm.weights_of)}, which is no arm; {nearest(arm.weights_of, arms)}"
+        )
+    content = source.config.masking.content
+    if not content.needs_classes:
+        having = [name for name, own in arms.items() if own.config.masking.content.needs_classes]
+        others = [name for name in having if name != arm.name]
+        raise UsageError(
+            f"{key} is '{source.name}', whose content '{kind_of(content)}' ends with no weights of classes: "
+            + (f"name one of {', '.join(others)}" if others else "add an arm with content ptw")
+        )
+    chain = [arm.name, source.name]
+    while (following := arms[chain[-1]].weights_of) is not None:
+        if following not in arms or following in chain[1:]:
+            break
+        chain.append(following)
+    if chain[-1] == arm.name:
+        raise UsageError(
+            f"{key} leads back to the arm itself: {' → '.join(chain)}. Name an arm that learns its weights, "
+            "such as one with content ptw"
+        )
 
 
 def _with_equal_labels(config: RunConfig, baseline: RunConfig, mode: str) -> RunConfig:
@@ -214,7 +281,8 @@ def _with_ratios_for(
 
 def _refuse_equal(arm: Arm, others: Mapping[str, Arm]) -> None:
     for other in others.values():
-        if not set(diff(arm.config, other.config)) - {"name"}:
+        same_weights = arm.weights_of == other.weights_of
+        if same_weights and not set(diff(arm.config, other.config)) - {"name"}:
             raise UsageError(
                 f"arms '{other.name}' and '{arm.name}' are equal: their runs would be the same bit for "
                 "bit. Remove one, or say what differs"

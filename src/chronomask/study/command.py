@@ -271,7 +271,7 @@ def _compare_and_write(study: Study) -> Path:
 
 
 def _cell(study: Study, arm: str, seed: int, complete: set[int]) -> str:
-    own = [unit for unit in study.units if unit.kind != "prepare" and unit.group == (arm, seed)]
+    own = [unit for unit in study.units if (unit.arm, unit.seed) == (arm, seed)]
     training = next(unit for unit in own if unit.kind == "pretrain")
     results = [unit for unit in own if unit.kind == "evaluate"]
     if training.number not in complete:

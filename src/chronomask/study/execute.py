@@ -90,14 +90,21 @@ def run_one(study: Study, number: int) -> None:
 
 
 def share_of(study: Study, only: str) -> list[Unit]:
-    """The units of share ``i/n``: every n-th run with its evaluations, and the preparation."""
+    """The units of share ``i/n``: every n-th run with its evaluations, and the preparation.
+
+    Runs that take the weights of another are in the share of that one, so that no share waits for another.
+    """
     first, slash, second = only.partition("/")
     if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
         raise UsageError(f"--only {only!r}: give a share such as 1/4, from 1/4 to 4/4")
     units = study.in_order()
-    groups = list(dict.fromkeys(unit.group for unit in units if unit.kind != "prepare"))
-    mine = set(groups[int(first) - 1 :: int(second)])
-    return [unit for unit in units if unit.kind == "prepare" or unit.group in mine]
+    groups = {
+        unit.number: (study.lineage(unit.arm)[0], unit.seed)
+        for unit in units
+        if unit.kind != "prepare"
+    }
+    mine = set(list(dict.fromkeys(groups.values()))[int(first) - 1 :: int(second)])
+    return [unit for unit in units if unit.kind == "prepare" or groups[unit.number] in mine]
 
 
 def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
@@ -140,8 +147,7 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
         from chronomask.train.loop import pretrain
 
         run = study.run(unit)
-        config = study.arms[unit.arm].run_config(unit.seed)
-        pretrain(config, run.path, resume=run.is_run(), progress=shown)
+        pretrain(study.run_config(unit), run.path, resume=run.is_run(), progress=shown)
         check_shared_start(study, unit.seed)
     else:
         from chronomask.evaluate.evaluate import evaluate

@@ -64,11 +64,6 @@ class Unit:
             return f"pretrain {run}"
         return f"evaluate {run}, step {self.step}: {self.task}, seed {self.task_seed}"
 
-    @property
-    def group(self) -> tuple[str, int]:
-        """What one machine does as a whole: a run and its evaluations."""
-        return self.arm, self.seed
-
 
 @dataclass(frozen=True)
 class Study:
@@ -88,6 +83,17 @@ class Study:
     def run_of(self, arm: str, seed: int) -> RunFolder:
         """The run of an arm and a seed, begun or not."""
         return RunFolder(self.folder / "runs" / arm / f"seed-{seed}")
+
+    def run_config(self, unit: Unit) -> RunConfig:
+        """What a unit trains. Raises UsageError where the run whose weights it takes is not complete."""
+        arm = self.arms[unit.arm]
+        source = None if arm.weights_of is None else self.run_of(arm.weights_of, unit.seed)
+        return arm.run_config(unit.seed, source)
+
+    def lineage(self, arm: str) -> list[str]:
+        """An arm, behind those whose weights it needs; the first of them needs none."""
+        source = self.arms[arm].weights_of
+        return [*(() if source is None else self.lineage(source)), arm]
 
     def run(self, unit: Unit) -> RunFolder:
         """The run that a unit trains or evaluates."""
@@ -118,17 +124,35 @@ class Study:
         return True
 
     def in_order(self) -> list[Unit]:
-        """Units as they are best done: every arm of a seed before the next seed."""
-        kinds = ("prepare", "pretrain", "evaluate")
-        seeds, arms = self.config.seeds, list(self.arms)
+        """Units as they are best done, so that what the study is about is known as early as can be.
 
-        def place(unit: Unit) -> tuple[int, int, int, int]:
+        Arms of the declared contrasts come before all others, each time seed by seed: the baseline, without
+        which nothing is compared, then the pairs in turn. An arm follows those whose weights it needs.
+        """
+        kinds, config = ("prepare", "pretrain", "evaluate"), self.config
+        pairs = config.contrasts or [(arm, config.baseline) for arm in self.arms]
+        tested = self._in_turn(
+            [config.baseline, *(arm for pair in pairs for arm in reversed(pair))]
+        )
+        arms = self._in_turn([*tested, *self.arms])
+
+        def place(unit: Unit) -> tuple[int, ...]:
             if unit.kind == "prepare":
-                return (-1, 0, 0, 0)
-            seed, arm = seeds.index(unit.seed), arms.index(unit.arm)
-            return (seed, arm, kinds.index(unit.kind), unit.number)
+                return (-1,)
+            place_of_arm = arms.index(unit.arm)
+            return (
+                place_of_arm >= len(tested),
+                config.seeds.index(unit.seed),
+                place_of_arm,
+                kinds.index(unit.kind),
+                unit.number,
+            )
 
         return sorted(self.units, key=place)
+
+    def _in_turn(self, arms: Iterable[str]) -> list[str]:
+        """Each arm once, where it or an arm that needs its weights is first named."""
+        return list(dict.fromkeys(own for arm in arms for own in self.lineage(arm)))
 
 
 def open_study(config: StudyConfig, folder: Path) -> Study:
@@ -154,7 +178,7 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
     study = Study(config, folder, arms, tasks, tuple(_units(config, arms, tasks)))
     for unit in study.units:
         if unit.kind == "pretrain":
-            _check_run(study.run(unit), arms[unit.arm].run_config(unit.seed))
+            _check_run(study, unit)
     return study
 
 
@@ -246,7 +270,10 @@ def _units(
         for arm in arms:
             number += 1
             runs[arm, seed] = number
-            yield Unit(number, "pretrain", arm, seed, needs=(0,))
+    for (name, seed), run in runs.items():
+        source = arms[name].weights_of
+        needs = (0,) if source is None else (0, runs[source, seed])
+        yield Unit(run, "pretrain", name, seed, needs=needs)
     for (arm, seed), run in runs.items():
         for name, task in tasks.items():
             for step in steps_of(config, arms[arm], name):
@@ -282,12 +309,19 @@ def _check_curve_steps(config: StudyConfig, arms: dict[str, Arm]) -> None:
             )
 
 
-def _check_run(run: RunFolder, config: RunConfig) -> None:
-    """Refuse a run folder that was made with another config."""
+def _check_run(study: Study, unit: Unit) -> None:
+    """Refuse a run folder that was made with another config, or with weights of a run that is not there."""
+    run, source = study.run(unit), study.arms[unit.arm].weights_of
     if not run.is_run():
         return
+    if source is not None and not study.run_of(source, unit.seed).summary.is_file():
+        raise UsageError(
+            f"{run.path} holds a run with the weights that arm '{source}' ended with, and "
+            f"{study.run_of(source, unit.seed).path} is no finished run: put that one back, or remove both "
+            "to train them again"
+        )
     before = RunConfig.parse(read_yaml(run.config), str(run.config))
-    changed = unchangeable(before, config)
+    changed = unchangeable(before, study.run_config(unit))
     if changed:
         listing = "; ".join(
             f"{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
