@@ -1,38 +1,55 @@
 #!/usr/bin/env bash
-# Every figure of a CUDA device, in one call of at most nine minutes and without a network:
+# Every figure of a CUDA device, in calls of at most nine minutes and without a network:
 #
-#   benchmarks/gpu.sh [--wheels FOLDER] [--out FOLDER]     on a machine with a CUDA device
-#   benchmarks/gpu.sh --only bert_base --only masking      some figures alone
-#   benchmarks/gpu.sh --toy                                the same code on a CPU, at toy size
+#   benchmarks/gpu.sh --call 1 [--wheels FOLDER] [--out FOLDER]   the most important; 2, 3 and 4 are the others
+#   benchmarks/gpu.sh --only bert_base masking                    some figures alone (docs/gpu.md)
+#   benchmarks/gpu.sh --toy                                       the same code on a CPU, at toy size
 #
-# --wheels: a folder of wheels (the package and what it needs), installed into a fresh environment with
-# pip --no-index; without it the environment that is active, or .venv of this folder, is used. Other
-# arguments go to `python -m benchmarks.gpu`. The last line printed is one JSON object.
+# --wheels: a folder with wheels of what this machine's Python lacks. They are unpacked beside what it has, so it
+# keeps its own torch. The Python is $PYTHON, or .venv of this folder, or python3. Other arguments go to
+# `python -m benchmarks.gpu`. The last line printed is one JSON object.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
 wheels=""
-arguments=()
+arguments=(--began "$(date +%s)")
 while [ $# -gt 0 ]; do
   case "$1" in
-    --wheels) wheels="$2"; shift 2 ;;
+    --wheels) wheels="$(cd "$2" && pwd)"; shift 2 ;;
+    --out) mkdir -p "$2"; arguments+=(--out "$(cd "$2" && pwd)"); shift 2 ;;
     *) arguments+=("$1"); shift ;;
   esac
 done
+cd "$(dirname "$0")/.."
 
 python="${PYTHON:-python3}"
-if [ -n "$wheels" ]; then
-  environment="$(mktemp -d)/venv"
-  "$python" -m venv "$environment"
-  "$environment/bin/pip" install --quiet --no-index --find-links "$wheels" "chronomask[trainer]"
-  "$environment/bin/pip" install --quiet --no-index --find-links "$wheels" pytest ||
-    echo "no wheel of pytest: the tests that need CUDA will fail" >&2
-  python="$environment/bin/python"
-elif [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then
+if [ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ]; then
   python=.venv/bin/python
 fi
-
+beside="${PYTHONPATH:+:$PYTHONPATH}"
+if [ -n "$wheels" ]; then
+  if ! compgen -G "$wheels/*.whl" >/dev/null; then
+    echo "gpu.sh: there is no wheel in $wheels" >&2
+    exit 2
+  fi
+  unpacked="$(mktemp -d)"
+  trap 'rm -rf "$unpacked"' EXIT
+  "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$unpacked" "$wheels"/*.whl
+  beside=":$unpacked$beside"
+fi
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE
-export PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$PWD/src:$PWD$beside"
 export PYTHONUNBUFFERED=1
-exec "$python" -m benchmarks.gpu ${arguments[@]+"${arguments[@]}"}
+
+missing="$("$python" - <<'PYTHON'
+from importlib.util import find_spec
+
+needed = "torch transformers accelerate tokenizers safetensors numba numpy yaml typer tqdm filelock fsspec"
+needed += " pydantic pydantic_core annotated_types typing_inspection"
+print(*(name for name in needed.split() if find_spec(name) is None))
+PYTHON
+)"
+if [ -n "$missing" ]; then
+  echo "gpu.sh: $python lacks $missing: put their wheels into a folder and name it with --wheels" >&2
+  exit 2
+fi
+"$python" -m benchmarks.gpu "${arguments[@]}"

@@ -7,93 +7,227 @@ whose kernels take turns, in processes that share the device (NVIDIA's MPS), or 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+import signal
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import transformers
 from torch.utils.data import Dataset
 
-from benchmarks.gpu_work import ROOT, SMALL, TINY, Figures, Setting, of_training, settle
-from benchmarks.sides import Work, bare_steps
+from benchmarks.gpu_apart import Told, command_of
+from benchmarks.gpu_work import (
+    MASKING,
+    ROOT,
+    SMALL,
+    SO_FAR,
+    TINY,
+    Setting,
+    Tell,
+    at_toy_size,
+    settle,
+)
+from benchmarks.sides import Work, bare_steps, ours
 from chronomask.evaluate.batches import Encoded
 from chronomask.evaluate.finetune import FineTuning, fine_tune
 
 __all__ = [
-    "SMALL_GRAPHS", "WAYS", "WAYS_OF_ONE", "of_finetuning", "of_many_runs", "of_threads",
+    "ONES", "WAYS", "follow", "of_finetuning", "of_many_runs", "of_threads", "quit_mps", "speed_together",
 ]  # fmt: skip
 
-SMALL_GRAPHS = of_training("small", "small_graphs", compile="graphs")
-WAYS_OF_ONE = {
-    "one_of_many": of_training("small", "one"),
-    "one_of_many_graphs": of_training("small", "one", compile="graphs"),
-}
-"""What one of many runs does, by the name of its figure."""
 WAYS = ("many_runs", "many_runs_graphs", "many_runs_mps")
+DAEMON = "nvidia-cuda-mps-control"
+BEGIN = "begin"
+"""The file by which runs that wait for each other begin."""
 
 
-def of_many_runs(way: str | None = None) -> Callable[[Setting], Figures]:
+def of_many_runs(way: str | None = None) -> Callable[[Setting], None]:
     """Tokens a second of eight small runs on one card together, each in a process of its own.
 
+    They begin together, when all have warmed up; what counts is the time in which all of them train.
     ``way``: "graphs" records their passes as CUDA graphs; "mps" lets their kernels run side by side, where
-    NVIDIA's daemon is installed.
+    NVIDIA's daemon is installed. At toy size it is one run, and "graphs" has it in this process.
     """
     name = "many_runs" if way is None else f"many_runs_{way}"
     of_one = "one_of_many_graphs" if way == "graphs" else "one_of_many"
 
-    def measure(setting: Setting) -> Figures:
-        if setting.toy and way is not None:
-            return {f"{name}_left_out": "at toy size many_runs stands for all ways"}
-        if way == "mps" and shutil.which("nvidia-cuda-mps-control") is None:
-            return {f"{name}_left_out": "nvidia-cuda-mps-control is not installed"}
-        command = [
-            sys.executable, "-m", "benchmarks.gpu", "--figure", of_one,
-            "--steps", str(setting.steps if setting.toy else 200),
-            *(["--toy"] if setting.toy else []),
-        ]  # fmt: skip
-        with _mps() if way == "mps" else nullcontext(os.environ) as environment:
+    def measure(setting: Setting) -> None:
+        if way == "mps" and shutil.which(DAEMON) is None:
+            return setting.tell(f"{name}_left_out", f"{DAEMON} is not installed")
+        meeting = replace(setting, runs=setting.folder("meeting"))
+        meeting.runs.mkdir()
+        tokens = setting.work("small").tokens
+        if setting.toy and way == "graphs":
+            (meeting.runs / BEGIN).touch()
+            ends: list[float] = []
+            ONES[of_one](replace(meeting, tell=lambda _, value: ends.append(value)))
+            return _tell_together(setting.tell, name, [ends], tokens)
+        tolds = [Told(meeting.runs / f"{each}.jsonl") for each in range(1 if setting.toy else 8)]
+        with _mps(setting.runs) if way == "mps" else nullcontext(dict(os.environ)) as environment:
+            # Eight processes that compile with a pool for every core each would wait for each other.
+            environment["TORCHINDUCTOR_COMPILE_THREADS"] = "2"
             children = [
                 subprocess.Popen(
-                    [*command, "--out", str(setting.folder("small").parent)],
-                    cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment,
+                    command_of(meeting, of_one, told), cwd=ROOT, env=environment,
+                    stdin=subprocess.DEVNULL,
                 )
-                for _ in range(1 if setting.toy else 8)
+                for told in tolds
             ]  # fmt: skip
-            speeds = []
-            for child in children:
-                told = (json.loads(x) for x in child.communicate()[0].splitlines() if x[:1] == "[")
-                speeds += [value for figure, value in told if figure == "one_tokens_per_second"]
-        return {name: len(speeds), f"{name}_tokens_per_second": sum(speeds)}
+            try:
+                ends_of = follow(children, tolds, meeting.runs, lambda so_far: _tell_together(
+                    setting.tell, name, so_far, tokens, SO_FAR))  # fmt: skip
+            finally:  # before the daemon, which waits for its clients
+                for child in children:
+                    child.kill()
+                    child.wait()
+        failed = sum(child.returncode != 0 for child in children)
+        _tell_together(setting.tell, name, ends_of, tokens, SO_FAR if failed else "")
+        if failed:
+            raise RuntimeError(f"{failed} of {len(children)} runs failed")
+        return None
 
     return measure
 
 
+class Process(Protocol):
+    """What is asked of a run's process."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it runs."""
+        ...
+
+
+def follow(
+    children: Sequence[Process],
+    tolds: Sequence[Told],
+    meeting: Path,
+    hear: Callable[[list[list[float]]], None],
+) -> list[list[float]]:
+    """Let runs begin when all that live have warmed up; when the steps of each ended, once all are over.
+
+    ``hear`` is given what is known so far, after every hundred steps of all together.
+    """
+    ends_of: list[list[float]] = [[] for _ in children]
+    heard, alive = 0, True
+    while alive:
+        alive = any(child.poll() is None for child in children)  # asked before the last is read
+        for ends, told in zip(ends_of, tolds, strict=True):
+            ends += [value for _, value in told.more()]
+        living = [child for child in children if not child.poll()]  # or over, and well
+        if all((meeting / f"{child.pid}.ready").exists() for child in living):
+            (meeting / BEGIN).touch()
+        if sum(map(len, ends_of)) >= heard + 100:
+            heard = sum(map(len, ends_of))
+            hear(ends_of)
+        time.sleep(0.05)
+    return ends_of
+
+
+def _tell_together(
+    tell: Tell, name: str, ends_of: Sequence[Sequence[float]], tokens: int, so_far: str = ""
+) -> None:
+    """Tell the speed of runs together, if any two ends of steps of each are known."""
+    known = [ends for ends in ends_of if len(ends) > 1]
+    speed = speed_together(known, tokens)
+    if speed is not None:
+        tell(f"{name}{so_far}", len(known))
+        tell(f"{name}_tokens_per_second{so_far}", speed)
+
+
+def speed_together(ends_of: Sequence[Sequence[float]], tokens: int) -> float | None:
+    """Tokens a second of runs in the time in which all of them train; None where there is none.
+
+    ``ends_of``: when the steps of each ended, in seconds of one clock; ``tokens``: of a step. A step that
+    lies in that time in part counts in part.
+    """
+    if not ends_of:
+        return None
+    first, last = max(ends[0] for ends in ends_of), min(ends[-1] for ends in ends_of)
+    if last <= first:
+        return None
+    steps = [np.interp((first, last), ends, np.arange(len(ends))) for ends in ends_of]
+    return float(sum(end - begin for begin, end in steps)) * tokens / (last - first)
+
+
+def _of_one(**changes: Any) -> Callable[[Setting], None]:
+    """One of many runs: it warms up, waits for the others, and tells when steps end.
+
+    All have one folder for runs, where each says that it is ready and finds when to begin.
+    """
+
+    def measure(setting: Setting) -> None:
+        work, steps = setting.work("small"), setting.steps_or(240)
+        warm, done = steps // 4, 0
+
+        def after_step() -> None:
+            nonlocal done
+            done += 1
+            if done == warm:
+                (setting.runs / f"{os.getpid()}.ready").touch()
+                while not (setting.runs / BEGIN).exists():
+                    time.sleep(0.005)
+            elif done > warm:
+                setting.tell("end", time.monotonic())  # one clock for all processes
+
+        with at_toy_size(setting):
+            ours(
+                work, setting.data("small"), setting.folder("run"), steps, masking=MASKING,
+                log_every=1, loader_workers=2, after_step=after_step, **changes,
+            )  # fmt: skip
+
+    return measure
+
+
+ONES = {"one_of_many": _of_one(), "one_of_many_graphs": _of_one(compile="graphs")}
+"""What one of many runs does, by the name of its figure."""
+
+
 @contextmanager
-def _mps() -> Iterator[dict[str, str]]:
-    """NVIDIA's daemon of this process alone, and the environment in which processes find it."""
-    with tempfile.TemporaryDirectory() as folder:
-        places = {f"CUDA_MPS_{kind}_DIRECTORY": folder for kind in ("PIPE", "LOG")}
-        environment = dict(os.environ) | places
-        subprocess.run(["nvidia-cuda-mps-control", "-d"], env=environment, check=True)
-        try:
-            yield environment
-        finally:
-            subprocess.run(
-                ["nvidia-cuda-mps-control"], input="quit\n", text=True, env=environment, check=False
-            )
+def _mps(runs: Path) -> Iterator[dict[str, str]]:
+    """NVIDIA's daemon for one figure, and the environment in which processes find it."""
+    (runs / "mps").mkdir()
+    environment = _environment_of_mps(runs)
+    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    subprocess.run([DAEMON, "-d"], env=environment, check=True, **quiet)
+    try:
+        yield dict(environment)
+    finally:
+        quit_mps(runs)
 
 
-def of_threads(setting: Setting) -> Figures:
+def _environment_of_mps(runs: Path) -> dict[str, str]:
+    places = {f"CUDA_MPS_{kind}_DIRECTORY": str(runs / "mps") for kind in ("PIPE", "LOG")}
+    return dict(os.environ) | places
+
+
+def quit_mps(runs: Path) -> None:
+    """End the daemon that a figure started, if it did and could not end it itself."""
+    folder = runs / "mps"
+    if not folder.exists():
+        return
+    try:
+        subprocess.run(
+            [DAEMON], input=b"quit\n", env=_environment_of_mps(runs), check=False, timeout=20,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        with suppress(OSError, ValueError):
+            os.kill(int((folder / f"{DAEMON}.pid").read_text()), signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def of_threads(setting: Setting) -> None:
     """Tokens a second of small models in threads of one process, with a stream each, and of one model alone.
 
     Steps are bare, forward, backward and update on a batch masked beforehand, and not compiled.
@@ -103,7 +237,7 @@ def of_threads(setting: Setting) -> Figures:
         bare_steps(work, data, setting.folder("thread"), compile="never")
         for _ in range(2 if setting.toy else 8)
     ]
-    count = setting.steps
+    count = setting.steps_or(60)
 
     def train(one: Callable[[int], None]) -> None:
         own = torch.cuda.Stream() if work.device == "cuda" else None
@@ -111,7 +245,6 @@ def of_threads(setting: Setting) -> Figures:
             for step in range(count):
                 one(step)
 
-    found = {}
     for name, chosen in (("alone", trains[:1]), ("together", trains)):
         for one in chosen:
             one(0)
@@ -121,18 +254,18 @@ def of_threads(setting: Setting) -> Figures:
             list(pool.map(train, chosen))
         settle(work)
         seconds = time.perf_counter() - began
-        found[f"threads_{name}_tokens_per_second"] = len(chosen) * count * work.tokens / seconds
-    return found
+        speed = len(chosen) * count * work.tokens / seconds
+        setting.tell(f"threads_{name}_tokens_per_second", speed)
 
 
-def of_finetuning(task: str) -> Callable[[Setting], Figures]:
-    """Examples a second of our fine-tuning, and over those of transformers' ``Trainer`` in its best setting.
+def of_finetuning(task: str) -> Callable[[Setting], None]:
+    """Examples a second of our fine-tuning, and of transformers' ``Trainer``, compiled and not.
 
     A ModernBERT of 4 × 256 with windows of 32, on "sst2" (phrases, one label) or "squad" (a question with its
     passage, one span): made-up tokens in lengths like those of the task.
     """
 
-    def measure(setting: Setting) -> Figures:
+    def measure(setting: Setting) -> None:
         work = setting.work("small")
         batch_size, batches = (4, 2) if setting.toy else (32, 100)
         recipe = FineTuning(epochs=1, batch_size=batch_size, precision=work.precision)
@@ -148,20 +281,18 @@ def of_finetuning(task: str) -> Callable[[Setting], Figures]:
             ]
             return torch.stack(losses).mean()
 
-        model, seconds = _model(task, setting, "chronomask_documents"), []
-        for seed in range(2):  # the first epoch warms up; a loss that is not finite ends it
+        model = _model(task, setting, "chronomask_documents")
+        for seed, so_far in enumerate((SO_FAR, "")):  # the first epoch warms up
             settle(work)
             began = time.perf_counter()
-            fine_tune(model, examples, loss_of, recipe, 1e-4, seed, label=task, progress=False)
+            with at_toy_size(setting):  # a loss that is not finite ends it
+                fine_tune(model, examples, loss_of, recipe, 1e-4, seed, label=task, progress=False)
             settle(work)
-            seconds.append(time.perf_counter() - began)
-        ours = len(examples) / seconds[1]
-        found = {f"{task}_examples_per_second": ours}
-        for how in ("eager", "compiled"):
+            speed = len(examples) / (time.perf_counter() - began)
+            setting.tell(f"{task}_examples_per_second{so_far}", speed)
+        for how in ("eager", "compiled"):  # compiling for lengths that change may take a minute
             theirs = _trainer_speed(task, setting, examples, targets, recipe, how == "compiled")
-            found[f"{task}_trainer_{how}_examples_per_second"] = theirs
-        best = max(value for name, value in found.items() if "_trainer_" in name)
-        return found | {f"{task}_vs_transformers": ours / best}
+            setting.tell(f"{task}_trainer_{how}_examples_per_second", theirs)
 
     return measure
 

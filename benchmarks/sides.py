@@ -262,13 +262,15 @@ class Examples(Dataset[dict[str, Any]]):
 
 
 class _Clock(TrainerCallback):
-    """Notes the time at the end of every step."""
+    """Notes the time at the end of every step, and calls what is to be called then."""
 
-    def __init__(self) -> None:
+    def __init__(self, after_step: Callable[[], None]) -> None:
         self.ends: list[tuple[float, float]] = []
+        self._after_step = after_step
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.ends.append((time.perf_counter(), time.process_time()))
+        self._after_step()
 
 
 class _Counting(DataCollatorForLanguageModeling):
@@ -287,6 +289,7 @@ def trainer(
     steps: int,
     ratio: float = 0.15,
     compiled: str | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> list[Step]:
     """Steps of a ``Trainer`` as its masked-language-modelling example sets it up.
 
@@ -297,7 +300,7 @@ def trainer(
     torch.set_num_threads(work.threads)
     tokenizer = open_tokenizer(data.tokenizer_path)
     built = build_model(work.model, tokenizer, row_length=work.row_length, seed=0, attention="row")
-    clock, collator = _Clock(), _Counting(tokenizer, mlm_probability=ratio)
+    clock, collator = _Clock(after_step), _Counting(tokenizer, mlm_probability=ratio)
     bf16 = work.precision == "bf16"
     turns = Trainer(
         model=AutoModelForMaskedLM.from_config(built.config, attn_implementation="sdpa"),

@@ -1,0 +1,342 @@
+"""The GPU benchmark's calls: limits, figures that fail or hang, runs that begin together, wheels.
+
+Small shell commands stand for figures, so nothing here is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu, gpu_apart, gpu_small
+from benchmarks.gpu_apart import Told, measure_apart, tell_into
+from benchmarks.gpu_work import SO_FAR, Setting
+from tests.support.processes import HANG
+
+ROOT = Path(__file__).parents[2]
+TELLS = """echo '["speed", 2.5]' >> "$1"\n"""
+"""A figure in shell: it tells its speed."""
+Measure = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
+    """Measures figures of the real names, each by its lines of shell in a process of its own."""
+
+    def measured(
+        scripts: dict[str, str], told: Callable[[str, Any], None] = lambda *_: None
+    ) -> Any:
+        def command_of(setting: Setting, figure: str, into: Told) -> list[str]:
+            return ["sh", "-c", scripts[figure], figure, str(into.path), str(setting.runs)]
+
+        monkeypatch.setattr(gpu, "command_of", command_of)
+        runs = tmp_path / "runs"
+        runs.mkdir()
+        setting = Setting(False, runs, told)
+        found = gpu.measure_all(setting, scripts, tmp_path / "log.txt")
+        assert not [each for each in runs.iterdir() if each.is_dir()]  # no checkpoint is left
+        return found
+
+    for name, figure in gpu.FIGURES.items():
+        monkeypatch.setitem(gpu.FIGURES, name, figure._replace(seconds=HANG))
+    return measured
+
+
+def test_what_fails_is_named_and_the_rest_still_runs(tmp_path: Path, measure: Measure) -> None:
+    """One fails after what it told, one is killed, one prints what looks like a figure, one is well."""
+    found = measure(
+        {
+            "masking": TELLS + "echo out of memory >&2; exit 3",
+            "tests": "kill -SEGV $$",
+            "threads": "kill -KILL $$",
+            "small": """echo '["not told", 1]'; echo '[half a line'; printf '["cut' >> "$1" """,
+            "squad": """echo '["squad_examples_per_second", 7]' >> "$1" """,
+        }
+    )
+    assert found == {
+        "speed": 2.5,
+        "masking_failed": "exit status 3",
+        "masking_failed_end": ["out of memory"],
+        "tests_failed": "SIGSEGV",
+        "tests_failed_end": [],
+        "threads_failed": "SIGKILL, perhaps for want of memory",
+        "threads_failed_end": [],
+        "squad_examples_per_second": 7,
+    }
+    assert "failed: masking, tests, threads" in gpu.table(found)
+    log = (tmp_path / "log.txt").read_text()  # all that was printed is kept
+    assert "===== masking\nout of memory" in log
+    assert "[half a line" in log
+
+
+def test_a_figure_that_is_cut_off_keeps_what_it_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is over as soon as it has told something: it would go on for an hour."""
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep)
+    monkeypatch.setattr(gpu_apart, "time", clock)
+    noted: dict[str, Any] = {}
+
+    def note(name: str, value: Any) -> None:
+        noted[name] = value
+        now[0] = 100.0
+
+    told = Told(tmp_path / "told")
+    script = """echo '["pid", '$$']' >> "$1"; exec sleep 3600"""
+    command = ["sh", "-c", script, "figure", str(told.path)]
+    measure_apart(command, "bert_base", 60, told, tmp_path / "log", note)
+    assert noted == {"pid": noted["pid"], "bert_base_cut_off": "after 60 s"}
+    with pytest.raises(ProcessLookupError):
+        os.kill(noted["pid"], 0)
+
+
+def test_nothing_runs_on_when_the_call_is_stopped(tmp_path: Path) -> None:
+    told, noted = Told(tmp_path / "told"), []
+
+    def note(name: str, value: Any) -> None:
+        noted.append(value)
+        raise SystemExit(143)
+
+    script = """echo '["pid", '$$']' >> "$1"; exec sleep 3600"""
+    command = ["sh", "-c", script, "figure", str(told.path)]
+    with pytest.raises(SystemExit):
+        measure_apart(command, "bert_base", HANG, told, tmp_path / "log", note)
+    with pytest.raises(ProcessLookupError):
+        os.kill(noted[0], 0)
+
+
+def test_a_figure_without_half_its_time_is_left_out_by_name(tmp_path: Path) -> None:
+    deadline = time.time() + gpu.FIGURES["small"].seconds / 2
+    setting = Setting(False, tmp_path, lambda *_: None)
+    found = gpu.measure_all(setting, ["small"], tmp_path / "log", deadline)
+    assert found == {"small_left_out": "too little of 540 s was left: --only small"}
+    assert "left out: small" in gpu.table(found)
+
+
+def test_what_follows_is_told_after_each_figure_and_says_whether_it_is_final(
+    measure: Measure,
+) -> None:
+    order: list[str] = []
+    found = measure(
+        {
+            "bert_base": """echo '["bert_base_tokens_per_second", 600]' >> "$1" """,
+            "trainer_eager": f"""echo '["trainer_eager_tokens_per_second{SO_FAR}", 300]' >> "$1" """,
+            "trainer_compiled": """echo '["trainer_compiled_tokens_per_second", 400]' >> "$1" """,
+            "bert_base_bf16": """echo '["bert_base_bf16_tokens_per_second", 800]' >> "$1" """,
+        },
+        lambda name, _: order.append(name),
+    )
+    best = "bert_base_best_tokens_per_second"
+    assert order[:3] == ["bert_base_tokens_per_second", "bert_base_fastest", best]
+    assert found["bert_base_fastest"] == "bert_base_bf16"
+    assert found[best] == 800
+    assert found["train_vs_trainer_compiled"] == 2
+    assert "train_vs_trainer_eager" not in found
+    assert found[f"train_vs_trainer_eager{SO_FAR}"] == pytest.approx(800 / 300)
+    assert "so far" in gpu.table(found)
+
+
+def test_a_table_compares_with_floors_and_limits() -> None:
+    found = {
+        "bert_large_best_tokens_per_second": 210e3,
+        "modernbert_base_best_tokens_per_second": 430e3,
+        "varlen_error": float("nan"),
+        "bert_base_best_recompiles": 0,
+        "cuda_tests": "failed",
+    }
+    lines = {line.split()[0]: line for line in gpu.table(found).splitlines()}
+    assert "floor" not in lines["bert_large_best_tokens_per_second"]
+    assert "below its floor" in lines["modernbert_base_best_tokens_per_second"]
+    assert "above its limit" in lines["varlen_error"]
+    assert "limit" not in lines["bert_base_best_recompiles"]
+    assert "not measured" in lines["squad_vs_transformers"]
+    assert lines["failed:"] == "failed: cuda_tests"
+
+
+class FakeRun:
+    """One of many runs: it warms up while it is asked ``warm`` times, waits, trains, and ends."""
+
+    def __init__(
+        self, pid: int, warm: int, ends: list[float], meeting: Path, status: int = 0
+    ) -> None:
+        self.pid = pid
+        self._warm, self._ends, self._meeting, self._status = warm, ends, meeting, status
+        self._tell = tell_into(meeting / f"{pid}.jsonl")
+        self._is_over = False
+
+    def poll(self) -> int | None:
+        """As the process of a run answers."""
+        self._warm -= 1
+        begun = (self._meeting / "begin").exists()
+        if self._warm > 0:
+            assert not begun, "the runs began before this one was ready"
+            return None
+        if self._status:
+            return self._status
+        (self._meeting / f"{self.pid}.ready").touch()
+        if begun and not self._is_over:
+            self._is_over = True
+            for end in self._ends:
+                self._tell("end", end)
+            return None
+        return 0 if self._is_over else None
+
+
+def test_runs_begin_when_all_that_live_are_ready(tmp_path: Path) -> None:
+    """The third never gets ready, for it fails; the second takes the longest."""
+    long = [float(each) for each in range(120)]
+    runs = [
+        FakeRun(1, 2, long, tmp_path),
+        FakeRun(2, 6, [3.0, 5.0], tmp_path),
+        FakeRun(3, 4, [], tmp_path, status=1),
+    ]
+    tolds = [Told(tmp_path / f"{run.pid}.jsonl") for run in runs]
+    heard: list[int] = []
+    ends_of = gpu_small.follow(
+        runs, tolds, tmp_path, lambda so_far: heard.append(sum(map(len, so_far)))
+    )
+    assert ends_of == [long, [3.0, 5.0], []]
+    assert heard == [120]  # before the second told anything
+
+
+@pytest.mark.parametrize(
+    ("ends_of", "speed"),
+    [
+        ([[0.0, 1.0, 2.0]], 10.0),
+        ([[0.0, 1.0, 2.0, 3.0], [0.5, 1.0, 1.5, 2.0]], 30.0),  # of 1.5 s: 1.5 and 3 steps
+        ([[0.0, 1.0], [1.0, 2.0]], None),  # one after the other: a sum of both speeds would be 20
+        ([], None),
+    ],
+)
+def test_the_speed_of_runs_is_that_of_the_time_they_share(
+    ends_of: list[list[float]], speed: float | None
+) -> None:
+    assert gpu_small.speed_together(ends_of, 10) == speed
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What NVIDIA's daemon was asked, a line each, in this file: a script stands for it."""
+    said, program = tmp_path / "said", tmp_path / "bin" / gpu_small.DAEMON
+    program.parent.mkdir()
+    program.write_text(
+        f"""#!/bin/sh
+echo "${{1:-$(cat)}} $(basename "$CUDA_MPS_PIPE_DIRECTORY")" >> '{said}'
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return said
+
+
+def test_the_daemon_ends_where_all_runs_fail(
+    tmp_path: Path, daemon: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_small, "command_of", lambda *_: ["false"])
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    with pytest.raises(RuntimeError, match="8 of 8 runs failed"):
+        gpu.FIGURES["many_runs_mps"].measure(Setting(False, runs, lambda *_: None))
+    assert daemon.read_text().splitlines() == ["-d mps", "quit mps"]
+
+
+def test_the_daemon_ends_where_its_figure_is_killed(daemon: Path, measure: Measure) -> None:
+    found = measure({"many_runs_mps": """mkdir "$2/mps"; kill -KILL $$"""})
+    assert found["many_runs_mps_failed"].startswith("SIGKILL")
+    assert daemon.read_text().splitlines() == ["quit mps"]
+
+
+def test_every_call_has_time_for_its_figures() -> None:
+    for call in gpu.CALLS:
+        assert sum(figure.seconds for figure in call.values()) <= gpu.SECONDS - gpu.TO_BEGIN
+    assert gpu.SECONDS <= 9 * 60
+    assert len(gpu.FIGURES) == sum(map(len, gpu.CALLS))  # each in one call
+
+
+def test_the_page_has_the_calls_as_they_are() -> None:
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `--call (\d)` \|(.*)\| (\d+) s \|$", page, re.MULTILINE)
+    assert len(rows) == len(gpu.CALLS)
+    for (number, figures, together), call in zip(rows, gpu.CALLS, strict=True):
+        named = {name: int(seconds) for name, seconds in re.findall(r"`(\w+)` (\d+)", figures)}
+        assert named == {name: figure.seconds for name, figure in call.items()}, number
+        assert int(together) == sum(named.values())
+    explained = set(re.findall(r"`(\w+)`", page))
+    assert set(gpu.FIGURES) <= explained
+
+
+def test_every_file_with_tests_for_cuda_is_run() -> None:
+    marked = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "tests").rglob("test_*.py")
+        if "mark.gpu" in file.read_text(encoding="utf-8") and file != Path(__file__)
+    }
+    assert marked == {*gpu.CUDA_TESTS, *gpu.GRAPH_TESTS}
+
+
+def test_tests_that_lack_a_package_are_left_out_and_say_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None if name == "zstandard" else name)
+    told: dict[str, Any] = {}
+    gpu.FIGURES["tests"].measure(Setting(True, tmp_path, told.__setitem__))
+    assert told == {"cuda_tests_left_out": f"{sys.executable} lacks zstandard"}
+
+
+def test_wheels_are_used_and_what_is_missing_is_named(tmp_path: Path) -> None:
+    """With a Python that has pip and nothing else; a wheel brings what the first call missed."""
+    bare = tmp_path / "python"
+    bare.write_text(
+        f"""#!/bin/sh
+case "$2" in
+  pip) exec '{sys.executable}' "$@" ;;
+  benchmarks.gpu) exec '{sys.executable}' -S -c 'import torch; print(torch.__file__)' ;;
+esac
+exec '{sys.executable}' -S "$@"
+"""
+    )
+    bare.chmod(0o755)
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        return subprocess.run(
+            [str(ROOT / "benchmarks" / "gpu.sh"), *arguments], capture_output=True, text=True,
+            timeout=HANG, env=environment | {"PYTHON": str(bare)},
+        )  # fmt: skip
+
+    without = call()
+    assert without.returncode == 2
+    lacking = re.search(r"lacks (.*): put their wheels", without.stderr)
+    assert lacking is not None, without.stderr
+    names = lacking[1].split()
+    assert {"torch", "pydantic", "pydantic_core", "typing_inspection"} <= set(names)
+    empty = call("--wheels", str(wheels))
+    assert empty.returncode == 2
+    assert f"there is no wheel in {wheels}" in empty.stderr
+    with zipfile.ZipFile(wheels / "all-1-py3-none-any.whl", "w") as wheel:
+        for name in names:
+            wheel.writestr(f"{name}.py", "")
+        of_pip = {
+            "METADATA": "Metadata-Version: 2.1\nName: all\nVersion: 1\n",
+            "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            "RECORD": "",
+        }
+        for name, text in of_pip.items():
+            wheel.writestr(f"all-1.dist-info/{name}", text)
+    done = call("--wheels", str(wheels))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("/torch.py\n")
+    assert not Path(done.stdout.strip()).exists()  # what was unpacked is gone
