@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,6 +17,7 @@ from typing import Any
 
 import torch
 from torch.nn.attention import varlen
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.sides import Work, make_data, ours
 from chronomask.data.folder import PreparedData
@@ -37,6 +40,8 @@ __all__ = [
     "Setting",
     "Tell",
     "at_toy_size",
+    "by_kind",
+    "of_profile",
     "of_training",
     "settle",
     "speed_so_far",
@@ -81,6 +86,18 @@ TINY = {
     "num_attention_heads": 2,
     "intermediate_size": 64,
 }
+KINDS = {
+    "attention": "flash|fmha|attention",
+    "matrix_products": "gemm|nvjet|cutlass|xmma|::addmm|::mm|matmul",
+    "layer_norm": "layer_norm",
+    "gelu": "gelu",
+    "rotary": "rotary|rotate",
+    "optimiser": "adam|multi_tensor",
+    "sums": "reduce|sum",
+    "copies": "memcpy|memset|copy|::cat",
+}
+"""Kinds of work, by what the names of their kernels contain; the first that fits. A kernel that inductor
+fused has the names of all that it does."""
 BF16_WEIGHTS = {"precision": "bf16", "bf16_weights": True}
 MASKING = {"ratio": {"kind": "linear", "start": 0.30, "end": 0.15}, "content": {"kind": "ptw"}}
 ROOT = Path(__file__).parents[1]
@@ -185,6 +202,69 @@ def of_training(
             setting.tell(f"{label}_{figure}", value)
 
     return measure
+
+
+def of_profile(*names: str) -> Callable[[Setting], None]:
+    """Milliseconds of the device by kind of work in a step of these works, with weights in bfloat16.
+
+    Told with them: the share of a step in which the device is busy, and the longest kernels by name.
+    """
+
+    def measure(setting: Setting) -> None:
+        for name in names:
+            spent, seconds = _profiled(setting, name, setting.steps_or(8))
+            for kind, milliseconds in by_kind(spent).items():
+                setting.tell(f"profile_{name}_{kind}_ms", milliseconds)
+            setting.tell(f"profile_{name}_busy_share", sum(spent.values()) / (1e3 * seconds))
+            longest = sorted(spent, key=lambda kernel: -spent[kernel])[:20]
+            shown = [f"{spent[kernel]:8.3f} ms  {kernel[:120]}" for kernel in longest]
+            setting.tell(f"profile_{name}_longest", shown)
+
+    return measure
+
+
+def _profiled(setting: Setting, name: str, steps: int) -> tuple[dict[str, float], float]:
+    """Milliseconds of each kernel in a step, by name, and seconds of a step: of the second half of a run.
+
+    On a host, of each operation without those that it calls.
+    """
+    work = setting.work(name)
+    on_device = work.device == "cuda"
+    profiler = profile(activities=[ProfilerActivity.CUDA if on_device else ProfilerActivity.CPU])
+    ends: list[float] = []
+    first, last = steps // 2, steps - 1  # the last step validates and saves
+
+    def after_step() -> None:
+        ends.append(time.perf_counter())
+        if len(ends) == first:
+            profiler.start()
+            ends[-1] = time.perf_counter()
+        elif len(ends) == last:
+            profiler.stop()
+
+    with at_toy_size(setting):
+        ours(
+            work, setting.data(name), setting.folder("run"), steps, masking=MASKING,
+            loader_workers=2, after_step=after_step, **BF16_WEIGHTS,
+        )  # fmt: skip
+    spent: defaultdict[str, float] = defaultdict(float)
+    for event in profiler.events() or ():
+        if not on_device:
+            spent[event.name] += event.self_cpu_time_total
+        elif event.device_type.name == "CUDA" and not event.is_user_annotation:
+            spent[event.name] += event.time_range.elapsed_us()
+    counted = last - first
+    seconds = (ends[last - 1] - ends[first - 1]) / counted
+    return {kernel: each / (1e3 * counted) for kernel, each in spent.items()}, seconds
+
+
+def by_kind(spent: Mapping[str, float]) -> dict[str, float]:
+    """What kernels took, summed by kind of work; the largest first."""
+    kinds: defaultdict[str, float] = defaultdict(float)
+    for name, milliseconds in spent.items():
+        fitting = (kind for kind, words in KINDS.items() if re.search(words, name, re.IGNORECASE))
+        kinds[next(fitting, "other")] += milliseconds
+    return dict(sorted(kinds.items(), key=lambda kind: -kind[1]))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks import gpu, gpu_apart, gpu_small
 from benchmarks.gpu_apart import Told, measure_apart, tell_into
-from benchmarks.gpu_work import SO_FAR, Setting
+from benchmarks.gpu_work import SO_FAR, Setting, by_kind
 from tests.support.processes import HANG
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +164,26 @@ def test_a_table_compares_with_floors_and_limits() -> None:
     assert lines["failed:"] == "failed: cuda_tests"
 
 
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel<128>", "attention"),
+        ("nvjet_tst_192x192_64x4_2x1_v_bz_coopB_TNT", "matrix_products"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64", "matrix_products"),
+        ("triton_per_fused__to_copy_add_native_layer_norm_5", "layer_norm"),
+        ("triton_poi_fused__to_copy_gelu_mul_3", "gelu"),
+        ("void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimiser"),
+        ("triton_red_fused__to_copy_sum_2", "sums"),
+        ("Memcpy DtoD (Device -> Device)", "copies"),
+        ("triton_poi_fused_add_mul_7", "other"),
+    ],
+)
+def test_kernels_are_counted_by_kind_of_work(kernel: str, kind: str) -> None:
+    assert by_kind({kernel: 2.0, "Memset (Device)": 0.5}) == {kind: 2.0, "copies": 0.5} | (
+        {"copies": 2.5} if kind == "copies" else {}
+    )
+
+
 class FakeRun:
     """One of many runs: it warms up while it is asked ``warm`` times, waits, trains, and ends."""
 
@@ -261,7 +281,7 @@ def test_every_call_has_time_for_its_figures() -> None:
     for call in gpu.CALLS:
         assert sum(figure.seconds for figure in call.values()) <= gpu.SECONDS - gpu.TO_BEGIN
     assert gpu.SECONDS <= 9 * 60
-    assert len(gpu.FIGURES) == sum(map(len, gpu.CALLS))  # each in one call
+    assert len(gpu.FIGURES) == sum(map(len, (*gpu.CALLS, gpu.ALONE)))  # each in one call
 
 
 def test_the_page_has_the_calls_as_they_are() -> None:

@@ -43,6 +43,8 @@ def test_one_call_gives_every_figure(tmp_path: Path) -> None:
     assert 0 < result["masking_host_share"] < 1
     assert 0 <= result["bert_base_best_data_wait_share"] < 1
     assert result["bert_base_best_recompiles"] == 0
+    assert result["profile_bert_base_matrix_products_ms"] > 0
+    assert result["profile_modernbert_base_busy_share"] > 0
     assert result["many_runs"] == result["many_runs_graphs"] == 1
 
 
