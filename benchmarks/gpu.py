@@ -351,13 +351,10 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="a CPU at toy size: does it run?")
     parser.add_argument("--steps", type=int, help="steps of every run, instead of its own number")
     names = parser.add_mutually_exclusive_group()
-    numbers = range(1, len(CALLS) + 1)
     names.add_argument(
-        "--call",
-        type=int,
-        choices=numbers,
+        "--call", type=int, choices=range(1, len(CALLS) + 1),
         help="the figures that one of several calls has time for",
-    )
+    )  # fmt: skip
     names.add_argument(
         "--only", action="extend", nargs="+", choices=FIGURES, metavar="NAME",
         help=", ".join(FIGURES),

@@ -296,6 +296,33 @@ def test_the_page_has_the_calls_as_they_are() -> None:
     assert set(gpu.FIGURES) <= explained
 
 
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--call", "2"], [*gpu.CALLS[1]]),
+        (["--only", "squad", "masking", "--only", "squad"], ["squad", "masking", "squad"]),
+        ([], [*gpu.FIGURES]),
+    ],
+)
+def test_a_call_has_the_figures_that_were_asked_for(
+    arguments: list[str], names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its nine minutes count from when the script began; a test that fails is an exit status."""
+    chosen: list[Any] = []
+
+    def report(setting: Setting, out: Path, names: Any, deadline: float) -> dict[str, Any]:
+        chosen.extend([list(names), deadline])
+        return {"cuda_tests": "failed"}
+
+    monkeypatch.setattr(gpu, "report", report)
+    monkeypatch.setattr(gpu, "signal", SimpleNamespace(SIGTERM=15, signal=lambda *_: None))
+    monkeypatch.setattr(sys, "argv", ["gpu.sh", "--toy", "--began", "1000", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 1
+    assert chosen == [names, 1540]
+
+
 def test_every_file_with_tests_for_cuda_is_run() -> None:
     marked = {
         str(file.relative_to(ROOT))
