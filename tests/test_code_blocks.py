@@ -145,6 +145,7 @@ def readers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("chronomask.adapt.adapt", accept_adapt)
     monkeypatch.setattr("chronomask.evaluate.curve.evaluate_curve", accept_curve)
     monkeypatch.setattr("chronomask.study.command.run", accept_study)
+    monkeypatch.setattr("chronomask.study.command.plan", accept_study)
     return tmp_path
 
 

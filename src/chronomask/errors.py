@@ -13,6 +13,7 @@ from typing import Any
 __all__ = [
     "ChronomaskError",
     "DataError",
+    "OutOfTime",
     "RunError",
     "Stopped",
     "UsageError",
@@ -54,6 +55,12 @@ class Stopped(ChronomaskError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class OutOfTime(ChronomaskError):
+    """A call has used the time it was given, and what it was at is saved: the same call goes on."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
 _LISTED = 40

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chronomask.cli import app
 from chronomask.report.comparison import difference_text
 from chronomask.study.contrasts import compare_study
 from chronomask.study.execute import run_study
 from chronomask.study.plan import STORED_SPREADS, plan_in_words
 from chronomask.study.statistics import smallest_difference
+from chronomask.study.times import NOTED, Rates, given_rates, note_time
 from tests.support.opened_study import opened
 
 
@@ -29,21 +32,32 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     assert f"validation loss (nats): {alone.lstrip('+')}, " in before
 
     run_study(study, study.in_order()[:3])
-    path = study.run_of("fixed", 0).summary
-    summary = json.loads(path.read_text())
-    for arm in ("fixed", "decay"):
-        own = study.run_of(arm, 0).summary
-        own.write_text(json.dumps({**json.loads(own.read_text()), "seconds": 100.0}))
+    (study.folder / NOTED).unlink()
+    summaries = {arm: study.run_of(arm, 0).summary for arm in ("fixed", "decay")}
+    texts = {arm: path.read_text() for arm, path in summaries.items()}
+    for arm, path in summaries.items():
+        path.write_text(json.dumps({**json.loads(texts[arm]), "seconds": 80.0}))
     during = plan_in_words(study, study.in_order(), 2)
     assert "3 complete; 2 to pretrain" in during
+    assert "time: 2 min 40 s of one process" in during
+    assert (
+        "2 runs: 2 min 40 s, by the training steps of 2 runs that ended here, without start"
+        in during
+    )
+    for unit in study.units[1:3]:  # with start, compilation, validation and saving
+        note_time(study, unit, 100.0, workers=8, complete=True)
+    during = plan_in_words(study, study.in_order(), 2)
     assert "time: 3 min 20 s of one process" in during
-    assert "about 1 min 40 s with 2" in during
+    assert "about 1 min 40 s with 2 if they do not slow each other down" in during
+    assert "by the wall time of 2 runs that ended here (with 8 processes at work)" in during
     assert (
         f"\ncost: {100 / 3600:.3g} device-hours; --price" in during
     )  # two processes on one device
-    each = plan_in_words(study, study.in_order(), 2, devices=8, price_per_hour=36.0)
+    each = plan_in_words(study, study.in_order(), 8, devices=8, price_per_hour=36.0)
+    assert "about 25 s with 8\n" in each  # as many as were measured
     assert f"\ncost: {200 / 3600:.3g} device-hours, 2.00 at 36 an hour\n" in each
-    path.write_text(json.dumps(summary))
+    for arm, path in summaries.items():
+        path.write_text(texts[arm])
 
     run_study(study, study.in_order())
     compare_study(study)
@@ -54,14 +68,66 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     assert "mean loss of five yardsticks (nats)" in after
 
 
-def test_time_is_not_known_before_the_text_is_prepared(
+def test_time_is_known_before_the_text_is_prepared(values: dict[str, Any], tmp_path: Path) -> None:
+    """The least by operations; what a rate makes of it, or another folder; and what is in none of them."""
+    base = {key: value for key, value in values["base"].items() if key != "data"}
+    prepare = {"sources": ["x.txt"], "row_length": 64}
+    study = opened({**values, "base": base, "prepare": prepare}, tmp_path)
+    plan = plan_in_words(study, study.in_order(), 1, price_per_hour=2.0)
+    assert re.search(r"\ntime: at least .* of one process", plan)
+    assert "which no model reaches" in plan
+    assert (
+        "\n  not in it: preparing the text; 16 results of tasks not measured yet (cola)\n" in plan
+    )
+    assert "\ncost: at least " in plan
+
+    tokens = 4 * 8 * 4 * 64
+    rates = given_rates(str(tokens / 100))
+    plan = plan_in_words(study, study.in_order(), 1, rates=rates)
+    assert "\ntime: 1 min 40 s of one process for what is left\n" in plan
+    assert (
+        f"4 runs: 1 min 40 s, at {tokens / 100:,.0f} tokens a second, as given, without start"
+        in plan
+    )
+
+    rates = Rates("in runs/like", 200 / tokens, {"fixed": 1.0}, {"cola": 5.0}, 3, 2, True, True)
+    plan = plan_in_words(study, study.in_order(), 1, rates=rates)
+    assert "\ntime: 4 min 40 s of one process" in plan
+    assert "4 runs: 3 min 20 s, by the wall time of 3 runs that ended in runs/like\n" in plan
+    assert "16 results of tasks: 1 min 20 s, by the wall time of 2 results that ended in" in plan
+    assert not (study.folder / "data").exists()
+
+
+def test_what_is_saved_of_a_run_is_not_counted_again(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
-    base = {key: value for key, value in values["base"].items() if key != "data"}
-    study = opened({**values, "base": base, "prepare": {"sources": ["x.txt"]}}, tmp_path)
-    plan = plan_in_words(study, study.in_order(), 1, price_per_hour=2.0)
-    assert "\ntime: not known before a run has ended here" in plan
-    assert "cost:" not in plan
+    study = opened({**values, "tasks": {}, "curve_steps": []}, tmp_path)
+    rates = Rates("in runs/like", 0.1)
+    whole = plan_in_words(study, study.in_order(), 1, rates=rates)
+    study.run_of("fixed", 0).checkpoint(4).mkdir(parents=True)
+    less = plan_in_words(study, study.in_order(), 1, rates=rates)
+    seconds = [_seconds(plan) for plan in (whole, less)]
+    assert seconds[1] == pytest.approx(7 / 8 * seconds[0], abs=1.0)
+
+
+def _seconds(plan: str) -> float:
+    minutes, seconds = re.search(r"time: (\d+) min (\d+) s", plan).groups()  # pyright: ignore
+    return 60 * int(minutes) + int(seconds)
+
+
+@pytest.mark.parametrize("stem", ["small", "tiny", "over-time"])
+def test_the_plan_of_a_shipped_study_has_a_time(
+    stem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From nothing but its recipe: no text is prepared, and nothing is written."""
+    app(
+        ["study", "plan", stem, "--out", str(tmp_path / "out"), "--rate", "1e6", "--set", "base.steps=100"],
+        standalone_mode=False,
+    )  # fmt: skip
+    told = capsys.readouterr().out
+    assert re.search(r"\ntime: \d+ .* of one process for what is left\n", told)
+    assert "not in it: preparing the text; " in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_measure_that_will_be_tested_is_counted(

@@ -1,6 +1,7 @@
 """The command line: a file for commands that belong together, each a thin call into its room.
 
-Exit codes: 0 done; 1 the work failed; 2 the request was wrong; 128 + signal when stopped by one.
+Exit codes: 0 done; 1 the work failed; 2 the request was wrong; 75 the time given was used up, and the same
+command goes on; 128 + signal when stopped by one.
 Nothing heavy is imported before a request has been checked, so that help and refusals are instant.
 """
 

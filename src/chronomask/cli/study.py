@@ -21,6 +21,7 @@ from chronomask.cli.options import (
     recipe_names,
     show_help,
 )
+from chronomask.layers import Layer
 
 __all__ = ["app", "quickstart", "report"]
 
@@ -35,60 +36,73 @@ app = typer.Typer(
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the study.")]
 
 
+Recipe = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[STUDY]",
+        help="What to compare: a recipe, such as tiny, or a YAML file; by default the folder's study.",
+        autocompletion=recipe_names("study"),
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the study.")]
+Data = Annotated[
+    Path | None,
+    config_flag("FOLDER", "Prepared data, instead of what the study prepares.", "--data", "-d"),
+]
+TaskData = Annotated[Path | None, config_flag("FOLDER", "Files of the tasks.")]
+Steps = Annotated[str | None, config_flag("N", "Optimiser steps of every run.")]
+Changes = Annotated[
+    list[str] | None,
+    config_flag(
+        "KEY=VALUE",
+        "Change any other value by its path, such as base.rows_per_step=64; repeatable.",
+        "--set",
+    ),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes; GPUs are assigned to them in turn.")]
+Only = Annotated[
+    str | None, typer.Option(metavar="I/N", help="Only the I-th of N shares of the runs.")
+]
+Rate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|FOLDER",
+        help="Tokens a second, or the folder of a like run or study: what the plan reckons with until a run "
+        "has ended here.",
+    ),
+]
+
+
 @app.command("run", context_settings=HELP_FLAGS)
 def study_run(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the study.")
-    ],
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[STUDY]",
-            help="What to compare: a recipe, such as tiny, or a YAML file; by default the folder's study.",
-            autocompletion=recipe_names("study"),
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        config_flag("FOLDER", "Prepared data, instead of what the study prepares.", "--data", "-d"),
-    ] = None,
-    task_data: Annotated[Path | None, config_flag("FOLDER", "Files of the tasks.")] = None,
-    steps: Annotated[str | None, config_flag("N", "Optimiser steps of every run.")] = None,
+    out: Out,
+    recipe: Recipe = None,
+    data: Data = None,
+    task_data: TaskData = None,
+    steps: Steps = None,
     device: Device = None,
     precision: Precision = None,
-    overrides: Annotated[
-        list[str] | None,
-        config_flag(
-            "KEY=VALUE",
-            "Change any other value by its path, such as base.rows_per_step=64; repeatable.",
-            "--set",
-        ),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes; GPUs are assigned to them in turn.")
-    ] = 1,
-    only: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Run only the I-th of N shares of the runs.")
-    ] = None,
+    overrides: Changes = None,
+    workers: Workers = 1,
+    only: Only = None,
     unit: Annotated[
         int | None, typer.Option(min=0, help="Run only the unit with this number.")
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="End within N minutes with all work saved (exit code 75 if some is left); the same command "
+            "goes on.",
+        ),
+    ] = None,
     price_per_hour: PricePerHour = None,
+    rate: Rate = None,
     quiet: Quiet = False,
 ) -> None:
     """Run what a study still lacks; a unit that fails is named, and the others continue."""
-    from chronomask.recipes import find_recipe
-
-    path = None if recipe is None else find_recipe(recipe, "study")
-    changes = [
-        *of_text("--data", "base.data", data),
-        *([] if data is None else of_group("--data", str(data), "prepare", None)),
-        *of_text("--task-data", "task_data", task_data),
-        *of_value("--steps", "base.steps", steps),
-        *of_text("--device", "base.device", device),
-        *of_text("--precision", "base.precision", precision),
-        *of_overrides(overrides),
-    ]
+    path = _find(recipe)
+    changes = _changes(data, task_data, steps, device, precision, overrides)
 
     from chronomask.study import command
 
@@ -99,10 +113,72 @@ def study_run(
         workers=workers,
         only=only,
         unit=unit,
+        minutes=minutes,
         price_per_hour=price_per_hour,
+        rate=rate,
         quiet=quiet,
     )
     print(text)
+
+
+@app.command("plan", context_settings=HELP_FLAGS)
+def study_plan(
+    out: Out,
+    recipe: Recipe = None,
+    data: Data = None,
+    task_data: TaskData = None,
+    steps: Steps = None,
+    device: Device = None,
+    precision: Precision = None,
+    overrides: Changes = None,
+    workers: Workers = 1,
+    only: Only = None,
+    price_per_hour: PricePerHour = None,
+    rate: Rate = None,
+) -> None:
+    """Print the units that are left, their time and cost, and the smallest differences they can show."""
+    path = _find(recipe)
+    changes = _changes(data, task_data, steps, device, precision, overrides)
+
+    from chronomask.study import command
+
+    print(
+        command.plan(
+            path,
+            out,
+            changes=changes,
+            workers=workers,
+            only=only,
+            price_per_hour=price_per_hour,
+            rate=rate,
+        )
+    )
+
+
+def _find(recipe: str | None) -> Path | None:
+    from chronomask.recipes import find_recipe
+
+    return None if recipe is None else find_recipe(recipe, "study")
+
+
+def _changes(
+    data: Path | None,
+    task_data: Path | None,
+    steps: str | None,
+    device: str | None,
+    precision: str | None,
+    overrides: list[str] | None,
+) -> list[Layer]:
+    """What the flags change of the study."""
+    return [
+        *of_text("--data", "base.data", data),
+        *([] if data is None else of_group("--data", str(data), "prepare", None)),
+        *of_text("--task-data", "task_data", task_data),
+        *of_value("--steps", "base.steps", steps),
+        *of_text("--device", "base.device", device),
+        *of_text("--precision", "base.precision", precision),
+        *of_overrides(overrides),
+    ]
 
 
 @app.command("status", context_settings=HELP_FLAGS)

@@ -107,10 +107,11 @@ def skeleton(
     row_length: int,
     attention: AttentionScope,
     causal: bool = False,
+    vocab_size: int | None = None,
 ) -> PreTrainedModel:
     """The model without weights, on torch's ``meta`` device, refused as :func:`build_model` does.
 
-    Without a tokenizer it has the architecture's own vocabulary.
+    Without a tokenizer it has the architecture's own vocabulary, or ``vocab_size`` tokens.
     """
     if isinstance(config, FromCheckpoint):
         folder = model_folder(config.path)
@@ -119,14 +120,14 @@ def skeleton(
         if tokenizer is not None:
             _check_vocabulary(folder, tokenizer)
     else:
-        architecture = _architecture(config, tokenizer)
+        architecture = _architecture(config, tokenizer, vocab_size)
     try:
         model = _without_weights(architecture)
     except Exception as error:  # architectures check themselves and raise what they like
         raise UsageError(_why_no_model(config, tokenizer, error)) from None
     check_supported(model, attention, causal)
-    vocab_size = model.config.vocab_size if tokenizer is None else vocabulary_size(tokenizer)
-    _check_vocabulary_size(model, vocab_size)
+    tokens = model.config.vocab_size if tokenizer is None else vocabulary_size(tokenizer)
+    _check_vocabulary_size(model, tokens)
     if _positions_lacking(model, row_length):
         _check_may_lengthen(config, model, row_length)
         lengthen(model, row_length + position_offset(model))
@@ -204,9 +205,11 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
 
 def _architecture(
-    config: FromConfig, tokenizer: PreTrainedTokenizerBase | None
+    config: FromConfig, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int | None = None
 ) -> PretrainedConfig:
-    """The architecture's config with the tokenizer's vocabulary, if one is given, and the overrides."""
+    """The architecture's config with the tokenizer's vocabulary, or the size of one, if it is given, and the
+    overrides.
+    """
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise UsageError(
             f"model.model_type is '{config.model_type}'; "
@@ -222,6 +225,9 @@ def _architecture(
         if isinstance(value, int) and value < 1 and _COUNT.search(key):
             raise UsageError(f"model.overrides.{key} is {value}; it must be at least 1")
     values = {} if tokenizer is None else _from_tokenizer(tokenizer, defaults)
+    if vocab_size is not None:  # the architecture's own special tokens may lie beyond it
+        values = {key: 0 for key in _FROM_TOKENIZER if hasattr(defaults, key)}
+        values["vocab_size"] = vocab_size
     try:
         return AutoConfig.for_model(config.model_type, **(values | config.overrides))
     except (

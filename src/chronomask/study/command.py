@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronomask import recipes
-from chronomask.errors import ChronomaskError, RunError, UsageError, check_installed, need
+from chronomask.errors import (
+    ChronomaskError,
+    OutOfTime,
+    RunError,
+    UsageError,
+    check_installed,
+    need,
+)
 from chronomask.study import STUDY_FILE
 
 if TYPE_CHECKING:
     from chronomask.layers import Layer
     from chronomask.runs.read import Run
     from chronomask.study.config import StudyConfig
+    from chronomask.study.execute import Outcome
+    from chronomask.study.times import Allowance
     from chronomask.study.units import Study, Unit
 
-__all__ = ["quickstart", "report", "report_in_words", "report_of_study", "run", "status", "study"]
+__all__ = [
+    "plan",
+    "quickstart",
+    "report",
+    "report_in_words",
+    "report_of_study",
+    "run",
+    "status",
+    "study",
+]
 
 QUICKSTART = recipes.FOLDER / "study" / "quickstart.yaml"
 """Four arms, one seed, no tasks."""
@@ -29,6 +50,7 @@ def study(
     out: str | Path,
     *,
     workers: int = 1,
+    minutes: float | None = None,
     progress: bool = True,
     **changes: Any,
 ) -> Path:
@@ -36,16 +58,18 @@ def study(
 
     ``config``: a config, a dict of its keys, the path of one as YAML, or a recipe's name such as "tiny";
     ``changes``: keys of :class:`StudyConfig` that differ, such as ``seeds=(0, 1)``. ``workers``: processes;
-    with GPUs each has one of its own, in turn.
+    with GPUs each has one of its own, in turn. ``minutes``: what the call may take.
 
     Raises UsageError before any work for what cannot be compared or done; RunError, once everything else
-    is done, if a unit failed.
+    is done, if a unit failed; OutOfTime where ``minutes`` were too few, and the same call goes on.
     """
+    allowance = _allow(minutes)
+
     from chronomask.study.config import study_of
     from chronomask.study.units import open_study
 
     opened = open_study(study_of(config, **changes), Path(out))
-    _do(opened, opened.in_order(), workers=workers, quiet=not progress)
+    _do(opened, opened.in_order(), workers=workers, quiet=not progress, allowance=allowance)
     return _compare_and_write(opened)
 
 
@@ -57,17 +81,21 @@ def run(
     workers: int = 1,
     only: str | None = None,
     unit: int | None = None,
+    minutes: float | None = None,
     price_per_hour: float | None = None,
+    rate: str | None = None,
     quiet: bool = False,
 ) -> str:
     """What ``chronomask study run`` does and says; without a file, with the study that is in ``out``.
 
-    ``price_per_hour``: of a device, for the plan alone.
+    ``minutes``: what the call may take; ``price_per_hour`` of a device and ``rate`` are for the plan alone.
 
     Raises as :func:`study` does.
     """
-    if only is not None and unit is not None:
-        raise UsageError("give one of --only and --unit")
+    allowance = _allow(minutes)
+    for other, given in (("--only", only), ("--minutes", minutes)):
+        if given is not None and unit is not None:
+            raise UsageError(f"give one of {other} and --unit")
     study = _open(path, out, changes)
 
     from chronomask.study.execute import run_one, share_of
@@ -82,9 +110,42 @@ def run(
         run_one(study, unit)
         return f"done: {study.units[unit]}"
     units = study.in_order() if only is None else share_of(study, only)
-    _do(study, units, workers=workers, price_per_hour=price_per_hour, quiet=quiet)
+    _do(
+        study,
+        units,
+        workers=workers,
+        price_per_hour=price_per_hour,
+        rate=rate,
+        quiet=quiet,
+        allowance=allowance,
+        again=[*(() if only is None else ("--only", only)), "--workers", str(workers)],
+    )
     text = f"{out}: {len(units)} of {len(units)} units complete"
-    return text if only is not None else f"{text}\nreport: {_compare_and_write(study)}"
+    if only is not None:
+        return text
+    if allowance is not None and allowance.left <= 0:
+        command = shlex.join(["chronomask", "study", "report", str(out)])
+        return f"{text}; no time is left to compare them, which  {command}  does"
+    return f"{text}\nreport: {_compare_and_write(study)}"
+
+
+def plan(
+    path: Path | None,
+    out: Path,
+    *,
+    changes: Sequence[Layer] = (),
+    workers: int = 1,
+    only: str | None = None,
+    price_per_hour: float | None = None,
+    rate: str | None = None,
+) -> str:
+    """What ``chronomask study plan`` says: the plan that ``study run`` begins with. Nothing is written."""
+    study = _open(path, out, changes)
+
+    from chronomask.study.execute import share_of
+
+    units = study.in_order() if only is None else share_of(study, only)
+    return _plan(study, units, workers, price_per_hour, rate)
 
 
 def status(out: Path) -> str:
@@ -201,10 +262,16 @@ def _do(
     *,
     workers: int = 1,
     price_per_hour: float | None = None,
+    rate: str | None = None,
     quiet: bool = False,
     shown: bool = False,
+    allowance: Allowance | None = None,
+    again: Sequence[str] = (),
 ) -> None:
-    """Do units; ``shown``: a single worker's print to the terminal, not to their logs."""
+    """Do units; ``shown``: a single worker's print to the terminal, not to their logs.
+
+    ``again``: options of the command that goes on where this call ends for lack of time.
+    """
     from chronomask.study.units import begin, check_task_data, check_versions
 
     if study.config.prepare is not None:
@@ -212,18 +279,89 @@ def _do(
     check_task_data(study)
     check_versions(study, [unit for unit in units if not study.is_complete(unit)])
 
-    from chronomask.study.execute import cuda_devices, run_study
-    from chronomask.study.plan import plan_in_words
+    from chronomask.study.execute import run_study
 
+    text = "" if shown or quiet else _plan(study, units, workers, price_per_hour, rate)
     begin(study)
     tell = _be_silent if quiet else _tell
-    if not (shown or quiet):
-        devices = max(1, len(cuda_devices()))
-        plan = plan_in_words(study, units, workers, devices=devices, price_per_hour=price_per_hour)
-        tell(plan)
-    outcome = run_study(study, units, workers=workers, tell=tell, shown=shown)
+    if text:
+        tell(text)
+    outcome = run_study(study, units, workers=workers, tell=tell, shown=shown, allowance=allowance)
     if outcome.failed:
         raise RunError(_failures(study, outcome.failed, len(outcome.left_out)))
+    left = [unit for unit in units if not study.is_complete(unit)]
+    if left:
+        assert allowance is not None  # without one, all that has not failed is done
+        raise _out_of_time(study, units, left, outcome, allowance, again)
+
+
+def _plan(
+    study: Study,
+    units: Sequence[Unit],
+    workers: int,
+    price_per_hour: float | None,
+    rate: str | None,
+) -> str:
+    from chronomask.study.execute import cuda_devices
+    from chronomask.study.plan import plan_in_words
+    from chronomask.study.times import given_rates
+
+    return plan_in_words(
+        study,
+        units,
+        workers,
+        devices=max(1, len(cuda_devices())),
+        price_per_hour=price_per_hour,
+        rates=None if rate is None else given_rates(rate),
+    )
+
+
+def _allow(minutes: float | None) -> Allowance | None:
+    """The time of a call, counted from now; refuses what is no time."""
+    if minutes is None:
+        return None
+    if not 0 < minutes < math.inf:
+        raise UsageError(f"minutes is {minutes}: give a number above 0, such as 9")
+
+    from chronomask.study.times import Allowance
+
+    return Allowance(60 * minutes)
+
+
+def _out_of_time(
+    study: Study,
+    units: Sequence[Unit],
+    left: Sequence[Unit],
+    outcome: Outcome,
+    allowance: Allowance,
+    again: Sequence[str],
+) -> ChronomaskError:
+    """What is done, what is left and the command that goes on; an error of use where no call would end it."""
+    from chronomask.runs.layout import checkpoints_in
+
+    minutes = f"{allowance.seconds / 60:g}"
+    too_long, more = "", minutes
+    if outcome.too_long:
+        longest, seconds = max(outcome.too_long, key=lambda own: own[1])
+        # A twentieth of a call is for ending it; the rest of what is added is for its start.
+        more = str(math.ceil(1.2 * seconds / 60))
+        too_long = (
+            f"; {len(outcome.too_long)} of them are not begun, for they take longer than a call ({longest}: "
+            f"about {seconds / 60:.1f} minutes), so give --minutes {more}"
+        )
+    kinds = Counter(str(unit.kind) for unit in left)
+    counts = ", ".join(f"{number:,} to {kind}" for kind, number in kinds.items())
+    runs = [study.run(unit).checkpoints for unit in left if unit.kind == "pretrain"]
+    begun = sum(bool(checkpoints_in(checkpoints)) for checkpoints in runs)
+    saved = f" ({begun:,} begun and saved)" if begun else ""
+    command = ["chronomask", "study", "run", "--out", str(study.folder), *again, "--minutes"]
+    stuck = len(outcome.too_long) == len(left) and not (outcome.done or outcome.stopped)
+    text = (
+        f"{study.folder}: {len(units) - len(left):,} of {len(units):,} units complete after "
+        f"{allowance.used / 60:.1f} of {minutes} minutes; left: {counts}{saved}{too_long}. "
+        f"It goes on with  {shlex.join([*command, more if stuck else minutes])}"
+    )
+    return UsageError(text) if stuck else OutOfTime(text)
 
 
 def _report(

@@ -1,13 +1,15 @@
 """Doing the units of a study: one after the other here, or by several processes, each with its device.
 
 A unit is done under a lock, and what it prints goes into a log of its own. One that fails is named with its
-log and what needs it is left out; everything else goes on.
+log and what needs it is left out; everything else goes on. A call may be given a time: units then run in
+processes even if there is one alone, which are asked to stop before that time is up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import multiprocessing
 import os
 import signal
@@ -23,6 +25,7 @@ from typing import TextIO
 
 from chronomask.errors import ChronomaskError, RunError, Stopped, UsageError
 from chronomask.study.config import StudyConfig
+from chronomask.study.times import Allowance, longest_of_tasks, note_time
 from chronomask.study.units import Study, Unit, check_shared_start, open_study
 
 __all__ = ["Outcome", "cuda_devices", "do_unit", "run_one", "run_study", "share_of"]
@@ -41,6 +44,10 @@ class Outcome:
     failed: list[tuple[Unit, str]] = field(default_factory=list)
     left_out: list[Unit] = field(default_factory=list)
     """those that need what failed"""
+    stopped: list[Unit] = field(default_factory=list)
+    """those that were begun, and asked to stop when the time was up"""
+    too_long: list[tuple[Unit, float]] = field(default_factory=list)
+    """evaluations expected to take longer than a whole call may, with their seconds"""
 
 
 def run_study(
@@ -50,12 +57,18 @@ def run_study(
     workers: int = 1,
     tell: Tell = lambda text: None,
     shown: bool = False,
+    allowance: Allowance | None = None,
 ) -> Outcome:
     """Do these units, given in an order that has what is needed first.
 
     ``workers`` > 1 does them by so many processes; with CUDA devices, worker k has device k modulo
     their number for its own. ``shown``: a single worker's units print to the terminal. Raises Stopped
     after SIGINT or SIGTERM, with the state of every run saved.
+
+    ``allowance``: the time that the call may take. An evaluation is begun only if those of its task took no
+    longer than what is left. When no time for work is left, runs save their state and stop, and evaluations
+    end without a result; what is at work still when all time is up is killed, and a run then goes on from
+    its last checkpoint.
     """
     outcome = Outcome()
     waiting = []
@@ -63,15 +76,20 @@ def run_study(
         (outcome.there if study.is_complete(unit) else waiting).append(unit)
     if outcome.there:
         tell(f"{len(outcome.there)} of {len(units)} units are complete already")
-    queue = _Queue(outcome, waiting, study, tell)
-    if workers == 1 or len(waiting) < 2:
-        while (unit := queue.next()) is not None:
-            if shown:
-                tell(str(unit))
-            began = time.perf_counter()
-            queue.finish(unit, do_unit(study, unit, shown=shown), time.perf_counter() - began)
-    else:
-        _run_with_processes(study, queue, min(workers, len(waiting)))
+    queue = _Queue(outcome, waiting, study, tell, min(workers, max(1, len(waiting))))
+    if allowance is not None or min(workers, len(waiting)) > 1:
+        _run_with_processes(study, queue, allowance)
+        return outcome
+    while (unit := queue.next()) is not None:
+        if shown:
+            tell(str(unit))
+        began = time.perf_counter()
+        try:
+            failure = do_unit(study, unit, shown=shown)
+        except Stopped:
+            queue.stop(unit, time.perf_counter() - began)
+            raise
+        queue.finish(unit, failure, time.perf_counter() - began)
     return outcome
 
 
@@ -85,8 +103,8 @@ def run_one(study: Study, number: int) -> None:
             raise RunError(
                 f"{unit} needs unit {needed}, {study.units[needed]}, which is not complete"
             )
-    if (failure := do_unit(study, unit)) is not None:
-        raise RunError(f"{unit}: {failure} (log: {study.log(unit)})")
+    for failed, why in run_study(study, [unit]).failed:
+        raise RunError(f"{failed}: {why} (log: {study.log(failed)})")
 
 
 def share_of(study: Study, only: str) -> list[Unit]:
@@ -125,8 +143,7 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
                 _do(study, unit, shown)
                 print(f"{_now()} done", file=file)
                 return None
-        except Stopped:
-            print(f"{_now()} stopped on request", file=file)
+        except Stopped:  # who waits for it writes that down, also of what is killed
             raise
         except Exception as error:  # whatever it is, the other units go on
             if isinstance(error, ChronomaskError):
@@ -194,7 +211,11 @@ def _now() -> str:
 class _Queue:
     """Which unit comes next, and what became of the others."""
 
-    def __init__(self, outcome: Outcome, waiting: list[Unit], study: Study, tell: Tell) -> None:
+    def __init__(
+        self, outcome: Outcome, waiting: list[Unit], study: Study, tell: Tell, workers: int
+    ) -> None:
+        self.workers = workers
+        """processes that do the units"""
         self._outcome = outcome
         self._waiting = waiting
         self._study = study
@@ -203,24 +224,41 @@ class _Queue:
         """units not complete, failed ones among them"""
         self._lost: set[int] = set()
         self._total = len(waiting)
+        self._longest = longest_of_tasks(study.folder)
 
-    def next(self) -> Unit | None:
-        """A unit that can be done now; None if there is none (yet)."""
+    def next(self, left: float = math.inf) -> Unit | None:
+        """A unit that can be done now, in the ``left`` seconds if it is known to be lost otherwise; None if
+        there is none (yet).
+        """
         for unit in list(self._waiting):
             if any(number in self._lost for number in unit.needs):
                 self._waiting.remove(unit)
                 self._lost.add(unit.number)
                 self._outcome.left_out.append(unit)
-            elif not any(number in self._open for number in unit.needs):
+            elif self._expect(unit) <= left and self._open.isdisjoint(unit.needs):
                 self._waiting.remove(unit)
                 return unit
         return None
+
+    def _expect(self, unit: Unit) -> float:
+        """Seconds that a unit must have so that they are not lost: 0 for runs and the preparation, which go
+        on where they stop, and for a task of which nothing is known.
+        """
+        return self._longest.get(unit.task, 0.0)
+
+    def name_too_long(self, seconds: float) -> None:
+        """Note what is not begun because it takes longer than ``seconds``, all that a call has for work."""
+        found = [(unit, self._expect(unit)) for unit in self._waiting]
+        self._outcome.too_long = [(unit, own) for unit, own in found if own > seconds]
 
     def finish(self, unit: Unit, failure: str | None, seconds: float) -> None:
         """Note that a unit is done, or why not."""
         if failure is None:
             self._open.discard(unit.number)
             self._outcome.done.append(unit)
+            note_time(self._study, unit, seconds, workers=self.workers, complete=True)
+            if unit.task:
+                self._longest[unit.task] = max(self._longest.get(unit.task, 0.0), seconds)
         else:
             self._lost.add(unit.number)
             self._outcome.failed.append((unit, failure))
@@ -229,6 +267,15 @@ class _Queue:
         what = f"{seconds:.0f} s" if failure is None else f"FAILED: {failure}"
         log = "" if failure is None else f" (log: {self._study.log(unit)})"
         self._tell(f"[{count}/{self._total}] {unit}: {what}{log}")
+
+    def stop(self, unit: Unit, seconds: float) -> None:
+        """Note that a unit was asked to stop before it was done."""
+        self._outcome.stopped.append(unit)
+        log = self._study.log(unit)
+        log.parent.mkdir(parents=True, exist_ok=True)  # its process may have just been started
+        with log.open("a", encoding="utf-8") as file:
+            print(f"{_now()} stopped on request", file=file)
+        note_time(self._study, unit, seconds, workers=self.workers, complete=False)
 
 
 @dataclass(slots=True)
@@ -241,15 +288,23 @@ class _Worker:
     began: float = 0.0
 
 
-def _run_with_processes(study: Study, queue: _Queue, number: int) -> None:
-    """Keep ``number`` processes at work until the queue is empty or a signal asks to stop."""
-    devices = cuda_devices()
+def _run_with_processes(study: Study, queue: _Queue, allowance: Allowance | None) -> None:
+    """Keep the queue's processes at work until it is empty, its time is up or a signal asks to stop."""
+    devices, number = cuda_devices(), queue.workers
     with _stoppable() as stopping:
+
+        def left() -> float:
+            """Seconds in which a unit may be begun; none once the processes are asked to stop."""
+            if stopping:
+                return 0.0
+            return math.inf if allowance is None else max(0.0, allowance.left)
+
         workers = [_start(study, k, number, devices) for k in range(number)]
         try:
             while True:
                 for worker in workers:
-                    if worker.unit is None and not stopping and (unit := queue.next()):
+                    seconds = left()
+                    if worker.unit is None and seconds and (unit := queue.next(seconds)):
                         worker.unit, worker.began = unit, time.perf_counter()
                         worker.pipe.send(unit.number)
                 busy = {worker.pipe: worker for worker in workers if worker.unit is not None}
@@ -257,21 +312,22 @@ def _run_with_processes(study: Study, queue: _Queue, number: int) -> None:
                     break
                 for pipe in wait(list(busy), timeout=0.5):
                     worker = busy[pipe]  # pyright: ignore[reportArgumentType]
-                    unit = worker.unit
+                    unit, took = worker.unit, time.perf_counter() - worker.began
                     assert unit is not None
                     worker.unit = None
                     try:
                         failure = worker.pipe.recv()
                     except (EOFError, OSError):
                         worker.process.join()
-                        if stopping:
+                        if not left():
+                            queue.stop(unit, took)
                             continue
                         failure = f"its process ended with exit code {worker.process.exitcode}"
                         k = workers.index(worker)
                         workers[k] = _start(study, k, number, devices)
-                    queue.finish(unit, failure, time.perf_counter() - worker.began)
-                if stopping:
-                    _ask_to_stop(workers)
+                    queue.finish(unit, failure, took)
+                if not left():
+                    _ask_to_stop(workers, kill=allowance is not None and allowance.is_over)
         except BaseException:
             _ask_to_stop(workers)
             raise
@@ -285,12 +341,14 @@ def _run_with_processes(study: Study, queue: _Queue, number: int) -> None:
                 f"the study in {study.folder} was stopped on request; the same command continues it",
                 stopping[0],
             )
+        if allowance is not None:
+            queue.name_too_long(allowance.of_work)
 
 
-def _ask_to_stop(workers: Sequence[_Worker]) -> None:
+def _ask_to_stop(workers: Sequence[_Worker], *, kill: bool = False) -> None:
     for worker in workers:
         if worker.process.is_alive():
-            worker.process.terminate()
+            (worker.process.kill if kill else worker.process.terminate)()
 
 
 def _start(study: Study, k: int, number: int, devices: Sequence[str]) -> _Worker:
@@ -299,7 +357,7 @@ def _start(study: Study, k: int, number: int, devices: Sequence[str]) -> _Worker
     environment = {}
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices[k % len(devices)]
-    if "OMP_NUM_THREADS" not in os.environ:
+    if number > 1 and "OMP_NUM_THREADS" not in os.environ:
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // number))
     process = multiprocessing.get_context("spawn").Process(
         target=_serve, args=(there, study.config.to_dict(), study.folder), daemon=False

@@ -1,21 +1,22 @@
 """What a study will do, take and be able to see, told before it begins.
 
-Time is read off what has run in the folder already; before, the operations of the runs give the least that it
-can be. Power is read off the scatter of seeds: of this study's
-own last comparison where there is one, else of a stored study.
+Time is read off what has ended in the folder already, or in that of a like study, and else off a rate that is
+given; without any of these the operations of the runs give the least that it can be. Power is read off the
+scatter of seeds: of this study's own last comparison where there is one, else of a stored study.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, variance
 
 import torch
 
+from chronomask.data.folder import PreparedData
+from chronomask.data.manifest import MANIFEST
 from chronomask.errors import ChronomaskError
 from chronomask.model.device import data_sheet_flops
 from chronomask.report.comparison import (
@@ -25,14 +26,17 @@ from chronomask.report.comparison import (
     Numbers,
     difference_text,
     duration,
+    join_words,
     read_comparison,
     task_title,
     unit_of,
 )
-from chronomask.runs.result import TaskResult
+from chronomask.runs.layout import checkpoints_in, step_of
 from chronomask.study.statistics import smallest_difference
+from chronomask.study.times import Rates, rates_in
 from chronomask.study.units import Study, Unit
-from chronomask.train.dry_run import cost_in_words, dry_run
+from chronomask.train.config import RunConfig
+from chronomask.train.dry_run import DryRun, cost_in_words, dry_run
 
 __all__ = ["STORED_SPREADS", "plan_in_words"]
 
@@ -61,12 +65,11 @@ docs/results/over-time. A model or text of another size scatters otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Time:
-    """What is left of a study, in seconds of one process."""
+class _Part:
+    """A kind of units that are left: their seconds in one process, and what that rests on."""
 
+    seconds: float
     text: str
-    seconds: float = 0.0
-    """0: none is left, or it is not known"""
     is_least: bool = False
     """whether it may well be more"""
 
@@ -78,20 +81,18 @@ def plan_in_words(
     *,
     devices: int = 1,
     price_per_hour: float | None = None,
+    rates: Rates | None = None,
 ) -> str:
     """The units, the time they will take and cost, and the smallest difference that the study can show, as
     lines.
 
-    ``devices``: what ``workers`` processes share; ``price_per_hour``: of one of them.
+    ``devices``: what ``workers`` processes share; ``price_per_hour``: of one of them; ``rates``: what is
+    reckoned with until a run, or a result of a task, has ended in the study itself.
     """
     waiting = [unit for unit in units if not study.is_complete(unit)]
-    time = _time_of(study, waiting, workers)
-    lines = [_units_in_words(units, waiting), f"time: {time.text}"]
-    if time.seconds:
-        # Processes beyond the number of devices share them.
-        shared = time.seconds * min(1.0, devices / workers)
-        least = "at least " if time.is_least else ""
-        lines.append(f"cost: {least}{cost_in_words(shared, price_per_hour)}")
+    lines = [_units_in_words(units, waiting)]
+    if waiting:
+        lines += _time_in_words(study, waiting, workers, devices, price_per_hour, rates)
     return "\n".join([*lines, *_power_in_words(study)])
 
 
@@ -104,36 +105,110 @@ def _units_in_words(units: Sequence[Unit], waiting: Sequence[Unit]) -> str:
     )
 
 
-def _time_of(study: Study, waiting: Sequence[Unit], workers: int) -> _Time:
-    """By the rows of runs and the tasks of results that ended here; before the first has, by operations."""
-    rates, results = _rates(study)
-    if rates is None:
-        return _least_time_of(study, waiting)
-    total, unknown = 0.0, 0
-    for unit in waiting:
-        if unit.kind == "pretrain":
-            config = study.arms[unit.arm].config
-            total += rates * config.sizes.rows_before(config.steps)
-        elif unit.kind == "evaluate":
-            total += results.get(unit.task, 0.0)
-            unknown += unit.task not in results
-    text = f"{duration(total)} of one process for what is left, at the rates measured here"
+def _time_in_words(
+    study: Study,
+    waiting: Sequence[Unit],
+    workers: int,
+    devices: int,
+    price_per_hour: float | None,
+    given: Rates | None,
+) -> list[str]:
+    """The time of all that is left, of its kinds with what that rests on, what is not in it, and the cost."""
+    here = rates_in(study.folder)
+    runs = [unit for unit in waiting if unit.kind == "pretrain"]
+    results = Counter(unit.task for unit in waiting if unit.kind == "evaluate")
+    parts, left_out = [], []
+    if any(unit.kind == "prepare" for unit in waiting):
+        left_out.append("preparing the text")
+    if runs:
+        training = next((own for own in (here, given) if own is not None and own.token), None)
+        part = _by_rate(study, runs, training) if training else _by_operations(study, runs)
+        if part is None:
+            left_out.append(
+                f"{_number(len(runs), 'run')}, until one has ended here or --rate gives a rate"
+            )
+        else:
+            parts.append(part)
+    for own in (here, given):
+        known = {task: n for task, n in results.items() if own is not None and task in own.tasks}
+        if own is not None and known:
+            parts.append(_of_results(known, own))
+            results -= Counter(known)
+    if results:
+        what = ", ".join(results)
+        left_out.append(f"{_number(results.total(), 'result')} of tasks not measured yet ({what})")
+    lines = [f"  {part.text}" for part in parts]
+    if left_out:
+        lines.append(f"  not in it: {'; '.join(left_out)}")
+    total = sum(part.seconds for part in parts)
+    if not total:
+        return ["time: not known yet", *lines]
+    least = "at least " if any(part.is_least for part in parts) else ""
+    text = f"time: {least}{duration(total)} of one process for what is left"
     if workers > 1:
-        text += f"; about {duration(total / workers)} with {workers} if they do not slow each other down"
-    if unknown:
-        text += f" ({unknown:,} results of tasks not yet measured are not in it)"
-    return _Time(text, total)
+        text += f"; {least or 'about '}{duration(total / workers)} with {workers}"
+        if here.workers != {workers}:
+            text += " if they do not slow each other down"
+    # Processes beyond the number of devices share them.
+    cost = cost_in_words(total * min(1.0, devices / workers), price_per_hour)
+    return [text, *lines, f"cost: {least}{cost}"]
 
 
-def _least_time_of(study: Study, waiting: Sequence[Unit]) -> _Time:
-    """Of a study in which no run has ended: what its runs take at a rate that no model reaches."""
-    unknown = _Time("not known before a run has ended here; the same command tells it then")
-    if not study.is_complete(study.units[0]):
-        return unknown
-    runs = Counter(unit.arm for unit in waiting if unit.kind == "pretrain")
+def _by_rate(study: Study, runs: Sequence[Unit], rates: Rates) -> _Part:
+    """Runs by those of their own arm that have ended, else by their tokens; less what is saved of them."""
+    assert rates.token is not None
+    seconds, length = 0.0, _tokens_of_row(study)
+    of_arms = rates.runs if rates.place == "here" else {}
+    for unit in runs:
+        config = study.arms[unit.arm].config
+        rows = config.sizes.rows_before(config.steps)
+        steps = [step_of(path) or 0 for path in checkpoints_in(study.run(unit).checkpoints)]
+        left = rows - config.sizes.rows_before(max(steps, default=0))
+        whole = of_arms.get(unit.arm, rows * length * rates.token)
+        seconds += whole * left / rows
+    basis = f"at {1 / rates.token:,.0f} tokens a second, as given"
+    if rates.num_runs:
+        kind = "wall time" if rates.runs_are_wall else "training steps"
+        basis = f"by the {kind} of {_number(rates.num_runs, 'run')} that ended {rates.place}"
+    more = "" if rates.runs_are_wall else ", without start, compilation, validation and saving"
+    return _Part(
+        seconds, f"{_number(len(runs), 'run')}: {duration(seconds)}, {basis}{more}{_with(rates)}"
+    )
+
+
+def _of_results(known: Mapping[str, int], rates: Rates) -> _Part:
+    seconds = sum(number * rates.tasks[task] for task, number in known.items())
+    kind = "wall time" if rates.results_are_wall else "time, without start,"
+    basis = f"by the {kind} of {_number(rates.num_results, 'result')} that ended {rates.place}"
+    number = _number(sum(known.values()), "result")
+    return _Part(seconds, f"{number} of tasks: {duration(seconds)}, {basis}{_with(rates)}")
+
+
+def _with(rates: Rates) -> str:
+    """How many processes were at work when rates were measured; nothing where that is not noted."""
+    if not rates.workers:
+        return ""
+    numbers = join_words([str(number) for number in sorted(rates.workers)])
+    return f" (with {numbers} process{'' if numbers == '1' else 'es'} at work)"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _tokens_of_row(study: Study) -> float:
+    """Tokens of a row in the mean; of text that is not prepared yet, at most."""
+    if study.config.prepare is not None and not study.is_complete(study.units[0]):
+        return study.config.prepare.row_length
+    split = PreparedData.open(study.data).split("train")
+    return split.num_tokens / split.num_rows
+
+
+def _by_operations(study: Study, runs: Sequence[Unit]) -> _Part | None:
+    """Runs at a rate that no model reaches; None where a device has none that is known."""
     rate, total, source = None, 0.0, "of a dense product measured here"
     try:
-        for arm, number in runs.items():
+        for arm, number in Counter(unit.arm for unit in runs).items():
             config = study.arms[arm].config
             if rate is None and config.device != "cpu" and torch.cuda.is_available():
                 # Nothing is measured there: the device belongs to the processes that will train.
@@ -142,34 +217,30 @@ def _least_time_of(study: Study, waiting: Sequence[Unit]) -> _Time:
                     "of its data sheet",
                 )
                 if rate is None:
-                    return unknown
-            one = dry_run(config, flops_per_second=rate)
+                    return None
+            one = _dry_run(study, config, rate)
             rate = one.flops_per_second
             total += number * one.seconds
     except ChronomaskError:  # what training refuses is said when the run begins
-        return unknown
+        return None
     text = (
-        f"at least {duration(total)} of one process: the operations of training, at the rate {source}, "
-        "which no model reaches; once a run has ended the same command tells more"
+        f"{_number(len(runs), 'run')}: at least {duration(total)}, by the operations of training alone, at "
+        f"the rate {source}, which no model reaches; once a run has ended the same command tells more"
     )
-    return _Time(text, total, is_least=True)
+    return _Part(total, text, is_least=True)
 
 
-def _rates(study: Study) -> tuple[float | None, dict[str, float]]:
-    """Seconds a row of training, and of a result by task; of what is complete."""
-    rows = seconds = 0.0
-    results: dict[str, list[float]] = {}
-    for unit in study.units:
-        if unit.kind == "prepare" or not study.is_complete(unit):
-            continue
-        if unit.kind == "pretrain":
-            summary = json.loads(study.run(unit).summary.read_text(encoding="utf-8"))
-            config = study.arms[unit.arm].config
-            rows += config.sizes.rows_before(config.steps)
-            seconds += float(summary["seconds"])
-        else:
-            results.setdefault(unit.task, []).append(TaskResult.load(study.result(unit)).seconds)
-    return (seconds / rows if rows else None), {task: mean(own) for task, own in results.items()}
+def _dry_run(study: Study, config: RunConfig, rate: float | None) -> DryRun:
+    """Look ahead at a run, also where its text is not prepared yet: then rows are full of tokens."""
+    prepare = study.config.prepare
+    if prepare is None or study.is_complete(study.units[0]):
+        return dry_run(config, flops_per_second=rate)
+    return dry_run(
+        config.model_copy(update={"data": str(study.data / MANIFEST)}),  # which is not there
+        flops_per_second=rate,
+        row_length=prepare.row_length,
+        vocab_size=getattr(prepare.tokenizer, "vocab_size", None),
+    )
 
 
 def _power_in_words(study: Study) -> list[str]:

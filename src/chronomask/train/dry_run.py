@@ -85,11 +85,13 @@ def dry_run(
     devices: int = 1,
     flops_per_second: float | None = None,
     row_length: int | None = None,
+    vocab_size: int | None = None,
 ) -> DryRun:
     """Look ahead at a run; writes nothing. Raises UsageError for what training would refuse.
 
     ``devices`` share each step; ``flops_per_second``: what one sustains, measured here if not given;
-    ``row_length``: for a config whose data is not there, 512 if not given.
+    ``row_length`` and ``vocab_size``: for a config whose data is not there; 512 tokens and the vocabulary of
+    the architecture if not given.
     """
     if config.hours is not None:
         one = dry_run(
@@ -97,6 +99,7 @@ def dry_run(
             devices=devices,
             flops_per_second=flops_per_second,
             row_length=row_length,
+            vocab_size=vocab_size,
         )
         steps = max(1, int(config.steps * 3600 * config.hours / one.seconds))
         found = dry_run(
@@ -104,6 +107,7 @@ def dry_run(
             devices=devices,
             flops_per_second=one.flops_per_second,
             row_length=row_length,
+            vocab_size=vocab_size,
         )
         return replace(found, measured=one.measured)
     there = isinstance(config.data, tuple) or Path(config.data).exists()
@@ -122,7 +126,12 @@ def dry_run(
     tokenizer = None if data is None else open_tokenizer(data.tokenizer_path)
     causal = config.objective.has_causal_rows
     model = skeleton(
-        config.model, tokenizer, row_length=length, attention=config.attention, causal=causal
+        config.model,
+        tokenizer,
+        row_length=length,
+        attention=config.attention,
+        causal=causal,
+        vocab_size=None if data is not None else vocab_size,
     )
     flops = count_flops(model)
 
