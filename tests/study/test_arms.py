@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
+from chronomask.config import diff
 from chronomask.errors import UsageError
 from chronomask.layers import Layer, parse_override
+from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
 from chronomask.study.arms import check_declared, resolve_arms
 from chronomask.study.config import StudyConfig, load_study
-from chronomask.study.units import open_study
+from chronomask.study.units import open_study, steps_of
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 
@@ -306,6 +308,8 @@ def test_shipped_studies_are_valid(path: Path, tmp_path: Path) -> None:
     assert len(study.seeds) >= 3
     if path.stem == "late-masks":  # of one ratio, and of losses alone
         assert study.contrasts == (("late, equal time", "at once"),)
+    elif path.stem == "published":
+        assert set(study.tasks) >= {"squad", "cola", "mnli"}
     else:
         assert {"fixed 0.15", "fixed 0.30", "PTW"} <= set(arms)
         assert "upos_probe" in study.tasks
@@ -314,6 +318,22 @@ def test_shipped_studies_are_valid(path: Path, tmp_path: Path) -> None:
         assert set(study.tasks) >= {"sst2", "blimp"}
     # Beside tasks and the data, which are made elsewhere, a study of this file opens.
     assert len(open_study(study, tmp_path / "out").units) > len(arms) * len(study.seeds)
+
+
+def test_the_published_comparisons_are_those_of_the_recipe_at_the_published_points() -> None:
+    """BERT-base in all but masking and checkpoints; SQuAD after 5.7 B tokens, and at the end."""
+    study = load_study(find_recipe("published", "study"))
+    arms = resolve_arms(study, "data")
+    recipe = RunConfig.load(find_recipe("bert-base"))
+    free = ("masking.ratio.", "masking.content.", "checkpoint.", "name")
+    for arm in arms.values():
+        assert all(key.startswith(free) for key in diff(recipe, arm.config)), arm.name
+    assert {arm.config.masking.ratio.at(0.0) for arm in arms.values()} >= {0.15, 0.25, 0.35}
+    assert study.prepare is not None
+    tokens = arms["fixed 0.15"].config.rows_per_step * study.prepare.row_length
+    steps = steps_of(study, arms["fixed 0.15"], "squad")
+    assert [round(step * tokens / 1e9, 1) for step in (steps[0], steps[-1])] == [5.7, 26.2]
+    assert round(862_000 * tokens / 1e9) == 113
 
 
 def test_there_are_shipped_studies() -> None:

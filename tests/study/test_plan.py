@@ -25,7 +25,8 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     assert before.startswith("plan: 5 units, 1 complete; 4 to pretrain\n")
     assert "\ntime: at least " in before  # by operations: the data are prepared
     assert "\ncost: at least " in before
-    assert "device-hours; --price-per-hour says what they cost\n" in before
+    shared = "(2 processes share 1 device)\n"
+    assert f"device-hours; --price-per-hour says what they cost {shared}" in before
     assert "stored studies" in before
     spread, _, metric, unit = STORED_SPREADS["validation_loss"]
     alone = difference_text({"metric": metric, "unit": unit}, smallest_difference(spread, 2))
@@ -53,6 +54,7 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     assert (
         f"\ncost: {100 / 3600:.3g} device-hours; --price" in during
     )  # two processes on one device
+    assert "(2 processes share 1 device)\n" in during
     each = plan_in_words(study, study.in_order(), 8, devices=8, price_per_hour=36.0)
     assert "about 25 s with 8\n" in each  # as many as were measured
     assert f"\ncost: {200 / 3600:.3g} device-hours, 2.00 at 36 an hour\n" in each
@@ -115,13 +117,13 @@ def _seconds(plan: str) -> float:
     return 60 * int(minutes) + int(seconds)
 
 
-@pytest.mark.parametrize("stem", ["small", "tiny", "over-time"])
+@pytest.mark.parametrize("stem", ["small", "tiny", "over-time", "published"])
 def test_the_plan_of_a_shipped_study_has_a_time(
     stem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From nothing but its recipe: no text is prepared, and nothing is written."""
     app(
-        ["study", "plan", stem, "--out", str(tmp_path / "out"), "--rate", "1e6", "--set", "base.steps=100"],
+        ["study", "plan", stem, "--out", str(tmp_path / "out"), "--rate", "1e6"],
         standalone_mode=False,
     )  # fmt: skip
     told = capsys.readouterr().out

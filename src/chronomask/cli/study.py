@@ -67,8 +67,8 @@ Rate = Annotated[
     str | None,
     typer.Option(
         metavar="N|FOLDER",
-        help="Tokens a second, or the folder of a like run or study: what the plan reckons with until a run "
-        "has ended here.",
+        help="Tokens a second of one process, or the folder of a like run or study: what the plan reckons "
+        "with until a run has ended here.",
     ),
 ]
 

@@ -287,12 +287,14 @@ def _do(
     if text:
         tell(text)
     outcome = run_study(study, units, workers=workers, tell=tell, shown=shown, allowance=allowance)
+    ended = None
+    if allowance is not None:
+        ended = _out_of_time(study, units, outcome, allowance, again)
     if outcome.failed:
-        raise RunError(_failures(study, outcome.failed, len(outcome.left_out)))
-    left = [unit for unit in units if not study.is_complete(unit)]
-    if left:
-        assert allowance is not None  # without one, all that has not failed is done
-        raise _out_of_time(study, units, left, outcome, allowance, again)
+        failures = _failures(study, outcome.failed, len(outcome.left_out))
+        raise RunError(failures if ended is None else f"{failures}\n{ended}")
+    if ended is not None:
+        raise ended
 
 
 def _plan(
@@ -331,14 +333,18 @@ def _allow(minutes: float | None) -> Allowance | None:
 def _out_of_time(
     study: Study,
     units: Sequence[Unit],
-    left: Sequence[Unit],
     outcome: Outcome,
     allowance: Allowance,
     again: Sequence[str],
-) -> ChronomaskError:
-    """What is done, what is left and the command that goes on; an error of use where no call would end it."""
+) -> ChronomaskError | None:
+    """What is done, what is left and the command that goes on, None if nothing is; an error of use where no
+    call of that length would end it.
+    """
     from chronomask.runs.layout import checkpoints_in
 
+    left = [unit for unit in units if not study.is_complete(unit)]
+    if not left:
+        return None
     minutes = f"{allowance.seconds / 60:g}"
     too_long, more = "", minutes
     if outcome.too_long:

@@ -151,6 +151,8 @@ def _time_in_words(
             text += " if they do not slow each other down"
     # Processes beyond the number of devices share them.
     cost = cost_in_words(total * min(1.0, devices / workers), price_per_hour)
+    if workers > devices:
+        cost += f" ({workers} processes share {_number(devices, 'device')})"
     return [text, *lines, f"cost: {least}{cost}"]
 
 
