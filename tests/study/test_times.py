@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chronomask.cli import app
-from chronomask.errors import OutOfTime, UsageError
+from chronomask.errors import OutOfTime, RunError, UsageError
 from chronomask.study import command, execute
 from chronomask.study.execute import Outcome, run_study
 from chronomask.study.times import (
@@ -109,7 +109,7 @@ def test_a_call_ends_in_its_time(
     def clock() -> float:
         if "decay" not in begun:
             return 0.0
-        return 540.0 if any(own.asked.is_set() for own in started) else 513.0
+        return 534.0 if any(own.asked.is_set() for own in started) else 513.0
 
     outcome = run_study(study, study.in_order(), allowance=Allowance(540.0, clock))
     assert outcome.done == [study.units[1]]
@@ -172,6 +172,10 @@ def test_the_last_line_says_what_is_left_and_how_it_goes_on(
     with pytest.raises(OutOfTime):
         app(shlex.split(text.partition("It goes on with  chronomask ")[2]), standalone_mode=False)
     assert given == [(5, 2, 540.0)] * 2
+    failed = Outcome(failed=[(study.units[3], "the disk is full")])
+    monkeypatch.setattr(execute, "run_study", lambda *_, **__: failed)
+    with pytest.raises(RunError, match=r"^1 unit failed:\n.*the disk is full.*\n.*It goes on with"):
+        app([*words, "--minutes", "9"], standalone_mode=False)
     for minutes in ("0", "-1", "nan", "inf"):
         with pytest.raises(UsageError, match="above 0"):
             app([*words, "--minutes", minutes], standalone_mode=False)

@@ -58,7 +58,8 @@ def study(
 
     ``config``: a config, a dict of its keys, the path of one as YAML, or a recipe's name such as "tiny";
     ``changes``: keys of :class:`StudyConfig` that differ, such as ``seeds=(0, 1)``. ``workers``: processes;
-    with GPUs each has one of its own, in turn. ``minutes``: what the call may take.
+    with GPUs each has one of its own, in turn. ``minutes``: what the call may take
+    until all units are done; comparing them comes on top of it.
 
     Raises UsageError before any work for what cannot be compared or done; RunError, once everything else
     is done, if a unit failed; OutOfTime where ``minutes`` were too few, and the same call goes on.

@@ -67,7 +67,7 @@ def run_study(
 
     ``allowance``: the time that the call may take. An evaluation is begun only if those of its task took no
     longer than what is left. When no time for work is left, runs save their state and stop, and evaluations
-    end without a result; what is at work still when all time is up is killed, and a run then goes on from
+    end without a result; what is at work still shortly before the end is killed, and a run then goes on from
     its last checkpoint.
     """
     outcome = Outcome()

@@ -71,9 +71,14 @@ class Allowance:
         self.began = self.clock()
 
     @property
+    def of_ending(self) -> float:
+        """Seconds for saving and ending: a twentieth, but at most a minute."""
+        return min(60.0, self.seconds / 20)
+
+    @property
     def of_work(self) -> float:
-        """Seconds for units; the rest, a twentieth but at most a minute, is for saving and ending."""
-        return self.seconds - min(60.0, self.seconds / 20)
+        """Seconds for units, the rest."""
+        return self.seconds - self.of_ending
 
     @property
     def used(self) -> float:
@@ -87,8 +92,8 @@ class Allowance:
 
     @property
     def is_over(self) -> bool:
-        """Whether the call should have ended by now."""
-        return self.used >= self.seconds
+        """Whether nothing may go on: a quarter of the time for ending is that of the call itself."""
+        return self.used >= self.seconds - self.of_ending / 4
 
 
 def note_time(study: Study, unit: Unit, seconds: float, *, workers: int, complete: bool) -> None:
