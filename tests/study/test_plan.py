@@ -92,7 +92,16 @@ def test_time_is_known_before_the_text_is_prepared(values: dict[str, Any], tmp_p
         in plan
     )
 
-    rates = Rates("in runs/like", 200 / tokens, {"fixed": 1.0}, {"cola": 5.0}, 3, 2, True, True)
+    rates = Rates(
+        "in runs/like",
+        token=200 / tokens,
+        runs={"fixed": 1.0},
+        tasks={"cola": 5.0},
+        num_runs=3,
+        num_results=2,
+        runs_are_wall=True,
+        results_are_wall=True,
+    )
     plan = plan_in_words(study, study.in_order(), 1, rates=rates)
     assert "\ntime: 4 min 40 s of one process" in plan
     assert "4 runs: 3 min 20 s, by the wall time of 3 runs that ended in runs/like\n" in plan
@@ -110,6 +119,10 @@ def test_what_is_saved_of_a_run_is_not_counted_again(
     less = plan_in_words(study, study.in_order(), 1, rates=rates)
     seconds = [_seconds(plan) for plan in (whole, less)]
     assert seconds[1] == pytest.approx(7 / 8 * seconds[0], abs=1.0)
+    begun = plan_in_words(
+        study, study.in_order(), 1, rates=Rates("in x", 0.1, num_runs=1, runs_ended=False)
+    )
+    assert "by the training steps of 1 run that began in x, without start" in begun
 
 
 def _seconds(plan: str) -> float:

@@ -14,6 +14,7 @@ import pytest
 
 from chronomask.cli import app
 from chronomask.errors import OutOfTime, RunError, UsageError
+from chronomask.runs.layout import STATE
 from chronomask.study import command, execute
 from chronomask.study.execute import Outcome, run_study
 from chronomask.study.times import (
@@ -187,8 +188,14 @@ def test_notes_of_a_unit_are_read_together(values: dict[str, Any], tmp_path: Pat
     """A run goes on where it stopped, so its times add up; an evaluation begins anew."""
     study = opened({**values, "curve_steps": [], "seeds": [0]}, tmp_path)
     run, other, evaluation = study.units[1], study.units[2], study.units[-1]
-    for unit in (run, other):
-        mark(study, unit)
+    saved = study.run(run).checkpoint(4) / STATE
+    saved.parent.mkdir(parents=True)
+    saved.write_text(json.dumps({"seconds": 3.0, "tokens_seen": 500}))
+    begun = rates_in(study.folder)  # better than nothing until a run has ended
+    assert (begun.token, begun.runs, begun.num_runs, begun.runs_ended) == (3.0 / 500, {}, 1, False)
+    mark(study, other)
+    assert rates_in(study.folder).token == 5.0 / 1000
+    mark(study, run)
     assert rates_in(study.folder).token == 10.0 / 2000
     assert not rates_in(study.folder).runs_are_wall
     for unit, seconds, complete in (

@@ -164,18 +164,26 @@ def _by_rate(study: Study, runs: Sequence[Unit], rates: Rates) -> _Part:
     for unit in runs:
         config = study.arms[unit.arm].config
         rows = config.sizes.rows_before(config.steps)
-        steps = [step_of(path) or 0 for path in checkpoints_in(study.run(unit).checkpoints)]
-        left = rows - config.sizes.rows_before(max(steps, default=0))
         whole = of_arms.get(unit.arm, rows * length * rates.token)
-        seconds += whole * left / rows
+        seconds += whole * _share_left(study, unit)
     basis = f"at {1 / rates.token:,.0f} tokens a second, as given"
     if rates.num_runs:
         kind = "wall time" if rates.runs_are_wall else "training steps"
-        basis = f"by the {kind} of {_number(rates.num_runs, 'run')} that ended {rates.place}"
+        became = "ended" if rates.runs_ended else "began"
+        basis = f"by the {kind} of {_number(rates.num_runs, 'run')} that {became} {rates.place}"
     more = "" if rates.runs_are_wall else ", without start, compilation, validation and saving"
     return _Part(
         seconds, f"{_number(len(runs), 'run')}: {duration(seconds)}, {basis}{more}{_with(rates)}"
     )
+
+
+def _share_left(study: Study, unit: Unit) -> float:
+    """Of a run's rows, what lies behind its newest checkpoint."""
+    config = study.arms[unit.arm].config
+    saved = max(
+        (step_of(path) or 0 for path in checkpoints_in(study.run(unit).checkpoints)), default=0
+    )
+    return 1 - config.sizes.rows_before(saved) / config.sizes.rows_before(config.steps)
 
 
 def _of_results(known: Mapping[str, int], rates: Rates) -> _Part:
@@ -210,7 +218,7 @@ def _by_operations(study: Study, runs: Sequence[Unit]) -> _Part | None:
     """Runs at a rate that no model reaches; None where a device has none that is known."""
     rate, total, source = None, 0.0, "of a dense product measured here"
     try:
-        for arm, number in Counter(unit.arm for unit in runs).items():
+        for arm in dict.fromkeys(unit.arm for unit in runs):
             config = study.arms[arm].config
             if rate is None and config.device != "cpu" and torch.cuda.is_available():
                 # Nothing is measured there: the device belongs to the processes that will train.
@@ -222,7 +230,8 @@ def _by_operations(study: Study, runs: Sequence[Unit]) -> _Part | None:
                     return None
             one = _dry_run(study, config, rate)
             rate = one.flops_per_second
-            total += number * one.seconds
+            left = sum(_share_left(study, unit) for unit in runs if unit.arm == arm)
+            total += left * one.seconds
     except ChronomaskError:  # what training refuses is said when the run begins
         return None
     text = (

@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 
 from chronomask.errors import UsageError, shown
-from chronomask.runs.layout import RunFolder
+from chronomask.runs.layout import STATE, RunFolder, checkpoints_in
 from chronomask.storage import read_lines, read_object
 from chronomask.study.units import Study, Unit
 
@@ -43,13 +43,14 @@ class Rates:
     place: str
     """where that was, for sentences: ``here``, ``in runs/other``"""
     token: float | None = None
-    """a token of training; None: no run has ended"""
+    """a token of training; None: of no run anything is saved"""
     runs: Mapping[str, float] = field(default_factory=dict)
     """a whole run of each arm, where one has ended"""
     tasks: Mapping[str, float] = field(default_factory=dict)
     """a result of each task, where there is one"""
     num_runs: int = 0
-    """that ended; 0 with ``token``: it was given"""
+    """that ended, or if none has, of which something is saved; 0 with ``token``: it was given"""
+    runs_ended: bool = True
     num_results: int = 0
     runs_are_wall: bool = False
     """whether the times are those from start to end; else of training steps alone"""
@@ -156,19 +157,24 @@ class _Ended:
     """arm or task"""
     seconds: float
     tokens: float = 0.0
+    complete: bool = True
+    """False: a run that has begun, as far as it is saved"""
 
 
 def rates_in(folder: Path, place: str = "here") -> Rates:
     """What the runs and results in a study's folder, or in that of a run, took.
 
-    By wall time where that is noted of some of them; else by what they say of their own steps and work.
+    By wall time where that is noted of some of them; else by what they say of their own steps and work. Runs
+    that have not ended count where none has.
     """
     noted = _read_notes(folder)
     alone = (folder / "summary.json").is_file()
     folders = [
         RunFolder(path) for path in ([folder] if alone else sorted(folder.glob("runs/*/seed-*")))
     ]
-    runs, runs_are_wall = _by_notes([one for run in folders for one in _run_in(run)], noted)
+    begun = [one for run in folders for one in _run_in(run)]
+    ended = [one for one in begun if one.complete]
+    runs, runs_are_wall = _by_notes(ended or begun, noted)
     results, results_are_wall = _by_notes(
         [one for run in folders for one in _results_in(run)], noted
     )
@@ -176,9 +182,10 @@ def rates_in(folder: Path, place: str = "here") -> Rates:
     return Rates(
         place,
         token=sum(run.seconds for run in runs) / tokens if tokens else None,
-        runs=_means(runs),
+        runs=_means(runs) if ended else {},
         tasks=_means(results),
         num_runs=len(runs),
+        runs_ended=bool(ended),
         num_results=len(results),
         runs_are_wall=runs_are_wall,
         results_are_wall=results_are_wall,
@@ -189,11 +196,15 @@ def rates_in(folder: Path, place: str = "here") -> Rates:
 
 
 def _run_in(run: RunFolder) -> Iterator[_Ended]:
-    summary = read_object(run.summary)
-    if summary is not None and "tokens_seen" in summary:
+    """A run that has ended, or what its newest checkpoint has of it."""
+    told = read_object(run.summary)
+    complete = told is not None
+    if told is None and (newest := checkpoints_in(run.checkpoints)[:1]):
+        told = read_object(newest[0] / STATE)
+    if told is not None and told.get("tokens_seen"):
         arm, seed = _names(run)
-        unit = Unit(0, "pretrain", arm, seed)
-        yield _Ended(str(unit), arm, float(summary["seconds"]), float(summary["tokens_seen"]))
+        name, seconds = str(Unit(0, "pretrain", arm, seed)), float(told["seconds"])
+        yield _Ended(name, arm, seconds, float(told["tokens_seen"]), complete)
 
 
 def _results_in(run: RunFolder) -> Iterator[_Ended]:
@@ -234,6 +245,6 @@ def given_rates(text: str) -> Rates:
     if not 0 < speed < math.inf:
         raise UsageError(
             f"--rate {shown(text)}: give tokens a second, such as 250000, or the folder of a run or a study "
-            "in which a run has ended"
+            "in which something is trained"
         )
     return Rates("as given", token=1 / speed)
