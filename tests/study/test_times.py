@@ -215,6 +215,10 @@ def test_notes_of_a_unit_are_read_together(values: dict[str, Any], tmp_path: Pat
     assert longest_of_tasks(study.folder) == {"cola": pytest.approx(33.0)}
     note_time(study, evaluation, 25.0, workers=2, complete=True)
     assert longest_of_tasks(study.folder) == {"cola": 25.0}
+    (study.folder / NOTED).unlink()
+    (study.folder / NOTED).mkdir()
+    with pytest.raises(RunError, match=r"times\.jsonl cannot be written \(Is a directory\)"):
+        note_time(study, run, 1.0, workers=1, complete=True)
 
 
 def test_a_rate_is_given_as_a_number_or_a_folder(values: dict[str, Any], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from chronomask.errors import UsageError, shown
+from chronomask.errors import RunError, UsageError, shown
 from chronomask.runs.layout import STATE, RunFolder, checkpoints_in
 from chronomask.storage import read_lines, read_object
 from chronomask.study.units import Study, Unit
@@ -98,13 +98,22 @@ class Allowance:
 
 
 def note_time(study: Study, unit: Unit, seconds: float, *, workers: int, complete: bool) -> None:
-    """Note how long a process was at a unit, one of ``workers``, until it was done or stopped."""
+    """Note how long a process was at a unit, one of ``workers``, until it was done or stopped.
+
+    Raises RunError where that cannot be written.
+    """
     line: dict[str, Any] = {"unit": str(unit), "seconds": round(seconds, 3)}
     if unit.task:
         line["task"] = unit.task
     line |= {"workers": workers, "complete": complete}
-    with (study.folder / NOTED).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    path = study.folder / NOTED
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written ({error.strerror}): mend that, and the same command goes on"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
