@@ -16,6 +16,7 @@ from chronomask.cli import app
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study.command import status
 from chronomask.study.execute import run_one, run_study, share_of
+from chronomask.study.times import NOTED
 from chronomask.study.units import Study, check_shared_start, check_versions, open_study, start_of
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
@@ -247,6 +248,10 @@ def test_processes_stop_and_go_on(values: dict[str, Any], tmp_path: Path) -> Non
     _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 128 + signal.SIGTERM
     assert "the same command continues it" in errors
+    notes = [json.loads(line) for line in (study.folder / NOTED).read_text().splitlines()]
+    assert {note["unit"] for note in notes} == {f"pretrain {arm}, seed 0" for arm in study.arms}
+    assert not any(note["complete"] for note in notes)
+    assert "failed last time" not in status(study.folder)
     saved = [
         json.loads(next(log.parent.glob("checkpoints/step-*/state.json")).read_text())
         for log in logs

@@ -15,7 +15,7 @@ from chronomask.study.contrasts import compare_study
 from chronomask.study.execute import run_study
 from chronomask.study.plan import STORED_SPREADS, plan_in_words
 from chronomask.study.statistics import smallest_difference
-from chronomask.study.times import NOTED, Rates, given_rates, note_time
+from chronomask.study.times import NOTED, Allowance, Rates, given_rates, note_time
 from tests.support.opened_study import opened
 
 
@@ -85,6 +85,8 @@ def test_time_is_known_before_the_text_is_prepared(values: dict[str, Any], tmp_p
 
     tokens = 4 * 8 * 4 * 64
     rates = given_rates(str(tokens / 100))
+    calls = plan_in_words(study, study.in_order(), 2, rates=rates, allowance=Allowance(20.0))
+    assert "; about 3 calls of 0.333333 minutes\n" in calls  # of 50 s, 19 of each call for work
     plan = plan_in_words(study, study.in_order(), 1, rates=rates)
     assert "\ntime: 1 min 40 s of one process for what is left\n" in plan
     assert (

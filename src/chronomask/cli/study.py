@@ -63,6 +63,14 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes; GPUs are assigned 
 Only = Annotated[
     str | None, typer.Option(metavar="I/N", help="Only the I-th of N shares of the runs.")
 ]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        help="A call ends within N minutes with its work saved (exit code 75 if some is left); the same "
+        "command goes on.",
+    ),
+]
 Rate = Annotated[
     str | None,
     typer.Option(
@@ -88,14 +96,7 @@ def study_run(
     unit: Annotated[
         int | None, typer.Option(min=0, help="Run only the unit with this number.")
     ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            help="End within N minutes with all work saved (exit code 75 if some is left); the same command "
-            "goes on.",
-        ),
-    ] = None,
+    minutes: Minutes = None,
     price_per_hour: PricePerHour = None,
     rate: Rate = None,
     quiet: Quiet = False,
@@ -133,6 +134,7 @@ def study_plan(
     overrides: Changes = None,
     workers: Workers = 1,
     only: Only = None,
+    minutes: Minutes = None,
     price_per_hour: PricePerHour = None,
     rate: Rate = None,
 ) -> None:
@@ -149,6 +151,7 @@ def study_plan(
             changes=changes,
             workers=workers,
             only=only,
+            minutes=minutes,
             price_per_hour=price_per_hour,
             rate=rate,
         )

@@ -137,16 +137,18 @@ def plan(
     changes: Sequence[Layer] = (),
     workers: int = 1,
     only: str | None = None,
+    minutes: float | None = None,
     price_per_hour: float | None = None,
     rate: str | None = None,
 ) -> str:
     """What ``chronomask study plan`` says: the plan that ``study run`` begins with. Nothing is written."""
+    allowance = _allow(minutes)
     study = _open(path, out, changes)
 
     from chronomask.study.execute import share_of
 
     units = study.in_order() if only is None else share_of(study, only)
-    return _plan(study, units, workers, price_per_hour, rate)
+    return _plan(study, units, workers, price_per_hour, rate, allowance)
 
 
 def status(out: Path) -> str:
@@ -282,7 +284,7 @@ def _do(
 
     from chronomask.study.execute import run_study
 
-    text = "" if shown or quiet else _plan(study, units, workers, price_per_hour, rate)
+    text = "" if shown or quiet else _plan(study, units, workers, price_per_hour, rate, allowance)
     begin(study)
     tell = _be_silent if quiet else _tell
     if text:
@@ -304,6 +306,7 @@ def _plan(
     workers: int,
     price_per_hour: float | None,
     rate: str | None,
+    allowance: Allowance | None,
 ) -> str:
     from chronomask.study.execute import cuda_devices
     from chronomask.study.plan import plan_in_words
@@ -316,6 +319,7 @@ def _plan(
         devices=max(1, len(cuda_devices())),
         price_per_hour=price_per_hour,
         rates=None if rate is None else given_rates(rate),
+        allowance=allowance,
     )
 
 

@@ -33,7 +33,7 @@ from chronomask.report.comparison import (
 )
 from chronomask.runs.layout import checkpoints_in, step_of
 from chronomask.study.statistics import smallest_difference
-from chronomask.study.times import Rates, rates_in
+from chronomask.study.times import Allowance, Rates, rates_in
 from chronomask.study.units import Study, Unit
 from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import DryRun, cost_in_words, dry_run
@@ -82,17 +82,19 @@ def plan_in_words(
     devices: int = 1,
     price_per_hour: float | None = None,
     rates: Rates | None = None,
+    allowance: Allowance | None = None,
 ) -> str:
     """The units, the time they will take and cost, and the smallest difference that the study can show, as
     lines.
 
     ``devices``: what ``workers`` processes share; ``price_per_hour``: of one of them; ``rates``: what is
-    reckoned with until a run, or a result of a task, has ended in the study itself.
+    reckoned with until a run, or a result of a task, has ended in the study itself; ``allowance``: the time
+    of a call, if it is limited.
     """
     waiting = [unit for unit in units if not study.is_complete(unit)]
     lines = [_units_in_words(units, waiting)]
     if waiting:
-        lines += _time_in_words(study, waiting, workers, devices, price_per_hour, rates)
+        lines += _time_in_words(study, waiting, workers, devices, price_per_hour, rates, allowance)
     return "\n".join([*lines, *_power_in_words(study)])
 
 
@@ -112,6 +114,7 @@ def _time_in_words(
     devices: int,
     price_per_hour: float | None,
     given: Rates | None,
+    allowance: Allowance | None,
 ) -> list[str]:
     """The time of all that is left, of its kinds with what that rests on, what is not in it, and the cost."""
     here = rates_in(study.folder)
@@ -149,6 +152,11 @@ def _time_in_words(
         text += f"; {least or 'about '}{duration(total / workers)} with {workers}"
         if here.workers != {workers}:
             text += " if they do not slow each other down"
+    if allowance is not None:
+        calls = math.ceil(total / workers / allowance.of_work)
+        text += (
+            f"; {least or 'about '}{_number(calls, 'call')} of {allowance.seconds / 60:g} minutes"
+        )
     # Processes beyond the number of devices share them.
     cost = cost_in_words(total * min(1.0, devices / workers), price_per_hour)
     if workers > devices:
