@@ -51,7 +51,8 @@ from benchmarks.gpu_work import (
 )
 from benchmarks.sides import Examples, Work, run_config, trainer
 from chronomask.data.folder import PreparedData
-from chronomask.model.attention import backbone_inputs, documents_attention
+from chronomask.model.attention import documents_attention
+from chronomask.model.documents import backbone_inputs
 from chronomask.runs.layout import RunFolder
 from chronomask.train.distributed import World
 from chronomask.train.run import open_run

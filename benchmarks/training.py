@@ -11,7 +11,8 @@ of every round warm up and are not counted; figures are medians over steps, of t
 - ``train_vs_hf_padded``: the same per token that is not padding, on documents of natural length (mean at
   most half a row): ours packs them, theirs pads to the longest of a batch, as its example does unless
   told to pad to a fixed length
-- ``peak_memory_vs_hf``: memory over theirs: the peak of a process less what it held after its imports
+- ``peak_memory_vs_hf``: memory over theirs: the peak of a process less what it held after its imports,
+  medians of five turns
 - ``overhead``: seconds of a step without masking, tallying, logging and loading, over those with them
 """
 
@@ -123,7 +124,8 @@ def measure(work: Work, steps: int, rounds: int, only: set[str]) -> dict[str, An
             clock, cpu = zip(per_token(without), per_token(complete), strict=True)
             result |= {"overhead": clock[0] / clock[1], "overhead_cpu": cpu[0] / cpu[1]}
         if "peak_memory_vs_hf" in only:
-            mine, theirs = (_memory_of(side, work, data) for side in ("ours", "theirs"))
+            turns = [[_memory_of(side, work, data) for side in ("ours", "theirs")] for _ in range(5)]
+            mine, theirs = map(median, zip(*turns, strict=True))
             result |= {
                 "peak_memory_vs_hf": mine / theirs,
                 "peak_memory_bytes": mine,

@@ -15,19 +15,24 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "CONTENT", "FEW_PREDICTIONS", "FUNCTION", "OTHER", "PUNCTUATION", "ROWS_OF_TRAINING", "YARDSTICKS",
-    "Yardstick",
+    "CONTENT", "FEW_PREDICTIONS", "FUNCTION", "GROUPS", "OTHER", "PUNCTUATION", "ROWS_OF_TRAINING",
+    "YARDSTICKS", "Yardstick",
     "group_of", "losses_in_words", "measure", "title_of", "totals",
 ]  # fmt: skip
 
 FEW_PREDICTIONS = 2000
-"""A validation of fewer predictions is warned of: its loss has a standard error of 0.05 nats or more."""
+"""A loss of fewer predictions is warned of: its standard error is 0.05 nats or more."""
+_FEW_SINGLE = 100
+"""Likewise of the single mask, which is a fifth of the mean and has one prediction of a document: with fewer
+the mean's own standard error is 0.05 nats or more."""
 CONTENT = "content words"
 """Open classes of Universal Dependencies: nouns, verbs, adjectives, adverbs, interjections."""
 FUNCTION = "function words"
 """Closed classes, such as determiners and prepositions."""
 PUNCTUATION = "punctuation"
 """The class ``PUNCT``."""
+GROUPS = (CONTENT, FUNCTION, PUNCTUATION)
+"""Those that losses are shown of."""
 OTHER = "other"
 """Symbols, words without a class, and classes that are not parts of speech."""
 
@@ -54,6 +59,11 @@ class Yardstick:
     """of whole words; None hides one token of every document"""
     part: int
     """1 / part of the rows are used: the more a row hides, the fewer are needed for as many predictions"""
+
+    @property
+    def few_predictions(self) -> int:
+        """Fewer predictions than these are warned of."""
+        return _FEW_SINGLE if self.ratio is None else FEW_PREDICTIONS
 
     def num_rows(self, rows: int) -> int:
         """How many of ``rows`` held-out rows it uses, from the first on."""
@@ -97,7 +107,7 @@ def measure(sums: Any, class_names: Sequence[str]) -> dict[str, Any]:
     several = {*groups} != {OTHER}  # classes that are no parts of speech make no groups
     for yardstick, by_class in zip(YARDSTICKS, np.asarray(sums), strict=True):
         parts[yardstick.name] = by_class.sum(1)
-        for group in (CONTENT, FUNCTION, PUNCTUATION) if several else ():
+        for group in GROUPS if several else ():
             own = [k for k, name in enumerate(groups) if name == group]
             parts[f"{yardstick.name}/{group}"] = by_class[:, own].sum(1)
         for k, name in enumerate(class_names):
@@ -122,7 +132,7 @@ def totals(values: Mapping[str, Any]) -> dict[str, Any]:
         kept[key] = {
             name: value
             for name, value in values[key].items()
-            if name.partition("/")[2] in ("", CONTENT, FUNCTION, PUNCTUATION)
+            if name.partition("/")[2] in ("", *GROUPS)
         }
     return kept
 

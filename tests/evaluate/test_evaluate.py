@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,25 @@ def test_table_shows_mean_and_deviation(subject: Subject) -> None:
 
     assert results_table([result(0, 0.2), result(1, 0.4)]) == "cola  mcc  0.3000 ± 0.1414  2 seeds"
     assert results_table([result(0, 0.2)]) == "cola  mcc  0.2000  1 run"
+    measured = replace(
+        result(0, 0.2),
+        details={
+            "yardstick_loss/words-5": 5.25,
+            "yardstick_loss/words-5/NOUN": 7.0,
+            "yardstick_loss/words-5/function words": 4.5,
+            "yardstick_count/words-5": 1234,
+            "yardstick_count/words-5/function words": 400,
+        },
+    )
+    assert results_table([measured]).splitlines()[1:] == [
+        "",
+        "nats (predictions)  all words      function words",
+        "whole words, 5 %    5.250 (1,234)  4.500 (400)",
+        "whole words, 15 %   –              –",
+        "whole words, 30 %   –              –",
+        "whole words, 50 %   –              –",
+        "single mask         –              –",
+    ]
 
 
 def test_the_command(

@@ -28,7 +28,7 @@ from chronomask.integrations.workers import WorkerMasking
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.rows import RowCollator, as_rows
 from chronomask.masking.tally import class_sums, class_tally
-from chronomask.model.attention import DOCUMENTS_ATTENTION
+from chronomask.model.documents import DOCUMENTS_ATTENTION
 from chronomask.recipes import recipes
 from chronomask.train.foresight import Scorer
 from chronomask.train.forward import Forward, Predictions, entering, parts_of

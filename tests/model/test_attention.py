@@ -8,13 +8,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask.errors import UsageError
-from chronomask.model.attention import (
-    Documents,
-    backbone_inputs,
-    documents_attention,
-    position_offset,
-)
+from chronomask.model.attention import documents_attention
 from chronomask.model.config import AttentionScope
+from chronomask.model.documents import Documents, backbone_inputs, position_offset
 from chronomask.model.head import logits_at
 from chronomask.types import Rows
 from tests.support.tiny_models import SEPARATING, rows_of, small

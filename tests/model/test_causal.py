@@ -13,14 +13,10 @@ from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenize
 from chronomask.errors import UsageError
 from chronomask.masking.objective import next_tokens
 from chronomask.model import build
-from chronomask.model.attention import (
-    AttentionScope,
-    _varlen,
-    backbone_inputs,
-    position_offset,
-)
+from chronomask.model.attention import _varlen
 from chronomask.model.build import build_model, skeleton
-from chronomask.model.config import FromConfig
+from chronomask.model.config import AttentionScope, FromConfig
+from chronomask.model.documents import backbone_inputs, position_offset
 from chronomask.model.flops import Pairs
 from chronomask.model.head import logits_at, token_losses
 from chronomask.types import Rows

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from chronomask.model.attention import backbone_inputs, position_offset
+from chronomask.model.documents import backbone_inputs, position_offset
 from chronomask.model.head import PADDED_SIZES, compile_backbone, logits_at, padded_size
 from chronomask.model.last_layer import ending_of
 from chronomask.types import Rows

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from chronomask.model import host
-from chronomask.model.host import HostDropout, HostLinear, draw_kept, use_host_kernels
+from chronomask.model.host import HostDropout, HostLinear, drop, use_host_kernels
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 1.0])
 def test_values_are_dropped_as_often_as_asked_and_keep_their_mean(dropout: float) -> None:
     torch.manual_seed(0)
-    kept = draw_kept(torch.Size((401, 500)), dropout, torch.float32)
+    kept = drop(torch.ones(401, 500), dropout)
     scale = 1 / (1 - dropout) if dropout < 1 else 0.0
     values = sorted({scale, 0.0}) if dropout else [1.0]
     assert kept.unique().tolist() == pytest.approx(values, rel=2**-15)

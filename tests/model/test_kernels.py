@@ -14,13 +14,12 @@ from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends, sdpa_kerne
 from transformers import PreTrainedTokenizerBase
 
 from chronomask.model import attention
-from chronomask.model.attention import (
+from chronomask.model.attention import attention_at, documents_attention, without_cudnn
+from chronomask.model.documents import (
     DOCUMENTS_ATTENTION,
     Documents,
-    attention_at,
-    documents_attention,
+    documents_between,
     padded_rows,
-    without_cudnn,
 )
 from tests.support.tiny_models import small
 
@@ -34,7 +33,7 @@ def documents_of(lengths: list[int], length: int, device: str) -> Documents:
     """One padded row for each of ``lengths``; the padding of a row is a document of its own."""
     starts = np.arange(len(lengths) + 1) * length
     bounds = np.union1d(starts, starts[:-1] + np.asarray(lengths))
-    return attention.documents_between(bounds, len(lengths), length, device)
+    return documents_between(bounds, len(lengths), length, device)
 
 
 def by_hand(

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerBase
 
-from chronomask.model.attention import backbone_inputs, padded_rows, position_offset
+from chronomask.model.documents import backbone_inputs, padded_rows, position_offset
 from chronomask.model.flops import Flops, count_flops
 from chronomask.model.head import logits_at
 from chronomask.model.last_layer import ENDINGS, asks_alone, ending_of, entries_at_predictions

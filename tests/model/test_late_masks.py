@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from chronomask.errors import UsageError
-from chronomask.model.attention import AttentionScope, backbone_inputs, position_offset
+from chronomask.model.config import AttentionScope
+from chronomask.model.documents import backbone_inputs, position_offset
 from chronomask.model.flops import count_flops, count_layers
 from chronomask.model.head import HEADS, logits_at
 from chronomask.model.last_layer import ENDINGS, ending_of

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chronomask.report.answer import answer
 from chronomask.report.comparison import verdict
-from chronomask.report.sentences import answer, difference_sentences, findings, reach_sentences
+from chronomask.report.sentences import difference_sentences, findings, reach_sentences
 from chronomask.runs.read import Run, Series
 from tests.support.comparisons import comparison, reach, task
 

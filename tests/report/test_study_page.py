@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,3 +157,44 @@ def test_single_seeds_are_dots(tmp_path: Path) -> None:
     dots = {k: found[0].count("<use ") for k, found in forests.items() if found}
     assert dots[3] - dots[1] == 3
     assert "dots are single seeds" in pages[3]
+
+
+def _yardstick(name: str, part: str, number: int, **losses: float) -> dict[str, Any]:
+    arms = {arm: {"mean": loss, "spread": 2**0.5, "seeds": 2} for arm, loss in losses.items()}
+    return {"yardstick": name, "part": part, "num_predictions": number, "arms": arms}
+
+
+def test_the_yardsticks_have_a_table_and_a_file(tmp_path: Path) -> None:
+    made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    assert 'id="yardsticks"' not in write_page_of_study(tmp_path).read_text(encoding="utf-8")
+    assert not (tmp_path / "csv" / "yardsticks.csv").exists()
+    made["yardsticks"] = [
+        _yardstick("mean", "", 700, base=5.5, a=5.4),
+        _yardstick("mean", "content words", 400, base=6.5, a=6.6),
+        _yardstick("single", "", 224, base=5.1, a=5.1004),
+        _yardstick("single", "content words", 90, base=6.0, a=5.9),
+        _yardstick("single", "NOUN", 60, base=6.2, a=6.3),
+    ]
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
+    section = html[html.index('<section id="yardsticks"') :].split("</section>")[0]
+    main, content = (part.split("</table>")[0] for part in section.split('<table class="yard')[1:])
+    assert re.findall(r"<th scope=\"col\">([a-z ]+)<span class=\"unit\">([0-9,]+)", main) == [
+        ("mean", "700"), ("single mask", "224"), ("content words", "400"),
+    ]  # fmt: skip
+    cells = re.findall(r'<td class="(best)?"><span class="value">([0-9.]+)', main)
+    # Equal as they are written is equal, and the baseline's row comes first.
+    assert cells == [
+        ("", "5.500"), ("best", "5.100"), ("best", "6.500"),
+        ("best", "5.400"), ("best", "5.100"), ("", "6.600"),
+    ]  # fmt: skip
+    assert "224" not in content
+    assert "5.900" in content
+    with (tmp_path / "csv" / "yardsticks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    assert rows[-1] == {
+        "yardstick": "single", "part": "NOUN", "predictions": "60", "arm": "a", "pre_training_seeds": "2",
+        "mean": "6.3", "spread": "1.4142135623730951",
+    }  # fmt: skip

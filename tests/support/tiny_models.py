@@ -16,9 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from chronomask.model.attention import AttentionScope
 from chronomask.model.build import build_model
-from chronomask.model.config import FromConfig
+from chronomask.model.config import AttentionScope, FromConfig
 from chronomask.types import Rows
 
 SIZES = {

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from chronomask.cli import app
 from chronomask.errors import UsageError
 from chronomask.layers import merge, read_yaml
-from chronomask.model.attention import DOCUMENTS_ATTENTION
 from chronomask.model.config import FromCheckpoint, FromConfig
+from chronomask.model.documents import DOCUMENTS_ATTENTION
 from chronomask.model.flops import count_flops
 from chronomask.runs.rules import expect
 from chronomask.study.config import load_study

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,22 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from chronomask import yardsticks
 from chronomask.data.annotation import SPECIAL
 from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
+from chronomask.masking.masker import Vocabulary, fixed_masker
+from chronomask.model.open import open_tokenizer
 from chronomask.runs.layout import RunFolder
 from chronomask.train import step as steps
-from chronomask.train.config import RunConfig
+from chronomask.train import validation
+from chronomask.train.config import RunConfig, ValidationConfig
 from chronomask.train.distributed import World
 from chronomask.train.dry_run import as_text, dry_run
 from chronomask.train.forward import Forward, Predictions
 from chronomask.train.loop import pretrain
 from chronomask.train.run import State, open_run
+from chronomask.train.validation import warn_of_few
 from tests.support.golden_runs import make_data
 from tests.support.tiny_training import WITHOUT_DROPOUT, assert_close, lines, weights_of
 
@@ -328,7 +334,34 @@ def test_a_validation_that_can_tell_little_is_warned_of(
     pretrain(more, tmp_path / "run", progress=False)
     rows = PreparedData.open(config.data).split("held_out").num_rows
     assert f"asks for 1,000,000 held-out rows, and the data has {rows:,}" in caplog.text
-    assert "its loss is largely chance" in caplog.text
+    last = lines(tmp_path / "run" / "validation.jsonl")[-1]["yardstick_count"]
+    fewest = min((last[f"words-{ratio}"], ratio) for ratio in (5, 15, 30, 50))
+    assert fewest[0] < last["single"] * 20  # the single mask is content with a twentieth
+    said = (
+        "rest on only {} predictions at whole words, {} %; below 2,000 its loss is largely chance"
+    )
+    assert said.format(*fewest) in caplog.text
+    needed = math.ceil(rows * 2000 / fewest[0])
+    assert (
+        f"About {needed:,} held-out rows give enough everywhere: prepare more text" in caplog.text
+    )
+
+
+def test_the_rows_that_a_warning_of_few_predictions_names_are_enough(
+    config: RunConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PreparedData.open(config.data)
+    masker = fixed_masker(Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path)))
+    monkeypatch.setattr(yardsticks, "FEW_PREDICTIONS", 20)
+    monkeypatch.setattr(validation, "FEW_PREDICTIONS", 20)
+    monkeypatch.setattr(yardsticks, "_FEW_SINGLE", 3)
+    warn_of_few(masker, data.split("held_out"), ValidationConfig(rows=2))
+    (said,) = [record.getMessage() for record in caplog.records]
+    rows = int(re.search(r"set validation.rows=(\d+)", said)[1])
+    caplog.clear()
+    # Rows differ in length: a few more than the average says are enough for sure.
+    warn_of_few(masker, data.split("held_out"), ValidationConfig(rows=rows + 5))
+    assert not caplog.records
 
 
 def test_the_yardsticks_of_the_end_are_in_the_summary_and_on_the_card(

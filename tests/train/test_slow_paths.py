@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from chronomask.data.folder import PreparedData
-from chronomask.model.attention import DOCUMENTS_ATTENTION, attention_dropout, implementation_for
+from chronomask.model.attention import attention_dropout, implementation_for
 from chronomask.model.build import _architecture
 from chronomask.model.config import FromConfig
 from chronomask.model.device import Facts, slow_paths
+from chronomask.model.documents import DOCUMENTS_ATTENTION
 from chronomask.model.open import open_tokenizer
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder

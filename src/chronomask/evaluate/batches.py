@@ -65,7 +65,7 @@ class Encoded:
 
         What says which tokens are padding is left out where none is, token types where the model has none.
         """
-        from chronomask.model.attention import padded_rows
+        from chronomask.model.documents import padded_rows
 
         lengths = self.lengths[index]
         place = np.arange(lengths.max())

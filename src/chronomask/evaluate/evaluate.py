@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from chronomask.evaluate.tasks import make_tasks
 from chronomask.runs.layout import RunFolder, model_in
 from chronomask.runs.result import TaskResult
 from chronomask.storage import make_folder
+from chronomask.yardsticks import GROUPS, YARDSTICKS, title_of
 
 __all__ = ["default_out", "evaluate", "results_table"]
 
@@ -113,7 +114,9 @@ def default_out(model: Subject) -> Path:
 
 
 def results_table(results: Sequence[TaskResult]) -> str:
-    """Mean and, where there are several seeds, standard deviation of every metric, as text."""
+    """Mean and, where there are several seeds, standard deviation of every metric, as text; of yardsticks a
+    table by groups of words below it.
+    """
     by_task: dict[str, list[TaskResult]] = {}
     for result in results:
         by_task.setdefault(result.task, []).append(result)
@@ -128,7 +131,34 @@ def results_table(results: Sequence[TaskResult]) -> str:
                 spread = f" ± {variance**0.5:.4f}"
             seeds = f"{len(values)} seeds" if len(values) > 1 else "1 run"
             lines.append((task, metric, f"{mean:.4f}{spread}", seeds))
-    widths = [max(len(line[k]) for line in lines) for k in range(4)]
+    tables = [_yardsticks_in_words(of_task[0].details) for of_task in by_task.values()]
+    return "\n\n".join([_in_columns(lines), *filter(None, tables)])
+
+
+def _yardsticks_in_words(details: Mapping[str, float]) -> str:
+    """The losses that a result has of the yardsticks, by groups of words, with the number of predictions of
+    each; empty where it has none.
+    """
+    kept = {kind: f"yardstick_{kind}/" for kind in ("loss", "count")}
+    loss, count = (
+        {key.removeprefix(start): value for key, value in details.items() if key.startswith(start)}
+        for start in kept.values()
+    )
+    groups = [
+        group for group in ("", *GROUPS) if any(name.partition("/")[2] == group for name in loss)
+    ]
+    lines = [["nats (predictions)", *(group or "all words" for group in groups)]]
+    for own in YARDSTICKS:
+        names = [f"{own.name}/{group}".rstrip("/") for group in groups]
+        cells = (
+            f"{loss[name]:.3f} ({count[name]:,.0f})" if name in count else "–" for name in names
+        )
+        lines.append([title_of(own.name), *cells])
+    return _in_columns(lines) if groups and count else ""
+
+
+def _in_columns(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines

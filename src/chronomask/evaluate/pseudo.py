@@ -234,8 +234,8 @@ def pseudo_log_likelihood(
     """
     import torch
 
-    from chronomask.model.attention import padded_rows
     from chronomask.model.device import autocast
+    from chronomask.model.documents import padded_rows
     from chronomask.model.head import logits_at, token_losses
 
     device = next(model.parameters()).device

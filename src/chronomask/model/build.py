@@ -27,13 +27,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from chronomask.errors import UsageError, nearest
-from chronomask.model.attention import (
-    backbone_inputs,
-    check_supported,
-    implementation_for,
-    position_offset,
-)
+from chronomask.model.attention import check_supported, implementation_for
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
+from chronomask.model.documents import backbone_inputs, position_offset
 from chronomask.model.head import HEADS
 from chronomask.model.host import use_host_kernels
 from chronomask.model.open import (

@@ -12,7 +12,7 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask import __version__
-from chronomask.model.attention import position_offset
+from chronomask.model.documents import position_offset
 from chronomask.model.open import quietly
 from chronomask.storage import read_object, write_json
 

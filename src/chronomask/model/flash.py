@@ -20,7 +20,7 @@ from torch.nn import attention
 from transformers import PreTrainedModel
 
 if TYPE_CHECKING:
-    from chronomask.model.attention import Documents
+    from chronomask.model.documents import Documents
 
 __all__ = ["AttentionCase", "activate_fastest", "case_of", "queries_agree"]
 
@@ -149,7 +149,7 @@ def _tried_documents(device: torch.device, causal: bool = False) -> tuple[Docume
     """One row of documents of :data:`_LENGTHS` and of some without tokens, which batches hold as well; and
     its tokens.
     """
-    from chronomask.model.attention import documents_between
+    from chronomask.model.documents import documents_between
 
     bounds = np.cumsum((0, *_LENGTHS))
     total = int(bounds[-1])

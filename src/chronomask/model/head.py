@@ -146,7 +146,7 @@ def logits_at(
     """Logits [N, V] at flat ``positions`` int64 [N], which ascend, of ``input_ids`` int64 [B, T].
 
     ``inputs``: further keywords of the backbone, from
-    :func:`~chronomask.model.attention.backbone_inputs`. ``compiled``: the backend of
+    :func:`~chronomask.model.documents.backbone_inputs`. ``compiled``: the backend of
     ``torch.compile`` that all runs with; what runs at predicted positions alone is given positions padded to
     one of the :data:`PADDED_SIZES`. ``whole_layers``: call every layer as a module and for all tokens, as
     those must be whose parameters are gathered when they are called.

@@ -20,21 +20,39 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["HostDropout", "HostLinear", "draw_kept", "linear", "use_host_kernels"]
+__all__ = ["HostDropout", "HostLinear", "drop", "linear", "use_host_kernels"]
 
 
-def draw_kept(shape: torch.Size, dropout: float, dtype: torch.dtype) -> torch.Tensor:
-    """What to multiply values on the host by: 0 with probability ``dropout``, else 1 / (1 − ``dropout``)."""
+def drop(values: torch.Tensor, dropout: float) -> torch.Tensor:
+    """``values`` on the host, each 0 with probability ``dropout``, else divided by 1 − ``dropout``.
+
+    Only a byte an element is kept for the backward pass.
+    """
     dropped = round(dropout * 2**16)
     generator = np.random.SFC64(int(torch.randint(2**62, ())))
-    number = shape.numel()
+    number = values.numel()
     raw = generator.random_raw(-(-number // 4)).view(np.uint16)[:number]
-    kept = torch.from_numpy(raw >= dropped).view(shape).to(dtype)
-    return kept.mul_(2**16 / max(1, 2**16 - dropped))
+    kept = torch.from_numpy(raw >= dropped).view(values.shape)
+    return _Kept.apply(values, kept, 2**16 / max(1, 2**16 - dropped))
+
+
+class _Kept(torch.autograd.Function):
+    """``values`` where ``kept``, times ``scale``; 0 elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, kept: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return torch.ops.aten.native_dropout_backward(values, kept, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (kept,) = ctx.saved_tensors
+        return torch.ops.aten.native_dropout_backward(grad_outputs[0], kept, ctx.scale), None, None
 
 
 class HostDropout(nn.Dropout):
-    """``nn.Dropout`` whose numbers come from :func:`draw_kept` where values are on the host.
+    """``nn.Dropout`` that is :func:`drop` where values are on the host.
 
     A compiled model draws as torch does.
     """
@@ -43,7 +61,7 @@ class HostDropout(nn.Dropout):
         plain = torch.compiler.is_compiling() or input.device.type != "cpu"
         if plain or not self.training or not self.p:
             return nn.functional.dropout(input, self.p, self.training, self.inplace)
-        return input * draw_kept(input.shape, self.p, input.dtype)
+        return drop(input, self.p)
 
 
 class HostLinear(nn.Linear):

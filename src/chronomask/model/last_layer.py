@@ -24,13 +24,9 @@ from transformers.masking_utils import (
 )
 
 from chronomask.model import host
-from chronomask.model.attention import (
-    DOCUMENTS_ATTENTION,
-    Documents,
-    attention_at,
-    varlen_fits,
-)
+from chronomask.model.attention import attention_at, varlen_fits
 from chronomask.model.device import autocast_dtype
+from chronomask.model.documents import DOCUMENTS_ATTENTION, Documents
 from chronomask.model.flash import queries_agree
 from chronomask.model.late_masks import Early, run_layers
 from chronomask.model.rotary import context_of, rotate

@@ -18,7 +18,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from chronomask.errors import UsageError
-from chronomask.model.attention import AttentionScope, Documents, documents_between
+from chronomask.model.config import AttentionScope
+from chronomask.model.documents import Documents, documents_between
 from chronomask.types import Rows, send
 
 __all__ = ["Early", "check_late_masks", "run_layers", "shorten"]
@@ -64,7 +65,7 @@ def shorten(
 ) -> tuple[Early, np.ndarray]:
     """Host rows without their ``late`` tokens, bool [B, T], and how many are left of each document, int [D].
 
-    ``room`` as for :func:`~chronomask.model.attention.backbone_inputs`.
+    ``room`` as for :func:`~chronomask.model.documents.backbone_inputs`.
     """
     num_rows, length = late.shape
     shown = ~late

@@ -14,7 +14,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
 
-from chronomask.model.attention import DOCUMENTS_ATTENTION, documents_attention
+from chronomask.model.attention import documents_attention
+from chronomask.model.documents import DOCUMENTS_ATTENTION
 
 __all__ = ["context_of", "rotate", "rotate_exactly"]
 

@@ -18,16 +18,20 @@ __all__ = [
     "AXIS_NAMES",
     "FILE",
     "LOSS",
+    "LOSSES",
     "MEAN_LOSS",
     "P_VALUES",
     "SCHEMA_VERSION",
+    "SINGLE_LOSS",
     "Curves",
     "Numbers",
     "count",
     "difference_text",
     "duration",
     "families",
+    "first_few",
     "flatten",
+    "gap_text",
     "in_unit",
     "interval_text",
     "join_words",
@@ -58,6 +62,16 @@ MEAN_LOSS = "mean_loss"
 """The task that is the mean of the five yardsticks, where all runs were validated on them."""
 P_VALUES = "paired"
 """How a comparison says that its p values belong to its intervals; those of 0.2.0 and before do not."""
+SINGLE_LOSS = "single_mask_loss"
+"""The task that is the loss of one hidden token of every document, likewise."""
+LOSSES = {
+    LOSS: "validation loss",
+    MEAN_LOSS: "mean loss of five yardsticks",
+    SINGLE_LOSS: "single-mask loss",
+}
+"""The tasks that are losses of validation, in nats per predicted token → what they are called."""
+_MOST_NAMED = 4
+"""How many of a kind a sentence lists before it refers to the table."""
 ABSENT = "–"
 """What stands where there is no number."""
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -69,9 +83,7 @@ AXIS_NAMES = {
     "seconds": "seconds",
 }
 """What a curve may be drawn against: key → name."""
-_TITLES = {
-    "mean_loss": "mean loss of five yardsticks",
-    "validation_loss": "validation loss",
+_TITLES = LOSSES | {
     "cola": "CoLA",
     "sst2": "SST-2",
     "mrpc": "MRPC",
@@ -224,6 +236,11 @@ def interval_text(task: Numbers, low: float | None, high: float | None, *, sign:
     return f"{low_text} to {high_text}"
 
 
+def gap_text(task: Numbers, numbers: Numbers) -> str:
+    """The interval of a difference, with signs."""
+    return interval_text(task, numbers["difference_low"], numbers["difference_high"], sign=True)
+
+
 def verdict(task: Numbers, numbers: Numbers) -> Literal["better", "worse", "open", "unknown"]:
     """What the interval of an arm's difference carries; ``unknown`` where there is none, or no number."""
     low, high = numbers.get("difference_low"), numbers.get("difference_high")
@@ -291,6 +308,12 @@ def duration(seconds: float) -> str:
 def join_words(parts: Sequence[str]) -> str:
     """``a, b and c``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def first_few(parts: Sequence[str]) -> list[str]:
+    """The first four, and how many more there are."""
+    more = len(parts) - _MOST_NAMED
+    return [*parts[:_MOST_NAMED], f"{more} more in the table"] if more > 0 else list(parts)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -24,11 +24,13 @@ from chronomask.report.comparison import (
     MEAN_LOSS,
     P_VALUES,
     SCHEMA_VERSION,
+    SINGLE_LOSS,
     families,
     flatten,
     join_words,
     task_title,
 )
+from chronomask.report.yardstick_tables import last_yardsticks, measured
 from chronomask.runs.read import Run
 from chronomask.storage import write_json
 from chronomask.study.curves import Cost, Costs, draw_curves, reach
@@ -127,6 +129,7 @@ def _compare_arms(
         "arms": [_arm(arm, costs.get(arm.name)) for arm in gathered.arms],
         "tasks": tasks,
         "p_values": P_VALUES,
+        "yardsticks": measured(compared),
         "reach": [reach(curve, baseline) for curve in curves],
         "curves": curves,
     }
@@ -225,25 +228,33 @@ Losses = Mapping[str, Mapping[int, float]]
 
 
 def _losses(runs: Mapping[str, Mapping[int, Run]]) -> dict[str, tuple[Losses, float]]:
-    """The losses of validation by task, with the number of predictions: at the fixed ratio, and the mean of
-    the yardsticks where all runs have it.
+    """The losses of validation by task, with the number of predictions: at the fixed ratio, and, where all
+    runs have them, the mean of the yardsticks and that of a single mask.
     """
     if not runs:
         return {}
-    every = [run for own in runs.values() for run in own.values()]
-
-    def last(column: str) -> Losses:
-        return {
-            arm: {seed: run.validation.last(column) for seed, run in own.items()}
+    first = next(run for own in runs.values() for run in own.values())
+    counts = last_yardsticks(first, "yardstick_count")
+    found: dict[str, tuple[Losses, float]] = {}
+    for task, number in {
+        LOSS: first.validation.last("num_predicted"),
+        MEAN_LOSS: sum(own for name, own in counts.items() if "/" not in name),
+        SINGLE_LOSS: counts.get("single", 0),
+    }.items():
+        losses = {
+            arm: {seed: _last_loss(run, task) for seed, run in own.items()}
             for arm, own in runs.items()
         }
-
-    found = {LOSS: (last("loss"), every[0].validation.last("num_predicted"))}
-    if all(np.isfinite(run.validation.last("mean_loss")) for run in every):
-        counts = every[0].validation.per_class["yardstick_count"]
-        number = sum(float(values[-1]) for name, values in counts.items() if "/" not in name)
-        found[MEAN_LOSS] = last("mean_loss"), number
+        if task == LOSS or np.isfinite([x for own in losses.values() for x in own.values()]).all():
+            found[task] = losses, number
     return found
+
+
+def _last_loss(run: Run, task: str) -> float:
+    """The last value of one of the losses; NaN where the run has none."""
+    if task == SINGLE_LOSS:
+        return last_yardsticks(run, "yardstick_loss").get("single", math.nan)
+    return run.validation.last("loss" if task == LOSS else "mean_loss")
 
 
 def _loss_task(

@@ -23,6 +23,7 @@ from chronomask.report.comparison import (
     FILE,
     LOSS,
     MEAN_LOSS,
+    SINGLE_LOSS,
     Numbers,
     difference_text,
     duration,
@@ -271,7 +272,7 @@ def _power_in_words(study: Study) -> list[str]:
     if not pairs:
         return []
     spreads, source = _spreads(study)
-    measures = [MEAN_LOSS, LOSS, *study.tasks]
+    measures = [MEAN_LOSS, LOSS, SINGLE_LOSS, *study.tasks]
     others = pairs * (len(measures) - 1)
     lines = [
         f"power: the smallest true difference that {number} seeds show in four studies of five, by itself "

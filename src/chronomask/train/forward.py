@@ -17,13 +17,9 @@ from chronomask.data.mixture import MixedSplit
 from chronomask.masking.masker import Masker
 from chronomask.masking.objective import LateMasks, Objective, next_tokens
 from chronomask.masking.tally import class_sums, weighted_sum
-from chronomask.model.attention import (
-    AttentionScope,
-    attends_by_documents,
-    backbone_inputs,
-    position_offset,
-)
+from chronomask.model.config import AttentionScope
 from chronomask.model.device import autocast
+from chronomask.model.documents import attends_by_documents, backbone_inputs, position_offset
 from chronomask.model.head import logits_at, token_losses
 from chronomask.model.last_layer import ending_of
 from chronomask.model.late_masks import check_late_masks, shorten

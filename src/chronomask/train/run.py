@@ -20,10 +20,11 @@ from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import DataError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
-from chronomask.model.attention import DOCUMENTS_ATTENTION, attention_dropout
+from chronomask.model.attention import attention_dropout
 from chronomask.model.build import build_model, checkpoint_activations
 from chronomask.model.config import FromCheckpoint
 from chronomask.model.device import Facts, data_sheet_flops, peak_flops, precision_on, slow_paths
+from chronomask.model.documents import DOCUMENTS_ATTENTION
 from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flash import activate_fastest, case_of
 from chronomask.model.flops import Flops, count_flops, count_layers
@@ -437,7 +438,7 @@ def open_run(
         _take_over(run, origin)
     world.wait()  # nobody reads any more: from here on the first process may write
     if world.is_first and run.finished is None:
-        warn_of_few(data.split("held_out"), config.validation)
+        warn_of_few(run.validation_masker, data.split("held_out"), config.validation)
         if config.learning_rate.warmup_steps >= config.steps:
             logger.warning(
                 "learning_rate.warmup_steps is %s and the run has %s steps: the rate rises to the last of "

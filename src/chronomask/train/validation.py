@@ -10,9 +10,9 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from math import ceil
 from typing import Any
 
-import numpy as np
 import torch
 
 from chronomask.data.folder import PreparedSplit
@@ -25,7 +25,7 @@ from chronomask.train.config import ValidationConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
 from chronomask.types import MaskedBatch, Rows
-from chronomask.yardsticks import FEW_PREDICTIONS, YARDSTICKS, measure
+from chronomask.yardsticks import FEW_PREDICTIONS, YARDSTICKS, measure, title_of
 
 __all__ = ["VALIDATION_RATIO", "bounds_in_words", "plateau_in_words", "validate", "warn_of_few"]
 
@@ -90,8 +90,12 @@ def validate(
     }
 
 
-def warn_of_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> None:
-    """Warn where fewer rows are held out than asked, or where they make too few predictions to tell much."""
+def warn_of_few(
+    masker: Masker, split: PreparedSplit | MixedSplit, config: ValidationConfig
+) -> None:
+    """Warn where fewer rows are held out than asked, or where one of the losses that :func:`validate` gives
+    rests on too few predictions to tell much; ``masker``: as there.
+    """
     if split.num_rows < config.rows:
         logger.warning(
             "validation.rows asks for %s held-out rows, and the data has %s: all of them are used; "
@@ -99,18 +103,30 @@ def warn_of_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> 
             f"{config.rows:,}",
             f"{split.num_rows:,}",
         )
-    maskable = sum(
-        int(np.count_nonzero(rows.word_id >= 0))
-        for rows in validation_batches(split, config.rows, config.batch_rows)
+    titles = (f"a fixed {VALIDATION_RATIO:.0%}", *(title_of(own.name) for own in YARDSTICKS))
+    wanted = (FEW_PREDICTIONS, *(own.few_predictions for own in YARDSTICKS))
+    numbers = [0] * len(titles)
+    for which, _, batch in _batches(masker, split, config):
+        numbers[which] += batch.num_predicted
+    if not numbers[0]:
+        return
+    times, worst = max(
+        (many / max(1, own), k) for k, (many, own) in enumerate(zip(wanted, numbers, strict=True))
     )
-    predictions = round(VALIDATION_RATIO * maskable)
-    if predictions < FEW_PREDICTIONS:
-        logger.warning(
-            "a validation will rest on about %s predictions; below %s its loss is largely chance: raise "
-            "validation.rows, or prepare with a larger held_out",
-            f"{predictions:,}",
-            f"{FEW_PREDICTIONS:,}",
-        )
+    if times <= 1:
+        return
+    needed = ceil(times * min(config.rows, split.num_rows))
+    logger.warning(
+        "a validation will rest on only %s predictions at %s; below %s its loss is largely chance. About %s "
+        "held-out rows give enough everywhere: %s",
+        f"{numbers[worst]:,}",
+        titles[worst],
+        f"{wanted[worst]:,}",
+        f"{needed:,}",
+        f"set validation.rows={needed}"
+        if needed <= split.num_rows
+        else f"prepare more text, or a larger held_out, for the data has {split.num_rows:,}",
+    )
 
 
 def bounds_in_words(entropy: Mapping[str, float]) -> str:

@@ -169,7 +169,7 @@ class MaskedLossTask(Task[MaskedLoss]):
                 **dict(_by_class(loss, right, token_class, names)),
                 **{
                     f"yardstick_{kind}/{name}": value
-                    for kind in ("loss", "accuracy")
+                    for kind in ("loss", "accuracy", "count")
                     for name, value in found[f"yardstick_{kind}"].items()
                 },
             },
@@ -189,12 +189,12 @@ class MaskedLossTask(Task[MaskedLoss]):
         import torch
 
         from chronomask.data.loader import validation_batches
-        from chronomask.model.attention import (
+        from chronomask.model.device import autocast, choose_device
+        from chronomask.model.documents import (
             attends_by_documents,
             backbone_inputs,
             position_offset,
         )
-        from chronomask.model.device import autocast, choose_device
         from chronomask.model.head import logits_at, token_losses
         from chronomask.model.open import open_model
 
