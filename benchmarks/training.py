@@ -124,7 +124,9 @@ def measure(work: Work, steps: int, rounds: int, only: set[str]) -> dict[str, An
             clock, cpu = zip(per_token(without), per_token(complete), strict=True)
             result |= {"overhead": clock[0] / clock[1], "overhead_cpu": cpu[0] / cpu[1]}
         if "peak_memory_vs_hf" in only:
-            turns = [[_memory_of(side, work, data) for side in ("ours", "theirs")] for _ in range(5)]
+            turns = [
+                [_memory_of(side, work, data) for side in ("ours", "theirs")] for _ in range(5)
+            ]
             mine, theirs = map(median, zip(*turns, strict=True))
             result |= {
                 "peak_memory_vs_hf": mine / theirs,

@@ -152,10 +152,11 @@ def test_every_measure_that_will_be_tested_is_counted(
 ) -> None:
     study = opened({**values, "contrasts": [["decay", "fixed"]]}, tmp_path)
     plan = plan_in_words(study, study.in_order(), 1)
-    assert "of 1 test on the first measure, the headline, and of 2 tests on the others" in plan
-    assert [line.split(" (")[0] for line in plan.splitlines()[-3:]] == [
+    assert "of 1 test on the first measure, the headline, and of 3 tests on the others" in plan
+    assert [line.split(" (")[0] for line in plan.splitlines()[-4:]] == [
         "  mean loss of five yardsticks",
         "  validation loss",
+        "  single-mask loss",
         "  CoLA",
     ]
 

@@ -48,6 +48,7 @@ resampled examples (0 for a loss of validation), metric, unit."""
 STORED_SPREADS: dict[str, Spread] = {
     MEAN_LOSS: (0.044, 0.0, "loss", "nats"),
     LOSS: (0.019, 0.0, "loss", "nats"),
+    SINGLE_LOSS: (0.084, 0.0, "loss", "nats"),
     "blimp": (0.0070, 0.0019, "accuracy", "fraction"),
     "upos_probe": (0.0014, 0.0010, "accuracy", "fraction"),
     "pseudo_perplexity": (0.048, 0.0040, "loss", "nats"),
@@ -59,10 +60,9 @@ STORED_SPREADS: dict[str, Spread] = {
     "squad": (2.15, 0.08, "f1", "percent"),
 }
 """Of eight arms and three seeds of a ModernBERT of 4 layers × 256 after 41 M tokens
-(docs/results/eight-ways), pooled
-over the arms by their variances; the spread over examples from the widths of its intervals. That
-study has no mean of the yardsticks: its spread is that of the thirteen small arms of
-docs/results/over-time. A model or text of another size scatters otherwise."""
+(docs/results/eight-ways), pooled over the arms by their variances; the spread over examples from the widths
+of its intervals. That study has no yardsticks: the spreads of their mean and of the single mask are those of
+the thirteen small arms of docs/results/over-time. A model or text of another size scatters otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
