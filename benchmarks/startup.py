@@ -34,8 +34,8 @@ from benchmarks.record import as_json
 SRC = Path(__file__).parents[1] / "src"
 TEXT = "Some text to prepare.\n"
 COMMANDS = (
-    "prepare", "pretrain", "adapt", "replay", "evaluate", "study run", "study status", "study report",
-    "report", "quickstart", "inspect", "data info", "data verify", "data show", "data score",
+    "prepare", "pretrain", "adapt", "replay", "evaluate", "study run", "study plan", "study status",
+    "study report", "report", "quickstart", "inspect", "data info", "data verify", "data show", "data score",
     "data ngrams", "data export", "data import", "recipes", "compare", "push",
 )  # fmt: skip
 
@@ -97,6 +97,10 @@ REFUSALS: dict[str, dict[str, str]] = {
         "missing task data": "tiny --out {new} --task-data {none}",
         "two flags": "tiny --out {new} --only 1/2 --unit 1",
         "wrong flag": "tiny --out {new} --worker 3",
+    },
+    "study plan": {
+        "no study": "--out {new}",
+        "unknown recipe": "tyni --out {new}",
     },
     "study status": {"no study": "{none}"},
     "study report": {"no study": "{none}"},

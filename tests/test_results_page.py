@@ -18,10 +18,15 @@ from chronomask.study.config import load_study
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
-    for name in ("eight-ways", "equal-labels", "tiny")
+    for name in ("eight-ways", "equal-labels", "over-time", "tiny")
 }
-MEASURES = {"validation_loss": 1, "mean_loss": 1, "blimp": 100, "upos_probe": 100}
-"""Task → what its numbers are multiplied by on the page, column by column."""
+MEASURES = {
+    "validation_loss": 1, "mean_loss": 1, "single_mask_loss": 1, "sst2": 100, "blimp": 100, "upos_probe": 100,
+}  # fmt: skip
+"""Task → what its numbers are multiplied by on the page."""
+POOLED = ("validation_loss", "mean_loss", "blimp", "upos_probe")
+"""The columns of the table that pools two studies."""
+GROUPS = ("content words", "function words", "punctuation")
 
 
 def _pairs(study: dict[str, Any], task: str, arm: str, other: str) -> list[float]:
@@ -34,15 +39,82 @@ def _pairs(study: dict[str, Any], task: str, arm: str, other: str) -> list[float
 
 
 def _cell(gaps: Sequence[float], scale: float) -> str:
-    """Mean and 95 % interval by Student's t, bold where it excludes zero, as the page writes it."""
-    digits = 3 if scale == 1 else 1
+    """Mean and 95 % interval by Student's t, as the page writes it."""
     half = float(t.ppf(0.975, len(gaps) - 1)) * stdev(gaps) / math.sqrt(len(gaps))
-    middle, low, high = (
+    return _interval(mean(gaps), mean(gaps) - half, mean(gaps) + half, scale)
+
+
+def _interval(middle: float, low: float, high: float, scale: float) -> str:
+    """A difference with its interval, bold where that excludes zero."""
+    digits = 3 if scale == 1 else 1
+    texts = [
         f"{round(scale * value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no negative zero
-        for value in (mean(gaps), mean(gaps) - half, mean(gaps) + half)
-    )
-    text = f"{middle} ({low} to {high})"
-    return f"**{text}**" if abs(mean(gaps)) > half else text
+        for value in (middle, low, high)
+    ]
+    text = f"{texts[0]} ({texts[1]} to {texts[2]})"
+    return text if low <= 0 <= high else f"**{text}**"
+
+
+def _tasks(study: dict[str, Any]) -> dict[str, Any]:
+    return {each["task"]: each["arms"] for each in study["tasks"]}
+
+
+def _difference(arms: dict[str, Any], arm: str, scale: float) -> str:
+    own = arms[arm]
+    return _interval(own["difference"], own["difference_low"], own["difference_high"], scale)
+
+
+def rows_of_tiny() -> list[str]:
+    """The lines of the table of ``tiny``: the baseline itself, then every arm's differences from it."""
+    study, rows = STUDIES["tiny"], []
+    columns = ("mean_loss", "validation_loss", "single_mask_loss", "sst2", "blimp", "upos_probe")
+    for arm in (each["name"] for each in study["arms"]):
+        cells = [
+            f"{MEASURES[task] * _tasks(study)[task][arm]['mean']:.{3 if MEASURES[task] == 1 else 1}f}"
+            if arm == study["baseline"]
+            else _difference(_tasks(study)[task], arm, MEASURES[task])
+            for task in columns
+        ]
+        itself = " (itself)" if arm == study["baseline"] else ""
+        rows.append(f"| {arm}{itself} | {' | '.join(cells)} |")
+    return rows
+
+
+def rows_of_over_time() -> list[str]:
+    """The lines of the table of ``over-time``: means of the yardsticks, by groups too, and differences."""
+    study, rows = STUDIES["over-time"], []
+    means = {
+        each["part"]: {arm: own["mean"] for arm, own in each["arms"].items()}
+        for each in study["yardsticks"]
+        if each["yardstick"] == "mean"
+    }
+    texts = {
+        part: {arm: f"{value:.{2 if part else 3}f}" for arm, value in means[part].items()}
+        for part in ("", *GROUPS)
+    }
+    for arm in (each["name"] for each in study["arms"]):
+        cells = [
+            f"**{own[arm]}**" if own[arm] == min(own.values(), key=float) else own[arm]
+            for own in texts.values()
+        ]
+        if arm == study["baseline"]:
+            cells += ["", f"{100 * _tasks(study)['upos_probe'][arm]['mean']:.1f}"]
+        else:
+            cells += [
+                _difference(_tasks(study)[task], arm, MEASURES[task])
+                for task in ("mean_loss", "upos_probe")
+            ]
+        itself = " (itself)" if arm == study["baseline"] else ""
+        rows.append(f"| {arm}{itself} | {' | '.join(cells)} |".replace("|  |", "| |"))
+    return rows
+
+
+def test_the_tables_of_the_small_studies_are_those_of_their_files() -> None:
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    assert len(rows_of_tiny()) == 7
+    assert len(rows_of_over_time()) == 13
+    for rows in (rows_of_tiny(), rows_of_over_time()):
+        assert "\n".join(rows) in page
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("*/study.yaml")))
@@ -64,14 +136,14 @@ def test_the_file_of_a_study_still_means_what_it_ran(name: str) -> None:
 )
 def test_the_table_of_equal_labels_is_that_of_the_files(arm: str, other: str) -> None:
     cells = []
-    for task, scale in MEASURES.items():
+    for task in POOLED:
         gaps = [
             gap
             for name in ("eight-ways", "tiny")
             for gap in _pairs(STUDIES[name], task, arm, other)
         ]
         assert len(gaps) == 3 * (1 + (task != "mean_loss"))
-        cells.append(_cell(gaps, scale))
+        cells.append(_cell(gaps, MEASURES[task]))
     for study in STUDIES.values():
         labels = {each["name"]: each["masked_tokens"] for each in study["arms"]}
         assert arm not in labels or labels[arm] == pytest.approx(labels[other], rel=0.005)

@@ -1,7 +1,7 @@
 """Where documents lie in packed or padded rows, and what a model is given to know it.
 
-Models whose attention is ours (:mod:`chronomask.model.attention`) are told by one keyword, ``documents``;
-others by an attention mask. Restarting ``position_ids`` alone does not separate documents; it is done as
+Models whose attention is ours (:mod:`chronomask.model.attention`) take one keyword, ``documents``; others
+take an attention mask. Restarting ``position_ids`` alone does not separate documents; it is done as
 well, so that a packed document is given the positions it would have alone.
 """
 

@@ -16,7 +16,7 @@ from chronomask.report.render import Cell, Download, write_csv
 from chronomask.runs.read import Run
 from chronomask.yardsticks import GROUPS, YARDSTICKS
 
-__all__ = ["MEAN", "last_yardsticks", "measured", "yardstick_tables", "yardsticks_csv"]
+__all__ = ["MEAN", "last_yardsticks", "list_yardsticks", "yardstick_tables", "yardsticks_csv"]
 
 MEAN = "mean"
 """Where a yardstick is named: the mean of all five."""
@@ -27,7 +27,7 @@ _HEADINGS = {
 """Columns of a table, the mean first."""
 
 
-def measured(runs: Mapping[str, Mapping[int, Run]]) -> list[Numbers]:
+def list_yardsticks(runs: Mapping[str, Mapping[int, Run]]) -> list[Numbers]:
     """What the last validations say of every yardstick and part of the words; nothing where a run lacks it.
 
     ``runs``: arm → seed → run. Of each ``yardstick`` (:data:`MEAN` too) and ``part`` ("" for all words):

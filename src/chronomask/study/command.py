@@ -308,6 +308,7 @@ def _plan(
     rate: str | None,
     allowance: Allowance | None,
 ) -> str:
+    """The plan of these units, in words, with what this machine has."""
     from chronomask.study.execute import cuda_devices
     from chronomask.study.plan import plan_in_words
     from chronomask.study.times import given_rates

@@ -30,7 +30,7 @@ from chronomask.report.comparison import (
     join_words,
     task_title,
 )
-from chronomask.report.yardstick_tables import last_yardsticks, measured
+from chronomask.report.yardstick_tables import last_yardsticks, list_yardsticks
 from chronomask.runs.read import Run
 from chronomask.storage import write_json
 from chronomask.study.curves import Cost, Costs, draw_curves, reach
@@ -129,7 +129,7 @@ def _compare_arms(
         "arms": [_arm(arm, costs.get(arm.name)) for arm in gathered.arms],
         "tasks": tasks,
         "p_values": P_VALUES,
-        "yardsticks": measured(compared),
+        "yardsticks": list_yardsticks(compared),
         "reach": [reach(curve, baseline) for curve in curves],
         "curves": curves,
     }
