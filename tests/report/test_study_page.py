@@ -137,6 +137,11 @@ def test_the_arms_say_how_strong_their_content_is(
     (tmp_path / "comparison.json").write_text(json.dumps(made))
     html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
     assert said.replace("<", ", averaging, rows follow ratio<") in html
+    arm["differs"] = {"masking.content.weights": [None, "those that “base” ended with"]}
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
+    # An arm that uses no classes has no weights to speak of.
+    assert ("ptw, weights: those that “base” ended with, " in html) == (content["kind"] == "ptw")
 
 
 def test_single_seeds_are_dots(tmp_path: Path) -> None:

@@ -102,6 +102,9 @@ def _what(arm: Numbers) -> str:
     parts = [_schedule_in_words(masking["ratio"])]
     if content["kind"] != "none":
         parts.append(content["kind"].replace("_", " "))
+        weights = arm["differs"].get("masking.content.weights", (None, None))[1]
+        if isinstance(weights, str):
+            parts.append(f"weights: {weights}")
         if "strength" in content:
             parts.append(f"strength {_schedule_in_words(content['strength'])}")
     parts.append(masking["strategy"]["kind"].replace("_", " "))

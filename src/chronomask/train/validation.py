@@ -115,7 +115,7 @@ def warn_of_few(
     )
     if times <= 1:
         return
-    needed = ceil(times * min(config.rows, split.num_rows))
+    needed = ceil(1.05 * times * min(config.rows, split.num_rows))  # rows are not all alike
     logger.warning(
         "a validation will rest on only %s predictions at %s; below %s its loss is largely chance. About %s "
         "held-out rows give enough everywhere: %s",
