@@ -29,7 +29,8 @@ from chronomask.train.distributed import World
 from chronomask.train.dry_run import as_text, dry_run
 from chronomask.train.forward import Forward, Predictions
 from chronomask.train.loop import pretrain
-from chronomask.train.run import State, open_run
+from chronomask.train.run import open_run
+from chronomask.train.state import State
 from chronomask.train.validation import warn_of_few
 from tests.support.golden_runs import make_data
 from tests.support.tiny_training import WITHOUT_DROPOUT, assert_close, lines, weights_of

@@ -17,7 +17,7 @@ from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import listen
 from chronomask.train.loop import pretrain
-from chronomask.train.run import State
+from chronomask.train.state import State
 from tests.support.tiny_training import Driver, ask_to_stop_after, assert_same_run, lines
 
 

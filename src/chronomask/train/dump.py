@@ -37,8 +37,9 @@ from chronomask.train.forward import (
     tally_losses,
 )
 from chronomask.train.low_precision import WorkingCopy
-from chronomask.train.run import Run, State
+from chronomask.train.run import Run
 from chronomask.train.sharding import gradient_norm
+from chronomask.train.state import State
 from chronomask.types import Rows
 
 __all__ = ["Replayed", "not_finite", "replay"]

@@ -36,7 +36,8 @@ from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
 from chronomask.train.distributed import StopRequest, World
 from chronomask.train.log import RunLog
-from chronomask.train.run import Run, State, compiles, is_due, open_run, summarise
+from chronomask.train.run import Run, compiles, is_due, open_run, summarise
+from chronomask.train.state import State
 from chronomask.train.step import Step, compile_ahead, draw, draw_ahead, finish, queue
 from chronomask.train.validation import bounds_in_words, plateau_in_words, validate
 from chronomask.types import Rows

@@ -1,4 +1,6 @@
-"""A run: what stays the same while it trains (:class:`Run`), what changes (:class:`State`), its folder.
+"""A run: what stays the same while it trains (:class:`Run`), and its folder.
+
+What changes is its :class:`~chronomask.train.state.State`.
 
 ``open_run`` refuses what cannot be before any work, builds the parts, and, on resume, fills them from
 the newest whole checkpoint.
@@ -35,7 +37,6 @@ from chronomask.runs.rules import (
     expect,
     maskable_tokens,
     mean_labels,
-    progress,
     refuse_unsuited,
     unknown_before,
 )
@@ -53,136 +54,16 @@ from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver, Snapshot, take
 from chronomask.train.sharding import Sharded
+from chronomask.train.state import State
 from chronomask.train.validation import warn_of_few
 from chronomask.yardsticks import losses_in_words
 
-__all__ = ["Run", "State", "Window", "compiles", "is_due", "open_run", "summarise"]
+__all__ = ["Run", "compiles", "is_due", "open_run", "summarise"]
 
 logger = logging.getLogger(__name__)
 
 COMPILER = "inductor"
 """Backend of ``torch.compile``."""
-_WINDOW_TENSOR = "window.by_class"
-
-
-@dataclass(slots=True)
-class Window:
-    """Sums since the last logged line. ``by_class`` float64 [3, C] as in ``tally.class_sums``."""
-
-    by_class: torch.Tensor
-    tokens: int = 0
-    masked_tokens: int = 0
-    causal_tokens: int = 0
-    causal_loss_sum: float = 0.0
-    seconds: float = 0.0
-    seconds_waiting: float = 0.0
-    flops_of_attention: float = 0.0
-    skipped: list[int] = field(default_factory=list)
-    """steps (1-based) left out as outliers"""
-
-
-@dataclass(slots=True)
-class State:
-    """Everything that training changes outside of model, optimiser and masker."""
-
-    window: Window
-    step: int = 0
-    tokens_seen: int = 0
-    """tokens that are not padding"""
-    maskable_tokens: int | None = 0
-    """tokens that could have been predicted; None in a run that began before they were counted"""
-    masked_tokens: int = 0
-    """tokens predicted from both sides"""
-    causal_tokens: int = 0
-    """tokens of causal rows predicted from those before them"""
-    rows_seen: int = 0
-    first_row: int = 0
-    """rows of the order that the run took from which this one branched"""
-    seconds: float = 0.0
-    """time in training steps, without validation and saving"""
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-    yardsticks: dict[str, Any] | None = None
-    """of the last validation, as :func:`~chronomask.yardsticks.totals` gives them"""
-    raw: dict[str, Any] | None = None
-    """of the last validation, where those above are of averaged weights: ``loss``, ``accuracy`` and
-    yardsticks of the weights as trained"""
-    unpredicted: float = 0.0
-    """labels asked for, at most 10 a step, since something was predicted last"""
-    predicted_step: int = 0
-    """the last step (1-based) that predicted something, or asked for nothing"""
-
-    @classmethod
-    def start(cls, num_classes: int) -> State:
-        """Before the first step."""
-        return cls(Window(torch.zeros(3, num_classes, dtype=torch.float64)))
-
-    def progress(self, config: RunConfig) -> float:
-        """Training progress in [0, 1] of the step to come, counted as the config says."""
-        return progress(config, self.step, self.masked_tokens)
-
-    def count(
-        self,
-        *,
-        rows: int,
-        tokens: int,
-        maskable_tokens: int,
-        masked_tokens: int,
-        causal_tokens: int = 0,
-    ) -> None:
-        """Count one step over all processes."""
-        self.step += 1
-        self.rows_seen += rows
-        self.tokens_seen += tokens
-        if self.maskable_tokens is not None:
-            self.maskable_tokens += maskable_tokens
-        self.masked_tokens += masked_tokens
-        self.causal_tokens += causal_tokens
-        self.window.tokens += tokens
-        self.window.causal_tokens += causal_tokens
-        self.window.masked_tokens += masked_tokens
-
-    def add_time(self, seconds: float, waiting: float) -> None:
-        """Count the time of a step, ``waiting`` of it spent on rows."""
-        self.seconds += seconds
-        self.window.seconds += seconds
-        self.window.seconds_waiting += waiting
-
-    def begin_window(self) -> None:
-        """Forget the sums since the last logged line."""
-        self.window = Window(torch.zeros_like(self.window.by_class))
-
-    def to_json(self, run: Run) -> dict[str, Any]:
-        """What ``state.json`` holds; :meth:`from_checkpoint` reads it back."""
-        own = {name: getattr(self, name) for name in _COUNTERS}
-        window = {k: v for k, v in asdict(self.window).items() if k != "by_class"}
-        return {
-            **own,
-            "window": window,
-            "data_fingerprint": run.data.fingerprint,
-            "config": run.config.to_dict(),
-        }
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The rest of the state, for ``content.safetensors``."""
-        return {_WINDOW_TENSOR: self.window.by_class}
-
-    @classmethod
-    def from_checkpoint(cls, saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
-        """The state that :meth:`to_json` and :meth:`tensors` gave."""
-        window = Window(tensors[_WINDOW_TENSOR], **saved["window"])
-        zero: dict[str, Any] = dict.fromkeys(("unpredicted", "first_row", "causal_tokens"), 0)
-        zero["predicted_step"] = saved["step"]
-        known: dict[str, Any] = dict.fromkeys(_LATER) | zero | saved
-        return cls(window, **{name: known[name] for name in _COUNTERS})
-
-
-_LATER = ("maskable_tokens", "yardsticks", "raw")
-"""Counters that checkpoints of older versions do not have."""
-_COUNTERS = (
-    "step", "tokens_seen", "masked_tokens", "causal_tokens", "rows_seen", "seconds",
-    "validation_loss", "validation_accuracy", "unpredicted", "predicted_step", "first_row", *_LATER,
-)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -258,7 +139,7 @@ class Run:
     def snapshot(self, state: State, *, copied: bool, kept: bool) -> Snapshot | None:
         """All that a checkpoint holds; ``copied`` and ``kept`` as in :func:`take`. Every process calls it."""
         return take(
-            state.to_json(self),
+            state.to_json(self.config, self.data.fingerprint),
             self.cards(state),
             self.model,
             self.optimiser,

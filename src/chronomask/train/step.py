@@ -25,8 +25,9 @@ from chronomask.train.determinism import seed_dropout
 from chronomask.train.distributed import StopRequest, World
 from chronomask.train.dump import not_finite
 from chronomask.train.forward import Part, Predictions, parts_of, tally_losses
-from chronomask.train.run import Run, State, is_due
+from chronomask.train.run import Run, is_due
 from chronomask.train.sharding import gradient_norm
+from chronomask.train.state import State
 from chronomask.train.updates import update
 from chronomask.types import Rows
 
