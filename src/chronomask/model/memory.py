@@ -7,8 +7,8 @@ bfloat16. What a layer keeps of a token for the backward pass, in numbers:
 - 8h: its input, queries, keys, values, attention's output, what both norms read, and the second norm's
   output; 2h more where positions are rotated;
 - 2m: feed-forward before and after the activation; 4m where it is gated;
-- with dropout in hidden layers, 2h for what was dropped (a byte each on CUDA);
-- with dropout in attention on a CPU, 3·A·T: attention weights, what was dropped, and their product.
+- with dropout in hidden layers, 2h bytes for what was dropped;
+- with dropout in attention on a CPU, 2·A·T, attention weights before and after it, and a byte for each.
 
 To the layers come the embeddings (3h), as much again as one layer for gradients on their way back, and
 on a CPU the mask of documents (5T bytes). A layer is that of Korthikanti et al. (arXiv 2205.05198, eq. 1)
@@ -106,10 +106,10 @@ def _layer_bytes(
     numbers = (8 + 2 * rotated) * hidden + 2 * max(1, matrices - 1) * inner
     total = numbers * (2 if bf16 else 4) + (12 * hidden if cast else 0)
     if _share(config, "hidden_dropout_prob", "dropout", "mlp_dropout"):
-        total += 2 * hidden * (1 if on_cuda else 4)
+        total += 2 * hidden
     heads = getattr(config, "num_attention_heads", None) or 0
     if not on_cuda and _share(config, "attention_probs_dropout_prob", "attention_dropout"):
-        total += 3 * 4 * heads * row_length
+        total += 9 * heads * row_length
     return total
 
 
