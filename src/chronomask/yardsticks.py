@@ -22,9 +22,6 @@ __all__ = [
 
 FEW_PREDICTIONS = 2000
 """A loss of fewer predictions is warned of: its standard error is 0.05 nats or more."""
-_FEW_SINGLE = 100
-"""Likewise of the single mask, which is a fifth of the mean and has one prediction of a document: with fewer
-the mean's own standard error is 0.05 nats or more."""
 CONTENT = "content words"
 """Open classes of Universal Dependencies: nouns, verbs, adjectives, adverbs, interjections."""
 FUNCTION = "function words"
@@ -59,11 +56,6 @@ class Yardstick:
     """of whole words; None hides one token of every document"""
     part: int
     """1 / part of the rows are used: the more a row hides, the fewer are needed for as many predictions"""
-
-    @property
-    def few_predictions(self) -> int:
-        """Fewer predictions than these are warned of."""
-        return _FEW_SINGLE if self.ratio is None else FEW_PREDICTIONS
 
     def num_rows(self, rows: int) -> int:
         """How many of ``rows`` held-out rows it uses, from the first on."""

@@ -116,13 +116,8 @@ def test_one_document_cannot_be_held_out(tmp_path: Path, caplog: pytest.LogCaptu
             2,
             "the text is 2 documents, and 90% of its tokens are held out: a document",
         ),
-        (40_000, 260_000, 40, None),
-        (
-            30_000,
-            270_000,
-            900,
-            "30,000 tokens are held out, so a loss of a validation rests on about 1,500",
-        ),
+        (15_000, 85_000, 40, None),
+        (3_000, 97_000, 900, "3,000 tokens are held out, so a validation rests on about 450"),
     ],
 )
 def test_what_is_held_out_may_be_too_much_or_too_little(

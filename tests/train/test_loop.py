@@ -15,7 +15,6 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from chronomask import yardsticks
 from chronomask.data.annotation import SPECIAL
 from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
@@ -328,6 +327,15 @@ def test_bf16_stays_near_fp32(config: RunConfig, tmp_path: Path) -> None:
     assert all(t.dtype == torch.float32 for t in weights_of(tmp_path / "bf16").values())
 
 
+TITLES = {
+    "words-5": "whole words, 5 %",
+    "words-15": "whole words, 15 %",
+    "words-30": "whole words, 30 %",
+    "words-50": "whole words, 50 %",
+    "single": "single mask",
+}
+
+
 def test_a_validation_that_can_tell_little_is_warned_of(
     config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -335,17 +343,14 @@ def test_a_validation_that_can_tell_little_is_warned_of(
     pretrain(more, tmp_path / "run", progress=False)
     rows = PreparedData.open(config.data).split("held_out").num_rows
     assert f"asks for 1,000,000 held-out rows, and the data has {rows:,}" in caplog.text
-    last = lines(tmp_path / "run" / "validation.jsonl")[-1]["yardstick_count"]
-    fewest = min((last[f"words-{ratio}"], ratio) for ratio in (5, 15, 30, 50))
-    assert fewest[0] < last["single"] * 20  # the single mask is content with a twentieth
-    said = (
-        "rest on only {} predictions at whole words, {} %; below 2,000 its loss is largely chance"
-    )
-    assert said.format(*fewest) in caplog.text
-    needed = math.ceil(1.05 * rows * 2000 / fewest[0])
-    assert (
-        f"About {needed:,} held-out rows give enough everywhere: prepare more text" in caplog.text
-    )
+    last = lines(tmp_path / "run" / "validation.jsonl")[-1]
+    numbers = {name: last["yardstick_count"][name] for name in TITLES}
+    fewest = min(numbers, key=numbers.__getitem__)
+    said = "rest on {:,} predictions at a fixed 15 %, and on {:,} where they are fewest ({})."
+    assert said.format(last["num_predicted"], numbers[fewest], TITLES[fewest]) in caplog.text
+    of_mean = 25 / sum(1 / number for number in numbers.values())
+    needed = math.ceil(1.05 * rows * 2000 / min(last["num_predicted"], of_mean))
+    assert f"About {needed:,} held-out rows are enough: prepare more text" in caplog.text
 
 
 def test_the_rows_that_a_warning_of_few_predictions_names_are_enough(
@@ -353,9 +358,7 @@ def test_the_rows_that_a_warning_of_few_predictions_names_are_enough(
 ) -> None:
     data = PreparedData.open(config.data)
     masker = fixed_masker(Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path)))
-    monkeypatch.setattr(yardsticks, "FEW_PREDICTIONS", 20)
-    monkeypatch.setattr(validation, "FEW_PREDICTIONS", 20)
-    monkeypatch.setattr(yardsticks, "_FEW_SINGLE", 3)
+    monkeypatch.setattr(validation, "FEW_PREDICTIONS", 40)
     warn_of_few(masker, data.split("held_out"), ValidationConfig(rows=2))
     (said,) = [record.getMessage() for record in caplog.records]
     rows = int(re.search(r"set validation.rows=(\d+)", said)[1])

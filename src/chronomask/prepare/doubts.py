@@ -48,8 +48,7 @@ def doubt_validation(held_out: int, train: int, num_documents: int, asked: float
 
     ``asked``: the share of the documents, ``num_documents``, that was to be held out.
     """
-    # Those of whole words have the fewest: 5 % of the tokens, or 15 % of the tokens of a third of the rows.
-    predictions, share = round(0.05 * held_out), held_out / max(held_out + train, 1)
+    predictions, share = round(0.15 * held_out), held_out / max(held_out + train, 1)
     what = None
     if num_documents == 1:
         what = "the text is one document, and nothing is left to validate on"
@@ -65,8 +64,8 @@ def doubt_validation(held_out: int, train: int, num_documents: int, asked: float
         )
     elif predictions < FEW_PREDICTIONS:
         logger.warning(
-            "%s tokens are held out, so a loss of a validation rests on about %s predictions; below %s it is "
-            "largely chance: give more text or a larger held_out",
+            "%s tokens are held out, so a validation rests on about %s predictions; below %s its loss "
+            "is largely chance: give more text or a larger held_out",
             f"{held_out:,}", f"{predictions:,}", f"{FEW_PREDICTIONS:,}",
         )  # fmt: skip
 

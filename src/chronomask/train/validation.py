@@ -93,8 +93,8 @@ def validate(
 def warn_of_few(
     masker: Masker, split: PreparedSplit | MixedSplit, config: ValidationConfig
 ) -> None:
-    """Warn where fewer rows are held out than asked, or where one of the losses that :func:`validate` gives
-    rests on too few predictions to tell much; ``masker``: as there.
+    """Warn where fewer rows are held out than asked, or where the loss at the fixed ratio or the mean of the
+    yardsticks rests on too few predictions to tell much; ``masker``: as for :func:`validate`.
     """
     if split.num_rows < config.rows:
         logger.warning(
@@ -103,25 +103,25 @@ def warn_of_few(
             f"{config.rows:,}",
             f"{split.num_rows:,}",
         )
-    titles = (f"a fixed {VALIDATION_RATIO:.0%}", *(title_of(own.name) for own in YARDSTICKS))
-    wanted = (FEW_PREDICTIONS, *(own.few_predictions for own in YARDSTICKS))
-    numbers = [0] * len(titles)
+    numbers = [0] * (1 + len(YARDSTICKS))
     for which, _, batch in _batches(masker, split, config):
         numbers[which] += batch.num_predicted
-    if not numbers[0]:
+    at_ratio, *others = numbers
+    # The mean of k losses scatters as one loss of k² / (1/n₁ + … + 1/n_k) predictions would.
+    of_mean = len(others) ** 2 / sum(1 / max(1, number) for number in others)
+    times = FEW_PREDICTIONS / max(1, min(at_ratio, of_mean))
+    if times <= 1 or not at_ratio:
         return
-    times, worst = max(
-        (many / max(1, own), k) for k, (many, own) in enumerate(zip(wanted, numbers, strict=True))
-    )
-    if times <= 1:
-        return
+    fewest = min(others)
     needed = ceil(1.05 * times * min(config.rows, split.num_rows))  # rows are not all alike
     logger.warning(
-        "a validation will rest on only %s predictions at %s; below %s its loss is largely chance. About %s "
-        "held-out rows give enough everywhere: %s",
-        f"{numbers[worst]:,}",
-        titles[worst],
-        f"{wanted[worst]:,}",
+        "the losses of a validation will be largely chance, with a standard error of 0.05 nats or more: they "
+        "rest on %s predictions at a fixed %.0f %%, and on %s where they are fewest (%s). About %s held-out "
+        "rows are enough: %s",
+        f"{at_ratio:,}",
+        100 * VALIDATION_RATIO,
+        f"{fewest:,}",
+        title_of(YARDSTICKS[others.index(fewest)].name),
         f"{needed:,}",
         f"set validation.rows={needed}"
         if needed <= split.num_rows
