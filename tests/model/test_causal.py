@@ -79,7 +79,7 @@ def test_losses_and_gradients_are_those_of_a_dense_mask(
 
     AttentionInterface.register("oracle", dense_attention)
     oracle = small(model_type, tokenizer, "documents")
-    monkeypatch.setattr("chronomask.model.rotary.documents_attention", dense_attention)
+    monkeypatch.setattr("chronomask.model.modernbert.documents_attention", dense_attention)
     oracle.set_attn_implementation("oracle")
     inputs = backbone_inputs(rows, "documents", pad, position_offset(oracle), "cpu")
     inputs = {"position_ids": inputs["position_ids"], "oracle": inputs["documents"].number}

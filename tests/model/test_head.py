@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from chronomask.model.head import HEADS, logits_at, token_losses
+from chronomask.model.head import HEADS, logits_at, losses_at, token_losses
 from tests.support.tiny_models import small
 
 
@@ -76,3 +78,38 @@ def test_log_z_has_its_value_and_gradient(share: float) -> None:
     total = 0.3 * log_z.square()
     (total + loss if share else total).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, compiling
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "roformer"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_losses_are_those_of_logits(
+    model_type: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """With their gradients, also that of log Z; positions that fill up leave no trace."""
+    model = small(model_type, tokenizer, "row").eval()
+    torch.nn.Module.to(model, dtype)
+    generator = torch.Generator().manual_seed(0)
+    input_ids, targets = (
+        torch.randint(5, len(tokenizer), shape, generator=generator) for shape in ((3, 16), (5,))
+    )
+    positions = torch.tensor([0, 5, 15, 16, 47])
+    weights = torch.tensor([1.0, 0.5, 2.0, 0.0, 3.0])
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            loss, correct, log_z = losses_at(model, input_ids, positions, targets, {}, "aot_eager")
+        else:
+            logits = logits_at(model, input_ids, positions, {}).float()
+            loss, correct, log_z = token_losses(logits, targets)
+        model.zero_grad()
+        (loss @ weights + log_z.square().sum()).backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append([each.detach().float() for each in (loss, correct, log_z, *gradients)])
+    assert found[0][0].shape == (5,)
+    close: dict[str, Any] = (
+        {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    )
+    torch.testing.assert_close(*found, **close)

@@ -45,7 +45,7 @@ def test_learned_positions_are_tiled(model_type: str, tmp_path: Path, tiny_token
     assert again.config.max_position_embeddings == LONG + first
 
 
-def test_rotary_positions_turn_slower(tmp_path: Path, tiny_tokenizer: Path) -> None:
+def test_modernbert_positions_turn_slower(tmp_path: Path, tiny_tokenizer: Path) -> None:
     sizes: dict[str, Any] = {"max_position_embeddings": 50, "num_hidden_layers": 3}
     tokenizer = save_tiny(tmp_path / "m", tiny_tokenizer, "modernbert", **sizes)
     before: Any = AutoModelForMaskedLM.from_pretrained(tmp_path / "m")

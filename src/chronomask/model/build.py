@@ -32,6 +32,7 @@ from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
 from chronomask.model.documents import backbone_inputs, position_offset
 from chronomask.model.head import HEADS
 from chronomask.model.host import use_host_kernels
+from chronomask.model.modernbert import use_one_pass_gradients
 from chronomask.model.open import (
     MissingHead,
     check_architecture,
@@ -42,7 +43,6 @@ from chronomask.model.open import (
     open_tokenizer,
 )
 from chronomask.model.positions import lengthen, way_to_lengthen
-from chronomask.model.rotary import rotate_exactly
 from chronomask.types import Rows
 from chronomask.vocabulary import vocabulary_size
 
@@ -87,7 +87,7 @@ def build_model(
                 architecture, attn_implementation=implementation_for(architecture)
             )
         model = model.float()
-        rotate_exactly(model)
+        use_one_pass_gradients(model)
         use_host_kernels(model)
     if model.config.model_type not in HEADS:
         _check_runs(model, row_length)

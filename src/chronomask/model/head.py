@@ -28,6 +28,7 @@ __all__ = [
     "compile_backbone",
     "compile_budget",
     "logits_at",
+    "losses_at",
     "padded_size",
     "token_losses",
 ]
@@ -125,11 +126,17 @@ def _compile(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
 
 
 @cache
-def _then_head(end: Callable[..., torch.Tensor], head: Head) -> Callable[..., torch.Tensor]:
-    """(model, what ``end`` takes) → logits of the hidden states that it gives: one function to compile."""
+def _then(end: Callable[..., torch.Tensor] | None, head: Head, losses: bool) -> Callable[..., Any]:
+    """(model, what ``end`` takes) → logits of the hidden states that it gives: one function to compile.
 
-    def run(model: Any, *arguments: Any) -> torch.Tensor:
-        return head(model, end(model, *arguments))
+    No ``end``: (model, hidden states) → logits. With ``losses`` targets come last, and what
+    :func:`token_losses` says of them is given instead.
+    """
+
+    def run(model: Any, *arguments: Any) -> Any:
+        *given, targets = arguments if losses else (*arguments, None)
+        logits = head(model, given[0] if end is None else end(model, *given))
+        return logits if targets is None else _FusedTokenLosses.apply(logits, targets)
 
     return run
 
@@ -154,30 +161,70 @@ def logits_at(
     head = HEADS.get(model.config.model_type)
     if head is None:
         return model(input_ids=input_ids, **inputs).logits.flatten(0, 1).index_select(0, positions)
+    logits = _at(model, head, input_ids, positions, None, inputs, compiled, whole_layers)
+    return logits[: positions.shape[0]]
+
+
+def losses_at(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    positions: torch.Tensor,
+    targets: torch.Tensor,
+    inputs: Mapping[str, Any],
+    compiled: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What :func:`token_losses` says of ``targets`` int64 [N] at :func:`logits_at`'s positions, compiled.
+
+    The losses are part of the graph that computes logits. Logits in bfloat16 are then read and written twice,
+    and no float32 tensor of [N, V] is ever made.
+    """
+    head = HEADS.get(model.config.model_type)
+    if head is None:
+        return token_losses(logits_at(model, input_ids, positions, inputs).float(), targets)
+    found = _at(model, head, input_ids, positions, targets, inputs, compiled, whole_layers=False)
+    loss, correct, log_z = (each[: positions.shape[0]] for each in found)
+    return loss, correct, log_z
+
+
+def _at(
+    model: PreTrainedModel,
+    head: Head,
+    input_ids: torch.Tensor,
+    positions: torch.Tensor,
+    targets: torch.Tensor | None,
+    inputs: Mapping[str, Any],
+    compiled: str | None,
+    whole_layers: bool,
+) -> Any:
+    """Logits at positions, or with ``targets`` the three of :func:`token_losses`; where it is compiled, those
+    of the positions that fill up stand at the end.
+    """
     ending = None if whole_layers else ending_of(model)
     number = positions.shape[0]
     num_tokens = input_ids.numel()
+    wanted: tuple[torch.Tensor, ...] = () if targets is None else (targets,)
     if compiled is not None:  # filled up with positions of no token, which keep the order
-        room = padded_size(number, num_tokens)
-        positions = torch.nn.functional.pad(positions, (0, room - number), value=num_tokens)
+        more = (0, padded_size(number, num_tokens) - number)
+        positions = torch.nn.functional.pad(positions, more, value=num_tokens)
+        wanted = tuple(torch.nn.functional.pad(each, more) for each in wanted)
     # What is computed of the last token once more, in the place of none, is thrown away.
     of_tokens = positions.clamp(max=num_tokens - 1)
 
     def run(function: Callable[..., Any], *arguments: Any) -> Any:
         return (function if compiled is None else _compile(function, compiled))(model, *arguments)
 
+    def finish(end: Callable[..., torch.Tensor] | None, *arguments: Any) -> Any:
+        return run(_then(end, head, targets is not None), *arguments, *wanted)
+
     if ending is None:
         states = (model.base_model(input_ids=input_ids, **inputs).last_hidden_state,)
-        logits = run(head, *_pick(states, of_tokens))
-    elif asks_alone(model, ending, inputs, compiled=compiled is not None):
+        return finish(None, *_pick(states, of_tokens))
+    if asks_alone(model, ending, inputs, compiled=compiled is not None):
         read = run(ending.read, input_ids, inputs)
         picked = read.states_at(of_tokens)
-        documents = inputs.get("documents")
-        logits = run(_then_head(ending.ask, head), picked, read, positions, documents)
-    else:
-        states = run(ending.whole, input_ids, inputs)
-        logits = run(_then_head(ending.rest, head), *_pick(states, of_tokens))
-    return logits[:number]
+        return finish(ending.ask, picked, read, positions, inputs.get("documents"))
+    states = run(ending.whole, input_ids, inputs)
+    return finish(ending.rest, *_pick(states, of_tokens))
 
 
 def _pick(states: Iterable[torch.Tensor], positions: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -231,3 +278,32 @@ class _TokenLosses(torch.autograd.Function):
             return softmax.mul_(of_log_z), None
         factor = of_loss if of_log_z is None else of_loss + of_log_z
         return softmax.mul_(factor).scatter_add_(1, targets[:, None], -of_loss), None
+
+
+class _FusedTokenLosses(torch.autograd.Function):
+    """The same for logits [N, V] of any type inside a compiled graph: they are kept as they are, and the
+    softmax is computed once more for the gradient, in the pass that writes it. Not differentiable twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        exact = logits.float()
+        highest = exact.amax(1)
+        log_z = highest + (exact - highest[:, None]).exp().sum(1).log()
+        own = exact.gather(1, targets[:, None])[:, 0]
+        correct = own >= highest
+        ctx.save_for_backward(logits, targets, log_z)
+        ctx.mark_non_differentiable(correct)
+        return log_z - own, correct, log_z
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets, log_z = ctx.saved_tensors
+        of_loss, _, of_log_z = grad_outputs
+        softmax = (logits.float() - log_z[:, None]).exp()
+        # Compared with every token instead of scattered: all is one pass then.
+        is_target = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
+        from_own = torch.where(is_target, of_loss[:, None], 0.0)
+        return (softmax * (of_loss + of_log_z)[:, None] - from_own).to(logits.dtype), None

@@ -29,7 +29,7 @@ from chronomask.model.device import autocast_dtype
 from chronomask.model.documents import DOCUMENTS_ATTENTION, Documents
 from chronomask.model.flash import queries_agree
 from chronomask.model.late_masks import Early, run_layers
-from chronomask.model.rotary import context_of, rotate
+from chronomask.model.modernbert import context_of, rotate
 
 __all__ = ["Ending", "Read", "asks_alone", "ending_of", "entries_at_predictions"]
 

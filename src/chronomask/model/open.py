@@ -180,7 +180,7 @@ def open_model(
 
     from chronomask.model.attention import implementation_for
     from chronomask.model.host import use_host_kernels
-    from chronomask.model.rotary import rotate_exactly
+    from chronomask.model.modernbert import use_one_pass_gradients
 
     folder = Path(folder)
     config = open_config(folder, **changes)
@@ -211,7 +211,7 @@ def open_model(
     # at addresses that are not aligned, so a resumed run would not be bit for bit the one it resumes.
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
-    rotate_exactly(model)
+    use_one_pass_gradients(model)
     use_host_kernels(model)
     return model.train()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from chronomask.masking.tally import class_sums, weighted_sum
 from chronomask.model.config import AttentionScope
 from chronomask.model.device import autocast
 from chronomask.model.documents import attends_by_documents, backbone_inputs, position_offset
-from chronomask.model.head import logits_at, token_losses
+from chronomask.model.head import logits_at, losses_at, token_losses
 from chronomask.model.last_layer import ending_of
 from chronomask.model.late_masks import check_late_masks, shorten
 from chronomask.types import MaskedBatch, Precision, Rows
@@ -218,19 +219,33 @@ class Forward:
         return max(rows.num_rows, min(full, -(-rows.num_rows // quarter) * quarter))
 
     def losses(self, part: Part) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What :func:`~chronomask.model.head.token_losses` says of every predicted token."""
-        return token_losses(self.logits(part), part.batch.targets)
+        """What :func:`~chronomask.model.head.token_losses` says of every predicted token.
+
+        Where the model is compiled they may stand in memory that the next call writes to again.
+        """
+        batch = part.batch
+        if self.compiled is None:
+            return token_losses(self.logits(part), batch.targets)
+        with self._casting():
+            return losses_at(
+                self.model, batch.input_ids, batch.positions, batch.targets, part.inputs, self.compiled
+            )  # fmt: skip
 
     def logits(self, part: Part) -> torch.Tensor:
         """float32 [N, V]: the logits of every predicted token."""
         batch = part.batch
-        # Weights that are bfloat16 themselves need no casts, and norms are to give bfloat16 as well.
-        casting = "fp32" if self.model.dtype is torch.bfloat16 else self.precision
-        with autocast(self.device, casting):
+        with self._casting():
             logits = self.logits_at(
                 self.model, batch.input_ids, batch.positions, part.inputs, self.compiled
             )
         return logits.float()
+
+    def _casting(self) -> AbstractContextManager[None]:
+        """Autocast as the run has it; weights that are bfloat16 themselves need no casts, and norms are to
+        give bfloat16 as well.
+        """
+        whole = self.model.dtype is torch.bfloat16
+        return autocast(self.device, "fp32" if whole else self.precision)
 
 
 def room_for_documents(split: PreparedSplit | MixedSplit, num_rows: int, pad_token_id: int) -> int:

@@ -209,7 +209,8 @@ def queue_update(
         if graphs:  # nothing that earlier graphs gave is looked at again
             torch.compiler.cudagraph_mark_step_begin()
         values, correct, log_z = forward.losses(part)
-        losses.append(values.detach())
+        # The next micro-batch writes to the memory of graphs again; a dump looks at all of them.
+        losses.append(values.detach().clone() if graphs else values.detach())
         tally_losses(tallies[:, :first_token], part, values, correct)
         if num_tokens and not part.causal:
             tokens = masker.feedback_class(part.batch)

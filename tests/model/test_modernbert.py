@@ -1,4 +1,4 @@
-"""Rotary positions: transformers' numbers forwards, float32's derivative backwards, modules as they were."""
+"""ModernBERT: transformers' numbers forwards, float32's derivative backwards, modules as they were."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
+from chronomask.model import modernbert
+from chronomask.model.modernbert import rotate
 from chronomask.model.open import open_model
-from chronomask.model.rotary import rotate
 from tests.support.tiny_models import small
 
 
@@ -65,9 +66,15 @@ def test_gradients_are_numerical_ones() -> None:
         assert moved.item() == pytest.approx(gradient.flatten()[place].item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("in_one_pass", [False, True])
 def test_a_model_keeps_its_modules_and_numbers(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+    in_one_pass: bool,
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also in the way of a CUDA device, whose kernels are here replaced by what they compute."""
+    monkeypatch.setattr(modernbert, "has_kernels", lambda _: in_one_pass)
     model = small("modernbert", tokenizer, "row")
     model.save_pretrained(tmp_path)
     theirs = AutoModelForMaskedLM.from_pretrained(tmp_path, attn_implementation="sdpa").eval()
@@ -110,3 +117,44 @@ def test_both_directions_are_one_graph_without_joined_halves() -> None:
         for node in graph.graph.nodes:
             if any(word in str(node.target) for word in ("cat", "slice_scatter", "slice_backward")):
                 assert node.meta["val"].numel() == sin.numel()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "heads", "width"), [(1, 1, 2), (21, 3, 16), (1000, 12, 64)])
+def test_kernels_rotate_and_turn_back(
+    tokens: int, heads: int, width: int, dtype: torch.dtype
+) -> None:
+    from chronomask.model.triton_kernels import rotate_back, rotate_both
+
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(tokens, 3, heads, width, generator=generator).to("cuda", dtype)
+    cos, sin = (x[0].cuda() for x in angles(tokens, width))
+    query, key = rotate_both(qkv, cos, sin)
+    exact: dict[str, Any] = (
+        {"rtol": 1e-5, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 0.01, "atol": 0.03}
+    )
+    torch.testing.assert_close(query, rotate(qkv[:, 0], cos[:, None], sin[:, None]), **exact)
+    torch.testing.assert_close(key, rotate(qkv[:, 1], cos[:, None], sin[:, None]), **exact)
+    # Values as they come out of attention: part of something wider.
+    torch.testing.assert_close(rotate_back(query, key, qkv[:, 2], cos, sin), qkv, **exact)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 2), (5, 7, 66), (100, 2304)])
+def test_the_kernel_of_a_gate_gives_its_gradient(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    from chronomask.model.triton_kernels import gated_gelu_gradient
+
+    generator = torch.Generator().manual_seed(0)
+    both = torch.randn(shape, generator=generator).to("cuda", dtype).requires_grad_()
+    x, gate = both.float().chunk(2, -1)
+    into = torch.randn(x.shape, generator=generator).to("cuda", dtype)
+    product = torch.nn.functional.gelu(x) * gate
+    (wanted,) = torch.autograd.grad(product, both, into.float())
+    exact: dict[str, Any] = (
+        {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    )
+    torch.testing.assert_close(gated_gelu_gradient(into, both.detach()), wanted, **exact)
