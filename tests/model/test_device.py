@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from chronomask.model.device import (
     autocast,
     choose_device,
     data_sheet_flops,
+    peak_memory,
     precision_on,
     slow_paths,
 )
@@ -94,3 +96,25 @@ def test_a_data_sheets_rate_is_for_bfloat16_on_cuda(monkeypatch: pytest.MonkeyPa
     assert data_sheet_flops(torch.device("cuda"), "bf16") == 989e12
     assert data_sheet_flops(torch.device("cuda"), "fp32") is None
     assert data_sheet_flops(torch.device("cpu"), "bf16") is None
+
+
+def test_peak_memory_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics as torch has them of a device stand for a device."""
+    peak: Any = {"all": {"current": 3, "peak": 7}, "small_pool": {"current": 1, "peak": 2}}
+    monkeypatch.setattr(
+        torch.cuda.memory,
+        "memory_stats_as_nested_dict",
+        lambda device: {"allocated_bytes": peak, "reserved_bytes": {"all": {"peak": 9}}},
+    )
+    monkeypatch.setattr(
+        torch.cuda, "memory_stats_as_nested_dict", torch.cuda.memory.memory_stats_as_nested_dict
+    )
+    cuda = torch.device("cuda", 0)
+    assert peak_memory(cuda) == torch.cuda.max_memory_allocated(cuda) == 7
+
+
+@pytest.mark.gpu
+def test_peak_memory_of_a_device_is_torchs() -> None:
+    cuda = torch.device("cuda", 0)
+    torch.empty(1000, device=cuda)
+    assert peak_memory(cuda) == torch.cuda.max_memory_allocated(cuda) > 0

@@ -16,7 +16,7 @@ from chronomask.data.order import BatchWarmUp, Sizes
 from chronomask.errors import UsageError
 from chronomask.model import head
 from chronomask.recipes import find_recipe
-from chronomask.train import loop, run
+from chronomask.train import loop, run, step
 from chronomask.train.config import RunConfig
 from chronomask.train.log import RunLog
 from chronomask.train.loop import pretrain
@@ -225,17 +225,29 @@ def test_nothing_that_a_graph_overwrites_is_kept(
         return aot_autograd(fw_compiler=compiler, bw_compiler=compiler)(graph, inputs)
 
     begun: list[bool] = []
+    copied: list[int] = []
+
+    def count(parameters: list[torch.nn.Parameter]) -> None:
+        copied.append(sum(parameter.grad is not None for parameter in parameters))
+        take_out(parameters)
+
+    take_out = step._take_out_of_graphs
+    monkeypatch.setattr(step, "_take_out_of_graphs", count)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
     monkeypatch.setattr(run, "COMPILER", note)
     pretrain(config, tmp_path / "plain", progress=False)
     assert asked
     assert not any(asked)
     assert not begun
+    assert not any(copied)
     asked.clear()
+    copied.clear()
     pretrain(RunConfig.of(config, compile="graphs"), tmp_path / "graphs", progress=False)
     assert asked
     assert all(asked)
     assert len(begun) == 6
+    # Of the last micro-batch nothing is copied: it is used up before a graph runs again.
+    assert [number > 0 for number in copied] == [True, False, False] * 2
     assert losses(tmp_path / "graphs") == losses(tmp_path / "plain")
     assert not inductor.triton.cudagraphs
     with pytest.raises(UsageError, match="compile 'graphs' records passes of a whole model"):

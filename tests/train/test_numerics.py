@@ -15,13 +15,15 @@ from typer.testing import CliRunner
 
 from chronomask.cli import app
 from chronomask.errors import ChronomaskError, DataError, RunError, Stopped, UsageError
+from chronomask.keyed import Stream, row_keys
 from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
-from chronomask.train.determinism import determinism
+from chronomask.train.determinism import determinism, seed_dropout
 from chronomask.train.dump import replay
 from chronomask.train.forward import Forward
 from chronomask.train.loop import pretrain
 from chronomask.train.outliers import SkipOutliers
+from chronomask.train.sharding import gradient_norm
 from tests.support.tiny_training import (
     Driver,
     ask_to_stop_after,
@@ -250,6 +252,28 @@ def test_determinism_is_asked_of_torch_and_given_back(
     pretrain(config, tmp_path / "not", progress=False)
     ours, theirs = weights_of(tmp_path / "asked"), weights_of(tmp_path / "not")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)  # on a CPU it is so anyway
+
+
+def test_dropout_is_seeded_as_torch_seeds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the host and on every CUDA device in use, for which generators of the host stand here."""
+    devices = tuple(torch.Generator() for _ in range(2))
+    monkeypatch.setattr(torch.cuda, "default_generators", devices)
+    for micro_batch in range(2):
+        seed_dropout(3, 5, 1, micro_batch)
+        drawn = torch.rand(4)
+        number = int(row_keys(3, Stream.DROPOUT, 5, 2**20 + micro_batch)) >> 1
+        torch.manual_seed(number)
+        assert torch.equal(torch.rand(4), drawn)
+        assert all(torch.equal(torch.rand(4, generator=each), drawn) for each in devices)
+
+
+def test_the_norm_of_gradients_is_torchs() -> None:
+    torch.manual_seed(0)
+    gradients = [torch.randn(shape) for shape in ((3, 5), (7,), (2, 2), (1,))]
+    assert torch.equal(gradient_norm(gradients), torch.nn.utils.get_total_norm(gradients))
+    gradients[2][0, 0] = math.nan
+    assert gradient_norm(gradients).isnan()
+    assert float(gradient_norm([])) == 0.0
 
 
 def test_determinism_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

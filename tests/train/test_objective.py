@@ -82,6 +82,20 @@ def test_every_step_has_its_share_of_causal_rows_and_a_row_is_what_it_is() -> No
         assert counts.min() > 80
 
 
+def test_whether_rows_are_causal_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config that is changed is asked again, and one that was asked equals one that was not."""
+    asked: list[float] = []
+    monkeypatch.setattr(MaskedOnly, "causal_share", lambda self, progress: asked.append(progress))
+    objective = MaskedOnly()
+    assert objective.has_causal_rows
+    number = len(asked)
+    assert objective.has_causal_rows
+    assert len(asked) == number
+    assert objective == MaskedOnly()
+    assert Hybrid(causal=0.0).has_causal_rows is False
+    assert Hybrid(causal=0.0).replace(["causal=0.5"]).has_causal_rows
+
+
 def test_shares_follow_progress() -> None:
     assert MaskedOnly().shares == {0.0}
     first = CausalFirst(until=0.4)

@@ -19,7 +19,7 @@ from chronomask.model.open import open_tokenizer
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from chronomask.train.optimiser import AdamW, Lamb, Muon, Optimiser, StableAdamW
-from chronomask.train.updates import update
+from chronomask.train.updates import group_by_decay, update
 from tests.support.tiny_training import assert_same_run
 
 NO_NORM = torch.zeros(())
@@ -95,6 +95,35 @@ def test_a_step_that_the_device_leaves_out_is_no_step(
     states = [optimiser.state_dict()["state"] for optimiser in optimisers]
     for key, slots in states[1].items():
         assert all(torch.equal(value, states[0][key][name]) for name, value in slots.items())
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_adamw_has_the_bits_of_torchs(clip: float | None) -> None:
+    """Also of a parameter whose gradients begin later, and around a step that the device leaves out."""
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 6), nn.LayerNorm(6))
+    theirs = copy.deepcopy(ours)
+    optimisers = [
+        AdamW(weight_decay=0.1).build(ours),
+        torch.optim.AdamW(
+            group_by_decay(list(theirs.parameters()), 0.1), 0.0, (0.9, 0.98), 1e-6, fused=True
+        ),
+    ]
+    for step in range(5):
+        pairs = zip(ours.named_parameters(), theirs.parameters(), strict=True)
+        for (name, mine), other in pairs:
+            if step > 1 or name != "1.bias":
+                mine.grad = torch.randn_like(mine)
+                other.grad = mine.grad.clone()
+        for optimiser in optimisers:
+            norm, left_out = torch.tensor(3.0), torch.tensor(step == 3)
+            update(optimiser, 0.01 * (step + 1), norm, clip, left_out if step > 0 else None)
+    mine, other = (optimiser.state_dict() for optimiser in optimisers)
+    for key, slots in other["state"].items():
+        assert all(torch.equal(value, mine["state"][key][name]) for name, value in slots.items())
+    for one, another in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, another)
+    assert optimisers[0].state[ours[1].bias]["step"] == 2  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("beta", [0.9, 0.95, 0.98, 0.999])

@@ -13,6 +13,7 @@ An objective is one class: ``causal_share`` is the one thing a new one must defi
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
@@ -40,9 +41,9 @@ class Objective(Alternative):
         """The shares that occur in training."""
         return {self.causal_share(step / _LOOKED_AT) for step in range(_LOOKED_AT)}
 
-    @property
+    @cached_property
     def has_causal_rows(self) -> bool:
-        """Whether any row is causal at any time."""
+        """Whether any row is causal at any time; worked out once, for every logged line asks."""
         return self.shares != {0.0}
 
     def is_causal(self, rows: Rows, seed: int, progress: float) -> np.ndarray:

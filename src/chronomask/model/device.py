@@ -229,7 +229,8 @@ def slow_paths(facts: Facts) -> list[str]:
 def peak_memory(device: torch.device) -> int:
     """Most bytes in use so far: allocated on a CUDA device, else resident in this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        # As torch.cuda.max_memory_allocated, which names and sorts all other statistics at every call.
+        return torch.cuda.memory_stats_as_nested_dict(device)["allocated_bytes"]["all"]["peak"]
     if (
         sys.platform == "linux"
     ):  # ru_maxrss there is at least that of the process that started this one

@@ -46,5 +46,8 @@ def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
 
     It is keyed like everything else that is random, so that there is no random state to save.
     """
-    key = row_keys(seed, Stream.DROPOUT, step, rank * 2**20 + micro_batch)
-    torch.manual_seed(int(key) >> 1)
+    key = int(row_keys(seed, Stream.DROPOUT, step, rank * 2**20 + micro_batch)) >> 1
+    # What torch.manual_seed does, but for kinds of devices that no run is on: those not in use keep a trace
+    # of the call for later, which takes as long as a small model's layers.
+    for generator in (torch.default_generator, *torch.cuda.default_generators):
+        generator.manual_seed(key)

@@ -52,11 +52,9 @@ class _Adam(Optimiser):
     """decay of weight matrices and embeddings; biases and normalisation weights have none"""
 
     def _adamw(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        import torch
+        from chronomask.train.updates import FusedAdamW, group_by_decay
 
-        from chronomask.train.updates import group_by_decay
-
-        return torch.optim.AdamW(
+        return FusedAdamW(
             group_by_decay(parameters, self.weight_decay),
             lr=0.0,
             betas=(self.beta1, self.beta2),
@@ -72,7 +70,7 @@ class AdamW(_Adam):
     takes_shards: ClassVar[bool] = True
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Torch's own."""
+        """:class:`~chronomask.train.updates.FusedAdamW`."""
         return self._adamw(_trainable(model))
 
 

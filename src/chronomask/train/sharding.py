@@ -24,6 +24,9 @@ from chronomask.train.distributed import World
 
 __all__ = ["Sharded", "gradient_norm", "layers_of", "like", "whole"]
 
+_torch: Any = torch
+"""The ``_foreach`` functions are not among the names that torch exports to type checkers."""
+
 
 class Sharded:
     """A model shared out over all processes; called as :func:`~chronomask.model.head.logits_at` is.
@@ -84,7 +87,10 @@ def layers_of(model: PreTrainedModel) -> Sequence[nn.Module]:
 
 def gradient_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     """The norm of all gradients together, 0-d, whole also where every process holds a part."""
-    return whole(torch.nn.utils.get_total_norm(gradients))
+    if not gradients or isinstance(gradients[0], DTensor):
+        return whole(torch.nn.utils.get_total_norm(gradients))
+    # What that does for tensors of one device and type, without asking each of them where it is.
+    return torch.linalg.vector_norm(torch.stack(_torch._foreach_norm(gradients)))
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -218,11 +218,11 @@ def queue_update(
         if is_last:  # on their way before the backward pass, which the next masks need not wait for
             world.sum(tallies)
             reading = Reading(tallies)
-        first = [p for p in run.parameters if p.grad is None]
+        first = [p for p in run.parameters if p.grad is None] if graphs and not is_last else []
         predictions.contribution(part, values, log_z, config.z_loss).backward()
         if run.working_copy:
             run.working_copy.collect()
-        elif graphs:
+        else:
             _take_out_of_graphs(first)
         if config.z_loss:
             squares += predictions.mean_square(part, log_z.detach().double())
@@ -240,14 +240,16 @@ def queue_update(
     leave_out = ~finite if stands_out is None else ~finite | stands_out
     update(run.optimiser, rate, norm, config.gradient_clip, leave_out)
     run.round_weights()
-    run.optimiser.zero_grad(set_to_none=True)
+    for parameter in run.parameters:
+        parameter.grad = None
     ending = Reading(torch.stack((norm, finite, leave_out, squares)).double())
     return Sums(reading, ending, losses)
 
 
 def _take_out_of_graphs(parameters: list[torch.nn.Parameter]) -> None:
     """Copy the first gradients of parameters: autograd takes a graph's output as it is for ``grad``; the
-    next micro-batch would overwrite it and then add to it (pytorch/pytorch#169545).
+    next micro-batch would overwrite it and then add to it (pytorch/pytorch#169545). Those of the last
+    micro-batch are used up before a graph runs again.
     """
     for parameter in parameters:
         if parameter.grad is not None:
