@@ -71,6 +71,7 @@ LARGE = {
 }
 WORK = {
     "bert_base": BERT,
+    "bert_base_no_dropout": replace(BERT, overrides=BERT.overrides | {"hidden_dropout_prob": 0.0}),
     "bert_large": replace(BERT, overrides=BERT.overrides | LARGE, micro_batches=8),
     "modernbert_base": replace(
         BERT, model_type="modernbert", overrides={}, row_length=1024, rows=128, micro_batches=4
@@ -124,7 +125,7 @@ class Setting:
         full = WORK[name]
         if not self.toy:
             return full
-        dropout = {} if full.model_type == "modernbert" else BERT.overrides
+        dropout = {name: p for name, p in full.overrides.items() if "dropout" in name}
         return Work(
             TINY | dropout, vocabulary=256, row_length=32, rows=8, model_type=full.model_type
         )

@@ -45,6 +45,8 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
         setting = Setting(False, runs, told)
         found = gpu.measure_all(setting, scripts, tmp_path / "log.txt")
         assert not [each for each in runs.iterdir() if each.is_dir()]  # no checkpoint is left
+        took = [found.pop(f"{name}_took_seconds") for name in scripts]
+        assert all(0 < seconds < HANG for seconds in took)
         return found
 
     for name, figure in gpu.FIGURES.items():
