@@ -212,7 +212,7 @@ def test_validations_are_a_small_share_of_a_study(name: str) -> None:
         ]
     )
     said = dry_run(config, flops_per_second=4e14, row_length=study.prepare.row_length)
-    assert 0 < said.validation_share < (0.12 if name == "quickstart" else 0.03)
+    assert 0 < said.validation_share < (0.07 if name == "quickstart" else 0.03)
 
 
 def test_the_share_of_validations_by_hand(config: RunConfig) -> None:
