@@ -33,6 +33,7 @@ from transformers import (
 from transformers.masking_utils import sdpa_mask
 
 from chronomask.errors import UsageError
+from chronomask.model import flash4
 from chronomask.model.config import AttentionScope
 from chronomask.model.documents import DOCUMENTS_ATTENTION, Documents
 from chronomask.model.host import drop
@@ -276,6 +277,12 @@ def _varlen(
     """
     from torch.nn.attention.varlen import varlen_attn
 
+    reach = -1 if sliding_window is None else sliding_window - 1
+    window = (reach, 0 if documents.causal else reach)
+    if flash4.is_on():
+        keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
+        bounds, longest = documents.cu_seqlens, documents.max_length
+        return flash4.attend(query, keys, values, query_bounds, bounds, longest, scaling, window)
     more: dict[str, Any] = {}
     groups = key.shape[1] != query.shape[1]
     if groups and _varlen_knows_groups():
@@ -284,7 +291,6 @@ def _varlen(
         times = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
     key, value = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
-    reach = -1 if sliding_window is None else sliding_window - 1
     output = varlen_attn(
         query,
         key,
@@ -294,7 +300,7 @@ def _varlen(
         documents.max_length,
         documents.max_length,
         scale=scaling,
-        window_size=(reach, 0 if documents.causal else reach),
+        window_size=window,
         **more,
     )
     assert isinstance(output, torch.Tensor)

@@ -1,6 +1,7 @@
 """A faster FlashAttention behind torch's attention, where one is installed and right for this model.
 
-torch from 2.11 lets a package put its kernels behind ``varlen_attn`` and SDPA
+FlashAttention-4 is called by an operator of ours (:mod:`chronomask.model.flash4`). torch from 2.11 lets
+FlashAttention-3 put its kernels behind ``varlen_attn`` and SDPA
 (``torch.nn.attention.activate_flash_attention_impl``). Versions differ in what they can: windows, the width
 of a head, a backward pass for it. So the model's own case is tried at the start of a run, forwards and
 backwards, against float32; torch's kernel stays where anything is amiss.
@@ -19,6 +20,8 @@ import torch
 from torch.nn import attention
 from transformers import PreTrainedModel
 
+from chronomask.model import flash4
+
 if TYPE_CHECKING:
     from chronomask.model.documents import Documents
 
@@ -26,7 +29,8 @@ __all__ = ["AttentionCase", "activate_fastest", "case_of", "queries_agree"]
 
 logger = logging.getLogger(__name__)
 
-_FASTEST_FIRST = ("FA4", "FA3")
+_OURS = "FA4"
+_OF_TORCH = ("FA3",)
 _LENGTHS = (5, 64, 131, 1, 55)
 """Of the documents that kernels are tried on: below, at and above the sizes of their tiles."""
 
@@ -75,15 +79,16 @@ def activate_fastest(
     raise: kernels that are not made for the case do.
     """
     queries_agree.cache_clear()  # what it says is of the kernel in use
+    _switch_off()  # an earlier run's, of another model
     for name in _known_kernels():
         try:
-            attention.activate_flash_attention_impl(name)
+            _switch_on(name)
             if (works or _agrees)(case, device):
                 return name
             why = "its results differ from float32's"
         except Exception as error:  # packages raise what they like, compilers of kernels included
             why = f"{type(error).__name__}: {error}".splitlines()[0]
-        attention.restore_flash_attention_impl(_raise_warn=False)
+        _switch_off()
         logger.info("%s is installed and not used: %s", name, why)
     return None
 
@@ -157,9 +162,20 @@ def _tried_documents(device: torch.device, causal: bool = False) -> tuple[Docume
 
 
 def _known_kernels() -> Iterable[str]:
-    """Names of kernels that torch knows of, the fastest first; whether they are there shows on use."""
-    known = attention.list_flash_attention_impls()
-    return [name for name in _FASTEST_FIRST if name in known]
+    """Names of kernels, the fastest first; whether they are there shows on use."""
+    return [_OURS, *(name for name in _OF_TORCH if name in attention.list_flash_attention_impls())]
+
+
+def _switch_on(name: str) -> None:
+    if name == _OURS:
+        flash4.switch(on=True)
+    else:
+        attention.activate_flash_attention_impl(name)
+
+
+def _switch_off() -> None:
+    flash4.switch(on=False)
+    attention.restore_flash_attention_impl(_raise_warn=False)
 
 
 def _agrees(case: AttentionCase, device: torch.device) -> bool:
