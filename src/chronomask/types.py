@@ -7,9 +7,9 @@ universal part-of-speech tags (universaldependencies.org/u/pos); class 0 always 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "Rows",
     "TaggedWords",
     "send",
+    "send_all",
 ]
 
 NO_CLASS = 0
@@ -201,7 +202,7 @@ class Rows:
         moved = (
             "input_ids", "word_id", "token_class", "cu_seqlens", "attention_mask", "scores", "ngrams",
         )  # fmt: skip
-        return replace(self, **_move({name: getattr(self, name) for name in moved}, device))
+        return replace(self, **send_all({name: getattr(self, name) for name in moved}, device))
 
     def on_host(self) -> Rows:
         """The same rows as numpy arrays, but for ``attention_mask``, which is only passed on."""
@@ -278,7 +279,7 @@ class MaskedBatch:
             "input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens",
             "attention_mask", "loss_weights",
         )  # fmt: skip
-        arrays: dict[str, Any] = _move({name: getattr(self, name) for name in moved}, device)
+        arrays = send_all({name: getattr(self, name) for name in moved}, device)
         return MaskedBatch(
             num_maskable=self.num_maskable,
             masking_ratio=self.masking_ratio,
@@ -299,13 +300,6 @@ class ClassTally:
     correct: Array
 
 
-def _move(
-    arrays: dict[str, Array | None], device: torch.device | str
-) -> dict[str, torch.Tensor | None]:
-    """``arrays`` on ``device``."""
-    return {name: None if array is None else send(array, device) for name, array in arrays.items()}
-
-
 def send(array: Array, device: torch.device | str) -> torch.Tensor:
     """``array`` on ``device``; to CUDA through pinned memory, so that the host goes on meanwhile.
 
@@ -320,3 +314,51 @@ def send(array: Array, device: torch.device | str) -> torch.Tensor:
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def send_all(arrays: Mapping[str, Array | None], device: torch.device | str) -> dict[str, Any]:
+    """What :func:`send` makes of each, None of None; to CUDA all numpy arrays go as one piece of memory.
+
+    A copy of its own, and memory pinned for it, take the host longer than the bytes of a small batch.
+    """
+    import torch
+
+    device = torch.device(device)
+    on_cuda = device.type == "cuda"
+    packed = {n: a for n, a in arrays.items() if on_cuda and isinstance(a, np.ndarray)}
+    alone = {n: a for n, a in arrays.items() if n not in packed}
+    sent = {n: None if a is None else send(a, device) for n, a in alone.items()}
+    if packed:
+        pinned = torch.empty(_ends(packed.values())[-1], dtype=torch.uint8, pin_memory=True)
+        _pack(packed.values(), pinned.numpy())
+        there = pinned.to(device, non_blocking=True)
+        sent |= dict(zip(packed, _unpack(there, packed.values()), strict=True))
+    return sent
+
+
+_ALIGNED = 512
+"""Bytes of which a multiple lies before each array that is sent with others: torch aligns memory so."""
+
+
+def _ends(arrays: Iterable[np.ndarray]) -> list[int]:
+    """Up to which byte each of the arrays takes up memory that they share; there the next one begins."""
+    return list(accumulate(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays))
+
+
+def _pack(arrays: Collection[np.ndarray], memory: np.ndarray) -> None:
+    """Copy the arrays into uint8 ``memory``, one after the other."""
+    for array, start in zip(arrays, [0, *_ends(arrays)], strict=False):
+        part = memory[start : start + array.nbytes]
+        part.view(array.dtype).reshape(array.shape)[...] = array
+
+
+def _unpack(memory: torch.Tensor, arrays: Collection[np.ndarray]) -> list[torch.Tensor]:
+    """What uint8 ``memory`` was packed with, as tensors that are no views: a compiler asks views for more."""
+    import torch
+
+    parts = []
+    for array, start in zip(arrays, [0, *_ends(arrays)], strict=False):
+        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        part: Any = torch.empty(0, dtype=dtype, device=memory.device)
+        parts.append(part.set_(memory.untyped_storage(), start // array.itemsize, array.shape))
+    return parts

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,7 +25,7 @@ from chronomask.train.distributed import World
 from chronomask.train.forward import Predictions, parts_of
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
-from chronomask.types import MaskedBatch
+from chronomask.types import MaskedBatch, _ends, _pack, _unpack, send, send_all
 
 META = torch.device("meta")
 NO_HOST_DROPOUT = "model.overrides.attention_probs_dropout_prob=0.0"  # a CPU draws it by itself
@@ -241,3 +242,37 @@ def test_batches_that_come_back_to_the_host_are_waited_for(target: str, waits: b
     none: Any = None
     MaskedBatch(elsewhere, *[none] * 7).to(target)
     assert asked == [(torch.device(target), not waits)]
+
+
+ARRAYS = {
+    "ids": np.arange(12).reshape(3, 4),
+    "classes": np.arange(7, dtype=np.uint8),
+    "none": np.zeros(0, np.int64),
+    "bounds": np.arange(5, dtype=np.int32),
+    "shown": np.eye(3, dtype=np.bool_),
+    "turned": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+}
+
+
+def test_arrays_that_go_together_come_out_as_they_were() -> None:
+    memory = torch.empty(_ends(ARRAYS.values())[-1], dtype=torch.uint8)
+    _pack(ARRAYS.values(), memory.numpy())
+    for array, part in zip(ARRAYS.values(), _unpack(memory, ARRAYS.values()), strict=True):
+        alone = send(array, "cpu")
+        assert torch.equal(part, alone)
+        assert part.dtype == alone.dtype
+        assert part.is_contiguous()
+        assert not part._is_view()
+        assert not part.numel() or (part.data_ptr() - memory.data_ptr()) % 512 == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_all_arrives(device: str) -> None:
+    """Also what is a tensor already, and what is not there."""
+    given = {**ARRAYS, "mask": torch.ones(2), "missing": None}
+    sent = send_all(given, device)
+    assert sent.keys() == given.keys()
+    assert sent["missing"] is None
+    for name, array in given.items():
+        if array is not None:
+            assert torch.equal(sent[name], send(array, device))  # pyright: ignore[reportArgumentType]

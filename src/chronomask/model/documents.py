@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from chronomask.model.config import AttentionScope
-from chronomask.types import Rows, send
+from chronomask.types import Rows, send, send_all
 
 __all__ = [
     "DOCUMENTS_ATTENTION",
@@ -185,8 +185,7 @@ def documents_between(
     number = np.repeat(np.arange(bounds.size - 1), np.diff(bounds)).reshape(num_rows, length)
     bounds_there = _to_power_of_two(bounds.astype(np.int32), room or 0)
     return Documents(
-        number=send(number, device),
-        cu_seqlens=send(bounds_there, device),
+        **send_all({"number": number, "cu_seqlens": bounds_there}, device),
         max_length=length,
         separate=room is not None or bounds.size - 1 > num_rows,
         causal=causal,

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from chronomask.errors import UsageError
 from chronomask.model.config import AttentionScope
 from chronomask.model.documents import Documents, documents_between
-from chronomask.types import Rows, send
+from chronomask.types import Rows, send_all
 
 __all__ = ["Early", "check_late_masks", "run_layers", "shorten"]
 
@@ -86,9 +86,7 @@ def shorten(
     ends = np.union1d(begins, np.append(row_slots + number, num_rows * width))
     return Early(
         layers=layers,
-        places=send(places, device),
-        slots=send(slots.ravel(), device),
-        shown=send(shown, device),
+        **send_all({"places": places, "slots": slots.ravel(), "shown": shown}, device),
         documents=documents_between(ends, num_rows, width, device, room=room),
     ), np.diff(before[bounds])
 

@@ -290,15 +290,11 @@ def parts_of(
     Each holds rows of one kind, so where there are both there may be one micro-batch more.
     """
     causal = objective.is_causal(rows, masker.seed, progress)
-    masked_rows, causal_rows = rows.select(~causal), rows.select(causal)
     return [
-        *(
-            forward.mask(micro, masker, progress)
-            for micro in _cut_alike(masked_rows, rows.num_rows, number)
-        ),
+        *(forward.mask(micro, masker, progress) for micro in _cut_alike(rows, ~causal, number)),
         *(
             forward.place(micro, next_tokens(micro), causal=True)
-            for micro in _cut_alike(causal_rows, rows.num_rows, number)
+            for micro in _cut_alike(rows, causal, number)
         ),
     ]
 
@@ -319,10 +315,11 @@ def tally_losses(
         sums[:, :num_classes] += class_sums(classes, losses, correct, num_classes)
 
 
-def _cut_alike(part: Rows, num_rows: int, number: int) -> Iterator[Rows]:
-    """Micro-batches of a part of ``num_rows`` rows, as large as ``number`` of all of them are."""
-    if part.num_rows:
-        yield from part.micro_batches(-(-part.num_rows * number // num_rows))
+def _cut_alike(rows: Rows, which: np.ndarray, number: int) -> Iterator[Rows]:
+    """Micro-batches of the rows where ``which`` bool [B], as large as ``number`` of all of them are."""
+    if which.any():
+        part = rows.select(which)
+        yield from part.micro_batches(-(-part.num_rows * number // rows.num_rows))
 
 
 def rows_at_fault(parts: Sequence[Part], losses: Sequence[torch.Tensor]) -> list[int]:
