@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from chronomask.data import loader
 from chronomask.data.folder import PreparedData, PreparedSplit
 from chronomask.data.loader import RowLoader, validation_batches
-from chronomask.data.order import visits
+from chronomask.data.order import BatchWarmUp, Sizes, visits
 from chronomask.errors import UsageError
 from chronomask.types import Rows
 from tests.support.prepared_rows import assert_equal
@@ -35,13 +36,45 @@ def test_every_epoch_visits_every_row_once(train: PreparedSplit) -> None:
     assert not np.array_equal(rows[epochs == 0], rows[epochs == 1])
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("together", [1, 3, 8])
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_workers_only_read_ahead(train: PreparedSplit, num_workers: int) -> None:
-    plain = islice(RowLoader(train, seed=3, rows_per_step=8), 20)
-    ahead = iter(RowLoader(train, seed=3, rows_per_step=8, num_workers=num_workers))
+def test_workers_only_read_ahead(
+    train: PreparedSplit,
+    num_workers: int,
+    together: int,
+    rank: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many steps they read at once, also where steps grow."""
+    monkeypatch.setattr(loader, "_TOKENS_TOGETHER", together * 8 * train.row_length)
+    sizes = Sizes(13, BatchWarmUp(start_rows=5, steps=9, stages=3))
+    share: dict[str, Any] = {"rank": rank, "world_size": 2, "rows_per_step": sizes}
+    plain = islice(RowLoader(train, seed=3, start_step=2, **share), 20)
+    ahead = iter(RowLoader(train, seed=3, start_step=2, num_workers=num_workers, **share))
     for left, right in zip(plain, ahead, strict=False):
         assert_equal(left, right)
     ahead.close()  # type: ignore[attr-defined]
+
+
+def test_small_steps_are_read_together(
+    train: PreparedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    read_rows = PreparedSplit.read
+
+    def count(self: PreparedSplit, row_ids: np.ndarray, epoch: np.ndarray) -> Rows:
+        read.append(row_ids.size)
+        return read_rows(self, row_ids, epoch)
+
+    monkeypatch.setattr(PreparedSplit, "read", count)
+    monkeypatch.setattr(loader, "_TOKENS_TOGETHER", 4 * 8 * train.row_length)
+    for rows_per_step, at_once in ((2, 16), (8, 32), (16, 32), (32, 32), (33, 33)):
+        rows = iter(RowLoader(train, seed=3, rows_per_step=rows_per_step, num_workers=1))
+        next(rows)
+        rows.close()  # type: ignore[attr-defined]
+        assert read[0] == at_once
+        read.clear()
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])

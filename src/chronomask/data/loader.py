@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -25,6 +26,10 @@ from chronomask.types import Rows
 __all__ = ["RowLoader", "validation_batches"]
 
 _BLOCK_ROWS = 4096
+_TOKENS_TOGETHER = 2**17
+"""Tokens of small steps that are read at once: a thread that reads interrupts the one that trains."""
+_STEPS_TOGETHER = 8
+"""Steps that are read at once at most, however small they are: the first one waits for all of them."""
 
 
 class RowLoader:
@@ -122,15 +127,28 @@ class RowLoader:
                 yield self.rows_at(step)
                 step += 1
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="rows")
-        ahead: deque[Future[Rows]] = deque()
+        ahead: deque[Future[list[Rows]]] = deque()
         try:
             while True:
                 while len(ahead) <= self.num_workers:
-                    ahead.append(pool.submit(self.rows_at, step))
-                    step += 1
-                yield ahead.popleft().result()
+                    tokens = self.sizes.rows_at(step) * self.split.row_length
+                    number = min(max(1, _TOKENS_TOGETHER // tokens), _STEPS_TOGETHER)
+                    ahead.append(pool.submit(self._rows_from, step, number))
+                    step += number
+                yield from ahead.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _rows_from(self, step: int, number: int) -> list[Rows]:
+        """Rows of so many steps from ``step`` on, read at once."""
+        if number == 1:
+            return [self.rows_at(step)]
+        ranges = [self.row_range(each) for each in range(step, step + number)]
+        ids, epochs = zip(*map(self.row_ids_at, range(step, step + number)), strict=True)
+        rows = self.split.read(np.concatenate(ids), np.concatenate(epochs))
+        rows = replace(rows, order=np.concatenate([np.arange(*each) for each in ranges]))
+        edges = accumulate((last - first for first, last in ranges), initial=0)
+        return [rows.slice(start, stop) for start, stop in pairwise(edges)]
 
 
 def validation_batches(
