@@ -62,6 +62,7 @@ CUDA_TESTS = [
     "tests/model/test_kernels.py",
     "tests/model/test_causal.py",
     "tests/model/test_modernbert.py",
+    "tests/evaluate/test_recorded.py",
     "tests/train/test_no_waiting.py",
     "tests/masking/test_masker.py",
     "tests/masking/test_rows.py",

@@ -6,7 +6,6 @@ is sorted by length and cut into batches, and the batches are shuffled. A batch 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -59,27 +58,33 @@ class Encoded:
         return np.diff(self.bounds)
 
     def batch(
-        self, index: NDArray[np.int64], model: PreTrainedModel, device: torch.device
+        self,
+        index: NDArray[np.int64],
+        model: PreTrainedModel,
+        device: torch.device,
+        *,
+        length: int | None = None,
     ) -> dict[str, Any]:
         """What the model is given for these examples: [len(index), longest], on ``device``.
 
         What says which tokens are padding is left out where none is, token types where the model has none.
+        ``length``: rows are padded to so many tokens, and inputs are of one kind whatever the padding.
         """
         from chronomask.model.documents import padded_rows
 
-        lengths = self.lengths[index]
-        place = np.arange(lengths.max())
-        real = place < lengths[:, None]
-        source = self.bounds[index][:, None] + place
-        ids = np.full(real.shape, self.pad_token_id, np.int64)
-        ids[real] = self.ids[source[real]]
-        made = {"input_ids": ids}
+        begins = self.bounds[index][:, None]
+        lengths = self.bounds[index + 1][:, None] - begins
+        place = np.arange(lengths.max() if length is None else length)
+        real, source = place < lengths, begins + place
+
+        def pad(values: NDArray[Any], fill: int) -> NDArray[np.int64]:
+            return np.where(real, values.take(source, mode="clip"), fill).astype(np.int64)
+
+        made = {"input_ids": pad(self.ids, self.pad_token_id)}
         if self.types is not None and _takes_types(model):
-            types = np.zeros(real.shape, np.int64)
-            types[real] = self.types[source[real]]
-            made["token_type_ids"] = types
+            made["token_type_ids"] = pad(self.types, 0)
         inputs = {name: send(value, device) for name, value in made.items()}
-        return inputs | padded_rows(model, real, device)
+        return inputs | padded_rows(model, real, device, one_shape=length is not None)
 
 
 def encode(
@@ -186,7 +191,9 @@ def by_tokens(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray
 
 def _takes_types(model: Any) -> bool:
     """Whether the model tells a second segment from the first."""
+    from chronomask.model.documents import keywords_of
+
     return (
-        "token_type_ids" in inspect.signature(model.forward).parameters
+        "token_type_ids" in keywords_of(model)
         and (getattr(model.config, "type_vocab_size", 0) or 0) > 1
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -388,42 +388,64 @@ def fine_tune(
 ) -> None:
     """Train the model in place; raises RunError if the loss is not finite.
 
-    ``stops_after``: asked after each epoch, counted from 1, whether it was the last.
+    On a CUDA device steps are recorded and replayed (:mod:`chronomask.evaluate.recorded`), and batches are
+    padded to a few lengths for it. Where a model has dropout, so many more numbers are drawn: what is dropped
+    is a function of the seed, but another one than without padding. ``stops_after``: asked after each epoch,
+    counted from 1, whether it was the last.
     """
     import torch
 
     from chronomask.evaluate.heads import run_headed
+    from chronomask.evaluate.recorded import RecordedSteps, padded_length, recorder_on
     from chronomask.keyed import Stream, row_keys
     from chronomask.model.device import autocast
 
     device = next(model.parameters()).device
     steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
     warmup = round(recipe.warmup_share * steps)
-    optimiser = _optimiser(model, recipe.weight_decay, fused=device.type in ("cpu", "cuda"))
+    recorder = recorder_on(device)
+    optimiser = _optimiser(model, recipe.weight_decay, device, recorded=recorder is not None)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     step, recent, counted = 0, torch.zeros((), device=device), 0
-    with Progress(label, len(examples) * recipe.epochs, shown=progress) as shown:
+
+    def train_on(inputs: dict[str, Any], index: torch.Tensor) -> None:
+        try:
+            # A weight that was cast before a step is recorded would not be cast anew when it is replayed.
+            with autocast(device, recipe.precision, keeps_casts=recorder is None):
+                output = run_headed(model, inputs)
+            loss = loss_of(output, inputs, index)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
+            optimiser.step()
+            recent.add_(loss.detach())
+        finally:
+            optimiser.zero_grad(set_to_none=True)
+
+    lengths = examples.lengths
+    longest = int(lengths.max())
+    run = None if recorder is None else RecordedSteps(train_on, device, recorder, label)
+    with (
+        nullcontext() if recorder is None else recorder.open(),
+        Progress(label, len(examples) * recipe.epochs, shown=progress) as shown,
+    ):
         for epoch in range(recipe.epochs):
             key = int(row_keys(seed, Stream.ORDER, epoch, 0)) >> 2
             model.train()  # scoring an epoch leaves it in evaluation mode
-            for index in shuffled_batches(examples.lengths, recipe.batch_size, key):
-                inputs = examples.batch(index, model, device)
-                with autocast(device, recipe.precision):
-                    output = run_headed(model, inputs)
-                loss = loss_of(output, inputs, send(index, device))
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate * _share_of_peak(step, steps, warmup)
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-                recent += loss.detach()
+            for index in shuffled_batches(lengths, recipe.batch_size, key):
+                _set_rate(optimiser, rate * _share_of_peak(step, steps, warmup))
+                if run is None:
+                    train_on(examples.batch(index, model, device), send(index, device))
+                else:
+                    length = padded_length(int(lengths[index].max()), longest)
+                    inputs = examples.batch(index, model, torch.device("cpu"), length=length)
+                    run(inputs, index, comes_again=index.size == recipe.batch_size)
                 step, counted = step + 1, counted + 1
                 note = ""
                 # Looking at the loss waits for the device, so it is looked at now and then.
                 if counted == _STEPS_BETWEEN_CHECKS or step == steps:
                     note = f"loss {_finite(recent, step, label) / counted:.3f}"
-                    recent, counted = torch.zeros_like(recent), 0
+                    counted = 0
+                    recent.zero_()
                 shown.advance(index.size, note)
             if stops_after is not None and stops_after(epoch + 1):
                 break
@@ -468,7 +490,10 @@ def _share_of_peak(step: int, steps: int, warmup: int) -> float:
     return (steps - step) / max(1, steps - warmup)
 
 
-def _optimiser(model: nn.Module, weight_decay: float, *, fused: bool) -> torch.optim.AdamW:
+def _optimiser(
+    model: nn.Module, weight_decay: float, device: torch.device, *, recorded: bool
+) -> torch.optim.AdamW:
+    """AdamW, its learning rate 0 so far: a tensor where steps are ``recorded``, as numbers would be too."""
     import torch
 
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -476,7 +501,24 @@ def _optimiser(model: nn.Module, weight_decay: float, *, fused: bool) -> torch.o
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-6, fused=fused)
+    return torch.optim.AdamW(
+        groups,
+        lr=torch.zeros((), device=device) if recorded else 0.0,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        fused=device.type in ("cpu", "cuda"),
+        capturable=recorded,
+    )
+
+
+def _set_rate(optimiser: torch.optim.AdamW, rate: float) -> None:
+    import torch
+
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def _finite(total: torch.Tensor, step: int, label: str) -> float:

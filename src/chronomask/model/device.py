@@ -74,10 +74,16 @@ def precision_on(device: torch.device, precision: Precision) -> Literal["fp32", 
     return "bf16" if able else "fp32"
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """A context in which matrix products are computed in this precision; weights stay float32."""
+def autocast(
+    device: torch.device, precision: Precision, *, keeps_casts: bool = True
+) -> torch.autocast:
+    """A context in which matrix products are computed in this precision; weights stay float32.
+
+    ``keeps_casts``: a weight is cast once while it is open, however often it is used, as is torch's way.
+    """
     bf16 = precision_on(device, precision) == "bf16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    kept = None if keeps_casts else False  # None: as torch is set
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=kept)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

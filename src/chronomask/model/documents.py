@@ -8,7 +8,9 @@ well, so that a packed document is given the positions it would have alone.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ __all__ = [
     "attends_by_documents",
     "backbone_inputs",
     "documents_between",
+    "keywords_of",
     "padded_rows",
     "position_offset",
 ]
@@ -131,22 +134,28 @@ def backbone_inputs(
 
 
 def padded_rows(
-    model: PreTrainedModel, real: np.ndarray, device: torch.device | str
+    model: PreTrainedModel,
+    real: np.ndarray,
+    device: torch.device | str,
+    *,
+    one_shape: bool = False,
 ) -> dict[str, Any]:
     """What a model is given beside rows that are padded on the right; nothing where none is padded.
 
     ``real`` bool [B, T]: tokens that are not padding. ``attention_mask`` int64 [B, T], and, where the
     model's attention is ours, ``documents``: the tokens of a row and its padding as a document each, so
-    that no kernel needs a mask.
+    that no kernel needs a mask. ``one_shape``: all batches of a shape are given the same kind of inputs,
+    whatever their padding, so that a step that was recorded with one fits the others.
     """
-    if real.all():
+    if real.all() and not one_shape:
         return {}
     inputs: dict[str, Any] = {"attention_mask": _mask_of_tokens(real, device)}
     if _takes_documents(model):
         num_rows, length = real.shape
         starts = np.arange(num_rows + 1) * length
         bounds = np.union1d(starts, starts[:-1] + real.sum(1))
-        inputs["documents"] = documents_between(bounds, num_rows, length, device)
+        room = 2 * num_rows if one_shape else None
+        inputs["documents"] = documents_between(bounds, num_rows, length, device, room=room)
     return inputs
 
 
@@ -162,10 +171,21 @@ def attends_by_documents(model: PreTrainedModel) -> bool:
 
 def _takes_documents(model: PreTrainedModel) -> bool:
     """Whether the model's attention is ours, and its head hands on keywords that it does not know."""
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = keywords_of(model).values()
     return attends_by_documents(model) and any(
         p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters
     )
+
+
+def keywords_of(model: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of the model's ``forward``, by name."""
+    return _parameters(getattr(model.forward, "__func__", model.forward))
+
+
+@lru_cache(maxsize=16)
+def _parameters(forward: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Kept, for to read a signature takes longer than to make a batch."""
+    return inspect.signature(forward).parameters
 
 
 def documents_between(
@@ -179,8 +199,8 @@ def documents_between(
 ) -> Documents:
     """Documents between ``bounds`` int64 [D + 1] of the flat batch.
 
-    ``room``: for a compiled model, how many documents a batch hardly ever exceeds: there are always as many
-    bounds, and always a mask where one may be needed.
+    ``room``: for a model that is compiled or recorded, how many documents a batch hardly ever exceeds: there
+    are always as many bounds, and always a mask where one may be needed.
     """
     number = np.repeat(np.arange(bounds.size - 1), np.diff(bounds)).reshape(num_rows, length)
     bounds_there = _to_power_of_two(bounds.astype(np.int32), room or 0)

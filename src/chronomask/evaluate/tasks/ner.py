@@ -48,6 +48,7 @@ _ENDS = tuple(
 _PARTS = {"train": ("train",), "dev": ("dev", "valid", "testa"), "test": ("test", "testb")}
 """How the names of a part's files end, before the ending."""
 _OUTSIDE = "O"
+_NO_LABEL = -100
 
 
 class Entity(NamedTuple):
@@ -158,15 +159,20 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
         import torch
         from torch.nn import functional
 
-        labels = self._numbers(part)
+        word = part.encoded.word
+        numbers = np.where(word >= 0, self._numbers(part)[word], _NO_LABEL)
+        labels, bounds = (torch.from_numpy(x).to(device) for x in (numbers, part.encoded.bounds))
 
         def loss_of(
             output: Any, inputs: dict[str, torch.Tensor], index: torch.Tensor
         ) -> torch.Tensor:
-            places, at = _first_tokens(part.encoded, index.cpu().numpy())
-            target = torch.from_numpy(labels[at]).to(device)
-            logits = output.logits.float().flatten(0, 1)[torch.from_numpy(places).to(device)]
-            return functional.cross_entropy(logits, target)
+            logits = output.logits.float()
+            place = bounds[index, None] + torch.arange(logits.shape[1], device=device)
+            known = labels[place.clamp_max(labels.shape[0] - 1)]
+            target = torch.where(place < bounds[index + 1, None], known, _NO_LABEL)
+            return functional.cross_entropy(
+                logits.flatten(0, 1), target.flatten(), ignore_index=_NO_LABEL
+            )
 
         return loss_of
 

@@ -140,11 +140,17 @@ class ChoiceRows(Encoded):
         return np.diff(self.bounds).reshape(-1, 2).max(1)
 
     def batch(
-        self, index: NDArray[np.int64], model: PreTrainedModel, device: torch.device
+        self,
+        index: NDArray[np.int64],
+        model: PreTrainedModel,
+        device: torch.device,
+        *,
+        length: int | None = None,
     ) -> dict[str, Any]:
         """Both rows of each example: [2 · len(index), longest]."""
         rows = Encoded(self.ids, self.types, self.bounds, self.pad_token_id)
-        return rows.batch((2 * index[:, None] + np.arange(2)).ravel(), model, device)
+        both = (2 * index[:, None] + np.arange(2)).ravel()
+        return rows.batch(both, model, device, length=length)
 
 
 class CopaTask(SuperGlueTask):
@@ -208,11 +214,18 @@ class SpanRows(Encoded):
 
     spans: NDArray[np.int64]
 
-    def batch(self, index: NDArray[np.int64], model: Any, device: torch.device) -> dict[str, Any]:
+    def batch(
+        self,
+        index: NDArray[np.int64],
+        model: Any,
+        device: torch.device,
+        *,
+        length: int | None = None,
+    ) -> dict[str, Any]:
         """What :class:`chronomask.evaluate.heads.SpanClassifier` is given."""
         import torch
 
-        inputs = Encoded.batch(self, index, model.encoder, device)
+        inputs = Encoded.batch(self, index, model.encoder, device, length=length)
         return inputs | {"spans": torch.from_numpy(self.spans[index]).to(device)}
 
 

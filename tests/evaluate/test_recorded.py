@@ -1,0 +1,227 @@
+"""Steps that are recorded and replayed train as others do, and nothing is lost where they cannot be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from chronomask.evaluate import recorded
+from chronomask.evaluate.batches import Encoded
+from chronomask.evaluate.finetune import FineTuning, fine_tune
+from chronomask.evaluate.recorded import RecordedSteps, padded_length, recorder_on
+from chronomask.model.attention import documents_attention
+from chronomask.model.documents import DOCUMENTS_ATTENTION
+from tests.support.tiny_models import SIZES, sizes
+
+assert documents_attention  # registers our attention
+HEADS = {
+    "phrases": transformers.AutoModelForSequenceClassification,
+    "spans": transformers.AutoModelForQuestionAnswering,
+}
+CPU = torch.device("cpu")
+
+
+class Rerun:
+    """In place of a CUDA graph: keeps a step, to run it again on what lies in its place by then."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.recorded, self.asked, self._most = 0, 0, most
+
+    def open(self) -> Any:
+        return nullcontext()
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        self.asked += 1
+        if self.recorded == self._most:
+            raise RuntimeError("no graph of this\nand further lines")
+        self.recorded += 1
+        return run
+
+
+def examples_of(number: int, longest: int) -> Encoded:
+    random = np.random.default_rng(3)
+    lengths = np.append(random.integers(3, longest, number - 1), longest)
+    bounds = np.concatenate(([0], np.cumsum(lengths)))
+    ids = random.integers(5, 90, bounds[-1]).astype(np.int32)
+    return Encoded(ids, None, bounds, pad_token_id=0)
+
+
+EXAMPLES = examples_of(70, 60)
+RECIPE = FineTuning(epochs=3, batch_size=8, weight_decay=0.1, max_gradient_norm=0.5)
+
+
+def model_of(task: str, model_type: str, dropout: float = 0.0) -> Any:
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout")
+    config = transformers.AutoConfig.for_model(
+        model_type, vocab_size=96, num_labels=2, pad_token_id=0, cls_token_id=1, sep_token_id=2,
+        bos_token_id=1, eos_token_id=2, **(SIZES | sizes(model_type)), **dict.fromkeys(names, dropout),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return HEADS[task].from_config(config, attn_implementation=DOCUMENTS_ATTENTION)
+
+
+def loss_on(
+    task: str, device: torch.device, losses: list[float], syncs: bool = False
+) -> Callable[..., Any]:
+    lengths = EXAMPLES.lengths
+    first = torch.from_numpy(EXAMPLES.ids[EXAMPLES.bounds[:-1]] % 2).long().to(device)
+    ends = [torch.from_numpy(lengths // k - 1).to(device) for k in (3, 1)]
+
+    def loss_of(output: Any, inputs: Any, index: torch.Tensor) -> torch.Tensor:
+        cross_entropy = torch.nn.functional.cross_entropy
+        if syncs and torch.cuda.is_current_stream_capturing():
+            index.max().item()
+        if task == "phrases":
+            loss = cross_entropy(output.logits.float(), first[index])
+        else:
+            loss = torch.zeros((), device=device)
+            for logits, target in zip((output.start_logits, output.end_logits), ends, strict=True):
+                if "attention_mask" in inputs:
+                    logits = logits.masked_fill(inputs["attention_mask"] == 0, -torch.inf)
+                loss = loss + cross_entropy(logits.float(), target[index])
+        if device.type == "cpu":
+            losses.append(float(loss.detach()))
+        return loss
+
+    return loss_of
+
+
+def train(model: Any, task: str, recipe: FineTuning = RECIPE, syncs: bool = False) -> list[float]:
+    losses: list[float] = []
+    loss_of = loss_on(task, model.device, losses, syncs)
+    torch.manual_seed(7)
+    fine_tune(model, EXAMPLES, loss_of, recipe, 3e-3, 1, label="tiny", progress=False)
+    return losses
+
+
+def use(monkeypatch: pytest.MonkeyPatch, recorder: Any) -> None:
+    monkeypatch.setattr(recorded, "recorder_on", lambda device: recorder)
+
+
+def distance(one: Any, other: Any) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return sum(float((a - b).detach().double().square().sum()) for a, b in pairs) ** 0.5
+
+
+def test_a_batch_is_padded_to_one_of_few_lengths() -> None:
+    found = [padded_length(length, 10_000) for length in range(1, 1025)]
+    assert all(0 <= f - n <= max(15, n / 4) for n, f in enumerate(found, 1))
+    assert found == sorted(found)
+    counts = {most: len(set(found[:most])) for most in (128, 384, 1024)}
+    assert counts == {128: 8, 384: 14, 1024: 20}
+    assert (
+        padded_length(60, 61) == 61
+    )  # never to more than the longest row, for which there are positions
+    assert recorder_on(CPU) is None
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+@pytest.mark.parametrize("task", HEADS)
+def test_replayed_steps_lose_and_learn_what_others_do(
+    monkeypatch: pytest.MonkeyPatch, task: str, model_type: str
+) -> None:
+    first, expected, found = (model_of(task, model_type).double() for _ in range(3))
+    eager = train(expected, task)
+    use(monkeypatch, recorder := Rerun())
+    replayed = train(found, task)
+    # One for each length, and none for the short batches.
+    assert recorder.recorded == recorder.asked == 4
+    assert len(replayed) == 3 * 9
+    np.testing.assert_allclose(replayed, eager, rtol=1e-5)
+    # A parameter whose gradient is 0 but for rounding goes its own way, but not far.
+    assert distance(expected, found) < 1e-3 * distance(first, expected)
+    assert all(p.grad is None for p in found.parameters())
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_where_recording_fails_no_batch_is_lost_or_done_twice(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, most: int
+) -> None:
+    expected, found = (model_of("phrases", "bert", dropout=0.1) for _ in range(2))
+    use(monkeypatch, Rerun())
+    eager = train(expected, "phrases")
+    use(monkeypatch, recorder := Rerun(most))
+    with caplog.at_level(logging.INFO, recorded.__name__):
+        assert train(found, "phrases") == eager
+    assert recorder.asked == most + 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "tiny: steps are not recorded as CUDA graphs: no graph of this"
+    ]
+    for a, b in zip(expected.parameters(), found.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_steps_are_forgotten_where_another_one_needs_their_memory() -> None:
+    done: list[list[int]] = []
+    full = {4}
+
+    def step(inputs: dict[str, Any], index: torch.Tensor) -> None:
+        if inputs["input_ids"].shape[1] in full:
+            full.clear()
+            raise torch.OutOfMemoryError("no memory")
+        done.append(inputs["input_ids"].flatten().tolist())
+
+    def run(*values: int) -> None:
+        steps({"input_ids": torch.tensor([values])}, np.arange(1))
+
+    steps = RecordedSteps(step, CPU, recorder := Rerun(), "tiny")
+    run(1, 2, 3)
+    run(4, 5, 6)
+    run(1, 2, 3, 4)
+    run(7, 8, 9)
+    run(1, 2, 3, 5)
+    assert done == [[1, 2, 3], [4, 5, 6], [1, 2, 3, 4], [7, 8, 9], [1, 2, 3, 5]]
+    assert recorder.asked == 1
+    full.add(3)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(1, 2, 3)
+
+
+class Never(Rerun):
+    """The same batches on the same stream, and nothing recorded."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(0)
+        self.inner, self.open = inner, inner.open
+
+
+class Counted(Never):
+    """The recorder inside, counted."""
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        self.asked += 1
+        replay = self.inner.record(run)
+        self.recorded += 1
+        return replay
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+@pytest.mark.parametrize("task", HEADS)
+def test_cuda_graphs_train_as_steps_without_them(
+    monkeypatch: pytest.MonkeyPatch, task: str, model_type: str, precision: str, dropout: float
+) -> None:
+    device = torch.device("cuda", 0)
+    recipe = RECIPE.model_copy(update={"precision": precision})
+    first, eager, replayed, broken = (model_of(task, model_type, dropout).cuda() for _ in range(4))
+    use(monkeypatch, Never(recorder_on(device)))
+    train(eager, task, recipe)
+
+    use(monkeypatch, counted := Counted(recorder_on(device)))
+    train(broken, task, recipe, syncs=True)
+    assert (counted.asked, counted.recorded) == (1, 0)
+    use(monkeypatch, counted := Counted(recorder_on(device)))
+    train(replayed, task, recipe)  # after one that broke off, too
+    assert (counted.asked, counted.recorded) == (4, 4)
+    moved, limit = distance(first, eager), 0.1 if precision == "bf16" else 0.01
+    assert distance(eager, broken) < limit * moved
+    assert distance(eager, replayed) < limit * moved
