@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from chronomask.data.folder import PreparedData
+from chronomask.errors import UsageError
 from chronomask.runs.read import read_run
 from chronomask.runs.rules import maskable_tokens
 from chronomask.study.command import report
@@ -39,6 +40,22 @@ def test_entropies_are_lines_where_all_runs_have_the_same(
     )
     assert found["curves"][0]["references"] == expected
     report(folders, tmp_path / "page")
+
+
+def test_costs_need_a_models_config_alone(tiny_data: PreparedData, tmp_path: Path) -> None:
+    """Its weights may be gone; without its config the folder is named."""
+    save_tiny(tmp_path, tiny_data.tokenizer_path)
+    config = RunConfig.of({"data": str(tiny_data.path), "steps": 8, "rows_per_step": 4})
+    whole = Cost(tmp_path, tiny_data, config)
+    (tmp_path / "model.safetensors").unlink()
+    without = Cost(tmp_path, tiny_data, config)
+    one, other = (each.flops(np.array([8]), np.ones(1), np.ones(1)) for each in (whole, without))
+    assert one == other
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(
+        UsageError, match=f"{tmp_path} is not a model folder: it has no config.json"
+    ):
+        Cost(tmp_path, tiny_data, config)
 
 
 @pytest.mark.parametrize(

@@ -45,18 +45,19 @@ class Cost:
     """
 
     def __init__(self, model: Path, data: PreparedData, config: RunConfig) -> None:
-        """``model``: a folder of it; ``config``: what decides how it is trained on ``data``."""
+        """``model``: a folder of it, whose weights are not needed; ``config``: what decides how it is trained
+        on ``data``. Raises UsageError for a folder without a model's config, DataError for a damaged one.
+        """
         import torch
-        from transformers import AutoConfig, AutoModelForMaskedLM
+        from transformers import AutoModelForMaskedLM
 
         from chronomask.model.attention import implementation_for
         from chronomask.model.flops import count_flops
+        from chronomask.model.open import open_config
         from chronomask.runs.rules import maskable_tokens
         from chronomask.train.operations import Operations
 
-        architecture = AutoConfig.from_pretrained(
-            model, local_files_only=True, trust_remote_code=False
-        )
+        architecture = open_config(model)
         with torch.device("meta"):
             skeleton = AutoModelForMaskedLM.from_config(
                 architecture, attn_implementation=implementation_for(architecture)
