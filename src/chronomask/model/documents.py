@@ -215,4 +215,4 @@ def documents_between(
 def _to_power_of_two(bounds: np.ndarray, documents: int) -> np.ndarray:
     """``bounds`` with its last repeated: documents of no tokens at the end; at least so many in all."""
     size = 1 << (max(bounds.size, documents + 1) - 1).bit_length()
-    return np.pad(bounds, (0, size - bounds.size), mode="edge")
+    return np.concatenate((bounds, np.full(size - bounds.size, bounds[-1])))

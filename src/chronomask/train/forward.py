@@ -182,10 +182,10 @@ class Forward:
 
         ``late`` bool [B, T]: tokens that enter at ``layer`` and are not computed before.
         """
-        shaped = rows
-        if self.tokens is not None:
-            shaped = rows.pad_to(self._room_for(rows), self.pad_token_id)
-            more = ((0, shaped.num_rows - rows.num_rows), (0, 0))
+        shaped, more = rows, ((0, 0), (0, 0))
+        if self.tokens is not None and (room := self._room_for(rows)) > rows.num_rows:
+            shaped = rows.pad_to(room, self.pad_token_id)
+            more = ((0, room - rows.num_rows), (0, 0))
             ids = np.pad(batch.input_ids, more, constant_values=self.pad_token_id)
             batch = replace(batch, input_ids=ids)
         inputs = backbone_inputs(
@@ -200,7 +200,6 @@ class Forward:
         )
         lengths = None
         if late is not None:
-            more = ((0, shaped.num_rows - rows.num_rows), (0, 0))
             inputs["early"], lengths = shorten(
                 shaped,
                 np.pad(late, more, constant_values=True),
