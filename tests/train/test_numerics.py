@@ -267,6 +267,13 @@ def test_dropout_is_seeded_as_torch_seeds_it(monkeypatch: pytest.MonkeyPatch) ->
         assert all(torch.equal(torch.rand(4, generator=each), drawn) for each in devices)
 
 
+@pytest.mark.parametrize("loss", [0.0, 1e300, -3.0, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("norm", [0.0, 3e38, math.inf, math.nan])
+def test_a_step_is_finite_where_its_loss_and_norm_are(loss: float, norm: float) -> None:
+    found = steps._finite(torch.tensor(loss, dtype=torch.float64), torch.tensor(norm))
+    assert bool(found) == (math.isfinite(loss) and math.isfinite(norm))
+
+
 def test_the_norm_of_gradients_is_torchs() -> None:
     torch.manual_seed(0)
     gradients = [torch.randn(shape) for shape in ((3, 5), (7,), (2, 2), (1,))]

@@ -80,7 +80,7 @@ def class_sums(
     """
     index = torch.as_tensor(classes, device=losses.device).long()
     values = torch.stack(
-        (losses.detach().double(), torch.ones_like(losses).double(), correct.double())
+        (losses.detach().double(), torch.ones_like(losses, dtype=torch.float64), correct.double())
     )
     sums = torch.zeros(3, num_classes, dtype=torch.float64, device=losses.device)
     return sums.index_add_(1, index, values)

@@ -234,10 +234,11 @@ def queue_update(
 
     norm = gradient_norm([p.grad for p in run.parameters if p.grad is not None])
     finite = _finite(tallies[0, :first_token].sum(), norm)
-    sums = tallies[0, : first_token - 1].sum(), tallies[0, first_token - 1]
-    stands_out = run.outliers.stands_out(predictions.mean_loss(*sums)[1], norm.double())
-    # The device itself leaves a step out, so that the update is queued at once.
-    leave_out = ~finite if stands_out is None else ~finite | stands_out
+    leave_out = ~finite  # by the device itself, so that the update is queued at once
+    if config.outliers.judges:
+        sums = tallies[0, : first_token - 1].sum(), tallies[0, first_token - 1]
+        stands_out = run.outliers.stands_out(predictions.mean_loss(*sums)[1], norm.double())
+        leave_out = leave_out if stands_out is None else leave_out | stands_out
     update(run.optimiser, rate, norm, config.gradient_clip, leave_out)
     run.round_weights()
     for parameter in run.parameters:
@@ -257,8 +258,11 @@ def _take_out_of_graphs(parameters: list[torch.nn.Parameter]) -> None:
 
 
 def _finite(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
-    """Whether both are finite, bool, 0-d, on their device."""
-    return loss.isfinite() & norm.isfinite()
+    """Whether a float64 loss and a float32 norm are finite, bool, 0-d, on their device.
+
+    Their sum is finite where both are, and it is one question instead of two.
+    """
+    return (loss + norm).isfinite()
 
 
 def draw_ahead(
