@@ -48,6 +48,8 @@ def test_gradients_of_micro_batches_are_summed_in_float32_and_weights_rounded_on
     for seed in range(3):
         ids = torch.randint(4, 40, (2, 8), generator=torch.Generator().manual_seed(seed))
         copy.model(input_ids=ids, labels=ids).loss.backward()
+        if not seed:  # a parameter whose gradients begin later than those of the others
+            copy.model.get_input_embeddings().weight.grad = None  # pyright: ignore
         for name, own in copy.model.named_parameters():
             if own.grad is not None:
                 expected[name] += own.grad.float()

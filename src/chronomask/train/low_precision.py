@@ -37,13 +37,21 @@ class WorkingCopy:
     @torch.no_grad()
     def collect(self) -> None:
         """Add the copy's gradients, float32, to those of the master, and forget them."""
-        for master, own in zip(self._masters, self._copies, strict=True):
-            if own.grad is None:
-                continue
-            if master.grad is None:
-                master.grad = own.grad.float()
-            else:
-                master.grad.add_(own.grad)
+        both = [
+            (master, own.grad)
+            for master, own in zip(self._masters, self._copies, strict=True)
+            if own.grad is not None
+        ]
+        first = [(master, new) for master, new in both if master.grad is None]
+        later = [(master.grad, new) for master, new in both if master.grad is not None]
+        for master, new in first:
+            master.grad = torch.empty_like(new, dtype=torch.float32)
+        # All at once: a call for each costs the host more than the device.
+        if first:
+            _torch._foreach_copy_([master.grad for master, _ in first], [new for _, new in first])
+        if later:
+            _torch._foreach_add_(*map(list, zip(*later, strict=True)))
+        for own in self._copies:
             own.grad = None
 
     @torch.no_grad()
