@@ -28,8 +28,11 @@ __all__ = [
     "Precision",
     "Rows",
     "TaggedWords",
+    "pack",
+    "packed_size",
     "send",
     "send_all",
+    "unpack",
 ]
 
 NO_CLASS = 0
@@ -329,10 +332,10 @@ def send_all(arrays: Mapping[str, Array | None], device: torch.device | str) -> 
     alone = {n: a for n, a in arrays.items() if n not in packed}
     sent = {n: None if a is None else send(a, device) for n, a in alone.items()}
     if packed:
-        pinned = torch.empty(_ends(packed.values())[-1], dtype=torch.uint8, pin_memory=True)
-        _pack(packed.values(), pinned.numpy())
+        pinned = torch.empty(packed_size(packed.values()), dtype=torch.uint8, pin_memory=True)
+        pack(packed.values(), pinned.numpy())
         there = pinned.to(device, non_blocking=True)
-        sent |= dict(zip(packed, _unpack(there, packed.values()), strict=True))
+        sent |= dict(zip(packed, unpack(there, packed.values()), strict=True))
     return sent
 
 
@@ -345,14 +348,19 @@ def _ends(arrays: Iterable[np.ndarray]) -> list[int]:
     return list(accumulate(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays))
 
 
-def _pack(arrays: Collection[np.ndarray], memory: np.ndarray) -> None:
+def packed_size(arrays: Iterable[np.ndarray]) -> int:
+    """Bytes of memory that holds all of the arrays."""
+    return max(_ends(arrays), default=0)
+
+
+def pack(arrays: Collection[np.ndarray], memory: np.ndarray) -> None:
     """Copy the arrays into uint8 ``memory``, one after the other."""
     for array, start in zip(arrays, [0, *_ends(arrays)], strict=False):
         part = memory[start : start + array.nbytes]
         part.view(array.dtype).reshape(array.shape)[...] = array
 
 
-def _unpack(memory: torch.Tensor, arrays: Collection[np.ndarray]) -> list[torch.Tensor]:
+def unpack(memory: torch.Tensor, arrays: Collection[np.ndarray]) -> list[torch.Tensor]:
     """What uint8 ``memory`` was packed with, as tensors that are no views: a compiler asks views for more."""
     import torch
 

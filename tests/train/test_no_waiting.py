@@ -25,7 +25,7 @@ from chronomask.train.distributed import World
 from chronomask.train.forward import Predictions, parts_of
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
-from chronomask.types import MaskedBatch, _ends, _pack, _unpack, send, send_all
+from chronomask.types import MaskedBatch, pack, packed_size, send, send_all, unpack
 
 META = torch.device("meta")
 NO_HOST_DROPOUT = "model.overrides.attention_probs_dropout_prob=0.0"  # a CPU draws it by itself
@@ -255,9 +255,9 @@ ARRAYS = {
 
 
 def test_arrays_that_go_together_come_out_as_they_were() -> None:
-    memory = torch.empty(_ends(ARRAYS.values())[-1], dtype=torch.uint8)
-    _pack(ARRAYS.values(), memory.numpy())
-    for array, part in zip(ARRAYS.values(), _unpack(memory, ARRAYS.values()), strict=True):
+    memory = torch.empty(packed_size(ARRAYS.values()), dtype=torch.uint8)
+    pack(ARRAYS.values(), memory.numpy())
+    for array, part in zip(ARRAYS.values(), unpack(memory, ARRAYS.values()), strict=True):
         alone = send(array, "cpu")
         assert torch.equal(part, alone)
         assert part.dtype == alone.dtype

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from chronomask.model.documents import Documents
+from chronomask.types import pack, packed_size, unpack
 
 __all__ = ["RecordedSteps", "Recorder", "Step", "padded_length", "recorder_on"]
 
@@ -26,8 +27,6 @@ logger = logging.getLogger(__name__)
 Step = Callable[[dict[str, Any], torch.Tensor], None]
 """(inputs of a batch, indices of its examples, both on the device) → nothing; weights are updated in place"""
 _INDEX = "index of the examples"
-_ALIGNMENT = 256
-"""bytes: that of blocks of memory on a CUDA device, which its kernels count on"""
 
 
 def padded_length(length: int, longest: int) -> int:
@@ -122,25 +121,16 @@ class _Kind:
     ) -> None:
         self.replay: Callable[[], None] | None = None
         self._values = dict(values)
-        self._begins, size = [], 0
-        for tensor in tensors.values():
-            self._begins.append(size)
-            size += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-        self._block = torch.empty(size, dtype=torch.uint8, device=device)
-        self._tensors = {
-            name: self._block[begin : begin + t.nbytes].view(t.dtype).view(t.shape)
-            for begin, (name, t) in zip(self._begins, tensors.items(), strict=True)
-        }
+        arrays = [tensor.numpy() for tensor in tensors.values()]
+        self._block = torch.empty(packed_size(arrays), dtype=torch.uint8, device=device)
+        self._tensors = dict(zip(tensors, unpack(self._block, arrays), strict=True))
 
     def fill(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy a batch to the device, all at once and behind what is queued there."""
         sent = torch.empty(
             self._block.shape, dtype=torch.uint8, pin_memory=self._block.device.type == "cuda"
         )
-        as_bytes = sent.numpy()
-        for begin, tensor in zip(self._begins, tensors.values(), strict=True):
-            values = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
-            as_bytes[begin : begin + values.size] = values
+        pack([tensor.numpy() for tensor in tensors.values()], sent.numpy())
         self._block.copy_(sent, non_blocking=True)
 
     def inputs(self) -> dict[str, Any]:
