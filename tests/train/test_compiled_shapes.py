@@ -255,9 +255,13 @@ def test_nothing_that_a_graph_overwrites_is_kept(
 
 
 @pytest.mark.gpu
-def test_cuda_graphs_give_the_losses_without_them(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_cuda_graphs_give_the_losses_without_them(
+    data: Path, tmp_path: Path, micro_batches: int
+) -> None:
     """Also of gradients summed over micro-batches, which graphs that overwrite them would make too small."""
-    config = config_of(data, steps=12, rows_per_step=12, micro_batches=3, device="cuda")
+    sizes: dict[str, Any] = {"rows_per_step": 12, "micro_batches": micro_batches}
+    config = config_of(data, steps=12, device="cuda", **sizes)
     for how in ("always", "graphs"):
         pretrain(RunConfig.of(config, compile=how), tmp_path / how, progress=False)
     assert losses(tmp_path / "graphs") == pytest.approx(losses(tmp_path / "always"), rel=1e-4)

@@ -267,6 +267,15 @@ def test_dropout_is_seeded_as_torch_seeds_it(monkeypatch: pytest.MonkeyPatch) ->
         assert all(torch.equal(torch.rand(4, generator=each), drawn) for each in devices)
 
 
+@pytest.mark.gpu
+def test_dropout_is_seeded_on_a_device_as_torch_seeds_it() -> None:
+    torch.rand(3, device="cuda")
+    seed_dropout(3, 5, 0, 0)
+    drawn = torch.rand(4, device="cuda")
+    torch.manual_seed(int(row_keys(3, Stream.DROPOUT, 5, 0)) >> 1)
+    assert torch.equal(torch.rand(4, device="cuda"), drawn)
+
+
 @pytest.mark.parametrize("loss", [0.0, 1e300, -3.0, math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("norm", [0.0, 3e38, math.inf, math.nan])
 def test_a_step_is_finite_where_its_loss_and_norm_are(loss: float, norm: float) -> None:
