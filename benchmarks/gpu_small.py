@@ -39,6 +39,7 @@ from benchmarks.gpu_work import (
 from benchmarks.sides import Work, bare_steps, ours
 from chronomask.evaluate.batches import Encoded
 from chronomask.evaluate.finetune import FineTuning, fine_tune
+from chronomask.model.modernbert import use_one_pass_gradients
 
 __all__ = [
     "ONES", "WAYS", "follow", "of_finetuning", "of_many_runs", "of_threads", "quit_mps", "speed_together",
@@ -338,6 +339,9 @@ def _model(task: str, setting: Setting, attention: str) -> Any:
     }
     torch.manual_seed(0)
     model = heads[task].from_config(config, attn_implementation=attention)
+    use_one_pass_gradients(
+        model
+    )  # as models are opened, and nothing where the attention is not ours
     return model.to(work.device).train()
 
 

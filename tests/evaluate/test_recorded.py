@@ -16,11 +16,10 @@ from chronomask.evaluate import recorded
 from chronomask.evaluate.batches import Encoded
 from chronomask.evaluate.finetune import FineTuning, fine_tune
 from chronomask.evaluate.recorded import RecordedSteps, padded_length, recorder_on
-from chronomask.model.attention import documents_attention
 from chronomask.model.documents import DOCUMENTS_ATTENTION
+from chronomask.model.modernbert import use_one_pass_gradients
 from tests.support.tiny_models import SIZES, sizes
 
-assert documents_attention  # registers our attention
 HEADS = {
     "phrases": transformers.AutoModelForSequenceClassification,
     "spans": transformers.AutoModelForQuestionAnswering,
@@ -64,7 +63,9 @@ def model_of(task: str, model_type: str, dropout: float = 0.0) -> Any:
         bos_token_id=1, eos_token_id=2, **(SIZES | sizes(model_type)), **dict.fromkeys(names, dropout),
     )  # fmt: skip
     torch.manual_seed(0)
-    return HEADS[task].from_config(config, attn_implementation=DOCUMENTS_ATTENTION)
+    model = HEADS[task].from_config(config, attn_implementation=DOCUMENTS_ATTENTION)
+    use_one_pass_gradients(model)
+    return model
 
 
 def loss_on(
