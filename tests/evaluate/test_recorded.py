@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,17 @@ import pytest
 import torch
 import transformers
 
+from chronomask.data.folder import PreparedData
 from chronomask.evaluate import recorded
 from chronomask.evaluate.batches import Encoded
-from chronomask.evaluate.finetune import FineTuning, fine_tune
+from chronomask.evaluate.finetune import FineTunedTask, FineTuning, fine_tune
+from chronomask.evaluate.heads import Logits, run_headed
 from chronomask.evaluate.recorded import RecordedSteps, padded_length, recorder_on
+from chronomask.evaluate.subject import Subject
+from chronomask.evaluate.tasks import REGISTRY, make_task
 from chronomask.model.documents import DOCUMENTS_ATTENTION
 from chronomask.model.modernbert import use_one_pass_gradients
+from tests.support.task_files import write_task_files
 from tests.support.tiny_models import SIZES, sizes
 
 HEADS = {
@@ -183,6 +190,38 @@ def test_steps_are_forgotten_where_another_one_needs_their_memory() -> None:
     full.add(3)
     with pytest.raises(torch.OutOfMemoryError):
         run(1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def task_data(tmp_path_factory: pytest.TempPathFactory, tiny_data: PreparedData) -> Path:
+    write_task_files(folder := tmp_path_factory.mktemp("files"), tiny_data)
+    return folder
+
+
+@pytest.mark.parametrize("name", [n for n, t in REGISTRY.items() if isinstance(t, FineTunedTask)])
+def test_no_loss_depends_on_padding_or_asks_the_device_for_a_number(
+    task_data: Path, subject: Subject, name: str
+) -> None:
+    short: dict[str, Any] = {"stride": 8} if name.startswith("squad") else {}
+    task: Any = make_task(name, {"device": "cpu", "max_length": 100, **short}, "")
+    part = task.part(subject, task.read(task_data)[0])
+    index = np.arange(min(6, len(part.encoded)))
+    at, losses = torch.from_numpy(index), []
+    with task.open_copy(subject, 0) as model, torch.no_grad():
+        model.eval()
+        for length in (None, int(part.encoded.lengths.max()) + 3):
+            inputs = part.encoded.batch(index, model, CPU, length=length)
+            output = run_headed(model, inputs)
+            losses.append(task.loss(part, CPU)(output, inputs, at))
+    assert losses[0] > 0
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
+
+    nowhere = torch.device("meta")  # where tensors have no numbers, so that to ask for one fails
+    numbers = output._asdict() if isinstance(output, Logits) else vars(output)
+    there = {k: v.to(nowhere) for k, v in numbers.items() if isinstance(v, torch.Tensor)}
+    given = {k: v.to(nowhere) for k, v in inputs.items() if isinstance(v, torch.Tensor)}
+    loss = task.loss(part, nowhere)(SimpleNamespace(**there), given, at.to(nowhere))
+    assert loss.shape == ()
 
 
 class Never(Rerun):
