@@ -70,22 +70,21 @@ class FusedAdamW(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update every parameter that has a gradient."""
         assert closure is None  # nothing here evaluates a loss again
-        groups = [
-            (group, [p for p in group["params"] if p.grad is not None])
-            for group in self.param_groups
-        ]
-        if not all(self.state[p] for _, parameters in groups for p in parameters):
+        given = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        kept = [[self.state[p] for p in parameters] for parameters in given]
+        if not all(map(all, kept)):
             super().step()
             return
-        for group, parameters in groups:
+        # A step that is left out is not counted.
+        counted = 1 if self.found_inf is None else 1 - self.found_inf
+        for group, parameters, states in zip(self.param_groups, given, kept, strict=True):
             if not parameters:
                 continue
-            states = [self.state[p] for p in parameters]
             first, second, steps = (
                 [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")
             )
             beta1, beta2 = group["betas"]
-            _torch._foreach_add_(steps, 1)
+            _torch._foreach_add_(steps, counted)
             _torch._fused_adamw_(
                 parameters,
                 [p.grad for p in parameters],
@@ -103,8 +102,6 @@ class FusedAdamW(torch.optim.AdamW):
                 grad_scale=self.grad_scale,
                 found_inf=self.found_inf,
             )
-            if self.found_inf is not None:  # a step that is left out is not counted
-                _torch._foreach_sub_(steps, [self.found_inf] * len(steps))
 
 
 class _WithMoments(torch.optim.Optimizer):
