@@ -106,6 +106,10 @@ class RecordedSteps:
 
     def _give_up(self, error: Exception) -> None:
         """Record no more, forget what was recorded, and say why."""
+        while isinstance(
+            error.__context__, Exception
+        ):  # a recording that broke off ends with another error
+            error = error.__context__
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
         logger.info("%s: steps are not recorded as CUDA graphs: %s", self._label, why)
         self._recorder = None
