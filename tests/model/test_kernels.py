@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.attention.varlen as varlen
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition, nop
+from torch._dynamo.backends.common import aot_autograd
 from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends, sdpa_kernel
 from transformers import PreTrainedTokenizerBase
 
@@ -192,6 +194,38 @@ def test_the_choice_of_kernels_is_one_graph() -> None:
     expected, _ = documents_attention(torch.nn.Identity(), query, query, query, mask)
     torch.testing.assert_close(found, expected)
     found.sum().backward()
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_no_mask_of_a_graph_is_kept() -> None:
+    """The next graph of a model must make its own: CUDA graphs write to their memory again."""
+    torch.compiler.reset()
+    documents = documents_between(np.array([0, 3, 8]), 1, 8, "cpu")
+    tensors = [torch.randn(1, 2, 8, 4, requires_grad=True) for _ in range(3)]
+
+    def twice(*tensors: torch.Tensor) -> torch.Tensor:
+        first, _ = documents_attention(torch.nn.Identity(), *tensors, None, documents=documents)
+        second, _ = documents_attention(torch.nn.Identity(), *tensors, None, documents=documents)
+        return first + second
+
+    made: list[int] = []
+
+    def look(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        # As inductor cuts a training step into passes, which makes one of what is computed twice.
+        cut = min_cut_rematerialization_partition
+        backend = aot_autograd(fw_compiler=count, bw_compiler=nop, partition_fn=cut)
+        return backend(graph, inputs)
+
+    def count(graph: torch.fx.GraphModule, _: Any) -> Any:
+        made.append(sum("eq" in str(node.target) for node in graph.graph.nodes))
+        return make_boxed_func(graph.forward)
+
+    found = torch.compile(twice, backend=look, fullgraph=True)(*tensors)
+    assert not documents._masks
+    assert made == [1]  # layers that ask for the same mask share it
+    torch.testing.assert_close(found, twice(*tensors))
+    assert len(documents._masks) == 1
     torch.compiler.reset()
 
 

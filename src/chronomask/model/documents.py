@@ -57,26 +57,30 @@ class Documents:
     def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
         """Additive mask [B, 1, T, T]: 0 where attention is allowed, −inf elsewhere; None if it is all.
 
-        ``window``: tokens further apart than this are hidden too. Made once per batch and window.
+        ``window``: tokens further apart than this are hidden too. Made once per batch and window, and once
+        per graph where it is compiled: what a CUDA graph made is overwritten when it runs again.
         """
         length = self.number.shape[1]
         if window is not None and window >= length - 1:
             window = None
         if not self.separate and not self.causal and window is None:
             return None
-        mask = self._masks.get((window, dtype))
-        if mask is None:
-            allowed = self.number[:, None, :, None] == self.number[:, None, None, :]
-            place = torch.arange(length, device=self.number.device)
-            ahead = place[:, None] - place[None, :]
-            if window is not None:
-                allowed = allowed & (ahead.abs() <= window)
-            if self.causal:
-                allowed = allowed & (ahead >= 0)
-            mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-            mask.masked_fill_(~allowed, float("-inf"))
-            self._masks[window, dtype] = mask
-        return mask
+        if torch.compiler.is_compiling():  # which makes one of the masks that layers ask for alike
+            return self._make_mask(window, dtype)
+        if (window, dtype) not in self._masks:
+            self._masks[window, dtype] = self._make_mask(window, dtype)
+        return self._masks[window, dtype]
+
+    def _make_mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        allowed = self.number[:, None, :, None] == self.number[:, None, None, :]
+        place = torch.arange(self.number.shape[1], device=self.number.device)
+        ahead = place[:, None] - place[None, :]
+        if window is not None:
+            allowed = allowed & (ahead.abs() <= window)
+        if self.causal:
+            allowed = allowed & (ahead >= 0)
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+        return mask.masked_fill(~allowed, float("-inf"))
 
 
 def position_offset(model: PreTrainedModel) -> int:
