@@ -92,7 +92,7 @@ KINDS = {
     "matrix_products": "gemm|nvjet|cutlass|xmma|::addmm|::mm|matmul",
     "layer_norm": "layer_norm",
     "gelu": "gelu",
-    "rotary": "rotary|rotate",
+    "rotary": "rotary|rotate|_turn_both|flip",
     "optimiser": "adam|multi_tensor",
     "sums": "reduce|sum",
     "copies": "memcpy|memset|copy|::cat",

@@ -18,7 +18,7 @@ from chronomask.study.config import load_study
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
-    for name in ("eight-ways", "equal-labels", "over-time", "tiny")
+    for name in ("eight-ways", "equal-labels", "equal-labels-small", "over-time", "tiny")
 }
 MEASURES = {
     "validation_loss": 1, "mean_loss": 1, "single_mask_loss": 1, "sst2": 100, "blimp": 100, "upos_probe": 100,
@@ -151,11 +151,12 @@ def test_the_table_of_equal_labels_is_that_of_the_files(arm: str, other: str) ->
     assert f"| {arm} | {other} | {' | '.join(cells)} |" in page
 
 
-def test_the_study_at_equal_labels_gave_what_its_table_says() -> None:
-    study = STUDIES["equal-labels"]
+@pytest.mark.parametrize(("name", "seeds"), [("equal-labels", 12), ("equal-labels-small", 6)])
+def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds: int) -> None:
+    study = STUDIES[name]
     arm, other = "0.30 to 0.15", "fixed 0.225"
     assert study["contrasts"] == [[arm, other]]
-    assert len(study["seeds"]) == 12
+    assert len(study["seeds"]) == seeds
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     for task in study["tasks"]:
         scale = MEASURES[task["task"]]
@@ -165,5 +166,5 @@ def test_the_study_at_equal_labels_gave_what_its_table_says() -> None:
         )
         (contrast,) = task["contrasts"]
         shown = f"{scale * contrast['detectable']:.{3 if scale == 1 else 1}f}"
-        gap = _cell(_pairs(study, task["task"], arm, other), scale)
+        gap = _interval(*(contrast[f"difference{end}"] for end in ("", "_low", "_high")), scale)
         assert f" | {' | '.join(own)} | {gap} | {shown} |" in page
