@@ -65,6 +65,7 @@ CUDA_TESTS = [
     "tests/model/test_modernbert.py",
     "tests/evaluate/test_recorded.py",
     "tests/train/test_no_waiting.py",
+    "tests/train/test_numerics.py",
     "tests/masking/test_masker.py",
     "tests/masking/test_rows.py",
 ]
