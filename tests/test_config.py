@@ -121,6 +121,20 @@ def test_an_empty_group_empties_what_is_there() -> None:
     assert merge(values, {}) == values
 
 
+def test_an_emptied_group_stays_so_if_something_is_put_into_it() -> None:
+    """In the order in which they are written, also where one of them is a group with kinds."""
+    first = Whole(data="d", free={"a": {"b": 1}, "c": 2}, course=Straight(start=0.5, end=0.4))
+    assert first.replace(["free={}", "free.a.d=3"]).free == {"a": {"d": 3}}
+    assert first.replace(["free.a={}", "free.a.d=3"]).free == {"a": {"d": 3}, "c": 2}
+    assert first.replace(["free.a.d=3", "free={}"]).free == {}
+    for changes in (["course={}"], ["course={}", "course.start=0.3"]):
+        with pytest.raises(UsageError, match="course needs a 'kind'"):
+            first.replace(changes)
+    assert first.replace(["course={}", "course.kind=straight", "course.start=0.3"]).course == (
+        Straight(start=0.3)
+    )
+
+
 def test_one_change_in_every_place_it_can_be_written(tmp_path: Path) -> None:
     file = tmp_path / "f.yaml"
     expected = Whole(data="d", course=Level(base=0.3))

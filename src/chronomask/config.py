@@ -392,7 +392,7 @@ def _overlay(cls: type[Config], layers: Sequence[Layer]) -> dict[str, Any]:
     for values in others:
         base = _with_kinds_of(values, base)
         changes = merge(changes, values)
-    return merge(base, changes) if changes else first
+    return merge(_with_defaults(cls, base), changes) if changes else first
 
 
 def _with_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -412,14 +412,19 @@ def _with_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, An
 
 
 def _with_kinds_of(changes: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` whose groups hold nothing but the new ``kind`` where ``changes`` name another one.
+    """``values`` whose groups hold nothing but the new ``kind`` where ``changes`` name another one, and
+    nothing where they empty it.
 
-    So a kind that a later layer brings back has its defaults, and not what the first layer said of it.
+    So a kind that a later layer brings back has its defaults, and not what the first layer said of it; and
+    a group that is emptied stays so if a later layer puts something into it.
     """
     result = dict(values)
     for key, change in changes.items():
         before = result.get(key)
         if not isinstance(before, Mapping) or not isinstance(change, Mapping):
+            continue
+        if not change:
+            result[key] = {}
             continue
         kind = change.get("kind", before.get("kind"))
         same = kind == before.get("kind", kind)

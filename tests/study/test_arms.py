@@ -292,6 +292,17 @@ def test_fields_of_an_arm_mean_what_set_means(values: dict[str, Any], change: st
     assert changed.model_copy(update={"name": None}) == expected
 
 
+def test_a_part_of_a_study_is_asked_for_by_emptying_its_groups() -> None:
+    """Two arms of a shipped study and one of its tasks, with the settings they have there or others."""
+    names = [
+        "tasks={}", "tasks.blimp.settings.limit=5", "arms={}", "arms={a: {}, b: {masking.ratio.base: 0.3}}",
+        "baseline=a", "contrasts=[[b, a]]",
+    ]  # fmt: skip
+    study = load_study(find_recipe("small", "study"), [Layer.of_override(text) for text in names])
+    assert {name: plan.settings for name, plan in study.tasks.items()} == {"blimp": {"limit": 5}}
+    assert list(study.arms) == ["a", "b"]
+
+
 SHIPPED = sorted(
     path
     for path in (Path(__file__).parents[2] / "src" / "chronomask" / "configs" / "study").glob(
