@@ -1,4 +1,4 @@
-# pyright: reportMissingImports=false, reportUnknownParameterType=false, reportMissingParameterType=false
+# pyright: reportMissingImports=false, reportIndexIssue=false
 """Kernels of our own for CUDA devices, where what torch's compiler makes of a formula moves too many bytes.
 
 On an H200 a step of ModernBERT-base spent 32 of 349 ms on rotary positions and 22 on the gradient of its

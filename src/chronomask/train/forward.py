@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -239,7 +238,7 @@ class Forward:
             )
         return logits.float()
 
-    def _casting(self) -> AbstractContextManager[None]:
+    def _casting(self) -> torch.autocast:
         """Autocast as the run has it; weights that are bfloat16 themselves need no casts, and norms are to
         give bfloat16 as well.
         """
