@@ -17,7 +17,8 @@ import transformers
 from chronomask.data.folder import PreparedData
 from chronomask.evaluate import recorded
 from chronomask.evaluate.batches import Encoded
-from chronomask.evaluate.finetune import FineTunedTask, FineTuning, fine_tune
+from chronomask.evaluate.finetune import FineTuning, fine_tune
+from chronomask.evaluate.finetuned_task import FineTunedTask
 from chronomask.evaluate.heads import Logits, run_headed
 from chronomask.evaluate.recorded import RecordedSteps, padded_length, recorder_on
 from chronomask.evaluate.subject import Subject

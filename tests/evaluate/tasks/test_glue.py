@@ -14,7 +14,8 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.batches import shuffled_batches
-from chronomask.evaluate.finetune import FineTuning, _BestEpoch, open_seeded
+from chronomask.evaluate.finetune import FineTuning, open_seeded
+from chronomask.evaluate.finetuned_task import _BestEpoch
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.tasks.glue import (
     FORMATS,

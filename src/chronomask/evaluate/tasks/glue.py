@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from chronomask.errors import DataError, UsageError, check_installed, need, shown
 from chronomask.evaluate.batches import Encoded, check_pairs, encode
-from chronomask.evaluate.finetune import FineTunedTask, FineTuning, Loss, Part, Prepared, outputs
+from chronomask.evaluate.finetune import FineTuning, Loss, outputs
+from chronomask.evaluate.finetuned_task import FineTunedTask, Part, Prepared
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import content_sha256, folder_of, is_hub, load_split
 from chronomask.runs.result import TaskResult

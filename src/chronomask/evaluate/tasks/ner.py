@@ -20,15 +20,8 @@ from pydantic import Field
 
 from chronomask.errors import DataError, UsageError, nearest, shown
 from chronomask.evaluate.batches import Encoded, end_to_end
-from chronomask.evaluate.finetune import (
-    AtLeastOne,
-    FineTunedTask,
-    FineTuning,
-    Loss,
-    Part,
-    Positive,
-    outputs,
-)
+from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Loss, Positive, outputs
+from chronomask.evaluate.finetuned_task import FineTunedTask, Part
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import files_in, folder_of
 from chronomask.runs.result import TaskResult

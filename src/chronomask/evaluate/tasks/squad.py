@@ -22,15 +22,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from chronomask.errors import DataError, UsageError, shown
-from chronomask.evaluate.finetune import (
-    AtLeastOne,
-    FineTunedTask,
-    FineTuning,
-    Loss,
-    Part,
-    Positive,
-    outputs,
-)
+from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Loss, Positive, outputs
+from chronomask.evaluate.finetuned_task import FineTunedTask, Part
 from chronomask.evaluate.spans import (
     Question,
     Questions,
