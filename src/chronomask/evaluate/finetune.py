@@ -88,6 +88,7 @@ class _Examples(Protocol):
 
 
 Examples = TypeVar("Examples", bound=_Examples)
+"""What a task reads: it has a length, and parts of it can be taken."""
 
 
 @contextmanager
