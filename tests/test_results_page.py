@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Sequence
@@ -168,3 +169,16 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
         shown = f"{scale * contrast['detectable']:.{3 if scale == 1 else 1}f}"
         gap = _interval(*(contrast[f"difference{end}"] for end in ("", "_low", "_high")), scale)
         assert f" | {' | '.join(own)} | {gap} | {shown} |" in page
+
+
+def test_the_course_at_equal_labels_is_that_of_the_file() -> None:
+    with (RESULTS / "equal-labels-small" / "csv" / "difference.csv").open() as lines:
+        read = [row for row in csv.DictReader(lines) if row["arm"] == "0.30 to 0.15"]
+    course = {
+        step: mean(float(row["loss_minus_first"]) for row in read if row["step"] == str(step))
+        for step in (250, 750, 1250)
+    }
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    told = f"led by {-course[250]:.3f} nats after a sixth of the run and by {-course[750]:.3f} after half"
+    assert told in page
+    assert f"was {course[1250]:.3f} behind after five sixths" in page
