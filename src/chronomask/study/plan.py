@@ -46,9 +46,9 @@ Spread = tuple[float, float, str, str]
 resampled examples (0 for a loss of validation), metric, unit."""
 
 STORED_SPREADS: dict[str, Spread] = {
-    MEAN_LOSS: (0.044, 0.0, "loss", "nats"),
+    MEAN_LOSS: (0.021, 0.0, "loss", "nats"),
     LOSS: (0.019, 0.0, "loss", "nats"),
-    SINGLE_LOSS: (0.084, 0.0, "loss", "nats"),
+    SINGLE_LOSS: (0.062, 0.0, "loss", "nats"),
     "blimp": (0.0070, 0.0019, "accuracy", "fraction"),
     "upos_probe": (0.0014, 0.0010, "accuracy", "fraction"),
     "pseudo_perplexity": (0.048, 0.0040, "loss", "nats"),
@@ -62,7 +62,8 @@ STORED_SPREADS: dict[str, Spread] = {
 """Of eight arms and three seeds of a ModernBERT of 4 layers × 256 after 41 M tokens
 (docs/results/eight-ways), pooled over the arms by their variances; the spread over examples from the widths
 of its intervals. That study has no yardsticks: the spreads of their mean and of the single mask are those of
-the thirteen small arms of docs/results/over-time. A model or text of another size scatters otherwise."""
+the three arms and six seeds of the same model after 25 M tokens (docs/results/equal-labels-small). A model or
+text of another size scatters otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
