@@ -106,9 +106,8 @@ class RecordedSteps:
 
     def _give_up(self, error: Exception) -> None:
         """Record no more, forget what was recorded, and say why."""
-        while isinstance(
-            error.__context__, Exception
-        ):  # a recording that broke off ends with another error
+        # A recording that broke off ends with another error than the one that broke it off.
+        while isinstance(error.__context__, Exception):
             error = error.__context__
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
         logger.info("%s: steps are not recorded as CUDA graphs: %s", self._label, why)
@@ -171,7 +170,7 @@ def _names_in(documents: str) -> tuple[str, str]:
 class _CudaGraphs:
     """Records CUDA graphs that share their memory: a step leaves nothing there that another one reads.
 
-    Random numbers are drawn from torch's generator of the device, which goes on with each replay as with an
+    Random numbers are drawn from torch's generator of the device, which goes on with each replay as with a
     step that is not recorded.
     """
 

@@ -92,17 +92,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    query_bounds: torch.Tensor,
-    key_bounds: torch.Tensor,
-    longest: int,
-    scale: float | None,
-    left: int,
-    right: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _(query: torch.Tensor, *_others: Any) -> tuple[torch.Tensor, torch.Tensor]:
     number, heads, _ = query.shape
     return query.new_empty(query.shape), query.new_empty(heads, number, dtype=torch.float32)
 
@@ -137,21 +127,8 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    into: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    output: torch.Tensor,
-    log_sum: torch.Tensor,
-    query_bounds: torch.Tensor,
-    key_bounds: torch.Tensor,
-    longest: int,
-    scale: float | None,
-    left: int,
-    right: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    query, key, value = (x.new_empty(x.shape) for x in (query, key, value))
+def _(_into: torch.Tensor, *tensors: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    query, key, value = (x.new_empty(x.shape) for x in tensors[:3])
     return query, key, value
 
 

@@ -95,7 +95,7 @@ def rotate_both(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torc
 
 
 @rotate_both.register_fake
-def _(qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _(qkv: torch.Tensor, *_angles: torch.Tensor) -> torch.Tensor:
     num_tokens, _, heads, width = qkv.shape
     return qkv.new_empty(2, num_tokens, heads, width)
 
@@ -121,13 +121,7 @@ def rotate_back(
 
 
 @rotate_back.register_fake
-def _(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-) -> torch.Tensor:
+def _(query: torch.Tensor, *_others: torch.Tensor) -> torch.Tensor:
     num_tokens, heads, width = query.shape
     return query.new_empty(num_tokens, 3, heads, width)
 
@@ -164,5 +158,5 @@ def gated_gelu_gradient(into: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
 
 
 @gated_gelu_gradient.register_fake
-def _(into: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
+def _(_into: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
     return both.new_empty(both.shape)
