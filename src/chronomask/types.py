@@ -211,9 +211,9 @@ class Rows:
         """The same rows as numpy arrays, but for ``attention_mask``, which is only passed on."""
 
         def of(values: Array | None) -> Array | None:
-            return (
-                values if values is None or isinstance(values, np.ndarray) else values.cpu().numpy()
-            )
+            if values is None or isinstance(values, np.ndarray):
+                return values
+            return (values if values.is_cpu else values.cpu()).numpy()
 
         return Rows(
             of(self.input_ids),
@@ -327,6 +327,12 @@ def send_all(arrays: Mapping[str, Array | None], device: torch.device | str) -> 
     import torch
 
     device = torch.device(device)
+    if device.type == "cpu":  # a small batch is masked in as little time as twenty general calls take
+        of_numpy = torch.from_numpy
+        return {
+            n: of_numpy(a) if isinstance(a, np.ndarray) else None if a is None else a.cpu()
+            for n, a in arrays.items()
+        }
     on_cuda = device.type == "cuda"
     packed = {n: a for n, a in arrays.items() if on_cuda and isinstance(a, np.ndarray)}
     alone = {n: a for n, a in arrays.items() if n not in packed}

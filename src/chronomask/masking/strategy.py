@@ -107,11 +107,11 @@ class Span(Strategy):
 
     def units(self, rows: Rows, seed: int) -> Array:
         from chronomask import keyed
-        from chronomask.masking.select import draws
+        from chronomask.masking import unit_loops
 
         keys = keyed.row_keys(seed, keyed.Stream.SPAN, rows.epoch, rows.row_id)
         spread = keyed.spread_of_range(rows.row_length)
-        return draws.cut_spans(
+        return unit_loops.cut_spans(
             rows.word_id, keys, spread, round(self.stop_prob * 2**32), self.max_words
         )
 
@@ -133,7 +133,7 @@ class PmiNgrams(Strategy):
     def units(self, rows: Rows, seed: int) -> Array:
         """Raises UsageError for rows that do not say where collocations begin."""
         from chronomask import keyed
-        from chronomask.masking.select import draws
+        from chronomask.masking import unit_loops
 
         if rows.ngrams is None:
             raise UsageError(
@@ -141,7 +141,7 @@ class PmiNgrams(Strategy):
                 "them in prepared data with  chronomask data ngrams FOLDER , or choose another strategy"
             )
         keys = keyed.row_keys(seed, keyed.Stream.NGRAM, rows.epoch, rows.row_id)
-        return draws.join_ngrams(
+        return unit_loops.join_ngrams(
             rows.word_id, rows.ngrams, keys, keyed.spread_of_range(rows.row_length)
         )
 
@@ -283,14 +283,14 @@ class Explored(Strategy):
 
     def units(self, rows: Rows, seed: int) -> Array:
         from chronomask import keyed
-        from chronomask.masking.select import draws
+        from chronomask.masking import unit_loops
 
         cycle, turn = np.divmod(rows.epoch, self.epochs)
         keys = keyed.row_keys(seed, keyed.Stream.EXPLORE, cycle, rows.row_id)
         spread = keyed.spread_of_range(rows.row_length)
         # The same units in all epochs of a cycle, also where they are drawn.
         units = _units_of_tokens_too(self.strategy, replace(rows, epoch=cycle), seed)
-        return draws.deal_units(units, keys, spread, turn, self.epochs)
+        return unit_loops.deal_units(units, keys, spread, turn, self.epochs)
 
 
 def _units_of_tokens_too(strategy: Strategy, rows: Rows, seed: int) -> Any:

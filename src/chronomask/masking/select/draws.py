@@ -20,8 +20,6 @@ __all__ = [
     "FEW",
     "OTHER",
     "count",
-    "cut_spans",
-    "deal_units",
     "expect",
     "find_single",
     "find_units",
@@ -102,20 +100,20 @@ def find_units(
 
     ``bounds`` holds a unit's first place, its last, the next unit's first, and so on, moved by ``offset``.
     Gives the new number of bounds, the number of one-token units, and the number of maskable tokens.
-    ``edges``: scratch, [T].
+    ``edges``: scratch, bool, T rounded up to a multiple of 8; what is beyond T is False.
     """
     num_single = np.int32(0)
     end = unit_id.size - 1
-    for column in range(1, end):
-        begins = unit_id[column] != unit_id[column - 1]
-        ends = unit_id[column] != unit_id[column + 1]
-        _mark(unit_id, column, begins, ends, single, edges)
-    _mark(unit_id, 0, True, end == 0 or unit_id[0] != unit_id[1], single, edges)
-    _mark(unit_id, end, end == 0 or unit_id[end] != unit_id[end - 1], True, single, edges)
+    before, here, after = unit_id[:-2], unit_id[1:-1], unit_id[2:]  # indices ≥ 0 can be vectorised
+    alone, at_edge = single[1:-1], edges[1:end]
+    for i in range(here.size):
+        _mark(here[i], here[i] != before[i], here[i] != after[i], i, alone, at_edge)
+    _mark(unit_id[0], True, end == 0 or unit_id[0] != unit_id[1], 0, single, edges)
+    _mark(unit_id[end], end == 0 or unit_id[end] != unit_id[end - 1], True, end, single, edges)
     for column in range(unit_id.size):
         num_single += single[column]
     maskable = num_single
-    filled = gather(edges, offset, num, bounds)
+    filled = _gather_few(edges, offset, num, bounds)
     for b in range(num, filled, 2):
         maskable += np.int32(bounds[b + 1] - bounds[b]) + 1
     return filled, num_single, maskable
@@ -123,16 +121,23 @@ def find_units(
 
 @njit(inline="always")
 def _mark(
-    unit_id: np.ndarray,
-    column: Scalar,
-    begins: Scalar,
-    ends: Scalar,
-    single: np.ndarray,
-    edges: np.ndarray,
+    unit: Scalar, begins: Scalar, ends: Scalar, at: Scalar, single: np.ndarray, edges: np.ndarray
 ) -> None:
-    """Whether a token is a unit of its own, or else the first or last of one."""
-    single[column] = (unit_id[column] >= 0) & begins & ends
-    edges[column] = (unit_id[column] >= 0) & (begins != ends)
+    """Whether the token is a unit of its own, or else the first or last of one."""
+    single[at] = (unit >= 0) & begins & ends
+    edges[at] = (unit >= 0) & (begins != ends)
+
+
+@njit(inline="always")
+def _gather_few(marked: np.ndarray, offset: Scalar, num: Scalar, out: np.ndarray) -> Scalar:
+    """As :func:`gather`, where most eights of places hold no marked one; a multiple of 8 in all."""
+    eights, at = marked.view(np.uint64), np.uintp(num)
+    for eight in range(eights.size):
+        if eights[eight] != 0:
+            for place in range(8 * eight, 8 * eight + 8):
+                out[at] = offset + place
+                at += np.uintp(marked[place])
+    return np.int64(at)
 
 
 @njit(cache=True, nogil=True)
@@ -430,145 +435,3 @@ def smallest(
         marked[at_edge[best]] = True
         rest -= 1
         at_edge[best] = at_edge[rest]
-
-
-@njit(cache=True, nogil=True)
-def cut_spans(
-    word_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, stop_below: Scalar, max_words: Scalar
-) -> np.ndarray:
-    """int32 [B, T]: spans of words, counted from 0 in each row, −1 where nothing may be masked.
-
-    ``word_id`` int32 [B, T]; ``keys`` uint64 [B]; ``spread`` as for :func:`hash_row`. A span ends before
-    a word whose bits are below ``stop_below`` of 2³², after ``max_words`` words, and at tokens that are
-    never masked.
-    """
-    out = np.empty(word_id.shape, np.int32)
-    for row in range(word_id.shape[0]):
-        low = np.uint32(keys[row] & _U32)
-        odd = np.uint32(keys[row] >> np.uint64(32)) | np.uint32(1)
-        span, words, previous = -1, 0, np.int32(-1)
-        for column in range(word_id.shape[1]):
-            word = word_id[row, column]
-            if word < 0:
-                out[row, column] = -1
-            else:
-                if word != previous:
-                    stops = keyed.scalar_mix(spread[column], low, odd) < stop_below
-                    if previous < 0 or stops or words == max_words:
-                        span, words = span + 1, 0
-                    words += 1
-                out[row, column] = span
-            previous = word
-    return out
-
-
-@njit(cache=True, nogil=True)
-def join_ngrams(
-    word_id: np.ndarray, ngrams: np.ndarray, keys: np.ndarray, spread: np.ndarray
-) -> np.ndarray:
-    """int32 [B, T]: n-grams, and words in none, counted from 0 in each row, −1 where nothing may be masked.
-
-    ``word_id`` int32 [B, T]; ``ngrams`` uint8 [B, T] as in ``Rows``; ``keys`` uint64 [B]; ``spread`` as for
-    :func:`hash_row`. An n-gram within another is part of it. Of n-grams that overlap, that with the
-    smallest random number is a unit, then of those left, and so on; other words are units of their own.
-    """
-    num_rows, length = word_id.shape
-    out = np.empty((num_rows, length), np.int32)
-    first = np.empty(length, np.int64)  # of each word, its first column
-    joins = np.empty(length, np.bool_)  # whether it is part of the unit of the word before
-    begin, end = np.empty(length, np.int64), np.empty(length, np.int64)  # of n-grams, in words
-    drawn = np.empty(length, np.int64)
-    for row in range(num_rows):
-        low = np.uint32(keys[row] & _U32)
-        odd = np.uint32(keys[row] >> np.uint64(32)) | np.uint32(1)
-        num, previous = 0, np.int32(-1)
-        for column in range(length):
-            word = word_id[row, column]
-            if word >= 0 and word != previous:
-                first[num], joins[num] = column, False
-                num += 1
-            previous = word
-        found, furthest = 0, 0
-        for w in range(num):
-            stop = w + np.int64(ngrams[row, first[w]])
-            if stop < w + 2 or stop > num or stop <= furthest:
-                continue
-            whole = True  # rows that were cut have words that are never masked
-            for v in range(w + 1, stop):
-                whole &= word_id[row, first[v] - 1] >= 0
-            if whole:
-                begin[found], end[found] = w, stop
-                drawn[found] = np.int64(keyed.scalar_mix(spread[first[w]], low, odd))
-                found, furthest = found + 1, stop
-        here = 0
-        while here < found:  # n-grams that overlap one after the other
-            after = here + 1
-            while after < found and begin[after] < end[after - 1]:
-                after += 1
-            while True:
-                best = -1
-                for i in range(here, after):
-                    if drawn[i] >= 0 and (best < 0 or drawn[i] < drawn[best]):
-                        best = i
-                if best < 0:
-                    break
-                joins[begin[best] + 1 : end[best]] = True
-                for i in range(here, after):
-                    if begin[i] < end[best] and end[i] > begin[best]:
-                        drawn[i] = -1
-            here = after
-        w, unit, previous = -1, np.int32(-1), np.int32(-1)
-        for column in range(length):
-            word = word_id[row, column]
-            if word >= 0 and word != previous:
-                w += 1
-                unit += not joins[w]
-            out[row, column] = unit if word >= 0 else -1
-            previous = word
-    return out
-
-
-@njit(cache=True, nogil=True)
-def deal_units(
-    unit_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, turn: np.ndarray, num_turns: Scalar
-) -> np.ndarray:
-    """int32 [B, T]: ``unit_id`` where the unit's turn is the row's ``turn``, else −1.
-
-    ``unit_id`` integer [B, T], −1 = not maskable; ``keys`` uint64 [B]; ``spread`` as for :func:`hash_row`;
-    ``turn`` int64 [B] below ``num_turns``. The units of a row lie end to end on a circle, in random order
-    and from a random start; arcs of equal length are the turns, and a unit belongs to that in which it
-    begins. So every unit has each turn with the same chance, and turns have as many tokens, to a unit.
-    """
-    num_rows, length = unit_id.shape
-    out = np.empty((num_rows, length), np.int32)
-    first, size = np.empty(length, np.int64), np.empty(length, np.int64)
-    hashed, own = np.empty(length, np.uint32), np.empty(length, np.bool_)
-    order, buckets = np.empty(length, np.uint32), np.empty(1 << ORDER_BITS, np.uint32)
-    for row in range(num_rows):
-        hash_row(keys[row], spread, hashed)
-        num, total, previous = 0, 0, -1
-        for column in range(length):
-            here = unit_id[row, column]
-            if here >= 0:
-                if here != previous:
-                    first[num], size[num] = column, 0
-                    num += 1
-                size[num - 1] += 1
-                total += 1
-            previous = here
-        start = np.int64(keys[row] >> np.uint64(32))
-        before = 0
-        shuffle(hashed, first, num, order, buckets)
-        for i in range(num):
-            u = order[i]
-            place = (start + (before << 32) // total) & np.int64(0xFFFFFFFF)
-            own[u] = (place * num_turns) >> 32 == turn[row]
-            before += size[u]
-        u, previous = -1, -1
-        for column in range(length):
-            here = unit_id[row, column]
-            if here >= 0 and here != previous:
-                u += 1
-            out[row, column] = here if here >= 0 and own[u] else -1
-            previous = here
-    return out

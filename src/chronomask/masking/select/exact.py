@@ -44,7 +44,7 @@ from chronomask.masking.config import Budget
 from chronomask.masking.select import draws
 
 # numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
-# compiled in: ecc4e5e0bf66
+# compiled in: 8f1e41dee184
 
 __all__ = [
     "MAX_CLASSES",
@@ -179,7 +179,7 @@ def _select_rows(
     num_classes = max(weights.size, 1)
     uniform = weights.size == 0
     chosen = np.empty(room, np.bool_)  # by place; holds the one-token units at first
-    edges = np.empty(length, np.bool_)
+    edges = np.zeros(length + -length % 8, np.bool_)
     bounds = np.empty(room + 1, np.uint32)
     first, last = bounds[::2], bounds[1::2]
     classes = np.zeros(room, np.uint8)
