@@ -137,7 +137,7 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
     seen: list[Any] = []
     queue, read = steps.queue_update, steps.read
 
-    def watch(run: Any, state: Any, world: Any, parts: Any, predictions: Any, rate: float) -> Any:
+    def watch(run: Any, step: int, world: Any, parts: Any, predictions: Any, *rest: Any) -> Any:
         if not seen:
             with torch.no_grad():
                 total = sum(
@@ -150,7 +150,7 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
                     for part in parts
                 )
             seen.append(total / predictions.masked)
-        return queue(run, state, world, parts, predictions, rate)
+        return queue(run, step, world, parts, predictions, *rest)
 
     def watch_end(*arguments: Any) -> Any:
         found = read(*arguments)
@@ -224,7 +224,7 @@ def test_z_loss_and_its_gradient_are_those_of_float64(
     expected = torch.stack([p.grad.norm() for p in exact.parameters() if p.grad is not None]).norm()
 
     squares = squares.detach()
-    sums = steps.queue_update(run, state, alone, parts, predictions, 0.0)
+    sums = steps.queue_update(run, state.step, alone, parts, predictions, 0.0)
     loss, norm, z_loss = steps.read(run, state, alone, parts, predictions, sums)
     assert z_loss == pytest.approx(float(0.5 * squares / predicted), rel=1e-6)
     assert norm == pytest.approx(float(expected), rel=1e-5)

@@ -5,6 +5,9 @@ The device is torch's `meta` device, whose tensors have no values: asking for on
 
 from __future__ import annotations
 
+import json
+import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chronomask.errors import RunError
+from chronomask.errors import RunError, Stopped
 from chronomask.model.device import Reading
 from chronomask.runs.layout import RunFolder
 from chronomask.train import loop
@@ -26,6 +29,7 @@ from chronomask.train.forward import Predictions, parts_of
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
 from chronomask.types import MaskedBatch, pack, packed_size, send, send_all, unpack
+from tests.support.tiny_training import weights_of
 
 META = torch.device("meta")
 NO_HOST_DROPOUT = "model.overrides.attention_probs_dropout_prob=0.0"  # a CPU draws it by itself
@@ -52,7 +56,7 @@ def test_nothing_is_read_before_the_update_is_queued(
     values: dict[str, Any], change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = RunConfig.parse(values).replace([change, NO_HOST_DROPOUT])
-    run, state = open_run(
+    run, _ = open_run(
         config, RunFolder(tmp_path / "run"), World(0, 1, torch.device("cpu")), resume=False
     )
     # torch has no fused update for this device, but knows what one would return.
@@ -76,7 +80,7 @@ def test_nothing_is_read_before_the_update_is_queued(
     parts = parts_of(run.forward, rows, run.masker, config.objective, 0.0, number)
     monkeypatch.setattr(steps, "Reading", lambda numbers: numbers)
     predictions = Predictions.of(parts)
-    sums = steps.queue_update(run, state, World(0, 1, META), parts, predictions, 1e-3)
+    sums = steps.queue_update(run, 0, World(0, 1, META), parts, predictions, 1e-3)
     for numbers in (sums.tallies, sums.ending):
         with pytest.raises(NotImplementedError, match="no data"):
             numbers.cpu()  # pyright: ignore[reportAttributeAccessIssue]
@@ -126,7 +130,7 @@ def test_a_cuda_device_is_not_waited_for(
             parts = [run.forward.mask(micro, run.masker, 0.0) for micro in micro_batches]
             predictions = Predictions.of(parts)
             torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
-            sums = steps.queue_update(run, state, world, parts, predictions, 1e-3)
+            sums = steps.queue_update(run, step, world, parts, predictions, 1e-3)
             steps.read(run, state, world, parts, predictions, sums)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -184,6 +188,114 @@ def test_the_next_masks_are_drawn_while_the_device_works(
         assert ["update", *ended] == order
 
 
+AHEAD = ["steps=7", "checkpoint.every=3", "checkpoint.keep=all", "log_every=1"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["masking.content={kind: none}"],
+        ["masking.content={kind: token_accuracy}"],
+        ["masking.ratio={kind: responsive}", "validation={every: 2, rows: 4}"],
+        ["objective={kind: hybrid, causal: 0.5}", "z_loss=0.1", "micro_batches=3"],
+        ["outliers={kind: skip, after: 2}"],
+        ["averaging={kind: ema}"],
+        ["optimiser={kind: muon}", "masking.progress=masked_tokens", "masked_token_budget=500"],
+    ],
+    ids=lambda changes: changes[0].split("=")[0] if changes else "ptw",
+)
+def test_a_step_that_is_queued_before_the_last_is_read_is_the_same(
+    values: dict[str, Any], changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU nothing is queued ahead; here it is made to be."""
+    config = RunConfig.parse(values).replace([*AHEAD, *changes])
+    pretrain(config, tmp_path / "one", progress=False)
+    monkeypatch.setattr(steps, "_computes_behind", lambda device: True)
+    pretrain(config, tmp_path / "ahead", progress=False)
+    names = {
+        file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*.safetensors")
+    }
+    assert len(names) >= 3
+    for name in names:
+        one, ahead = (load_file(tmp_path / run / name) for run in ("one", "ahead"))
+        assert one.keys() == ahead.keys()
+        for key, tensor in one.items():
+            assert torch.equal(tensor, ahead[key]), (name, key)
+    assert untimed(tmp_path / "one") == untimed(tmp_path / "ahead")
+
+
+def untimed(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's logs, without what depends on time and memory."""
+    names = ("metrics.jsonl", "validation.jsonl")
+    lines = [line for name in names for line in (run / name).read_text().splitlines()]
+    return [
+        {k: v for k, v in json.loads(line).items() if not re.search("second|wait|mfu|bytes", k)}
+        for line in lines
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["validation={every: 0, rows: 4}"], [1, 2, 4, 5]),  # written: after three steps and six
+        (["checkpoint.every=0", "validation={every: 4, rows: 4}"], [1, 2, 3, 5, 6]),
+        (["outliers={kind: skip}"], []),
+        (["averaging={kind: tail}"], []),
+        (["masking.content={kind: model_scores}"], []),
+    ],
+)
+def test_steps_are_queued_before_the_one_before_them_is_read(
+    values: dict[str, Any],
+    changes: list[str],
+    expected: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unless something looks at the weights in between."""
+    config = RunConfig.parse(values).replace(["steps=7", "checkpoint.every=3", *changes])
+    monkeypatch.setattr(steps, "_computes_behind", lambda device: True)
+    queue, read, unread, found = steps.queue_update, steps.read, [], []
+
+    def queued(run: Any, step: int, *rest: Any) -> Any:
+        if unread:
+            found.append(step)
+        unread.append(step)
+        return queue(run, step, *rest)
+
+    def reading(*arguments: Any) -> Any:
+        del unread[0]
+        return read(*arguments)
+
+    monkeypatch.setattr(steps, "queue_update", queued)
+    monkeypatch.setattr(steps, "read", reading)
+    pretrain(config, tmp_path / "run", progress=False)
+    assert found == expected
+
+
+def test_a_run_that_is_stopped_reads_what_is_queued_first(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And goes on as if it had never been stopped."""
+    config = RunConfig.parse(values).replace(["steps=6", "checkpoint.every=0"])
+    monkeypatch.setattr(steps, "_computes_behind", lambda device: True)
+    pretrain(config, tmp_path / "whole", progress=False)
+    update = steps.queue_update
+
+    def stopping(run: Any, step: int, *rest: Any) -> Any:
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return update(run, step, *rest)
+
+    monkeypatch.setattr(steps, "queue_update", stopping)
+    with pytest.raises(Stopped, match="stopped after step 4 of 6"):
+        pretrain(config, tmp_path / "run", progress=False)
+    monkeypatch.setattr(steps, "queue_update", update)
+    pretrain(config, tmp_path / "run", progress=False, resume=True)
+    whole, run = (weights_of(tmp_path / name) for name in ("whole", "run"))
+    assert all(torch.equal(tensor, run[name]) for name, tensor in whole.items())
+
+
 def test_the_tallies_are_on_their_way_before_the_last_backward_pass(
     values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,24 +318,31 @@ def test_the_tallies_are_on_their_way_before_the_last_backward_pass(
     assert noted == ["backward", "backward", "tallies", "backward", "ending"]
 
 
+@pytest.mark.parametrize("behind", [False, True])
 def test_what_was_learnt_early_is_taken_back_where_the_step_fails(
-    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    values: dict[str, Any], behind: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The masks of the next step are drawn with it already; the dump has what was before."""
+    """The masks of the next step are drawn with it already. On a device that is behind, all of that step is
+    queued; the dump has what was before.
+    """
     config = RunConfig.parse(values).replace(
         ["steps=6", "checkpoint.every=2", "checkpoint.keep=all"]
     )
     pretrain(config, tmp_path / "whole", progress=False)
+    monkeypatch.setattr(steps, "_computes_behind", lambda device: behind)
     monkeypatch.setattr(steps, "_finite", lambda loss, norm: torch.tensor(number.pop() > 0))
-    number = [0, 1, 1, 1, 1]  # of steps 5, 4 … 1
+    number = [1, 0, 1, 1, 1, 1]  # of steps 6, 5 … 1
     with pytest.raises(RunError, match="step 5: "):
         pretrain(config, tmp_path / "run", progress=False)
     (dumped,) = (tmp_path / "run" / "dump" / "step-00000005").glob("step-*")
     before = tmp_path / "whole" / "checkpoints" / "step-00000004"
-    ours, theirs = (load_file(at / "content.safetensors") for at in (dumped, before))
+    assert len(number) == 1 - behind  # the sixth was queued
+    for file in ("content.safetensors", "optimiser.safetensors", "transformers/model.safetensors"):
+        ours, theirs = (load_file(at / file) for at in (dumped, before))
+        for name, tensor in ours.items():
+            assert torch.equal(tensor, theirs[name])
+    ours = load_file(dumped / "content.safetensors")
     assert any(name.startswith("content.") for name in ours)
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name])
 
 
 @pytest.mark.parametrize(("target", "waits"), [("cpu", True), ("cuda", False)])

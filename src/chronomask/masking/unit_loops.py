@@ -1,4 +1,7 @@
-"""The compiled loops by which :mod:`chronomask.masking.strategy` makes units of words: spans, n-grams, turns."""
+"""The compiled loops by which strategies make units of words: spans, n-grams, turns.
+
+``spread`` is that of :func:`chronomask.keyed.spread_of_range` for a row's length.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,8 @@ def cut_spans(
 ) -> np.ndarray:
     """int32 [B, T]: spans of words, counted from 0 in each row, −1 where nothing may be masked.
 
-    ``word_id`` int32 [B, T]; ``keys`` uint64 [B]; ``spread`` as for :func:`chronomask.masking.select.draws.hash_row`. A span ends before
-    a word whose bits are below ``stop_below`` of 2³², after ``max_words`` words, and at tokens that are
-    never masked.
+    ``word_id`` int32 [B, T]; ``keys`` uint64 [B]. A span ends before a word whose bits are below
+    ``stop_below`` of 2³², after ``max_words`` words, and at tokens that are never masked.
     """
     out = np.empty(word_id.shape, np.int32)
     for row in range(word_id.shape[0]):
@@ -53,9 +55,9 @@ def join_ngrams(
 ) -> np.ndarray:
     """int32 [B, T]: n-grams, and words in none, counted from 0 in each row, −1 where nothing may be masked.
 
-    ``word_id`` int32 [B, T]; ``ngrams`` uint8 [B, T] as in ``Rows``; ``keys`` uint64 [B]; ``spread`` as for
-    :func:`hash_row`. An n-gram within another is part of it. Of n-grams that overlap, that with the
-    smallest random number is a unit, then of those left, and so on; other words are units of their own.
+    ``word_id`` int32 [B, T]; ``ngrams`` uint8 [B, T] as in ``Rows``; ``keys`` uint64 [B]. An
+    n-gram within another is part of it. Of n-grams that overlap, that with the smallest random number is a
+    unit, then of those left, and so on; other words are units of their own.
     """
     num_rows, length = word_id.shape
     out = np.empty((num_rows, length), np.int32)
@@ -119,7 +121,7 @@ def deal_units(
 ) -> np.ndarray:
     """int32 [B, T]: ``unit_id`` where the unit's turn is the row's ``turn``, else −1.
 
-    ``unit_id`` integer [B, T], −1 = not maskable; ``keys`` uint64 [B]; ``spread`` as for :func:`chronomask.masking.select.draws.hash_row`;
+    ``unit_id`` integer [B, T], −1 = not maskable; ``keys`` uint64 [B];
     ``turn`` int64 [B] below ``num_turns``. The units of a row lie end to end on a circle, in random order
     and from a random start; arcs of equal length are the turns, and a unit belongs to that in which it
     begins. So every unit has each turn with the same chance, and turns have as many tokens, to a unit.

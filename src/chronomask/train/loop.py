@@ -38,7 +38,15 @@ from chronomask.train.distributed import StopRequest, World
 from chronomask.train.log import RunLog
 from chronomask.train.run import Run, compiles, is_due, open_run, summarise
 from chronomask.train.state import State
-from chronomask.train.step import Step, compile_ahead, draw, draw_ahead, finish, queue
+from chronomask.train.step import (
+    Step,
+    compile_ahead,
+    draw,
+    draw_ahead,
+    finish,
+    queue,
+    queue_ahead,
+)
 from chronomask.train.validation import bounds_in_words, plateau_in_words, validate
 from chronomask.types import Rows
 from chronomask.yardsticks import totals
@@ -182,7 +190,7 @@ def _step_alone(
 ) -> Step | None:
     """A step from its rows to its numbers; None if a process was asked to stop."""
     drawn = draw(run, state.step, state.progress(run.config), world, upcoming)
-    queued = queue(run, state, world, stop, drawn)
+    queued = queue(run, state.step, world, stop, drawn)
     return None if queued is None else finish(run, state, world, queued)
 
 
@@ -200,15 +208,16 @@ def _train(
         _validate(run, state, log, world)
     if run.begins and config.checkpoint.at_start:
         _save(run, state, log, world, background=False)
-    ahead, first = None, True
+    ahead, queued, first = None, None, True
     while state.step < config.steps:
         run.saver.check()
         began = time.perf_counter()
-        drawn = ahead or draw(run, state.step, state.progress(config), world, upcoming)
-        if first:
-            compile_ahead(run, drawn.progress, drawn.parts[0])
-            first = False
-        queued = queue(run, state, world, stop, drawn)
+        if queued is None:
+            drawn = ahead or draw(run, state.step, state.progress(config), world, upcoming)
+            if first:
+                compile_ahead(run, drawn.progress, drawn.parts[0])
+                first = False
+            queued = queue(run, state.step, world, stop, drawn)
         if queued is None:
             _save(run, state, log, world, background=False)
             raise Stopped(
@@ -218,10 +227,12 @@ def _train(
                 stop.signal_number or SIGTERM,  # another process may be the one that was asked
             )
         ahead = draw_ahead(run, state, world, upcoming, queued)
-        step = finish(run, state, world, queued)
+        following = queue_ahead(run, state, world, stop, queued, ahead)
+        waited, step = queued.drawn.waited, finish(run, state, world, queued)
+        queued = following  # what it holds of this step on the device is free now
         if run.average is not None:
             run.average.take(state.step, config.steps)
-        state.add_time(time.perf_counter() - began, drawn.waited)
+        state.add_time(time.perf_counter() - began, waited)
 
         last = state.step == config.steps
         metrics = None

@@ -2,7 +2,8 @@
 
 On a CUDA device the host only queues work and is ahead of what is computed. Nothing waits until the update is
 queued; then, while the device works, the masks of the next step are drawn (:func:`draw_ahead`). Where masking
-learns from losses they need those of this step, which are known before its last backward pass ends.
+learns from losses they need those of this step, which are known before its last backward pass ends. Then all
+of the next step is queued (:func:`queue_ahead`), so that the device works while this step's numbers are read.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ __all__ = [
     "draw_ahead",
     "finish",
     "queue",
+    "queue_ahead",
     "queue_update",
     "read",
 ]
@@ -113,6 +115,8 @@ class Sums:
     """float64 [4]: gradient norm, whether all is finite, whether the step is left out, mean of log² Z"""
     losses: list[torch.Tensor]
     """[N] of each micro-batch, on the device"""
+    finite: torch.Tensor
+    """bool, 0-d, on the device: whether loss and gradient norm are"""
     before: dict[str, torch.Tensor] | None = None
     """the masker's state before it learnt from the tallies; None while it has not"""
 
@@ -152,8 +156,18 @@ class Step:
     """what was added to the loss that is minimised"""
 
 
-def queue(run: Run, state: State, world: World, stop: StopRequest, drawn: Drawn) -> Queued | None:
-    """Ask the device for all of step ``state.step``; None, and nothing is asked, if a process is to stop."""
+def queue(
+    run: Run,
+    step: int,
+    world: World,
+    stop: StopRequest,
+    drawn: Drawn,
+    unread: Sums | None = None,
+) -> Queued | None:
+    """Ask the device for all of a 0-based step; None, and nothing is asked, if a process is to stop.
+
+    ``unread``: of the step before, where it is not known yet whether it failed.
+    """
     config, parts = run.config, drawn.parts
     masked = [part for part in parts if not part.causal]
     *counts, maskable, tokens, ratio_sum, stopping = world.totals(
@@ -166,14 +180,14 @@ def queue(run: Run, state: State, world: World, stop: StopRequest, drawn: Drawn)
     if stopping:
         return None
     predictions = Predictions(*counts)
-    rate, factor = config.learning_rate.at(state.step, config.steps), None
+    rate, factor = config.learning_rate.at(step, config.steps), None
     if run.mean_labels is not None:
         labels = predictions.masked + predictions.causal
         factor = config.learning_rate.factor(labels, run.mean_labels)
         rate *= factor
     sums = None
     if predictions.any:  # with nothing to predict there is no update; the schedules go on
-        sums = queue_update(run, state, world, parts, predictions, rate)
+        sums = queue_update(run, step, world, parts, predictions, rate, unread)
     return Queued(
         drawn=drawn,
         predictions=predictions,
@@ -188,13 +202,17 @@ def queue(run: Run, state: State, world: World, stop: StopRequest, drawn: Drawn)
 
 def queue_update(
     run: Run,
-    state: State,
+    step: int,
     world: World,
     parts: Sequence[Part],
     predictions: Predictions,
     rate: float,
+    unread: Sums | None = None,
 ) -> Sums:
-    """Queue forward and backward passes and the update; ``predictions`` are those of all processes."""
+    """Queue forward and backward passes and the update; ``predictions`` are those of all processes.
+
+    If the step before, which is ``unread``, fails, this one changes no weights: the dump has what was before.
+    """
     config, masker, forward = run.config, run.masker, run.forward
     first_token = len(run.data.class_names) + 1
     num_tokens = masker.num_feedback_classes if masker.config.content.by_token_id else 0
@@ -203,7 +221,7 @@ def queue_update(
     losses, reading, graphs = [], None, config.compile == "graphs"
     for number, part in enumerate(parts):
         is_last = number == len(parts) - 1
-        seed_dropout(config.seed, state.step, world.rank, number)
+        seed_dropout(config.seed, step, world.rank, number)
         if run.sharded:
             run.sharded.sum_gradients_next(is_last)
         if graphs:  # nothing that earlier graphs gave is looked at again
@@ -235,6 +253,8 @@ def queue_update(
     norm = gradient_norm([p.grad for p in run.parameters if p.grad is not None])
     finite = _finite(tallies[0, :first_token].sum(), norm)
     leave_out = ~finite  # by the device itself, so that the update is queued at once
+    if unread is not None:
+        leave_out = leave_out | ~unread.finite
     if config.outliers.judges:
         sums = tallies[0, : first_token - 1].sum(), tallies[0, first_token - 1]
         stands_out = run.outliers.stands_out(predictions.mean_loss(*sums)[1], norm.double())
@@ -244,7 +264,7 @@ def queue_update(
     for parameter in run.parameters:
         parameter.grad = None
     ending = Reading(torch.stack((norm, finite, leave_out, squares)).double())
-    return Sums(reading, ending, losses)
+    return Sums(reading, ending, losses, finite)
 
 
 def _take_out_of_graphs(parameters: list[torch.nn.Parameter]) -> None:
@@ -286,6 +306,27 @@ def draw_ahead(
         _learn(run, queued.sums)
     progress = progress_at(config, step, state.masked_tokens + masked)
     return draw(run, step, progress, world, upcoming)
+
+
+def queue_ahead(
+    run: Run, state: State, world: World, stop: StopRequest, queued: Queued, ahead: Drawn | None
+) -> Queued | None:
+    """The step after ``queued``, asked of the device before ``queued`` is read; None where it must wait.
+
+    It waits where its masks do, for outliers, which are judged by the steps before them, and where something
+    looks at the weights between the two: a validation, a checkpoint, an average. A request to stop ends it.
+    """
+    config, step = run.config, state.step + 1
+    looked_at = any(is_due(step, each.every) for each in (config.validation, config.checkpoint))
+    waits = looked_at or run.average is not None or config.outliers.judges
+    if ahead is None or waits or not _computes_behind(world.device):
+        return None
+    return queue(run, step, world, stop, ahead, queued.sums)
+
+
+def _computes_behind(device: torch.device) -> bool:
+    """Whether work is only queued when it is asked for; a CPU has done it by then."""
+    return device.type == "cuda"
 
 
 def _learn(run: Run, sums: Sums) -> None:
