@@ -311,7 +311,7 @@ def draw_ahead(
 def queue_ahead(
     run: Run, state: State, world: World, stop: StopRequest, queued: Queued, ahead: Drawn | None
 ) -> Queued | None:
-    """The step after ``queued``, asked of the device before ``queued`` is read; None where it must wait.
+    """The step after ``queued``, queued before the numbers of ``queued`` are read; None where it must wait.
 
     It waits where its masks do, for outliers, which are judged by the steps before them, and where something
     looks at the weights between the two: a validation, a checkpoint, an average. A request to stop ends it.
