@@ -48,6 +48,7 @@ DATA_SHEET_FLOPS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
     "H200": 989e12,
+    "H200 NVL": 835e12,
     "GH200": 989e12,
     "B200": 2250e12,
 }
@@ -182,8 +183,15 @@ def data_sheet_flops(device: torch.device, precision: Precision) -> float | None
 
 
 def _on_data_sheet(name: str) -> float | None:
-    """The rate of the longest entry of the table whose words stand in the name one after the other."""
-    found = [card for card in DATA_SHEET_FLOPS if re.search(rf"\b{re.escape(card)}\b", name)]
+    """The rate of the longest entry of the table whose words stand in the name one after the other.
+
+    None for a card of that name for laptops, or for another market ("RTX 4090 D"), which has another rate.
+    """
+    found = [
+        card
+        for card in DATA_SHEET_FLOPS
+        if re.search(rf"\b{re.escape(card)}\b(?! (?:D|Laptop)\b)", name)
+    ]
     return DATA_SHEET_FLOPS[max(found, key=len)] if found else None
 
 

@@ -115,13 +115,15 @@ def _backward(
     """Gradients of queries, keys and values out of ``into`` [N, heads, width], that of the output."""
     from flash_attn.cute import interface  # pyright: ignore[reportMissingImports]
 
-    # Keys of a document in which no token asks are written by no kernel: their gradient is 0.
-    new = torch.zeros if query.shape[0] != key.shape[0] else torch.empty
+    # Where all tokens ask, all is written. Elsewhere keys of a document in which none asks need not be, nor
+    # queries behind all documents, also if there are as many queries as keys: their gradient is 0.
+    new = torch.empty if query_bounds.data_ptr() == key_bounds.data_ptr() else torch.zeros
     query_made, key_made, value_made = (
         new(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)
     )
     how = _options(query_bounds, key_bounds, longest, scale, left, right)
     how |= {"dq": query_made, "dk": key_made, "dv": value_made}
+    how["deterministic"] = torch.are_deterministic_algorithms_enabled()
     interface._flash_attn_bwd(query, key, value, output, into.contiguous(), log_sum, **how)
     return query_made, key_made, value_made
 

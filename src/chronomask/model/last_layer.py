@@ -148,7 +148,7 @@ def asks_alone(
     heads = config.num_attention_heads
     width = config.hidden_size // heads
     query = torch.empty(0, heads, width, dtype=dtype, device=device)
-    return varlen_fits(query, how.dropout) and queries_agree(heads, width, device, dtype)
+    return varlen_fits(query, how.dropout) and queries_agree(heads, width, device, dtype, documents)
 
 
 def entries_at_predictions(model: PreTrainedModel) -> int:

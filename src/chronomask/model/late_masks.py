@@ -22,7 +22,7 @@ from chronomask.model.config import AttentionScope
 from chronomask.model.documents import Documents, documents_between
 from chronomask.types import Rows, send_all
 
-__all__ = ["Early", "check_late_masks", "run_layers", "shorten"]
+__all__ = ["Early", "check_late_masks", "run_layers", "shorten", "widths"]
 
 _WIDTHS = 16
 """Lengths of shorter rows at most, whatever the ratio: that of the fullest row, rounded up to a 16th."""
@@ -54,6 +54,12 @@ class Early:
         return torch.where(self.shown[..., None], computed, whole)
 
 
+def widths(length: int) -> list[int]:
+    """The lengths that shorter rows of ``length`` tokens may have, ascending."""
+    unit = -(-length // _WIDTHS)
+    return [min(length, unit * k) for k in range(1, -(-length // unit) + 1)]
+
+
 def shorten(
     rows: Rows,
     late: np.ndarray,
@@ -70,8 +76,8 @@ def shorten(
     num_rows, length = late.shape
     shown = ~late
     number = shown.sum(1)
-    unit = -(-length // _WIDTHS)
-    width = min(length, unit * max(1, -(-int(number.max(initial=0)) // unit)))
+    most = int(number.max(initial=0))
+    width = next(width for width in widths(length) if width >= most)
     row_slots = width * np.arange(num_rows)
     slots = np.where(shown, np.cumsum(shown, 1) - 1, 0) + row_slots[:, None]
     places = np.repeat(length * np.arange(num_rows), width)

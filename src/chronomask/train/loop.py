@@ -28,6 +28,7 @@ from chronomask.data.order import shorten_rows
 from chronomask.errors import RunError, Stopped
 from chronomask.masking.tally import class_means
 from chronomask.model.device import cuda_graphs, peak_memory
+from chronomask.model.flash import own_kernels_after
 from chronomask.model.head import compile_budget
 from chronomask.runs.layout import TRIAL, RunFolder
 from chronomask.storage import read_object, read_text, write_json
@@ -83,6 +84,7 @@ def pretrain(
         torch.set_num_threads(config.threads)
     with (
         determinism(config.deterministic),
+        own_kernels_after(),
         distributed.join(config.device) as world,
         distributed.listen() as stop,
         world.hold(folder),

@@ -31,6 +31,7 @@ from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flash import activate_fastest, case_of
 from chronomask.model.flops import Flops, count_flops, count_layers
 from chronomask.model.head import compile_backbone, logits_at
+from chronomask.model.late_masks import widths
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.runs.layout import AVERAGED, MODEL, RunFolder
 from chronomask.runs.rules import (
@@ -240,8 +241,13 @@ def open_run(
     model.to(world.device)  # pyright: ignore[reportArgumentType]
     if config.activation_checkpointing:
         checkpoint_activations(model)
-    _use_fastest_attention(model, world.device, config)
     compiled = compiles(config, world.device)
+    rows_here = -(-config.rows_per_step // world.size)
+    micro_rows = -(-rows_here // min(config.micro_batches, rows_here))
+    documents = None
+    if compiled or world.device.type == "cuda":
+        documents = room_for_documents(data.split("train"), micro_rows, data.manifest.pad_token_id)
+    _use_fastest_attention(model, world.device, config, data.row_length, documents or 0)
     sharding = config.sharding == "fsdp2" and world.size > 1
     precision = precision_on(world.device, config.precision)
     working_copy = WorkingCopy(model) if config.bf16_weights and precision == "bf16" else None
@@ -253,8 +259,6 @@ def open_run(
         state = State.from_checkpoint(saved.state, saved.content())
     elif origin is not None and origin.state["data_fingerprint"] == data.fingerprint:
         state.first_row = origin.state.get("first_row", 0) + origin.state["rows_seen"]
-    rows_here = -(-config.rows_per_step // world.size)
-    micro_rows = -(-rows_here // min(config.micro_batches, rows_here))
     sharded = Sharded(model, world, compiled) if sharding else None
     run = Run(
         config=config,
@@ -270,9 +274,7 @@ def open_run(
             data.manifest.pad_token_id,
             COMPILER if compiled and not sharding else None,
             micro_rows * data.row_length if compiled else None,
-            room_for_documents(data.split("train"), micro_rows, data.manifest.pad_token_id)
-            if compiled
-            else None,
+            documents if compiled else None,
             sharded or logits_at,
             masks_enter,
         ),
@@ -352,14 +354,32 @@ def _take_over(run: Run, origin: Checkpoint) -> None:
         logger.warning("%s begins anew: %s", name, why)
 
 
-def _use_fastest_attention(model: PreTrainedModel, device: torch.device, config: RunConfig) -> None:
-    """On CUDA in bfloat16: kernels of an installed package where they are right for this model."""
-    case = case_of(model, config.objective.has_causal_rows)
+def _use_fastest_attention(
+    model: PreTrainedModel,
+    device: torch.device,
+    config: RunConfig,
+    row_length: int,
+    documents: int,
+) -> None:
+    """On CUDA in bfloat16: kernels of an installed package where they are right for this model.
+
+    They are tried on batches like those of the run, of few documents and of ``documents``. None of them knows
+    attention dropout.
+    """
     bf16 = precision_on(device, config.precision) == "bf16"
-    if device.type == "cuda" and bf16 and case is not None:
-        name = activate_fastest(case, device)
-        if name is not None:
-            logger.info("attention runs with %s", name)
+    if device.type != "cuda" or not bf16 or attention_dropout(model.config)[1]:
+        return
+    lengths = {row_length}
+    if config.length_warmup is not None:
+        most = config.length_warmup.pieces_at(0, row_length)
+        lengths |= {row_length >> n for n in range(most.bit_length())}
+    if config.late_masks is not None:
+        lengths |= {width for length in lengths for width in widths(length)}
+    batches = [(length, number) for length in sorted(lengths) for number in (0, documents)]
+    case = case_of(model, config.objective.has_causal_rows, batches)
+    name = None if case is None else activate_fastest(case, device)
+    if name is not None:
+        logger.info("attention runs with %s", name)
 
 
 def _slow_paths(run: Run, compiled: bool) -> list[str]:
