@@ -331,14 +331,16 @@ def trainer(
 
 @contextmanager
 def _step_ends(after_step: Callable[[], None]) -> Iterator[list[tuple[float, float]]]:
-    """Times at which a run has done a step and logged it."""
+    """Times at which a run has done a step and logged it.
+
+    A run waits for each of its steps itself. A device has the next one by then, which nothing waits for here:
+    it would stand idle until the one after that is asked for.
+    """
     ends: list[tuple[float, float]] = []
     advance = RunLog.advance
 
     def noted(self: RunLog, *arguments: Any) -> None:
         advance(self, *arguments)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
         ends.append((time.perf_counter(), time.process_time()))
         after_step()
 

@@ -17,8 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import gpu, gpu_apart, gpu_small
+from benchmarks import gpu, gpu_apart, gpu_small, sides
 from benchmarks.gpu_apart import Told, measure_apart, tell_into
 from benchmarks.gpu_work import SO_FAR, Setting, by_kind
 from tests.support.processes import HANG
@@ -260,6 +261,19 @@ echo "${{1:-$(cat)}} $(basename "$CUDA_MPS_PIPE_DIRECTORY")" >> '{said}'
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     return said
+
+
+def test_no_step_of_a_run_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loop waits for each, and has asked the device for the next one by then."""
+    waits: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: waits.append(True))
+    monkeypatch.setattr(sides.RunLog, "advance", lambda *_: None)
+    with sides._step_ends(lambda: None) as ends:
+        for step in range(3):
+            sides.RunLog.advance(object(), step)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert len(ends) == 3
+    assert not waits
 
 
 def test_the_daemon_ends_where_all_runs_fail(

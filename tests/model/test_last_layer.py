@@ -191,9 +191,12 @@ def test_a_device_asks_alone_where_its_kernel_can(
     assert not asks_alone(model, ending, causal, compiled=False)
 
     answers: list[Any] = []
+    asking: dict[str, Any] = {}
 
     def agree(*case: Any) -> bool:
-        answers.append(case)
+        *asked, documents = case
+        answers.append(tuple(asked))
+        assert documents is asking.get("documents")
         return True
 
     monkeypatch.setattr("chronomask.model.last_layer.queries_agree", agree)
@@ -203,8 +206,8 @@ def test_a_device_asks_alone_where_its_kernel_can(
         "chronomask.model.last_layer.varlen_fits", lambda query, dropout: not dropout
     )
     monkeypatch.setattr("chronomask.model.last_layer.autocast_dtype", lambda device: torch.bfloat16)
-    for inputs in (packed, nothing, padded):
-        assert asks_alone(model, ending, inputs, compiled=True)
+    for asking in (packed, nothing, padded):
+        assert asks_alone(model, ending, asking, compiled=True)
     heads, width = model.config.num_attention_heads, model.config.hidden_size
     assert set(answers) == {(heads, width // heads, on_device.device, torch.bfloat16)}
     plain = {"attention_mask": padded["attention_mask"]}
