@@ -220,6 +220,7 @@ def _train(
                 compile_ahead(run, drawn.progress, drawn.parts[0])
                 first = False
             queued = queue(run, state.step, world, stop, drawn)
+            del drawn  # which would keep this batch on the device
         if queued is None:
             _save(run, state, log, world, background=False)
             raise Stopped(
