@@ -47,6 +47,23 @@ def test_the_same_tokenizer_is_taken(checkpoint: Path, tiny_data: PreparedData) 
     train_further(checkpoint, tiny_data.tokenizer_path)
 
 
+def test_a_tokenizer_of_a_vocabulary_alone_is_compared(
+    checkpoint: Path, tiny_data: PreparedData
+) -> None:
+    entries = open_tokenizer(checkpoint).get_vocab()
+    (checkpoint / "tokenizer.json").unlink()
+    (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    lines = "\n".join(sorted(entries, key=entries.__getitem__))
+    (checkpoint / "vocab.txt").write_text(lines, encoding="utf-8")
+    # The data's is made of it, as `adapt` makes it.
+    made = checkpoint.parent / "tokenizer"
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(made)
+    train_further(checkpoint, made)
+    (checkpoint / "vocab.txt").write_text(lines + "\nmore", encoding="utf-8")
+    with pytest.raises(UsageError, match="is not the data's"):
+        train_further(checkpoint, made)
+
+
 def test_another_vocabulary_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("other words make another tokenizer " * 50)
     values = {"tagger": {"kind": "none"}, "tokenizer": {"kind": "wordpiece", "vocab_size": 200}}

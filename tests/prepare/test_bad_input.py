@@ -33,6 +33,17 @@ def command(made: PrepareConfig, out: Path, *more: str) -> list[str]:
 ENVIRONMENT = os.environ | {"PYTHONPATH": python_path()}
 
 
+@pytest.mark.parametrize("text", ["plain words", "naïve words, 한국어"])
+def test_utf_16_without_a_byte_order_mark_is_told_from_latin_1(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(text.encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"1 × NUL character\); text in UTF-16 .*UTF-16LE"):
+        prepare(tiny_config(file), tmp_path / "out", progress=False)
+    file.write_bytes("naïve words".encode("latin-1"))
+    with pytest.raises(DataError, match=r"1 × invalid UTF-8\); convert .*WINDOWS-1252"):
+        prepare(tiny_config(file), tmp_path / "out", progress=False)
+
+
 @pytest.mark.parametrize("format_", [".txt", ".jsonl", ".csv"])
 def test_a_document_that_is_too_long_costs_itself(tmp_path: Path, format_: str) -> None:
     good = made_up_text(30)

@@ -294,11 +294,6 @@ def _fields_of(defaults: PretrainedConfig) -> set[str]:
 
 def _check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UsageError unless the tokenizer beside a checkpoint has the vocabulary of the data's."""
-    if not (path / "tokenizer.json").is_file():
-        raise UsageError(
-            f"{path} has no tokenizer.json, so its vocabulary cannot be checked against the data's; "
-            "put the tokenizer the model was trained with beside it"
-        )
     own = open_tokenizer(path)
     theirs, ours = own.get_vocab(), tokenizer.get_vocab()
     if theirs != ours:

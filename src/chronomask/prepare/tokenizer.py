@@ -321,7 +321,9 @@ class TokenizerFolder(TokenizerChoice):
         if not (folder / "tokenizer.json").is_file():
             raise UsageError(
                 f"tokenizer folder {self.path} has no tokenizer.json: only fast tokenizers tell the "
-                "character offsets that words need; save one with a fast class first"
+                "character offsets that words need. Where it has another form (vocab.txt, *.model), "
+                f"AutoTokenizer.from_pretrained('{self.path}').save_pretrained('{self.path}') of "
+                "transformers writes it"
             )
         return folder
 

@@ -84,13 +84,21 @@ class Fields:
 
 NOT_UTF8 = "invalid UTF-8"
 """The reason given for text in another encoding."""
+_NUL = "NUL character"
+"""The reason given for such text too, where every letter of it is two bytes and one of them often 0."""
 
 
 def how_to_read(skipped: Skipped) -> str:
     """How text in another encoding can be read after all, behind what was left out; "" if there is none."""
-    if NOT_UTF8 not in skipped.reasons:
-        return ""
-    return "; convert text in another encoding first, such as with iconv -f WINDOWS-1252 -t UTF-8"
+    if NOT_UTF8 in skipped.reasons:
+        return (
+            "; convert text in another encoding first, such as with iconv -f WINDOWS-1252 -t UTF-8"
+        )
+    if _NUL in skipped.reasons:
+        return (
+            "; text in UTF-16 has such: convert it first, such as with iconv -f UTF-16LE -t UTF-8"
+        )
+    return ""
 
 
 def from_record(
@@ -155,7 +163,7 @@ def decode(
     try:
         text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
-        skipped.add(NOT_UTF8, name, len(data))
+        skipped.add(_NUL if b"\0" in data else NOT_UTF8, name, len(data))
         return None
     return check_text(text, name, identifier or name, metadata or {}, skipped)
 
@@ -190,7 +198,7 @@ def check_text(
 ) -> Document | None:
     """A document of a text, unless it holds what no tokenizer takes."""
     if "\0" in text:
-        skipped.add("NUL character", name, len(text))
+        skipped.add(_NUL, name, len(text))
     elif not can_be_encoded(text):
         skipped.add("lone surrogate", name, len(text))
     else:
