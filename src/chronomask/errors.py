@@ -74,7 +74,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     "did you mean 'cosine_decay'? Valid: constant, cosine_decay"
     """
     names = [str(item) for item in valid]
-    close = difflib.get_close_matches(name[:80], names, n=1, cutoff=0.5)
+    # Capitals are no difference where someone has mistyped a name.
+    spelt = {item.casefold(): item for item in reversed(names)}
+    close = [
+        spelt[found]
+        for found in difflib.get_close_matches(name[:80].casefold(), spelt, n=1, cutoff=0.5)
+    ]
     listing = ", ".join(names[:_LISTED])
     if len(names) > _LISTED:
         listing += f" and {len(names) - _LISTED} more"

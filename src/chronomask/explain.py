@@ -114,6 +114,14 @@ def describe_problem(
             return f"{location or 'the whole'} is {_as_in_yaml(value)}; {meant}"
         case "tuple_type" | "list_type":
             return f"{location} is {_as_in_yaml(value)}; expected a list"
+        case "too_short" | "too_long":
+            bound, number = ("least", "min_length"), ("most", "max_length")
+            which, key = bound if item["type"] == "too_short" else number
+            size = context.get(key)
+            return (
+                f"{location} is {_as_in_yaml(value)}; expected at {which} {size} "
+                f"{'value' if size == 1 else 'values'}, and there {_are(context.get('actual_length'))}"
+            )
     message = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     message = message.replace("Input should be", "it should be")
     if isinstance(value, Mapping) and item["type"] == "value_error":  # of several values together
@@ -133,6 +141,10 @@ def unknown_key(cls: ConfigClass, at: tuple[str, ...], valid: Iterable[str]) -> 
     return ValidationError.from_exception_data(
         cls.__name__, [{"type": error, "loc": at, "input": None}]
     )
+
+
+def _are(number: Any) -> str:
+    return "is 1" if number == 1 else f"are {number}"
 
 
 def _as_in_yaml(value: Any) -> str:

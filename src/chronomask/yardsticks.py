@@ -119,7 +119,7 @@ def measure(sums: Any, class_names: Sequence[str]) -> dict[str, Any]:
 
 def totals(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a summary keeps of :func:`measure`: the mean, and every yardstick by groups but not by classes."""
-    kept: dict[str, Any] = {"mean_loss": values.get("mean_loss")}
+    kept: dict[str, Any] = {key: values.get(key) for key in ("num_predicted", "mean_loss")}
     for key in ("yardstick_loss", "yardstick_accuracy", "yardstick_count"):
         kept[key] = {
             name: value

@@ -227,16 +227,15 @@ def test_table_shows_mean_and_deviation(subject: Subject) -> None:
             "yardstick_loss/words-5/function words": 4.5,
             "yardstick_count/words-5": 1234,
             "yardstick_count/words-5/function words": 400,
+            "yardstick_count/words-5/NOUN": 9,
         },
     )
+    titles = "  ".join([*(f"whole words, {ratio} %" for ratio in (15, 30, 50)), "single mask"])
+    rows = {"all words": "5.250 (1,234)", "function words": "4.500 (400)", "NOUN": "7.000 (9)"}
     assert results_table([measured]).splitlines()[1:] == [
         "",
-        "nats (predictions)  all words      function words",
-        "whole words, 5 %    5.250 (1,234)  4.500 (400)",
-        "whole words, 15 %   –              –",
-        "whole words, 30 %   –              –",
-        "whole words, 50 %   –              –",
-        "single mask         –              –",
+        f"nats (predictions)  whole words, 5 %  {titles}",
+        *(f"{named:<20}{loss:<18}{'–                  ' * 3}–" for named, loss in rows.items()),
     ]
 
 

@@ -127,6 +127,13 @@ def test_what_is_held_out_may_be_too_much_or_too_little(
     assert [r.getMessage().startswith(said or "") for r in caplog.records] == [True] * bool(said)
 
 
+def test_too_much_of_a_small_text_may_be_too_little(caplog: pytest.LogCaptureFixture) -> None:
+    doubt_validation(10_000, 40_000, 19, 0.005)
+    share, number = (record.getMessage() for record in caplog.records)
+    assert share.startswith("the text is 19 documents, and 20% of its tokens are held out")
+    assert number.startswith("10,000 tokens are held out, so a validation rests on about 1,500")
+
+
 def test_a_given_tokenizer_has_no_size_to_raise() -> None:
     assert "tokenizer.vocab_size" in WordPiece().advise()
     assert "vocab_size" not in TokenizerFolder(path="x").advise()

@@ -255,6 +255,19 @@ def test_different_data_is_pointed_out(tmp_path: Path) -> None:
     assert "on the same data" not in page
 
 
+def test_validation_on_other_rows_is_pointed_out(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, name, steps=50) for name in ("a", "b")]
+    assert "not validated on the same" not in report(folders, tmp_path / "one").read_text()
+    lines = _lines(folders[1] / "validation.jsonl")
+    fewer = [{**line, "num_predicted": 30} for line in lines]
+    text = "".join(json.dumps(line) + "\n" for line in fewer)
+    (folders[1] / "validation.jsonl").write_text(text)
+    page = report(folders, tmp_path / "two").read_text(encoding="utf-8")
+    assert (
+        "not validated on the same held-out rows (validation.rows): their losses rest on 30" in page
+    )
+
+
 def test_several_seeds_of_an_arm_are_one_line(tmp_path: Path) -> None:
     folders = [
         write_run(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chronomask.report.answer import answer
-from chronomask.report.comparison import verdict
+from chronomask.report.comparison import gap_text, interval_text, verdict
 from chronomask.report.sentences import difference_sentences, findings, reach_sentences
 from chronomask.runs.read import Run, Series
 from tests.support.comparisons import comparison, reach, task
@@ -202,7 +202,7 @@ def test_measures_of_the_model_are_no_downstream_tasks() -> None:
     text = " ".join(findings(comparison(tasks), {}))
     assert "On the 2 downstream tasks" in text
     assert (
-        "On the 3 measures of the models themselves (pseudo perplexity, UPOS probe and BLiMP)"
+        "On the 3 measures of the models themselves (pseudo-perplexity, UPOS probe and BLiMP)"
         in text
     )
 
@@ -223,6 +223,16 @@ def _contrast(low: float, high: float, p: float) -> dict[str, Any]:
         "arm": "a", "other": "base", "difference": (low + high) / 2, "difference_low": low,
         "difference_high": high, "p": p, "p_holm": p, "by_unit": [], "detectable": 0.05,
     }  # fmt: skip
+
+
+def test_an_interval_that_excludes_zero_is_not_written_as_ending_at_it() -> None:
+    probe = task("upos_probe", {"a": (-0.019, -0.0004)}) | {"unit": "fraction"}
+    assert gap_text(probe, probe["arms"]["a"]) == "−1.9 to −0.04"
+    assert interval_text(probe, 0.00002, 0.5, sign=True) == "+0.002 to +50.0"
+    assert interval_text(probe, -0.0004, 0.5, sign=True) == "0.0 to +50.0"  # includes zero
+    assert interval_text(probe, 0.0, 0.0, sign=True) == "0.0 to 0.0"
+    probe["contrasts"] = [_contrast(0.0004, 0.03, 0.04)]
+    assert "(95 % interval 0.04 to 3.0;" in answer(comparison([probe]))
 
 
 def test_declared_contrasts_are_the_answer() -> None:

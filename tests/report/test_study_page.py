@@ -203,3 +203,33 @@ def test_the_yardsticks_have_a_table_and_a_file(tmp_path: Path) -> None:
         "yardstick": "single", "part": "NOUN", "predictions": "60", "arm": "a", "pre_training_seeds": "2",
         "mean": "6.3", "spread": "1.4142135623730951",
     }  # fmt: skip
+
+
+def test_the_headline_leads_what_the_study_was_to_decide(tmp_path: Path) -> None:
+    tasks = [task(name, {"a": (0.01, 0.03)}) for name in ("validation_loss", "mean_loss", "cola")]
+    for one in tasks:
+        one["contrasts"] = [
+            {
+                "arm": "a", "other": "base", "difference": 0.02, "difference_low": 0.01,
+                "difference_high": 0.03, "p": 0.01, "p_holm": 0.01, "by_unit": [], "detectable": None,
+            }
+        ]  # fmt: skip
+    made = comparison(tasks) | {"contrasts": [["a", "base"]]}
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
+    section = html.split('<section id="contrasts">')[1].split("</section>")[0]
+    named = re.findall(r"</th><td>([^<]*)<", section)
+    assert named == ["mean loss of five yardsticks", "validation loss", "CoLA"]
+    assert section.count(">–</td>") == len(tasks)  # nothing is claimed of what could be seen
+
+
+def test_the_arms_say_what_their_numbers_are(tmp_path: Path) -> None:
+    made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
+    arm = made["arms"][1]
+    ratio = {"kind": "cosine_decay", "base": 0.15, "floor": 0.02}
+    arm["masking"] = {**arm["masking"], "ratio": ratio}
+    for steps in ([2500, 1250], ["2500", "1250"]):  # of a study, and of runs
+        arm["differs"] = {"steps": steps, "masking.ratio.base": [0.15, 0.3]}
+        (tmp_path / "comparison.json").write_text(json.dumps(made))
+        html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
+        assert "cosine decay 0.15, floor 0.02, token, steps 1,250<" in html

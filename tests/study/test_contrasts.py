@@ -14,7 +14,11 @@ from scipy import stats
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.runs.result import TaskResult
 from chronomask.study.command import report, report_of_study
-from chronomask.study.contrasts import compare_study
+from chronomask.study.contrasts import (
+    _correct,  # pyright: ignore[reportPrivateUsage]
+    _numbers_of_arms,  # pyright: ignore[reportPrivateUsage]
+    compare_study,
+)
 from chronomask.study.execute import run_study
 from chronomask.study.units import Study
 from tests.support.opened_study import opened
@@ -164,6 +168,19 @@ def test_declared_contrasts_alone_are_tested(values: dict[str, Any], tmp_path: P
     _contrasts_that_cannot_be_tested_are_named(study)
 
 
+def test_where_nothing_scatters_it_is_not_known_what_could_be_seen() -> None:
+    """Models that give the majority class to every sentence all have an MCC of 0."""
+    majority = {"prediction": np.ones(40), "label": np.arange(40) % 2}
+    sets: dict[str, Any] = {
+        arm: {(seed, 0): majority for seed in (0, 1, 2)} for arm in ("fixed", "decay")
+    }
+    _, (contrast,) = _numbers_of_arms(sets, "fixed", [("decay", "fixed")], "mcc", "cola")
+    assert (contrast["difference"], contrast["detectable"]) == (0.0, None)
+    cola = {"task": "cola", "arms": {}, "contrasts": [contrast]}
+    _correct([cola], declared=True)
+    assert contrast["detectable_holm"] is None
+
+
 def _contrasts_that_cannot_be_tested_are_named(study: Study) -> None:
     """A run that diverged, then one that is missing, then an arm that is: none is left out silently."""
     validation = study.run_of("decay", 1).validation
@@ -190,6 +207,11 @@ def _contrasts_that_cannot_be_tested_are_named(study: Study) -> None:
     ("pairs", "message"),
     [
         ([["decay", "fixd"]], "'fixd' is not an arm; did you mean 'fixed'"),
+        ([["DECAY", "fixed"]], "'DECAY' is not an arm; did you mean 'decay'"),
+        (
+            [["decay", "fixed", "fixed"]],
+            r"contrasts.0 is \['decay', 'fixed', 'fixed'\]; expected at most 2 values, and there are 3",
+        ),
         ([["decay", "decay"]], "compares an arm with itself"),
         ([["decay", "fixed"], ["fixed", "decay"]], "is listed twice"),
         ([["decay"]], "contrasts"),

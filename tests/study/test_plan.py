@@ -13,7 +13,11 @@ from chronomask.cli import app
 from chronomask.report.comparison import difference_text
 from chronomask.study.contrasts import compare_study
 from chronomask.study.execute import run_study
-from chronomask.study.plan import STORED_SPREADS, plan_in_words
+from chronomask.study.plan import (
+    STORED_SPREADS,
+    _spreads_of,  # pyright: ignore[reportPrivateUsage]
+    plan_in_words,
+)
 from chronomask.study.statistics import smallest_difference
 from chronomask.study.times import NOTED, Allowance, Rates, given_rates, note_time
 from tests.support.opened_study import opened
@@ -159,6 +163,16 @@ def test_every_measure_that_will_be_tested_is_counted(
         "  single-mask loss",
         "  CoLA",
     ]
+
+
+def test_a_task_that_did_not_scatter_says_nothing_of_the_next_seeds() -> None:
+    """As CoLA where every model names the majority class: all scores are 0."""
+    arm = {"by_seed": {"0": [0.0], "1": [0.0]}, "examples_spread": 0.0}
+    cola = {"task": "cola", "metric": "mcc", "unit": "fraction", "arms": {"a": arm, "b": arm}}
+    assert _spreads_of({"baseline": "a", "tasks": [cola]}) == {}
+    scattered = {**arm, "by_seed": {"0": [0.1], "1": [0.0]}}
+    cola = {**cola, "arms": {"a": arm, "b": scattered}}
+    assert _spreads_of({"baseline": "a", "tasks": [cola]})["cola"][0] > 0
 
 
 @pytest.mark.parametrize("contrasts", [[], [["decay", "fixed"]]])

@@ -379,6 +379,8 @@ def test_the_yardsticks_of_the_end_are_in_the_summary_and_on_the_card(
     assert summary["maskable_tokens"] == lines(run / "metrics.jsonl")[-1]["maskable_tokens"]
     assert 0 < summary["masked_tokens"] < summary["maskable_tokens"] <= summary["tokens_seen"]
     card = (run / summary["checkpoint"] / "transformers" / "README.md").read_text()
+    assert summary["validation_num_predicted"] == last["num_predicted"]
+    assert f"15 % of tokens masked ({last['num_predicted']:,} predictions) |" in card
     count = last["yardstick_count"]["words-30"]
     loss = last["yardstick_loss"]["words-30"]
     assert f"| whole words, 30 % ({count:,} predictions) | {loss:.4f} |" in card

@@ -115,7 +115,7 @@ def default_out(model: Subject) -> Path:
 
 def results_table(results: Sequence[TaskResult]) -> str:
     """Mean and, where there are several seeds, standard deviation of every metric, as text; of yardsticks a
-    table by groups of words below it.
+    table by groups and classes of words below it.
     """
     by_task: dict[str, list[TaskResult]] = {}
     for result in results:
@@ -136,24 +136,24 @@ def results_table(results: Sequence[TaskResult]) -> str:
 
 
 def _yardsticks_in_words(details: Mapping[str, float]) -> str:
-    """The losses that a result has of the yardsticks, by groups of words, with the number of predictions of
-    each; empty where it has none.
+    """The losses that a result has of the yardsticks, of all words, of their groups and of each class, with
+    the number of predictions of each; empty where it has none.
     """
     kept = {kind: f"yardstick_{kind}/" for kind in ("loss", "count")}
     loss, count = (
         {key.removeprefix(start): value for key, value in details.items() if key.startswith(start)}
         for start in kept.values()
     )
-    groups = [
-        group for group in ("", *GROUPS) if any(name.partition("/")[2] == group for name in loss)
-    ]
-    lines = [["nats (predictions)", *(group or "all words" for group in groups)]]
-    for own in YARDSTICKS:
-        names = [f"{own.name}/{group}".rstrip("/") for group in groups]
+    there = dict.fromkeys(name.partition("/")[2] for name in loss)
+    groups = [part for part in ("", *GROUPS) if part in there]
+    classes = sorted(there.keys() - {"", *GROUPS}, key=str.casefold)
+    lines = [["nats (predictions)", *(title_of(own.name) for own in YARDSTICKS)]]
+    for part in (*groups, *classes):
+        names = [f"{own.name}/{part}".rstrip("/") for own in YARDSTICKS]
         cells = (
             f"{loss[name]:.3f} ({count[name]:,.0f})" if name in count else "–" for name in names
         )
-        lines.append([title_of(own.name), *cells])
+        lines.append([part or "all words", *cells])
     return _in_columns(lines) if groups and count else ""
 
 

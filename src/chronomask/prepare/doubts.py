@@ -62,7 +62,7 @@ def doubt_validation(held_out: int, train: int, num_documents: int, asked: float
             "txt_documents=lines where each line of a .txt file stands for itself",
             what,
         )
-    elif predictions < FEW_PREDICTIONS:
+    if num_documents > 1 and predictions < FEW_PREDICTIONS:
         logger.warning(
             "%s tokens are held out, so a validation rests on about %s predictions; below %s its loss "
             "is largely chance: give more text or a larger held_out",

@@ -90,7 +90,7 @@ def _answer_of_the_better(task: Numbers, best: str, study: Numbers) -> str:
     gap = mean_text(task, abs(numbers["difference"]))
     shown = (
         f"is {gap} {'higher' if task['higher_is_better'] else 'lower'} than that of “{baseline}” (95 % "
-        f"interval of the difference {interval_text(task, *ends, sign=False)}).{_labels_of(best, study)}"
+        f"interval of the difference {_size_text(task, *ends)}).{_labels_of(best, study)}"
     )
     if mean_text(task, arms[first]["mean"]) == mean_text(task, numbers["mean"]):
         return f"“{best}” ended best: its {_label(task)} of {_value(task, numbers['mean'])} {shown}"
@@ -146,7 +146,7 @@ def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
         p = one.get("p_holm")
         text = (
             f"“{best}” is better than “{other}” by {_amount(task, one['difference'])} (95 % interval "
-            f"{interval_text(task, *ends, sign=False)}"
+            f"{_size_text(task, *ends)}"
             f"{'' if p is None else f'; {_p_text(p)} after Holm’s correction'})"
         )
         (told if p is None or p <= 0.05 else alone).append(text)
@@ -216,6 +216,11 @@ def _amount(task: Numbers, value: float) -> str:
     """How large a difference is, with its unit: ``0.120 nats``, ``8.9 (Spearman, ×100)``."""
     text = mean_text(task, abs(value))
     return f"{text} nats" if task["task"] in LOSSES else f"{text} ({unit_of(task)})"
+
+
+def _size_text(task: Numbers, low: float, high: float) -> str:
+    """The interval of how much better an arm is, above zero at both ends: ``0.014 to 0.062``."""
+    return interval_text(task, low, high, sign=True).replace("+", "")
 
 
 def _p_text(p: float) -> str:

@@ -106,6 +106,8 @@ _TITLES = LOSSES | {
     "ewok": "EWoK",
     "ner": "named entities",
     "upos_probe": "UPOS probe",
+    "mlm": "masked-token loss",
+    "pseudo_perplexity": "pseudo-perplexity",
     "sts": "similarity (STS-B)",
 }
 _METRICS = {"mcc": "MCC", "f1": "F1", "em": "EM", "loss": "nats", "ndcg_at_10": "nDCG@10"}
@@ -229,11 +231,25 @@ def interval_text(task: Numbers, low: float | None, high: float | None, *, sign:
     if low is None or high is None:
         return "–"
     if sign:
-        return f"{difference_text(task, low)} to {difference_text(task, high)}"
+        ends = (
+            _end_text(task, end) if low * high > 0 else difference_text(task, end)
+            for end in (low, high)
+        )
+        return " to ".join(ends)
     low_text, high_text = (
         f"{in_unit(task, v):.{_digits(task)}f}".replace("-", "−") for v in (low, high)
     )
     return f"{low_text} to {high_text}"
+
+
+def _end_text(task: Numbers, value: float) -> str:
+    """An end of an interval that excludes zero, with as many digits as show that it does, within reason."""
+    text = difference_text(task, value)
+    for digits in range(_digits(task) + 1, 7):
+        if text.strip("+−0."):
+            break
+        text = f"{in_unit(task, value):+.{digits}f}".replace("-", "−")
+    return text
 
 
 def gap_text(task: Numbers, numbers: Numbers) -> str:

@@ -17,6 +17,7 @@ from chronomask.report.comparison import (
     count,
     difference_text,
     duration,
+    families,
     gap_text,
     in_unit,
     interval_text,
@@ -108,15 +109,27 @@ def _what(arm: Numbers) -> str:
         if "strength" in content:
             parts.append(f"strength {_schedule_in_words(content['strength'])}")
     parts.append(masking["strategy"]["kind"].replace("_", " "))
-    others = {key.partition(".")[0] for key in arm["differs"]} - {"masking"}
-    parts += sorted(key.replace("_", " ") for key in others)
+    parts += _beside_the_masking(arm["differs"])
     labels = arm["equal_labels"]
     text = ", ".join(parts)
     return f"{text}; as many labels as the baseline, by {labels}" if labels else text
 
 
+def _beside_the_masking(differs: Mapping[str, Any]) -> list[str]:
+    """What else an arm does otherwise: a field with its value where that is a whole number, groups by name."""
+    found = {}
+    for key, (_, own) in differs.items():
+        group = key.partition(".")[0]
+        name = group.replace("_", " ")
+        whole = group == key and str(own).isdecimal()  # differences of runs are texts
+        found[group] = f"{name} {int(own):,}" if whole else name
+    return [found[group] for group in sorted(found) if group != "masking"]
+
+
 def _schedule_in_words(value: Any) -> str:
-    """A number, or the kind of a schedule with its numbers: ``0.25``, ``linear 0.3 to 0.15``."""
+    """A number, or the kind of a schedule with its numbers: ``0.25``, ``linear 0.3 to 0.15``, ``cosine decay
+    0.15, floor 0.02``.
+    """
     if not isinstance(value, Mapping):
         return f"{value:g}"
     numbers = {
@@ -126,7 +139,9 @@ def _schedule_in_words(value: Any) -> str:
     }
     if "start" in numbers and "end" in numbers:
         numbers["start"] += f" to {numbers.pop('end')}"
-    return " ".join([value["kind"].replace("_", " "), *numbers.values()])
+    first, *others = [*numbers.items()] or [("", "")]
+    words = f"{value['kind'].replace('_', ' ')} {first[1]}".rstrip()
+    return ", ".join([words, *(f"{name.replace('_', ' ')} {own}" for name, own in others)])
 
 
 def overview(study: Numbers, arms: Mapping[str, int]) -> Numbers:
@@ -178,7 +193,9 @@ def _with_glue_mean(headings: list[Numbers], rows: list[Numbers], study: Numbers
 
 
 def contrasts_table(study: Numbers) -> list[Numbers]:
-    """Every declared contrast on every task: what was found, and what these seeds would have shown."""
+    """Every declared contrast on every task, the headline first: what was found, and what these seeds would
+    have shown.
+    """
     return [
         {
             "pair": f"{one['arm']} − {one['other']}",
@@ -196,7 +213,8 @@ def contrasts_table(study: Numbers) -> list[Numbers]:
                 else difference_text(task, one["detectable"]).lstrip("+"),
             ],
         }
-        for task in study["tasks"]
+        for family in families(study["tasks"])
+        for task in family
         for one in task.get("contrasts", ())
     ]
 

@@ -48,8 +48,8 @@ class StudyConfig(Config):
     """the arm that others are compared with; the first one if not given"""
     contrasts: tuple[tuple[str, str], ...] = ()
     """pairs of arms that the study is about, ``[A, B]`` for A minus B: they alone are tested, with Holm's
-    correction over them and all measures; every other difference is exploratory. None: all arms against the
-    baseline are tested"""
+    correction over them, of the headline by itself and of all other measures together; every other difference
+    is exploratory. None: all arms against the baseline are tested"""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000)] = (0, 1, 2)
     """seeds of pre-training: each keys initial weights, data order, masks and dropout of every arm alike"""
     tasks: dict[str, TaskPlan] = Field(default_factory=dict)

@@ -347,8 +347,12 @@ def _numbers_of_arms(
 def _contrast(pair: Pair, found: Difference) -> Numbers:
     """A declared contrast; ``detectable``: the smallest true difference that these seeds would have shown
     in four studies of five by itself; :func:`_correct` adds ``detectable_holm``, as a first one corrected.
+
+    Where nothing scatters, as where every model gives the same answer to all examples, nothing is known of
+    what could be shown, so both are None.
     """
     spread = mean_and_spread(found.units)[1] if found.p_value is not None else None
+    scatters = spread is not None and (spread > 0 or found.examples_spread > 0)
     return {
         "arm": pair[0],
         "other": pair[1],
@@ -359,9 +363,11 @@ def _contrast(pair: Pair, found: Difference) -> Numbers:
         "by_unit": list(found.units),
         "spread": spread,
         "examples_spread": found.examples_spread,
-        "detectable": None
-        if spread is None
-        else smallest_difference(spread, len(found.units), examples_spread=found.examples_spread),
+        "detectable": smallest_difference(
+            spread, len(found.units), examples_spread=found.examples_spread
+        )
+        if scatters
+        else None,
     }
 
 
@@ -412,7 +418,7 @@ def _correct(tasks: Sequence[Numbers], *, declared: bool) -> None:
         for numbers, adjusted in zip(tested, holm([n["p"] for n in tested]), strict=True):
             numbers["p_holm"] = adjusted
             if declared:
-                numbers["detectable_holm"] = smallest_difference(
+                numbers["detectable_holm"] = numbers["detectable"] and smallest_difference(
                     numbers["spread"],
                     len(numbers["by_unit"]),
                     examples_spread=numbers["examples_spread"],

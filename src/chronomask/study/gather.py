@@ -102,6 +102,7 @@ def from_study(study: Study) -> Gathered:
     for task in study.tasks:
         _check_results(task, _all_of(found, task))
         _add(gathered, found, task)
+    gathered.notices.extend(_data_notices(gathered.runs))
     gathered.notices.extend(_device_notices(gathered.runs))
     return gathered
 
@@ -302,7 +303,7 @@ def _device_notices(runs: Iterable[Run]) -> list[str]:
     return [f"Runs were made on {' and '.join(sorted(names))}: do not compare their times."]
 
 
-def _data_notices(runs: Iterable[Run]) -> list[str]:
+def _data_notices(runs: Sequence[Run]) -> list[str]:
     """Notices where the losses of runs do not compare."""
     found = []
     ratios = {float(ratio) for run in runs for ratio in run.validation["masking_ratio"]}
@@ -313,5 +314,12 @@ def _data_notices(runs: Iterable[Run]) -> list[str]:
     if len({ratio for ratio in ratios if ratio == ratio}) > 1:
         found.append(
             "These runs were not validated at the same masking ratio: do not compare their losses."
+        )
+    numbers = {run.validation.last("num_predicted") for run in runs}
+    numbers = sorted(number for number in numbers if number == number)
+    if not found and len(numbers) > 1:
+        found.append(
+            "These runs were not validated on the same held-out rows (validation.rows): their losses rest on "
+            f"{numbers[0]:,.0f} to {numbers[-1]:,.0f} predictions, and are not those of the same words."
         )
     return found

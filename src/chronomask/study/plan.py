@@ -318,7 +318,9 @@ def _spreads(study: Study) -> tuple[dict[str, Spread], str]:
 
 
 def _spreads_of(comparison: Numbers) -> dict[str, Spread]:
-    """Pooled over the arms; a task whose comparison does not say how its examples scatter is left out."""
+    """Pooled over the arms; a task that does not scatter, or whose comparison does not say how its examples
+    do, is left out.
+    """
     found = {}
     for task in comparison["tasks"]:
         theirs = task["arms"][comparison["baseline"]]["by_seed"]
@@ -332,5 +334,7 @@ def _spreads_of(comparison: Numbers) -> dict[str, Spread]:
                     of_examples.append(own["examples_spread"] ** 2)
         if variances and of_examples and task.get("unit"):
             spread, examples = (math.sqrt(mean(values)) for values in (variances, of_examples))
+            if not spread and not examples:
+                continue  # all models answer alike, as at chance: it says nothing of the next ones
             found[task["task"]] = (spread, examples, str(task["metric"]), str(task["unit"]))
     return found

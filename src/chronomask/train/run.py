@@ -174,6 +174,8 @@ class Run:
             beside["late_masks"] = config.late_masks.to_dict()
         masking = config.masking.to_dict()
         following = {"causal_tokens": state.causal_tokens} if "objective" in beside else {}
+        number = measured.get("num_predicted")
+        counted = "" if number is None else f" ({number:,} predictions)"
         return model_card(
             name=str(self.config.name),
             model_type=self.model.config.model_type,
@@ -188,7 +190,7 @@ class Run:
                 **following,
             },
             losses={
-                "held-out rows, 15 % of tokens masked": measured["loss"],
+                f"held-out rows, 15 % of tokens masked{counted}": measured["loss"],
                 **losses_in_words(measured if "mean_loss" in measured else None),
             },
             weights=weights,
