@@ -116,7 +116,7 @@ def _what(arm: Numbers) -> str:
 
 
 def _beside_the_masking(differs: Mapping[str, Any]) -> list[str]:
-    """What else an arm does otherwise: a field with its value where that is a whole number, groups by name."""
+    """What else an arm does otherwise: a field with its value where that is a whole number, else its name."""
     found = {}
     for key, (_, own) in differs.items():
         group = key.partition(".")[0]
