@@ -226,7 +226,8 @@ def _contrast(low: float, high: float, p: float) -> dict[str, Any]:
 
 
 def test_an_interval_that_excludes_zero_is_not_written_as_ending_at_it() -> None:
-    probe = task("upos_probe", {"a": (-0.019, -0.0004)}) | {"unit": "fraction"}
+    probe: dict[str, Any] = task("upos_probe", {"a": (-0.019, -0.0004)})
+    probe["unit"] = "fraction"
     assert gap_text(probe, probe["arms"]["a"]) == "−1.9 to −0.04"
     assert interval_text(probe, 0.00002, 0.5, sign=True) == "+0.002 to +50.0"
     assert interval_text(probe, -0.0004, 0.5, sign=True) == "0.0 to +50.0"  # includes zero

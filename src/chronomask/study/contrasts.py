@@ -347,12 +347,13 @@ def _numbers_of_arms(
 def _contrast(pair: Pair, found: Difference) -> Numbers:
     """A declared contrast; ``detectable``: the smallest true difference that these seeds would have shown
     in four studies of five by itself; :func:`_correct` adds ``detectable_holm``, as a first one corrected.
-
-    Where nothing scatters, as where every model gives the same answer to all examples, nothing is known of
-    what could be shown, so both are None.
+    Both are None where nothing scatters, as where every model gives the same answer to all examples.
     """
     spread = mean_and_spread(found.units)[1] if found.p_value is not None else None
-    scatters = spread is not None and (spread > 0 or found.examples_spread > 0)
+    detectable = None
+    if spread is not None and (spread > 0 or found.examples_spread > 0):
+        of_examples = found.examples_spread
+        detectable = smallest_difference(spread, len(found.units), examples_spread=of_examples)
     return {
         "arm": pair[0],
         "other": pair[1],
@@ -363,11 +364,7 @@ def _contrast(pair: Pair, found: Difference) -> Numbers:
         "by_unit": list(found.units),
         "spread": spread,
         "examples_spread": found.examples_spread,
-        "detectable": smallest_difference(
-            spread, len(found.units), examples_spread=found.examples_spread
-        )
-        if scatters
-        else None,
+        "detectable": detectable,
     }
 
 
