@@ -195,7 +195,7 @@ def test_valid_names_are_listed_once() -> None:
         ({"probability": {"kind": "lvl"}}, "probability.kind is 'lvl'; did you mean 'level'?"),
         ({"probability": {"kind": "level", "base": 2}}, "probability.base is 2: it should be"),
         ({"parts": [{"until": 1, "course": {"kind": "level", "base": 2}}]}, "parts.0.course.base is 2"),
-        ({"parts": []}, "parts is []: "),
+        ({"parts": []}, "parts is []; expected at least 1 value, and there are 0"),
         ({"device": "cdua"}, "device is 'cdua'; did you mean 'cuda'? Valid: cpu, cuda"),
         ({"data": 15}, "data is 15; expected text: put it in quotes"),
         ({"data": False}, "data is false; expected text: put it in quotes"),

@@ -44,7 +44,7 @@ def test_models_stand_side_by_side(folders: list[Path]) -> None:
     assert table.models == ("small", "la|rge")
     rows = {line.cells()[0]: line.cells()[1:] for line in table.lines}
     assert rows == {
-        "mlm": ["nats", "2.500", "–"],
+        "masked-token loss": ["nats", "2.500", "–"],
         "RTE": ["accuracy, %", "60.0 ± 10.0 (3)", "75.0"],
         "MRPC": ["F1, %", "–", "90.0"],
     }
