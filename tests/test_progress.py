@@ -23,6 +23,15 @@ def test_progress_off_a_terminal_is_lines_with_rate_and_time_left(
     ]
 
 
+def test_work_that_was_done_before_has_no_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chronomask.progress.time.monotonic", lambda: 100.0)
+    with Progress("reading", None, "characters") as progress:
+        progress.advance(3_000_000)
+    assert capsys.readouterr().err == "reading: 3,000,000 characters in 0 s\n"
+
+
 def test_progress_that_is_not_shown_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("cola seed 0", 4, shown=False) as progress:
         progress.advance(4)

@@ -13,6 +13,8 @@ __all__ = ["Progress", "clock"]
 
 _SECONDS_BETWEEN_LINES = 10.0
 """Least time between plain lines, so that the log of long work stays readable."""
+_LEAST_SECONDS = 0.01
+"""Time over which a rate is told."""
 
 
 class Progress:
@@ -101,10 +103,14 @@ class Progress:
         return [f"{share:.0%}", *self._rates(seconds), f"about {clock(left)} left"]
 
     def _rates(self, seconds: float) -> list[str]:
-        """The rate of what is counted, then those of the others."""
+        """The rate of what is counted, then those of the others; none of what took no time to speak of, as
+        work that an earlier run had done.
+        """
+        if seconds < _LEAST_SECONDS:
+            return []
         counted = {self._unit: self._done - self._before, **self._others}
         return [
-            f"{number / max(seconds, 1e-9):,.{0 if number > 9 * seconds else 1}f} {name}/s"
+            f"{number / seconds:,.{0 if number > 9 * seconds else 1}f} {name}/s"
             for name, number in counted.items()
         ]
 

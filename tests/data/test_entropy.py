@@ -85,7 +85,7 @@ def test_a_run_at_the_plateau_is_told_since_when() -> None:
 def test_the_plateau_recommends_nothing_that_a_model_has() -> None:
     lines = [{"step": 1, "loss": 6.2, "unigram_entropy": 6.3, "bigram_bound": 5.6}]
 
-    def said(architecture: PretrainedConfig) -> str:
+    def said(architecture: PretrainedConfig | None) -> str:
         return plateau_in_words(lines, architecture) or ""
 
     assert "a pre-norm model such as modernbert" in said(BertConfig())
@@ -93,6 +93,7 @@ def test_the_plateau_recommends_nothing_that_a_model_has() -> None:
     assert "modernbert" not in said(wide)
     assert "a narrower window" in said(wide)
     assert "window" not in said(narrow)
+    assert "another peak rate, more steps" in said(None)  # of a checkpoint that is continued
 
 
 def test_what_the_data_alone_gives_in_words() -> None:

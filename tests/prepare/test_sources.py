@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -35,9 +37,6 @@ def as_jsonl() -> bytes:
 
 
 def as_parquet() -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     buffer = io.BytesIO()
     pq.write_table(pa.table({"text": DOCUMENTS, "n": [1, 2, 3]}), buffer)
     return buffer.getvalue()
@@ -218,8 +217,28 @@ def test_a_missing_column_of_parquet(tmp_path: Path) -> None:
     file.write_bytes(as_parquet())
     with pytest.raises(DataError, match=r"no field 'txt'; did you mean 'text'\?"):
         read(file, text_key="txt")
-    with pytest.raises(DataError, match="column 'n' is int64, not text"):
+    with pytest.raises(
+        DataError, match=r"column 'n' is int64, not text; --set text_key=NAME .*: text"
+    ):
         read(file, text_key="n")
+
+
+def test_a_column_of_parquet_that_is_no_text_is_named_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"doc": [{"text": "a b"}], "n": [1]}), file)
+    with pytest.raises(
+        DataError, match=r"'doc' is struct<.*, not text; write its text as a column"
+    ):
+        read(file, text_key="doc")
+
+
+def test_text_that_parquet_keeps_once_is_text(tmp_path: Path) -> None:
+    """As pandas writes a column of categories."""
+    file = tmp_path / "a.parquet"
+    texts = pa.array(["one text", "another", "one text"])
+    pq.write_table(pa.table({"text": texts.dictionary_encode()}), file)
+    documents, _ = read(file)
+    assert [document.text for document in documents] == texts.to_pylist()
 
 
 def test_missing_paths_and_empty_folders(tmp_path: Path) -> None:

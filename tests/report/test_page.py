@@ -208,6 +208,8 @@ def test_reference_curves_lie_under_the_loss(tmp_path: Path) -> None:
     own.write_text("name,tokens_seen,loss\nmine,many,7\n")
     with pytest.raises(DataError, match=r"own\.csv line 2: a name, tokens_seen and a loss"):
         report(folder, tmp_path / "out", reference=own)
+    with pytest.raises(DataError, match="there is no file shiped: give a CSV file, or shipped"):
+        report(folder, tmp_path / "out", reference="shiped")
     shipped = read_curves("shipped")
     assert {len(tokens) for tokens, _ in shipped.values()} == {10}
     assert all(tokens == sorted(tokens) and min(loss) > 3 for tokens, loss in shipped.values())

@@ -52,6 +52,9 @@ Numbers = dict[str, Any]
 Curves = dict[str, tuple[list[float], list[float]]]
 """Name of a reference curve → tokens seen, and the loss there, in the order of the file."""
 
+_SHIPPED = "shipped"
+"""The name of the curves that come with this package."""
+
 FILE = "comparison.json"
 """In a study's folder."""
 SCHEMA_VERSION = 1
@@ -170,7 +173,11 @@ def read_curves(given: str) -> Curves:
     "shipped" stands for those that were measured with recipes and studies of this package
     (docs/results). Raises DataError for a file that cannot be read or holds something else.
     """
-    path = Path(__file__).with_name("reference.csv") if given == "shipped" else Path(given)
+    path = Path(__file__).with_name("reference.csv") if given == _SHIPPED else Path(given)
+    if not path.is_file():
+        raise DataError(
+            f"there is no file {path}: give a CSV file, or {_SHIPPED} for the curves of this package"
+        )
     curves: Curves = {}
     lines = csv.DictReader(read_lines(path))
     try:

@@ -278,7 +278,11 @@ def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
         f"{name} {getattr(memory, name) / 1e9:.2f}"
         for name in ("parameters", "gradients", "optimiser", "casts", "activations", "logits")
     )
-    source = "a dense product measured here; a model reaches less" if run.measured else "as given"
+    source = (
+        "a dense product measured here; a model reaches less; --flops takes another"
+        if run.measured
+        else "as given"
+    )
     lines = [
         ("parameters", f"{run.parameters:,}"),
         ("steps", f"{run.steps:,}"),

@@ -367,7 +367,9 @@ def _warn_of_plateau(run: Run, state: State) -> None:
     before = state.step - (run.config.validation.every or steps)
     if before < steps / 4 <= state.step or state.step == steps:
         lines = [json.loads(line) for line in read_text(run.folder.validation).splitlines()]
-        if (said := plateau_in_words(lines, run.forward.model.config)) is not None:
+        given = run.config.model.kind == "checkpoint"  # as it is, and not to be built otherwise
+        architecture = None if given else run.forward.model.config
+        if (said := plateau_in_words(lines, architecture)) is not None:
             logger.warning("%s", said)
 
 

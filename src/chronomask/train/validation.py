@@ -141,7 +141,7 @@ def plateau_in_words(lines: Sequence[Mapping[str, Any]], architecture: Any) -> s
     """That a run predicts worse than a table of neighbouring pairs, and since when its loss has hardly moved.
 
     ``lines``: its validations so far, as in ``validation.jsonl``; ``architecture``: the config of its model,
-    to which nothing is recommended that it has. None for a run that does better.
+    to which nothing is recommended that it has, or None where it was given. None for a run that does better.
     """
     last = lines[-1]
     if last["loss"] <= last["bigram_bound"]:
@@ -167,6 +167,8 @@ def plateau_in_words(lines: Sequence[Mapping[str, Any]], architecture: Any) -> s
 
 def _other_models(architecture: Any) -> str:
     """What of a model's build helped others and this one has not, each with a comma behind it."""
+    if architecture is None:
+        return ""
     windowed = [getattr(architecture, key, None) for key in ("local_attention", "sliding_window")]
     narrowest = min((size for size in windowed if size), default=None)
     if architecture.model_type in _POST_NORM:

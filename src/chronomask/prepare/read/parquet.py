@@ -38,7 +38,7 @@ def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterat
             ) from None
         fields.require(file.schema_arrow.names, source.name)
         for name in fields.text_columns:
-            _check_column(file.schema_arrow.field(name), bool(fields.words_and_tags), source)
+            _check_column(file.schema_arrow, name, fields, source)
         number = 0
         for group, largest in enumerate(_largest_pages(handle, fields, source)):
             rows = max(1, min(_MOST_ROWS, _BATCH_BYTES // max(1, largest)))
@@ -59,15 +59,33 @@ def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterat
                         yield document
 
 
-def _check_column(column: pa.Field, lists: bool, source: SourceFile) -> None:
+def _check_column(schema: pa.Schema, name: str, fields: Fields, source: SourceFile) -> None:
+    """Raise DataError, with the names of columns that would do, unless one holds text, or lists of it."""
+    holds, wanted = (_is_lists, "lists of text") if fields.words_and_tags else (_is_text, "text")
+    if holds(schema.field(name).type):
+        return
+    others = [printable(column.name)[:60] for column in schema if holds(column.type)]
+    way_out = "write its text as a column of its own"
+    if others:
+        way_out = f"--set {fields.key_of(name)}=NAME takes one that does: {', '.join(others[:10])}"
+    raise DataError(
+        f"{source.path}: column '{name}' is {schema.field(name).type}, not {wanted}; {way_out}"
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether values are strings, also where each is kept once, as pandas keeps categories."""
     import pyarrow as pa
 
-    kind = column.type
-    if lists:
-        kind = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
-    if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        wanted = "lists of text" if lists else "text"
-        raise DataError(f"{source.path}: column '{column.name}' is {column.type}, not {wanted}")
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_lists(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type)
 
 
 def _largest_pages(handle: IO[bytes], fields: Fields, source: SourceFile) -> list[int]:

@@ -69,11 +69,11 @@ class Fields:
                 raise DataError(
                     f"{source} has no field '{printable(name)}'; "
                     f"{nearest(name, [printable(known)[:60] for known in names[:50]])}; "
-                    f"set it with --set {self._key_of(name)}=NAME, which holds for every file: prepare files "
+                    f"set it with --set {self.key_of(name)}=NAME, which holds for every file: prepare files "
                     "with other names apart, or rename the field"
                 )
 
-    def _key_of(self, name: str) -> str:
+    def key_of(self, name: str) -> str:
         """The config key that names a field."""
         if self.words_and_tags and name in self.words_and_tags:
             return f"tagger.{'words' if name == self.words_and_tags[0] else 'tags'}_key"
