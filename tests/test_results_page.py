@@ -19,7 +19,7 @@ from chronomask.study.config import load_study
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
-    for name in ("eight-ways", "equal-labels", "equal-labels-small", "over-time", "tiny")
+    for name in ("courses", "eight-ways", "equal-labels", "equal-labels-small", "over-time", "tiny")
 }
 MEASURES = {
     "validation_loss": 1, "mean_loss": 1, "single_mask_loss": 1, "sst2": 100, "blimp": 100, "upos_probe": 100,
@@ -169,6 +169,19 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
         shown = f"{scale * contrast['detectable']:.{3 if scale == 1 else 1}f}"
         gap = _interval(*(contrast[f"difference{end}"] for end in ("", "_low", "_high")), scale)
         assert f" | {' | '.join(own)} | {gap} | {shown} |" in page
+
+
+def test_the_table_of_the_courses_is_that_of_the_file() -> None:
+    study = STUDIES["courses"]
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    assert len(study["seeds"]) == 6
+    for task in study["tasks"]:
+        gaps = [
+            _interval(*(contrast[f"difference{end}"] for end in ("", "_low", "_high")), 1)
+            for contrast in task["contrasts"]
+        ]
+        assert [contrast["arm"] for contrast in task["contrasts"]] == list(task["arms"])[1:]
+        assert f" | {task['arms']['fixed 0.225']['mean']:.3f} | {' | '.join(gaps)} |" in page
 
 
 def test_the_course_at_equal_labels_is_that_of_the_file() -> None:
