@@ -33,7 +33,6 @@ from chronomask.runs.layout import (
     step_of,
 )
 from chronomask.storage import files_sha256
-from chronomask.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     import torch
@@ -62,16 +61,8 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer beside the weights; raises DataError, also where it knows more than the model."""
-        tokenizer = open_tokenizer(self.path)
-        size, known = vocabulary_size(tokenizer), getattr(self.config, "vocab_size", None)
-        if known is not None and known < size:
-            raise DataError(
-                f"{self.name} has weights for {known:,} tokens, and its tokenizer has {size:,}: give it the "
-                f"tokenizer it was trained with, or weights for all of them (resize_token_embeddings({size}) "
-                "of transformers), and save both again"
-            )
-        return tokenizer
+        """The tokenizer beside the weights; raises DataError."""
+        return open_tokenizer(self.path)
 
     @cached_property
     def config(self) -> PretrainedConfig:
