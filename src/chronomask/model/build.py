@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from chronomask.errors import UsageError, nearest
+from chronomask.errors import DataError, UsageError, nearest
 from chronomask.model.attention import check_supported, implementation_for
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
 from chronomask.model.documents import backbone_inputs, position_offset
@@ -294,7 +294,13 @@ def _fields_of(defaults: PretrainedConfig) -> set[str]:
 
 def _check_vocabulary(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UsageError unless the tokenizer beside a checkpoint has the vocabulary of the data's."""
-    own = open_tokenizer(path)
+    try:
+        own = open_tokenizer(path)
+    except DataError as error:
+        raise UsageError(
+            f"{path} has no tokenizer, so its vocabulary cannot be checked against the data's; put the "
+            f"tokenizer the model was trained with beside it ({error})"
+        ) from None
     theirs, ours = own.get_vocab(), tokenizer.get_vocab()
     if theirs != ours:
         differing = sum(theirs.get(token) != number for token, number in ours.items())

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["LearningProgress", "ReducibleLoss"]
 
 _FAST = ("fast_loss_average", "fast_count_average")
+_ROUNDING = 1e-9
+"""Nats below which two running losses do not differ."""
 
 
 class _TwoAverages(ContentSchedule):
@@ -82,6 +84,8 @@ class _ProgressState(ContentState[LearningProgress]):
         # The fast counts of a class that is not seen for long fade to nothing, and with them its mean.
         known = self.tensors[_FAST[1]] > 1e-30
         fall = torch.where(known, slow - fast, 0.0)
+        # After one step both are the same loss; the map would take their rounding for what is learnt.
+        fall = torch.where(fall.abs() > _ROUNDING, fall, 0.0)
         return self.config.weight_map.of_losses(fall, seen)
 
 
