@@ -269,6 +269,18 @@ def test_a_slow_tokenizer(text: Path, tmp_path: Path) -> None:
         extend_vocabulary(other, ["LALA"], tmp_path / "out")
 
 
+def test_a_tokenizer_with_more_tokens_than_the_model_has_weights_for(
+    checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    AutoModelForMaskedLM.from_pretrained(checkpoint).save_pretrained(other)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.add_tokens(["newtoken"])
+    tokenizer.save_pretrained(other)
+    for plan in (QUICK, replace(QUICK, new_words=3)):
+        refuse("resize_token_embeddings", other, text, tmp_path / "out", plan)
+
+
 def test_a_tokenizer_without_a_mask_token(checkpoint: Path, text: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     AutoModelForMaskedLM.from_pretrained(checkpoint).save_pretrained(other)

@@ -2,16 +2,26 @@ import errno
 import gzip
 import io
 import lzma
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from chronomask import storage
 from chronomask.errors import DataError, RunError, UsageError
-from chronomask.storage import lines_in, read_lines, read_text, text_of, write_text
+from chronomask.storage import (
+    lines_in,
+    read_lines,
+    read_text,
+    replacing_folder,
+    said_by_system,
+    text_of,
+    write_text,
+)
 
 
 def test_makes_the_folder_and_keeps_line_ends(tmp_path: Path) -> None:
@@ -39,6 +49,35 @@ def test_a_full_disk_leaves_the_old_file_and_no_draft(
         write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (Exception("No space left on device (os error 28)"), "No space left on device"),
+        (SafetensorError("I/O error: File too large (os error 27)"), "File too large"),
+        (ValueError("a value that is not one"), None),
+        (DataError("x is damaged (end of file (os error 5))"), None),
+    ],
+)
+def test_errors_of_the_system_are_told_from_others_and_leave_the_old_folder(
+    tmp_path: Path, error: Exception, expected: str | None
+) -> None:
+    write_text(tmp_path / "made" / "a.txt", "old")
+    assert said_by_system(error) == expected
+
+    def fail() -> None:
+        with replacing_folder(tmp_path / "made") as folder:
+            (folder / "a.txt").write_text("half")
+            raise error
+
+    with pytest.raises(
+        RunError if expected else type(error), match=re.escape(expected or str(error))
+    ):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert read_text(tmp_path / "made" / "a.txt") == "old"
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])

@@ -191,6 +191,7 @@ def _check_model(model: Subject, attention: AttentionScope, run: RunConfig | Non
             f"the tokenizer of {model.name} has no mask token, so nothing can be hidden from the model: "
             "choose a masked language model"
         )
+    model.check_tokens()
     # Weights that do not fit are refused here, before any text is read.
     opened = model.masked_lm()
     check_supported(opened, attention, causal=run is not None and run.objective.has_causal_rows)

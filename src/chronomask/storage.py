@@ -17,6 +17,7 @@ import io
 import json
 import lzma
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from chronomask.errors import DataError, RunError, UsageError
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 
 __all__ = [
     "COMPRESSIONS",
@@ -45,6 +46,7 @@ __all__ = [
     "read_text",
     "replacing",
     "replacing_folder",
+    "said_by_system",
     "text_of",
     "write_bytes",
     "write_json",
@@ -63,6 +65,8 @@ _PIECE = 1 << 10
 _WINDOW_LIMIT = 1 << 27
 """Most bytes of text behind it that a decompressor may look back to, and so holds."""
 _LONGEST_FRAME_HEADER = 18
+_SYSTEM_ERROR = re.compile(r"([^\s:(][^:(]*) \(os error \d+\)")
+"""How Rust's libraries write an error of the system into the text of theirs."""
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -117,16 +121,10 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
         flush(writing)
         writing.replace(path)
         flush(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             writing.unlink(missing_ok=True)
-        raise RunError(
-            f"{path} cannot be written: {error.strerror or error}; make room or choose another "
-            "folder, then run the same command again"
-        ) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            writing.unlink(missing_ok=True)
+        _tell_unwritten(path, error)
         raise
 
 
@@ -148,15 +146,30 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         writing.rename(path)
         flush(path.parent)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(writing, ignore_errors=True)
-        raise RunError(
-            f"{path} cannot be written: {error.strerror or error}; make room or choose another "
-            "folder, then run the same command again"
-        ) from error
-    except BaseException:
-        shutil.rmtree(writing, ignore_errors=True)
+        _tell_unwritten(path, error)
         raise
+
+
+def said_by_system(error: BaseException) -> str | None:
+    """What the system said where it could not read or write; None for an error of another kind.
+
+    tokenizers and safetensors raise errors of their own, with the system's words and number in their text.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    found = None if isinstance(error, ChronomaskError) else _SYSTEM_ERROR.search(str(error))
+    return None if found is None else found[1]
+
+
+def _tell_unwritten(path: Path, error: BaseException) -> None:
+    """Raise RunError if ``error`` is the system's."""
+    if (why := said_by_system(error)) is not None:
+        raise RunError(
+            f"{path} cannot be written: {why}; make room or choose another folder, then run the same "
+            "command again"
+        ) from error
 
 
 def flush(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import (
     BertConfig,
     BertModel,
@@ -18,7 +19,7 @@ from transformers import (
 
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.subject import find_subject
-from tests.support.official_model import make_tokenizer
+from tests.support.official_model import make_tokenizer, save_model
 
 
 def make_checkpoint(run: Path, step: int, model: Path) -> Path:
@@ -108,14 +109,45 @@ def test_a_model_without_the_head_that_is_asked_for_is_refused(tmp_path: Path) -
 
 
 def test_roberta_has_fewer_rooms_than_positions(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
     config = RobertaConfig(
-        vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=66, pad_token_id=1,
     )  # fmt: skip
     RobertaForMaskedLM(config).save_pretrained(tmp_path)
     subject = find_subject(str(tmp_path))
     assert subject.max_length == 64
     model = subject.masked_lm()
-    assert model(torch.full((1, 64), 5)).logits.shape == (1, 64, 200)
+    assert model(torch.full((1, 64), 5)).logits.shape == (1, 64, len(tokenizer))
     with pytest.raises((IndexError, RuntimeError), match="out of"):
         model(torch.full((1, 65), 5))
+
+
+def test_a_token_without_weights_is_refused_where_a_text_has_it_and_the_way_out_works(
+    tmp_path: Path,
+) -> None:
+    folder = save_model(tmp_path / "model")
+    tokenizer = make_tokenizer()
+    known = len(tokenizer)
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(folder)
+
+    def measure(text: str) -> None:
+        given = torch.tensor([find_subject(str(folder)).tokenizer(text)["input_ids"]])
+        find_subject(str(folder)).masked_lm()(input_ids=given)
+        find_subject(str(folder)).open_as("AutoModel")(input_ids=given)
+
+    measure("what is")
+    with pytest.raises(UsageError, match=f"weights for {known} .* has {known + 1}: ") as refused:
+        measure("what is zebra")
+    with pytest.raises(UsageError, match="tokens were added"):
+        find_subject(str(folder)).check_tokens()
+    for line in str(refused.value).split("and save it again: ")[1].split("; "):
+        if line.startswith("model = "):
+            model = transformers.AutoModelForMaskedLM.from_pretrained(str(folder))
+            assert f"from_pretrained('{folder}')" in line
+        else:
+            eval(line, {"model": model})
+    measure("what is zebra")
+    find_subject(str(folder)).check_tokens()

@@ -123,12 +123,12 @@ def test_one_document_cannot_be_held_out(tmp_path: Path, caplog: pytest.LogCaptu
 def test_what_is_held_out_may_be_too_much_or_too_little(
     caplog: pytest.LogCaptureFixture, held_out: int, train: int, documents: int, said: str | None
 ) -> None:
-    doubt_validation(held_out, train, documents, 0.05)
+    doubt_validation(held_out, train, documents, 0.05, may_split=True)
     assert [r.getMessage().startswith(said or "") for r in caplog.records] == [True] * bool(said)
 
 
 def test_too_much_of_a_small_text_may_be_too_little(caplog: pytest.LogCaptureFixture) -> None:
-    doubt_validation(10_000, 40_000, 19, 0.005)
+    doubt_validation(10_000, 40_000, 19, 0.005, may_split=True)
     share, number = (record.getMessage() for record in caplog.records)
     assert share.startswith("the text is 19 documents, and 20% of its tokens are held out")
     assert number.startswith("10,000 tokens are held out, so a validation rests on about 1,500")

@@ -259,7 +259,9 @@ def test_different_data_is_pointed_out(tmp_path: Path) -> None:
 
 def test_validation_on_other_rows_is_pointed_out(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name, name, steps=50) for name in ("a", "b")]
-    assert "not validated on the same" not in report(folders, tmp_path / "one").read_text()
+    page = report(folders, tmp_path / "one").read_text()
+    assert "not validated on the same" not in page
+    assert "All arms answer the same test" in page
     lines = _lines(folders[1] / "validation.jsonl")
     fewer = [{**line, "num_predicted": 30} for line in lines]
     text = "".join(json.dumps(line) + "\n" for line in fewer)
@@ -268,6 +270,7 @@ def test_validation_on_other_rows_is_pointed_out(tmp_path: Path) -> None:
     assert (
         "not validated on the same held-out rows (validation.rows): their losses rest on 30" in page
     )
+    assert "All arms answer the same test" not in page
 
 
 def test_several_seeds_of_an_arm_are_one_line(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chronomask.report.answer import answer
-from chronomask.report.comparison import gap_text, interval_text, verdict
+from chronomask.report.comparison import FREQUENCIES, PAIRS, gap_text, interval_text, verdict
 from chronomask.report.sentences import difference_sentences, findings, reach_sentences
 from chronomask.runs.read import Run, Series
 from tests.support.comparisons import comparison, reach, task
@@ -323,3 +323,28 @@ def test_an_arm_that_ends_far_from_the_yardstick_is_pointed_out() -> None:
     assert "ratios from 5 to 50 % and a single mask, depends less on it" in said
     said = " ".join(findings(made, {0: run("base", 0.15), 1: run("a", 0.17)}))
     assert "ended at another ratio" not in said
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ({"base": 4.5}, None),
+        ({"base": 6.1}, "The model ends with a validation loss of 6.10 nats, above the 5.70 of"),
+        ({"base": 4.5, "a": 6.1}, "“a” ends with a validation loss of 6.10 nats"),
+        ({"base": 5.9, "a": 6.1}, "“base” and “a” end with a validation loss of 5.90 to 6.10 nats"),
+    ],
+)
+def test_a_loss_above_what_pairs_of_words_give_is_pointed_out(
+    ends: dict[str, float], said: str | None
+) -> None:
+    made = comparison([task("validation_loss", dict.fromkeys(ends, (-0.1, 0.1)))])
+    (curve,) = (one for one in made["curves"] if one["quantity"] == "validation_loss")
+    for name, loss in ends.items():
+        curve["arms"][name] = {**curve["arms"]["base"], "mean": [6.5, loss]}
+    for name in set(curve["arms"]) - set(ends):
+        del curve["arms"][name]
+    assert "pairs" not in " ".join(findings(made, {}))  # of another data set, or an older run
+    curve["references"] = {FREQUENCIES: 6.3, PAIRS: 5.7}
+    found = [text for text in findings(made, {}) if "neighbouring pairs" in text]
+    assert [text.startswith(said or "") for text in found] == [True] * bool(said)
+    assert all("words’ frequencies alone: 6.30" in text for text in found)

@@ -95,9 +95,8 @@ def save_tiny(
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
     config = AutoConfig.for_model(
         model_type,
-        vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
-        **{**SIZES, **FAR_FROM_UNIFORM, **changes},
+        **{"vocab_size": len(tokenizer), **SIZES, **FAR_FROM_UNIFORM, **changes},
     )
     torch.manual_seed(0)
     (AutoModelForMaskedLM if head else AutoModel).from_config(config).save_pretrained(folder)

@@ -105,7 +105,7 @@ def test_a_failure_in_the_background_ends_the_run_with_what_went_wrong(
     with monkeypatch.context() as patch:
         patch.setattr(storage, "flush", full)
         patch.setattr(RunLog, "advance", advance_after_failure)
-        with pytest.raises(RunError, match=f"step-{failing:08d} could not be saved: no space left"):
+        with pytest.raises(RunError, match=f"step-{failing:08d} could not be saved: No space left"):
             pretrain(config, tmp_path / "run", progress=False)
     assert steps[-1] in (failing, failing + 1, failing + 2)
     assert not (tmp_path / "run" / "summary.json").exists()

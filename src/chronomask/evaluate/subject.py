@@ -15,6 +15,7 @@ from chronomask.errors import DataError, UsageError
 from chronomask.model.open import (
     MissingHead,
     check_architecture,
+    check_tokens,
     download,
     open_config,
     open_model,
@@ -33,6 +34,7 @@ from chronomask.runs.layout import (
     step_of,
 )
 from chronomask.storage import files_sha256
+from chronomask.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +89,7 @@ class Subject:
                 f"{error}: predicting masked tokens needs one; chronomask pretrain --model {self.path} --set "
                 "model.new_head=true trains one first"
             ) from None
-        return _move_to(model, device).eval()
+        return self._guarded(model, device).eval()
 
     def check_head(self, auto: str) -> None:
         """Raise UsageError if transformers' auto class of that name has no model of this architecture."""
@@ -110,7 +112,26 @@ class Subject:
         classes; ``device``: where the model is moved to; ``changes``: fields of its config, such as
         ``num_labels``. Raises UsageError if the architecture has no such head, DataError for damage.
         """
-        return _move_to(open_model(self.path, auto, new_head=True, **changes), device)
+        return self._guarded(open_model(self.path, auto, new_head=True, **changes), device)
+
+    def check_tokens(self) -> None:
+        """Raise UsageError if the tokenizer has tokens that the model has no weights for."""
+        check_tokens(self.path, self.config, vocabulary_size(self.tokenizer))
+
+    def _guarded(self, model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
+        """The model on its device. If its tokenizer has tokens that it has no weights for, a text that has
+        one is refused as ``check_tokens`` does; other texts can be measured.
+        """
+        embeddings = model.get_input_embeddings()
+        known = getattr(embeddings, "num_embeddings", None)
+        if known is not None and known < vocabulary_size(self.tokenizer):
+
+            def refuse(_: Any, inputs: tuple[Any, ...]) -> None:
+                if inputs and int(inputs[0].max()) >= known:
+                    self.check_tokens()
+
+            embeddings.register_forward_pre_hook(refuse)
+        return model if device is None else model.to(device)  # pyright: ignore[reportArgumentType]
 
 
 def find_subject(model: str) -> Subject:
@@ -159,10 +180,6 @@ def _checkpoint(path: Path, name: str, part: str | None = None) -> Subject:
     weight_files(folder)
     run = run_of(path)
     return Subject(name, folder, step_of(path), None if run is None else run.path)
-
-
-def _move_to(model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
-    return model if device is None else model.to(device)  # pyright: ignore[reportArgumentType]
 
 
 def _counts_from_padding(config: PretrainedConfig) -> bool:

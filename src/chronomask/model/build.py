@@ -36,6 +36,7 @@ from chronomask.model.modernbert import use_one_pass_gradients
 from chronomask.model.open import (
     MissingHead,
     check_architecture,
+    check_tokens,
     model_folder,
     one_line,
     open_config,
@@ -122,8 +123,8 @@ def skeleton(
     except Exception as error:  # architectures check themselves and raise what they like
         raise UsageError(_why_no_model(config, tokenizer, error)) from None
     check_supported(model, attention, causal)
-    tokens = model.config.vocab_size if tokenizer is None else vocabulary_size(tokenizer)
-    _check_vocabulary_size(model, tokens)
+    if tokenizer is not None:
+        _check_size(config, model, vocabulary_size(tokenizer))
     if _positions_lacking(model, row_length):
         _check_may_lengthen(config, model, row_length)
         lengthen(model, row_length + position_offset(model))
@@ -324,10 +325,16 @@ def _how_it_splits(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {key: values.get(key) for key in ("normalizer", "pre_tokenizer", "model")}
 
 
-def _check_vocabulary_size(model: PreTrainedModel, vocab_size: int) -> None:
-    if model.config.vocab_size < vocab_size:
+def _check_size(
+    config: FromConfig | FromCheckpoint, model: PreTrainedModel, vocab_size: int
+) -> None:
+    """Raise UsageError unless the model has weights for so many tokens."""
+    if isinstance(config, FromCheckpoint):
+        check_tokens(config.path, model.config, vocab_size)
+    elif model.config.vocab_size < vocab_size:
         raise UsageError(
-            f"the model knows {model.config.vocab_size:,} tokens, the data's tokenizer has {vocab_size:,}"
+            f"model.overrides.vocab_size is {model.config.vocab_size:,}, and the data's tokenizer has "
+            f"{vocab_size:,} tokens: leave it out, and the model has as many"
         )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # preparing text opens tokenizers in processes that have no u
 __all__ = [
     "MissingHead",
     "check_architecture",
+    "check_tokens",
     "download",
     "is_hub_name",
     "model_folder",
@@ -226,6 +227,17 @@ def check_architecture(
         raise UsageError(
             f"{name} is of type '{config.model_type}', of which transformers has no model for "
             f"{auto.removeprefix('AutoModelFor')}: choose another model, or another task"
+        )
+
+
+def check_tokens(name: str | Path, config: PretrainedConfig, vocab_size: int) -> None:
+    """Raise UsageError for a model in the folder ``name`` that lacks weights for some of so many tokens."""
+    if (known := config.vocab_size) < vocab_size:
+        raise UsageError(
+            f"{name} has weights for {known:,} tokens, and its tokenizer has {vocab_size:,}: tokens were "
+            "added to the tokenizer alone. Give the model rows for them, and save it again: model = "
+            f"transformers.AutoModelForMaskedLM.from_pretrained('{name}'); "
+            f"model.resize_token_embeddings({vocab_size}); model.save_pretrained('{name}')"
         )
 
 

@@ -43,10 +43,13 @@ def doubt_language(texts: Iterable[str], tokenizer: TokenizerChoice, tagger: Tag
         )  # fmt: skip
 
 
-def doubt_validation(held_out: int, train: int, num_documents: int, asked: float) -> None:
+def doubt_validation(
+    held_out: int, train: int, num_documents: int, asked: float, *, may_split: bool
+) -> None:
     """Warn where so many held-out tokens, beside those to train on, are too few or too many.
 
-    ``asked``: the share of the documents, ``num_documents``, that was to be held out.
+    ``asked``: the share of the documents, ``num_documents``, that was to be held out; ``may_split``: whether
+    there are .txt files that might be read line by line.
     """
     predictions, share = round(0.15 * held_out), held_out / max(held_out + train, 1)
     what = None
@@ -58,9 +61,11 @@ def doubt_validation(held_out: int, train: int, num_documents: int, asked: float
         )
     if what is not None:
         logger.warning(
-            "%s: a document is held out as a whole or not at all. Give more files, or add --set "
-            "txt_documents=lines where each line of a .txt file stands for itself",
+            "%s: a document is held out as a whole or not at all. Give more %s",
             what,
+            "files, or add --set txt_documents=lines where each line of a .txt file stands for itself"
+            if may_split
+            else "documents",
         )
     if num_documents > 1 and predictions < FEW_PREDICTIONS:
         logger.warning(

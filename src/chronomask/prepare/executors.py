@@ -261,7 +261,7 @@ def run_stage(
             first = min(failures)
             raise RunError(
                 f"stage {stage.name} failed for parts {_listing(sorted(failures))}; part {first}: "
-                f"{failures[first]}. Run the same command again to continue with these parts alone"
+                f"{failures[first]}. What is done is kept: the same command then does these parts alone"
             )
         left = [number for number in todo if not stage.is_done(number)]
         attempts += not stage.shared or not all(map(stage.is_claimed, left))

@@ -54,7 +54,7 @@ from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.words.tagger import Tagger
 from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark, read_text
 from chronomask.progress import Progress
-from chronomask.storage import write_json, write_text
+from chronomask.storage import said_by_system, write_json, write_text
 
 __all__ = ["prepare", "prepare_share"]
 
@@ -256,10 +256,11 @@ class _Run:
         """Errors of the system say how to go on."""
         try:
             yield
-        except OSError as error:
+        except Exception as error:
+            if (why := said_by_system(error)) is None:
+                raise
             raise RunError(
-                f"preparing {self.out} stopped: {error.strerror or error}; "
-                "run the same command again to continue"
+                f"preparing {self.out} stopped: {why}; run the same command again to continue"
             ) from error
         finally:
             forget()
@@ -438,7 +439,11 @@ class _Run:
         shutil.rmtree(self.work)
         if config.held_out:
             held_out, train = (report["splits"][split]["tokens"] for split in ("held_out", "train"))
-            doubt_validation(held_out, train, gathered.num_documents, config.held_out)
+            texts = [Path(str(source)).suffixes for source in self.sources]
+            by_lines = config.txt_documents != "lines" and any(".txt" in each for each in texts)
+            doubt_validation(
+                held_out, train, gathered.num_documents, config.held_out, may_split=by_lines
+            )
         tell_what_was_left_out(report)
         data = PreparedData.open(out)
         doubt_vocabulary(data, config.tokenizer)

@@ -17,9 +17,11 @@ __all__ = [
     "ABSENT",
     "AXIS_NAMES",
     "FILE",
+    "FREQUENCIES",
     "LOSS",
     "LOSSES",
     "MEAN_LOSS",
+    "PAIRS",
     "P_VALUES",
     "SCHEMA_VERSION",
     "SINGLE_LOSS",
@@ -63,6 +65,10 @@ LOSS = "validation_loss"
 """The task and curve that every comparison has where runs were validated."""
 MEAN_LOSS = "mean_loss"
 """The task that is the mean of the five yardsticks, where all runs were validated on them."""
+FREQUENCIES = "words’ frequencies"
+"""What a curve of the validation loss calls the loss that the frequencies of words alone would give."""
+PAIRS = "pairs of words"
+"""What it calls the loss of a table of neighbouring pairs of words."""
 P_VALUES = "paired"
 """How a comparison says that its p values belong to its intervals; those of 0.2.0 and before do not."""
 SINGLE_LOSS = "single_mask_loss"

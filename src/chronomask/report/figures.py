@@ -77,7 +77,7 @@ def curve_picture(curve: Numbers, arms: Mapping[str, int]) -> Picture:
     if curve["quantity"] == LOSS:
         title = f"Validation loss at a fixed {ratio_text(curve.get('masking_ratios', ()))}"
         what = "Held-out text, masked uniformly with masks that never change. Lower is better."
-        if len(own) > 1:
+        if len(own) > 1 and curve.get("same_predictions", True):
             what = (
                 "All arms answer the same test, whatever they train with: the same held-out text, masked "
                 "uniformly with the same masks. Lower is better."

@@ -13,9 +13,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from chronomask.report.arms import group_mean
 from chronomask.report.comparison import (
+    FREQUENCIES,
     LOSS,
     LOSSES,
     MEAN_LOSS,
+    PAIRS,
     Numbers,
     difference_text,
     families,
@@ -66,6 +68,7 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     if several:
         groups.append(_labels(study))
         groups.append(_far_from_yardstick(study, runs))
+    groups.append(_at_frequencies(study))
     sentences = [" ".join(group) for group in groups if group]
     sentences += _classes(runs)
     if not several and one_seed:
@@ -276,6 +279,30 @@ def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     return [
         f"The validation loss is measured at {percent(measured)}, and {join_words(first_few(far))} ended at "
         f"another ratio: a loss at one ratio favours arms that end near it; {company}."
+    ]
+
+
+def _at_frequencies(study: Numbers) -> list[str]:
+    """Which arms end no better than a table of neighbouring pairs of words would."""
+    curve = next((curve for curve in study["curves"] if curve["quantity"] == LOSS), None)
+    references = {} if curve is None else curve.get("references") or {}
+    if curve is None or not references:
+        return []
+    unigram, pairs = references[FREQUENCIES], references[PAIRS]
+    last = {name: arm["mean"][-1] for name, arm in curve["arms"].items()}
+    above = [name for name, loss in last.items() if loss > pairs]
+    if not above:
+        return []
+    named = join_words(first_few([f"“{name}”" for name in above]))
+    which = "The model" if len(last) == 1 else named
+    ends = "ends" if len(above) == 1 else "end"
+    losses = sorted(last[name] for name in above)
+    span = f"{losses[0]:.2f}" if len(losses) == 1 else f"{losses[0]:.2f} to {losses[-1]:.2f}"
+    return [
+        f"{which} {ends} with a validation loss of {span} nats, above the {pairs:.2f} of a table of "
+        f"neighbouring pairs (words’ frequencies alone: {unigram:.2f}): so far "
+        f"{'it makes' if len(above) == 1 else 'they make'} little of the words around. docs/loss.md has what "
+        "helped others."
     ]
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from chronomask.errors import DataError
-from chronomask.report.comparison import AXIS_NAMES, LOSS, MEAN_LOSS
+from chronomask.report.comparison import AXIS_NAMES, FREQUENCIES, LOSS, MEAN_LOSS, PAIRS
 from chronomask.runs.layout import MODEL
 from chronomask.runs.read import Run
-from chronomask.study.gather import ArmRuns, Gathered
+from chronomask.study.gather import ArmRuns, Gathered, predictions_of
 from chronomask.study.statistics import Floats, Interval, half_width, mean_intervals
 
 if TYPE_CHECKING:
@@ -154,13 +154,15 @@ def _loss_curve(
     }
     if quantity == LOSS:
         curve["masking_ratios"] = sorted(ratios)
-        curve["references"] = _references(run for own in runs.values() for run in own.values())
+        every = [run for own in runs.values() for run in own.values()]
+        curve["same_predictions"] = len(ratios) == 1 and len(predictions_of(every)) < 2
+        curve["references"] = _references(every)
     return {**curve, "arms": arms}
 
 
 def _references(runs: Iterable[Run]) -> dict[str, float]:
     """What words' frequencies and a table of pairs would reach on the data of all runs, in nats."""
-    names = {"words’ frequencies": "unigram_entropy", "pairs of words": "bigram_bound"}
+    names = {FREQUENCIES: "unigram_entropy", PAIRS: "bigram_bound"}
     noted = [{name: run.validation.last(key) for name, key in names.items()} for run in runs]
     alike = all(one == noted[0] for one in noted)  # else the runs are of several data sets
     return noted[0] if noted and alike and np.isfinite(list(noted[0].values())).all() else {}

@@ -20,7 +20,15 @@ from chronomask.runs.read import Run, read_run
 from chronomask.runs.result import TaskResult, read_results
 from chronomask.study.units import Study, Unit, check_shared_start, steps_of
 
-__all__ = ["ArmRuns", "Gathered", "Pair", "TaskResults", "from_runs", "from_study"]
+__all__ = [
+    "ArmRuns",
+    "Gathered",
+    "Pair",
+    "TaskResults",
+    "from_runs",
+    "from_study",
+    "predictions_of",
+]
 
 Pair = tuple[int, int]
 """(pre-training seed, fine-tuning seed)"""
@@ -293,6 +301,12 @@ def _as_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def predictions_of(runs: Iterable[Run]) -> list[int]:
+    """On how many predictions the runs' last validations rest: the different numbers, rising."""
+    found = {run.validation.last("num_predicted") for run in runs}
+    return sorted(int(number) for number in found if number == number)
+
+
 def _device_notices(runs: Iterable[Run]) -> list[str]:
     """A notice if runs were made on unlike devices: their times do not compare."""
     names = {
@@ -315,11 +329,10 @@ def _data_notices(runs: Sequence[Run]) -> list[str]:
         found.append(
             "These runs were not validated at the same masking ratio: do not compare their losses."
         )
-    numbers = {run.validation.last("num_predicted") for run in runs}
-    numbers = sorted(number for number in numbers if number == number)
+    numbers = predictions_of(runs)
     if not found and len(numbers) > 1:
         found.append(
             "These runs were not validated on the same held-out rows (validation.rows): their losses rest on "
-            f"{numbers[0]:,.0f} to {numbers[-1]:,.0f} predictions, and are not those of the same words."
+            f"{numbers[0]:,} to {numbers[-1]:,} predictions, and are not those of the same words."
         )
     return found

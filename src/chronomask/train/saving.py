@@ -11,7 +11,6 @@ for. A failure ends the run at the next step boundary or at the end, and nothing
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 from collections.abc import Mapping
@@ -41,7 +40,7 @@ from chronomask.runs.layout import (
     remove,
     step_name,
 )
-from chronomask.storage import file_sha256, flush, write_json
+from chronomask.storage import file_sha256, flush, said_by_system, write_json
 from chronomask.train.sharding import whole
 
 __all__ = ["Saver", "Snapshot", "save", "take"]
@@ -152,10 +151,14 @@ def save(
         flush(writing)
         writing.rename(final)
         flush(folder)
-    except (OSError, SafetensorError, RunError) as error:
+    except Exception as error:
         shutil.rmtree(writing, ignore_errors=True)
+        cause = error.__cause__ or error
+        why = said_by_system(cause)
+        if why is None and not isinstance(error, SafetensorError | RunError):
+            raise
         before = [path.name for path in checkpoints_in(folder)]
-        raise RunError(_describe_failure(final, error.__cause__ or error, before)) from error
+        raise RunError(_describe_failure(final, why or str(cause), before)) from error
     for old in [] if keep is None else checkpoints_in(folder)[keep:]:
         remove(old)
     return final
@@ -229,11 +232,7 @@ def _hash_and_flush(folder: Path) -> dict[str, str]:
     return hashes
 
 
-def _describe_failure(final: Path, error: BaseException, before: list[str]) -> str:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(
-        error
-    )
-    why = "no space left on the device" if full else str(error)
+def _describe_failure(final: Path, why: str, before: list[str]) -> str:
     intact = (
         f"earlier checkpoints are intact ({', '.join(before)})"
         if before

@@ -21,7 +21,7 @@ from chronomask.evaluate.tasks.intrinsic import (
 from chronomask.masking.yardsticks import masker_of
 from chronomask.model.open import open_tokenizer
 from chronomask.study.statistics import metric_of
-from chronomask.vocabulary import Vocabulary
+from chronomask.vocabulary import Vocabulary, vocabulary_size
 from chronomask.yardsticks import YARDSTICKS
 from tests.support.corpus import made_up_text
 from tests.support.scored_by_hand import by_hand
@@ -57,6 +57,10 @@ def test_other_tokenizers_and_data_without_held_out_rows_are_refused(
     tokenizer.save_pretrained(tmp_path / "model")
     with pytest.raises(UsageError, match="another tokenizer"):
         MaskedLossTask().check(find_subject(str(tmp_path / "model")), tiny_data.path)
+    few = {"vocab_size": vocabulary_size(open_tokenizer(tiny_data.tokenizer_path)) - 1}
+    save_tiny(tmp_path / "few", tiny_data.tokenizer_path, **few)
+    with pytest.raises(UsageError, match="resize_token_embeddings"):
+        MaskedLossTask().check(find_subject(str(tmp_path / "few")), tiny_data.path)
     save_tiny(tmp_path / "short", tiny_data.tokenizer_path, max_position_embeddings=16)
     with pytest.raises(UsageError, match="positions for 16 tokens"):
         MaskedLossTask().check(find_subject(str(tmp_path / "short")), tiny_data.path)

@@ -113,6 +113,7 @@ class MaskedLossTask(Task[MaskedLoss]):
                 f"{prepared.path} was prepared with another tokenizer than {model.name} has: the loss per "
                 "token cannot be compared; prepare the text with this model's tokenizer"
             )
+        model.check_tokens()
         if prepared.row_length > model.max_length:
             raise UsageError(
                 f"{model.name} has positions for {model.max_length} tokens, and {prepared.path} has rows of "
