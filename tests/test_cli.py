@@ -556,6 +556,23 @@ def test_a_full_disk_while_saving(
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-00000002"]
 
 
+def test_an_interrupted_command_says_whether_it_goes_on(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("Some text.")
+    out = tmp_path / "out"
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "prepare", interrupt)
+    stopped = run("prepare", tmp_path / "a.txt", "--out", out)
+    refused(stopped, 130, "interrupted; the same command goes on with what is left")
+    monkeypatch.setattr(PreparedData, "open", interrupt)
+    stopped = run("data", "info", out)
+    refused(stopped, 130, "interrupted\n")
+
+
 def test_collocations_are_found_and_kept(run: Any, tiny_data: PreparedData, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     shutil.copytree(tiny_data.path, folder)

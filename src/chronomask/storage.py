@@ -48,6 +48,7 @@ __all__ = [
     "replacing_folder",
     "said_by_system",
     "text_of",
+    "unwritten",
     "write_bytes",
     "write_json",
     "write_text",
@@ -158,7 +159,7 @@ def said_by_system(error: BaseException) -> str | None:
     tokenizers and safetensors raise errors of their own, with the system's words and number in their text.
     """
     if isinstance(error, OSError):
-        return error.strerror or str(error)
+        return os.strerror(error.errno) if error.errno else str(error)
     found = None if isinstance(error, ChronomaskError) else _SYSTEM_ERROR.search(str(error))
     return None if found is None else found[1]
 
@@ -166,10 +167,15 @@ def said_by_system(error: BaseException) -> str | None:
 def _tell_unwritten(path: Path, error: BaseException) -> None:
     """Raise RunError if ``error`` is the system's."""
     if (why := said_by_system(error)) is not None:
-        raise RunError(
-            f"{path} cannot be written: {why}; make room or choose another folder, then run the same "
-            "command again"
-        ) from error
+        raise unwritten(path, why) from error
+
+
+def unwritten(path: Path, why: str) -> RunError:
+    """The error of what could not be written; ``why``: as :func:`said_by_system` gives it."""
+    return RunError(
+        f"{path} cannot be written: {why}; make room or choose another folder, then run the same "
+        "command again"
+    )
 
 
 def flush(path: Path) -> None:

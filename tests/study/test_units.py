@@ -10,6 +10,7 @@ import pytest
 from chronomask.errors import UsageError
 from chronomask.storage import write_text
 from chronomask.study.execute import share_of
+from chronomask.study.units import check_task_data
 from tests.support.opened_study import opened
 
 
@@ -87,3 +88,27 @@ def test_an_arm_is_in_the_share_of_the_run_whose_weights_it_takes(
         own = share_of(study, f"{number}/4")
         there = {unit.number for unit in own}
         assert there.issuperset(needed for unit in own for needed in unit.needs)
+
+
+def test_a_tasks_missing_files_are_named_with_the_setting_that_moves_them(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of its own folder, of the one that all tasks share, and of the task itself."""
+    values |= {"task_data": str(tmp_path / "none")}
+    values["tasks"] = {"sst2": {}, "upos_probe": {"data": str(tmp_path / "elsewhere")}}
+    with pytest.raises(UsageError) as refused:
+        check_task_data(opened(values, tmp_path))
+    said = str(refused.value)
+    assert "sst2: " in said
+    assert "upos_probe: " in said
+    assert said.endswith(
+        "--set task_data=FOLDER and --set tasks.upos_probe.data=FOLDER give another folder"
+    )
+    several = tmp_path / "several"
+    several.mkdir()
+    for name in ("en_a", "en_b"):
+        for part in ("train", "test"):
+            (several / f"{name}-ud-{part}.conllu").write_text("")
+    values["tasks"] = {"upos_probe": {"data": str(several)}}
+    with pytest.raises(UsageError, match=r"--set tasks\.upos_probe\.settings\.treebank=en_a"):
+        check_task_data(opened(values, tmp_path))

@@ -73,6 +73,12 @@ def _all(
     show_help(context)
 
 
+_INTERRUPTED = 130
+"""The exit code where Ctrl-C ended a command, as a shell gives it."""
+_GO_ON = ("adapt", "evaluate", "prepare", "quickstart", "study")
+"""Commands that keep what they have done, and take no option to go on."""
+
+
 def main() -> None:
     """Entry point: deliberate refusals become one message on stderr and an exit code."""
     # Threads that wait without spinning: on a shared machine spinning ones starve everybody.
@@ -81,6 +87,9 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")
     try:
         code = app(prog_name="chronomask", standalone_mode=False)
+        if code == _INTERRUPTED:
+            goes_on = sys.argv[1] in _GO_ON
+            _refuse(f"interrupted{'; the same command goes on with what is left' * goes_on}")
     except ChronomaskError as error:
         _refuse(str(error))
         code = error.exit_code

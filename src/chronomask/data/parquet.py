@@ -26,8 +26,8 @@ from chronomask.data.manifest import (
     fingerprint,
 )
 from chronomask.data.writer import RowWriter, id_dtype, write_column
-from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, need
-from chronomask.storage import write_bytes
+from chronomask.errors import ChronomaskError, DataError, UsageError, need
+from chronomask.storage import said_by_system, unwritten, write_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,7 +66,7 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
         names = _write(data, partial, single)
         partial.replace(out)
     except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
+        raise unwritten(out, str(said_by_system(error))) from None
     finally:
         _remove(partial)
     return [out] if single else [out / name for name in names]
@@ -186,7 +186,7 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
         _read(source, files, partial)
         partial.replace(out)
     except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror or error}") from None
+        raise unwritten(out, str(said_by_system(error))) from None
     finally:
         _remove(partial)
     return PreparedData.open(out, verify=True)

@@ -26,7 +26,7 @@ from typing import TextIO
 from chronomask.errors import ChronomaskError, RunError, Stopped, UsageError
 from chronomask.study.config import StudyConfig
 from chronomask.study.times import Allowance, longest_of_tasks, note_time
-from chronomask.study.units import Study, Unit, check_shared_start, open_study
+from chronomask.study.units import Study, Unit, as_study_setting, check_shared_start, open_study
 
 __all__ = ["Outcome", "cuda_devices", "do_unit", "run_one", "run_study", "share_of"]
 
@@ -170,14 +170,17 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
         from chronomask.evaluate.evaluate import evaluate
         from chronomask.evaluate.subject import find_subject
 
-        evaluate(
-            find_subject(str(study.run(unit).checkpoint(unit.step))),
-            [study.tasks[unit.task]],
-            study.config.data_of(unit.task),
-            [unit.task_seed],
-            study.run(unit).results_of(unit.step),
-            progress=shown,
-        )
+        try:
+            evaluate(
+                find_subject(str(study.run(unit).checkpoint(unit.step))),
+                [study.tasks[unit.task]],
+                study.config.data_of(unit.task),
+                [unit.task_seed],
+                study.run(unit).results_of(unit.step),
+                progress=shown,
+            )
+        except UsageError as error:
+            raise UsageError(as_study_setting(str(error), unit.task)) from None
 
 
 @contextlib.contextmanager

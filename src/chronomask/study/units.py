@@ -29,6 +29,7 @@ __all__ = [
     "START_KEYS",
     "Study",
     "Unit",
+    "as_study_setting",
     "begin",
     "check_shared_start",
     "check_task_data",
@@ -191,14 +192,23 @@ def begin(study: Study) -> None:
 
 def check_task_data(study: Study) -> None:
     """Read the files of every task once; raises one error that names all that is missing."""
-    problems = []
+    problems, ways_out = [], []
     for name, task in study.tasks.items():
         try:
             task.data_sha256(study.config.data_of(name))
         except (UsageError, DataError) as error:
-            problems.append(f"{name}: {error}")
+            problems.append(f"{name}: {as_study_setting(str(error), name)}")
+            own = study.config.tasks[name].data is not None
+            ways_out.append(f"--set {f'tasks.{name}.data' if own else 'task_data'}=FOLDER")
     if problems:
-        raise UsageError("; ".join(problems) + ". --set task_data=FOLDER gives another folder")
+        ways = " and ".join(dict.fromkeys(ways_out))
+        gives = "gives" if len(set(ways_out)) == 1 else "give"
+        raise UsageError(f"{'; '.join(problems)}. {ways} {gives} another folder")
+
+
+def as_study_setting(text: str, task: str) -> str:
+    """A message of a task with its settings named as a study's command line names them."""
+    return text.replace(f"--set {task}.", f"--set tasks.{task}.settings.")
 
 
 def check_versions(study: Study, waiting: Iterable[Unit]) -> None:

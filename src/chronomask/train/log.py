@@ -20,7 +20,7 @@ from chronomask.progress import Progress
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import read_log
 from chronomask.runs.result import versions_here
-from chronomask.storage import write_text
+from chronomask.storage import said_by_system, write_text
 from chronomask.train.loggers import Logger, Sink, open_sinks
 
 __all__ = ["RunLog", "environment"]
@@ -91,7 +91,10 @@ class RunLog:
             file.flush()
         except OSError as error:
             path = self.folder.path / f"{kind}.jsonl"
-            raise RunError(f"{path} cannot be written: {error}") from error
+            raise RunError(
+                f"{path} cannot be written: {said_by_system(error)}. Make room; then the same command "
+                "continues (pretrain: with --resume)"
+            ) from error
         for sink in self._sinks:
             sink.write(kind, values)
 
