@@ -94,7 +94,7 @@ def test_a_tasks_missing_files_are_named_with_the_setting_that_moves_them(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
     """Of its own folder, of the one that all tasks share, and of the task itself."""
-    values |= {"task_data": str(tmp_path / "none")}
+    values |= {"task_data": str(tmp_path / "none"), "curve_steps": []}
     values["tasks"] = {"sst2": {}, "upos_probe": {"data": str(tmp_path / "elsewhere")}}
     with pytest.raises(UsageError) as refused:
         check_task_data(opened(values, tmp_path))
