@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from chronomask.cli import app
 from chronomask.report.comparison import difference_text
@@ -74,7 +75,9 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     assert "mean loss of five yardsticks (nats)" in after
 
 
-def test_time_is_known_before_the_text_is_prepared(values: dict[str, Any], tmp_path: Path) -> None:
+def test_time_is_known_before_the_text_is_prepared(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The least by operations; what a rate makes of it, or another folder; and what is in none of them."""
     base = {key: value for key, value in values["base"].items() if key != "data"}
     prepare = {"sources": ["x.txt"], "row_length": 64}
@@ -86,6 +89,15 @@ def test_time_is_known_before_the_text_is_prepared(values: dict[str, Any], tmp_p
         "\n  not in it: preparing the text; 16 results of tasks not measured yet (cola)\n" in plan
     )
     assert "\ncost: at least " in plan
+    (tmp_path / "gpu").mkdir()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_gpu = opened(
+        {**values, "base": base | {"precision": "bf16", "device": "auto"}, "prepare": prepare},
+        tmp_path / "gpu",
+    )
+    plan = plan_in_words(on_gpu, on_gpu.in_order(), 1)
+    assert "at the rate of BERT-base on one H200, for the runs are meant for a GPU" in plan
+    assert "at least" not in plan
 
     tokens = 4 * 8 * 4 * 64
     rates = given_rates(str(tokens / 100))

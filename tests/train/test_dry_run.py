@@ -22,7 +22,7 @@ from chronomask.model.flops import count_flops
 from chronomask.runs.rules import expect
 from chronomask.study.config import load_study
 from chronomask.train.config import RunConfig
-from chronomask.train.dry_run import as_text, cost_in_words, dry_run
+from chronomask.train.dry_run import ON_AN_H200, as_text, cost_in_words, dry_run
 from chronomask.train.loop import pretrain
 from tests.support.processes import HANG
 
@@ -239,6 +239,26 @@ def test_a_price_gives_the_cost(config: RunConfig) -> None:
     assert cost_in_words(36, 0.0) == "0.01 device-hours, 0.00 at 0 an hour"
     two = dry_run(config, flops_per_second=1e3, devices=2)
     assert cost_in_words(2 * two.seconds, 3.0) in as_text(two, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rate_is"),
+    [
+        ({"device": "auto", "precision": "bf16"}, "of an H200"),
+        ({"device": "cuda", "precision": "auto"}, "of an H200"),
+        ({"device": "cpu", "precision": "bf16"}, "measured"),
+        ({"device": "auto", "precision": "auto"}, "measured"),
+    ],
+)
+def test_the_rate_is_that_of_a_gpu_where_one_is_meant_and_none_is_here(
+    config: RunConfig, changes: dict[str, str], rate_is: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = dry_run(config.replace([f"{key}={value}" for key, value in changes.items()]))
+    assert said.rate_is == rate_is
+    assert (said.flops_per_second == ON_AN_H200) == (rate_is == "of an H200")
+    assert ("BERT-base on one H200" in as_text(said)) == (rate_is == "of an H200")
+    assert dry_run(config, flops_per_second=1e9).rate_is == "given"
 
 
 @pytest.mark.parametrize("price", ["-1", "nan", "inf", "two"])

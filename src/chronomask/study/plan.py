@@ -227,6 +227,7 @@ def _tokens_of_row(study: Study) -> float:
 def _by_operations(study: Study, runs: Sequence[Unit]) -> _Part | None:
     """Runs at a rate that no model reaches; None where a device has none that is known."""
     rate, total, source = None, 0.0, "of a dense product measured here"
+    assumed = False
     try:
         for arm in dict.fromkeys(unit.arm for unit in runs):
             config = study.arms[arm].config
@@ -239,16 +240,23 @@ def _by_operations(study: Study, runs: Sequence[Unit]) -> _Part | None:
                 if rate is None:
                     return None
             one = _dry_run(study, config, rate)
+            assumed |= one.rate_is == "of an H200"
             rate = one.flops_per_second
             left = sum(_share_left(study, unit) for unit in runs if unit.arm == arm)
             total += left * one.seconds
     except ChronomaskError:  # what training refuses is said when the run begins
         return None
+    at = f"at the rate {source}, which no model reaches"
+    if assumed:
+        at = (
+            "at the rate of BERT-base on one H200, for the runs are meant for a GPU and there is none here "
+            "(small models reach less; --rate takes another)"
+        )
     text = (
-        f"{_number(len(runs), 'run')}: at least {duration(total)}, by the operations of training alone, at "
-        f"the rate {source}, which no model reaches; once a run has ended the same command tells more"
+        f"{_number(len(runs), 'run')}: {'' if assumed else 'at least '}{duration(total)}, by the operations "
+        f"of training alone, {at}; once a run has ended the same command tells more"
     )
-    return _Part(total, text, is_least=True)
+    return _Part(total, text, is_least=not assumed)
 
 
 def _dry_run(study: Study, config: RunConfig, rate: float | None) -> DryRun:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,18 @@ from chronomask.train.validation import VALIDATION_RATIO
 from chronomask.types import Rows
 from chronomask.yardsticks import YARDSTICKS
 
-__all__ = ["DryRun", "as_text", "cost_in_words", "dry_run"]
+__all__ = ["ON_AN_H200", "DryRun", "as_text", "cost_in_words", "dry_run"]
+
+ON_AN_H200 = 3.5e14
+"""FLOP/s that BERT-base sustained in training on one NVIDIA H200 (docs/gpu.md): 627,000 tokens/s of 5.57e8
+operations each.
+"""
+_SOURCES = {
+    "given": "as given",
+    "measured": "a dense product measured here; a model reaches less; --flops takes another",
+    "of an H200": "BERT-base on one H200, for this config is meant for a GPU and there is none here; "
+    "--flops takes another",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +76,8 @@ class DryRun:
     devices: int
     flops_per_second: float
     """of one device"""
-    measured: bool
-    """whether that rate is a dense product measured here, which no model reaches"""
+    rate_is: Literal["given", "measured", "of an H200"]
+    """measured: of a dense product, here, which no model reaches; of an H200: :data:`ON_AN_H200`"""
     seconds: float
     steps: int
     """of the run; with ``hours``, what fits into them at the rate above, nothing but training counted"""
@@ -89,8 +100,9 @@ def dry_run(
 ) -> DryRun:
     """Look ahead at a run; writes nothing. Raises UsageError for what training would refuse.
 
-    ``devices`` share each step; ``flops_per_second``: what one sustains, measured here if not given;
-    ``row_length`` and ``vocab_size``: for a config whose data is not there; 512 tokens and the vocabulary of
+    ``devices`` share each step; ``flops_per_second``: what one sustains; if not given, it is measured
+    here, or that of an H200 for a config that is meant for a GPU, where there is none; ``row_length`` and
+    ``vocab_size``: for a config whose data is not there; 512 tokens and the vocabulary of
     the architecture if not given.
     """
     if config.hours is not None:
@@ -109,7 +121,7 @@ def dry_run(
             row_length=row_length,
             vocab_size=vocab_size,
         )
-        return replace(found, measured=one.measured)
+        return replace(found, rate_is=one.rate_is)
     there = isinstance(config.data, tuple) or Path(config.data).exists()
     data = open_data(config.data) if there else None
     if data is not None:
@@ -174,7 +186,12 @@ def dry_run(
         on_cuda=cuda,
         checkpointing=config.activation_checkpointing,
     )
-    rate = flops_per_second or peak_flops(here, config.precision)
+    rate_is = "given" if flops_per_second else "measured"
+    if rate_is == "measured" and cuda and here.type == "cpu":
+        rate_is = "of an H200"
+    rate = flops_per_second or (
+        ON_AN_H200 if rate_is == "of an H200" else peak_flops(here, config.precision)
+    )
     validations = number_of_validations(config, config.steps)
     held_out = None if data is None else data.split("held_out").num_rows
     one = _flops_of_validation(config, operations, lengths, held_out) * tokens_per_row
@@ -196,7 +213,7 @@ def dry_run(
         memory=memory,
         devices=devices,
         flops_per_second=rate,
-        measured=flops_per_second is None,
+        rate_is=rate_is,
         seconds=work / (rate * devices),
         steps=config.steps,
         rate_follows=_rate_follows(config, (expected.labels + expected.next_tokens) / config.steps),
@@ -278,11 +295,6 @@ def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
         f"{name} {getattr(memory, name) / 1e9:.2f}"
         for name in ("parameters", "gradients", "optimiser", "casts", "activations", "logits")
     )
-    source = (
-        "a dense product measured here; a model reaches less; --flops takes another"
-        if run.measured
-        else "as given"
-    )
     lines = [
         ("parameters", f"{run.parameters:,}"),
         ("steps", f"{run.steps:,}"),
@@ -292,7 +304,7 @@ def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
         ("FLOPs per token", f"{run.flops_per_token:.4g} (forwards and backwards)"),
         ("FLOPs", f"{run.flops:.4g}"),
         ("memory of a device", f"{memory.total / 1e9:.2f} GB ({parts})"),
-        ("rate of a device", f"{run.flops_per_second:.4g} FLOP/s ({source})"),
+        ("rate of a device", f"{run.flops_per_second:.4g} FLOP/s ({_SOURCES[run.rate_is]})"),
         ("time", f"{_time(run.seconds)} on {run.devices} device{'s' if run.devices > 1 else ''}"),
         ("cost", cost_in_words(run.seconds * run.devices, price_per_hour)),
         (
