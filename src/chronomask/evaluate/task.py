@@ -174,7 +174,8 @@ def one_file(path: Path) -> Path:
         return found[0]
     if not found:
         raise UsageError(
-            f"{path} does not exist (nor with {', '.join(COMPRESSIONS)} after its name)"
+            f"{path} does not exist (nor with {', '.join(COMPRESSIONS)} after its name): name the folder of "
+            "the tasks' files that holds it"
         )
     names = " and ".join(each.name for each in found)
     raise UsageError(f"{path.parent} holds {names}: leave only one of them")

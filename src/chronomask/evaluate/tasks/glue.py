@@ -374,7 +374,10 @@ def source_sha256(task: str, task_data: Path, splits: Sequence[str] = ()) -> str
 def _file(task_data: Path, folder: str, name: str) -> Path:
     path = folder_of(task_data, "glue") / folder / name
     if not path.is_file():
-        raise UsageError(f"{path} does not exist")
+        raise UsageError(
+            f"{path} does not exist: name the folder that holds {folder} or glue/{folder}, or hub to take "
+            "data from the Hugging Face hub"
+        )
     return path
 
 

@@ -354,7 +354,10 @@ def split_file(task_data: Path, split: str, version: str = "1.1") -> Path:
         return found[0]
     if not found:
         name = f"{split}-v{version}.json"
-        raise UsageError(f"{folder / name} does not exist (nor .json.gz, nor .json.xz)")
+        raise UsageError(
+            f"{folder / name} does not exist (nor .json.gz, nor .json.xz): name the folder that holds it, "
+            "itself or in squad, or hub to take the data from the Hugging Face hub"
+        )
     names = ", ".join(path.name for path in found)
     raise UsageError(f"{folder} has several {split} files ({names}): leave only one of them")
 
