@@ -163,8 +163,8 @@ def _find(name: str, installed: Sequence[str]) -> str:
     if "_" in name or not name.isalpha():
         known = f"; {nearest(name, installed)}" if installed else ""
         raise UsageError(
-            f"spaCy pipeline '{name}' is not installed{known}; `python -m spacy download {name}` installs one "
-            "that spaCy publishes, such as en_core_web_sm"
+            f"spaCy pipeline '{name}' is not installed{known}; `python -m spacy download {name}` installs "
+            "one that spaCy publishes, such as en_core_web_sm"
         )
     of_language = sorted(other for other in installed if other.startswith(f"{name}_"))
     if not of_language:
