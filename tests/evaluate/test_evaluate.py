@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from chronomask import cli
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.evaluate import default_out, evaluate, results_table
 from chronomask.evaluate.finetune import FineTuning
 from chronomask.evaluate.subject import Subject, find_subject
@@ -136,6 +137,20 @@ def test_an_interrupted_evaluation_goes_on(
     ]  # fmt: skip
     whole = evaluate(subject, tasks, glue, [0, 1], tmp_path / "whole", progress=False)
     assert [r.metrics for r in whole] == [r.metrics for r in results]
+
+
+def test_a_task_without_memory_names_what_takes_less(
+    subject: Subject, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    monkeypatch.setattr(GlueTask, "run", fail)
+    with pytest.raises(
+        RunError, match=r"^cola: .*2\.00 GiB\): --set cola\.batch_size=4 takes less"
+    ):
+        evaluate(subject, make_tasks(["cola"], QUICK), glue, [0], tmp_path / "out", progress=False)
+    assert make_tasks(["cola"], ["cola.batch_size=4"])  # the way out
 
 
 def test_results_of_something_else_are_refused_and_kept(

@@ -10,9 +10,10 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
-from chronomask.errors import ChronomaskError, DataError, UsageError
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_tasks
@@ -67,7 +68,7 @@ def evaluate(
         result = there.get((task.name, seed))
         kept = result is not None
         if result is None:
-            result = task.run(model, task_data, seed, progress)
+            result = _run(task, model, task_data, seed, progress)
             result.save(out)
         results.append(result)
         if progress:
@@ -78,6 +79,27 @@ def evaluate(
     if said := _describe_left_out(results):
         logger.warning("%s", said)
     return results
+
+
+def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
+    """One result; raises RunError, with the settings that take less, where memory is too little."""
+    try:
+        return task.run(model, task_data, seed, progress)
+    except Exception as error:
+        from chronomask.model.device import memory_lacking  # brings torch, as tasks that run do
+
+        if (why := memory_lacking(error)) is None:
+            raise
+        clear_frames(error.__traceback__)  # which hold tensors
+        settings = task.config.to_dict().items()
+        # None: as many as the device is known to hold, which is at least twice of this.
+        ways = [
+            f"--set {task.name}.{name}={1024 if size is None else max(1, size // 2)}"
+            for name, size in settings
+            if name.startswith("batch_")
+        ]
+        mend = f": {' or '.join(ways)} takes less" if ways else ""
+        raise RunError(f"{task.name}: there is too little memory ({why}){mend}") from error
 
 
 def _describe_left_out(results: Iterable[TaskResult]) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "choose_device",
     "cuda_graphs",
     "data_sheet_flops",
+    "memory_lacking",
     "peak_flops",
     "peak_memory",
     "precision_on",
@@ -238,6 +239,21 @@ def slow_paths(facts: Facts) -> list[str]:
     if not facts.compiled:
         found.append("the model is not compiled: set compile: auto")
     return found
+
+
+def memory_lacking(error: BaseException) -> str | None:
+    """What an allocator said that had no memory left, of a device or of the host; None for other errors.
+
+    It is the beginning of what it said, without a stop at its end.
+    """
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    # The host's allocator in torch has no error of its own.
+    if not known and not (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    ):
+        return None
+    sentences = " ".join(str(error).split()).split(". ")
+    return ". ".join(sentences[:2]).rstrip(".") or type(error).__name__
 
 
 def peak_memory(device: torch.device) -> int:

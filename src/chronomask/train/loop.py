@@ -37,6 +37,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
 from chronomask.train.distributed import StopRequest, World
 from chronomask.train.log import RunLog
+from chronomask.train.out_of_memory import telling_what_takes_less
 from chronomask.train.run import Run, compiles, is_due, open_run, summarise
 from chronomask.train.state import State
 from chronomask.train.step import (
@@ -116,7 +117,8 @@ def pretrain(
             if (entropy := _entropy(run)) is not None:
                 log.tell(bounds_in_words(entropy))
             cut = shorten_rows(upcoming, config.length_warmup, state.step)
-            _train(run, state, world, stop, log, cut)
+            with telling_what_takes_less(run, world):
+                _train(run, state, world, stop, log, cut)
             return summarise(run, state, log)
 
 
@@ -165,7 +167,8 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
             trial.path, step=-1, steps=config.steps, name="", active=world.is_first, progress=False
         )
         upcoming = cast("Generator[Rows]", iter(run.loader))
-        with log, closing(upcoming), closing(run.saver):
+        less = telling_what_takes_less(run, world, on_trial=True)
+        with log, closing(upcoming), closing(run.saver), less:
             for number in range(budget.TRIAL_STEPS):
                 state.step = number * config.steps // budget.TRIAL_STEPS
                 if measure(_step_alone, run, state, world, stop, upcoming) is None:
@@ -339,14 +342,15 @@ def _entropy(run: Run) -> dict[str, Any] | None:
 
 def _measure(run: Run, world: World) -> dict[str, Any] | None:
     """What :func:`validate` says of the model as it is."""
-    return validate(
-        run.forward,
-        run.validation_masker,
-        run.data.split("held_out"),
-        run.data.class_names,
-        run.config.validation,
-        world,
-    )
+    with telling_what_takes_less(run, world, validating=True):
+        return validate(
+            run.forward,
+            run.validation_masker,
+            run.data.split("held_out"),
+            run.data.class_names,
+            run.config.validation,
+            world,
+        )
 
 
 def _measure_average(run: Run, world: World, raw: dict[str, Any]) -> dict[str, Any]:
