@@ -63,6 +63,7 @@ FAST = Facts("bert", "bf16", True, True, 0.0, "model.overrides.attention_dropout
         (replace(FAST, attention_dropout=0.1, dropout_key=None), ["config.json of the checkpoint"]),
         (replace(FAST, compiled=False), ["set compile: auto"]),
         (replace(FAST, named_attention=False, attention_dropout=0.1), ["'bert' .*dense mask"]),
+        (replace(FAST, devices=8), ["one of 8 devices .*--nproc-per-node 8 "]),
         (replace(FAST, precision="fp32", compiled=False), ["precision: bf16", "compile: auto"]),
     ],
 )

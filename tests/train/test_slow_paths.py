@@ -58,10 +58,11 @@ def test_a_run_says_once_what_makes_it_slow(
     monkeypatch.setattr(
         runs,
         "_slow_paths",
-        lambda run, compiled: asked(
-            replace(run, forward=replace(run.forward, device=torch.device("cuda"))), compiled
+        lambda run, *others: asked(
+            replace(run, forward=replace(run.forward, device=torch.device("cuda"))), *others
         ),
     )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with caplog.at_level(logging.WARNING):
         runs.open_run(
             config.replace(["precision=bf16", "model.overrides.attention_probs_dropout_prob=0.1"]),
@@ -70,6 +71,7 @@ def test_a_run_says_once_what_makes_it_slow(
             resume=False,
         )
     said = [line for line in caplog.messages if line.startswith("slower than it need be")]
-    assert len(said) == 2
+    assert len(said) == 3
     assert "set model.overrides.attention_probs_dropout_prob=0.0" in said[0]
     assert "set compile: auto" in said[1]
+    assert "one of 4 devices is used: torchrun --nproc-per-node 4 -m chronomask" in said[2]

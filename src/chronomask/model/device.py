@@ -198,7 +198,7 @@ def _on_data_sheet(name: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What decides which kernels a run reaches on a CUDA device."""
+    """What decides which kernels a run reaches on a CUDA device, and how many devices."""
 
     model_type: str
     precision: Literal["fp32", "bf16"]
@@ -211,6 +211,8 @@ class Facts:
     """the setting that changes it; None where only the model's own config.json does"""
     named_attention: bool
     """whether the architecture takes an attention function from outside"""
+    devices: int = 1
+    """that are there for a run of one process, which uses one of them"""
 
 
 def slow_paths(facts: Facts) -> list[str]:
@@ -238,6 +240,11 @@ def slow_paths(facts: Facts) -> list[str]:
         )
     if not facts.compiled:
         found.append("the model is not compiled: set compile: auto")
+    if facts.devices > 1:
+        found.append(
+            f"one of {facts.devices} devices is used: torchrun --nproc-per-node {facts.devices} -m "
+            "chronomask pretrain … trains on all of them"
+        )
     return found
 
 

@@ -338,7 +338,7 @@ def open_run(
                 "late_masks.layer be a schedule that ends at 0",
                 layer,
             )
-        for why in _slow_paths(run, compiled):
+        for why in _slow_paths(run, compiled, world.size):
             logger.warning("slower than it need be: %s", why)
     world.wait()
     return run, state
@@ -384,7 +384,7 @@ def _use_fastest_attention(
         logger.info("attention runs with %s", name)
 
 
-def _slow_paths(run: Run, compiled: bool) -> list[str]:
+def _slow_paths(run: Run, compiled: bool, processes: int) -> list[str]:
     """Why the run is slower on its CUDA device than it need be; nothing elsewhere."""
     forward = run.forward
     if forward.device.type != "cuda":
@@ -399,6 +399,7 @@ def _slow_paths(run: Run, compiled: bool) -> list[str]:
         attention_dropout=dropout,
         dropout_key=f"model.overrides.{key}" if new else None,
         named_attention=forward.model.config._attn_implementation == DOCUMENTS_ATTENTION,
+        devices=torch.cuda.device_count() if processes == 1 else 1,
     )
     return slow_paths(facts)
 
