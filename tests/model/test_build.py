@@ -12,6 +12,7 @@ from chronomask.errors import DataError, UsageError
 from chronomask.model.build import build_model
 from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.model.export import export
+from chronomask.model.extend import grow_vocabulary
 from chronomask.model.open import open_model, open_tokenizer
 from tests.support.tiny_models import sizes, small
 
@@ -53,6 +54,23 @@ def test_unknown_names_are_refused_with_the_nearest(tokenizer: PreTrainedTokeniz
         build(tokenizer, hiden_size=64)
     with pytest.raises(UsageError, match=r"overrides hidden_size=wide make no 'bert'"):
         build(tokenizer, hidden_size="wide")
+
+
+def test_no_cuda_device_is_asked_for_its_random_state(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would make a context on each device of a machine, in each of its processes."""
+    expected = build(tokenizer).state_dict()
+
+    def ask(*_: object) -> None:
+        raise AssertionError("a CUDA device was asked")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", ask)
+    model = build(tokenizer)
+    assert all(torch.equal(expected[name], value) for name, value in model.state_dict().items())
+    known = model.config.vocab_size
+    assert grow_vocabulary(model, {known: [5, 6]}, known + 1).config.vocab_size > known
 
 
 def test_too_small_a_model_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -172,14 +172,17 @@ def _check_reads_forwards(model: PreTrainedModel, row_length: int) -> None:
 
 @contextmanager
 def _draw_with(seed: int) -> Iterator[None]:
-    """Let torch draw as the seed says, and leave its generator as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    """Let torch draw on the host as the seed says, and leave its generator as it was.
+
+    Devices are left alone: to ask one for its state makes a context on it, on each of a machine's in turn.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         yield
 
 
 def _without_weights(architecture: PretrainedConfig) -> PreTrainedModel:
-    with torch.random.fork_rng(), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return AutoModelForMaskedLM.from_config(
             architecture, attn_implementation=implementation_for(architecture)
         )

@@ -77,7 +77,7 @@ def grow_vocabulary(
         for number, ids in pieces.items():
             grown[number] = old[list(ids)].mean(0)
         weights[name] = grown.transpose(0, axis).contiguous()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         bigger = _build(_resize(model.config, wanted))
     bigger.load_state_dict(weights)
     return bigger.train(model.training)
@@ -85,7 +85,7 @@ def grow_vocabulary(
 
 def _vocabulary_axes(config: PretrainedConfig) -> dict[str, int]:
     """Names of the weights that have an entry per token, and on which axis."""
-    with torch.random.fork_rng(), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         first, second = (
             _build(_resize(config, config.vocab_size + more)).state_dict() for more in (0, 1)
         )
