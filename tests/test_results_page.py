@@ -19,8 +19,10 @@ from chronomask.study.config import load_study
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
-    for name in ("courses", "eight-ways", "equal-labels", "equal-labels-small", "over-time", "tiny")
-}
+    for name in (
+        "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "over-time", "tiny",
+    )
+}  # fmt: skip
 MEASURES = {
     "validation_loss": 1, "mean_loss": 1, "single_mask_loss": 1, "sst2": 100, "blimp": 100, "upos_probe": 100,
 }  # fmt: skip
@@ -171,17 +173,35 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
         assert f" | {' | '.join(own)} | {gap} | {shown} |" in page
 
 
-def test_the_table_of_the_courses_is_that_of_the_file() -> None:
-    study = STUDIES["courses"]
+@pytest.mark.parametrize("name", ["courses", "harder-first"])
+def test_the_tables_of_declared_contrasts_are_those_of_their_files(name: str) -> None:
+    study = STUDIES[name]
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     assert len(study["seeds"]) == 6
+    (head,) = (line for line in page.splitlines() if line.startswith(f"| `{name}`, 6 seeds"))
     for task in study["tasks"]:
+        scale = MEASURES[task["task"]]
         gaps = [
-            _interval(*(contrast[f"difference{end}"] for end in ("", "_low", "_high")), 1)
+            _interval(*(contrast[f"difference{end}"] for end in ("", "_low", "_high")), scale)
             for contrast in task["contrasts"]
         ]
-        assert [contrast["arm"] for contrast in task["contrasts"]] == list(task["arms"])[1:]
-        assert f" | {task['arms']['fixed 0.225']['mean']:.3f} | {' | '.join(gaps)} |" in page
+        arms = [contrast["arm"] for contrast in task["contrasts"]]
+        assert head.endswith(f"| fixed 0.225 | {', difference | '.join(arms)}, difference |")
+        own = f"{scale * task['arms']['fixed 0.225']['mean']:.{3 if scale == 1 else 1}f}"
+        assert f" | {own} | {' | '.join(gaps)} |" in page
+
+
+def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    with (RESULTS / "harder-first" / "csv" / "yardsticks.csv").open() as lines:
+        read = {
+            (row["arm"], row["part"]): float(row["mean"])
+            for row in csv.DictReader(lines)
+            if row["yardstick"] == "mean"
+        }
+    for arm in STUDIES["harder-first"]["tasks"][0]["arms"]:
+        cells = [f"{read[arm, group]:.3f}" for group in GROUPS]
+        assert f"| {arm} | {' | '.join(cells)} |" in page
 
 
 def test_the_course_at_equal_labels_is_that_of_the_file() -> None:

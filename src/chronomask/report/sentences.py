@@ -301,8 +301,8 @@ def _at_frequencies(study: Numbers) -> list[str]:
     return [
         f"{which} {ends} with a validation loss of {span} nats, above the {pairs:.2f} of a table of "
         f"neighbouring pairs (words’ frequencies alone: {unigram:.2f}): so far "
-        f"{'it makes' if len(above) == 1 else 'they make'} little of the words around. What helped others: a "
-        "longer warm-up, another peak rate, more steps (docs/loss.md)."
+        f"{'it makes' if len(above) == 1 else 'they make'} less of the words around than such a table would. "
+        "What helped others: a longer warm-up, another peak rate, more steps (docs/loss.md)."
     ]
 
 
