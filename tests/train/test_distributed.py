@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
+from chronomask.errors import UsageError
 from chronomask.train.config import RunConfig
-from chronomask.train.distributed import _buckets
+from chronomask.train.distributed import _buckets, join
 from chronomask.train.loop import pretrain
 from tests.support.processes import HANG, python_path
 from tests.support.tiny_training import (
@@ -148,6 +149,29 @@ def test_torchrun_starts_again_what_a_killed_process_brought_down(
     assert_same_training(tmp_path / "one", out)
     (resumed,) = (out / "resumes.jsonl").read_text().splitlines()
     assert json.loads(resumed)["from_step"] == 5
+
+
+@pytest.mark.parametrize(("local_rank", "there"), [("", 1), ("0", 1), ("1", 2), ("1", 1), ("3", 2)])
+def test_each_process_of_a_machine_has_a_device_of_its_own(
+    local_rank: str, there: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    if local_rank:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    number = int(local_rank or 0)
+    if number < there:
+        with join("auto") as world:
+            assert [world.device] == chosen == [torch.device("cuda", number)]
+        return
+    said = rf"process {number} .* torch finds {there}: .*--nproc-per-node {there}\)"
+    with pytest.raises(UsageError, match=said), join("auto"):
+        raise AssertionError("it had a device")
+    assert not chosen
 
 
 def test_buckets_hold_every_gradient_once_in_order() -> None:

@@ -105,12 +105,12 @@ class World:
 def join(device: Device) -> Iterator[World]:
     """Take this process's place among those that ``torchrun`` started; alone without it.
 
-    Raises UsageError where CUDA is asked for and there is none.
+    Raises UsageError where CUDA is asked for and there is none, or fewer devices than processes.
     """
     own = choose_device(device)
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if own.type == "cuda":
-        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        own = torch.device("cuda", _number_on_this_machine())
         torch.cuda.set_device(own)
     started = size > 1 and not dist.is_initialized()
     if started:
@@ -127,6 +127,18 @@ def join(device: Device) -> Iterator[World]:
         chatter.setLevel(level)
         if started:
             dist.destroy_process_group()
+
+
+def _number_on_this_machine() -> int:
+    """Which of the machine's processes this is, and so which CUDA device it has; raises UsageError."""
+    number, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= devices:
+        raise UsageError(
+            f"process {number} of this machine, counted from 0, has no CUDA device, for torch finds "
+            f"{devices}: start as many processes as there are devices (torchrun --nproc-per-node {devices}); "
+            "if a scheduler shows each process one device, let it show all of them to all processes"
+        )
+    return number
 
 
 def _store() -> Any:
