@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from chronomask.model.device import (
     autocast,
     choose_device,
     data_sheet_flops,
+    gpu_out_of_reach,
     peak_memory,
     precision_on,
     slow_paths,
@@ -48,6 +50,34 @@ def test_a_cuda_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPa
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match="set device=cpu or auto"):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("driver", "available", "visible", "cuda", "said"),
+    [
+        (True, False, None, None, "a build without CUDA"),
+        (True, False, "0", "13.0", "too old for CUDA 13.0"),
+        (True, False, "", None, None),
+        (True, False, "-1", "13.0", None),
+        (True, True, None, "13.0", None),
+        (False, False, None, None, None),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_told(
+    driver: bool, available: bool, visible: str | None, cuda: str | None, said: str | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if driver:
+        (tmp_path / "version").touch()
+    monkeypatch.setattr("chronomask.model.device._NVIDIA_DRIVER", tmp_path / "version")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = gpu_out_of_reach()
+    assert (found is None) == (said is None)
+    assert (said or "") in (found or "")
 
 
 FAST = Facts("bert", "bf16", True, True, 0.0, "model.overrides.attention_dropout", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import sys
@@ -28,6 +29,7 @@ __all__ = [
     "choose_device",
     "cuda_graphs",
     "data_sheet_flops",
+    "gpu_out_of_reach",
     "memory_lacking",
     "peak_flops",
     "peak_memory",
@@ -57,6 +59,10 @@ DATA_SHEET_FLOPS = {
 they state the rate with structured sparsity alone, half of it. Keys are parts of the device's name."""
 
 
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+"""There where Linux has loaded the driver of a GPU."""
+
+
 def choose_device(choice: Device) -> torch.device:
     """The device meant; ``auto`` takes a CUDA device if there is one.
 
@@ -66,6 +72,26 @@ def choose_device(choice: Device) -> torch.device:
     if choice == "cuda" and not there:
         raise UsageError("device is 'cuda', but torch finds no CUDA device; set device=cpu or auto")
     return torch.device("cuda" if there and choice != "cpu" else "cpu")
+
+
+def gpu_out_of_reach() -> str | None:
+    """Why torch does not use an NVIDIA GPU that is in this machine, with a way out.
+
+    None where there is none, it is used, or CUDA_VISIBLE_DEVICES hides it.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or torch.cuda.is_available() or not _NVIDIA_DRIVER.exists():
+        return None
+    if torch.version.cuda is None:
+        return (
+            f"this machine has an NVIDIA GPU, and torch {torch.__version__} is a build without CUDA, so the "
+            "processor is used: install a build of torch with CUDA"
+        )
+    return (
+        f"this machine has an NVIDIA GPU, and torch {torch.__version__} cannot use it, so the processor is "
+        f"used: its driver may be too old for CUDA {torch.version.cuda}; "
+        "python -c 'import torch; torch.cuda.init()' says why"
+    )
 
 
 def precision_on(device: torch.device, precision: Precision) -> Literal["fp32", "bf16"]:

@@ -25,7 +25,14 @@ from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.attention import attention_dropout
 from chronomask.model.build import build_model, checkpoint_activations
 from chronomask.model.config import FromCheckpoint
-from chronomask.model.device import Facts, data_sheet_flops, peak_flops, precision_on, slow_paths
+from chronomask.model.device import (
+    Facts,
+    data_sheet_flops,
+    gpu_out_of_reach,
+    peak_flops,
+    precision_on,
+    slow_paths,
+)
 from chronomask.model.documents import DOCUMENTS_ATTENTION
 from chronomask.model.export import model_card, weights_sha256
 from chronomask.model.flash import activate_fastest, case_of
@@ -338,6 +345,8 @@ def open_run(
                 "late_masks.layer be a schedule that ends at 0",
                 layer,
             )
+        if config.device == "auto" and (why := gpu_out_of_reach()) is not None:
+            logger.warning("%s", why)
         for why in _slow_paths(run, compiled, world.size):
             logger.warning("slower than it need be: %s", why)
     world.wait()
