@@ -89,7 +89,7 @@ class Subject:
                 f"{error}: predicting masked tokens needs one; chronomask pretrain --model {self.path} --set "
                 "model.new_head=true trains one first"
             ) from None
-        return self._guarded(model, device).eval()
+        return self._guard(model, device).eval()
 
     def check_head(self, auto: str) -> None:
         """Raise UsageError if transformers' auto class of that name has no model of this architecture."""
@@ -112,13 +112,13 @@ class Subject:
         classes; ``device``: where the model is moved to; ``changes``: fields of its config, such as
         ``num_labels``. Raises UsageError if the architecture has no such head, DataError for damage.
         """
-        return self._guarded(open_model(self.path, auto, new_head=True, **changes), device)
+        return self._guard(open_model(self.path, auto, new_head=True, **changes), device)
 
     def check_tokens(self) -> None:
         """Raise UsageError if the tokenizer has tokens that the model has no weights for."""
         check_tokens(self.path, self.config, vocabulary_size(self.tokenizer))
 
-    def _guarded(self, model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
+    def _guard(self, model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
         """The model on its device. If its tokenizer has tokens that it has no weights for, a text that has
         one is refused as ``check_tokens`` does; other texts can be measured.
         """
