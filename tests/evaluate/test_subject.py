@@ -125,29 +125,26 @@ def test_roberta_has_fewer_rooms_than_positions(tmp_path: Path) -> None:
 
 
 def test_a_token_without_weights_is_refused_where_a_text_has_it_and_the_way_out_works(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save_model(tmp_path / "model")
     tokenizer = make_tokenizer()
     known = len(tokenizer)
+    monkeypatch.chdir(tmp_path)
     tokenizer.add_tokens(["zebra"])
     tokenizer.save_pretrained(folder)
 
-    def measure(text: str) -> None:
-        given = torch.tensor([find_subject(str(folder)).tokenizer(text)["input_ids"]])
-        find_subject(str(folder)).masked_lm()(input_ids=given)
-        find_subject(str(folder)).open_as("AutoModel")(input_ids=given)
+    def measure(text: str, model: str = "model") -> None:
+        subject = find_subject(model)
+        given = torch.tensor([subject.tokenizer(text)["input_ids"]])
+        subject.masked_lm()(input_ids=given)
+        subject.open_as("AutoModel")(input_ids=given)
 
     measure("what is")
     with pytest.raises(UsageError, match=f"weights for {known} .* has {known + 1}: ") as refused:
         measure("what is zebra")
     with pytest.raises(UsageError, match="tokens were added"):
-        find_subject(str(folder)).check_tokens()
-    for line in str(refused.value).split("and save it again: ")[1].split("; "):
-        if line.startswith("model = "):
-            model = transformers.AutoModelForMaskedLM.from_pretrained(str(folder))
-            assert f"from_pretrained('{folder}')" in line
-        else:
-            eval(line, {"model": model})
-    measure("what is zebra")
-    find_subject(str(folder)).check_tokens()
+        find_subject("model").check_tokens()
+    exec(str(refused.value).split("name it instead: ")[1], {"transformers": transformers})
+    measure("what is zebra", "mended")
+    find_subject("mended").check_tokens()

@@ -235,9 +235,10 @@ def check_tokens(name: str | Path, config: PretrainedConfig, vocab_size: int) ->
     if (known := config.vocab_size) < vocab_size:
         raise UsageError(
             f"{name} has weights for {known:,} tokens, and its tokenizer has {vocab_size:,}: tokens were "
-            "added to the tokenizer alone. Give the model rows for them, and save it again: model = "
+            "added to the tokenizer alone. Save a model that has rows for them, and name it instead: model = "
             f"transformers.AutoModelForMaskedLM.from_pretrained('{name}'); "
-            f"model.resize_token_embeddings({vocab_size}); model.save_pretrained('{name}')"
+            f"model.resize_token_embeddings({vocab_size}); model.save_pretrained('mended'); "
+            f"transformers.AutoTokenizer.from_pretrained('{name}').save_pretrained('mended')"
         )
 
 

@@ -179,8 +179,8 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
                 study.run(unit).results_of(unit.step),
                 progress=shown,
             )
-        except UsageError as error:
-            raise UsageError(as_study_setting(str(error), unit.task)) from None
+        except (UsageError, RunError) as error:
+            raise type(error)(as_study_setting(str(error), unit.task)) from None
 
 
 @contextlib.contextmanager
