@@ -98,6 +98,15 @@ def test_time_is_known_before_the_text_is_prepared(
     plan = plan_in_words(on_gpu, on_gpu.in_order(), 1)
     assert "at the rate of BERT-base on one H200, for the runs are meant for a GPU" in plan
     assert "at least" not in plan
+    monkeypatch.setattr("chronomask.train.dry_run.ON_AN_H200", 1e6)
+    alone, shared, apart = (
+        plan_in_words(on_gpu, on_gpu.in_order(), workers, devices=devices)
+        for workers, devices in ((1, 1), (8, 1), (2, 2))
+    )
+    (seconds,) = re.findall(r"\ntime: (.*) of one process", alone)
+    assert f"; about {seconds} with 8" in shared  # of one device
+    assert re.findall(r"\ncost: (\S+) ", alone) == re.findall(r"\ncost: (\S+) ", shared)
+    assert f"; about {seconds} with 2" not in apart
 
     tokens = 4 * 8 * 4 * 64
     rates = given_rates(str(tokens / 100))

@@ -74,6 +74,8 @@ class _Part:
     text: str
     is_least: bool = False
     """whether it may well be more"""
+    fills_device: bool = False
+    """whether that is at the rate of a whole device, which processes on it then share"""
 
 
 def plan_in_words(
@@ -148,19 +150,22 @@ def _time_in_words(
     total = sum(part.seconds for part in parts)
     if not total:
         return ["time: not known yet", *lines]
+    filling = sum(part.seconds for part in parts if part.fills_device)
+    # Processes beyond the number of devices share them.
+    together = filling / min(workers, devices) + (total - filling) / workers
+    of_devices = filling + (total - filling) * min(1.0, devices / workers)
     least = "at least " if any(part.is_least for part in parts) else ""
     text = f"time: {least}{duration(total)} of one process for what is left"
     if workers > 1:
-        text += f"; {least or 'about '}{duration(total / workers)} with {workers}"
+        text += f"; {least or 'about '}{duration(together)} with {workers}"
         if here.workers != {workers}:
             text += " if they do not slow each other down"
     if allowance is not None:
-        calls = math.ceil(total / workers / allowance.of_work)
+        calls = math.ceil(together / allowance.of_work)
         text += (
             f"; {least or 'about '}{_number(calls, 'call')} of {allowance.seconds / 60:g} minutes"
         )
-    # Processes beyond the number of devices share them.
-    cost = cost_in_words(total * min(1.0, devices / workers), price_per_hour)
+    cost = cost_in_words(of_devices, price_per_hour)
     if workers > devices:
         cost += f" ({workers} processes share {_number(devices, 'device')})"
     return [text, *lines, f"cost: {least}{cost}"]
@@ -256,7 +261,8 @@ def _by_operations(study: Study, runs: Sequence[Unit]) -> _Part | None:
         f"{_number(len(runs), 'run')}: {'' if assumed else 'at least '}{duration(total)}, by the operations "
         f"of training alone, {at}; once a run has ended the same command tells more"
     )
-    return _Part(total, text, is_least=not assumed)
+    whole = assumed or source == "of its data sheet"
+    return _Part(total, text, is_least=not assumed, fills_device=whole)
 
 
 def _dry_run(study: Study, config: RunConfig, rate: float | None) -> DryRun:

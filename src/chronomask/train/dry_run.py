@@ -309,7 +309,8 @@ def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
         ("cost", cost_in_words(run.seconds * run.devices, price_per_hour)),
         (
             "validation",
-            f"{run.validations:,} times, {run.validation_share:.2%} of all operations; not in the time",
+            f"{run.validations:,} time{'' if run.validations == 1 else 's'}, {run.validation_share:.2%} of "
+            "all operations; not in the time",
         ),
         ("first step's masks", _first(run)),
     ]
