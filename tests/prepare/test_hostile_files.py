@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from chronomask import storage
+from chronomask import compressed, storage
+from chronomask.compressed import decompressed
 from chronomask.errors import DataError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.read import files, parquet
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.sources import find_sources
-from chronomask.storage import LongLine, byte_lines, decompressed
+from chronomask.storage import LongLine, byte_lines
 from tests.support.bombs import KINDS, LIMIT_MIB, peak_mib, write
 from tests.support.fuzz_files import PACKINGS, SAMPLES, fuzz
 from tests.support.reading import read
@@ -135,7 +136,7 @@ class Counting(io.BytesIO):
 def test_little_is_unpacked_at_a_time(compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """50 MB that are packed to a few kilobytes: never more than a piece of them is held."""
     pack = {".xz": lzma.compress, ".zst": zstandard.ZstdCompressor().compress}[compression]
-    frames = {".xz": storage._XzFile, ".zst": storage._ZstdFile}[compression]
+    frames = {".xz": compressed._XzFile, ".zst": compressed._ZstdFile}[compression]
     sizes: list[int] = []
     real = frames._unpack_some
 

@@ -10,15 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from chronomask.compressed import Bounded, damage_errors, decompressed
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.task import files_in
-from chronomask.storage import (
-    UNPACKED_LIMIT,
-    Bounded,
-    bytes_sha256,
-    damage_errors,
-    decompressed,
-)
+from chronomask.storage import UNPACKED_LIMIT, bytes_sha256
 
 __all__ = ["read_jsonl_files", "sha256_of_contents"]
 

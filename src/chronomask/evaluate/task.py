@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from numpy.typing import NDArray
 
+from chronomask.compressed import COMPRESSIONS
 from chronomask.config import Config
 from chronomask.errors import DataError, UsageError, need
 from chronomask.runs.result import TaskResult, versions_here
-from chronomask.storage import COMPRESSIONS
 
 if TYPE_CHECKING:
     from chronomask.evaluate.subject import Subject

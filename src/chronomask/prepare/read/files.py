@@ -21,8 +21,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from chronomask.compressed import Bounded, damage_errors, decompressed
 from chronomask.errors import ChronomaskError, DataError, UsageError, printable
-from chronomask.storage import Bounded, LongLine, byte_lines, damage_errors, decompressed
+from chronomask.storage import LongLine, byte_lines
 
 __all__ = [
     "RemoteFile",

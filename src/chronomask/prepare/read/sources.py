@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
+from chronomask.compressed import COMPRESSIONS
 from chronomask.config import Alternative
 from chronomask.errors import DataError, UsageError, nearest, need, printable
 from chronomask.prepare.read.files import (
@@ -31,7 +32,6 @@ from chronomask.prepare.read.files import (
 from chronomask.prepare.read.packages import installed_versions, read_installed
 from chronomask.prepare.read.readers import READERS, TAGGED_FORMATS
 from chronomask.prepare.read.records import Fields, from_record
-from chronomask.storage import COMPRESSIONS
 from chronomask.types import Document
 
 __all__ = [
