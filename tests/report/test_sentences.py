@@ -259,6 +259,21 @@ def test_declared_contrasts_are_the_answer() -> None:
     assert "0.050 nats (0.070 after Holm’s correction)." in answer(made)
 
 
+def test_an_arm_that_is_better_than_several_is_named_once() -> None:
+    better = [_contrast(-0.3, -0.1, 0.01) | {"other": other} for other in ("base", "b", "c")]
+    worse = _contrast(0.1, 0.3, 0.02) | {"other": "d"}
+    made = comparison([task("validation_loss", {"a": (-0.3, -0.1)}) | {"contrasts": better}])
+    size = "0.200 nats (95 % interval 0.100 to 0.300; p 0.01 after Holm’s correction)"
+    assert answer(made) == (
+        f"On the validation loss “a” is better than “base” by {size}, than “b” by {size} "
+        f"and than “c” by {size}."
+    )
+    made["tasks"][0]["contrasts"] = [better[0], worse, better[1]]
+    assert f"than “b” by {size} and “d” is better than “a” by 0.200" in answer(made)
+    made["tasks"][0]["contrasts"] = [better[0], worse, *better[1:], *better]
+    assert answer(made).endswith("and 3 more in the table.")
+
+
 def test_what_the_correction_does_not_bear_out_is_not_called_better() -> None:
     loss = task("validation_loss", {"a": (-0.3, -0.1)})
     alone = _contrast(-0.3, -0.1, 0.3)

@@ -6,6 +6,8 @@ excludes 0, one that includes it, or none.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chronomask.report.comparison import (
     LOSS,
     LOSSES,
@@ -135,7 +137,8 @@ def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
     """What the declared contrasts say of the headline: those told apart after Holm's correction, those whose
     interval alone excludes zero, and how many are not told apart.
     """
-    told, alone = [], []
+    told: list[tuple[str, str]] = []  # who is better, and than whom
+    alone: list[tuple[str, str]] = []
     for one in task["contrasts"]:
         found = verdict(task, one)
         if found not in ("better", "worse"):
@@ -145,27 +148,38 @@ def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
         ends = sorted(abs(one[f"difference_{end}"]) for end in ("low", "high"))
         p = one.get("p_holm")
         text = (
-            f"“{best}” is better than “{other}” by {_amount(task, one['difference'])} (95 % interval "
+            f"than “{other}” by {_amount(task, one['difference'])} (95 % interval "
             f"{_size_text(task, *ends)}"
             f"{'' if p is None else f'; {_p_text(p)} after Holm’s correction'})"
         )
-        (told if p is None or p <= 0.05 else alone).append(text)
+        (told if p is None or p <= 0.05 else alone).append((best, text))
     number = len(task["contrasts"])
     where = f"On the {LOSSES[task['task']]}" if task["task"] in LOSSES else f"On {task_title(task)}"
     if not told and not alone:
         return f"{where} {_none_told_apart(task)}"
     sentences = []
     if told:
-        sentences.append(f"{where} {join_words(first_few(told))}.")
+        sentences.append(f"{where} {_said_once(told)}.")
     else:
         sentences.append(f"{where} no declared pair is told apart after Holm’s correction.")
     if alone:
         own = "its own interval" if len(alone) == 1 else "their own intervals"
-        sentences.append(f"By {own} alone, {join_words(first_few(alone))}.")
+        sentences.append(f"By {own} alone, {_said_once(alone)}.")
     if rest := number - len(told) - len(alone):
         are = "is" if rest == 1 else "are"
         sentences.append(f"{rest} of the {number} declared pairs {are} not told apart.")
     return " ".join(sentences)
+
+
+def _said_once(better: Sequence[tuple[str, str]]) -> str:
+    """``“a” is better than “b” by 1, than “c” by 2 and “d” is better than “e” by 3``."""
+    than: dict[str, list[str]] = {}
+    for best, text in better:
+        than.setdefault(best, []).append(text)
+    parts = []
+    for best, (first, *others) in than.items():
+        parts += [f"“{best}” is better {first}", *others]
+    return join_words(first_few(parts))
 
 
 def _none_told_apart(task: Numbers) -> str:
