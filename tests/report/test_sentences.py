@@ -293,16 +293,26 @@ def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
     for one, p in zip(tasks, (0.01, 0.2, 0.03), strict=True):
         one["contrasts"] = [_contrast(-0.3, -0.1, p), _contrast(-0.3, 0.1, 0.9)]
     made = comparison(tasks) | {"contrasts": [["a", "base"]] * 2}
-    said = [sentence for sentence in findings(made, {}) if "Holm" in sentence]
-    text = " ".join(said)
-    assert (
-        "On the validation loss, after Holm’s correction over the 2 declared contrasts, 1 remains"
-        in text
-    )
-    assert (
+    assert "p 0.01 after Holm’s correction" in answer(made)
+    (said,) = [sentence for sentence in findings(made, {}) if "Holm" in sentence]
+    assert said.startswith(
         "On 2 other measures, after Holm’s correction over the 4 declared contrasts, 1 remains"
-        in text
     )
+
+
+def test_what_the_answer_says_is_not_said_again_below_it() -> None:
+    names = ("validation_loss", "mean_loss", "single_mask_loss")
+    tasks = [
+        task(name, {"a": (-0.3, -0.1)}) | {"contrasts": [_contrast(-0.3, -0.1, 0.01)]}
+        for name in names
+    ]
+    made = comparison(tasks) | {"contrasts": [["a", "base"]]}
+    said = " ".join(findings(made, {}))
+    assert "On mean loss" not in said
+    assert "On validation loss, " in said
+    assert "On single-mask loss, " in said
+    made["contrasts"] = [["a", "c"]]  # the difference from the baseline was not declared
+    assert "On mean loss of five yardsticks, " in " ".join(findings(made, {}))
 
 
 @pytest.mark.parametrize("limits", [(math.nan, math.nan), (-0.1, math.nan)])

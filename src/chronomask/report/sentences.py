@@ -52,7 +52,9 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     groups = [[_what_ran(study)], _loss_range(loss)]
     baseline, declared = study["baseline"], study.get("contrasts", ())
     groups += [
-        difference_sentences([task], baseline, declared=declared) for task in losses if not one_seed
+        difference_sentences([task], baseline, declared=declared)
+        for task in losses
+        if not one_seed and not _is_answered(task, study)
     ]
     if downstream:
         on = f"the {len(downstream)} downstream tasks" if len(downstream) > 1 else ""
@@ -228,11 +230,22 @@ def _loss_range(loss: Sequence[Numbers]) -> list[str]:
     ]
 
 
+def _is_answered(task: Numbers, study: Numbers) -> bool:
+    """Whether the page's answer has all that there is to say of a task: its arms, in declared contrasts."""
+    declared = {
+        arm for pair in study.get("contrasts", ()) if study["baseline"] in pair for arm in pair
+    }
+    return task is families(study["tasks"])[0][0] and declared >= task["arms"].keys()
+
+
 def _tests(study: Numbers) -> list[str]:
-    """What is left of the differences after a correction for their number, of the headline and the others."""
+    """What is left of the differences after a correction for their number, of the headline and the others.
+
+    Where contrasts were declared, the page's answer has the headline's.
+    """
     declared = bool(study.get("contrasts"))
     sentences = []
-    for family in families(study["tasks"]):
+    for family in families(study["tasks"])[declared:]:
         tested = [
             (task, arm, numbers)
             for task in family
@@ -246,7 +259,8 @@ def _tests(study: Numbers) -> list[str]:
         first = family[0]["task"]
         on = f"the {LOSSES[first]}" if first in LOSSES else task_title(family[0])
         if len(family) > 1:
-            on = f"{len(family)} other measures" if sentences else f"{len(family)} measures"
+            others = bool(sentences) or declared
+            on = f"{len(family)} other measures" if others else f"{len(family)} measures"
         left = [item for item in tested if item[2]["p_holm"] <= 0.05]
         found = "no difference remains at 5 %"
         if left:
