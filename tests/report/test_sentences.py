@@ -356,7 +356,9 @@ def test_an_arm_that_ends_far_from_the_yardstick_is_pointed_out() -> None:
         ({"base": 4.5}, None),
         ({"base": 6.1}, "The model ends with a validation loss of 6.10 nats, above the 5.70 of"),
         ({"base": 4.5, "a": 6.1}, "“a” ends with a validation loss of 6.10 nats"),
-        ({"base": 5.9, "a": 6.1}, "“base” and “a” end with a validation loss of 5.90 to 6.10 nats"),
+        ({"base": 5.9, "a": 6.1}, "Both arms end with a validation loss of 5.90 to 6.10 nats"),
+        ({"base": 5.9, "a": 6.1, "b": 6}, "All 3 arms end with a validation loss of 5.90 to 6.10"),
+        ({"base": 5.9, "a": 6.1, "b": 5}, "“base” and “a” end with a validation loss of 5.90 to"),
     ],
 )
 def test_a_loss_above_what_pairs_of_words_give_is_pointed_out(

@@ -308,12 +308,13 @@ def _at_frequencies(study: Numbers) -> list[str]:
     if not above:
         return []
     named = join_words(first_few([f"“{name}”" for name in above]))
-    which = "The model" if len(last) == 1 else named
+    if len(above) == len(last):
+        named = {1: "The model", 2: "Both arms"}.get(len(last), f"All {len(last)} arms")
     ends = "ends" if len(above) == 1 else "end"
     losses = sorted(last[name] for name in above)
     span = f"{losses[0]:.2f}" if len(losses) == 1 else f"{losses[0]:.2f} to {losses[-1]:.2f}"
     return [
-        f"{which} {ends} with a validation loss of {span} nats, above the {pairs:.2f} of a table of "
+        f"{named} {ends} with a validation loss of {span} nats, above the {pairs:.2f} of a table of "
         f"neighbouring pairs (words’ frequencies alone: {unigram:.2f}): so far "
         f"{'it makes' if len(above) == 1 else 'they make'} less of the words around than such a table would. "
         "What helped others: a longer warm-up, another peak rate, more steps (docs/loss.md)."
