@@ -463,7 +463,9 @@ def test_config_files_that_cannot_be(run, tmp_path: Path) -> None:
     refused(run("pretrain", "--out", tmp_path / "r"), 2, "give prepared data: --data DATA")
 
 
-def test_training_without_held_out_rows(run, config: Path, tmp_path: Path) -> None:
+def test_training_without_held_out_rows(
+    run, config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = tmp_path / "text.txt"
     source.write_text(PROSE * 60)
     assert run("prepare", source, "--out", tmp_path / "data", "--quiet", *PREPARE).code == 0
@@ -473,6 +475,8 @@ def test_training_without_held_out_rows(run, config: Path, tmp_path: Path) -> No
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert "no held-out rows" in outcome.out
+    assert "no rows of the data are held out, so nothing is validated" in caplog.text
+    assert "all of them are used" not in caplog.text
 
 
 PREPARE = ("--set", "tagger.kind=none", "--set", "tokenizer.vocab_size=300", "--set", "held_out=0")

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = [
     "cuda_graphs",
     "data_sheet_flops",
     "gpu_out_of_reach",
+    "host_memory",
     "memory_lacking",
     "peak_flops",
     "peak_memory",
@@ -272,6 +273,22 @@ def slow_paths(facts: Facts) -> list[str]:
             "chronomask pretrain … trains on all of them"
         )
     return found
+
+
+def host_memory() -> int:
+    """Bytes of memory that this machine has, or that the container allows in which the process runs."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # no such file, or "max" in it
+            limits.append(int(path.read_text()))
+    return min(limits)
+
+
+_CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Of control groups in version 2 and 1, as a container sees its own."""
 
 
 def memory_lacking(error: BaseException) -> str | None:

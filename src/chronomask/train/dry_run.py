@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
@@ -24,11 +23,12 @@ from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import skeleton
 from chronomask.model.device import peak_flops
 from chronomask.model.flops import count_flops
-from chronomask.model.memory import Memory, estimate_memory
+from chronomask.model.memory import Memory
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unknown_before
 from chronomask.train.budget import number_of_validations
 from chronomask.train.config import RunConfig
+from chronomask.train.memory import memory_of_step
 from chronomask.train.operations import Operations
 from chronomask.train.validation import VALIDATION_RATIO
 from chronomask.types import Rows
@@ -171,20 +171,14 @@ def dry_run(
     cuda = config.device == "cuda" or here.type == "cuda"
     cuda |= config.device == "auto" and config.precision == "bf16"  # meant for a GPU elsewhere
     bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda)
-    of_device = -(-config.rows_per_step // devices)
-    micro = -(-of_device // min(config.micro_batches, of_device))
-    memory = estimate_memory(
+    memory = memory_of_step(
+        config,
         model,
-        state_numbers=config.optimiser.state_numbers(model) + _mean_numbers(config, model),
-        rows=micro,
+        devices=devices,
         row_length=length,
-        predicted=micro * length
-        if causal
-        else round(micro * expected.maskable / num_rows * expected.highest_ratio),
+        maskable=expected.maskable / num_rows,
         bf16=bf16,
-        bf16_weights=config.bf16_weights,
         on_cuda=cuda,
-        checkpointing=config.activation_checkpointing,
     )
     rate_is = "given" if flops_per_second else "measured"
     if rate_is == "measured" and cuda and here.type == "cpu":
@@ -242,11 +236,6 @@ def _rate_follows(config: RunConfig, labels: float) -> str | None:
     how = config.learning_rate.follow_labels
     rule = "the root of its labels" if how == "sqrt" else "its labels"
     return None if how is None else f"times {rule} over {labels:,.0f}, the run's mean"
-
-
-def _mean_numbers(config: RunConfig, model: nn.Module) -> int:
-    """Numbers of a mean of the weights, if one is kept."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad and config.averaging)
 
 
 def _first_rows(config: RunConfig, data: PreparedData | MixedData) -> Rows:

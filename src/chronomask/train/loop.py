@@ -37,7 +37,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
 from chronomask.train.distributed import StopRequest, World
 from chronomask.train.log import RunLog
-from chronomask.train.out_of_memory import telling_what_takes_less
+from chronomask.train.memory import telling_what_takes_less, warn_of_little_memory
 from chronomask.train.run import Run, compiles, is_due, open_run, summarise
 from chronomask.train.state import State
 from chronomask.train.step import (
@@ -98,6 +98,8 @@ def pretrain(
         run, state = open_run(config, folder, world, resume=resume)
         if run.finished is not None:
             return run.finished
+        if found is None:
+            warn_of_little_memory(run, world)
         if found is not None and world.is_first:
             noted = read_object(folder.environment) or {}
             write_json(folder.environment, noted | {"budget": found})
@@ -156,6 +158,9 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
         at = clock()
         run, state = open_run(budget.trial_config(config), trial, world, resume=False)
         times = [clock() - at]
+        chatter.setLevel(level)
+        warn_of_little_memory(run, world)
+        chatter.setLevel(logging.ERROR)
 
         def measure(work: Callable[..., object], *arguments: Any, **named: Any) -> object:
             began = clock()

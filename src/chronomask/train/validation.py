@@ -96,6 +96,11 @@ def warn_of_few(
     """Warn where fewer rows are held out than asked, or where the loss at the fixed ratio or the mean of the
     yardsticks rests on too few predictions to tell much; ``masker``: as for :func:`validate`.
     """
+    if not split.num_rows:
+        logger.warning(
+            "no rows of the data are held out, so nothing is validated: prepare the text with held_out: 0.05"
+        )
+        return
     if split.num_rows < config.rows:
         logger.warning(
             "validation.rows asks for %s held-out rows, and the data has %s: all of them are used; "

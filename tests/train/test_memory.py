@@ -1,7 +1,9 @@
-"""A device without memory left ends a run in one sentence, and what it advises lets the run go on."""
+"""Too little memory is told in one sentence, where it can be beforehand, and what it advises helps."""
 
 from __future__ import annotations
 
+import logging
+import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ import pytest
 import torch
 
 from chronomask.errors import RunError
-from chronomask.train import loop
+from chronomask.model.device import host_memory
+from chronomask.train import loop, memory
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from tests.support.tiny_training import assert_close, weights_of
@@ -90,3 +93,55 @@ def test_other_errors_stay_what_they_are(
     out_of(RuntimeError("shapes do not fit"), 2, monkeypatch, "finish")
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         pretrain(config, tmp_path / "run", progress=False)
+
+
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [said for said in caplog.messages if said.startswith("a step takes up to")]
+
+
+def test_a_host_with_too_little_memory_is_told_before_the_first_step(
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What is advised takes less than there is, and trains; enough memory is not spoken of."""
+    caplog.set_level(logging.WARNING)
+    config = config.replace(["steps=1", "micro_batches=1", "rows_per_step=64"])
+    pretrain(config, tmp_path / "enough", progress=False)
+    assert _warnings(caplog) == []
+    monkeypatch.setattr(memory, "host_memory", lambda: 8_000_000)
+    pretrain(config, tmp_path / "little", progress=False)
+    (said,) = _warnings(caplog)
+    assert "there are 0.0 GB" in said
+    found = re.search("set (micro_batches=[0-9]+), which takes up to 0.0 GB", said)
+    assert found is not None, said
+    caplog.clear()
+    pretrain(config.replace([found[1]]), tmp_path / "less", progress=False)
+    assert _warnings(caplog) == []
+
+
+def test_more_rows_than_the_host_can_hold_are_told_before_they_are_read(
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config.replace(["rows_per_step=1000000000"]), tmp_path / "run", progress=False)
+    (said,) = _warnings(caplog)
+    found = re.search("set (rows_per_step=[0-9]+) or fewer", said)
+    assert found is not None, said
+    caplog.clear()
+    fewer = config.replace([found[1], "micro_batches=1000000"])
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(fewer, tmp_path / "fewer", progress=False)
+    assert _warnings(caplog) == []
+
+
+def test_the_memory_of_this_machine_is_known() -> None:
+    assert 1e9 < host_memory() < 1e14

@@ -1,0 +1,157 @@
+"""The memory of one device that a run takes, and what is said where there is too little of it.
+
+A CUDA device without memory left raises an error, which is told with the settings that take less. A host
+may end the process instead, and nothing can be said then: what it has is compared beforehand.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from traceback import clear_frames
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from chronomask.errors import RunError
+from chronomask.model.device import host_memory, memory_lacking, precision_on
+from chronomask.model.memory import Memory, estimate_memory
+from chronomask.runs.rules import expect
+from chronomask.train.config import RunConfig
+from chronomask.train.distributed import World
+from chronomask.train.run import Run
+
+__all__ = ["memory_of_step", "telling_what_takes_less", "warn_of_little_memory"]
+
+logger = logging.getLogger(__name__)
+
+
+def memory_of_step(
+    config: RunConfig,
+    model: PreTrainedModel,
+    *,
+    devices: int,
+    row_length: int,
+    maskable: float,
+    bf16: bool,
+    on_cuda: bool,
+) -> Memory:
+    """What a step takes of one device, at the largest step and the highest ratio.
+
+    ``model`` may lie on ``meta``; ``devices`` share the rows of a step; ``maskable``: tokens of a row that
+    may be masked.
+    """
+    of_device = -(-config.rows_per_step // devices)
+    micro = -(-of_device // min(config.micro_batches, of_device))
+    highest = expect(config, lambda step: row_length).highest_ratio
+    causal = config.objective.has_causal_rows
+    return estimate_memory(
+        model,
+        state_numbers=config.optimiser.state_numbers(model) + _mean_numbers(config, model),
+        rows=micro,
+        row_length=row_length,
+        predicted=micro * row_length if causal else round(micro * maskable * highest),
+        bf16=bf16,
+        bf16_weights=config.bf16_weights,
+        on_cuda=on_cuda,
+        checkpointing=config.activation_checkpointing,
+    )
+
+
+def warn_of_little_memory(run: Run, world: World) -> None:
+    """Warn where a step on the host may take more memory than it has, with settings that take less.
+
+    On a CUDA device nothing is said: see :func:`telling_what_takes_less`.
+    """
+    if world.device.type != "cpu":
+        return
+    has = host_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed = _on_host(run, run.config, world)
+    if needed > has:
+        logger.warning(
+            "a step takes up to %s GB of memory for each process, and there are %s GB: the system may end "
+            "the run without a word; %s",
+            f"{needed / 1e9:,.1f}", f"{has / 1e9:,.1f}", _what_fits(run, world, has),
+        )  # fmt: skip
+
+
+def _what_fits(run: Run, world: World, has: int) -> str:
+    """Settings with which a step takes well below ``has`` bytes of the host, as far as there are some."""
+    rows = -(-run.config.rows_per_step // world.size)
+    number = min(run.config.micro_batches, rows)
+    while number < rows:
+        number = min(2 * number, rows)
+        takes = _on_host(run, run.config.replace([f"micro_batches={number}"]), world)
+        if takes <= 0.75 * has:
+            return f"set micro_batches={number}, which takes up to {takes / 1e9:.1f} GB"
+    fewer = has // 4 // (_BYTES_OF_A_TOKEN * run.data.row_length)
+    if fewer < rows:
+        return f"set rows_per_step={max(1, fewer) * world.size} or fewer"
+    return "prepare shorter rows, set activation_checkpointing=true, or choose a smaller model"
+
+
+def _on_host(run: Run, config: RunConfig, world: World) -> int:
+    """Bytes that a step of the run takes of the host, with the settings of ``config``."""
+    length = run.data.row_length
+    memory = memory_of_step(
+        config,
+        run.model,
+        devices=world.size,
+        row_length=length,
+        maskable=length,
+        bf16=precision_on(world.device, config.precision) == "bf16",
+        on_cuda=False,
+    )
+    return memory.total + config.rows_per_step // world.size * length * _BYTES_OF_A_TOKEN
+
+
+_BYTES_OF_A_TOKEN = 64
+"""Of the rows and masks of a whole step, which are there before the first micro-batch is computed."""
+
+
+def _mean_numbers(config: RunConfig, model: nn.Module) -> int:
+    """Numbers of a mean of the weights, if one is kept."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad and config.averaging)
+
+
+@contextmanager
+def telling_what_takes_less(
+    run: Run, world: World, *, validating: bool = False, on_trial: bool = False
+) -> Iterator[None]:
+    """Name the settings that take less memory where there is too little; raises RunError.
+
+    ``validating``: it is a validation and no step; ``on_trial``: nothing is trained yet.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (why := memory_lacking(error)) is None:
+            raise
+        clear_frames(error.__traceback__)  # which hold tensors
+        advice = _of_validation(run) if validating else _of_training(run, world)
+        again = (
+            "run the same command again" if on_trial else "the same command goes on with --resume"
+        )
+        raise RunError(
+            f"{world.device} has too little memory: {why}. {advice}; then {again}"
+        ) from error
+
+
+def _of_validation(run: Run) -> str:
+    rows = run.config.validation.batch_rows
+    return (
+        f"A validation takes {rows} rows at a time: set validation.batch_rows={max(1, rows // 2)}"
+    )
+
+
+def _of_training(run: Run, world: World) -> str:
+    config = run.config
+    rows = -(-config.rows_per_step // world.size)
+    batches = min(config.micro_batches, rows)
+    ways = [] if batches == rows else [f"micro_batches={min(2 * batches, rows)}"]
+    if not config.activation_checkpointing:
+        ways.append("activation_checkpointing=true")
+    mend = f"set {' or '.join(ways)}" if ways else "prepare shorter rows, or choose a smaller model"
+    return f"A micro-batch has up to {-(-rows // batches):,} rows of {run.data.row_length:,} tokens: {mend}"
