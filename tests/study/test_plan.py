@@ -172,6 +172,30 @@ def test_the_plan_of_a_shipped_study_has_a_time(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_plan_ends_with_the_files_that_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Data on the hub are asked for when the study runs, and not before."""
+    for folder, named in ((str(tmp_path / "nothing"), True), ("hub", False)):
+        app(
+            [
+                "study",
+                "plan",
+                "tiny",
+                "--out",
+                str(tmp_path / "out"),
+                "--rate",
+                "1e6",
+                "--task-data",
+                folder,
+            ],
+            standalone_mode=False,
+        )
+        *_, last = capsys.readouterr().out.splitlines()
+        assert last.startswith(f"not ready to run: sst2: {folder}") == named
+        assert ("upos_probe: " in last) == named
+
+
 def test_every_measure_that_will_be_tested_is_counted(
     values: dict[str, Any], tmp_path: Path
 ) -> None:

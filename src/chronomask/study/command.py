@@ -141,14 +141,23 @@ def plan(
     price_per_hour: float | None = None,
     rate: str | None = None,
 ) -> str:
-    """What ``chronomask study plan`` says: the plan that ``study run`` begins with. Nothing is written."""
+    """What ``chronomask study plan`` says: the plan that ``study run`` begins with. Nothing is written.
+
+    Where files of tasks are missing it ends with what ``study run`` would say of them.
+    """
     allowance = _allow(minutes)
     study = _open(path, out, changes)
 
     from chronomask.study.execute import share_of
+    from chronomask.study.units import check_task_data
 
     units = study.in_order() if only is None else share_of(study, only)
-    return _plan(study, units, workers, price_per_hour, rate, allowance)
+    text = _plan(study, units, workers, price_per_hour, rate, allowance)
+    try:
+        check_task_data(study, from_hub=False)
+    except UsageError as error:
+        text = f"{text}\nnot ready to run: {error}"
+    return text
 
 
 def status(out: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, RunError, UsageError
-from chronomask.evaluate.task import Task
+from chronomask.evaluate.task import Task, is_hub
 from chronomask.evaluate.tasks import make_task
 from chronomask.layers import read_yaml
 from chronomask.runs.layout import RunFolder
@@ -190,10 +190,15 @@ def begin(study: Study) -> None:
         write_text(path, text)
 
 
-def check_task_data(study: Study) -> None:
-    """Read the files of every task once; raises one error that names all that is missing."""
+def check_task_data(study: Study, *, from_hub: bool = True) -> None:
+    """Read the files of every task once; raises one error that names all that is missing.
+
+    ``from_hub``: also data sets on the hub, which are loaded from there.
+    """
     problems, ways_out = [], []
     for name, task in study.tasks.items():
+        if not from_hub and is_hub(study.config.data_of(name)):
+            continue
         try:
             task.data_sha256(study.config.data_of(name))
         except (UsageError, DataError) as error:
