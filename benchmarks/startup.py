@@ -139,8 +139,8 @@ REFUSALS: dict[str, dict[str, str]] = {
     },
     "data score": {"missing data": "{none} pmi", "no data": "{folder} pmi"},
     "data ngrams": {"missing data": "{none}", "no data": "{folder}"},
-    "data export": {"missing data": "{none} {new}", "no data": "{folder} {new}"},
-    "data import": {"missing file": "{none} {new}", "no file": "{folder} {new}"},
+    "data export": {"missing data": "{none} --out {new}", "no data": "{folder} --out {new}"},
+    "data import": {"missing file": "{none} --out {new}", "no file": "{folder} --out {new}"},
     "recipes": {"unknown name": "bert-tni"},
 }
 """Command → kind of refusal → what is wrongly asked; names in braces are paths made for it."""

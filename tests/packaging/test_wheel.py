@@ -162,7 +162,7 @@ def test_the_core_shows_masks(core_only: Path, tmp_path: Path) -> None:
         ("report run", "report"),
         ("inspect Sentence --content ptw", "prepare"),
         ("quickstart", "prepare"),
-        ("data export data rows.parquet", "prepare"),
+        ("data export data --out rows.parquet", "prepare"),
         ("study run tiny --out study --task-data .", "prepare"),
         ("evaluate model --tasks cola --task-data .", "evaluate"),
     ],

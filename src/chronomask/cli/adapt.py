@@ -32,11 +32,16 @@ _MEASURES = "What is measured, before and after"
 def adapt(
     checkpoint: Annotated[
         str,
-        typer.Argument(help="A model folder, a run, or the name of a model on the hub."),
+        typer.Argument(
+            metavar="CHECKPOINT", help="A model folder, a run, or the name of a model on the hub."
+        ),
     ],
     sources: Annotated[
         list[str],
-        typer.Argument(help="Your text, as chronomask prepare takes it: files, folders, patterns."),
+        typer.Argument(
+            metavar="TEXT",
+            help="Your text, as chronomask prepare takes it: files, folders, patterns.",
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where everything goes.")
@@ -142,7 +147,8 @@ def push(
     run: Annotated[
         Path,
         typer.Argument(
-            help="A run (its newest checkpoint), a checkpoint, a model, or a folder of adapt."
+            metavar="RUN",
+            help="A run (its newest checkpoint), a checkpoint, a model, or a folder of adapt.",
         ),
     ],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")],

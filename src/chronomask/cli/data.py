@@ -75,8 +75,9 @@ def data_score(
     scores: Annotated[
         str,
         typer.Argument(
+            metavar="SCORES",
             help="informativeness or pmi, counted from the training rows; or a folder with your own, "
-            "train.npy and held_out.npy, a number for every token."
+            "train.npy and held_out.npy, a number for every token.",
         ),
     ],
 ) -> None:
@@ -124,7 +125,13 @@ def data_ngrams(
 def data_export(
     folder: DataFolder,
     out: Annotated[
-        Path, typer.Argument(help="File (*.parquet), or folder for one file per shard.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="File (*.parquet), or folder for one file per shard.",
+        ),
     ],
 ) -> None:
     """Write the rows with their words and classes as Parquet, as Hugging Face datasets reads it."""
@@ -140,9 +147,12 @@ def data_export(
 @app.command("import", context_settings=HELP_FLAGS)
 def data_import(
     source: Annotated[
-        Path, typer.Argument(help="File or folder that `chronomask data export` wrote.")
+        Path,
+        typer.Argument(
+            metavar="EXPORT", help="File or folder that `chronomask data export` wrote."
+        ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder to create.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to create.")],
 ) -> None:
     """Turn an export back into prepared data, with the same rows and the same fingerprint."""
     from chronomask.data.parquet import import_parquet

@@ -127,7 +127,7 @@ def compare(
     results: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RESULTS...",
+            metavar="RESULTS",
             help="Folders that evaluate wrote, a model each, or runs (the newest of their results).",
         ),
     ],

@@ -12,7 +12,9 @@ from chronomask.cli.options import Content, Overrides, Ratio, of_kind, of_overri
 
 
 def inspect(
-    text: Annotated[str | None, typer.Argument(help="Text to show masking on.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Text to show masking on.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="Text file to show masking on.")] = None,
     data: Annotated[
         Path | None,

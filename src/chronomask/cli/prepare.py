@@ -31,9 +31,10 @@ def prepare(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
+            metavar="TEXT",
             help="Text: .txt (documents separated by blank lines), .jsonl, .parquet, .csv, .tsv, "
             ".conllu, .wet or .warc, each also .gz, .xz or .zst; files, folders, patterns, addresses "
-            "such as s3://…, or hub:owner/name."
+            "such as s3://…, or hub:owner/name.",
         ),
     ] = None,
     config: Annotated[

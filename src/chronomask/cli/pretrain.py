@@ -38,6 +38,7 @@ def pretrain(
     recipes: Annotated[
         list[str] | None,
         typer.Argument(
+            metavar="RECIPE",
             help="Recipes by name (chronomask recipes lists them), or YAML files; each changes those before "
             "it: bert-small arms/mrd-cosine. Without one: the defaults, or with --resume the config of the "
             "run.",

@@ -204,7 +204,7 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="Run folders, the baseline first; runs of one arm with several seeds are one line. Or "
             "the folder of a study.",
         ),
