@@ -25,7 +25,7 @@ def with_row_ids(dataset: Any) -> Any:
     row ids is returned as it is.
     """
     columns = getattr(dataset, "column_names", None)
-    if _made_on_reading(dataset):
+    if made_on_reading(dataset):
         columns = None  # of what rows are made of, and not of the rows
     if isinstance(columns, list) and "row_id" in columns:
         return dataset
@@ -36,7 +36,7 @@ def with_row_ids(dataset: Any) -> Any:
     return dataset if len(dataset) and "row_id" in dataset[0] else _Numbered(dataset)
 
 
-def _made_on_reading(dataset: Any) -> bool:
+def made_on_reading(dataset: Any) -> bool:
     """Whether rows are what a function makes of the columns (``datasets.Dataset.with_transform``)."""
     shape = getattr(dataset, "format", None)
     return isinstance(shape, Mapping) and shape.get("type") == "custom"
