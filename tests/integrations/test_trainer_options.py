@@ -196,7 +196,7 @@ def test_any_collator_that_pads_serves_for_training_and_evaluation(
     assert all(map(torch.equal, padding.evaluated.labels, usual.evaluated.labels))
 
 
-def test_a_log_that_nobody_asks_for_does_not_grow(
+def test_ratios_are_those_since_somebody_asked(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     trainer = trainer_of(tokenizer, rows, tmp_path, LINEAR, logging_strategy="no")
