@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerFast
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
 from chronomask.errors import UsageError
 from chronomask.integrations.lightning import TimeVariantMasking
@@ -29,6 +29,7 @@ pytestmark = [
         ".*does not have many workers",
         ".*across ranks is zero",
         "You defined a `validation_step`",
+        "You requested to overfit",
         "`isinstance.treespec, LeafSpec.` is deprecated",
         ".*`torch.jit",
         "Checkpoint directory",
@@ -231,6 +232,32 @@ def test_a_responsive_ratio_watches_what_is_logged(
         tokenizer, rows, tmp_path, masking=watching, validate=True, max_steps=-1, max_epochs=2
     )
     assert callback.masking.masker.ratio_at(1.0) < 0.3
+    with pytest.raises(UsageError, match="there is no validation: give fit"):
+        fit(tokenizer, rows, tmp_path, masking=watching)
+    held_out = DataLoader(with_row_ids(rows[:8]), batch_size=8, collate_fn=RowCollator(tokenizer))
+    alone = TimeVariantMasking(watching, tokenizer)
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[alone]
+    )
+    for _ in range(4):  # not validations of a training
+        trainer.validate(Module(tokenizer), held_out, verbose=False)
+    assert alone.masking.masker.ratio_at(1.0) == 0.3
+
+
+def test_what_would_order_or_mask_rows_otherwise_is_refused(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"takes no sampler.*no overfit_batches"):
+        fit(tokenizer, rows, tmp_path, overfit_batches=1)
+    plain = [{"input_ids": row["input_ids"]} for row in rows]
+    masked = DataLoader(plain, batch_size=8, collate_fn=DataCollatorForLanguageModeling(tokenizer))
+    with pytest.raises(UsageError, match="masked already"):
+        pl.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            callbacks=[TimeVariantMasking(PTW, tokenizer, UPOS_CLASSES)],
+        ).validate(Module(tokenizer), masked)
 
 
 def test_refusals(

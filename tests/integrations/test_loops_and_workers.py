@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast
 
@@ -128,6 +129,74 @@ def test_a_keyed_loader_goes_on_where_it_was(
     assert list(KeyedSampler(10, seed=1)) != list(KeyedSampler(10, seed=2))
 
 
+def test_a_keyed_loader_says_where_it_stands_between_iterations(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    loader = KeyedLoader(rows[:10], batch_size=3, collate_fn=RowCollator(tokenizer))
+    first, _ = list(loader), loader.set_epoch(1)
+    assert loader.state_dict() == {"epoch": 1, "batches": 0}  # not an epoch that is over already
+    loader.load_state_dict({"epoch": 2, "batches": 2})
+    assert loader.state_dict() == {"epoch": 2, "batches": 2}
+    loader.set_epoch(2)
+    assert len(list(loader)) == 2
+    loader.load_state_dict({"epoch": 2, "batches": 2})
+    loader.set_epoch(0)  # a loop that begins anew loses no rows
+    assert [b["row_id"].tolist() for b in loader] == [b["row_id"].tolist() for b in first]
+    with pytest.raises(UsageError, match=r"no 'batches' \(it has 'epoch'\)"):
+        loader.load_state_dict({"epoch": 1})
+
+
+def test_ordered_loaders_refuse_what_would_order_them_otherwise(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    collate = RowCollator(tokenizer)
+    with pytest.raises(UsageError, match="takes no shuffle"):
+        KeyedLoader(rows, shuffle=True)
+    with pytest.raises(UsageError, match=r"takes no sampler.*use_distributed_sampler=False"):
+        KeyedLoader(rows, sampler=KeyedSampler(len(rows)))
+    stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
+    masked = {"masker": masker_of(tokenizer), "batch_size": 4, "num_steps": 4}
+    with pytest.raises(UsageError, match="of type IterableDataset, has no length"):
+        KeyedLoader(stream)
+    with pytest.raises(UsageError, match="of type IterableDataset, has no length"):
+        MaskedLoader(stream, collate_fn=collate, **masked)
+    for own in (
+        KeyedLoader(rows, batch_size=4, collate_fn=collate),
+        MaskedLoader(rows, collate_fn=collate, **masked),
+    ):
+        prepared = Accelerator(cpu=True).prepare(own)
+        with pytest.raises(UsageError, match=r"leave the loader out of prepare\(...\)"):
+            next(iter(prepared))
+        assert len(list(own)) == len(own)
+
+
+def test_a_masked_loader_is_read_twice_at_once(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    loader = MaskedLoader(
+        rows,
+        masker=masker_of(tokenizer),
+        batch_size=4,
+        num_steps=3,
+        collate_fn=RowCollator(tokenizer),
+    )
+    pairs = list(zip(loader, loader, strict=True))
+    assert len(pairs) == 3
+    assert all(torch.equal(a["labels"], b["labels"]) for a, b in pairs)
+
+
+def test_ranks_share_the_rows_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def places(rank: int, world: int) -> list[Any]:
+        monkeypatch.setattr("chronomask.integrations.workers.rank_and_world", lambda: (rank, world))
+        return list(StepBatches(10, batch_size=4, num_steps=5, seed=1))
+
+    alone, first, second = places(0, 1), places(0, 2), places(1, 2)
+    assert [len(step) for step in first] == [2] * 5
+    assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == list(map(sorted, alone))
+    with pytest.raises(UsageError, match="make it a multiple of 3"):
+        places(0, 3)
+
+
 def test_row_ids_are_places_whatever_the_data_set(rows: list[dict[str, Any]]) -> None:
     column = datasets.Dataset.from_list([{"input_ids": row["input_ids"]} for row in rows])
     numbered = with_row_ids(column)
@@ -137,6 +206,17 @@ def test_row_ids_are_places_whatever_the_data_set(rows: list[dict[str, Any]]) ->
     assert len(plain) == len(rows)
     assert plain[7]["row_id"] == 7
     assert with_row_ids(plain) is plain
+
+
+def test_rows_that_are_made_on_reading_are_numbered_too(rows: list[dict[str, Any]]) -> None:
+    texts = datasets.Dataset.from_list([{"text": "a b"}, {"text": "c"}])
+    made = texts.with_transform(lambda batch: {"input_ids": [[2, 3] for _ in batch["text"]]})
+    assert [dict(row) for row in with_row_ids(made)] == [
+        {"input_ids": [2, 3], "row_id": 0},
+        {"input_ids": [2, 3], "row_id": 1},
+    ]
+    own = texts.with_transform(lambda batch: batch | {"row_id": [7 for _ in batch["text"]]})
+    assert with_row_ids(own) is own
 
 
 def test_rows_of_a_stream_are_known_by_their_tokens(

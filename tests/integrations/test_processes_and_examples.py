@@ -72,6 +72,8 @@ def test_two_ranks_of_the_trainer_equal_one(scripts: Scripts) -> None:
     for name, value in alone["state"].items():
         assert torch.equal(ranks[0]["state"][name], ranks[1]["state"][name])
         torch.testing.assert_close(ranks[0]["state"][name], value, rtol=1e-5, atol=0)
+    # A stream's rows are divided as they come.
+    assert ranks[0]["stream"]["loss"] == pytest.approx(alone["stream"]["loss"], rel=1e-5)
     # Also where rows are of two kinds, masks enter late and log² Z is minimised.
     one, others = alone["own"], [rank["own"] for rank in ranks]
     assert others[0]["loss"] == pytest.approx(one["loss"], rel=1e-4)

@@ -74,6 +74,17 @@ def test_observing_micro_batches_is_updating_with_their_sums(content: str) -> No
         torch.testing.assert_close(one.state_dict()[name], value)
 
 
+def test_a_restored_masker_begins_a_step_that_observed_nothing() -> None:
+    masker = masker_of(content={"kind": "ptw"})
+    batch = masker(ROWS, 0.2)
+    begun = masker.state_dict()
+    for restore in (masker.load_state_dict, masker.continue_from):
+        masker.observe(batch, *losses_of(batch))
+        restore(begun)
+        with pytest.raises(UsageError, match="no losses were observed"):
+            masker.end_step()
+
+
 def test_a_masker_that_learns_nothing_ignores_losses() -> None:
     masker = masker_of()
     assert not masker.needs_feedback

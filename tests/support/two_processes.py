@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import TrainingArguments
 
 from chronomask.integrations.transformers import TimeVariantTrainer
@@ -26,18 +27,25 @@ def main(folder: Path, batch_size: int) -> None:
     rank = os.environ.get("RANK", "0")
     seen = {
         "own": train(folder, batch_size, TWO_KINDS_OF_ROWS),
+        "stream": train(folder, batch_size, LEARNING, as_stream=True),
         **train(folder, batch_size, LEARNING),
     }
     torch.save(seen, folder / f"seen-{rank}.pt")
 
 
-def train(folder: Path, batch_size: int, masking: Any) -> dict[str, Any]:
-    """What the model was given, the losses that were logged, and the state of content."""
+def train(folder: Path, batch_size: int, masking: Any, as_stream: bool = False) -> dict[str, Any]:
+    """What the model was given, the losses that were logged, and the state of content.
+
+    ``as_stream``: read rows that have no places.
+    """
     tokenizer = make_tokenizer()
     model = tiny_model(tokenizer)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    rows: Any = make_rows(tokenizer, 32)
+    if as_stream:
+        rows = Dataset.from_list(rows).to_iterable_dataset(num_shards=1)
     trainer = TimeVariantTrainer(
         model,
         TrainingArguments(
@@ -55,7 +63,7 @@ def train(folder: Path, batch_size: int, masking: Any) -> dict[str, Any]:
         masking=masking,
         class_names=UPOS_CLASSES,
         processing_class=tokenizer,
-        train_dataset=make_rows(tokenizer, 32),
+        train_dataset=rows,
         data_collator=RowCollator(tokenizer, row_length=ROW_LENGTH),
     )
     inputs: list[torch.Tensor] = []
@@ -63,7 +71,7 @@ def train(folder: Path, batch_size: int, masking: Any) -> dict[str, Any]:
     def keep(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
         inputs.append(given["input_ids"])
 
-    if masking is LEARNING:
+    if masking is LEARNING and not as_stream:
         model.register_forward_pre_hook(keep, with_kwargs=True)
     trainer.train()
     logged = [line["loss"] for line in trainer.state.log_history if "loss" in line]

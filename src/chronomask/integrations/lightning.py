@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.trainer.states import TrainerFn
 except ModuleNotFoundError:
     need("lightning.pytorch", "lightning", "TimeVariantMasking")
     raise
@@ -73,6 +74,11 @@ class TimeVariantMasking(Callback):
             raise UsageError(
                 "the number of training steps is unknown, and with it the progress that schedules "
                 "follow: set max_steps, or max_epochs with a loader that has a length"
+            )
+        if self.masking.masker.watches_validation and not trainer.enable_validation:
+            raise UsageError(
+                "masking.ratio watches the validation loss, and there is no validation: give fit() a loader "
+                "for it and the module a validation_step, or set masking.ratio.watch='training'"
             )
         ahead = self.masking.masker.config.content.look_ahead
         parts = trainer.accumulate_grad_batches * trainer.world_size
@@ -184,7 +190,8 @@ class TimeVariantMasking(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises UsageError when a responsive ratio watches a loss that was not logged."""
-        if trainer.sanity_checking or not self.masking.masker.watches_validation:
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not fitting or not self.masking.masker.watches_validation:
             return
         if self.monitor not in trainer.callback_metrics:
             raise UsageError(

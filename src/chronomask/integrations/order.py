@@ -25,6 +25,8 @@ def with_row_ids(dataset: Any) -> Any:
     row ids is returned as it is.
     """
     columns = getattr(dataset, "column_names", None)
+    if made_on_reading(dataset):
+        columns = None  # of what rows are made of, and not of the rows
     if isinstance(columns, list) and "row_id" in columns:
         return dataset
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -32,6 +34,12 @@ def with_row_ids(dataset: Any) -> Any:
     if isinstance(columns, list) and hasattr(dataset, "add_column"):
         return dataset.add_column("row_id", list(range(len(dataset))))
     return dataset if len(dataset) and "row_id" in dataset[0] else _Numbered(dataset)
+
+
+def made_on_reading(dataset: Any) -> bool:
+    """Whether rows are what a function makes of the columns (``datasets.Dataset.with_transform``)."""
+    shape = getattr(dataset, "format", None)
+    return isinstance(shape, Mapping) and shape.get("type") == "custom"
 
 
 class _Numbered(Dataset[dict[str, Any]]):
@@ -90,56 +98,129 @@ class KeyedSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_rows // _rank_and_world()[1]
+        return self.num_rows // rank_and_world()[1]
 
     def __iter__(self) -> Iterator[int]:
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         numbers = np.arange(self.epoch * self.num_rows, (self.epoch + 1) * self.num_rows)
         order, _ = visits(self.num_rows, self.seed, numbers)
         yield from order[rank::world][: len(self)][self.start :].tolist()
 
 
+class ReadByItsLoader:
+    """Mixed into a sampler: a loader's own order, which no other loader may read.
+
+    What makes a loader of its own out of a given one, as ``accelerate`` does in ``prepare``, takes the
+    order and leaves the rest: it would divide among processes what is divided already, and know no place
+    to resume at.
+    """
+
+    _allowed = 0  # iterations that the loader began and that have read nothing yet
+
+    def allow_reading(self) -> None:
+        """Say that one of the iterations that come next is the loader's own."""
+        self._allowed += 1
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raises UsageError for another reader."""
+        if not self._allowed:
+            raise UsageError(
+                "another loader, such as accelerate's prepare makes, reads the order of a KeyedLoader or "
+                "MaskedLoader, which divides its rows among processes by itself: leave the loader out of "
+                "prepare(...), and move its batches with accelerate.utils.send_to_device"
+            )
+        self._allowed -= 1
+        yield from super().__iter__()  # type: ignore[misc]
+
+
+class _LoaderOrder(ReadByItsLoader, KeyedSampler):
+    """The order of a :class:`KeyedLoader`."""
+
+
 class KeyedLoader(DataLoader[Any]):
     """A DataLoader in keyed order that continues after the last batch that it returned.
 
-    Takes a DataLoader's options except ``shuffle`` and ``sampler``. A batch that is a dictionary with
-    ``row_id`` also gets ``epoch``, the number of its epoch, for the masker to read. The loader's state is
-    two numbers, counted where batches are handed out, so what workers have read ahead does not matter.
+    Takes a DataLoader's options except ``shuffle``, ``sampler`` and ``batch_sampler``. A batch that is a
+    dictionary with ``row_id`` also gets ``epoch``, the number of its epoch, for the masker to read. The
+    loader's state is two numbers, counted where batches are handed out, so what workers have read ahead
+    does not matter. Ranks of torch.distributed share the rows out. Raises UsageError for another order,
+    and for a data set without a length.
     """
 
     def __init__(self, dataset: Any, *, batch_size: int = 1, seed: int = 0, **options: Any) -> None:
-        self._order = KeyedSampler(len(dataset), seed)
-        self._resume_at = 0
-        self._handed_out = 0
+        _refuse_other_orders(dataset, options)
+        self._order = _LoaderOrder(len(dataset), seed)
+        self._place = 0, 0  # an epoch, and how many batches of it were handed out
+        self._goes_on = False  # whether the next iteration begins there
         super().__init__(
             with_row_ids(dataset), batch_size=batch_size, sampler=self._order, **options
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is."""
+        """Say which epoch the next iteration is; any but a restored one begins with its first row."""
         self._order.set_epoch(epoch)
 
     def __iter__(self) -> Any:
-        self._handed_out, self._resume_at = self._resume_at, 0
-        self._order.start = self._handed_out * (self.batch_size or 1)
+        epoch = self._order.epoch
+        self._place = epoch, self._batches_of(epoch) if self._goes_on else 0
+        self._goes_on = False
+        self._order.start = self._place[1] * (self.batch_size or 1)
+        self._order.allow_reading()
         for batch in super().__iter__():
-            self._handed_out += 1
+            self._place = epoch, self._place[1] + 1
             if isinstance(batch, MutableMapping) and "row_id" in batch:
-                batch["epoch"] = self._order.epoch
+                batch["epoch"] = epoch
             yield batch
+
+    def _batches_of(self, epoch: int) -> int:
+        return self._place[1] if self._place[0] == epoch else 0
 
     def state_dict(self) -> dict[str, int]:
         """``epoch``, and ``batches`` of it handed out so far."""
-        return {"epoch": self._order.epoch, "batches": self._handed_out}
+        epoch = self._order.epoch
+        return {"epoch": epoch, "batches": self._batches_of(epoch)}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue where :meth:`state_dict` was taken; after a finished epoch, with the next one."""
+        """Continue where :meth:`state_dict` was taken; after a finished epoch, with the next one.
+
+        Raises UsageError for another state.
+        """
+        missing = [name for name in ("epoch", "batches") if name not in state]
+        if missing:
+            raise UsageError(
+                f"the state of a KeyedLoader has 'epoch' and 'batches', this one has no {missing[0]!r} (it "
+                f"has {', '.join(map(repr, state)) or 'nothing'}): give what loader.state_dict() returned"
+            )
         finished = state["batches"] >= len(self)
         self._order.set_epoch(state["epoch"] + finished)
-        self._resume_at = 0 if finished else state["batches"]
+        self._place = self._order.epoch, 0 if finished else state["batches"]
+        self._goes_on = True
 
 
-def _rank_and_world() -> tuple[int, int]:
+def _refuse_other_orders(dataset: Any, options: Mapping[str, Any]) -> None:
+    """Raise UsageError for what a KeyedLoader cannot number or is not to order."""
+    number_of_rows(dataset)
+    for name in ("sampler", "batch_sampler", "shuffle"):
+        if options.get(name):
+            raise UsageError(
+                f"a KeyedLoader has an order of its own, keyed by seed and epoch, and takes no {name}: leave "
+                "it out; where Lightning adds one, give its Trainer use_distributed_sampler=False and no "
+                "overfit_batches"
+            )
+
+
+def number_of_rows(dataset: Any) -> int:
+    """How many rows a data set has; raises UsageError where rows have no places."""
+    if not hasattr(dataset, "__len__"):
+        raise UsageError(
+            f"the data set, of type {type(dataset).__name__}, has no length, and this loader orders rows by "
+            "their places: read a stream with torch's DataLoader(chronomask.with_row_ids(stream), ...)"
+        )
+    return len(dataset)
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Of torch.distributed; 0 of 1 where it does not run."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -21,11 +21,10 @@ from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from chronomask.config import kind_of
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, UsageError, shown
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, fixed_masker
 from chronomask.masking.objective import MaskedOnly
-from chronomask.masking.rows import as_rows
 from chronomask.masking.tally import logits_of_targets
 from chronomask.model.attention import check_supported, implementation_for, without_cudnn
 from chronomask.model.head import token_losses
@@ -62,6 +61,12 @@ def read_arm(masking: Any) -> RunConfig:
     that no other loop can carry.
     """
     parts = masking if isinstance(masking, list | tuple) else [masking]
+    for part in parts:
+        if not isinstance(part, MaskingConfig | RunConfig | Mapping | str | Path):
+            raise UsageError(
+                f"masking is {shown(part)}; give a MaskingConfig, a dict such as {{'ratio': 0.15}}, the "
+                "path of a YAML file, or the name of a recipe"
+            )
     plain = [part for part in parts if not isinstance(part, MaskingConfig)]
     layers = [RunConfig._layer_of(part).values for part in plain]
     keys = {
@@ -130,9 +135,7 @@ class StepMasking:
         self._evaluation = fixed_masker(
             self.masker.vocabulary
         )  # the same for every seed and schedule
-        self._masked: list[tuple[float, int, Any]] = []
-        self._causal: list[tuple[int, torch.Tensor]] = []
-        self._rows = [0, 0]  # in all, and causal
+        self._ratios = _Ratios()
         self._forward: Forward | None = None
         self._scorer: Scorer | None = None
 
@@ -150,8 +153,16 @@ class StepMasking:
     def attach(self, model: Any, device: torch.device | str | None = None) -> None:
         """Take the model that is trained, where it is :attr:`runs_model`; its attention becomes ours.
 
-        ``device``: where batches go, that of the model if None. Raises UsageError for a model that cannot.
+        ``device``: where batches go, that of the model if None. Raises UsageError for a model that cannot,
+        and for one that lacks some of the tokenizer's tokens.
         """
+        known = getattr(getattr(model, "config", None), "vocab_size", None)
+        if isinstance(known, int) and known < self.masker.vocabulary.size:
+            raise UsageError(
+                f"the model has weights for {known:,} tokens, and the tokenizer has "
+                f"{self.masker.vocabulary.size:,}: give the model's own tokenizer, or call "
+                f"model.resize_token_embeddings({self.masker.vocabulary.size}) first"
+            )
         if not self.runs_model or (self._forward is not None and self._forward.model is model):
             return
         if not isinstance(model, PreTrainedModel):
@@ -236,7 +247,7 @@ class StepMasking:
         """
         with without_cudnn():  # the model's own attention may be given a mask
             if self._forward is None:
-                return [_logits(model(**part.batch.inputs())) for part in micro.parts]
+                return [logits_of(model(**part.batch.inputs())) for part in micro.parts]
             forward = replace(self._forward, precision=_precision_in_force(self._forward.device))
             run = lambda *parts: [forward.logits(part) for part in parts]  # noqa: E731
             return _call_within(model, self._forward.model, run, *micro.parts)
@@ -259,7 +270,7 @@ class StepMasking:
             if (
                 part.causal
             ):  # next tokens teach masking nothing, but every process has something to pool
-                self._causal.append((batch.num_predicted, losses.detach().double().sum()))
+                self._ratios.note_causal_loss(batch.num_predicted, losses)
                 first = ("positions", "targets", "target_class")
                 batch = replace(batch, **{name: getattr(batch, name)[:0] for name in first})
                 losses, correct = losses[:0], correct[:0]
@@ -275,8 +286,8 @@ class StepMasking:
         return self.begin_evaluation(batch).parts[0].batch
 
     def begin_evaluation(self, batch: Mapping[str, Any]) -> MicroBatch:
-        """The batch masked for evaluation, a step by itself."""
-        rows = as_rows(batch, epoch=0)
+        """The batch masked for evaluation, a step by itself; raises UsageError where it cannot be."""
+        rows = self.masker.rows_of(batch, 0.0, epoch=0)
         masked = self._evaluation(rows, 0.0)
         part = Part(rows, masked, masked.inputs())
         return MicroBatch((part,), Predictions.of([part]))
@@ -284,12 +295,7 @@ class StepMasking:
     def _note(self, parts: Sequence[Sequence[Part]]) -> None:
         """Keep what :meth:`take_ratios` tells."""
         for part in (part for each in parts for part in each):
-            batch = part.batch
-            self._rows[0] += part.rows.num_rows
-            if part.causal:
-                self._rows[1] += part.rows.num_rows
-            else:
-                self._masked.append((batch.masking_ratio, batch.num_predicted, batch.num_maskable))
+            self._ratios.note(part)
 
     def take_ratios(self) -> dict[str, float]:
         """What masking did since the last call, in this process.
@@ -297,19 +303,18 @@ class StepMasking:
         ``masking_ratio`` (asked) and ``masking_ratio_achieved``; where rows are causal, also their share
         ``causal_share``, and ``causal_loss``, the mean loss of a next token, where there was one.
         """
-        if not self._rows[0]:
+        ratios, self._ratios = self._ratios, _Ratios()
+        if not ratios.rows:
             return {}
-        masked, causal, (rows, causal_rows) = self._masked, self._causal, self._rows
-        self._masked, self._causal, self._rows = [], [], [0, 0]
-        maskable = [int(number) for _, _, number in masked]
-        asked = sum(ratio * n for (ratio, _, _), n in zip(masked, maskable, strict=True))
-        achieved = sum(number for _, number, _ in masked)
-        total = max(1, sum(maskable))
-        said = {"masking_ratio": asked / total, "masking_ratio_achieved": achieved / total}
+        total = max(1.0, float(ratios.maskable))
+        said = {
+            "masking_ratio": float(ratios.asked) / total,
+            "masking_ratio_achieved": ratios.predicted / total,
+        }
         if self.objective.has_causal_rows:
-            said["causal_share"] = causal_rows / rows
-            if number := sum(number for number, _ in causal):
-                said["causal_loss"] = sum(float(loss) for _, loss in causal) / number
+            said["causal_share"] = ratios.causal_rows / ratios.rows
+            if ratios.causal_predicted:
+                said["causal_loss"] = float(ratios.causal_loss) / ratios.causal_predicted
         return said
 
     def settings(self) -> str:
@@ -341,7 +346,12 @@ class StepMasking:
                     f"{own.get(name)!r}: masks would change in the middle of training; resume with the saved "
                     "settings, or start a new run from the checkpoint's weights"
                 )
+        self.begin_in(state)
+
+    def begin_in(self, state: dict[str, torch.Tensor]) -> None:
+        """Begin training in a state; what a step that was broken off had observed is forgotten."""
         self.masker.load_state_dict(state)
+        self._ratios = _Ratios()
 
     def save(self, folder: Path) -> None:
         """Write :data:`STATE_FILE` into a checkpoint folder. Raises RunError."""
@@ -351,6 +361,8 @@ class StepMasking:
     def load(self, folder: Path) -> None:
         """Restore :meth:`save`; raises DataError when the folder has no readable state."""
         path = folder / STATE_FILE
+        if not folder.is_dir():
+            raise DataError(f"there is no checkpoint folder {folder}: name one that exists")
         if not path.is_file():
             raise DataError(
                 f"checkpoint {folder} has no {STATE_FILE}: it was written without time-variant "
@@ -365,9 +377,54 @@ class StepMasking:
             raise DataError(f"{path} cannot be read ({error}); use another checkpoint") from None
 
 
-def _logits(outputs: Any) -> torch.Tensor:
-    """Those of what a model gives: an output with names, or a tuple that begins with them."""
-    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+@dataclass(slots=True)
+class _Ratios:
+    """What masking did, summed: as many numbers however long nobody asks.
+
+    Those that may lie on a device stay there, and nothing waits for them.
+    """
+
+    rows: int = 0
+    causal_rows: int = 0
+    predicted: int = 0
+    maskable: Any = 0
+    asked: Any = 0.0
+    causal_predicted: int = 0
+    causal_loss: Any = 0.0
+
+    def note(self, part: Part) -> None:
+        """Take in rows that were masked, or are causal."""
+        batch, num_rows = part.batch, part.rows.num_rows
+        self.rows += num_rows
+        if part.causal:
+            self.causal_rows += num_rows
+            return
+        maskable: Any = batch.num_maskable
+        if isinstance(maskable, torch.Tensor):
+            maskable = maskable.double()
+        self.predicted += batch.num_predicted
+        self.maskable = self.maskable + maskable
+        self.asked = self.asked + batch.masking_ratio * maskable
+
+    def note_causal_loss(self, number: int, losses: torch.Tensor) -> None:
+        """Take in the losses of ``number`` next tokens."""
+        self.causal_predicted += number
+        self.causal_loss = self.causal_loss + losses.detach().double().sum()
+
+
+def logits_of(outputs: Any) -> torch.Tensor:
+    """Those of what a model gives: an output with names, or a tuple that begins with them.
+
+    Raises UsageError for a model without a head.
+    """
+    if not isinstance(outputs, Mapping):
+        return outputs[0]
+    if "logits" not in outputs:
+        raise UsageError(
+            f"the model gives no 'logits' (it gives {', '.join(outputs)}): train one with a head for masked "
+            "language modelling, as AutoModelForMaskedLM opens it"
+        )
+    return outputs["logits"]
 
 
 def _as_documents(rows: Rows) -> Rows:

@@ -10,6 +10,8 @@ that the loss is divided by has already been fixed; hence a subclass of two over
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,14 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import get_last_checkpoint
 
 from chronomask.errors import UsageError
-from chronomask.integrations.order import with_row_ids
-from chronomask.integrations.step import MicroBatch, StepMasking
+from chronomask.integrations.order import made_on_reading, with_row_ids
+from chronomask.integrations.step import MicroBatch, StepMasking, logits_of
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import COLUMNS, RowCollator
 from chronomask.masking.tally import score
 from chronomask.model.attention import without_cudnn
+from chronomask.storage import make_folder
+from chronomask.types import MaskedBatch
 
 __all__ = ["MaskingCallback", "TimeVariantTrainer"]
 
@@ -34,14 +38,17 @@ _MASKED = "masked"
 
 
 class MaskingCallback(TrainerCallback):
-    """What masking does between batches: feedback once per optimiser step, state in checkpoints.
+    """What masking does between batches: feedback once per optimiser step, and from validations.
 
-    :class:`TimeVariantTrainer` adds it by itself. ``epoch``: the visit of the data under way.
+    :class:`TimeVariantTrainer` adds it by itself. ``epoch``: the visit of the data under way; ``state``: what
+    every training begins with, also one that begins anew with smaller batches; None: with what is there.
     """
 
     def __init__(self, masking: StepMasking) -> None:
         self.masking = masking
         self.epoch = 0
+        self.state: dict[str, torch.Tensor] | None = None
+        self._training = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -52,7 +59,15 @@ class MaskingCallback(TrainerCallback):
                 "masking.ratio watches the validation loss, but eval_strategy is 'no': set "
                 "eval_strategy and eval_dataset, or masking.ratio.watch='training'"
             )
+        if self.state is not None:
+            self.masking.begin_in(self.state)
+        self._training = True
         self.epoch = int(state.epoch) - 1
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._training = False
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -69,14 +84,8 @@ class MaskingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         loss = kwargs.get("metrics", {}).get("eval_loss")
-        if loss is not None:
+        if self._training and loss is not None:
             self.masking.masker.observe_validation(loss)
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if args.should_save and args.output_dir is not None:
-            self.masking.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class TimeVariantTrainer(Trainer):
@@ -91,7 +100,7 @@ class TimeVariantTrainer(Trainer):
 
     The training loss is the sum over the step's predicted tokens divided by their number, over all
     micro-batches and processes; where some rows are causal, that of each kind times its share of the rows.
-    ``evaluate`` masks 15 % of the tokens, the same at every evaluation.
+    ``evaluate`` masks 15 % of the tokens, the same at every evaluation; its loss is the mean over them.
 
     Raises UsageError for options under which masking would be wrong.
     """
@@ -121,32 +130,48 @@ class TimeVariantTrainer(Trainer):
             )
         if kwargs.get("data_collator") is None:
             kwargs["data_collator"] = RowCollator(tokenizer)
+        _refuse_masked_or_untokenised(kwargs)
         for name in ("train_dataset", "eval_dataset"):
             kwargs[name] = _number_rows(kwargs.get(name))
+        self._evaluated: list[torch.Tensor] = []  # of one evaluation: what each batch's rows lost
+        self._sums_of_rows: torch.Tensor | None = None
         super().__init__(model, args, **kwargs)
         _refuse_unsupported(self.args)
         seed = self.args.seed if masking_seed is None else masking_seed
         self.masking = StepMasking(masking, tokenizer, class_names, seed, self.args.device)
         if self.masking.runs_model:
             self._refuse_what_runs_the_model()
-            self.masking.attach(self.model, self.args.device)
+        self.masking.attach(self.model, self.args.device)
+        self._untrained = _copy_state(self.masking.state_dict())
         self._masking_callback = MaskingCallback(self.masking)
         self.add_callback(self._masking_callback)
 
     def train(
         self,
-        resume_from_checkpoint: str | bool | None = None,
+        resume_from_checkpoint: str | os.PathLike[str] | bool | None = None,
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> Any:
         """As ``Trainer.train``; resuming also restores the masking state.
 
-        Raises DataError for a checkpoint without it, UsageError when it is of other settings.
+        A model that ``model_init`` makes anew begins with masking that has learnt nothing. Raises DataError
+        for a checkpoint without the state, UsageError when it is of other settings, or when a ratio watches
+        the loss of several data sets.
         """
+        if self.masking.masker.watches_validation and isinstance(self.eval_dataset, dict):
+            raise UsageError(
+                "masking.ratio watches one validation loss, and eval_dataset is a dict of "
+                f"{', '.join(map(str, self.eval_dataset))}: give one of them, or set "
+                "masking.ratio.watch='training'"
+            )
         if resume_from_checkpoint is True and self.args.output_dir is not None:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
-        if isinstance(resume_from_checkpoint, str):
+        if isinstance(resume_from_checkpoint, str | os.PathLike):
+            resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             self.masking.load(Path(resume_from_checkpoint))
+        elif self.model_init is not None:
+            self.masking.begin_in(self._untrained)
+        self._masking_callback.state = _copy_state(self.masking.state_dict())
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def get_batch_samples(
@@ -181,9 +206,12 @@ class TimeVariantTrainer(Trainer):
             return (loss, {"loss": loss, "logits": torch.cat(logits)}) if return_outputs else loss
         with without_cudnn():  # the model's own attention may be given a mask
             outputs = model(**inputs)
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-        if not model.training:
-            loss = score(logits, micro.parts[0].batch)[0].mean()  # nothing is learnt from it
+        logits = logits_of(outputs)
+        if not model.training:  # nothing is learnt from it
+            batch = micro.parts[0].batch
+            losses = score(logits, batch)[0]
+            self._sums_of_rows = _sums_of_rows(losses, batch)
+            loss = losses.sum() / max(1, batch.num_predicted)
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
         loss = self.masking.loss_of(micro, [logits])
         return (loss, outputs) if return_outputs else loss
@@ -197,7 +225,37 @@ class TimeVariantTrainer(Trainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """As ``Trainer.prediction_step``, on rows masked the same at every evaluation."""
         masked = _inputs(self.masking.begin_evaluation(inputs))
-        return super().prediction_step(model, masked, prediction_loss_only, ignore_keys)
+        self._sums_of_rows = None  # and stays so where a subclass computes another loss
+        result = super().prediction_step(model, masked, prediction_loss_only, ignore_keys)
+        if self._sums_of_rows is not None:
+            sums: Any = self.accelerator.pad_across_processes(self._sums_of_rows)
+            gathered: Any = self.gather_function(sums)
+            self._evaluated.append(gathered)
+        return result
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """As ``Trainer.evaluation_loop``; the loss is the mean over all predicted tokens of the data set.
+
+        The Trainer's own is a mean of batch means, which a batch without any predicted token has not.
+        """
+        self._evaluated.clear()
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        evaluated, self._evaluated = self._evaluated, []
+        name = f"{metric_key_prefix}_loss"
+        metrics = output.metrics or {}
+        if evaluated and name in metrics:
+            loss, number = torch.cat(evaluated).sum(0).tolist()
+            metrics[name] = loss / number if number else math.nan
+        return output
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """As ``Trainer.get_eval_dataloader``; rows of a data set given here are numbered too."""
@@ -213,6 +271,28 @@ class TimeVariantTrainer(Trainer):
         if "loss" in logs:
             logs |= self.masking.take_ratios()
         super().log(logs, start_time)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in ``Trainer``; every process reads a stream by itself.
+
+        Else one process would join the batches of all and cut them apart again, and rows of differing
+        lengths and their numbers cannot be joined. Raises UsageError when this was asked for.
+        """
+        super().create_accelerator_and_postprocess()
+        if self.accelerator.dispatch_batches:
+            raise UsageError(
+                "accelerator_config sets dispatch_batches, which joins batches of several processes; rows of "
+                "differing lengths cannot be joined: leave it out"
+            )
+        self.accelerator.dataloader_config.dispatch_batches = False
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Not in a callback: a checkpoint that is saved on SIGTERM calls none.
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+            make_folder(folder)
+            self.masking.save(folder)
+        super()._save_checkpoint(model, trial)
 
     def _set_signature_columns_if_needed(self) -> None:
         # The collator's columns are not arguments of the model, yet must reach the collator.
@@ -244,6 +324,47 @@ def _inputs(micro: MicroBatch) -> dict[str, Any]:
         name: torch.cat([inputs[name] for inputs in every]) for name in every[0]
     }  # fmt: skip
     return {**joined, _MASKED: micro}
+
+
+def _copy_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def _sums_of_rows(losses: torch.Tensor, batch: MaskedBatch) -> torch.Tensor:
+    """float64 [B, 2]: the sum of each row's losses, and their number; ``losses`` [N]."""
+    num_rows, length = batch.input_ids.shape
+    row = torch.as_tensor(batch.positions, device=losses.device) // length
+    values = torch.stack((losses.double(), torch.ones_like(losses, dtype=torch.float64)), 1)
+    return values.new_zeros(num_rows, 2).index_add_(0, row, values)
+
+
+def _refuse_masked_or_untokenised(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for a collator that masks, several training sets in one, and text."""
+    collator = given["data_collator"]
+    if getattr(collator, "mlm", False):
+        raise UsageError(
+            f"data_collator is a {type(collator).__name__}, which masks rows itself: leave it out, or give "
+            "chronomask.RowCollator(tokenizer)"
+        )
+    train = given.get("train_dataset")
+    if isinstance(train, dict):
+        raise UsageError(
+            f"train_dataset is a dict of {', '.join(map(str, train))}; give one of them, such as "
+            f"train_dataset=dataset[{next(iter(train), 'train')!r}]"
+        )
+    for name in ("train_dataset", "eval_dataset"):
+        several = given.get(name)
+        for dataset in several.values() if isinstance(several, dict) else [several]:
+            columns = getattr(dataset, "column_names", None)
+            if (
+                isinstance(columns, list)
+                and "input_ids" not in columns
+                and not made_on_reading(dataset)
+            ):
+                raise UsageError(
+                    f"{name} has no column 'input_ids' (it has {', '.join(columns)}): tokenise it first, "
+                    "such as dataset.map(lambda rows: tokenizer(rows['text'], truncation=True), batched=True)"
+                )
 
 
 def _number_rows(dataset: Any) -> Any:

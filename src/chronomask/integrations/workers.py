@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from chronomask.config import kind_of
 from chronomask.data.order import visits
 from chronomask.errors import UsageError
+from chronomask.integrations.order import ReadByItsLoader, number_of_rows, rank_and_world
 from chronomask.masking.masker import Masker
 from chronomask.masking.rows import RowCollator, as_rows
 
@@ -31,11 +32,11 @@ class MaskedLoader(DataLoader[dict[str, torch.Tensor]]):
     """The batches of every step of a training, masked in the loader's workers.
 
     ``dataset``: features by number, as a list is; ``masker``: masking that learns nothing from losses;
-    ``batch_size``: rows of a step; ``num_steps``: the length of training; ``collate_fn``: a
-    :class:`~chronomask.masking.rows.RowCollator`; ``seed`` keys the order of the rows; to resume,
-    start at ``start_step``. ``options`` are those of a DataLoader that do not say which rows come when.
-    A batch is what the model takes: ``input_ids``, ``attention_mask`` and ``labels`` (−100 = not
-    predicted), all int64 [B, T]. Raises UsageError for masking that learns from losses.
+    ``batch_size``: rows of a step, which ranks of torch.distributed share out; ``num_steps``: the length
+    of training; ``collate_fn``: a :class:`~chronomask.masking.rows.RowCollator`; ``seed`` keys the order
+    of the rows; to resume, start at ``start_step``. ``options`` are those of a DataLoader that do not say
+    which rows come when. A batch is what the model takes: ``input_ids``, ``attention_mask`` and ``labels``
+    (−100 = not predicted), all int64 [B, T]. Raises UsageError for masking that learns from losses.
     """
 
     def __init__(
@@ -51,13 +52,14 @@ class MaskedLoader(DataLoader[dict[str, torch.Tensor]]):
         **options: Any,
     ) -> None:
         """Join the sampler that knows each row's step with the collator that masks for it."""
-        places = StepBatches(
-            len(dataset),
+        places = _LoaderBatches(
+            number_of_rows(dataset),
             batch_size=batch_size,
             num_steps=num_steps,
             seed=seed,
             start_step=start_step,
         )
+        self._places = places
         super().__init__(
             SteppedRows(dataset),
             batch_sampler=places,
@@ -65,12 +67,17 @@ class MaskedLoader(DataLoader[dict[str, torch.Tensor]]):
             **options,
         )
 
+    def __iter__(self) -> Any:
+        self._places.allow_reading()
+        return super().__iter__()
+
 
 class StepBatches(Sampler[list[Place]]):
     """The places of every step's rows, a pure function of (seed, step): a ``batch_sampler``.
 
-    Epochs are keyed permutations of the rows; a batch may reach into the next one. To resume, start at
-    ``start_step``.
+    Epochs are keyed permutations of the rows; a batch may reach into the next one. Ranks of torch.distributed
+    share the rows of every step out. To resume, start at ``start_step``. Raises UsageError where they cannot
+    be shared evenly.
     """
 
     def __init__(
@@ -90,10 +97,21 @@ class StepBatches(Sampler[list[Place]]):
         return self.num_steps - self.start_step
 
     def __iter__(self) -> Iterator[list[Place]]:
+        rank, world = rank_and_world()
+        if self.batch_size % world:
+            raise UsageError(
+                f"batch_size is {self.batch_size}, the rows of a step, and {world} processes share them: "
+                f"make it a multiple of {world}"
+            )
         for step in range(self.start_step, self.num_steps):
             numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
             rows, epochs = visits(self.num_rows, self.seed, numbers)
-            yield [(step, e, r) for e, r in zip(epochs.tolist(), rows.tolist(), strict=True)]
+            places = [(step, e, r) for e, r in zip(epochs.tolist(), rows.tolist(), strict=True)]
+            yield places[rank::world]
+
+
+class _LoaderBatches(ReadByItsLoader, StepBatches):
+    """The places of a :class:`MaskedLoader`."""
 
 
 class SteppedRows(Dataset[dict[str, Any]]):

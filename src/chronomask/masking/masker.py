@@ -63,9 +63,7 @@ class Masker:
         self.ratio = config.ratio.begin()
         self._tally = StepTally(self.content.num_classes)
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._weights: torch.Tensor | None = None
         self._held_weights: torch.Tensor | None = None
-        self._in_force: dict[float, torch.Tensor] = {}
         self._refresh_weights()
 
     @classmethod
@@ -259,7 +257,8 @@ class Masker:
         return state | {f"response.{k}": v for k, v in self.ratio.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restore :meth:`state_dict`; raises DataError if it is of another schedule."""
+        """Restore :meth:`state_dict`, as a new step begins; raises DataError if it is of another schedule."""
+        self._tally.discard()
         self.content.load_state_dict(_entries_of(state, "content."))
         self.ratio.load_state_dict(_entries_of(state, "response."))
         self._refresh_weights()
@@ -269,6 +268,7 @@ class Masker:
 
         Gives the schedules that begin anew instead, "content" or "ratio", and why.
         """
+        self._tally.discard()
         anew: dict[str, DataError] = {}
         named = (("content", "content.", self.content), ("ratio", "response.", self.ratio))
         for name, prefix, schedule in named:
@@ -282,7 +282,7 @@ class Masker:
     def _refresh_weights(self) -> None:
         held = self._held_weights
         self._weights = self.content.weights() if held is None else held
-        self._in_force = {}
+        self._in_force: dict[float, torch.Tensor] = {}
 
     def _weights_at(self, progress: float, by_level: bool) -> torch.Tensor | None:
         """float64 [C]: weights of classes as units are chosen by them at ``progress``; None for none.

@@ -120,6 +120,10 @@ class StepTally:
         sums = class_sums(classes, losses, correct, self.num_classes)
         self._sums = sums if self._sums is None else self._sums.add_(sums)
 
+    def discard(self) -> None:
+        """Forget what was added since the last :meth:`close`."""
+        self._sums = None
+
     def close(self) -> ClassTally:
         """The step's tally, pooled over all ranks where torch.distributed runs; empties this one.
 

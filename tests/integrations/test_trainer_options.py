@@ -1,0 +1,250 @@
+"""What people change in a script with a Trainer: options, data sets, mistakes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    DataCollatorForLanguageModeling,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+)
+
+from chronomask.errors import DataError, UsageError
+from tests.support.recording_trainer import (
+    LINEAR,
+    Recording,
+    same_state,
+    trainer_of,
+    without_dropout,
+)
+from tests.support.tiny_models import SIZES
+from tests.support.worded_rows import tiny_model
+
+ALMOST_NOTHING = {
+    "input_ids": [2, 20, 21, 3],
+    "word_ids": [None, 0, 1, None],
+    "token_class": [0, 1, 2, 0],
+}
+"""A row of which evaluation predicts no token."""
+RESPONSIVE = {"ratio": {"kind": "responsive", "patience": 1, "min_improvement": 0.5}}
+
+
+def test_a_checkpoint_may_be_named_by_a_path(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3}
+    through = trainer_of(tokenizer, rows, tmp_path, **options)
+    through.train()
+    resumed = trainer_of(tokenizer, rows, tmp_path / "resumed", **options)
+    resumed.train(resume_from_checkpoint=tmp_path / "checkpoint-3")
+    assert same_state(through, resumed)
+    with pytest.raises(DataError, match=r"there is no checkpoint folder .*checkpoint-4"):
+        resumed.train(resume_from_checkpoint=tmp_path / "checkpoint-4")
+
+
+@pytest.mark.parametrize("fails_at", [2, 4], ids=["in the first step", "in the second"])
+def test_what_a_step_without_memory_taught_is_forgotten(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    fails_at: int,
+) -> None:
+    class OutOfMemory(Recording):
+        calls = 0
+
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            loss = super().training_step(*args, **kwargs)
+            self.calls += 1
+            if self.calls == fails_at:
+                raise RuntimeError("CUDA out of memory.")
+            return loss
+
+    options: dict[str, Any] = {"gradient_accumulation_steps": 2, "learning_rate": 0.0}
+    options["model"] = without_dropout(tokenizer)
+    trainer = trainer_of(
+        tokenizer, rows, tmp_path, kind=OutOfMemory, auto_find_batch_size=True, **options
+    )
+    trainer.train()
+    labels = trainer.trained.labels[fails_at:]
+    assert trainer.masking.masker.content.num_updates == 6
+    smaller = trainer_of(
+        tokenizer, rows, tmp_path, per_device_train_batch_size=labels[0].shape[0], **options
+    )
+    smaller.train()
+    assert all(map(torch.equal, labels, smaller.trained.labels))
+    counts = "content.count_average"
+    assert torch.equal(trainer.masking.state_dict()[counts], smaller.masking.state_dict()[counts])
+
+
+def test_a_model_made_anew_begins_with_masking_that_learnt_nothing(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    given = {"model_init": lambda: tiny_model(tokenizer)}
+    trainer = trainer_of(tokenizer, rows, tmp_path, given=given)
+    trainer.train()
+    trainer.train()
+    labels = trainer.trained.labels
+    assert all(map(torch.equal, labels[:6], labels[6:]))
+    assert trainer.masking.masker.content.num_updates == 6
+
+
+def test_a_checkpoint_saved_on_a_signal_has_the_masking_state(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            for callback in trainer.callback_handler.callbacks:
+                if state.global_step == 3 and hasattr(callback, "jit_manager"):
+                    callback.jit_manager.is_checkpoint_requested = True
+
+    given = {"callbacks": [Stop()]}
+    trainer = trainer_of(tokenizer, rows, tmp_path, given=given, enable_jit_checkpoint=True)
+    trainer.train()
+    assert trainer.state.global_step < 6
+    resumed = trainer_of(tokenizer, rows, tmp_path)
+    resumed.train(resume_from_checkpoint=True)
+    through = trainer_of(tokenizer, rows, tmp_path / "through")
+    through.train()
+    assert same_state(through, resumed)
+
+
+def test_the_evaluation_loss_is_the_mean_over_the_predicted_tokens(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    held_out = [*rows[:9], ALMOST_NOTHING]
+    losses = [
+        trainer_of(
+            tokenizer, rows, tmp_path, per_device_eval_batch_size=size, given=given
+        ).evaluate(held_out)["eval_loss"]
+        for size, given in ((1, {}), (3, {}), (16, {"compute_metrics": lambda _: {}}))
+    ]
+    # Of rows one by one, that of the last has no mean.
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)
+    assert losses[1] == pytest.approx(losses[2], rel=1e-5)
+
+
+def test_a_loss_of_ones_own_is_evaluated_as_the_trainer_does(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    class Own(Recording):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any
+        ) -> Any:
+            loss = torch.tensor(3.0)
+            return (
+                (loss, {"logits": torch.zeros(len(inputs["labels"]), 1)})
+                if return_outputs
+                else loss
+            )
+
+    assert trainer_of(tokenizer, rows, tmp_path, kind=Own).evaluate()["eval_loss"] == 3.0
+
+
+def test_a_responsive_ratio_watches_validations_of_training_alone(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1}
+    trainer = trainer_of(tokenizer, rows, tmp_path, RESPONSIVE, **options)
+    for _ in range(4):
+        trainer.evaluate()
+    assert trainer.masking.masker.ratio_at(1.0) == 0.3
+    several = {"eval_dataset": {"web": rows[:4], "books": rows[4:8]}}
+    with pytest.raises(UsageError, match=r"watches one validation loss.*dict of web, books"):
+        trainer_of(tokenizer, rows, tmp_path, RESPONSIVE, given=several, **options).train()
+    trainer_of(tokenizer, rows, tmp_path, LINEAR, given=several, max_steps=1, **options).train()
+
+
+def test_rows_made_on_reading_train_as_others_do(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    numbers = datasets.Dataset.from_dict({"place": list(range(len(rows)))})
+    made = numbers.with_transform(
+        lambda b: {"input_ids": [rows[k]["input_ids"] for k in b["place"]]}
+    )
+    stored = datasets.Dataset.from_list([{"input_ids": row["input_ids"]} for row in rows])
+    options: dict[str, Any] = {"max_steps": 2, "remove_unused_columns": False}
+    read, kept = (trainer_of(tokenizer, d, tmp_path, LINEAR, **options) for d in (made, stored))
+    read.train()
+    kept.train()
+    assert torch.equal(read.trained.all_labels(), kept.trained.all_labels())
+
+
+def test_any_collator_that_pads_serves_for_training_and_evaluation(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    plain = [{"input_ids": row["input_ids"]} for row in rows]
+    own = {"data_collator": DataCollatorWithPadding(tokenizer)}
+    padding, usual = (
+        trainer_of(tokenizer, plain, tmp_path, LINEAR, given=given, max_steps=2)
+        for given in (own, {"data_collator": None})
+    )
+    for trainer in (padding, usual):
+        trainer.train()
+        trainer.evaluate()
+    assert all(map(torch.equal, padding.trained.labels, usual.trained.labels))
+    assert all(map(torch.equal, padding.evaluated.labels, usual.evaluated.labels))
+
+
+def test_ratios_are_those_since_somebody_asked(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    trainer = trainer_of(tokenizer, rows, tmp_path, LINEAR, logging_strategy="no")
+    trainer.train()
+    ratios = trainer.masking.take_ratios()
+    assert ratios["masking_ratio"] == pytest.approx(0.275, abs=0.02)
+    assert trainer.masking.take_ratios() == {}
+
+
+Changes = Callable[[PreTrainedTokenizerFast, list[dict[str, Any]]], dict[str, Any]]
+MISTAKES: list[tuple[str, Changes]] = [
+    (
+        "data_collator is a DataCollatorForLanguageModeling, which masks rows itself",
+        lambda tokenizer, _: {"data_collator": DataCollatorForLanguageModeling(tokenizer)},
+    ),
+    (
+        "train_dataset is a dict of train, test; give one of them, such as train_dataset=dataset['train']",
+        lambda _, rows: {"train_dataset": datasets.DatasetDict(
+            {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows)}
+        )},
+    ),
+    (
+        "eval_dataset has no column 'input_ids' (it has text): tokenise it first",
+        lambda _, __: {"eval_dataset": {"a": datasets.Dataset.from_list([{"text": "a"}])}},
+    ),
+    ("masking is 0.15; give a MaskingConfig", lambda _, __: {"masking": 0.15}),
+    (
+        "masking is Linear(kind='linear', start=0.4, end=0.1); give a MaskingConfig",
+        lambda _, __: {"masking": LINEAR.ratio},
+    ),
+    (
+        "the model has weights for 20 tokens, and the tokenizer has 154",
+        lambda _, __: {"model_init": lambda: BertForMaskedLM(BertConfig(vocab_size=20, **SIZES))},
+    ),
+    (
+        "the model gives no 'logits' (it gives last_hidden_state, pooler_output)",
+        lambda tokenizer, _: {"model_init": lambda: BertModel(tiny_model(tokenizer).config)},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("says", "changes"), MISTAKES, ids=[says[:24] for says, _ in MISTAKES])
+def test_a_likely_mistake_is_answered_with_what_to_do(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    says: str,
+    changes: Changes,
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        trainer_of(tokenizer, rows, tmp_path, given=changes(tokenizer, rows)).train()
