@@ -33,6 +33,7 @@ from chronomask.recipes import recipes
 from chronomask.train.foresight import Scorer
 from chronomask.train.forward import Forward, Predictions, entering, parts_of
 from chronomask.types import UPOS_CLASSES
+from tests.support.recording_trainer import without_dropout
 from tests.support.tiny_models import sizes
 from tests.support.worded_rows import ROW_LENGTH, make_rows, tiny_model
 
@@ -120,14 +121,6 @@ def rows(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
             2 * (begin and word % 3 == 0) for begin, word in zip(begins, words, strict=True)
         ]
     return made
-
-
-def without_dropout(tokenizer: PreTrainedTokenizerFast) -> BertForMaskedLM:
-    model = tiny_model(tokenizer)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return model
 
 
 def by_hand(

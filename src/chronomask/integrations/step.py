@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from chronomask.config import kind_of
 from chronomask.errors import DataError, UsageError, shown
+from chronomask.integrations.ratios import Ratios
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, fixed_masker
 from chronomask.masking.objective import MaskedOnly
@@ -135,7 +136,7 @@ class StepMasking:
         self._evaluation = fixed_masker(
             self.masker.vocabulary
         )  # the same for every seed and schedule
-        self._ratios = _Ratios()
+        self._ratios = Ratios()
         self._forward: Forward | None = None
         self._scorer: Scorer | None = None
 
@@ -303,7 +304,7 @@ class StepMasking:
         ``masking_ratio`` (asked) and ``masking_ratio_achieved``; where rows are causal, also their share
         ``causal_share``, and ``causal_loss``, the mean loss of a next token, where there was one.
         """
-        ratios, self._ratios = self._ratios, _Ratios()
+        ratios, self._ratios = self._ratios, Ratios()
         if not ratios.rows:
             return {}
         total = max(1.0, float(ratios.maskable))
@@ -351,7 +352,7 @@ class StepMasking:
     def begin_in(self, state: dict[str, torch.Tensor]) -> None:
         """Begin training in a state; what a step that was broken off had observed is forgotten."""
         self.masker.load_state_dict(state)
-        self._ratios = _Ratios()
+        self._ratios = Ratios()
 
     def save(self, folder: Path) -> None:
         """Write :data:`STATE_FILE` into a checkpoint folder. Raises RunError."""
@@ -375,41 +376,6 @@ class StepMasking:
             self.load_state_dict(state, settings, where=str(path))
         except (SafetensorError, KeyError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error}); use another checkpoint") from None
-
-
-@dataclass(slots=True)
-class _Ratios:
-    """What masking did, summed: as many numbers however long nobody asks.
-
-    Those that may lie on a device stay there, and nothing waits for them.
-    """
-
-    rows: int = 0
-    causal_rows: int = 0
-    predicted: int = 0
-    maskable: Any = 0
-    asked: Any = 0.0
-    causal_predicted: int = 0
-    causal_loss: Any = 0.0
-
-    def note(self, part: Part) -> None:
-        """Take in rows that were masked, or are causal."""
-        batch, num_rows = part.batch, part.rows.num_rows
-        self.rows += num_rows
-        if part.causal:
-            self.causal_rows += num_rows
-            return
-        maskable: Any = batch.num_maskable
-        if isinstance(maskable, torch.Tensor):
-            maskable = maskable.double()
-        self.predicted += batch.num_predicted
-        self.maskable = self.maskable + maskable
-        self.asked = self.asked + batch.masking_ratio * maskable
-
-    def note_causal_loss(self, number: int, losses: torch.Tensor) -> None:
-        """Take in the losses of ``number`` next tokens."""
-        self.causal_predicted += number
-        self.causal_loss = self.causal_loss + losses.detach().double().sum()
 
 
 def logits_of(outputs: Any) -> torch.Tensor:
