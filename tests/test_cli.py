@@ -199,6 +199,12 @@ def test_recipes_are_listed_and_printed(run) -> None:
     refused(run("recipes", "bert-tny"), 2, "did you mean 'bert-tiny'?", "chronomask recipes")
 
 
+def test_a_setting_where_a_recipe_stands_is_told_its_place(run) -> None:
+    refused(
+        run("pretrain", "bert-tiny", "steps=5", "--data", "d", "--out", "r"), 2, "--set steps=5"
+    )
+
+
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The configs that training was started with; it does nothing else."""

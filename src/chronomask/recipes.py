@@ -54,6 +54,10 @@ def find_recipe(name: str | Path, *groups: str) -> Path:
     path = Path(text)
     if path.exists():
         return path
+    if "=" in text:  # a common way to give settings, but not that of these commands
+        raise UsageError(
+            f"no recipe is called {shown(text)}; a setting of the command line follows --set: --set {text}"
+        )
     wanted = [name for name in known if not groups or name.rpartition("/")[0] in groups]
     stem = path.name.removesuffix(".yaml")
     same = [name for name in wanted if name.rpartition("/")[2] == stem]

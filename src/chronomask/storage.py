@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -55,6 +56,8 @@ UNPACKED_LIMIT = 80_000_000
 _BLOCK = 1 << 16
 _SYSTEM_ERROR = re.compile(r"([^\s:(][^:(]*) \(os error \d+\)")
 """How Rust's libraries write an error of the system into the text of theirs."""
+_FULL = {os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
+"""What a system says where there is no room left."""
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -159,10 +162,8 @@ def _tell_unwritten(path: Path, error: BaseException) -> None:
 
 def unwritten(path: Path, why: str) -> RunError:
     """The error of what could not be written; ``why``: as :func:`said_by_system` gives it."""
-    return RunError(
-        f"{path} cannot be written: {why}; make room or choose another folder, then run the same "
-        "command again"
-    )
+    way_out = "make room or choose another folder" if why in _FULL else "choose another folder"
+    return RunError(f"{path} cannot be written: {why}; {way_out}, then run the same command again")
 
 
 def flush(path: Path) -> None:

@@ -238,3 +238,14 @@ def test_a_full_disk_leaves_nothing_half_written(
     with pytest.raises(RunError, match="No space left on device; make room"):
         written(tmp_path / "rows", 5, shard_rows=5, batch=5)
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+
+
+def test_room_is_asked_for_only_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", broken)
+    with pytest.raises(RunError, match="Input/output error; choose another folder, then run"):
+        written(tmp_path / "rows", 5, shard_rows=5, batch=5)

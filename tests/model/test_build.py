@@ -83,6 +83,15 @@ def test_too_small_a_model_is_refused(tokenizer: PreTrainedTokenizerBase) -> Non
         build(tokenizer, "roberta", max_position_embeddings=needed - 1)
 
 
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_drawn(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    with pytest.raises(
+        UsageError, match=r"parameters, which take .* GB for each process: choose a"
+    ):
+        build(tokenizer, hidden_size=1 << 20, intermediate_size=1 << 22)
+
+
 def test_exported_folder_opens_in_transformers_and_here(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

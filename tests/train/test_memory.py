@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from chronomask.errors import RunError
-from chronomask.model.device import host_memory
+from chronomask.model.device import memory_of_process
 from chronomask.train import loop, memory
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
@@ -110,7 +110,7 @@ def test_a_host_with_too_little_memory_is_told_before_the_first_step(
     config = config.replace(["steps=1", "micro_batches=1", "rows_per_step=64"])
     pretrain(config, tmp_path / "enough", progress=False)
     assert _warnings(caplog) == []
-    monkeypatch.setattr(memory, "host_memory", lambda: 8_000_000)
+    monkeypatch.setattr(memory, "memory_of_process", lambda: 8_000_000)
     pretrain(config, tmp_path / "little", progress=False)
     (said,) = _warnings(caplog)
     assert "there are 0.0 GB" in said
@@ -144,4 +144,4 @@ def test_more_rows_than_the_host_can_hold_are_told_before_they_are_read(
 
 
 def test_the_memory_of_this_machine_is_known() -> None:
-    assert 1e9 < host_memory() < 1e14
+    assert 1e9 < memory_of_process() < 1e14

@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from chronomask.errors import DataError, UsageError, nearest
 from chronomask.model.attention import check_supported, implementation_for
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
+from chronomask.model.device import memory_of_process
 from chronomask.model.documents import backbone_inputs, position_offset
 from chronomask.model.head import HEADS
 from chronomask.model.host import use_host_kernels
@@ -70,13 +71,16 @@ def build_model(
     """A float32 model on the host, in training mode.
 
     Raises UsageError for an unknown architecture or field, values of fields that make no model, a model
-    too small for the rows or the vocabulary, a checkpoint of another vocabulary or without a head, or an
-    architecture that cannot keep documents apart, or, if ``causal``, rows from what follows.
+    too small for the rows or the vocabulary, or too large for the machine's memory, a checkpoint of another
+    vocabulary or without a head, or an architecture that cannot keep documents apart, or, if ``causal``,
+    rows from what follows.
     """
     if isinstance(config, FromCheckpoint):
         config = config.model_copy(update={"path": str(model_folder(config.path))})
     # Without weights first: what cannot be is refused before a large model is drawn or read.
-    skeleton(config, tokenizer, row_length=row_length, attention=attention, causal=causal)
+    _check_memory(
+        skeleton(config, tokenizer, row_length=row_length, attention=attention, causal=causal)
+    )
     if isinstance(config, FromCheckpoint):
         model = _from_checkpoint(config, seed)
         if _positions_lacking(model, row_length):
@@ -338,6 +342,19 @@ def _check_size(
         raise UsageError(
             f"model.overrides.vocab_size is {model.config.vocab_size:,}, and the data's tokenizer has "
             f"{vocab_size:,} tokens: leave it out, and the model has as many"
+        )
+
+
+def _check_memory(model: PreTrainedModel) -> None:
+    """Raise UsageError if the host has too little memory for the float32 weights alone.
+
+    The system would end the process without a word. Every process on a machine builds its own model.
+    """
+    numbers = model.num_parameters()
+    if 4 * numbers > (has := memory_of_process()):
+        raise UsageError(
+            f"the model has {numbers:,} parameters, which take {4 * numbers / 1e9:,.1f} GB, and this "
+            f"machine has {has / 1e9:,.1f} GB for each process: choose a smaller model"
         )
 
 

@@ -30,8 +30,8 @@ __all__ = [
     "cuda_graphs",
     "data_sheet_flops",
     "gpu_out_of_reach",
-    "host_memory",
     "memory_lacking",
+    "memory_of_process",
     "peak_flops",
     "peak_memory",
     "precision_on",
@@ -275,13 +275,16 @@ def slow_paths(facts: Facts) -> list[str]:
     return found
 
 
-def host_memory() -> int:
-    """Bytes of memory that this machine has, or that the container allows in which the process runs."""
+def memory_of_process() -> int:
+    """Bytes of the host's memory for each process of a run: what the machine or its container has, shared.
+
+    torchrun tells how many processes run on this machine.
+    """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _CONTAINER_LIMITS:
         with suppress(OSError, ValueError):  # no such file, or "max" in it
             limits.append(int(path.read_text()))
-    return min(limits)
+    return min(limits) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 _CONTAINER_LIMITS = (

@@ -7,7 +7,6 @@ may end the process instead, and nothing can be said then: what it has is compar
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import clear_frames
@@ -16,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from chronomask.errors import RunError
-from chronomask.model.device import host_memory, memory_lacking, precision_on
+from chronomask.model.device import memory_lacking, memory_of_process, precision_on
 from chronomask.model.memory import Memory, estimate_memory
 from chronomask.runs.rules import expect
 from chronomask.train.config import RunConfig
@@ -67,7 +66,7 @@ def warn_of_little_memory(run: Run, world: World) -> None:
     """
     if world.device.type != "cpu":
         return
-    has = host_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    has = memory_of_process()
     needed = _on_host(run, run.config, world)
     if needed > has:
         logger.warning(
