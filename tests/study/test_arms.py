@@ -261,10 +261,11 @@ def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, A
         ({"seeds": [1, 1]}, "twice"),
         ({"prepare": {"sources": ["x"]}}, "not both"),
         ({"arm": {}}, "did you mean 'arms'"),
-        ({"arms": {"a/b": {}}}, "arms"),
+        ({"arms": {"a/b": {}}}, "names a folder"),
         ({"arms": {"MRD": {}, "mrd": {}}}, "'MRD' and 'mrd' differ in capitals or blanks alone"),
         ({"arms": {"MRD + PTW": {}, "MRD+PTW": {}}}, "differ in capitals or blanks alone"),
-        ({"arms": {"MRD": {}, "MRD ": {}}}, "differ in capitals or blanks alone"),
+        ({"arms": {"MRD": {}, "MRD ": {}}}, "end with neither a blank nor a stop"),
+        ({"arms": {"MRD.": {}}}, "end with neither a blank nor a stop"),
         ({"slurm": {}}, "has no 'slurm' section: remove it.*--only 1/8"),
     ],
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from chronomask.config import Config
 from chronomask.errors import UsageError, nearest
@@ -17,7 +18,19 @@ from chronomask.recipes import find_recipe
 __all__ = ["StudyConfig", "TaskPlan", "load_study", "study_of"]
 
 Seed = Annotated[int, Field(ge=0)]
-ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+=%,()-]*$", max_length=60)]
+
+
+def _names_a_folder(name: str) -> str:
+    """The name of an arm, as the name of a folder on every file system."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+=%,()-]*", name) or name[-1] in " .":
+        raise ValueError(
+            "the name of an arm names a folder: begin with a letter (A to Z, a to z) or a digit, go on with "
+            "these, blanks and . _ + = % , ( ) -, and end with neither a blank nor a stop"
+        )
+    return name
+
+
+ArmName = Annotated[str, Field(max_length=60), AfterValidator(_names_a_folder)]
 
 
 class TaskPlan(Config):
