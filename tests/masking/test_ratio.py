@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from chronomask.errors import UsageError
-from chronomask.masking.ratio import Schedule
+from chronomask.masking.config import MaskingConfig
+from chronomask.masking.ratio import Linear, Schedule
 
 VALUES = {
     ("constant", 0.0): 0.15,
@@ -64,6 +65,21 @@ SEQUENCE = {
 def test_exact_values(kind: str, progress: float) -> None:
     schedule = Schedule.parse({"kind": kind})
     assert schedule.at(progress) == pytest.approx(VALUES[kind, progress], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"), [("0.30:0.15", 0.3, 0.15), ("0:.5", 0.0, 0.5), ("1:1e-1", 1.0, 0.1)]
+)
+def test_two_numbers_are_a_straight_line(text: str, start: float, end: float) -> None:
+    assert MaskingConfig.parse({"ratio": text}).ratio == Linear(start=start, end=end)
+    changed = MaskingConfig.parse({"ratio": text}).replace([f"ratio={text}", "ratio.end=0.2"])
+    assert changed.ratio == Linear(start=start, end=0.2)
+
+
+@pytest.mark.parametrize("text", ["0.3:", "0.3:0.1:0.2", "a:b", ":"])
+def test_other_text_is_no_straight_line(text: str) -> None:
+    with pytest.raises(UsageError, match="expected a group of keys with a 'kind'"):
+        MaskingConfig.parse({"ratio": text})
 
 
 @pytest.mark.parametrize("spec", [{"kind": k} for k in KINDS] + [PHASES, SEQUENCE], ids=str)

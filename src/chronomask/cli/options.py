@@ -7,7 +7,6 @@ that the config's own checks say what is wrong with it, and blame the flag.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,8 +103,6 @@ Content = Annotated[
 ]
 """``--content``: the content schedule."""
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-
 
 def of_group(flag: str, text: str, path: str, value: Any) -> list[Layer]:
     """The change that a flag makes whose ``text`` stands for a value of more than one part."""
@@ -137,16 +134,14 @@ def of_ratio(text: str | None, path: str = "masking.ratio") -> list[Layer]:
     """The change that ``--ratio`` makes: a number, two numbers with a colon, or a kind of schedule."""
     if text is None:
         return []
-    numbers = re.fullmatch(rf"({_NUMBER})(?::({_NUMBER}))?", text)
-    if numbers is None:
+    from chronomask.masking.config import ratio_group
+    from chronomask.yaml_text import from_yaml
+
+    value = from_yaml(text, f"--ratio {shown(text)}")
+    group = ratio_group(value)
+    if group == value:
         return of_kind("--ratio", path, text)
-    start, end = numbers.groups()
-    schedule: dict[str, Any] = (
-        {"kind": "constant", "base": float(start)}
-        if end is None
-        else {"kind": "linear", "start": float(start), "end": float(end)}
-    )
-    return of_group("--ratio", text, path, schedule)
+    return of_group("--ratio", text, path, group)
 
 
 def of_overrides(overrides: Iterable[str] | None) -> list[Layer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,24 +16,33 @@ from chronomask.masking.loss_weight import EqualWeight, LossPer, LossWeight
 from chronomask.masking.ratio import Linear, PureSchedule, Ratio, Schedule, value_at
 from chronomask.masking.strategy import Strategy, WholeWord
 
-__all__ = ["Budget", "MaskingConfig"]
+__all__ = ["Budget", "MaskingConfig", "ratio_group"]
 
 Budget = Literal["row", "batch", "none"]
 """What meets the ratio: every row, all rows of a micro-batch together, or no one."""
 
 
-def _of_number(value: Any) -> Any:
-    """A constant ratio's number as the group that it stands for; all else as it is."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return {"kind": "constant", "base": value} if is_number else value
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_LINE = re.compile(rf"({_NUMBER}):({_NUMBER})")
+
+
+def ratio_group(value: Any) -> Any:
+    """A number as the constant ratio and "0.30:0.15" as the straight line for which it stands; all else as
+    it is.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"kind": "constant", "base": value}
+    if isinstance(value, str) and (line := _LINE.fullmatch(value)):
+        return {"kind": "linear", "start": float(line[1]), "end": float(line[2])}
+    return value
 
 
 class MaskingConfig(Config):
     """Everything about masking: how much is masked, what, and how it is replaced."""
 
-    ratio: Annotated[Schedule, BeforeValidator(_of_number)] = Linear(start=0.30, end=0.15)
-    """how much is masked at each moment of training, a number for a constant ratio; the published course is
-    cosine_decay"""
+    ratio: Annotated[Schedule, BeforeValidator(ratio_group)] = Linear(start=0.30, end=0.15)
+    """how much is masked at each moment of training: a number for a constant ratio, 0.30:0.15 for a straight
+    line; the published course is cosine_decay"""
     content: ContentSchedule = NoContent()
     """which classes of tokens are preferred"""
     strategy: Strategy = WholeWord()

@@ -81,8 +81,8 @@ class Masker:
         ``masking``: a config, a dict of its fields, or the path of one as YAML; ``fields`` of
         :class:`MaskingConfig` change it: ``ratio``, ``content``, ``strategy``, ``budget`` and so on, each
         a typed value, a dict such as ``{"kind": "linear", "start": 0.3}``, or a kind with its defaults such
-        as ``"ptw"``; a number is a constant ratio. Those given nowhere have their defaults. ``classes``:
-        names of the classes in the rows' ``token_class``, "none" first.
+        as ``"ptw"``; 0.15 is a constant ratio, "0.30:0.15" a line. Those given nowhere have their
+        defaults. ``classes``: names of the classes in the rows' ``token_class``, "none" first.
         Raises UsageError for an unknown field, an invalid value or an unsuitable tokenizer.
         """
         if not hasattr(tokenizer, "mask_token_id"):
