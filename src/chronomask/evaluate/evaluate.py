@@ -82,14 +82,22 @@ def evaluate(
 
 
 def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
-    """One result; raises RunError, with the settings that take less, where memory is too little."""
+    """One result; raises RunError where memory is too little, with the settings that take less, and for texts
+    that the architecture cannot take.
+    """
     try:
         return task.run(model, task_data, seed, progress)
     except Exception as error:
         from chronomask.model.device import memory_lacking  # brings torch, as tasks that run do
+        from chronomask.model.open import fault_of_architecture
 
         if (why := memory_lacking(error)) is None:
-            raise
+            if (fault := fault_of_architecture(error)) is None:
+                raise
+            raise RunError(
+                f"{task.name}: {model.name} is of type '{model.config.model_type}', and transformers' code "
+                f"of it cannot take these rows ({fault}): evaluate another model, or leave the task out"
+            ) from error
         clear_frames(error.__traceback__)  # which hold tensors
         settings = task.config.to_dict().items()
         # None: as many as the device is known to hold, which is at least twice of this.
@@ -206,9 +214,10 @@ def _check(model: Subject, tasks: Sequence[Task[Any]], task_data: Path) -> None:
     if not problems:
         return
     fine = [task.name for task in tasks if task.name not in problems]
-    listing = "; ".join(
-        f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in problems.items()
-    )
+    named: dict[str, list[str]] = {}  # by what is wrong
+    for name, error in problems.items():
+        named.setdefault(str(error).removeprefix(f"{name}: "), []).append(name)
+    listing = "; ".join(f"{', '.join(names)}: {text}" for text, names in named.items())
     way_out = f". Nothing is wrong with: --tasks {','.join(fine)}" if fine else ""
     kind = UsageError if any(isinstance(e, UsageError) for e in problems.values()) else DataError
     raise kind(listing + way_out)

@@ -198,7 +198,7 @@ def outputs(
     device = next(model.parameters()).device
     model.eval()
     with Progress(label, len(examples), shown=progress) as shown:
-        for index in by_length(examples.lengths, 2 * recipe.batch_size):
+        for index in by_length(examples.lengths, 2 * recipe.batch_size, model):
             inputs = examples.batch(index, model, device)
             with torch.inference_mode(), autocast(device, recipe.precision):
                 output = run_headed(model, inputs)

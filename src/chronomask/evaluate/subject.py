@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronomask.errors import DataError, UsageError
+from chronomask.evaluate.batches import padding_of
 from chronomask.model.open import (
     MissingHead,
     check_architecture,
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["Subject", "find_subject"]
+
+_KIN_OF_ROBERTA = (
+    "roberta", "camembert", "data2vec-text", "ibert", "mpnet", "luke", "longformer", "esm", "xmod",
+)  # fmt: skip
+"""Parts of the names of types that count positions from the padding id + 1."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Subject:
         """Tokens a row may hold, special ones included; a large number if the model sets no bound."""
         positions = getattr(self.config, "max_position_embeddings", None)
         # RoBERTa and its kin count positions from the padding id + 1.
-        offset = self.config.pad_token_id if _counts_from_padding(self.config) else None
+        offset = _padding_in(self.config) if _counts_from_padding(self.config) else None
         bound = 1_000_000 if positions is None or positions < 1 else int(positions)
         return bound if offset is None else bound - offset - 1
 
@@ -112,7 +118,11 @@ class Subject:
         classes; ``device``: where the model is moved to; ``changes``: fields of its config, such as
         ``num_labels``. Raises UsageError if the architecture has no such head, DataError for damage.
         """
-        return self._guard(open_model(self.path, auto, new_head=True, **changes), device)
+        model = open_model(self.path, auto, new_head=True, **changes)
+        if _padding_in(model.config) is None:
+            # Decoders classify a text by its last token that is no padding.
+            model.config.pad_token_id = padding_of(self.tokenizer)
+        return self._guard(model, device)
 
     def check_tokens(self) -> None:
         """Raise UsageError if the tokenizer has tokens that the model has no weights for."""
@@ -183,5 +193,9 @@ def _checkpoint(path: Path, name: str, part: str | None = None) -> Subject:
 
 
 def _counts_from_padding(config: PretrainedConfig) -> bool:
-    kin = ("roberta", "camembert", "data2vec-text", "ibert", "mpnet", "luke", "longformer", "esm")
-    return config.pad_token_id is not None and any(part in config.model_type for part in kin)
+    return any(part in config.model_type for part in _KIN_OF_ROBERTA)
+
+
+def _padding_in(config: PretrainedConfig) -> int | None:
+    """The padding id that a config states; some have no such field."""
+    return getattr(config, "pad_token_id", None)
