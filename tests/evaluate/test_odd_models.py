@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -189,3 +190,14 @@ def test_xmod_counts_positions_from_its_padding(tmp_path: Path) -> None:
     model(torch.full((1, 32), 5))
     with pytest.raises((IndexError, RuntimeError), match="out of"):
         model(torch.full((1, 33), 5))
+
+
+def test_texts_without_a_token_are_answered(tmp_path: Path) -> None:
+    config = BertConfig(**WIDE)
+    subject = save(tmp_path, config)
+    subject.tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()  # adds no token
+    encoded = encode(subject.tokenizer, ["", ""], None, 16)
+    assert encoded.lengths.tolist() == [0, 0]
+    classifier = subject.open_as("AutoModelForSequenceClassification", num_labels=2)
+    ((_, output),) = outputs(classifier, encoded, FineTuning(), label="", progress=False)
+    assert output.logits.isfinite().all()

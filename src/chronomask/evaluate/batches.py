@@ -76,11 +76,13 @@ class Encoded:
 
         begins = self.bounds[index][:, None]
         lengths = self.bounds[index + 1][:, None] - begins
-        place = np.arange(lengths.max() if length is None else length)
+        longest = max(1, lengths.max()) if length is None else length  # a text may have no token
+        place = np.arange(longest)
         real, source = place < lengths, begins + place
 
         def pad(values: NDArray[Any], fill: int) -> NDArray[np.int64]:
-            return np.where(real, values.take(source, mode="clip"), fill).astype(np.int64)
+            there = values.take(source, mode="clip") if values.size else fill
+            return np.where(real, there, fill).astype(np.int64)
 
         made = {"input_ids": pad(self.ids, self.pad_token_id)}
         if self.types is not None and _takes_types(model):
