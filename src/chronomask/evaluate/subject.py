@@ -166,6 +166,8 @@ def find_subject(model: str) -> Subject:
             return _checkpoint(path.parent, model, path.name)
         weight_files(path)
         return Subject(model, path)
+    if (path / "model" / "config.json").is_file():  # as adapt leaves it
+        raise UsageError(f"{path} holds a model, and is none: name {path / 'model'}")
     if path.exists():
         raise UsageError(
             f"{path} is neither a run (no checkpoints/) nor a model folder (no config.json)"
