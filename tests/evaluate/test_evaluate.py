@@ -169,6 +169,13 @@ def test_results_of_something_else_are_refused_and_kept(
     changed = make_tasks(["cola"], [*QUICK, "epochs=2"], limit=3)
     with pytest.raises(UsageError, match=r"made with other recipe.epochs, recipe.limit"):
         evaluate(subject, changed, glue, [0], out, progress=False)
+    config = other.path / "tokenizer_config.json"
+    config.write_text(config.read_text().replace("{", '{"note": 1,', 1))
+    (other.path / "model.safetensors").write_bytes(
+        (subject.path / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(UsageError, match=r"was made with other config or tokenizer \(of"):
+        evaluate(str(other.path), tasks, glue, [0], out, progress=False)
     path = glue / "glue" / "CoLA" / "dev.tsv"
     path.write_text(path.read_text() + "gj04\t1\t\tthe film\n")
     with pytest.raises(UsageError, match="made with other data"):

@@ -235,6 +235,8 @@ def _read_existing(
             continue
         result = TaskResult.load(path)
         differing = [] if result.model_sha256 == model.sha256 else ["weights"]
+        if result.setup_sha256 not in ("", model.setup_sha256):
+            differing.append("config or tokenizer")
         if task.name not in digests:
             digests[task.name] = task.data_sha256(task_data)
         if result.data_sha256 != digests[task.name]:

@@ -165,7 +165,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
                     train, held_out = inside, outside
             return Prepared(train, held_out, dev, digest, rate, choice)
 
-        return self._prepared.of((model.sha256, digest), make)
+        return self._prepared.of((model.sha256, model.setup_sha256, digest), make)
 
     def left_out(self, prepared: Prepared[Examples, Tokens]) -> dict[str, int]:
         """What the tokens of each part do not hold, such as ``training examples cut at 128 tokens``."""

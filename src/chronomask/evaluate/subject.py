@@ -6,6 +6,7 @@ opens, or a model hub's name. Weights are read from safetensors only; no code co
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Subject", "find_subject"]
 
+_SETUP = re.compile(
+    r"(config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|(vocab|merges)\.txt|.+\.model"
+)
+"""Files of a model folder that say how its weights and a text are read."""
 _KIN_OF_ROBERTA = (
     "roberta", "camembert", "data2vec-text", "ibert", "mpnet", "luke", "longformer", "esm", "xmod",
 )  # fmt: skip
@@ -66,6 +72,12 @@ class Subject:
     def sha256(self) -> str:
         """SHA-256 over the weights' files in the order of their names."""
         return files_sha256(weight_files(self.path))
+
+    @cached_property
+    def setup_sha256(self) -> str:
+        """SHA-256 over the files of its config and tokenizer in the order of their names."""
+        found = sorted(file for file in self.path.iterdir() if _SETUP.fullmatch(file.name))
+        return files_sha256(found)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -82,6 +82,10 @@ class TaskResult:
     """of the primary metric: ``fraction`` (shown as per cent), ``percent``, ``nats``, or another one's name;
     results written before tasks declared it have what :func:`unit_of_metric` says"""
 
+    setup_sha256: str = ""
+    """of the model's config and tokenizer, which decide the numbers as its weights do; empty in results that
+    were written before it was stored"""
+
     left_out: Mapping[str, int] = field(default_factory=dict)
     """what was left out of the files or cut: how many, by reason, such as
     ``{"training examples cut at 128 tokens": 12}``; not in the file where nothing was"""
@@ -151,7 +155,16 @@ class TaskResult:
 
 def _check(result: TaskResult) -> None:
     """Raise TypeError, ValueError or OverflowError for values of another kind, as where a file was edited."""
-    for name in ("task", "family", "model", "model_sha256", "primary", "data_sha256", "unit"):
+    for name in (
+        "task",
+        "family",
+        "model",
+        "model_sha256",
+        "primary",
+        "data_sha256",
+        "unit",
+        "setup_sha256",
+    ):
         if not isinstance(value := getattr(result, name), str):
             raise TypeError(f"{name} is {shown(value)} and no text")
     groups = ("metrics", "num_examples", "details", "left_out")
