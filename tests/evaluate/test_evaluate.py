@@ -227,6 +227,17 @@ def test_tasks_are_given_by_name_or_made(subject: Subject, glue: Path, tmp_path:
         evaluate(subject, "", glue, progress=False)
 
 
+def test_seeds_are_a_number_of_them_or_the_seeds_each_once(
+    subject: Subject, glue: Path, tmp_path: Path
+) -> None:
+    tasks = make_tasks(["cola"], QUICK)
+    found = evaluate(subject, tasks, glue, [5, 7, 5], tmp_path / "out", progress=False)
+    assert [result.seed for result in found] == [5, 7]
+    for wrong in (0, -1, 1.5, "3", [1.5], None):
+        with pytest.raises(UsageError, match=r"seeds is .*; give how many there are to be"):
+            evaluate(subject, tasks, glue, wrong, progress=False)  # pyright: ignore[reportArgumentType]
+
+
 def test_default_folder(subject: Subject, tmp_path: Path) -> None:
     assert default_out(subject) == Path("results") / "tiny"
     of_run = Subject("x", tmp_path / "transformers", step=40, run=tmp_path / "run")

@@ -139,8 +139,10 @@ def test_a_result_without_a_number_is_named(folders: list[Path]) -> None:
 def test_what_cannot_be_is_refused(
     folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
-        compare([tmp_path / "gone"])
+    with pytest.raises(UsageError, match="no results were named"):
+        compare([])
+    with pytest.raises(UsageError, match="gone does not exist"):
+        compare(str(tmp_path / "gone"))
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="file is not a folder"):
         compare([tmp_path / "file"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any
 
-from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, shown
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_tasks
@@ -56,7 +56,7 @@ def evaluate(
             f"the model is {model!r}; give the path of a run, of a checkpoint or of a model folder, or "
             "a hub name"
         )
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = _find_seeds(seeds)
     task_data, out = Path(task_data), default_out(model) if out is None else Path(out)
     wanted = list(_units(tasks, seeds))
     _check(model, tasks, task_data)
@@ -129,6 +129,18 @@ def _find_tasks(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> list[Task[A
     if len(found) < len(given):
         raise UsageError("tasks are names such as 'cola', or what make_tasks gives, and not both")
     return found
+
+
+def _find_seeds(seeds: Any) -> list[int]:
+    """The seeds, each once; raises UsageError for what are none."""
+    if isinstance(seeds, int) and seeds >= 1:
+        return list(range(seeds))
+    found = list(seeds) if isinstance(seeds, Iterable) else [None]
+    if not all(isinstance(seed, int) for seed in found):
+        raise UsageError(
+            f"seeds is {shown(seeds)}; give how many there are to be, 1 or more, or whole numbers as a list"
+        )
+    return list(dict.fromkeys(found))
 
 
 def default_out(model: Subject) -> Path:

@@ -85,14 +85,21 @@ class ModelTable:
         return [["task", "measure", *self.models], *(line.cells() for line in self.lines)]
 
 
-def compare(results: Sequence[str | Path], *, every_metric: bool = False) -> ModelTable:
+def compare(
+    results: str | Path | Sequence[str | Path], *, every_metric: bool = False
+) -> ModelTable:
     """The table of several models, in the order given.
 
-    ``results``: folders that ``evaluate`` wrote, or runs, which stand for the newest of theirs;
+    ``results``: folders, or one, that ``evaluate`` wrote, or runs, which stand for the newest of theirs;
     ``every_metric``: not the primary one of each task alone. Raises UsageError where a folder has no results
     or those of several models, DataError for damaged ones.
     """
-    folders = [_folder_of_results(Path(path)) for path in results]
+    given = [results] if isinstance(results, str | Path) else list(results)
+    if not given:
+        raise UsageError(
+            "no results were named: give folders that chronomask evaluate wrote, or runs"
+        )
+    folders = [_folder_of_results(Path(path)) for path in given]
     for folder, times in Counter(folder.resolve() for folder in folders).items():
         if times > 1:
             raise UsageError(f"results {folder} are given {times} times")
