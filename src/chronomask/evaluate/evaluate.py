@@ -135,7 +135,7 @@ def _find_seeds(seeds: Any) -> list[int]:
     """The seeds, each once; raises UsageError for what are none."""
     if isinstance(seeds, int) and seeds >= 1:
         return list(range(seeds))
-    found = list(seeds) if isinstance(seeds, Iterable) else [None]
+    found: list[Any] = list(seeds) if isinstance(seeds, Iterable) else [None]
     if not all(isinstance(seed, int) for seed in found):
         raise UsageError(
             f"seeds is {shown(seeds)}; give how many there are to be, 1 or more, or whole numbers as a list"
