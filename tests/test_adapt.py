@@ -77,6 +77,7 @@ def test_a_checkpoint_is_continued_and_measured(
         assert f"{before.metrics['loss']:.4f}" in str(done)
 
     head = yaml.safe_load((done.model / "README.md").read_text().split("---\n")[1])
+    assert "\n# out\n" in (done.model / "README.md").read_text()
     assert head["base_model"] == "tiny-base"
     assert head["license"] == "mit"
     card = (done.model / "README.md").read_text()
@@ -222,6 +223,20 @@ def test_what_cannot_be_is_refused_before_any_work(
     refuse("name the text itself", checkpoint, text, out, Plan(new_words=1, also=tiny_data.path))
     refuse("unknown task", checkpoint, text, out, Plan(tasks=("kola",)))
     refuse("CoLA", checkpoint, text, out, Plan(tasks=("cola",), task_data=tmp_path))
+    long = [Layer("--row-length 4096", {"row_length": 4096})]
+    match = r"--row-length 4096: .* positions for 32 tokens: --row-length 32"
+    refuse(match, checkpoint, text, out, Plan(preparation=long))
+
+
+def test_the_checkpoint_is_not_the_folder_of_its_adaptation(
+    checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    before = sorted(checkpoint.iterdir())
+    (tmp_path / "link").symlink_to(checkpoint)
+    for out in (checkpoint, tmp_path / "link"):
+        with pytest.raises(UsageError, match="is the checkpoint that is continued: choose another"):
+            adapt(checkpoint, text, out, QUICK, progress=False)
+    assert sorted(checkpoint.iterdir()) == before
 
 
 def test_masking_that_the_text_cannot_have_is_refused_before_anything_is_measured(

@@ -13,10 +13,11 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import filter_repo_objects
+from transformers import RemBertTokenizer
 
 from chronomask.cli import main
 from chronomask.data.folder import PreparedData
-from chronomask.errors import RunError, UsageError
+from chronomask.errors import DataError, RunError, UsageError
 from chronomask.push import plan_push, push
 from tests.support.tiny_run import tiny_run
 
@@ -138,6 +139,19 @@ def test_what_cannot_be_is_refused(run: Path, tmp_path: Path) -> None:
     (model / "README.md").unlink()
     with pytest.raises(UsageError, match="not published without a card"):
         plan_push(model)
+    for file in model.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(DataError, match="has no tokenizer"):
+        plan_push(model)
+
+
+def test_files_that_the_tokenizers_class_reads_go_up(run: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(max((run / "checkpoints").iterdir()) / "transformers", model)
+    (model / "sentencepiece.model").write_text("what RemBERT's tokenizer reads")
+    assert "sentencepiece.model" in plan_push(model)[0].left_out
+    RemBertTokenizer().save_pretrained(model)
+    assert "sentencepiece.model" in plan_push(model)[0].files
 
 
 @pytest.mark.parametrize(

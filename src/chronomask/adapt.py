@@ -102,10 +102,12 @@ def adapt(
     asked = _check_plan(plan)
     first = find_subject(str(checkpoint))
     _check_model(first, asked.attention, asked)
+    if out.resolve() in {first.path.resolve(), first.run and first.run.resolve()}:
+        raise UsageError(f"{out} is the checkpoint that is continued: choose another --out")
+    row_length = _row_length(first, plan)
     for task in make_tasks(plan.tasks) if plan.tasks else ():
         task.check(first, Path(plan.task_data or "."))
     tokenizer = _tokenizer_folder(first, out)
-    row_length = min(first.max_length, _ROW_LENGTH)
 
     tell = _tell if progress else _be_silent
     tell(f"1 of 4: prepare {', '.join(map(str, paths))}")
@@ -124,7 +126,7 @@ def adapt(
         start = out / "start"
         words = _extend(first, texts["data"].tokenizer_path, start)
     data = texts["data"]
-    config = _fit_run(asked, plan, data, start)
+    config = _fit_run(asked, plan, data, start, out.resolve().name)
     _check_masking(config, data)
     tell(f"2 of 4: measure {first.name} as it is")
     before = _measure(first, old_texts, plan, asked.attention, out / "before", progress)
@@ -197,6 +199,20 @@ def _check_model(model: Subject, attention: AttentionScope, run: RunConfig | Non
     check_supported(opened, attention, causal=run is not None and run.objective.has_causal_rows)
     if run is not None:
         entering(run.late_masks, opened)
+
+
+def _row_length(model: Subject, plan: Plan) -> int:
+    """Tokens of a row, unless the plan names them; raises UsageError where it names more than the model
+    has positions for.
+    """
+    for layer in plan.preparation:
+        asked = layer.values.get("row_length")
+        if isinstance(asked, int) and asked > model.max_length:
+            raise UsageError(
+                f"{layer.origin}: {model.name} has positions for {model.max_length} tokens: --row-length "
+                f"{model.max_length}, or continue a model of longer rows"
+            )
+    return min(model.max_length, _ROW_LENGTH)
 
 
 def _check_masking(run: RunConfig, data: PreparedData) -> None:
@@ -328,8 +344,8 @@ def _check_plan(plan: Plan) -> RunConfig:
     return _run_config(plan, {})
 
 
-def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, start: Path) -> RunConfig:
-    """The run fitted to the amount of text."""
+def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, start: Path, name: str) -> RunConfig:
+    """The run fitted to the amount of text; ``name`` is that of the folder, which the card has too."""
     from chronomask.train.budget import few_validations
 
     steps = asked.steps
@@ -338,6 +354,7 @@ def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, start: Path) -> R
     return _run_config(
         plan,
         {
+            "name": name,
             "data": str(data.path),
             "model": {"kind": "checkpoint", "path": str(start)},
             "steps": steps,

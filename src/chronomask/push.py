@@ -23,7 +23,7 @@ _NAMES = re.compile(
     r"|model\.safetensors\.index\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json"
     r"|added_tokens\.json|vocab\.(txt|json)|merges\.txt|(spiece|spm|sentencepiece\.bpe)\.model"
 )
-"""Files that are uploaded."""
+"""Files that are uploaded, beside those that the tokenizer's class reads."""
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -54,7 +54,8 @@ def plan_push(run: str | Path, *, revisions: bool = False) -> list[Upload]:
 
     ``run``: a run (its newest checkpoint), a checkpoint, a model folder or a folder of ``adapt``;
     ``revisions``: also every checkpoint of the run, for a branch named after its step. Raises UsageError
-    where there is no model or no card, DataError for a damaged checkpoint.
+    where there is no model or no card, DataError for a damaged checkpoint, and for a model without a
+    tokenizer.
     """
     path = Path(run)
     if not path.exists():
@@ -135,8 +136,15 @@ def push(uploads: Sequence[Upload], repo: str, *, private: bool = False, api: An
 
 
 def _upload(revision: str, folder: Path) -> Upload:
+    from chronomask.model.open import open_tokenizer
+
+    own = open_tokenizer(folder).vocab_files_names.values()
     names = sorted(path.name for path in folder.iterdir())
-    files = tuple(name for name in names if _NAMES.fullmatch(name) and (folder / name).is_file())
+    files = tuple(
+        name
+        for name in names
+        if (_NAMES.fullmatch(name) or name in own) and (folder / name).is_file()
+    )
     if "README.md" not in files:
         raise UsageError(
             f"{folder} has no README.md, and a model is not published without a card: write one, or name a "

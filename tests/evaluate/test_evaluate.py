@@ -169,6 +169,13 @@ def test_results_of_something_else_are_refused_and_kept(
     changed = make_tasks(["cola"], [*QUICK, "epochs=2"], limit=3)
     with pytest.raises(UsageError, match=r"made with other recipe.epochs, recipe.limit"):
         evaluate(subject, changed, glue, [0], out, progress=False)
+    config = other.path / "tokenizer_config.json"
+    config.write_text(config.read_text().replace("{", '{"note": 1,', 1))
+    (other.path / "model.safetensors").write_bytes(
+        (subject.path / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(UsageError, match=r"was made with other config or tokenizer \(of"):
+        evaluate(str(other.path), tasks, glue, [0], out, progress=False)
     path = glue / "glue" / "CoLA" / "dev.tsv"
     path.write_text(path.read_text() + "gj04\t1\t\tthe film\n")
     with pytest.raises(UsageError, match="made with other data"):
@@ -218,6 +225,17 @@ def test_tasks_are_given_by_name_or_made(subject: Subject, glue: Path, tmp_path:
         evaluate(subject, "cola, rtee", glue, progress=False)
     with pytest.raises(UsageError, match="no task was named"):
         evaluate(subject, "", glue, progress=False)
+
+
+def test_seeds_are_a_number_of_them_or_the_seeds_each_once(
+    subject: Subject, glue: Path, tmp_path: Path
+) -> None:
+    tasks = make_tasks(["cola"], QUICK)
+    found = evaluate(subject, tasks, glue, [5, 7, 5], tmp_path / "out", progress=False)
+    assert [result.seed for result in found] == [5, 7]
+    for wrong in (0, -1, 1.5, "3", [1.5], None):
+        with pytest.raises(UsageError, match=r"seeds is .*; give how many there are to be"):
+            evaluate(subject, tasks, glue, wrong, progress=False)  # pyright: ignore[reportArgumentType]
 
 
 def test_default_folder(subject: Subject, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -171,7 +173,26 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
 
 
 def test_windows_without_room_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"leaves 11 tokens for the context.*lower stride"):
+    with pytest.raises(
+        UsageError, match=r"leaves 11 tokens .* --set max_question_tokens=15 --set stride=11$"
+    ):
         make_windows(
             make_tokenizer(), questions(), max_length=64, stride=11, max_question_tokens=50
+        )
+    for length in range(16, 65):  # the way out works
+        with pytest.raises(UsageError, match="such as") as refused:
+            make_windows(
+                make_tokenizer(),
+                questions(),
+                max_length=length,
+                stride=128,
+                max_question_tokens=64,
+            )
+        asked, shared = map(int, re.findall(r"=(\d+)", str(refused.value)))
+        make_windows(
+            make_tokenizer(),
+            questions(),
+            max_length=length,
+            stride=shared,
+            max_question_tokens=asked,
         )

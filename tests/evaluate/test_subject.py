@@ -81,6 +81,11 @@ def test_what_is_no_model_is_refused(tmp_path: Path, model_folder: Path) -> None
         find_subject(str(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="neither a run"):
         find_subject(str(tmp_path))
+    shutil.copytree(model_folder, tmp_path / "adapted" / "model")
+    with pytest.raises(
+        UsageError, match=r"adapted holds a model, and is none: name .*adapted/model"
+    ):
+        find_subject(str(tmp_path / "adapted"))
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UsageError, match="has no checkpoint yet"):
         find_subject(str(tmp_path / "empty"))

@@ -128,11 +128,24 @@ def test_losses_per_token_of_other_tokenizers_are_not_put_in_a_line(folders: lis
     assert note.endswith("compared by evaluate --tasks pseudo_perplexity on one text file")
 
 
+def test_a_result_without_a_number_is_named(folders: list[Path]) -> None:
+    write(folders[0], "rte", 2, {"accuracy": float("nan")})
+    table = compare(folders)
+    (rte,) = [line for line in table.lines if line.task == "rte"]
+    assert [len(own) for own in rte.values] == [2, 1]
+    assert table.notes == ("small: rte of seed 2 is left out, for its accuracy is nan",)
+
+
 def test_what_cannot_be_is_refused(
     folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
-        compare([tmp_path / "gone"])
+    with pytest.raises(UsageError, match="no results were named"):
+        compare([])
+    with pytest.raises(UsageError, match="gone does not exist"):
+        compare(str(tmp_path / "gone"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is not a folder"):
+        compare([tmp_path / "file"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no results, and is neither a run nor a model"):
         compare([tmp_path / "empty"])

@@ -47,6 +47,15 @@ def test_a_folder_that_is_no_run(folder: Path, name: str) -> None:
 def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         read_run(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is a file"):
+        read_run(tmp_path / "file")
+
+
+def test_results_of_tasks_are_no_run_and_the_way_to_see_them_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cola-seed0.json").write_text("{}")
+    with pytest.raises(UsageError, match=f"which chronomask compare {tmp_path} shows"):
+        read_run(tmp_path)
 
 
 def test_all_folders_are_looked_at_before_one_is_read(folder: Path, tmp_path: Path) -> None:

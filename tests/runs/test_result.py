@@ -78,3 +78,39 @@ def test_refuses_a_damaged_result_by_name(tmp_path: Path, damage) -> None:
     damage(path)
     with pytest.raises(DataError, match="cola-seed1"):
         TaskResult.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"metrics": {"mcc": "high"}}, r"metrics\.mcc is 'high' and no number"),
+        ({"metrics": {"mcc": True}}, r"metrics\.mcc is True and no number"),
+        ({"metrics": {"mcc": 10**400}}, "too large"),
+        ({"metrics": {}}, "no metric is called 'mcc', the primary one"),
+        ({"metrics": None}, "NoneType"),
+        ({"num_examples": [1]}, "list"),
+        ({"details": {"a": "b"}}, r"details\.a is 'b' and no number"),
+        ({"unit": 5}, "unit is 5 and no text"),
+        ({"seed": "1"}, "seed is '1' and no number"),
+    ],
+)
+def test_refuses_a_result_that_was_edited(tmp_path: Path, changes, what: str) -> None:
+    path = result().save(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(DataError, match=f"cola-seed1.json is not a whole result .*{what}"):
+        TaskResult.load(path)
+
+
+def test_a_copy_is_no_further_seed_and_the_way_out_works(tmp_path: Path) -> None:
+    result().save(tmp_path)
+    for end in (".json", ".examples.npz"):
+        file = tmp_path / f"cola-seed1{end}"
+        (tmp_path / f"cola-seed1 (1){end}").write_bytes(file.read_bytes())
+    with pytest.raises(
+        DataError,
+        match=r"\(1\)\.json holds .* seed 1: rename it to cola-seed1\.json and its examples",
+    ):
+        read_results([tmp_path])
+    for end in (".json", ".examples.npz"):
+        (tmp_path / f"cola-seed1 (1){end}").rename(tmp_path / f"cola-seed1{end}")
+    assert len(read_results([tmp_path])) == 1

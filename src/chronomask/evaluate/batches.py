@@ -18,6 +18,7 @@ from chronomask.types import send
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "check_pairs",
     "encode",
     "end_to_end",
+    "padding_of",
     "shuffled_batches",
 ]
 
@@ -74,11 +76,13 @@ class Encoded:
 
         begins = self.bounds[index][:, None]
         lengths = self.bounds[index + 1][:, None] - begins
-        place = np.arange(lengths.max() if length is None else length)
+        longest = max(1, lengths.max()) if length is None else length  # a text may have no token
+        place = np.arange(longest)
         real, source = place < lengths, begins + place
 
         def pad(values: NDArray[Any], fill: int) -> NDArray[np.int64]:
-            return np.where(real, values.take(source, mode="clip"), fill).astype(np.int64)
+            there = values.take(source, mode="clip") if values.size else fill
+            return np.where(real, there, fill).astype(np.int64)
 
         made = {"input_ids": pad(self.ids, self.pad_token_id)}
         if self.types is not None and _takes_types(model):
@@ -138,8 +142,13 @@ def end_to_end(
     bounds = np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64)
     ids = np.concatenate([np.asarray(row, np.int32) for row in rows])
     flat = None if types is None else np.concatenate([np.asarray(t, np.uint8) for t in types])
-    padding = tokenizer.pad_token_id
-    return Encoded(ids, flat, bounds, padding if isinstance(padding, int) else 0)
+    return Encoded(ids, flat, bounds, padding_of(tokenizer))
+
+
+def padding_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that rows are filled up with: of a tokenizer without padding, that of the end of a text."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((number for number in known if isinstance(number, int)), 0)
 
 
 def check_pairs(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -169,24 +178,41 @@ def shuffled_batches(
     return [batches[k] for k in permute(np.arange(len(batches)), len(batches), key + 1)]
 
 
-def by_length(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Batches for prediction, the longest first, so that memory that suffices once suffices always."""
-    order = np.argsort(-lengths, kind="stable")
-    for begin in range(0, order.size, batch_size):
-        yield order[begin : begin + batch_size]
+def by_length(
+    lengths: NDArray[np.int64], batch_size: int, model: nn.Module
+) -> Iterator[NDArray[np.int64]]:
+    """Batches for prediction, the longest first, so that memory that suffices once suffices always.
+
+    For a ``model`` that mixes padding into its tokens all examples of a batch are of one length, so that
+    what it says of one does not depend on the others.
+    """
+    for order in _runs(lengths, model):
+        for begin in range(0, order.size, batch_size):
+            yield order[begin : begin + batch_size]
 
 
-def by_tokens(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Batches of like length, the longest first: at most ``batch_tokens`` tokens, at least one example.
+def by_tokens(
+    lengths: NDArray[np.int64], batch_tokens: int, model: nn.Module
+) -> Iterator[NDArray[np.int64]]:
+    """Batches as of :func:`by_length`, of at most ``batch_tokens`` tokens, or of one example.
 
     ``lengths`` are above 0.
     """
+    for order in _runs(lengths, model):
+        begin = 0
+        while begin < order.size:
+            size = max(1, batch_tokens // int(lengths[order[begin]]))
+            yield order[begin : begin + size]
+            begin += size
+
+
+def _runs(lengths: NDArray[np.int64], model: nn.Module) -> Iterator[NDArray[np.int64]]:
+    """Indices, the longest first: all of them, or those of each length by themselves."""
+    from chronomask.model.documents import mixes_padding
+
     order = np.argsort(-lengths, kind="stable")
-    begin = 0
-    while begin < order.size:
-        size = max(1, batch_tokens // int(lengths[order[begin]]))
-        yield order[begin : begin + size]
-        begin += size
+    cuts = np.flatnonzero(np.diff(lengths[order])) + 1 if mixes_padding(model) else []
+    yield from np.split(order, cuts)
 
 
 def _takes_types(model: Any) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any
 
-from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, shown
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_tasks
@@ -56,7 +56,7 @@ def evaluate(
             f"the model is {model!r}; give the path of a run, of a checkpoint or of a model folder, or "
             "a hub name"
         )
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = _find_seeds(seeds)
     task_data, out = Path(task_data), default_out(model) if out is None else Path(out)
     wanted = list(_units(tasks, seeds))
     _check(model, tasks, task_data)
@@ -82,14 +82,22 @@ def evaluate(
 
 
 def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
-    """One result; raises RunError, with the settings that take less, where memory is too little."""
+    """One result; raises RunError where memory is too little, with the settings that take less, and for texts
+    that the architecture cannot take.
+    """
     try:
         return task.run(model, task_data, seed, progress)
     except Exception as error:
         from chronomask.model.device import memory_lacking  # brings torch, as tasks that run do
+        from chronomask.model.open import fault_of_architecture
 
         if (why := memory_lacking(error)) is None:
-            raise
+            if (fault := fault_of_architecture(error)) is None:
+                raise
+            raise RunError(
+                f"{task.name}: {model.name} is of type '{model.config.model_type}', and transformers' code "
+                f"of it cannot take these rows ({fault}): evaluate another model, or leave the task out"
+            ) from error
         clear_frames(error.__traceback__)  # which hold tensors
         settings = task.config.to_dict().items()
         # None: as many as the device is known to hold, which is at least twice of this.
@@ -121,6 +129,18 @@ def _find_tasks(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> list[Task[A
     if len(found) < len(given):
         raise UsageError("tasks are names such as 'cola', or what make_tasks gives, and not both")
     return found
+
+
+def _find_seeds(seeds: Any) -> list[int]:
+    """The seeds, each once; raises UsageError for what are none."""
+    if isinstance(seeds, int) and seeds >= 1:
+        return list(range(seeds))
+    found: list[Any] = list(seeds) if isinstance(seeds, Iterable) else [None]
+    if not all(isinstance(seed, int) for seed in found):
+        raise UsageError(
+            f"seeds is {shown(seeds)}; give how many there are to be, 1 or more, or whole numbers as a list"
+        )
+    return list(dict.fromkeys(found))
 
 
 def default_out(model: Subject) -> Path:
@@ -206,9 +226,10 @@ def _check(model: Subject, tasks: Sequence[Task[Any]], task_data: Path) -> None:
     if not problems:
         return
     fine = [task.name for task in tasks if task.name not in problems]
-    listing = "; ".join(
-        f"{name}: {str(error).removeprefix(f'{name}: ')}" for name, error in problems.items()
-    )
+    named: dict[str, list[str]] = {}  # by what is wrong
+    for name, error in problems.items():
+        named.setdefault(str(error).removeprefix(f"{name}: "), []).append(name)
+    listing = "; ".join(f"{', '.join(names)}: {text}" for text, names in named.items())
     way_out = f". Nothing is wrong with: --tasks {','.join(fine)}" if fine else ""
     kind = UsageError if any(isinstance(e, UsageError) for e in problems.values()) else DataError
     raise kind(listing + way_out)
@@ -226,6 +247,8 @@ def _read_existing(
             continue
         result = TaskResult.load(path)
         differing = [] if result.model_sha256 == model.sha256 else ["weights"]
+        if result.setup_sha256 not in ("", model.setup_sha256):
+            differing.append("config or tokenizer")
         if task.name not in digests:
             digests[task.name] = task.data_sha256(task_data)
         if result.data_sha256 != digests[task.name]:

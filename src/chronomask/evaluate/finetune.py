@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AtLeastOne",
+    "Diverged",
     "Examples",
     "FineTuning",
     "Loss",
@@ -47,6 +48,10 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 """A number of things."""
 
 _STEPS_BETWEEN_CHECKS = 50
+
+
+class Diverged(RunError):
+    """The loss of a fine-tuning is not finite."""
 
 
 class FineTuning(Config):
@@ -120,7 +125,7 @@ def fine_tune(
     progress: bool,
     stops_after: Callable[[int], bool] | None = None,
 ) -> None:
-    """Train the model in place; raises RunError if the loss is not finite.
+    """Train the model in place; raises Diverged if the loss is not finite.
 
     On a CUDA device steps are recorded and replayed (:mod:`chronomask.evaluate.recorded`), and batches are
     padded to a few lengths for it. Where a model has dropout, so many more numbers are drawn: what is dropped
@@ -198,7 +203,7 @@ def outputs(
     device = next(model.parameters()).device
     model.eval()
     with Progress(label, len(examples), shown=progress) as shown:
-        for index in by_length(examples.lengths, 2 * recipe.batch_size):
+        for index in by_length(examples.lengths, 2 * recipe.batch_size, model):
             inputs = examples.batch(index, model, device)
             with torch.inference_mode(), autocast(device, recipe.precision):
                 output = run_headed(model, inputs)
@@ -258,7 +263,7 @@ def _set_rate(optimiser: torch.optim.AdamW, rate: float) -> None:
 def _finite(total: torch.Tensor, step: int, label: str) -> float:
     value = float(total)
     if not math.isfinite(value):
-        raise RunError(
+        raise Diverged(
             f"{label}: the loss is not finite by step {step}; try a lower learning rate "
             "(--set learning_rate=…) or precision=fp32"
         )

@@ -6,6 +6,7 @@ the dev set.
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.batches import Encoded
 from chronomask.evaluate.finetune import (
+    Diverged,
     Examples,
     FineTuning,
     Loss,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FineTunedTask", "Part", "Prepared", "Tuned"]
 
+logger = logging.getLogger(__name__)
 Recipe = TypeVar("Recipe", bound=FineTuning)
 Tokens = TypeVar("Tokens", bound=Encoded)
 
@@ -162,7 +165,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
                     train, held_out = inside, outside
             return Prepared(train, held_out, dev, digest, rate, choice)
 
-        return self._prepared.of((model.sha256, digest), make)
+        return self._prepared.of((model.sha256, model.setup_sha256, digest), make)
 
     def left_out(self, prepared: Prepared[Examples, Tokens]) -> dict[str, int]:
         """What the tokens of each part do not hold, such as ``training examples cut at 128 tokens``."""
@@ -229,17 +232,24 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
     ) -> tuple[float, dict[str, float]]:
         """The best of the recipe's rates (the lower of equal ones), and the score of each by name.
 
-        Each trains on ``inside`` and is scored on ``outside``, with seed 0.
+        Each trains on ``inside`` and is scored on ``outside``, with seed 0. One whose loss is not finite is
+        not chosen; raises Diverged where that is so of all.
         """
         stopped_by = None if self.config.patience is None else outside
-        scores = {}
+        scores, failed = {}, None
         for rate in sorted(set(self.config.learning_rates)):
             label = f"{self.name} at {rate:g}"
-            with self._open_tuned(model, inside, stopped_by, rate, 0, label, progress) as (
-                tuned,
-                _,
-            ):
-                scores[rate] = self._score_of(tuned, outside, label, progress)
+            opened = self._open_tuned(model, inside, stopped_by, rate, 0, label, progress)
+            try:
+                with opened as (tuned, _):
+                    scores[rate] = self._score_of(tuned, outside, label, progress)
+            except Diverged as error:
+                failed = error
+                logger.warning("%s: the loss is not finite, so this rate is not chosen", label)
+        if not scores:
+            raise Diverged(
+                f"{self.name}: the loss is not finite at any of the learning_rates: name lower ones"
+            ) from failed
         best = max(scores, key=lambda rate: (scores[rate], -rate))
         details = {f"held_out_score_at_{rate:g}": value for rate, value in scores.items()}
         return best, {"learning_rate": best, **details}

@@ -252,7 +252,7 @@ def pseudo_log_likelihood(
         torch.inference_mode(),
         Progress(label, copies.target.size, "masked copies", shown=progress) as shown,
     ):
-        for index in by_tokens(copies.length, batch_tokens):
+        for index in by_tokens(copies.length, batch_tokens, model):
             ids, real, position, target = copies.batch(
                 sentences, index, mask_token_id, pad_token_id
             )

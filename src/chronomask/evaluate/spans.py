@@ -103,10 +103,13 @@ def make_windows(
     frame = _Frame.of(tokenizer)
     room = max_length - max_question_tokens - frame.size
     if room <= stride:
+        quarter = (max_length - frame.size) // 4
+        fitting = {"max_question_tokens": max_question_tokens, "stride": stride}
+        ways = " ".join(f"--set {key}={min(value, quarter)}" for key, value in fitting.items())
         raise UsageError(
             f"max_length {max_length} leaves {room} tokens for the context beside a question of "
-            f"{max_question_tokens}, no more than the {stride} that windows share: "
-            "lower stride or max_question_tokens"
+            f"{max_question_tokens}, no more than the {stride} that windows share: lower these, "
+            f"such as {ways}"
         )
     texts = tokenizer(
         [question.text.strip() for question in questions.questions], add_special_tokens=False

@@ -6,12 +6,14 @@ opens, or a model hub's name. Weights are read from safetensors only; no code co
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chronomask.errors import DataError, UsageError
+from chronomask.evaluate.batches import padding_of
 from chronomask.model.open import (
     MissingHead,
     check_architecture,
@@ -42,6 +44,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Subject", "find_subject"]
 
+_SETUP = re.compile(
+    r"(config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+    r"|(vocab|merges)\.txt|.+\.model"
+)
+"""Files of a model folder that say how its weights and a text are read."""
+_KIN_OF_ROBERTA = (
+    "roberta", "camembert", "data2vec-text", "ibert", "mpnet", "luke", "longformer", "esm", "xmod",
+)  # fmt: skip
+"""Parts of the names of types that count positions from the padding id + 1."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -62,6 +74,12 @@ class Subject:
         return files_sha256(weight_files(self.path))
 
     @cached_property
+    def setup_sha256(self) -> str:
+        """SHA-256 over the files of its config and tokenizer in the order of their names."""
+        found = sorted(file for file in self.path.iterdir() if _SETUP.fullmatch(file.name))
+        return files_sha256(found)
+
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside the weights; raises DataError."""
         return open_tokenizer(self.path)
@@ -76,7 +94,7 @@ class Subject:
         """Tokens a row may hold, special ones included; a large number if the model sets no bound."""
         positions = getattr(self.config, "max_position_embeddings", None)
         # RoBERTa and its kin count positions from the padding id + 1.
-        offset = self.config.pad_token_id if _counts_from_padding(self.config) else None
+        offset = _padding_in(self.config) if _counts_from_padding(self.config) else None
         bound = 1_000_000 if positions is None or positions < 1 else int(positions)
         return bound if offset is None else bound - offset - 1
 
@@ -112,7 +130,11 @@ class Subject:
         classes; ``device``: where the model is moved to; ``changes``: fields of its config, such as
         ``num_labels``. Raises UsageError if the architecture has no such head, DataError for damage.
         """
-        return self._guard(open_model(self.path, auto, new_head=True, **changes), device)
+        model = open_model(self.path, auto, new_head=True, **changes)
+        if _padding_in(model.config) is None:
+            # Decoders classify a text by its last token that is no padding.
+            model.config.pad_token_id = padding_of(self.tokenizer)
+        return self._guard(model, device)
 
     def check_tokens(self) -> None:
         """Raise UsageError if the tokenizer has tokens that the model has no weights for."""
@@ -156,6 +178,8 @@ def find_subject(model: str) -> Subject:
             return _checkpoint(path.parent, model, path.name)
         weight_files(path)
         return Subject(model, path)
+    if (path / "model" / "config.json").is_file():  # as adapt leaves it
+        raise UsageError(f"{path} holds a model, and is none: name {path / 'model'}")
     if path.exists():
         raise UsageError(
             f"{path} is neither a run (no checkpoints/) nor a model folder (no config.json)"
@@ -183,5 +207,9 @@ def _checkpoint(path: Path, name: str, part: str | None = None) -> Subject:
 
 
 def _counts_from_padding(config: PretrainedConfig) -> bool:
-    kin = ("roberta", "camembert", "data2vec-text", "ibert", "mpnet", "luke", "longformer", "esm")
-    return config.pad_token_id is not None and any(part in config.model_type for part in kin)
+    return any(part in config.model_type for part in _KIN_OF_ROBERTA)
+
+
+def _padding_in(config: PretrainedConfig) -> int | None:
+    """The padding id that a config states; some have no such field."""
+    return getattr(config, "pad_token_id", None)

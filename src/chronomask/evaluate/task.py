@@ -143,6 +143,7 @@ class Task(ABC, Generic[Recipe]):
             details=details or {},
             examples=examples,
             unit=self.unit,
+            setup_sha256=model.setup_sha256,
             left_out={reason: int(count) for reason, count in (left_out or {}).items() if count},
         )
 

@@ -39,11 +39,14 @@ class Pooling(Config):
 
 
 def check_encoder(model: Subject, config: Pooling) -> None:
-    """Raise UsageError where there is no such device, or no encoder of this architecture."""
+    """Raise UsageError where there is no such device, or no encoder of this architecture; DataError without
+    a tokenizer.
+    """
     from chronomask.model.device import choose_device
 
     choose_device(config.device)
     model.check_head("AutoModel")
+    _ = model.tokenizer
 
 
 def unit_vectors(
@@ -61,7 +64,7 @@ def unit_vectors(
     device = next(encoder.parameters()).device
     vectors = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
     filled = np.flatnonzero(texts.lengths)
-    for batch in by_tokens(texts.lengths[filled], config.batch_tokens):
+    for batch in by_tokens(texts.lengths[filled], config.batch_tokens, encoder):
         index = filled[batch]
         inputs: dict[str, Any] = texts.batch(index, encoder, device)
         with torch.inference_mode(), autocast(device, config.precision):

@@ -27,6 +27,7 @@ __all__ = [
     "backbone_inputs",
     "documents_between",
     "keywords_of",
+    "mixes_padding",
     "padded_rows",
     "position_offset",
 ]
@@ -34,6 +35,9 @@ __all__ = [
 DOCUMENTS_ATTENTION = "chronomask_documents"
 """The name under which :func:`~chronomask.model.attention.documents_attention` is registered with
 transformers, once that module is imported."""
+_MIXING = ("big_bird", "convbert", "fnet", "funnel", "nystromformer", "reformer", "yoso")
+"""Types of models that do more across a row than attention with a mask: a Fourier transform, convolutions,
+pools, blocks."""
 
 
 @dataclass(slots=True)
@@ -161,6 +165,12 @@ def padded_rows(
         room = 2 * num_rows if one_shape else None
         inputs["documents"] = documents_between(bounds, num_rows, length, device, room=room)
     return inputs
+
+
+def mixes_padding(model: torch.nn.Module) -> bool:
+    """Whether padding changes what the model says of the tokens before it, whatever mask it is given."""
+    configs = (getattr(part, "config", None) for part in model.modules())
+    return any(getattr(config, "model_type", None) in _MIXING for config in configs)
 
 
 def _mask_of_tokens(real: np.ndarray, device: torch.device | str) -> torch.Tensor:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
@@ -27,6 +28,7 @@ __all__ = [
     "check_architecture",
     "check_tokens",
     "download",
+    "fault_of_architecture",
     "is_hub_name",
     "model_folder",
     "one_line",
@@ -41,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 """What torch's wrappers (DataParallel, compile) put into the names of weights."""
+_MODELLING = re.compile(r"transformers\.models\.\w+\.modeling_")
+"""Modules of transformers that hold an architecture's forward pass."""
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 """Of a hub model: config, tokenizer and weights; nothing that could hold code."""
 _NAMED = 3
@@ -228,6 +232,11 @@ def check_architecture(
             f"{name} is of type '{config.model_type}', of which transformers has no model for "
             f"{auto.removeprefix('AutoModelFor')}: choose another model, or another task"
         )
+    if auto == "AutoModel" and config.is_encoder_decoder:
+        raise UsageError(
+            f"{name} is of type '{config.model_type}', which is an encoder with a decoder: choose a model "
+            "that is an encoder alone"
+        )
 
 
 def check_tokens(name: str | Path, config: PretrainedConfig, vocab_size: int) -> None:
@@ -257,7 +266,17 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def one_line(error: Exception) -> str:
+def fault_of_architecture(error: BaseException) -> str | None:
+    """What transformers' code of an architecture raised as it ran; None for an error from elsewhere."""
+    names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+    ours = [place for place, name in enumerate(names) if name.partition(".")[0] == "chronomask"]
+    theirs = names[ours[-1] + 1 :] if ours else names
+    if not any(_MODELLING.match(name) for name in theirs):
+        return None
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
     """The text of a library's error on one line; a KeyError says what it does not know."""
     text = " ".join(str(error).split())
     return f"{text} is not known" if isinstance(error, KeyError) else text or type(error).__name__
@@ -305,7 +324,8 @@ def _check_weights(
     if inner := [name for name in missing if name in backbone]:
         found = f"; it has {_listing(left_over)} instead" if left_over else ""
         raise DataError(f"{folder}: the weights lack {_listing(inner)}{found}")
-    if left_over:
+    # Some heads read a part of the backbone alone: Funnel's classifiers have no decoder.
+    if left_over and not backbone.has_all(left_over):
         raise DataError(
             f"{folder}: the weights hold {_listing(left_over)}, of which config.json knows nothing"
         )
@@ -327,6 +347,7 @@ class _Backbone:
     """The names of weights that belong to a model's backbone, its pooler left out: that is a head's."""
 
     def __init__(self, model: PreTrainedModel) -> None:
+        self._config = model.config
         self._prefix = f"{model.base_model_prefix}."
         self._children = {name for name, _ in model.base_model.named_children()}
 
@@ -334,6 +355,15 @@ class _Backbone:
         inner = name.removeprefix(self._prefix)
         first = inner.partition(".")[0]
         return first != "pooler" and (inner != name or first in self._children)
+
+    def has_all(self, names: Sequence[str]) -> bool:
+        """Whether the architecture's whole backbone has weights of these names."""
+        import torch
+        from transformers import AutoModel
+
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            whole = AutoModel.from_config(self._config).state_dict()
+        return all(name.removeprefix(self._prefix) in whole for name in names)
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -85,14 +85,21 @@ class ModelTable:
         return [["task", "measure", *self.models], *(line.cells() for line in self.lines)]
 
 
-def compare(results: Sequence[str | Path], *, every_metric: bool = False) -> ModelTable:
+def compare(
+    results: str | Path | Sequence[str | Path], *, every_metric: bool = False
+) -> ModelTable:
     """The table of several models, in the order given.
 
-    ``results``: folders that ``evaluate`` wrote, or runs, which stand for the newest of theirs;
+    ``results``: folders, or one, that ``evaluate`` wrote, or runs, which stand for the newest of theirs;
     ``every_metric``: not the primary one of each task alone. Raises UsageError where a folder has no results
     or those of several models, DataError for damaged ones.
     """
-    folders = [_folder_of_results(Path(path)) for path in results]
+    given = [results] if isinstance(results, str | Path) else list(results)
+    if not given:
+        raise UsageError(
+            "no results were named: give folders that chronomask evaluate wrote, or runs"
+        )
+    folders = [_folder_of_results(Path(path)) for path in given]
     for folder, times in Counter(folder.resolve() for folder in folders).items():
         if times > 1:
             raise UsageError(f"results {folder} are given {times} times")
@@ -115,6 +122,7 @@ def compare(results: Sequence[str | Path], *, every_metric: bool = False) -> Mod
                 "their losses per token have no common measure"
             )
         lines += of_line
+        notes += _without_number(folders, of_task)
     return ModelTable(tuple(_names(folders)), tuple(lines), tuple(notes))
 
 
@@ -137,6 +145,19 @@ def _lines(of_task: Sequence[Sequence[TaskResult]], every_metric: bool) -> list[
         )
         for metric in metrics
     ]
+
+
+def _without_number(
+    folders: Sequence[Path], of_task: Sequence[Sequence[TaskResult]]
+) -> Iterator[str]:
+    """A sentence on each result whose primary metric is no number, so that no mean can hold it."""
+    for name, own in zip(_names(folders), of_task, strict=True):
+        for result in own:
+            if not math.isfinite(value := result.metrics[result.primary]):
+                yield (
+                    f"{name}: {result.task} of seed {result.seed} is left out, for its {result.primary} is "
+                    f"{value}"
+                )
 
 
 def _unit_beside(result: TaskResult, metric: str) -> str:
@@ -176,9 +197,8 @@ def _differ_in_tokens(results: Sequence[TaskResult]) -> bool:
 def _folder_of_results(path: Path) -> Path:
     """The folder with result files: itself, or the newest of a run's."""
     if not path.is_dir():
-        raise UsageError(
-            f"{path} does not exist: name a folder that chronomask evaluate wrote, or a run"
-        )
+        why = "is not a folder" if path.exists() else "does not exist"
+        raise UsageError(f"{path} {why}: name a folder that chronomask evaluate wrote, or a run")
     places = [path, *sorted(RunFolder(path).results.glob("step-*"), reverse=True)]
     for place in places:
         if any(place.glob("*-seed*.json")):

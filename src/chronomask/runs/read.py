@@ -125,13 +125,18 @@ def read_run(path: str | Path) -> Run:
 
 def _check_is_run(path: Path) -> None:
     if not path.is_dir():
-        raise UsageError(f"run folder {path} does not exist")
+        raise UsageError(f"run folder {path} {'is a file' if path.exists() else 'does not exist'}")
     folder = RunFolder(path)
     absent = [file.name for file in (folder.config, folder.metrics) if not file.is_file()]
     if absent:
+        results = any(path.glob("*-seed*.json"))
         raise UsageError(
             f"{path} is not a run folder: it has no {' and no '.join(absent)}; "
-            "a run folder is what pretrain writes"
+            + (
+                f"it holds results of tasks, which chronomask compare {path} shows"
+                if results
+                else "a run folder is what pretrain writes"
+            )
         )
 
 

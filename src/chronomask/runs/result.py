@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chronomask import __version__
-from chronomask.errors import DataError
+from chronomask.errors import DataError, shown
 from chronomask.storage import write_bytes, write_text
 
 __all__ = ["SCHEMA_VERSION", "TaskResult", "read_results", "unit_of_metric", "versions_here"]
@@ -82,6 +82,10 @@ class TaskResult:
     """of the primary metric: ``fraction`` (shown as per cent), ``percent``, ``nats``, or another one's name;
     results written before tasks declared it have what :func:`unit_of_metric` says"""
 
+    setup_sha256: str = ""
+    """of the model's config and tokenizer, which decide the numbers as its weights do; empty in results that
+    were written before it was stored"""
+
     left_out: Mapping[str, int] = field(default_factory=dict)
     """what was left out of the files or cut: how many, by reason, such as
     ``{"training examples cut at 128 tokens": 12}``; not in the file where nothing was"""
@@ -133,11 +137,46 @@ class TaskResult:
                     "delete both and evaluate again"
                 )
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                return cls(**values, examples={name: stored[name] for name in stored.files})
-        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+                found = cls(**values, examples={name: stored[name] for name in stored.files})
+            _check(found)
+        except (
+            OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, OverflowError
+        ) as error:  # fmt: skip
             raise DataError(
                 f"{path} is not a whole result of a task ({error}); delete it and evaluate again"
             ) from error
+        if (named := cls.path_in(path.parent, found.task, found.seed)) != path:
+            raise DataError(
+                f"{path} holds the result of {found.task} with seed {found.seed}: rename it to {named.name} "
+                f"and its examples to {_examples_path(named).name}, or delete both if these are there too"
+            )
+        return found
+
+
+def _check(result: TaskResult) -> None:
+    """Raise TypeError, ValueError or OverflowError for values of another kind, as where a file was edited."""
+    for name in (
+        "task",
+        "family",
+        "model",
+        "model_sha256",
+        "primary",
+        "data_sha256",
+        "unit",
+        "setup_sha256",
+    ):
+        if not isinstance(value := getattr(result, name), str):
+            raise TypeError(f"{name} is {shown(value)} and no text")
+    groups = ("metrics", "num_examples", "details", "left_out")
+    numbers = {
+        f"{group}.{key}": value for group in groups for key, value in getattr(result, group).items()
+    }
+    for name, value in {"seed": result.seed, "seconds": result.seconds, **numbers}.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} is {shown(value)} and no number")
+        float(value)
+    if result.primary not in result.metrics:
+        raise ValueError(f"no metric is called {shown(result.primary)}, the primary one")
 
 
 def unit_of_metric(metric: str, family: str) -> str:

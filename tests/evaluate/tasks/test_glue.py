@@ -377,6 +377,20 @@ def test_learning_rate_is_chosen_on_a_slice_of_train_alone(
     assert other.metrics["accuracy"] == pytest.approx(1 - result.metrics["accuracy"])
 
 
+def test_a_learning_rate_whose_loss_is_not_finite_is_not_chosen(
+    subject: Subject, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    separable(tmp_path, "SST-2", 20, 4)
+    config = QUICK.replace(["learning_rates=[1e-5,1e9]"])
+    result = GlueTask("sst2", config).run(subject, tmp_path, 0, progress=False)
+    assert set(result.details) == {"learning_rate", "held_out_score_at_1e-05"}
+    assert "sst2 at 1e+09: the loss is not finite, so this rate is not chosen" in caplog.text
+    with pytest.raises(RunError, match="not finite at any of the learning_rates: name lower ones"):
+        GlueTask("sst2", QUICK.replace(["learning_rates=[1e8,1e9]"])).run(
+            subject, tmp_path, 0, progress=False
+        )
+
+
 def test_training_stops_by_a_slice_of_train_alone(subject: Subject, tmp_path: Path) -> None:
     separable(tmp_path, "SST-2", 80, 12)
     path = tmp_path / "SST-2" / "dev.tsv"

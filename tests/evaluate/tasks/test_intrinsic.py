@@ -97,7 +97,17 @@ def test_a_line_longer_than_the_model_is_scored_in_parts(
     )
     tokens = len(subject.tokenizer.tokenize(text.read_text()))
     assert found.num_examples == {"lines": 1, "tokens": tokens}
+    assert found.left_out == {"lines cut into parts of 16 tokens": 1}
     assert np.isfinite(found.metrics["loss"])
+
+
+def test_a_text_without_a_token_is_refused_beforehand(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    save_tiny(tmp_path / "model", tiny_tokenizer)
+    (tmp_path / "text.txt").write_text("\u200b\n", encoding="utf-8")
+    subject = find_subject(str(tmp_path / "model"))
+    assert not subject.tokenizer.tokenize("\u200b")
+    with pytest.raises(DataError, match=r"has no token that .* could predict"):
+        PseudoPerplexityTask().check(subject, tmp_path)
 
 
 def test_texts_must_be_there(tmp_path: Path) -> None:

@@ -273,7 +273,8 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
         """Read and encode the text; raises UsageError or DataError."""
         texts = self._lines(task_data)
         check_pseudo(model, self.config)
-        self._encode(model, texts)
+        if not self._encode(model, texts)[0].num_scored.sum():
+            raise DataError(f"{self._file(task_data)} has no token that {model.name} could predict")
 
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """Score every line."""
@@ -286,10 +287,9 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
         log_p = pseudo_log_likelihood(
             opened, sentences, model.tokenizer, self.config, label=self.name, progress=progress
         )
+        cut = int((np.bincount(source, minlength=len(texts)) > 1).sum())
         count = np.bincount(source, sentences.num_scored, len(texts))
         total = -np.bincount(source, log_p, len(texts))
-        if not count.sum():
-            raise DataError(f"{self._file(task_data)} has no token that {model.name} could predict")
         loss = float(total.sum() / count.sum())
         return self.result(
             model,
@@ -305,7 +305,10 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
             num_examples={"lines": len(texts), "tokens": int(count.sum())},
             data_sha256=self.data_sha256(task_data),
             examples={"loss": total / np.maximum(count, 1), "weight": count},
-            left_out={"lines without a token to predict": int((count == 0).sum())},
+            left_out={
+                "lines without a token to predict": int((count == 0).sum()),
+                f"lines cut into parts of {model.max_length} tokens": cut,
+            },
         )
 
     def _encode(self, model: Subject, texts: list[str]) -> tuple[Sentences, NDArray[np.int64]]:

@@ -84,7 +84,12 @@ class ProbeTask(Task[ProbeConfig]):
         choose_device(self.config.device)
         model.check_head("AutoModel")
         model.check_offsets()
-        layers = model.config.num_hidden_layers
+        layers = getattr(model.config, "num_hidden_layers", None)
+        if layers is None:
+            raise UsageError(
+                f"{model.name} is of type '{model.config.model_type}', whose config does not say how many "
+                "layers there are: choose another model, or another task"
+            )
         if not -layers - 1 <= self.config.layer <= layers:
             raise UsageError(
                 f"{self.name}: layer is {self.config.layer}; {model.name} has layers 0 (the embeddings) to "
@@ -165,7 +170,8 @@ class ProbeTask(Task[ProbeConfig]):
             torch.inference_mode(),
             Progress(self.name, len(encoded), "rows", shown=progress) as shown,
         ):
-            for index in by_length(encoded.lengths, max(1, config.batch_tokens // longest)):
+            size = max(1, config.batch_tokens // longest)
+            for index in by_length(encoded.lengths, size, encoder):
                 inputs = encoded.batch(index, encoder, device)
                 states = encoder(**inputs, output_hidden_states=True).hidden_states[config.layer]
                 lengths = encoded.lengths[index]

@@ -111,6 +111,11 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
     def __init__(self, config: SquadConfig | None = None) -> None:
         super().__init__(config or SquadConfig())
 
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """Two outputs, whatever the checkpoint was last used for: a token as first and as last."""
+        return {"num_labels": 2}
+
     def data_sha256(self, task_data: Path) -> str:
         """Of the train and the dev file."""
         if is_hub(task_data):
