@@ -255,6 +255,27 @@ def test_different_data_is_pointed_out(tmp_path: Path) -> None:
     page = report(folders, tmp_path / "out").read_text(encoding="utf-8")
     assert "not trained on the same prepared data" in page
     assert "on the same data" not in page
+    assert '<p class="lead">No loss says here which arm is better' in page
+    assert "the same predictions for every arm" not in page
+    assert "Validation losses lie between" not in page
+    assert 'class="best"' not in page
+
+
+def test_no_interval_is_claimed_for_losses_on_different_data(tmp_path: Path) -> None:
+    """Several seeds would give differences an interval, and a better arm."""
+    folders = []
+    for name in ("a", "b"):
+        for seed in (0, 1, 2):
+            folder = write_run(tmp_path / f"{name}{seed}", name, seed=seed, steps=50)
+            summary = json.loads((folder / "summary.json").read_text())
+            summary["data_fingerprint"] = name
+            (folder / "summary.json").write_text(json.dumps(summary))
+            folders.append(folder)
+    page = report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    assert '<p class="lead">No loss says here which arm is better' in page
+    rows = _read_csv(tmp_path / "out" / "csv" / "tasks.csv")
+    assert {row["arm"] for row in rows} == {"a", "b"}
+    assert all(not row["difference_low"] and not row["p"] for row in rows)
 
 
 def test_validation_on_other_rows_is_pointed_out(tmp_path: Path) -> None:

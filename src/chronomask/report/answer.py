@@ -41,6 +41,11 @@ def answer(study: Numbers) -> str:
     if task.get("contrasts"):
         return _answer_of_contrasts(task, study)
     baseline, arms = study["baseline"], task["arms"]
+    if task["task"] in LOSSES and len(arms) > 1 and not study.get("losses_compare", True):
+        return (
+            "No loss says here which arm is better, because validation did not ask all runs the same: "
+            "“Before you read on” says what differs."
+        )
     own = arms[baseline]
     others = {name: numbers for name, numbers in arms.items() if name != baseline}
     if not others:

@@ -114,6 +114,7 @@ def write_page(
         headline=task_title(families(study["tasks"])[0][0]) if study["tasks"] else "",
         yardsticks=yardstick_tables(study, arms),
         yardsticks_download=yardsticks_csv(out, study),
+        losses_compare=study.get("losses_compare", True),
         marks={name: mark_of(arms, name) for name in arms},
         reach=[table for reach in study["reach"] if (table := reach_table(reach, arms))],
         reach_download=_reach_csv(out, study) if len(arms) > 1 and study["reach"] else None,

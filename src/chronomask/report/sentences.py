@@ -49,6 +49,8 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     downstream = [task for task in others if task["family"] not in _OF_THE_MODEL]
     several = len([arm for arm in study["arms"] if arm["runs"]]) > 1
     one_seed = all(len(arm["runs"]) <= 1 for arm in study["arms"])
+    if not study.get("losses_compare", True):
+        loss = losses = []
     groups = [[_what_ran(study)], _loss_range(loss)]
     baseline, declared = study["baseline"], study.get("contrasts", ())
     groups += [

@@ -13,6 +13,7 @@ from typing import Any
 from chronomask.report.comparison import (
     ABSENT,
     AXIS_NAMES,
+    LOSSES,
     Numbers,
     count,
     difference_text,
@@ -146,7 +147,7 @@ def _schedule_in_words(value: Any) -> str:
 
 def overview(study: Numbers, arms: Mapping[str, int]) -> Numbers:
     """Every arm on every task: mean, whether it is the best, and whether its difference excludes zero."""
-    best = {task["task"]: _best(task) for task in study["tasks"]}
+    best = {task["task"]: _best(task, study) for task in study["tasks"]}
     rows = []
     for name in arms:
         cells = []
@@ -219,9 +220,10 @@ def contrasts_table(study: Numbers) -> list[Numbers]:
     ]
 
 
-def _best(task: Numbers) -> set[str]:
-    """The arms whose mean, as it is written, is the best of several."""
-    if len(task["arms"]) < 2:
+def _best(task: Numbers, study: Numbers) -> set[str]:
+    """The arms whose mean, as it is written, is the best of several; none where means do not compare."""
+    unlike = task["task"] in LOSSES and not study.get("losses_compare", True)
+    if len(task["arms"]) < 2 or unlike:
         return set()
     choose = max if task["higher_is_better"] else min
     best = choose(numbers["mean"] for numbers in task["arms"].values())
@@ -232,7 +234,7 @@ def _best(task: Numbers) -> set[str]:
 def task_table(task: Numbers, study: Numbers, arms: Mapping[str, int]) -> Numbers:
     """One task with its differences and tests."""
     rows = []
-    best = _best(task)
+    best = _best(task, study)
     for name in arms:
         numbers = task["arms"].get(name)
         if numbers is None:

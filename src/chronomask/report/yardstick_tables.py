@@ -100,16 +100,19 @@ def yardstick_tables(study: Numbers, arms: Mapping[str, int]) -> list[Numbers]:
     for title, asked in wanted.items():
         columns = {heading: one for heading, one in asked if one is not None}
         if columns:
-            tables.append({"title": title, **_table(columns, arms)})
+            tables.append({"title": title, **_table(columns, arms, study)})
     return tables
 
 
-def _table(columns: Mapping[str, Numbers], arms: Mapping[str, int]) -> Numbers:
-    """Headings and rows; the best value of a column, as it is written, is marked where there are several."""
+def _table(columns: Mapping[str, Numbers], arms: Mapping[str, int], study: Numbers) -> Numbers:
+    """Headings and rows; the best value of a column, as it is written, is marked where there are several that
+    compare.
+    """
     first = next(iter(columns.values()))
     names = [name for name in arms if name in first["arms"]]
     written = [[f"{one['arms'][name]['mean']:.3f}" for name in names] for one in columns.values()]
-    best = [min(column, key=float) if len(names) > 1 else "" for column in written]
+    several = len(names) > 1 and study.get("losses_compare", True)
+    best = [min(column, key=float) if several else "" for column in written]
     return {
         "headings": [
             {"title": heading, "unit": f"{one['num_predictions']:,}"}

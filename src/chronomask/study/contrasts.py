@@ -112,7 +112,8 @@ def _compare_arms(
     compared = _runs_to_compare(gathered)
     curves = draw_curves(gathered, compared, costs)
     tasks = [
-        _loss_task(task, values, baseline, contrasts) for task, values in _losses(compared).items()
+        _loss_task(task, values, baseline, contrasts, gathered.losses_compare)
+        for task, values in _losses(compared).items()
     ]
     tasks += [_task(results, baseline, contrasts) for results in gathered.final]
     _correct(tasks, declared=bool(contrasts))
@@ -126,6 +127,7 @@ def _compare_arms(
         "seeds": [],
         "task_seeds": [],
         "notices": notices,
+        "losses_compare": gathered.losses_compare,
         "arms": [_arm(arm, costs.get(arm.name)) for arm in gathered.arms],
         "tasks": tasks,
         "p_values": P_VALUES,
@@ -258,7 +260,11 @@ def _last_loss(run: Run, task: str) -> float:
 
 
 def _loss_task(
-    task: str, values: tuple[Losses, float], baseline: str, contrasts: Sequence[Pair]
+    task: str,
+    values: tuple[Losses, float],
+    baseline: str,
+    contrasts: Sequence[Pair],
+    losses_compare: bool,
 ) -> Numbers:
     """A loss of validation as a task whose only sample are the pre-training seeds."""
     losses, predicted = values
@@ -273,6 +279,8 @@ def _loss_task(
         if not several:
             numbers |= {key: None for key in numbers if key.endswith(("low", "high"))}
             numbers["p"] = None
+        if not losses_compare and name != baseline:
+            numbers |= {"difference_low": None, "difference_high": None, "p": None}
     if any(len(own) < 2 for own in losses.values()):  # no interval: nothing is said of a contrast
         tested = []
     return {

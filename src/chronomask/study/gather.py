@@ -60,7 +60,7 @@ class TaskResults:
     arms: dict[str, dict[Pair, TaskResult]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Gathered:
     """All that is compared."""
 
@@ -69,6 +69,8 @@ class Gathered:
     final: list[TaskResults]
     curves: list[TaskResults]
     notices: list[str] = field(default_factory=list)
+    losses_compare: bool = True
+    """False: validation asked the runs different things, as one of the notices says"""
 
     @property
     def runs(self) -> list[Run]:
@@ -110,8 +112,7 @@ def from_study(study: Study) -> Gathered:
     for task in study.tasks:
         _check_results(task, _all_of(found, task))
         _add(gathered, found, task)
-    gathered.notices.extend(_data_notices(gathered.runs))
-    gathered.notices.extend(_device_notices(gathered.runs))
+    _note_unlike(gathered)
     return gathered
 
 
@@ -147,10 +148,15 @@ def from_runs(runs: Sequence[Run]) -> Gathered:
             notices.append(f"Task {task} is left out: {error}.")
             continue
         _add(gathered, found, task)
-    notices += _data_notices(gathered.runs)
-    if len(gathered.runs) > 1:
-        notices += _device_notices(gathered.runs)
+    _note_unlike(gathered)
     return gathered
+
+
+def _note_unlike(gathered: Gathered) -> None:
+    """Add notices of runs whose losses or times do not compare."""
+    found = _data_notices(gathered.runs)
+    gathered.losses_compare = not found
+    gathered.notices += [*found, *_device_notices(gathered.runs)]
 
 
 def _with_differences(arms: Sequence[ArmRuns]) -> list[ArmRuns]:
