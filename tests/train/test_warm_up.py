@@ -200,6 +200,16 @@ def test_no_step_is_faster_than_the_device(
     assert {json.loads(line)["mfu_of_data_sheet"] for line in logged} == {None}
 
 
+def test_steps_that_predict_nothing_do_no_work(config: RunConfig, tmp_path: Path) -> None:
+    """They are fast, and what they did not compute must not pass for the device's rate."""
+    ratio = "masking.ratio={kind: linear, start: 0, end: 0}"
+    config = config.replace([ratio, "log_every=1", "steps=3", "peak_flops=1.0"])
+    pretrain(config, tmp_path / "run", progress=False)
+    logged = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["mfu"] for line in logged] == [0, 0, 0]
+    assert json.loads(logged[-1])["tokens_per_second"] > 0
+
+
 def test_activation_checkpointing_changes_nothing_but_memory(
     config: RunConfig, tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ class BatchWarmUp(Config):
     """rows of the first steps"""
     steps: Positive
     """steps until ``rows_per_step`` is reached"""
-    stages: Positive = 4
+    stages: Annotated[int, Field(ge=1, le=10_000)] = 4
     """number of sizes on the way, the first of them ``start_rows``"""
 
 

@@ -262,7 +262,8 @@ def _metrics(run: Run, state: State, step: Step, world: World) -> dict[str, Any]
     window, config = state.window, run.config
     flops = window.flops_of_attention
     predicted = window.masked_tokens + window.causal_tokens
-    flops += run.flops.per_token * window.tokens + run.flops.per_prediction * predicted
+    flops += run.flops.per_token * (window.tokens - window.idle_tokens)
+    flops += run.flops.per_prediction * predicted
     speed = window.tokens / window.seconds
     rows_left = config.sizes.rows_before(config.steps) - state.rows_seen
     tokens_left = rows_left * state.tokens_seen / state.rows_seen

@@ -24,6 +24,8 @@ class Window:
 
     by_class: torch.Tensor
     tokens: int = 0
+    idle_tokens: int = 0
+    """of steps that predicted nothing, and so computed nothing"""
     masked_tokens: int = 0
     causal_tokens: int = 0
     causal_loss_sum: float = 0.0

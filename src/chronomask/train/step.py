@@ -378,7 +378,9 @@ def finish(run: Run, state: State, world: World, queued: Queued) -> Step:
     loss, norm, z_loss = None, None, None
     if queued.sums is not None:
         loss, norm, z_loss = read(run, state, world, drawn.parts, predictions, queued.sums)
-    state.window.flops_of_attention += flops
+        state.window.flops_of_attention += flops
+    else:
+        state.window.idle_tokens += queued.tokens
     state.count(
         rows=run.config.sizes.rows_at(state.step),  # whole rows, also where they are cut
         tokens=queued.tokens,
