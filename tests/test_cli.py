@@ -430,6 +430,12 @@ def test_pretrain_resume_and_report(
     again = run("pretrain", "--out", out, "--resume", "--quiet")
     assert (again.code, again.out) == (0, outcome.out), again.err
     assert "nothing is left to train" in again.err
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    shutil.rmtree(copy / "checkpoints")
+    lost = run("pretrain", "--out", copy, "--resume", "--quiet")
+    refused(lost, 2, f"{copy} has done all its steps, and its checkpoints are gone")
+    assert "nothing is left to train" not in lost.err
     nothing = run("pretrain", "--out", tmp_path / "none", "--resume")
     refused(nothing, 2, f"{tmp_path / 'none'} holds no run to resume", "--data DATA")
     with monkeypatch.context() as second:

@@ -8,11 +8,13 @@ import pytest
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
+from chronomask.layers import Layer
 from chronomask.model.build import _architecture
 from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer
 from chronomask.recipes import find_recipe
 from chronomask.train.config import RunConfig
+from chronomask.train.learning_rate import LearningRate
 
 CONFIGS = sorted((Path(__file__).parents[2] / "src" / "chronomask" / "configs").glob("*.yaml"))
 
@@ -40,6 +42,10 @@ def test_there_are_configs() -> None:
         ("steps=0", r"steps is 0"),
         ("micro_batches=64", r"micro_batches \(64\) must not exceed rows_per_step \(32\)"),
         ("checkpoint.keep=0", r"checkpoint\.keep is 0"),
+        (
+            "batch_warmup={start_rows: 2, steps: 9, stages: 1000000000}",
+            r"stages is 1000000000.* 10000",
+        ),
     ],
 )
 def test_mistakes_are_refused_by_name(override: str, message: str) -> None:
@@ -55,3 +61,26 @@ def test_the_default_model_suits_a_laptop() -> None:
     assert default.items() <= small.items()
     named = RunConfig.of({"data": "data", "model": {"kind": "config", "model_type": "bert"}})
     assert named.model.to_dict()["overrides"] == {}
+
+
+def test_a_kind_given_alone_says_what_of_the_recipe_no_longer_counts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And following what it says keeps the values, and is silent."""
+    layers = [Layer.of_file(find_recipe("bert-base")), Layer("--data", {"data": "data"})]
+
+    def parse(*overrides: str) -> LearningRate:
+        caplog.clear()
+        return RunConfig.from_layers([*layers, *map(Layer.of_override, overrides)]).learning_rate
+
+    kind = "learning_rate.kind=cosine"
+    assert parse(kind).peak == 5e-4
+    (said,) = caplog.messages
+    assert "learning_rate.peak is 0.0005 instead of 0.0001" in said
+    given = said.partition("adding")[2].replace("--set", "").split()
+    kept = parse(kind, *given)
+    assert (kept.peak, kept.warmup_steps) == (1e-4, 10_000)
+    assert not caplog.messages
+    for silent in ("learning_rate.kind=linear", "learning_rate={kind: cosine, peak: 1}", "steps=5"):
+        parse(silent)
+        assert not caplog.messages

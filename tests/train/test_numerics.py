@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,30 @@ def test_a_dump_replays_to_the_same_loss_bit_for_bit(config: RunConfig, tmp_path
     rows = load_file(folder / "rows-00000.safetensors")
     assert again.rows == rows["at_fault"].tolist() != []
     assert all(f"{row}" in str(stopped.value) for row in again.rows[:8])
+
+
+def test_the_way_on_from_a_number_that_is_not_finite_works(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another learning rate is another run, so the message names a branch, or another folder."""
+    config = config.replace(["steps=4", "checkpoint.every=1", "checkpoint.asynchronous=false"])
+    for step, ways in ((1, r"another folder$"), (3, r"or go on .*--branch (\S+) --out ANOTHER$")):
+        taken: list[int] = []
+
+        def is_finite(
+            loss: torch.Tensor, norm: torch.Tensor, taken: list[int] = taken, step: int = step
+        ) -> torch.Tensor:
+            taken.append(step)
+            return torch.tensor(len(taken) < step)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(steps, "_finite", is_finite)
+            with pytest.raises(RunError, match=ways) as stopped:
+                pretrain(config, tmp_path / f"run-{step}", progress=False)
+    branching = re.search(r"--branch (\S+)", str(stopped.value))
+    assert branching is not None
+    lower = config.replace([f"branch={branching[1]}", "learning_rate.peak=1e-6"])
+    assert pretrain(lower, tmp_path / "another", progress=False)["complete"]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,19 @@ def test_a_signal_stops_at_the_step_boundary_and_resume_equals_never_stopped(
     assert [item["from_step"] for item in resumes] == [step]
 
 
+def test_a_run_that_is_done_and_lost_its_checkpoints_is_not_trained_anew(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    """Its logs would be written over."""
+    config = config.replace(["steps=2", "validation.every=0"])
+    pretrain(config, tmp_path / "run", progress=False)
+    logged = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UsageError, match=r"done all its steps.*give another output folder"):
+        pretrain(config, tmp_path / "run", resume=True, progress=False)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == logged
+
+
 OVER_TIME: dict[str, dict[str, Any]] = {
     "learning progress, shares of strategies, weights": {
         "ratio": {"kind": "uniform_rows", "high": {"kind": "linear", "start": 0.9, "end": 0.3}},

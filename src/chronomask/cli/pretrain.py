@@ -229,6 +229,7 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
     from chronomask.model.config import FromCheckpoint
     from chronomask.model.open import is_hub_name, model_folder
     from chronomask.runs.layout import RunFolder, model_in
+    from chronomask.storage import read_object
 
     RunFolder(out).check_free(resume)
     config = config.model_copy(update={"data": config.at(RunFolder(out)).data})
@@ -238,7 +239,8 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
 
     from chronomask.train.loop import pretrain as run_pretrain
 
-    if RunFolder(out).summary.is_file():
+    done = read_object(RunFolder(out).summary)
+    if done is not None and (out / str(done.get("checkpoint"))).is_dir():
         told = f"{out} has all its steps: nothing is left to train; pretrain --branch {out} goes on from them"
         print(told, file=sys.stderr)
     summary = run_pretrain(config, out, resume=resume, progress=not quiet)

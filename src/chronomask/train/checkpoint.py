@@ -173,7 +173,8 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
     if problems:
         raise UsageError(
             f"{checkpoint.path} belongs to another run; these differ: {'; '.join(problems)}. "
-            "Resume with the run's own config.yaml, or give another output folder"
+            "Resume with what the checkpoint has, or take what differs to another folder: a new run, or one "
+            "that goes on from here, pretrain --branch RUN --out ANOTHER"
         )
     return before
 

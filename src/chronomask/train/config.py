@@ -5,6 +5,7 @@ Nothing here imports torch: what acts on a value imports this file.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from chronomask.config import Config, Seed, kind_of
 from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
-from chronomask.layers import Layer, merge
+from chronomask.layers import Layer, merge, nested
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.objective import LateMasks, MaskedOnly, Objective
 from chronomask.model.config import AttentionScope, FromConfig, ModelConfig
@@ -27,6 +28,8 @@ from chronomask.train.loggers import Logger
 from chronomask.train.optimiser import AdamW, Optimiser
 from chronomask.train.outliers import KeepAll, Outliers
 from chronomask.types import Device, Precision
+
+logger = logging.getLogger(__name__)
 
 _LAPTOP = {
     "hidden_size": 256,
@@ -307,11 +310,14 @@ class RunConfig(Config):
     @classmethod
     def from_layers(cls, layers: Sequence[Layer]) -> Self:
         """As in :class:`~chronomask.config.Config`; a run's own file may be of an earlier version."""
-        own = (
+        own = [
             replace(layer, values=of_earlier_run(layer.values)) if _is_of_a_run(layer) else layer
             for layer in layers
-        )
-        return super().from_layers(list(own))
+        ]
+        config = super().from_layers(own)
+        for name in ("learning_rate", "optimiser"):
+            _tell_replaced(name, own, config.to_dict()[name])
+        return config
 
     def at(self, folder: RunFolder) -> RunConfig:
         """The config of the run in ``folder``: named, its data where :meth:`RunFolder.find` finds them."""
@@ -340,6 +346,31 @@ def of_earlier_run(values: Mapping[str, Any]) -> dict[str, Any]:
         case {"masking": {"content": {"kind": "ptw", **content}}} if "strength" not in content:
             return merge(values, {"masking": {"content": {"strength": 1.0}}})
     return dict(values)
+
+
+def _tell_replaced(name: str, layers: Sequence[Layer], now: Mapping[str, Any]) -> None:
+    """Say what of a group a new ``kind``, given alone, puts back to defaults, and how to keep it."""
+    changed = f"{name}.kind"
+    number = next((n for n, layer in enumerate(layers) if changed in layer.values), None)
+    if number is None:
+        return
+    before: dict[str, Any] = {}
+    for layer in layers[:number]:
+        before = merge(before, nested(layer.values))
+    given = {key for layer in layers[number:] for key in layer.values}
+    group = before.get(name)
+    lost = {
+        f"{name}.{key}": value
+        for key, value in (group.items() if isinstance(group, Mapping) else ())
+        if key != "kind" and key in now and now[key] != value and f"{name}.{key}" not in given
+    }
+    if lost and name not in given:
+        changes = (f"{key} is {now[key.split('.')[1]]} instead of {lost[key]}" for key in lost)
+        keep = " ".join(f"--set {key}={value}" for key, value in lost.items())
+        logger.warning(
+            "%s brings defaults of its own: %s; keep what was by adding  %s",
+            layers[number].origin, ", ".join(changes), keep,
+        )  # fmt: skip
 
 
 def _is_of_a_run(layer: Layer) -> bool:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.open import open_model, open_tokenizer
+from chronomask.runs.layout import checkpoints_in
 from chronomask.storage import read_object, write_json
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
@@ -68,11 +69,14 @@ def not_finite(
     where = "in training rows" if bad else "somewhere in training rows"  # a gradient overflowed
     bad = bad or [row for part in parts for row in part.rows.row_id.tolist()]
     shown = ", ".join(map(str, bad[:16])) + (f" and {len(bad) - 16} more" if len(bad) > 16 else "")
+    saved = checkpoints_in(run.folder.checkpoints)
+    branching = (
+        f", or go on from before: pretrain --branch {saved[0]} --out ANOTHER" if saved else ""
+    )
     return RunError(
         f"step {state.step + 1:,}: loss {loss}, gradient norm {norm}, {where} {shown}; the update was "
         f"not made. {kept}. Lower learning_rate.peak (now {run.config.learning_rate.peak:g}), "
-        f"lengthen its warm-up or lower gradient_clip, and start again or continue from the last "
-        f"checkpoint in {run.folder.checkpoints}"
+        f"lengthen its warm-up or lower gradient_clip, and start again in another folder{branching}"
     )
 
 

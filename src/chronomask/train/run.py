@@ -230,6 +230,11 @@ def open_run(
     if saved is not None:
         logged_every = checkpoint.check_same_run(saved, config, data.fingerprint).log_every
     elif resume:
+        if folder.summary.is_file():
+            raise UsageError(
+                f"{folder.path} has done all its steps, and its checkpoints are gone: nothing can go on; "
+                "give another output folder to train it again"
+            )
         logger.warning("%s holds no checkpoint to resume: starting at step 0", folder.path)
 
     initial_weights = None
