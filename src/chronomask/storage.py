@@ -45,6 +45,7 @@ __all__ = [
     "said_by_system",
     "text_of",
     "unwritten",
+    "way_on",
     "write_bytes",
     "write_json",
     "write_text",
@@ -186,6 +187,12 @@ def read_object(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value
+
+
+def way_on(why: str) -> str:
+    """How a run goes on that could not write; ``why``: as :func:`said_by_system` gives it."""
+    first = "Make room" if why in _FULL else "See to it that files can be written there"
+    return f"{first}; then the same command continues (pretrain: with --resume)"
 
 
 def bytes_sha256(content: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,6 +112,36 @@ def test_a_file_that_cannot_be_written_is_a_run_error(
     with pytest.raises(RunError, match=r"jsonl cannot be written: No space left .*--resume"):
         run_log.write("metrics", {"step": 1})
     run_log.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"), [(errno.ENOSPC, "Make room"), (errno.EFBIG, "See to it that files can")]
+)
+def test_what_is_flushed_and_closed_too_late_is_a_run_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, way_out: str
+) -> None:
+    """Only where the disk is full is there room to make."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, "whatever")
+
+    class Sink:
+        close = write = refuse
+
+    run_log = opened(tmp_path, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", refuse)
+        with pytest.raises(RunError, match=f"jsonl cannot be written: .*{way_out}"):
+            run_log.sync()
+    sink: Any = Sink()
+    run_log._sinks = [sink]
+    with pytest.raises(RunError, match=way_out):
+        run_log.write("metrics", {"step": 1})
+    with pytest.raises(RunError, match=way_out), run_log:
+        pass
+    assert run_log._files["validation"].closed
+    with pytest.raises(KeyError), run_log:  # what happened first is told
+        raise KeyError
 
 
 def test_environment_says_what_ran_where() -> None:

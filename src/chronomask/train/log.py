@@ -7,7 +7,8 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -20,7 +21,7 @@ from chronomask.progress import Progress
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import read_log
 from chronomask.runs.result import versions_here
-from chronomask.storage import said_by_system, write_text
+from chronomask.storage import said_by_system, way_on, write_text
 from chronomask.train.loggers import Logger, Sink, open_sinks
 
 __all__ = ["RunLog", "environment"]
@@ -79,29 +80,29 @@ class RunLog:
         at: TracebackType | None,
     ) -> None:
         self._progress.__exit__(kind, error, at)
-        self.close()
+        try:
+            self.close()
+        except RunError:
+            if error is None:  # otherwise that one says what happened first
+                raise
 
     def write(self, kind: str, values: Mapping[str, Any]) -> None:
         """Append one JSON object to ``metrics.jsonl`` or ``validation.jsonl``; loggers get it too."""
         if not self.active:
             return
         file = self._files[kind]
-        try:
+        with _writing(file.name):
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
             file.flush()
-        except OSError as error:
-            path = self.folder.path / f"{kind}.jsonl"
-            raise RunError(
-                f"{path} cannot be written: {said_by_system(error)}. Make room; then the same command "
-                "continues (pretrain: with --resume)"
-            ) from error
-        for sink in self._sinks:
-            sink.write(kind, values)
+        with _writing(self.folder.path):
+            for sink in self._sinks:
+                sink.write(kind, values)
 
     def sync(self) -> None:
         """Flush the files to the disk, so that no checkpoint is newer than its log."""
         for file in self._files.values():
-            os.fsync(file.fileno())
+            with _writing(file.name):
+                os.fsync(file.fileno())
 
     def advance(self, step: int, metrics: Mapping[str, Any] | None) -> None:
         """Show that ``step`` steps are done; ``metrics`` when logged."""
@@ -122,11 +123,20 @@ class RunLog:
         return median(speeds) if speeds else None
 
     def close(self) -> None:
-        """Close files and loggers."""
-        for sink in self._sinks:
-            sink.close()
-        for file in self._files.values():
-            file.close()
+        """Close files and loggers; raises RunError where the last of them cannot be written."""
+        with _writing(self.folder.path), ExitStack() as closing:
+            for each in (*self._files.values(), *self._sinks):
+                closing.callback(each.close)
+
+
+@contextmanager
+def _writing(path: str | Path) -> Iterator[None]:
+    """Raise RunError where the system refuses to write ``path``."""
+    try:
+        yield
+    except OSError as error:
+        why = str(said_by_system(error))
+        raise RunError(f"{path} cannot be written: {why}. {way_on(why)}") from error
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from chronomask.runs.layout import (
     remove,
     step_name,
 )
-from chronomask.storage import file_sha256, flush, said_by_system, write_json
+from chronomask.storage import file_sha256, flush, said_by_system, way_on, write_json
 from chronomask.train.sharding import whole
 
 __all__ = ["Saver", "Snapshot", "save", "take"]
@@ -238,7 +238,4 @@ def _describe_failure(final: Path, why: str, before: list[str]) -> str:
         if before
         else "there is no earlier one"
     )
-    return (
-        f"{final} could not be saved: {why}; {intact}. "
-        "Make room; then the same command continues (pretrain: with --resume)"
-    )
+    return f"{final} could not be saved: {why}; {intact}. {way_on(why)}"
