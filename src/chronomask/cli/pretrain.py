@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -238,9 +237,6 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
 
     from chronomask.train.loop import pretrain as run_pretrain
 
-    if RunFolder(out).summary.is_file():
-        told = f"{out} has all its steps: nothing is left to train; pretrain --branch {out} goes on from them"
-        print(told, file=sys.stderr)
     summary = run_pretrain(config, out, resume=resume, progress=not quiet)
     if summary and os.environ.get("RANK", "0") == "0":  # torchrun starts several
         loss = summary["validation_loss"]

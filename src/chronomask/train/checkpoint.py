@@ -173,7 +173,8 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
     if problems:
         raise UsageError(
             f"{checkpoint.path} belongs to another run; these differ: {'; '.join(problems)}. "
-            "Resume with the run's own config.yaml, or give another output folder"
+            "Resume with the run's own config.yaml; to go on with other settings, give pretrain --branch and "
+            "another output folder"
         )
     return before
 
