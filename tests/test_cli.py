@@ -421,7 +421,11 @@ def test_adapt_sets_the_preparation_and_the_run(
 
 
 def test_pretrain_resume_and_report(
-    run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     out = tmp_path / "run"
     outcome = run("pretrain", config, "--out", out, "--quiet")
@@ -429,13 +433,17 @@ def test_pretrain_resume_and_report(
     assert "validation loss at 15 %" in outcome.out
     again = run("pretrain", "--out", out, "--resume", "--quiet")
     assert (again.code, again.out) == (0, outcome.out), again.err
-    assert "nothing is left to train" in again.err
+    assert "nothing is left to train" in caplog.text
+    caplog.clear()
+    longer = run("pretrain", "--out", out, "--resume", "--quiet", "--set", "rows_per_step=7")
+    refused(longer, 2, "rows_per_step (checkpoint", "give pretrain --branch")
+    assert "nothing is left to train" not in caplog.text
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     shutil.rmtree(copy / "checkpoints")
     lost = run("pretrain", "--out", copy, "--resume", "--quiet")
     refused(lost, 2, f"{copy} has done all its steps, and its checkpoints are gone")
-    assert "nothing is left to train" not in lost.err
+    assert "nothing is left to train" not in caplog.text
     nothing = run("pretrain", "--out", tmp_path / "none", "--resume")
     refused(nothing, 2, f"{tmp_path / 'none'} holds no run to resume", "--data DATA")
     with monkeypatch.context() as second:

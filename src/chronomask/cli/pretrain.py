@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -229,7 +228,6 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
     from chronomask.model.config import FromCheckpoint
     from chronomask.model.open import is_hub_name, model_folder
     from chronomask.runs.layout import RunFolder, model_in
-    from chronomask.storage import read_object
 
     RunFolder(out).check_free(resume)
     config = config.model_copy(update={"data": config.at(RunFolder(out)).data})
@@ -239,10 +237,6 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
 
     from chronomask.train.loop import pretrain as run_pretrain
 
-    done = read_object(RunFolder(out).summary)
-    if done is not None and (out / str(done.get("checkpoint"))).is_dir():
-        told = f"{out} has all its steps: nothing is left to train; pretrain --branch {out} goes on from them"
-        print(told, file=sys.stderr)
     summary = run_pretrain(config, out, resume=resume, progress=not quiet)
     if summary and os.environ.get("RANK", "0") == "0":  # torchrun starts several
         loss = summary["validation_loss"]

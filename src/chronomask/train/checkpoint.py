@@ -173,8 +173,8 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
     if problems:
         raise UsageError(
             f"{checkpoint.path} belongs to another run; these differ: {'; '.join(problems)}. "
-            "Resume with what the checkpoint has, or take what differs to another folder: a new run, or one "
-            "that goes on from here, pretrain --branch RUN --out ANOTHER"
+            "Resume with the run's own config.yaml; to go on with other settings, give pretrain --branch and "
+            "another output folder"
         )
     return before
 

@@ -97,6 +97,11 @@ def pretrain(
             config, found = _fix_steps(config, folder, world, stop, resume=resume)
         run, state = open_run(config, folder, world, resume=resume)
         if run.finished is not None:
+            if world.is_first:
+                logger.warning(
+                    "%s has all its steps: nothing is left to train; pretrain --branch %s goes on from them",
+                    folder.path, folder.path,
+                )  # fmt: skip
             return run.finished
         if found is None:
             warn_of_little_memory(run, world)
