@@ -77,6 +77,28 @@ def test_small_steps_are_read_together(
         read.clear()
 
 
+@pytest.mark.parametrize("num_workers", [0, 1, 5, 100])
+def test_nothing_is_read_beyond_the_last_step(
+    train: PreparedSplit, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    read_rows = PreparedSplit.read
+
+    def count(self: PreparedSplit, row_ids: np.ndarray, epoch: np.ndarray) -> Rows:
+        read.append(row_ids.size)
+        return read_rows(self, row_ids, epoch)
+
+    monkeypatch.setattr(PreparedSplit, "read", count)
+    numbers: dict[str, Any] = {"num_workers": num_workers, "start_step": 2}
+    steps = list(RowLoader(train, seed=3, rows_per_step=3, stop_step=13, **numbers))
+    assert len(steps) == 11
+    assert sum(read) == 33
+    endless = islice(RowLoader(train, seed=3, rows_per_step=3, **numbers), 11)
+    for left, right in zip(steps, endless, strict=True):
+        assert_equal(left, right)
+    assert list(RowLoader(train, seed=3, rows_per_step=3, stop_step=2, **numbers)) == []
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_ranks_share_the_rows_of_one_process(train: PreparedSplit, world_size: int) -> None:
     whole = RowLoader(train, seed=5, rows_per_step=11).rows_at(9)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise, takewhile
 
 import numpy as np
 
@@ -39,8 +39,9 @@ class RowLoader:
     the ranks' rows in order are the single process's rows. ``num_workers`` threads read ahead:
     threads, because the work is copying out of a memory map inside numpy, which releases the
     interpreter lock, and a batch handed over between processes would be copied once more.
-    ``first_row``: rows of the order that an earlier run took, which are left out. Steps of different
-    :class:`~chronomask.data.order.Sizes` take them in the same order.
+    ``stop_step``: the step before which iteration ends, so that nothing is read ahead beyond a run's last;
+    None for one without end. ``first_row``: rows of the order that an earlier run took, which are left out.
+    Steps of different :class:`~chronomask.data.order.Sizes` take them in the same order.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class RowLoader:
         world_size: int = 1,
         num_workers: int = 0,
         start_step: int = 0,
+        stop_step: int | None = None,
         first_row: int = 0,
     ) -> None:
         """Raises DataError for data without rows, UsageError for numbers that do not fit together."""
@@ -76,6 +78,7 @@ class RowLoader:
         self.seed = seed
         self.num_workers = num_workers
         self.start_step = start_step
+        self.stop_step = stop_step
         self.sizes = sizes
         self._rank, self._world_size = rank, world_size
         self._first_row = first_row
@@ -120,24 +123,31 @@ class RowLoader:
         return replace(rows, order=np.arange(*self.row_range(step)))
 
     def __iter__(self) -> Iterator[Rows]:
-        """Rows of ``start_step``, ``start_step`` + 1, … without end."""
-        step = self.start_step
+        """Rows of ``start_step``, ``start_step`` + 1, … up to ``stop_step``, if there is one."""
         if not self.num_workers:
-            while True:
-                yield self.rows_at(step)
-                step += 1
+            yield from map(self.rows_at, takewhile(self._is_read, count(self.start_step)))
+            return
+        step = self.start_step
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="rows")
         ahead: deque[Future[list[Rows]]] = deque()
         try:
             while True:
-                while len(ahead) <= self.num_workers:
+                while len(ahead) <= self.num_workers and self._is_read(step):
                     tokens = self.sizes.rows_at(step) * self.split.row_length
                     number = min(max(1, _TOKENS_TOGETHER // tokens), _STEPS_TOGETHER)
+                    if self.stop_step is not None:
+                        number = min(number, self.stop_step - step)
                     ahead.append(pool.submit(self._rows_from, step, number))
                     step += number
+                if not ahead:
+                    return
                 yield from ahead.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _is_read(self, step: int) -> bool:
+        """Whether iteration reaches ``step``."""
+        return self.stop_step is None or step < self.stop_step
 
     def _rows_from(self, step: int, number: int) -> list[Rows]:
         """Rows of so many steps from ``step`` on, read at once."""

@@ -124,6 +124,7 @@ def trial_config(config: RunConfig) -> RunConfig:
     """The run whose steps are measured: all of them with full rows, and nothing that others would read."""
     plain: dict[str, Any] = {
         "hours": None,
+        "steps": max(config.steps, TRIAL_STEPS),  # rows of so many are read
         "batch_warmup": None,
         "length_warmup": None,
         "rows_follow_ratio": False,

@@ -303,6 +303,7 @@ def open_run(
             world_size=world.size,
             num_workers=config.loader_workers,
             start_step=state.step,
+            stop_step=config.steps,
             first_row=state.first_row,
         ),
         saver=Saver(folder.checkpoints, model, tokenizer, config.checkpoint.keep),
