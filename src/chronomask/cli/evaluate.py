@@ -86,13 +86,16 @@ def evaluate(
             f"--data {old_data}: the tasks' files are named with --task-data; --data is prepared data, "
             "which evaluate does not take"
         )
+    from chronomask.evaluate.tasks import make_tasks
+
+    names = tuple(filter(None, map(str.strip, tasks.split(","))))
+    chosen = make_tasks(names, overrides or [], limit)
     if task_data is None:
         raise UsageError("name the folder of the tasks' files: --task-data FOLDER")
     if workers != 1 and every is None:
         raise UsageError(
             "--workers applies only with --every: a single model is evaluated by one process"
         )
-    names = tuple(filter(None, map(str.strip, tasks.split(","))))
     if every is not None:
         from chronomask.evaluate.curve import Plan, evaluate_curve
         from chronomask.evaluate.evaluate import results_table
@@ -109,9 +112,7 @@ def evaluate(
     from chronomask.evaluate.evaluate import default_out, results_table
     from chronomask.evaluate.evaluate import evaluate as run_evaluate
     from chronomask.evaluate.subject import find_subject
-    from chronomask.evaluate.tasks import make_tasks
 
-    chosen = make_tasks(names, overrides or [], limit)
     for task in chosen:
         task.check_packages()  # before a model is looked for
     subject = find_subject(model)

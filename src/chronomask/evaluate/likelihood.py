@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from chronomask.errors import UsageError, shown
+from chronomask.errors import DataError, UsageError, shown
 from chronomask.evaluate.jsonl_files import sha256_of_contents
 from chronomask.evaluate.pseudo import (
     PseudoLikelihood,
@@ -75,7 +75,11 @@ class LikelihoodTask(Task[PseudoLikelihood], Generic[Item]):
 
         def read() -> tuple[list[Item], str]:
             found = self.contents(task_data)
-            return self.read(found), sha256_of_contents(found)
+            try:
+                items = self.read(found)
+            except DataError as error:  # which knows the file by its name alone
+                raise DataError(f"in {task_data}: {error}") from None
+            return items, sha256_of_contents(found)
 
         return self._read.of(task_data, read)
 

@@ -58,6 +58,8 @@ class DryRun:
     rows: int
     epochs: float | None
     """visits of the data; None without data"""
+    no_data: str | None
+    """folder where the data would be; None where they are there"""
     tokens: float
     """without padding"""
     mean_ratio: float | None
@@ -197,6 +199,7 @@ def dry_run(
         vocab_size=model.config.vocab_size,
         rows=num_rows,
         epochs=None if data is None else num_rows / data.split("train").num_rows,
+        no_data=None if there else str(config.data),
         tokens=tokens,
         mean_ratio=None if unknown else expected.mean_ratio,
         predicted=None if unknown else expected.labels,
@@ -311,7 +314,7 @@ def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
 
 def _epochs(run: DryRun) -> str:
     if run.epochs is None:
-        return f" (no data: length assumed, vocabulary of {run.vocab_size:,})"
+        return f" (no data in {run.no_data}: length assumed, vocabulary of {run.vocab_size:,})"
     return f" ({run.epochs:.3g} times the data)"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -171,7 +172,7 @@ def test_bad_lines_are_named(tmp_path: Path, model: Path, line: str, message: st
 def test_odd_bytes_are_refused_by_line(tmp_path: Path, line: bytes, message: str) -> None:
     good = paradigm("x", "y", 0, 1).encode()
     (tmp_path / "x.jsonl").write_bytes(good + line + b"\n")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"^in {re.escape(str(tmp_path))}: {message}"):
         BlimpTask().data_sha256(tmp_path)
 
 
