@@ -149,6 +149,20 @@ def test_rows_whose_parts_differ_by_one(
     assert shapes == {(14, ROW_LENGTH)}
 
 
+@pytest.mark.parametrize(("compiled", "said"), [("always", 1), ("auto", 0)])
+def test_the_wait_for_a_compiler_is_announced(
+    compiled: str,
+    said: int,
+    data: Path,
+    tmp_path: Path,
+    shapes: set[tuple[int, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = config_of(data, steps=2, rows_per_step=4, compile=compiled, device="cpu")
+    pretrain(config, tmp_path / "run", progress=True)
+    assert capsys.readouterr().err.count("compiling the model for cpu before its first") == said
+
+
 @pytest.mark.slow
 def test_run_after_run_in_one_process(
     data: Path, tmp_path: Path, shapes: set[tuple[int, ...]]

@@ -219,6 +219,10 @@ def _train(
 ) -> None:
     """All remaining steps."""
     config = run.config
+    if run.forward.compiled is not None:
+        log.tell(
+            f"compiling the model for {world.device.type} before its first step: once, for a minute or more"
+        )
     if run.begins and config.validation.at_start:
         _validate(run, state, log, world)
     if run.begins and config.checkpoint.at_start:
