@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -93,6 +94,13 @@ def test_cut_rows_hold_the_same_tokens_and_no_half_words(tiny_data: PreparedData
     assert cut_rows(rows, 1) is rows
 
 
+def test_the_first_word_of_a_row_may_be_parted(tiny_data: PreparedData) -> None:
+    rows = RowLoader(tiny_data.split("train"), seed=0, rows_per_step=1).rows_at(0)
+    words = np.array([[-1, 0, 0, 0, 0, 1, 1, 2] + [-1] * 24], rows.word_id.dtype)
+    cut = cut_rows(replace(rows, word_id=words), 8)
+    assert cut.word_id[:2].tolist() == [[-1] * 4, [-1, 0, 0, 1]]
+
+
 def test_pieces_are_keyed_apart(tiny_data: PreparedData) -> None:
     split = tiny_data.split("train")
     rows = RowLoader(split, seed=0, rows_per_step=split.num_rows * 2).rows_at(0)  # two visits
@@ -126,6 +134,8 @@ def test_lengths_double_in_stages(tiny_data: PreparedData) -> None:
     seen: list[Rows] = list(islice(shorten_rows(iter(rows), warm_up, 2), 4))
     # the loader begins at 0 here, the warm-up is told step 2
     assert [r.row_length for r in seen] == [8, 16, 16, 32]
+    halves = LengthWarmUp(start_length=16, steps=3)
+    assert [halves.pieces_at(step, 32) for step in range(5)] == [2, 2, 2, 1, 1]
     for wrong in (32, 12, 64, 11):
         with pytest.raises(
             UsageError, match="rows of 32 tokens can start with pieces of 16, 8, 4, 2"

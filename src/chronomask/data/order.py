@@ -69,7 +69,7 @@ class LengthWarmUp(Config):
     """
 
     start_length: Positive
-    """tokens of the first pieces: the data's row length, or a half, a quarter, … of it"""
+    """tokens of the first pieces: a half of the data's row length, a quarter, an eighth, …"""
     steps: Positive
     """steps until rows are whole"""
 
