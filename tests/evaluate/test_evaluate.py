@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -233,7 +234,11 @@ def test_seeds_are_a_number_of_them_or_the_seeds_each_once(
     tasks = make_tasks(["cola"], QUICK)
     found = evaluate(subject, tasks, glue, [5, 7, 5], tmp_path / "out", progress=False)
     assert [result.seed for result in found] == [5, 7]
-    for wrong in (0, -1, 1.5, "3", [1.5], None):
+    found = evaluate(subject, tasks, glue, np.array([5, 7]), tmp_path / "out", progress=False)
+    assert [(result.seed, type(result.seed)) for result in found] == [(5, int), (7, int)]
+    (one,) = evaluate(subject, tasks, glue, np.int64(1), tmp_path / "one", progress=False)
+    assert one.seed == 0
+    for wrong in (0, -1, 1.5, "3", [1.5], None, np.zeros(2)):
         with pytest.raises(UsageError, match=r"seeds is .*; give how many there are to be"):
             evaluate(subject, tasks, glue, wrong, progress=False)  # pyright: ignore[reportArgumentType]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from traceback import clear_frames
 from typing import Any
@@ -133,14 +134,14 @@ def _find_tasks(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> list[Task[A
 
 def _find_seeds(seeds: Any) -> list[int]:
     """The seeds, each once; raises UsageError for what are none."""
-    if isinstance(seeds, int) and seeds >= 1:
-        return list(range(seeds))
+    if isinstance(seeds, Integral) and seeds >= 1:
+        return list(range(int(seeds)))
     found: list[Any] = list(seeds) if isinstance(seeds, Iterable) else [None]
-    if not all(isinstance(seed, int) for seed in found):
+    if not all(isinstance(seed, Integral) for seed in found):  # numpy's numbers too
         raise UsageError(
             f"seeds is {shown(seeds)}; give how many there are to be, 1 or more, or whole numbers as a list"
         )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(map(int, found)))
 
 
 def default_out(model: Subject) -> Path:
