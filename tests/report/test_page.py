@@ -261,6 +261,27 @@ def test_different_data_is_pointed_out(tmp_path: Path) -> None:
     assert 'class="best"' not in page
 
 
+@pytest.mark.parametrize(
+    ("second", "shared"),
+    [
+        ({"initial_weights_sha256": "w", "data_fingerprint": "d"}, True),
+        ({"initial_weights_sha256": "v", "data_fingerprint": "d"}, False),
+        ({"initial_weights_sha256": "w", "data_fingerprint": "e"}, False),
+        ({"data_fingerprint": "d"}, False),
+    ],
+)
+def test_a_shared_start_is_claimed_only_where_it_is_known(
+    second: dict[str, str], shared: bool, tmp_path: Path
+) -> None:
+    starts = ({"initial_weights_sha256": "w", "data_fingerprint": "d"}, second)
+    folders = [write_run(tmp_path / name, name, steps=50) for name in ("a", "b")]
+    for folder, start in zip(folders, starts, strict=True):
+        path = folder / "environment.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | start))
+    page = report(folders, tmp_path / "out").read_text(encoding="utf-8")
+    assert ("in the same order from the same initial weights" in page) == shared
+
+
 def test_no_interval_is_claimed_for_losses_on_different_data(tmp_path: Path) -> None:
     """Several seeds would give differences an interval, and a better arm."""
     folders = []

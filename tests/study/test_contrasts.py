@@ -68,6 +68,12 @@ def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None
     assert line["value"][-1] == summary["validation_loss"]
     steps = found["reach"][0]["arms"]["fixed"]["step"]
     assert 0 < steps["share"] <= 1
+    noted = json.loads(study.run_of("fixed", 0).environment.read_text())
+    assert found["versions"]["torch"] == noted["versions"]["torch"]
+    assert (found["versions"]["device"], found["versions"]["threads"]) == (
+        "cpu",
+        noted["threads"],
+    )
     assert report_of_study(study.folder).is_file()
     _runs_alone_say_the_same(study, found, tmp_path)
 

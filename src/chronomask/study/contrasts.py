@@ -483,7 +483,7 @@ def _share_start(gathered: Gathered) -> bool:
         for seed, run in arm.runs.items():
             noted = tuple(run.environment.get(key) for key in START_KEYS)
             starts.setdefault(seed, set()).add(noted)
-    return all(len(found) == 1 and None not in found.copy().pop() for found in starts.values())
+    return all(len(found) == 1 and None not in next(iter(found)) for found in starts.values())
 
 
 def _environments(runs: Sequence[Run]) -> dict[str, str]:

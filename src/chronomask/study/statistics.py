@@ -322,12 +322,11 @@ def _by_unit(names: Sequence[tuple[int, int]], observed: Floats, resampled: Floa
 def _difference(paired: _Scores, level: float) -> Difference:
     """What is said of a paired difference."""
     tested = paired.covers[0] == "pre-training seeds"
-    spread = float(paired.resampled.std()) if len(paired.resampled) > 1 else 0.0
     return Difference(
         _as_interval(paired, level),
         _two_sided_p(paired) if tested else None,
         tuple(paired.units),
-        spread,
+        float(paired.resampled.std()),
     )
 
 
