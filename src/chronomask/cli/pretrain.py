@@ -252,7 +252,7 @@ def replay(
             metavar="DUMP", help="Folder dump/step-… of a run that met a number that is not finite."
         ),
     ],
-    device: Annotated[str, typer.Option(help="Where to compute it: cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to compute it: auto, cpu or cuda.")] = "cpu",
 ) -> None:
     """Compute again the step at which a run met a loss or gradient that was not finite."""
     if not dump.is_dir():
