@@ -79,6 +79,19 @@ def test_rows_that_do_not_exist_are_refused(tiny_data: PreparedData) -> None:
         rows_as_text(tiny_data, "heldout", 0, 1)
 
 
+def test_fewer_rows_than_asked_for_are_counted(
+    tiny_data: PreparedData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = tiny_data.split("train").num_rows - 1
+    assert exit_code(monkeypatch, "show", tiny_data.path, "--row", last, "--rows", 5) == 0
+    assert (
+        f"1 row is shown of the 5 asked for: train ends with row {last:,}"
+        in capsys.readouterr().out
+    )
+    assert exit_code(monkeypatch, "show", tiny_data.path, "--row", last) == 0
+    assert "asked for" not in capsys.readouterr().out
+
+
 def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["chronomask", "data", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from chronomask.cli import app
-from chronomask.errors import ChronomaskError, DataError, RunError, Stopped, UsageError
+from chronomask.errors import DataError, RunError, Stopped, UsageError
 from chronomask.keyed import Stream, row_keys
 from chronomask.train import step as steps
 from chronomask.train.config import RunConfig

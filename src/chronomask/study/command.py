@@ -20,6 +20,7 @@ from chronomask.errors import (
     check_installed,
     need,
 )
+from chronomask.storage import names_file
 from chronomask.study import STUDY_FILE
 
 if TYPE_CHECKING:
@@ -394,6 +395,11 @@ def _report(
     """The page, and the runs of each arm; none for a study."""
     from chronomask.report.comparison import FILE, read_curves
 
+    if names_file(out) or out.is_file():
+        raise UsageError(
+            f"--out {out}: a report is a folder, with report.html and its numbers as csv/*.csv; give the "
+            "name of one, such as report"
+        )
     known = None if reference is None else read_curves(str(reference))
     folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
     for folder in folders:
