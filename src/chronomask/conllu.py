@@ -91,8 +91,8 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
             starts_document, multiword_end = False, 0
     if words:
         raise DataError(
-            f"{path}: ends inside a sentence (no empty line after the last word): copy it again, or add an empty "
-            "line at its end where the last sentence is whole"
+            f"{path}: ends inside a sentence (no empty line after the last word): copy it again, or add an "
+            "empty line at its end where the last sentence is whole"
         )
     if not num_sentences:
         raise DataError(f"{path}: no sentence found")

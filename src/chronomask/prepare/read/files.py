@@ -456,8 +456,8 @@ def check_regular(path: Path) -> None:
     except (OSError, ValueError):
         if path.is_symlink():
             raise UsageError(
-                f"source {printable(path)} is a link to {printable(path.readlink())}, which is not there; name "
-                "a file or folder that is"
+                f"source {printable(path)} is a link to {printable(path.readlink())}, which is not there; "
+                "name a file or folder that is"
             ) from None
         return
     kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
