@@ -166,6 +166,7 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
     if branch is not None:
         from chronomask.runs.layout import branch_folder
 
+        branch_folder(branch).check_config_is_there()
         config = branch_folder(branch).config
         if not config.is_file():
             raise UsageError(
@@ -175,8 +176,13 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
         return first + [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]
     if recipes:
         return [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]
-    if resumed is not None and (resumed / "config.yaml").is_file():
-        return [Layer.of_file(resumed / "config.yaml")]
+    if resumed is not None:
+        from chronomask.runs.layout import RunFolder
+
+        run = RunFolder(resumed)
+        run.check_config_is_there()
+        if run.is_run():
+            return [Layer.of_file(run.config)]
     return [Layer("the defaults", {})]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
 import sys
@@ -41,6 +42,8 @@ __all__ = [
     "status",
     "study",
 ]
+
+logger = logging.getLogger(__name__)
 
 QUICKSTART = recipes.FOLDER / "study" / "quickstart.yaml"
 """Four arms, one seed, no tasks."""
@@ -194,6 +197,7 @@ def status(out: Path) -> str:
             ),
             *damaged,
             *failed,
+            *filter(None, [study.left_over()]),
         ]
     )
 
@@ -295,6 +299,8 @@ def _do(
     from chronomask.study.execute import run_study
 
     text = "" if shown or quiet else _plan(study, units, workers, price_per_hour, rate, allowance)
+    if left_over := study.left_over():
+        logger.warning("%s", left_over)
     begin(study)
     tell = _be_silent if quiet else _tell
     if text:
