@@ -367,7 +367,7 @@ def _refuse_masked_or_untokenised(given: Mapping[str, Any]) -> None:
                     f"{name} has no column 'input_ids' (it has {', '.join(columns)}): tokenise it first, "
                     "such as dataset.map(lambda rows: tokenizer(rows['text'], truncation=True), batched=True)"
                 )
-    if hasattr(train, "__len__") and not len(train):
+    if train is not None and hasattr(train, "__len__") and not len(train):
         raise UsageError("train_dataset has no rows: give one that has some")
 
 

@@ -64,8 +64,8 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 """There where Linux has loaded the driver of a GPU."""
 
 
-def choose_device(choice: Device) -> torch.device:
-    """The device meant; ``auto`` takes a CUDA device if there is one.
+def choose_device(choice: str) -> torch.device:
+    """The device that one of :data:`Device` means; ``auto`` takes a CUDA device if there is one.
 
     Raises UsageError for another name, and where CUDA is asked for and torch finds no such device.
     """

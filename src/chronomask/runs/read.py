@@ -125,6 +125,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def _check_is_run(path: Path) -> None:
+    """Raise UsageError, with what to do, where there is no run with a config and a log."""
     if not path.is_dir():
         raise UsageError(f"run folder {path} {'is a file' if path.exists() else 'does not exist'}")
     folder = RunFolder(path)

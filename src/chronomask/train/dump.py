@@ -44,7 +44,7 @@ from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.run import Run
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.state import State
-from chronomask.types import Device, Rows
+from chronomask.types import Rows
 
 __all__ = ["Replayed", "not_finite", "replay"]
 
@@ -93,7 +93,7 @@ class Replayed:
     rows: list[int]
 
 
-def replay(folder: str | Path, device: Device = "cpu") -> Replayed:
+def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     """Forward and backward of the step dumped in ``folder``, all its processes' rows in one.
 
     Raises UsageError for a device that is not there, DataError if ``folder`` is no dump or was damaged.
