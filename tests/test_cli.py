@@ -98,6 +98,30 @@ def commands() -> list[list[str]]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (("prepare", "", "--out", "data"), "the argument behind 'prepare' is empty"),
+        (("inspect", "Some words.", "--out", ""), "the argument behind '--out' is empty"),
+        (("report", "runs/a", "--out="), "the value of --out is empty"),
+        (("pretrain", "bert-tiny", "--set="), "the value of --set is empty"),
+    ],
+)
+def test_an_argument_without_characters_is_no_folder(
+    run: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    where: str,
+) -> None:
+    """A variable of the shell without a value would stand for the current folder."""
+    monkeypatch.chdir(tmp_path)
+    refused = run(*arguments)
+    assert refused.code == 2
+    assert refused.err.startswith(f"chronomask: {where}, as a variable of the shell")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_every_command_explains_itself(run, flag: str) -> None:
     for words in commands():

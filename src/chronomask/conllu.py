@@ -90,7 +90,10 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
             words, spaces, upos, written_as = [], [], [], []
             starts_document, multiword_end = False, 0
     if words:
-        raise DataError(f"{path}: ends inside a sentence (no empty line after the last word)")
+        raise DataError(
+            f"{path}: ends inside a sentence (no empty line after the last word): copy it again, or add an "
+            "empty line at its end where the last sentence is whole"
+        )
     if not num_sentences:
         raise DataError(f"{path}: no sentence found")
 

@@ -37,6 +37,7 @@ __all__ = [
     "flush",
     "lines_in",
     "make_folder",
+    "names_file",
     "read_lines",
     "read_object",
     "read_text",
@@ -55,6 +56,13 @@ UNPACKED_LIMIT = 80_000_000
 """Most bytes that :func:`read_text` and :func:`read_lines` take out of a compressed file."""
 
 _BLOCK = 1 << 16
+_ENDINGS = frozenset(
+    (
+        ".csv", ".htm", ".html", ".ipynb", ".jpeg", ".jpg", ".json", ".jsonl", ".md", ".parquet", ".pdf",
+        ".png", ".svg", ".tsv", ".txt", ".xml",
+    )
+)  # fmt: skip
+"""Of files in formats that people give a name to; no folder is called so."""
 _SYSTEM_ERROR = re.compile(r"([^\s:(][^:(]*) \(os error \d+\)")
 """How Rust's libraries write an error of the system into the text of theirs."""
 _FULL = {os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)}
@@ -66,6 +74,14 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "UTF-16",
 }
 """Byte order marks of other encodings; UTF-32's first, which begin with one of UTF-16's."""
+_OTHER_KINDS = {
+    b"\x1f\x8b": "compressed with gzip: give it a name that ends in .gz",
+    b"\xfd7zX": "compressed with xz: give it a name that ends in .xz",
+    b"(\xb5/\xfd": "compressed with zstd: give it a name that ends in .zst",
+    b"PK\x03\x04": "a ZIP archive: unpack it and name the files in it",
+    b"%PDF": "a PDF document: take its text out first, such as with pdftotext",
+}
+"""What files of other kinds begin with, what they are, and what to do."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,6 +102,14 @@ def write_bytes(path: Path, content: bytes, *, writer: str = "") -> None:
     """
     with replacing(path, writer=writer) as writing:
         writing.write_bytes(content)
+
+
+def names_file(path: Path) -> bool:
+    """Whether a path is named as a file of a common format is, and is no folder.
+
+    Nobody who names it expects a folder of that name.
+    """
+    return path.suffix.lower() in _ENDINGS and not path.is_dir()
 
 
 def make_folder(path: Path) -> None:
@@ -327,13 +351,18 @@ def _open_unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _without_mark(content: bytes, name: object) -> bytes:
-    """Bytes without UTF-8's byte order mark; raises DataError for that of another encoding."""
+    """Bytes without UTF-8's byte order mark; raises DataError for that of another encoding, and for the
+    beginning of a file that is no text.
+    """
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
             raise DataError(
                 f"{name} is {encoding}, by its byte order mark: convert it to UTF-8, such as with "
                 f"iconv -f {encoding} -t UTF-8"
             )
+    for start, found in _OTHER_KINDS.items():
+        if content.startswith(start):
+            raise DataError(f"{name} is no text, but {found}")
     return content.removeprefix(codecs.BOM_UTF8)
 
 

@@ -123,7 +123,7 @@ def test_a_flipped_bit_is_found_anywhere(copy: Path) -> None:
 
 def test_a_changed_tokenizer_is_found(copy: Path) -> None:
     file = copy / "tokenizer" / "tokenizer.json"
-    file.write_text(file.read_text() + " ")
+    file.write_text(file.read_text()[:-1] + " ")  # of the same size
     with pytest.raises(DataError, match=r"damaged: tokenizer/tokenizer\.json"):
         PreparedData.open(copy, verify=True)
 

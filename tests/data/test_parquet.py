@@ -49,6 +49,16 @@ def test_a_round_trip_gives_every_byte_again(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "new"]
 
 
+def test_a_name_of_another_format_is_refused(tiny_data: PreparedData, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"give a name that ends in \.parquet, such as .*rows.parquet"
+    ):
+        export_parquet(tiny_data, tmp_path / "rows.csv")
+    assert not list(tmp_path.iterdir())
+    assert export_parquet(tiny_data, tmp_path / "rows.PARQUET") == [tmp_path / "rows.PARQUET"]
+    assert import_parquet(tmp_path / "rows.PARQUET", tmp_path / "again").path.is_dir()
+
+
 @pytest.mark.parametrize("name", ["rows.parquet", "folder"])
 def test_several_shards_come_back(tmp_path: Path, name: str) -> None:
     data = several(tmp_path / "data")

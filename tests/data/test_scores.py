@@ -108,6 +108,18 @@ def test_damaged_scores_are_found(tmp_path: Path) -> None:
         data.verify()
 
 
+@pytest.mark.parametrize("name", ["tokenizer/tokenizer.json", "train/ids-00000.npy", "config.yaml"])
+def test_damaged_data_get_no_scores_and_stay_damaged(tmp_path: Path, name: str) -> None:
+    """A manifest with hashes made anew would pass the damage off as whole."""
+    data = prepared(tmp_path / "data")
+    content = bytearray((data.path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (data.path / name).write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(DataError, match=f"damaged: {name}; run `chronomask prepare` again"):
+            add_scores(data.path, Informativeness())
+
+
 def test_scores_reach_the_loader_and_short_rows(scored: PreparedData) -> None:
     split = scored.split("train")
     rows = RowLoader(split, seed=0, rows_per_step=4).rows_at(1)

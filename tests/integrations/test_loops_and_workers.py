@@ -208,6 +208,42 @@ def test_row_ids_are_places_whatever_the_data_set(rows: list[dict[str, Any]]) ->
     assert with_row_ids(plain) is plain
 
 
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        (["a b", "c"], "of type str, without columns: tokenise it first, as "),
+        (
+            [[2, 3], [2, 3]],
+            r"of type list, without columns: give its rows as \[\{'input_ids': row\}",
+        ),
+        ([torch.tensor([2, 3])], "of type Tensor, without columns"),
+        (
+            {"input_ids": [[2, 3]]},
+            r"is columns by name \(input_ids\), .* datasets.Dataset.from_dict",
+        ),
+    ],
+)
+def test_what_has_no_rows_with_columns_is_refused(
+    tokenizer: PreTrainedTokenizerFast, dataset: Any, says: str
+) -> None:
+    collate = RowCollator(tokenizer)
+    with pytest.raises(UsageError, match=says):
+        with_row_ids(dataset)
+    with pytest.raises(UsageError, match=says):
+        KeyedLoader(dataset, collate_fn=collate)
+    with pytest.raises(UsageError, match=says):
+        MaskedLoader(dataset, masker_of(tokenizer), batch_size=1, num_steps=1, collate_fn=collate)
+
+
+def test_a_data_set_without_rows_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UsageError, match="has no rows"):
+        KeyedLoader([], collate_fn=RowCollator(tokenizer))
+    with pytest.raises(UsageError, match="of type NoneType: give one that has rows"):
+        with_row_ids(None)
+    with pytest.raises(UsageError, match="a row of the stream is of type str"):
+        list(with_row_ids(text for text in ["a b"]))
+
+
 def test_rows_that_are_made_on_reading_are_numbered_too(rows: list[dict[str, Any]]) -> None:
     texts = datasets.Dataset.from_list([{"text": "a b"}, {"text": "c"}])
     made = texts.with_transform(lambda batch: {"input_ids": [[2, 3] for _ in batch["text"]]})

@@ -222,6 +222,23 @@ MISTAKES: list[tuple[str, Changes]] = [
         "eval_dataset has no column 'input_ids' (it has text): tokenise it first",
         lambda _, __: {"eval_dataset": {"a": datasets.Dataset.from_list([{"text": "a"}])}},
     ),
+    (
+        "train_dataset is columns by name (input_ids, ",
+        lambda tokenizer, _: {"train_dataset": tokenizer(["a b", "c"])},
+    ),
+    (
+        "a row of train_dataset is of type str, without columns: tokenise it first",
+        lambda _, __: {"train_dataset": ["a b", "c"]},
+    ),
+    (
+        "eval_dataset is columns by name (input_ids), as a tokenizer or a slice of a data set",
+        lambda _, rows: {
+            "eval_dataset": datasets.Dataset.from_list(
+                [{"input_ids": row["input_ids"]} for row in rows]
+            )[:4]
+        },
+    ),
+    ("train_dataset has no rows", lambda _, __: {"train_dataset": []}),
     ("masking is 0.15; give a MaskingConfig", lambda _, __: {"masking": 0.15}),
     (
         "masking is Linear(kind='linear', start=0.4, end=0.1); give a MaskingConfig",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -137,6 +138,26 @@ def test_every_kind_of_bad_document_at_once(tmp_path: Path) -> None:
     }
     assert all(told["names"] for told in skipped.values())
     data.verify()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "way_out"),
+    [
+        ("a.txt.gz", b"not compressed", "copy it again, or name it without its last ending"),
+        ("a.txt", b" \n", "give a file with text"),
+        ("a.txt", b"x", "--set min_characters=NUMBER takes shorter ones"),
+        ("a.txt", b"x" * 4000, "--set max_document_bytes=NUMBER takes longer ones"),
+        ("a.jsonl", b'{"text": 1}', "--set text_key=NAME names the field that holds the text"),
+        ("a.jsonl", b'{"text": "\\ud800"}', "give a file with text that can be used"),
+    ],
+)
+def test_where_no_document_is_left_a_way_out_is_told(
+    tmp_path: Path, name: str, content: bytes, way_out: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    config = tiny_config(tmp_path / name, "min_characters=2", "max_document_bytes=3000")
+    with pytest.raises(DataError, match=f"no document in .*; {re.escape(way_out)}"):
+        prepare(config, tmp_path / "out", progress=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n \n\n"])

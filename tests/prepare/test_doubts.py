@@ -39,6 +39,20 @@ def prepared(out: Path, texts: list[str], **changes: Any) -> PreparedData:
     return prepare([source], out, **common | changes)
 
 
+def test_a_file_that_is_named_twice_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "texts" / "a.txt"
+    file.parent.mkdir()
+    file.write_text("\n\n".join(TEXTS.values()), encoding="utf-8")
+    common: dict[str, Any] = {"row_length": 16, "workers": 1, "progress": False, "tagger": "none"}
+    once = prepare([file], tmp_path / "once", **common)
+    assert "more than once" not in caplog.text
+    twice = prepare([file.parent, file], tmp_path / "twice", **common)
+    assert "1 file is named more than once, and all of the text is read as often (" in caplog.text
+    assert twice.statistics["documents"] == 2 * once.statistics["documents"]
+
+
 @pytest.mark.parametrize("language", TEXTS)
 def test_a_language_is_doubted_by_its_letters_alone(language: str) -> None:
     for other, text in TEXTS.items():

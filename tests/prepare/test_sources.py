@@ -6,7 +6,10 @@ import gzip
 import io
 import json
 import lzma
+import re
+import tarfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,6 +191,9 @@ def test_a_corrupt_parquet_file_is_refused(tmp_path: Path) -> None:
         read(file)
 
 
+_WORD = b"1\ta\ta\tNOUN\t_\t_\t0\troot\t_\t_\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
@@ -202,6 +208,14 @@ def test_a_corrupt_parquet_file_is_refused(tmp_path: Path) -> None:
             r"no field 'text'; did you mean 'txt'\?.*text_key",
         ),
         ("a.jsonl", b'["x"]', DataError, "is one JSON array"),
+        ("a.txt", gzip.compress(b"x"), DataError, r"gzip: give it a name that ends in \.gz"),
+        ("a.jsonl", lzma.compress(b"x"), DataError, r"xz: give it a name that ends in \.xz"),
+        ("a.csv", b"PK\x03\x04..", DataError, "a ZIP archive: unpack it"),
+        ("a.txt", b"%PDF-1.7", DataError, "a PDF document: take its text out first"),
+        ("a.csv", b"text,text\na,b", DataError, "line 1: 2 columns are called 'text'; give each"),
+        ("a.csv", b"1,some text", DataError, r"the first line of a \.csv file names its columns"),
+        ("a.conllu", _WORD, DataError, "ends inside a sentence.*add an empty line"),
+        ("a.zip", b"PK\x03\x04", UsageError, r"are read as 'zip://\*\*::/.*a\.zip', or unpack it"),
     ],
 )
 def test_files_that_cannot_be_sources(
@@ -239,6 +253,42 @@ def test_text_that_parquet_keeps_once_is_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": texts.dictionary_encode()}), file)
     documents, _ = read(file)
     assert [document.text for document in documents] == texts.to_pylist()
+
+
+def test_text_of_any_layout_in_parquet_is_text(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": pa.array(["one text"]).cast(pa.string_view())}), file)
+    documents, _ = read(file)
+    assert [document.text for document in documents] == ["one text"]
+
+
+def test_an_archive_is_read_as_its_refusal_says(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("in/a.txt", "one text")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        (tmp_path / "a.txt").write_text("one text")
+        archive.add(tmp_path / "a.txt", "a.txt")
+    for name in ("a.zip", "a.tar.gz"):
+        with pytest.raises(UsageError) as refused:
+            read(tmp_path / name)
+        address = re.search("read as '([^']+)'", str(refused.value))
+        assert address is not None
+        documents, _ = read(address[1])
+        assert [document.text for document in documents] == ["one text"]
+
+
+def test_a_source_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "link.txt").symlink_to("gone.txt")
+    with pytest.raises(UsageError, match=r"link\.txt is a link to gone\.txt, which is not there"):
+        read(tmp_path / "link.txt")
+    with pytest.raises(UsageError, match=r"\*\.nothing matches no file"):
+        read(tmp_path / "*.nothing")
+    with pytest.raises(
+        UsageError, match="a source is empty text, as of a variable without a value"
+    ):
+        read("")
+    with pytest.raises(UsageError, match="Protocol not known: s4; did you mean 's3'"):
+        read("s4://bucket/a.txt")
 
 
 def test_missing_paths_and_empty_folders(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +19,11 @@ from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import ByteLevelBPE, TokenizerFolder, Unigram, WordPiece
 from chronomask.prepare.encoding import load_backend
+from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.tokenizer import SavedTokenizer, TokenizerChoice, open_saved
 from tests.support.corpus import made_up_text
 from tests.support.processes import python_path
+from tests.support.reading import tiny_config
 
 SAMPLE = made_up_text(60)
 
@@ -167,6 +171,39 @@ def test_folders_that_are_no_tokenizer(tiny_tokenizer: Path, tmp_path: Path) -> 
     (unmasked / "tokenizer_config.json").write_text(json.dumps(values))
     with pytest.raises(UsageError, match="has no mask token"):
         build(unmasked)
+
+
+@pytest.mark.parametrize(("role", "other"), [("pad", "sep"), ("pad", "unk"), ("mask", "pad")])
+def test_padding_and_mask_are_tokens_of_their_own(
+    tiny_tokenizer: Path, tmp_path: Path, role: str, other: str
+) -> None:
+    """As where someone has written ``tokenizer.pad_token = tokenizer.eos_token``."""
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_tokenizer))
+    setattr(tokenizer, f"{role}_token", getattr(tokenizer, f"{other}_token"))
+    tokenizer.save_pretrained(str(tmp_path / "shared"))
+    choice = TokenizerFolder(path=str(tmp_path / "shared"))
+    with pytest.raises(UsageError, match=f"as its {role} token and as its {other}") as refused:
+        choice.check()
+    change = re.search(r"add_special_tokens\((.*?)\)", str(refused.value))
+    assert change is not None
+    tokenizer.add_special_tokens(ast.literal_eval(change[1]))
+    tokenizer.save_pretrained(str(tmp_path / "shared"))
+    choice.check()
+
+
+def test_a_tokenizer_that_does_not_do_is_refused_before_text_is_read(
+    tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_tokenizer))
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(str(tmp_path / "maskless"))
+    (tmp_path / "a.txt").write_text("some text")
+    config = tiny_config(tmp_path / "a.txt").replace(
+        [f"tokenizer={{kind: folder, path: {tmp_path / 'maskless'}}}"]
+    )
+    with pytest.raises(UsageError, match="has no mask token"):
+        prepare(config, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_remote_code_of_a_folder_is_not_run(tiny_tokenizer: Path, tmp_path: Path) -> None:

@@ -369,8 +369,10 @@ def test_long_runs_are_thinned_alike_in_figure_and_csv(tmp_path: Path) -> None:
 def test_out_that_is_a_file(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", "fixed 15 %", steps=50)
     (tmp_path / "out").write_text("in the way")
-    with pytest.raises(UsageError, match="cannot be used as a folder"):
-        report([folder], tmp_path / "out")
+    for name in ("out", "new.html"):
+        with pytest.raises(UsageError, match=f"--out .*{name}: a report is a folder"):
+            report([folder], tmp_path / name)
+    assert not (tmp_path / "new.html").exists()
 
 
 def test_arms_table(four_arms: list[Path], tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,36 @@ def test_a_class_seen_late_is_nan_before(folder: Path) -> None:
     assert column[-1] == 1.5
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl"])
-def test_a_folder_that_is_no_run(folder: Path, name: str) -> None:
-    (folder / name).unlink()
-    with pytest.raises(UsageError, match=f"not a run folder: it has no {name}"):
+def test_a_folder_that_is_no_run(folder: Path) -> None:
+    (folder / "metrics.jsonl").unlink()
+    with pytest.raises(
+        UsageError, match=r"no metrics\.jsonl: .* not logged a step yet, or .* was lost"
+    ):
         read_run(folder)
+    (folder / "config.yaml").unlink()
+    with pytest.raises(
+        UsageError, match=r"not a run folder: it has no config\.yaml and no metrics"
+    ):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("text", ["{", '{"complete": true}', '{"complete": true, "steps": "many"}'])
+def test_a_damaged_summary_is_refused_with_a_way_out(folder: Path, text: str) -> None:
+    (folder / "summary.json").write_text(text)
+    with pytest.raises(DataError, match=r"summary\.json .*; put it back from a copy"):
+        read_run(folder)
+    (folder / "checkpoints" / "step-00000100").mkdir(parents=True)
+    command = f"remove it, and  chronomask pretrain --out {folder} --resume  writes it again"
+    with pytest.raises(DataError, match=re.escape(command)):
+        read_run(folder)
+
+
+def test_a_damaged_environment_can_be_done_without(folder: Path) -> None:
+    (folder / "environment.json").write_text("[")
+    with pytest.raises(DataError, match="remove it to read the run without it"):
+        read_run(folder)
+    (folder / "environment.json").unlink()
+    assert read_run(folder).environment == {}
 
 
 def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
@@ -88,7 +114,7 @@ def test_a_damaged_line_in_the_middle_is_named(folder: Path) -> None:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     lines[2] = lines[2][:40]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match="line 3 is not valid JSON"):
+    with pytest.raises(DataError, match=r"line 3 is not valid JSON: .*; remove the line"):
         read_run(folder)
 
 

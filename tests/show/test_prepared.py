@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 
 from chronomask.cli import app, main
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError
+from chronomask.show.prepared import look_into
+from chronomask.show.request import Request
+from chronomask.show.show import inspect_masking
 from chronomask.show.terminal import rows_as_text
 
 
@@ -79,6 +82,19 @@ def test_rows_that_do_not_exist_are_refused(tiny_data: PreparedData) -> None:
         rows_as_text(tiny_data, "heldout", 0, 1)
 
 
+def test_fewer_rows_than_asked_for_are_counted(
+    tiny_data: PreparedData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = tiny_data.split("train").num_rows - 1
+    assert exit_code(monkeypatch, "show", tiny_data.path, "--row", last, "--rows", 5) == 0
+    assert (
+        f"1 row is shown of the 5 asked for: train ends with row {last:,}"
+        in capsys.readouterr().out
+    )
+    assert exit_code(monkeypatch, "show", tiny_data.path, "--row", last) == 0
+    assert "asked for" not in capsys.readouterr().out
+
+
 def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["chronomask", "data", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
@@ -129,3 +145,30 @@ def test_cut_and_missing_files_are_named(
     assert exit_code(monkeypatch, "verify", copy) == 1
     assert "ids-00000.npy has 0 bytes" in capsys.readouterr().err
     assert exit_code(monkeypatch, "verify", tmp_path / "nowhere") == 2
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_damage_of_the_tokenizer_is_found_on_opening(
+    tiny_data: PreparedData, tmp_path: Path, cut: bool
+) -> None:
+    copy = Path(shutil.copytree(tiny_data.path, tmp_path / "copy"))
+    file = copy / "tokenizer" / "tokenizer.json"
+    if cut:
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        file.unlink()
+    why = "it is truncated or was changed" if cut else "is missing"
+    with pytest.raises(
+        DataError, match=rf"tokenizer\.json .*{why}; run `chronomask prepare` again"
+    ):
+        PreparedData.open(copy)
+
+
+def test_damaged_counts_are_told(tiny_data: PreparedData, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_data.path, tmp_path / "copy"))
+    (copy / "statistics.json").write_text("{")
+    with pytest.raises(DataError, match=r"statistics\.json cannot be read .* again with --force"):
+        look_into(PreparedData.open(copy))
+    (copy / "config.yaml").unlink()
+    with pytest.raises(DataError, match=r"config\.yaml is missing; run `chronomask prepare` again"):
+        inspect_masking(Request(text="a b", data=copy))

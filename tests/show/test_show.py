@@ -16,7 +16,7 @@ from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.layers import Layer
 from chronomask.prepare.config import NoTagger
 from chronomask.recipes import find_recipe
-from chronomask.show.request import Request
+from chronomask.show.request import Request, check
 from chronomask.show.show import inspect_masking, inspect_text
 from chronomask.types import UPOS_CLASSES
 from tests.support.fixed_tagger import stand_in_for_english
@@ -114,6 +114,46 @@ def test_rows_of_data_and_their_tokenizer(tiny_data: PreparedData) -> None:
     assert "model" in re.sub(r"[\[\]]", "", text)
 
 
+def test_a_run_shows_the_rows_of_its_own_data(run_folder: Path, tiny_data: PreparedData) -> None:
+    asked = Request(run=run_folder, rows=1, progress="0.9")
+    with pytest.raises(UsageError, match=r"rows of .* cannot be shown .*; give a text, or --data"):
+        check(asked)
+    config = run_folder / "config.yaml"
+    config.write_text(config.read_text().replace("somewhere", str(tiny_data.path)))
+    assert check(asked).data == tiny_data.path
+    assert inspect_masking(asked) == inspect_masking(
+        Request(run=run_folder, data=tiny_data.path, rows=1, progress="0.9")
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"text": TEXT, "rows": 3}, "--rows 3: a text is one row"),
+        ({"data": Path("data"), "tokenizer": Path("t")}, "--tokenizer t: .* are tokens already"),
+    ],
+)
+def test_an_option_without_effect_is_refused(values: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check(Request(**values))
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.pdf", "there"])
+def test_a_page_is_not_written_under_the_name_of_another_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there").write_text("a file")
+    refused = CliRunner().invoke(app, ["inspect", "Some words.", "--out", name])
+    assert isinstance(refused.exception, UsageError)
+    assert refused.stdout == ""
+    ways = re.search(r"such as (\S+), or a folder", str(refused.exception))
+    assert ways is not None
+    assert CliRunner().invoke(app, ["inspect", "Some words.", "--out", ways[1]]).exit_code == 0
+    assert Path(ways[1]).is_file()
+    assert not Path("x.txt").exists()
+
+
 def test_run_gives_config_and_weights(run_folder: Path) -> None:
     shown = inspect_masking(Request(text=TEXT, run=run_folder, progress="1"))
     assert "my run   constant (base 0.3)" in shown
@@ -206,9 +246,9 @@ def test_refusals(values: dict, words: str) -> None:
 
 def test_refusals_of_files(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(UsageError, match=r"latin\.txt cannot be read as UTF-8"):
+    with pytest.raises(DataError, match=r"latin\.txt, line 1: byte 0xe9 is not UTF-8: convert"):
         inspect_masking(Request(file=tmp_path / "latin.txt"))
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="is a folder: name a file in it"):
         inspect_masking(Request(file=tmp_path))
     bad = write(tmp_path / "bad.yaml", "masking: {ratio: {kind: cosine_dekay}}\nsteps: 3\n")
     with pytest.raises(UsageError, match="did you mean 'cosine_decay'"):

@@ -9,6 +9,7 @@ import pytest
 
 from chronomask.errors import UsageError
 from chronomask.storage import write_text
+from chronomask.study.command import status
 from chronomask.study.execute import share_of
 from chronomask.study.units import check_task_data
 from tests.support.opened_study import opened
@@ -112,3 +113,30 @@ def test_a_tasks_missing_files_are_named_with_the_setting_that_moves_them(
     values["tasks"] = {"upos_probe": {"data": str(several)}}
     with pytest.raises(UsageError, match=r"--set tasks\.upos_probe\.settings\.treebank=en_a"):
         check_task_data(opened(values, tmp_path))
+
+
+def test_a_damaged_summary_is_no_finished_run(values: dict[str, Any], tmp_path: Path) -> None:
+    study = opened(values, tmp_path)
+    folder = study.folder
+    run = study.run_of("fixed", 0)
+    write_text(run.config, study.arms["fixed"].run_config(0).to_yaml())
+    write_text(run.summary, '{"complete": true, "steps": 8}')
+    assert f"{folder}: 2 of " in status(folder)
+    write_text(run.summary, "{")
+    assert "damaged: pretrain fixed, seed 0: " in status(folder)
+    write_text(run.summary, '{"complete": false}')
+    assert f"{folder}: 1 of " in status(folder)
+
+
+def test_runs_that_are_of_no_arm_any_more_are_told(values: dict[str, Any], tmp_path: Path) -> None:
+    study = opened(values, tmp_path)
+    folder = study.folder
+    for arm in ("fixed", "decay"):
+        write_text(study.run_of(arm, 0).config, study.arms[arm].run_config(0).to_yaml())
+    assert study.left_over() == ""
+    del values["arms"]["decay"]
+    opened(values, tmp_path)
+    assert "runs/decay/seed-0 is of no arm and seed of this study, and left out" in status(folder)
+    values["seeds"] = [1]
+    opened(values, tmp_path)
+    assert "runs/decay/seed-0, runs/fixed/seed-0 are of no arm and seed" in status(folder)

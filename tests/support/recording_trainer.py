@@ -88,7 +88,9 @@ def trainer_of(
         "class_names": UPOS_CLASSES,
         "processing_class": tokenizer,
         "train_dataset": rows,
-        "eval_dataset": rows[:12],
+        "eval_dataset": [
+            rows[k] for k in range(min(12, len(rows)))
+        ],  # a slice of a datasets.Dataset has no rows
         "data_collator": RowCollator(tokenizer, row_length=ROW_LENGTH),
     }
     parts |= given or {}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from chronomask.cli import app
-from chronomask.errors import ChronomaskError, DataError, RunError, Stopped, UsageError
+from chronomask.errors import DataError, RunError, Stopped, UsageError
 from chronomask.keyed import Stream, row_keys
 from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
@@ -144,10 +144,51 @@ def test_what_is_no_dump_is_refused(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(RunError):
         pretrain(config.replace(DIVERGING), tmp_path / "run", progress=False)
     (folder,) = (tmp_path / "run" / "dump").iterdir()
+    for above in (folder.parent, tmp_path / "run"):
+        with pytest.raises(DataError, match=f"give one of those below it: {folder}$"):
+            replay(above)
     (before,) = folder.glob("step-*")
     (before / "hashes.json").unlink()
-    with pytest.raises(ChronomaskError, match="is whole"):
+    with pytest.raises(DataError, match=r"is damaged \(no hashes.json\); copy the dump again"):
         replay(folder)
+
+
+@pytest.mark.parametrize("damaged", ["rows-00000.safetensors", "report.json"])
+def test_a_damaged_dump_is_named_and_made_again_by_a_resume(
+    config: RunConfig, tmp_path: Path, damaged: str
+) -> None:
+    with pytest.raises(RunError):
+        pretrain(config.replace(DIVERGING), tmp_path / "run", progress=False)
+    (folder,) = (tmp_path / "run" / "dump").iterdir()
+    if damaged == "report.json":
+        (folder / damaged).write_text('{"step": 2}')
+        with pytest.raises(
+            DataError, match="has no class_names, pad_token_id, progress, world_size"
+        ):
+            replay(folder)
+    else:
+        (folder / damaged).write_bytes(b"cut short")
+        with pytest.raises(DataError, match=r"is damaged \(.*\); copy the dump again"):
+            replay(folder)
+        (folder / damaged).unlink()
+        with pytest.raises(DataError, match="is not there; copy the dump again, or let pretrain"):
+            replay(folder)
+    with pytest.raises(RunError, match="the update was not made"):
+        pretrain(config.replace(DIVERGING), tmp_path / "run", resume=True, progress=False)
+    assert not math.isfinite(replay(folder).loss)
+
+
+def test_a_replay_refuses_a_device_that_is_not_there(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device, why in {
+        "cuda": "torch finds no CUDA device",
+        "gpu": "Valid: auto, cpu, cuda",
+    }.items():
+        refused = CliRunner().invoke(app, ["replay", str(tmp_path), "--device", device])
+        assert isinstance(refused.exception, UsageError)
+        assert why in str(refused.exception)
 
 
 def test_where_no_dump_can_be_written_the_error_still_says_what_happened(

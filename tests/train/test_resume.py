@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import Stopped, UsageError
 from chronomask.runs.layout import RunFolder
@@ -300,3 +303,30 @@ def test_a_state_of_before_the_yardsticks_is_read() -> None:
     fresh = State.start(2)
     fresh.count(rows=1, tokens=10, maskable_tokens=8, masked_tokens=2)
     assert fresh.maskable_tokens == 8
+
+
+def test_a_lost_config_is_written_again_as_every_command_says(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    """Checkpoints hold the config too; and a lost summary is written by a resume."""
+    folder = tmp_path / "my run"
+    summary = pretrain(config, folder, progress=False)
+    before = RunConfig.load(folder / "config.yaml")
+    (folder / "config.yaml").unlink()
+    (folder / "summary.json").unlink()
+    told = {
+        str(CliRunner().invoke(app, words).exception)
+        for words in (
+            ["pretrain", "--out", str(folder), "--resume"],
+            ["pretrain", "--branch", str(folder), "--out", str(tmp_path / "other")],
+            ["report", str(folder), "--out", str(tmp_path / "page")],
+            ["inspect", "Some words.", "--run", str(folder)],
+        )
+    }
+    (message,) = told
+    assert "has checkpoints, but no config.yaml" in message
+    subprocess.run(message.partition("again:  ")[2], shell=True, check=True)
+    assert RunConfig.load(folder / "config.yaml") == before
+    again = pretrain(config, folder, resume=True, progress=False)
+    assert again["validation_loss"] == summary["validation_loss"]
+    assert (folder / "summary.json").is_file()

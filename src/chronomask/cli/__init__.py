@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -24,7 +26,7 @@ from chronomask.cli.prepare import prepare
 from chronomask.cli.pretrain import pretrain, replay
 from chronomask.cli.recipes import recipes
 from chronomask.cli.study import quickstart, report
-from chronomask.errors import ChronomaskError, printable
+from chronomask.errors import ChronomaskError, UsageError, printable, shown
 
 __all__ = ["app", "main"]
 
@@ -86,6 +88,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal of few characters shows ? for the others
         sys.stdout.reconfigure(errors="replace")
     try:
+        _refuse_empty(sys.argv)
         code = app(prog_name="chronomask", standalone_mode=False)
         if code == _INTERRUPTED:
             goes_on = sys.argv[1] in _GO_ON
@@ -102,6 +105,21 @@ def main() -> None:
     except BrokenPipeError:
         code = 1
     sys.exit(code or 0)
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Raise UsageError for an argument of no characters: as a path it would mean the current folder."""
+    for before, word in pairwise(words):
+        flag, equals, value = word.partition("=")
+        is_empty_flag = flag.startswith("--") and equals and not value
+        if not word or is_empty_flag:
+            where = (
+                f"the value of {flag}" if is_empty_flag else f"the argument behind {shown(before)}"
+            )
+            raise UsageError(
+                f"{where} is empty, as a variable of the shell without a value makes it; give one, or leave "
+                "it out"
+            )
 
 
 def _refuse(message: str) -> None:

@@ -35,8 +35,11 @@ def data_info(
 
     data = PreparedData.open(folder)
 
-    from chronomask.show.prepared import as_text, look_into, write_data_page
+    from chronomask.report.render import page_path
+    from chronomask.show.prepared import PAGE, as_text, look_into, write_data_page
 
+    if out is not None:
+        page_path(out, PAGE)
     view = look_into(data)
     print(as_text(view))
     if out is not None:
@@ -67,6 +70,10 @@ def data_show(
     from chronomask.show.terminal import rows_as_text
 
     print(rows_as_text(data, split, row, rows, colour=sys.stdout.isatty()))
+    there = data.split(split).num_rows
+    if row + rows > there:
+        shown = "1 row is" if there - row == 1 else f"{there - row:,} rows are"
+        print(f"\n{shown} shown of the {rows:,} asked for: {split} ends with row {there - 1:,}")
 
 
 @app.command("score", context_settings=HELP_FLAGS)

@@ -25,7 +25,9 @@ def inspect(
             help="Prepared data: use its tokenizer; without a text, show its rows.",
         ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows of the data to show.")] = 2,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="How many rows of the data to show: 2, or so many.")
+    ] = None,
     tokenizer: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="A tokenizer; without one every word is a token."),
@@ -40,7 +42,9 @@ def inspect(
     run: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Run folder: show its config and its class weights over time."
+            metavar="FOLDER",
+            help="Run folder: show its config and its class weights over time; without a text, rows of its "
+            "data.",
         ),
     ] = None,
     ratio: Ratio = None,
@@ -57,7 +61,8 @@ def inspect(
 ) -> None:
     """Show what masking does to a text, at the start, in the middle and at the end of training."""
     from chronomask.recipes import find_recipe
-    from chronomask.show.request import Request, check
+    from chronomask.report.render import page_path
+    from chronomask.show.request import PAGE, Request, check
 
     changes = [
         *of_ratio(ratio),
@@ -76,7 +81,9 @@ def inspect(
         progress=progress,
         seed=seed,
     )
-    check(request)
+    if out is not None:
+        page_path(out, PAGE)
+    request = check(request)
 
     from chronomask.show.show import inspect_masking
 

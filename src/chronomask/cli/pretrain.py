@@ -166,6 +166,7 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
     if branch is not None:
         from chronomask.runs.layout import branch_folder
 
+        branch_folder(branch).check_config_is_there()
         config = branch_folder(branch).config
         if not config.is_file():
             raise UsageError(
@@ -175,8 +176,13 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
         return first + [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]
     if recipes:
         return [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]
-    if resumed is not None and (resumed / "config.yaml").is_file():
-        return [Layer.of_file(resumed / "config.yaml")]
+    if resumed is not None:
+        from chronomask.runs.layout import RunFolder
+
+        run = RunFolder(resumed)
+        run.check_config_is_there()
+        if run.is_run():
+            return [Layer.of_file(run.config)]
     return [Layer("the defaults", {})]
 
 
@@ -252,7 +258,7 @@ def replay(
             metavar="DUMP", help="Folder dump/step-… of a run that met a number that is not finite."
         ),
     ],
-    device: Annotated[str, typer.Option(help="Where to compute it: cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to compute it: auto, cpu or cuda.")] = "cpu",
 ) -> None:
     """Compute again the step at which a run met a loss or gradient that was not finite."""
     if not dump.is_dir():

@@ -7,7 +7,6 @@ states the layout. Reading rows needs neither a tokenizer nor a tagger.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,7 @@ from chronomask.data.manifest import (
     read_manifest,
 )
 from chronomask.errors import DataError, UsageError, nearest
-from chronomask.storage import file_sha256
+from chronomask.storage import file_sha256, read_object
 from chronomask.types import Rows
 
 __all__ = [
@@ -208,7 +207,8 @@ class PreparedData(WithManifest):
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = False) -> PreparedData:
-        """Open a prepared folder; every shard's size is checked, with ``verify`` every byte.
+        """Open a prepared folder; the size of every shard and of the tokenizer's files is checked, with
+        ``verify`` every byte.
 
         Raises :class:`UsageError` where there is no prepared data, :class:`DataError` where it is
         damaged or of another schema version.
@@ -228,7 +228,8 @@ class PreparedData(WithManifest):
             )
         manifest = read_manifest(file)
         data = cls(path, manifest)
-        for entry in manifest.shard_files():
+        tokenizer = [entry for entry in manifest.files if entry.file.startswith("tokenizer/")]
+        for entry in (*manifest.shard_files(), *tokenizer):
             _check_size(path / entry.file, entry.bytes)
         if verify:
             data.verify()
@@ -267,9 +268,14 @@ class PreparedData(WithManifest):
 
     @cached_property
     def statistics(self) -> dict[str, Any]:
-        """Counts for people, as written by the preparation; empty if the file is gone."""
-        file = self.path / "statistics.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        """Counts for people, as written by the preparation; empty if the file is gone.
+
+        Raises :class:`DataError` where it is damaged.
+        """
+        try:
+            return read_object(self.path / "statistics.json") or {}
+        except DataError as error:
+            raise DataError(f"{error}; {AGAIN}") from None
 
     def unknown_share(self, *splits: str) -> float | None:
         """Unknown tokens ([UNK]) among those of the text of ``splits``, or of all, in [0, 1].

@@ -27,7 +27,7 @@ from chronomask.data.manifest import (
 )
 from chronomask.data.writer import RowWriter, id_dtype, write_column
 from chronomask.errors import ChronomaskError, DataError, UsageError, need
-from chronomask.storage import said_by_system, unwritten, write_bytes
+from chronomask.storage import names_file, said_by_system, unwritten, write_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +55,12 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
     if out.exists():
         raise UsageError(f"{out} exists; choose another place to export to, or remove it")
     data.verify()
-    single = out.suffix == ".parquet"
+    single = out.suffix.lower() == ".parquet"
+    if names_file(out) and not single:
+        raise UsageError(
+            f"--out {out}: rows are exported as Parquet; give a name that ends in .parquet, such as "
+            f"{out.with_suffix('.parquet')}, or one for a folder"
+        )
     partial = out.with_name(f".{out.name}.partial")
     _remove(partial)
     try:

@@ -253,7 +253,9 @@ def keep_column(
 
     ``blocks``: for each split with rows the numbers [B, T] of all its rows, in order; ``label``: what the
     manifest calls the column. Whatever happens meanwhile, the folder holds the old column or the new one.
+    Raises :class:`DataError` for damaged data, for the manifest that is written hashes every file anew.
     """
+    data.verify()
     entries: dict[str, SplitEntry] = dict(data.manifest.splits)
     for name, parts in blocks.items():
         entries[name] = write_column(data.path, name, entries[name], column, parts)

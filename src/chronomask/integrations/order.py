@@ -22,8 +22,9 @@ def with_row_ids(dataset: Any) -> Any:
     A Hugging Face ``datasets.Dataset`` gets a column; any other sized, indexed data set of
     dictionaries is wrapped. The rows of a stream have no place of their own: each gets a hash of its
     ``input_ids``, which is the same in every epoch, process and run, unless it brings a ``row_id``. What has
-    row ids is returned as it is.
+    row ids is returned as it is. Raises UsageError as :func:`check_rows` does.
     """
+    check_rows(dataset)
     columns = getattr(dataset, "column_names", None)
     if made_on_reading(dataset):
         columns = None  # of what rows are made of, and not of the rows
@@ -34,6 +35,32 @@ def with_row_ids(dataset: Any) -> Any:
     if isinstance(columns, list) and hasattr(dataset, "add_column"):
         return dataset.add_column("row_id", list(range(len(dataset))))
     return dataset if len(dataset) and "row_id" in dataset[0] else _Numbered(dataset)
+
+
+def check_rows(dataset: Any, name: str = "the data set") -> None:
+    """Raise UsageError for what holds no rows that have columns, by its first row where it has places."""
+    if isinstance(dataset, Mapping) and "input_ids" in dataset:
+        raise UsageError(
+            f"{name} is columns by name ({', '.join(map(str, dataset))}), as a tokenizer or a slice of a "
+            "data set gives them: make rows of them, such as datasets.Dataset.from_dict(dict(columns))"
+        )
+    if not hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__"):
+        raise UsageError(f"{name} is of type {type(dataset).__name__}: give one that has rows")
+    has_places = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if has_places and not isinstance(dataset, Mapping) and len(dataset):
+        _check_row(dataset[0], name)
+
+
+def _check_row(row: Any, name: str) -> None:
+    """Raise UsageError for a row that is no mapping of columns."""
+    if hasattr(row, "keys"):
+        return
+    way_out = "give its rows as [{'input_ids': row} for row in rows]"
+    if isinstance(row, str):
+        way_out = (
+            "tokenise it first, as [{'input_ids': ids} for ids in tokenizer(texts)['input_ids']]"
+        )
+    raise UsageError(f"a row of {name} is of type {type(row).__name__}, without columns: {way_out}")
 
 
 def made_on_reading(dataset: Any) -> bool:
@@ -57,6 +84,7 @@ class _Numbered(Dataset[dict[str, Any]]):
 
 def _number(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with a number made of its tokens, if it has none; raises UsageError for one without any."""
+    _check_row(row, "the stream")
     if "row_id" not in row and "input_ids" not in row:
         raise UsageError(
             f"a row of the stream has neither 'row_id' nor 'input_ids' (it has {', '.join(map(str, row))}): "
@@ -199,7 +227,8 @@ class KeyedLoader(DataLoader[Any]):
 
 def _refuse_other_orders(dataset: Any, options: Mapping[str, Any]) -> None:
     """Raise UsageError for what a KeyedLoader cannot number or is not to order."""
-    number_of_rows(dataset)
+    if not number_of_rows(dataset):
+        raise UsageError("the data set of a KeyedLoader has no rows: give one that has some")
     for name in ("sampler", "batch_sampler", "shuffle"):
         if options.get(name):
             raise UsageError(

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import get_last_checkpoint
 
 from chronomask.errors import UsageError
-from chronomask.integrations.order import made_on_reading, with_row_ids
+from chronomask.integrations.order import check_rows, made_on_reading, with_row_ids
 from chronomask.integrations.step import MicroBatch, StepMasking, logits_of
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import COLUMNS, RowCollator
@@ -347,13 +347,15 @@ def _refuse_masked_or_untokenised(given: Mapping[str, Any]) -> None:
             "chronomask.RowCollator(tokenizer)"
         )
     train = given.get("train_dataset")
-    if isinstance(train, dict):
+    if isinstance(train, dict) and "input_ids" not in train:
         raise UsageError(
             f"train_dataset is a dict of {', '.join(map(str, train))}; give one of them, such as "
             f"train_dataset=dataset[{next(iter(train), 'train')!r}]"
         )
     for name in ("train_dataset", "eval_dataset"):
         several = given.get(name)
+        if several is not None:
+            check_rows(several, name)
         for dataset in several.values() if isinstance(several, dict) else [several]:
             columns = getattr(dataset, "column_names", None)
             if (
@@ -365,6 +367,8 @@ def _refuse_masked_or_untokenised(given: Mapping[str, Any]) -> None:
                     f"{name} has no column 'input_ids' (it has {', '.join(columns)}): tokenise it first, "
                     "such as dataset.map(lambda rows: tokenizer(rows['text'], truncation=True), batched=True)"
                 )
+    if train is not None and hasattr(train, "__len__") and not len(train):
+        raise UsageError("train_dataset has no rows: give one that has some")
 
 
 def _number_rows(dataset: Any) -> Any:

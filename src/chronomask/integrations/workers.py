@@ -18,7 +18,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from chronomask.config import kind_of
 from chronomask.data.order import visits
 from chronomask.errors import UsageError
-from chronomask.integrations.order import ReadByItsLoader, number_of_rows, rank_and_world
+from chronomask.integrations.order import (
+    ReadByItsLoader,
+    check_rows,
+    number_of_rows,
+    rank_and_world,
+)
 from chronomask.masking.masker import Masker
 from chronomask.masking.rows import RowCollator, as_rows
 
@@ -118,6 +123,8 @@ class SteppedRows(Dataset[dict[str, Any]]):
     """A map-style data set of features, read at :data:`Place` instead of an index."""
 
     def __init__(self, dataset: Any) -> None:
+        """Raises UsageError as :func:`check_rows` does."""
+        check_rows(dataset)
         self.dataset = dataset
 
     def __len__(self) -> int:

@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from chronomask.errors import UsageError
+from chronomask.errors import UsageError, nearest, shown
 from chronomask.types import Device, Precision
 
 __all__ = [
@@ -64,11 +64,13 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 """There where Linux has loaded the driver of a GPU."""
 
 
-def choose_device(choice: Device) -> torch.device:
-    """The device meant; ``auto`` takes a CUDA device if there is one.
+def choose_device(choice: str) -> torch.device:
+    """The device that one of :data:`Device` means; ``auto`` takes a CUDA device if there is one.
 
-    Raises UsageError where CUDA is asked for and torch finds no such device.
+    Raises UsageError for another name, and where CUDA is asked for and torch finds no such device.
     """
+    if choice not in get_args(Device):
+        raise UsageError(f"device is {shown(choice)}; {nearest(choice, get_args(Device))}")
     there = torch.cuda.is_available()
     if choice == "cuda" and not there:
         raise UsageError("device is 'cuda', but torch finds no CUDA device; set device=cpu or auto")

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from chronomask.data.folder import PreparedData
-from chronomask.prepare.read.files import Skipped, list_names
+from chronomask.errors import printable
+from chronomask.prepare.read.files import Skipped, is_address, list_names
 from chronomask.prepare.read.records import how_to_read
 from chronomask.prepare.tokenizer import TokenizerChoice
 from chronomask.prepare.words.tagger import Tagger
 from chronomask.prepare.words.unicode import unlikely_language
 from chronomask.yardsticks import FEW_PREDICTIONS
 
-__all__ = ["doubt_language", "doubt_validation", "doubt_vocabulary", "tell_what_was_left_out"]
+__all__ = [
+    "doubt_language",
+    "doubt_repeats",
+    "doubt_validation",
+    "doubt_vocabulary",
+    "tell_what_was_left_out",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +49,19 @@ def doubt_language(texts: Iterable[str], tokenizer: TokenizerChoice, tagger: Tag
             "the tagger is for text in '%s', but %s: its classes will mean little. Choose "
             "another, such as --tagger bands, which any language has, or --tagger none",
             language, why,
+        )  # fmt: skip
+
+
+def doubt_repeats(sources: Iterable[Mapping[str, Any]]) -> None:
+    """Warn of files that are read more than once; ``sources``: what they are, by their ``file``."""
+    named = [source["file"] for source in sources if "file" in source]
+    files = Counter(name if is_address(name) else str(Path(name).resolve()) for name in named)
+    names = [printable(file) for file, times in files.items() if times > 1]
+    if names:
+        logger.warning(
+            "%s named more than once, and all of the text is read as often (%s): leave out what a folder or "
+            "pattern holds already, unless it is meant to count more",
+            "1 file is" if len(names) == 1 else f"{len(names):,} files are", list_names(names),
         )  # fmt: skip
 
 

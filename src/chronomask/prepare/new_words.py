@@ -60,7 +60,8 @@ class ExtendedFolder(TokenizerChoice):
         return f"adding words of the text to the tokenizer of {self.path}"
 
     def check(self) -> None:
-        """Raises :class:`UsageError` where it does not exist, or cuts no words."""
+        """Raises :class:`UsageError` as that of the given one does, and where it cuts no words."""
+        self._given.check()
         file = self._given.folder() / "tokenizer.json"
         _check_model(json.loads(file.read_text(encoding="utf-8")), self.path)
 

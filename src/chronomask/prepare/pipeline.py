@@ -39,6 +39,7 @@ from chronomask.prepare.clean import (
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.doubts import (
     doubt_language,
+    doubt_repeats,
     doubt_validation,
     doubt_vocabulary,
     tell_what_was_left_out,
@@ -248,6 +249,7 @@ class _Run:
 
     def begin(self) -> None:
         """Make the work folder; what another preparation left is removed."""
+        doubt_repeats(self.state["sources"])
         _remove(self.out)
         write_text(self.work / "state.json", json.dumps(self.state, sort_keys=True))
 

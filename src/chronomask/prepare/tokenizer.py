@@ -292,6 +292,10 @@ class Unigram(_Trained):
         return backend
 
 
+_ROLES = ("mask", "pad", "cls", "sep", "bos", "eos", "unk")
+"""What a tokenizer's special tokens are for, as transformers calls it."""
+
+
 class TokenizerFolder(TokenizerChoice):
     """Use an existing Hugging Face fast tokenizer."""
 
@@ -302,8 +306,8 @@ class TokenizerFolder(TokenizerChoice):
     needs_text = False
 
     def check(self) -> None:
-        """Raises :class:`UsageError` where it does not exist or has no ``tokenizer.json``."""
-        self.folder()
+        """Raises :class:`UsageError` where it does not exist, or is none that rows can be made with."""
+        self._open()
 
     def folder(self) -> Path:
         """The folder, which has a ``tokenizer.json``; a hub model's is fetched unless it is in the cache.
@@ -332,10 +336,11 @@ class TokenizerFolder(TokenizerChoice):
         return [file_state(self.folder() / "tokenizer.json")]
 
     def save(self, sample: Iterable[str], row_length: int, folder: Path) -> None:
-        """Save it as it is; remote code is never run.
+        """Save it as it is; remote code is never run. Raises as :meth:`check` does."""
+        self._open().save_pretrained(str(folder))
 
-        Raises :class:`UsageError` where the folder is no fast tokenizer with a mask and a padding token.
-        """
+    def _open(self) -> Any:
+        """The tokenizer: a fast one with a mask and a padding token that have no other role."""
         tokenizer: Any = open_tokenizer(self.folder())
         if not tokenizer.is_fast:
             raise UsageError(
@@ -348,6 +353,8 @@ class TokenizerFolder(TokenizerChoice):
                     f"need; add one with tokenizer.add_special_tokens({{'{role}_token': …}}) and save "
                     "it again"
                 )
+        for role in ("mask", "pad"):
+            self._check_alone(tokenizer, role)
         token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
         if largest >= MOST_IDS:
             raise UsageError(
@@ -355,7 +362,22 @@ class TokenizerFolder(TokenizerChoice):
                 f"needs weights for every id up to the largest, and {MOST_IDS - 1:,} is the largest that "
                 "is supported: number the tokens anew"
             )
-        tokenizer.save_pretrained(str(folder))
+        return tokenizer
+
+    def _check_alone(self, tokenizer: Any, role: str) -> None:
+        """Refuse one token for two roles: what is padding is seen by no other token, what is masked is asked
+        for.
+        """
+        own = getattr(tokenizer, f"{role}_token_id")
+        others = [name for name in _ROLES if name != role]
+        shared = [name for name in others if getattr(tokenizer, f"{name}_token_id") == own]
+        if shared:
+            token = getattr(tokenizer, f"{role}_token")
+            raise UsageError(
+                f"tokenizer folder {self.path} has {shown(token)} as its {role} token and as its "
+                f"{' and '.join(shared)} token; give it another with tokenizer.add_special_tokens("
+                f"{{'{role}_token': '<{role}>'}}) and save it again"
+            )
 
 
 def open_saved(folder: Path) -> SavedTokenizer:

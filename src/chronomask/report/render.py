@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chronomask.errors import need
-from chronomask.storage import write_text
+from chronomask.errors import UsageError, need
+from chronomask.storage import names_file, write_text
 
 if TYPE_CHECKING:
     from chronomask.report.drawing import Picture
 
-__all__ = ["Cell", "Download", "picture_values", "render", "write_csv"]
+__all__ = ["Cell", "Download", "page_path", "picture_values", "render", "write_csv"]
 
 Cell = str | int | float | None
 """What a CSV file holds in a place."""
@@ -32,6 +32,21 @@ class Download:
 
     path: str
     data_uri: str
+
+
+def page_path(out: Path, name: str) -> Path:
+    """Where a page goes: ``out`` if that is an .html file, else the file ``name`` in the folder ``out``.
+
+    Raises UsageError for a name that is a file's of another format, or a file's that is there.
+    """
+    if out.suffix.lower() in (".html", ".htm"):
+        return out
+    if names_file(out) or out.is_file():
+        raise UsageError(
+            f"--out {out}: the page is HTML; give a name that ends in .html, such as "
+            f"{out.with_suffix('.html')}, or a folder"
+        )
+    return out / name
 
 
 def render(template: Path, **values: Any) -> str:

@@ -24,15 +24,17 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError
 from chronomask.storage import file_sha256, read_object
 
 __all__ = [
@@ -206,12 +208,44 @@ class RunFolder:
         """Whether a run lives here, complete or not."""
         return self.config.is_file()
 
+    def check_config_is_there(self) -> None:
+        """Raise UsageError, with the way to make it again, where checkpoints are left but no config."""
+        states = [path / STATE for path in checkpoints_in(self.checkpoints)]
+        state = next((path for path in states if path.is_file()), None)
+        if state is None or self.is_run():
+            return
+        code = 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))["config"]))'
+        command = (
+            f"{shlex.join(['python', '-c', code, str(state)])} > {shlex.quote(str(self.config))}"
+        )
+        raise UsageError(
+            f"{self.path} has checkpoints, but no {self.config.name}; they hold it too, and this writes it "
+            f"again:  {command}"
+        )
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """What the complete run came to; None before that. Raises DataError for a damaged file."""
+        way_out = "put it back from a copy, or remove the folder to train the run again"
+        if checkpoints_in(self.checkpoints):
+            command = shlex.join(["chronomask", "pretrain", "--out", str(self.path), "--resume"])
+            way_out = f"remove it, and  {command}  writes it again"
+        try:
+            found = read_object(self.summary)
+        except DataError as error:
+            raise DataError(f"{error}; {way_out}") from None
+        if found is None or found.get("complete") is not True:
+            return None
+        if not isinstance(found.get("steps"), int):
+            raise DataError(f"{self.summary} does not say how many steps there were; {way_out}")
+        return found
+
     def check_free(self, resume: bool) -> None:
         """Raise UsageError where a run would write over another, or into a folder of something else."""
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; give a folder for the run")
         if not self.path.is_dir() or all(p.name.startswith(".") for p in self.path.iterdir()):
             return
+        self.check_config_is_there()
         if not self.is_run():
             raise UsageError(
                 f"{self.path} is not empty and holds no run; give another output folder"

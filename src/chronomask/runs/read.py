@@ -106,9 +106,7 @@ def read_run(path: str | Path) -> Run:
     validation, validation_notices = Series({"step": np.empty(0)}, {}), []
     if folder.validation.is_file():
         validation, validation_notices = _read_series(folder.validation)
-    summary = read_object(folder.summary)
-    if summary is not None and summary.get("complete") is not True:
-        summary = None
+    summary = folder.read_summary()
 
     notices = [*metric_notices, *validation_notices]
     if summary is None:
@@ -119,15 +117,25 @@ def read_run(path: str | Path) -> Run:
     if not len(validation):
         notices.append("not validated yet: it is missing from the validation figures")
     name = (summary or {}).get("name") or config.get("name") or path.resolve().name
-    environment = read_object(folder.environment) or {}
+    try:
+        environment = read_object(folder.environment) or {}
+    except DataError as error:
+        raise DataError(f"{error}; remove it to read the run without it") from None
     return Run(path, str(name), config, metrics, validation, summary, environment, tuple(notices))
 
 
 def _check_is_run(path: Path) -> None:
+    """Raise UsageError, with what to do, where there is no run with a config and a log."""
     if not path.is_dir():
         raise UsageError(f"run folder {path} {'is a file' if path.exists() else 'does not exist'}")
     folder = RunFolder(path)
+    folder.check_config_is_there()
     absent = [file.name for file in (folder.config, folder.metrics) if not file.is_file()]
+    if absent == [folder.metrics.name]:
+        raise UsageError(
+            f"{path} has no {folder.metrics.name}: the run has not logged a step yet, or the file was lost; "
+            "wait, put it back from a copy, or remove the folder to train the run again"
+        )
     if absent:
         results = any(path.glob("*-seed*.json"))
         raise UsageError(
@@ -154,6 +162,9 @@ def read_log(path: Path) -> list[str]:
     return [*(text_of(whole, path).split("\n") if whole else []), rest.decode(errors="replace")]
 
 
+_WITHOUT_LINE = "remove the line to read the run without it"
+
+
 def _read_series(path: Path) -> tuple[Series, list[str]]:
     """The columns of a JSON-lines file, and what was left out of them."""
     lines, notices = [], []
@@ -168,9 +179,13 @@ def _read_series(path: Path) -> tuple[Series, list[str]]:
             if number == len(texts):
                 notices.append(f"the last line of {path.name} is half-written: 1 line left out")
                 continue
-            raise DataError(f"{path} line {number} is not valid JSON: {error}") from None
+            raise DataError(
+                f"{path} line {number} is not valid JSON: {error}; {_WITHOUT_LINE}"
+            ) from None
         if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-            raise DataError(f"{path} line {number} is not a JSON object with a whole 'step'")
+            raise DataError(
+                f"{path} line {number} is not a JSON object with a whole 'step'; {_WITHOUT_LINE}"
+            )
         lines.append((number, line))
 
     current = _latest(lines)
@@ -200,7 +215,9 @@ def _columns(path: Path, lines: list[tuple[int, dict[str, Any]]]) -> Series:
             for name, item in items:
                 if item is not None and not isinstance(item, int | float):
                     place = key if name == key else f"{key}.{name}"
-                    raise DataError(f"{path} line {number}: {place} is {item!r}, not a number")
+                    raise DataError(
+                        f"{path} line {number}: {place} is {item!r}, not a number; {_WITHOUT_LINE}"
+                    )
                 if name not in group or not len(group[name]):
                     group[name] = np.full(len(lines), np.nan)
                 group[name][row] = np.nan if item is None else item

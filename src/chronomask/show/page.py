@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from chronomask.report.render import render
+from chronomask.report.render import page_path, render
 from chronomask.show.measure import EPOCHS, Shown
+from chronomask.show.request import PAGE
 from chronomask.show.subject import Subject
 from chronomask.show.view import Moment, Token, View, classes_shown, in_force, tokens_of
 from chronomask.storage import write_text
@@ -35,7 +36,7 @@ def write_page(
 
     Raises UsageError or RunError if it cannot be written.
     """
-    path = out if out.suffix.lower() in (".html", ".htm") else out / "inspect.html"
+    path = page_path(out, PAGE)
     page = render(
         _PAGE,
         title="What masking hides",

@@ -12,12 +12,14 @@ import numpy as np
 from chronomask.data.folder import PreparedData
 from chronomask.data.summary import MOST_PIECES, SplitSummary, summarise
 from chronomask.prepare.read.files import Skipped
-from chronomask.report.render import render
+from chronomask.report.render import page_path, render
 from chronomask.storage import write_text
 from chronomask.yardsticks import CONTENT, FUNCTION, group_of
 
-__all__ = ["ClassShare", "DataView", "as_text", "look_into", "write_data_page"]
+__all__ = ["PAGE", "ClassShare", "DataView", "as_text", "look_into", "write_data_page"]
 
+PAGE = "data.html"
+"""What the page is called in a folder."""
 _TEMPLATE = Path(__file__).with_name("prepared.html")
 _GROUPS = {CONTENT: "content", FUNCTION: "function"}
 _BAR = 30
@@ -151,7 +153,7 @@ def write_data_page(out: Path, view: DataView) -> Path:
 
     Raises UsageError or RunError if it cannot be written.
     """
-    path = out if out.suffix.lower() in (".html", ".htm") else out / "data.html"
+    path = page_path(out, PAGE)
     most = max((share.of_words for share in view.classes), default=1.0) or 1.0
     page = render(
         _TEMPLATE,

@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError
+from chronomask.errors import ChronomaskError, UsageError
 from chronomask.layers import Layer, merge, nested, read_yaml
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import Ptw
 from chronomask.masking.objective import LateMasks, MaskedOnly, Objective
+from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import Run, read_run
+from chronomask.storage import read_text
 from chronomask.train.config import RunConfig
 
 __all__ = [
+    "PAGE",
     "NamedMasking",
     "Request",
     "check",
     "checked_moments",
     "configs_of",
+    "data_of",
     "default_masking",
     "english_is_installed",
     "masking_in",
@@ -33,6 +37,8 @@ __all__ = [
     "text_of",
 ]
 
+PAGE = "inspect.html"
+"""What the page is called in a folder."""
 MAX_MOMENTS = 8
 MAX_CONFIGS = 6
 DEFAULT = MaskingConfig(content=Ptw())
@@ -46,7 +52,7 @@ class Request:
     text: str | None = None
     file: Path | None = None
     data: Path | None = None
-    rows: int = 2
+    rows: int | None = None
     tokenizer: Path | None = None
     configs: tuple[Path, ...] = ()
     run: Path | None = None
@@ -65,15 +71,41 @@ class NamedMasking:
     late_masks: LateMasks | None = None
 
 
-def check(request: Request) -> None:
-    """Raise UsageError or DataError for whatever can be told without opening a tokenizer."""
+def check(request: Request) -> Request:
+    """The request with the data that :func:`data_of` finds.
+
+    Raises UsageError or DataError for whatever can be told without opening a tokenizer.
+    """
     moments_of(request.progress)
     text_of(request)
-    configs_of(request, read_run(request.run) if request.run else None)
-    if request.data is not None:
-        PreparedData.open(request.data)
+    run = read_run(request.run) if request.run else None
+    configs_of(request, run)
+    data = data_of(request, run)
+    if data is not None:
+        PreparedData.open(data)
     if request.tokenizer is not None and not request.tokenizer.is_dir():
         raise UsageError(f"--tokenizer {request.tokenizer}: there is no such folder")
+    return replace(request, data=data)
+
+
+def data_of(request: Request, run: Run | None) -> Path | None:
+    """The prepared data to show: those given, else the run's own (of a mixture the first), for rows alone.
+
+    Raises UsageError where the run's data are not where it looks for them.
+    """
+    has_text = request.text is not None or request.file is not None
+    if request.data is not None or run is None or has_text:
+        return request.data
+    config = RunConfig.load(run.path / "config.yaml").at(RunFolder(run.path))
+    path = Path(config.data_paths[0])
+    try:
+        PreparedData.open(path)
+    except ChronomaskError as error:
+        raise UsageError(
+            f"the rows of {run.path} cannot be shown ({error}); give a text, or --data FOLDER with the data "
+            "where they are now"
+        ) from None
+    return path
 
 
 def moments_of(progress: str) -> tuple[float, ...]:
@@ -115,12 +147,21 @@ def text_of(request: Request) -> str | None:
     if request.file is not None:
         text = _read(request.file)
     if text is None:
-        if request.data is None:
+        if request.data is None and request.run is None:
             raise UsageError(
                 'nothing to show: give a text, as in chronomask inspect "Some text.", or --file, or '
-                "--data for rows of prepared data"
+                "--data for rows of prepared data, or --run for those of a run"
+            )
+        if request.tokenizer is not None:
+            raise UsageError(
+                f"--tokenizer {request.tokenizer}: rows of prepared data are tokens already; give a text, or "
+                "leave --tokenizer out"
             )
         return None
+    if request.rows is not None:
+        raise UsageError(
+            f"--rows {request.rows}: a text is one row; leave out --rows, or the text for rows of --data"
+        )
     if not text.strip():
         raise UsageError(f"{request.file or 'the text'} is empty; give a text of at least one word")
     return text
@@ -198,9 +239,7 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UsageError(f"text file {file} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"text file {file} cannot be read as UTF-8 text: {error}") from None
+    if not file.is_file():
+        why = "is a folder: name a file in it" if file.is_dir() else "does not exist"
+        raise UsageError(f"text file {file} {why}")
+    return read_text(file)

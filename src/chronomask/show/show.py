@@ -19,6 +19,7 @@ from chronomask.show.request import (
     Request,
     checked_moments,
     configs_of,
+    data_of,
     default_masking,
     english_is_installed,
     masking_in,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Picture", "Request", "inspect_masking", "inspect_text"]
 
 MAX_ROWS = 32
+SHOWN_ROWS = 2
+"""Rows of prepared data that are shown where nobody says how many."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -112,13 +115,14 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     text = text_of(request)
     run = read_run(request.run) if request.run else None
     maskings = configs_of(request, run)
-    data = PreparedData.open(request.data) if request.data else None
+    folder = data_of(request, run)
+    data = PreparedData.open(folder) if folder else None
     if text is not None:
         shown, notices = _text_to_show(text, data)
         subject = of_text(shown, request.tokenizer, data, needs_classes=_need_classes(maskings))
     else:
         assert data is not None  # text_of has seen to it
-        subject, notices = _rows_of(data, request.rows)
+        subject, notices = _rows_of(data, request.rows or SHOWN_ROWS)
     picture = _picture(subject, maskings, notices, moments, request.seed, run)
     shown = picture.as_text(colour=colour)
     return shown if out is None else f"{shown}\n\npage: {picture.save(out)}"

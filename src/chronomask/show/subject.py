@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError
+from chronomask.data.manifest import AGAIN
+from chronomask.errors import DataError, UsageError
 from chronomask.masking.masker import Vocabulary
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
@@ -80,6 +81,8 @@ def of_text(
         tagger = EnglishTagger() if needs_classes or english_is_installed() else NoTagger()
         spans = tagger.open().tag([text])[0]
     else:
+        if not (data.path / "config.yaml").is_file():
+            raise DataError(f"{data.path / 'config.yaml'} is missing; {AGAIN}")
         tagger = PrepareConfig.load(data.path / "config.yaml").tagger
         spans = tagger.open(data.path).tag([text])[0]
     if isinstance(tokenizer, Path):

@@ -112,7 +112,8 @@ def _weights_of_run(masker: Masker, progress: float, run: Run) -> ClassWeights:
     if not any(name in values for name in masker.class_names[NO_CLASS + 1 :]):
         raise UsageError(
             f"run {run.path} has logged no weights of the classes shown "
-            f"({', '.join(masker.class_names)}); leave out --run for illustrative weights"
+            f"({', '.join(masker.class_names)}); leave out --run for illustrative weights, or give the "
+            "run's own data by --data"
         )
     values = {name: values.get(name, 0.5) for name in masker.class_names}
     masker.hold(class_weights=list(values.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
 import sys
@@ -20,6 +21,7 @@ from chronomask.errors import (
     check_installed,
     need,
 )
+from chronomask.storage import names_file
 from chronomask.study import STUDY_FILE
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ __all__ = [
     "status",
     "study",
 ]
+
+logger = logging.getLogger(__name__)
 
 QUICKSTART = recipes.FOLDER / "study" / "quickstart.yaml"
 """Four arms, one seed, no tasks."""
@@ -193,6 +197,7 @@ def status(out: Path) -> str:
             ),
             *damaged,
             *failed,
+            *filter(None, [study.left_over()]),
         ]
     )
 
@@ -294,6 +299,8 @@ def _do(
     from chronomask.study.execute import run_study
 
     text = "" if shown or quiet else _plan(study, units, workers, price_per_hour, rate, allowance)
+    if left_over := study.left_over():
+        logger.warning("%s", left_over)
     begin(study)
     tell = _be_silent if quiet else _tell
     if text:
@@ -394,6 +401,11 @@ def _report(
     """The page, and the runs of each arm; none for a study."""
     from chronomask.report.comparison import FILE, read_curves
 
+    if names_file(out) or out.is_file():
+        raise UsageError(
+            f"--out {out}: a report is a folder, with report.html and its numbers as csv/*.csv; give the "
+            "name of one, such as report"
+        )
     known = None if reference is None else read_curves(str(reference))
     folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
     for folder in folders:

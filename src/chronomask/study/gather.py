@@ -104,6 +104,8 @@ def from_study(study: Study) -> Gathered:
         gathered.notices.append(
             f"{still_open} of {len(training)} runs are not complete and left out."
         )
+    if left_over := study.left_over():
+        gathered.notices.append(left_over)
     found, missing = _results_of_study(study, by_name)
     if missing:
         gathered.notices.append(

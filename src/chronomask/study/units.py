@@ -113,7 +113,7 @@ class Study:
         if unit.kind == "prepare":
             return self.config.prepare is None or (self.data / MANIFEST).is_file()
         if unit.kind == "pretrain":
-            return self.run(unit).summary.is_file()
+            return self.run(unit).read_summary() is not None
         path = self.result(unit)
         if not path.is_file():
             return False
@@ -123,6 +123,21 @@ class Study:
                 "of this task to make them again, or set the recipe back"
             )
         return True
+
+    def left_over(self) -> str:
+        """A sentence about runs in the folder that are of no arm and seed of the study; "" without any.
+
+        They stay where an arm or a seed is taken out of a study.
+        """
+        own = {self.run(unit).path for unit in self.units if unit.kind == "pretrain"}
+        found = sorted((self.folder / "runs").glob("*/seed-*"))
+        names = [str(path.relative_to(self.folder)) for path in found if path not in own]
+        if not names:
+            return ""
+        return (
+            f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} of no arm and seed of this study, and "
+            "left out: add them to the study again to compare them, or remove them."
+        )
 
     def in_order(self) -> list[Unit]:
         """Units as they are best done, so that what the study is about is known as early as can be.
@@ -329,7 +344,7 @@ def _check_run(study: Study, unit: Unit) -> None:
     run, source = study.run(unit), study.arms[unit.arm].weights_of
     if not run.is_run():
         return
-    if source is not None and not study.run_of(source, unit.seed).summary.is_file():
+    if source is not None and study.run_of(source, unit.seed).read_summary() is None:
         raise UsageError(
             f"{run.path} holds a run with the weights that arm '{source}' ended with, and "
             f"{study.run_of(source, unit.seed).path} is no finished run: put that one back, or remove both "

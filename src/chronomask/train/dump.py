@@ -15,14 +15,17 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
+from chronomask.model.device import choose_device
 from chronomask.model.open import open_model, open_tokenizer
-from chronomask.runs.layout import checkpoints_in
+from chronomask.runs.layout import checkpoints_in, damage
 from chronomask.storage import read_object, write_json
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
@@ -93,17 +96,13 @@ class Replayed:
 def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     """Forward and backward of the step dumped in ``folder``, all its processes' rows in one.
 
-    Raises DataError if ``folder`` is no dump, RunError if its checkpoint is damaged.
+    Raises UsageError for a device that is not there, DataError if ``folder`` is no dump or was damaged.
     """
     folder = Path(folder)
-    report = read_object(folder / _REPORT)
-    if report is None:
-        raise DataError(f"{folder} is not the dump of a step: it has no {_REPORT}")
-    saved = checkpoint.latest(folder)
-    if saved is None:
-        raise DataError(f"{folder} holds no checkpoint of the state before the step")
+    target = choose_device(device)
+    report = _read_report(folder)
+    saved = _state_before(folder)
     config = RunConfig.parse(saved.state["config"], where=f"the config in {saved.path}")
-    target = torch.device(device)
     vocabulary = Vocabulary.from_tokenizer(open_tokenizer(saved.model_path))
     masker = Masker(config.masking, vocabulary, report["class_names"], config.seed)
     masker.load_state_dict(saved.content())
@@ -187,10 +186,46 @@ def _rows_name(rank: int) -> str:
     return f"rows-{rank:05d}.safetensors"
 
 
+def _read_report(folder: Path) -> dict[str, Any]:
+    """What the dump says of its step; raises DataError for what is no dump, with those below it."""
+    report = read_object(folder / _REPORT)
+    if report is None:
+        found = sorted([*folder.glob(f"step-*/{_REPORT}"), *folder.glob(f"dump/step-*/{_REPORT}")])
+        there = ", ".join(str(path.parent) for path in found)
+        raise DataError(
+            f"{folder} is not the dump of a step: it has no {_REPORT}; "
+            + (f"give one of those below it: {there}" if found else "a run has its own in RUN/dump")
+        )
+    # Of "precision" older dumps say nothing.
+    missing = {"step", "progress", "world_size", "class_names", "pad_token_id"} - report.keys()
+    if missing:
+        raise DataError(
+            f"{folder / _REPORT} has no {', '.join(sorted(missing))}: the dump was damaged; {_AGAIN}"
+        )
+    return report
+
+
+def _state_before(folder: Path) -> checkpoint.Checkpoint:
+    """The checkpoint of the state before the step; raises DataError where there is none that is whole."""
+    for path in checkpoints_in(folder):
+        wrong = damage(path)
+        if wrong is not None:
+            raise DataError(f"{path} is damaged ({wrong}); {_AGAIN}")
+        return checkpoint.read(path)
+    raise DataError(f"{folder} holds no checkpoint of the state before the step; {_AGAIN}")
+
+
+_AGAIN = "copy the dump again, or let pretrain --resume meet the step once more"
+
+
 def _read_rows(path: Path) -> list[Rows]:
-    """The micro-batches of one process, in order."""
-    tensors = load_file(path)
-    del tensors["at_fault"]
+    """The micro-batches of one process, in order; raises DataError where they cannot be read."""
+    try:
+        tensors = load_file(path)
+        del tensors["at_fault"]
+    except (OSError, SafetensorError, KeyError) as error:
+        why = "is not there" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+        raise DataError(f"{path} {why}; {_AGAIN}") from None
     parts: dict[int, dict[str, object]] = {}
     for key, tensor in tensors.items():
         number, _, name = key.partition("/")

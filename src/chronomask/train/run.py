@@ -330,7 +330,7 @@ def open_run(
         if run.average is not None:
             averaged = saved.averaged_path
             run.average.load(tensors, None if averaged is None else open_model(averaged))
-        run.finished = read_object(folder.summary) if state.step >= config.steps else None
+        run.finished = folder.read_summary() if state.step >= config.steps else None
     elif origin is not None:
         origin.load_optimiser(run.optimiser, model)
         _take_over(run, origin)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from chronomask.compressed import Bounded, damage_errors, decompressed
-from chronomask.errors import ChronomaskError, DataError, UsageError, printable
+from chronomask.errors import ChronomaskError, DataError, UsageError, nearest, printable
 from chronomask.storage import LongLine, byte_lines
 
 __all__ = [
@@ -295,10 +295,13 @@ def find_remote(address: str, skipped: Skipped) -> tuple[list[RemoteFile], bool]
     try:
         system, inside = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
-        raise UsageError(
-            f"{source} cannot be opened: {error}; install the file system's package (s3fs for "
-            "s3://, gcsfs for gs://, aiohttp for https://)"
-        ) from None
+        protocol, known = address.partition("://")[0], fsspec.available_protocols()
+        way_out = (
+            nearest(protocol, [name for name in known if name.isalnum()])
+            if protocol not in known and "::" not in address
+            else "install the file system's package (s3fs for s3://, gcsfs for gs://, aiohttp for https://)"
+        )
+        raise UsageError(f"{source} cannot be opened: {error}; {way_out}") from None
     except Exception as error:
         raise DataError(f"{source} cannot be reached: {in_words(error)}") from None
     try:
@@ -447,10 +450,15 @@ def _on_disk(handle: IO[bytes], name: str) -> Iterator[IO[bytes]]:
 
 
 def check_regular(path: Path) -> None:
-    """Raises UsageError for a path that is there and neither a file nor a folder."""
+    """Raises UsageError for a path that is there and neither a file nor a folder, or leads nowhere."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
+        if path.is_symlink():
+            raise UsageError(
+                f"source {printable(path)} is a link to {printable(path.readlink())}, which is not there; "
+                "name a file or folder that is"
+            ) from None
         return
     kinds = {stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
     kind = next((name for test, name in kinds.items() if test(mode)), "a device")

@@ -101,7 +101,8 @@ def gather(
     if not num_documents:
         names = ", ".join(map(str, sources[:5]))
         reasons = f" (skipped: {skipped.listing()})" if skipped.reasons else ""
-        raise DataError(f"no document in {names}{reasons}{how_to_read(skipped)}")
+        way_out = how_to_read(skipped) or f"; {_way_out(skipped, fields)}"
+        raise DataError(f"no document in {names}{reasons}{way_out}")
     gathered = Gathered(
         num_parts=len(sizes),
         num_documents=num_documents,
@@ -114,6 +115,22 @@ def gather(
     )
     write_work(finished, json.dumps(asdict(gathered)).encode())
     return gathered
+
+
+def _way_out(skipped: Skipped, fields: Fields) -> str:
+    """What can be done where no document is left, by why most were left out."""
+    if not skipped.reasons:
+        return "give a file with text"
+    reason = max(skipped.counts, key=skipped.counts.__getitem__)
+    if reason == fields.too_long:
+        return "--set max_document_bytes=NUMBER takes longer ones"
+    if reason.startswith("fewer than"):
+        return "--set min_characters=NUMBER takes shorter ones"
+    if reason.startswith("corrupt data"):
+        return "copy it again, or name it without its last ending where it is not compressed at all"
+    if reason.startswith("no text in field"):
+        return "--set text_key=NAME names the field that holds the text"
+    return "give a file with text that can be used"
 
 
 def _usable(

@@ -172,7 +172,7 @@ def read_table(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
     if not all(map(can_be_encoded, names)):
         raise DataError(f"{source.name}, line 1 is not UTF-8: convert the file to UTF-8")
     _check_separator(source, names, fields)
-    fields.require(names, source.name)
+    _check_names(source, names, fields)
     for number, (values, reason, size) in enumerate(records):
         name = f"{source.name}:{number}"
         if reason:
@@ -204,6 +204,22 @@ def _read_tabbed(lines: Iterable[bytes | LongLine], fields: Fields) -> Iterator[
             found = values.split("\t", most)
             most = len(found) if most < 0 else most
             yield found, "", len(line)
+
+
+def _check_names(source: SourceFile, names: list[str], fields: Fields) -> None:
+    """Refuse a table whose first line does not name the columns that are read, or names one twice."""
+    twice = next((name for name in fields.read if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"{source.name}, line 1: {names.count(twice)} columns are called {shown(twice)}; give each a "
+            "name of its own"
+        )
+    try:
+        fields.require(names, source.name)
+    except DataError as error:
+        raise DataError(
+            f"{error}; the first line of a {source.format} file names its columns"
+        ) from None
 
 
 def _check_separator(source: SourceFile, names: list[str], fields: Fields) -> None:

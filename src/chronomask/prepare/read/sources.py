@@ -90,6 +90,11 @@ class Files(Source):
         if is_address(self.path) and not self.path.startswith("file://"):
             candidates, given = find_remote(self.path, skipped)
             return self._of_formats(candidates, given, formats, skipped)
+        if not self.path:
+            raise UsageError(
+                "a source is empty text, as of a variable without a value; name a file or a folder, such as "
+                ". for this one"
+            )
         path = Path(self.path.removeprefix("file://")).expanduser()
         if path.is_file():
             return self._of_formats([path], True, formats, skipped)
@@ -97,7 +102,9 @@ class Files(Source):
             check_regular(path)
         files = find_local(path, skipped)
         if not files and not path.is_dir():
-            raise UsageError(f"source {printable(self.path)} does not exist; {_nearest_path(path)}")
+            is_pattern = any(mark in self.path for mark in "*?[")
+            why = "matches no file" if is_pattern else "does not exist"
+            raise UsageError(f"source {printable(self.path)} {why}; {_nearest_path(path)}")
         return self._of_formats(files, False, formats, skipped)
 
     def _of_formats(
@@ -176,12 +183,19 @@ def _format_of(path: Path | RemoteFile) -> tuple[str, str]:
     return (suffixes[-1] if suffixes else ""), compression
 
 
+_ARCHIVES = {".zip": "zip", ".tar": "tar"}
+"""Extensions of archives that fsspec opens, and by which protocol."""
+
+
 def _source_file(path: Path | RemoteFile, given: bool) -> SourceFile:
     format_, compression = _format_of(path)
     if format_ not in READERS:
+        way_out = f"{nearest(format_, READERS)} (each also with {', '.join(COMPRESSIONS)})"
+        if format_ in _ARCHIVES and isinstance(path, Path):
+            protocol = _ARCHIVES[format_]
+            way_out = f"its files are read as '{protocol}://**::{printable(path)}', or unpack it"
         raise UsageError(
-            f"source {printable(path)} has the unknown extension '{printable(format_)}'; "
-            f"{nearest(format_, READERS)} (each also with {', '.join(COMPRESSIONS)})"
+            f"source {printable(path)} has the unknown extension '{printable(format_)}'; {way_out}"
         )
     return SourceFile(path, format_, compression, given)
 
