@@ -443,5 +443,6 @@ def test_refusals() -> None:
         )
     with pytest.raises(UsageError, match="selects row by row"):
         MaskingConfig.parse({"content": {"kind": "ptw_faithful"}, "budget": "batch"})
-    with pytest.raises(ValueError, match=r"progress 1\.1"):
-        Masker(constant(0.1), VOCABULARY)(ROWS, 1.1)
+    for progress in (1.1, -0.001, float("nan")):
+        with pytest.raises(UsageError, match=f"progress is {progress}; give a number between"):
+            Masker(constant(0.1), VOCABULARY)(ROWS, progress)

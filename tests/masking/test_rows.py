@@ -338,8 +338,6 @@ def test_a_masker_refuses_what_it_would_mask_wrongly(
         masker([[2, 5, 3]], "0.5")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match=r"progress is \[0.5\]"):
         masker([[2, 5, 3]], [0.5])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="outside"):
-        masker([[2, 5, 3]], 1.5)
     classes = {"input_ids": [[2, 5, 3]], "token_class": [[0, 7, 0]]}
     masker(classes, 0.5)  # classes that nothing asks for may be there
     few = Masker.for_tokenizer(tokenizer, content={"kind": "ptw"}, classes=("none", "A", "B"))

@@ -58,6 +58,26 @@ def test_the_mean_is_that_of_its_formula(name: str) -> None:
     assert torch.equal(model.weight.double(), seen[STEPS])
 
 
+def test_a_tail_of_less_than_a_step_is_the_last_step() -> None:
+    assert Tail(last=0.01).first(STEPS) == STEPS - 1
+    assert Tail(last=0.01).number(STEPS) == 1
+
+
+def test_a_checkpoint_holds_the_model_of_what_it_counts() -> None:
+    """Before the first weights enter there is none, and afterwards there is one."""
+    model = torch.nn.Linear(2, 2)
+    average = Average(Tail(), model)
+    begun = average.state_dict()
+    average.take(STEPS, STEPS)
+    for state, saved in ((begun, None), (average.state_dict(), model)):
+        again = Average(Tail(), model)
+        again.load(state, saved)
+        assert again.number == int(saved is not None)
+        for other in ({}, None), (state, None if saved is not None else model):
+            with pytest.raises(DataError, match="no average of weights"):
+                again.load(*other)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.fixture
 def tail(config: RunConfig) -> RunConfig:
     return config.replace(["averaging={kind: tail, last: 0.5, every: 2}", "checkpoint.every=2"])

@@ -104,15 +104,14 @@ class Masker:
         by its tokens and an ``epoch`` that is not given by the progress: the same rows get the same
         masks at the same progress.
 
-        Raises ValueError when ``progress`` is outside [0, 1], UsageError for what are no rows,
+        Raises UsageError for a ``progress`` that is no number from 0 to 1 and for what are no rows,
         DataError for token ids that the tokenizer does not have.
         """
-        if isinstance(progress, str) or not hasattr(progress, "__float__"):
+        is_number = hasattr(progress, "__float__") and not isinstance(progress, str)
+        if not (is_number and 0 <= progress <= 1):
             raise UsageError(
                 f"progress is {progress!r}; give a number between 0 and 1, such as step / num_steps"
             )
-        if not 0 <= progress <= 1:
-            raise ValueError(f"progress {progress} is outside [0, 1]")
         if not isinstance(rows, Rows):
             rows = self.rows_of(rows, float(progress))
         if not isinstance(rows.input_ids, torch.Tensor):

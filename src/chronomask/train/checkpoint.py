@@ -90,16 +90,17 @@ def latest(folder: Path) -> Checkpoint | None:
 
     A damaged one is reported loudly and the one before is taken. Raises RunError if all are damaged.
     """
-    found = checkpoints_in(folder)
+    found, damaged = checkpoints_in(folder), []
     for path in found:
         wrong = damage(path)
         if wrong is None:
             return read(path)
-        logger.warning("checkpoint %s is damaged (%s): using the one before it", path, wrong)
+        damaged.append(f"{path.name}: {wrong}")
+        if path != found[-1]:
+            logger.warning("checkpoint %s is damaged (%s): using the one before it", path, wrong)
     if found:
-        names = ", ".join(path.name for path in found)
         raise RunError(
-            f"no checkpoint in {folder} is whole (damaged: {names}); "
+            f"no checkpoint in {folder} is whole ({'; '.join(damaged)}); "
             "start again in another folder, or restore one of them from a copy"
         )
     return None
