@@ -134,7 +134,7 @@ def _find_tasks(tasks: Sequence[Task[Any]] | Sequence[str] | str) -> list[Task[A
 
 def _find_seeds(seeds: Any) -> list[int]:
     """The seeds, each once; raises UsageError for what are none."""
-    if isinstance(seeds, Integral) and seeds >= 1:
+    if isinstance(seeds, Integral) and int(seeds) >= 1:
         return list(range(int(seeds)))
     found: list[Any] = list(seeds) if isinstance(seeds, Iterable) else [None]
     if not all(isinstance(seed, Integral) for seed in found):  # numpy's numbers too
