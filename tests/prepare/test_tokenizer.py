@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 
 from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
+from chronomask.prepare import tokenizer as module
 from chronomask.prepare.config import ByteLevelBPE, TokenizerFolder, Unigram, WordPiece
 from chronomask.prepare.encoding import load_backend
 from chronomask.prepare.pipeline import prepare
@@ -124,6 +125,18 @@ def test_unigram_pieces_are_sentencepieces_own() -> None:
     for text in known:
         tokens = ours.encode(text, add_special_tokens=False).tokens
         assert tokens == theirs.encode(text, out_type=str)
+
+
+def test_unigram_learns_from_lines_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """sentencepiece leaves long ones out; cut at spaces, they train nearly what short lines do."""
+    lines = [line for text in SAMPLE for line in text.splitlines() if line.strip()]
+    short = Unigram(vocab_size=300).train(lines)
+    monkeypatch.setattr(module, "_LONGEST_LINE", 400)
+    assert len(" ".join(lines)) > 4000
+    long = Unigram(vocab_size=300).train([" ".join(lines)])
+    assert len(long.get_vocab().keys() & short.get_vocab().keys()) > 250
+    without_spaces = "".join(lines).replace(" ", "")
+    assert Unigram(vocab_size=200).train([without_spaces]).get_vocab_size() > 100
 
 
 def test_unigram_of_too_little_text() -> None:

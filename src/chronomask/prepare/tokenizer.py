@@ -9,7 +9,7 @@ import io
 import unicodedata
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -218,6 +218,7 @@ class ByteLevelBPE(_Trained):
 _THREADS = 1  # the sums of another number of threads give other scores
 _SPACE = "▁"
 _LONGEST_LINE = 1 << 20
+"""Bytes of a line that sentencepiece leaves out without a word."""
 
 
 class Unigram(_Trained):
@@ -247,10 +248,11 @@ class Unigram(_Trained):
         steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if self.lowercase else [])]
         normalizer = normalizers.Sequence(steps)
         lines = [
-            line
+            piece
             for text in sample
             for line in normalizer.normalize_str(text).splitlines()
-            if line.strip() and len(line.encode()) < _LONGEST_LINE
+            if line.strip()
+            for piece in _cut(line)
         ]
         if not lines:
             raise DataError("there is no text to train a tokenizer on; check the sources")
@@ -450,6 +452,17 @@ def _is_punctuation(character: str) -> bool:
     if character.isascii():
         return not character.isalnum() and character.isprintable() and character != " "
     return unicodedata.category(character).startswith("P")
+
+
+def _cut(line: str) -> Iterator[str]:
+    """The line in pieces short enough for sentencepiece, cut at spaces where there are any."""
+    most = _LONGEST_LINE // 5  # characters, of four bytes at most
+    while len(line.encode()) >= _LONGEST_LINE:
+        end = line.rfind(" ", 1, most)
+        end = most if end < 0 else end
+        yield line[:end]
+        line = line[end:].lstrip(" ")
+    yield line
 
 
 def _specials_beside_spaces() -> list[AddedToken]:
