@@ -13,7 +13,7 @@ from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.ratio import Constant, Linear
 from chronomask.masking.strategy import Token
-from chronomask.masking.tally import class_means, class_sums, score
+from chronomask.masking.tally import class_means, class_sums, score, weighted_sum
 from chronomask.types import ClassTally, MaskedBatch
 from tests.support.masked_text import CLASSES, FIRST_ORDINARY, VOCAB_SIZE, rows_like_text
 from tests.support.tiny_tokenizer import wordpiece
@@ -146,15 +146,44 @@ def test_what_a_batch_gives_the_model() -> None:
     assert torch.equal(known.inputs()["attention_mask"], torch.from_numpy(attention))
 
 
-def test_scores_of_a_batch_on_the_host() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_of_a_batch_on_the_host(dtype: torch.dtype) -> None:
+    """Of all logits, or of those of the predicted tokens alone: float32 losses, and what is right."""
     batch = masker_of()(ROWS, 0.5)
     logits = torch.randn(*batch.input_ids.shape, VOCAB_SIZE)
-    losses, correct = score(logits, batch)
-    expected = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), torch.from_numpy(batch.labels).flatten()
+    positions = torch.from_numpy(batch.positions)
+    targets = torch.from_numpy(batch.targets).long()
+    right = torch.arange(batch.num_predicted) % 3 == 0
+    logits.flatten(0, 1)[positions[right], targets[right]] = 20.0
+    logits = logits.to(dtype)
+    chosen = logits.flatten(0, 1)[positions]
+    expected = (
+        torch.logsumexp(chosen.double(), -1) - chosen.double().gather(1, targets[:, None])[:, 0]
     )
-    assert losses.mean().item() == pytest.approx(expected.item(), rel=1e-5)
-    assert correct.shape == (batch.num_predicted,)
+    for given in (logits, chosen):
+        losses, correct = score(given, batch)
+        torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=1e-5)
+        assert losses.dtype == torch.float32
+        assert correct.tolist() == (chosen.argmax(-1) == targets).tolist()
+        assert correct[right].all()
+    assert not correct.all()
+
+
+def test_a_sum_of_losses_has_the_weights_of_the_batch() -> None:
+    batch = masker_of()(ROWS, 0.5)
+    losses = losses_of(batch)[0].requires_grad_()
+    assert batch.loss_weights is None
+    assert weighted_sum(losses, batch).item() == pytest.approx(losses.sum().item())
+    laws = {"kind": "uniform_rows", "high": {"kind": "constant", "base": 0.8}}
+    batch = masker_of(ratio=laws, loss_weight={"kind": "inverse_ratio"})(ROWS, 0.5)
+    losses = losses_of(batch)[0].requires_grad_()
+    weights = np.asarray(batch.loss_weights)
+    assert np.ptp(weights) > 1
+    found = weighted_sum(losses, batch)
+    assert found.item() == pytest.approx(float(losses.detach().numpy() @ weights), rel=1e-5)
+    found.backward()
+    assert losses.grad is not None
+    assert losses.grad.tolist() == weights.tolist()
 
 
 def test_sums_and_means_of_classes() -> None:
