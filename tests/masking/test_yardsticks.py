@@ -1,5 +1,8 @@
 """The yardsticks: what they hide, that nothing of a run decides it, and what result files say of them."""
 
+from dataclasses import replace
+from zlib import crc32
+
 import numpy as np
 import pytest
 
@@ -18,6 +21,14 @@ from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text
 
 VOCABULARY = Vocabulary(4, np.arange(FIRST_ORDINARY, VOCAB_SIZE), VOCAB_SIZE)
 ROWS = rows_like_text(64, 128)
+HIDDEN = {
+    "words-5": 2033334488,
+    "words-15": 4294405483,
+    "words-30": 2368520087,
+    "words-50": 4134694669,
+    "single": 962239525,
+}
+"""Checksums of the places hidden and of what is shown there."""
 
 
 @pytest.mark.parametrize("yardstick", YARDSTICKS, ids=lambda own: own.name)
@@ -29,6 +40,21 @@ def test_the_same_rows_are_hidden_alike_however_they_are_batched(yardstick) -> N
     assert np.array_equal(whole.input_ids, np.concatenate([part.input_ids for part in parts]))
     if yardstick.ratio is not None:
         assert whole.num_predicted / whole.num_maskable == pytest.approx(yardstick.ratio, rel=0.1)
+
+
+@pytest.mark.parametrize("yardstick", YARDSTICKS, ids=lambda own: own.name)
+def test_every_version_hides_the_same(yardstick) -> None:
+    """Else a loss of today says nothing beside one of last year."""
+    batch = masker_of(yardstick, VOCABULARY)(ROWS)
+    hidden = np.concatenate([batch.positions, batch.input_ids.ravel()[batch.positions]])
+    assert crc32(hidden.astype("<i8").tobytes()) == HIDDEN[yardstick.name]
+
+
+def test_nothing_is_hidden_where_nothing_may_be() -> None:
+    batch = masker_of(YARDSTICKS[-1], VOCABULARY)(
+        replace(ROWS, word_id=np.full_like(ROWS.word_id, -1))
+    )
+    assert (batch.num_predicted, batch.num_maskable, batch.masking_ratio) == (0, 0, 0.0)
 
 
 def test_whole_words_are_hidden_whole() -> None:
@@ -54,7 +80,10 @@ def test_the_single_mask_hides_one_maskable_token_of_each_document() -> None:
     bounds = list(zip(ROWS.cu_seqlens[:-1], ROWS.cu_seqlens[1:], strict=True))
     counts = [((batch.positions >= a) & (batch.positions < b)).sum() for a, b in bounds]
     assert counts == [int(maskable[a:b].any()) for a, b in bounds]
+    assert batch.num_maskable == maskable.sum()
+    assert batch.masking_ratio == batch.num_predicted / maskable.sum()
     # Anywhere in a document is as likely as anywhere else.
+    assert (ROWS.word_id.ravel()[batch.positions] == 0).any()
     share = (batch.positions % 128) / 128
     assert 0.35 < share.mean() < 0.65
 
