@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError
 from chronomask.masking.config import MaskingConfig
-from chronomask.masking.ratio import Linear, Schedule
+from chronomask.masking.ratio import Linear, Responsive, Schedule
 
 VALUES = {
     ("constant", 0.0): 0.15,
@@ -195,3 +196,32 @@ def test_what_cannot_be_scaled_is_refused(spec: dict, factor: float, words: str)
 def test_cosine_is_not_linear_in_between() -> None:
     schedule = Schedule.parse({"kind": "cosine_decay"})
     assert schedule.at(0.25) == pytest.approx(0.15 * (1 + math.cos(math.pi / 4)) + 0.02)
+
+
+def test_a_responsive_ratio_waits_for_its_patience_and_counts_anew() -> None:
+    """At its defaults, also where it is saved and restored after every observation."""
+    observed = [
+        5.0,
+        4.0,
+        3.99,
+        3.98,
+        3.97,
+        6.0,
+        5.95,
+        5.9,
+        *[5.9] * 3,
+        5.0,
+        *[5.0] * 3,
+        4.0,
+        *[4.0] * 9,
+    ]
+    levels = [0.3] * 4 + [0.24] * 6 + [0.192] * 4 + [0.1536] * 4 + [0.15] * 7
+    schedule, state = Responsive(), Responsive().begin()
+    for loss, level in zip(observed, levels, strict=True):
+        state.observe(loss)
+        assert state.at(0.5) == pytest.approx(level)
+        saved, state = state.state_dict(), schedule.begin()
+        state.load_state_dict(saved)
+    for other in ({}, {"other": torch.zeros(5)}, {"values": torch.zeros(4)}):
+        with pytest.raises(DataError, match="no state of a responsive"):
+            state.load_state_dict(other)
