@@ -57,17 +57,23 @@ def test_workers_only_read_ahead(
     ahead.close()  # type: ignore[attr-defined]
 
 
-def test_small_steps_are_read_together(
-    train: PreparedSplit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[int] = []
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows were read at once, each time."""
+    sizes: list[int] = []
     read_rows = PreparedSplit.read
 
     def count(self: PreparedSplit, row_ids: np.ndarray, epoch: np.ndarray) -> Rows:
-        read.append(row_ids.size)
+        sizes.append(row_ids.size)
         return read_rows(self, row_ids, epoch)
 
     monkeypatch.setattr(PreparedSplit, "read", count)
+    return sizes
+
+
+def test_small_steps_are_read_together(
+    train: PreparedSplit, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loader, "_TOKENS_TOGETHER", 4 * 8 * train.row_length)
     for rows_per_step, at_once in ((2, 16), (8, 32), (16, 32), (32, 32), (33, 33)):
         rows = iter(RowLoader(train, seed=3, rows_per_step=rows_per_step, num_workers=1))
@@ -79,16 +85,8 @@ def test_small_steps_are_read_together(
 
 @pytest.mark.parametrize("num_workers", [0, 1, 5, 100])
 def test_nothing_is_read_beyond_the_last_step(
-    train: PreparedSplit, num_workers: int, monkeypatch: pytest.MonkeyPatch
+    train: PreparedSplit, read: list[int], num_workers: int
 ) -> None:
-    read: list[int] = []
-    read_rows = PreparedSplit.read
-
-    def count(self: PreparedSplit, row_ids: np.ndarray, epoch: np.ndarray) -> Rows:
-        read.append(row_ids.size)
-        return read_rows(self, row_ids, epoch)
-
-    monkeypatch.setattr(PreparedSplit, "read", count)
     numbers: dict[str, Any] = {"num_workers": num_workers, "start_step": 2}
     steps = list(RowLoader(train, seed=3, rows_per_step=3, stop_step=13, **numbers))
     assert len(steps) == 11
