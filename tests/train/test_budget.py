@@ -18,7 +18,7 @@ from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import unchangeable
 from chronomask.study.arms import resolve_arms
 from chronomask.study.config import study_of
-from chronomask.train import budget
+from chronomask.train import budget, loop
 from chronomask.train.budget import (
     Costs,
     few_validations,
@@ -29,6 +29,7 @@ from chronomask.train.budget import (
 from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import dry_run
 from chronomask.train.loop import pretrain
+from chronomask.train.run import Run
 from tests.support.tiny_training import (
     WITHOUT_DROPOUT,
     Driver,
@@ -134,6 +135,24 @@ def test_stopped_while_it_is_measured_a_run_leaves_nothing(
         pretrain(hours, tmp_path / "run", progress=False)
     assert stopped.value.exit_code == 143
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 8, 1000])
+def test_the_speed_is_measured_over_the_whole_course(
+    steps: int, hours: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever number of steps the config has, which hours replaces."""
+    seen: list[float] = []
+    draw = loop.draw
+
+    def noting(run: Run, step: int, progress: float, *more: Any) -> Any:
+        seen.append(progress)
+        return draw(run, step, progress, *more)
+
+    monkeypatch.setattr(loop, "draw", noting)
+    pretrain(hours.replace([f"steps={steps}"]), tmp_path / "run", progress=False)
+    tried = seen[: budget.TRIAL_STEPS]
+    assert tried == pytest.approx([k / budget.TRIAL_STEPS for k in range(24)], abs=1e-3)
 
 
 def test_too_little_time_is_refused_and_leaves_nothing(hours: RunConfig, tmp_path: Path) -> None:

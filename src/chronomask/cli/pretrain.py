@@ -166,13 +166,16 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
     if branch is not None:
         from chronomask.runs.layout import branch_folder
 
-        branch_folder(branch).check_config_is_there()
-        config = branch_folder(branch).config
-        if not config.is_file():
+        run = branch_folder(branch)
+        run.check_config_is_there()
+        if not run.is_run():
             raise UsageError(
                 f"--branch {branch}: there is no run; give a run's folder or a checkpoint's"
             )
-        first = [Layer.of_file(config), Layer("--branch", {"branch": str(branch), "name": None})]
+        first = [
+            Layer.of_file(run.config),
+            Layer("--branch", {"branch": str(branch), "name": None}),
+        ]
         return first + [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]
     if recipes:
         return [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]

@@ -49,6 +49,7 @@ from chronomask.types import Rows
 __all__ = ["Replayed", "not_finite", "replay"]
 
 _REPORT = "report.json"
+_AGAIN = "copy the dump again, or let pretrain --resume meet the step once more"
 _ROW_FIELDS = tuple(field.name for field in fields(Rows))
 
 
@@ -213,9 +214,6 @@ def _state_before(folder: Path) -> checkpoint.Checkpoint:
             raise DataError(f"{path} is damaged ({wrong}); {_AGAIN}")
         return checkpoint.read(path)
     raise DataError(f"{folder} holds no checkpoint of the state before the step; {_AGAIN}")
-
-
-_AGAIN = "copy the dump again, or let pretrain --resume meet the step once more"
 
 
 def _read_rows(path: Path) -> list[Rows]:

@@ -180,7 +180,7 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
         less = telling_what_takes_less(run, world, on_trial=True)
         with log, closing(upcoming), closing(run.saver), less:
             for number in range(budget.TRIAL_STEPS):
-                state.step = number * config.steps // budget.TRIAL_STEPS
+                state.step = number * run.config.steps // budget.TRIAL_STEPS
                 if measure(_step_alone, run, state, world, stop, upcoming) is None:
                     raise Stopped(
                         "stopped on request while speed was measured: nothing is trained yet, begin again "
@@ -221,7 +221,7 @@ def _train(
     config = run.config
     if run.forward.compiled is not None:
         log.tell(
-            f"compiling the model for {world.device.type} before its first step: once, for a minute or more"
+            f"compiling the model for {world.device.type} before its first step, which may take minutes"
         )
     if run.begins and config.validation.at_start:
         _validate(run, state, log, world)
