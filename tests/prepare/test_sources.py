@@ -208,7 +208,12 @@ _WORD = b"1\ta\ta\tNOUN\t_\t_\t0\troot\t_\t_\n"
             r"no field 'text'; did you mean 'txt'\?.*text_key",
         ),
         ("a.jsonl", b'["x"]', DataError, "is one JSON array"),
-        ("a.txt", gzip.compress(b"x"), DataError, r"gzip: give it a name that ends in \.gz"),
+        (
+            "a.txt",
+            gzip.compress(b"x", mtime=0),
+            DataError,
+            r"gzip: give it a name that ends in \.gz",
+        ),
         ("a.jsonl", lzma.compress(b"x"), DataError, r"xz: give it a name that ends in \.xz"),
         ("a.csv", b"PK\x03\x04..", DataError, "a ZIP archive: unpack it"),
         ("a.txt", b"%PDF-1.7", DataError, "a PDF document: take its text out first"),
