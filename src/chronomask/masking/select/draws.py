@@ -330,6 +330,7 @@ def systematic_in_place(
     fixed: np.ndarray,
     start: Scalar,
     totals: np.ndarray,
+    chances: np.ndarray,
     marked: np.ndarray,
     offset: Scalar,
     num: Scalar,
@@ -340,12 +341,14 @@ def systematic_in_place(
     The order is that of :func:`shuffle`, but is never made: before a unit come those with smaller highest
     bits, whose chances are added up first, and those with its own bits at earlier places. ``fixed`` is 0
     for codes from :data:`OTHER` on, so what is no one-token unit changes no sum and is never hit.
-    ``totals``: scratch, one per value of the bits.
+    Scratch, uint32: ``totals``, one per value of the bits; ``chances``, one per place.
     """
     shift = np.uint32(32 - ORDER_BITS)
     totals[:] = 0
     for place in range(classes.size):
-        totals[hashed[place] >> shift] += fixed[classes[place]]
+        own = fixed[classes[place]]
+        totals[hashed[place] >> shift] += own
+        chances[place] = own  # looked up once: the compiler cannot know that no store changes it
     total = np.uint32(start)
     for b in range(totals.size):
         here = totals[b]
@@ -354,7 +357,7 @@ def systematic_in_place(
     at, position = np.uintp(num), offset
     for place in range(classes.size):
         b = hashed[place] >> shift
-        own = fixed[classes[place]]
+        own = chances[place]
         total = np.uint32(totals[b] + own)
         totals[b] = total
         out[at] = position

@@ -44,7 +44,7 @@ from chronomask.masking.config import Budget
 from chronomask.masking.select import draws
 
 # numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
-# compiled in: 8f1e41dee184
+# compiled in: 22630d348a7f
 
 __all__ = [
     "MAX_CLASSES",
@@ -271,6 +271,7 @@ def _select_rows(
                 fixed,
                 start_single,
                 buckets,
+                scratch,
                 chosen,
                 row * length,
                 number,
