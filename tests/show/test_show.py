@@ -126,6 +126,19 @@ def test_a_run_shows_the_rows_of_its_own_data(run_folder: Path, tiny_data: Prepa
     )
 
 
+def test_a_text_is_read_as_the_data_of_the_run_were(run_folder: Path, tiny_data: PreparedData) -> None:
+    alone = inspect_masking(Request(text=TEXT, run=run_folder, progress="0.9"))
+    assert "note: the data of my run are not where it looks for them" in alone
+    assert "words of several tokens: 0.0%" in alone
+    config = run_folder / "config.yaml"
+    config.write_text(config.read_text().replace("somewhere", str(tiny_data.path)))
+    shown = inspect_masking(Request(text=TEXT, run=run_folder, progress="0.9"))
+    by_hand = Request(text=TEXT, run=run_folder, data=tiny_data.path, progress="0.9")
+    assert shown == inspect_masking(by_hand)
+    assert "words of several tokens: 0.0%" not in shown
+    assert str(inspect_text(TEXT, run=run_folder, progress=[0.9])) == shown
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

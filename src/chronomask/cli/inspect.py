@@ -43,8 +43,8 @@ def inspect(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Run folder: show its config and its class weights over time; without a text, rows of its "
-            "data.",
+            help="Run folder: show its config and its class weights over time, and read the text as its data "
+            "were read; without a text, rows of its data.",
         ),
     ] = None,
     ratio: Ratio = None,

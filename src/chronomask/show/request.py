@@ -77,10 +77,10 @@ def check(request: Request) -> Request:
     Raises UsageError or DataError for whatever can be told without opening a tokenizer.
     """
     moments_of(request.progress)
-    text_of(request)
+    text = text_of(request)
     run = read_run(request.run) if request.run else None
     configs_of(request, run)
-    data = data_of(request, run)
+    data = data_of(request.data, run, for_rows=text is None)
     if data is not None:
         PreparedData.open(data)
     if request.tokenizer is not None and not request.tokenizer.is_dir():
@@ -88,19 +88,21 @@ def check(request: Request) -> Request:
     return replace(request, data=data)
 
 
-def data_of(request: Request, run: Run | None) -> Path | None:
-    """The prepared data to show: those given, else the run's own (of a mixture the first), for rows alone.
+def data_of(given: Path | None, run: Run | None, *, for_rows: bool) -> Path | None:
+    """The prepared data that a picture takes: those given, else the run's own (of a mixture the first).
 
-    Raises UsageError where the run's data are not where it looks for them.
+    None where neither is at hand, which a text can do without. Raises UsageError where rows of a run's data
+    are to be shown and these are not where it looks for them.
     """
-    has_text = request.text is not None or request.file is not None
-    if request.data is not None or run is None or has_text:
-        return request.data
+    if given is not None or run is None:
+        return given
     config = RunConfig.load(run.path / "config.yaml").at(RunFolder(run.path))
     path = Path(config.data_paths[0])
     try:
         PreparedData.open(path)
     except ChronomaskError as error:
+        if not for_rows:
+            return None
         raise UsageError(
             f"the rows of {run.path} cannot be shown ({error}); give a text, or --data FOLDER with the data "
             "where they are now"

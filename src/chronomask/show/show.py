@@ -84,8 +84,9 @@ def inspect_text(
     ``masking``: a masking config, a dict of its fields or of a run's, the YAML file of either, or the name
     of a recipe; by default that of ``run``, else a falling ratio with PTW. ``tokenizer``: one of
     transformers or its folder; without one the tokenizer of the prepared ``data``, else every word is one
-    token. ``run``: a run folder, whose class weights are shown as they were logged. Words and classes come
-    from the data's tagger, else from the bundled English one.
+    token. ``run``: a run folder, whose class weights are shown as they were logged; its data are taken where
+    none are given and they are at hand. Words and classes come from the data's tagger, else from the bundled
+    English one.
 
     Raises UsageError for whatever cannot be shown.
     """
@@ -99,8 +100,10 @@ def inspect_text(
         named = masking_in(find_recipe(masking), Path(masking).stem)
     else:
         named = masking_in(masking, "masking")
-    prepared = PreparedData.open(data) if data is not None else None
-    shown, notices = _text_to_show(text, prepared)
+    given = None if data is None else Path(data)
+    place = data_of(given, opened, for_rows=False)
+    prepared = PreparedData.open(place) if place is not None else None
+    shown, notices = _text_to_show(text, prepared, opened)
     folder = Path(tokenizer) if isinstance(tokenizer, str) else tokenizer
     subject = of_text(shown, folder, prepared, needs_classes=_need_classes([named]))
     return _picture(subject, [named], notices, moments, seed, opened)
@@ -115,10 +118,10 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     text = text_of(request)
     run = read_run(request.run) if request.run else None
     maskings = configs_of(request, run)
-    folder = data_of(request, run)
-    data = PreparedData.open(folder) if folder else None
+    place = data_of(request.data, run, for_rows=text is None)
+    data = PreparedData.open(place) if place is not None else None
     if text is not None:
-        shown, notices = _text_to_show(text, data)
+        shown, notices = _text_to_show(text, data, run)
         subject = of_text(shown, request.tokenizer, data, needs_classes=_need_classes(maskings))
     else:
         assert data is not None  # text_of has seen to it
@@ -128,10 +131,19 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     return shown if out is None else f"{shown}\n\npage: {picture.save(out)}"
 
 
-def _text_to_show(text: str, data: PreparedData | None) -> tuple[str, list[str]]:
+def _text_to_show(
+    text: str, data: PreparedData | None, run: Run | None
+) -> tuple[str, list[str]]:
     """The text, shortened, and what a reader must know of it; without data the English tagger reads it."""
     shown, notices = shorten(text)
-    why = unlikely_language("en", [shown]) if data is None and english_is_installed() else None
+    if data is not None:
+        return shown, notices
+    if run is not None:
+        notices.append(
+            f"the data of {run.name} are not where it looks for them: words and classes are not read as "
+            "those of its training were; --data FOLDER with the data where they are now does"
+        )
+    why = unlikely_language("en", [shown]) if english_is_installed() else None
     if why:
         notices.append(
             f"words and classes are an English tagger's, but {why}; --data FOLDER shows those of prepared "
