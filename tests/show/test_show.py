@@ -126,7 +126,9 @@ def test_a_run_shows_the_rows_of_its_own_data(run_folder: Path, tiny_data: Prepa
     )
 
 
-def test_a_text_is_read_as_the_data_of_the_run_were(run_folder: Path, tiny_data: PreparedData) -> None:
+def test_a_text_is_read_as_the_data_of_the_run_were(
+    run_folder: Path, tiny_data: PreparedData
+) -> None:
     alone = inspect_masking(Request(text=TEXT, run=run_folder, progress="0.9"))
     assert "note: the data of my run are not where it looks for them" in alone
     assert "words of several tokens: 0.0%" in alone

@@ -131,9 +131,7 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     return shown if out is None else f"{shown}\n\npage: {picture.save(out)}"
 
 
-def _text_to_show(
-    text: str, data: PreparedData | None, run: Run | None
-) -> tuple[str, list[str]]:
+def _text_to_show(text: str, data: PreparedData | None, run: Run | None) -> tuple[str, list[str]]:
     """The text, shortened, and what a reader must know of it; without data the English tagger reads it."""
     shown, notices = shorten(text)
     if data is not None:
