@@ -147,7 +147,7 @@ def test_reducible_loss_lies_above_what_is_given_or_above_the_own_floor() -> Non
     own = {"kind": "reducible_loss", "ema_decay": 0.5, "fast_decay": 0.0}
     state = ContentSchedule.parse(own).begin(NAMES, 10)
     for loss in (5.0, 2.0, 4.0):
-        state.update(step([loss, 1.0, 0.0], [4, 4, 0]))
+        state.update(step([loss, 1.0, 0.0], [4, 1, 0]))
     running = (5.0 / 8 + 2.0 / 4 + 4.0 / 2) / (1 / 8 + 1 / 4 + 1 / 2)
     weights = state.weights()
     assert weights is not None

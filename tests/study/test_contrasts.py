@@ -53,6 +53,11 @@ def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None
     results = [result for unit in _results(study) for result in [TaskResult.load(unit)]]
     decay = [r.metrics["mcc"] for r in results if "decay" in r.model and r.step == 8]
     assert cola["arms"]["decay"]["mean"] == pytest.approx(np.mean(decay))
+    others = cola["other_metrics"]["decay"]
+    assert "accuracy" in others
+    assert "mcc" not in others  # the task's own
+    accuracy = [r.metrics["accuracy"] for r in results if "decay" in r.model and r.step == 8]
+    assert others["accuracy"] == pytest.approx(np.mean(accuracy))
     assert [curve["quantity"] for curve in found["curves"]] == [
         "validation_loss",
         "mean_loss",

@@ -8,14 +8,21 @@ language models", NeurIPS 2024, arXiv 2406.07524, equation 10). Letters: B rows.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from chronomask.config import Alternative
 
-__all__ = ["DerivativeWeight", "EqualWeight", "InverseRatio", "LossPer", "LossWeight"]
+__all__ = [
+    "DerivativeWeight",
+    "EqualWeight",
+    "InverseRatio",
+    "LossPer",
+    "LossWeight",
+    "weigh_labels",
+]
 
 LossPer = Literal["label", "token", "row"]
 """What a sum of weighted losses is divided by: predicted tokens, tokens that may be masked, or rows."""
@@ -73,3 +80,24 @@ class DerivativeWeight(_ByRatio):
 
     def of_rows(self, ratio: np.ndarray, slope: np.ndarray) -> np.ndarray:
         return np.abs(slope) ** self.exponent / np.maximum(ratio, self.least_ratio)
+
+
+def weigh_labels(
+    of_row: np.ndarray, per: LossPer, maskable: Any, positions: Any
+) -> tuple[Any, Any]:
+    """What each predicted token's loss counts, and what the batch adds to the divisor of their sum.
+
+    ``of_row`` float64 [B]: weights of rows; ``maskable`` bool [B, T] and ``positions`` [N] (row · T +
+    token), arrays of one kind. The weights are float32 [N] of that kind; the divisor is None where it is
+    the number of predicted tokens.
+    """
+    import torch
+
+    num_rows, row_length = maskable.shape
+    row = torch.as_tensor(positions) // row_length
+    weights = torch.from_numpy(of_row).to(row.device)[row]
+    if per == "row":
+        weights = weights / torch.bincount(row, minlength=num_rows)[row]
+    divisor = {"label": None, "token": maskable.sum(), "row": maskable.any(1).sum()}[per]
+    weights = weights.float()
+    return (weights if isinstance(positions, torch.Tensor) else weights.numpy()), divisor

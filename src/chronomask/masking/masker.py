@@ -20,6 +20,7 @@ from chronomask.errors import DataError, UsageError
 from chronomask.masking import replacement
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import quantise
+from chronomask.masking.loss_weight import weigh_labels
 from chronomask.masking.ratio import Constant
 from chronomask.masking.rows import RowCollator, as_rows
 from chronomask.masking.select import dense, exact, published
@@ -411,20 +412,8 @@ class Masker:
         if not config.weighs_losses:
             return {}
         of_row = config.loss_weight.of_rows(ratio, self.ratio.slopes(progress, rows, self.seed))
-        maskable = rows.word_id >= 0
-        weights: Any = torch.from_numpy(of_row)
-        row = torch.as_tensor(positions) // rows.row_length
-        weights = weights.to(row.device)[row]
-        if config.loss_per == "row":
-            weights = weights / torch.bincount(row, minlength=rows.num_rows)[row]
-        divisor = {
-            "label": None,
-            "token": maskable.sum(),
-            "row": maskable.any(1).sum(),
-        }[config.loss_per]
-        weights = weights.float()
-        on_host = not isinstance(positions, torch.Tensor)
-        return {"loss_weights": weights.numpy() if on_host else weights, "divisor": divisor}
+        weights, divisor = weigh_labels(of_row, config.loss_per, rows.word_id >= 0, positions)
+        return {"loss_weights": weights, "divisor": divisor}
 
     def _replace_bounds(self, progress: float) -> tuple[int, int]:
         """Bounds, out of 2³², below which a token is masked, or else shown as a random one."""

@@ -26,7 +26,6 @@ from chronomask.report.comparison import (
     SCHEMA_VERSION,
     SINGLE_LOSS,
     families,
-    flatten,
     join_words,
     task_title,
 )
@@ -47,7 +46,7 @@ from chronomask.study.statistics import (
     metric_of,
     smallest_difference,
 )
-from chronomask.study.units import START_KEYS, Study
+from chronomask.study.units import Study
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
@@ -74,7 +73,7 @@ def compare_study(study: Study) -> Path:
         "task_seeds": list(study.config.task_seeds),
         "shared_start": True,  # or from_study had refused
         "data": _data(data),
-        "versions": _versions(gathered),
+        "versions": gathered.versions(),
     }
     for arm in values["arms"]:
         for run in arm["runs"]:
@@ -97,9 +96,9 @@ def compare_runs(runs: Sequence[Run], title: str) -> tuple[Numbers, dict[str, li
         "task_seeds": sorted(
             {pair[1] for task in gathered.final for by in task.arms.values() for pair in by}
         ),
-        "shared_start": _share_start(gathered),
+        "shared_start": gathered.shared_start(),
         "data": {"fingerprint": ", ".join(filter(None, dict.fromkeys(fingerprints)))},
-        "versions": _environments(gathered.runs),
+        "versions": gathered.environments(),
     }
     return _plain(values), {arm.name: list(arm.runs.values()) for arm in gathered.arms}
 
@@ -459,40 +458,6 @@ def _data(data: PreparedData) -> Numbers:
         "row_length": data.row_length,
         "rows": data.split("train").num_rows,
         "statistics": {k: v for k, v in data.statistics.items() if k != "sources"},
-    }
-
-
-def _versions(gathered: Gathered) -> Numbers:
-    """Versions and machine of a study, whose runs all have the same versions."""
-    found: Numbers = {}
-    for run in gathered.runs:
-        found |= run.environment.get("versions", {})
-        for key in ("platform", "processor", "device", "device_name", "threads"):
-            found.setdefault(key, run.environment.get(key))
-    for results in gathered.final:
-        for by_pair in results.arms.values():
-            for result in by_pair.values():
-                found |= result.versions
-    return {key: value for key, value in found.items() if value is not None}
-
-
-def _share_start(gathered: Gathered) -> bool:
-    """Whether runs of a seed began with the same weights on the same data, as they noted it."""
-    starts: dict[int, set[tuple[str | None, ...]]] = {}
-    for arm in gathered.arms:
-        for seed, run in arm.runs.items():
-            noted = tuple(run.environment.get(key) for key in START_KEYS)
-            starts.setdefault(seed, set()).add(noted)
-    return all(len(found) == 1 and None not in next(iter(found)) for found in starts.values())
-
-
-def _environments(runs: Sequence[Run]) -> dict[str, str]:
-    """What runs noted of versions and machines; values that differ between them are all listed."""
-    flat = [dict(flatten(run.environment)) for run in runs]
-    keys = dict.fromkeys(key for values in flat for key in values)
-    return {
-        key: " | ".join(dict.fromkeys(values[key] for values in flat if key in values))
-        for key in keys
     }
 
 

@@ -18,7 +18,7 @@ from chronomask.report.comparison import flatten
 from chronomask.runs.layout import RunFolder, step_of
 from chronomask.runs.read import Run, read_run
 from chronomask.runs.result import TaskResult, read_results
-from chronomask.study.units import Study, Unit, check_shared_start, steps_of
+from chronomask.study.units import START_KEYS, Study, Unit, check_shared_start, steps_of
 
 __all__ = [
     "ArmRuns",
@@ -80,6 +80,37 @@ class Gathered:
     def arm(self, name: str) -> ArmRuns:
         """The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def versions(self) -> dict[str, Any]:
+        """Versions and machine of a study, whose runs all have the same versions."""
+        found: dict[str, Any] = {}
+        for run in self.runs:
+            found |= run.environment.get("versions", {})
+            for key in ("platform", "processor", "device", "device_name", "threads"):
+                found.setdefault(key, run.environment.get(key))
+        for results in self.final:
+            for by_pair in results.arms.values():
+                for result in by_pair.values():
+                    found |= result.versions
+        return {key: value for key, value in found.items() if value is not None}
+
+    def environments(self) -> dict[str, str]:
+        """What runs noted of versions and machines; values that differ between them are all listed."""
+        flat = [dict(flatten(run.environment)) for run in self.runs]
+        keys = dict.fromkeys(key for values in flat for key in values)
+        return {
+            key: " | ".join(dict.fromkeys(values[key] for values in flat if key in values))
+            for key in keys
+        }
+
+    def shared_start(self) -> bool:
+        """Whether runs of a seed began with the same weights on the same data, as they noted it."""
+        starts: dict[int, set[tuple[str | None, ...]]] = {}
+        for arm in self.arms:
+            for seed, run in arm.runs.items():
+                noted = tuple(run.environment.get(key) for key in START_KEYS)
+                starts.setdefault(seed, set()).add(noted)
+        return all(len(found) == 1 and None not in next(iter(found)) for found in starts.values())
 
 
 def from_study(study: Study) -> Gathered:
