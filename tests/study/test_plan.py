@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,19 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     assert "this study’s own seeds" in after
     assert "mean loss of five yardsticks (nats)" in after
 
+    (
+        tmp_path / "next"
+    ).mkdir()  # what a pilot found, and stored studies for what it did not measure
+    following = opened(values, tmp_path / "next")
+    pilot = given_rates(str(study.folder))
+    plan = plan_in_words(following, following.in_order(), 1, rates=pilot)
+    assert f"by the scatter of seeds in {study.folder}):\n" in plan
+    stored = "; by the scatter of seeds in stored studies, of models of 4 layers × 256"
+    lines = plan.split("power: ")[1].splitlines()[1:]
+    assert [stored in line for line in lines] == [False, False, False, True]
+    found = after.split("power: ")[1].splitlines()[1:]
+    assert [line.split(",")[0] for line in lines[:3]] == [line.split(",")[0] for line in found]
+
 
 def test_time_is_known_before_the_text_is_prepared(
     values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -97,25 +111,32 @@ def test_time_is_known_before_the_text_is_prepared(
     )
     plan = plan_in_words(on_gpu, on_gpu.in_order(), 1)
     assert "at the rate of BERT-base on one H200, for the runs are meant for a GPU" in plan
-    assert "at least" not in plan
+    assert re.search(r"\ntime: at least .* of one process", plan)  # small models reach less
     monkeypatch.setattr("chronomask.train.dry_run.ON_AN_H200", 1e6)
     alone, shared, apart = (
         plan_in_words(on_gpu, on_gpu.in_order(), workers, devices=devices)
         for workers, devices in ((1, 1), (8, 1), (2, 2))
     )
-    (seconds,) = re.findall(r"\ntime: (.*) of one process", alone)
-    assert f"; about {seconds} with 8" in shared  # of one device
-    assert re.findall(r"\ncost: (\S+) ", alone) == re.findall(r"\ncost: (\S+) ", shared)
-    assert f"; about {seconds} with 2" not in apart
+    (seconds,) = re.findall(r"\ntime: at least (.*) of one process", alone)
+    assert f"; at least {seconds} with 8" in shared  # of one device
+    hours = r"\ncost: (?:at least )?(\S+) "
+    assert re.findall(hours, alone) == re.findall(hours, shared)
+    assert f"; at least {seconds} with 2" not in apart
 
     tokens = 4 * 8 * 4 * 64
     rates = given_rates(str(tokens / 100))
-    calls = plan_in_words(study, study.in_order(), 2, rates=rates, allowance=Allowance(20.0))
+    calls = plan_in_words(
+        study, study.in_order(), 2, devices=2, rates=rates, allowance=Allowance(20.0)
+    )
     assert "; about 3 calls of 0.333333 minutes\n" in calls  # of 50 s, 19 of each call for work
+    # A rate is that of a whole device: eight processes on it are neither sooner done nor cheaper.
+    crowd = plan_in_words(study, study.in_order(), 8, price_per_hour=3.6, rates=rates)
+    assert "; about 1 min 40 s with 8" in crowd
+    assert "\ncost: 0.0278 device-hours, 0.10" in crowd
     plan = plan_in_words(study, study.in_order(), 1, rates=rates)
     assert "\ntime: 1 min 40 s of one process for what is left\n" in plan
     assert (
-        f"4 runs: 1 min 40 s, at {tokens / 100:,.0f} tokens a second, as given, without start"
+        f"4 runs: 1 min 40 s, at {tokens / 100:,.0f} tokens a second of a device, as given, without start"
         in plan
     )
 
@@ -208,6 +229,25 @@ def test_every_measure_that_will_be_tested_is_counted(
         "  single-mask loss",
         "  CoLA",
     ]
+
+
+def test_declared_contrasts_say_how_their_own_differences_scatter() -> None:
+    flat = {"by_seed": {"0": [1.0], "1": [1.0]}, "examples_spread": 0.0}
+    wide = {"by_seed": {"0": [1.0], "1": [3.0]}, "examples_spread": 0.0}
+    task: dict[str, Any] = {"task": "validation_loss", "metric": "loss", "unit": "nats"}
+    task["arms"] = {"base": flat, "a": flat, "b": wide}
+    comparison = {"baseline": "base", "tasks": [task]}
+    beside = math.sqrt((0 + 2) / 2)  # over the arms beside the baseline
+    assert _spreads_of(comparison) == {
+        "validation_loss": (pytest.approx(beside), 0.0, "loss", "nats")
+    }
+    task["contrasts"] = [
+        {"arm": "a", "other": "base", "spread": 0.3, "examples_spread": 0.1},
+        {"arm": "b", "other": "a", "spread": 0.4, "examples_spread": 0.1},
+        {"arm": "b", "other": "base", "spread": None},
+    ]
+    own = (pytest.approx(math.sqrt(0.125)), pytest.approx(0.1), "loss", "nats")
+    assert _spreads_of(comparison) == {"validation_loss": own}
 
 
 def test_a_task_that_did_not_scatter_says_nothing_of_the_next_seeds() -> None:

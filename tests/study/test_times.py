@@ -225,7 +225,7 @@ def test_a_rate_is_given_as_a_number_or_a_folder(values: dict[str, Any], tmp_pat
     assert given_rates("2e6").token == 5e-7
     study = opened({**values, "tasks": {}, "curve_steps": []}, tmp_path)
     for bad in ("0", "-3", "nan", "inf", "fast", str(study.folder), "a\0b"):
-        with pytest.raises(UsageError, match="tokens a second, such as 250000"):
+        with pytest.raises(UsageError, match="tokens a second of a device, such as 250000"):
             given_rates(bad)
     mark(study, study.units[1])
     for folder in (study.folder, study.run(study.units[1]).path):

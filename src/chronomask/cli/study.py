@@ -75,8 +75,9 @@ Rate = Annotated[
     str | None,
     typer.Option(
         metavar="N|FOLDER",
-        help="Tokens a second of one process, or the folder of a like run or study: what the plan reckons "
-        "with until a run has ended here.",
+        help="Tokens a second of one device, all processes on it together, or the folder of a like run or "
+        "study, whose seeds say what can be seen as well: what the plan reckons with until a run has ended "
+        "here.",
     ),
 ]
 

@@ -2,7 +2,8 @@
 
 Time is read off what has ended in the folder already, or in that of a like study, and else off a rate that is
 given; without any of these the operations of the runs give the least that it can be. Power is read off the
-scatter of seeds: of this study's own last comparison where there is one, else of a stored study.
+scatter of seeds: of this study's own last comparison where there is one, else of a like study's, else of
+stored studies.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, variance
+from statistics import mean, stdev
 
 import torch
 
@@ -99,7 +100,7 @@ def plan_in_words(
     lines = [_units_in_words(units, waiting)]
     if waiting:
         lines += _time_in_words(study, waiting, workers, devices, price_per_hour, rates, allowance)
-    return "\n".join([*lines, *_power_in_words(study)])
+    return "\n".join([*lines, *_power_in_words(study, rates)])
 
 
 def _units_in_words(units: Sequence[Unit], waiting: Sequence[Unit]) -> str:
@@ -181,15 +182,14 @@ def _by_rate(study: Study, runs: Sequence[Unit], rates: Rates) -> _Part:
         rows = config.sizes.rows_before(config.steps)
         whole = of_arms.get(unit.arm, rows * length * rates.token)
         seconds += whole * _share_left(study, unit)
-    basis = f"at {1 / rates.token:,.0f} tokens a second, as given"
+    basis = f"at {1 / rates.token:,.0f} tokens a second of a device, as given"
     if rates.num_runs:
         kind = "wall time" if rates.runs_are_wall else "training steps"
         became = "ended" if rates.runs_ended else "began"
         basis = f"by the {kind} of {_number(rates.num_runs, 'run')} that {became} {rates.place}"
     more = "" if rates.runs_are_wall else ", without start, compilation, validation and saving"
-    return _Part(
-        seconds, f"{_number(len(runs), 'run')}: {duration(seconds)}, {basis}{more}{_with(rates)}"
-    )
+    text = f"{_number(len(runs), 'run')}: {duration(seconds)}, {basis}{more}{_with(rates)}"
+    return _Part(seconds, text, fills_device=not rates.num_runs)
 
 
 def _share_left(study: Study, unit: Unit) -> float:
@@ -258,11 +258,11 @@ def _by_operations(study: Study, runs: Sequence[Unit]) -> _Part | None:
             "(small models reach less; --rate takes another)"
         )
     text = (
-        f"{_number(len(runs), 'run')}: {'' if assumed else 'at least '}{duration(total)}, by the operations "
-        f"of training alone, {at}; once a run has ended the same command tells more"
+        f"{_number(len(runs), 'run')}: at least {duration(total)}, by the operations of training alone, {at}"
+        "; once a run has ended the same command tells more"
     )
     whole = assumed or source == "of its data sheet"
-    return _Part(total, text, is_least=not assumed, fills_device=whole)
+    return _Part(total, text, is_least=True, fills_device=whole)
 
 
 def _dry_run(study: Study, config: RunConfig, rate: float | None) -> DryRun:
@@ -278,7 +278,7 @@ def _dry_run(study: Study, config: RunConfig, rate: float | None) -> DryRun:
     )
 
 
-def _power_in_words(study: Study) -> list[str]:
+def _power_in_words(study: Study, rates: Rates | None) -> list[str]:
     """The smallest difference of each measure, by itself and as the first under Holm’s correction."""
     number = len(study.config.seeds)
     if number < 2:
@@ -286,7 +286,8 @@ def _power_in_words(study: Study) -> list[str]:
     pairs = len(study.config.contrasts or list(study.arms)[1:])
     if not pairs:
         return []
-    spreads, source = _spreads(study)
+    found, source = _spreads(study, rates)
+    spreads = STORED_SPREADS | found
     measures = [MEAN_LOSS, LOSS, SINGLE_LOSS, *study.tasks]
     others = pairs * (len(measures) - 1)
     lines = [
@@ -304,7 +305,8 @@ def _power_in_words(study: Study) -> list[str]:
         task: Numbers = {"task": name, "metric": metric, "unit": unit}
         tests = pairs if name == MEAN_LOSS else others
         texts = [_smallest(task, spread, number, of_examples, 0.05 / times) for times in (1, tests)]
-        lines.append(f"  {task_title(task)} ({unit_of(task)}): {texts[0]}, {texts[1]}")
+        line = f"  {task_title(task)} ({unit_of(task)}): {texts[0]}, {texts[1]}"
+        lines.append(line if name in found or not found else f"{line}; {_OF_STORED}")
     return lines
 
 
@@ -319,36 +321,53 @@ def _smallest(task: Numbers, spread: float, number: int, of_examples: float, alp
     return "none" if value >= most else difference_text(task, value).lstrip("+")
 
 
-def _spreads(study: Study) -> tuple[dict[str, Spread], str]:
-    """Standard deviations of paired differences by task, and whose they are."""
-    if (study.folder / FILE).is_file():
-        try:
-            found = _spreads_of(read_comparison(study.folder))
-        except ChronomaskError:  # of another version: the next comparison replaces it
-            found = {}
-        if found:
-            return {**STORED_SPREADS, **found}, "by the scatter of this study’s own seeds so far"
-    return STORED_SPREADS, "by the scatter of seeds in stored studies"
+_OF_STORED = "by the scatter of seeds in stored studies, of models of 4 layers × 256"
+
+
+def _spreads(study: Study, rates: Rates | None) -> tuple[dict[str, Spread], str]:
+    """Standard deviations of paired differences by task, where a comparison has them, and whose they are."""
+    places = [(study.folder, "by the scatter of this study’s own seeds so far")]
+    if rates is not None and rates.folder is not None:
+        places.append((rates.folder, f"by the scatter of seeds {rates.place}"))
+    for folder, source in places:
+        if (folder / FILE).is_file():
+            try:
+                found = _spreads_of(read_comparison(folder))
+            except ChronomaskError:  # of another version: the next comparison replaces it
+                continue
+            if found:
+                return found, source
+    return {}, _OF_STORED
 
 
 def _spreads_of(comparison: Numbers) -> dict[str, Spread]:
-    """Pooled over the arms; a task that does not scatter, or whose comparison does not say how its examples
-    do, is left out.
+    """Pooled over the declared contrasts that were tested, else over the arms beside the baseline.
+
+    A task that does not scatter, or whose comparison does not say how its examples do, is left out.
     """
     found = {}
     for task in comparison["tasks"]:
-        theirs = task["arms"][comparison["baseline"]]["by_seed"]
-        variances, of_examples = [], []
-        for name, own in task["arms"].items():
-            shared = [seed for seed in own["by_seed"] if seed in theirs]
-            if name != comparison["baseline"] and len(shared) > 1:
-                gaps = [mean(own["by_seed"][seed]) - mean(theirs[seed]) for seed in shared]
-                variances.append(variance(gaps))
-                if own.get("examples_spread") is not None:
-                    of_examples.append(own["examples_spread"] ** 2)
+        pairs: list[tuple[float, float | None]] = [
+            (contrast["spread"], contrast.get("examples_spread"))
+            for contrast in task.get("contrasts", ())
+            if contrast.get("spread") is not None
+        ] or _beside_baseline(task, comparison["baseline"])
+        variances = [spread**2 for spread, _ in pairs]
+        of_examples = [spread**2 for _, spread in pairs if spread is not None]
         if variances and of_examples and task.get("unit"):
             spread, examples = (math.sqrt(mean(values)) for values in (variances, of_examples))
             if not spread and not examples:
                 continue  # all models answer alike, as at chance: it says nothing of the next ones
             found[task["task"]] = (spread, examples, str(task["metric"]), str(task["unit"]))
     return found
+
+
+def _beside_baseline(task: Numbers, baseline: str) -> list[tuple[float, float | None]]:
+    """Of each arm with two seeds or more: the spread of its differences, and that over examples if known."""
+    theirs, pairs = task["arms"][baseline]["by_seed"], []
+    for name, own in task["arms"].items():
+        shared = [seed for seed in own["by_seed"] if seed in theirs]
+        if name != baseline and len(shared) > 1:
+            gaps = [mean(own["by_seed"][seed]) - mean(theirs[seed]) for seed in shared]
+            pairs.append((stdev(gaps), own.get("examples_spread")))
+    return pairs

@@ -43,13 +43,14 @@ class Rates:
     place: str
     """where that was, for sentences: ``here``, ``in runs/other``"""
     token: float | None = None
-    """a token of training; None: of no run anything is saved"""
+    """a token of training, of one process; None: of no run anything is saved"""
     runs: Mapping[str, float] = field(default_factory=dict)
     """a whole run of each arm, where one has ended"""
     tasks: Mapping[str, float] = field(default_factory=dict)
     """a result of each task, where there is one"""
     num_runs: int = 0
-    """that ended, or if none has, of which something is saved; 0 with ``token``: it was given"""
+    """that ended, or if none has, of which something is saved; 0 with ``token``: it was given, for a whole
+    device"""
     runs_ended: bool = True
     num_results: int = 0
     runs_are_wall: bool = False
@@ -58,6 +59,8 @@ class Rates:
     """whether the times have the start and the loading of the model in them"""
     workers: frozenset[int] = frozenset()
     """how many processes were at work, as far as that is noted"""
+    folder: Path | None = None
+    """where they come from; None: they were given"""
 
 
 @dataclass(slots=True)
@@ -201,6 +204,7 @@ def rates_in(folder: Path, place: str = "here") -> Rates:
         workers=frozenset(
             noted[one.name].workers for one in (*runs, *results) if one.name in noted
         ),
+        folder=folder,
     )
 
 
@@ -243,7 +247,10 @@ def _means(ended: Sequence[_Ended]) -> dict[str, float]:
 
 
 def given_rates(text: str) -> Rates:
-    """What ``--rate`` says: tokens a second, or the folder of a like run or study. Raises UsageError."""
+    """What ``--rate`` says: tokens a second of a device, all processes on it together, or a folder's.
+
+    Raises UsageError for neither a number above 0 nor the folder of a run or a study.
+    """
     try:
         speed = float(text)
     except ValueError:
@@ -253,7 +260,7 @@ def given_rates(text: str) -> Rates:
         speed = math.nan
     if not 0 < speed < math.inf:
         raise UsageError(
-            f"--rate {shown(text)}: give tokens a second, such as 250000, or the folder of a run or a study "
-            "in which something is trained"
+            f"--rate {shown(text)}: give tokens a second of a device, such as 250000, or the folder of a run "
+            "or a study in which something is trained"
         )
     return Rates("as given", token=1 / speed)
