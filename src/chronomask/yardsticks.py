@@ -16,10 +16,13 @@ import numpy as np
 
 __all__ = [
     "CONTENT", "FEW_PREDICTIONS", "FUNCTION", "GROUPS", "OTHER", "PUNCTUATION", "ROWS_OF_TRAINING",
-    "YARDSTICKS", "Yardstick",
-    "group_of", "losses_in_words", "measure", "title_of", "totals",
+    "VALIDATION_RATIO", "YARDSTICKS", "Yardstick",
+    "expected_predictions", "few_in_words", "group_of", "losses_in_words", "measure", "telling_predictions",
+    "title_of", "totals",
 ]  # fmt: skip
 
+VALIDATION_RATIO = 0.15
+"""The ratio of the loss that every validation has beside the yardsticks, of single tokens."""
 FEW_PREDICTIONS = 2000
 """A loss of fewer predictions is warned of: its standard error is 0.05 nats or more."""
 CONTENT = "content words"
@@ -75,6 +78,40 @@ YARDSTICKS = (
 ROWS_OF_TRAINING = (1 + sum(1 / own.part for own in YARDSTICKS)) / 3
 """What a row costs a validation, counted in rows of training, 1.2: passes over it at the fixed 15 % and for
 every yardstick, each a forward pass, which is a third of a step."""
+
+
+def expected_predictions(tokens: int, documents: int) -> tuple[int, list[int]]:
+    """How many predictions a validation of so many tokens makes: at the fixed ratio, and of each yardstick.
+
+    ``documents``: parts of documents that lie in one row, each with a single mask of its own.
+    """
+    of_yardsticks = [
+        (documents if own.ratio is None else own.ratio * tokens) / own.part for own in YARDSTICKS
+    ]
+    return round(VALIDATION_RATIO * tokens), [round(number) for number in of_yardsticks]
+
+
+def telling_predictions(at_ratio: int, of_yardsticks: Sequence[int]) -> float:
+    """Of how many predictions a loss scatters as the less certain of two does: that at the fixed ratio, and
+    the mean of the yardsticks.
+
+    The mean of k losses of n₁ … n_k predictions scatters as one loss of k² / (1/n₁ + … + 1/n_k) would.
+    """
+    of_mean = len(of_yardsticks) ** 2 / sum(1 / max(1, number) for number in of_yardsticks)
+    return min(at_ratio, of_mean)
+
+
+def few_in_words(at_ratio: int, of_yardsticks: Sequence[int]) -> str | None:
+    """That the losses of a validation rest on so few predictions that they are chance; None where not."""
+    if telling_predictions(at_ratio, of_yardsticks) >= FEW_PREDICTIONS:
+        return None
+    fewest = min(of_yardsticks)
+    name = YARDSTICKS[[*of_yardsticks].index(fewest)].name
+    return (
+        "the losses of a validation are largely chance, with a standard error of 0.05 nats or more: they "
+        f"rest on {at_ratio:,} predictions at a fixed {100 * VALIDATION_RATIO:.0f} %, and on {fewest:,} "
+        f"where they are fewest ({title_of(name)})"
+    )
 
 
 def title_of(name: str) -> str:

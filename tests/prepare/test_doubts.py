@@ -122,30 +122,50 @@ def test_one_document_cannot_be_held_out(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize(
-    ("held_out", "train", "documents", "said"),
+    ("held_out", "parts", "train", "documents", "said"),
     [
         (
             90_000,
+            900,
             10_000,
             2,
             "the text is 2 documents, and 90% of its tokens are held out: a document",
         ),
-        (15_000, 85_000, 40, None),
-        (3_000, 97_000, 900, "3,000 tokens are held out, so a validation rests on about 450"),
+        (50_000, 500, 450_000, 40, None),
+        (
+            30_000,
+            60,
+            450_000,
+            900,
+            "30,000 tokens are held out: the losses of a validation are largely",
+        ),
+        (
+            3_000,
+            30,
+            97_000,
+            900,
+            "3,000 tokens are held out: the losses of a validation are largely",
+        ),
     ],
 )
 def test_what_is_held_out_may_be_too_much_or_too_little(
-    caplog: pytest.LogCaptureFixture, held_out: int, train: int, documents: int, said: str | None
+    caplog: pytest.LogCaptureFixture,
+    held_out: int,
+    parts: int,
+    train: int,
+    documents: int,
+    said: str | None,
 ) -> None:
-    doubt_validation(held_out, train, documents, 0.05, may_split=True)
+    doubt_validation(held_out, parts, train, documents, 0.05, may_split=True)
     assert [r.getMessage().startswith(said or "") for r in caplog.records] == [True] * bool(said)
 
 
 def test_too_much_of_a_small_text_may_be_too_little(caplog: pytest.LogCaptureFixture) -> None:
-    doubt_validation(10_000, 40_000, 19, 0.005, may_split=True)
+    doubt_validation(10_000, 100, 40_000, 19, 0.005, may_split=True)
     share, number = (record.getMessage() for record in caplog.records)
     assert share.startswith("the text is 19 documents, and 20% of its tokens are held out")
-    assert number.startswith("10,000 tokens are held out, so a validation rests on about 1,500")
+    assert number.startswith("10,000 tokens are held out: the losses of a validation are largely")
+    assert "rest on 1,500 predictions at a fixed 15 %, and on 100 where they are fewest" in number
 
 
 def test_a_given_tokenizer_has_no_size_to_raise() -> None:

@@ -32,13 +32,19 @@ def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None
         compare_study(study)
     run_study(study, [unit for unit in study.in_order() if (unit.arm, unit.seed) != ("decay", 1)])
     found = json.loads(compare_study(study).read_text())
-    assert len(found["notices"]) == 2  # a run and its results are missing
+    assert len(found["notices"]) == 3  # a run and its results are missing, and rows to validate on
     assert [task["seeds"] for task in found["tasks"]] == [[0]] * 4
     assert found["tasks"][0]["arms"]["decay"]["difference_low"] is None
 
     run_study(study, study.in_order())
     found = json.loads(compare_study(study).read_text())
-    assert found["notices"] == []
+    (few,) = found["notices"]
+    at_ratio, single = _summary(study, "fixed", 0)["validation_num_predicted"], 10
+    assert few.startswith("The losses of a validation are largely chance")
+    assert (
+        f"{at_ratio} predictions at a fixed 15 %, and on {single} where they are fewest (single"
+        in few
+    )
     loss, mean, single, cola = found["tasks"]
     assert [task["unit"] for task in found["tasks"]] == ["nats", "nats", "nats", "fraction"]
     last = study.run_of("decay", 1).validation.read_text().splitlines()[-1]
@@ -204,7 +210,7 @@ def _contrasts_that_cannot_be_tested_are_named(study: Study) -> None:
     diverged = {**json.loads(last), "loss": math.nan}
     validation.write_text("\n".join([*before, json.dumps(diverged)]) + "\n")
     found = json.loads(compare_study(study).read_text())
-    assert found["notices"] == [
+    assert found["notices"][1:] == [
         "“decay” ended with a loss that is no number with seed 1: such a run has diverged, and its seed is "
         "left out of every comparison of losses, of all arms.",
         "The declared contrast of “decay” and “fixed” is not tested: only seed 0 is complete in all arms, "

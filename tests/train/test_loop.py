@@ -15,6 +15,7 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from chronomask import yardsticks
 from chronomask.data.annotation import SPECIAL
 from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
@@ -30,7 +31,7 @@ from chronomask.train.forward import Forward, Predictions
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
 from chronomask.train.state import State
-from chronomask.train.validation import warn_of_few
+from chronomask.train.validation import expect_few, warn_of_few
 from tests.support.golden_runs import make_data
 from tests.support.tiny_training import WITHOUT_DROPOUT, assert_close, lines, weights_of
 
@@ -346,11 +347,17 @@ def test_a_validation_that_can_tell_little_is_warned_of(
     last = lines(tmp_path / "run" / "validation.jsonl")[-1]
     numbers = {name: last["yardstick_count"][name] for name in TITLES}
     fewest = min(numbers, key=numbers.__getitem__)
-    said = "rest on {:,} predictions at a fixed 15 %, and on {:,} where they are fewest ({})."
+    said = "rest on {:,} predictions at a fixed 15 %, and on {:,} where they are fewest ({})"
     assert said.format(last["num_predicted"], numbers[fewest], TITLES[fewest]) in caplog.text
     of_mean = 25 / sum(1 / number for number in numbers.values())
     needed = math.ceil(1.05 * rows * 2000 / min(last["num_predicted"], of_mean))
-    assert f"About {needed:,} held-out rows are enough: prepare more text" in caplog.text
+    enough = (
+        f"About {needed:,} held-out rows are enough for that and for the mean of the yardsticks"
+    )
+    assert f"{enough}: prepare more text" in caplog.text
+    assert said.split("{")[0] in str(
+        expect_few(PreparedData.open(config.data).split("held_out"), more.validation)
+    )
 
 
 def test_the_rows_that_a_warning_of_few_predictions_names_are_enough(
@@ -359,6 +366,7 @@ def test_the_rows_that_a_warning_of_few_predictions_names_are_enough(
     data = PreparedData.open(config.data)
     masker = fixed_masker(Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path)))
     monkeypatch.setattr(validation, "FEW_PREDICTIONS", 40)
+    monkeypatch.setattr(yardsticks, "FEW_PREDICTIONS", 40)
     warn_of_few(masker, data.split("held_out"), ValidationConfig(rows=2))
     (said,) = [record.getMessage() for record in caplog.records]
     rows = int(re.search(r"set validation.rows=(\d+)", said)[1])

@@ -169,6 +169,11 @@ class MixedSplit:
         """Tokens of all parts that are not padding, special tokens included."""
         return sum(split.num_tokens for split in self.splits)
 
+    @property
+    def num_documents(self) -> int:
+        """Documents of all parts."""
+        return sum(split.num_documents for split in self.splits)
+
     def part_of(self, row_ids: np.ndarray) -> np.ndarray:
         """int64: which part each row comes from."""
         return np.searchsorted(self._first_rows, row_ids, side="right") - 1

@@ -16,7 +16,7 @@ from chronomask.prepare.read.records import how_to_read
 from chronomask.prepare.tokenizer import TokenizerChoice
 from chronomask.prepare.words.tagger import Tagger
 from chronomask.prepare.words.unicode import unlikely_language
-from chronomask.yardsticks import FEW_PREDICTIONS
+from chronomask.yardsticks import expected_predictions, few_in_words
 
 __all__ = [
     "doubt_language",
@@ -66,14 +66,15 @@ def doubt_repeats(sources: Iterable[Mapping[str, Any]]) -> None:
 
 
 def doubt_validation(
-    held_out: int, train: int, num_documents: int, asked: float, *, may_split: bool
+    held_out: int, parts: int, train: int, num_documents: int, asked: float, *, may_split: bool
 ) -> None:
     """Warn where so many held-out tokens, beside those to train on, are too few or too many.
 
-    ``asked``: the share of the documents, ``num_documents``, that was to be held out; ``may_split``: whether
-    there are .txt files that might be read line by line.
+    ``parts``: how many parts of documents in one row they are; ``asked``: the share of the documents,
+    ``num_documents``, that was to be held out; ``may_split``: whether there are .txt files that might be
+    read line by line.
     """
-    predictions, share = round(0.15 * held_out), held_out / max(held_out + train, 1)
+    share = held_out / max(held_out + train, 1)
     what = None
     if num_documents == 1:
         what = "the text is one document, and nothing is left to validate on"
@@ -89,12 +90,11 @@ def doubt_validation(
             if may_split
             else "documents",
         )
-    if num_documents > 1 and predictions < FEW_PREDICTIONS:
+    few = few_in_words(*expected_predictions(held_out, parts))
+    if num_documents > 1 and few:
         logger.warning(
-            "%s tokens are held out, so a validation rests on about %s predictions; below %s its loss "
-            "is largely chance: give more text or a larger held_out",
-            f"{held_out:,}", f"{predictions:,}", f"{FEW_PREDICTIONS:,}",
-        )  # fmt: skip
+            "%s tokens are held out: %s: give more text or a larger held_out", f"{held_out:,}", few
+        )
 
 
 def doubt_vocabulary(data: PreparedData, tokenizer: TokenizerChoice) -> None:

@@ -439,15 +439,17 @@ class _Run:
         } | ({} if scorer is None else {"scores": kind_of(config.scores)})
         write_manifest(out, values, entries, self._other_files())
         shutil.rmtree(self.work)
+        data = PreparedData.open(out)
         if config.held_out:
             held_out, train = (report["splits"][split]["tokens"] for split in ("held_out", "train"))
+            split = data.split("held_out")
+            parts = max(split.num_rows, split.num_documents)
             texts = [Path(str(source)).suffixes for source in self.sources]
             by_lines = config.txt_documents != "lines" and any(".txt" in each for each in texts)
             doubt_validation(
-                held_out, train, gathered.num_documents, config.held_out, may_split=by_lines
+                held_out, parts, train, gathered.num_documents, config.held_out, may_split=by_lines
             )
         tell_what_was_left_out(report)
-        data = PreparedData.open(out)
         doubt_vocabulary(data, config.tokenizer)
         return data
 

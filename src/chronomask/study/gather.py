@@ -8,6 +8,7 @@ are refused; of other runs that is said beside the numbers.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 from chronomask.errors import DataError, RunError
 from chronomask.report.arms import group_by_arm
 from chronomask.report.comparison import flatten
+from chronomask.report.yardstick_tables import last_yardsticks
 from chronomask.runs.layout import RunFolder, step_of
 from chronomask.runs.read import Run, read_run
 from chronomask.runs.result import TaskResult, read_results
 from chronomask.study.units import START_KEYS, Study, Unit, check_shared_start, steps_of
+from chronomask.yardsticks import YARDSTICKS, few_in_words, telling_predictions
 
 __all__ = [
     "ArmRuns",
@@ -186,10 +189,28 @@ def from_runs(runs: Sequence[Run]) -> Gathered:
 
 
 def _note_unlike(gathered: Gathered) -> None:
-    """Add notices of runs whose losses or times do not compare."""
+    """Add notices of runs whose losses or times do not compare, or rest on too little."""
     found = _data_notices(gathered.runs)
     gathered.losses_compare = not found
-    gathered.notices += [*found, *_device_notices(gathered.runs)]
+    gathered.notices += [*found, *_device_notices(gathered.runs), *_few_notices(gathered.runs)]
+
+
+def _few_notices(runs: Sequence[Run]) -> list[str]:
+    """Of the run whose last validation rests on the fewest predictions, where these are too few."""
+    found: list[tuple[float, str]] = []
+    for run in runs:
+        counts = last_yardsticks(run, "yardstick_count")
+        numbers = [int(counts.get(own.name, 0)) for own in YARDSTICKS]
+        at_ratio = run.validation.last("num_predicted") if len(run.validation) else math.nan
+        if counts and math.isfinite(at_ratio) and (few := few_in_words(int(at_ratio), numbers)):
+            found.append((telling_predictions(int(at_ratio), numbers), few))
+    if not found:
+        return []
+    few = min(found)[1]
+    return [
+        f"{few[:1].upper()}{few[1:]}. Intervals over seeds do not have that in them, for all runs answer the "
+        "same predictions: hold out more text, or raise validation.rows."
+    ]
 
 
 def _with_differences(arms: Sequence[ArmRuns]) -> list[ArmRuns]:

@@ -39,6 +39,7 @@ from chronomask.study.times import Allowance, Rates, rates_in
 from chronomask.study.units import Study, Unit
 from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import DryRun, cost_in_words, dry_run
+from chronomask.train.validation import expect_few
 
 __all__ = ["STORED_SPREADS", "plan_in_words"]
 
@@ -100,7 +101,18 @@ def plan_in_words(
     lines = [_units_in_words(units, waiting)]
     if waiting:
         lines += _time_in_words(study, waiting, workers, devices, price_per_hour, rates, allowance)
+    if waiting and (few := _few_in_words(study)):
+        lines.append(few)
     return "\n".join([*lines, *_power_in_words(study, rates)])
+
+
+def _few_in_words(study: Study) -> str | None:
+    """That validations will rest on few predictions; nothing where the text is not prepared yet."""
+    if study.config.prepare is not None and not study.is_complete(study.units[0]):
+        return None
+    held_out = PreparedData.open(study.data).split("held_out")
+    few = expect_few(held_out, study.arms[study.config.baseline].config.validation)
+    return few and f"validation: {few}"
 
 
 def _units_in_words(units: Sequence[Unit], waiting: Sequence[Unit]) -> str:

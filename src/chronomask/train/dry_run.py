@@ -30,9 +30,9 @@ from chronomask.train.budget import number_of_validations
 from chronomask.train.config import RunConfig
 from chronomask.train.memory import memory_of_step
 from chronomask.train.operations import Operations
-from chronomask.train.validation import VALIDATION_RATIO
+from chronomask.train.validation import expect_few
 from chronomask.types import Rows
-from chronomask.yardsticks import YARDSTICKS
+from chronomask.yardsticks import VALIDATION_RATIO, YARDSTICKS
 
 __all__ = ["ON_AN_H200", "DryRun", "as_text", "cost_in_words", "dry_run"]
 
@@ -88,6 +88,8 @@ class DryRun:
     validation_share: float = 0.0
     """of the operations of training and validations together, what the validations take"""
     validations: int = 0
+    few: str | None = None
+    """that validations rest on few predictions, as far as it can be told before"""
     first_masks: dict[str, Any] | None = field(default=None)
     """``maskable``, ``predicted``, ``ratio_asked``, ``ratio_achieved`` of the first step"""
 
@@ -190,6 +192,7 @@ def dry_run(
     )
     validations = number_of_validations(config, config.steps)
     held_out = None if data is None else data.split("held_out").num_rows
+    few = None if data is None else expect_few(data.split("held_out"), config.validation)
     one = _flops_of_validation(config, operations, lengths, held_out) * tokens_per_row
     # A mean of the weights is validated beside them.
     validating = validations * one * (2 if config.averaging is not None else 1)
@@ -217,6 +220,7 @@ def dry_run(
         first_masks=first,
         validation_share=validating / (work + validating),
         validations=validations,
+        few=few,
     )
 
 
@@ -306,6 +310,8 @@ def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
         ),
         ("first step's masks", _first(run)),
     ]
+    if run.few is not None:
+        lines.append(("few predictions", run.few))
     if run.rate_follows is not None:
         lines.append(("rate of a step", run.rate_follows))
     width = max(len(name) for name, _ in lines)

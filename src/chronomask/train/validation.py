@@ -25,14 +25,20 @@ from chronomask.train.config import ValidationConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
 from chronomask.types import MaskedBatch, Rows
-from chronomask.yardsticks import FEW_PREDICTIONS, YARDSTICKS, measure, title_of
+from chronomask.yardsticks import (
+    FEW_PREDICTIONS,
+    VALIDATION_RATIO,
+    YARDSTICKS,
+    expected_predictions,
+    few_in_words,
+    measure,
+    telling_predictions,
+)
 
-__all__ = ["VALIDATION_RATIO", "bounds_in_words", "plateau_in_words", "validate", "warn_of_few"]
+__all__ = ["bounds_in_words", "expect_few", "plateau_in_words", "validate", "warn_of_few"]
 
 logger = logging.getLogger(__name__)
 
-VALIDATION_RATIO = 0.15
-"""The masking ratio of ``loss``, for every run."""
 _HARDLY = 0.1
 """Nats within which a loss has not moved."""
 _POST_NORM = frozenset(
@@ -112,26 +118,29 @@ def warn_of_few(
     for which, _, batch in _batches(masker, split, config):
         numbers[which] += batch.num_predicted
     at_ratio, *others = numbers
-    # The mean of k losses scatters as one loss of k² / (1/n₁ + … + 1/n_k) predictions would.
-    of_mean = len(others) ** 2 / sum(1 / max(1, number) for number in others)
-    times = FEW_PREDICTIONS / max(1, min(at_ratio, of_mean))
-    if times <= 1 or not at_ratio:
+    few = few_in_words(at_ratio, others)
+    if few is None or not at_ratio:
         return
-    fewest = min(others)
+    times = FEW_PREDICTIONS / max(1, telling_predictions(at_ratio, others))
     needed = ceil(1.05 * times * min(config.rows, split.num_rows))  # rows are not all alike
     logger.warning(
-        "the losses of a validation will be largely chance, with a standard error of 0.05 nats or more: they "
-        "rest on %s predictions at a fixed %.0f %%, and on %s where they are fewest (%s). About %s held-out "
-        "rows are enough: %s",
-        f"{at_ratio:,}",
-        100 * VALIDATION_RATIO,
-        f"{fewest:,}",
-        title_of(YARDSTICKS[others.index(fewest)].name),
+        "%s. About %s held-out rows are enough for that and for the mean of the yardsticks: %s",
+        few,
         f"{needed:,}",
         f"set validation.rows={needed}"
         if needed <= split.num_rows
         else f"prepare more text, or a larger held_out, for the data has {split.num_rows:,}",
     )
+
+
+def expect_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> str | None:
+    """What :func:`warn_of_few` will find, told by sizes alone; None where predictions are enough."""
+    if not split.num_rows:
+        return "no rows of the data are held out, so nothing is validated"
+    rows = min(config.rows, split.num_rows)
+    share = rows / split.num_rows
+    parts = max(rows, round(split.num_documents * share))
+    return few_in_words(*expected_predictions(round(split.num_tokens * share), parts))
 
 
 def bounds_in_words(entropy: Mapping[str, float]) -> str:
