@@ -63,6 +63,10 @@ def root_causes(
             others = [*found[:number], *found[number + 1 :]]
             inner = [other for at, other in others if at[: len(path)] == path]
             causes = [other for other in inner if other["type"] not in _CONSEQUENCES]
+            if (
+                item["type"] == "too_short"
+            ):  # wrong items are not counted, whatever is wrong with them
+                causes = inner
             earlier = [other for at, other in found[:number] if at == path]
             if causes or earlier:
                 continue
@@ -113,7 +117,8 @@ def describe_problem(
                 meant += f"; {nearest(value if isinstance(value, str) else '', kinds)}"
             return f"{location or 'the whole'} is {_as_in_yaml(value)}; {meant}"
         case "tuple_type" | "list_type":
-            return f"{location} is {_as_in_yaml(value)}; expected a list"
+            within = f": [{value}]" if isinstance(value, str | int | float) else ""
+            return f"{location} is {_as_in_yaml(value)}; expected a list{within}"
         case "too_short" | "too_long":
             bound, number = ("least", "min_length"), ("most", "max_length")
             which, key = bound if item["type"] == "too_short" else number
