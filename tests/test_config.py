@@ -183,6 +183,9 @@ def test_valid_names_are_listed_once() -> None:
     [
         ({"stepz": 1}, "unknown key 'stepz'; did you mean 'steps'? Valid: data, steps, half"),
         ({"steps": 1.5}, "steps is 1.5: it should be a valid integer"),
+        ({"steps": None}, "steps has no value: give one, or leave the key out where it has a default"),
+        ({"course": None}, "course has no value: give one, or leave the key out"),
+        ({"probability": None}, "probability has no value: give one, or leave the key out"),
         ({"steps": True}, "steps is true: expected a number"),
         ({"steps": math.inf}, "steps is inf: it should be a finite number"),
         ({"course": {"base": 0.3}}, "course needs a 'kind', got {'base': 0.3}; valid: straight, level"),

@@ -79,6 +79,8 @@ def describe_problem(
     """What is wrong with a value, its path as it stands in the file, and what would be right."""
     location = ".".join(map(str, path))
     value, context = item.get("input"), item.get("ctx", {})
+    if value is None and location and item["type"].endswith("_type"):
+        return f"{location} has no value: give one, or leave the key out where it has a default"
     match item["type"]:
         case "extra_forbidden":
             names = _keys_at(cls, values, path[:-1])
