@@ -98,7 +98,9 @@ def test_the_tokenizer_is_the_checkpoints(checkpoint: Path, text: Path, tmp_path
     assert ours.get_vocab() == AutoTokenizer.from_pretrained(checkpoint).get_vocab()
 
     text.write_text(text.read_text() + "\n\nanother document", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"sources have changed.*choose another --out"):
+    with pytest.raises(
+        UsageError, match=r"sources have changed.*another --out, or remove .* anew$"
+    ):
         adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
 
 

@@ -315,7 +315,18 @@ def test_the_ways_to_name_a_model(
         (["--rows", "0"], "--rows 0: rows_per_step is 0: it should be greater than or equal to 1"),
         (["--ratio", "1.5"], "--ratio 1.5: masking.ratio.base is 1.5: it should be less than"),
         (["--ratio", "0.3:2"], "--ratio 0.3:2: masking.ratio.end is 2.0: it should be less than"),
-        (["--ratio", "0.3:"], "--ratio 0.3:: masking.ratio.kind is '0.3:'; valid: constant"),
+        (
+            ["--ratio", "0.3:"],
+            "--ratio 0.3:: masking.ratio is '0.3:': expected a number from 0 to 1",
+        ),
+        (
+            ["--ratio", "30%"],
+            "--ratio 30%: masking.ratio is '30%': expected a number from 0 to 1",
+        ),
+        (
+            ["--set", "masking.ratio=0,3"],
+            "masking.ratio is '0,3': expected a number from 0 to 1",
+        ),
         (["--ratio", "lin"], "did you mean 'linear'?"),
         (["--content", "ptv"], "--content ptv: masking.content.kind is 'ptv'; did you mean 'ptw'?"),
         (

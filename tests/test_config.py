@@ -183,6 +183,9 @@ def test_valid_names_are_listed_once() -> None:
     [
         ({"stepz": 1}, "unknown key 'stepz'; did you mean 'steps'? Valid: data, steps, half"),
         ({"steps": 1.5}, "steps is 1.5: it should be a valid integer"),
+        ({"steps": None}, "steps has no value: give one, or leave the key out where it has a default"),
+        ({"course": None}, "course has no value: give one, or leave the key out"),
+        ({"probability": None}, "probability has no value: give one, or leave the key out"),
         ({"steps": True}, "steps is true: expected a number"),
         ({"steps": math.inf}, "steps is inf: it should be a finite number"),
         ({"course": {"base": 0.3}}, "course needs a 'kind', got {'base': 0.3}; valid: straight, level"),
@@ -196,6 +199,8 @@ def test_valid_names_are_listed_once() -> None:
         ({"probability": {"kind": "level", "base": 2}}, "probability.base is 2: it should be"),
         ({"parts": [{"until": 1, "course": {"kind": "level", "base": 2}}]}, "parts.0.course.base is 2"),
         ({"parts": []}, "parts is []; expected at least 1 value, and there are 0"),
+        ({"parts": ["level"]}, "parts.0 is 'level'; expected a group of keys"),
+        ({"parts": 3}, "parts is 3; expected a list: [3]"),
         ({"device": "cdua"}, "device is 'cdua'; did you mean 'cuda'? Valid: cpu, cuda"),
         ({"data": 15}, "data is 15; expected text: put it in quotes"),
         ({"data": False}, "data is false; expected text: put it in quotes"),
@@ -438,6 +443,9 @@ def test_a_family_takes_keys_of_its_members_and_their_values() -> None:
     assert typed.to_dict()["shape"]["boxes"][0] == {"kind": "square", "side": 2.0}
     assert Drawing().replace(["shape.side=3"]).shape.area() == 9
     assert Drawing().replace(["box.kind=heap"]).box == Heap()
+    assert Drawing().replace(["shape={kind: heap, boxes: [square, heap]}"]).shape == Heap(
+        boxes=(Square(), Heap())
+    )
     assert Shape.parse({"kind": "square"}) == Square()
     assert list(Shape.kinds()) == ["square", "heap", "point"]
     assert list(Box.kinds()) == ["square", "heap"]
@@ -458,6 +466,8 @@ def test_a_family_takes_keys_of_its_members_and_their_values() -> None:
         ({"shape": {"kind": "heap", "boxes": [{"kind": "point"}]}}, "shape.boxes.0.kind is 'point'; valid: "),
         ({"box": {"kind": "point"}}, "box.kind is 'point'; valid: square, heap"),
         ({"box": {"kind": "square", "side": 0}}, "box.side is 0: it should be greater than 0"),
+        ({"shape": {"kind": "heap", "boxes": ["point"]}}, "shape.boxes.0 is 'point'; expected a group"),
+        ({"shape": {"kind": "heap", "boxes": "square"}}, "shape.boxes is 'square'; expected a list: [sq"),
         ({"box": "x"}, "box is 'x': it should be a valid number"),
     ],
 )  # fmt: skip

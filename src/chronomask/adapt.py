@@ -287,12 +287,17 @@ def _prepare(
     progress: bool,
 ) -> PreparedData:
     from chronomask.prepare.config import PrepareConfig
-    from chronomask.prepare.pipeline import prepare
+    from chronomask.prepare.pipeline import OtherData, prepare
 
     first, *changes = layers
     own = {"tokenizer": dict(tokenizer), "row_length": row_length}
     config = PrepareConfig.from_layers([Layer(first.origin, {**first.values, **own}), *changes])
-    return prepare(config, out, progress=progress)
+    try:
+        return prepare(config, out, progress=progress)
+    except OtherData as error:
+        raise UsageError(
+            f"{error.difference}; choose another --out, or remove {out.parent} to begin anew"
+        ) from None
 
 
 def _is_prepared(folder: str | Path) -> bool:

@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, get_origin
+from typing import Annotated, Any, ClassVar, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -399,16 +400,24 @@ def _with_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, An
     """``values`` in which a kind's name alone, ``content: ptw``, is the group that it stands for."""
     result = dict(values)
     for name, field in cls.model_fields.items():
-        value = values.get(name)
-        if not isinstance(value, str | Mapping) or get_origin(field.annotation) is dict:
-            continue
-        classes = list(config_classes(field.annotation))
-        if isinstance(value, Mapping):
-            group = class_of(classes, value)
-            result[name] = value if group is None else _with_kinds(group, value)
-        elif value in kinds_of(classes):
-            result[name] = {"kind": value}
+        if name in values and get_origin(field.annotation) is not dict:
+            result[name] = _with_kind(field.annotation, values[name])
     return result
+
+
+def _with_kind(annotation: Any, value: Any) -> Any:
+    """A value of a type, or the items of a list of it, likewise."""
+    if get_origin(annotation) in (list, tuple):
+        items = get_args(annotation)[0]
+        several = isinstance(value, list | tuple)
+        return [_with_kind(items, item) for item in value] if several else value
+    classes = list(config_classes(annotation))
+    if isinstance(value, Mapping):
+        group = class_of(classes, value)
+        return value if group is None else _with_kinds(group, value)
+    if any(isinstance(how, BeforeValidator) for how in getattr(annotation, "__metadata__", ())):
+        return value  # as sources, whose text may name a folder "files"
+    return {"kind": value} if isinstance(value, str) and value in kinds_of(classes) else value
 
 
 def _with_kinds_of(changes: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

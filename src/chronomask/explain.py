@@ -63,6 +63,8 @@ def root_causes(
             others = [*found[:number], *found[number + 1 :]]
             inner = [other for at, other in others if at[: len(path)] == path]
             causes = [other for other in inner if other["type"] not in _CONSEQUENCES]
+            if item["type"] == "too_short":  # wrong items are not counted, whatever is wrong
+                causes = inner
             earlier = [other for at, other in found[:number] if at == path]
             if causes or earlier:
                 continue
@@ -75,6 +77,8 @@ def describe_problem(
     """What is wrong with a value, its path as it stands in the file, and what would be right."""
     location = ".".join(map(str, path))
     value, context = item.get("input"), item.get("ctx", {})
+    if value is None and location and item["type"].endswith("_type"):
+        return f"{location} has no value: give one, or leave the key out where it has a default"
     match item["type"]:
         case "extra_forbidden":
             names = _keys_at(cls, values, path[:-1])
@@ -113,7 +117,8 @@ def describe_problem(
                 meant += f"; {nearest(value if isinstance(value, str) else '', kinds)}"
             return f"{location or 'the whole'} is {_as_in_yaml(value)}; {meant}"
         case "tuple_type" | "list_type":
-            return f"{location} is {_as_in_yaml(value)}; expected a list"
+            within = f": [{value}]" if isinstance(value, str | int | float) else ""
+            return f"{location} is {_as_in_yaml(value)}; expected a list{within}"
         case "too_short" | "too_long":
             bound, number = ("least", "min_length"), ("most", "max_length")
             which, key = bound if item["type"] == "too_short" else number

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from chronomask.errors import UsageError
+from chronomask.prepare.pipeline import prepare
 from chronomask.storage import write_text
 from chronomask.study.command import status
 from chronomask.study.execute import share_of
 from chronomask.study.units import check_task_data
+from tests.support.corpus import made_up_text
 from tests.support.opened_study import opened
 
 
@@ -39,6 +41,29 @@ def test_what_a_responsive_ratio_watches_must_not_change(
     values["base"]["validation"] |= {"rows": 4}
     with pytest.raises(UsageError, match=r"validation\.rows is 8 there, 4 now"):
         opened(values, tmp_path)
+
+
+def test_text_prepared_with_another_config_is_refused(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(made_up_text(20)), encoding="utf-8")
+    tokenizer = {"kind": "wordpiece", "vocab_size": 300}
+    values["prepare"] = {"sources": [str(text)], "tagger": "none", "tokenizer": tokenizer}
+    values["prepare"] |= {"row_length": 32, "workers": 1}
+    del values["base"]["data"]
+    study = opened(values, tmp_path)
+    assert study.config.prepare is not None
+    prepare(study.config.prepare, study.data, progress=False)
+
+    values["prepare"]["workers"] = 2
+    opened(values, tmp_path)
+    values["prepare"] |= {"row_length": 16}
+    with pytest.raises(
+        UsageError, match=r"prepare\.row_length is 32 there, 16 now.* another --out"
+    ):
+        opened(values, tmp_path)
+    assert "row_length: 32" in (tmp_path / "out" / "study.yaml").read_text()
 
 
 @pytest.fixture

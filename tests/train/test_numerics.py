@@ -48,6 +48,7 @@ def test_a_dump_replays_to_the_same_loss_bit_for_bit(config: RunConfig, tmp_path
     (folder,) = (tmp_path / "run" / "dump").iterdir()
     report = json.loads((folder / "report.json").read_text())
     assert f"chronomask replay {folder}" in str(stopped.value)
+    assert "lengthen its warm-up or set gradient_clip=1.0" in str(stopped.value)
     assert folder.name == f"step-{report['step']:08d}"
     again = replay(folder)
     assert again.step == report["step"] > 1

@@ -139,9 +139,11 @@ def of_ratio(text: str | None, path: str = "masking.ratio") -> list[Layer]:
 
     value = from_yaml(text, f"--ratio {shown(text)}")
     group = ratio_group(value)
-    if group == value:
-        return of_kind("--ratio", path, text)
-    return of_group("--ratio", text, path, group)
+    if group != value:
+        return of_group("--ratio", text, path, group)
+    if text.lstrip("+-.")[:1].isdigit():  # nearly a number, such as 30%, and no kind
+        return of_group("--ratio", text, path, text)
+    return of_kind("--ratio", path, text)
 
 
 def of_overrides(overrides: Iterable[str] | None) -> list[Layer]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from chronomask.config import Config, kind_of
 from chronomask.errors import UsageError
@@ -37,10 +38,22 @@ def ratio_group(value: Any) -> Any:
     return value
 
 
+def _ratio_of(value: Any) -> Any:
+    """As :func:`ratio_group`; any other text that begins as a number does is refused."""
+    group = ratio_group(value)
+    if isinstance(group, str) and re.match(r"[-+.]*\d", group):
+        raise PydanticCustomError(
+            "no_ratio",
+            "expected a number from 0 to 1, such as 0.3, two of them for a straight line, such as 0.30:0.15, "
+            "or the name of a kind, such as cosine_decay",
+        )
+    return group
+
+
 class MaskingConfig(Config):
     """Everything about masking: how much is masked, what, and how it is replaced."""
 
-    ratio: Annotated[Schedule, BeforeValidator(ratio_group)] = Linear(start=0.30, end=0.15)
+    ratio: Annotated[Schedule, BeforeValidator(_ratio_of)] = Linear(start=0.30, end=0.15)
     """how much is masked at each moment of training: a number for a constant ratio, 0.30:0.15 for a straight
     line; the published course is cosine_decay"""
     content: ContentSchedule = NoContent()

@@ -57,13 +57,23 @@ from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark, read_tex
 from chronomask.progress import Progress
 from chronomask.storage import said_by_system, write_json, write_text
 
-__all__ = ["prepare", "prepare_share"]
+__all__ = ["OtherData", "prepare", "prepare_share"]
 
 _LOCK = ".lock"
 _PARTS_LOOKED_AT = 8
 """Parts of the text, evenly spread, whose letters and words are looked at."""
 _SECONDS_TO_BEGIN = 10.0
 """How long a share waits for another one to begin the work folder."""
+
+
+class OtherData(UsageError):
+    """A finished folder was prepared with another config, or from text that has changed since."""
+
+    def __init__(self, difference: str) -> None:
+        self.difference = difference
+        super().__init__(
+            f"{difference}; choose another --out, or let chronomask prepare replace it with --force"
+        )
 
 
 def prepare(
@@ -231,15 +241,9 @@ class _Run:
             listing = "; ".join(
                 f"{key} is {was!r} there, {now!r} here" for key, (was, now) in changes.items()
             )
-            raise UsageError(
-                f"{self.out} was prepared with another config: {listing}. Choose another --out, or let "
-                "chronomask prepare replace it with --force"
-            )
+            raise OtherData(f"{self.out} was prepared with another config: {listing}")
         if data.statistics.get("sources") != self.state["sources"]:
-            raise UsageError(
-                f"the sources have changed since {self.out} was prepared; choose another --out, or let "
-                "chronomask prepare replace it with --force"
-            )
+            raise OtherData(f"the sources have changed since {self.out} was prepared")
         return data
 
     def is_begun(self) -> bool:

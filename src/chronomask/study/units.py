@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from chronomask.config import diff
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.task import Task, is_hub
 from chronomask.evaluate.tasks import make_task
 from chronomask.layers import read_yaml
+from chronomask.prepare.config import PrepareConfig
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult, versions_here
 from chronomask.runs.rules import unchangeable
@@ -174,8 +176,8 @@ class Study:
 def open_study(config: StudyConfig, folder: Path) -> Study:
     """The study in ``folder``, new or begun. Raises UsageError for whatever cannot be, before any work.
 
-    A study may grow: arms, seeds and tasks may be added to a folder. Runs that are there must have been
-    made with the config that the study gives them now.
+    A study may grow: arms, seeds and tasks may be added to a folder. Text and runs that are there must have
+    been prepared and made with the configs that the study gives them now.
     """
     if folder.exists() and (not folder.is_dir() or _holds_something_else(folder)):
         raise UsageError(f"{folder} is not empty and holds no study; give another --out")
@@ -192,6 +194,7 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
         for name, plan in config.tasks.items()
     }
     study = Study(config, folder, arms, tasks, tuple(_units(config, arms, tasks)))
+    _check_text(study)
     for unit in study.units:
         if unit.kind == "pretrain":
             _check_run(study, unit)
@@ -337,6 +340,22 @@ def _check_curve_steps(config: StudyConfig, arms: dict[str, Arm]) -> None:
                 f"curve_steps needs {needed} checkpoints of arm '{name}', and base.checkpoint.keep "
                 f"is {keep}: set it to {needed}, or to all"
             )
+
+
+def _check_text(study: Study) -> None:
+    """Refuse text in the study's folder that was prepared with another config."""
+    config, file = study.config.prepare, study.data / "config.yaml"
+    if config is None or not ((study.data / MANIFEST).is_file() and file.is_file()):
+        return
+    changed = diff(PrepareConfig.load(file).without_workers(), config.without_workers())
+    if changed:
+        listing = "; ".join(
+            f"prepare.{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
+        )
+        raise UsageError(
+            f"{study.data} holds the study's text, prepared with another config: {listing}. Set that back, "
+            f"or give another --out; to begin anew in this one, remove {study.folder}"
+        )
 
 
 def _check_run(study: Study, unit: Unit) -> None:

@@ -77,10 +77,12 @@ def not_finite(
     branching = (
         f", or go on from before: pretrain --branch {saved[0]} --out ANOTHER" if saved else ""
     )
+    clip = run.config.gradient_clip
+    clipping = "set gradient_clip=1.0" if clip is None else f"lower gradient_clip (now {clip:g})"
     return RunError(
         f"step {state.step + 1:,}: loss {loss}, gradient norm {norm}, {where} {shown}; the update was "
         f"not made. {kept}. Lower learning_rate.peak (now {run.config.learning_rate.peak:g}), "
-        f"lengthen its warm-up or lower gradient_clip, and start again in another folder{branching}"
+        f"lengthen its warm-up or {clipping}, and start again in another folder{branching}"
     )
 
 
