@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
 from chronomask.evaluate.curve import Plan, checkpoints_of, evaluate_curve
@@ -26,6 +28,27 @@ def test_a_run_that_keeps_all_has_every_checkpoint(run: Path) -> None:
     assert [path.name for path in checkpoints_of(run, 9)] == ["step-00000006"]
     with pytest.raises(UsageError, match=r"checkpoint\.keep: all"):
         checkpoints_of(run.parent, 1)
+
+
+def test_the_masked_loss_takes_the_data_of_the_run(run: Path, tmp_path: Path) -> None:
+    for model in (run, checkpoints_of(run, 1)[0]):
+        found = CliRunner().invoke(
+            app,
+            [
+                "evaluate",
+                str(model),
+                "--tasks",
+                "mlm",
+                "--limit",
+                "4",
+                "--out",
+                str(tmp_path / model.name),
+            ],
+        )
+        assert found.exit_code == 0, found.exception
+        assert (tmp_path / model.name / "mlm-seed0.json").is_file()
+    other = CliRunner().invoke(app, ["evaluate", str(run), "--tasks", "mlm,cola"])
+    assert "--task-data FOLDER" in str(other.exception)
 
 
 def test_processes_give_what_one_gives_and_whole_results_are_kept(

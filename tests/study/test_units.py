@@ -66,6 +66,27 @@ def test_text_prepared_with_another_config_is_refused(
     assert "row_length: 32" in (tmp_path / "out" / "study.yaml").read_text()
 
 
+def test_the_masked_loss_is_measured_on_the_text_of_the_study(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Prepared already, or by the study itself; or on data that are given."""
+    values |= {"tasks": {"mlm": {}}, "curve_steps": []}
+    study = opened(values, tmp_path)
+    check_task_data(study)
+    assert study.task_data("mlm") == study.data
+
+    given = {**values, "tasks": {"mlm": {"data": str(tmp_path / "other")}}}
+    with pytest.raises(UsageError, match=r"tasks\.mlm\.data=FOLDER gives another folder"):
+        check_task_data(opened(given, tmp_path))
+
+    values["prepare"] = {"sources": ["x.txt"], "row_length": 64}
+    del values["base"]["data"]
+    (tmp_path / "own").mkdir()
+    study = opened(values, tmp_path / "own")
+    check_task_data(study)  # nothing is there before the study prepares it
+    assert study.task_data("mlm") == study.folder / "data"
+
+
 @pytest.fixture
 def five(values: dict[str, Any]) -> dict[str, Any]:
     """The study with arms in an order that is not the best, two of them in its one contrast."""

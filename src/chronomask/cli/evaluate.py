@@ -30,7 +30,8 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Files of the tasks; 'hub' takes GLUE and SQuAD from the Hugging Face hub.",
+            help="Files of the tasks; 'hub' takes GLUE and SQuAD from the Hugging Face hub. The task mlm "
+            "alone takes the run's own prepared data where no folder is named.",
         ),
     ] = None,
     old_data: Annotated[Path | None, typer.Option("--data", hidden=True)] = None,
@@ -90,6 +91,8 @@ def evaluate(
 
     names = tuple(filter(None, map(str.strip, tasks.split(","))))
     chosen = make_tasks(names, overrides or [], limit)
+    if task_data is None and all(task.of_prepared_data for task in chosen):
+        task_data = _data_of_run(Path(model))
     if task_data is None:
         raise UsageError("name the folder of the tasks' files: --task-data FOLDER")
     if workers != 1 and every is None:
@@ -147,3 +150,16 @@ def compare(
     print(table.csv() if csv else table.markdown() if markdown else table)
     if csv:
         print(*table.notes, sep="\n", end="", file=sys.stderr)
+
+
+def _data_of_run(model: Path) -> Path | None:
+    """The prepared data of the run that a model is or is a checkpoint of; None of no run, or of a mixture."""
+    from chronomask.runs.layout import RunFolder
+    from chronomask.train.config import RunConfig
+
+    for path in (model, *model.absolute().parents[:3]):
+        run = RunFolder(path)
+        if run.config.is_file() and run.checkpoints.is_dir():
+            paths = RunConfig.load(run.config).at(run).data_paths
+            return Path(paths[0]) if len(paths) == 1 else None
+    return None

@@ -58,6 +58,8 @@ class Task(ABC, Generic[Recipe]):
     """False: the seed changes nothing, so it is run once, with seed 0"""
     outside_recipe: ClassVar[tuple[str, ...]] = ()
     """settings that decide no number, such as how many tokens a forward pass has, or where files lie"""
+    of_prepared_data: ClassVar[bool] = False
+    """whether its data is prepared data: that of the run itself where no other is named"""
 
     def __init__(self, config: Recipe) -> None:
         self.config = config

@@ -174,7 +174,7 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
             evaluate(
                 find_subject(str(study.run(unit).checkpoint(unit.step))),
                 [study.tasks[unit.task]],
-                study.config.data_of(unit.task),
+                study.task_data(unit.task),
                 [unit.task_seed],
                 study.run(unit).results_of(unit.step),
                 progress=shown,

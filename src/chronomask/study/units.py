@@ -14,7 +14,7 @@ from typing import Any, Literal
 from chronomask.config import diff
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, RunError, UsageError
-from chronomask.evaluate.task import Task, is_hub
+from chronomask.evaluate.task import Task, folder_of, is_hub
 from chronomask.evaluate.tasks import make_task
 from chronomask.layers import read_yaml
 from chronomask.prepare.config import PrepareConfig
@@ -82,6 +82,13 @@ class Study:
     def data(self) -> Path:
         """The folder of prepared data that all runs share."""
         return _data_folder(self.config, self.folder)
+
+    def task_data(self, task: str) -> Path:
+        """Folder with a task's files: for one of prepared data the study's own, unless another is given."""
+        given, its = self.config.data_of(task), self.tasks[task]
+        named = self.config.tasks[task].data is not None
+        there = (folder_of(given, its.family) / MANIFEST).is_file()
+        return self.data if its.of_prepared_data and not (named or there) else given
 
     def run_of(self, arm: str, seed: int) -> RunFolder:
         """The run of an arm and a seed, begun or not."""
@@ -215,10 +222,13 @@ def check_task_data(study: Study, *, from_hub: bool = True) -> None:
     """
     problems, ways_out = [], []
     for name, task in study.tasks.items():
-        if not from_hub and is_hub(study.config.data_of(name)):
+        data = study.task_data(name)
+        if not from_hub and is_hub(data):
             continue
+        if data == study.data and not (data / MANIFEST).is_file():
+            continue  # the study prepares it
         try:
-            task.data_sha256(study.config.data_of(name))
+            task.data_sha256(data)
         except (UsageError, DataError) as error:
             problems.append(f"{name}: {as_study_setting(str(error), name)}")
             own = study.config.tasks[name].data is not None

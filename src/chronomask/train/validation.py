@@ -134,7 +134,7 @@ def warn_of_few(
 
 
 def expect_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> str | None:
-    """What :func:`warn_of_few` will find, told by sizes alone; None where predictions are enough."""
+    """What :func:`warn_of_few` will find, judged by sizes alone; None where predictions are enough."""
     if not split.num_rows:
         return "no rows of the data are held out, so nothing is validated"
     rows = min(config.rows, split.num_rows)

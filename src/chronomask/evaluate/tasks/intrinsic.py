@@ -82,6 +82,7 @@ class MaskedLossTask(Task[MaskedLoss]):
     family = "intrinsic"
     unit = "nats"
     draws = False
+    of_prepared_data = True
     outside_recipe = ("batch_rows", "prepared")
 
     def __init__(self, config: MaskedLoss | None = None) -> None:
