@@ -350,6 +350,8 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
         ("a: 1".encode("utf-16"), "is UTF-16: save it as UTF-8"),
         (b"a" * (MAX_BYTES + 1), "is larger than 4 MiB"),
         (b"- 1", "must hold keys and values, such as steps: 100, not a list"),
+        (b"", "is empty: write keys and values into it"),
+        (b" \n\n", "is empty"),
         (b"5", "must hold keys and values, such as steps: 100, not 5"),
     ):
         file.write_bytes(content)
@@ -361,7 +363,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
         read_yaml(tmp_path / "no.yaml")
     file.write_bytes("a: ü".encode("utf-8-sig"))
     assert read_yaml(file) == {"a": "ü"}
-    file.write_bytes(b"")
+    file.write_bytes(b"# defaults\n")
     assert read_yaml(file) == {}
 
 

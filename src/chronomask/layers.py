@@ -40,10 +40,20 @@ class Layer:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, dotted keys taken apart; raises UsageError naming file and line."""
+    """The mapping in a YAML file, dotted keys taken apart; raises UsageError naming file and line.
+
+    Comments alone are a config of defaults. A file without a character is none: a command that failed leaves
+    such a one behind.
+    """
     path = Path(path)
     where = f"config file {path}"
-    values = from_yaml(read_text(path), where)
+    text = read_text(path)
+    if not text.strip():
+        raise UsageError(
+            f"{where} is empty: write keys and values into it, such as steps: 100, or a recipe's, as "
+            "chronomask recipes NAME prints them"
+        )
+    values = from_yaml(text, where)
     if values is None:
         return {}
     if not isinstance(values, dict):
