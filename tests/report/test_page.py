@@ -202,7 +202,7 @@ def test_reference_curves_lie_under_the_loss(tmp_path: Path) -> None:
     own.write_text("name,tokens_seen,loss\nmine,100000,7\nmine,300000,6\nfar,9e12,5\nfar,9e13,4\n")
     page = report(folder, tmp_path / "out", reference=own).read_text(encoding="utf-8")
     assert "Beside runs that were measured before" in page
-    assert "begin beyond these runs: far." in page
+    assert "because it begins beyond these runs: far." in page
     numbers = (tmp_path / "out" / "csv" / "reference.csv").read_text(encoding="utf-8")
     assert "mine,100000,7\nmine,300000,6\nfixed 15 %," in numbers
     own.write_text("name,tokens_seen,loss\nmine,many,7\n")
@@ -213,6 +213,19 @@ def test_reference_curves_lie_under_the_loss(tmp_path: Path) -> None:
     shipped = read_curves("shipped")
     assert {len(tokens) for tokens, _ in shipped.values()} == {10}
     assert all(tokens == sorted(tokens) and min(loss) > 3 for tokens, loss in shipped.values())
+
+
+def test_the_curve_of_a_report_serves_as_a_reference(tmp_path: Path) -> None:
+    numbers = tmp_path / "out" / "csv" / "curve-validation_loss.csv"
+    folders = [write_run(tmp_path / f"{k}", "fixed", seed=k, steps=100) for k in (0, 1)]
+    for runs, names in ((folders, ["fixed, seed 0", "fixed, seed 1"]), (folders[:1], ["fixed"])):
+        report(runs, tmp_path / "out")
+        curves = read_curves(str(numbers))
+        assert list(curves) == names
+        drawn = [float(row["loss"]) for row in _read_csv(numbers)]
+        assert [loss for _, losses in curves.values() for loss in losses] == drawn
+    with pytest.raises(DataError, match="a name, tokens_seen and a loss"):
+        read_curves(str(numbers.with_name("tasks.csv")))
 
 
 def test_an_unfinished_run_is_marked_and_not_ranked(tmp_path: Path) -> None:
