@@ -291,13 +291,40 @@ def test_what_the_correction_does_not_bear_out_is_not_called_better() -> None:
 def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
     tasks = [task(name, {"a": (-0.3, -0.1)}) for name in ("validation_loss", "cola", "rte")]
     for one, p in zip(tasks, (0.01, 0.2, 0.03), strict=True):
-        one["contrasts"] = [_contrast(-0.3, -0.1, p), _contrast(-0.3, 0.1, 0.9)]
-    made = comparison(tasks) | {"contrasts": [["a", "base"]] * 2}
+        one["contrasts"] = [
+            _contrast(-0.3, -0.1, p),
+            _contrast(-0.3, 0.1, 0.9) | {"other": "b"},
+        ]
+    made = comparison(tasks) | {"contrasts": [["a", "base"], ["a", "b"]]}
     assert "p 0.01 after Holm’s correction" in answer(made)
     (said,) = [sentence for sentence in findings(made, {}) if "Holm" in sentence]
     assert said.startswith(
-        "On 2 other measures, after Holm’s correction over the 4 declared contrasts, 1 remains"
+        "On 2 other measures, after Holm’s correction over 4 tests (the 2 declared contrasts on each), "
+        "1 remains"
     )
+
+
+@pytest.mark.parametrize(
+    ("measures", "pairs", "untested", "said"),
+    [
+        (3, 1, 0, "over 2 tests (the one declared contrast on each)"),
+        (2, 2, 0, "On CoLA, after Holm’s correction over the 2 declared contrasts"),
+        (2, 1, 0, "On CoLA, of the one declared contrast, 1 remains"),
+        (3, 2, 1, "over 3 tests of the 2 declared contrasts"),
+    ],
+)
+def test_contrasts_are_counted_once_whatever_they_are_tested_on(
+    measures: int, pairs: int, untested: int, said: str
+) -> None:
+    names = ("validation_loss", "cola", "rte")[:measures]
+    tasks = [task(name, {"a": (-0.3, -0.1)}) for name in names]
+    others = ("base", "b")[:pairs]
+    for one in tasks:
+        one["contrasts"] = [_contrast(-0.3, -0.1, 0.01) | {"other": other} for other in others]
+    for one in tasks[-1]["contrasts"][:untested]:
+        one["p_holm"] = None
+    made = comparison(tasks) | {"contrasts": [["a", other] for other in others]}
+    assert said in " ".join(findings(made, {}))
 
 
 def test_what_the_answer_says_is_not_said_again_below_it() -> None:

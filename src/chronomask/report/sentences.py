@@ -256,8 +256,7 @@ def _tests(study: Numbers) -> list[str]:
         ]
         if not tested:
             continue
-        over = "declared contrast" if declared else "comparison"
-        number = f"the {len(tested)} {over}s" if len(tested) > 1 else f"the one {over}"
+        number = _number_of_tests([(task, arm) for task, arm, _ in tested], declared=declared)
         first = family[0]["task"]
         on = f"the {LOSSES[first]}" if first in LOSSES else task_title(family[0])
         if len(family) > 1:
@@ -272,6 +271,19 @@ def _tests(study: Numbers) -> list[str]:
         correction = "after Holm’s correction over " if len(tested) > 1 else "of "
         sentences.append(f"On {on}, {correction}{number}, {found}.")
     return sentences
+
+
+def _number_of_tests(tested: Sequence[tuple[Numbers, str]], *, declared: bool) -> str:
+    """``the one comparison``, ``the 3 declared contrasts``, ``4 tests (the 2 declared contrasts on each)``"""
+    total = len(tested)
+    if not declared:
+        return f"the {total} comparisons" if total > 1 else "the one comparison"
+    pairs = len({pair for _, pair in tested})
+    of = f"the {pairs} declared contrasts" if pairs > 1 else "the one declared contrast"
+    tasks = len({task["task"] for task, _ in tested})
+    if tasks == 1:
+        return of
+    return f"{total} tests ({of} on each)" if total == pairs * tasks else f"{total} tests of {of}"
 
 
 def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
