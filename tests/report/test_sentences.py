@@ -402,3 +402,36 @@ def test_a_loss_above_what_pairs_of_words_give_is_pointed_out(
     found = [text for text in findings(made, {}) if "neighbouring pairs" in text]
     assert [text.startswith(said or "") for text in found] == [True] * bool(said)
     assert all("words’ frequencies alone: 6.30" in text for text in found)
+
+
+def test_a_page_says_since_when_a_loss_stands_still_and_what_helped_others() -> None:
+    made = comparison([task("validation_loss", {"a": (-0.1, 0.1)})])
+    (curve,) = (one for one in made["curves"] if one["quantity"] == "validation_loss")
+    curve["references"] = {FREQUENCIES: 6.3, PAIRS: 5.7}
+    steps = {"step": [100.0, 200.0, 1300.0, 1400.0]}
+    for name, losses in (("base", [7.0, 6.3, 6.25, 6.24]), ("a", [7.0, 6.6, 6.25, 6.24])):
+        curve["arms"][name] = {**curve["arms"][name], **steps, "mean": losses}
+    nothing = Series({"step": np.empty(0)}, {})
+
+    def said(**models: object) -> str:
+        runs = {
+            k: Run(Path("away"), name, {"model": model}, nothing, nothing, None, {}, ())
+            for k, (name, model) in enumerate(models.items())
+        }
+        (found,) = [text for text in findings(made, runs) if "neighbouring pairs" in text]
+        return found
+
+    bert = {"kind": "config", "model_type": "bert"}
+    wide, narrow = (
+        {"kind": "config", "model_type": "modernbert", "overrides": {"local_attention": size}}
+        for size in (128, 16)
+    )
+    both = said(base=bert, a=wide)
+    assert "would. Their losses have hardly moved since step 1,300. What helped others" in both
+    assert "such as modernbert with a window of a few tokens in some layers, a narrower" in both
+    assert both.endswith("in some layers, and more steps (docs/loss.md).")
+    assert "modernbert" not in said(base={"kind": "checkpoint"}, a=narrow)
+    del curve["arms"]["a"]
+    assert "Its loss has hardly moved since step 200." in said(base=bert)
+    curve["arms"]["base"]["mean"] = [7.0, 6.9, 6.5, 6.2]
+    assert "hardly moved" not in said(base=bert)

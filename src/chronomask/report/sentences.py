@@ -29,6 +29,7 @@ from chronomask.report.comparison import (
     unit_of,
     verdict,
 )
+from chronomask.runs.plateau import architecture_of, still_since, what_helped
 from chronomask.runs.read import Run
 from chronomask.yardsticks import CONTENT, FUNCTION
 
@@ -72,7 +73,7 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     if several:
         groups.append(_labels(study))
         groups.append(_far_from_yardstick(study, runs))
-    groups.append(_at_frequencies(study))
+    groups.append(_at_frequencies(study, runs))
     sentences = [" ".join(group) for group in groups if group]
     sentences += _classes(runs)
     if not several and one_seed:
@@ -310,8 +311,10 @@ def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     ]
 
 
-def _at_frequencies(study: Numbers) -> list[str]:
-    """Which arms end no better than a table of neighbouring pairs of words would."""
+def _at_frequencies(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
+    """Which arms end no better than a table of neighbouring pairs of words would, since when, and what helped
+    others.
+    """
     curve = next((curve for curve in study["curves"] if curve["quantity"] == LOSS), None)
     references = {} if curve is None else curve.get("references") or {}
     if curve is None or not references:
@@ -327,11 +330,19 @@ def _at_frequencies(study: Numbers) -> list[str]:
     ends = "ends" if len(above) == 1 else "end"
     losses = sorted(last[name] for name in above)
     span = f"{losses[0]:.2f}" if len(losses) == 1 else f"{losses[0]:.2f} to {losses[-1]:.2f}"
+    since = [
+        still_since(curve["arms"][name]["step"], curve["arms"][name]["mean"]) for name in above
+    ]
+    stands = "Its loss has" if len(above) == 1 else "Their losses have"
+    stands = (
+        f"{stands} hardly moved since step {max(filter(None, since)):,}. " if all(since) else ""
+    )
+    helped = what_helped([architecture_of(run) for run in runs.values() if run.name in above])
     return [
         f"{named} {ends} with a validation loss of {span} nats, above the {pairs:.2f} of a table of "
         f"neighbouring pairs (words’ frequencies alone: {unigram:.2f}): so far "
         f"{'it makes' if len(above) == 1 else 'they make'} less of the words around than such a table would. "
-        "What helped others: a longer warm-up, another peak rate, more steps (docs/loss.md)."
+        f"{stands}{helped}."
     ]
 
 
