@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -396,6 +397,25 @@ def test_arms_table(four_arms: list[Path], tmp_path: Path) -> None:
     assert f"{summary['validation_loss']:.4f}" in lines[4]
     assert f"{summary['masked_tokens']:,}" in lines[4]
     assert len({len(line) for line in lines}) == 1
+    assert "yardsticks" not in lines[0]  # those runs were made before there were any
+    for at, value in ((0, 5.25), (3, None)):
+        summary = json.loads((four_arms[at] / "summary.json").read_text())
+        changed = tmp_path / f"run{at}"
+        shutil.copytree(four_arms[at], changed)
+        (changed / "summary.json").write_text(json.dumps(summary | {"validation_mean_loss": value}))
+    changed = [tmp_path / "run0", tmp_path / "run3"]
+    heading, first, second, _ = report_in_words(changed, tmp_path, "Two").splitlines()
+    assert re.split("  +", heading)[1:3] == [
+        "mean loss of five yardsticks",
+        "validation loss at 15 %",
+    ]
+    assert re.split("  +", first)[1] == "5.2500"
+    assert re.split("  +", second)[1] == "–"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="col">mean loss of five yardsticks<span class="unit">nats</span>' in page
+    assert "<td>5.250</td>" in page
+    arms = _read_csv(tmp_path / "csv" / "arms.csv")
+    assert [row["mean_loss"] for row in arms] == ["5.25", ""]
 
 
 def test_report_imports_no_training_code() -> None:
