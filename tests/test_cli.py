@@ -465,7 +465,12 @@ def test_pretrain_resume_and_report(
     out = tmp_path / "run"
     outcome = run("pretrain", config, "--out", out, "--quiet")
     assert outcome.code == 0, outcome.err
-    assert "validation loss at 15 %" in outcome.out
+    summary = json.loads((out / "summary.json").read_text())
+    mean, loss = (summary[f"validation_{key}"] for key in ("mean_loss", "loss"))
+    assert (
+        f"mean loss of five yardsticks: {mean:.4f}; validation loss at 15 %: {loss:.4f}\n"
+        in outcome.out
+    )
     again = run("pretrain", "--out", out, "--resume", "--quiet")
     assert (again.code, again.out) == (0, outcome.out), again.err
     assert "nothing is left to train" in caplog.text

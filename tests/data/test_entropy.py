@@ -93,7 +93,7 @@ def test_the_plateau_recommends_nothing_that_a_model_has() -> None:
     assert "modernbert" not in said(wide)
     assert "a narrower window" in said(wide)
     assert "window" not in said(narrow)
-    assert "another peak rate, more steps" in said(None)  # of a checkpoint that is continued
+    assert "another peak rate, and more steps" in said(None)  # of a checkpoint that is continued
 
 
 def test_what_the_data_alone_gives_in_words() -> None:

@@ -125,3 +125,25 @@ def test_no_line_is_spoken_of_where_none_of_other_runs_is_drawn() -> None:
     some = reference_picture(own, {"base": 0}, near)
     assert some.caption.startswith("Grey dashed lines are other runs’")
     assert some.caption.endswith("because they begin beyond these runs: far and further.")
+
+
+def test_a_reference_curve_is_drawn_as_far_as_the_runs_whatever_its_points() -> None:
+    known = {
+        "sparse": ([0.0, 10.0], [8.0, 3.0]),  # no point but its first lies within two tokens
+        "out of order": ([4.0, 1.0], [4.0, 7.0]),
+        "short": ([0.5, 1.5], [7.0, 6.0]),
+        "a point": ([1.0], [6.5]),
+        "at the end": ([2.0, 3.0], [6.0, 5.0]),
+    }
+    picture = reference_picture(curve(["base"], 1), {"base": 0}, known)
+    assert "Not drawn" not in picture.caption
+    drawn = {name: [row[1:] for row in picture.rows if row[0] == name] for name in known}
+    assert drawn == {
+        "sparse": [(0, 8), (2, 7)],
+        "out of order": [(1, 7), (2, 6)],
+        "short": [(0.5, 7), (1.5, 6)],
+        "a point": [(1, 6.5)],
+        "at the end": [(2, 6)],
+    }
+    alone = reference_picture(curve(["base"], 1), {"base": 0}, {"far": ([5.0, 6.0], [4.0, 3.0])})
+    assert alone.caption == "Not drawn, because it begins beyond these runs: far."

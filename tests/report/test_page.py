@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -202,7 +203,7 @@ def test_reference_curves_lie_under_the_loss(tmp_path: Path) -> None:
     own.write_text("name,tokens_seen,loss\nmine,100000,7\nmine,300000,6\nfar,9e12,5\nfar,9e13,4\n")
     page = report(folder, tmp_path / "out", reference=own).read_text(encoding="utf-8")
     assert "Beside runs that were measured before" in page
-    assert "begin beyond these runs: far." in page
+    assert "because it begins beyond these runs: far." in page
     numbers = (tmp_path / "out" / "csv" / "reference.csv").read_text(encoding="utf-8")
     assert "mine,100000,7\nmine,300000,6\nfixed 15 %," in numbers
     own.write_text("name,tokens_seen,loss\nmine,many,7\n")
@@ -213,6 +214,19 @@ def test_reference_curves_lie_under_the_loss(tmp_path: Path) -> None:
     shipped = read_curves("shipped")
     assert {len(tokens) for tokens, _ in shipped.values()} == {10}
     assert all(tokens == sorted(tokens) and min(loss) > 3 for tokens, loss in shipped.values())
+
+
+def test_the_curve_of_a_report_serves_as_a_reference(tmp_path: Path) -> None:
+    numbers = tmp_path / "out" / "csv" / "curve-validation_loss.csv"
+    folders = [write_run(tmp_path / f"{k}", "fixed", seed=k, steps=100) for k in (0, 1)]
+    for runs, names in ((folders, ["fixed, seed 0", "fixed, seed 1"]), (folders[:1], ["fixed"])):
+        report(runs, tmp_path / "out")
+        curves = read_curves(str(numbers))
+        assert list(curves) == names
+        drawn = [float(row["loss"]) for row in _read_csv(numbers)]
+        assert [loss for _, losses in curves.values() for loss in losses] == drawn
+    with pytest.raises(DataError, match="a name, tokens_seen and a loss"):
+        read_curves(str(numbers.with_name("tasks.csv")))
 
 
 def test_an_unfinished_run_is_marked_and_not_ranked(tmp_path: Path) -> None:
@@ -383,6 +397,25 @@ def test_arms_table(four_arms: list[Path], tmp_path: Path) -> None:
     assert f"{summary['validation_loss']:.4f}" in lines[4]
     assert f"{summary['masked_tokens']:,}" in lines[4]
     assert len({len(line) for line in lines}) == 1
+    assert "yardsticks" not in lines[0]  # those runs were made before there were any
+    for at, value in ((0, 5.25), (3, None)):
+        summary = json.loads((four_arms[at] / "summary.json").read_text())
+        changed = tmp_path / f"run{at}"
+        shutil.copytree(four_arms[at], changed)
+        (changed / "summary.json").write_text(json.dumps(summary | {"validation_mean_loss": value}))
+    changed = [tmp_path / "run0", tmp_path / "run3"]
+    heading, first, second, _ = report_in_words(changed, tmp_path, "Two").splitlines()
+    assert re.split("  +", heading)[1:3] == [
+        "mean loss of five yardsticks",
+        "validation loss at 15 %",
+    ]
+    assert re.split("  +", first)[1] == "5.2500"
+    assert re.split("  +", second)[1] == "–"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="col">mean loss of five yardsticks<span class="unit">nats</span>' in page
+    assert "<td>5.250</td>" in page
+    arms = _read_csv(tmp_path / "csv" / "arms.csv")
+    assert [row["mean_loss"] for row in arms] == ["5.25", ""]
 
 
 def test_report_imports_no_training_code() -> None:

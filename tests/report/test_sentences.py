@@ -291,13 +291,40 @@ def test_what_the_correction_does_not_bear_out_is_not_called_better() -> None:
 def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
     tasks = [task(name, {"a": (-0.3, -0.1)}) for name in ("validation_loss", "cola", "rte")]
     for one, p in zip(tasks, (0.01, 0.2, 0.03), strict=True):
-        one["contrasts"] = [_contrast(-0.3, -0.1, p), _contrast(-0.3, 0.1, 0.9)]
-    made = comparison(tasks) | {"contrasts": [["a", "base"]] * 2}
+        one["contrasts"] = [
+            _contrast(-0.3, -0.1, p),
+            _contrast(-0.3, 0.1, 0.9) | {"other": "b"},
+        ]
+    made = comparison(tasks) | {"contrasts": [["a", "base"], ["a", "b"]]}
     assert "p 0.01 after Holm’s correction" in answer(made)
     (said,) = [sentence for sentence in findings(made, {}) if "Holm" in sentence]
     assert said.startswith(
-        "On 2 other measures, after Holm’s correction over the 4 declared contrasts, 1 remains"
+        "On 2 other measures, after Holm’s correction over 4 tests (the 2 declared contrasts on each), "
+        "1 remains"
     )
+
+
+@pytest.mark.parametrize(
+    ("measures", "pairs", "untested", "said"),
+    [
+        (3, 1, 0, "over 2 tests (the one declared contrast on each)"),
+        (2, 2, 0, "On CoLA, after Holm’s correction over the 2 declared contrasts"),
+        (2, 1, 0, "On CoLA, of the one declared contrast, 1 remains"),
+        (3, 2, 1, "over 3 tests of the 2 declared contrasts"),
+    ],
+)
+def test_contrasts_are_counted_once_whatever_they_are_tested_on(
+    measures: int, pairs: int, untested: int, said: str
+) -> None:
+    names = ("validation_loss", "cola", "rte")[:measures]
+    tasks = [task(name, {"a": (-0.3, -0.1)}) for name in names]
+    others = ("base", "b")[:pairs]
+    for one in tasks:
+        one["contrasts"] = [_contrast(-0.3, -0.1, 0.01) | {"other": other} for other in others]
+    for one in tasks[-1]["contrasts"][:untested]:
+        one["p_holm"] = None
+    made = comparison(tasks) | {"contrasts": [["a", other] for other in others]}
+    assert said in " ".join(findings(made, {}))
 
 
 def test_what_the_answer_says_is_not_said_again_below_it() -> None:
@@ -375,3 +402,36 @@ def test_a_loss_above_what_pairs_of_words_give_is_pointed_out(
     found = [text for text in findings(made, {}) if "neighbouring pairs" in text]
     assert [text.startswith(said or "") for text in found] == [True] * bool(said)
     assert all("words’ frequencies alone: 6.30" in text for text in found)
+
+
+def test_a_page_says_since_when_a_loss_stands_still_and_what_helped_others() -> None:
+    made = comparison([task("validation_loss", {"a": (-0.1, 0.1)})])
+    (curve,) = (one for one in made["curves"] if one["quantity"] == "validation_loss")
+    curve["references"] = {FREQUENCIES: 6.3, PAIRS: 5.7}
+    steps = {"step": [100.0, 200.0, 1300.0, 1400.0]}
+    for name, losses in (("base", [7.0, 6.3, 6.25, 6.24]), ("a", [7.0, 6.6, 6.25, 6.24])):
+        curve["arms"][name] = {**curve["arms"][name], **steps, "mean": losses}
+    nothing = Series({"step": np.empty(0)}, {})
+
+    def said(**models: object) -> str:
+        runs = {
+            k: Run(Path("away"), name, {"model": model}, nothing, nothing, None, {}, ())
+            for k, (name, model) in enumerate(models.items())
+        }
+        (found,) = [text for text in findings(made, runs) if "neighbouring pairs" in text]
+        return found
+
+    bert = {"kind": "config", "model_type": "bert"}
+    wide, narrow = (
+        {"kind": "config", "model_type": "modernbert", "overrides": {"local_attention": size}}
+        for size in (128, 16)
+    )
+    both = said(base=bert, a=wide)
+    assert "would. Their losses have hardly moved since step 1,300. What helped others" in both
+    assert "such as modernbert with a window of a few tokens in some layers, a narrower" in both
+    assert both.endswith("in some layers, and more steps (docs/loss.md).")
+    assert "modernbert" not in said(base={"kind": "checkpoint"}, a=narrow)
+    del curve["arms"]["a"]
+    assert "Its loss has hardly moved since step 200." in said(base=bert)
+    curve["arms"]["base"]["mean"] = [7.0, 6.9, 6.5, 6.2]
+    assert "hardly moved" not in said(base=bert)

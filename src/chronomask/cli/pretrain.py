@@ -250,7 +250,9 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
     if summary and os.environ.get("RANK", "0") == "0":  # torchrun starts several
         loss = summary["validation_loss"]
         shown = "no held-out rows" if loss is None else f"{loss:.4f}"
-        print(f"{out}: {summary['steps']:,} steps; validation loss at 15 %: {shown}")
+        mean = summary.get("validation_mean_loss")
+        before = "" if mean is None else f"mean loss of five yardsticks: {mean:.4f}; "
+        print(f"{out}: {summary['steps']:,} steps; {before}validation loss at 15 %: {shown}")
         print(f"model: {model_in(out / summary['checkpoint'])}")
 
 

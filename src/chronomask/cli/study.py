@@ -218,7 +218,8 @@ def report(
         str | None,
         typer.Option(
             metavar="FILE|shipped",
-            help="Lay curves under the loss: those shipped, or a CSV with name, tokens_seen and loss.",
+            help="Lay curves under the loss: those shipped, or a CSV with name, tokens_seen and loss, "
+            "such as curve-validation_loss.csv of a report.",
         ),
     ] = None,
 ) -> None:

@@ -110,8 +110,7 @@ def model_card(
 # {name}
 
 A masked language model of type `{model_type}` with {num_parameters:,} parameters, trained with
-chronomask {__version__} under masking that changes over
-training.
+chronomask {__version__}{_course(masking)}.
 
 | | |
 |---|---|
@@ -139,3 +138,35 @@ model = AutoModelForMaskedLM.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
 """
+
+
+def _course(card: Mapping[str, Any]) -> str:
+    """What a card says of masking over training: that it changes, that it does not, or nothing where the
+    config alone does not decide it.
+    """
+    masking = card.get("masking", card)
+    ratio, content, strategy = (masking.get(part, {}) for part in ("ratio", "content", "strategy"))
+    prefers, masks = content.get("kind"), strategy.get("kind")
+    learns = prefers not in ("none", "fixed", "scores", "model_scores")
+    strength = None if prefers == "none" else content.get("strength")
+    replaced = [masking.get(f"{which}_replace_prob") for which in ("mask", "random")]
+    moves = any(_moves(schedule) for schedule in (ratio, strength, *replaced))
+    if learns or moves or masks in ("phased", "explored"):
+        return " under masking that changes over\ntraining"
+    if (
+        prefers != "none"
+        or masks not in ("token", "whole_word", "span", "pmi")
+        or masking is not card
+    ):
+        return ""
+    return " under masking that stays the same\nover training"
+
+
+def _moves(schedule: Any) -> bool:
+    """Whether a number or a schedule changes over training; a law of rows does so where a part of it does."""
+    if isinstance(schedule, list):
+        return any(_moves(part) for part in schedule)
+    if not isinstance(schedule, Mapping) or schedule.get("kind") == "constant":
+        return False
+    kind = str(schedule.get("kind", "law_rows"))
+    return not kind.endswith("_rows") or any(_moves(part) for part in schedule.values())

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from chronomask.report.comparison import ABSENT, thousands
+from chronomask.report.comparison import ABSENT, MEAN_LOSS, task_title, thousands
 from chronomask.runs.read import Run, Series
 from chronomask.yardsticks import group_of
 
@@ -41,7 +41,8 @@ _OWN = ("name", "seed", "data")
 class ArmRow:
     """What one run came to; NaN where its files do not say.
 
-    ``validation_loss`` in nats per predicted token at the fixed ratio; ``validation_accuracy`` as a
+    ``mean_loss``: the mean of the yardsticks; ``validation_loss`` in nats per predicted token at the fixed
+    ratio; ``validation_accuracy`` as a
     fraction; ``raw_validation_loss``: of the weights as trained, where the run averages them;
     ``mean_ratio_asked`` and ``mean_ratio_achieved`` as :func:`ratios_of` has them;
     ``tokens_per_second`` is the median of the logged; ``seconds`` is time in training steps.
@@ -51,6 +52,7 @@ class ArmRow:
     seed: int | None
     complete: bool
     steps: int
+    mean_loss: float
     validation_loss: float
     validation_accuracy: float
     raw_validation_loss: float
@@ -90,6 +92,7 @@ def arm_row(run: Run) -> ArmRow:
         seed=seed if isinstance(seed, int) else None,
         complete=run.summary is not None,
         steps=int(run.total("step") if run.summary is None else run.total("steps", "step")),
+        mean_loss=run.total("validation_mean_loss", "mean_loss"),
         validation_loss=run.total("validation_loss", "loss"),
         validation_accuracy=run.total("validation_accuracy", "accuracy"),
         raw_validation_loss=run.total("raw_validation_loss", "raw_loss"),
@@ -109,19 +112,27 @@ def mean_row(rows: Sequence[ArmRow]) -> dict[str, float]:
 
 
 def arms_table(arms: Mapping[str, Sequence[Run]]) -> str:
-    """Arms as aligned plain text for a terminal, one line each under a heading: means over their runs."""
-    heading = ("arm", "validation loss", "masked tokens predicted", "tokens/s")
+    """Arms as aligned plain text for a terminal, one line each under a heading: means over their runs.
+
+    The mean of the yardsticks has a column where an arm was validated on them.
+    """
+    rows = {name: [arm_row(run) for run in runs] for name, runs in arms.items()}
+    values = {name: mean_row(own) for name, own in rows.items()}
+    losses = {
+        "mean_loss": task_title({"task": MEAN_LOSS}),
+        "validation_loss": "validation loss at 15 %",
+    }
+    if all(math.isnan(own["mean_loss"]) for own in values.values()):
+        del losses["mean_loss"]
+    heading = ("arm", *losses.values(), "masked tokens predicted", "tokens/s")
     lines: list[tuple[str, ...]] = [heading]
-    for name, runs in arms.items():
-        rows = [arm_row(run) for run in runs]
-        values = mean_row(rows)
-        loss = values["validation_loss"]
+    for name, own in values.items():
         lines.append(
             (
-                name if all(row.complete for row in rows) else f"{name} (unfinished)",
-                ABSENT if math.isnan(loss) else f"{loss:.4f}",
-                thousands(values["masked_tokens"]),
-                thousands(values["tokens_per_second"]),
+                name if all(row.complete for row in rows[name]) else f"{name} (unfinished)",
+                *(ABSENT if math.isnan(own[key]) else f"{own[key]:.4f}" for key in losses),
+                thousands(own["masked_tokens"]),
+                thousands(own["tokens_per_second"]),
             )
         )
     widths = [max(len(line[k]) for line in lines) for k in range(len(heading))]

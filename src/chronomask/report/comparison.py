@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -176,29 +177,36 @@ def families(tasks: Sequence[Numbers]) -> list[list[Numbers]]:
 def read_curves(given: str) -> Curves:
     """Reference curves by name, from a CSV file with the columns ``name``, ``tokens_seen`` and ``loss``.
 
-    "shipped" stands for those that were measured with recipes and studies of this package
-    (docs/results). Raises DataError for a file that cannot be read or holds something else.
+    The ``curve-validation_loss.csv`` of a report serves too: with ``arm`` in place of ``name``, and ``seed``,
+    by which an arm of several seeds is a curve for each. "shipped" stands for curves that were measured with
+    recipes and studies of this package (docs/results). Raises DataError for a file that cannot be read or
+    holds something else.
     """
     path = Path(__file__).with_name("reference.csv") if given == _SHIPPED else Path(given)
     if not path.is_file():
         raise DataError(
             f"there is no file {path}: give a CSV file, or {_SHIPPED} for the curves of this package"
         )
-    curves: Curves = {}
+    found: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     lines = csv.DictReader(read_lines(path))
     try:
         for line in lines:
-            tokens, losses = curves.setdefault(line["name"], ([], []))
+            own = (line["name"], "") if "name" in line else (line["arm"], line.get("seed", ""))
+            tokens, losses = found.setdefault(own, ([], []))
             tokens.append(float(line["tokens_seen"]))
             losses.append(float(line["loss"]))
     except (KeyError, TypeError, ValueError, csv.Error):
         raise DataError(
             f"{path} line {lines.line_num}: a name, tokens_seen and a loss are expected, under a first line "
-            "with these names"
+            "with these names, as in csv/reference.csv and csv/curve-validation_loss.csv of a report"
         ) from None
-    if not curves:
+    if not found:
         raise DataError(f"{path} holds no curve")
-    return curves
+    seeds = Counter(name for name, _ in found)
+    return {
+        name if seeds[name] == 1 else f"{name}, seed {seed}": curve
+        for (name, seed), curve in found.items()
+    }
 
 
 def task_title(task: Numbers) -> str:

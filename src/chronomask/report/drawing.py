@@ -245,7 +245,8 @@ def lines_panel(
                 x, y = float(line.x[there][-1]), float(line.y[there][-1])
                 ends.append(EndLabel(x, y, shorten(line.name), arm_colour(line.index)))
         for name, x, y in beneath:
-            axes.plot(x, y, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+            alone = "o" if len(x) == 1 else None  # a line through one point is not to be seen
+            axes.plot(x, y, color=MUTED, lw=0.9, ls=(0, (4, 3)), marker=alone, ms=3, zorder=1)
             ends.append(EndLabel(float(x[-1]), float(y[-1]), shorten(name), MUTED))
         axes.set_xlim(0, max((end.x for end in ends), default=0.0) * 1.02 or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))

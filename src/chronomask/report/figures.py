@@ -114,26 +114,21 @@ def reference_picture(curve: Numbers, arms: Mapping[str, int], known: Curves) ->
         for name, k in own.items()
     ]
     furthest = max(float(np.nanmax(line.x)) for line in lines)
-    beneath = []
-    for name, values in known.items():
-        x, y = (np.array(column) for column in values)
-        if np.count_nonzero(near := x <= 1.02 * furthest) > 1:
-            beneath.append((name, x[near], y[near]))
-    left_out = [name for name in known if name not in {drawn for drawn, _, _ in beneath}]
+    begun = {name: values for name, values in known.items() if min(values[0]) <= furthest}
+    beneath = [(name, *_as_far_as(furthest, *values)) for name, values in begun.items()]
+    left_out = [name for name in known if name not in begun]
     notes = []
     if beneath:
         notes.append(
             "Grey dashed lines are other runs’ validation losses, on other text and with another vocabulary: "
             "they say how such a curve falls, and not which run is better. A loss far above all of them, or "
-            "one that stays where it is while they fall, is worth a look."
+            "one that stays where it is while they fall, is worth a look. They are drawn as far as these "
+            "runs went."
         )
     if left_out:
-        why = (
-            "because they begin beyond these runs"
-            if beneath
-            else "because all begin beyond these runs"
-        )
-        notes.append(f"Not drawn, {why}: {join_words(left_out)}.")
+        who = "all begin" if not beneath else "they begin" if len(left_out) > 1 else "it begins"
+        who = "it begins" if len(known) == 1 else who
+        notes.append(f"Not drawn, because {who} beyond these runs: {join_words(left_out)}.")
     rows: list[Row] = [
         (n, _whole(x), _whole(y)) for n, *xy in beneath for x, y in zip(*xy, strict=True)
     ]
@@ -154,6 +149,18 @@ def reference_picture(curve: Numbers, arms: Mapping[str, int], known: Curves) ->
         ("name", "tokens_seen", "loss"),
         tuple(rows),
     )  # fmt: skip
+
+
+def _as_far_as(
+    furthest: float, tokens: Sequence[float], losses: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A curve by tokens up to ``furthest``, where it ends on the line to its next point if it has one."""
+    order = np.argsort(tokens, kind="stable")
+    x, y = np.array(tokens)[order], np.array(losses)[order]
+    near = x <= furthest
+    if near.all() or x[near][-1] == furthest:
+        return x[near], y[near]
+    return np.append(x[near], furthest), np.append(y[near], np.interp(furthest, x, y))
 
 
 def distance_picture(curve: Numbers, baseline: str, arms: Mapping[str, int]) -> Picture | None:

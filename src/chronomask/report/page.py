@@ -46,8 +46,8 @@ from chronomask.storage import write_text
 __all__ = ["write_page", "write_page_of_study"]
 
 _MEANS = (
-    "steps", "tokens_seen", "masked_tokens", "validation_loss", "validation_accuracy",
-    "raw_validation_loss",
+    "steps", "tokens_seen", "masked_tokens", "mean_loss", "validation_loss",
+    "validation_accuracy", "raw_validation_loss",
     "mean_ratio_asked", "mean_ratio_achieved", "flops", "tokens_per_second", "seconds",
 )  # fmt: skip
 """What an arm came to, in the order of the table of arms."""

@@ -29,6 +29,7 @@ from chronomask.report.comparison import (
     unit_of,
     verdict,
 )
+from chronomask.runs.plateau import architecture_of, still_since, what_helped
 from chronomask.runs.read import Run
 from chronomask.yardsticks import CONTENT, FUNCTION
 
@@ -72,7 +73,7 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     if several:
         groups.append(_labels(study))
         groups.append(_far_from_yardstick(study, runs))
-    groups.append(_at_frequencies(study))
+    groups.append(_at_frequencies(study, runs))
     sentences = [" ".join(group) for group in groups if group]
     sentences += _classes(runs)
     if not several and one_seed:
@@ -256,8 +257,7 @@ def _tests(study: Numbers) -> list[str]:
         ]
         if not tested:
             continue
-        over = "declared contrast" if declared else "comparison"
-        number = f"the {len(tested)} {over}s" if len(tested) > 1 else f"the one {over}"
+        number = _number_of_tests([(task, arm) for task, arm, _ in tested], declared=declared)
         first = family[0]["task"]
         on = f"the {LOSSES[first]}" if first in LOSSES else task_title(family[0])
         if len(family) > 1:
@@ -272,6 +272,19 @@ def _tests(study: Numbers) -> list[str]:
         correction = "after Holm’s correction over " if len(tested) > 1 else "of "
         sentences.append(f"On {on}, {correction}{number}, {found}.")
     return sentences
+
+
+def _number_of_tests(tested: Sequence[tuple[Numbers, str]], *, declared: bool) -> str:
+    """``the one comparison``, ``the 3 declared contrasts``, ``4 tests (the 2 declared contrasts on each)``"""
+    total = len(tested)
+    if not declared:
+        return f"the {total} comparisons" if total > 1 else "the one comparison"
+    pairs = len({pair for _, pair in tested})
+    of = f"the {pairs} declared contrasts" if pairs > 1 else "the one declared contrast"
+    tasks = len({task["task"] for task, _ in tested})
+    if tasks == 1:
+        return of
+    return f"{total} tests ({of} on each)" if total == pairs * tasks else f"{total} tests of {of}"
 
 
 def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
@@ -298,8 +311,10 @@ def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     ]
 
 
-def _at_frequencies(study: Numbers) -> list[str]:
-    """Which arms end no better than a table of neighbouring pairs of words would."""
+def _at_frequencies(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
+    """Which arms end no better than a table of neighbouring pairs of words would, since when, and what helped
+    others.
+    """
     curve = next((curve for curve in study["curves"] if curve["quantity"] == LOSS), None)
     references = {} if curve is None else curve.get("references") or {}
     if curve is None or not references:
@@ -315,11 +330,19 @@ def _at_frequencies(study: Numbers) -> list[str]:
     ends = "ends" if len(above) == 1 else "end"
     losses = sorted(last[name] for name in above)
     span = f"{losses[0]:.2f}" if len(losses) == 1 else f"{losses[0]:.2f} to {losses[-1]:.2f}"
+    since = [
+        still_since(curve["arms"][name]["step"], curve["arms"][name]["mean"]) for name in above
+    ]
+    stands = "Its loss has" if len(above) == 1 else "Their losses have"
+    stands = (
+        f"{stands} hardly moved since step {max(filter(None, since)):,}. " if all(since) else ""
+    )
+    helped = what_helped([architecture_of(run) for run in runs.values() if run.name in above])
     return [
         f"{named} {ends} with a validation loss of {span} nats, above the {pairs:.2f} of a table of "
         f"neighbouring pairs (words’ frequencies alone: {unigram:.2f}): so far "
         f"{'it makes' if len(above) == 1 else 'they make'} less of the words around than such a table would. "
-        "What helped others: a longer warm-up, another peak rate, more steps (docs/loss.md)."
+        f"{stands}{helped}."
     ]
 
 

@@ -21,6 +21,7 @@ from chronomask.data.mixture import MixedSplit
 from chronomask.masking.masker import Masker
 from chronomask.masking.tally import class_means, class_sums
 from chronomask.masking.yardsticks import masker_of
+from chronomask.runs.plateau import still_since, what_helped
 from chronomask.train.config import ValidationConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
@@ -38,18 +39,6 @@ from chronomask.yardsticks import (
 __all__ = ["bounds_in_words", "expect_few", "plateau_in_words", "validate", "warn_of_few"]
 
 logger = logging.getLogger(__name__)
-
-_HARDLY = 0.1
-"""Nats within which a loss has not moved."""
-_POST_NORM = frozenset(
-    {
-        "albert", "bert", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
-        "mpnet", "roberta", "xlm-roberta",
-    }
-)  # fmt: skip
-"""Types of models that normalise behind each layer, which starts slowly where the rate is high."""
-_NARROW = 32
-"""Tokens of a window that is narrow already."""
 
 
 @torch.no_grad()
@@ -160,34 +149,19 @@ def plateau_in_words(lines: Sequence[Mapping[str, Any]], architecture: Any) -> s
     last = lines[-1]
     if last["loss"] <= last["bigram_bound"]:
         return None
-    since = last["step"]
-    for line in reversed(lines):
-        if abs(line["loss"] - last["loss"]) > _HARDLY:
-            break
-        since = line["step"]
+    since = still_since([line["step"] for line in lines], [line["loss"] for line in lines])
     unigram, pairs = last["unigram_entropy"], last["bigram_bound"]
     uses = (
         "hardly uses the words around"
         if last["loss"] - pairs > unigram - last["loss"]
         else "makes less of the words around than such a table would"
     )
-    stands = f" and has hardly moved since step {since:,}" if since < last["step"] else ""
+    stands = "" if since is None else f" and has hardly moved since step {since:,}"
+    helped = what_helped([None if architecture is None else architecture.to_dict()])
     return (
         f"the validation loss is {last['loss']:.2f} nats{stands}: words’ frequencies alone give "
-        f"{unigram:.2f}, a table of pairs {pairs:.2f}, so the model {uses}. What helped others: a longer "
-        f"warm-up, another peak rate, {_other_models(architecture)}more steps (docs/loss.md)"
+        f"{unigram:.2f}, a table of pairs {pairs:.2f}, so the model {uses}. {helped}"
     )
-
-
-def _other_models(architecture: Any) -> str:
-    """What of a model's build helped others and this one has not, each with a comma behind it."""
-    if architecture is None:
-        return ""
-    windowed = [getattr(architecture, key, None) for key in ("local_attention", "sliding_window")]
-    narrowest = min((size for size in windowed if size), default=None)
-    if architecture.model_type in _POST_NORM:
-        return "a pre-norm model such as modernbert with a window of a few tokens in some layers, "
-    return "" if narrowest is None or narrowest <= _NARROW else "a narrower window in some layers, "
 
 
 def _batches(
