@@ -412,7 +412,7 @@ def test_arms_table(four_arms: list[Path], tmp_path: Path) -> None:
     assert re.split("  +", first)[1] == "5.2500"
     assert re.split("  +", second)[1] == "–"
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert '<th scope="col">mean loss of five yardsticks<span class="unit">nats</span>' in page
+    assert '<th scope="col">mean loss<span class="unit">of five yardsticks</span>' in page
     assert "<td>5.250</td>" in page
     arms = _read_csv(tmp_path / "csv" / "arms.csv")
     assert [row["mean_loss"] for row in arms] == ["5.25", ""]

@@ -42,9 +42,8 @@ class ArmRow:
     """What one run came to; NaN where its files do not say.
 
     ``mean_loss``: the mean of the yardsticks; ``validation_loss`` in nats per predicted token at the fixed
-    ratio; ``validation_accuracy`` as a
-    fraction; ``raw_validation_loss``: of the weights as trained, where the run averages them;
-    ``mean_ratio_asked`` and ``mean_ratio_achieved`` as :func:`ratios_of` has them;
+    ratio; ``validation_accuracy`` as a fraction; ``raw_validation_loss``: of the weights as trained, where
+    the run averages them; ``mean_ratio_asked`` and ``mean_ratio_achieved`` as :func:`ratios_of` has them;
     ``tokens_per_second`` is the median of the logged; ``seconds`` is time in training steps.
     """
 
