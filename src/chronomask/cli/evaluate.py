@@ -157,7 +157,7 @@ def _data_of_run(model: Path) -> Path | None:
     from chronomask.runs.layout import RunFolder
     from chronomask.train.config import RunConfig
 
-    for path in (model, *model.absolute().parents[:3]):
+    for path in (model, *model.absolute().parents[:3]) if model.exists() else ():
         run = RunFolder(path)
         if run.config.is_file() and run.checkpoints.is_dir():
             paths = RunConfig.load(run.config).at(run).data_paths
