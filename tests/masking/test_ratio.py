@@ -77,9 +77,18 @@ def test_two_numbers_are_a_straight_line(text: str, start: float, end: float) ->
     assert changed.ratio == Linear(start=start, end=0.2)
 
 
-@pytest.mark.parametrize("text", ["0.3:", "0.3:0.1:0.2", "a:b", ":"])
-def test_other_text_is_no_straight_line(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a group of keys with a 'kind'"):
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.3:", "a number from 0 to 1, such as 0.3, two of them for a straight line"),
+        ("0.3:0.1:0.2", "a number from 0 to 1, such as 0.3, two of them for a straight line"),
+        ("30%", "a number from 0 to 1, such as 0.3, two of them for a straight line"),
+        ("a:b", "a group of keys with a 'kind'"),
+        (":", "a group of keys with a 'kind'"),
+    ],
+)
+def test_other_text_is_no_straight_line(text: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=f"expected {expected}"):
         MaskingConfig.parse({"ratio": text})
 
 
