@@ -17,8 +17,8 @@ import numpy as np
 __all__ = [
     "CONTENT", "FEW_PREDICTIONS", "FUNCTION", "GROUPS", "OTHER", "PUNCTUATION", "ROWS_OF_TRAINING",
     "VALIDATION_RATIO", "YARDSTICKS", "Yardstick",
-    "expected_predictions", "few_in_words", "group_of", "losses_in_words", "measure", "telling_predictions",
-    "title_of", "totals",
+    "expected_predictions", "few_in_words", "group_of", "kept_of", "losses_in_words",
+    "measure", "telling_predictions", "title_of",
 ]  # fmt: skip
 
 VALIDATION_RATIO = 0.15
@@ -154,25 +154,44 @@ def measure(sums: Any, class_names: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def totals(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a summary keeps of :func:`measure`: the mean, and every yardstick by groups but not by classes."""
-    kept: dict[str, Any] = {key: values.get(key) for key in ("num_predicted", "mean_loss")}
-    for key in ("yardstick_loss", "yardstick_accuracy", "yardstick_count"):
-        kept[key] = {
-            name: value
-            for name, value in values[key].items()
-            if name.partition("/")[2] in ("", *GROUPS)
+def kept_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint, its card and the summary keep of a validation: its yardsticks, as :func:`measure`
+    gives them, and the number of predictions at the fixed ratio.
+    """
+    names = (
+        "num_predicted",
+        "mean_loss",
+        "yardstick_loss",
+        "yardstick_accuracy",
+        "yardstick_count",
+    )
+    return {key: values.get(key) for key in names}
+
+
+def losses_in_words(loss: Mapping[str, float], count: Mapping[str, float]) -> list[list[str]]:
+    """A table for people of losses in nats with their numbers of predictions, its headings first: a column
+    for the mean of the yardsticks and for each of them, a row for all words, every group and every class.
+
+    ``loss``, ``count``: as :func:`measure` has them under ``yardstick_loss`` and ``yardstick_count``; empty
+    where they are.
+    """
+    there = dict.fromkeys(name.partition("/")[2] for name in loss if name in count)
+    if "" not in there:
+        return []
+    groups = [part for part in ("", *GROUPS) if part in there]
+    classes = sorted(there.keys() - {"", *GROUPS}, key=str.casefold)
+    titles = (title_of(own.name) for own in YARDSTICKS)
+    rows = [["nats (predictions)", "mean of the five", *titles]]
+    for part in (*groups, *classes):
+        names = [f"{own.name}/{part}".rstrip("/") for own in YARDSTICKS]
+        found = {
+            name: (loss[name], count[name]) for name in names if name in loss and name in count
         }
-    return kept
-
-
-def losses_in_words(kept: Mapping[str, Any] | None) -> dict[str, float | None]:
-    """The losses of :func:`totals` by names for people, with the number of predictions of each."""
-    if not kept:
-        return {}
-    found: dict[str, float | None] = {"mean of the five yardsticks below": kept["mean_loss"]}
-    for name, loss in kept["yardstick_loss"].items():
-        yardstick, _, group = name.partition("/")
-        words = f"{title_of(yardstick)}: {group}" if group else title_of(yardstick)
-        found[f"{words} ({kept['yardstick_count'][name]:,} predictions)"] = loss
-    return found
+        mean = None
+        if len(found) == len(names):
+            losses, counts = zip(*found.values(), strict=True)
+            mean = sum(losses) / len(losses), sum(counts)
+        cells = (mean, *(found.get(name) for name in names))
+        shown = ("–" if cell is None else f"{cell[0]:.3f} ({cell[1]:,.0f})" for cell in cells)
+        rows.append([part or "all words", *shown])
+    return rows

@@ -272,8 +272,11 @@ def test_table_shows_mean_and_deviation(subject: Subject) -> None:
     rows = {"all words": "5.250 (1,234)", "function words": "4.500 (400)", "NOUN": "7.000 (9)"}
     assert results_table([measured]).splitlines()[1:] == [
         "",
-        f"nats (predictions)  whole words, 5 %  {titles}",
-        *(f"{named:<20}{loss:<18}{'–                  ' * 3}–" for named, loss in rows.items()),
+        f"nats (predictions)  mean of the five  whole words, 5 %  {titles}",
+        *(
+            f"{named:<20}–                 {loss:<18}{'–                  ' * 3}–"
+            for named, loss in rows.items()
+        ),
     ]
 
 

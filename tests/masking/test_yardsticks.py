@@ -16,7 +16,6 @@ from chronomask.yardsticks import (
     YARDSTICKS,
     losses_in_words,
     measure,
-    totals,
 )
 from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text
 
@@ -111,9 +110,17 @@ def test_numbers_by_group_are_those_of_their_classes() -> None:
     assert found["yardstick_count"]["words-50"] == 10
     assert "words-15/SYM" not in loss
     assert found["mean_loss"] == pytest.approx((7.5 + 4 * 2.5) / 5)
-    kept = totals(found)
-    assert "words-15/NOUN" not in kept["yardstick_loss"]
-    assert losses_in_words(kept)["whole words, 15 %: content words (4 predictions)"] == 4.0
+    headings, *rows = losses_in_words(loss, found["yardstick_count"])
+    assert headings == [
+        "nats (predictions)", "mean of the five", "whole words, 5 %", "whole words, 15 %",
+        "whole words, 30 %", "whole words, 50 %", "single mask",
+    ]  # fmt: skip
+    cells = {row[0]: row[1:] for row in rows}
+    classes = ["DET", "none", "NOUN", "PUNCT", "VERB"]
+    assert [*cells] == ["all words", CONTENT, FUNCTION, PUNCTUATION, *classes]
+    assert cells["all words"] == ["3.500 (50)", "7.500 (10)", *["2.500 (10)"] * 4]
+    assert cells[CONTENT] == ["5.600 (20)", "12.000 (4)", *["4.000 (4)"] * 4]
+    assert cells["NOUN"][2] == "6.000 (2)"
 
 
 def test_a_yardstick_without_predictions_leaves_the_mean_out() -> None:
@@ -123,3 +130,10 @@ def test_a_yardstick_without_predictions_leaves_the_mean_out() -> None:
     assert "mean_loss" not in found
     assert "words-30" not in found["yardstick_loss"]
     assert all("words" not in name.partition("/")[2] for name in found["yardstick_loss"])
+    one, two = "1.000 (1)", "1.000 (2)"
+    assert losses_in_words(found["yardstick_loss"], found["yardstick_count"])[1:] == [
+        ["all words", "–", two, two, "–", two, two],
+        ["band 1", "–", one, one, "–", one, one],
+        ["none", "–", one, one, "–", one, one],
+    ]
+    assert losses_in_words({}, {}) == []

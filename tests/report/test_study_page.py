@@ -177,6 +177,8 @@ def test_the_yardsticks_have_a_table_and_a_file(tmp_path: Path) -> None:
     made["yardsticks"] = [
         _yardstick("mean", "", 700, base=5.5, a=5.4),
         _yardstick("mean", "content words", 400, base=6.5, a=6.6),
+        _yardstick("mean", "NOUN", 300, base=6.4, a=6.3),
+        _yardstick("mean", "DET", 50, base=3.1, a=3.2),
         _yardstick("single", "", 224, base=5.1, a=5.1004),
         _yardstick("single", "content words", 90, base=6.0, a=5.9),
         _yardstick("single", "NOUN", 60, base=6.2, a=6.3),
@@ -184,7 +186,9 @@ def test_the_yardsticks_have_a_table_and_a_file(tmp_path: Path) -> None:
     (tmp_path / "comparison.json").write_text(json.dumps(made))
     html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
     section = html[html.index('<section id="yardsticks"') :].split("</section>")[0]
-    main, content = (part.split("</table>")[0] for part in section.split('<table class="yard')[1:])
+    main, content, parts = (
+        part.split("</table>")[0] for part in section.split('<table class="yard')[1:]
+    )
     assert re.findall(r"<th scope=\"col\">([a-z ]+)<span class=\"unit\">([0-9,]+)", main) == [
         ("mean", "700"), ("single mask", "224"), ("content words", "400"),
     ]  # fmt: skip
@@ -196,9 +200,14 @@ def test_the_yardsticks_have_a_table_and_a_file(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "224" not in content
     assert "5.900" in content
+    assert "<h3>Parts of speech, mean of the five</h3>" in section
+    assert re.findall(r"<th scope=\"col\">([A-Z]+)<span class=\"unit\">([0-9,]+)", parts) == [
+        ("DET", "50"), ("NOUN", "300"),
+    ]  # fmt: skip
+    assert parts.count('class="best"') == 2
     with (tmp_path / "csv" / "yardsticks.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 10
+    assert len(rows) == 14
     assert rows[-1] == {
         "yardstick": "single", "part": "NOUN", "predictions": "60", "arm": "a", "pre_training_seeds": "2",
         "mean": "6.3", "spread": "1.4142135623730951",

@@ -383,15 +383,19 @@ def test_the_yardsticks_of_the_end_are_in_the_summary_and_on_the_card(
     summary = pretrain(config, run, progress=False)
     last = lines(run / "validation.jsonl")[-1]
     assert summary["validation_mean_loss"] == last["mean_loss"]
-    assert summary["validation_yardstick_loss"]["single"] == last["yardstick_loss"]["single"]
+    for key in ("loss", "accuracy", "count"):
+        assert summary[f"validation_yardstick_{key}"] == last[f"yardstick_{key}"]
     assert summary["maskable_tokens"] == lines(run / "metrics.jsonl")[-1]["maskable_tokens"]
     assert 0 < summary["masked_tokens"] < summary["maskable_tokens"] <= summary["tokens_seen"]
     card = (run / summary["checkpoint"] / "transformers" / "README.md").read_text()
     assert summary["validation_num_predicted"] == last["num_predicted"]
     assert f"15 % of tokens masked ({last['num_predicted']:,} predictions) |" in card
-    count = last["yardstick_count"]["words-30"]
-    loss = last["yardstick_loss"]["words-30"]
-    assert f"| whole words, 30 % ({count:,} predictions) | {loss:.4f} |" in card
+    assert f"| mean of the five yardsticks below | {last['mean_loss']:.4f} |" in card
+    for part in ("", "/content words", "/NOUN"):
+        count = last["yardstick_count"][f"words-30{part}"]
+        loss = last["yardstick_loss"][f"words-30{part}"]
+        (line,) = re.findall(rf"^\| {part[1:] or 'all words'} \|.*", card, re.MULTILINE)
+        assert line.split(" | ")[4] == f"{loss:.3f} ({count:,})"
 
 
 def test_asked_for_labels_and_given_none_it_warns_and_then_stops(

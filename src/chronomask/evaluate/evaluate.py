@@ -21,7 +21,7 @@ from chronomask.evaluate.tasks import make_tasks
 from chronomask.runs.layout import RunFolder, model_in
 from chronomask.runs.result import TaskResult
 from chronomask.storage import make_folder
-from chronomask.yardsticks import GROUPS, YARDSTICKS, title_of
+from chronomask.yardsticks import losses_in_words
 
 __all__ = ["default_out", "evaluate", "results_table"]
 
@@ -174,30 +174,17 @@ def results_table(results: Sequence[TaskResult]) -> str:
                 spread = f" ± {variance**0.5:.4f}"
             seeds = f"{len(values)} seeds" if len(values) > 1 else "1 run"
             lines.append((task, metric, f"{mean:.4f}{spread}", seeds))
-    tables = [_yardsticks_in_words(of_task[0].details) for of_task in by_task.values()]
-    return "\n\n".join([_in_columns(lines), *filter(None, tables)])
+    details = [of_task[0].details for of_task in by_task.values()]
+    tables = [
+        losses_in_words(_yardsticks_of(own, "loss"), _yardsticks_of(own, "count"))
+        for own in details
+    ]
+    return "\n\n".join(map(_in_columns, [lines, *filter(None, tables)]))
 
 
-def _yardsticks_in_words(details: Mapping[str, float]) -> str:
-    """The losses that a result has of the yardsticks, of all words, of their groups and of each class, with
-    the number of predictions of each; empty where it has none.
-    """
-    kept = {kind: f"yardstick_{kind}/" for kind in ("loss", "count")}
-    loss, count = (
-        {key.removeprefix(start): value for key, value in details.items() if key.startswith(start)}
-        for start in kept.values()
-    )
-    there = dict.fromkeys(name.partition("/")[2] for name in loss)
-    groups = [part for part in ("", *GROUPS) if part in there]
-    classes = sorted(there.keys() - {"", *GROUPS}, key=str.casefold)
-    lines = [["nats (predictions)", *(title_of(own.name) for own in YARDSTICKS)]]
-    for part in (*groups, *classes):
-        names = [f"{own.name}/{part}".rstrip("/") for own in YARDSTICKS]
-        cells = (
-            f"{loss[name]:.3f} ({count[name]:,.0f})" if name in count else "–" for name in names
-        )
-        lines.append([part or "all words", *cells])
-    return _in_columns(lines) if groups and count else ""
+def _yardsticks_of(details: Mapping[str, float], kind: str) -> dict[str, float]:
+    start = f"yardstick_{kind}/"
+    return {key.removeprefix(start): own for key, own in details.items() if key.startswith(start)}
 
 
 def _in_columns(lines: Sequence[Sequence[str]]) -> str:

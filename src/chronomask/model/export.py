@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ def model_card(
     masking: Mapping[str, Any],
     counters: Mapping[str, int],
     losses: Mapping[str, float | None],
+    yardsticks: Sequence[Sequence[str]] = (),
     weights: str | None = None,
 ) -> str:
     """Markdown with the YAML head that model hubs read: what was trained, on what and how far.
@@ -86,6 +87,7 @@ def model_card(
     ``masking``: the masking part of the run's config, or that and what rows are trained for beside it;
     ``counters``: step, steps, tokens_seen and masked_tokens, and causal_tokens where rows are causal;
     ``losses``: named losses in nats per predicted token, None where not measured;
+    ``yardsticks``: rows of a table of losses with their numbers of predictions, its headings first;
     ``weights``: which of a checkpoint's weights these are, if there are several.
     """
     head = yaml.safe_dump(
@@ -122,7 +124,7 @@ chronomask {__version__}{_course(masking)}.
 | loss (nats per predicted token) | |
 |---|---|
 {measured}
-
+{_table(yardsticks)}
 ## Masking
 
 ```yaml
@@ -138,6 +140,19 @@ model = AutoModelForMaskedLM.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
 """
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """The yardsticks of a card, and what they are; nothing where there are none."""
+    if not rows:
+        return ""
+    headings, *others = [f"| {' | '.join(row)} |" for row in rows]
+    lines = [headings, "|" + "---|" * len(rows[0]), *others]
+    return """
+The same held-out rows with whole words hidden at four ratios, and with a single token of every document
+hidden. Each cell is a loss in nats per predicted token, with the number of predictions behind it.
+
+""" + "".join(f"{line}\n" for line in lines)
 
 
 def _course(card: Mapping[str, Any]) -> str:

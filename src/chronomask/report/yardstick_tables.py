@@ -20,6 +20,7 @@ __all__ = ["MEAN", "last_yardsticks", "list_yardsticks", "yardstick_tables", "ya
 
 MEAN = "mean"
 """Where a yardstick is named: the mean of all five."""
+_PARTS = "Parts of speech, mean of the five"
 _HEADINGS = {
     MEAN: "mean",
     **{own.name: f"{100 * own.ratio:g} %" if own.ratio else "single mask" for own in YARDSTICKS},
@@ -78,7 +79,8 @@ def last_yardsticks(run: Run, key: str) -> dict[str, float]:
 
 
 def yardstick_tables(study: Numbers, arms: Mapping[str, int]) -> list[Numbers]:
-    """The arms on every yardstick, with the means of groups of words beside; then a table for each group.
+    """The arms on every yardstick, with the means of groups of words beside; then a table for each group, and
+    one with the mean of the yardsticks for every part of speech.
 
     Empty where nothing was measured. ``arms``: name → place among the arms.
     """
@@ -96,6 +98,9 @@ def yardstick_tables(study: Numbers, arms: Mapping[str, int]) -> list[Numbers]:
             for group in groups
         },
     }
+    if groups:
+        parts = sorted(part for name, part in found if name == MEAN and part not in ("", *GROUPS))
+        wanted[_PARTS] = [(part, found[MEAN, part]) for part in parts]
     tables = []
     for title, asked in wanted.items():
         columns = {heading: one for heading, one in asked if one is not None}

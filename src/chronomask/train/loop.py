@@ -51,7 +51,7 @@ from chronomask.train.step import (
 )
 from chronomask.train.validation import bounds_in_words, plateau_in_words, validate
 from chronomask.types import Rows
-from chronomask.yardsticks import totals
+from chronomask.yardsticks import kept_of
 
 __all__ = ["pretrain"]
 
@@ -334,9 +334,9 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
     run.masker.observe_validation(result["loss"])
     if run.average is not None:
         raw, result = result, _measure_average(run, world, result)
-        state.raw = {"loss": raw["loss"], "accuracy": raw["accuracy"], **totals(raw)}
+        state.raw = {"loss": raw["loss"], "accuracy": raw["accuracy"], **kept_of(raw)}
     state.validation_loss, state.validation_accuracy = result["loss"], result["accuracy"]
-    state.yardsticks = totals(result)
+    state.yardsticks = kept_of(result)
     counted = {
         "step": state.step,
         "tokens_seen": state.tokens_seen,

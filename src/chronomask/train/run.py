@@ -182,6 +182,7 @@ class Run:
         masking = config.masking.to_dict()
         following = {"causal_tokens": state.causal_tokens} if "objective" in beside else {}
         number = measured.get("num_predicted")
+        mean = measured.get("mean_loss")
         counted = "" if number is None else f" ({number:,} predictions)"
         return model_card(
             name=str(self.config.name),
@@ -198,8 +199,11 @@ class Run:
             },
             losses={
                 f"held-out rows, 15 % of tokens masked{counted}": measured["loss"],
-                **losses_in_words(measured if "mean_loss" in measured else None),
+                **({"mean of the five yardsticks below": mean} if mean is not None else {}),
             },
+            yardsticks=losses_in_words(
+                *(measured.get(f"yardstick_{kind}", {}) for kind in ("loss", "count"))
+            ),
             weights=weights,
         )
 

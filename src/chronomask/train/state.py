@@ -58,7 +58,7 @@ class State:
     validation_loss: float | None = None
     validation_accuracy: float | None = None
     yardsticks: dict[str, Any] | None = None
-    """of the last validation, as :func:`~chronomask.yardsticks.totals` gives them"""
+    """of the last validation, as :func:`~chronomask.yardsticks.kept_of` gives them"""
     raw: dict[str, Any] | None = None
     """of the last validation, where those above are of averaged weights: ``loss``, ``accuracy`` and
     yardsticks of the weights as trained"""

@@ -34,7 +34,7 @@ from chronomask.progress import Progress
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
 from chronomask.types import Device, MaskedBatch, Precision, Rows
-from chronomask.yardsticks import YARDSTICKS, measure
+from chronomask.yardsticks import VALIDATION_RATIO, YARDSTICKS, measure
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
@@ -50,7 +50,6 @@ Predictions = tuple[
 ]
 """Of each predicted token: its loss in nats, whether it was found (0 or 1), its class, its row, and the
 number of its word in the row."""
-_RATIO = 0.15
 _OF_WORDS = "words-15"
 """The yardstick whose loss is also told per word."""
 _TEXTS = (".txt", ".txt.gz", ".txt.xz")
@@ -92,7 +91,7 @@ class MaskedLossTask(Task[MaskedLoss]):
     def recipe(self) -> dict[str, Any]:
         """Every setting that decides the numbers, the ratio and the yardsticks; not where the data lies."""
         names = [yardstick.name for yardstick in YARDSTICKS]
-        return {**super().recipe, "masking_ratio": _RATIO, "yardsticks": names}
+        return {**super().recipe, "masking_ratio": VALIDATION_RATIO, "yardsticks": names}
 
     def data_sha256(self, task_data: Path) -> str:
         """The prepared data's fingerprint."""
@@ -133,7 +132,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         bounds = (prepared.split("held_out").num_rows, self.config.rows, self.config.limit)
         num_rows = min(bound for bound in bounds if bound is not None)
         vocabulary = Vocabulary.from_tokenizer(open_tokenizer(prepared.tokenizer_path))
-        passes = [(num_rows, partial(fixed_masker(vocabulary, _RATIO), progress=0.0))]
+        passes = [(num_rows, partial(fixed_masker(vocabulary, VALIDATION_RATIO), progress=0.0))]
         passes += [(own.num_rows(num_rows), masker_of(own, vocabulary)) for own in YARDSTICKS]
         names = prepared.class_names
         with Progress(self.name, sum(size for size, _ in passes), "rows", shown=progress) as shown:
