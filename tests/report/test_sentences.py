@@ -61,7 +61,9 @@ def _pair(limits: tuple[float, float] | None) -> tuple[dict, dict]:
 @pytest.mark.parametrize(
     ("numbers", "says", "not_says"),
     [
-        ((0.5, 0.4, 0.6), "was reached earlier", "do not show"),
+        ((0.5, 0.4, 0.6), "with 95 % interval, by “a” after 50 % (40 to 60 %).", "do not show"),
+        ((0.5, None, 0.6), "by “a” after 50 %.", "do not show"),
+        ((1.2, 1.0, 1.4), "do not show", "not reached"),
         ((0.5, 0.4, 1.1), "do not show", "earlier"),
         ((0.5, 0.4, None), "do not show", "earlier"),
         ((None, None, None), "not reached within training", "earlier"),
@@ -402,6 +404,46 @@ def test_a_loss_above_what_pairs_of_words_give_is_pointed_out(
     found = [text for text in findings(made, {}) if "neighbouring pairs" in text]
     assert [text.startswith(said or "") for text in found] == [True] * bool(said)
     assert all("words’ frequencies alone: 6.30" in text for text in found)
+
+
+def test_what_ran_is_said_in_numbers() -> None:
+    made = comparison([task("validation_loss", {"a": (-0.1, 0.1)})])
+    assert findings(made, {})[0].startswith(
+        "2 ways to mask were trained with 3 seeds each for 10 steps, on the same data in the same order"
+    )
+    first, second = made["arms"]
+    second["steps"], second["runs"] = 1500.0, second["runs"][:1]
+    assert "were trained with 1 to 3 seeds for 10 to 1,500 steps, on" in findings(made, {})[0]
+    made["arms"] = [first]
+    assert findings(made, {})[0].startswith("“base” was trained with 3 seeds for 10 steps")
+    first["runs"] = first["runs"][:1]
+    alone = findings(made, {})
+    assert alone[0].startswith("“base” was trained for 10 steps")
+    assert "One run shows how training went; it compares nothing." in alone
+
+
+def test_content_words_are_compared_with_function_words() -> None:
+    def run(name: str, classes: dict[str, tuple[float, float]]) -> Run:
+        own = {
+            key: {word: np.array([math.nan, pair[k]]) for word, pair in classes.items()}
+            for k, key in enumerate(("class_loss", "class_count"))
+        }
+        lines = Series({"step": np.arange(2.0)}, own)
+        return Run(Path("away"), name, {}, lines, lines, None, {}, ())
+
+    def said(*runs: Run) -> str:
+        made = comparison([task("validation_loss", {"a": (-0.1, 0.1)})])
+        return " ".join(findings(made, dict(enumerate(runs))))
+
+    hard = run("base", {"NOUN": (5.0, 3.0), "VERB": (3.0, 1.0), "DET": (2.0, 4.0)})
+    easy = run("a", {"NOUN": (1.0, 1.0), "ADP": (3.0, 1.0)})
+    words = "than function words: {} against {} nats"
+    assert f"end up harder to predict {words.format('4.50', '2.00')}." in said(hard)
+    assert f"easier to predict {words.format('1.00', '3.00')}." in said(easy)
+    both = f"harder to predict {words.format('2.75', '2.50')}, averaged over the arms."
+    assert both in said(hard, easy)
+    assert both in said(hard, easy, run("b", {"NOUN": (9.0, 1.0)}))
+    assert "Content words" not in said(run("b", {"NOUN": (9.0, 1.0)}))
 
 
 def test_a_page_says_since_when_a_loss_stands_still_and_what_helped_others() -> None:

@@ -55,36 +55,28 @@ def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor
 class _RotationOfBoth(torch.autograd.Function):
     """Queries and keys rotated, and values as they are, out of what one product gave: [N, 3, heads, D].
 
-    Its gradient is made in the same form, on a CUDA device in one pass.
+    By the kernels, whose gradient has the same form.
     """
 
     @staticmethod
     def forward(
         ctx: Any, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        ctx.save_for_backward(cos, sin)
-        if qkv.is_cuda:
-            from chronomask.model.triton_kernels import rotate_both
+        from chronomask.model.triton_kernels import rotate_both
 
-            query, key = rotate_both(qkv, cos, sin).unbind(0)
-        else:
-            query, key = (_turn(qkv[:, k], cos[:, None], sin[:, None]) for k in range(2))
+        ctx.save_for_backward(cos, sin)
+        query, key = rotate_both(qkv, cos, sin).unbind(0)
         return query, key, qkv[:, 2]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        query, key, value = grad_outputs
-        if query.is_cuda:
-            from chronomask.model.triton_kernels import rotate_back
+        from chronomask.model.triton_kernels import rotate_back
 
-            return rotate_back(query, key, value, cos, sin), None, None
-        query, key = (_turn(x, cos[:, None], -sin[:, None]) for x in (query, key))
-        return torch.stack((query, key, value), 1), None, None
+        return rotate_back(*grad_outputs, *ctx.saved_tensors), None, None
 
 
 class _GatedGelu(torch.autograd.Function):
-    """gelu(x) · gate of [..., 2 · I], x and gate side by side; the gradient in one pass on a CUDA device."""
+    """gelu(x) · gate of [..., 2 · I], x and gate side by side; its gradient by a kernel."""
 
     @staticmethod
     def forward(ctx: Any, both: torch.Tensor) -> torch.Tensor:
@@ -94,14 +86,9 @@ class _GatedGelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> torch.Tensor:
-        (both,) = ctx.saved_tensors
-        if both.is_cuda:
-            from chronomask.model.triton_kernels import gated_gelu_gradient
+        from chronomask.model.triton_kernels import gated_gelu_gradient
 
-            return gated_gelu_gradient(grad_outputs[0], both)
-        x, gate = both.chunk(2, -1)
-        from_gelu = torch.ops.aten.gelu_backward(grad_outputs[0] * gate, x)
-        return torch.cat((from_gelu, grad_outputs[0] * torch.nn.functional.gelu(x)), -1)
+        return gated_gelu_gradient(grad_outputs[0], *ctx.saved_tensors)
 
 
 class _RotatedAttention(ModernBertAttention):
