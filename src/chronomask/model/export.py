@@ -149,8 +149,8 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     headings, *others = [f"| {' | '.join(row)} |" for row in rows]
     lines = [headings, "|" + "---|" * len(rows[0]), *others]
     return """
-The same held-out rows with whole words hidden at four ratios, and with a single token of every document
-hidden. Each cell is a loss in nats per predicted token, with the number of predictions behind it.
+Held-out text with whole words hidden at four ratios, and with a single token of every document hidden.
+Each cell is a loss in nats per predicted token, with the number of predictions behind it.
 
 """ + "".join(f"{line}\n" for line in lines)
 
