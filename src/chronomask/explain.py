@@ -161,9 +161,12 @@ def _path(item: ErrorDetails, values: Mapping[str, Any]) -> KeyPath:
     path: KeyPath = []
     node: Any = values
     for part in item["loc"]:
-        in_group = isinstance(node, Mapping) and part in node
-        in_list = isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
-        if in_group or in_list:
+        if isinstance(node, Mapping):
+            there = part in node
+        else:
+            is_list = isinstance(node, list | tuple)
+            there = is_list and isinstance(part, int) and part < len(node)
+        if there:
             path.append(part)
             node = node[part]
     if item["type"] == "missing":
