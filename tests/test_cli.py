@@ -303,6 +303,10 @@ def test_the_ways_to_name_a_model(
         outcome = run("pretrain", *recipe, *start, "--model", model)
         assert outcome.code == 0, outcome.err
         assert trained.pop().model == expected
+    (tmp_path / "a.yaml").write_text("model: bert\n")  # which --model replaces
+    outcome = run("pretrain", tmp_path / "a.yaml", *start, "--model", "modernbert")
+    assert outcome.code == 0, outcome.err
+    assert trained.pop().model == FromConfig(model_type="modernbert")
 
 
 @pytest.mark.parametrize(

@@ -160,17 +160,15 @@ def _path(item: ErrorDetails, values: Mapping[str, Any]) -> KeyPath:
     """Keys and list positions of a problem's location, without the names of kinds and types in it."""
     path: KeyPath = []
     node: Any = values
-    at_start = False
     for part in item["loc"]:
         if isinstance(node, Mapping):
-            is_kind = at_start and node.get("kind") == part
-            at_start = False
-            if part in node and not is_kind:
-                path.append(part)
-                node, at_start = node[part], True
-        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
+            there = part in node
+        else:
+            is_list = isinstance(node, list | tuple)
+            there = is_list and isinstance(part, int) and part < len(node)
+        if there:
             path.append(part)
-            node, at_start = node[part], True
+            node = node[part]
     if item["type"] == "missing":
         path.append(item["loc"][-1])
     return path

@@ -29,7 +29,7 @@ from transformers import (
 from chronomask.errors import RunError, UsageError
 from chronomask.evaluate.batches import encode
 from chronomask.evaluate.evaluate import evaluate
-from chronomask.evaluate.finetune import FineTuning, outputs
+from chronomask.evaluate.finetune import FineTuning, fine_tune, outputs
 from chronomask.evaluate.pseudo import (
     PseudoLikelihood,
     encode_sentences,
@@ -100,6 +100,39 @@ def test_what_a_model_says_of_a_text_does_not_depend_on_the_others(
     for measure in (log_likelihoods, vectors, logits):
         alone = [measure([text])[0] for text in TEXTS]
         np.testing.assert_allclose(measure(TEXTS), alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MIXING)
+def test_a_step_of_fine_tuning_is_that_of_texts_without_padding(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = save(tmp_path, MIXING[kind])
+    model = subject.open_as("AutoModelForSequenceClassification", num_labels=2)
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    encoded = encode(subject.tokenizer, TEXTS, None, 64)
+    labels = torch.tensor([0, 1, 1, 0])
+    cross_entropy = torch.nn.functional.cross_entropy
+    alone = [encoded.batch(np.array([k]), model, torch.device("cpu")) for k in range(len(TEXTS))]
+    losses = [cross_entropy(model(**row).logits, labels[k : k + 1]) for k, row in enumerate(alone)]
+    torch.stack(losses).mean().backward()
+    expected = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    found: list[torch.Tensor | None] = []
+
+    def note(parameters: list[torch.nn.Parameter], _: float) -> None:
+        found.extend(None if p.grad is None else p.grad.clone() for p in model.parameters())
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", note)
+    fine_tune(
+        model, encoded, lambda output, _, index: cross_entropy(output.logits, labels[index]),
+        FineTuning(epochs=1, batch_size=4), 1e-3, 0, label="", progress=False,
+    )  # fmt: skip
+    assert len(found) == len(expected)  # of one step
+    for ours, right in zip(found, expected, strict=True):
+        if right is not None:
+            torch.testing.assert_close(ours, right, rtol=1e-3, atol=1e-5)
 
 
 def test_a_classifier_of_three_classes_can_learn_to_answer_questions(tmp_path: Path) -> None:

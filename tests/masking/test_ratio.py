@@ -1,12 +1,15 @@
 """Ratio schedules: exact values at the start, at each corner and at the end."""
 
 import math
+import re
+from ast import literal_eval
 
 import numpy as np
 import pytest
 import torch
 
 from chronomask.errors import DataError, UsageError
+from chronomask.layers import Layer
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.ratio import Linear, Responsive, Schedule
 
@@ -90,6 +93,51 @@ def test_two_numbers_are_a_straight_line(text: str, start: float, end: float) ->
 def test_other_text_is_no_straight_line(text: str, expected: str) -> None:
     with pytest.raises(UsageError, match=f"expected {expected}"):
         MaskingConfig.parse({"ratio": text})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mask_replace_prob": "0.1:0.2"},
+        {"random_replace_prob": "0.1:0.2"},
+        {"content": {"kind": "ptw", "strength": "0.1:0.2"}},
+        {"content": {"kind": "token_accuracy", "strength": "0.1:0.2"}},
+        {"ratio": {"kind": "uniform_rows", "low": "0.1:0.2"}},
+        {"ratio": {"kind": "normal_rows", "mean": "0.1:0.2"}},
+        {"ratio": {"kind": "beta_rows", "mean": "0.1:0.2"}},
+        {"ratio": {"kind": "sequence", "parts": [{"until": 1, "schedule": "0.1:0.2"}]}},
+        {"ratio": {"kind": "mixture_rows", "parts": [{"share": 1, "law": "0.1:0.2"}]}},
+    ],
+    ids=str,
+)
+def test_two_numbers_are_a_straight_line_wherever_a_schedule_may_be(values: dict) -> None:
+    written_out = str(values).replace("'0.1:0.2'", "{'kind': 'linear', 'start': 0.1, 'end': 0.2}")
+    assert MaskingConfig.parse(values) == MaskingConfig.parse(literal_eval(written_out))
+
+
+@pytest.mark.parametrize(
+    "key", ["mask_replace_prob", "random_replace_prob", "ratio.mean", "content.strength"]
+)
+@pytest.mark.parametrize("value", ["much", "30%", "0:4", [0.1]])
+def test_what_is_neither_number_nor_schedule_is_answered_with_what_works(
+    key: str, value: object
+) -> None:
+    kinds = {"ratio": {"kind": "normal_rows"}, "content": {"kind": "ptw"}}
+    with pytest.raises(UsageError, match=rf"{key} is .*: expected a number, two from 0") as caught:
+        MaskingConfig.from_layers([Layer("a.yaml", kinds), Layer("b.yaml", {key: value})])
+    for advised in re.findall(r"such as (\d\S*:[\d.]+|\{.*?\})", str(caught.value)):
+        MaskingConfig.from_layers([Layer("a.yaml", kinds), Layer.of_override(f"{key}={advised}")])
+
+
+def test_a_number_is_a_constant_schedule_within_another() -> None:
+    schedule = Schedule.parse({"kind": "uniform_rows", "low": 0.1, "high": "0.5:0.3"})
+    assert schedule.at(0.5) == pytest.approx((0.1 + 0.4) / 2)
+
+
+def test_a_fault_in_a_phase_is_told_with_its_place() -> None:
+    phases = [{"until": 0.5, "ratio": 0.3}, {"until": 1, "ratio": 3}]
+    with pytest.raises(UsageError, match=r"ratio\.phases\.1\.ratio is 3"):
+        MaskingConfig.parse({"ratio": {"kind": "phases", "phases": phases}})
 
 
 @pytest.mark.parametrize("spec", [{"kind": k} for k in KINDS] + [PHASES, SEQUENCE], ids=str)

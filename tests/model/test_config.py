@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -10,8 +11,10 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from chronomask.errors import UsageError
+from chronomask.layers import Layer
 from chronomask.model.build import _fields_of
 from chronomask.model.config import FromConfig, fields_of, masked_lm_types
+from chronomask.train.config import RunConfig
 
 
 def test_the_architectures_are_those_of_transformers() -> None:
@@ -63,3 +66,17 @@ def test_names_are_checked_without_importing_transformers() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "value", ["bert", "modernbert", "my/model", "./here", "bert-tiny", {"kind": "bert"}]
+)
+def test_a_model_named_by_text_is_answered_with_the_group_that_is_meant(value: object) -> None:
+    with pytest.raises(UsageError, match=r"a\.yaml: model is .*: expected \{kind") as caught:
+        RunConfig.from_layers([Layer("a.yaml", {"data": "d", "model": value})])
+    advised = re.findall(r"\{kind: (?:config|checkpoint), .*?\}", str(caught.value))
+    for text in advised:
+        model = RunConfig.parse_with({"data": "d"}, [f"model={text}"]).model
+        if isinstance(value, str) and len(advised) == 1:
+            assert value in (getattr(model, "path", None), getattr(model, "model_type", None))
+    assert advised

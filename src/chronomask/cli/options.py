@@ -134,11 +134,11 @@ def of_ratio(text: str | None, path: str = "masking.ratio") -> list[Layer]:
     """The change that ``--ratio`` makes: a number, two numbers with a colon, or a kind of schedule."""
     if text is None:
         return []
-    from chronomask.masking.config import ratio_group
+    from chronomask.masking.ratio import course_group
     from chronomask.yaml_text import from_yaml
 
     value = from_yaml(text, f"--ratio {shown(text)}")
-    group = ratio_group(value)
+    group = course_group(value)
     if group != value:
         return of_group("--ratio", text, path, group)
     if text.lstrip("+-.")[:1].isdigit():  # nearly a number, such as 30%, and no kind

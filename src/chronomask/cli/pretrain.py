@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -224,7 +225,8 @@ def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
     chosen: dict[str, object] = {"kind": "config", "model_type": text}
     before: dict = {}
     for layer in layers:
-        before = merge(before, nested(layer.values).get("model", {}))
+        given = nested(layer.values).get("model", {})
+        before = merge(before, given) if isinstance(given, Mapping) else {}
     # Without sizes of its own type, a model that is named has its architecture's.
     if not before or before.get("model_type", text) != text:
         chosen["overrides"] = {}

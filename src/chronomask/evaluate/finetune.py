@@ -129,7 +129,9 @@ def fine_tune(
 
     On a CUDA device steps are recorded and replayed (:mod:`chronomask.evaluate.recorded`), and batches are
     padded to a few lengths for it. Where a model has dropout, so many more numbers are drawn: what is dropped
-    is a function of the seed, but another one than without padding. ``stops_after``: asked after each epoch,
+    is a function of the seed, but another one than without padding. A model that mixes padding into its
+    tokens is given the examples of a batch by length, without padding, and their gradients are added up; the
+    loss of each length then counts by its share of the examples. ``stops_after``: asked after each epoch,
     counted from 1, whether it was the last.
     """
     import torch
@@ -138,31 +140,41 @@ def fine_tune(
     from chronomask.evaluate.recorded import RecordedSteps, padded_length, recorder_on
     from chronomask.keyed import Stream, row_keys
     from chronomask.model.device import autocast
+    from chronomask.model.documents import mixes_padding
 
     device = next(model.parameters()).device
+    mixing = mixes_padding(model)
     steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
     warmup = round(recipe.warmup_share * steps)
-    recorder = recorder_on(device)
+    recorder = None if mixing else recorder_on(device)
     optimiser = _optimiser(model, recipe.weight_decay, device, recorded=recorder is not None)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     step, recent, counted = 0, torch.zeros((), device=device), 0
 
-    def train_on(inputs: dict[str, Any], index: torch.Tensor) -> None:
+    def train_on(*parts: tuple[dict[str, Any], torch.Tensor]) -> None:
+        """One step on the examples of all parts: what the model is given, and the examples' indices."""
+        number = sum(index.shape[0] for _, index in parts)
         try:
-            # A weight that was cast before a step is recorded would not be cast anew when it is replayed.
-            with autocast(device, recipe.precision, keeps_casts=recorder is None):
-                output = run_headed(model, inputs)
-            loss = loss_of(output, inputs, index)
-            loss.backward()
+            for inputs, index in parts:
+                # A weight cast before a step is recorded would not be cast anew when it is replayed.
+                with autocast(device, recipe.precision, keeps_casts=recorder is None):
+                    output = run_headed(model, inputs)
+                loss = loss_of(output, inputs, index)
+                if len(parts) > 1:
+                    loss = loss * (index.shape[0] / number)
+                loss.backward()
+                recent.add_(loss.detach())
             torch.nn.utils.clip_grad_norm_(parameters, recipe.max_gradient_norm)
             optimiser.step()
-            recent.add_(loss.detach())
         finally:
             optimiser.zero_grad(set_to_none=True)
 
+    def train_on_one(inputs: dict[str, Any], index: torch.Tensor) -> None:
+        train_on((inputs, index))
+
     lengths = examples.lengths
     longest = int(lengths.max())
-    run = None if recorder is None else RecordedSteps(train_on, device, recorder, label)
+    run = None if recorder is None else RecordedSteps(train_on_one, device, recorder, label)
     with (
         nullcontext() if recorder is None else recorder.open(),
         Progress(label, len(examples) * recipe.epochs, shown=progress) as shown,
@@ -173,7 +185,10 @@ def fine_tune(
             for index in shuffled_batches(lengths, recipe.batch_size, key):
                 _set_rate(optimiser, rate * _share_of_peak(step, steps, warmup))
                 if run is None:
-                    train_on(examples.batch(index, model, device), send(index, device))
+                    parts = [index]
+                    if mixing:
+                        parts = [index[k] for k in by_length(lengths[index], index.size, model)]
+                    train_on(*((examples.batch(k, model, device), send(k, device)) for k in parts))
                 else:
                     length = padded_length(int(lengths[index].max()), longest)
                     inputs = examples.batch(index, model, torch.device("cpu"), length=length)

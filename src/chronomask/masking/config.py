@@ -2,58 +2,37 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import model_validator
 
 from chronomask.config import Config, kind_of
 from chronomask.errors import UsageError
 from chronomask.layers import Layer
 from chronomask.masking.content import ContentSchedule, NoContent
 from chronomask.masking.loss_weight import EqualWeight, LossPer, LossWeight
-from chronomask.masking.ratio import Linear, PureSchedule, Ratio, Schedule, value_at
+from chronomask.masking.ratio import (
+    AsCourse,
+    Linear,
+    NumberOrCourse,
+    PureSchedule,
+    Ratio,
+    Schedule,
+    value_at,
+)
 from chronomask.masking.strategy import Strategy, WholeWord
 
-__all__ = ["Budget", "MaskingConfig", "ratio_group"]
+__all__ = ["Budget", "MaskingConfig"]
 
 Budget = Literal["row", "batch", "none"]
 """What meets the ratio: every row, all rows of a micro-batch together, or no one."""
 
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_LINE = re.compile(rf"({_NUMBER}):({_NUMBER})")
-
-
-def ratio_group(value: Any) -> Any:
-    """A number as the constant ratio and "0.30:0.15" as the straight line for which it stands; all else as
-    it is.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return {"kind": "constant", "base": value}
-    if isinstance(value, str) and (line := _LINE.fullmatch(value)):
-        return {"kind": "linear", "start": float(line[1]), "end": float(line[2])}
-    return value
-
-
-def _ratio_of(value: Any) -> Any:
-    """As :func:`ratio_group`; any other text that begins as a number does is refused."""
-    group = ratio_group(value)
-    if isinstance(group, str) and re.match(r"[-+.]*\d", group):
-        raise PydanticCustomError(
-            "no_ratio",
-            "expected a number from 0 to 1, such as 0.3, two of them for a straight line, such as 0.30:0.15, "
-            "or the name of a kind, such as cosine_decay",
-        )
-    return group
-
-
 class MaskingConfig(Config):
     """Everything about masking: how much is masked, what, and how it is replaced."""
 
-    ratio: Annotated[Schedule, BeforeValidator(_ratio_of)] = Linear(start=0.30, end=0.15)
+    ratio: Annotated[Schedule, AsCourse] = Linear(start=0.30, end=0.15)
     """how much is masked at each moment of training: a number for a constant ratio, 0.30:0.15 for a straight
     line; the published course is cosine_decay"""
     content: ContentSchedule = NoContent()
@@ -63,9 +42,10 @@ class MaskingConfig(Config):
     budget: Budget = "row"
     """what meets the ratio: every row, all rows of a micro-batch together (the same number of targets
     for every batch of a shape), or none (each unit on its own, Bernoulli: numbers vary)"""
-    mask_replace_prob: Ratio | PureSchedule = 0.8
-    """probability that a predicted token is shown as [MASK]; a number, or a schedule of progress"""
-    random_replace_prob: Ratio | PureSchedule = 0.1
+    mask_replace_prob: Annotated[Ratio | PureSchedule, NumberOrCourse] = 0.8
+    """probability that a predicted token is shown as [MASK]; a number, 0.5:0.9 for a straight line, or a
+    schedule of progress"""
+    random_replace_prob: Annotated[Ratio | PureSchedule, NumberOrCourse] = 0.1
     """probability that it is shown as a random ordinary token; the rest stays as it is"""
     replace_unit: Literal["token", "unit"] = "token"
     """whether tokens of a unit are replaced each on its own or all the same way"""

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from chronomask.config import Alternative, Config
-from chronomask.masking.ratio.base import PureSchedule, Ratio, Share, value_at
+from chronomask.masking.ratio.base import NumberOrCourse, PureSchedule, Ratio, Share, value_at
 from chronomask.types import MaskedBatch, Rows
 
 __all__ = ["CausalFirst", "Hybrid", "LateMasks", "MaskedOnly", "Objective", "next_tokens"]
@@ -91,7 +91,7 @@ class Hybrid(Objective):
     """
 
     kind: Literal["hybrid"] = "hybrid"
-    causal: Ratio | PureSchedule = 0.0625
+    causal: Annotated[Ratio | PureSchedule, NumberOrCourse] = 0.0625
     """share of causal rows; a number, or a schedule of progress"""
 
     def causal_share(self, progress: float) -> float:
@@ -105,7 +105,7 @@ class LateMasks(Config):
     masks as any other does ends with a stretch of layer 0.
     """
 
-    layer: Annotated[int, Field(ge=0, le=10_000)] | PureSchedule
+    layer: Annotated[Annotated[int, Field(ge=0, le=10_000)] | PureSchedule, NumberOrCourse]
     """the layer, from 0, at which masked tokens enter; or a schedule of progress for the share of the model's
     layers that they skip"""
 

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from chronomask.config import Alternative, Config, kind_of
 from chronomask.errors import UsageError
-from chronomask.masking.ratio.base import PureSchedule, Ratio, Share, value_at
+from chronomask.masking.ratio.base import NumberOrCourse, PureSchedule, Ratio, Share, value_at
 from chronomask.masking.ratio.courses import check_ends
 from chronomask.masking.ratio.laws import check_shares
 from chronomask.types import Array, Rows
@@ -187,7 +187,7 @@ class Phased(Strategy):
 class StrategyShare(Config):
     """One part of :class:`Mixed`."""
 
-    share: Ratio | PureSchedule
+    share: Annotated[Ratio | PureSchedule, NumberOrCourse]
     """share of the rows that follow it; a number, or a schedule of progress"""
     strategy: Strategy
     """which of their tokens are masked together"""

@@ -7,13 +7,14 @@ architectures have a masked language model and which fields they take.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from chronomask.config import Config
 from chronomask.explain import unknown_key, unknown_name
@@ -71,7 +72,29 @@ class FromCheckpoint(Config):
     (rotary); such rows are refused otherwise"""
 
 
-ModelConfig = Annotated[FromConfig | FromCheckpoint, Field(discriminator="kind")]
+def _check_form(value: Any) -> Any:
+    """A group of one of the kinds as it is; a type of model, a folder or a name in its place is refused with
+    the group that is meant.
+    """
+    named = value.get("kind") if isinstance(value, Mapping) else value
+    if not isinstance(named, str) or named in ("config", "checkpoint"):
+        return value
+    new, further = "{kind: config, model_type: %s}", "{kind: checkpoint, path: %s}"
+    if "/" in named:
+        meant = f"{further % named}, to train that model further"
+    elif named in masked_lm_types():
+        meant = f"{new % named}, for a new model of this type"
+    else:
+        meant = (
+            f"{new % 'bert'}, for a new model of a type of transformers, or {further % 'OWNER/NAME'}, to "
+            "train a model of the hub or in a folder further"
+        )
+    raise PydanticCustomError("no_model", "{meant}", {"meant": f"expected {meant}"})
+
+
+ModelConfig = Annotated[
+    FromConfig | FromCheckpoint, Field(discriminator="kind"), BeforeValidator(_check_form)
+]
 """The union of what can be trained, distinguished by ``kind``."""
 
 

@@ -115,6 +115,15 @@ def test_files_are_found_by_their_part(data: Path) -> None:
         ("a O\nb NOUN\n", "line 2: the last column is 'NOUN'"),
         ("\n\n-DOCSTART- O\n", "holds no sentence"),
         ("caf\xe9 O\n", "UTF-8"),
+        ("a O\nb B-\n", "line 2: the last column is 'B-'"),
+        ("a O\nb O\n\nc O\n", "holds no entity: the last column is O in every line"),
+        ("1\ta\tB-LOC\n2\tb\tO\n\n1\tc\tO\n", "first column is the number of the word"),
+        (
+            "# text = a\n1\ta\tB-LOC\t-\tme\n",
+            r"number of the word .*grep -v '\^#' train.txt \| cut -f 2,3",
+        ),
+        ("#\ta.de [2010]\n1\ta\tB-LOC\tO\n", "number of the word"),
+        ("en:a\tB-LOC\nen::\tO\n", r"every word begins with 'en:'.*sed 's/\^en:"),
     ],
 )
 def test_files_of_another_shape(tmp_path: Path, text: str, match: str) -> None:
@@ -122,6 +131,14 @@ def test_files_of_another_shape(tmp_path: Path, text: str, match: str) -> None:
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=match):
         read_tagged(path)
+
+
+def test_numbers_and_colons_may_be_words(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("1 O\n2 B-NUM\n\nen:a O\nb O\n\n#\tO\n")
+    assert read_tagged(path).words == [["1", "2"], ["en:a", "b"], ["#"]]
+    path.write_text("1 CD B-NUM\n2 CD O\n\na DT O\n")
+    assert read_tagged(path).words == [["1", "2"], ["a"]]
 
 
 def test_a_label_that_training_never_has(model: Path, data: Path) -> None:

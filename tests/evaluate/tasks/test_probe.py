@@ -134,3 +134,16 @@ def test_treebanks_must_be_there_whole_and_one(data: Path, model: Path) -> None:
         treebank_files(data, config)
     assert len(treebank_files(data, ProbeConfig.parse({"treebank": "xx_made"}))) == 2
     assert len(UPOS) == 17
+
+
+def test_a_treebank_whose_name_begins_anothers_can_be_chosen(tmp_path: Path) -> None:
+    for name in ("en_gum", "en_gumreddit"):
+        for part in ("train", "test"):
+            (tmp_path / f"{name}-ud-{part}.conllu").write_text(treebank(1, 0))
+    with pytest.raises(UsageError, match=r"--set upos_probe\.treebank=en_gum$"):
+        treebank_files(tmp_path, ProbeConfig())
+    for name in ("en_gum", "en_gumreddit"):
+        chosen = treebank_files(tmp_path, ProbeConfig(treebank=name))
+        assert [path.name for path in chosen] == [
+            f"{name}-ud-{part}.conllu" for part in ("train", "test")
+        ]

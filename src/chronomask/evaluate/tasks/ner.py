@@ -8,6 +8,7 @@ entities, found as the shared task's script ``conlleval`` finds them.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ _PARTS = {"train": ("train",), "dev": ("dev", "valid", "testa"), "test": ("test"
 """How the names of a part's files end, before the ending."""
 _OUTSIDE = "O"
 _NO_LABEL = -100
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*:(?=.)")
+"""What WikiANN has before every word."""
 
 
 class Entity(NamedTuple):
@@ -262,11 +265,12 @@ def read_tagged(path: Path) -> Tagged:
     """The sentences of a file; raises DataError that names the line of what is wrong.
 
     A line's columns are separated by tabs, else by blanks; lines that begin with ``-DOCSTART-`` or with
-    ``# `` are left out.
+    ``# `` are left out, and so are comments with a tab. Files whose words are numbered are refused, and so
+    are those without any entity.
     """
     words: list[list[str]] = []
     labels: list[list[str]] = []
-    is_open = False
+    is_open, counted = False, True
     for number, line in enumerate(read_lines(path), 1):
         line = line.rstrip("\r\n")
         if not line.strip():
@@ -281,10 +285,17 @@ def read_tagged(path: Path) -> Tagged:
                 "label are expected"
             )
         label = columns[-1].strip()
-        if label != _OUTSIDE and label[:2] not in ("B-", "I-", "E-", "S-"):
+        if label != _OUTSIDE and not (label[:2] in ("B-", "I-", "E-", "S-") and label[2:]):
+            if columns[0] == "#":  # a comment with a tab, as GermEval has it
+                continue
+            if columns[0].isdecimal() and len(columns) > 2:
+                raise DataError(_numbering_problem(path))
             raise DataError(
                 f"{path}, line {number}: the last column is {shown(label)}; expected O, B-TYPE or I-TYPE"
             )
+        counted = (
+            counted and len(columns) > 2 and columns[0] == str(len(words[-1]) + 1 if is_open else 1)
+        )
         if not is_open:
             words.append([])
             labels.append([])
@@ -293,7 +304,27 @@ def read_tagged(path: Path) -> Tagged:
         labels[-1].append(label)
     if not words:
         raise DataError(f"{path} holds no sentence")
+    if counted:
+        raise DataError(_numbering_problem(path))
+    if all(label == _OUTSIDE for row in labels for label in row):
+        raise DataError(
+            f"{path} holds no entity: the last column is {_OUTSIDE} in every line; it should have the labels"
+        )
+    language = _LANGUAGE.match(words[0][0])
+    if language and all(word.startswith(language[0]) for row in words for word in row):
+        raise DataError(
+            f"{path}: every word begins with {shown(language[0])}, as in WikiANN, which is no part of the "
+            f"text: remove it, such as with  sed 's/^{language[0]}//' {path.name}"
+        )
     return Tagged(words, labels)
+
+
+def _numbering_problem(path: Path) -> str:
+    return (
+        f"{path}: the first column is the number of the word in its sentence; expected the word in the first "
+        "column and its label in the last: where these are the second and the third (as in Universal NER and "
+        f"GermEval), keep them alone, such as with  grep -v '^#' {path.name} | cut -f 2,3"
+    )
 
 
 def entities(labels: Sequence[str]) -> set[Entity]:

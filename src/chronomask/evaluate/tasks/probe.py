@@ -199,7 +199,10 @@ def treebank_files(task_data: Path, config: ProbeConfig) -> tuple[Path, Path]:
     found: dict[str, list[Path]] = {}
     for part in ("train", config.part):
         files = files_in(place, tuple(f"-{part}{end}" for end in _ENDS), below=True)
-        found[part] = [path for path in files if path.name.startswith(begins)]
+        named = [path for path in files if path.name.startswith(begins)]
+        # The name of one treebank may begin that of another, as en_gum that of en_gumreddit.
+        whole = [path for path in named if path.name.partition("-")[0] == begins]
+        found[part] = whole or named
     for part, paths in found.items():
         if not paths:
             raise UsageError(

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from chronomask.config import Alternative, kind_of
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.layers import read_yaml
-from chronomask.masking.ratio import PureSchedule, value_at
+from chronomask.masking.ratio import NumberOrCourse, PureSchedule, value_at
 from chronomask.storage import read_lines, read_object
 from chronomask.types import NO_CLASS, Array, ClassTally, Rows
 
@@ -81,7 +81,7 @@ class ContentSchedule(Alternative):
     selection: ClassVar[Literal["exact", "published"]] = "exact"
     """how units are chosen: in expectation exactly by their weights, or by the published walk"""
 
-    strength: Strength | PureSchedule = 1.0
+    strength: Annotated[Strength | PureSchedule, NumberOrCourse] = 1.0
     """the power to which weights are raised: 1 as the schedule gives them, 0 none at all; a number, or a
     schedule of progress"""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from chronomask.masking.content.base import (
     RUNNING_LOSS,
@@ -15,7 +15,7 @@ from chronomask.masking.content.base import (
     take_in,
 )
 from chronomask.masking.content.maps import Sigmoid, WeightMap, z_scores
-from chronomask.masking.ratio import PureSchedule
+from chronomask.masking.ratio import NumberOrCourse, PureSchedule
 from chronomask.types import NO_CLASS
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Ptw(ContentSchedule):
     """m of the running averages, per optimiser step"""
     weight_map: WeightMap = Sigmoid()
     """from z-scored losses to weights"""
-    strength: Strength | PureSchedule = 0.25
+    strength: Annotated[Strength | PureSchedule, NumberOrCourse] = 0.25
     """the power to which weights are raised: 1 as published, 0 none at all; a number, or a schedule of
     progress"""
 

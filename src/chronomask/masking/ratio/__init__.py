@@ -6,12 +6,16 @@ Every schedule is one class: ``courses`` follow progress, ``laws`` give every ro
 """
 
 from chronomask.masking.ratio.base import (
+    AsCourse,
+    Course,
+    NumberOrCourse,
     PureSchedule,
     Ratio,
     RatioState,
     Schedule,
     Share,
     Watched,
+    course_group,
     value_at,
 )
 from chronomask.masking.ratio.courses import (
@@ -35,6 +39,7 @@ from chronomask.masking.ratio.laws import BetaRows, CosineRows, MixtureRows, Nor
 from chronomask.masking.ratio.responsive import Responsive
 
 __all__ = [
+    "AsCourse",
     "Ascending",
     "BetaRows",
     "ConcaveDecay",
@@ -43,11 +48,13 @@ __all__ = [
     "CosineDecay",
     "CosineRows",
     "CosineThenQuadratic",
+    "Course",
     "DownThenUp",
     "Linear",
     "LinearDecay",
     "MixtureRows",
     "NormalRows",
+    "NumberOrCourse",
     "Phase",
     "Phases",
     "PureSchedule",
@@ -62,5 +69,6 @@ __all__ = [
     "UpThenDown",
     "WarmupDecay",
     "Watched",
+    "course_group",
     "value_at",
 ]

@@ -6,12 +6,14 @@ a ratio of its own also has ``of_rows``, one that responds to training also begi
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from chronomask.config import Alternative, kind_of
 from chronomask.errors import UsageError
@@ -20,7 +22,19 @@ from chronomask.types import Rows
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PureSchedule", "Ratio", "RatioState", "Schedule", "Share", "Watched", "value_at"]
+__all__ = [
+    "AsCourse",
+    "Course",
+    "NumberOrCourse",
+    "PureSchedule",
+    "Ratio",
+    "RatioState",
+    "Schedule",
+    "Share",
+    "Watched",
+    "course_group",
+    "value_at",
+]
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 """A masking ratio, or another share of tokens."""
@@ -28,6 +42,57 @@ Share = Annotated[float, Field(gt=0, le=1)]
 """A share of training that is not nothing, or the progress at which one ends."""
 Watched = Literal["validation", "training"]
 """Which loss a ratio responds to."""
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_LINE = re.compile(rf"({_NUMBER}):({_NUMBER})")
+
+
+def course_group(value: Any) -> Any:
+    """A number as the constant ratio and "0.30:0.15" as the straight line for which it stands; all else as
+    it is.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"kind": "constant", "base": value}
+    if isinstance(value, str) and (line := _LINE.fullmatch(value)):
+        return {"kind": "linear", "start": float(line[1]), "end": float(line[2])}
+    return value
+
+
+def _course_of(value: Any) -> Any:
+    """As :func:`course_group`; any other text that begins as a number does is refused."""
+    group = course_group(value)
+    if isinstance(group, str) and re.match(r"[-+.]*\d", group):
+        raise PydanticCustomError(
+            "no_ratio",
+            "expected a number from 0 to 1, such as 0.3, two of them for a straight line, such as 0.30:0.15, "
+            "or the name of a kind, such as cosine_decay",
+        )
+    return group
+
+
+def _number_or_course(value: Any) -> Any:
+    """A number as it is, "0:0.1" as the straight line for which it stands, a group as it is; all else is
+    refused with what may be given.
+    """
+    if value is None or isinstance(value, int | float | Mapping | Schedule):
+        return value
+    if isinstance(value, str):
+        if re.fullmatch(_NUMBER, value):
+            return value
+        line = course_group(value)
+        if line != value and all(0 <= line[end] <= 1 for end in ("start", "end")):
+            return line
+    raise PydanticCustomError(
+        "no_course",
+        "expected a number, two from 0 to 1 for a straight line over training, such as 0:0.1, or another "
+        "schedule, such as {kind: cosine_decay, base: 0.05}",
+    )
+
+
+AsCourse = BeforeValidator(_course_of)
+"""For a field that takes a schedule: a number is the constant one, 0.30:0.15 a straight line."""
+NumberOrCourse = BeforeValidator(_number_or_course)
+"""For a field that takes a number or a schedule: 0:0.1 is a straight line."""
 
 
 class Schedule(Alternative):
@@ -172,6 +237,10 @@ class RatioState:
 
 class PureSchedule(Schedule):
     """A schedule that is a function of progress alone."""
+
+
+Course = Annotated[PureSchedule, AsCourse]
+"""A schedule of progress, which a number or two of them stand for too."""
 
 
 def value_at(value: float | PureSchedule, progress: float) -> float:

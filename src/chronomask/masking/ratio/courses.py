@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from chronomask.config import Config
-from chronomask.masking.ratio.base import PureSchedule, Ratio, Share
+from chronomask.masking.ratio.base import Course, PureSchedule, Ratio, Share
 from chronomask.types import Rows
 
 __all__ = [
@@ -214,7 +214,7 @@ class Stretch(Config):
 
     until: Share
     """progress at which the part ends (exclusive)"""
-    schedule: PureSchedule
+    schedule: Course
     """run over its own progress from 0 to 1"""
 
     def times(self, factor: float) -> Stretch:

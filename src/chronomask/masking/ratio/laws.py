@@ -14,7 +14,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from chronomask.config import Config
-from chronomask.masking.ratio.base import PureSchedule, Ratio, Share, value_at
+from chronomask.masking.ratio.base import (
+    Course,
+    NumberOrCourse,
+    PureSchedule,
+    Ratio,
+    Share,
+    value_at,
+)
 from chronomask.masking.ratio.courses import Constant
 from chronomask.types import Rows
 
@@ -53,9 +60,9 @@ class _Between(RowLaw):
 
     ratio_fields: ClassVar[tuple[str, ...]] = ("low", "high")
 
-    low: PureSchedule = Constant(base=0.0)
+    low: Course = Constant(base=0.0)
     """lower end, itself a schedule"""
-    high: PureSchedule = Constant(base=0.3)
+    high: Course = Constant(base=0.3)
     """upper end, itself a schedule"""
 
 
@@ -101,7 +108,7 @@ class NormalRows(RowLaw):
     ratio_fields: ClassVar[tuple[str, ...]] = ("mean", "std", "low", "high")
 
     kind: Literal["normal_rows"] = "normal_rows"
-    mean: Ratio | PureSchedule = 0.15
+    mean: Annotated[Ratio | PureSchedule, NumberOrCourse] = 0.15
     """mean ratio before anything is cut off; a number, or a schedule"""
     std: Share = 0.05
     """standard deviation of the ratio before anything is cut off"""
@@ -149,7 +156,7 @@ class BetaRows(RowLaw):
     ratio_fields: ClassVar[tuple[str, ...]] = ("mean",)
 
     kind: Literal["beta_rows"] = "beta_rows"
-    mean: PureSchedule = Constant(base=0.15)
+    mean: Course = Constant(base=0.15)
     """mean ratio, itself a schedule"""
     concentration: Annotated[float, Field(gt=0)] = 10.0
     """α + β: the larger, the closer rows stay to the mean"""
@@ -169,9 +176,9 @@ class BetaRows(RowLaw):
 class LawShare(Config):
     """One part of :class:`MixtureRows`."""
 
-    share: Ratio | PureSchedule
+    share: Annotated[Ratio | PureSchedule, NumberOrCourse]
     """share of the rows that draw from this law; a number, or a schedule"""
-    law: PureSchedule
+    law: Course
     """what they draw from: a law, or a schedule that gives all of them one ratio"""
 
     def times(self, factor: float) -> LawShare:
