@@ -101,6 +101,16 @@ def test_a_line_longer_than_the_model_is_scored_in_parts(
     assert np.isfinite(found.metrics["loss"])
 
 
+def test_what_is_predicted_as_unknown_is_told(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    save_tiny(tmp_path / "model", tiny_tokenizer)
+    (tmp_path / "text.txt").write_text("䷀ a ䷁\na a\n䷂\n")
+    subject = find_subject(str(tmp_path / "model"))
+    unknown = subject.tokenizer("䷀ a ䷁", add_special_tokens=False)["input_ids"]
+    assert unknown.count(subject.tokenizer.unk_token_id) == 2
+    found = PseudoPerplexityTask().run(subject, tmp_path, 0, False)
+    assert found.left_out == {"tokens that the vocabulary lacks, predicted as unknown": 3}
+
+
 def test_a_text_without_a_token_is_refused_beforehand(tmp_path: Path, tiny_tokenizer: Path) -> None:
     save_tiny(tmp_path / "model", tiny_tokenizer)
     (tmp_path / "text.txt").write_text("\u200b\n", encoding="utf-8")

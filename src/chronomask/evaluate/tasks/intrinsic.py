@@ -288,6 +288,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
             opened, sentences, model.tokenizer, self.config, label=self.name, progress=progress
         )
         cut = int((np.bincount(source, minlength=len(texts)) > 1).sum())
+        unknown = sentences.ids[sentences.word >= 0] == model.tokenizer.unk_token_id
         count = np.bincount(source, sentences.num_scored, len(texts))
         total = -np.bincount(source, log_p, len(texts))
         loss = float(total.sum() / count.sum())
@@ -308,6 +309,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
             left_out={
                 "lines without a token to predict": int((count == 0).sum()),
                 f"lines cut into parts of {model.max_length} tokens": cut,
+                "tokens that the vocabulary lacks, predicted as unknown": int(np.sum(unknown)),
             },
         )
 
