@@ -167,7 +167,7 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
         from chronomask.runs.layout import branch_folder
 
         run = branch_folder(branch)
-        run.check_config_is_there()
+        run.check_config()
         if not run.is_run():
             raise UsageError(
                 f"--branch {branch}: there is no run; give a run's folder or a checkpoint's"
@@ -183,7 +183,7 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
         from chronomask.runs.layout import RunFolder
 
         run = RunFolder(resumed)
-        run.check_config_is_there()
+        run.check_config()
         if run.is_run():
             return [Layer.of_file(run.config)]
     return [Layer("the defaults", {})]
