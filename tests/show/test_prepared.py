@@ -207,3 +207,15 @@ def test_a_text_that_spells_a_special_token_is_text(unigram: PreparedData) -> No
     for tokenizer in (unigram.tokenizer_path, opened):
         subject = of_text("One [MASK] river [CLS]", tokenizer, None)
         assert not np.isin(subject.rows.input_ids, [0, 2, 3, 4]).any()
+
+
+def test_one_of_a_thing_is_not_many(tmp_path: Path) -> None:
+    """One row of one word, prepared and shown."""
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text": "river"}\n{"text": "hills"}\n', encoding="utf-8")
+    out = tmp_path / "data"
+    words = ["prepare", text, "--out", out, "--tagger", "none", "--quiet", "--row-length", "8"]
+    sized = ["--tokenizer", "byte_level_bpe", "--vocab-size", "300"]
+    result = CliRunner().invoke(app, [*map(str, words), *sized], catch_exceptions=False)
+    assert f"{out}: 1 row of 8 tokens to train on" in result.output
+    assert "1 word\n" in run("show", out)

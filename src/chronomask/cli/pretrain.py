@@ -26,7 +26,7 @@ from chronomask.cli.options import (
     of_value,
     recipe_names,
 )
-from chronomask.errors import UsageError, nearest
+from chronomask.errors import UsageError, amount, nearest
 
 if TYPE_CHECKING:
     from chronomask.layers import Layer
@@ -252,7 +252,9 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
         shown = "no held-out rows" if loss is None else f"{loss:.4f}"
         mean = summary.get("validation_mean_loss")
         before = "" if mean is None else f"mean loss of five yardsticks: {mean:.4f}; "
-        print(f"{out}: {summary['steps']:,} steps; {before}validation loss at 15 %: {shown}")
+        print(
+            f"{out}: {amount(summary['steps'], 'steps')}; {before}validation loss at 15 %: {shown}"
+        )
         print(f"model: {model_in(out / summary['checkpoint'])}")
 
 

@@ -22,7 +22,7 @@ from chronomask.errors import DataError, UsageError, need, shown
 from chronomask.model.open import download, is_hub_name, open_tokenizer
 from chronomask.prepare.read.files import file_state
 from chronomask.storage import file_sha256
-from chronomask.vocabulary import vocabulary_size
+from chronomask.vocabulary import other_roles, vocabulary_size
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -310,9 +310,6 @@ class Unigram(_Trained):
 
 _TOO_MANY_CHARACTERS = re.compile(r"smaller than required_chars\. (\d+) vs (\d+)")
 
-_ROLES = ("mask", "pad", "cls", "sep", "bos", "eos", "unk")
-"""What a tokenizer's special tokens are for, as transformers calls it."""
-
 
 class TokenizerFolder(TokenizerChoice):
     """Use an existing Hugging Face fast tokenizer."""
@@ -386,9 +383,7 @@ class TokenizerFolder(TokenizerChoice):
         """Refuse one token for two roles: what is padding is seen by no other token, what is masked is asked
         for.
         """
-        own = getattr(tokenizer, f"{role}_token_id")
-        others = [name for name in _ROLES if name != role]
-        shared = [name for name in others if getattr(tokenizer, f"{name}_token_id") == own]
+        shared = other_roles(tokenizer, role)
         if shared:
             token = getattr(tokenizer, f"{role}_token")
             raise UsageError(

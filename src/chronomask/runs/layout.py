@@ -216,7 +216,7 @@ class RunFolder:
             raise UsageError(f"{self.path} has checkpoints, but no {self.config.name}; {way_out}")
 
     def check_config(self) -> None:
-        """Raise UsageError where the config is lost or no YAML, with the way to write it again if there is one."""
+        """Raise UsageError where the config is lost or no YAML, with the way to write it again if any."""
         self.check_config_is_there()
         if not self.is_run():
             return
