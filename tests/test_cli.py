@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from chronomask import __version__, cli
 from chronomask.adapt import Plan
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError
+from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.layers import merge, read_yaml
 from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.prepare import pipeline
@@ -497,6 +498,29 @@ def test_pretrain_resume_and_report(
     assert page.code == 0, page.err
     assert (tmp_path / "report" / "report.html").is_file()
     assert json.loads((out / "summary.json").read_text())["complete"] is True
+
+
+@pytest.mark.parametrize(("error", "alone"), [(UsageError, True), (RunError, False)])
+def test_what_all_processes_would_say_is_said_once(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[ChronomaskError], alone: bool
+) -> None:
+    """The first one says it; torchrun has the message of every one, in the file that it names."""
+
+    def refuse(*_: object) -> None:
+        raise error("the reason")
+
+    monkeypatch.setattr(cli, "_refuse_empty", refuse)
+    for rank, speaks in (("0", True), ("1", not alone)):
+        file = tmp_path / f"error-{rank}.json"
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+        outcome = run("pretrain")
+        assert outcome.code == error.exit_code
+        assert outcome.err == ("chronomask: the reason\n" if speaks else "")
+        failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(file))
+        assert failure.error_file_data["message"]["message"] == "the reason"
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE")  # another launcher reads no file
+    assert run("pretrain").err == "chronomask: the reason\n"
 
 
 @pytest.mark.parametrize(

@@ -100,3 +100,22 @@ def test_ids_beyond_any_model_are_refused_before_work(tiny_tokenizer: Path, tmp_
     with pytest.raises(UsageError, match=r"far gives the token .* the id 2,147,483,648"):
         TokenizerFolder(path=str(far)).save([], 64, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("role", ["sep", "unk", "mask"])
+def test_padding_of_another_role_is_refused_wherever_rows_are_made_or_masked(
+    tiny_tokenizer: Path, role: str
+) -> None:
+    """The ends of texts would be padding; what the refusal advises is taken."""
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_tokenizer))
+    tokenizer.pad_token = getattr(tokenizer, f"{role}_token")
+    for use in (RowCollator, Masker.for_tokenizer):
+        with pytest.raises(UsageError, match=f"as its pad token and as its {role} token; give it"):
+            use(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    assert RowCollator(tokenizer).pad_token_id == tokenizer.pad_token_id
+    Masker.for_tokenizer(tokenizer)
+    tokenizer.pad_token = None
+    with pytest.raises(UsageError, match="no padding token; give it one with") as refused:
+        RowCollator(tokenizer)
+    assert "add_special_tokens({'pad_token': '<pad>'})" in str(refused.value)

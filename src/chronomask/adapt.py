@@ -27,7 +27,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from chronomask.adaptation import Adaptation, NewWords, extend_card, public_name
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, UsageError, amount
 from chronomask.layers import Layer
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
@@ -130,7 +130,7 @@ def adapt(
     _check_masking(config, data)
     tell(f"2 of 4: measure {first.name} as it is")
     before = _measure(first, old_texts, plan, asked.attention, out / "before", progress)
-    tell(f"3 of 4: train {config.steps:,} steps")
+    tell(f"3 of 4: train {amount(config.steps, 'steps')}")
     _train(config, out / "run", progress)
     tell("4 of 4: measure it again")
     last = find_subject(str(out / "run"))

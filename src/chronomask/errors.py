@@ -17,6 +17,7 @@ __all__ = [
     "RunError",
     "Stopped",
     "UsageError",
+    "amount",
     "check_installed",
     "nearest",
     "need",
@@ -61,6 +62,15 @@ class OutOfTime(ChronomaskError):
     """A call has used the time it was given, and what it was at is saved: the same call goes on."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
+def amount(number: int, units: str) -> str:
+    """A number with what it counts; ``units`` in the plural, which ends in s.
+
+    >>> [amount(number, "rows") for number in (0, 1, 1234)]
+    ['0 rows', '1 row', '1,234 rows']
+    """
+    return f"{number:,} {units[:-1] if number == 1 else units}"
 
 
 _LISTED = 40

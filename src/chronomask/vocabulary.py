@@ -11,18 +11,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chronomask.errors import UsageError
+from chronomask.errors import UsageError, shown
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Vocabulary", "vocabulary_size"]
+__all__ = ["Vocabulary", "check_padding", "other_roles", "vocabulary_size"]
+
+_ROLES = ("mask", "pad", "cls", "sep", "bos", "eos", "unk")
+"""What a tokenizer's special tokens are for, as transformers calls it."""
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> int:
     """The number of ids that a model must know: one more than the largest, whichever are in use."""
     return max(tokenizer.get_vocab().values()) + 1
+
+
+def other_roles(tokenizer: PreTrainedTokenizerBase, role: str) -> list[str]:
+    """Which other roles the token of a role has."""
+    own = getattr(tokenizer, f"{role}_token_id")
+    others = [name for name in _ROLES if name != role]
+    return [name for name in others if getattr(tokenizer, f"{name}_token_id", None) == own]
+
+
+def check_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UsageError where the padding token has another role: the ends of texts would be padding too."""
+    if tokenizer.pad_token_id is None:
+        return
+    shared = other_roles(tokenizer, "pad")
+    if shared:
+        raise UsageError(
+            f"tokenizer {tokenizer.name_or_path!r} has {shown(tokenizer.pad_token)} as its pad token and as "
+            f"its {' and '.join(shared)} token; give it another with tokenizer.add_special_tokens("
+            "{'pad_token': '<pad>'}), and give a model that exists a row for it with "
+            "model.resize_token_embeddings(len(tokenizer))"
+        )
 
 
 @dataclass(frozen=True, slots=True)

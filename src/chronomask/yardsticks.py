@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from chronomask.errors import amount
+
 __all__ = [
     "CONTENT", "FEW_PREDICTIONS", "FUNCTION", "GROUPS", "OTHER", "PUNCTUATION", "ROWS_OF_TRAINING",
     "VALIDATION_RATIO", "YARDSTICKS", "Yardstick",
@@ -109,8 +111,8 @@ def few_in_words(at_ratio: int, of_yardsticks: Sequence[int]) -> str | None:
     name = YARDSTICKS[[*of_yardsticks].index(fewest)].name
     return (
         "the losses of a validation are largely chance, with a standard error of 0.05 nats or more: they "
-        f"rest on {at_ratio:,} predictions at a fixed {100 * VALIDATION_RATIO:.0f} %, and on {fewest:,} "
-        f"where they are fewest ({title_of(name)})"
+        f"rest on {amount(at_ratio, 'predictions')} at a fixed {100 * VALIDATION_RATIO:.0f} %, and on "
+        f"{fewest:,} where they are fewest ({title_of(name)})"
     )
 
 

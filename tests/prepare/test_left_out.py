@@ -59,13 +59,13 @@ def test_a_preparation_ends_with_what_it_left_out(
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         f"left out: 1 file (11 bytes), hidden: {source}/.cache/; 1 file (9 bytes), file of another format: "
-        f"{source}/b.md; 1 document (1 bytes), fewer than 2 characters: {source}/a.txt:20; more in "
+        f"{source}/b.md; 1 document (1 byte), fewer than 2 characters: {source}/a.txt:20; more in "
         "statistics.json"
     )
     assert data.statistics["skipped"] == json.loads(json.dumps(data.statistics["skipped"]))
     shown = as_text(look_into(data))
     assert f"left out          1 file (11 bytes), hidden: {source}/.cache/\n" in shown
-    assert f"1 document (1 bytes), fewer than 2 characters: {source}/a.txt:20\n" in shown
+    assert f"1 document (1 byte), fewer than 2 characters: {source}/a.txt:20\n" in shown
     write(tmp_path / "whole", a_txt="\n\n".join(made_up_text(20)))
     prepared(tmp_path / "quiet", tmp_path / "whole")
     assert capsys.readouterr().err == ""

@@ -143,8 +143,16 @@ def test_unigram_of_too_little_text() -> None:
     with pytest.raises(DataError, match="no text to train a tokenizer on"):
         Unigram().train([" \n "])
     alphabet = "".join(chr(0x4E00 + k) for k in range(500))
-    with pytest.raises(DataError, match=r"no Unigram tokenizer of 120 ids.*vocab_size"):
+    with pytest.raises(DataError, match=r"no Unigram tokenizer of 120 ids") as refused:
         Unigram(vocab_size=120).train([alphabet])
+    assert "--character_coverage" not in str(refused.value)  # an option of sentencepiece's own
+    least = re.search(r"tokenizer\.vocab_size to (\d+) or more", str(refused.value))
+    assert least is not None
+    Unigram(vocab_size=int(least[1])).train([alphabet])
+    with pytest.raises(DataError, match="no Unigram tokenizer"):
+        Unigram(vocab_size=int(least[1]) - 1).train([alphabet])
+    with pytest.raises(DataError, match="no character beside white space and '▁'"):
+        Unigram(vocab_size=120).train(["▁▁▁"])
 
 
 def test_a_given_folder_is_used_as_it_is(tiny_tokenizer: Path, tmp_path: Path) -> None:

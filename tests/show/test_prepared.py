@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from chronomask.cli import app, main
 from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, UsageError
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.pipeline import prepare
 from chronomask.show.prepared import look_into
 from chronomask.show.request import Request
 from chronomask.show.show import inspect_masking
+from chronomask.show.subject import of_rows, of_text
 from chronomask.show.terminal import rows_as_text
 
 
@@ -172,3 +176,46 @@ def test_damaged_counts_are_told(tiny_data: PreparedData, tmp_path: Path) -> Non
     (copy / "config.yaml").unlink()
     with pytest.raises(DataError, match=r"config\.yaml is missing; run `chronomask prepare` again"):
         inspect_masking(Request(text="a b", data=copy))
+
+
+@pytest.fixture(scope="module")
+def unigram(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    """Rows of a Unigram tokenizer, in whose model special tokens are pieces like others."""
+    folder = tmp_path_factory.mktemp("unigram")
+    lines = "\n\n".join(f"One river and {number} hills." for number in range(60))
+    (folder / "text.txt").write_text(lines, encoding="utf-8")
+    values = {
+        "sources": [str(folder / "text.txt")],
+        "tokenizer": {"kind": "unigram", "vocab_size": 100},
+        "tagger": {"kind": "none"},
+        "row_length": 16,
+    }
+    return prepare(PrepareConfig.model_validate(values), folder / "data", progress=False)
+
+
+def test_special_tokens_of_a_unigram_have_their_names(unigram: PreparedData) -> None:
+    printed = run("show", unigram.path, "--row", 0)
+    assert "[CLS]" in printed
+    shown = of_rows(unigram, 1)
+    assert shown.spell(4) == "[MASK]"
+    assert of_text("One river", unigram.tokenizer_path, None).spell(4) == "[MASK]"
+
+
+def test_a_text_that_spells_a_special_token_is_text(unigram: PreparedData) -> None:
+    """Whether a tokenizer is given as a folder or as an object."""
+    opened = AutoTokenizer.from_pretrained(str(unigram.tokenizer_path))
+    for tokenizer in (unigram.tokenizer_path, opened):
+        subject = of_text("One [MASK] river [CLS]", tokenizer, None)
+        assert not np.isin(subject.rows.input_ids, [0, 2, 3, 4]).any()
+
+
+def test_one_of_a_thing_is_not_many(tmp_path: Path) -> None:
+    """One row of one word, prepared and shown."""
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text": "river"}\n{"text": "hills"}\n', encoding="utf-8")
+    out = tmp_path / "data"
+    words = ["prepare", text, "--out", out, "--tagger", "none", "--quiet", "--row-length", "8"]
+    sized = ["--tokenizer", "byte_level_bpe", "--vocab-size", "300"]
+    result = CliRunner().invoke(app, [*map(str, words), *sized], catch_exceptions=False)
+    assert f"{out}: 1 row of 8 tokens to train on" in result.output
+    assert "1 word\n" in run("show", out)

@@ -305,14 +305,19 @@ def test_a_state_of_before_the_yardsticks_is_read() -> None:
     assert fresh.maskable_tokens == 8
 
 
+@pytest.mark.parametrize("left", [None, "", "steps: [1,\n"])
 def test_a_lost_config_is_written_again_as_every_command_says(
-    config: RunConfig, tmp_path: Path
+    config: RunConfig, tmp_path: Path, left: str | None
 ) -> None:
-    """Checkpoints hold the config too; and a lost summary is written by a resume."""
+    """Checkpoints hold the config too, also where it is empty or no YAML; and a lost summary is written by a
+    resume.
+    """
     folder = tmp_path / "my run"
     summary = pretrain(config, folder, progress=False)
     before = RunConfig.load(folder / "config.yaml")
     (folder / "config.yaml").unlink()
+    if left is not None:
+        (folder / "config.yaml").write_text(left, encoding="utf-8")
     (folder / "summary.json").unlink()
     told = {
         str(CliRunner().invoke(app, words).exception)
@@ -321,10 +326,12 @@ def test_a_lost_config_is_written_again_as_every_command_says(
             ["pretrain", "--branch", str(folder), "--out", str(tmp_path / "other")],
             ["report", str(folder), "--out", str(tmp_path / "page")],
             ["inspect", "Some words.", "--run", str(folder)],
+            *([] if left is None else [["evaluate", str(folder), "--tasks", "mlm"]]),
         )
     }
     (message,) = told
-    assert "has checkpoints, but no config.yaml" in message
+    assert str(folder / "config.yaml") in message
+    assert ("has checkpoints, but no config.yaml" in message) == (left is None)
     subprocess.run(message.partition("again:  ")[2], shell=True, check=True)
     assert RunConfig.load(folder / "config.yaml") == before
     again = pretrain(config, folder, resume=True, progress=False)

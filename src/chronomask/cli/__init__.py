@@ -7,11 +7,15 @@ Nothing heavy is imported before a request has been checked, so that help and re
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,7 +30,7 @@ from chronomask.cli.prepare import prepare
 from chronomask.cli.pretrain import pretrain, replay
 from chronomask.cli.recipes import recipes
 from chronomask.cli.study import quickstart, report
-from chronomask.errors import ChronomaskError, UsageError, printable, shown
+from chronomask.errors import ChronomaskError, Stopped, UsageError, printable, shown
 
 __all__ = ["app", "main"]
 
@@ -94,7 +98,8 @@ def main() -> None:
             goes_on = sys.argv[1] in _GO_ON
             _refuse(f"interrupted{'; the same command goes on with what is left' * goes_on}")
     except ChronomaskError as error:
-        _refuse(str(error))
+        if not _said_elsewhere(error):
+            _refuse(str(error))
         code = error.exit_code
     except _CommandLineError as error:
         context = getattr(error, "ctx", None)
@@ -120,6 +125,21 @@ def _refuse_empty(words: Sequence[str]) -> None:
                 f"{where} is empty, as a variable of the shell without a value makes it; give one, or leave "
                 "it out"
             )
+
+
+def _said_elsewhere(error: ChronomaskError) -> bool:
+    """Whether this is one of several processes, and another one or ``torchrun`` says what it would say.
+
+    All processes of a run refuse the same request and stop at the same step, and the first one says so. What
+    happened to one of them alone stands in its error file, which ``torchrun`` reads into its last message.
+    """
+    rank, file = os.environ.get("RANK"), os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if rank is None or file is None:
+        return False
+    now = {"timestamp": str(int(time.time()))}
+    with suppress(OSError):
+        Path(file).write_text(json.dumps({"message": {"message": str(error), "extraInfo": now}}))
+    return rank != "0" and isinstance(error, Stopped | UsageError)
 
 
 def _refuse(message: str) -> None:

@@ -160,6 +160,7 @@ def _data_of_run(model: Path) -> Path | None:
     for path in (model, *model.absolute().parents[:3]) if model.exists() else ():
         run = RunFolder(path)
         if run.config.is_file() and run.checkpoints.is_dir():
+            run.check_config()
             paths = RunConfig.load(run.config).at(run).data_paths
             return Path(paths[0]) if len(paths) == 1 else None
     return None

@@ -17,7 +17,7 @@ from chronomask.cli.options import (
     of_value,
     recipe_names,
 )
-from chronomask.errors import UsageError, nearest
+from chronomask.errors import UsageError, amount, nearest
 
 if TYPE_CHECKING:
     from chronomask.layers import Layer
@@ -136,7 +136,7 @@ def prepare(
         return
     data = run_prepare(parsed, out, force=force, progress=not quiet)
     train = data.split("train")
-    print(f"{out}: {train.num_rows:,} rows of {data.row_length} tokens to train on")
+    print(f"{out}: {amount(train.num_rows, 'rows')} of {data.row_length} tokens to train on")
 
 
 def _tokenizer(text: str | None) -> list[Layer]:

@@ -27,7 +27,7 @@ from chronomask.cli.options import (
     of_value,
     recipe_names,
 )
-from chronomask.errors import UsageError, nearest
+from chronomask.errors import UsageError, amount, nearest
 
 if TYPE_CHECKING:
     from chronomask.layers import Layer
@@ -168,7 +168,7 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
         from chronomask.runs.layout import branch_folder
 
         run = branch_folder(branch)
-        run.check_config_is_there()
+        run.check_config()
         if not run.is_run():
             raise UsageError(
                 f"--branch {branch}: there is no run; give a run's folder or a checkpoint's"
@@ -184,7 +184,7 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
         from chronomask.runs.layout import RunFolder
 
         run = RunFolder(resumed)
-        run.check_config_is_there()
+        run.check_config()
         if run.is_run():
             return [Layer.of_file(run.config)]
     return [Layer("the defaults", {})]
@@ -254,7 +254,9 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
         shown = "no held-out rows" if loss is None else f"{loss:.4f}"
         mean = summary.get("validation_mean_loss")
         before = "" if mean is None else f"mean loss of five yardsticks: {mean:.4f}; "
-        print(f"{out}: {summary['steps']:,} steps; {before}validation loss at 15 %: {shown}")
+        print(
+            f"{out}: {amount(summary['steps'], 'steps')}; {before}validation loss at 15 %: {shown}"
+        )
         print(f"model: {model_in(out / summary['checkpoint'])}")
 
 

@@ -27,7 +27,7 @@ from chronomask.masking.select import dense, exact, published
 from chronomask.masking.strategy import Strategy, Token
 from chronomask.masking.tally import StepTally
 from chronomask.types import ClassTally, MaskedBatch, Rows
-from chronomask.vocabulary import Vocabulary
+from chronomask.vocabulary import Vocabulary, check_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,6 +91,7 @@ class Masker:
                 f"tokenizer is {tokenizer!r}, of type {type(tokenizer).__name__}; give a tokenizer of "
                 "transformers, such as AutoTokenizer.from_pretrained(...)"
             )
+        check_padding(tokenizer)
         config = MaskingConfig.of({} if masking is None else masking, **fields)
         masker = cls(config, Vocabulary.from_tokenizer(tokenizer), classes, seed)
         masker._tokenizer = tokenizer

@@ -20,7 +20,7 @@ import torch
 
 from chronomask.errors import DataError, UsageError
 from chronomask.types import NO_CLASS, Rows
-from chronomask.vocabulary import vocabulary_size
+from chronomask.vocabulary import check_padding, vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,7 +65,7 @@ class RowCollator:
     masks must not depend on which rows share a batch: the budget of ``ptw_faithful`` counts padding,
     and under other class weights a tie of random numbers may, rarely, fall otherwise.
 
-    Raises UsageError for a tokenizer without a padding token and for lengths below 1.
+    Raises UsageError for a tokenizer without a padding token of its own and for lengths below 1.
     """
 
     def __init__(
@@ -83,8 +83,10 @@ class RowCollator:
         pad_token_id: Any = tokenizer.pad_token_id
         if pad_token_id is None:
             raise UsageError(
-                f"tokenizer {tokenizer.name_or_path!r} has no padding token; set tokenizer.pad_token"
+                f"tokenizer {tokenizer.name_or_path!r} has no padding token; give it one with "
+                "tokenizer.add_special_tokens({'pad_token': '<pad>'})"
             )
+        check_padding(tokenizer)
         self.row_length = row_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self.pad_token_id = int(pad_token_id)

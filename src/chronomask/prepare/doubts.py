@@ -93,7 +93,9 @@ def doubt_validation(
     few = few_in_words(*expected_predictions(held_out, parts))
     if num_documents > 1 and few:
         logger.warning(
-            "%s tokens are held out: %s: give more text or a larger held_out", f"{held_out:,}", few
+            "%s held out: %s: give more text or a larger held_out",
+            "1 token is" if held_out == 1 else f"{held_out:,} tokens are",
+            few,
         )
 
 

@@ -17,17 +17,23 @@ from chronomask.vocabulary import vocabulary_size
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["ByteRuns", "load_backend"]
+__all__ = ["ByteRuns", "for_documents", "load_backend"]
 
 
 def load_backend(folder: Path) -> Tokenizer:
-    """The tokenizer of a saved folder, for encoding documents: no padding, no truncation, and a text
-    that spells a special token ("[MASK]") is ordinary text.
+    """The tokenizer of a saved folder, as :func:`for_documents` opens it."""
+    return for_documents((folder / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+def for_documents(text: str) -> Tokenizer:
+    """The tokenizer of a ``tokenizer.json``, for encoding documents: no padding, no truncation, and a
+    document that spells a special token ("[MASK]") is ordinary text.
+
+    It is for encoding alone: the special tokens of a Unigram model have other names in it.
     """
     from tokenizers import Tokenizer
 
-    file = folder / "tokenizer.json"
-    backend = Tokenizer.from_str(_without_spelled_specials(file.read_text(encoding="utf-8")))
+    backend = Tokenizer.from_str(_without_spelled_specials(text))
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True

@@ -6,6 +6,7 @@ Workers need the ``tokenizers`` library alone; transformers is imported only to 
 from __future__ import annotations
 
 import io
+import re
 import unicodedata
 from abc import abstractmethod
 from collections import Counter
@@ -21,7 +22,7 @@ from chronomask.errors import DataError, UsageError, need, shown
 from chronomask.model.open import download, is_hub_name, open_tokenizer
 from chronomask.prepare.read.files import file_state
 from chronomask.storage import file_sha256
-from chronomask.vocabulary import vocabulary_size
+from chronomask.vocabulary import other_roles, vocabulary_size
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -274,8 +275,8 @@ class Unigram(_Trained):
             )  # fmt: skip
         except RuntimeError as error:
             raise DataError(
-                f"no Unigram tokenizer of {self.vocab_size} ids can be trained on this text "
-                f"({' '.join(str(error).split())}); set another tokenizer.vocab_size"
+                f"no Unigram tokenizer of {self.vocab_size:,} ids can be trained on this text: "
+                f"{self._why_not(str(error))}"
             ) from None
         trained = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
         pieces = [
@@ -293,9 +294,21 @@ class Unigram(_Trained):
         backend.post_processor = _template(backend)
         return backend
 
+    def _why_not(self, answer: str) -> str:
+        """What a refusal of sentencepiece means here, for its advice names options of its own."""
+        sizes = _TOO_MANY_CHARACTERS.search(answer)
+        if sizes is not None:
+            least = self.vocab_size + int(sizes[2]) - int(sizes[1])
+            return (
+                f"each of its characters needs an id of its own; set tokenizer.vocab_size to {least} or "
+                "more, or take --tokenizer byte_level_bpe, which any text fits"
+            )
+        if "all_chars_count" in answer:
+            return f"it holds no character beside white space and {_SPACE!r}; check the sources"
+        return f"sentencepiece says: {' '.join(answer.split())}"
 
-_ROLES = ("mask", "pad", "cls", "sep", "bos", "eos", "unk")
-"""What a tokenizer's special tokens are for, as transformers calls it."""
+
+_TOO_MANY_CHARACTERS = re.compile(r"smaller than required_chars\. (\d+) vs (\d+)")
 
 
 class TokenizerFolder(TokenizerChoice):
@@ -370,9 +383,7 @@ class TokenizerFolder(TokenizerChoice):
         """Refuse one token for two roles: what is padding is seen by no other token, what is masked is asked
         for.
         """
-        own = getattr(tokenizer, f"{role}_token_id")
-        others = [name for name in _ROLES if name != role]
-        shared = [name for name in others if getattr(tokenizer, f"{name}_token_id") == own]
+        shared = other_roles(tokenizer, role)
         if shared:
             token = getattr(tokenizer, f"{role}_token")
             raise UsageError(

@@ -35,6 +35,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from chronomask.errors import DataError, UsageError
+from chronomask.layers import read_yaml
 from chronomask.storage import file_sha256, read_object
 
 __all__ = [
@@ -210,18 +211,34 @@ class RunFolder:
 
     def check_config_is_there(self) -> None:
         """Raise UsageError, with the way to make it again, where checkpoints are left but no config."""
+        way_out = None if self.is_run() else self._config_again()
+        if way_out is not None:
+            raise UsageError(f"{self.path} has checkpoints, but no {self.config.name}; {way_out}")
+
+    def check_config(self) -> None:
+        """Raise UsageError where the config is lost or no YAML, with the way to write it again if any."""
+        self.check_config_is_there()
+        if not self.is_run():
+            return
+        try:
+            read_yaml(self.config)
+        except UsageError as error:
+            way_out = self._config_again()
+            if way_out is None:
+                raise
+            raise UsageError(f"{error}; {way_out}") from None
+
+    def _config_again(self) -> str | None:
+        """How the config is written again from a checkpoint; None where there is none to write it from."""
         states = [path / STATE for path in checkpoints_in(self.checkpoints)]
         state = next((path for path in states if path.is_file()), None)
-        if state is None or self.is_run():
-            return
+        if state is None:
+            return None
         code = 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))["config"]))'
         command = (
             f"{shlex.join(['python', '-c', code, str(state)])} > {shlex.quote(str(self.config))}"
         )
-        raise UsageError(
-            f"{self.path} has checkpoints, but no {self.config.name}; they hold it too, and this writes it "
-            f"again:  {command}"
-        )
+        return f"the checkpoints hold it too, and this writes it again:  {command}"
 
     def read_summary(self) -> dict[str, Any] | None:
         """What the complete run came to; None before that. Raises DataError for a damaged file."""

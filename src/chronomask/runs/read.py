@@ -129,7 +129,7 @@ def _check_is_run(path: Path) -> None:
     if not path.is_dir():
         raise UsageError(f"run folder {path} {'is a file' if path.exists() else 'does not exist'}")
     folder = RunFolder(path)
-    folder.check_config_is_there()
+    folder.check_config()
     absent = [file.name for file in (folder.config, folder.metrics) if not file.is_file()]
     if absent == [folder.metrics.name]:
         raise UsageError(

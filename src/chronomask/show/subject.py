@@ -19,7 +19,7 @@ from chronomask.errors import DataError, UsageError
 from chronomask.masking.masker import Vocabulary
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
-from chronomask.prepare.encoding import ByteRuns, load_backend
+from chronomask.prepare.encoding import ByteRuns, for_documents, load_backend
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Spans, Tagger
 from chronomask.prepare.words.unicode import NoTagger
@@ -113,7 +113,7 @@ def of_some_rows(data: PreparedData, split: str, row_ids: np.ndarray, descriptio
     """Rows ``row_ids`` (int64 [B]) of a split of prepared data."""
     rows = data.split(split).read(row_ids)
     opened = _open_tokenizer(data.tokenizer_path)
-    backend = load_backend(data.tokenizer_path)
+    backend = opened.backend_tokenizer
     written = [
         _spell_pieces(row.tolist(), words.tolist(), backend, data.manifest.pad_token_id)
         for row, words in zip(rows.input_ids, rows.word_id, strict=True)
@@ -165,7 +165,7 @@ def _cut_by_tokenizer(
         *_gaps_and_pieces(text, offsets[:, 0], offsets[:, 1]),
         tagger.classes(),
         vocabulary,
-        lambda token: backend.decode([token], skip_special_tokens=False).strip(),
+        lambda token: opened.backend_tokenizer.decode([token], skip_special_tokens=False).strip(),
         f"Tokenizer: {name}. W{_describe(tagger)[1:]}.",
     )
 
@@ -248,20 +248,14 @@ def _joins(before: str, piece: str) -> bool:
 
 
 def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """A copy of a fast tokenizer's backend that neither pads nor cuts; raises UsageError for others."""
-    from tokenizers import Tokenizer
-
+    """A copy of a fast tokenizer's backend for documents; raises UsageError for others."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UsageError(
             f"the tokenizer is a {type(tokenizer).__name__}; give a fast tokenizer of transformers or "
             "the folder of one, because others do not report the position of their tokens in the text"
         )
-    copied = Tokenizer.from_str(backend.to_str())
-    copied.no_padding()
-    copied.no_truncation()
-    copied.encode_special_tokens = True  # a text that spells "[MASK]" is ordinary text
-    return copied
+    return for_documents(backend.to_str())
 
 
 def _open_tokenizer(folder: Path) -> Any:

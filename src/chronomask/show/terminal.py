@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError
+from chronomask.errors import UsageError, amount
 from chronomask.show.measure import EPOCHS, Shown
 from chronomask.show.subject import Subject, of_some_rows
 from chronomask.show.view import Moment, Token, View, classes_shown, in_force, tokens_of
@@ -185,7 +185,7 @@ def rows_as_text(
     lines = [_LEGEND]
     for position, row in enumerate(row_ids.tolist()):
         padding = int((subject.rows.input_ids[position] == data.manifest.pad_token_id).sum())
-        name = f"{split} row {row:,}: {data.row_length - padding} tokens, {padding} of padding"
+        name = f"{split} row {row:,}: {amount(data.row_length - padding, 'tokens')}, {padding} of padding"
         lines += ["", *_row(subject, position, name, width, colour)]
     return "\n".join(lines)
 
@@ -208,7 +208,7 @@ def _row(subject: Subject, position: int, name: str, width: int, colour: bool) -
             class_name = subject.class_names[int(classes[at])]
             runs.append((" ", *_word("·".join(pieces[at:stop]), class_name, colour)))
         at = stop
-    return [f"{name}, {int(words.max()) + 1} words", *wrap(runs, width)]
+    return [f"{name}, {amount(int(words.max()) + 1, 'words')}", *wrap(runs, width)]
 
 
 def _word(text: str, class_name: str, colour: bool) -> tuple[int, str]:

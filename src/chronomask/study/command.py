@@ -18,6 +18,7 @@ from chronomask.errors import (
     OutOfTime,
     RunError,
     UsageError,
+    amount,
     check_installed,
     need,
 )
@@ -385,7 +386,7 @@ def _out_of_time(
     command = ["chronomask", "study", "run", "--out", str(study.folder), *again, "--minutes"]
     stuck = len(outcome.too_long) == len(left) and not (outcome.done or outcome.stopped)
     text = (
-        f"{study.folder}: {len(units) - len(left):,} of {len(units):,} units complete after "
+        f"{study.folder}: {len(units) - len(left):,} of {amount(len(units), 'units')} complete after "
         f"{allowance.used / 60:.1f} of {minutes} minutes; left: {counts}{saved}{too_long}. "
         f"It goes on with  {shlex.join([*command, more if stuck else minutes])}"
     )

@@ -18,7 +18,7 @@ import torch
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.manifest import MANIFEST
-from chronomask.errors import ChronomaskError
+from chronomask.errors import ChronomaskError, amount
 from chronomask.model.device import data_sheet_flops
 from chronomask.report.comparison import (
     FILE,
@@ -119,7 +119,7 @@ def _units_in_words(units: Sequence[Unit], waiting: Sequence[Unit]) -> str:
     kinds = Counter(str(unit.kind) for unit in waiting)
     counts = [f"{number:,} to {kind}" for kind, number in kinds.items()]
     done = len(units) - len(waiting)
-    return f"plan: {len(units):,} units, {done:,} complete" + (
+    return f"plan: {amount(len(units), 'units')}, {done:,} complete" + (
         f"; {', '.join(counts)}" if counts else ""
     )
 

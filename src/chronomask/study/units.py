@@ -379,6 +379,7 @@ def _check_run(study: Study, unit: Unit) -> None:
             f"{study.run_of(source, unit.seed).path} is no finished run: put that one back, or remove both "
             "to train them again"
         )
+    run.check_config()
     before = RunConfig.parse(read_yaml(run.config), str(run.config))
     changed = unchangeable(before, study.run_config(unit))
     if changed:

@@ -143,6 +143,7 @@ def fixed_steps(config: RunConfig, folder: RunFolder) -> int | None:
     """The number of steps that the run in ``folder`` began with; None where none did with these hours."""
     if not folder.config.is_file():
         return None
+    folder.check_config()
     before = RunConfig.load(folder.config)
     same = before.hours == config.hours or checkpoints_in(folder.checkpoints)
     return before.steps if same else None

@@ -16,7 +16,7 @@ from typing import IO, Any, Self
 
 import torch
 
-from chronomask.errors import RunError
+from chronomask.errors import RunError, amount
 from chronomask.progress import Progress
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import read_log
@@ -192,8 +192,8 @@ def _tell_missing(path: Path, lines: Sequence[Mapping[str, Any]], step: int, eve
     missing = sorted(due - {line["step"] for line in lines})
     if missing:
         logger.warning(
-            "%s lacks the lines of %s steps before the checkpoint, from step %s to step %s",
-            path, len(missing), f"{missing[0]:,}", f"{missing[-1]:,}",
+            "%s lacks the lines of %s before the checkpoint, from step %s to step %s",
+            path, amount(len(missing), "steps"), f"{missing[0]:,}", f"{missing[-1]:,}",
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from traceback import clear_frames
 from torch import nn
 from transformers import PreTrainedModel
 
-from chronomask.errors import RunError
+from chronomask.errors import RunError, amount
 from chronomask.model.device import memory_lacking, memory_of_process, precision_on
 from chronomask.model.memory import Memory, estimate_memory
 from chronomask.runs.rules import expect
@@ -153,4 +153,5 @@ def _of_training(run: Run, world: World) -> str:
     if not config.activation_checkpointing:
         ways.append("activation_checkpointing=true")
     mend = f"set {' or '.join(ways)}" if ways else "prepare shorter rows, or choose a smaller model"
-    return f"A micro-batch has up to {-(-rows // batches):,} rows of {run.data.row_length:,} tokens: {mend}"
+    most = amount(-(-rows // batches), "rows")
+    return f"A micro-batch has up to {most} of {run.data.row_length:,} tokens: {mend}"

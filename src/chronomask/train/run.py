@@ -20,7 +20,7 @@ from chronomask.data.entropy import measure_entropy
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, UsageError, amount
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.attention import attention_dropout
 from chronomask.model.build import build_model, checkpoint_activations
@@ -164,7 +164,7 @@ class Run:
             return {MODEL: self._card(state, measured)}
         assert self.config.averaging is not None
         how = ", ".join(f"{k} {v}" for k, v in self.config.averaging.to_dict().items())
-        mean = f"a mean of those after {self.average.number:,} steps ({how})"
+        mean = f"a mean of those after {amount(self.average.number, 'steps')} ({how})"
         trained = f"as trained; a mean of them lies in ../{AVERAGED}"
         return {
             MODEL: self._card(state, state.raw or {"loss": None}, trained),
@@ -183,7 +183,7 @@ class Run:
         following = {"causal_tokens": state.causal_tokens} if "objective" in beside else {}
         number = measured.get("num_predicted")
         mean = measured.get("mean_loss")
-        counted = "" if number is None else f" ({number:,} predictions)"
+        resting = "" if number is None else f" ({amount(number, 'predictions')})"
         return model_card(
             name=str(self.config.name),
             model_type=self.model.config.model_type,
@@ -198,7 +198,7 @@ class Run:
                 **following,
             },
             losses={
-                f"held-out rows, 15 % of tokens masked{counted}": measured["loss"],
+                f"held-out rows, 15 % of tokens masked{resting}": measured["loss"],
                 **({"mean of the five yardsticks below": mean} if mean is not None else {}),
             },
             yardsticks=losses_in_words(
@@ -343,9 +343,9 @@ def open_run(
         warn_of_few(run.validation_masker, data.split("held_out"), config.validation)
         if config.learning_rate.warmup_steps >= config.steps:
             logger.warning(
-                "learning_rate.warmup_steps is %s and the run has %s steps: the rate rises to the last of "
+                "learning_rate.warmup_steps is %s and the run has %s: the rate rises to the last of "
                 "them and never falls; give fewer, such as learning_rate.warmup_steps=%s",
-                f"{config.learning_rate.warmup_steps:,}", f"{config.steps:,}", config.steps // 10,
+                f"{config.learning_rate.warmup_steps:,}", amount(config.steps, "steps"), config.steps // 10,
             )  # fmt: skip
         _begin_folder(run, state, origin, resumed=saved is not None)
         if masks_enter is not None and (layer := masks_enter(1.0)):

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from chronomask.errors import DataError, shown
+from chronomask.errors import DataError, amount, shown
 from chronomask.evaluate.batches import Encoded, check_pairs, encode, end_to_end
 from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Positive, open_seeded
 from chronomask.evaluate.subject import Subject
@@ -319,7 +319,7 @@ def _noun_and_pronoun(values: dict[str, Any], where: str) -> tuple[_Span, _Span]
         index = target.get(f"span{number}_index")
         if not isinstance(index, int) or not 0 <= index < len(words):
             raise DataError(
-                f"{where}: span{number}_index is {shown(index)}; there are {len(words)} words"
+                f"{where}: span{number}_index is {shown(index)}; the text has {amount(len(words), 'words')}"
             )
         places = [match.start() for match in re.finditer(re.escape(span), text)] if span else []
         if not places:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from chronomask.compressed import Bounded, damage_errors, decompressed
-from chronomask.errors import ChronomaskError, DataError, UsageError, nearest, printable
+from chronomask.errors import ChronomaskError, DataError, UsageError, amount, nearest, printable
 from chronomask.storage import LongLine, byte_lines
 
 __all__ = [
@@ -59,8 +59,8 @@ class _LeftOut:
 
     def __str__(self) -> str:
         """How many and how large, as people read it."""
-        unit = self.unit[:-1] if self.count == 1 else self.unit
-        return f"{self.count:,} {unit}" + (f" ({self.bytes:,} bytes)" if self.bytes else "")
+        size = f" ({amount(self.bytes, 'bytes')})" if self.bytes else ""
+        return amount(self.count, self.unit) + size
 
 
 @dataclass

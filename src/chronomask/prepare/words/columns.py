@@ -67,14 +67,14 @@ class ColumnTagger(Tagger):
         odd = [tag for tag in found if control_character(tag)]
         if odd:
             raise DataError(
-                f"{tags[odd[0]]:,} words have the tag {shown(odd[0])}, which holds a control character or "
+                f"{_words_have(tags[odd[0]])} the tag {shown(odd[0])}, which holds a control character or "
                 f"line break: correct field '{self.tags_key}'"
             )
         if self.class_names:
             for tag in found:
                 if tag not in self.class_names:
                     raise DataError(
-                        f"{tags[tag]:,} words have the tag '{tag}'; {nearest(tag, self.class_names)}; add "
+                        f"{_words_have(tags[tag])} the tag '{tag}'; {nearest(tag, self.class_names)}; add "
                         "it to tagger.class_names, or leave that empty for all tags that occur"
                     )
             return self.classes()
@@ -105,3 +105,8 @@ class ColumnTagger(Tagger):
                 )
             )
         return spans
+
+
+def _words_have(number: int) -> str:
+    """So many words, and the verb."""
+    return "1 word has" if number == 1 else f"{number:,} words have"
