@@ -327,9 +327,8 @@ def send_all(arrays: Mapping[str, Array | None], device: torch.device | str) -> 
     import torch
 
     device = torch.device(device)
-    if (
-        device.type == "cpu"
-    ):  # a small batch is masked in as little time as twenty general calls take
+    if device.type == "cpu":
+        # A small batch is masked in as little time as twenty general calls take.
         of_numpy = torch.from_numpy
         return {
             n: of_numpy(a) if isinstance(a, np.ndarray) else None if a is None else send(a, device)
