@@ -13,11 +13,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -34,19 +33,16 @@ from pydantic_core import (
     PydanticCustomError,
     PydanticKnownError,
     core_schema,
-    to_jsonable_python,
 )
 
 from chronomask.errors import UsageError, printable, shown
 from chronomask.explain import (
-    class_of,
-    config_classes,
     describe_problem,
     kinds_of,
     meanings_of,
     root_causes,
 )
-from chronomask.layers import Layer, merge, nested, read_yaml
+from chronomask.layers import Layer, overlay, read_yaml
 from chronomask.recipes import find_recipe
 from chronomask.yaml_text import as_yaml, control_character
 
@@ -126,7 +122,7 @@ class Config(BaseModel):
                 raise UsageError(
                     f"{layer.origin} is {shown(layer.values)}; expected keys and values"
                 )
-        values = _overlay(cls, layers)
+        values = overlay(cls, layers)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -381,84 +377,6 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _overlay(cls: type[Config], layers: Sequence[Layer]) -> dict[str, Any]:
-    """The values of all layers; before each but the first, defaults are written out for it to change.
-
-    Layers after the first are collected beforehand, so that ``model.path`` may come before the
-    ``model.kind`` it belongs to.
-    """
-    first, *others = [_with_kinds(cls, nested(layer.values)) for layer in layers] or [{}]
-    changes: dict[str, Any] = {}
-    base = _with_defaults(cls, first)
-    for values in others:
-        base = _with_kinds_of(values, base)
-        changes = merge(changes, values)
-    return merge(_with_defaults(cls, base), changes) if changes else first
-
-
-def _with_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` in which a kind's name alone, ``content: ptw``, is the group that it stands for."""
-    result = dict(values)
-    for name, field in cls.model_fields.items():
-        if name in values and get_origin(field.annotation) is not dict:
-            result[name] = _with_kind(field.annotation, values[name])
-    return result
-
-
-def _with_kind(annotation: Any, value: Any) -> Any:
-    """A value of a type, or the items of a list of it, likewise."""
-    if get_origin(annotation) in (list, tuple):
-        items = get_args(annotation)[0]
-        several = isinstance(value, list | tuple)
-        return [_with_kind(items, item) for item in value] if several else value
-    classes = list(config_classes(annotation))
-    if isinstance(value, Mapping):
-        group = class_of(classes, value)
-        return value if group is None else _with_kinds(group, value)
-    if any(isinstance(how, BeforeValidator) for how in getattr(annotation, "__metadata__", ())):
-        return value  # as sources, whose text may name a folder "files"
-    return {"kind": value} if isinstance(value, str) and value in kinds_of(classes) else value
-
-
-def _with_kinds_of(changes: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` whose groups hold nothing but the new ``kind`` where ``changes`` name another one, and
-    nothing where they empty it.
-
-    So a kind that a later layer brings back has its defaults, and not what the first layer said of it; and
-    a group that is emptied stays so if a later layer puts something into it.
-    """
-    result = dict(values)
-    for key, change in changes.items():
-        before = result.get(key)
-        if not isinstance(before, Mapping) or not isinstance(change, Mapping):
-            continue
-        if not change:
-            result[key] = {}
-            continue
-        kind = change.get("kind", before.get("kind"))
-        same = kind == before.get("kind", kind)
-        result[key] = _with_kinds_of(change, before) if same else {"kind": kind}
-    return result
-
-
-def _with_defaults(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with the defaults of ``cls`` and its groups written out where they have none.
-
-    Values need not be valid, or complete: what is wrong with them is for validation to say.
-    """
-    result = dict(values)
-    for name, field in cls.model_fields.items():
-        if name not in values:
-            if not field.is_required():
-                default = field.get_default(call_default_factory=True)
-                result[name] = to_jsonable_python(default)
-        elif isinstance(values[name], Mapping) and get_origin(field.annotation) is not dict:
-            group = class_of(list(config_classes(field.annotation)), values[name])
-            if group is not None:
-                result[name] = _with_defaults(group, values[name])
-    return result
-
-
 def _explain(
     cls: type[Config], error: ValidationError, values: Mapping[str, Any], layers: Sequence[Layer]
 ) -> str:
@@ -491,7 +409,7 @@ def _origin(
     }
     for number, layer in enumerate(layers[:-1], start=1):
         try:
-            cls.model_validate(required | _overlay(cls, layers[:number]))
+            cls.model_validate(required | overlay(cls, layers[:number]))
         except ValidationError as error:
             if any(_is_same(item, other) for other in error.errors(include_url=False)):
                 return layer.origin

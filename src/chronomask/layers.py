@@ -2,21 +2,35 @@
 
 One grammar changes a config wherever changes are written: a dotted path, ``masking.ratio.base``, names a
 value within groups. ``--set masking.ratio.base=0.3`` on the command line, ``masking.ratio.base: 0.3`` in
-a file and in a study's arm, and the groups written out, all mean the same.
+a file and in a study's arm, and the groups written out, all mean the same. A later layer may put values
+into a group that stands there in a shorter form, as a kind's name or a number: see :class:`Shorthand`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator
+from pydantic_core import to_jsonable_python
 
 from chronomask.errors import UsageError, shown
+from chronomask.explain import class_of, config_classes, kinds_of
 from chronomask.yaml_text import control_character, from_yaml, read_text
 
-__all__ = ["Layer", "merge", "nested", "parse_override", "read_yaml"]
+__all__ = ["Layer", "Shorthand", "merge", "nested", "overlay", "parse_override", "read_yaml"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shorthand(BeforeValidator):
+    """For a field whose group may be written shorter, as ``ratio: 0.30:0.15``; validates it as well."""
+
+    group: Callable[[Any], Any]
+    """the group that a value stands for; the value itself where it stands for none"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +120,105 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
         for key in reversed(rest):
             value = {key: value}
         result = merge(result, {first: value})
+    return result
+
+
+def overlay(cls: type[BaseModel], layers: Sequence[Layer]) -> dict[str, Any]:
+    """The values of all layers; before each but the first, defaults are written out for it to change.
+
+    Layers after the first are collected beforehand, so that ``model.path`` may come before the
+    ``model.kind`` it belongs to. Values need not be valid: what is wrong with them is for validation to say.
+    """
+    first, *others = [_with_kinds(cls, nested(layer.values)) for layer in layers] or [{}]
+    changes: dict[str, Any] = {}
+    base = _with_defaults(cls, first)
+    kinds = reduce(merge, others, base)
+    for values in others:
+        changes = _with_groups(cls, changes, values, kinds)
+        base = _with_kinds_of(values, _with_groups(cls, base, values, kinds))
+        changes = merge(changes, values)
+    return merge(_with_defaults(cls, base), changes) if changes else first
+
+
+def _with_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` in which a kind's name alone, ``content: ptw``, is the group that it stands for."""
+    result = dict(values)
+    for name, field in cls.model_fields.items():
+        if name in values and get_origin(field.annotation) is not dict:
+            result[name] = _with_kind(field.annotation, values[name])
+    return result
+
+
+def _with_kind(annotation: Any, value: Any) -> Any:
+    """A value of a type, or the items of a list of it, likewise."""
+    if get_origin(annotation) in (list, tuple):
+        items = get_args(annotation)[0]
+        several = isinstance(value, list | tuple)
+        return [_with_kind(items, item) for item in value] if several else value
+    classes = list(config_classes(annotation))
+    if isinstance(value, Mapping):
+        group = class_of(classes, value)
+        return value if group is None else _with_kinds(group, value)
+    if any(isinstance(how, BeforeValidator) for how in getattr(annotation, "__metadata__", ())):
+        return value  # as sources, whose text may name a folder "files"
+    return {"kind": value} if isinstance(value, str) and value in kinds_of(classes) else value
+
+
+def _with_groups(
+    cls: type[BaseModel],
+    values: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    kinds: Mapping[str, Any],
+) -> dict[str, Any]:
+    """``values`` in which a shorter form is the group that it stands for, where ``changes`` reach into it.
+
+    ``kinds``: the values of all layers, for groups whose ``kind`` another layer gives.
+    """
+    result = dict(values)
+    for name, field in cls.model_fields.items():
+        before, change = values.get(name), changes.get(name)
+        if not isinstance(change, Mapping) or name not in values:
+            continue
+        for how in field.metadata:
+            before = how.group(before) if isinstance(how, Shorthand) else before
+        if isinstance(before, Mapping):
+            known = kinds[name] if isinstance(kinds.get(name), Mapping) else {}
+            group = class_of(list(config_classes(field.annotation)), {**known, **before})
+            result[name] = before if group is None else _with_groups(group, before, change, known)
+    return result
+
+
+def _with_kinds_of(changes: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` whose groups hold nothing but the new ``kind`` where ``changes`` name another one, and
+    nothing where they empty it.
+
+    So a kind that a later layer brings back has its defaults, and not what the first layer said of it; and
+    a group that is emptied stays so if a later layer puts something into it.
+    """
+    result = dict(values)
+    for key, change in changes.items():
+        before = result.get(key)
+        if not isinstance(before, Mapping) or not isinstance(change, Mapping):
+            continue
+        if not change:
+            result[key] = {}
+            continue
+        kind = change.get("kind", before.get("kind"))
+        same = kind == before.get("kind", kind)
+        result[key] = _with_kinds_of(change, before) if same else {"kind": kind}
+    return result
+
+
+def _with_defaults(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the defaults of ``cls`` and its groups written out where they have none."""
+    result = dict(values)
+    for name, field in cls.model_fields.items():
+        if name not in values:
+            if not field.is_required():
+                default = field.get_default(call_default_factory=True)
+                result[name] = to_jsonable_python(default)
+        elif isinstance(values[name], Mapping) and get_origin(field.annotation) is not dict:
+            group = class_of(list(config_classes(field.annotation)), values[name])
+            if group is not None:
+                result[name] = _with_defaults(group, values[name])
     return result

@@ -129,6 +129,55 @@ def test_what_is_neither_number_nor_schedule_is_answered_with_what_works(
         MaskingConfig.from_layers([Layer("a.yaml", kinds), Layer.of_override(f"{key}={advised}")])
 
 
+@pytest.mark.parametrize(
+    ("first", "changes", "expected"),
+    [
+        ({"ratio": 0.2}, ["ratio.base=0.4"], {"ratio": 0.4}),
+        ({"ratio": "0.3:0.1"}, ["ratio.end=0.2"], {"ratio": "0.3:0.2"}),
+        ({"ratio": 0.2}, ["ratio.kind=linear", "ratio.end=0.1"], {"ratio": "0.3:0.1"}),
+        ({}, ["ratio=0.4:0.2", "ratio.end=0.1"], {"ratio": "0.4:0.1"}),
+        ({}, ["ratio=0.4", "ratio.base=0.1"], {"ratio": 0.1}),
+        ({}, ["ratio=0.4:0.2", "ratio=0.5", "ratio.base=0.1"], {"ratio": 0.1}),
+        (
+            {"mask_replace_prob": "0.7:0.9"},
+            ["mask_replace_prob.end=0.8"],
+            {"mask_replace_prob": "0.7:0.8"},
+        ),
+        (
+            {},
+            ["mask_replace_prob=0.7", "mask_replace_prob.base=0.6"],
+            {"mask_replace_prob": {"kind": "constant", "base": 0.6}},
+        ),
+        (
+            {"content": {"kind": "ptw", "strength": "0.1:0.2"}},
+            ["content.strength.start=0"],
+            {"content": {"kind": "ptw", "strength": "0:0.2"}},
+        ),
+        (
+            {},
+            ["content.strength=0:0.8", "content.strength.end=0.3", "content.kind=ptw"],
+            {"content": {"kind": "ptw", "strength": "0:0.3"}},
+        ),
+    ],
+    ids=str,
+)
+def test_a_later_layer_changes_a_value_within_what_a_number_or_a_line_stands_for(
+    first: dict, changes: list[str], expected: dict
+) -> None:
+    assert MaskingConfig.parse_with(first, changes) == MaskingConfig.parse(expected)
+    if not first:  # as well where the first layer says otherwise
+        other = {"ratio": 0.7, "mask_replace_prob": 0.75, "content": "token_accuracy"}
+        made = MaskingConfig.parse_with(other, changes)
+        for key in expected:
+            assert getattr(made, key) == getattr(MaskingConfig.parse(expected), key)
+
+
+def test_a_line_has_no_values_of_another_kind() -> None:
+    with pytest.raises(UsageError, match=r"'ratio\.base'; valid: kind, start, end") as caught:
+        MaskingConfig.parse_with({"ratio": "0.3:0.1"}, ["ratio.base=0.2"])
+    assert str(caught.value).startswith("--set ratio.base=0.2: ")
+
+
 def test_a_number_is_a_constant_schedule_within_another() -> None:
     schedule = Schedule.parse({"kind": "uniform_rows", "low": 0.1, "high": "0.5:0.3"})
     assert schedule.at(0.5) == pytest.approx((0.1 + 0.4) / 2)

@@ -220,6 +220,10 @@ def test_taggers_have_names() -> None:
     assert named("spacy:xx_pipeline").name == "xx_pipeline"
     assert named("stanza:ko") == StanzaTagger(language="ko")
     assert named("stanza:ko/gsd") == StanzaTagger(language="ko", package="gsd")
+    further = PrepareConfig.parse_with(
+        {"sources": ["x"], "tagger": "stanza:ko/gsd"}, ["tagger.package=kaist"]
+    )
+    assert further.tagger == StanzaTagger(language="ko", package="kaist")
     with pytest.raises(UsageError, match=r"'englsh'.*english"):
         named("englsh")
     with pytest.raises(

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from chronomask.config import Config, kind_of
 from chronomask.data.scores import NoScores, Scores
+from chronomask.layers import Shorthand
 from chronomask.prepare.clean import (
     DatatroveFilter,
     Deduplication,
@@ -99,7 +100,7 @@ class PrepareConfig(Config):
     """Name of the text field of .jsonl and of the text column of .csv, .tsv and .parquet files."""
     tokenizer: TokenizerChoice = WordPiece()
     """The tokenizer: trained on a sample of the text, or given."""
-    tagger: Annotated[Tagger, BeforeValidator(tagger_of_text)] = EnglishTagger()
+    tagger: Annotated[Tagger, Shorthand(tagger_of_text, group=tagger_of_text)] = EnglishTagger()
     """Where words and their classes come from; a name such as ``bands`` or ``spacy:de`` is enough."""
     filters: tuple[DatatroveFilter, ...] = ()
     """Filters that every document must pass, in this order."""

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from chronomask.config import Alternative, kind_of
 from chronomask.errors import UsageError
+from chronomask.layers import Shorthand
 from chronomask.types import Rows
 
 if TYPE_CHECKING:
@@ -89,9 +90,9 @@ def _number_or_course(value: Any) -> Any:
     )
 
 
-AsCourse = BeforeValidator(_course_of)
+AsCourse = Shorthand(_course_of, group=course_group)
 """For a field that takes a schedule: a number is the constant one, 0.30:0.15 a straight line."""
-NumberOrCourse = BeforeValidator(_number_or_course)
+NumberOrCourse = Shorthand(_number_or_course, group=course_group)
 """For a field that takes a number or a schedule: 0:0.1 is a straight line."""
 
 
