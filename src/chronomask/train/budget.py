@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from chronomask.errors import UsageError
+from chronomask.errors import UsageError, amount
 from chronomask.runs.layout import RunFolder, checkpoints_in
 from chronomask.train.config import RunConfig
 from chronomask.yardsticks import FEW_PREDICTIONS, ROWS_OF_TRAINING
@@ -161,9 +161,9 @@ def describe(config: RunConfig, costs: Costs, steps: int) -> dict[str, Any]:
             "more hours, or steps instead"
         )
     logger.info(
-        "%s steps fit into %g hours: %.3g s a step of %s rows, %.3g s a validation, %.3g s a checkpoint, "
+        "Room for %s within %g hours: %.3g s a step of %s rows, %.3g s a validation, %.3g s a checkpoint, "
         "%.3g s before and around them",
-        f"{steps:,}", config.hours, costs.row * config.rows_per_step, f"{config.rows_per_step:,}",
+        amount(steps, "steps"), config.hours, costs.row * config.rows_per_step, f"{config.rows_per_step:,}",
         costs.validation, costs.checkpoint, costs.once,
     )  # fmt: skip
     return {"hours": config.hours, "steps": steps, "seconds": asdict(costs)}
