@@ -1,16 +1,20 @@
 import itertools
 
 import matplotlib
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from chronomask.report.drawing import (
+    ArmLine,
     appearance,
     arm_colour,
     arm_style,
     compact,
     darker,
+    lines_panel,
     shorten,
     spread,
 )
@@ -55,6 +59,30 @@ def test_shorten_keeps_both_ends() -> None:
 def test_arms_do_not_look_alike() -> None:
     assert len({arm_colour(k) for k in range(10)}) == 10
     assert len({(arm_colour(k), arm_style(k)) for k in range(30)}) == 30
+
+
+@pytest.mark.parametrize(
+    ("losses", "side"),
+    [
+        ([9.0, 7.0, 6.0, 5.0], "right"),  # a run that has left the height far behind it
+        ([np.nan, 7.0, 6.6, 6.5], "left"),  # one that ends near it
+        ([6.5, 6.5, 6.5, 6.5], "right"),
+        ([], "right"),
+    ],
+)
+def test_a_label_at_a_height_keeps_clear_of_the_lines(
+    losses: list[float], side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = []
+
+    def note(axes: Axes, *_: str) -> str:
+        sides.extend(text.get_horizontalalignment() for text in axes.texts)
+        return ""
+
+    monkeypatch.setattr("chronomask.report.drawing.to_svg", note)
+    line = ArmLine(0, "arm", np.arange(len(losses), dtype=float), np.array(losses, dtype=float))
+    lines_panel([line], "title", "steps", "nats", "p", {"a height": 6.5})
+    assert sides == [side]
 
 
 def test_text_colours_are_dark_enough() -> None:

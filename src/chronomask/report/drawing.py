@@ -8,11 +8,13 @@ behind.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -253,14 +255,33 @@ def lines_panel(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         for name, height in (references or {}).items():
             axes.axhline(height, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+            side = _clear_side(lines, height, axes.get_xlim()[1])
             axes.annotate(
-                name, (1, height), xycoords=("axes fraction", "data"), xytext=(-2, 2),
-                textcoords="offset points", ha="right", color=MUTED, fontsize=LABEL_POINTS,
+                name, (float(side == "right"), height), xycoords=("axes fraction", "data"),
+                xytext=(-2 if side == "right" else 2, 2), textcoords="offset points", ha=side,
+                color=MUTED, fontsize=LABEL_POINTS,
             )  # fmt: skip
         axes.set_ylim(*axes.get_ylim())
         if labels:
             label_ends(axes, ends)
         return to_svg(axes, prefix, f"{title}, one line per arm")
+
+
+def _clear_side(lines: Sequence[ArmLine], height: float, width: float) -> Literal["left", "right"]:
+    """Where a label at ``height`` is further from all lines, of a panel that reaches to ``width``."""
+
+    def clearance(begin: float, end: float) -> float:
+        nearest = math.inf
+        for line in lines:
+            there = np.isfinite(line.x) & np.isfinite(line.y)
+            x, y = line.x[there], line.y[there]
+            at = np.linspace(begin * width, end * width, 50)
+            at = at[(at >= x.min(initial=math.inf)) & (at <= x.max(initial=-math.inf))]
+            if at.size:
+                nearest = min(nearest, float(np.abs(np.interp(at, x, y) - height).min()))
+        return nearest
+
+    return "left" if clearance(0.0, 0.4) > clearance(0.6, 1.0) else "right"
 
 
 def _draw_line(axes: Axes, line: ArmLine, there: np.ndarray, width: float) -> None:
