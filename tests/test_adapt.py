@@ -98,6 +98,10 @@ def test_the_tokenizer_is_the_checkpoints(checkpoint: Path, text: Path, tmp_path
     ours = AutoTokenizer.from_pretrained(tmp_path / "out" / "data" / "tokenizer")
     assert ours.get_vocab() == AutoTokenizer.from_pretrained(checkpoint).get_vocab()
 
+    other = replace(plan, layers=[*QUICK.layers, Layer("--steps 2", {"steps": 2})])
+    with pytest.raises(UsageError, match=r"steps \(checkpoint 1, now 2\); .*another --out$"):
+        adapt(checkpoint, text, tmp_path / "out", other, progress=False)
+
     text.write_text(text.read_text() + "\n\nanother document", encoding="utf-8")
     with pytest.raises(
         UsageError, match=r"sources have changed.*another --out, or remove .* anew$"

@@ -421,9 +421,15 @@ def _run_config(plan: Plan, fitted: Mapping[str, Any]) -> RunConfig:
 
 
 def _train(config: RunConfig, folder: Path, progress: bool) -> None:
+    from chronomask.train.checkpoint import OtherRun
     from chronomask.train.loop import pretrain
 
-    pretrain(config, folder, resume=RunFolder(folder).is_run(), progress=progress)
+    try:
+        pretrain(config, folder, resume=RunFolder(folder).is_run(), progress=progress)
+    except OtherRun as error:
+        raise UsageError(
+            f"{error.difference}; repeat the command with the settings that it had, or choose another --out"
+        ) from None
 
 
 def _measure(
