@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,10 @@ def test_the_tokenizer_is_the_checkpoints(checkpoint: Path, text: Path, tmp_path
     adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
     ours = AutoTokenizer.from_pretrained(tmp_path / "out" / "data" / "tokenizer")
     assert ours.get_vocab() == AutoTokenizer.from_pretrained(checkpoint).get_vocab()
+
+    other = replace(plan, layers=[*QUICK.layers, Layer("--steps 2", {"steps": 2})])
+    with pytest.raises(UsageError, match=r"steps \(checkpoint 1, now 2\); .*another --out$"):
+        adapt(checkpoint, text, tmp_path / "out", other, progress=False)
 
     text.write_text(text.read_text() + "\n\nanother document", encoding="utf-8")
     with pytest.raises(
@@ -219,6 +224,15 @@ def test_what_cannot_be_is_refused_before_any_work(
     )
     late = [Layer("--set", {"late_masks.layer": 7})]
     refuse("late_masks.layer is 7; the model has", checkpoint, text, out, Plan(layers=late))
+    for key, value in (
+        ("data", str(tiny_data.path)),
+        ("model.new_head", True),
+        ("tokenizer.kind", "wordpiece"),
+    ):
+        decided = Layer(f"--set {key}={value}", {key: value})
+        refuse(f"--set {key}=.*; leave it out", checkpoint, text, out, Plan(layers=[decided]))
+    nothing = replace(QUICK, preparation=[*QUICK.preparation, Layer("--set", {"held_out": 0})])
+    refuse("held_out is 0", checkpoint, text, out, nothing)
     refuse("--task-data", checkpoint, text, out, Plan(tasks=("cola",)))
     refuse("--new-words 0", checkpoint, text, out, Plan(new_words=0))
     refuse("--min-count -1", checkpoint, text, out, Plan(new_words=1, min_count=-1))
@@ -228,6 +242,43 @@ def test_what_cannot_be_is_refused_before_any_work(
     long = [Layer("--row-length 4096", {"row_length": 4096})]
     match = r"--row-length 4096: .* positions for 32 tokens: --row-length 32"
     refuse(match, checkpoint, text, out, Plan(preparation=long))
+
+
+def test_text_of_which_nothing_can_be_held_out(
+    checkpoint: Path, text: Path, tmp_path: Path, tiny_data: PreparedData
+) -> None:
+    single, out = tmp_path / "single.txt", tmp_path / "out"
+    single.write_text("\n".join(made_up_text(40)), encoding="utf-8")
+    match = rf"single\.txt has no held-out rows.* are 1 document\. .*; remove {out} first"
+    with pytest.raises(UsageError, match=match):
+        adapt(checkpoint, text, out, replace(QUICK, also=single), progress=False)
+    assert not (out / "before").exists()
+    out = tmp_path / "another"
+    with pytest.raises(UsageError, match="txt_documents=lines"):
+        adapt(checkpoint, single, out, QUICK, progress=False)
+    # What it advises works.
+    shutil.rmtree(out)
+    lines = Layer("--set txt_documents=lines", {"txt_documents": "lines", "held_out": 0.2})
+    one = Layer("--steps 1", {"steps": 1})
+    plan = Plan(layers=[*QUICK.layers, one], preparation=[*QUICK.preparation, lines])
+    adapt(checkpoint, single, out, plan, progress=False)
+
+
+def test_the_card_names_a_snapshot_in_the_hubs_cache_as_the_hub_does(
+    checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    cached = tmp_path / "models--owner--tiny" / "snapshots" / "0123abc"
+    shutil.copytree(checkpoint, cached)
+    licence = "license: other\nlicense_name: own\nlicense_link: LICENSE"
+    (cached / "README.md").write_text(f"---\n{licence}\n---\n# A base\n", encoding="utf-8")
+    plan = replace(QUICK, layers=[*QUICK.layers, Layer("--steps 1", {"steps": 1})])
+    done = adapt(cached, text, tmp_path / "out", plan, progress=False)
+    head = yaml.safe_load((done.model / "README.md").read_text().split("---\n")[1])
+    assert head["base_model"] == "owner/tiny"
+    assert (head["license"], head["license_name"], head["license_link"]) == (
+        "other", "own", "LICENSE",
+    )  # fmt: skip
+    refuse(f"name its snapshot, {cached}", cached.parents[1], text, tmp_path / "more", plan)
 
 
 def test_the_checkpoint_is_not_the_folder_of_its_adaptation(

@@ -49,6 +49,13 @@ _WARM_UP = 0.06
 _VALIDATIONS, _CHECKPOINTS = 10, 4
 _HELD_OUT = 0.05
 """Share of the documents that are measured on: text of one's own is seldom large."""
+_DECIDED = {
+    "data": "the data are made of the text that is named",
+    "model": "the model is the checkpoint that is named",
+    "sources": "the text is what is named",
+    "tokenizer": "the tokenizer is the checkpoint's own",
+}
+"""Settings that are none here, and what decides them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,7 @@ def adapt(
     from chronomask.evaluate.tasks import make_tasks
 
     plan, out = plan or Plan(), Path(out)
+    _refuse_decided(plan)
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     # Whatever can be refused is, before a model is looked for or a text is read.
     preparation = _preparation(paths, plan)
@@ -251,6 +259,11 @@ def _preparation(sources: Sequence[str | Path], plan: Plan) -> list[Layer]:
         *plan.preparation,
     ]
     config = PrepareConfig.from_layers(layers)
+    if not config.held_out:
+        raise UsageError(
+            "held_out is 0, and what the model gains is measured on held-out text: leave it out "
+            f"({_HELD_OUT}), or give another share of the documents"
+        )
     find_sources(config.sources, config.fields(), Skipped())
     return layers
 
@@ -268,15 +281,34 @@ def _texts(
     from chronomask.data.folder import PreparedData
 
     data = _prepare(layers, tokenizer, row_length, out / f"data{suffix}", progress)
+    _check_measurable(data, "the text", out)
     if also is None:
         return {"data": data}
     if _is_prepared(also):
-        return {"data": data, "also": PreparedData.open(Path(also))}
+        other = PreparedData.open(Path(also))
+        _check_measurable(other, f"--also {also}", out)
+        return {"data": data, "also": other}
     if tokenizer["kind"] == "extended":  # by words of the text, and not of this one
         tokenizer = {"kind": "folder", "path": str(data.tokenizer_path)}
     change = Layer("--also", {"sources": [str(also)], "held_out": 0.5})
     other = _prepare([*layers, change], tokenizer, row_length, out / f"also{suffix}", progress)
+    _check_measurable(other, f"--also {also}", out)
     return {"data": data, "also": other}
+
+
+def _check_measurable(data: PreparedData, name: str, out: Path) -> None:
+    """Raise UsageError for text of which nothing is held out, as of a single document."""
+    if data.split("held_out").num_rows:
+        return
+    if data.path.parent != out:
+        raise UsageError(
+            f"{name} has no held-out rows to measure on: prepare it with held_out above 0, or name the text"
+        )
+    raise UsageError(
+        f"{name} has no held-out rows to measure on: documents are held out as a whole, and these are "
+        f"{amount(data.split('train').num_documents, 'documents')}. Give more files, or --set "
+        f"txt_documents=lines where each line of a .txt file stands for itself; remove {out} first"
+    )
 
 
 def _prepare(
@@ -325,6 +357,16 @@ def _extend(model: Subject, tokenizer: Path, folder: Path) -> NewWords:
             card = f"# {public_name(model)} with {num:,} new words\n"
             extend_model(model.path, tokenizer, made, card)
     return NewWords(num, per_word["before"], per_word["after"])
+
+
+def _refuse_decided(plan: Plan) -> None:
+    """Raise UsageError for changes of what checkpoint and text decide: what is measured and what is trained
+    would be two things.
+    """
+    for layer in (*plan.layers, *plan.preparation):
+        for path in layer.values:
+            if why := _DECIDED.get(path.partition(".")[0]):
+                raise UsageError(f"{layer.origin}: {why}; leave it out")
 
 
 def _check_plan(plan: Plan) -> RunConfig:
@@ -379,9 +421,15 @@ def _run_config(plan: Plan, fitted: Mapping[str, Any]) -> RunConfig:
 
 
 def _train(config: RunConfig, folder: Path, progress: bool) -> None:
+    from chronomask.train.checkpoint import OtherRun
     from chronomask.train.loop import pretrain
 
-    pretrain(config, folder, resume=RunFolder(folder).is_run(), progress=progress)
+    try:
+        pretrain(config, folder, resume=RunFolder(folder).is_run(), progress=progress)
+    except OtherRun as error:
+        raise UsageError(
+            f"{error.difference}; repeat the command with the settings that it had, or choose another --out"
+        ) from None
 
 
 def _measure(

@@ -68,6 +68,8 @@ class NewWords:
         )
 
 
+_LICENCE = ("license", "license_name", "license_link")
+"""Fields of a card that state a licence; the hub asks for the name of one that it does not know."""
 _NAMES = {"data": "your text", "also": "the other text", "tasks": ""}
 
 
@@ -111,7 +113,12 @@ def _as_text(table: Sequence[tuple[str, str, float, float]]) -> str:
 
 def public_name(model: Subject) -> str:
     """A hub name; of a folder, which has no name that others could look up, the last part says most."""
-    return model.name if not Path(model.name).exists() else Path(model.name).resolve().name
+    from chronomask.model.open import name_in_cache
+
+    folder = Path(model.name)
+    if not folder.exists():
+        return model.name
+    return name_in_cache(folder) or folder.resolve().name
 
 
 def extend_card(text: str, first: Subject, done: Adaptation) -> str:
@@ -119,7 +126,7 @@ def extend_card(text: str, first: Subject, done: Adaptation) -> str:
     head, body = _parts_of_card(text)
     name = public_name(first)
     base, _ = _parts_of_card(_base_card(first))
-    head |= {"base_model": name} | {key: base[key] for key in ("license",) if key in base}
+    head |= {"base_model": name} | {key: base[key] for key in _LICENCE if key in base}
     rows = "\n".join(
         f"| {where} | {metric} | {old:.4f} | {new:.4f} |"
         for where, metric, old, new in _table(done.before, done.after)

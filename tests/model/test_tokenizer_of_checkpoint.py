@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.model.build import build_model
 from chronomask.model.config import FromCheckpoint, FromConfig
-from chronomask.model.open import model_folder, open_tokenizer
-from chronomask.prepare.config import PrepareConfig
+from chronomask.model.open import model_folder, name_in_cache, open_tokenizer
+from chronomask.prepare.config import PrepareConfig, TokenizerFolder
 from chronomask.prepare.pipeline import prepare
+from chronomask.show.subject import of_text
 
 
 @pytest.fixture
@@ -118,6 +120,37 @@ def test_a_path_is_never_looked_for_on_the_hub(
     (tmp_path / "owner" / "name").mkdir(parents=True)
     with pytest.raises(UsageError, match="is not a model folder"):
         model_folder("owner/name")
+
+
+def test_a_model_of_the_hub_comes_with_its_card(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda _, allow_patterns: asked.extend(allow_patterns) or str(checkpoint),
+    )
+    model_folder("owner/name")
+    assert {"README.md", "*.safetensors"} <= set(asked)
+
+
+def test_a_folder_of_the_hubs_cache_is_told_where_its_model_is(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    cached = tmp_path / "models--owner--name"
+    for commit in ("aaa", "bbb"):
+        shutil.copytree(checkpoint, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("aaa")
+    snapshot = re.escape(str(cached / "snapshots" / "aaa"))
+    with pytest.raises(UsageError, match=rf"no config\.json; .* its snapshot, {snapshot}$"):
+        model_folder(cached)
+    with pytest.raises(UsageError, match=rf"no tokenizer\.json; .* its snapshot, {snapshot}$"):
+        TokenizerFolder(path=str(cached)).check()
+    with pytest.raises(UsageError, match=rf"its snapshot, {snapshot}"):
+        of_text("a text", cached, None)
+    assert name_in_cache(cached / "snapshots" / "aaa") == "owner/name"
+    assert name_in_cache(cached) is None
 
 
 def test_a_name_that_the_hub_does_not_know(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from chronomask.model.open import (
     open_config,
     open_model,
     open_tokenizer,
+    snapshot_within,
     weight_files,
 )
 from chronomask.runs.layout import (
@@ -104,8 +105,9 @@ class Subject:
             model = open_model(self.path)
         except MissingHead as error:
             raise UsageError(
-                f"{error}: predicting masked tokens needs one; chronomask pretrain --model {self.path} --set "
-                "model.new_head=true trains one first"
+                f"{error}: predicting masked tokens needs one. Train one first: chronomask prepare TEXT "
+                f"--out DATA --tokenizer {self.path}; chronomask pretrain --model {self.path} --data DATA "
+                "--set model.new_head=true"
             ) from None
         return self._guard(model, device).eval()
 
@@ -183,6 +185,7 @@ def find_subject(model: str) -> Subject:
     if path.exists():
         raise UsageError(
             f"{path} is neither a run (no checkpoints/) nor a model folder (no config.json)"
+            f"{snapshot_within(path)}"
         )
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise UsageError(f"{path} does not exist: name a run folder, a model folder or a hub model")

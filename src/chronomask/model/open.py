@@ -31,11 +31,13 @@ __all__ = [
     "fault_of_architecture",
     "is_hub_name",
     "model_folder",
+    "name_in_cache",
     "one_line",
     "open_config",
     "open_model",
     "open_tokenizer",
     "quietly",
+    "snapshot_within",
     "weight_files",
 ]
 
@@ -45,8 +47,11 @@ _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 """What torch's wrappers (DataParallel, compile) put into the names of weights."""
 _MODELLING = re.compile(r"transformers\.models\.\w+\.modeling_")
 """Modules of transformers that hold an architecture's forward pass."""
-_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-"""Of a hub model: config, tokenizer and weights; nothing that could hold code."""
+_TOKENIZER_FILES = ["*.json", "*.txt", "*.model"]
+_FILES = [*_TOKENIZER_FILES, "*.safetensors", "README.md"]
+"""Of a hub model: config, tokenizer, weights and card; nothing that could hold code."""
+_CACHED = "models--"
+"""What the names of folders in the hub's cache begin with: models--OWNER--NAME/snapshots/COMMIT."""
 _NAMED = 3
 """Weights that a message names before it only counts."""
 
@@ -64,8 +69,33 @@ def model_folder(name: str | Path) -> Path:
     if (path / "config.json").is_file():
         return path
     if not is_hub_name(str(name)):
-        raise UsageError(f"{name} is not a model folder: it has no config.json")
+        raise UsageError(
+            f"{name} is not a model folder: it has no config.json{snapshot_within(path)}"
+        )
     return download(str(name))
+
+
+def snapshot_within(folder: Path) -> str:
+    """The end of a refusal: where the files are in a folder of the hub's cache; empty for another folder."""
+    snapshots = sorted((folder / "snapshots").glob("*")) if _is_cached(folder) else []
+    if not snapshots:
+        return ""
+    current = folder / "refs" / "main"
+    commit = current.read_text(encoding="utf-8").strip() if current.is_file() else ""
+    newest = next((each for each in snapshots if each.name == commit), snapshots[-1])
+    return f"; it is a model in the hub's cache, so name its snapshot, {newest}"
+
+
+def name_in_cache(folder: Path) -> str | None:
+    """The hub name of a snapshot in the hub's cache, whose own name is a commit; None for another folder."""
+    snapshots = folder.resolve().parent
+    if snapshots.name != "snapshots" or not _is_cached(snapshots.parent):
+        return None
+    return snapshots.parent.name.removeprefix(_CACHED).replace("--", "/")
+
+
+def _is_cached(folder: Path) -> bool:
+    return folder.resolve().name.startswith(_CACHED)
 
 
 def is_hub_name(name: str) -> bool:
@@ -75,7 +105,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def download(name: str, *, weights: bool = True) -> Path:
-    """The local copy of a hub model's config, tokenizer and ``weights``; raises UsageError.
+    """The local copy of a hub model's config and tokenizer, its ``weights`` and card; raises UsageError.
 
     It is fetched unless the hub's cache has it. Weights are read from safetensors alone.
     """
@@ -83,7 +113,9 @@ def download(name: str, *, weights: bool = True) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_FILES if weights else _FILES[:-1]))
+        folder = Path(
+            snapshot_download(name, allow_patterns=_FILES if weights else _TOKENIZER_FILES)
+        )
     except LocalEntryNotFoundError:
         raise UsageError(
             f"{name} is not a local folder, and cannot be loaded from the hub: it is not among the models on "

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from chronomask.config import Alternative, kind_of
 from chronomask.errors import DataError, UsageError, need, shown
-from chronomask.model.open import download, is_hub_name, open_tokenizer
+from chronomask.model.open import download, is_hub_name, open_tokenizer, snapshot_within
 from chronomask.prepare.read.files import file_state
 from chronomask.storage import file_sha256
 from chronomask.vocabulary import other_roles, vocabulary_size
@@ -338,6 +338,8 @@ class TokenizerFolder(TokenizerChoice):
                 "train one with --set tokenizer.kind=wordpiece"
             )
         if not (folder / "tokenizer.json").is_file():
+            if cached := snapshot_within(folder):
+                raise UsageError(f"tokenizer folder {self.path} has no tokenizer.json{cached}")
             raise UsageError(
                 f"tokenizer folder {self.path} has no tokenizer.json: only fast tokenizers tell the "
                 "character offsets that words need. Where it has another form (vocab.txt, *.model), "

@@ -39,7 +39,7 @@ from chronomask.storage import read_object
 from chronomask.train.config import RunConfig, of_earlier_run
 from chronomask.train.sharding import like
 
-__all__ = ["Checkpoint", "branch_point", "check_same_run", "latest", "tidy"]
+__all__ = ["Checkpoint", "OtherRun", "branch_point", "check_same_run", "latest", "tidy"]
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +160,19 @@ def _config_of(checkpoint: Checkpoint) -> RunConfig:
         raise RunError(f"the checkpoint's config cannot be read: {error}") from None
 
 
+class OtherRun(UsageError):
+    """A run was to go on with other settings or data: what differs, and how it goes on."""
+
+    def __init__(self, difference: str) -> None:
+        self.difference = difference
+        super().__init__(
+            f"{difference}. Resume with the run's own config.yaml; to go on with other settings, give "
+            "pretrain --branch and another output folder"
+        )
+
+
 def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) -> RunConfig:
-    """The config it was saved with; refuses another run: UsageError names every field that differs."""
+    """The config it was saved with; refuses another run: OtherRun names every field that differs."""
     problems = []
     if checkpoint.state["data_fingerprint"] != fingerprint:
         problems.append(
@@ -172,10 +183,8 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
     for key, (old, new) in unchangeable(before, config).items():
         problems.append(f"{key} (checkpoint {old!r}, now {new!r})")
     if problems:
-        raise UsageError(
-            f"{checkpoint.path} belongs to another run; these differ: {'; '.join(problems)}. "
-            "Resume with the run's own config.yaml; to go on with other settings, give pretrain --branch and "
-            "another output folder"
+        raise OtherRun(
+            f"{checkpoint.path} belongs to another run; these differ: {'; '.join(problems)}"
         )
     return before
 

@@ -83,13 +83,36 @@ def change(values: Any, **changes: Any) -> Any:
         ),
         (
             lambda v: change(v, answers=[{"text": "rude", "answer_start": 0}]),
-            "'rude' is not at character 0.*'key '",
+            "'rude' is not at character 0.*'key '.*; the context does not hold it",
         ),
     ],
 )
 def test_bad_files_are_refused_by_place(data: Path, broken: Any, message: str) -> None:
     path = data / "squad" / "dev-v1.1.json"
     path.write_text(json.dumps(broken(json.loads(path.read_text()))))
+    with pytest.raises(DataError, match=message):
+        read_questions(data, "dev")
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (0, r"it is at character 4: set"),
+        (7, r"it is at character 4 \(the file counts bytes of UTF-8, .*set answer_start to that$"),
+        (5, r"it is at character 4 \(the file counts units of UTF-16, .*set"),
+        (17, r"it is at character 15: set"),
+    ],
+)
+def test_an_answer_at_another_place_is_refused_with_its_place(
+    data: Path, start: int, message: str
+) -> None:
+    path = data / "squad" / "dev-v1.1.json"
+    values = json.loads(path.read_text())
+    paragraph = values["data"][1]["paragraphs"][0]
+    paragraph["context"] = "\U0001f511 a key or two key"
+    assert (len("\U0001f511 a ".encode()), paragraph["context"].index("key")) == (7, 4)
+    change(values, answers=[{"text": "key", "answer_start": start}])
+    path.write_text(json.dumps(values))
     with pytest.raises(DataError, match=message):
         read_questions(data, "dev")
 

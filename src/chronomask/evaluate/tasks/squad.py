@@ -8,6 +8,7 @@ trained to point at the classification token, whose score is set against that of
 
 from __future__ import annotations
 
+import json
 import re
 import string
 import time
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from chronomask.errors import DataError, UsageError, shown
+from chronomask.errors import DataError, UsageError, amount, shown
 from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Loss, Positive, outputs
 from chronomask.evaluate.finetuned_task import FineTunedTask, Part
 from chronomask.evaluate.spans import (
@@ -396,9 +397,11 @@ def _parse(values: Any, where: str, version: str) -> Questions:
                         str(item["id"]), item["question"], len(contexts) - 1, answers, starts
                     )
                     _check(question, contexts[-1], seen, at, version)
-                    if bool(item.get("is_impossible", not answers)) == bool(answers):
+                    impossible = item.get("is_impossible", not answers)
+                    if impossible not in (True, False) or impossible == bool(answers):
                         raise DataError(
-                            f"{at}: is_impossible and the answers contradict each other"
+                            f"{at}: is_impossible is {json.dumps(impossible)}, and the question has "
+                            f"{amount(len(answers), 'answers')}: it is true where there is none, else false"
                         )
                     questions.append(question)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -429,8 +432,23 @@ def _check(question: Question, context: str, seen: set[str], at: str, version: s
             found = context[max(0, start) : max(0, start) + len(answer)]
             raise DataError(
                 f"{at}: the answer {shown(answer)} is not at character {start} of its context, "
-                f"where it says {shown(found)}"
+                f"where it says {shown(found)}; {_where(answer, context, start)}"
             )
+
+
+def _where(answer: str, context: str, start: int) -> str:
+    """Where an answer is that is not at ``start``, and what may have counted otherwise."""
+    places = [found.start() for found in re.finditer(re.escape(answer), context)]
+    if not places:
+        return "the context does not hold it: correct one of them, or take the question out"
+    nearest = min(places, key=lambda place: abs(place - start))
+    units = {
+        "bytes of UTF-8": len(context[:nearest].encode()),
+        "units of UTF-16, as JavaScript counts": len(context[:nearest].encode("utf-16-le")) // 2,
+    }
+    counted = next((what for what, place in units.items() if place == start), None)
+    why = f" (the file counts {counted}, and a character is a code point)" if counted else ""
+    return f"it is at character {nearest}{why}: set answer_start to that"
 
 
 def _from_hub(split: str, version: str) -> Questions:
