@@ -176,6 +176,8 @@ def test_the_version(run) -> None:
         (["data", "shwo"], "show"),
         (["recipes", "one", "two"], "unexpected extra argument"),
         (["report"], "Missing argument"),
+        (["pretrain", "--data", "a", "-d", "b", "--out", "r"], "--data is given 2 times"),
+        (["data", "show", "a", "--row", "1", "--row", "1"], "--row is given 2 times"),
     ],
 )
 def test_a_wrong_command_line_is_refused_in_one_line(run, words: list[str], advice: str) -> None:

@@ -31,7 +31,7 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
     A word is a syntactic word: the line `3-4 don't` of a multiword token only says how they are
     written and whether a space follows the last (none follows the others), and empty nodes (`8.1`) are
     passed over. Raises :class:`DataError` for a malformed line, a tag outside ``UPOS``, a file that
-    ends inside a sentence, or no sentence at all.
+    ends inside a sentence, no sentence at all, or words that are withheld, at the file's end.
     """
     words: list[str] = []
     spaces: list[bool] = []
@@ -40,7 +40,7 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
     starts_document = False
     multiword_end = 0  # id of the last word of the multiword token being read
     multiword_space = True
-    num_sentences = 0
+    num_sentences = num_words = num_withheld = 0
 
     for number, line in enumerate(lines, start=1):
         line = line.rstrip("\r\n")
@@ -59,7 +59,8 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
             if "." in token_id:
                 continue
             if "-" in token_id:
-                multiword_end, multiword_space = _range_end(token_id, path, number), space
+                multiword_end = _range_end(token_id, len(words) + 1, path, number)
+                multiword_space = space
                 written_as.append((len(words), multiword_end, word))
                 continue
             if token_id != str(len(words) + 1):
@@ -87,6 +88,8 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
                 tuple(words), tuple(spaces), tuple(upos), starts_document, tuple(written_as)
             )
             num_sentences += 1
+            num_words += len(words)
+            num_withheld += words.count(_WITHHELD)
             words, spaces, upos, written_as = [], [], [], []
             starts_document, multiword_end = False, 0
     if words:
@@ -96,13 +99,27 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
         )
     if not num_sentences:
         raise DataError(f"{path}: no sentence found")
+    if 2 * num_withheld > num_words:
+        raise DataError(
+            f"{path}: {num_withheld:,} of {num_words:,} words are '{_WITHHELD}': this treebank comes without "
+            "its text, and the README beside it says how to put that back"
+        )
 
 
-def _range_end(token_id: str, path: object, number: int) -> int:
+def _range_end(token_id: str, expected: int, path: object, number: int) -> int:
     start, _, end = token_id.partition("-")
     if not (start.isdecimal() and end.isdecimal() and int(start) < int(end)):
         raise DataError(f"{path}:{number}: {token_id!r} is not a range of word ids")
+    if int(start) != expected:
+        raise DataError(
+            f"{path}:{number}: the words {token_id} of a multiword token stand behind it, and the next word "
+            f"is {expected}"
+        )
     return int(end)
+
+
+_WITHHELD = "_"
+"""What stands for every word of a treebank that is given away without its text."""
 
 
 def by_document(found: Iterable[Sentence]) -> Iterator[list[Sentence]]:

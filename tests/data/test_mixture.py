@@ -161,9 +161,11 @@ def test_the_fingerprint_names_parts_and_shares(paths: list[str]) -> None:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"tokenizer_sha256": "1" * 64}, "different tokenizers"),
-        ({"class_names": ("none", "a", "c")}, "different classes"),
+        ({"tokenizer_sha256": "1" * 64}, "different tokenizers .*--tokenizer FOLDER/tokenizer"),
+        ({"class_names": ("none", "a", "c")}, "different classes .*prepare both"),
         ({"pad_token_id": 3}, "different padding"),
+        ({"scores": "pmi"}, "different scores .*chronomask data score"),
+        ({"ngrams": "pmi"}, "different n-grams .*chronomask data ngrams"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(

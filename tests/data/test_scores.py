@@ -20,6 +20,7 @@ from chronomask.data.annotation import SPECIAL, WORD_START
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import DataPart, open_data
+from chronomask.data.ngrams import add_ngrams, find_ngrams
 from chronomask.data.order import cut_rows
 from chronomask.data.parquet import export_parquet, import_parquet
 from chronomask.data.scores import (
@@ -118,6 +119,24 @@ def test_damaged_data_get_no_scores_and_stay_damaged(tmp_path: Path, name: str) 
     for _ in range(2):
         with pytest.raises(DataError, match=f"damaged: {name}; run `chronomask prepare` again"):
             add_scores(data.path, Informativeness())
+
+
+def test_a_column_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
+    """Finding collocations takes long, and scores may be added before it ends."""
+    out = tmp_path / "out"
+    opened = prepared(out)
+    add_scores(out, Informativeness())
+    add_scores(out, PairedInformation())  # the file of the scores before is gone
+    found = find_ngrams(opened.split("train"), min_count=2, progress=False)
+    both = add_ngrams(opened, found)
+    assert (both.manifest.scores, both.manifest.ngrams) == ("pmi", "pmi")
+    rows = both.split("train").read(np.arange(1))
+    assert rows.scores is not None
+    assert rows.ngrams is not None
+    assert both.verify()
+    prepared(out, row_length=16, force=True)
+    with pytest.raises(DataError, match="was prepared anew meanwhile"):
+        add_ngrams(opened, found)
 
 
 def test_scores_reach_the_loader_and_short_rows(scored: PreparedData) -> None:

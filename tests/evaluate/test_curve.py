@@ -12,7 +12,9 @@ from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
 from chronomask.evaluate.curve import Plan, checkpoints_of, evaluate_curve
+from chronomask.layers import read_yaml
 from chronomask.runs.result import TaskResult
+from chronomask.yaml_text import as_yaml
 from tests.support.tiny_run import tiny_run
 
 
@@ -49,6 +51,18 @@ def test_the_masked_loss_takes_the_data_of_the_run(run: Path, tmp_path: Path) ->
         assert (tmp_path / model.name / "mlm-seed0.json").is_file()
     other = CliRunner().invoke(app, ["evaluate", str(run), "--tasks", "mlm,cola"])
     assert "--task-data FOLDER" in str(other.exception)
+
+
+def test_the_masked_loss_of_a_run_on_a_mixture_asks_for_a_part(
+    run: Path, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    mixed = Path(shutil.copytree(run, tmp_path / "mixed"))
+    second = shutil.copytree(tiny_data.path, tmp_path / "second")
+    values = read_yaml(mixed / "config.yaml")
+    parts = [{"path": values["data"]}, {"path": str(second)}]
+    (mixed / "config.yaml").write_text(as_yaml(values | {"data": parts}))
+    refused = CliRunner().invoke(app, ["evaluate", str(mixed), "--tasks", "mlm"])
+    assert f"mixture of {values['data']}, {second}: name the part" in str(refused.exception)
 
 
 def test_processes_give_what_one_gives_and_whole_results_are_kept(

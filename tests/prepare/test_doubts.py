@@ -226,7 +226,13 @@ def test_taggers_have_names() -> None:
     assert further.tagger == StanzaTagger(language="ko", package="kaist")
     with pytest.raises(UsageError, match=r"'englsh'.*english"):
         named("englsh")
-    with pytest.raises(
-        UsageError, match=r"no spaCy pipeline for 'qq' is installed.*--tagger bands"
-    ):
-        named("spacy:qq").label()
+    ways_out = {
+        "ar": "--tagger stanza:ar, .*or --tagger bands",
+        "sv": "spacy download sv_core_news_sm`, or choose --tagger bands",
+        "zh": "spacy download zh_core_web_sm`",
+    }
+    for language, way_out in ways_out.items():
+        with pytest.raises(
+            UsageError, match=f"no spaCy pipeline for '{language}' is installed; .*{way_out}"
+        ):
+            named(f"spacy:{language}").label()

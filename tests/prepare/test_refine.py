@@ -85,6 +85,39 @@ def test_options_of_filters_are_their_own(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        (
+            {"filters": [{"kind": "gopher_quality", "options": {"min_doc_words": "many"}}]},
+            DataError,
+            "gopher_quality refuses its options {'min_doc_words': 'many'}: ",
+        ),
+        (
+            {"filters": [{"kind": "gopher_repetition", "options": {"top_n_grams": 3}}]},
+            DataError,
+            "gopher_repetition refuses its options {'top_n_grams': 3}: ",
+        ),
+        (
+            {"filters": [{"kind": "c4_quality", "options": {"language": "xyz"}}]},
+            DataError,
+            "c4_quality refuses its options .*'xyz'",
+        ),
+        (
+            {"deduplication": {"kind": "minhash", "language": "xyz"}},
+            UsageError,
+            "deduplication.language=xyz: its words cannot be split: ",
+        ),
+    ],
+)
+def test_values_that_cannot_be_are_refused_before_any_text_is_read(
+    tmp_path: Path, values: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(config(corpus(tmp_path, [GOOD]), **values), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_filter_may_change_a_text(tmp_path: Path) -> None:
     lines = "\n".join(f"{sentence.strip()}." for sentence in GOOD.split(".")[:-1])
     file = corpus(tmp_path, [lines + "\nno full stop at the end of this line"] * 2)

@@ -217,7 +217,7 @@ _WORD = b"1\ta\ta\tNOUN\t_\t_\t0\troot\t_\t_\n"
         ("a.jsonl", lzma.compress(b"x"), DataError, r"xz: give it a name that ends in \.xz"),
         ("a.csv", b"PK\x03\x04..", DataError, "a ZIP archive: unpack it"),
         ("a.txt", b"%PDF-1.7", DataError, "a PDF document: take its text out first"),
-        ("a.csv", b"text,text\na,b", DataError, "line 1: 2 columns are called 'text'; give each"),
+        ("a.csv", b"text,text\na,b", DataError, "a.csv: 2 columns are called 'text'; give each"),
         ("a.csv", b"1,some text", DataError, r"the first line of a \.csv file names its columns"),
         ("a.conllu", _WORD, DataError, "ends inside a sentence.*add an empty line"),
         ("a.zip", b"PK\x03\x04", UsageError, r"are read as 'zip://\*\*::/.*a\.zip', or unpack it"),
@@ -249,6 +249,18 @@ def test_a_column_of_parquet_that_is_no_text_is_named_with_what_to_do(tmp_path: 
         DataError, match=r"'doc' is struct<.*, not text; write its text as a column"
     ):
         read(file, text_key="doc")
+
+
+def test_two_columns_of_parquet_of_one_name(tmp_path: Path) -> None:
+    """As a join of two tables leaves them; others than the text may be called alike."""
+    file, columns = tmp_path / "a.parquet", [pa.array(["one text"]), pa.array(["another"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["text", "text"]), file)
+    with pytest.raises(
+        DataError, match=r"a\.parquet: 2 columns are called 'text'; give each a name"
+    ):
+        read(file)
+    pq.write_table(pa.Table.from_arrays([*columns, columns[0]], names=["n", "text", "n"]), file)
+    assert [document.text for document in read(file)[0]] == ["another"]
 
 
 def test_text_that_parquet_keeps_once_is_text(tmp_path: Path) -> None:

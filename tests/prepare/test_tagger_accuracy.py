@@ -90,6 +90,11 @@ def test_gzip_reads_like_plain_text(sample, tmp_path):
         (line("2", "a", "DET") + "\n\n", "word id '2', expected 1"),
         (line("3-2", "a", "_") + "\n\n", "'3-2' is not a range"),
         (line("1", "a", "DET") + "\n", "ends inside a sentence"),
+        (line("2-3", "du", "_") + "\n" + line("1", "a", "DET") + "\n\n", "the next word is 1"),
+        (
+            "\n".join(line(str(k), "_a"[k // 3], "DET") for k in (1, 2, 3)) + "\n\n",
+            "2 of 3 words are '_': this treebank comes without its text",
+        ),
     ],
 )
 def test_malformed_text_is_refused(tmp_path, text, message):

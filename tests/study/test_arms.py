@@ -266,6 +266,10 @@ def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, A
         ({"arms": {"MRD + PTW": {}, "MRD+PTW": {}}}, "differ in capitals or blanks alone"),
         ({"arms": {"MRD": {}, "MRD ": {}}}, "end with neither a blank nor a stop"),
         ({"arms": {"MRD.": {}}}, "end with neither a blank nor a stop"),
+        (
+            {"base": {"data": [{"path": "a"}, {"path": "b"}]}},
+            "base.data is a mixture, and a study trains on one folder: prepare the texts together",
+        ),
         ({"slurm": {}}, "has no 'slurm' section: remove it.*--only 1/8"),
     ],
 )

@@ -25,7 +25,7 @@ from chronomask.cli import data, study
 from chronomask.cli.adapt import adapt, push
 from chronomask.cli.evaluate import compare, evaluate
 from chronomask.cli.inspect import inspect
-from chronomask.cli.options import HELP_FLAGS, show_help
+from chronomask.cli.options import HELP_FLAGS, Commands, show_help
 from chronomask.cli.prepare import prepare
 from chronomask.cli.pretrain import pretrain, replay
 from chronomask.cli.recipes import recipes
@@ -36,7 +36,7 @@ __all__ = ["app", "main"]
 
 _CommandLineError: type[Exception] = typer.BadParameter.__bases__[0]  # typer's own, not exported
 
-app = typer.Typer(
+app = Commands(
     help="Pre-train masked language models with masking that changes over training.",
     context_settings=HELP_FLAGS,
     pretty_exceptions_enable=False,

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from chronomask.cli.options import HELP_FLAGS, Quiet, show_help
+from chronomask.cli.options import HELP_FLAGS, Commands, Quiet, show_help
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app = Commands(
     help="Look into prepared data, and carry it elsewhere and back.",
     context_settings=HELP_FLAGS,
     rich_markup_mode="rich",

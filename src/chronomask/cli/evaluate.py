@@ -153,7 +153,10 @@ def compare(
 
 
 def _data_of_run(model: Path) -> Path | None:
-    """The prepared data of the run that a model is or is a checkpoint of; None of no run, or of a mixture."""
+    """The prepared data of the run that a model is or is a checkpoint of; None of no run.
+
+    Raises UsageError for a run on a mixture.
+    """
     from chronomask.runs.layout import RunFolder
     from chronomask.train.config import RunConfig
 
@@ -162,5 +165,11 @@ def _data_of_run(model: Path) -> Path | None:
         if run.config.is_file() and run.checkpoints.is_dir():
             run.check_config()
             paths = RunConfig.load(run.config).at(run).data_paths
-            return Path(paths[0]) if len(paths) == 1 else None
+            first, *others = paths
+            if others:
+                raise UsageError(
+                    f"{run.path} was trained on a mixture of {', '.join(paths)}: name the part to measure it "
+                    f"on, such as --task-data {first}"
+                )
+            return Path(first)
     return None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from chronomask.errors import UsageError, shown
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AHEAD",
     "HELP_FLAGS",
+    "Commands",
     "Content",
     "Device",
     "Overrides",
@@ -39,6 +41,31 @@ __all__ = [
 
 HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
 """Context settings of every command."""
+
+
+class _OneValueEach(TyperCommand):
+    """A command that refuses an option given twice where one value counts: the last, without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option in given:
+            takes_one = not (
+                option.multiple or getattr(option, "is_flag", False) or option.nargs < 0
+            )
+            if takes_one and given.count(option) > 1 and not ctx.resilient_parsing:
+                ctx.fail(
+                    f"{option.opts[0]} is given {given.count(option)} times and takes one value"
+                )
+        return super().parse_args(ctx, args)
+
+
+class Commands(typer.Typer):
+    """Commands, each option of which that takes one value is given once."""
+
+    def command(self, *name: Any, **settings: Any) -> Callable[[Any], Any]:
+        """As typer's."""
+        return super().command(*name, **{"cls": _OneValueEach} | settings)
+
 
 CONFIG_PANEL = "Values of the config"
 """Heading of the flags that set one, in the help of every command."""

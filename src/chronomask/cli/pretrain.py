@@ -46,7 +46,14 @@ def pretrain(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", "-d", metavar="FOLDER", help="Prepared data.")
+        Path | None,
+        typer.Option(
+            "--data",
+            "-d",
+            metavar="FOLDER",
+            help="Prepared data; several are mixed with "
+            "--set 'data=[{path: A, weight: 3}, {path: B}]'.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,

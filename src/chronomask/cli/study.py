@@ -9,6 +9,7 @@ import typer
 
 from chronomask.cli.options import (
     HELP_FLAGS,
+    Commands,
     Device,
     Precision,
     PricePerHour,
@@ -25,7 +26,7 @@ from chronomask.layers import Layer
 
 __all__ = ["app", "quickstart", "report"]
 
-app = typer.Typer(
+app = Commands(
     help="Compare ways to mask: arms, seeds, tasks, and an interval for every difference.",
     context_settings=HELP_FLAGS,
     rich_markup_mode="rich",

@@ -101,7 +101,7 @@ class MixedData(WithManifest):
                 if a != b:
                     raise UsageError(
                         f"{parts[0].path} and {part.path} cannot be mixed: they have different "
-                        f"{what} ({_abbreviate(a)} and {_abbreviate(b)}); prepare both with the same"
+                        f"{what} ({_abbreviate(a)} and {_abbreviate(b)}); {_WAYS_OUT.get(name, _PREPARE)}"
                     )
         paths = [str(part.path.resolve()) for part in parts]
         twice = next((path for path in paths if paths.count(path) > 1), None)
@@ -132,6 +132,12 @@ _ALIKE = {
     "vocab_size": "vocabularies",
     "scores": "scores",
     "ngrams": "n-grams",
+}
+_PREPARE = "prepare both with the same"
+_WAYS_OUT = {
+    "scores": "`chronomask data score FOLDER KIND` gives both the same",
+    "ngrams": "`chronomask data ngrams FOLDER` finds those of the one that has none",
+    "tokenizer_sha256": "prepare one with --tokenizer FOLDER/tokenizer of the other",
 }
 
 

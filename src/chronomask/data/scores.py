@@ -252,13 +252,20 @@ def keep_column(
     """Keep a column beside the rows of prepared data, in place of one that there may be, and open them.
 
     ``blocks``: for each split with rows the numbers [B, T] of all its rows, in order; ``label``: what the
-    manifest calls the column. Whatever happens meanwhile, the folder holds the old column or the new one.
-    Raises :class:`DataError` for damaged data, for the manifest that is written hashes every file anew.
+    manifest calls the column. Whatever happens meanwhile, the folder holds the old column or the new one,
+    and the other column as another command may have left it since ``data`` was opened.
+    Raises :class:`DataError` for damaged data, for the manifest that is written hashes every file anew, and
+    where the rows are no longer those of ``data``.
     """
-    data.verify()
-    entries: dict[str, SplitEntry] = dict(data.manifest.splits)
-    for name, parts in blocks.items():
-        entries[name] = write_column(data.path, name, entries[name], column, parts)
+    PreparedData.open(data.path, verify=True)
+    written = {
+        name: write_column(data.path, name, data.manifest.splits[name], column, parts)
+        for name, parts in blocks.items()
+    }
+    data = PreparedData.open(data.path)
+    entries = dict(data.manifest.splits)
+    for name, entry in written.items():
+        entries[name] = _beside(entries[name], entry, column, data.path)
     values = data.manifest.to_dict()
     for key in (
         "schema_version",
@@ -275,6 +282,17 @@ def keep_column(
     for name in before - {entry.file for entry in manifest.shard_files()}:
         (data.path / name).unlink()  # the column that there was
     return PreparedData.open(data.path)
+
+
+def _beside(now: SplitEntry, written: SplitEntry, column: Column, path: Path) -> SplitEntry:
+    """A split as it is now with the column that was ``written`` for it."""
+    if [shard.ids for shard in now.shards] != [shard.ids for shard in written.shards]:
+        raise DataError(
+            f"{path} was prepared anew meanwhile, with other rows: run the command again"
+        )
+    pairs = zip(now.shards, written.shards, strict=True)
+    shards = (old.model_copy(update={column: getattr(new, column)}) for old, new in pairs)
+    return now.model_copy(update={"shards": tuple(shards)})
 
 
 def scores_named(text: str) -> Scores | dict[str, np.ndarray]:

@@ -76,13 +76,25 @@ class DatatroveFilter(Config):
                     f"filter {self.kind} has no option '{name}'; {nearest(name, known)}"
                 )
         try:
-            return step(**self.options)
+            made = step(**self.options)
+            if self.kind != "language":  # which may load its model from a network first
+                made.filter(_as_theirs(_ORDINARY))
         except ImportError as error:
             raise UsageError(f"filter {self.kind} cannot be used: {error}") from None
-        except (TypeError, ValueError) as error:
-            raise DataError(f"filter {self.kind} refuses its options: {error}") from None
+        except Exception as error:  # of a value that some line of the filter cannot take
+            raise DataError(
+                f"filter {self.kind} refuses its options {self.options}: {error}"
+            ) from None
+        return made
 
 
+_ORDINARY = (
+    "The river rises in the hills and flows through two old towns before it meets the sea. Boats "
+    "carried wool and corn along it for many years, until the railway came and took most of that trade. "
+    "Now people walk on its banks, and herons stand where the mills once stood. In spring the water is "
+    "high, and the lower fields are flooded with it for a week or more."
+)
+"""Prose that every filter takes, to see that its options can be used."""
 FILTER = "filter"
 """Name of the stage."""
 
@@ -114,9 +126,7 @@ def _apply(
     document: Document, steps: Sequence[tuple[str, Any]], skipped: Skipped
 ) -> Document | None:
     """The document as the filters leave it, None if one refuses it."""
-    from datatrove.data import Document as TheirDocument
-
-    theirs = TheirDocument(text=document.text, id=document.id)
+    theirs = _as_theirs(document.text, document.id)
     for name, step in steps:
         answer = step.filter(theirs)
         passes, reason = answer if isinstance(answer, tuple) else (answer, "")
@@ -127,6 +137,13 @@ def _apply(
     if theirs.text == document.text:
         return document
     return Document(document.id, theirs.text, document.metadata)
+
+
+def _as_theirs(text: str, name: str = "") -> Any:
+    """A text as a document of datatrove."""
+    from datatrove.data import Document as TheirDocument
+
+    return TheirDocument(text=text, id=name)
 
 
 @lru_cache(maxsize=1)
@@ -147,7 +164,7 @@ class Deduplication(Alternative):
     """What the account says of a document that was left out; None: every document is kept."""
 
     def check(self) -> None:
-        """Raises :class:`UsageError`, before any work, where a package is missing."""
+        """Raises :class:`UsageError`, before any work, where a package is missing or a value cannot be."""
 
     def sign(self, texts: Sequence[str], work: Path, number: int) -> None:
         """Write what is compared of the texts of a part."""
@@ -207,18 +224,24 @@ class MinHashDuplicates(Deduplication):
     """Language that words are split by, in three letters."""
 
     def check(self) -> None:
-        """Raises :class:`UsageError` without datatrove."""
+        """Raises :class:`UsageError` without datatrove, or what it needs to split words of the language."""
         need("datatrove.pipeline.dedup", "filters", "deduplication.kind=minhash")
+        words = need("datatrove.utils.word_tokenizers", "filters", "deduplication.kind=minhash")
+        try:
+            words.load_word_tokenizer(self.language).word_tokenize(_ORDINARY)
+        except Exception as error:  # every language has a library, with errors of its own
+            raise UsageError(
+                f"deduplication.language={self.language}: its words cannot be split: {error}"
+            ) from None
 
     def sign(self, texts: Sequence[str], work: Path, number: int) -> None:
         """The library's signatures."""
-        from datatrove.data import Document as TheirDocument
         from datatrove.pipeline.dedup import MinhashDedupSignature
 
         step = MinhashDedupSignature(
             str(work / "signatures"), self._library_config(), self.language
         )
-        step.run((TheirDocument(text=text, id="") for text in texts), number, 1)
+        step.run(map(_as_theirs, texts), number, 1)
 
     def duplicates(self, work: Path, num_parts: int) -> dict[int, list[int]]:
         """What the library's clusters leave out."""

@@ -103,6 +103,11 @@ class StudyConfig(Config):
                 "give either base.data (a folder of prepared data) or prepare (text to prepare), not "
                 + ("both" if self.prepare is not None else "neither")
             )
+        if not isinstance(self.base.get("data", ""), str):
+            raise ValueError(
+                "base.data is a mixture, and a study trains on one folder: prepare the texts together, with "
+                "chronomask prepare TEXT TEXT --out FOLDER, and name that"
+            )
         for what, values in (("seeds", self.seeds), ("task_seeds", self.task_seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{what} {list(values)} holds a seed twice")

@@ -208,12 +208,6 @@ def _read_tabbed(lines: Iterable[bytes | LongLine], fields: Fields) -> Iterator[
 
 def _check_names(source: SourceFile, names: list[str], fields: Fields) -> None:
     """Refuse a table whose first line does not name the columns that are read, or names one twice."""
-    twice = next((name for name in fields.read if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(
-            f"{source.name}, line 1: {names.count(twice)} columns are called {shown(twice)}; give each a "
-            "name of its own"
-        )
     try:
         fields.require(names, source.name)
     except DataError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from chronomask.errors import DataError, nearest, printable
+from chronomask.errors import DataError, nearest, printable, shown
 from chronomask.prepare.read.files import Skipped
 from chronomask.types import Document, TaggedWords
 
@@ -62,9 +62,14 @@ class Fields:
         return self.words_and_tags or (self.text,)
 
     def require(self, names: Iterable[str], source: object) -> None:
-        """Raises :class:`DataError` for the first field that is not among ``names``."""
+        """Raises :class:`DataError` for the first field that is not among ``names``, or there twice."""
         names = list(names)
         for name in self.read:
+            if names.count(name) > 1:
+                raise DataError(
+                    f"{source}: {names.count(name)} columns are called {shown(name)}; give each a name of "
+                    "its own"
+                )
             if name not in names:
                 raise DataError(
                     f"{source} has no field '{printable(name)}'; "

@@ -156,6 +156,13 @@ def bundled_folder() -> Path:
     return folder
 
 
+_PUBLISHED = (
+    "ca", "da", "de", "el", "en", "es", "fi", "fr", "hr", "it", "ja", "ko",
+    "lt", "mk", "nb", "nl", "pl", "pt", "ro", "ru", "sl", "sv", "uk", "zh",
+)  # fmt: skip
+"""Languages of which spaCy publishes a pipeline that tags (https://spacy.io/models, version 3.8)."""
+
+
 def _find(name: str, installed: Sequence[str]) -> str:
     """The pipeline that is meant by its name, its folder or its language; raises :class:`UsageError`."""
     if name in installed or Path(name).is_dir():
@@ -168,10 +175,13 @@ def _find(name: str, installed: Sequence[str]) -> str:
         )
     of_language = sorted(other for other in installed if other.startswith(f"{name}_"))
     if not of_language:
-        raise UsageError(
-            f"no spaCy pipeline for '{name}' is installed; install one, such as "
-            f"`python -m spacy download {name}_core_news_sm`, or choose --tagger bands"
+        genre = "web" if name in ("en", "zh") else "news"
+        way_out = (
+            f"install one, such as `python -m spacy download {name}_core_{genre}_sm`, or choose"
+            if name in _PUBLISHED
+            else f"spaCy publishes none that tags it: choose --tagger stanza:{name}, where stanza has it, or"
         )
+        raise UsageError(f"no spaCy pipeline for '{name}' is installed; {way_out} --tagger bands")
     if len(of_language) > 1:
         raise UsageError(
             f"several spaCy pipelines for '{name}' are installed; name one: "
