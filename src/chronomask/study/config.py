@@ -103,7 +103,7 @@ class StudyConfig(Config):
                 "give either base.data (a folder of prepared data) or prepare (text to prepare), not "
                 + ("both" if self.prepare is not None else "neither")
             )
-        if not isinstance(self.base.get("data", ""), str):
+        if isinstance(self.base.get("data"), list | tuple):
             raise ValueError(
                 "base.data is a mixture, and a study trains on one folder: prepare the texts together, with "
                 "chronomask prepare TEXT TEXT --out FOLDER, and name that"
