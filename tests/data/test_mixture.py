@@ -15,6 +15,7 @@ from chronomask.data.loader import RowLoader, validation_batches
 from chronomask.data.mixture import DataPart, MixedData, MixedSplit, open_data, shares
 from chronomask.data.writer import RowWriter, write_manifest
 from chronomask.errors import DataError, UsageError
+from chronomask.train.config import RunConfig
 from tests.support.prepared_rows import FACTS, assert_equal, made_rows
 
 
@@ -174,6 +175,15 @@ def test_parts_that_do_not_go_together_are_refused(
     other = data_of(tmp_path / "other", 9, 5, **facts)
     with pytest.raises(UsageError, match=f"cannot be mixed: they have {message}"):
         open_data([DataPart(path=paths[0]), DataPart(path=other)])
+
+
+def test_the_path_of_a_part_stands_for_it() -> None:
+    parts = (DataPart(path="a"), DataPart(path="b", weight=3))
+    assert RunConfig.parse({"data": ["a", {"path": "b", "weight": 3}]}).data == parts
+    assert RunConfig.of({}, data=[Path("a"), parts[1]]).data == parts
+    assert RunConfig.parse_with({}, ["data=[a, {path: b, weight: 3}]"]).data == parts
+    with pytest.raises(UsageError, match=r"data\.1 is 5"):
+        RunConfig.parse({"data": ["a", 5]})
 
 
 def test_what_is_no_mixture_is_refused(paths: list[str], tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def pretrain(
             "--data",
             "-d",
             metavar="FOLDER",
-            help="Prepared data; several are mixed with "
-            "--set 'data=[{path: A, weight: 3}, {path: B}]'.",
+            help="Prepared data; --set 'data=[A, B]' mixes several, and {path: A, weight: 3} in A's place "
+            "takes three rows of it for one of B.",
         ),
     ] = None,
     out: Annotated[

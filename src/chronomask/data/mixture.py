@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from chronomask.config import Config
 from chronomask.data.folder import PreparedData, PreparedSplit, WithManifest
@@ -42,15 +42,20 @@ class DataPart(Config):
     """its share of the training rows, beside the other parts' weights"""
 
 
+def _part_of_path(value: Any) -> Any:
+    return {"path": str(value)} if isinstance(value, str | Path) else value
+
+
 def _source_kind(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else "folder"
 
 
 DataChoice = Annotated[
-    Annotated[str, Tag("folder")] | Annotated[tuple[DataPart, ...], Tag("list")],
+    Annotated[str, Tag("folder")]
+    | Annotated[tuple[Annotated[DataPart, BeforeValidator(_part_of_path)], ...], Tag("list")],
     Discriminator(_source_kind),
 ]
-"""A folder of prepared data, or a mixture of several."""
+"""A folder of prepared data, or a mixture of several; a part's path alone has weight 1."""
 
 
 def open_data(data: str | Path | Sequence[DataPart]) -> PreparedData | MixedData:

@@ -89,7 +89,7 @@ class RunConfig(Config):
     name: str | None = None
     """what reports call the run; the output folder's name if not given"""
     data: DataChoice
-    """folder of prepared data; or a list of ``{path, weight}``, their rows mixed by weights"""
+    """folder of prepared data; or a list of folders or ``{path, weight}``, their rows mixed by weights"""
     model: ModelConfig = FromConfig(overrides=_LAPTOP)
     """what is trained; by default a BERT of 4 layers × 256, which a laptop trains"""
     masking: MaskingConfig = MaskingConfig()
