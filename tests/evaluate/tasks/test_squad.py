@@ -121,6 +121,7 @@ def test_an_answer_at_another_place_is_refused_with_its_place(
     ("content", "message"),
     [
         (b"{", "dev-v1.1.json is not JSON"),
+        (b'{"data": []}\n{"data": []}', "goes on after one JSON value, at line 2, column 1"),
         (b"[" * 100_000, "dev-v1.1.json is nested too deeply"),
         (b'{"data":\n"\xe9"}', "dev-v1.1.json, line 2: byte 0xe9 is not UTF-8"),
         ('{"data": []}'.encode("utf-16"), "dev-v1.1.json is UTF-16"),
