@@ -207,8 +207,8 @@ def parse_json(text: str, where: str) -> Any:
     except ValueError as error:
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             raise DataError(
-                f"{where} goes on after one JSON value, at line {error.lineno}, column {error.colno}: it must "
-                "hold one, as those that the task's authors publish"
+                f"{where} goes on after one JSON value, at line {error.lineno}, column {error.colno}: it "
+                "must hold one, as those that the task's authors publish"
             ) from None
         raise DataError(
             f"{where} is not JSON ({error}): the file is cut short or damaged, download it again"
