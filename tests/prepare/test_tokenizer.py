@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
+from chronomask.model.open import open_tokenizer
 from chronomask.prepare import tokenizer as module
 from chronomask.prepare.config import ByteLevelBPE, TokenizerFolder, Unigram, WordPiece
 from chronomask.prepare.encoding import load_backend
@@ -170,6 +172,24 @@ def copied(tokenizer: Path, folder: Path) -> Path:
     for file in tokenizer.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
+
+
+@pytest.mark.parametrize("config", [None, '{"tokenizer_class": "BertTokenizer"}'])
+def test_the_advice_for_a_vocabulary_alone_makes_a_tokenizer(
+    config: str | None, tmp_path: Path
+) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    if config is not None:
+        (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(UsageError) as refused:
+        TokenizerFolder(path=str(tmp_path)).folder()
+    advised = re.search(r"(\w+)\.from_pretrained\('(.+?)'\)\.save_pretrained", str(refused.value))
+    assert advised is not None
+    opener, folder = advised.groups()
+    getattr(transformers, opener).from_pretrained(folder).save_pretrained(folder)
+    assert TokenizerFolder(path=str(tmp_path)).folder() == tmp_path
+    assert open_tokenizer(tmp_path)("river")["input_ids"] == [2, 5, 3]
 
 
 def test_folders_that_are_no_tokenizer(tiny_tokenizer: Path, tmp_path: Path) -> None:

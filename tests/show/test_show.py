@@ -249,7 +249,7 @@ def test_same_request_same_picture() -> None:
             {"text": "a", "changes": (Layer.of_override("ratio.kind=linaer"),)},
             "did you mean 'linear'",
         ),
-        ({"text": "a", "tokenizer": Path("nowhere")}, r"nowhere has no tokenizer\.json"),
+        ({"text": "a", "tokenizer": Path("nowhere")}, "tokenizer folder nowhere does not exist"),
         ({"data": Path("nowhere")}, "not a folder of prepared data"),
         ({"text": "a", "run": Path("nowhere")}, "run folder nowhere does not exist"),
     ],

@@ -334,17 +334,21 @@ class TokenizerFolder(TokenizerChoice):
             folder = download(self.path, weights=False)
         if not folder.is_dir():
             raise UsageError(
-                f"tokenizer folder {self.path} does not exist; give a folder with tokenizer.json, or "
-                "train one with --set tokenizer.kind=wordpiece"
+                f"tokenizer folder {self.path} does not exist; give a folder with tokenizer.json, as "
+                "chronomask prepare makes one of text with --set tokenizer.kind=wordpiece"
             )
         if not (folder / "tokenizer.json").is_file():
             if cached := snapshot_within(folder):
                 raise UsageError(f"tokenizer folder {self.path} has no tokenizer.json{cached}")
+            named = any((folder / f"{name}config.json").is_file() for name in ("", "tokenizer_"))
+            bare = (
+                folder / "vocab.txt"
+            ).is_file() and not named  # nothing says whose vocabulary it is
             raise UsageError(
                 f"tokenizer folder {self.path} has no tokenizer.json: only fast tokenizers tell the "
                 "character offsets that words need. Where it has another form (vocab.txt, *.model), "
-                f"AutoTokenizer.from_pretrained('{self.path}').save_pretrained('{self.path}') of "
-                "transformers writes it"
+                f"{'Bert' if bare else 'Auto'}Tokenizer.from_pretrained('{self.path}')"
+                f".save_pretrained('{self.path}') of transformers writes it"
             )
         return folder
 

@@ -17,9 +17,10 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.manifest import AGAIN
 from chronomask.errors import DataError, UsageError
 from chronomask.masking.masker import Vocabulary
-from chronomask.model.open import open_tokenizer, snapshot_within
+from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
 from chronomask.prepare.encoding import ByteRuns, for_documents, load_backend
+from chronomask.prepare.tokenizer import TokenizerFolder
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Spans, Tagger
 from chronomask.prepare.words.unicode import NoTagger
@@ -259,9 +260,4 @@ def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def _open_tokenizer(folder: Path) -> Any:
-    if not (folder / "tokenizer.json").is_file():
-        raise UsageError(
-            f"{folder} has no tokenizer.json{snapshot_within(folder)}; --tokenizer takes a folder with a "
-            "fast tokenizer, and without it every word is one token"
-        )
-    return open_tokenizer(folder)
+    return open_tokenizer(TokenizerFolder(path=str(folder)).folder())
