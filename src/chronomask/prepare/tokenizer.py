@@ -340,15 +340,15 @@ class TokenizerFolder(TokenizerChoice):
         if not (folder / "tokenizer.json").is_file():
             if cached := snapshot_within(folder):
                 raise UsageError(f"tokenizer folder {self.path} has no tokenizer.json{cached}")
-            named = any((folder / f"{name}config.json").is_file() for name in ("", "tokenizer_"))
-            bare = (
-                folder / "vocab.txt"
-            ).is_file() and not named  # nothing says whose vocabulary it is
+            files = {path.name for path in folder.iterdir()}
+            # A vocabulary without a config does not say whose it is.
+            bare = "vocab.txt" in files and not files & {"config.json", "tokenizer_config.json"}
+            opener = "BertTokenizer" if bare else "AutoTokenizer"
             raise UsageError(
                 f"tokenizer folder {self.path} has no tokenizer.json: only fast tokenizers tell the "
                 "character offsets that words need. Where it has another form (vocab.txt, *.model), "
-                f"{'Bert' if bare else 'Auto'}Tokenizer.from_pretrained('{self.path}')"
-                f".save_pretrained('{self.path}') of transformers writes it"
+                f"{opener}.from_pretrained('{self.path}').save_pretrained('{self.path}') of transformers "
+                "writes it"
             )
         return folder
 
