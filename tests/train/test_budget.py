@@ -21,6 +21,7 @@ from chronomask.study.config import study_of
 from chronomask.train import budget, loop
 from chronomask.train.budget import (
     Costs,
+    describe,
     few_validations,
     fixed_steps,
     number_of_validations,
@@ -74,6 +75,19 @@ def test_the_steps_that_fit_are_those_of_the_sum() -> None:
     assert costs.of_run(behind, 250) == pytest.approx(15 + 250 + 2 * 5 + 3)
     twice = config.replace(["averaging.kind=ema"])
     assert Costs.of(twice, 7.0, [1.0], validation=5.0, saving=3.0).validation == 10.0
+
+
+def test_what_is_told_of_the_time_adds_up(caplog: pytest.LogCaptureFixture) -> None:
+    config = RunConfig.parse({"data": "data", "rows_per_step": 10, "hours": 0.5})
+    costs = Costs(once=15.0, row=0.2, validation=5.0, checkpoint=3.0)
+    with caplog.at_level("INFO", budget.__name__):
+        told = describe(config, costs, 250)
+    assert told["seconds"] == {"once": 15.0, "row": 0.2, "validation": 5.0, "checkpoint": 3.0}
+    assert "Room for 250 steps within 0.5 hours: 2 s a step of 10 rows, 5 s a valid" in caplog.text
+    with pytest.raises(
+        UsageError, match=r"a validation and a checkpoint take 25 s here; give more"
+    ):
+        describe(config, costs, 0)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ class TimeVariantTrainer(Trainer):
         """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         # A Trainer resumed at its last step runs one step more.
-        progress = min(1.0, self.state.global_step / self.state.max_steps)
+        progress = min(1.0, self.state.global_step / max(1, self.state.max_steps))
         self.masking.attach(self.model, device)  # model_init may have made another
         micros = self.masking.begin_step(batches, progress, self._masking_callback.epoch)
         divisor = micros[0].predictions.divisor if micros else 0.0

@@ -330,9 +330,14 @@ def test_a_model_without_a_head_is_refused_before_any_work(
         BlimpTask().check(find_subject(str(tmp_path / "model")), data)
 
 
-def test_a_sentence_longer_than_the_model_is_named(
-    tmp_path: Path, tiny_tokenizer: Path, data: Path
-) -> None:
-    save_tiny(tmp_path / "model", tiny_tokenizer, max_position_embeddings=8)
-    with pytest.raises(UsageError, match="positions for 8 tokens"):
-        BlimpTask().check(find_subject(str(tmp_path / "model")), data)
+def test_a_sentence_longer_than_the_model_is_named(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    lines = paradigm("a", "agreement", 0, PAIRS).splitlines()
+    pair = json.loads(lines[4])
+    pair["sentence_good"] = " ".join(20 * pair["sentence_good"].split())
+    lines[4] = json.dumps(pair)
+    (tmp_path / "blimp").mkdir()
+    (tmp_path / "blimp" / "a.jsonl").write_text("\n".join(lines) + "\n")
+    save_tiny(tmp_path / "model", tiny_tokenizer, max_position_embeddings=64)
+    beginning = re.escape(pair["sentence_good"][:20])
+    with pytest.raises(UsageError, match=f"positions for 64 tokens, .* sentence '{beginning}"):
+        BlimpTask().check(find_subject(str(tmp_path / "model")), tmp_path)

@@ -133,6 +133,14 @@ def test_files_of_another_shape(tmp_path: Path, text: str, match: str) -> None:
         read_tagged(path)
 
 
+def test_a_number_sign_is_a_word_where_it_has_the_columns_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("# two O\nBonn B-LOC\n# O\n# id 7\n# a comment\n\n# B-MISC\n7 I-MISC\n")
+    assert read_tagged(path).words == [["Bonn", "#"], ["#", "7"]]
+    path.write_text("# text = O\nBonn NNP I-NP B-LOC\n# NN I-NP O\n# sent_id = 7\n")
+    assert read_tagged(path).words == [["Bonn", "#"]]
+
+
 def test_numbers_and_colons_may_be_words(tmp_path: Path) -> None:
     path = tmp_path / "train.txt"
     path.write_text("1 O\n2 B-NUM\n\nen:a O\nb O\n\n#\tO\n")

@@ -264,28 +264,30 @@ def entity_files(task_data: Path, part: str) -> tuple[Path, Path]:
 def read_tagged(path: Path) -> Tagged:
     """The sentences of a file; raises DataError that names the line of what is wrong.
 
-    A line's columns are separated by tabs, else by blanks; lines that begin with ``-DOCSTART-`` or with
-    ``# `` are left out, and so are comments with a tab. Files whose words are numbered are refused, and so
-    are those without any entity.
+    A line's columns are separated by tabs, else by blanks; lines that begin with ``-DOCSTART-`` are left
+    out, and so are comments: lines that begin with ``#`` and are not a word with as many columns as the word
+    before and a label. Files whose words are numbered are refused, and so are those without any entity.
     """
     words: list[list[str]] = []
     labels: list[list[str]] = []
-    is_open, counted = False, True
+    is_open, counted, width = False, True, 0
     for number, line in enumerate(read_lines(path), 1):
         line = line.rstrip("\r\n")
         if not line.strip():
             is_open = False
             continue
-        if line.startswith(("-DOCSTART-", "# ")):
+        if line.startswith("-DOCSTART-"):
             continue
         columns = line.split("\t") if "\t" in line else line.split()
+        if line.startswith("# ") and not (len(columns) == width and _is_label(columns[-1].strip())):
+            continue
         if len(columns) < 2:
             raise DataError(
                 f"{path}, line {number}: {shown(line)} has one column; a word and, in the last column, its "
                 "label are expected"
             )
         label = columns[-1].strip()
-        if label != _OUTSIDE and not (label[:2] in ("B-", "I-", "E-", "S-") and label[2:]):
+        if not _is_label(label):
             if columns[0] == "#":  # a comment with a tab, as GermEval has it
                 continue
             if columns[0].isdecimal() and len(columns) > 2:
@@ -300,6 +302,7 @@ def read_tagged(path: Path) -> Tagged:
             words.append([])
             labels.append([])
             is_open = True
+        width = len(columns)
         words[-1].append(columns[0].strip() or "�")
         labels[-1].append(label)
     if not words:
@@ -317,6 +320,10 @@ def read_tagged(path: Path) -> Tagged:
             f"text: remove it, such as with  sed 's/^{language[0]}//' {path.name}"
         )
     return Tagged(words, labels)
+
+
+def _is_label(label: str) -> bool:
+    return label == _OUTSIDE or (label[:2] in ("B-", "I-", "E-", "S-") and bool(label[2:]))
 
 
 def _numbering_problem(path: Path) -> str:
