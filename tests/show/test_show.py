@@ -1,6 +1,7 @@
 """The command's whole way: terminal, page, and a clear refusal of everything that cannot be shown."""
 
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_a_run_shows_the_rows_of_its_own_data(run_folder: Path, tiny_data: Prepa
     assert inspect_masking(asked) == inspect_masking(
         Request(run=run_folder, data=tiny_data.path, rows=1, progress="0.9")
     )
+
+
+def test_rows_of_a_mixture_say_of_which_part_they_are(
+    run_folder: Path, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    second = shutil.copytree(tiny_data.path, tmp_path / "second")
+    config = run_folder / "config.yaml"
+    config.write_text(config.read_text().replace("somewhere", f"[{tiny_data.path}, {second}]"))
+    asked = Request(run=run_folder, rows=1, progress="0.9")
+    said = (
+        f"note: these rows are of {tiny_data.path}, the first of the 2 data sets that the run reads"
+    )
+    assert said in inspect_masking(check(asked))
+    assert "these rows are of" not in inspect_masking(check(replace(asked, data=second)))
 
 
 def test_a_text_is_read_as_the_data_of_the_run_were(

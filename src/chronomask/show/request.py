@@ -30,6 +30,7 @@ __all__ = [
     "checked_moments",
     "configs_of",
     "data_of",
+    "data_paths_of",
     "default_masking",
     "english_is_installed",
     "masking_in",
@@ -96,8 +97,7 @@ def data_of(given: Path | None, run: Run | None, *, for_rows: bool) -> Path | No
     """
     if given is not None or run is None:
         return given
-    config = RunConfig.load(run.path / "config.yaml").at(RunFolder(run.path))
-    path = Path(config.data_paths[0])
+    path = data_paths_of(run)[0]
     try:
         PreparedData.open(path)
     except ChronomaskError as error:
@@ -108,6 +108,12 @@ def data_of(given: Path | None, run: Run | None, *, for_rows: bool) -> Path | No
             "where they are now"
         ) from None
     return path
+
+
+def data_paths_of(run: Run) -> list[Path]:
+    """Where the data of a run are: one folder, or those of its mixture."""
+    config = RunConfig.load(run.path / "config.yaml").at(RunFolder(run.path))
+    return [Path(path) for path in config.data_paths]
 
 
 def moments_of(progress: str) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ from chronomask.show.request import (
     checked_moments,
     configs_of,
     data_of,
+    data_paths_of,
     default_masking,
     english_is_installed,
     masking_in,
@@ -126,6 +127,12 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     else:
         assert data is not None  # text_of has seen to it
         subject, notices = _rows_of(data, request.rows or SHOWN_ROWS)
+        paths = data_paths_of(run) if run is not None else []
+        if len(paths) > 1 and place == paths[0]:
+            notices.append(
+                f"these rows are of {place}, the first of the {len(paths)} data sets that the run reads; "
+                "--data FOLDER shows those of another"
+            )
     picture = _picture(subject, maskings, notices, moments, request.seed, run)
     shown = picture.as_text(colour=colour)
     return shown if out is None else f"{shown}\n\npage: {picture.save(out)}"
