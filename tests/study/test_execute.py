@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from chronomask.cli import app
+from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study.command import status
 from chronomask.study.execute import run_one, run_study, share_of
@@ -57,6 +58,7 @@ def test_a_study_runs_and_continues(
     assert not run_study(study, study.in_order()).done
 
     _starts_are_shared(study)
+    _folders_are_known(study)
     _marks_are_checked(study)
 
 
@@ -74,6 +76,22 @@ def _starts_are_shared(study: Study) -> None:
     with pytest.raises(RunError, match="'fixed' and 'decay' of seed 1 do not start alike"):
         check_shared_start(study, 1)
     path.write_text(before)
+
+
+def _folders_are_known(study: Study) -> None:
+    """A study, a run, a checkpoint and results are told as what they are."""
+    run = study.folder / "runs" / "decay" / "seed-0"
+    checkpoint = run / "checkpoints" / "step-00000008"
+    results = run / "results" / "step-00000008"
+    for folder, said in (
+        (study.folder, f"is a study: its runs are such as {run}"),
+        (run.parent, f"holds runs, such as {run}"),
+        (run, "is a run, which chronomask evaluate"),
+        (checkpoint, f"is a checkpoint of a run, with the model {checkpoint / 'transformers'}"),
+        (results, f"holds results of tasks, which chronomask compare {results} shows"),
+    ):
+        with pytest.raises(UsageError, match=f"{folder} is not prepared data; it {said}"):
+            PreparedData.open(folder)
 
 
 def _marks_are_checked(study: Study) -> None:

@@ -94,6 +94,10 @@ def evaluate(
     if task_data is None and all(task.of_prepared_data for task in chosen):
         task_data = _data_of_run(Path(model))
     if task_data is None:
+        from chronomask.evaluate.subject import find_subject
+
+        if Path(model).exists():
+            find_subject(model)  # what is no model has no tasks' files
         raise UsageError("name the folder of the tasks' files: --task-data FOLDER")
     if workers != 1 and every is None:
         raise UsageError(

@@ -28,6 +28,7 @@ from chronomask.cli.options import (
     recipe_names,
 )
 from chronomask.errors import UsageError, amount, nearest
+from chronomask.folders import what_it_is
 
 if TYPE_CHECKING:
     from chronomask.layers import Layer
@@ -178,7 +179,8 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
         run.check_config()
         if not run.is_run():
             raise UsageError(
-                f"--branch {branch}: there is no run; give a run's folder or a checkpoint's"
+                f"--branch {branch}: there is no run{what_it_is(branch)}; give a run's folder or a "
+                "checkpoint's"
             )
         first = [
             Layer.of_file(run.config),
@@ -200,11 +202,12 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
 def _no_data(dry_run: bool, resumed: Path | None) -> list[Layer]:
     """A dry run may assume data; training needs some."""
     if not dry_run:
-        why = (
-            ""
-            if resumed is None
-            else f"{resumed} holds no run to resume, and a new one needs data: "
-        )
+        why = ""
+        if resumed is not None:
+            why = f"{resumed} holds no run to resume"
+            if instead := what_it_is(resumed):
+                raise UsageError(f"{why}{instead}; name the folder of a run with --out")
+            why += ", and a new one needs data: "
         raise UsageError(
             f"{why}give prepared data: --data DATA (chronomask prepare makes it of text)"
         )

@@ -27,6 +27,7 @@ from chronomask.data.manifest import (
     read_manifest,
 )
 from chronomask.errors import DataError, UsageError, nearest
+from chronomask.folders import what_it_is
 from chronomask.storage import file_sha256, read_object
 from chronomask.types import Rows
 
@@ -216,10 +217,15 @@ class PreparedData(WithManifest):
         path = Path(path)
         file = path / MANIFEST
         if not path.is_dir():
-            raise UsageError(
-                f"{path} is not a folder of prepared data; `chronomask prepare` makes one"
+            way_out = (
+                f"name the folder that it is in, {path.parent}"
+                if path.name == MANIFEST and path.is_file()
+                else "`chronomask prepare` makes one"
             )
+            raise UsageError(f"{path} is not a folder of prepared data; {way_out}")
         if not file.is_file():
+            if instead := what_it_is(path):
+                raise UsageError(f"{path} is not prepared data{instead}")
             raise UsageError(
                 f"{path} has no {MANIFEST}: its preparation did not finish, and the same command continues it"
                 if (path / WORK).is_dir()

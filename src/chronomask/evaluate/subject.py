@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.batches import padding_of
+from chronomask.folders import what_it_is
 from chronomask.model.open import (
     MissingHead,
     check_architecture,
@@ -185,7 +186,7 @@ def find_subject(model: str) -> Subject:
     if path.exists():
         raise UsageError(
             f"{path} is neither a run (no checkpoints/) nor a model folder (no config.json)"
-            f"{snapshot_within(path)}"
+            f"{snapshot_within(path) or what_it_is(path)}"
         )
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise UsageError(f"{path} does not exist: name a run folder, a model folder or a hub model")

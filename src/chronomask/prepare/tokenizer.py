@@ -19,6 +19,7 @@ from pydantic import Field
 
 from chronomask.config import Alternative, kind_of
 from chronomask.errors import DataError, UsageError, need, shown
+from chronomask.folders import what_it_is
 from chronomask.model.open import download, is_hub_name, open_tokenizer, snapshot_within
 from chronomask.prepare.read.files import file_state
 from chronomask.storage import file_sha256
@@ -338,8 +339,10 @@ class TokenizerFolder(TokenizerChoice):
                 "chronomask prepare makes one of text with --set tokenizer.kind=wordpiece"
             )
         if not (folder / "tokenizer.json").is_file():
-            if cached := snapshot_within(folder):
-                raise UsageError(f"tokenizer folder {self.path} has no tokenizer.json{cached}")
+            is_model = (folder / "config.json").is_file()
+            instead = snapshot_within(folder) or ("" if is_model else what_it_is(folder))
+            if instead:
+                raise UsageError(f"tokenizer folder {self.path} has no tokenizer.json{instead}")
             files = {path.name for path in folder.iterdir()}
             # A vocabulary without a config does not say whose it is.
             bare = "vocab.txt" in files and not files & {"config.json", "tokenizer_config.json"}

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from chronomask.errors import UsageError, printable
+from chronomask.folders import what_it_is
 from chronomask.report.comparison import ABSENT, mean_text, task_title, unit_of
 from chronomask.report.render import csv_text
 from chronomask.runs.layout import RunFolder, step_of
@@ -212,7 +213,7 @@ def _folder_of_results(path: Path) -> Path:
         )
     raise UsageError(
         f"{path} holds no results, and is neither a run nor a model that could be evaluated: name a folder "
-        "that chronomask evaluate wrote, or a run"
+        f"that chronomask evaluate wrote, or a run{what_it_is(path)}"
     )
 
 

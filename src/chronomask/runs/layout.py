@@ -35,6 +35,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from chronomask.errors import DataError, UsageError
+from chronomask.folders import is_prepared_data, what_it_is
 from chronomask.layers import read_yaml
 from chronomask.storage import file_sha256, read_object
 
@@ -207,7 +208,7 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether a run lives here, complete or not."""
-        return self.config.is_file()
+        return self.config.is_file() and not is_prepared_data(self.path)
 
     def check_config_is_there(self) -> None:
         """Raise UsageError, with the way to make it again, where checkpoints are left but no config."""
@@ -265,7 +266,8 @@ class RunFolder:
         self.check_config_is_there()
         if not self.is_run():
             raise UsageError(
-                f"{self.path} is not empty and holds no run; give another output folder"
+                f"{self.path} is not empty and holds no run{what_it_is(self.path)}; give another output "
+                "folder"
             )
         if not resume:
             raise UsageError(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from chronomask.errors import DataError, UsageError
+from chronomask.folders import what_it_is
 from chronomask.layers import read_yaml
 from chronomask.runs.layout import RunFolder
 from chronomask.storage import read_object, text_of
@@ -131,20 +132,15 @@ def _check_is_run(path: Path) -> None:
     folder = RunFolder(path)
     folder.check_config()
     absent = [file.name for file in (folder.config, folder.metrics) if not file.is_file()]
-    if absent == [folder.metrics.name]:
+    if absent and folder.is_run():
         raise UsageError(
             f"{path} has no {folder.metrics.name}: the run has not logged a step yet, or the file was lost; "
             "wait, put it back from a copy, or remove the folder to train the run again"
         )
     if absent:
-        results = any(path.glob("*-seed*.json"))
         raise UsageError(
-            f"{path} is not a run folder: it has no {' and no '.join(absent)}; "
-            + (
-                f"it holds results of tasks, which chronomask compare {path} shows"
-                if results
-                else "a run folder is what pretrain writes"
-            )
+            f"{path} is not a run folder: it has no {' and no '.join(absent)}"
+            f"{what_it_is(path) or '; a run folder is what pretrain writes'}"
         )
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.folders import what_it_is
 from chronomask.runs.layout import (
     AVERAGED,
     CONTENT,
@@ -130,7 +131,7 @@ def branch_point(config: RunConfig) -> Checkpoint | None:
         found = latest(RunFolder(path).checkpoints)
         if found is None:
             raise UsageError(
-                f"branch: {path} is neither a run with a checkpoint nor a checkpoint of one"
+                f"branch: {path} is neither a run with a checkpoint nor a checkpoint of one{what_it_is(path)}"
             )
     elif not path.is_dir():
         raise UsageError(f"branch: {path} does not exist")

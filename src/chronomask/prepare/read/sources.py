@@ -18,6 +18,7 @@ from pydantic import Field
 from chronomask.compressed import COMPRESSIONS
 from chronomask.config import Alternative
 from chronomask.errors import DataError, UsageError, nearest, need, printable
+from chronomask.folders import what_it_is
 from chronomask.prepare.read.files import (
     RemoteFile,
     Skipped,
@@ -131,7 +132,7 @@ class Files(Source):
             listing = f" ({skipped.summary()})" if skipped.reasons else ""
             raise UsageError(
                 f"source {printable(self.path)} holds no {', '.join(formats)} file (each also with "
-                f"{', '.join(COMPRESSIONS)}){listing}"
+                f"{', '.join(COMPRESSIONS)}){what_it_is(Path(self.path))}{listing}"
             )
         return files
 

@@ -1,0 +1,57 @@
+"""What a folder is, by the files in it: for the refusal of one that was named in place of another."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+__all__ = ["is_prepared_data", "what_it_is"]
+
+
+def is_prepared_data(folder: Path) -> bool:
+    """Whether a preparation finished there."""
+    return (folder / "manifest.json").is_file() and (folder / "tokenizer").is_dir()
+
+
+def what_it_is(folder: Path) -> str:
+    """The end of a refusal: what the folder is instead, and which part of it or which command is meant.
+
+    Empty where its files do not say it, and for what is no folder.
+    """
+    found = _judge_by_files(folder) if folder.is_dir() else None
+    return f"; it {found}" if found else ""
+
+
+def _judge_by_files(folder: Path) -> str | None:
+    """What a folder of chronomask's or transformers' is or holds; the surest marks come first."""
+
+    def has(*names: str) -> bool:
+        return all((folder / name).exists() for name in names)
+
+    if has("study.yaml", "runs"):
+        data = f"its prepared data are {folder / 'data'}, " if has("data/manifest.json") else ""
+        first = _first_run(folder / "runs") or folder / "runs"
+        return f"is a study: {data}its runs are such as {first}"
+    if is_prepared_data(folder):
+        return f"is prepared data, which --data takes, with the tokenizer {folder / 'tokenizer'}"
+    if has("config.yaml", "metrics.jsonl") or has("config.yaml", "checkpoints"):
+        return "is a run, which chronomask evaluate and chronomask report take"
+    if has("state.json", "transformers"):
+        return f"is a checkpoint of a run, with the model {folder / 'transformers'}"
+    if any(folder.glob("*-seed*.json")):
+        return f"holds results of tasks, which chronomask compare {folder} shows"
+    if has("model/config.json"):
+        return f"holds a model, {folder / 'model'}"
+    if has("config.json"):
+        return "is a model, which chronomask evaluate and chronomask adapt take"
+    if has("tokenizer.json"):
+        return "is a tokenizer, which chronomask prepare TEXT --tokenizer takes"
+    run = _first_run(folder)
+    return None if run is None else f"holds runs, such as {run}"
+
+
+def _first_run(folder: Path) -> str | None:
+    """The first run within a folder, in order of name, at most two levels down; as a shell takes it."""
+    logs = (*folder.glob("*/metrics.jsonl"), *folder.glob("*/*/metrics.jsonl"))
+    first = min((log.parent for log in logs), default=None)
+    return None if first is None else shlex.quote(str(first))
