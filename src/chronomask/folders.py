@@ -35,9 +35,15 @@ def _judge_by_files(folder: Path) -> str | None:
     if is_prepared_data(folder):
         return f"is prepared data, which --data takes, with the tokenizer {folder / 'tokenizer'}"
     if has("config.yaml", "metrics.jsonl") or has("config.yaml", "checkpoints"):
-        return "is a run, which chronomask evaluate and chronomask report take"
+        models = sorted(folder.glob("checkpoints/step-*/transformers"))
+        newest = f", with the model {models[-1]}" if models else ""
+        return f"is a run, which chronomask evaluate and chronomask report take{newest}"
     if has("state.json", "transformers"):
-        return f"is a checkpoint of a run, with the model {folder / 'transformers'}"
+        run = folder.parent.parent
+        whose = f"the run {run}" if (run / "config.yaml").is_file() else "a run"
+        return f"is a checkpoint of {whose}, with the model {folder / 'transformers'}"
+    if any(folder.glob("step-*/state.json")) and (folder.parent / "config.yaml").is_file():
+        return f"holds the checkpoints of the run {folder.parent}"
     if any(folder.glob("*-seed*.json")):
         return f"holds results of tasks, which chronomask compare {folder} shows"
     if has("model/config.json"):

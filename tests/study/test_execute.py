@@ -86,8 +86,12 @@ def _folders_are_known(study: Study) -> None:
     for folder, said in (
         (study.folder, f"is a study: its runs are such as {run}"),
         (run.parent, f"holds runs, such as {run}"),
-        (run, "is a run, which chronomask evaluate"),
-        (checkpoint, f"is a checkpoint of a run, with the model {checkpoint / 'transformers'}"),
+        (run, f"is a run, .* report take, with the model {checkpoint / 'transformers'}$"),
+        (run / "checkpoints", f"holds the checkpoints of the run {run}$"),
+        (
+            checkpoint,
+            f"is a checkpoint of the run {run}, with the model {checkpoint / 'transformers'}",
+        ),
         (results, f"holds results of tasks, which chronomask compare {results} shows"),
     ):
         with pytest.raises(UsageError, match=f"{folder} is not prepared data; it {said}"):

@@ -22,6 +22,7 @@ from chronomask.errors import (
     check_installed,
     need,
 )
+from chronomask.folders import what_it_is
 from chronomask.storage import names_file
 from chronomask.study import STUDY_FILE
 
@@ -262,7 +263,7 @@ def _open(path: Path | None, out: Path, changes: Sequence[Layer] = ()) -> Study:
     own = out / STUDY_FILE
     if path is None and not own.is_file():
         raise UsageError(
-            f"{out} holds no study: give a recipe, such as tiny, or the study's YAML file"
+            f"{out} holds no study{what_it_is(out)}; give a recipe, such as tiny, or the study's YAML file"
         )
 
     from chronomask.study.config import load_study

@@ -16,6 +16,7 @@ from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.task import Task, folder_of, is_hub
 from chronomask.evaluate.tasks import make_task
+from chronomask.folders import what_it_is
 from chronomask.layers import read_yaml
 from chronomask.prepare.config import PrepareConfig
 from chronomask.runs.layout import RunFolder
@@ -187,7 +188,9 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
     been prepared and made with the configs that the study gives them now.
     """
     if folder.exists() and (not folder.is_dir() or _holds_something_else(folder)):
-        raise UsageError(f"{folder} is not empty and holds no study; give another --out")
+        raise UsageError(
+            f"{folder} is not empty and holds no study{what_it_is(folder)}; give another --out"
+        )
     data = _data_folder(config, folder)
     if config.prepare is None and not (data / MANIFEST).is_file():
         raise UsageError(
