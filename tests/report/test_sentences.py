@@ -132,6 +132,18 @@ def test_without_a_validation_there_is_no_answer() -> None:
     assert answer(made) == "No validation has been made yet."
 
 
+def test_of_a_run_that_is_not_finished_the_last_validation_is_told() -> None:
+    arms = {"a": {"step": [100.0, 200.0, 1300.0], "mean": [7.0, 6.25, 6.125]}}
+    curves = [{"quantity": "validation_loss", "arms": arms}]
+    made = comparison([task("cola", {"a": (0.1, 0.2)})]) | {"tasks": [], "curves": curves}
+    assert answer(made) == (
+        "“a” is not finished: its last validation, after step 1,300, has a loss of 6.125 nats per predicted "
+        "token."
+    )
+    arms["b"] = {"step": [100.0], "mean": [5.0]}
+    assert answer(made).startswith("The baseline is not finished")
+
+
 @pytest.mark.parametrize("higher", [False, True])
 def test_the_best_mean_is_named_though_another_arm_is_shown_to_be_better(higher: bool) -> None:
     name, sign = ("cola", 1) if higher else ("validation_loss", -1)

@@ -260,3 +260,19 @@ def test_validations_fit_into_three_per_cent_or_are_as_few_as_serve(
     assert share <= 0.03 or (number <= 3 and rows <= min(1024, 1 + 2000 / (0.05 * row_length)))
     if steps == 500_000:
         assert (number, rows) == (11, 1024)
+
+
+@pytest.mark.parametrize(
+    ("steps", "rows", "every"),
+    [
+        (1, 79, 1),  # 79 rows make 2,000 predictions at 5 % of 512 tokens
+        (600, 79, 120),  # room for 6 validations of 79 rows, one of them at the start
+        (2000, 145, 200),  # for 11 of 145
+    ],
+)
+def test_what_room_there_is_for_validations_is_used(
+    config: RunConfig, steps: int, rows: int, every: int
+) -> None:
+    config = config.replace(["rows_per_step=32", "validation.rows=1024"])
+    fitted = few_validations(config, steps, 512, most=10)
+    assert fitted == {"validation.rows": rows, "validation.every": every}
