@@ -37,6 +37,7 @@ __all__ = [
     "load_split",
     "one_file",
     "parse_json",
+    "task_folder",
     "texts_in",
 ]
 
@@ -167,6 +168,13 @@ def folder_of(task_data: Path, family: str) -> Path:
     """Where a family's files lie: in the folder of that name, or in ``task_data`` itself."""
     inner = task_data / family
     return inner if inner.is_dir() else task_data
+
+
+def task_folder(task_data: Path, family: str, folder: str) -> Path:
+    """Where the files of one task of a family lie: its ``folder`` there, or ``task_data`` if that is it."""
+    place = folder_of(task_data, family) / folder
+    is_it = not place.is_dir() and task_data.resolve().name == folder
+    return task_data if is_it else place
 
 
 def one_file(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,22 @@ def test_mnli_rows_without_a_gold_label_are_refused(glue: Path) -> None:
     table(glue / "glue" / "MNLI" / "dev_matched.tsv", MNLI_DEV, [[*cells, "-"]])
     with pytest.raises(DataError, match="label '-'; valid: entailment, neutral, contradiction"):
         read_split("mnli", glue, "dev_matched")
+
+
+def test_a_task_may_be_named_by_its_own_folder(
+    glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = source_sha256("cola", glue)
+    assert source_sha256("cola", glue / "glue" / "CoLA") == whole
+    monkeypatch.chdir(glue / "glue" / "CoLA")
+    assert source_sha256("cola", Path()) == whole
+    with pytest.raises(UsageError, match=r"RTE/train.tsv does not exist"):
+        source_sha256("rte", Path())
+    shutil.copytree(
+        glue / "glue" / "CoLA", tmp_path / "CoLA" / "CoLA"
+    )  # a folder of that name around it
+    (tmp_path / "CoLA" / "train.tsv").write_text("not read")
+    assert source_sha256("cola", tmp_path / "CoLA") == whole
 
 
 def test_missing_files_are_a_usage_error(tmp_path: Path) -> None:

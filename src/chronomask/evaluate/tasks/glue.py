@@ -23,7 +23,7 @@ from chronomask.evaluate.batches import Encoded, check_pairs, encode
 from chronomask.evaluate.finetune import FineTuning, Loss, outputs
 from chronomask.evaluate.finetuned_task import FineTunedTask, Part, Prepared
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import content_sha256, folder_of, is_hub, load_split
+from chronomask.evaluate.task import content_sha256, folder_of, is_hub, load_split, task_folder
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
 
@@ -375,7 +375,7 @@ def source_sha256(task: str, task_data: Path, splits: Sequence[str] = ()) -> str
 
 
 def _file(task_data: Path, folder: str, name: str) -> Path:
-    path = folder_of(task_data, "glue") / folder / name
+    path = task_folder(task_data, "glue", folder) / name
     if not path.is_file():
         raise UsageError(
             f"{path} does not exist: name the folder that holds {folder} or glue/{folder}, or hub to take "

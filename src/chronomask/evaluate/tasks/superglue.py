@@ -25,7 +25,7 @@ from chronomask.errors import DataError, amount, shown
 from chronomask.evaluate.batches import Encoded, check_pairs, encode, end_to_end
 from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Positive, open_seeded
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import folder_of, json_lines, one_file, texts_in
+from chronomask.evaluate.task import json_lines, one_file, task_folder, texts_in
 from chronomask.evaluate.tasks.glue import ENTAILMENT, NLI_NAMES, Examples, Format, GlueTask
 from chronomask.storage import files_sha256, read_lines
 
@@ -107,7 +107,7 @@ class SuperGlueTask(GlueTask):
         return known[name.lower()]
 
     def _files(self, task_data: Path) -> list[Path]:
-        folder = folder_of(task_data, "superglue") / self.format.folder
+        folder = task_folder(task_data, "superglue", self.format.folder)
         return [one_file(folder / name) for name in ("train.jsonl", "val.jsonl")]
 
 
