@@ -33,6 +33,7 @@ __all__ = [
     "files_in",
     "folder_of",
     "is_hub",
+    "is_there",
     "json_lines",
     "load_split",
     "one_file",
@@ -177,19 +178,29 @@ def task_folder(task_data: Path, family: str, folder: str) -> Path:
     return task_data if is_it else place
 
 
-def one_file(path: Path) -> Path:
+def is_there(path: Path) -> bool:
+    """Whether there is the file, or a compressed one of its name."""
+    return bool(_forms_of(path))
+
+
+def one_file(
+    path: Path, way_out: str = "name the folder of the tasks' files that holds it"
+) -> Path:
     """The file, or the compressed one of its name; raises UsageError if there is none, or more than one."""
-    named = (path.with_name(path.name + ending) for ending in ("", *COMPRESSIONS))
-    found = [each for each in named if each.is_file()]
+    found = _forms_of(path)
     if len(found) == 1:
         return found[0]
     if not found:
         raise UsageError(
-            f"{path} does not exist (nor with {', '.join(COMPRESSIONS)} after its name): name the folder of "
-            "the tasks' files that holds it"
+            f"{path} does not exist (nor with {', '.join(COMPRESSIONS)} after its name): {way_out}"
         )
     names = " and ".join(each.name for each in found)
     raise UsageError(f"{path.parent} holds {names}: leave only one of them")
+
+
+def _forms_of(path: Path) -> list[Path]:
+    named = (path.with_name(path.name + ending) for ending in ("", *COMPRESSIONS))
+    return [each for each in named if each.is_file()]
 
 
 def files_in(folder: Path, ends: tuple[str, ...], *, below: bool = False) -> list[Path]:

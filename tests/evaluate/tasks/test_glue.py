@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import zstandard
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from chronomask.errors import DataError, RunError, UsageError
@@ -158,6 +162,32 @@ def test_mnli_rows_without_a_gold_label_are_refused(glue: Path) -> None:
     table(glue / "glue" / "MNLI" / "dev_matched.tsv", MNLI_DEV, [[*cells, "-"]])
     with pytest.raises(DataError, match="label '-'; valid: entailment, neutral, contradiction"):
         read_split("mnli", glue, "dev_matched")
+
+
+@pytest.mark.parametrize(
+    ("ending", "compress"),
+    [
+        (".gz", gzip.compress),
+        (".xz", lzma.compress),
+        (".zst", zstandard.ZstdCompressor().compress),
+    ],
+)
+def test_files_may_be_compressed(
+    glue: Path, ending: str, compress: Callable[[bytes], bytes]
+) -> None:
+    plain = read_split("mnli", glue, "train"), diagnostic(glue)[0]
+    assert len(plain[1]) == 4
+    for path in (glue / "glue" / "MNLI" / "train.tsv", glue / "glue" / "AX" / "diagnostic.tsv"):
+        path.with_name(path.name + ending).write_bytes(compress(path.read_bytes()))
+        with pytest.raises(
+            UsageError, match=f"holds {path.name} and {path.name}{ending}: leave only"
+        ):
+            read_split("mnli", glue, "train") if path.name == "train.tsv" else diagnostic(glue)
+        path.unlink()
+    packed = read_split("mnli", glue, "train"), diagnostic(glue)[0]
+    for before, after in zip(plain, packed, strict=True):
+        assert (after.texts, after.pairs) == (before.texts, before.pairs)
+        assert after.labels.tolist() == before.labels.tolist()
 
 
 def test_a_task_may_be_named_by_its_own_folder(

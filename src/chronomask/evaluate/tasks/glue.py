@@ -18,12 +18,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from chronomask.errors import DataError, UsageError, check_installed, need, shown
+from chronomask.errors import DataError, check_installed, need, shown
 from chronomask.evaluate.batches import Encoded, check_pairs, encode
 from chronomask.evaluate.finetune import FineTuning, Loss, outputs
 from chronomask.evaluate.finetuned_task import FineTunedTask, Part, Prepared
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import content_sha256, folder_of, is_hub, load_split, task_folder
+from chronomask.evaluate.task import (
+    content_sha256,
+    folder_of,
+    is_hub,
+    is_there,
+    load_split,
+    one_file,
+    task_folder,
+)
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
 
@@ -355,10 +363,10 @@ def diagnostic(task_data: Path) -> tuple[Examples, Path | None]:
     if is_hub(task_data):
         return _from_hub("ax", _DIAGNOSTIC, "test"), None
     for folder in (folder_of(task_data, "glue") / name for name in ("AX", "diagnostic")):
-        if (path := folder / "diagnostic-full.tsv").is_file():
-            return _from_file(path, _LABELLED_DIAGNOSTIC), path
-        if (path := folder / "diagnostic.tsv").is_file():
-            return _from_file(path, _DIAGNOSTIC), path
+        for name, form in (("-full", _LABELLED_DIAGNOSTIC), ("", _DIAGNOSTIC)):
+            if is_there(path := folder / f"diagnostic{name}.tsv"):
+                path = one_file(path)
+                return _from_file(path, form), path
     return Examples([], [], np.zeros(0, np.int64)), None
 
 
@@ -375,13 +383,11 @@ def source_sha256(task: str, task_data: Path, splits: Sequence[str] = ()) -> str
 
 
 def _file(task_data: Path, folder: str, name: str) -> Path:
-    path = task_folder(task_data, "glue", folder) / name
-    if not path.is_file():
-        raise UsageError(
-            f"{path} does not exist: name the folder that holds {folder} or glue/{folder}, or hub to take "
-            "data from the Hugging Face hub"
-        )
-    return path
+    return one_file(
+        task_folder(task_data, "glue", folder) / name,
+        f"name the folder that holds {folder} or glue/{folder}, or hub to take data from the Hugging Face "
+        "hub",
+    )
 
 
 def _from_file(path: Path, form: Format) -> Examples:
