@@ -107,6 +107,11 @@ def test_the_summary_says_how_far_it_carries() -> None:
             "intervals of the differences, 1 excludes zero.",
         ),
         (
+            {"a": (0.1, 0.3), "b": (0.1, 0.4), "c": (-0.1, 0.3)},
+            3,
+            "; of 3 intervals of the differences, 2 exclude zero.",
+        ),
+        (
             {"a": (0.1, 0.3)},
             3,
             "No arm ended better than “base”, whose validation loss is 0.500 nats per predicted token; the "
@@ -125,6 +130,32 @@ def test_the_answer_comes_first(
 ) -> None:
     made = comparison([task("validation_loss", limits, seeds=seeds)], seeds=seeds)
     assert says in answer(made)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (2.0, " 2.00 times as"),
+        (1.03, " 1.03 times as"),
+        (0.5, " 0.50 times as"),
+        (1.01, ""),
+        (None, ""),
+    ],
+)
+def test_the_better_arm_says_whether_it_predicted_as_much(times: float | None, said: str) -> None:
+    made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
+    base, own = (arm for arm in made["arms"] if arm["name"] in ("base", "a"))
+    base["masked_tokens"], own["masked_tokens"] = 200.0, times and 200.0 * times
+    told = answer(made)
+    assert told.startswith("“a” ended best")
+    assert told.endswith(f"It predicted{said} many masked tokens." if said else "0.100 to 0.300).")
+
+
+def test_a_single_arm_says_how_many_tokens_are_right() -> None:
+    made = comparison([task("validation_loss", {})])
+    for share, said in ((0.125, "; 12.5 % of the tokens are right."), (math.nan, "0.600).")):
+        made["arms"][0]["validation_accuracy"] = share
+        assert answer(made).endswith(said)
 
 
 def test_without_a_validation_there_is_no_answer() -> None:
@@ -300,6 +331,7 @@ def test_what_the_correction_does_not_bear_out_is_not_called_better() -> None:
     made["tasks"][0]["contrasts"].append(_contrast(0.2, 0.3, 0.001))
     assert answer(made).startswith("On the validation loss “base” is better than “a” by 0.250")
     assert "By its own interval alone, “a” is better" in answer(made)
+    assert answer(made).endswith(". 1 of the 3 declared pairs is not told apart.")
 
 
 def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
