@@ -19,7 +19,8 @@ from tests.support.tiny_models import save_tiny
 
 def test_prepared_data_are_no_run_and_no_model(tiny_data: PreparedData) -> None:
     path = tiny_data.path
-    instead = f"; it is prepared data, which chronomask pretrain --data takes, with the tokenizer {path / 'tokenizer'}"
+    takes = "which chronomask pretrain --data takes"
+    instead = f"; it is prepared data, {takes}, with the tokenizer {path / 'tokenizer'}"
     assert what_it_is(path) == instead
     with pytest.raises(UsageError, match=f"holds no run{instead}; give another output folder"):
         RunFolder(path).check_free(resume=False)

@@ -33,7 +33,8 @@ def _judge_by_files(folder: Path) -> str | None:
         first = _first_run(folder / "runs") or folder / "runs"
         return f"is a study: {data}its runs are such as {first}"
     if is_prepared_data(folder):
-        return f"is prepared data, which chronomask pretrain --data takes, with the tokenizer {folder / 'tokenizer'}"
+        tokenizer = folder / "tokenizer"
+        return f"is prepared data, which chronomask pretrain --data takes, with the tokenizer {tokenizer}"
     if has("config.yaml", "metrics.jsonl") or has("config.yaml", "checkpoints"):
         models = sorted(folder.glob("checkpoints/step-*/transformers"))
         newest = f", with the model {models[-1]}" if models else ""
