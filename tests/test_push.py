@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
-from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import filter_repo_objects
 from transformers import RemBertTokenizer
 
@@ -154,12 +154,31 @@ def test_files_that_the_tokenizers_class_reads_go_up(run: Path, tmp_path: Path) 
     assert "sentencepiece.model" in plan_push(model)[0].files
 
 
+def answered(status: int, said: str | None = None) -> HfHubHTTPError:
+    """The error that huggingface_hub makes of an answer of the hub."""
+    response: Any = SimpleNamespace(status_code=status, headers={}, request=None)
+    return HfHubHTTPError(f"\nError {status}\nmore", response=response, server_message=said)
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "match"),
     [
         (LocalTokenNotFoundError("no"), UsageError, "hf auth login"),
         (OfflineModeIsEnabled("no"), UsageError, "HF_HUB_OFFLINE is set"),
-        (ConnectionError("no route\nto host"), RunError, "ConnectionError: no route; where"),
+        (ConnectionError("\nno route\nto host"), RunError, "ConnectionError: no route; where"),
+        (
+            answered(403, "not of this group"),
+            RunError,
+            "403.: not of this group; check that the name is",
+        ),
+        (
+            answered(404),
+            RunError,
+            r"owner/name \(status 404\): Error 404; check that the name is yours",
+        ),
+        (answered(429), RunError, "429.*wait some minutes, and the same command continues$"),
+        (answered(500), RunError, "500.*the same command continues, when the hub takes it$"),
+        (answered(412), RunError, "412.*the same command continues, when the hub takes it$"),
     ],
 )
 def test_a_hub_that_does_not_take_it(

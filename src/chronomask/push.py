@@ -120,10 +120,10 @@ def push(uploads: Sequence[Upload], repo: str, *, private: bool = False, api: An
             "HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it where there is a network"
         ) from None
     except HfHubHTTPError as error:
-        status = getattr(getattr(error, "response", None), "status_code", "?")
+        status = error.response.status_code
+        said = error.server_message or _first_line(error)
         raise RunError(
-            f"the hub refuses to take {repo} (status {status}): {_first_line(error)}; check that the name is "
-            "yours and that the token may write"
+            f"the hub does not take {repo} (status {status}): {said}; {_WAYS_OUT.get(status, _LATER)}"
         ) from None
     except UsageError:
         raise
@@ -153,6 +153,16 @@ def _upload(revision: str, folder: Path) -> Upload:
     return Upload(revision, folder, files, tuple(name for name in names if name not in files))
 
 
+_LATER = "the same command continues, when the hub takes it"
+_NOT_YOURS = "check that the name is yours and that the token may write"
+_WAYS_OUT = {
+    **dict.fromkeys((401, 403, 404), _NOT_YOURS),
+    413: "it is more than the hub takes",
+    429: "these were too many requests: wait some minutes, and the same command continues",
+}
+"""By the status of the hub's answer."""
+
+
 def check_repo(repo: str) -> None:
     """Raise UsageError for what cannot be a repository's name."""
     if not _REPO.fullmatch(repo):
@@ -160,7 +170,7 @@ def check_repo(repo: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
+    return next(filter(str.strip, str(error).splitlines()), "")
 
 
 def _size_in_words(size: int) -> str:
