@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
@@ -145,6 +145,25 @@ def test_gradient_accumulation_keeps_masks_and_updates_once_a_step(
     assert second.masking.masker.content.num_updates == 6
     for name, value in first.masking.state_dict().items():
         torch.testing.assert_close(second.masking.state_dict()[name], value, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(-1, 13), (9, 9)])
+def test_the_schedule_ends_with_the_training_however_many_batches_a_step_has(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    max_steps: int,
+    steps: int,
+) -> None:
+    grows = GradientAccumulationScheduler({0: 1, 1: 2, 2: 8})
+    module, _ = fit(
+        tokenizer, rows, tmp_path, batch_size=4, callbacks=[grows], max_steps=max_steps, max_epochs=3,
+        log_every_n_steps=1,
+    )  # fmt: skip
+    trainer = module.trainer
+    assert trainer.global_step == steps  # 8 batches an epoch: 8 steps, then 4, then 1
+    last = 0.4 - 0.3 * (steps - 1) / steps
+    assert trainer.callback_metrics["masking_ratio"].item() == pytest.approx(last)
 
 
 def test_content_state_is_what_the_models_losses_make_it(

@@ -87,6 +87,16 @@ def test_linear_layers_and_their_gradients_are_those_of_double_precision(
         exact.zero_grad()
 
 
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="no such product")
+def test_what_a_matrix_gives_is_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_onednn_is_faster", lambda: True)  # whatever this processor is
+    layer = HostLinear(3, 4)
+    assert not layer(torch.randn(5, 3))._is_view()
+    torch.testing.assert_close(
+        layer(torch.ones(2, 5, 3)), nn.Linear.forward(layer, torch.ones(2, 5, 3))
+    )
+
+
 def test_frozen_weights_and_inputs_take_no_gradients() -> None:
     layer = HostLinear(3, 4)
     layer.weight.requires_grad_(False)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
     from lightning.pytorch.trainer.states import TrainerFn
 except ModuleNotFoundError:
     need("lightning.pytorch", "lightning", "TimeVariantMasking")
@@ -69,7 +70,7 @@ class TimeVariantMasking(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises UsageError when the length of training is unknown, or a step is not seen as a whole."""
-        num_steps = trainer.estimated_stepping_batches
+        num_steps = _number_of_steps(trainer)
         if not math.isfinite(num_steps) or num_steps < 1:
             raise UsageError(
                 "the number of training steps is unknown, and with it the progress that schedules "
@@ -208,6 +209,25 @@ class TimeVariantMasking(Callback):
         """Restore :meth:`state_dict`; raises UsageError when it is of other settings."""
         tensors, settings = state_dict["tensors"], state_dict["settings"]
         self.masking.load_state_dict(tensors, settings, where="the checkpoint")
+
+
+def _number_of_steps(trainer: Trainer) -> int | float:
+    """Steps of the whole training; infinity where the trainer does not know them.
+
+    Its own estimate takes the first epoch's number of micro-batches a step for all epochs.
+    """
+    # The trainer sets this attribute only once it has been constructed.
+    callbacks = getattr(trainer, "callbacks", [])
+    growing = (each for each in callbacks if isinstance(each, GradientAccumulationScheduler))
+    scheduler = next(growing, None)
+    batches, epochs = trainer.num_training_batches, trainer.max_epochs
+    estimated = trainer.estimated_stepping_batches
+    if scheduler is None or epochs is None or epochs < 0 or not math.isfinite(batches):
+        return estimated
+    number = sum(
+        math.ceil(batches / scheduler.get_accumulate_grad_batches(epoch)) for epoch in range(epochs)
+    )
+    return number if trainer.max_steps < 0 else min(number, trainer.max_steps)
 
 
 def _mask_in_place(batch: dict[str, Any], masked: MaskedBatch) -> None:

@@ -78,7 +78,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     """
     if not torch.compiler.is_compiling() and _onednn_takes(x, weight):
         # What the function gives must not be a view, or none of its views could be changed in place.
-        return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+        product = _Linear.apply(x.flatten(0, -2), weight, bias)
+        return product if x.dim() == 2 else product.unflatten(0, x.shape[:-1])
     return nn.functional.linear(x, weight, bias)
 
 
