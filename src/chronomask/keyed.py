@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit, vectorize
 
+from chronomask.compiled import KEPT
+
 if TYPE_CHECKING:
     import torch
 
@@ -99,7 +101,7 @@ def _mix(state: Scalar, value: Scalar) -> Scalar:
     return x ^ (x >> np.uint64(31))
 
 
-@vectorize(["uint64(uint64, uint64)"], cache=True)
+@vectorize(["uint64(uint64, uint64)"], cache=KEPT)
 def _absorb(state: Any, value: Any) -> Any:
     return _mix(state, value)
 
@@ -124,7 +126,7 @@ def keys_by_stream(seed: int, epoch: np.ndarray, row: np.ndarray) -> np.ndarray:
     return keys
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def _fill_keys(seed: Scalar, epoch: np.ndarray, row: np.ndarray, keys: np.ndarray) -> None:
     start = _mix(seed, np.uint64(0))
     for b in range(row.size):

@@ -6,17 +6,18 @@ import numpy as np
 from numba import njit
 
 from chronomask import keyed
+from chronomask.compiled import KEPT
 from chronomask.keyed import Scalar
 
 # numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
-# compiled in: 475e112f1da7
+# compiled in: 0098e81f43cd
 
 __all__ = ["replace"]
 
 _U32 = np.uint64(0xFFFFFFFF)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def replace(
     input_ids: np.ndarray,
     token_class: np.ndarray,

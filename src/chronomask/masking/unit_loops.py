@@ -9,18 +9,19 @@ import numpy as np
 from numba import njit
 
 from chronomask import keyed
+from chronomask.compiled import KEPT
 from chronomask.keyed import Scalar
 from chronomask.masking.select import draws
 
 # numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
-# compiled in: 22630d348a7f
+# compiled in: 5e4c80db5e55
 
 __all__ = ["cut_spans", "deal_units", "join_ngrams"]
 
 _U32 = np.uint64(0xFFFFFFFF)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def cut_spans(
     word_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, stop_below: Scalar, max_words: Scalar
 ) -> np.ndarray:
@@ -49,7 +50,7 @@ def cut_spans(
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def join_ngrams(
     word_id: np.ndarray, ngrams: np.ndarray, keys: np.ndarray, spread: np.ndarray
 ) -> np.ndarray:
@@ -115,7 +116,7 @@ def join_ngrams(
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def deal_units(
     unit_id: np.ndarray, keys: np.ndarray, spread: np.ndarray, turn: np.ndarray, num_turns: Scalar
 ) -> np.ndarray:

@@ -11,10 +11,11 @@ import numpy as np
 from numba import njit
 
 from chronomask import keyed
+from chronomask.compiled import KEPT
 from chronomask.keyed import Scalar
 
 # numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
-# compiled in: 475e112f1da7
+# compiled in: 0098e81f43cd
 
 __all__ = [
     "FEW",
@@ -57,7 +58,7 @@ _U32 = np.uint64(0xFFFFFFFF)
 _LAST = np.uint32(0xFFFFFFFF)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def hash_row(row_key: Scalar, spread: np.ndarray, hashed: np.ndarray) -> None:
     """:func:`chronomask.keyed.bits` of a row."""
     low = np.uint32(row_key & _U32)
@@ -66,7 +67,7 @@ def hash_row(row_key: Scalar, spread: np.ndarray, hashed: np.ndarray) -> None:
         hashed[column] = keyed.scalar_mix(spread[column], low, odd)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def gather(marked: np.ndarray, offset: Scalar, num: Scalar, out: np.ndarray) -> Scalar:
     """Append the marked places, moved by ``offset``, to the ``num`` there are; their new number."""
     at = np.uintp(num)
@@ -76,7 +77,7 @@ def gather(marked: np.ndarray, offset: Scalar, num: Scalar, out: np.ndarray) -> 
     return np.int64(at)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def find_single(unit_id: np.ndarray, single: np.ndarray) -> Scalar:
     """Mark the maskable tokens, each a unit of its own; their number."""
     num = np.int32(0)
@@ -87,7 +88,7 @@ def find_single(unit_id: np.ndarray, single: np.ndarray) -> Scalar:
     return num
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def find_units(
     unit_id: np.ndarray,
     offset: Scalar,
@@ -140,7 +141,7 @@ def _gather_few(marked: np.ndarray, offset: Scalar, num: Scalar, out: np.ndarray
     return np.int64(at)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def mark_classes(token_class: np.ndarray, single: np.ndarray, classes: np.ndarray) -> None:
     """Fill ``classes`` uint8 [T]: each token's class, plus :data:`OTHER` where it is no unit of its own."""
     for column in range(token_class.size):
@@ -148,7 +149,7 @@ def mark_classes(token_class: np.ndarray, single: np.ndarray, classes: np.ndarra
         classes[column] = own if single[column] else own | np.uint8(OTHER)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def count(
     classes: np.ndarray,
     first: np.ndarray,
@@ -178,7 +179,7 @@ def count(
 
 
 # Without the checks of Python's division, which would keep the loops from being vectorised.
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=KEPT, nogil=True, error_model="numpy")
 def solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.ndarray) -> None:
     """Fill ``chance`` [C]: π of each class, so that Σ counts · π = ratio · Σ counts.
 
@@ -209,7 +210,7 @@ def solve(counts: np.ndarray, weights: np.ndarray, ratio: Scalar, chance: np.nda
 
 
 # Sums of whole numbers below 2⁵³ are the same in any order, so they may be added in parallel.
-@njit(cache=True, nogil=True, fastmath={"reassoc"})
+@njit(cache=KEPT, nogil=True, fastmath={"reassoc"})
 def expect(counts: np.ndarray, chance: np.ndarray) -> tuple[Scalar, Scalar]:
     """Σ counts · π and Σ counts · π(1 − π), in units of 2⁻³²."""
     expected, spread = 0.0, 0.0
@@ -219,7 +220,7 @@ def expect(counts: np.ndarray, chance: np.ndarray) -> tuple[Scalar, Scalar]:
     return expected, spread
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def shuffle(
     hashed: np.ndarray, at: np.ndarray, num: Scalar, order: np.ndarray, buckets: np.ndarray
 ) -> None:
@@ -239,7 +240,7 @@ def shuffle(
         buckets[b] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def longest_first(
     order: np.ndarray,
     num: Scalar,
@@ -264,14 +265,14 @@ def longest_first(
         by_size[s] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def in_units(chance: np.ndarray, fixed: np.ndarray) -> None:
     """Fill the first places of ``fixed`` uint32 with ``chance`` [C] in units of 2⁻³², 1 a little less."""
     for c in range(chance.size):
         fixed[c] = min(np.int64(np.rint(chance[c] * _ONE)), np.int64(2**32 - 1))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def systematic(
     order: np.ndarray,
     num: Scalar,
@@ -293,7 +294,7 @@ def systematic(
         hit[u] = total < own
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def systematic_of_few(
     hashed: np.ndarray,
     classes: np.ndarray,
@@ -323,7 +324,7 @@ def systematic_of_few(
         hit[u] = total < own[u]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def systematic_in_place(
     hashed: np.ndarray,
     classes: np.ndarray,
@@ -366,7 +367,7 @@ def systematic_in_place(
     return np.int64(at)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=KEPT, nogil=True, error_model="numpy")
 def left_for_single(
     budget: Scalar, covered: Scalar, longest: Scalar, num_single: Scalar, expected: Scalar
 ) -> Scalar:
@@ -383,7 +384,7 @@ def left_for_single(
     return np.int64(expected + np.rint(share * missing))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=KEPT, nogil=True, error_model="numpy")
 def shift(chance: np.ndarray, missing: Scalar, spread: Scalar) -> None:
     """Move ``chance`` [C] by δπ(1 − π), so that its sum over units grows by ``missing``.
 
@@ -395,7 +396,7 @@ def shift(chance: np.ndarray, missing: Scalar, spread: Scalar) -> None:
         chance[c] = min(max(chance[c] + moved, 0.0), 1.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def smallest(
     hashed: np.ndarray,
     marked: np.ndarray,

@@ -38,13 +38,14 @@ import numpy as np
 from numba import njit
 
 from chronomask import keyed
+from chronomask.compiled import KEPT
 from chronomask.errors import UsageError
 from chronomask.keyed import Scalar
 from chronomask.masking.config import Budget
 from chronomask.masking.select import draws
 
 # numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
-# compiled in: 22630d348a7f
+# compiled in: 5e4c80db5e55
 
 __all__ = [
     "MAX_CLASSES",
@@ -158,7 +159,7 @@ def share_ratio(ratio: np.ndarray) -> np.ndarray:
     return np.full(ratio.shape, ratio.mean())
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def _select_rows(
     unit_id: np.ndarray,
     each_token: bool,
@@ -282,7 +283,7 @@ def _select_rows(
     return number
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def count_maskable(word_id: np.ndarray) -> Scalar:
     """How many tokens of int32 [B, T] may be masked: those that are not −1."""
     number = 0
@@ -292,7 +293,7 @@ def count_maskable(word_id: np.ndarray) -> Scalar:
     return number
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def levels(unit_id: np.ndarray, token_weight: np.ndarray, each_token: bool) -> np.ndarray:
     """uint8 [B, T]: classes for units whose tokens differ in weight, indices of LEVEL_WEIGHTS.
 

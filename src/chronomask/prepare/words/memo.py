@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numba import njit
 
+from chronomask.compiled import KEPT
 from chronomask.data.annotation import SPECIAL, annotate
 from chronomask.errors import need
 from chronomask.prepare.words.align import word_begins, words_of_tokens
@@ -315,7 +316,7 @@ def _encode(
     return ids, starts + shift, ends + shift, np.bincount(owner, minlength=len(texts))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def _place_words(chunks: Any, counts: Any, word_begin: Any, types: Any) -> Any:
     """Word types of texts of ``counts`` chunks, two zeros around each; and each chunk's first word."""
     total = 2
@@ -336,7 +337,7 @@ def _place_words(chunks: Any, counts: Any, word_begin: Any, types: Any) -> Any:
     return out, first
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=KEPT, nogil=True)
 def _place_tokens(
     chunks: Any, counts: Any, token_begin: Any, ids: Any, annotation: Any, word: Any,
     first_word: Any, classes: Any,

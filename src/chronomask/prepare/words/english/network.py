@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
+from chronomask.compiled import KEPT
 from chronomask.prepare.words.english.words import (
     FEATURES,
     EnglishWords,
@@ -208,7 +209,7 @@ _MATHS = {"contract", "reassoc", "nsz", "arcp"}
 """Freedoms of the compiler: the code is the same for every row, so equal rows stay equal."""
 
 
-@njit(cache=True, nogil=True, fastmath=_MATHS, inline="always")
+@njit(cache=KEPT, nogil=True, fastmath=_MATHS, inline="always")
 def _larger_normalised(pieces: Any, scale: Any, shift: Any, out: Any) -> None:
     """``out`` [W]: the larger of two candidates each (``pieces`` [2 · W]), layer-normalised."""
     size = out.size
@@ -218,7 +219,7 @@ def _larger_normalised(pieces: Any, scale: Any, shift: Any, out: Any) -> None:
     _normalise(out, scale, shift)
 
 
-@njit(cache=True, nogil=True, fastmath=_MATHS, inline="always")
+@njit(cache=KEPT, nogil=True, fastmath=_MATHS, inline="always")
 def _normalise(values: Any, scale: Any, shift: Any) -> None:
     """Layer normalisation in place, with spaCy's epsilon."""
     size = values.size
@@ -234,7 +235,7 @@ def _normalise(values: Any, scale: Any, shift: Any) -> None:
         values[k] = (values[k] - mean) * factor * scale[k] + shift[k]
 
 
-@njit(cache=True, nogil=True, fastmath=_MATHS)
+@njit(cache=KEPT, nogil=True, fastmath=_MATHS)
 def _embed_types(
     rows: Any, table_0: Any, table_1: Any, table_2: Any, table_3: Any, table_4: Any,
     bias: Any, scale: Any, shift: Any, first: Any, embedded: Any, projected: Any,
@@ -269,7 +270,7 @@ _BLOCK = 12
 """Words of one turn of the matrix product."""
 
 
-@njit(cache=True, nogil=True, fastmath=_MATHS)
+@njit(cache=KEPT, nogil=True, fastmath=_MATHS)
 def _multiply(window: Any, weights: Any, bias: Any, out: Any) -> None:
     """``out`` [12, O]: ``bias`` plus ``weights`` [O, 3 · W] times each word's row and its neighbours'.
 
@@ -299,7 +300,7 @@ def _multiply(window: Any, weights: Any, bias: Any, out: Any) -> None:
             out[r + 5, j], out[r + 5, j + 1] = a5 + first, b5 + second
 
 
-@njit(cache=True, nogil=True, fastmath=_MATHS)
+@njit(cache=KEPT, nogil=True, fastmath=_MATHS)
 def _best_labels(
     types: Any, projected: Any, embedded: Any,
     bias_1: Any, scale_1: Any, shift_1: Any,
