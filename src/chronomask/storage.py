@@ -32,6 +32,7 @@ __all__ = [
     "LongLine",
     "byte_lines",
     "bytes_sha256",
+    "check_text",
     "file_sha256",
     "files_sha256",
     "flush",
@@ -258,6 +259,18 @@ def read_lines(path: Path) -> Iterator[str]:
 def text_of(content: bytes, name: object) -> str:
     """Bytes as text; raises DataError, naming ``name`` and the line, for what is not UTF-8."""
     return _decode(_without_mark(content, name), name, 1)
+
+
+def check_text(text: str, where: str) -> str:
+    """The text; raises DataError for a lone surrogate, which JSON can spell and no tokenizer can read."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {text[error.start : error.end]!r} is half of a character (a lone surrogate): "
+            "write the file anew from its source"
+        ) from None
+    return text
 
 
 def lines_in(handle: IO[bytes], name: object, limit: int | None = None) -> Iterator[str]:

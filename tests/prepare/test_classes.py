@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError
 from chronomask.integrations.order import with_row_ids
 from chronomask.masking.masker import Masker
 from chronomask.masking.rows import RowCollator
@@ -130,6 +130,8 @@ def test_a_masker_takes_them_in_every_shape(tokenizer: PreTrainedTokenizerFast) 
 def test_what_cannot_be_tagged(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UsageError, match=r"no input_ids \(it has text\)"):
         add_classes([{"text": "a"}], tokenizer, "none")
+    with pytest.raises(DataError, match=r"column 'text' of a row, .*: '\\ud83d' is half of a char"):
+        add_classes([{"text": "a \ud83d", "input_ids": [2, 5, 3]}], tokenizer, "none")
     with pytest.raises(UsageError, match=r"'englsh'.*english"):
         add_classes([], tokenizer, "englsh")
     for name in ("bands", "column"):

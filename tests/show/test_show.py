@@ -474,3 +474,11 @@ def test_what_a_run_has_beside_masking_is_changed_like_masking() -> None:
     ):
         with pytest.raises(UsageError, match=said):
             inspect_masking(replace(request, changes=(Layer.of_override(change),)))
+
+
+@pytest.mark.parametrize("text", ["caf\udce9 is open", "half \ud83d of it"])
+def test_bytes_that_are_not_utf_8_are_named(text: str) -> None:
+    with pytest.raises(UsageError, match=r"the text has '\\ud.{3}' at character [46], .* as UTF-8"):
+        inspect_text(text)
+    with pytest.raises(UsageError, match="at character"):
+        inspect_masking(Request(text=text))

@@ -21,6 +21,7 @@ from chronomask.compressed import COMPRESSIONS
 from chronomask.config import Config
 from chronomask.errors import DataError, UsageError, need
 from chronomask.runs.result import TaskResult, versions_here
+from chronomask.storage import check_text
 
 if TYPE_CHECKING:
     from chronomask.evaluate.subject import Subject
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Cached",
     "Task",
-    "check_text",
     "content_sha256",
     "files_in",
     "folder_of",
@@ -253,18 +253,6 @@ def texts_in(values: Mapping[str, Any], names: Sequence[str], where: str) -> lis
     if missing := [name for name in names if not isinstance(values.get(name), str)]:
         raise DataError(f"{where} lacks {', '.join(missing)}: every line needs {', '.join(names)}")
     return [check_text(values[name], where) for name in names]
-
-
-def check_text(text: str, where: str) -> str:
-    """The text; raises DataError for a lone surrogate, which JSON can spell and no tokenizer can read."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: {text[error.start : error.end]!r} is half of a character (a lone surrogate): "
-            "write the file anew from its source"
-        ) from None
-    return text
 
 
 def is_hub(task_data: Path) -> bool:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chronomask.errors import UsageError
+from chronomask.errors import UsageError, shown
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.encoding import ByteRuns
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Tagger, WordFinder, tagger_of_text
+from chronomask.storage import check_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -138,6 +139,7 @@ class _Mark:
         numbers = [int(number) for number in ids]
         text = row.get(self._text_column)
         if isinstance(text, str):
+            check_text(text, f"column {self._text_column!r} of a row, {shown(text)}")
             offsets = row.get("offset_mapping")
             if offsets is None:
                 offsets = self._offsets_in(text, numbers)

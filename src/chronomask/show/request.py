@@ -27,6 +27,7 @@ __all__ = [
     "NamedMasking",
     "Request",
     "check",
+    "check_characters",
     "checked_moments",
     "configs_of",
     "data_of",
@@ -172,6 +173,18 @@ def text_of(request: Request) -> str | None:
         )
     if not text.strip():
         raise UsageError(f"{request.file or 'the text'} is empty; give a text of at least one word")
+    return check_characters(text)
+
+
+def check_characters(text: str) -> str:
+    """The text; raises UsageError where it has bytes that are not UTF-8, as a shell hands them over."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the text has {text[error.start : error.end]!r} at character {error.start + 1}, which stands "
+            "for bytes that are not UTF-8, or for half of a character: give the text as UTF-8"
+        ) from None
     return text
 
 

@@ -17,6 +17,7 @@ from chronomask.show.page import fragment, write_page
 from chronomask.show.request import (
     NamedMasking,
     Request,
+    check_characters,
     checked_moments,
     configs_of,
     data_of,
@@ -93,6 +94,7 @@ def inspect_text(
     """
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"the text is {text!r}; give a string of at least one word")
+    check_characters(text)
     moments = checked_moments(progress, f"progress {progress!r}")
     opened = read_run(run) if run is not None else None
     if masking is None:

@@ -22,10 +22,10 @@ from chronomask.errors import DataError, UsageError, shown
 from chronomask.evaluate.jsonl_files import read_jsonl_files
 from chronomask.evaluate.likelihood import Candidate, LikelihoodTask, even_weights
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import check_text, folder_of, json_lines, texts_in
+from chronomask.evaluate.task import folder_of, json_lines, texts_in
 from chronomask.evaluate.tasks.blimp import BlimpTask, Pair, read_pairs
 from chronomask.runs.result import TaskResult
-from chronomask.storage import lines_in
+from chronomask.storage import check_text, lines_in
 
 __all__ = ["EntityTrackingTask", "EwokTask", "SupplementTask", "Tracked", "WorldItem"]
 

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from chronomask.errors import DataError, UsageError, shown
 from chronomask.evaluate.batches import encode
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import Task, check_text, folder_of, json_lines, one_file, texts_in
+from chronomask.evaluate.task import Task, folder_of, json_lines, one_file, texts_in
 from chronomask.evaluate.vectors import Pooling, check_encoder, unit_vectors
 from chronomask.progress import Progress
 from chronomask.runs.result import TaskResult
-from chronomask.storage import files_sha256, read_lines
+from chronomask.storage import check_text, files_sha256, read_lines
 
 __all__ = [
     "BLOCK",

@@ -36,7 +36,6 @@ from chronomask.evaluate.spans import (
 )
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import (
-    check_text,
     content_sha256,
     folder_of,
     is_hub,
@@ -44,7 +43,7 @@ from chronomask.evaluate.task import (
     parse_json,
 )
 from chronomask.runs.result import TaskResult
-from chronomask.storage import files_sha256, read_text
+from chronomask.storage import check_text, files_sha256, read_text
 
 if TYPE_CHECKING:
     import torch
