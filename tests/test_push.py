@@ -10,9 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils import filter_repo_objects
 from transformers import RemBertTokenizer
 
 from chronomask.cli import main
@@ -25,8 +24,9 @@ from tests.support.tiny_run import tiny_run
 class FolderHub:
     """Stands in for ``HfApi``, whose signatures it checks: a branch is a folder."""
 
-    def __init__(self, root: Path, *, public: bool = False) -> None:
+    def __init__(self, root: Path, *, public: bool = False, stops_at: int | None = None) -> None:
         self.root, self.private = root, None if not public else False
+        self.commits, self.stops_at = 0, stops_at
 
     def __getattr__(self, name: str) -> Any:
         def call(*given: Any, **named: Any) -> Any:
@@ -46,17 +46,32 @@ class FolderHub:
     def _repo_info(self, _: dict[str, Any]) -> Any:
         return SimpleNamespace(private=self.private)
 
-    def _create_branch(self, asked: dict[str, Any]) -> None:
-        assert not (self.root / "main").exists(), "a branch would begin with what main has"
-        (self.root / asked["branch"]).mkdir(parents=True)
+    def _list_repo_commits(self, _: dict[str, Any]) -> list[Any]:
+        return [SimpleNamespace(commit_id="newest"), SimpleNamespace(commit_id="first")]
 
-    def _upload_folder(self, asked: dict[str, Any]) -> None:
-        folder = Path(asked["folder_path"])
-        names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
-        for name in filter_repo_objects(names, allow_patterns=asked["allow_patterns"]):
-            target = self.root / asked["revision"] / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(folder / name, target)
+    def _create_branch(self, asked: dict[str, Any]) -> None:
+        assert asked["exist_ok"]
+        branch = self.root / asked["branch"]
+        if not branch.exists():
+            branch.mkdir(parents=True)
+            if asked["revision"] != "first" and (self.root / "main").exists():
+                shutil.copytree(self.root / "main", branch, dirs_exist_ok=True)
+
+    def _list_repo_files(self, asked: dict[str, Any]) -> list[str]:
+        return [path.name for path in (self.root / asked["revision"]).glob("*")]
+
+    def _create_commit(self, asked: dict[str, Any]) -> None:
+        self.commits += 1
+        if self.commits == self.stops_at:
+            raise ConnectionError("gone")
+        branch = self.root / asked["revision"]
+        branch.mkdir(parents=True, exist_ok=True)
+        for operation in asked["operations"]:
+            target = branch / operation.path_in_repo
+            if isinstance(operation, CommitOperationDelete):
+                target.unlink()
+            else:
+                shutil.copy(operation.path_or_fileobj, target)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +127,33 @@ def test_checkpoints_become_branches(run: Path, tmp_path: Path) -> None:
     newest, main = (tmp_path / name / "model.safetensors" for name in (max(steps), "main"))
     assert newest.read_bytes() == main.read_bytes()
     assert newest.read_bytes() != (tmp_path / min(steps) / "model.safetensors").read_bytes()
+
+
+def test_an_interrupted_push_leaves_no_branch_with_another_model(run: Path, tmp_path: Path) -> None:
+    steps = sorted(files_in(run / "checkpoints"))
+    push(plan_push(run), "owner/name", api=FolderHub(tmp_path))
+    uploads = plan_push(run, revisions=True)
+    with pytest.raises(RunError, match="the same command continues"):
+        push(uploads, "owner/name", api=FolderHub(tmp_path, stops_at=2))
+    assert files_in(tmp_path / steps[0]) >= MODEL_FILES
+    assert not files_in(tmp_path / steps[1])
+    push(uploads, "owner/name", api=FolderHub(tmp_path))
+    for upload in uploads:
+        weights = tmp_path / upload.revision / "model.safetensors"
+        assert weights.read_bytes() == (upload.folder / "model.safetensors").read_bytes()
+
+
+def test_files_of_an_earlier_model_go_and_the_owners_stay(run: Path, tmp_path: Path) -> None:
+    main = tmp_path / "main"
+    main.mkdir()
+    theirs = {".gitattributes", "LICENSE", "eval.json", "figure.png"}
+    stale = {"vocab.txt", "model-00001-of-00002.safetensors", "model.safetensors.index.json"}
+    for name in theirs | stale | {"config.json"}:
+        (main / name).write_text("theirs")
+    push(plan_push(run), "owner/name", api=FolderHub(tmp_path))
+    assert files_in(main) >= theirs | MODEL_FILES
+    assert not files_in(main) & stale
+    assert (main / "config.json").read_text() != "theirs"
 
 
 def test_a_folder_of_adapt_stands_for_its_model(run: Path, tmp_path: Path) -> None:
@@ -176,6 +218,7 @@ def answered(status: int, said: str | None = None) -> HfHubHTTPError:
             RunError,
             r"owner/name \(status 404\): Error 404; check that the name is yours",
         ),
+        (answered(401, "no"), RunError, r"status 401.: no; log in once more with  hf auth login"),
         (answered(429), RunError, "429.*wait some minutes, and the same command continues$"),
         (answered(500), RunError, "500.*the same command continues, when the hub takes it$"),
         (answered(412), RunError, "412.*the same command continues, when the hub takes it$"),

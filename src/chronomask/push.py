@@ -78,14 +78,16 @@ def plan_push(run: str | Path, *, revisions: bool = False) -> list[Upload]:
 def push(uploads: Sequence[Upload], repo: str, *, private: bool = False, api: Any = None) -> str:
     """Upload to the repository ``repo``, ``owner/name``, made if it is not there; its address.
 
-    ``private``: a new repository is private; ``api``: a ``huggingface_hub.HfApi``. Files that are there
-    already are not sent again, so an interrupted push goes on with the same call.
+    ``private``: a new repository is private; ``api``: a ``huggingface_hub.HfApi``. Each branch takes one
+    commit, which also removes the files of another model that was there, so that no branch ever holds parts
+    of two. Files that are there already are not sent again, so an interrupted push goes on with the same
+    call.
 
     Raises UsageError for a name that is none, without a token or a network, and for a public repository
     that was to be private; RunError for what the hub refuses.
     """
     check_repo(repo)
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import (
         HfHubHTTPError,
         LocalTokenNotFoundError,
@@ -103,11 +105,16 @@ def push(uploads: Sequence[Upload], repo: str, *, private: bool = False, api: An
             )
         for upload in uploads:
             if upload.revision != "main":
-                api.create_branch(repo, branch=upload.revision, exist_ok=True)
-            api.upload_folder(
-                repo_id=repo,
-                folder_path=upload.folder,
-                allow_patterns=list(upload.files),
+                # From main's newest commit, the branch would hold main's model until its own is up.
+                first = api.list_repo_commits(repo)[-1].commit_id
+                api.create_branch(repo, branch=upload.revision, revision=first, exist_ok=True)
+            there = api.list_repo_files(repo, revision=upload.revision)
+            api.create_commit(
+                repo,
+                operations=[
+                    *(CommitOperationAdd(name, upload.folder / name) for name in upload.files),
+                    *(CommitOperationDelete(name) for name in _of_another_model(there, upload)),
+                ],
                 revision=upload.revision,
                 commit_message=f"Upload {upload.revision} with chronomask",
             )
@@ -153,10 +160,21 @@ def _upload(revision: str, folder: Path) -> Upload:
     return Upload(revision, folder, files, tuple(name for name in names if name not in files))
 
 
+def _of_another_model(names: Sequence[str], upload: Upload) -> list[str]:
+    """Weights and tokenizer files among ``names`` that ``upload`` does not replace.
+
+    With them the branch would load as a mixture: transformers prefers a ``tokenizer.json`` that was left
+    over to the ``vocab.txt`` of the new model. What the owner wrote stays.
+    """
+    keep = {*upload.files, "README.md", "LICENSE"}
+    return [name for name in names if _NAMES.fullmatch(name) and name not in keep]
+
+
 _LATER = "the same command continues, when the hub takes it"
 _NOT_YOURS = "check that the name is yours and that the token may write"
 _WAYS_OUT = {
-    **dict.fromkeys((401, 403, 404), _NOT_YOURS),
+    401: "log in once more with  hf auth login: the token may have expired",
+    **dict.fromkeys((403, 404), _NOT_YOURS),
     413: "it is more than the hub takes",
     429: "these were too many requests: wait some minutes, and the same command continues",
 }
