@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from chronomask import cli
+from chronomask import cli, storage
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.evaluate import default_out, evaluate, results_table
 from chronomask.evaluate.finetune import FineTuning
@@ -195,6 +196,22 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="file/inner cannot be used as a folder"):
         evaluate(subject, ["cola"], glue, 1, tmp_path / "file" / "inner", progress=False)
+
+
+def test_a_result_that_cannot_be_written_is_told(
+    subject: Subject, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "flush", full)
+    with pytest.raises(RunError) as raised:
+        evaluate(subject, make_tasks(["rte"], QUICK), glue, 1, tmp_path, progress=False)
+    monkeypatch.undo()
+    (result,) = evaluate(subject, make_tasks(["rte"], QUICK), glue, 1, tmp_path, progress=False)
+    told = f"What it was to hold: rte seed 0: accuracy {result.metrics['accuracy']:.4f}"
+    assert "cannot be written: No space left" in str(raised.value)
+    assert str(raised.value).endswith(told)
 
 
 def test_tasks_that_draw_nothing_run_once(subject: Subject, tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def evaluate(
     :func:`default_out`. ``force`` replaces results.
 
     Raises UsageError or DataError, naming everything that is wrong, before any work; UsageError for
-    results in ``out`` of another model, data or recipe, unless ``force`` replaces them.
+    results in ``out`` of another model, data or recipe, unless ``force`` replaces them. Raises RunError,
+    with the scores, where a result cannot be written.
     """
     tasks = _find_tasks(tasks)
     if isinstance(model, str | Path):
@@ -70,12 +71,14 @@ def evaluate(
         kept = result is not None
         if result is None:
             result = _run(task, model, task_data, seed, progress)
-            result.save(out)
+            try:
+                result.save(out)
+            except RunError as error:  # the numbers may have taken hours
+                raise RunError(f"{error}. What it was to hold: {_in_line(result)}") from error
         results.append(result)
         if progress:
             done = "already evaluated" if kept else f"{result.seconds:.0f} s"
-            scores = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-            line = f"[{number}/{len(wanted)}] {task.name} seed {seed}: {scores}  ({done})"
+            line = f"[{number}/{len(wanted)}] {_in_line(result)}  ({done})"
             print(line, file=sys.stderr, flush=True)
     if said := _describe_left_out(results):
         logger.warning("%s", said)
@@ -109,6 +112,11 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
         ]
         mend = f": {' or '.join(ways)} takes less" if ways else ""
         raise RunError(f"{task.name}: there is too little memory ({why}){mend}") from error
+
+
+def _in_line(result: TaskResult) -> str:
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    return f"{result.task} seed {result.seed}: {scores}"
 
 
 def _describe_left_out(results: Iterable[TaskResult]) -> str:
