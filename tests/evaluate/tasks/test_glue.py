@@ -85,14 +85,16 @@ def test_old_line_ends_and_a_mark_are_read_too(glue: Path) -> None:
         assert found.labels.tolist() == expected.labels.tolist()
 
 
-def test_qqp_rows_that_are_cut_off_are_left_out_and_counted(glue: Path) -> None:
+def test_qqp_rows_that_are_cut_off_are_left_out_and_counted_and_empty_lines_are_none(
+    glue: Path,
+) -> None:
     path = glue / "glue" / "QQP" / "train.tsv"
-    path.write_text(path.read_text() + "77\t1\t2\tonly one question\n")
+    path.write_text(path.read_text() + "77\t1\t2\tonly one question\n\n")
     examples = read_split("qqp", glue, "train")
     assert (len(examples), examples.skipped) == (12, 1)
     path = glue / "glue" / "RTE" / "train.tsv"
-    path.write_text(path.read_text() + "77\tonly one\n")
-    with pytest.raises(DataError, match=r"RTE/train.tsv, line 14: 2 columns instead of 4"):
+    path.write_text(path.read_text() + "\n\n77\tonly one\n")
+    with pytest.raises(DataError, match=r"RTE/train.tsv, line 16: 2 columns instead of 4"):
         read_split("rte", glue, "train")
 
 

@@ -413,6 +413,8 @@ def _from_file(path: Path, form: Format) -> Examples:
     labels: list[float] = []
     skipped = 0
     for number, row in enumerate(rows, first):
+        if row == [""]:
+            continue
         if len(row) != len(header):
             if form.skips_short_rows and len(row) < len(header):
                 skipped += 1
