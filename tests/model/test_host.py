@@ -1,4 +1,4 @@
-"""Dropout and linear layers on the host: right, and functions of torch's seed."""
+"""Linear layers on the host, by oneDNN where this torch has it: right, whatever this processor is."""
 
 from __future__ import annotations
 
@@ -7,38 +7,15 @@ import torch
 from torch import nn
 
 from chronomask.model import host
-from chronomask.model.host import HostDropout, HostLinear, drop, use_host_kernels
+from chronomask.model.dropout import HostDropout
+from chronomask.model.host import HostLinear, use_host_kernels
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 1.0])
-def test_values_are_dropped_as_often_as_asked_and_keep_their_mean(dropout: float) -> None:
-    torch.manual_seed(0)
-    kept = drop(torch.ones(401, 500), dropout)
-    scale = 1 / (1 - dropout) if dropout < 1 else 0.0
-    values = sorted({scale, 0.0}) if dropout else [1.0]
-    assert kept.unique().tolist() == pytest.approx(values, rel=2**-15)
-    if 0 < dropout < 1:
-        # Rounding of the probability: 2⁻¹⁷; five standard errors of the share.
-        error = 5 * (dropout * (1 - dropout) / kept.numel()) ** 0.5 + 2**-17
-        assert float((kept == 0).double().mean()) == pytest.approx(dropout, abs=error)
-
-
-def test_torchs_seed_decides_and_each_call_draws_anew() -> None:
-    layer, ones = HostDropout(0.3), torch.ones(7, 11)
-    torch.manual_seed(5)
-    first, second = layer(ones), layer(ones)
-    torch.manual_seed(5)
-    assert torch.equal(layer(ones), first)
-    assert not torch.equal(first, second)
-    assert torch.equal(layer.eval()(ones), ones)
-
-
-def test_gradients_are_dropped_as_the_values_were() -> None:
-    values = torch.ones(50, 50, requires_grad=True)
-    dropped = HostDropout(0.4)(values)
-    dropped.sum().backward()
-    assert values.grad is not None
-    assert torch.equal(values.grad, dropped.detach())
+@pytest.fixture
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this torch has no such product")
+    monkeypatch.setattr(host, "_onednn_is_faster", lambda: True)
 
 
 def test_every_plain_layer_of_a_model_changes_and_no_other() -> None:
@@ -62,7 +39,7 @@ SHAPES = [(2, 3), (1, 7), (5, 1, 4), (2, 0, 4), (9, 33), (130, 65)]
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.skipif(not host._onednn_is_faster(), reason="torch's own products are used here")
+@pytest.mark.usefixtures("by_onednn")
 def test_linear_layers_and_their_gradients_are_those_of_double_precision(
     shape: tuple[int, ...], bias: bool
 ) -> None:
@@ -87,9 +64,8 @@ def test_linear_layers_and_their_gradients_are_those_of_double_precision(
         exact.zero_grad()
 
 
-@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="no such product")
-def test_what_a_matrix_gives_is_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_onednn_is_faster", lambda: True)  # whatever this processor is
+@pytest.mark.usefixtures("by_onednn")
+def test_what_a_matrix_gives_is_no_view() -> None:
     layer = HostLinear(3, 4)
     assert not layer(torch.randn(5, 3))._is_view()
     torch.testing.assert_close(
@@ -97,6 +73,7 @@ def test_what_a_matrix_gives_is_no_view(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
+@pytest.mark.usefixtures("by_onednn")
 def test_frozen_weights_and_inputs_take_no_gradients() -> None:
     layer = HostLinear(3, 4)
     layer.weight.requires_grad_(False)
@@ -106,6 +83,7 @@ def test_frozen_weights_and_inputs_take_no_gradients() -> None:
     assert not layer.requires_grad_(False)(torch.randn(5, 3)).requires_grad
 
 
+@pytest.mark.usefixtures("by_onednn")
 def test_other_types_one_row_and_autocast_are_computed_as_ever() -> None:
     layer = HostLinear(3, 4)
     plain = nn.Linear(3, 4)
@@ -118,6 +96,7 @@ def test_other_types_one_row_and_autocast_are_computed_as_ever() -> None:
     assert torch.equal(layer.double()(x.double()), plain.double()(x.double()))
 
 
+@pytest.mark.usefixtures("by_onednn")
 @pytest.mark.parametrize("shape", [(5, 3), (2, 5, 3)])
 def test_what_a_layer_gives_may_be_changed_in_place(shape: tuple[int, ...]) -> None:
     """As DeBERTa does with a view of it."""
@@ -126,3 +105,13 @@ def test_what_a_layer_gives_may_be_changed_in_place(shape: tuple[int, ...]) -> N
     given /= 2.0
     given.sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize(("processor", "faster"), [("znver4", True), ("sapphirerapids", False)])
+def test_only_processors_where_it_was_seen_to_be_faster_use_it(
+    processor: str, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "get_host_cpu_name", lambda: processor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    there = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    assert host._onednn_is_faster.__wrapped__() == (faster and there)

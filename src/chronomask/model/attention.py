@@ -36,7 +36,7 @@ from chronomask.errors import UsageError
 from chronomask.model import flash4
 from chronomask.model.config import AttentionScope
 from chronomask.model.documents import DOCUMENTS_ATTENTION, Documents
-from chronomask.model.host import drop
+from chronomask.model.dropout import softmax_and_drop
 
 __all__ = [
     "attention_at",
@@ -150,7 +150,8 @@ def _densely(
 ) -> torch.Tensor:
     """Attention of [B, heads, Q, width] to [B, heads, T, width] under a mask → [B, Q, heads, width]."""
     groups = key.shape[1] != query.shape[1]
-    if dropout and not query.is_cuda and not groups and not torch.compiler.is_compiling():
+    on_host = query.device.type == "cpu" and not torch.compiler.is_compiling()
+    if dropout and on_host and not groups:
         output = _with_host_dropout(query, key, value, mask, dropout, scaling)
     else:
         output = _dot_product(query, key, value, mask, dropout, scaling, groups)
@@ -244,11 +245,12 @@ def _with_host_dropout(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scale, key.transpose(2, 3))
     if mask is not None:
-        scores = (
-            scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, -torch.inf)
-        )
-    weights = torch.softmax(scores, dim=-1)
-    return torch.matmul(drop(weights, dropout), value)
+        # Scores are as large as all else together, so where nothing is lost they are changed in place.
+        if mask.dtype == torch.bool:
+            scores.masked_fill_(~mask, -torch.inf)
+        else:
+            scores = scores.add_(mask) if mask.dtype == scores.dtype else scores + mask
+    return torch.matmul(softmax_and_drop(scores, dropout), value)
 
 
 def varlen_fits(query: torch.Tensor, dropout: float) -> bool:

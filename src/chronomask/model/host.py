@@ -1,12 +1,9 @@
-"""Dropout and linear layers as the host computes them faster than torch does by default.
+"""Linear layers as the host computes them faster than torch does by default, and a model that uses them.
 
-**Dropout.** torch draws its random numbers one after the other. numpy's SFC64 gives 16 bits an element in a
-seventh of the time. Its seed comes from torch's generator, so seeding that seeds this. A probability is
-rounded to a multiple of 2⁻¹⁶, and the scale of what is kept fits the rounded value.
-
-**Linear layers.** torch hands float32 products to MKL, which does not use the widest registers of every
-processor that has them. oneDNN, which torch brings along, does: on an AMD EPYC with AVX-512 its products take
-four fifths of the time. Results agree to rounding. Weight gradients stay with MKL, which is as fast there.
+torch hands float32 products to MKL, which uses the widest registers of Intel's processors alone. oneDNN,
+which torch brings along, uses those of others too: on an AMD EPYC with AVX-512 its products take four fifths
+of the time. On an Intel Xeon they take as long or up to twice as long, so there torch's own are kept. Results
+agree to rounding. Weight gradients stay with MKL, which is as fast there.
 """
 
 from __future__ import annotations
@@ -15,53 +12,14 @@ from functools import cache
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
+from llvmlite.binding import get_host_cpu_name
 from torch import nn
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["HostDropout", "HostLinear", "drop", "linear", "use_host_kernels"]
+from chronomask.model.dropout import HostDropout
 
-
-def drop(values: torch.Tensor, dropout: float) -> torch.Tensor:
-    """``values`` on the host, each 0 with probability ``dropout``, else divided by 1 − ``dropout``.
-
-    Only a byte an element is kept for the backward pass.
-    """
-    dropped = round(dropout * 2**16)
-    generator = np.random.SFC64(int(torch.randint(2**62, ())))
-    number = values.numel()
-    raw = generator.random_raw(-(-number // 4)).view(np.uint16)[:number]
-    kept = torch.from_numpy(raw >= dropped).view(values.shape)
-    return _Kept.apply(values, kept, 2**16 / max(1, 2**16 - dropped))
-
-
-class _Kept(torch.autograd.Function):
-    """``values`` where ``kept``, times ``scale``; 0 elsewhere."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, kept: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.save_for_backward(kept)
-        ctx.scale = scale
-        return torch.ops.aten.native_dropout_backward(values, kept, scale)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (kept,) = ctx.saved_tensors
-        return torch.ops.aten.native_dropout_backward(grad_outputs[0], kept, ctx.scale), None, None
-
-
-class HostDropout(nn.Dropout):
-    """``nn.Dropout`` that is :func:`drop` where values are on the host.
-
-    A compiled model draws as torch does.
-    """
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        plain = torch.compiler.is_compiling() or input.device.type != "cpu"
-        if plain or not self.training or not self.p:
-            return nn.functional.dropout(input, self.p, self.training, self.inplace)
-        return drop(input, self.p)
+__all__ = ["HostLinear", "linear", "use_host_kernels"]
 
 
 class HostLinear(nn.Linear):
@@ -109,9 +67,13 @@ def _onednn_takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 @cache
 def _onednn_is_faster() -> bool:
-    """Whether this host is of a kind where oneDNN's products were seen to be faster, and torch has them."""
+    """Whether this host is of a kind where oneDNN's products were seen to be faster, and torch has them.
+
+    That is AMD's Zen, from its fourth generation on. A decision by timing would differ between two processes.
+    """
     return (
-        torch.backends.mkldnn.is_available()
+        get_host_cpu_name().startswith("znver")
+        and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

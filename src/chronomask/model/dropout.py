@@ -1,0 +1,224 @@
+"""Dropout as the host draws it faster than torch does.
+
+torch draws its random numbers one after the other, keeps a mask, and multiplies by it in three passes. Here
+whether an element is dropped is a hash of its place under a key of 64 bits, so that one pass draws and
+multiplies, threads share it, and the backward pass needs the key alone. The key comes from torch's generator,
+so seeding that seeds this.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import nn
+
+from chronomask.compiled import KEPT
+
+__all__ = ["HostDropout", "drop", "softmax_and_drop"]
+
+_PART = 2**20
+"""Elements that are worth a thread: they take half a millisecond, and handing them over a fifth of one."""
+
+
+def drop(values: torch.Tensor, dropout: float) -> torch.Tensor:
+    """``values`` on the host, each 0 with probability ``dropout``, else divided by 1 − ``dropout``.
+
+    The probability is rounded to a multiple of 2⁻³². Nothing is kept for the backward pass but a key.
+    """
+    return _Dropped.apply(values, _draw_key(), dropout)
+
+
+def softmax_and_drop(scores: torch.Tensor, dropout: float) -> torch.Tensor:
+    """:func:`drop` of the softmax of ``scores`` [..., N] over the last dimension.
+
+    The backward passes of both are one.
+    """
+    return _DroppedSoftmax.apply(scores, _draw_key(), dropout)[0]
+
+
+class HostDropout(nn.Dropout):
+    """``nn.Dropout`` that is :func:`drop` where values are on the host.
+
+    A compiled model draws as torch does.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        plain = torch.compiler.is_compiling() or input.device.type != "cpu"
+        if plain or not self.training or not self.p:
+            return nn.functional.dropout(input, self.p, self.training, self.inplace)
+        return drop(input, self.p)
+
+
+def _draw_key() -> int:
+    return int(torch.randint(2**62, ()))
+
+
+class _Dropped(torch.autograd.Function):
+    """``values`` without those that a key drops; the gradient is that of the same key."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, key: int, dropout: float) -> torch.Tensor:
+        ctx.key, ctx.dropout = key, dropout
+        if values.dtype == torch.float32:
+            return _Hash(key, dropout).keep(values)
+        factors = _Hash(key, dropout).keep(torch.ones(values.shape))
+        return (values * factors).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return _Dropped.apply(grad_outputs[0], ctx.key, ctx.dropout), None, None
+
+
+class _DroppedSoftmax(torch.autograd.Function):
+    """(softmax without those that a key drops, softmax), of which the second is for the backward pass alone:
+    a gradient of a gradient is right only if what is kept is an output.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: torch.Tensor, key: int, dropout: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        weights = torch.softmax(scores, dim=-1)
+        ctx.save_for_backward(weights)
+        ctx.set_materialize_grads(False)
+        ctx.key, ctx.dropout = key, dropout
+        return _Dropped.apply(weights, key, dropout), weights
+
+    @staticmethod
+    def backward(
+        ctx: Any, *grad_outputs: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, None, None]:
+        grad, of_weights = grad_outputs
+        (weights,) = ctx.saved_tensors
+        if grad is not None and of_weights is None and not torch.is_grad_enabled():
+            if weights.dtype == grad.dtype == torch.float32:
+                return _Hash(ctx.key, ctx.dropout).softmax_backward(grad, weights), None, None
+        elif grad is None and of_weights is None:
+            return None, None, None
+        total = 0 if of_weights is None else of_weights
+        if grad is not None:
+            total = total + _Dropped.apply(grad, ctx.key, ctx.dropout)
+        return weights * (total - (total * weights).sum(-1, keepdim=True)), None, None
+
+
+class _Hash:
+    """Which elements of a tensor a key drops, and the scale of the others; the same for any threads."""
+
+    def __init__(self, key: int, dropout: float) -> None:
+        # At 1 the last of 2³² hashes would be kept, so all are scaled to 0.
+        threshold = np.uint32(min(round(dropout * 2**32), 2**32 - 1))
+        scale = np.float32(1 / (1 - dropout) if dropout < 1 else 0)
+        self._given = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32), threshold, scale
+
+    def keep(self, values: torch.Tensor) -> torch.Tensor:
+        """A new float32 tensor: the float32 ``values``, 0 where dropped, times the scale elsewhere."""
+        values = values.detach().contiguous()
+        out = torch.empty_like(values)
+        x, y = values.numpy().reshape(-1), out.numpy().reshape(-1)
+
+        def fill(start: int, end: int) -> None:
+            _keep(x[start:end], y[start:end], np.uint32(start % 2**32), *self._given)
+
+        _share(fill, x.size, 1)
+        return out
+
+    def softmax_backward(self, grad: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The gradient of the scores, float32 [..., N], from those of what was kept of ``weights``."""
+        grad, weights = grad.detach().contiguous(), weights.detach()
+        out = torch.empty_like(weights, memory_format=torch.contiguous_format)
+        if not out.numel():
+            return out
+        n = out.shape[-1]
+        g, w, y = (t.contiguous().numpy().reshape(-1, n) for t in (grad, weights, out))
+
+        def fill(start: int, end: int) -> None:
+            part = slice(start, end)
+            _softmax_backward(g[part], w[part], y[part], np.uint32(start * n % 2**32), *self._given)
+
+        _share(fill, len(y), n)
+        return out
+
+
+def _share(fill: Callable[[int, int], None], items: int, size: int) -> None:
+    """Call ``fill`` with the bounds of parts of the items, of ``size`` elements each, by torch's threads."""
+    number = min(torch.get_num_threads(), items, ceil(items * size / _PART))
+    if number < 2:
+        fill(0, items)
+        return
+    bounds = np.linspace(0, items, number + 1).astype(np.int64).tolist()
+    list(_threads().map(fill, bounds, bounds[1:]))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "dropout")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
+@njit(cache=KEPT, nogil=True, error_model="numpy", inline="always")
+def _is_kept(place: np.uint32, other_key: np.uint32, threshold: np.uint32) -> bool:
+    """Whether the hash of a place, to which half of the key is added, reaches ``threshold``.
+
+    The hash is Wellons' ``triple32`` (github.com/skeeto/hash-prospector), with the other half of the key
+    added after its first multiplication.
+    """
+    x = place ^ (place >> np.uint32(17))
+    x = np.uint32(x * np.uint32(0xED5AD4BB) + other_key)
+    x ^= x >> np.uint32(11)
+    x = np.uint32(x * np.uint32(0xAC4C1B51))
+    x ^= x >> np.uint32(15)
+    x = np.uint32(x * np.uint32(0x31848BAB))
+    return bool((x ^ (x >> np.uint32(14))) >= threshold)
+
+
+@njit(cache=KEPT, nogil=True, error_model="numpy")
+def _keep(
+    values: NDArray[np.float32],
+    out: NDArray[np.float32],
+    first: np.uint32,
+    key: np.uint32,
+    other_key: np.uint32,
+    threshold: np.uint32,
+    scale: np.float32,
+) -> None:
+    """``out`` [N] = ``values`` [N] · ``scale`` where kept, else 0; ``first``: place of the first element."""
+    for i in range(values.size):
+        kept = _is_kept(np.uint32(i + first + key), other_key, threshold)
+        out[i] = values[i] * scale if kept else np.float32(0)
+
+
+@njit(cache=KEPT, nogil=True, error_model="numpy", fastmath={"reassoc"})
+def _softmax_backward(
+    grad: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    out: NDArray[np.float32],
+    first: np.uint32,
+    key: np.uint32,
+    other_key: np.uint32,
+    threshold: np.uint32,
+    scale: np.float32,
+) -> None:
+    """``out`` [R, N] = w · (g − Σ g w) of each row, g: ``grad`` [R, N] · ``scale`` where kept, else 0."""
+    rows, n = grad.shape
+    for r in range(rows):
+        start = np.uint32(r * n + first + key)
+        total = np.float32(0)
+        for j in range(n):
+            kept = _is_kept(np.uint32(j + start), other_key, threshold)
+            product = (grad[r, j] * scale if kept else np.float32(0)) * weights[r, j]
+            out[r, j] = product
+            total += product
+        for j in range(n):
+            out[r, j] -= weights[r, j] * total
