@@ -32,7 +32,7 @@ class HostLinear(nn.Linear):
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """``torch.nn.functional.linear``: ``x`` [..., K], ``weight`` [N, K] and ``bias`` [N] → [..., N].
 
-    By oneDNN for float32 on a host with AVX-512, outside of autocast and compiled models.
+    By oneDNN for float32 on AMD's processors with AVX-512, outside of autocast and compiled models.
     """
     if not torch.compiler.is_compiling() and _onednn_takes(x, weight):
         # What the function gives must not be a view, or none of its views could be changed in place.
