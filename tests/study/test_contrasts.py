@@ -102,6 +102,12 @@ def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None
     path.write_text(path.read_text().replace('"torch": "', '"torch": "9'))
     with pytest.raises(DataError, match=r"runs of different versions.*torch is"):
         compare_study(study)
+    for arm, seed in (("decay", 1), ("fixed", 0), ("fixed", 1)):
+        path = study.run_of(arm, seed).environment
+        path.write_text(path.read_text().replace('"torch": "', '"torch": "9'))
+    # Results name the version of torch and runs its build, such as +cu130, which the page shows.
+    found = json.loads(compare_study(study).read_text())
+    assert found["versions"]["torch"] == f"9{noted['versions']['torch']}"
 
 
 def _runs_alone_say_the_same(study: Study, found: dict[str, Any], tmp_path: Path) -> None:

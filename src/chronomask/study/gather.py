@@ -85,7 +85,10 @@ class Gathered:
         return next(arm for arm in self.arms if arm.name == name)
 
     def versions(self) -> dict[str, Any]:
-        """Versions and machine of a study, whose runs all have the same versions."""
+        """Versions and machine of a study, whose runs all have the same versions.
+
+        Of what runs and results both name, the runs' words stand, which name the build of torch too.
+        """
         found: dict[str, Any] = {}
         for run in self.runs:
             found |= run.environment.get("versions", {})
@@ -94,7 +97,8 @@ class Gathered:
         for results in self.final:
             for by_pair in results.arms.values():
                 for result in by_pair.values():
-                    found |= result.versions
+                    for name, version in result.versions.items():
+                        found.setdefault(name, version)
         return {key: value for key, value in found.items() if value is not None}
 
     def environments(self) -> dict[str, str]:

@@ -254,8 +254,7 @@ def given_rates(text: str) -> Rates:
     try:
         speed = float(text)
     except ValueError:
-        found = rates_in(Path(text), f"in {text}")
-        if found.token is not None:
+        if Path(text).is_dir() and (found := rates_in(Path(text), f"in {text}")).token is not None:
             return found
         speed = math.nan
     if not 0 < speed < math.inf:
