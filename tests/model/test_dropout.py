@@ -43,7 +43,7 @@ def kept_by(key: int, size: int, dropout: float) -> NDArray[np.bool_]:
 def masks(keys: list[int], size: int, dropout: float) -> NDArray[np.float64]:
     """What keys drop, 1 where they do, centred and divided by its standard deviation: [keys, size]."""
     ones = torch.ones(size)
-    dropped = [module._Hash(key, dropout).keep(ones).numpy() == 0 for key in keys]
+    dropped = [module.Kept(key, dropout).of(ones).numpy() == 0 for key in keys]
     return (np.array(dropped) - dropout) / np.sqrt(dropout * (1 - dropout))
 
 
@@ -61,7 +61,7 @@ def test_values_are_dropped_as_often_as_asked_and_keep_their_mean(dropout: float
 
 @pytest.mark.parametrize("key", [0, 1, 2**32 - 3, 2**32, 2**62 - 1, 1234567890123456789])
 def test_the_hash_is_that_of_plain_arithmetic(key: int) -> None:
-    kept = module._Hash(key, 0.3).keep(torch.ones(1000)) > 0
+    kept = module.Kept(key, 0.3).of(torch.ones(1000)) > 0
     assert kept.tolist() == kept_by(key, 1000, 0.3).tolist()
 
 

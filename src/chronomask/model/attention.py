@@ -33,10 +33,9 @@ from transformers import (
 from transformers.masking_utils import sdpa_mask
 
 from chronomask.errors import UsageError
-from chronomask.model import flash4
+from chronomask.model import flash4, host_attention
 from chronomask.model.config import AttentionScope
 from chronomask.model.documents import DOCUMENTS_ATTENTION, Documents
-from chronomask.model.dropout import softmax_and_drop
 
 __all__ = [
     "attention_at",
@@ -72,6 +71,16 @@ def documents_attention(
         flat, bounds = query.transpose(1, 2).flatten(0, 1), documents.cu_seqlens
         output = _varlen(flat, bounds, key, value, scaling, sliding_window, documents)
         return output.unflatten(0, (rows, length)), None
+    computed_here = _computed_here(query, key) and host_attention.takes(query, key, value)
+    if documents is not None and computed_here:
+        blocks = host_attention.split(documents, query.shape[1], dropout)
+        if blocks is not None:
+            longest = max(block.end - block.start for block in blocks)
+            all_seen = not documents.causal and (
+                sliding_window is None or longest <= sliding_window
+            )
+            mask = None if all_seen else _mask_of(documents, None, sliding_window, query.dtype)
+            return host_attention.attend(query, key, value, mask, dropout, scaling, blocks), None
     mask = _mask_of(documents, attention_mask, sliding_window, query.dtype)
     return _densely(query, key, value, mask, dropout, scaling), None
 
@@ -149,13 +158,17 @@ def _densely(
     scaling: float | None,
 ) -> torch.Tensor:
     """Attention of [B, heads, Q, width] to [B, heads, T, width] under a mask → [B, Q, heads, width]."""
-    groups = key.shape[1] != query.shape[1]
-    on_host = query.device.type == "cpu" and not torch.compiler.is_compiling()
-    if dropout and on_host and not groups:
-        output = _with_host_dropout(query, key, value, mask, dropout, scaling)
-    else:
-        output = _dot_product(query, key, value, mask, dropout, scaling, groups)
+    learned = mask is not None and mask.requires_grad
+    if dropout and not learned and _computed_here(query, key):
+        return host_attention.attend(query, key, value, mask, dropout, scaling)
+    output = _dot_product(query, key, value, mask, dropout, scaling)
     return output.transpose(1, 2).contiguous()
+
+
+def _computed_here(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether the host computes, not a graph that is compiled, and every head has a key of its own."""
+    on_host = query.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_host and query.shape[1] == key.shape[1]
 
 
 _MAY_SEE_A_MASK = [
@@ -191,9 +204,9 @@ def _dot_product(
     mask: torch.Tensor | None,
     dropout: float,
     scaling: float | None,
-    groups: bool,
 ) -> torch.Tensor:
     """Torch's attention, [B, heads, T, width], by a kernel that is right under this mask."""
+    groups = key.shape[1] != query.shape[1]
     more: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": groups}
     attend = nn.functional.scaled_dot_product_attention
     if mask is None:
@@ -231,26 +244,6 @@ def _whole_rows(key: torch.Tensor) -> Documents:
     number = torch.arange(rows, device=key.device)[:, None].expand(rows, length)
     bounds = torch.arange(0, rows * length + 1, length, dtype=torch.int32, device=key.device)
     return Documents(number, bounds, length, separate=False)
-
-
-def _with_host_dropout(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    dropout: float,
-    scaling: float | None,
-) -> torch.Tensor:
-    """Attention with dropout on the host, where SDPA has no fused kernel for it."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query * scale, key.transpose(2, 3))
-    if mask is not None:
-        # Scores are as large as all else together, so where nothing is lost they are changed in place.
-        if mask.dtype == torch.bool:
-            scores.masked_fill_(~mask, -torch.inf)
-        else:
-            scores = scores.add_(mask) if mask.dtype == scores.dtype else scores + mask
-    return torch.matmul(softmax_and_drop(scores, dropout), value)
 
 
 def varlen_fits(query: torch.Tensor, dropout: float) -> bool:

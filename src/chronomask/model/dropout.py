@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,11 @@ from torch import nn
 
 from chronomask.compiled import KEPT
 
-__all__ = ["HostDropout", "drop", "softmax_and_drop"]
+__all__ = ["HostDropout", "Kept", "draw_key", "drop", "share", "softmax_and_drop"]
 
-_PART = 2**20
-"""Elements that are worth a thread: they take half a millisecond, and handing them over a fifth of one."""
+_PART = 2**18
+"""Elements of a thread, once there are four times as many: they take it an eighth of a millisecond, and to
+hand them over takes a fifth of one."""
 
 
 def drop(values: torch.Tensor, dropout: float) -> torch.Tensor:
@@ -34,15 +34,15 @@ def drop(values: torch.Tensor, dropout: float) -> torch.Tensor:
 
     The probability is rounded to a multiple of 2⁻³². Nothing is kept for the backward pass but a key.
     """
-    return _Dropped.apply(values, _draw_key(), dropout)
+    return _Dropped.apply(values, draw_key(), dropout)
 
 
-def softmax_and_drop(scores: torch.Tensor, dropout: float) -> torch.Tensor:
+def softmax_and_drop(scores: torch.Tensor, dropout: float, key: int | None = None) -> torch.Tensor:
     """:func:`drop` of the softmax of ``scores`` [..., N] over the last dimension.
 
     The backward passes of both are one.
     """
-    return _DroppedSoftmax.apply(scores, _draw_key(), dropout)[0]
+    return _DroppedSoftmax.apply(scores, draw_key() if key is None else key, dropout)[0]
 
 
 class HostDropout(nn.Dropout):
@@ -58,7 +58,8 @@ class HostDropout(nn.Dropout):
         return drop(input, self.p)
 
 
-def _draw_key() -> int:
+def draw_key() -> int:
+    """A key of 62 bits from torch's generator."""
     return int(torch.randint(2**62, ()))
 
 
@@ -69,8 +70,8 @@ class _Dropped(torch.autograd.Function):
     def forward(ctx: Any, values: torch.Tensor, key: int, dropout: float) -> torch.Tensor:
         ctx.key, ctx.dropout = key, dropout
         if values.dtype == torch.float32:
-            return _Hash(key, dropout).keep(values)
-        factors = _Hash(key, dropout).keep(torch.ones(values.shape))
+            return Kept(key, dropout).of(values)
+        factors = Kept(key, dropout).of(torch.ones(values.shape))
         return (values * factors).to(values.dtype)
 
     @staticmethod
@@ -101,7 +102,7 @@ class _DroppedSoftmax(torch.autograd.Function):
         (weights,) = ctx.saved_tensors
         if grad is not None and of_weights is None and not torch.is_grad_enabled():
             if weights.dtype == grad.dtype == torch.float32:
-                return _Hash(ctx.key, ctx.dropout).softmax_backward(grad, weights), None, None
+                return Kept(ctx.key, ctx.dropout).softmax_backward(grad, weights), None, None
         elif grad is None and of_weights is None:
             return None, None, None
         total = 0 if of_weights is None else of_weights
@@ -110,8 +111,8 @@ class _DroppedSoftmax(torch.autograd.Function):
         return weights * (total - (total * weights).sum(-1, keepdim=True)), None, None
 
 
-class _Hash:
-    """Which elements of a tensor a key drops, and the scale of the others; the same for any threads."""
+class Kept:
+    """Which elements of a tensor a key leaves, and the scale of these; the same for any threads."""
 
     def __init__(self, key: int, dropout: float) -> None:
         # At 1 the last of 2³² hashes would be kept, so all are scaled to 0.
@@ -119,8 +120,11 @@ class _Hash:
         scale = np.float32(1 / (1 - dropout) if dropout < 1 else 0)
         self._given = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32), threshold, scale
 
-    def keep(self, values: torch.Tensor) -> torch.Tensor:
-        """A new float32 tensor: the float32 ``values``, 0 where dropped, times the scale elsewhere."""
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """A new float32 tensor: the float32 ``values``, 0 where dropped, times the scale elsewhere.
+
+        The place of an element is the number of those before it.
+        """
         values = values.detach().contiguous()
         out = torch.empty_like(values)
         x, y = values.numpy().reshape(-1), out.numpy().reshape(-1)
@@ -128,8 +132,21 @@ class _Hash:
         def fill(start: int, end: int) -> None:
             _keep(x[start:end], y[start:end], np.uint32(start % 2**32), *self._given)
 
-        _share(fill, x.size, 1)
+        share(fill, x.size, 1)
         return out
+
+    def of_rows(
+        self, rows: NDArray[np.float32], places: NDArray[np.uint32], out: NDArray[np.float32]
+    ) -> None:
+        """Into ``out`` [R, N], which is not ``rows`` [R, N]: ``rows``, 0 where dropped, else times the scale.
+
+        ``places`` [R]: those of each row's first element; the others of the row follow it.
+        """
+
+        def fill(start: int, end: int) -> None:
+            _keep_rows(rows[start:end], out[start:end], places[start:end], *self._given)
+
+        share(fill, *rows.shape)
 
     def softmax_backward(self, grad: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """The gradient of the scores, float32 [..., N], from those of what was kept of ``weights``."""
@@ -144,13 +161,14 @@ class _Hash:
             part = slice(start, end)
             _softmax_backward(g[part], w[part], y[part], np.uint32(start * n % 2**32), *self._given)
 
-        _share(fill, len(y), n)
+        share(fill, len(y), n)
         return out
 
 
-def _share(fill: Callable[[int, int], None], items: int, size: int) -> None:
+def share(fill: Callable[[int, int], None], items: int, size: int) -> None:
     """Call ``fill`` with the bounds of parts of the items, of ``size`` elements each, by torch's threads."""
-    number = min(torch.get_num_threads(), items, ceil(items * size / _PART))
+    parts = items * size // _PART
+    number = min(torch.get_num_threads(), items, parts) if parts >= 4 else 1
     if number < 2:
         fill(0, items)
         return
@@ -197,6 +215,21 @@ def _keep(
     for i in range(values.size):
         kept = _is_kept(np.uint32(i + first + key), other_key, threshold)
         out[i] = values[i] * scale if kept else np.float32(0)
+
+
+@njit(cache=KEPT, nogil=True, error_model="numpy")
+def _keep_rows(
+    rows: NDArray[np.float32],
+    out: NDArray[np.float32],
+    places: NDArray[np.uint32],
+    key: np.uint32,
+    other_key: np.uint32,
+    threshold: np.uint32,
+    scale: np.float32,
+) -> None:
+    """:func:`_keep` of each of ``rows`` [R, N], of whose first elements ``places`` [R] are given."""
+    for r in range(places.size):
+        _keep(rows[r], out[r], places[r], key, other_key, threshold, scale)
 
 
 @njit(cache=KEPT, nogil=True, error_model="numpy", fastmath={"reassoc"})
