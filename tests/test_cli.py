@@ -443,6 +443,13 @@ def test_the_old_name_of_task_data(run, tmp_path: Path) -> None:
     assert "--data" not in run("evaluate", "--help").out.replace("--task-data", "")
 
 
+def test_a_model_that_is_no_folder_has_no_data_to_be_measured_on(run, tmp_path: Path) -> None:
+    outcome = run("evaluate", "nofolder", "--tasks", "mlm")
+    refused(outcome, 2, "nofolder is not a folder here", "prepared data with --task-data")
+    outcome = run("evaluate", "nofolder", "--tasks", "mlm,cola")
+    refused(outcome, 2, "name the folder of the tasks' files: --task-data FOLDER")
+
+
 def test_adapt_sets_the_preparation_and_the_run(
     run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

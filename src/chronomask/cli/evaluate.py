@@ -98,6 +98,11 @@ def evaluate(
 
         if Path(model).exists():
             find_subject(model)  # what is no model has no tasks' files
+        elif all(task.of_prepared_data for task in chosen):
+            raise UsageError(
+                f"{model} is not a folder here, so there is no run whose data it could be measured on: "
+                "name a run's folder, or the prepared data with --task-data FOLDER"
+            )
         raise UsageError("name the folder of the tasks' files: --task-data FOLDER")
     if workers != 1 and every is None:
         raise UsageError(
