@@ -61,10 +61,11 @@ def _pair(limits: tuple[float, float] | None) -> tuple[dict, dict]:
 @pytest.mark.parametrize(
     ("numbers", "says", "not_says"),
     [
-        ((0.5, 0.4, 0.6), "with 95 % interval, by “a” after 50 % (40 to 60 %).", "do not show"),
+        ((0.7, 0.6, 0.8), "with 95 % interval, by “a” after 70 % (60 to 80 %).", "do not show"),
         ((0.5, None, 0.6), "by “a” after 50 %.", "do not show"),
         ((1.2, 1.0, 1.4), "do not show", "not reached"),
         ((0.5, 0.4, 1.1), "do not show", "earlier"),
+        ((0.5, 0.4, 1.0), "do not show", "earlier"),
         ((0.5, 0.4, None), "do not show", "earlier"),
         ((None, None, None), "not reached within training", "earlier"),
         ((None, 0.9, None), "do not show", "not reached"),
@@ -260,6 +261,15 @@ def test_ranges_speak_of_the_arms_they_count() -> None:
     assert (
         "2 arms predict more masked tokens than the baseline (1.20 to 1.50 times as many)" in text
     )
+
+
+def test_the_range_of_losses_is_that_of_two_arms_or_more() -> None:
+    made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
+    assert findings(made, {})[1] == (
+        "Validation losses lie between 0.300 nats per predicted token (“a”) and 0.500 (“base”), 0.200 apart."
+    )
+    alone = comparison([task("validation_loss", {})])
+    assert "lie between" not in " ".join(findings(alone, {}))
 
 
 def _contrast(low: float, high: float, p: float) -> dict[str, Any]:
