@@ -374,6 +374,10 @@ def test_the_rows_that_a_warning_of_few_predictions_names_are_enough(
     # Rows differ in length: a few more than the average says are enough for sure.
     warn_of_few(masker, data.split("held_out"), ValidationConfig(rows=rows + 5))
     assert not caplog.records
+    # All the rows there are, as many as are asked for.
+    there = data.split("held_out").num_rows
+    warn_of_few(masker, data.split("held_out"), ValidationConfig(rows=there))
+    assert not caplog.records
 
 
 def test_the_yardsticks_of_the_end_are_in_the_summary_and_on_the_card(
