@@ -115,12 +115,13 @@ def test_windows_are_the_tokenizers_own(
 
 @pytest.mark.parametrize("tokenizer", [make_tokenizer(), begun()], ids=["bert", "begun"])
 @pytest.mark.parametrize("stride", [0, 8, 20])
+@pytest.mark.parametrize("max_length", range(57, 73))  # windows end at every token of an answer
 def test_gold_places_cover_the_answer_or_point_at_cls(
-    tokenizer: PreTrainedTokenizerFast, stride: int
+    tokenizer: PreTrainedTokenizerFast, max_length: int, stride: int
 ) -> None:
     all_questions = questions()
     windows = make_windows(
-        tokenizer, all_questions, max_length=64, stride=stride, max_question_tokens=30
+        tokenizer, all_questions, max_length=max_length, stride=stride, max_question_tokens=30
     )
     found = set()
     for k, (first, last) in enumerate(windows.answer):
