@@ -301,6 +301,9 @@ def test_without_scatter_of_seeds_p_counts_resamples() -> None:
     for first, second in (("a", "b"), ("b", "a")):
         _, found = compare_pairs(arms, None, [(first, second)], "score", draws=199, key=1)
         assert found[first, second].p_value == pytest.approx(2 / 200, rel=1e-12)
+    alike = {"a": arms["b"], "b": arms["b"]}  # all resamples are 0, which is on neither side
+    _, found = compare_pairs(alike, None, [("a", "b")], "score", draws=199, key=1)
+    assert found["a", "b"].p_value == 1.0
 
 
 def test_one_pre_training_seed_has_no_p() -> None:
