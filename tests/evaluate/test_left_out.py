@@ -37,7 +37,7 @@ def test_cut_examples_are_those_that_an_uncut_row_would_be_longer_than(
 def test_questions_that_are_cut_and_answers_that_no_window_holds(subject: Subject) -> None:
     words = " ".join(["the"] * 12)
     context = f"film {words} warm"
-    asked = [("what", "film"), ("what is after key?", context), ("who", "warm")]
+    asked = [("what", "film"), ("what is after key?", context), ("who is after", "warm")]
     questions = [
         Question(str(k), text, 0, (answer,), (context.index(answer),))
         for k, (text, answer) in enumerate(asked)

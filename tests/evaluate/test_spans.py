@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
@@ -42,6 +43,19 @@ def byte_level() -> PreTrainedTokenizerFast:
     )
 
 
+def begun() -> PreTrainedTokenizerFast:
+    """A tokenizer whose classification token is its second: [UNK] [CLS] A [SEP] B [SEP], of two segments."""
+    tokenizer = make_tokenizer()
+    pair = "[UNK]:0 [CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
+    names = ("[UNK]", "[CLS]", "[SEP]")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[UNK] [CLS] $A [SEP]",
+        pair=pair,
+        special_tokens=[(name, tokenizer.convert_tokens_to_ids(name)) for name in names],
+    )
+    return tokenizer
+
+
 def questions() -> Questions:
     asked = []
     for number, context in enumerate(CONTEXTS):
@@ -53,7 +67,9 @@ def questions() -> Questions:
     return Questions(CONTEXTS, np.zeros(len(CONTEXTS), np.int64), asked)
 
 
-@pytest.mark.parametrize("tokenizer", [make_tokenizer(), byte_level()], ids=["bert", "byte-level"])
+@pytest.mark.parametrize(
+    "tokenizer", [make_tokenizer(), byte_level(), begun()], ids=["bert", "byte-level", "begun"]
+)
 @pytest.mark.parametrize(("max_length", "stride"), [(64, 8), (64, 0), (110, 40), (2000, 128)])
 def test_windows_are_the_tokenizers_own(
     tokenizer: PreTrainedTokenizerFast, max_length: int, stride: int
@@ -75,6 +91,9 @@ def test_windows_are_the_tokenizers_own(
         return_token_type_ids=True,
     )
     encoded = windows
+    assert all(row[windows.null_at] == tokenizer.cls_token_id for row in theirs["input_ids"])
+    one_type = all(set(types) == {0} for types in theirs["token_type_ids"])
+    assert (windows.types is None) == one_type
     assert windows.question.tolist() == theirs["overflow_to_sample_mapping"]
     for k, (row, spans) in enumerate(
         zip(theirs["input_ids"], theirs["offset_mapping"], strict=True)
@@ -83,8 +102,6 @@ def test_windows_are_the_tokenizers_own(
         assert encoded.ids[inside].tolist() == row
         if encoded.types is not None:
             assert encoded.types[inside].tolist() == theirs["token_type_ids"][k]
-        else:
-            assert set(theirs["token_type_ids"][k]) == {0}
         of_context = [k for k, n in enumerate(theirs.sequence_ids(k)) if n == 1]
         assert windows.context_at[k] == of_context[0]
         text = CONTEXTS[all_questions.questions[windows.question[k]].context]
@@ -96,11 +113,15 @@ def test_windows_are_the_tokenizers_own(
         assert ours == own
 
 
+@pytest.mark.parametrize("tokenizer", [make_tokenizer(), begun()], ids=["bert", "begun"])
 @pytest.mark.parametrize("stride", [0, 8, 20])
-def test_gold_places_cover_the_answer_or_point_at_cls(stride: int) -> None:
-    tokenizer, all_questions = make_tokenizer(), questions()
+@pytest.mark.parametrize("max_length", range(57, 73))  # windows end at every token of an answer
+def test_gold_places_cover_the_answer_or_point_at_cls(
+    tokenizer: PreTrainedTokenizerFast, max_length: int, stride: int
+) -> None:
+    all_questions = questions()
     windows = make_windows(
-        tokenizer, all_questions, max_length=64, stride=stride, max_question_tokens=30
+        tokenizer, all_questions, max_length=max_length, stride=stride, max_question_tokens=30
     )
     found = set()
     for k, (first, last) in enumerate(windows.answer):
@@ -109,7 +130,7 @@ def test_gold_places_cover_the_answer_or_point_at_cls(stride: int) -> None:
         offsets = windows.offsets[k]
         holds_all = offsets[0, 0] <= begin and end <= offsets[-1, 1]
         if not holds_all:
-            assert (first, last) == (0, 0)
+            assert (first, last) == (windows.null_at, windows.null_at)
             continue
         found.add(question.id)
         at = windows.context_at[k]
@@ -117,6 +138,32 @@ def test_gold_places_cover_the_answer_or_point_at_cls(stride: int) -> None:
     # An answer as long as the windows' overlap is whole in one of them.
     short = {q.id for q in all_questions.questions if len(q.answers[0]) < 10}
     assert stride == 0 or short <= found
+
+
+def test_every_context_of_many_has_its_own_windows() -> None:
+    """Contexts are tokenised some at a time: none is lost or doubled where one lot ends."""
+    texts = [f"the film {k}" for k in range(1030)]
+    asked = [Question(str(k), "what?", k, (str(k),), (9,)) for k in range(len(texts))]
+    many = Questions(texts, np.zeros(len(texts), np.int64), asked)
+    windows = make_windows(make_tokenizer(), many, max_length=64, stride=8, max_question_tokens=8)
+    assert windows.question.tolist() == list(range(len(texts)))
+    read = make_tokenizer()(texts, add_special_tokens=False)["input_ids"]
+    for k, at in enumerate(windows.context_at):
+        row = windows.ids[windows.bounds[k] : windows.bounds[k + 1]]
+        assert row[at:-1].tolist() == read[k]
+
+
+def test_a_context_longer_than_the_model_takes_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cut into windows, so the tokenizer's own warning of errors to come would be wrong."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 64
+    make_windows(tokenizer, questions(), max_length=64, stride=8, max_question_tokens=30)
+    assert "longer than the specified maximum" not in caplog.text
+    tokenizer(CONTEXTS)
+    assert "longer than the specified maximum" in caplog.text
 
 
 def all_spans(start: np.ndarray, end: np.ndarray, max_tokens: int) -> list[tuple[float, int, int]]:
@@ -134,6 +181,8 @@ def all_spans(start: np.ndarray, end: np.ndarray, max_tokens: int) -> list[tuple
     st.integers(1, 30),
     st.integers(1, 40),
 )
+@example([(1, 2), (3, 4), (0, 5)], 2, 1)
+@example([(1, 2), (3, 4), (0, 5)], 2, 2)
 def test_best_spans_equal_a_search_through_all(
     scores: list[tuple[int, int]], max_tokens: int, number: int
 ) -> None:

@@ -61,10 +61,11 @@ def _pair(limits: tuple[float, float] | None) -> tuple[dict, dict]:
 @pytest.mark.parametrize(
     ("numbers", "says", "not_says"),
     [
-        ((0.5, 0.4, 0.6), "with 95 % interval, by “a” after 50 % (40 to 60 %).", "do not show"),
+        ((0.7, 0.6, 0.8), "with 95 % interval, by “a” after 70 % (60 to 80 %).", "do not show"),
         ((0.5, None, 0.6), "by “a” after 50 %.", "do not show"),
         ((1.2, 1.0, 1.4), "do not show", "not reached"),
         ((0.5, 0.4, 1.1), "do not show", "earlier"),
+        ((0.5, 0.4, 1.0), "do not show", "earlier"),
         ((0.5, 0.4, None), "do not show", "earlier"),
         ((None, None, None), "not reached within training", "earlier"),
         ((None, 0.9, None), "do not show", "not reached"),
@@ -250,6 +251,8 @@ def test_measures_of_the_model_are_no_downstream_tasks() -> None:
         "On the 3 measures of the models themselves (pseudo-perplexity, UPOS probe and BLiMP)"
         in text
     )
+    (*_, blimp) = tasks
+    assert "On BLiMP, the one comparison with “base”" in " ".join(findings(comparison([blimp]), {}))
 
 
 def test_ranges_speak_of_the_arms_they_count() -> None:
@@ -260,6 +263,15 @@ def test_ranges_speak_of_the_arms_they_count() -> None:
     assert (
         "2 arms predict more masked tokens than the baseline (1.20 to 1.50 times as many)" in text
     )
+
+
+def test_the_range_of_losses_is_that_of_two_arms_or_more() -> None:
+    made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
+    assert findings(made, {})[1] == (
+        "Validation losses lie between 0.300 nats per predicted token (“a”) and 0.500 (“base”), 0.200 apart."
+    )
+    alone = comparison([task("validation_loss", {})])
+    assert "lie between" not in " ".join(findings(alone, {}))
 
 
 def _contrast(low: float, high: float, p: float) -> dict[str, Any]:
@@ -346,7 +358,7 @@ def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
     (said,) = [sentence for sentence in findings(made, {}) if "Holm" in sentence]
     assert said.startswith(
         "On 2 other measures, after Holm’s correction over 4 tests (the 2 declared contrasts on each), "
-        "1 remains"
+        "1 remains at 5 %: “a − base” on RTE −20.0"
     )
 
 
@@ -355,7 +367,7 @@ def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
     [
         (3, 1, 0, "over 2 tests (the one declared contrast on each)"),
         (2, 2, 0, "On CoLA, after Holm’s correction over the 2 declared contrasts"),
-        (2, 1, 0, "On CoLA, of the one declared contrast, 1 remains"),
+        (2, 1, 0, "On CoLA, of the one declared contrast, 1 remains at 5 %: “a − base” −20.0"),
         (3, 2, 1, "over 3 tests of the 2 declared contrasts"),
     ],
 )
@@ -460,10 +472,27 @@ def test_what_ran_is_said_in_numbers() -> None:
     assert "were trained with 1 to 3 seeds for 10 to 1,500 steps, on" in findings(made, {})[0]
     made["arms"] = [first]
     assert findings(made, {})[0].startswith("“base” was trained with 3 seeds for 10 steps")
+    assert "One run" not in " ".join(findings(made, {}))
     first["runs"] = first["runs"][:1]
     alone = findings(made, {})
     assert alone[0].startswith("“base” was trained for 10 steps")
     assert "One run shows how training went; it compares nothing." in alone
+
+
+def test_arms_of_one_run_each_are_no_evidence() -> None:
+    made = comparison([task("validation_loss", {"a": None}, seeds=1)], seeds=1)
+    said = findings(made, {})
+    assert said[0].startswith("2 ways to mask were trained with one seed each for 10 steps")
+    assert said[-1].startswith("Every arm was run once, all with seed 0: another seed would move")
+    made["arms"][1]["runs"][0]["seed"] = 1
+    made["reach"] = [reach({"a": (0.5, 0.4, 0.6)})]
+    said = findings(made, {})
+    assert said[-1].startswith("Every arm was run once: another seed would move")
+    assert "was reached earlier" not in " ".join(said)
+    several = comparison([task("validation_loss", {"a": (-0.1, 0.1)})], made["reach"])
+    text = " ".join(findings(several, {}))
+    assert "was reached earlier" in text
+    assert "Every arm was run once" not in text
 
 
 def test_content_words_are_compared_with_function_words() -> None:

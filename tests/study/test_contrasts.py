@@ -22,6 +22,7 @@ from chronomask.study.contrasts import (
     compare_study,
 )
 from chronomask.study.execute import run_study
+from chronomask.study.statistics import smallest_difference
 from chronomask.study.units import Study
 from tests.support.opened_study import opened
 
@@ -199,6 +200,39 @@ def test_where_nothing_scatters_it_is_not_known_what_could_be_seen() -> None:
     cola = {"task": "cola", "arms": {}, "contrasts": [contrast]}
     _correct([cola], declared=True)
     assert contrast["detectable_holm"] is None
+
+
+def test_what_a_contrast_could_have_shown_is_of_its_own_scatter_and_tests() -> None:
+    """The headline is one test of its own, the two other measures are two."""
+    random = np.random.default_rng(3)
+    pair = ("decay", "fixed")
+    base = random.normal(0, 1, 20)
+    scores: dict[str, list[np.ndarray]] = {
+        "mean_loss": [np.array([gap]) for gap in (0.1, 0.3, 0.2)],  # seeds scatter alone
+        "cola": [random.normal(0, 1, 20) for _ in range(3)],
+        "rte": [base] * 3,  # examples alone
+    }
+    tasks = []
+    for name, own in scores.items():
+        sets: dict[str, Any] = {
+            "fixed": {(seed, 0): {"score": np.zeros(one.size)} for seed, one in enumerate(own)},
+            "decay": {(seed, 0): {"score": one} for seed, one in enumerate(own)},
+        }
+        arms, contrasts = _numbers_of_arms(sets, "fixed", [pair], "score", name)
+        tasks.append({"task": name, "arms": arms, "contrasts": contrasts})
+    _correct(tasks, declared=True)
+    for task, tests in zip(tasks, (1, 2, 2), strict=True):
+        (contrast,) = task["contrasts"]
+        spread = np.std([one.mean() for one in scores[task["task"]]], ddof=1)
+        of_examples = contrast["examples_spread"]
+        assert contrast["spread"] == pytest.approx(spread, abs=1e-12)
+        assert (of_examples > 0) == (task["task"] != "mean_loss")
+        alone, first = (
+            smallest_difference(contrast["spread"], 3, examples_spread=of_examples, alpha=alpha)
+            for alpha in (0.05, 0.05 / tests)
+        )
+        assert (contrast["detectable"], contrast["detectable_holm"]) == (alone, first)
+        assert 0 < alone < math.inf
 
 
 def test_metrics_beside_the_first_are_means_over_seeds() -> None:

@@ -6,17 +6,19 @@ import json
 import math
 import re
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
 import torch
 
 from chronomask.cli import app
-from chronomask.report.comparison import difference_text
+from chronomask.report.comparison import difference_text, task_title
 from chronomask.study.contrasts import compare_study
 from chronomask.study.execute import run_study
 from chronomask.study.plan import (
     STORED_SPREADS,
+    _smallest,  # pyright: ignore[reportPrivateUsage]
     _spreads_of,  # pyright: ignore[reportPrivateUsage]
     plan_in_words,
 )
@@ -229,6 +231,25 @@ def test_every_measure_that_will_be_tested_is_counted(
         "  single-mask loss",
         "  CoLA",
     ]
+    # By itself, and as the first under Holm's correction over as many tests.
+    number = len(study.config.seeds)
+    for name, tests in (("mean_loss", 1), ("validation_loss", 3), ("single_mask_loss", 3)):
+        spread, _, metric, unit = STORED_SPREADS[name]
+        task = {"task": name, "metric": metric, "unit": unit}
+        alone, first = (
+            difference_text(task, smallest_difference(spread, number, alpha=alpha)).lstrip("+")
+            for alpha in (0.05, 0.05 / tests)
+        )
+        assert f"  {task_title(task)} ({unit}): {alone}, {first}\n" in plan
+
+
+@pytest.mark.parametrize(("unit", "whole"), [("fraction", 1.0), ("percent", 100.0)])
+def test_a_difference_that_no_share_can_have_is_none(unit: str, whole: float) -> None:
+    task = {"task": "cola", "metric": "accuracy", "unit": unit}
+    widest = whole / smallest_difference(1.0, 3)
+    assert _smallest(task, 1.001 * widest, 3, 0.0, 0.05) == "none"
+    assert float(_smallest(task, 0.998 * widest, 3, 0.0, 0.05)) == pytest.approx(99.8)
+    assert _smallest({**task, "unit": "nats"}, 1.001 * widest, 3, 0.0, 0.05) != "none"
 
 
 def test_declared_contrasts_say_how_their_own_differences_scatter() -> None:
@@ -258,6 +279,23 @@ def test_a_task_that_did_not_scatter_says_nothing_of_the_next_seeds() -> None:
     scattered = {**arm, "by_seed": {"0": [0.1], "1": [0.0]}}
     cola = {**cola, "arms": {"a": arm, "b": scattered}}
     assert _spreads_of({"baseline": "a", "tasks": [cola]})["cola"][0] > 0
+
+
+def test_what_a_comparison_does_not_say_is_no_scatter() -> None:
+    """One seed in common has no spread; older comparisons name no unit, or not how examples scatter."""
+    arm = {"by_seed": {"0": [0.0], "1": [0.2]}, "examples_spread": 0.1}
+    other = {"by_seed": {"0": [0.3], "1": [0.1]}, "examples_spread": 0.1}
+    cola = {"task": "cola", "metric": "mcc", "unit": "fraction", "arms": {"a": arm, "b": other}}
+
+    def found(**changes: Any) -> set[str]:
+        return set(_spreads_of({"baseline": "a", "tasks": [{**cola, **changes}]}))
+
+    assert found() == {"cola"}
+    differences = _spreads_of({"baseline": "a", "tasks": [cola]})["cola"][0]
+    assert differences == pytest.approx(stdev([0.3, -0.1]))
+    assert found(arms={"a": arm, "b": {**other, "by_seed": {"1": [0.1], "2": [0.3]}}}) == set()
+    assert found(arms={"a": arm, "b": {"by_seed": other["by_seed"]}}) == set()
+    assert found(unit=None) == set()
 
 
 @pytest.mark.parametrize("contrasts", [[], [["decay", "fixed"]]])

@@ -218,6 +218,23 @@ def test_seeds_that_do_not_pair_are_named() -> None:
         compare({"a": results}, "x", "score", key=0)
 
 
+def test_two_examples_are_resampled_and_one_is_not() -> None:
+    two = interval({(0, 0): {"score": np.array([0.0, 1.0])}}, "score", key=0)
+    assert bounds(two) == (0.5, 0.0, 1.0)
+    one = interval({(0, 0): {"score": np.array([0.5])}}, "score", key=0)
+    assert bounds(one) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("level", "draws"), [(0.0, 9), (1.0, 9), (1.5, 9), (-0.5, 9), (95, 9), (0.9, 0)]
+)
+def test_a_level_or_a_number_of_draws_that_cannot_be_is_refused(level: float, draws: int) -> None:
+    results: Results = {(0, 0): {"score": np.array([0.0, 1.0])}}
+    with pytest.raises(UsageError, match=r"must lie between 0 and 1, and draws \d above 0"):
+        interval(results, "score", level=level, draws=draws, key=0)
+    interval(results, "score", level=0.9, draws=1, key=0)
+
+
 def on_seeds(values: list[float]) -> Results:
     return {(seed, 0): {"score": np.array([value])} for seed, value in enumerate(values)}
 
@@ -233,7 +250,7 @@ def test_of_a_loss_the_test_and_the_interval_are_students() -> None:
         limits = paired.confidence_interval()  # pyright: ignore[reportAttributeAccessIssue]
         assert found.p_value == pytest.approx(paired.pvalue, rel=1e-9)  # pyright: ignore[reportAttributeAccessIssue]
         assert (found.interval.low, found.interval.high) == pytest.approx(tuple(limits), rel=1e-8)
-        assert found.examples_spread == pytest.approx(0, abs=1e-12)
+        assert found.examples_spread == 0  # not rounding either, of resamples that are all alike
 
 
 @pytest.mark.parametrize(
@@ -272,6 +289,21 @@ def test_p_becomes_as_small_as_a_correction_over_many_tests_needs() -> None:
     assert holm([found.p_value, *[1.0] * 55])[0] < 1e-6
     same = compare_pairs({**pairs, "a": on_seeds([0.3] * 6)}, None, [("a", "b")], "score", key=0)
     assert 0 < (same[1]["a", "b"].p_value or 0) < 0.01  # never 0, though its interval has no width
+
+
+def test_without_scatter_of_seeds_p_counts_resamples() -> None:
+    """The same differences of examples in every seed: of R resamples none reaches 0, so p is 2 / (R + 1)."""
+    gaps = np.linspace(0.9, 1.1, 20)
+    arms = {
+        name: {(seed, 0): {"score": scores} for seed in range(3)}
+        for name, scores in (("a", gaps), ("b", np.zeros(20)))
+    }
+    for first, second in (("a", "b"), ("b", "a")):
+        _, found = compare_pairs(arms, None, [(first, second)], "score", draws=199, key=1)
+        assert found[first, second].p_value == pytest.approx(2 / 200, rel=1e-12)
+    alike = {"a": arms["b"], "b": arms["b"]}  # all resamples are 0, which is on neither side
+    _, found = compare_pairs(alike, None, [("a", "b")], "score", draws=199, key=1)
+    assert found["a", "b"].p_value == 1.0
 
 
 def test_one_pre_training_seed_has_no_p() -> None:
@@ -328,6 +360,7 @@ def test_holm_by_hand() -> None:
     # Sorted 0.01 · 4, 0.02 · 3 = 0.06, 0.03 · 2 = 0.06, 0.04 · 1 → 0.06 by monotonicity.
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([1.0, 0.0]) == [1.0, 0.0]
     assert holm([]) == []
     with pytest.raises(UsageError, match=r"1\.2"):
         holm([0.1, 1.2])
@@ -384,11 +417,12 @@ def test_reach_intervals_hold_the_truth() -> None:
     assert held / 400 >= 0.9
 
 
-def test_intervals_of_means_are_students() -> None:
-    values = np.random.default_rng(1).normal(3, 1, (4, 50))
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_intervals_of_means_are_students(seeds: int) -> None:
+    values = np.random.default_rng(1).normal(3, 1, (seeds, 50))
     low, high = mean_intervals(values, 0.9)
     for k in range(50):
-        expected = stats.t.interval(0.9, 3, values[:, k].mean(), stats.sem(values[:, k]))
+        expected = stats.t.interval(0.9, seeds - 1, values[:, k].mean(), stats.sem(values[:, k]))
         assert (low[k], high[k]) == pytest.approx(expected)
     with pytest.raises(DataError, match="at least two"):
         mean_intervals(values[:1])
@@ -423,8 +457,10 @@ def test_the_smallest_difference_is_found_as_often_as_it_says() -> None:
     assert smallest_difference(spread, 1) == math.inf
     assert smallest_difference(0.0, 3) == 0
     assert smallest_difference(spread, 12) < shift < smallest_difference(spread, 5, alpha=0.01)
-    expected = stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, shift / spread * math.sqrt(n))
-    assert expected == pytest.approx(0.8, abs=2e-3)
+    for seeds in (2, 3, n):
+        effect = smallest_difference(spread, seeds) / spread * math.sqrt(seeds)
+        found = stats.nct.sf(stats.t.ppf(0.975, seeds - 1), seeds - 1, effect)
+        assert found == pytest.approx(0.8, abs=2e-3)
     only_examples = smallest_difference(0.0, n, examples_spread=1.0)
     assert only_examples == pytest.approx(1.96 + 0.842, abs=0.03)
 

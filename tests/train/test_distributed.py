@@ -14,9 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
 from chronomask.errors import UsageError
+from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
-from chronomask.train.distributed import _buckets, join
+from chronomask.train.distributed import World, _buckets, join
 from chronomask.train.loop import pretrain
+from chronomask.train.run import open_run
+from chronomask.train.validation import validate
 from tests.support.processes import HANG, python_path
 from tests.support.tiny_training import (
     WITHOUT_DROPOUT,
@@ -172,6 +175,36 @@ def test_each_process_of_a_machine_has_a_device_of_its_own(
     with pytest.raises(UsageError, match=said), join("auto"):
         raise AssertionError("it had a device")
     assert not chosen
+
+
+def test_processes_count_every_batch_of_a_validation_once(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the last turn, where there are fewer batches than processes."""
+    device = torch.device("cpu")
+    run, _ = open_run(config, RunFolder(tmp_path / "run"), World(0, 1, device), resume=False)
+    shares: list[torch.Tensor] = []
+
+    def keep(_: World, tensor: torch.Tensor) -> torch.Tensor:
+        shares.append(tensor.clone())
+        return tensor
+
+    monkeypatch.setattr(World, "sum", keep)
+    settings = config.validation.model_copy(update={"batch_rows": 3})
+
+    def total(size: int) -> torch.Tensor:
+        shares.clear()
+        for rank in range(size):
+            validate(
+                run.forward, run.validation_masker, run.data.split("held_out"), run.data.class_names,
+                settings, World(rank, size, device),
+            )  # fmt: skip
+        return torch.stack(shares).sum(0)
+
+    alone = total(1)
+    assert alone[0, 1].sum() > 0
+    for size in (2, 3, 7):
+        torch.testing.assert_close(total(size), alone)
 
 
 def test_buckets_hold_every_gradient_once_in_order() -> None:

@@ -7,6 +7,7 @@ import math
 import re
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -374,6 +375,45 @@ def test_the_rows_that_a_warning_of_few_predictions_names_are_enough(
     # Rows differ in length: a few more than the average says are enough for sure.
     warn_of_few(masker, data.split("held_out"), ValidationConfig(rows=rows + 5))
     assert not caplog.records
+    # All the rows there are, as many as are asked for.
+    there = data.split("held_out").num_rows
+    warn_of_few(masker, data.split("held_out"), ValidationConfig(rows=there))
+    assert not caplog.records
+
+
+def test_more_text_is_asked_for_only_where_all_held_out_rows_are_too_few(
+    config: RunConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PreparedData.open(config.data)
+    split = data.split("held_out")
+    masker = fixed_masker(Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path)))
+    for few in range(20, 400, 2):
+        monkeypatch.setattr(validation, "FEW_PREDICTIONS", few)
+        monkeypatch.setattr(yardsticks, "FEW_PREDICTIONS", few)
+        warn_of_few(masker, split, ValidationConfig(rows=2))
+    asked = set()
+    for record in caplog.records:
+        said = record.getMessage()
+        needed = int(re.search(r"About (\d+) held-out rows", said)[1])
+        assert (f"set validation.rows={needed}" in said) == (needed <= split.num_rows)
+        assert ("prepare more text" in said) == (needed > split.num_rows)
+        asked.add(needed)
+    assert {split.num_rows, split.num_rows + 1} <= asked
+
+
+@pytest.mark.parametrize(
+    ("documents", "single"),
+    [(300, 30), (50, 10)],  # a row holds a document or a part of one
+)
+def test_predictions_of_a_part_of_the_rows_are_reckoned_from_sizes(
+    documents: int, single: int
+) -> None:
+    split: Any = SimpleNamespace(num_rows=100, num_documents=documents, num_tokens=20_000)
+    said = f"rest on 300 predictions at a fixed 15 %, and on {single} where they are fewest (single"
+    assert said in str(expect_few(split, ValidationConfig(rows=10)))
+    split.num_tokens, split.num_documents = 50_000, 1000
+    assert expect_few(split, ValidationConfig(rows=10)) is not None
+    assert expect_few(split, ValidationConfig(rows=100)) is None
 
 
 def test_the_yardsticks_of_the_end_are_in_the_summary_and_on_the_card(

@@ -326,8 +326,14 @@ def _difference(paired: _Scores, level: float) -> Difference:
         _as_interval(paired, level),
         _two_sided_p(paired) if tested else None,
         tuple(paired.units),
-        float(paired.resampled.std()),
+        _scatter(paired.resampled),
     )
+
+
+def _scatter(values: Floats) -> float:
+    """Their standard deviation; 0 where they differ in rounding alone, as the resamples of a loss do."""
+    spread = float(values.std())
+    return spread if spread > 1e-12 * float(np.abs(values).max()) else 0.0
 
 
 def _standard_error(units: Floats) -> float:

@@ -64,6 +64,8 @@ def test_similarity_is_the_correlation_of_cosines_of_mean_vectors(
     assert found.metrics["spearman"] == pytest.approx(stats.spearmanr(cosines, gold)[0])
     assert found.metrics["pearson"] == pytest.approx(stats.pearsonr(cosines, gold)[0], abs=1e-5)
     assert not found.left_out
+    alone = SimilarityTask(Pooling(batch_tokens=1)).run(subject, tmp_path, 0, False)
+    np.testing.assert_allclose(alone.examples["prediction"], cosines, atol=2e-6)
     cut = SimilarityTask(Pooling(max_length=8)).run(subject, tmp_path, 0, False)
     long = sum(len(subject.tokenizer(text)["input_ids"]) > 8 for text in sentences)
     assert cut.left_out.get("examples cut at 8 tokens", 0) == long
@@ -137,6 +139,9 @@ def test_retrieval_is_that_of_all_cosines(
     }  # fmt: skip
     cut = RetrievalTask(Retrieval(max_length=8)).run(subject, tmp_path, 0, False)
     assert cut.left_out["document examples cut at 8 tokens"] > 0
+    one = RetrievalTask(Retrieval(limit=1)).run(subject, tmp_path, 0, False)
+    assert one.num_examples == {"queries": 1, "documents": len(corpus)}
+    assert one.examples["ndcg_at_10"] == pytest.approx(found.examples["ndcg_at_10"][:1])
 
 
 def test_collections_are_found_and_read_compressed(tmp_path: Path) -> None:
