@@ -11,6 +11,9 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.evaluate.subject import find_subject
 from chronomask.folders import what_it_is
+from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.records import Fields
+from chronomask.prepare.read.sources import Files
 from chronomask.prepare.tokenizer import TokenizerFolder
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import read_run
@@ -55,3 +58,18 @@ def test_what_is_no_prepared_data_is_told_as_what_it_is(
     assert what_it_is(tmp_path / "text") == what_it_is(tmp_path / "none") == ""
     with pytest.raises(UsageError, match="chronomask prepare TEXT --out FOLDER makes it of text"):
         PreparedData.open(tmp_path / "text")
+
+
+def test_runs_and_studies_are_no_text_although_they_hold_lines_of_json(tmp_path: Path) -> None:
+    for name, files, said in (
+        ("run", ("config.yaml", "metrics.jsonl"), "it is a run, which chronomask evaluate"),
+        ("study", ("study.yaml", "runs/a/metrics.jsonl"), "it is a study: its runs are such as"),
+    ):
+        for file in files:
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text("{}\n")
+        with pytest.raises(UsageError, match=f"source {tmp_path / name} is no text; {said}"):
+            Files(path=str(tmp_path / name)).find(Fields("text"), Skipped())
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "metrics.jsonl").write_text('{"text": "Some words."}\n')
+    assert len(Files(path=str(tmp_path / "text")).find(Fields("text"), Skipped())) == 1

@@ -5,12 +5,26 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-__all__ = ["is_prepared_data", "what_it_is"]
+__all__ = ["is_of_training", "is_prepared_data", "what_it_is"]
 
 
 def is_prepared_data(folder: Path) -> bool:
     """Whether a preparation finished there."""
     return (folder / "manifest.json").is_file() and (folder / "tokenizer").is_dir()
+
+
+def is_of_training(folder: Path) -> bool:
+    """Whether it is a run or a study, whose logs are no text although their formats are those of text."""
+    return _is_run(folder) or _is_study(folder)
+
+
+def _is_run(folder: Path) -> bool:
+    logged = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
+    return logged and (folder / "config.yaml").exists()
+
+
+def _is_study(folder: Path) -> bool:
+    return (folder / "study.yaml").exists() and (folder / "runs").exists()
 
 
 def what_it_is(folder: Path) -> str:
@@ -28,14 +42,14 @@ def _judge_by_files(folder: Path) -> str | None:
     def has(*names: str) -> bool:
         return all((folder / name).exists() for name in names)
 
-    if has("study.yaml", "runs"):
+    if _is_study(folder):
         data = f"its prepared data are {folder / 'data'}, " if has("data/manifest.json") else ""
         first = _first_run(folder / "runs") or folder / "runs"
         return f"is a study: {data}its runs are such as {first}"
     if is_prepared_data(folder):
         tokenizer = folder / "tokenizer"
         return f"is prepared data, which chronomask pretrain --data takes, with the tokenizer {tokenizer}"
-    if has("config.yaml", "metrics.jsonl") or has("config.yaml", "checkpoints"):
+    if _is_run(folder):
         models = sorted(folder.glob("checkpoints/step-*/transformers"))
         newest = f", with the model {models[-1]}" if models else ""
         return f"is a run, which chronomask evaluate and chronomask report take{newest}"

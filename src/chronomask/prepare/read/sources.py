@@ -18,7 +18,7 @@ from pydantic import Field
 from chronomask.compressed import COMPRESSIONS
 from chronomask.config import Alternative
 from chronomask.errors import DataError, UsageError, nearest, need, printable
-from chronomask.folders import what_it_is
+from chronomask.folders import is_of_training, what_it_is
 from chronomask.prepare.read.files import (
     RemoteFile,
     Skipped,
@@ -101,6 +101,8 @@ class Files(Source):
             return self._of_formats([path], True, formats, skipped)
         if not path.is_dir():
             check_regular(path)
+        if is_of_training(path):
+            raise UsageError(f"source {printable(self.path)} is no text{what_it_is(path)}")
         files = find_local(path, skipped)
         if not files and not path.is_dir():
             is_pattern = any(mark in self.path for mark in "*?[")
