@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import BertConfig, BertForMaskedLM
 
 from chronomask.model import host_attention as module
@@ -87,6 +88,15 @@ def assert_alike(
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-6)
     for one, other in zip(gradients(found, states), gradients(expected, states), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=5e-6)
+
+
+def test_rows_of_one_document_each_are_nothing_to_split_not_even_where_tensors_have_no_values() -> (
+    None
+):
+    with FakeTensorMode():
+        states = torch.zeros(2, 12, 384, 64)
+        out, _ = documents_attention(torch.nn.Module(), states, states, states, None)
+    assert out.shape == (2, 384, 12, 64)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

@@ -48,6 +48,8 @@ class Block(NamedTuple):
 
 def split(documents: Documents, heads: int, dropout: float) -> list[Block] | None:
     """A block for each document; None where to leave out what is between them saves less than it costs."""
+    if not documents.separate:
+        return None
     rows, length = documents.number.shape
     bounds = np.unique(documents.cu_seqlens.numpy()).astype(np.int64)
     sizes = np.diff(bounds)
