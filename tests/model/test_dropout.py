@@ -6,7 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -96,6 +96,23 @@ def test_gradients_are_dropped_as_the_values_were() -> None:
     dropped.sum().backward()
     assert values.grad is not None
     assert torch.equal(values.grad, dropped.detach())
+
+
+def test_a_layer_of_dropout_draws_so_in_training_on_the_host_alone() -> None:
+    values = torch.randn(50, 60)
+
+    def seeded(what: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        torch.manual_seed(7)
+        return what(values)
+
+    layer = HostDropout(0.4)
+    assert torch.equal(seeded(layer), seeded(lambda x: drop(x, 0.4)))
+    graph = torch.compile(layer, backend="eager", fullgraph=True)
+    assert torch.equal(seeded(graph), seeded(torch.nn.Dropout(0.4)))
+    assert torch.equal(layer.eval()(values), values)
+    before = torch.get_rng_state()
+    assert torch.equal(HostDropout(0.0)(values), values)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.usefixtures("threads")

@@ -13,6 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import BertConfig, BertForMaskedLM
 
+from chronomask.model import dropout as dropout_module
 from chronomask.model import host_attention as module
 from chronomask.model.attention import documents_attention
 from chronomask.model.documents import DOCUMENTS_ATTENTION, Documents, documents_between
@@ -199,14 +200,18 @@ def test_gradients_of_gradients() -> None:
         torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-4)
 
 
-def test_threads_drop_the_same_weights() -> None:
-    query = torch.randn(1, 2, 800, 4)
+def test_threads_share_the_work_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dropout_module, "_PART", 1000)
+    states = make_states()
+    blocks = [module.Block(row, 0, LENGTH) for row in range(ROWS)]
     found = []
     for number in (1, 3):
         torch.set_num_threads(number)
         torch.manual_seed(1)
-        found.append(attend(query, query, query, None, 0.5, None, [module.Block(0, 0, 800)]))
-    torch.testing.assert_close(found[0], found[1])
+        out = attend(*states, None, 0.5, None, blocks)
+        found.append((out, *gradients(out, states)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(
