@@ -4,9 +4,10 @@ transformers' models take an attention function by name (``AttentionInterface``)
 keyword they were called with. The function registered here reads one keyword, ``documents``
 (:mod:`chronomask.model.documents`): where documents lie.
 
-On the host, attention runs with one additive mask per window size, made once per batch and shared by the
-layers; rows that hold a single document need no mask at all. On CUDA in half precision,
-``torch.nn.attention.varlen.varlen_attn`` takes the document bounds as they are.
+On the host, documents much shorter than their rows are attended to one by one
+(:mod:`chronomask.model.host_attention`). Otherwise attention runs there with one additive mask per window
+size, made once per batch and shared by the layers; rows that hold a single document need none. On CUDA in
+half precision, ``torch.nn.attention.varlen.varlen_attn`` takes the document bounds as they are.
 
 Every model that chronomask opens runs with this function where its architecture lets us name one, also
 in evaluation and fine-tuning: one place decides which kernels may see a mask.
