@@ -162,6 +162,17 @@ def test_states_in_any_order_of_memory_and_some_without_gradients() -> None:
     torch.testing.assert_close(of_value(*other_order), of_value(*states))
 
 
+@pytest.mark.usefixtures("blocks_are_free")
+def test_values_of_another_width_than_keys() -> None:
+    query, key, _ = make_states()
+    value = torch.randn(ROWS, HEADS, LENGTH, 3, requires_grad=True)
+    documents = make_documents(BOUNDS, ROWS, LENGTH)
+    expected = defined((query, key, value), seen_in(documents, None), 1.0, WIDTH**-0.5)
+    found, _ = documents_attention(torch.nn.Module(), query, key, value, None, documents=documents)
+    assert type(found.grad_fn).__name__ == "_InBlocksBackward"
+    assert_alike(found, expected, (query, key, value))
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.usefixtures("blocks_are_free")
 def test_under_autocast_and_in_half_precision_as_before(dropout: float) -> None:

@@ -144,8 +144,8 @@ class _InBlocks(torch.autograd.Function):
     ) -> torch.Tensor:
         """Keep what was given and the output, not the weights."""
         layer = _Layer(query, key, how)
-        rows, heads, length, width = query.shape
-        out = query.new_empty(rows, length, heads, width)
+        rows, heads, length, _ = query.shape
+        out = query.new_empty(rows, length, heads, value.shape[-1])
         into = out.transpose(1, 2)
         for block in how.blocks or ():
             _, dropped = layer.weights(block)
