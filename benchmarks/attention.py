@@ -11,6 +11,7 @@ which documents see each other; to make the mask is not timed. Figures are how m
 - ``documents_512_dropout``: the same with 10 % of the weights dropped
 - ``rows_384_dropout``: 12 rows of 384 tokens that are one document each, as in fine-tuning on questions, with
   10 % of the weights dropped
+- ``documents_512_bf16``, ``documents_512_dropout_bf16``: queries, keys and values of both sides in bfloat16
 """
 
 from __future__ import annotations
@@ -46,12 +47,18 @@ def single(rows: int, length: int) -> Documents:
     return documents_between(np.arange(rows + 1) * length, rows, length, "cpu")
 
 
-def ratio(documents: Documents, dropout: float, heads: int, rounds: int) -> float:
+def ratio(
+    documents: Documents,
+    dropout: float,
+    heads: int,
+    rounds: int,
+    dtype: torch.dtype = torch.float32,
+) -> float:
     """Seconds of torch's attention within documents over those of ours."""
     rows, length = documents.number.shape
-    states = [torch.randn(rows, length, heads, WIDTH, requires_grad=True) for _ in range(3)]
-    given = torch.randn(rows, length, heads, WIDTH)
-    mask = documents.mask(None, torch.float32)
+    drawn = torch.randn(4, rows, length, heads, WIDTH).to(dtype)
+    states, given = [x.requires_grad_() for x in drawn[:3].unbind()], drawn[3]
+    mask = documents.mask(None, dtype)
 
     def ours() -> torch.Tensor:
         query, key, value = (x.transpose(1, 2) for x in states)
@@ -85,6 +92,8 @@ def benchmark_attention(rounds: int, threads: int, toy: bool) -> dict[str, float
         "documents_1024": ratio(packed(4, 1024 // shrink), 0.0, heads, rounds),
         "documents_512_dropout": ratio(at_512, 0.1, heads, rounds),
         "rows_384_dropout": ratio(single(12, 384 // shrink), 0.1, heads, rounds),
+        "documents_512_bf16": ratio(at_512, 0.0, heads, rounds, torch.bfloat16),
+        "documents_512_dropout_bf16": ratio(at_512, 0.1, heads, rounds, torch.bfloat16),
     }
     return {name: round(figure, 2) for name, figure in figures.items()}
 

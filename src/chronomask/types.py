@@ -49,7 +49,7 @@ Device = Literal["auto", "cpu", "cuda"]
 """Where a model computes; ``auto`` takes a CUDA device if there is one."""
 Precision = Literal["fp32", "bf16", "auto"]
 """Of matrix products; weights, sums and optimiser state are float32 always. ``auto``: bf16 on CUDA
-devices that compute it, else fp32."""
+devices that compute it and on processors with AMX, else fp32."""
 
 _EPOCH_STRIDE = 0x9E3779B1
 """How far apart in training order two visits of a row are said to be: more than any data set."""

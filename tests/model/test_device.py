@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import pytest
 import torch
 
 from chronomask.errors import UsageError
+from chronomask.model import device as device_module
 from chronomask.model.device import (
     DATA_SHEET_FLOPS,
     Facts,
@@ -21,25 +23,65 @@ from chronomask.model.device import (
     gpu_out_of_reach,
     peak_memory,
     precision_on,
+    slow_on_host,
     slow_paths,
 )
 
 
-def test_auto_is_bf16_where_a_cuda_device_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bf16_where_a_cuda_device_or_a_processor_has_units_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    for able in (True, False):
+    for able, other in ((True, False), (False, True)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, a=able: a)
+        monkeypatch.setattr(device_module, "_host_has_amx", lambda a=other: a)
         assert precision_on(cuda, "auto") == ("bf16" if able else "fp32")
-        assert precision_on(cpu, "auto") == "fp32"
-        assert precision_on(cuda, "fp32") == "fp32"
-        assert precision_on(cpu, "bf16") == "bf16"
+        assert precision_on(cpu, "auto") == ("bf16" if other else "fp32")
+        assert precision_on(torch.device("meta"), "auto") == "fp32"
+        for device in (cpu, cuda):
+            assert precision_on(device, "fp32") == "fp32"
+            assert precision_on(device, "bf16") == "bf16"
+        assert bool(slow_on_host("fp32")) == other
+        assert slow_on_host("bf16") == []
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"),
-    [("fp32", torch.float32), ("auto", torch.float32), ("bf16", torch.bfloat16)],
+    ("features", "has"),
+    [
+        ({"amx-bf16": True, "avx512bf16": True}, True),
+        ({"amx-bf16": False, "avx512bf16": True}, False),
+        ({}, False),
+        (None, False),
+    ],
 )
-def test_products_are_computed_in_it(precision: str, dtype: torch.dtype) -> None:
+def test_a_processor_says_whether_it_has_matrix_units(
+    features: dict[str, bool] | None, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> dict[str, bool]:
+        if features is None:
+            raise RuntimeError("host features not known")
+        return features
+
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", asked)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert device_module._host_has_amx.__wrapped__() == has
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not device_module._host_has_amx.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("precision", "amx", "dtype"),
+    [
+        ("fp32", True, torch.float32),
+        ("auto", False, torch.float32),
+        ("auto", True, torch.bfloat16),
+        ("bf16", False, torch.bfloat16),
+    ],
+)
+def test_products_are_computed_in_it(
+    precision: str, amx: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "_host_has_amx", lambda: amx)
     matrix = torch.ones(4, 4)
     with autocast(torch.device("cpu"), precision):  # pyright: ignore[reportArgumentType]
         assert (matrix @ matrix).dtype == dtype

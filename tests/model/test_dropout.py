@@ -203,6 +203,21 @@ def test_strided_values_and_other_types() -> None:
         torch.testing.assert_close(weights, torch.softmax(given, -1) * factors.to(given.dtype))
 
 
+@pytest.mark.parametrize("dropout", [0.1, 0.3, 1.0])
+def test_every_number_of_bfloat16_is_scaled_in_float32_and_rounded_to_the_nearest(
+    dropout: float,
+) -> None:
+    every = torch.from_numpy(np.arange(2**16, dtype=np.uint16)).view(torch.bfloat16)
+    torch.manual_seed(5)
+    factors = drop(torch.ones(every.shape), dropout)
+    expected = torch.where(factors > 0, every.float() * factors, 0.0).bfloat16()
+    torch.manual_seed(5)
+    found = drop(every.requires_grad_(), dropout)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    (gradient,) = torch.autograd.grad(found, every, torch.ones_like(found))
+    assert torch.equal(gradient, factors.bfloat16())
+
+
 def test_what_is_dropped_is_0_whatever_it_was() -> None:
     torch.manual_seed(0)
     found = drop(torch.full((1000,), torch.nan), 0.5)

@@ -74,7 +74,7 @@ def documents_attention(
         return output.unflatten(0, (rows, length)), None
     computed_here = _computed_here(query, key) and host_attention.takes(query, key, value)
     if documents is not None and computed_here:
-        blocks = host_attention.split(documents, query.shape[1], dropout)
+        blocks = host_attention.split(documents, query, dropout)
         if blocks is not None:
             longest = max(block.end - block.start for block in blocks)
             all_seen = not documents.causal and (

@@ -69,7 +69,7 @@ class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, key: int, dropout: float) -> torch.Tensor:
         ctx.key, ctx.dropout = key, dropout
-        if values.dtype == torch.float32:
+        if values.dtype in (torch.float32, torch.bfloat16):
             return Kept(key, dropout).of(values)
         factors = Kept(key, dropout).of(torch.ones(values.shape))
         return (values * factors).to(values.dtype)
@@ -121,16 +121,20 @@ class Kept:
         self._given = np.uint32(key & 0xFFFFFFFF), np.uint32(key >> 32), threshold, scale
 
     def of(self, values: torch.Tensor) -> torch.Tensor:
-        """A new float32 tensor: the float32 ``values``, 0 where dropped, times the scale elsewhere.
+        """A new tensor: the float32 or bfloat16 ``values``, 0 where dropped, times the scale elsewhere.
 
-        The place of an element is the number of those before it.
+        The place of an element is the number of those before it. Products are float32 and rounded once.
         """
         values = values.detach().contiguous()
         out = torch.empty_like(values)
-        x, y = values.numpy().reshape(-1), out.numpy().reshape(-1)
+        if values.dtype == torch.bfloat16:  # which NumPy has no name for
+            keep, kind = _keep_bf16, torch.uint16
+        else:
+            keep, kind = _keep, torch.float32
+        x, y = (t.view(kind).numpy().reshape(-1) for t in (values, out))
 
         def fill(start: int, end: int) -> None:
-            _keep(x[start:end], y[start:end], np.uint32(start % 2**32), *self._given)
+            keep(x[start:end], y[start:end], np.uint32(start % 2**32), *self._given)
 
         share(fill, x.size, 1)
         return out
@@ -215,6 +219,29 @@ def _keep(
     for i in range(values.size):
         kept = _is_kept(np.uint32(i + first + key), other_key, threshold)
         out[i] = values[i] * scale if kept else np.float32(0)
+
+
+@njit(cache=KEPT, nogil=True, error_model="numpy")
+def _keep_bf16(
+    values: NDArray[np.uint16],
+    out: NDArray[np.uint16],
+    first: np.uint32,
+    key: np.uint32,
+    other_key: np.uint32,
+    threshold: np.uint32,
+    scale: np.float32,
+) -> None:
+    """:func:`_keep` of bfloat16 given by its bits, which are the upper half of those of float32."""
+    half = np.uint32(16)
+    for i in range(values.size):
+        kept = _is_kept(np.uint32(i + first + key), other_key, threshold)
+        value = np.float32(np.uint32(np.uint32(values[i]) << half).view(np.float32) * scale)
+        bits = value.view(np.uint32)
+        # To the nearest, and of two as near to the even one.
+        up = np.uint32(np.uint32(0x7FFF) + np.uint32((bits >> half) & np.uint32(1)))
+        rounded = np.uint16(np.uint32(bits + up) >> half)
+        nan = np.uint16(0x7FC0)
+        out[i] = (rounded if value == value else nan) if kept else np.uint16(0)
 
 
 @njit(cache=KEPT, nogil=True, error_model="numpy")

@@ -4,6 +4,9 @@ A row of packed documents needs the squares along the diagonal of its attention 
 kernel on the host that leaves the rest out, nor one that drops weights. Here a block is a document, or a
 row. Its scores are made, used and forgotten, and made once more in the backward pass, as FlashAttention does
 it (Dao and others, arXiv 2205.14135), so that they stay in the processor's caches. The products are torch's.
+
+States in bfloat16 are read as float32, so scores, weights and sums are float32 there too: processors multiply
+small matrices hardly faster in bfloat16, once it is counted what the casts cost.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from chronomask.compiled import KEPT
+from chronomask.model.device import autocast_dtype
 from chronomask.model.documents import Documents
 from chronomask.model.dropout import Kept, draw_key, share, softmax_and_drop
 
@@ -24,6 +28,9 @@ __all__ = ["Block", "attend", "split", "takes"]
 
 _OF_A_BLOCK = 2**14
 """Scores that take as long as what a block costs beside its scores."""
+_MORE = {torch.float32: (0.25, 0.25), torch.bfloat16: (3.0, 1.0)}
+"""How much more a score of a block costs than one of torch's own kernel, which drops nothing: without
+gradients, and with them."""
 _MANY = 2**22
 """Scores of a layer, 16 MiB, up to which making them twice takes longer than fetching them from memory."""
 _NOTHING = torch.zeros(1, 1, 1)
@@ -40,23 +47,30 @@ class Block(NamedTuple):
         """The part [heads, end − start, width] of states [B, heads, T, width]."""
         return states[self.row, :, self.start : self.end]
 
+    def read(self, states: torch.Tensor) -> torch.Tensor:
+        """The same part in float32."""
+        return self.of(states).float()
+
     def of_mask(self, mask: torch.Tensor) -> torch.Tensor:
         """The part [1 or heads, end − start, end − start] of a mask [B or 1, 1 or heads, T, T]."""
         inside = slice(self.start, self.end)
         return mask[min(self.row, len(mask) - 1), :, inside, inside]
 
 
-def split(documents: Documents, heads: int, dropout: float) -> list[Block] | None:
-    """A block for each document; None where to leave out what is between them saves less than it costs."""
+def split(documents: Documents, query: torch.Tensor, dropout: float) -> list[Block] | None:
+    """A block for each document; None where to leave out what is between them saves less than it costs.
+
+    ``query`` [B, heads, T, width].
+    """
     if not documents.separate:
         return None
     rows, length = documents.number.shape
     bounds = np.unique(documents.cu_seqlens.numpy()).astype(np.int64)
     sizes = np.diff(bounds)
     inside = int((sizes**2).sum())
-    # Where nothing is dropped, torch's own kernel computes five scores while a block computes four.
-    slower = 0 if dropout else heads * inside // 4
-    costs = slower + torch.get_num_threads() * _OF_A_BLOCK * sizes.size
+    heads = query.shape[1]
+    more = 0.0 if dropout else _MORE[_type_of(query)][torch.is_grad_enabled()]
+    costs = more * heads * inside + torch.get_num_threads() * _OF_A_BLOCK * sizes.size
     if heads * (rows * length**2 - inside) <= costs:
         return None
     row, start = np.divmod(bounds[:-1], length)
@@ -93,15 +107,21 @@ def attend(
     if blocks is None and _are_long(query, key):
         blocks = [Block(row, 0, query.shape[2]) for row in range(len(query))]
     how = _How(mask, blocks, scale, dropout, draw_key() if dropout else 0)
-    if blocks is not None and takes(query, key, value):
-        return _InBlocks.apply(query, key, value, how)
-    return _at_once(query, key, value, how)
+    query, key, value = (x.to(_type_of(x)) for x in (query, key, value))
+    with torch.autocast("cpu", enabled=False):
+        if blocks is not None and takes(query, key, value):
+            return _InBlocks.apply(query, key, value, how)
+        return _at_once(query, key, value, how)
 
 
 def takes(*states: torch.Tensor) -> bool:
-    """Whether these are computed in blocks: products and what is between them are float32 throughout."""
-    plain = all(x.dtype == torch.float32 for x in states)
-    return plain and not torch.is_autocast_enabled("cpu")
+    """Whether these are computed in blocks: all are float32, or all bfloat16, also where autocast casts."""
+    return {_type_of(x) for x in states} in ({torch.float32}, {torch.bfloat16})
+
+
+def _type_of(states: torch.Tensor) -> torch.dtype:
+    """The type that products of these would have."""
+    return autocast_dtype(states.device) or states.dtype
 
 
 def _are_long(query: torch.Tensor, key: torch.Tensor) -> bool:
@@ -116,6 +136,8 @@ def _at_once(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: _How
 ) -> torch.Tensor:
     """:func:`attend` with all scores in memory: for few, of any type, and for gradients of gradients."""
+    if query.dtype in (torch.bfloat16, torch.float16):
+        return _at_once(query.float(), key.float(), value.float(), how).to(query.dtype)
     scores = torch.matmul(query * how.scale, key.transpose(2, 3))
     # Scores are as large as all else together, so where nothing is lost they are changed in place.
     if how.blocks is not None:
@@ -136,28 +158,28 @@ def _add_mask(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 class _InBlocks(torch.autograd.Function):
-    """:func:`attend` in float32, block by block."""
+    """:func:`attend` of float32 or bfloat16, block by block."""
 
     @staticmethod
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: _How
     ) -> torch.Tensor:
-        """Keep what was given and the output, not the weights."""
+        """Keep what was given, not the weights."""
         layer = _Layer(query, key, how)
         rows, heads, length, _ = query.shape
         out = query.new_empty(rows, length, heads, value.shape[-1])
         into = out.transpose(1, 2)
         for block in how.blocks or ():
             _, dropped = layer.weights(block)
-            block.of(into).copy_(torch.bmm(dropped, block.of(value)))
+            block.of(into).copy_(torch.bmm(dropped, block.read(value)))
         ctx.how = how
-        ctx.save_for_backward(query, key, value, out)
+        ctx.save_for_backward(query, key, value)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Make the weights of each block again, and from them the gradients."""
-        query, key, value, out = ctx.saved_tensors
+        query, key, value = ctx.saved_tensors
         how: _How = ctx.how
         (grad,) = grad_outputs
         if torch.is_grad_enabled():  # this gradient is to have one
@@ -167,19 +189,16 @@ class _InBlocks(torch.autograd.Function):
             return (*(next(found) if x.requires_grad else None for x in (query, key, value)), None)
 
         layer = _Layer(query, key, how)
-        # What softmax takes off a token's gradients: their mean under its weights.
-        means = (grad * out).sum(-1).transpose(1, 2)
         grad = grad.transpose(1, 2)
         of_query, of_key, of_value = map(_empty_like_states, (query, key, value))
         for block in how.blocks or ():
             weights, dropped = layer.weights(block)
-            given = block.of(grad)
+            given = block.read(grad)
             block.of(of_value).copy_(torch.bmm(dropped.transpose(1, 2), given))
-            of_scores = torch.bmm(given, block.of(value).transpose(1, 2))
-            mean = means[block.row, :, block.start : block.end]
-            _through_softmax(of_scores, dropped, weights, mean, how.scale)
-            block.of(of_query).copy_(torch.bmm(of_scores, block.of(key)))
-            block.of(of_key).copy_(torch.bmm(of_scores.transpose(1, 2), block.of(query)))
+            of_scores = torch.bmm(given, block.read(value).transpose(1, 2))
+            _through_softmax(of_scores, dropped, weights, how.scale)
+            block.of(of_query).copy_(torch.bmm(of_scores, block.read(key)))
+            block.of(of_key).copy_(torch.bmm(of_scores.transpose(1, 2), block.read(query)))
         return of_query, of_key, of_value, None
 
 
@@ -200,7 +219,7 @@ class _Layer:
 
     def weights(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights [heads, tokens, tokens] of a block before and after dropout."""
-        query, key = block.of(self._query), block.of(self._key).transpose(1, 2)
+        query, key = block.read(self._query), block.read(self._key).transpose(1, 2)
         scores = torch.baddbmm(_NOTHING, query, key, beta=0, alpha=self._how.scale)
         if self._how.mask is not None:
             scores = _add_mask(scores, block.of_mask(self._how.mask))
@@ -215,21 +234,14 @@ class _Layer:
 
 
 def _through_softmax(
-    grad: torch.Tensor,
-    dropped: torch.Tensor,
-    weights: torch.Tensor,
-    means: torch.Tensor,
-    scale: float,
+    grad: torch.Tensor, dropped: torch.Tensor, weights: torch.Tensor, scale: float
 ) -> None:
-    """Make, in place, of the gradient of ``dropped`` weights [heads, q, t] that of their scores.
-
-    ``means`` [heads, q]: gradient times output, summed over the width.
-    """
-    g, d, w, m = _rows(grad), _rows(dropped), _rows(weights), means.reshape(-1).numpy()
+    """Make, in place, of the gradient of ``dropped`` weights [heads, q, t] that of their scores."""
+    g, d, w = _rows(grad), _rows(dropped), _rows(weights)
 
     def fill(start: int, end: int) -> None:
         part = slice(start, end)
-        _softmax_backward(g[part], d[part], w[part], m[part], np.float32(scale))
+        _softmax_backward(g[part], d[part], w[part], np.float32(scale))
 
     share(fill, *g.shape)
 
@@ -239,16 +251,20 @@ def _rows(scores: torch.Tensor) -> NDArray[np.float32]:
     return scores.view(-1, scores.shape[-1]).numpy()
 
 
-@njit(cache=KEPT, nogil=True, error_model="numpy")
+@njit(cache=KEPT, nogil=True, error_model="numpy", fastmath={"reassoc"})
 def _softmax_backward(
     grad: NDArray[np.float32],
     dropped: NDArray[np.float32],
     weights: NDArray[np.float32],
-    means: NDArray[np.float32],
     scale: np.float32,
 ) -> None:
-    """``grad`` becomes (``grad`` · ``dropped`` − ``weights`` · ``means``) · ``scale``: [R, N], means [R]."""
-    for r in range(means.size):
-        mean = means[r]
-        for j in range(weights.shape[1]):
-            grad[r, j] = (grad[r, j] * dropped[r, j] - weights[r, j] * mean) * scale
+    """``grad`` becomes (g − ``weights`` · Σ g) · ``scale``, g: ``grad`` · ``dropped``; all are [R, N]."""
+    rows, n = grad.shape
+    for r in range(rows):
+        total = np.float32(0)
+        for j in range(n):
+            product = grad[r, j] * dropped[r, j]
+            grad[r, j] = product
+            total += product
+        for j in range(n):
+            grad[r, j] = (grad[r, j] - weights[r, j] * total) * scale

@@ -21,7 +21,7 @@ from chronomask.data.order import shorten_rows
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import skeleton
-from chronomask.model.device import peak_flops
+from chronomask.model.device import peak_flops, precision_on
 from chronomask.model.flops import count_flops
 from chronomask.model.memory import Memory
 from chronomask.model.open import open_tokenizer
@@ -174,7 +174,8 @@ def dry_run(
     here = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     cuda = config.device == "cuda" or here.type == "cuda"
     cuda |= config.device == "auto" and config.precision == "bf16"  # meant for a GPU elsewhere
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and cuda)
+    meant_for_bf16 = cuda and config.precision == "auto"
+    bf16 = meant_for_bf16 or precision_on(here, config.precision) == "bf16"
     memory = memory_of_step(
         config,
         model,

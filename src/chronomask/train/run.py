@@ -31,6 +31,7 @@ from chronomask.model.device import (
     gpu_out_of_reach,
     peak_flops,
     precision_on,
+    slow_on_host,
     slow_paths,
 )
 from chronomask.model.documents import DOCUMENTS_ATTENTION
@@ -404,15 +405,16 @@ def _use_fastest_attention(
 
 
 def _slow_paths(run: Run, compiled: bool, processes: int) -> list[str]:
-    """Why the run is slower on its CUDA device than it need be; nothing elsewhere."""
+    """Why the run is slower on its CUDA device or its processor than it need be; nothing elsewhere."""
     forward = run.forward
+    in_force = precision_on(forward.device, forward.precision)
     if forward.device.type != "cuda":
-        return []
+        return slow_on_host(in_force) if forward.device.type == "cpu" else []
     key, dropout = attention_dropout(forward.model.config)
     new = run.config.model.kind == "config"
     facts = Facts(
         model_type=forward.model.config.model_type,
-        precision=precision_on(forward.device, forward.precision),
+        precision=in_force,
         computes_bf16=precision_on(forward.device, "auto") == "bf16",
         compiled=compiled,
         attention_dropout=dropout,
