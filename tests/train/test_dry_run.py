@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from chronomask.cli import app
 from chronomask.errors import UsageError
 from chronomask.layers import merge, read_yaml
+from chronomask.model import device as device_module
 from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.model.documents import DOCUMENTS_ATTENTION
 from chronomask.model.flops import count_flops
@@ -261,6 +262,20 @@ def test_the_rate_is_that_of_a_gpu_where_one_is_meant_and_none_is_here(
     assert dry_run(config, flops_per_second=1e9).rate_is == "given"
 
 
+def test_memory_is_that_of_bfloat16_where_auto_means_it(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    memory = {}
+    for amx in (False, True):
+        monkeypatch.setattr(device_module, "_host_has_amx", lambda amx=amx: amx)
+        for precision in ("fp32", "auto", "bf16"):
+            changed = config.replace(["device=cpu", f"precision={precision}"])
+            memory[amx, precision] = dry_run(changed, flops_per_second=1e9).memory
+    assert memory[False, "auto"] == memory[False, "fp32"] != memory[False, "bf16"]
+    assert memory[True, "auto"] == memory[True, "bf16"] != memory[True, "fp32"]
+
+
 @pytest.mark.parametrize("price", ["-1", "nan", "inf", "two"])
 def test_a_price_that_is_none_is_refused(price: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match=f"--price-per-hour .*{price}.*: give a number, such as"):
@@ -337,6 +352,7 @@ from pathlib import Path
 import torch
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
+from chronomask.model import device as device_module
 from chronomask.model.device import peak_memory
 
 for number, values in enumerate(json.loads(sys.argv[1])):

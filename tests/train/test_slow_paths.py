@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from chronomask.data.folder import PreparedData
+from chronomask.model import device as device_module
 from chronomask.model.attention import attention_dropout, implementation_for
 from chronomask.model.build import _architecture
 from chronomask.model.config import FromConfig
@@ -75,3 +77,38 @@ def test_a_run_says_once_what_makes_it_slow(
     assert "set model.overrides.attention_probs_dropout_prob=0.0" in said[0]
     assert "set compile: auto" in said[1]
     assert "one of 4 devices is used: torchrun --nproc-per-node 4 -m chronomask" in said[2]
+
+
+@pytest.mark.parametrize(
+    ("precision", "amx", "told"),
+    [
+        ("fp32", True, 1),
+        ("fp32", False, 0),
+        ("auto", True, 0),
+        ("auto", False, 0),
+        ("bf16", True, 0),
+    ],
+)
+def test_float32_on_a_processor_with_matrix_units_is_told_with_the_way_out(
+    precision: str,
+    amx: bool,
+    told: int,
+    config: RunConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device_module, "_host_has_amx", lambda: amx)
+    with caplog.at_level(logging.WARNING):
+        run, _ = runs.open_run(
+            config.replace([f"precision={precision}"]),
+            RunFolder(tmp_path / "run"),
+            World(0, 1, torch.device("cpu")),
+            resume=False,
+        )
+    said = [line for line in caplog.messages if line.startswith("slower than it need be")]
+    assert len(said) == told
+    assert all("set precision: auto" in line for line in said)
+    in_force = json.loads((tmp_path / "run" / "environment.json").read_text())["precision"]
+    assert in_force == ("bf16" if precision == "bf16" or (precision == "auto" and amx) else "fp32")
+    assert run.forward.precision == in_force

@@ -186,7 +186,7 @@ def find_subject(model: str) -> Subject:
     if path.exists():
         raise UsageError(
             f"{path} is neither a run (no checkpoints/) nor a model folder (no config.json)"
-            f"{snapshot_within(path) or what_it_is(path)}"
+            f"{snapshot_within(path) or what_it_is(path) or '; name the folder of one or the other'}"
         )
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise UsageError(f"{path} does not exist: name a run folder, a model folder or a hub model")
