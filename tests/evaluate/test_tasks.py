@@ -21,6 +21,7 @@ from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import REGISTRY, make_task, make_tasks, register
+from chronomask.model import device
 from chronomask.runs.result import TaskResult, read_results
 from chronomask.storage import files_sha256, read_lines
 from chronomask.study.execute import run_study
@@ -220,12 +221,20 @@ def test_results_written_with_the_old_names_of_precisions_are_kept(
         evaluate(model, [half], tmp_path, [0], tmp_path / "out", progress=False)
 
 
-def test_a_result_says_which_precision_auto_was(tmp_path: Path, tiny_data: PreparedData) -> None:
+@pytest.mark.parametrize(("amx", "precision"), [(False, "fp32"), (True, "bf16")])
+def test_a_result_says_which_precision_auto_was(
+    amx: bool,
+    precision: str,
+    tmp_path: Path,
+    tiny_data: PreparedData,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "_host_has_amx", lambda: amx)
     (tmp_path / "text.txt").write_text("baco difu\n")
     model = find_subject(str(save(tmp_path, tiny_data)))
     (task,) = make_tasks(["pseudo_perplexity"], ["precision=auto", "device=cpu"])
     (result,) = evaluate(model, [task], tmp_path, [0], tmp_path / "out", progress=False)
-    assert result.recipe["precision"] == "fp32"
+    assert result.recipe["precision"] == precision
     assert task.differing_settings(result) == []
 
 

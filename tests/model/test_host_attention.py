@@ -231,6 +231,8 @@ def test_float16_and_float64_are_not_computed_in_blocks(dropout: float) -> None:
         assert other.dtype == dtype
         assert type(other.grad_fn).__name__ != "_InBlocksBackward"
         torch.testing.assert_close(other.float(), exact, rtol=0.01, atol=0.005)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compute(tuple(x.double() for x in states)).dtype == torch.float64
 
 
 @pytest.mark.usefixtures("blocks_are_free")

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from chronomask.errors import Stopped, UsageError
+from chronomask.model import device
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from chronomask.train.low_precision import WorkingCopy
@@ -94,7 +95,10 @@ def test_a_run_resumes_bit_for_bit_and_learns_as_in_float32(
     assert any(not torch.equal(p, p.bfloat16().float()) for p in model.parameters())
 
 
-def test_without_bfloat16_in_force_nothing_is_copied(config: RunConfig, tmp_path: Path) -> None:
+def test_without_bfloat16_in_force_nothing_is_copied(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_host_has_amx", lambda: False)
     short = config.replace(["steps=2", "log_every=1"])
     pretrain(short, tmp_path / "plain", progress=False)
     pretrain(

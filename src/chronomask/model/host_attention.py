@@ -120,8 +120,9 @@ def takes(*states: torch.Tensor) -> bool:
 
 
 def _type_of(states: torch.Tensor) -> torch.dtype:
-    """The type that products of these would have."""
-    return autocast_dtype(states.device) or states.dtype
+    """The type that products of these would have: autocast leaves float64 as it is."""
+    cast = None if states.dtype == torch.float64 else autocast_dtype(states.device)
+    return cast or states.dtype
 
 
 def _are_long(query: torch.Tensor, key: torch.Tensor) -> bool:
