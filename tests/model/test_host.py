@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertForMaskedLM
 
 from chronomask.model import host
 from chronomask.model.dropout import HostDropout
-from chronomask.model.host import HostLinear, use_host_kernels
+from chronomask.model.head import logits_at
+from chronomask.model.host import HostLinear, filled_up, use_host_kernels
 
 
 @pytest.fixture
@@ -105,6 +107,79 @@ def test_what_a_layer_gives_may_be_changed_in_place(shape: tuple[int, ...]) -> N
     given /= 2.0
     given.sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("shape", [(1, 3), (31, 3), (32, 3), (33, 3), (2, 50, 3), (5, 700, 3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_rows_in_bfloat16_are_filled_up_and_none_sees_it(
+    autocast: bool, shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer = HostLinear(3, 4, bias=bias)
+    x = torch.randn(shape, requires_grad=True)
+    if not autocast:
+        layer.bfloat16()
+        x = x.detach().bfloat16().requires_grad_()
+    given, seen = torch.randn(*shape[:-1], 4).bfloat16(), []
+    plain = nn.functional.linear
+    found: list[tuple[torch.Tensor, ...]] = []
+    for way in (layer, lambda x: plain(x, layer.weight, layer.bias)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            monkeypatch.setattr(
+                nn.functional, "linear", lambda x, *more: (seen.append(x), plain(x, *more))[1]
+            )
+            out = way(x)
+            monkeypatch.undo()
+        assert out.shape == (*shape[:-1], 4)
+        assert out.dtype == torch.bfloat16
+        found.append((out, *torch.autograd.grad(out, [x, *layer.parameters()], given)))
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other)
+    (computed,) = seen
+    assert computed.shape[:-1].numel() == filled_up(x.shape[:-1].numel())
+
+
+def test_gradients_of_gradients_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    layer, x = HostLinear(3, 4), torch.randn(5, 3, requires_grad=True)
+    found = []
+    for autocast in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = layer(x).float().tanh().sum()
+        (gradient,) = torch.autograd.grad(out, x, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), layer.weight)[0])
+    torch.testing.assert_close(*found, rtol=0.1, atol=0.02)
+
+
+def test_rows_are_filled_up_to_few_numbers_that_are_not_far() -> None:
+    sizes = [filled_up(rows) for rows in range(1, 20_000)]
+    for rows, size in enumerate(sizes, 1):
+        assert rows <= size < rows + max(32, rows / 16 + 1)
+        assert filled_up(size) == size
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) <= 32 + 16 * 5
+    assert {4096, 8192, 16_384} <= set(sizes)
+
+
+def test_a_model_computes_few_shapes_however_many_tokens_are_predicted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: set[tuple[int, ...]] = set()
+    plain = nn.functional.linear
+    monkeypatch.setattr(
+        nn.functional, "linear", lambda x, *more: (seen.add(tuple(x.shape)), plain(x, *more))[1]
+    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = BertForMaskedLM(BertConfig(vocab_size=40, intermediate_size=32, **sizes))
+    use_host_kernels(model)
+    ids = torch.randint(5, 40, (8, 64))
+    for number in range(65, 97):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = logits_at(model, ids, torch.arange(0, 5 * number, 5), {})
+        assert logits.shape == (number, 40)
+    assert {shape[0] for shape in seen if len(shape) == 2} == {96}
 
 
 @pytest.mark.parametrize(("processor", "faster"), [("znver4", True), ("sapphirerapids", False)])

@@ -35,6 +35,7 @@ __all__ = [
     "peak_flops",
     "peak_memory",
     "precision_on",
+    "product_dtype",
     "slow_on_host",
     "slow_paths",
 ]
@@ -141,6 +142,12 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The type that matrix products are computed in here and now; None: that of the weights."""
     on = torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if on else None
+
+
+def product_dtype(x: torch.Tensor) -> torch.dtype:
+    """The type that products of ``x`` are computed in here and now; autocast leaves float64 as it is."""
+    cast = None if x.dtype == torch.float64 else autocast_dtype(x.device)
+    return cast or x.dtype
 
 
 class Reading:

@@ -4,6 +4,10 @@ torch hands float32 products to MKL, which uses the widest registers of Intel's 
 which torch brings along, uses those of others too: on an AMD EPYC with AVX-512 its products take four fifths
 of the time. On an Intel Xeon they take as long or up to twice as long, so there torch's own are kept. Results
 agree to rounding. Weight gradients stay with MKL, which is as fast there.
+
+Products in bfloat16 are oneDNN's everywhere. It makes a program for every shape that it meets, which takes as
+long as some products do, and keeps a thousand of them. How many tokens are predicted changes from step to
+step, so rows are filled up to one of few numbers.
 """
 
 from __future__ import annotations
@@ -17,9 +21,10 @@ from llvmlite.binding import get_host_cpu_name
 from torch import nn
 from torch.utils.flop_counter import register_flop_formula
 
+from chronomask.model.device import product_dtype
 from chronomask.model.dropout import HostDropout
 
-__all__ = ["HostLinear", "linear", "use_host_kernels"]
+__all__ = ["HostLinear", "filled_up", "linear", "use_host_kernels"]
 
 
 class HostLinear(nn.Linear):
@@ -32,9 +37,14 @@ class HostLinear(nn.Linear):
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """``torch.nn.functional.linear``: ``x`` [..., K], ``weight`` [N, K] and ``bias`` [N] → [..., N].
 
-    By oneDNN for float32 on AMD's processors with AVX-512, outside of autocast and compiled models.
+    Outside of compiled models, by oneDNN for float32 on AMD's processors with AVX-512, and for one of few
+    numbers of rows in bfloat16.
     """
-    if not torch.compiler.is_compiling() and _onednn_takes(x, weight):
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dim() < 2:
+        return nn.functional.linear(x, weight, bias)
+    if product_dtype(x) == torch.bfloat16:
+        return _of_few_sizes(x, weight, bias)
+    if _onednn_takes(x, weight):
         # What the function gives must not be a view, or none of its views could be changed in place.
         product = _Linear.apply(x.flatten(0, -2), weight, bias)
         return product if x.dim() == 2 else product.unflatten(0, x.shape[:-1])
@@ -54,11 +64,27 @@ def use_host_kernels(model: nn.Module) -> None:
         module.__class__ = kernels.get(type(module), type(module))
 
 
+def _of_few_sizes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A linear layer in bfloat16 of ``x`` [..., K], filled up with rows of zeros."""
+    rows = x.shape[:-1].numel()
+    more = filled_up(rows) - rows
+    if not more:
+        return nn.functional.linear(x, weight, bias)
+    low = nn.functional.pad(x.to(torch.bfloat16).flatten(0, -2), (0, 0, 0, more))
+    return nn.functional.linear(low, weight, bias)[:rows].unflatten(0, x.shape[:-1])
+
+
+def filled_up(rows: int) -> int:
+    """The smallest of few numbers that is at least ``rows``: multiples of 32, of 64 above 1,024, of 128 above
+    2,048 and so on, so that at most a sixteenth is added to more than 512.
+    """
+    step = 32 << max(0, (rows - 1).bit_length() - 10)
+    return -(-rows // step) * step
+
+
 def _onednn_takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.dim() > 1
+        x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and _onednn_is_faster()

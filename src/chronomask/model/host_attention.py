@@ -20,7 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from chronomask.compiled import KEPT
-from chronomask.model.device import autocast_dtype
+from chronomask.model.device import product_dtype
 from chronomask.model.documents import Documents
 from chronomask.model.dropout import Kept, draw_key, share, softmax_and_drop
 
@@ -69,7 +69,7 @@ def split(documents: Documents, query: torch.Tensor, dropout: float) -> list[Blo
     sizes = np.diff(bounds)
     inside = int((sizes**2).sum())
     heads = query.shape[1]
-    more = 0.0 if dropout else _MORE[_type_of(query)][torch.is_grad_enabled()]
+    more = 0.0 if dropout else _MORE[product_dtype(query)][torch.is_grad_enabled()]
     costs = more * heads * inside + torch.get_num_threads() * _OF_A_BLOCK * sizes.size
     if heads * (rows * length**2 - inside) <= costs:
         return None
@@ -107,7 +107,7 @@ def attend(
     if blocks is None and _are_long(query, key):
         blocks = [Block(row, 0, query.shape[2]) for row in range(len(query))]
     how = _How(mask, blocks, scale, dropout, draw_key() if dropout else 0)
-    query, key, value = (x.to(_type_of(x)) for x in (query, key, value))
+    query, key, value = (x.to(product_dtype(x)) for x in (query, key, value))
     with torch.autocast("cpu", enabled=False):
         if blocks is not None and takes(query, key, value):
             return _InBlocks.apply(query, key, value, how)
@@ -116,13 +116,7 @@ def attend(
 
 def takes(*states: torch.Tensor) -> bool:
     """Whether these are computed in blocks: all are float32, or all bfloat16, also where autocast casts."""
-    return {_type_of(x) for x in states} in ({torch.float32}, {torch.bfloat16})
-
-
-def _type_of(states: torch.Tensor) -> torch.dtype:
-    """The type that products of these would have: autocast leaves float64 as it is."""
-    cast = None if states.dtype == torch.float64 else autocast_dtype(states.device)
-    return cast or states.dtype
+    return {product_dtype(x) for x in states} in ({torch.float32}, {torch.bfloat16})
 
 
 def _are_long(query: torch.Tensor, key: torch.Tensor) -> bool:
