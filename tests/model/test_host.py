@@ -141,6 +141,17 @@ def test_rows_in_bfloat16_are_filled_up_and_none_sees_it(
     assert computed.shape[:-1].numel() == filled_up(x.shape[:-1].numel())
 
 
+def test_what_a_matrix_gives_in_bfloat16_is_no_view() -> None:
+    layer = HostLinear(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        for rows in (32, 33):
+            assert not layer(torch.randn(rows, 3))._is_view()
+        given = layer(torch.randn(2, 5, 3)).unflatten(-1, (2, 2)).transpose(-1, -2)
+    given /= 2.0  # as DeBERTa does
+    given.sum().backward()
+    assert layer.weight.grad is not None
+
+
 def test_gradients_of_gradients_in_bfloat16() -> None:
     torch.manual_seed(0)
     layer, x = HostLinear(3, 4), torch.randn(5, 3, requires_grad=True)

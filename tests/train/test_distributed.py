@@ -117,6 +117,21 @@ def test_shared_out_equals_whole_copies(
 
 
 @pytest.mark.slow
+def test_bfloat16_shared_out_equals_whole_copies_to_its_rounding(
+    config: RunConfig, tmp_path: Path, driver: Driver
+) -> None:
+    values = config.replace(["precision=bf16", "steps=5", "log_every=1"]).to_dict()
+    for sharding in ("none", "fsdp2"):
+        spec = {"config": values | {"sharding": sharding}, "out": str(tmp_path / sharding)}
+        assert driver.codes(spec, 2) == [0] * 2
+    both = [lines(tmp_path / sharding / "metrics.jsonl") for sharding in ("none", "fsdp2")]
+    for whole, shared in zip(*both, strict=True):
+        assert whole["class_count"] == shared["class_count"]
+        assert whole["loss"] == pytest.approx(shared["loss"], abs=1e-3)
+        assert whole["gradient_norm"] == pytest.approx(shared["gradient_norm"], rel=0.01)
+
+
+@pytest.mark.slow
 def test_two_then_one_then_four_processes_sharded_or_not(
     config: RunConfig, tmp_path: Path, driver: Driver
 ) -> None:

@@ -71,7 +71,9 @@ def _of_few_sizes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     if not more:
         return nn.functional.linear(x, weight, bias)
     low = nn.functional.pad(x.to(torch.bfloat16).flatten(0, -2), (0, 0, 0, more))
-    return nn.functional.linear(low, weight, bias)[:rows].unflatten(0, x.shape[:-1])
+    product = nn.functional.linear(low, weight, bias)[:rows]
+    # No view of a matrix goes out, because FSDP2 cannot tell what is done to a view.
+    return product.clone().unflatten(0, x.shape[:-1]) if x.dim() > 2 else product.clone()
 
 
 def filled_up(rows: int) -> int:
