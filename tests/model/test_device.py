@@ -42,7 +42,7 @@ def test_auto_is_bf16_where_a_cuda_device_or_a_processor_has_units_for_it(
             assert precision_on(device, "fp32") == "fp32"
             assert precision_on(device, "bf16") == "bf16"
         assert bool(slow_on_host("fp32")) == other
-        assert slow_on_host("bf16") == []
+        assert bool(slow_on_host("bf16")) != other
 
 
 @pytest.mark.parametrize(
