@@ -49,7 +49,7 @@ __all__ = [
 
 BERT = Work(
     overrides={"attention_probs_dropout_prob": 0.0},
-    vocabulary=30_522,
+    vocabulary=30_528,
     row_length=512,
     rows=256,
     device="cuda",

@@ -18,6 +18,7 @@ from chronomask.model.config import FromConfig
 from chronomask.model.device import Facts, slow_paths
 from chronomask.model.documents import DOCUMENTS_ATTENTION
 from chronomask.model.open import open_tokenizer
+from chronomask.prepare.config import PrepareConfig
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
 from chronomask.train import run as runs
@@ -34,7 +35,11 @@ def _device_that_computes_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_recipes_for_a_gpu_take_no_slow_path(recipe: str, tiny_data: PreparedData) -> None:
     config, cuda = RunConfig.load(find_recipe(recipe)), torch.device("cuda")
     assert isinstance(config.model, FromConfig)
-    architecture = _architecture(config.model, open_tokenizer(tiny_data.tokenizer_path))
+    english = PrepareConfig.load(find_recipe("prepare/english"))
+    assert english.tokenizer.kind == "wordpiece"
+    architecture = _architecture(
+        config.model, open_tokenizer(tiny_data.tokenizer_path), english.tokenizer.vocab_size
+    )
     key, dropout = attention_dropout(architecture)
     facts = Facts(
         model_type=architecture.model_type,
@@ -44,6 +49,8 @@ def test_recipes_for_a_gpu_take_no_slow_path(recipe: str, tiny_data: PreparedDat
         attention_dropout=dropout,
         dropout_key=key,
         named_attention=implementation_for(architecture) == DOCUMENTS_ATTENTION,
+        vocab_size=architecture.vocab_size,
+        sets_vocab_size=True,
     )
     assert slow_paths(facts) == []
 

@@ -420,6 +420,8 @@ def _slow_paths(run: Run, compiled: bool, processes: int) -> list[str]:
         attention_dropout=dropout,
         dropout_key=f"model.overrides.{key}" if new else None,
         named_attention=forward.model.config._attn_implementation == DOCUMENTS_ATTENTION,
+        vocab_size=forward.model.config.vocab_size,
+        sets_vocab_size=new,
         devices=torch.cuda.device_count() if processes == 1 else 1,
     )
     return slow_paths(facts)
