@@ -17,6 +17,7 @@ from chronomask.prepare.read.sources import Files
 from chronomask.prepare.tokenizer import TokenizerFolder
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import read_run
+from chronomask.yaml_text import read_text
 from tests.support.tiny_models import save_tiny
 
 
@@ -70,6 +71,8 @@ def test_runs_and_studies_are_no_text_although_they_hold_lines_of_json(tmp_path:
             (tmp_path / name / file).write_text("{}\n")
         with pytest.raises(UsageError, match=f"source {tmp_path / name} is no text; {said}"):
             Files(path=str(tmp_path / name)).find(Fields("text"), Skipped())
+        with pytest.raises(UsageError, match=f"{name} is a folder: name a file in it; {said}"):
+            read_text(tmp_path / name)
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "metrics.jsonl").write_text('{"text": "Some words."}\n')
     assert len(Files(path=str(tmp_path / "text")).find(Fields("text"), Skipped())) == 1

@@ -20,7 +20,8 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
     for name in (
-        "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "over-time", "tiny",
+        "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "over-time", "spread",
+        "tiny",
     )
 }  # fmt: skip
 MEASURES = {
@@ -173,7 +174,7 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
         assert f" | {' | '.join(own)} | {gap} | {shown} |" in page
 
 
-@pytest.mark.parametrize("name", ["courses", "harder-first"])
+@pytest.mark.parametrize("name", ["courses", "harder-first", "spread"])
 def test_the_tables_of_declared_contrasts_are_those_of_their_files(name: str) -> None:
     study = STUDIES[name]
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
@@ -201,6 +202,21 @@ def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
         }
     for arm in STUDIES["harder-first"]["tasks"][0]["arms"]:
         cells = [f"{read[arm, group]:.3f}" for group in GROUPS]
+        assert f"| {arm} | {' | '.join(cells)} |" in page
+
+
+def test_yardsticks_of_a_spread_are_those_of_the_file() -> None:
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    with (RESULTS / "spread" / "csv" / "yardsticks.csv").open() as lines:
+        read = {
+            (row["arm"], row["yardstick"]): f"{float(row['mean']):.3f}"
+            for row in csv.DictReader(lines)
+            if row["part"] == "all"
+        }
+    for arm in STUDIES["spread"]["tasks"][0]["arms"]:
+        cells = [
+            read[arm, name] for name in ("words-5", "words-15", "words-30", "words-50", "single")
+        ]
         assert f"| {arm} | {' | '.join(cells)} |" in page
 
 

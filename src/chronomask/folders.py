@@ -51,8 +51,11 @@ def _judge_by_files(folder: Path) -> str | None:
         return f"is prepared data, which chronomask pretrain --data takes, with the tokenizer {tokenizer}"
     if _is_run(folder):
         models = sorted(folder.glob("checkpoints/step-*/transformers"))
-        newest = f", with the model {models[-1]}" if models else ""
-        return f"is a run, which chronomask evaluate and chronomask report take{newest}"
+        newest = f" with the model {models[-1]}" if models else ""
+        goes_on = f"chronomask pretrain --out {shlex.quote(str(folder))} --resume continues"
+        return (
+            f"is a run{newest}, which chronomask evaluate and chronomask report take; {goes_on} it"
+        )
     if has("state.json", "transformers"):
         run = folder.parent.parent
         whose = f"the run {run}" if (run / "config.yaml").is_file() else "a run"

@@ -17,6 +17,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from chronomask.errors import UsageError, shown
+from chronomask.folders import what_it_is
 
 __all__ = ["as_yaml", "control_character", "from_yaml", "read_text"]
 
@@ -71,7 +72,9 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise UsageError(f"config file {path} does not exist") from None
     except IsADirectoryError:
-        raise UsageError(f"config file {path} is a folder: name a file in it") from None
+        raise UsageError(
+            f"config file {path} is a folder: name a file in it{what_it_is(path)}"
+        ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"config file {shown(str(path))} cannot be read: {error}") from None
     if len(content) > MAX_BYTES:

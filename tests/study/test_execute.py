@@ -86,7 +86,11 @@ def _folders_are_known(study: Study) -> None:
     for folder, said in (
         (study.folder, f"is a study: its runs are such as {run}"),
         (run.parent, f"holds runs, such as {run}"),
-        (run, f"is a run, .* report take, with the model {checkpoint / 'transformers'}$"),
+        (
+            run,
+            f"is a run with the model {checkpoint / 'transformers'}, which .* report take; "
+            f"chronomask pretrain --out {run} --resume continues it$",
+        ),
         (run / "checkpoints", f"holds the checkpoints of the run {run}$"),
         (
             checkpoint,

@@ -21,6 +21,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from chronomask.compiled import KEPT
+from chronomask.model.bfloat16 import of_bits, to_bits
+
+# numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
+# compiled in: 898f0b65c1c3
 
 __all__ = ["HostDropout", "Kept", "draw_key", "drop", "share", "softmax_and_drop"]
 
@@ -231,17 +235,11 @@ def _keep_bf16(
     threshold: np.uint32,
     scale: np.float32,
 ) -> None:
-    """:func:`_keep` of bfloat16 given by its bits, which are the upper half of those of float32."""
-    half = np.uint32(16)
+    """:func:`_keep` of bfloat16 given by its bits."""
     for i in range(values.size):
         kept = _is_kept(np.uint32(i + first + key), other_key, threshold)
-        value = np.float32(np.uint32(np.uint32(values[i]) << half).view(np.float32) * scale)
-        bits = value.view(np.uint32)
-        # To the nearest, and of two as near to the even one.
-        up = np.uint32(np.uint32(0x7FFF) + np.uint32((bits >> half) & np.uint32(1)))
-        rounded = np.uint16(np.uint32(bits + up) >> half)
-        nan = np.uint16(0x7FC0)
-        out[i] = (rounded if value == value else nan) if kept else np.uint16(0)
+        scaled = to_bits(np.float32(of_bits(values[i]) * scale))
+        out[i] = scaled if kept else np.uint16(0)
 
 
 @njit(cache=KEPT, nogil=True, error_model="numpy")

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 from transformers.models.modernbert.modeling_modernbert import ModernBertAttention, ModernBertMLP
 
+from chronomask.model import host_rotary
 from chronomask.model.attention import documents_attention
 from chronomask.model.documents import DOCUMENTS_ATTENTION
 
@@ -41,11 +42,16 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turn(grad_outputs[0], cos, -sin), None, None
+        (grad,) = grad_outputs
+        # A gradient of this gradient is a rotation too, of which a graph that is compiled has no need.
+        turn = _turn if torch.compiler.is_compiling() else _Rotation.apply
+        return turn(grad, cos, -sin), None, None
 
 
 def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """(x₁·cos − x₂·sin, x₂·cos + x₁·sin), by exchanging the halves instead of cutting and joining them."""
+    if host_rotary.takes(x, cos):
+        return host_rotary.turn(x, cos, sin)
     first, second = sin.chunk(2, -1)
     signed = torch.cat((-first, second), -1)  # of the angles alone, which all heads share
     exchanged = x.float().unflatten(-1, (2, -1)).flip(-2).flatten(-2)
