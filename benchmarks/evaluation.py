@@ -1,15 +1,15 @@
 """Fine-tuning examples per second beside the loop of transformers' examples, on the same work.
 
     python -m benchmarks.evaluation [--json] [--data DIR] [--threads N] [--rounds N] [--examples N]
-        [--rate R] [--only {sst2,squad}]
+        [--rate R] [--only {sst2,squad}] [--precision {fp32,bf16}]
 
 Both train the same BERT (4 layers × 256) from the same weights on the same tokenised examples, with the
-same batch size, rate, warm-up and number of steps, in float32. Theirs: transformers' own attention (sdpa),
-``DataLoader`` in random order, padded to the longest of the batch, ``AdamW``, a linear schedule. They take
-turns, one epoch each; a figure is the median over turns of examples per second of processor time (all
-threads together), which a busy machine disturbs less than the clock. Scores on the dev part are means over
-the turns, whose seeds differ. Without ``--data`` the text is made up, in lengths like those of SST-2 and
-SQuAD. Runs in about six minutes on a free core.
+same batch size, rate, warm-up and number of steps, both in float32 or both with products in bfloat16.
+Theirs: transformers' own attention (sdpa), ``DataLoader`` in random order, padded to the longest of the
+batch, ``AdamW``, a linear schedule. They take turns, one epoch each; a figure is the median over turns of
+examples per second of processor time (all threads together), which a busy machine disturbs less than the
+clock. Scores on the dev part are means over the turns, whose seeds differ. Without ``--data`` the text is
+made up, in lengths like those of SST-2 and SQuAD. Runs in about six minutes on a free core.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from chronomask.evaluate.finetune import FineTuning, fine_tune, open_seeded
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks.glue import GlueTask, read_split
 from chronomask.evaluate.tasks.squad import SquadConfig, SquadTask, read_questions
+from chronomask.types import Precision
 
 TASKS = ("sst2", "squad")
 SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -133,8 +134,11 @@ def their_seconds(model: Any, work: Work, seed: int) -> float:
     schedule = get_linear_schedule_with_warmup(optimiser, warmup, len(loader))
     model.train()
     begun = time.process_time()
+    low = config.precision == "bf16"
     for batch in loader:
-        model(**batch).loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = model(**batch).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
         optimiser.step()
         schedule.step()
@@ -180,9 +184,11 @@ def measure(subject: Subject, work: Work, rounds: int) -> dict[str, float]:
     return result
 
 
-def sentences(subject: Subject, data: Path, examples: int, rate: float) -> Work:
+def sentences(
+    subject: Subject, data: Path, examples: int, rate: float, precision: Precision = "fp32"
+) -> Work:
     """SST-2, so many training examples of it."""
-    task = GlueTask("sst2", FineTuning(epochs=1, limit=examples))
+    task = GlueTask("sst2", FineTuning(epochs=1, limit=examples, precision=precision))
     train, dev = (task.part(subject, read_split("sst2", data, split)) for split in ("train", "dev"))
 
     def score(model: Any) -> float:
@@ -200,9 +206,11 @@ def sentences(subject: Subject, data: Path, examples: int, rate: float) -> Work:
     )
 
 
-def questions(subject: Subject, data: Path, examples: int, rate: float) -> Work:
+def questions(
+    subject: Subject, data: Path, examples: int, rate: float, precision: Precision = "fp32"
+) -> Work:
     """SQuAD, so many training questions of it."""
-    task = SquadTask(SquadConfig(epochs=1, limit=examples))
+    task = SquadTask(SquadConfig(epochs=1, limit=examples, precision=precision))
     train, dev = (task.part(subject, read_questions(data, split)) for split in ("train", "dev"))
     places = torch.from_numpy(train.encoded.answer)
 
@@ -222,7 +230,12 @@ def questions(subject: Subject, data: Path, examples: int, rate: float) -> Work:
 
 
 def fine_tuning(
-    data: Path | None, tasks: Iterable[str], examples: int, rate: float, rounds: int
+    data: Path | None,
+    tasks: Iterable[str],
+    examples: int,
+    rate: float,
+    rounds: int,
+    precision: Precision = "fp32",
 ) -> dict[str, float]:
     """The tasks; ``examples`` sentences to train on and half as many questions."""
     result: dict[str, float] = {}
@@ -236,9 +249,11 @@ def fine_tuning(
         texts = [*sst2.texts[:50_000], *squad.contexts[:5_000]]
         subject = make_model(root / "model", texts)
         if "sst2" in tasks:
-            result |= measure(subject, sentences(subject, data, examples, rate), rounds)
+            work = sentences(subject, data, examples, rate, precision)
+            result |= measure(subject, work, rounds)
         if "squad" in tasks:
-            result |= measure(subject, questions(subject, data, examples // 2, rate), rounds)
+            work = questions(subject, data, examples // 2, rate, precision)
+            result |= measure(subject, work, rounds)
     return result
 
 
@@ -257,13 +272,17 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1200, help="sentences to train on")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of both sides")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="of both sides"
+    )
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     result: dict[str, Any] = fine_tuning(
-        chosen.data, chosen.only, chosen.examples, chosen.rate, chosen.rounds
+        chosen.data, chosen.only, chosen.examples, chosen.rate, chosen.rounds, chosen.precision
     )
     result |= {"threads": chosen.threads, "torch": torch.__version__}
-    print("BERT 4 × 256, float32; examples per second of processor time, and scores on dev")
+    kind = {"fp32": "float32", "bf16": "bfloat16"}[chosen.precision]
+    print(f"BERT 4 × 256, {kind}; examples per second of processor time, and scores on dev")
     for task in chosen.only:
         for side, name in (("ours", "chronomask"), ("hf", "transformers' example loop")):
             speed = result[f"{task}_examples_per_second_{side}"]

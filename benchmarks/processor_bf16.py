@@ -9,6 +9,8 @@ that a token takes:
 - ``bert_4x256``, ``bert_4x768``, ``modernbert_4x512``: our speed in bfloat16 over ours in float32. The first
   has 32 rows of 128 tokens, the others 8 of 512; BERT has dropout, ModernBERT none
 - ``train_vs_hf_bf16``: ours over the ``Trainer``'s, both in bfloat16, for the first of these models
+- ``sst2_vs_hf_bf16``, ``squad_vs_hf_bf16``: fine-tuning it beside the loop of transformers' examples, both in
+  bfloat16, as ``benchmarks.evaluation`` does in float32
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.evaluation import TASKS, fine_tuning
 from benchmarks.record import print_figures
 from benchmarks.sides import CPU_WORK, Work, make_data, ours, trainer
 from benchmarks.training import Examples, per_token, take_turns
@@ -76,6 +79,9 @@ def measure(steps: int, rounds: int, threads: int, toy: bool) -> Iterator[dict[s
         yield {name: in_fp32 / mine, f"{name}_tokens_per_second": 1 / mine}
         if theirs:
             yield {"train_vs_hf_bf16": theirs[0] / mine}
+    for task in TASKS:
+        found = fine_tuning(None, (task,), 24 if toy else 800, 1e-3, 1 if toy else 3, "bf16")
+        yield {f"{task}_vs_hf_bf16": found[f"{task}_vs_hf"]}
 
 
 def main() -> None:

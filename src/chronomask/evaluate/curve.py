@@ -17,6 +17,7 @@ from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.subject import find_subject
 from chronomask.evaluate.tasks import make_tasks
+from chronomask.processes import can_share_work
 from chronomask.runs.layout import RunFolder, checkpoints_in, step_of
 from chronomask.runs.result import TaskResult
 
@@ -59,7 +60,8 @@ def evaluate_curve(
 ) -> dict[int, list[TaskResult]]:
     """Results by step. Raises UsageError or DataError before any work where a task cannot run.
 
-    With ``workers`` above 1 each is a fresh process with its share of the processor cores. A checkpoint
+    With ``workers`` above 1 each is a fresh process with its share of the processor cores, where the machine
+    lets processes share work. A checkpoint
     that fails does not stop the others: RunError names those that failed when all are done.
     """
     if workers < 1:
@@ -72,7 +74,7 @@ def evaluate_curve(
     found: dict[Path, list[TaskResult]] = {}
     failed: dict[Path, ChronomaskError] = {}
     num_workers = min(workers, len(checkpoints))
-    if num_workers == 1:
+    if num_workers == 1 or not can_share_work():
         for path, folder in jobs.items():
             try:
                 found[path] = _evaluate_one(path, plan, folder, progress)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from chronomask.config import Alternative
 from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.prepare.work import lock, mark_file
+from chronomask.processes import can_share_work
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -190,9 +191,9 @@ class LocalExecutor(Executor):
     kind: Literal["local"] = "local"
 
     def run(self, stage: Stage, numbers: Sequence[int], workers: int, done: Done) -> Failures:
-        """One worker is this process; more are started fresh for the stage."""
+        """One worker is this process; more are started fresh for the stage, where the machine can."""
         with _single_threaded():
-            if min(workers, len(numbers)) > 1:
+            if min(workers, len(numbers)) > 1 and can_share_work():
                 return _run_in_processes(stage, numbers, workers, done)
             return run_tasks(stage, numbers, done)
 
