@@ -238,31 +238,6 @@ def test_a_result_says_which_precision_auto_was(
     assert task.differing_settings(result) == []
 
 
-@pytest.mark.parametrize(
-    ("amx", "overrides", "told"),
-    [(True, [], True), (True, ["precision=auto"], False), (False, [], False)],
-)
-def test_the_slower_precision_is_told_once_with_the_way_out(
-    amx: bool,
-    overrides: list[str],
-    told: bool,
-    tmp_path: Path,
-    tiny_data: PreparedData,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(device, "_host_has_amx", lambda: amx)
-    (tmp_path / "text.txt").write_text("baco difu\n")
-    model = find_subject(str(save(tmp_path, tiny_data)))
-    tasks = make_tasks(["pseudo_perplexity"], ["device=cpu", *overrides])
-    evaluate(model, tasks, tmp_path, [0], tmp_path / "out")
-    said = [line for line in caplog.messages if line.startswith("slower than it need be")]
-    assert len(said) == told
-    assert all("pseudo_perplexity" in line and "--set precision=auto" in line for line in said)
-    evaluate(model, tasks, tmp_path, [0], tmp_path / "out")  # nothing is left to compute
-    assert len([line for line in caplog.messages if line.startswith("slower")]) == told
-
-
 def test_tasks_and_their_recipes_are_read_without_torch() -> None:
     code = (
         "import sys\n"

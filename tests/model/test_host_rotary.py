@@ -64,6 +64,14 @@ def test_every_layout_gives_what_torch_gives(
         assert torch.equal(found, expected)
 
 
+def test_angles_may_differ_in_shape(formula: Callable[..., torch.Tensor]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 4)
+    (cos, _), (_, sin) = angles(1, 1, 5, 4), angles(2, 1, 5, 4)
+    assert torch.equal(turn(x, cos, sin), formula(x, cos, sin))
+    assert torch.equal(turn(x, sin, cos), formula(x, sin, cos))
+
+
 def test_what_it_does_not_know_is_left_to_torch() -> None:
     cos = torch.ones(6)
     assert takes(torch.ones(2, 2, 2, 6), cos)

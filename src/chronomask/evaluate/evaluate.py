@@ -65,8 +65,6 @@ def evaluate(
     there = {} if force else _read_existing(model, task_data, wanted, out)
     if len(there) < len(wanted):
         make_folder(out)  # before hours of work, and not when their first result is there
-        if progress:
-            _tell_what_is_slower(task for task, seed in wanted if (task.name, seed) not in there)
     results = []
     for number, (task, seed) in enumerate(wanted, 1):
         result = there.get((task.name, seed))
@@ -114,24 +112,6 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
         ]
         mend = f": {' or '.join(ways)} takes less" if ways else ""
         raise RunError(f"{task.name}: there is too little memory ({why}){mend}") from error
-
-
-def _tell_what_is_slower(tasks: Iterable[Task[Any]]) -> None:
-    """Say which tasks compute in float32 on a device that is faster in bfloat16."""
-    from chronomask.model.device import choose_device, precision_on  # brings torch, as above
-
-    slower = dict.fromkeys(
-        task.name
-        for task in tasks
-        if getattr(task.config, "precision", None) == "fp32"
-        and precision_on(choose_device(task.config.device), "auto") == "bf16"
-    )
-    if slower:
-        logger.warning(
-            "slower than it need be: %s in float32, where bfloat16 is faster on this device: --set "
-            "precision=auto; scores of two precisions differ slightly, so compare those of one",
-            ", ".join(slower),
-        )
 
 
 def _in_line(result: TaskResult) -> str:
