@@ -53,11 +53,10 @@ def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     angles = (angle.detach().float().contiguous().expand(x.shape) for angle in (cos, sin))
     given = [_Flat(states, order) for states in (x, out, *angles)]
     numbers, strides = [flat.numbers for flat in given], np.array([flat.strides for flat in given])
-    run: Any = _turn_bits if x.dtype == torch.bfloat16 else _turn
-    width = x.shape[-1]
+    width, low = x.shape[-1], x.dtype == torch.bfloat16
 
     def fill(start: int, end: int) -> None:
-        run(*numbers, strides, sizes, width // 2, start, end)
+        _turn(*numbers, strides, sizes, width // 2, low, start, end)  # pyright: ignore[reportCallIssue]
 
     share(fill, int(sizes[0] * sizes[1]), int(sizes[2]) * width)
     return out
@@ -82,19 +81,21 @@ def _place(strides: NDArray[np.int64], which: int, first: int, middle: int, last
 
 @njit(cache=KEPT, nogil=True, error_model="numpy")
 def _turn(
-    source: NDArray[np.float32],
-    target: NDArray[np.float32],
+    source: NDArray[Any],
+    target: NDArray[Any],
     cos: NDArray[np.float32],
     sin: NDArray[np.float32],
     strides: NDArray[np.int64],
     sizes: NDArray[np.int64],
     half: int,
+    low: bool,
     start: int,
     end: int,
 ) -> None:
     """Into ``target``: ``source``, rows of 2 · ``half`` numbers, at some places of its first two dimensions.
 
-    ``strides`` [4, 3]: of the four before them; ``sizes`` [3]: of the dimensions.
+    ``strides`` [4, 3]: of the four before them; ``sizes`` [3]: of the dimensions; ``low``: source and target
+    hold bfloat16, by its bits, and not float32.
     """
     for outer in range(start, end):
         first, middle = outer // sizes[1], outer % sizes[1]
@@ -106,35 +107,12 @@ def _turn(
             x, y = source[s : s + half], source[s + half : s + 2 * half]
             u, v = target[t : t + half], target[t + half : t + 2 * half]
             a, b = cos[c : c + half], sin[n : n + half]
-            for j in range(half):
-                u[j] = x[j] * a[j] - y[j] * b[j]
-                v[j] = y[j] * a[j] + x[j] * b[j]
-
-
-@njit(cache=KEPT, nogil=True, error_model="numpy")
-def _turn_bits(
-    source: NDArray[np.uint16],
-    target: NDArray[np.uint16],
-    cos: NDArray[np.float32],
-    sin: NDArray[np.float32],
-    strides: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    half: int,
-    start: int,
-    end: int,
-) -> None:
-    """:func:`_turn` of bfloat16 given by its bits."""
-    for outer in range(start, end):
-        first, middle = outer // sizes[1], outer % sizes[1]
-        for inner in range(sizes[2]):
-            s = _place(strides, 0, first, middle, inner)
-            t = _place(strides, 1, first, middle, inner)
-            c = _place(strides, 2, first, middle, inner)
-            n = _place(strides, 3, first, middle, inner)
-            x, y = source[s : s + half], source[s + half : s + 2 * half]
-            u, v = target[t : t + half], target[t + half : t + 2 * half]
-            a, b = cos[c : c + half], sin[n : n + half]
-            for j in range(half):
-                one, other = of_bits(x[j]), of_bits(y[j])
-                u[j] = to_bits(np.float32(one * a[j] - other * b[j]))
-                v[j] = to_bits(np.float32(other * a[j] + one * b[j]))
+            if low:
+                for j in range(half):
+                    one, other = of_bits(x[j]), of_bits(y[j])
+                    u[j] = to_bits(np.float32(one * a[j] - other * b[j]))
+                    v[j] = to_bits(np.float32(other * a[j] + one * b[j]))
+            else:
+                for j in range(half):
+                    u[j] = x[j] * a[j] - y[j] * b[j]
+                    v[j] = y[j] * a[j] + x[j] * b[j]

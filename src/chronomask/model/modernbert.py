@@ -4,7 +4,8 @@ A rotation's inverse is the rotation by the opposite angle, and its transpose is
 line by line, as autograd does it, the halves that transformers' models cut and join become slices that are
 written into zeros: on an H200 the backward pass took seven times as long as the forward pass. Here both
 directions read and write every number once; on a CUDA device by kernels of ours
-(:mod:`chronomask.model.triton_kernels`).
+(:mod:`chronomask.model.triton_kernels`), on the host by one for rotations
+(:mod:`chronomask.model.host_rotary`).
 """
 
 from __future__ import annotations
