@@ -605,6 +605,31 @@ def test_bad_documents_are_skipped_counted_and_named(run, tmp_path: Path) -> Non
     assert "UTF-8" in skipped
 
 
+def test_every_folder_named_as_a_file_is_refused_before_any_work(
+    run, config: Path, tmp_path: Path, tiny_data: PreparedData
+) -> None:
+    run("pretrain", config, "--out", tmp_path / "run")
+    text = tmp_path / "text.txt"
+    text.write_text("Some text.")
+    before = sorted(tmp_path.iterdir())
+    for words in (
+        ["prepare", text],
+        ["pretrain", config],
+        ["study", "run", "tiny"],
+        ["quickstart"],
+        ["evaluate", tmp_path / "run", "--tasks", "mlm"],
+        ["adapt", tmp_path / "run", text],
+        ["report", tmp_path / "run"],
+        ["data", "import", text],
+    ):
+        outcome = run(*words, "--out", tmp_path / "all.json")
+        assert outcome.code == 2, words
+        assert outcome.err.strip().endswith(
+            f"goes into a folder; give the name of one, such as {tmp_path}/all"
+        )
+        assert sorted(tmp_path.iterdir()) == before
+
+
 @pytest.mark.slow
 def test_a_document_of_ten_megabytes(run, tmp_path: Path) -> None:
     source = tmp_path / "long.txt"

@@ -17,6 +17,7 @@ from chronomask.storage import (
     lines_in,
     read_lines,
     read_text,
+    refuse_file,
     replacing_folder,
     said_by_system,
     text_of,
@@ -33,6 +34,29 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(UsageError, match="taken cannot be used as a folder"):
         write_text(tmp_path / "taken" / "x.json", "{}")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("run.json", "such as {there}/run$"),
+        ("notes.txt", "such as {there}/notes$"),
+        ("taken.html", "such as {there}/taken-folder$"),
+        ("taken", "such as {there}/taken-folder$"),
+    ],
+)
+def test_a_folder_is_not_named_as_a_file(tmp_path: Path, name: str, advice: str) -> None:
+    (tmp_path / "taken").write_text("in the way")
+    (tmp_path / "notes.txt").write_text("in the way")
+    with pytest.raises(UsageError, match=advice.format(there=tmp_path)) as refused:
+        refuse_file(tmp_path / name, "a run")
+    refuse_file(Path(str(refused.value).rpartition(" ")[2]), "a run")  # the way out works
+
+
+def test_a_folder_of_any_name_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "old.json").mkdir()  # one that is there already
+    for name in ("old.json", "bert.v1", "a.b", "new"):
+        refuse_file(tmp_path / name, "a run")
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_draft(

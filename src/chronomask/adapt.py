@@ -31,7 +31,7 @@ from chronomask.errors import DataError, UsageError, amount
 from chronomask.layers import Layer
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
-from chronomask.storage import read_object, replacing_folder, write_json, write_text
+from chronomask.storage import read_object, refuse_file, replacing_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
@@ -103,6 +103,7 @@ def adapt(
     from chronomask.evaluate.tasks import make_tasks
 
     plan, out = plan or Plan(), Path(out)
+    refuse_file(out, "an adaptation")
     _refuse_decided(plan)
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     # Whatever can be refused is, before a model is looked for or a text is read.
@@ -171,6 +172,7 @@ def extend_vocabulary(
 
     model, out = find_subject(str(checkpoint)), Path(out)
     _check_model(model, "row")
+    refuse_file(out, "a checkpoint")
     if out.exists():
         raise UsageError(f"{out} exists already; choose another folder")
     with TemporaryDirectory() as work:

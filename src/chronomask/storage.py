@@ -42,6 +42,7 @@ __all__ = [
     "read_lines",
     "read_object",
     "read_text",
+    "refuse_file",
     "replacing",
     "replacing_folder",
     "said_by_system",
@@ -111,6 +112,20 @@ def names_file(path: Path) -> bool:
     Nobody who names it expects a folder of that name.
     """
     return path.suffix.lower() in _ENDINGS and not path.is_dir()
+
+
+def refuse_file(out: Path, what: str) -> None:
+    """Raise UsageError where ``out``, which is to be a folder, is a file or is named as one.
+
+    ``what``: that which goes there, for the message, such as "a report".
+    """
+    if not (names_file(out) or out.is_file()):
+        return
+    named = out.with_suffix("") if names_file(out) else out
+    free = named.with_name(f"{named.name}-folder") if named.is_file() else named
+    raise UsageError(
+        f"--out {out}: {what} goes into a folder; give the name of one, such as {free}"
+    )
 
 
 def make_folder(path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_folder_of_something_else_is_left_alone(corpus: Path, tmp_path: Path) 
     (tmp_path / "out" / "mine.txt").write_text("stays")
     with pytest.raises(UsageError, match="is not prepared data"):
         run(tiny_config(corpus), tmp_path / "out")
-    with pytest.raises(UsageError, match="is not prepared data"):
+    with pytest.raises(UsageError, match="goes into a folder"):
         run(tiny_config(corpus), corpus)
     (tmp_path / "other" / "train").mkdir(parents=True)
     with pytest.raises(UsageError, match="is not prepared data"):

@@ -27,7 +27,7 @@ from chronomask.data.manifest import (
 )
 from chronomask.data.writer import RowWriter, id_dtype, write_column
 from chronomask.errors import ChronomaskError, DataError, UsageError, need
-from chronomask.storage import names_file, said_by_system, unwritten, write_bytes
+from chronomask.storage import names_file, refuse_file, said_by_system, unwritten, write_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -182,6 +182,7 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
         raise UsageError(
             f"{source} is neither a Parquet file nor a folder that holds Parquet files"
         )
+    refuse_file(out, "prepared data")
     if out.exists():
         raise UsageError(f"{out} exists; choose another folder to import to, or remove it")
     partial = out.with_name(f".{out.name}.partial")

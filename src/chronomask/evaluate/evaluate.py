@@ -20,7 +20,7 @@ from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_tasks
 from chronomask.runs.layout import RunFolder, model_in
 from chronomask.runs.result import TaskResult
-from chronomask.storage import make_folder
+from chronomask.storage import make_folder, refuse_file
 from chronomask.yardsticks import losses_in_words
 
 __all__ = ["default_out", "evaluate", "results_table"]
@@ -60,6 +60,7 @@ def evaluate(
         )
     seeds = _find_seeds(seeds)
     task_data, out = Path(task_data), default_out(model) if out is None else Path(out)
+    refuse_file(out, "what an evaluation writes")
     wanted = list(_units(tasks, seeds))
     _check(model, tasks, task_data)
     there = {} if force else _read_existing(model, task_data, wanted, out)

@@ -55,7 +55,7 @@ from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.words.tagger import Tagger
 from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark, read_text
 from chronomask.progress import Progress
-from chronomask.storage import said_by_system, write_json, write_text
+from chronomask.storage import refuse_file, said_by_system, write_json, write_text
 
 __all__ = ["OtherData", "prepare", "prepare_share"]
 
@@ -216,6 +216,7 @@ class _Run:
             raise UsageError(
                 f"{printable(out)} has a name that is not UTF-8; choose another --out"
             ) from None
+        refuse_file(out, "prepared data")
         if not _may_write(out):
             raise UsageError(f"{out} exists and is not prepared data; choose another --out")
         return cls(config, out, sources, skipped, state, shown, share)
@@ -473,10 +474,9 @@ def _spread(num: int, most: int) -> list[int]:
 
 def _may_write(out: Path) -> bool:
     """Whether ``out`` is free, or prepared data, or a preparation that did not finish."""
-    if not out.exists():
-        return True
-    return out.is_dir() and (
-        (out / MANIFEST).is_file()
+    return (
+        not out.exists()
+        or (out / MANIFEST).is_file()
         or (out / WORK).is_dir()
         or all(path.name == _LOCK for path in out.iterdir())
     )

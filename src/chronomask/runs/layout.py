@@ -37,7 +37,7 @@ from filelock import FileLock, Timeout
 from chronomask.errors import DataError, UsageError
 from chronomask.folders import is_prepared_data, what_it_is
 from chronomask.layers import read_yaml
-from chronomask.storage import file_sha256, read_object
+from chronomask.storage import file_sha256, read_object, refuse_file
 
 __all__ = [
     "AVERAGED",
@@ -259,8 +259,7 @@ class RunFolder:
 
     def check_free(self, resume: bool) -> None:
         """Raise UsageError where a run would write over another, or into a folder of something else."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file; give a folder for the run")
+        refuse_file(self.path, "a run")
         if not self.path.is_dir() or all(p.name.startswith(".") for p in self.path.iterdir()):
             return
         self.check_config_is_there()

@@ -23,7 +23,7 @@ from chronomask.errors import (
     need,
 )
 from chronomask.folders import what_it_is
-from chronomask.storage import names_file
+from chronomask.storage import refuse_file
 from chronomask.study import STUDY_FILE
 
 if TYPE_CHECKING:
@@ -403,11 +403,7 @@ def _report(
     """The page, and the runs of each arm; none for a study."""
     from chronomask.report.comparison import FILE, read_curves
 
-    if names_file(out) or out.is_file():
-        raise UsageError(
-            f"--out {out}: a report is a folder, with report.html and its numbers as csv/*.csv; give the "
-            "name of one, such as report"
-        )
+    refuse_file(out, "a report, with report.html and its numbers as csv/*.csv,")
     known = None if reference is None else read_curves(str(reference))
     folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
     for folder in folders:

@@ -22,7 +22,7 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult, versions_here
 from chronomask.runs.rules import unchangeable
-from chronomask.storage import read_object, write_text
+from chronomask.storage import read_object, refuse_file, write_text
 from chronomask.study import STUDY_FILE
 from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
@@ -187,7 +187,8 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
     A study may grow: arms, seeds and tasks may be added to a folder. Text and runs that are there must have
     been prepared and made with the configs that the study gives them now.
     """
-    if folder.exists() and (not folder.is_dir() or _holds_something_else(folder)):
+    refuse_file(folder, "a study")
+    if folder.exists() and _holds_something_else(folder):
         raise UsageError(
             f"{folder} is not empty and holds no study{what_it_is(folder)}; give another --out"
         )
