@@ -7,6 +7,8 @@ message alone (no traceback) and exits with its ``exit_code``. Anything else is 
 import difflib
 import importlib
 import importlib.util
+import shlex
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +24,7 @@ __all__ = [
     "nearest",
     "need",
     "printable",
+    "python_command",
     "shown",
 ]
 
@@ -131,6 +134,15 @@ def _escape(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # how the system hands over such a byte
         return f"\\x{ord(character) - 0xDC00:02x}"
     return repr(character)[1:-1]
+
+
+def python_command(*words: str) -> str:
+    """A command of the Python that runs this, as a shell takes it: ``python`` may be another, or none.
+
+    >>> python_command("-m", "spacy").endswith(" -m spacy")
+    True
+    """
+    return shlex.join([sys.executable or "python", *words])
 
 
 def need(module: str, extra: str, purpose: str) -> Any:

@@ -334,7 +334,7 @@ def test_a_lost_config_is_written_again_as_every_command_says(
     (message,) = told
     assert str(folder / "config.yaml") in message
     assert ("has checkpoints, but no config.yaml" in message) == (left is None)
-    subprocess.run(message.partition("again:  ")[2], shell=True, check=True)
+    subprocess.run(message.partition("again:  ")[2], shell=True, check=True, env={})  # without a PATH
     assert RunConfig.load(folder / "config.yaml") == before
     again = pretrain(config, folder, resume=True, progress=False)
     assert again["validation_loss"] == summary["validation_loss"]

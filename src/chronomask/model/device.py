@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 import torch
 
-from chronomask.errors import UsageError, nearest, shown
+from chronomask.errors import UsageError, nearest, python_command, shown
 from chronomask.types import Device, Precision
 
 __all__ = [
@@ -95,7 +95,7 @@ def gpu_out_of_reach() -> str | None:
     return (
         f"this machine has an NVIDIA GPU, and torch {torch.__version__} cannot use it, so the processor is "
         f"used: its driver may be too old for CUDA {torch.version.cuda}; "
-        "python -c 'import torch; torch.cuda.init()' says why"
+        f"{python_command('-c', 'import torch; torch.cuda.init()')} says why"
     )
 
 

@@ -34,7 +34,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, UsageError, python_command
 from chronomask.folders import is_prepared_data, what_it_is
 from chronomask.layers import read_yaml
 from chronomask.storage import file_sha256, read_object, refuse_file
@@ -236,9 +236,7 @@ class RunFolder:
         if state is None:
             return None
         code = 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))["config"]))'
-        command = (
-            f"{shlex.join(['python', '-c', code, str(state)])} > {shlex.quote(str(self.config))}"
-        )
+        command = f"{python_command('-c', code, str(state))} > {shlex.quote(str(self.config))}"
         return f"the checkpoints hold it too, and this writes it again:  {command}"
 
     def read_summary(self) -> dict[str, Any] | None:

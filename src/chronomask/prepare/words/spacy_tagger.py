@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from chronomask.errors import DataError, UsageError, nearest, need
+from chronomask.errors import DataError, UsageError, nearest, need, python_command
 from chronomask.prepare.words.tagger import ChunkTagger, Spans, Tagger, WordFinder
 from chronomask.types import UPOS, UPOS_CLASSES
 
@@ -169,15 +169,17 @@ def _find(name: str, installed: Sequence[str]) -> str:
         return name
     if "_" in name or not name.isalpha():
         known = f"; {nearest(name, installed)}" if installed else ""
+        download = python_command("-m", "spacy", "download", name)
         raise UsageError(
-            f"spaCy pipeline '{name}' is not installed{known}; `python -m spacy download {name}` installs "
-            "one that spaCy publishes, such as en_core_web_sm"
+            f"spaCy pipeline '{name}' is not installed{known}; `{download}` "
+            "installs one that spaCy publishes, such as en_core_web_sm"
         )
     of_language = sorted(other for other in installed if other.startswith(f"{name}_"))
     if not of_language:
         genre = "web" if name in ("en", "zh") else "news"
+        download = python_command("-m", "spacy", "download", f"{name}_core_{genre}_sm")
         way_out = (
-            f"install one, such as `python -m spacy download {name}_core_{genre}_sm`, or choose"
+            f"install one, such as `{download}`, or choose"
             if name in _PUBLISHED
             else f"spaCy publishes none that tags it: choose --tagger stanza:{name}, where stanza has it, or"
         )

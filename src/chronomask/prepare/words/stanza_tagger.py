@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from chronomask.errors import UsageError, need
+from chronomask.errors import UsageError, need, python_command
 from chronomask.prepare.words.tagger import Spans, Tagger, WordFinder
 from chronomask.types import UPOS, UPOS_CLASSES
 
@@ -59,10 +59,10 @@ class StanzaTagger(Tagger):
                 **where,
             )
         except Exception as error:  # it has a kind of error for everything that can be missing
+            download = python_command("-c", f'import stanza; stanza.download("{self.language}")')
             raise UsageError(
                 f"stanza's models ({self.language}, {self.package}) cannot be loaded: "
-                f"{' '.join(str(error).split())}; download them first with "
-                f"python -c \"import stanza; stanza.download('{self.language}')\""
+                f"{' '.join(str(error).split())}; download them first with {download}"
             ) from None
         return StanzaWords(pipeline)
 
