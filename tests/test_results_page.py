@@ -20,8 +20,8 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
     for name in (
-        "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "over-time", "spread",
-        "tiny",
+        "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "next-tokens",
+        "over-time", "spread", "tiny",
     )
 }  # fmt: skip
 MEASURES = {
@@ -174,7 +174,7 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
         assert f" | {' | '.join(own)} | {gap} | {shown} |" in page
 
 
-@pytest.mark.parametrize("name", ["courses", "harder-first", "spread"])
+@pytest.mark.parametrize("name", ["courses", "harder-first", "next-tokens", "spread"])
 def test_the_tables_of_declared_contrasts_are_those_of_their_files(name: str) -> None:
     study = STUDIES[name]
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
@@ -205,19 +205,28 @@ def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
         assert f"| {arm} | {' | '.join(cells)} |" in page
 
 
-def test_yardsticks_of_a_spread_are_those_of_the_file() -> None:
+@pytest.mark.parametrize("name", ["next-tokens", "spread"])
+def test_yardsticks_by_ratio_are_those_of_the_file(name: str) -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    with (RESULTS / "spread" / "csv" / "yardsticks.csv").open() as lines:
+    with (RESULTS / name / "csv" / "yardsticks.csv").open() as lines:
         read = {
             (row["arm"], row["yardstick"]): f"{float(row['mean']):.3f}"
             for row in csv.DictReader(lines)
             if row["part"] == "all"
         }
-    for arm in STUDIES["spread"]["tasks"][0]["arms"]:
+    for arm in STUDIES[name]["tasks"][0]["arms"]:
         cells = [
-            read[arm, name] for name in ("words-5", "words-15", "words-30", "words-50", "single")
+            read[arm, each] for each in ("words-5", "words-15", "words-30", "words-50", "single")
         ]
         assert f"| {arm} | {' | '.join(cells)} |" in page
+
+
+def test_losses_by_what_is_shown_are_those_of_the_file() -> None:
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    with (RESULTS / "next-tokens" / "by_shown.csv").open() as lines:
+        for row in csv.DictReader(lines):
+            cells = [f"{float(row[kind]):.2f}" for kind in ("mask", "itself", "random")]
+            assert f"| {row['arm']} | {' | '.join(cells)} |" in page
 
 
 def test_the_course_at_equal_labels_is_that_of_the_file() -> None:

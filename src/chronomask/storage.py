@@ -122,7 +122,7 @@ def refuse_file(out: Path, what: str) -> None:
     if not (names_file(out) or out.is_file()):
         return
     named = out.with_suffix("") if names_file(out) else out
-    free = named.with_name(f"{named.name}-folder") if named.is_file() else named
+    free = named.with_name(f"{named.stem}-folder") if named.is_file() else named
     raise UsageError(
         f"--out {out}: {what} goes into a folder; give the name of one, such as {free}"
     )

@@ -136,7 +136,7 @@ def test_the_arms_say_how_strong_their_content_is(
     arm["differs"] = {"averaging.kind": [None, "ema"], "rows_follow_ratio": [False, True]}
     (tmp_path / "comparison.json").write_text(json.dumps(made))
     html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
-    assert said.replace("<", ", averaging, rows follow ratio<") in html
+    assert said.replace("<", ", averaging ema, rows follow ratio<") in html
     arm["differs"] = {"masking.content.weights": [None, "those that “base” ended with"]}
     (tmp_path / "comparison.json").write_text(json.dumps(made))
     html = write_page_of_study(tmp_path).read_text(encoding="utf-8")

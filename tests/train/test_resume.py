@@ -172,7 +172,7 @@ def test_a_folder_that_holds_something_is_refused(config: RunConfig, tmp_path: P
     (tmp_path / "other" / "thesis.tex").write_text("years of work")
     with pytest.raises(UsageError, match="not empty and holds no run"):
         pretrain(config, tmp_path / "other", resume=True, progress=False)
-    with pytest.raises(UsageError, match="is a file"):
+    with pytest.raises(UsageError, match="a run goes into a folder"):
         pretrain(config, tmp_path / "other" / "thesis.tex", progress=False)
 
 
@@ -334,7 +334,9 @@ def test_a_lost_config_is_written_again_as_every_command_says(
     (message,) = told
     assert str(folder / "config.yaml") in message
     assert ("has checkpoints, but no config.yaml" in message) == (left is None)
-    subprocess.run(message.partition("again:  ")[2], shell=True, check=True, env={})  # without a PATH
+    subprocess.run(
+        message.partition("again:  ")[2], shell=True, check=True, env={}
+    )  # without a PATH
     assert RunConfig.load(folder / "config.yaml") == before
     again = pretrain(config, folder, resume=True, progress=False)
     assert again["validation_loss"] == summary["validation_loss"]

@@ -118,13 +118,15 @@ def _what(arm: Numbers) -> str:
 
 
 def _beside_the_masking(differs: Mapping[str, Any]) -> list[str]:
-    """What else an arm does otherwise: a field with its value where that is a whole number, else its name."""
+    """What else an arm does otherwise: a field's name, with its kind or whole number if it has one."""
     found = {}
     for key, (_, own) in differs.items():
         group = key.partition(".")[0]
         name = group.replace("_", " ")
         whole = group == key and str(own).isdecimal()  # differences of runs are texts
-        found[group] = f"{name} {int(own):,}" if whole else name
+        _, kind = differs.get(f"{group}.kind", (None, None))
+        value = f"{int(own):,}" if whole else (kind or "").replace("_", " ")
+        found[group] = f"{name} {value}".rstrip()
     return [found[group] for group in sorted(found) if group != "masking"]
 
 
