@@ -53,6 +53,11 @@ def test_a_folder_is_not_named_as_a_file(tmp_path: Path, name: str, advice: str)
     refuse_file(Path(str(refused.value).rpartition(" ")[2]), "a run")  # the way out works
 
 
+def test_a_device_is_no_folder() -> None:
+    with pytest.raises(UsageError, match="/dev/null: a run goes into a folder"):
+        refuse_file(Path("/dev/null"), "a run")
+
+
 def test_a_folder_of_any_name_is_taken(tmp_path: Path) -> None:
     (tmp_path / "old.json").mkdir()  # one that is there already
     for name in ("old.json", "bert.v1", "a.b", "new"):

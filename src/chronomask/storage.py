@@ -115,14 +115,18 @@ def names_file(path: Path) -> bool:
 
 
 def refuse_file(out: Path, what: str) -> None:
-    """Raise UsageError where ``out``, which is to be a folder, is a file or is named as one.
+    """Raise UsageError where ``out``, which is to be a folder, is none or is named as a file.
 
     ``what``: that which goes there, for the message, such as "a report".
     """
-    if not (names_file(out) or out.is_file()):
+
+    def is_taken(path: Path) -> bool:  # by a file, a device or a pipe
+        return path.exists() and not path.is_dir()
+
+    if not (names_file(out) or is_taken(out)):
         return
     named = out.with_suffix("") if names_file(out) else out
-    free = named.with_name(f"{named.stem}-folder") if named.is_file() else named
+    free = named.with_name(f"{named.stem}-folder") if is_taken(named) else named
     raise UsageError(
         f"--out {out}: {what} goes into a folder; give the name of one, such as {free}"
     )
