@@ -21,7 +21,7 @@ STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
     for name in (
         "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "next-tokens",
-        "over-time", "spread", "tiny",
+        "next-tokens-hidden", "over-time", "spread", "tiny",
     )
 }  # fmt: skip
 MEASURES = {
@@ -174,7 +174,9 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
         assert f" | {' | '.join(own)} | {gap} | {shown} |" in page
 
 
-@pytest.mark.parametrize("name", ["courses", "harder-first", "next-tokens", "spread"])
+@pytest.mark.parametrize(
+    "name", ["courses", "harder-first", "next-tokens", "next-tokens-hidden", "spread"]
+)
 def test_the_tables_of_declared_contrasts_are_those_of_their_files(name: str) -> None:
     study = STUDIES[name]
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
@@ -224,9 +226,21 @@ def test_yardsticks_by_ratio_are_those_of_the_file(name: str) -> None:
 def test_losses_by_what_is_shown_are_those_of_the_file() -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     with (RESULTS / "next-tokens" / "by_shown.csv").open() as lines:
-        for row in csv.DictReader(lines):
-            cells = [f"{float(row[kind]):.2f}" for kind in ("mask", "itself", "random")]
-            assert f"| {row['arm']} | {' | '.join(cells)} |" in page
+        read = [row for row in csv.DictReader(lines) if row["yardstick"] == "words-5"]
+    numbers, *arms = ([row[kind] for kind in ("mask", "itself", "random")] for row in read)
+    assert "with {:,}, {} and {} predictions".format(int(numbers[0]), *numbers[1:]) in page
+    for row, losses in zip(read[1:], arms, strict=True):
+        assert f"| {row['arm']} | {' | '.join(f'{float(loss):.2f}' for loss in losses)} |" in page
+
+
+def test_losses_of_hidden_tokens_are_those_of_the_files() -> None:
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    for name, how in (("next-tokens", "80 % hidden"), ("next-tokens-hidden", "always hidden")):
+        with (RESULTS / name / "by_shown.csv").open() as lines:
+            read = {(row["arm"], row["yardstick"]): row["mask"] for row in csv.DictReader(lines)}
+        for arm in STUDIES["next-tokens-hidden"]["tasks"][0]["arms"]:
+            cells = [f"{float(read[arm, f'words-{share}']):.2f}" for share in (5, 15, 30, 50)]
+            assert f"| {arm}, {how} | {' | '.join(cells)} |" in page
 
 
 def test_the_course_at_equal_labels_is_that_of_the_file() -> None:
