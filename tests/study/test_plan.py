@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from chronomask.cli import app
-from chronomask.report.comparison import difference_text, task_title
+from chronomask.errors import ChronomaskError
+from chronomask.report.comparison import FILE, difference_text, task_title
 from chronomask.study.contrasts import compare_study
 from chronomask.study.execute import run_study
 from chronomask.study.plan import (
@@ -89,6 +91,26 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     assert [stored in line for line in lines] == [False, False, False, True]
     found = after.split("power: ")[1].splitlines()[1:]
     assert [line.split(",")[0] for line in lines[:3]] == [line.split(",")[0] for line in found]
+
+    published = tmp_path / "published"  # as studies are shared: the comparison without the runs
+    published.mkdir()
+    shutil.copy(study.folder / FILE, published)
+    plan = plan_in_words(
+        following, following.in_order(), 1, rates=given_rates(str(published)), price_per_hour=2.0
+    )
+    assert plan.split("power: ")[1].splitlines()[1:] == lines
+    assert f"by the scatter of seeds in {published}):\n" in plan
+    assert re.search(r"\ntime: at least .* of one process", plan)  # by operations: it has no rate
+    comparison = json.loads((published / FILE).read_text())
+    for task in comparison["tasks"]:
+        del task["unit"]  # as an early version wrote it
+    (published / FILE).write_text(json.dumps(comparison))
+    rates = given_rates(str(published))
+    plan = plan_in_words(following, following.in_order(), 1, rates=rates)
+    assert f"4 layers × 256; {published / FILE} does not say how seeds scatter):\n" in plan
+    (published / FILE).write_text("{}")
+    with pytest.raises(ChronomaskError, match=re.escape(str(published / FILE))):
+        given_rates(str(published))
 
 
 def test_time_is_known_before_the_text_is_prepared(

@@ -341,15 +341,17 @@ def _spreads(study: Study, rates: Rates | None) -> tuple[dict[str, Spread], str]
     places = [(study.folder, "by the scatter of this study’s own seeds so far")]
     if rates is not None and rates.folder is not None:
         places.append((rates.folder, f"by the scatter of seeds {rates.place}"))
+    silent = ""
     for folder, source in places:
         if (folder / FILE).is_file():
             try:
                 found = _spreads_of(read_comparison(folder))
             except ChronomaskError:  # of another version: the next comparison replaces it
-                continue
+                found = {}
             if found:
                 return found, source
-    return {}, _OF_STORED
+            silent += f"; {folder / FILE} does not say how seeds scatter"
+    return {}, _OF_STORED + silent
 
 
 def _spreads_of(comparison: Numbers) -> dict[str, Spread]:

@@ -16,6 +16,7 @@ from statistics import mean
 from typing import Any
 
 from chronomask.errors import RunError, UsageError, shown
+from chronomask.report.comparison import FILE, read_comparison
 from chronomask.runs.layout import STATE, RunFolder, checkpoints_in
 from chronomask.storage import read_lines, read_object
 from chronomask.study.units import Study, Unit
@@ -249,17 +250,26 @@ def _means(ended: Sequence[_Ended]) -> dict[str, float]:
 def given_rates(text: str) -> Rates:
     """What ``--rate`` says: tokens a second of a device, all processes on it together, or a folder's.
 
-    Raises UsageError for neither a number above 0 nor the folder of a run or a study.
+    A folder that was published without its runs has no rate, but its comparison says how seeds scatter.
+
+    Raises UsageError for neither a number above 0 nor the folder of a run or a study, and ChronomaskError
+    for a comparison that cannot be read where nothing is trained.
     """
     try:
         speed = float(text)
     except ValueError:
-        if Path(text).is_dir() and (found := rates_in(Path(text), f"in {text}")).token is not None:
-            return found
+        folder = Path(text)
+        if folder.is_dir():
+            found = rates_in(folder, f"in {text}")
+            if found.token is not None:
+                return found
+            if (folder / FILE).is_file():
+                read_comparison(folder)
+                return found
         speed = math.nan
     if not 0 < speed < math.inf:
         raise UsageError(
             f"--rate {shown(text)}: give tokens a second of a device, such as 250000, or the folder of a run "
-            "or a study in which something is trained"
+            f"or a study in which something is trained, or that holds a {FILE}"
         )
     return Rates("as given", token=1 / speed)
