@@ -28,6 +28,7 @@ from chronomask.compressed import COMPRESSIONS, Bounded, damage_errors, decompre
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 
 __all__ = [
+    "READABLE",
     "UNPACKED_LIMIT",
     "LongLine",
     "byte_lines",
@@ -46,9 +47,11 @@ __all__ = [
     "replacing",
     "replacing_folder",
     "said_by_system",
+    "share",
     "text_of",
     "unwritten",
     "way_on",
+    "way_to_read",
     "write_bytes",
     "write_json",
     "write_text",
@@ -57,6 +60,8 @@ __all__ = [
 UNPACKED_LIMIT = 80_000_000
 """Most bytes that :func:`read_text` and :func:`read_lines` take out of a compressed file."""
 
+READABLE = "its owner can make it readable, such as with chmod -R a+rX"
+"""What to do where this user may not read something."""
 _BLOCK = 1 << 16
 _ENDINGS = frozenset(
     (
@@ -177,6 +182,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         writing.mkdir(parents=True)
         yield writing
         for file in writing.rglob("*"):
+            share(file)
             flush(file)
         if path.exists():
             shutil.rmtree(path)
@@ -220,17 +226,34 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def share(path: Path) -> None:
+    """Let those read and write a file who may do so in its folder; safetensors makes it for its owner alone.
+
+    Nothing is done where the system knows no such rights.
+    """
+    if path.is_file():
+        with contextlib.suppress(OSError):
+            path.chmod(path.stat().st_mode | path.parent.stat().st_mode & 0o666)
+
+
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, None if there is no such file; raises DataError for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value
+
+
+def way_to_read(error: BaseException, otherwise: str) -> str:
+    """What to do about a file that cannot be read: ``otherwise``, where it is not a right that lacks."""
+    return READABLE if isinstance(error, PermissionError) else otherwise
 
 
 def way_on(why: str) -> str:

@@ -18,6 +18,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from chronomask.errors import UsageError, shown
 from chronomask.folders import what_it_is
+from chronomask.storage import READABLE
 
 __all__ = ["as_yaml", "control_character", "from_yaml", "read_text"]
 
@@ -74,6 +75,10 @@ def read_text(path: Path) -> str:
     except IsADirectoryError:
         raise UsageError(
             f"config file {path} is a folder: name a file in it{what_it_is(path)}"
+        ) from None
+    except PermissionError as error:
+        raise UsageError(
+            f"config file {path} cannot be read: {error.strerror}; {READABLE}"
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"config file {shown(str(path))} cannot be read: {error}") from None

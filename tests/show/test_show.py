@@ -242,6 +242,14 @@ def test_same_request_same_picture() -> None:
     assert inspect_masking(request) != inspect_masking(Request(text=TEXT, progress="0.3", seed=1))
 
 
+def test_a_folder_that_is_known_is_no_text(tiny_data: PreparedData, tmp_path: Path) -> None:
+    named = Request(text=str(tiny_data.path))
+    with pytest.raises(UsageError, match=r"is a folder, not a text; it is prepared data, .*--data"):
+        inspect_masking(named)
+    (tmp_path / "cat").mkdir()
+    assert inspect_masking(Request(text=str(tmp_path / "cat")))  # any other is a word
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

@@ -50,6 +50,8 @@ def test_a_dump_replays_to_the_same_loss_bit_for_bit(config: RunConfig, tmp_path
     assert f"chronomask replay {folder}" in str(stopped.value)
     assert "lengthen its warm-up or set gradient_clip=1.0" in str(stopped.value)
     assert folder.name == f"step-{report['step']:08d}"
+    modes = {path.stat().st_mode for path in folder.rglob("*") if path.is_file()}
+    assert len(modes) == 1  # whoever reads the report reads the rows and weights too
     again = replay(folder)
     assert again.step == report["step"] > 1
     assert (repr(again.loss), repr(again.gradient_norm)) == (

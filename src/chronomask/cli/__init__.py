@@ -7,6 +7,7 @@ Nothing heavy is imported before a request has been checked, so that help and re
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -81,6 +82,13 @@ def _all(
 
 _INTERRUPTED = 130
 """The exit code where Ctrl-C ended a command, as a shell gives it."""
+_RIGHT = ", or let its owner give this user the right, such as with chmod"
+_ROOM = ", or make room"
+_OF_THE_PLACE = {
+    errno.EACCES: _RIGHT, errno.EPERM: _RIGHT, errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM,
+    errno.EROFS: "", errno.ENAMETOOLONG: "", errno.ELOOP: "",
+}  # fmt: skip
+"""What a system refuses because of the place that was named, wherever it is met, and what else may help."""
 _GO_ON = ("adapt", "evaluate", "prepare", "quickstart", "study")
 """Commands that keep what they have done, and take no option to go on."""
 
@@ -108,6 +116,12 @@ def main() -> None:
         _refuse(f"{message}; see {command} --help")
         code = 2
     except BrokenPipeError:
+        code = 1
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE or not error.filename:
+            raise
+        way_out = "name another place" + _OF_THE_PLACE[error.errno]
+        _refuse(f"{error.filename}: {error.strerror}; {way_out}")
         code = 1
     sys.exit(code or 0)
 

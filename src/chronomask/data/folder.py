@@ -28,7 +28,7 @@ from chronomask.data.manifest import (
 )
 from chronomask.errors import DataError, UsageError, nearest
 from chronomask.folders import what_it_is
-from chronomask.storage import file_sha256, read_object
+from chronomask.storage import file_sha256, read_object, way_to_read
 from chronomask.types import Rows
 
 __all__ = [
@@ -160,7 +160,8 @@ class PreparedSplit:
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"{file} cannot be read ({error}); {AGAIN}") from None
+            way_out = way_to_read(error, AGAIN)
+            raise DataError(f"{file} cannot be read ({error}); {way_out}") from None
         if name == "bounds":
             good = array.ndim == 1 and array.dtype == np.uint32
         else:

@@ -15,7 +15,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from chronomask.config import Config
 from chronomask.errors import ChronomaskError, DataError
-from chronomask.storage import bytes_sha256, file_sha256
+from chronomask.storage import bytes_sha256, file_sha256, way_to_read
 
 __all__ = [
     "ADDED",
@@ -189,7 +189,8 @@ def read_manifest(file: Path) -> Manifest:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} is not a readable manifest ({error}); {AGAIN}") from None
+        way_out = way_to_read(error, AGAIN)
+        raise DataError(f"{file} is not a readable manifest ({error}); {way_out}") from None
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from chronomask.errors import DataError, UsageError
-from chronomask.storage import read_object
+from chronomask.storage import READABLE, read_object
 
 if TYPE_CHECKING:  # preparing text opens tokenizers in processes that have no use for torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -334,8 +334,11 @@ def quietly() -> Iterator[None]:
 def _names_in(file: Path) -> list[str]:
     """Names of the weights in a file, whose header must fit its size."""
     try:
+        file.open("rb").close()  # safetensors says of one that may not be read that it is not there
         with safe_open(file, framework="numpy") as weights:
             return list(weights.keys())
+    except PermissionError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}; {READABLE}") from None
     except (SafetensorError, OSError) as error:
         raise DataError(f"{file} is damaged or was cut short ({error}); copy it again") from None
 

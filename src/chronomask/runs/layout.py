@@ -37,7 +37,7 @@ from filelock import FileLock, Timeout
 from chronomask.errors import DataError, UsageError, python_command
 from chronomask.folders import is_prepared_data, what_it_is
 from chronomask.layers import read_yaml
-from chronomask.storage import file_sha256, read_object, refuse_file
+from chronomask.storage import READABLE, file_sha256, read_object, refuse_file
 
 __all__ = [
     "AVERAGED",
@@ -225,7 +225,7 @@ class RunFolder:
             read_yaml(self.config)
         except UsageError as error:
             way_out = self._config_again()
-            if way_out is None:
+            if way_out is None or not os.access(self.config, os.R_OK):
                 raise
             raise UsageError(f"{error}; {way_out}") from None
 
@@ -248,6 +248,7 @@ class RunFolder:
         try:
             found = read_object(self.summary)
         except DataError as error:
+            way_out = way_out if os.access(self.summary, os.R_OK) else READABLE
             raise DataError(f"{error}; {way_out}") from None
         if found is None or found.get("complete") is not True:
             return None
@@ -332,6 +333,8 @@ def damage(checkpoint: Path, below: str = "") -> str | None:
         hashes = json.loads((checkpoint / HASHES).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"no {HASHES}"
+    except PermissionError:
+        raise
     except (OSError, ValueError, RecursionError):
         return f"unreadable {HASHES}"
     if not isinstance(hashes, dict) or not all(isinstance(v, str) for v in hashes.values()):

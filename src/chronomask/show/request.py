@@ -13,6 +13,7 @@ from typing import Any
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, UsageError
+from chronomask.folders import what_it_is
 from chronomask.layers import Layer, merge, nested, read_yaml
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import Ptw
@@ -150,9 +151,15 @@ def text_of(request: Request) -> str | None:
     """
     if request.text is not None and request.file is not None:
         raise UsageError("give a text or --file, not both")
-    if request.text is not None and os.path.isfile(request.text):  # noqa: PTH113  # Path raises for long text
-        raise UsageError(f"{request.text} is a file: --file {request.text} shows the text in it")
     text = request.text
+    if text is not None and os.path.isfile(text):  # noqa: PTH113  # Path raises for a long text
+        raise UsageError(f"{text} is a file: --file {text} shows the text in it")
+    is_folder = text is not None and os.path.isdir(text)  # noqa: PTH112  # likewise
+    if text is not None and is_folder and (known := what_it_is(Path(text))):
+        raise UsageError(
+            f"{text} is a folder, not a text{known}; --data takes prepared data, --run a run, and "
+            "--tokenizer a tokenizer"
+        )
     if request.file is not None:
         text = _read(request.file)
     if text is None:

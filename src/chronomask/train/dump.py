@@ -26,7 +26,7 @@ from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.device import choose_device
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.runs.layout import checkpoints_in, damage
-from chronomask.storage import read_object, write_json
+from chronomask.storage import read_object, share, write_json
 from chronomask.train import checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import seed_dropout
@@ -183,6 +183,7 @@ def _write(
             if value is not None:
                 tensors[f"{number}/{name}"] = torch.from_numpy(value.copy())
     save_file(tensors, folder / _rows_name(world.rank))
+    share(folder / _rows_name(world.rank))
 
 
 def _rows_name(rank: int) -> str:

@@ -40,7 +40,7 @@ from chronomask.runs.layout import (
     remove,
     step_name,
 )
-from chronomask.storage import file_sha256, flush, said_by_system, way_on, write_json
+from chronomask.storage import file_sha256, flush, said_by_system, share, way_on, write_json
 from chronomask.train.sharding import whole
 
 __all__ = ["Saver", "Snapshot", "save", "take"]
@@ -223,9 +223,10 @@ class Saver:
 
 
 def _hash_and_flush(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below ``folder`` by relative path, each flushed to the disk."""
+    """SHA-256 of every file below ``folder`` by relative path, each shared and flushed to the disk."""
     hashes = {}
     for path in sorted(folder.rglob("*")):
+        share(path)
         flush(path)
         if path.is_file():
             hashes[path.relative_to(folder).as_posix()] = file_sha256(path)

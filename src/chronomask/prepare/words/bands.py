@@ -19,7 +19,7 @@ from pydantic import Field
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.words.tagger import ChunkTagger, Spans, Tagger, WithoutContext, WordFinder
 from chronomask.prepare.words.unicode import UnicodeWords
-from chronomask.storage import write_text
+from chronomask.storage import way_to_read, write_text
 
 __all__ = [
     "BANDS_FILE",
@@ -144,9 +144,8 @@ class BandWords(WordFinder):
         try:
             return cls(list(json.loads(file.read_text(encoding="utf-8"))["words"].values()))
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise DataError(
-                f"{file} is not readable ({error}); run `chronomask prepare` again with --force"
-            ) from None
+            way_out = way_to_read(error, "run `chronomask prepare` again with --force")
+            raise DataError(f"{file} is not readable ({error}); {way_out}") from None
 
     def tag(self, texts: Sequence[str]) -> list[Spans]:
         """The words of each text with their bands."""
