@@ -146,6 +146,17 @@ def test_a_terminal_of_few_characters_shows_what_it_can(
     assert b"bert-tiny" in terminal.buffer.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_a_folder_that_was_removed_below_a_command_is_told(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    outcome = run("recipes")
+    assert outcome.code == 2
+    assert outcome.err.startswith("chronomask: the current folder was removed")
+
+
 def test_a_group_without_a_command_shows_its_help(run) -> None:
     assert "pretrain" in run().out
     assert "verify" in run("data").out

@@ -100,6 +100,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal of few characters shows ? for the others
         sys.stdout.reconfigure(errors="replace")
     try:
+        _refuse_lost_folder()
         _refuse_empty(sys.argv)
         code = app(prog_name="chronomask", standalone_mode=False)
         if code == _INTERRUPTED:
@@ -124,6 +125,17 @@ def main() -> None:
         _refuse(f"{error.filename}: {error.strerror}; {way_out}")
         code = 1
     sys.exit(code or 0)
+
+
+def _refuse_lost_folder() -> None:
+    """Raise UsageError where the current folder is gone; libraries would end the process without a reason."""
+    try:
+        os.getcwd()  # noqa: PTH109  # no path is wanted
+    except FileNotFoundError:
+        raise UsageError(
+            "the current folder was removed, and maybe another of its name made: go to one that is there, "
+            'such as with  cd "$PWD"'
+        ) from None
 
 
 def _refuse_empty(words: Sequence[str]) -> None:
