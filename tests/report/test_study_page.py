@@ -144,6 +144,20 @@ def test_the_arms_say_how_strong_their_content_is(
     assert ("ptw, weights: those that “base” ended with, " in html) == (content["kind"] == "ptw")
 
 
+def test_an_arm_with_a_mixture_says_the_shares_of_its_strategies(tmp_path: Path) -> None:
+    made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
+    falls = {"kind": "linear", "start": 1.0, "end": 0.25}
+    parts = [
+        {"share": falls, "strategy": {"kind": "token"}},
+        {"share": 0.5, "strategy": {"kind": "whole_word"}},
+    ]
+    arm = made["arms"][1]
+    arm["masking"] = {**arm["masking"], "strategy": {"kind": "mixed", "parts": parts}}
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
+    assert "constant 0.15, token linear 1 to 0.25 and whole word 0.5<" in html
+
+
 def test_single_seeds_are_dots(tmp_path: Path) -> None:
     made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
     for name, shift in (("base", 0.0), ("a", 0.02)):

@@ -110,11 +110,21 @@ def _what(arm: Numbers) -> str:
             parts.append(f"weights: {weights}")
         if "strength" in content:
             parts.append(f"strength {_schedule_in_words(content['strength'])}")
-    parts.append(masking["strategy"]["kind"].replace("_", " "))
+    parts.append(_strategy_in_words(masking["strategy"]))
     parts += _beside_the_masking(arm["differs"])
     labels = arm["equal_labels"]
     text = ", ".join(parts)
     return f"{text}; as many labels as the baseline, by {labels}" if labels else text
+
+
+def _strategy_in_words(strategy: Mapping[str, Any]) -> str:
+    """What is masked together: ``whole word``; of a mixture its shares, ``token 0.5 and whole word 0.5``."""
+    if "parts" not in strategy:
+        return strategy["kind"].replace("_", " ")
+    return " and ".join(
+        f"{_strategy_in_words(part['strategy'])} {_schedule_in_words(part['share'])}"
+        for part in strategy["parts"]
+    )
 
 
 def _beside_the_masking(differs: Mapping[str, Any]) -> list[str]:
