@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -21,7 +22,7 @@ STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
     for name in (
         "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "next-tokens",
-        "next-tokens-hidden", "over-time", "spread", "tiny",
+        "next-tokens-hidden", "over-time", "spread", "strategies", "tiny",
     )
 }  # fmt: skip
 MEASURES = {
@@ -175,23 +176,40 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
 
 
 @pytest.mark.parametrize(
-    "name", ["courses", "harder-first", "next-tokens", "next-tokens-hidden", "spread"]
+    "name",
+    ["courses", "harder-first", "next-tokens", "next-tokens-hidden", "spread", "strategies"],
 )
 def test_the_tables_of_declared_contrasts_are_those_of_their_files(name: str) -> None:
     study = STUDIES[name]
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    assert len(study["seeds"]) == 6
-    (head,) = (line for line in page.splitlines() if line.startswith(f"| `{name}`, 6 seeds"))
+    baseline = study["baseline"]
+    (head,) = (
+        line
+        for line in page.splitlines()
+        if line.startswith(f"| `{name}`, {len(study['seeds'])} seeds")
+    )
     for task in study["tasks"]:
         scale = MEASURES[task["task"]]
         gaps = [
             _interval(*(contrast[f"difference{end}"] for end in ("", "_low", "_high")), scale)
             for contrast in task["contrasts"]
         ]
-        arms = [contrast["arm"] for contrast in task["contrasts"]]
-        assert head.endswith(f"| fixed 0.225 | {', difference | '.join(arms)}, difference |")
-        own = f"{scale * task['arms']['fixed 0.225']['mean']:.{3 if scale == 1 else 1}f}"
+        heads = [
+            f"{contrast['arm']}, difference"
+            + f" from {contrast['other']}" * (contrast["other"] != baseline)
+            for contrast in task["contrasts"]
+        ]
+        assert head.endswith(f"| {baseline} | {' | '.join(heads)} |")
+        own = f"{scale * task['arms'][baseline]['mean']:.{3 if scale == 1 else 1}f}"
         assert f" | {own} | {' | '.join(gaps)} |" in page
+
+
+def test_the_overview_says_what_the_sections_say() -> None:
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    overview, sections = page.split("\n## ", maxsplit=1)
+    intervals = re.findall(r"[+−]\d\.\d{3} \([+−]\d\.\d{3} to [+−]\d\.\d{3}\)", overview)
+    assert len(intervals) >= 9
+    assert [each for each in intervals if each not in sections] == []
 
 
 def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
@@ -207,7 +225,7 @@ def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
         assert f"| {arm} | {' | '.join(cells)} |" in page
 
 
-@pytest.mark.parametrize("name", ["next-tokens", "spread"])
+@pytest.mark.parametrize("name", ["next-tokens", "spread", "strategies"])
 def test_yardsticks_by_ratio_are_those_of_the_file(name: str) -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     with (RESULTS / name / "csv" / "yardsticks.csv").open() as lines:

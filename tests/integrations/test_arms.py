@@ -61,6 +61,7 @@ CARRIED: dict[str, Any] = {
     "learning_progress": "arms/learning-progress",
     "reducible_loss": "arms/reducible-loss",
     "strategy over time": "arms/tokens-to-spans",
+    "strategy over time, in shares": "arms/tokens-to-words",
     "collocations": "arms/pmi",
     "hybrid": "arms/gpt-bert",
     "hybrid, with late masks and more": {

@@ -40,6 +40,7 @@ MEAN_RATIO = {
     "ptw-quarter": 0.15,
     "reducible-loss": 0.15,
     "tokens-to-spans": 0.15,
+    "tokens-to-words": 0.225,
     "causal-first": 0.3,
     "gpt-bert": 0.225,
     "late-masks": 0.325,
