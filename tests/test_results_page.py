@@ -22,7 +22,7 @@ STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
     for name in (
         "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "next-tokens",
-        "next-tokens-hidden", "over-time", "spread", "strategies", "tiny",
+        "next-tokens-hidden", "over-time", "spread", "strategies", "tiny", "tokens-at-last",
     )
 }  # fmt: skip
 MEASURES = {
@@ -177,7 +177,15 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
 
 @pytest.mark.parametrize(
     "name",
-    ["courses", "harder-first", "next-tokens", "next-tokens-hidden", "spread", "strategies"],
+    [
+        "courses",
+        "harder-first",
+        "next-tokens",
+        "next-tokens-hidden",
+        "spread",
+        "strategies",
+        "tokens-at-last",
+    ],
 )
 def test_the_tables_of_declared_contrasts_are_those_of_their_files(name: str) -> None:
     study = STUDIES[name]
@@ -225,7 +233,7 @@ def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
         assert f"| {arm} | {' | '.join(cells)} |" in page
 
 
-@pytest.mark.parametrize("name", ["next-tokens", "spread", "strategies"])
+@pytest.mark.parametrize("name", ["next-tokens", "spread", "strategies", "tokens-at-last"])
 def test_yardsticks_by_ratio_are_those_of_the_file(name: str) -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     with (RESULTS / name / "csv" / "yardsticks.csv").open() as lines:
