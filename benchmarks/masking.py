@@ -15,7 +15,7 @@ The batch is 64 rows of 512 tokens of real text: prose of the installed packages
   apart (``model_scores_pass``), for each step whose rows are scored.
 
 All sides take turns, round by round; figures are ratios of medians of processor time. Ours starts from
-rows as the loader gives them; reading these rows from disk is timed beside it (``loader_ms``).
+the loader's rows as tensors of the host; reading these rows from disk is timed beside it (``loader_ms``).
 ``peak_mib`` is what masking allocates at most, per kind.
 """
 
