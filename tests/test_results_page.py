@@ -220,6 +220,20 @@ def test_the_overview_says_what_the_sections_say() -> None:
     assert [each for each in intervals if each not in sections] == []
 
 
+def test_ends_with_and_without_single_tokens_are_compared_as_the_files_say() -> None:
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    ends = [("tokens-at-last", "tokens to a quarter"), ("strategies", "tokens to words")]
+    with_some, without = (
+        next(task for task in STUDIES[name]["tasks"] if task["task"] == "mean_loss")["arms"][arm]
+        for name, arm in ends
+    )
+    seeds = without["by_seed"]
+    gaps = [mean(seeds[seed]) - mean(with_some["by_seed"][seed]) for seed in seeds]
+    middle, low, high = re.findall(r"\d\.\d{3}", _cell(gaps, 1))
+    assert len(gaps) == 6
+    assert f"the same six seeds are {middle} nats lower on the mean ({low} to {high})" in page
+
+
 def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     with (RESULTS / "harder-first" / "csv" / "yardsticks.csv").open() as lines:

@@ -252,7 +252,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 
 def way_to_read(error: BaseException, otherwise: str) -> str:
-    """What to do about a file that cannot be read: ``otherwise``, where it is not a right that lacks."""
+    """What to do about a file that cannot be read: ``otherwise``, unless this user may not read it."""
     return READABLE if isinstance(error, PermissionError) else otherwise
 
 
