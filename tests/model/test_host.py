@@ -152,6 +152,21 @@ def test_what_a_matrix_gives_in_bfloat16_is_no_view() -> None:
     assert layer.weight.grad is not None
 
 
+@pytest.mark.usefixtures("by_onednn")
+def test_gradients_of_gradients_are_those_of_double_precision() -> None:
+    torch.manual_seed(0)
+    layer, x = HostLinear(3, 4), torch.randn(5, 3)
+    exact = nn.Linear(3, 4).double()
+    exact.load_state_dict(layer.state_dict())
+    found = []
+    for module, value in ((layer, x), (exact, x.double())):
+        value = value.requires_grad_()
+        (gradient,) = torch.autograd.grad(module(value).tanh().sum(), value, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), [value, *module.parameters()]))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_gradients_of_gradients_in_bfloat16() -> None:
     torch.manual_seed(0)
     layer, x = HostLinear(3, 4), torch.randn(5, 3, requires_grad=True)

@@ -133,7 +133,7 @@ class _Linear(torch.autograd.Function):
         for_x, for_weight, for_bias = ctx.needs_input_grad
         grad = grad_outputs[0].contiguous()
         return (
-            _product(grad, weight.t(), None) if for_x else None,
+            _Linear.apply(grad, weight.t(), None) if for_x else None,  # it has gradients itself
             grad.t() @ x if for_weight else None,
             grad.sum(0) if for_bias else None,
         )
