@@ -10,7 +10,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,12 @@ from tests.support.tiny_run import tiny_run
 
 
 @pytest.fixture(scope="module")
-def made(
-    tiny_data: PreparedData, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, Path]]:
+def made(tiny_data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run of a user whose files the group may read, and its folder of data."""
     folder = tmp_path_factory.mktemp("made")
     before = os.umask(0o027)
     try:
-        yield tiny_run(folder, tiny_data), tiny_data.path
+        return tiny_run(folder, tiny_data), tiny_data.path
     finally:
         os.umask(before)
 
