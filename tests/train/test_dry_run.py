@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -319,6 +320,24 @@ def test_arms_differ_in_masking_or_in_what_they_are_named_for_alone(base: str, a
 
 def test_every_arm_is_listed() -> None:
     assert {path.stem for path in ARMS} == set(MEAN_RATIO)
+
+
+@pytest.mark.parametrize("base", ["bert-base", "bert-large", "bert-tiny"])
+def test_arms_choose_words_as_the_page_of_recipes_says(base: str) -> None:
+    """The recipes that an arm comes after have content of their own, which it must not keep."""
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    table = page.split("| `arms/` |")[1].split("\n\n")[0]
+    said = {
+        name: line.split("|")[4].strip()
+        for line in table.splitlines()[2:]
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1])
+    }
+    assert said.keys() >= {arm.stem for arm in ARMS}
+    for arm in ARMS:
+        values = merge(read_yaml(CONFIGS / f"{base}.yaml"), read_yaml(arm))
+        kind = RunConfig.parse(values, arm.name).masking.content.kind
+        if arm.stem != "ema":
+            assert (kind == "none") == said[arm.stem].startswith("none"), arm.stem
 
 
 def test_later_files_change_earlier_ones() -> None:
