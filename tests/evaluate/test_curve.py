@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from chronomask.cli import app
 from chronomask.data.folder import PreparedData
-from chronomask.errors import RunError, UsageError
+from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.evaluate.curve import Plan, checkpoints_of, evaluate_curve
 from chronomask.layers import read_yaml
 from chronomask.runs.result import TaskResult
@@ -102,3 +102,35 @@ def test_what_cannot_run_is_refused_before_any_work(run: Path, tmp_path: Path) -
     with pytest.raises(UsageError, match="blimp"):
         evaluate_curve(run, Plan(("blimp",), tmp_path, 1), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_task_that_draws_nothing_leaves_results_of_checkpoints_alone(
+    run: Path, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    """So that the same command goes on with a run that has trained further, and ``force`` is enough."""
+    for plan in (
+        Plan(("mlm",), tiny_data.path, 1, limit=4),
+        Plan(("mlm",), tiny_data.path, 1, limit=2, force=True),
+    ):
+        evaluate_curve(run, plan, tmp_path, every=2, progress=False)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "step-00000002",
+            "step-00000006",
+        ]
+
+
+def test_a_damaged_last_checkpoint_costs_only_itself(
+    run: Path, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    config = copy / "checkpoints" / "step-00000006" / "transformers" / "config.json"
+    config.write_text(config.read_text() + " ")
+    plan = Plan(("mlm",), tiny_data.path, 1, limit=2)
+    with pytest.raises(RunError, match=r"1 of 3 .*step-00000006: "):
+        evaluate_curve(copy, plan, tmp_path / "out", progress=False)
+    assert TaskResult.path_in(tmp_path / "out" / "step-00000004", "mlm", 0).is_file()
+    for path in (copy / "checkpoints").glob("*/transformers/config.json"):
+        path.write_text(path.read_text() + " ")
+    with pytest.raises(ChronomaskError, match="step-00000006"):
+        evaluate_curve(copy, plan, tmp_path / "none", progress=False)
+    assert not (tmp_path / "none").exists()

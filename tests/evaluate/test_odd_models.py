@@ -21,6 +21,7 @@ from transformers import (
     NystromformerConfig,
     PerceiverConfig,
     PretrainedConfig,
+    ReformerConfig,
     T5Config,
     XmodConfig,
     YosoConfig,
@@ -234,3 +235,34 @@ def test_texts_without_a_token_are_answered(tmp_path: Path) -> None:
     classifier = subject.open_as("AutoModelForSequenceClassification", num_labels=2)
     ((_, output),) = outputs(classifier, encoded, FineTuning(), label="", progress=False)
     assert output.logits.isfinite().all()
+
+
+def test_a_reformers_states_are_wider_and_longer_than_its_config_and_rows(tmp_path: Path) -> None:
+    """Both of its streams side by side, and rows padded to whole chunks by itself."""
+    config = ReformerConfig(
+        attention_head_size=16, attn_layers=["local"], axial_pos_embds=False, is_decoder=False,
+        feed_forward_size=48, hidden_size=32, local_attn_chunk_length=16, num_attention_heads=2,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    subject = save(tmp_path / "model", config)
+    encoder = subject.open_as("AutoModel").eval()
+    encoded = encode(subject.tokenizer, TEXTS, None, 32)
+    with Progress("", len(TEXTS), "texts", shown=False) as shown:
+        vectors = unit_vectors(encoder, encoded, Pooling(), shown)
+        alone = unit_vectors(
+            encoder, encode(subject.tokenizer, TEXTS[1:2], None, 32), Pooling(), shown
+        )
+    assert vectors.shape == (len(TEXTS), 64)
+    np.testing.assert_allclose(vectors[1:2], alone, atol=1e-5)
+    for part in ("train", "test"):
+        lines = [
+            f"{k}\t{word}\t_\t{tag}\t_\t_\t0\t_\t_\t_"
+            for k, (word, tag) in enumerate(
+                [("the", "DET"), ("film", "NOUN"), ("was", "AUX"), ("warm", "ADJ")], 1
+            )
+        ]
+        (tmp_path / f"en_x-ud-{part}.conllu").write_text("\n".join(lines) + "\n\n")
+    for layer in (1, -1):
+        tasks = make_tasks(["upos_probe"], [f"upos_probe.layer={layer}"])
+        (result,) = evaluate(subject, tasks, tmp_path, out=tmp_path / str(layer), progress=False)
+        assert result.metrics["accuracy"] == 1.0

@@ -221,6 +221,24 @@ def test_results_written_with_the_old_names_of_precisions_are_kept(
         evaluate(model, [half], tmp_path, [0], tmp_path / "out", progress=False)
 
 
+def test_where_files_lie_and_what_computes_are_in_no_recipe(
+    tmp_path: Path, tiny_data: PreparedData
+) -> None:
+    """Results of other names of the same files, and of earlier versions, which had them there, are kept."""
+    for name in sorted(REGISTRY):
+        assert make_task(name, {}, "").recipe.keys().isdisjoint({"device", "treebank", "dataset"})
+    (tmp_path / "text.txt").write_text("baco difu\n")
+    model = find_subject(str(save(tmp_path, tiny_data)))
+    for settings in ([], ["device=cpu"]):
+        tasks = make_tasks(["pseudo_perplexity"], settings)
+        (result,) = evaluate(model, tasks, tmp_path, [0], tmp_path / "out", progress=False)
+        path = TaskResult.path_in(tmp_path / "out", "pseudo_perplexity", 0)
+        values = json.loads(path.read_text())
+        values["recipe"]["device"] = "auto"
+        path.write_text(json.dumps(values))
+        assert TaskResult.load(path) == result
+
+
 @pytest.mark.parametrize(("amx", "precision"), [(False, "fp32"), (True, "bf16")])
 def test_a_result_says_which_precision_auto_was(
     amx: bool,

@@ -126,3 +126,16 @@ def test_a_finished_run_has_the_ratio_that_its_plan_asked_for(tmp_path: Path) ->
     assert after.mean_ratio_achieved == before.mean_ratio_achieved
     path.write_text(json.dumps(json.loads(path.read_text()) | {"mean_ratio_asked": None}))
     assert arm_row(read_run(folder)).mean_ratio_asked == before.mean_ratio_asked
+
+
+def test_runs_named_by_their_seeds_alone_have_the_name_of_their_folder(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / arm / f"seed-{seed}", f"seed-{seed}", seed=seed, gain=gain)
+        for arm, gain in (("ptw", 0.0), ("fixed", 0.5))
+        for seed in (0, 1)
+    ]
+    for folder in folders[2:]:
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(f"{text}z_loss: 0.5\n")
+    arms = group_by_arm([read_run(folder) for folder in folders])
+    assert {name: list(own) for name, own in arms.items()} == {"ptw": [0, 1], "fixed": [0, 1]}

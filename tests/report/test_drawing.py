@@ -17,6 +17,7 @@ from chronomask.report.drawing import (
     lines_panel,
     shorten,
     spread,
+    text_width,
 )
 from chronomask.yardsticks import CONTENT, FUNCTION, OTHER, PUNCTUATION, group_of
 
@@ -102,3 +103,10 @@ def test_groups_are_those_of_universal_dependencies() -> None:
     assert group_of("DET") == group_of("ADP") == FUNCTION
     assert group_of("PUNCT") == PUNCTUATION
     assert group_of("SYM") == group_of("none") == group_of("band 3") == OTHER
+
+
+def test_dollar_signs_in_names_are_dollar_signs() -> None:
+    plain, priced = text_width("cost 5 & 6"), text_width("cost $5 & $6")
+    assert priced == pytest.approx(plain + 2 * (text_width("a$b") - text_width("ab")), rel=0.01)
+    line = ArmLine(0, r"$\frac$", np.arange(3.0), np.arange(3.0))
+    assert "<svg" in lines_panel([line], "$a$", "steps", "loss $", "x")

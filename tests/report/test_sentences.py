@@ -550,3 +550,28 @@ def test_a_page_says_since_when_a_loss_stands_still_and_what_helped_others() -> 
     assert "Its loss has hardly moved since step 200." in said(base=bert)
     curve["arms"]["base"]["mean"] = [7.0, 6.9, 6.5, 6.2]
     assert "hardly moved" not in said(base=bert)
+
+
+def test_of_a_baseline_that_is_missing_or_no_number_it_is_told() -> None:
+    """And no arm that is finished is called unfinished."""
+    curves = [{"quantity": "validation_loss", "arms": {"a": {"step": [9.0], "mean": [7.0]}}}]
+    made = comparison([task("cola", {"a": (0.1, 0.2)})]) | {"tasks": [], "curves": curves}
+    base, other = made["arms"]
+    made["arms"] = [{**base, "runs": []}, {**other, "complete": True}]
+    assert answer(made) == (
+        "No run of the baseline “base” is complete, so there is nothing to compare yet."
+    )
+    made["arms"] = [{**base, "complete": True}, {**other, "complete": True}]
+    assert answer(made) == (
+        "The baseline “base” ended with a loss that is no number, so there is nothing to compare the others "
+        "with."
+    )
+
+
+def test_the_baselines_share_of_right_tokens_is_its_own() -> None:
+    made = comparison([task("validation_loss", {})])
+    made["arms"] = [
+        {"name": "diverged", "validation_accuracy": 0.01},
+        {**made["arms"][0], "validation_accuracy": 0.42},
+    ]
+    assert answer(made).endswith("; 42.0 % of the tokens are right.")

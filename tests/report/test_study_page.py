@@ -12,6 +12,7 @@ import pytest
 
 from chronomask.errors import DataError, UsageError
 from chronomask.report.page import write_page_of_study
+from chronomask.study.command import report
 from tests.support.comparisons import AXES, comparison, reach, task
 from tests.support.synthetic_runs import write_run
 
@@ -256,3 +257,20 @@ def test_the_arms_say_what_their_numbers_are(tmp_path: Path) -> None:
         (tmp_path / "comparison.json").write_text(json.dumps(made))
         html = write_page_of_study(tmp_path).read_text(encoding="utf-8")
         assert "cosine decay 0.15, floor 0.02, token, steps 1,250<" in html
+
+
+def test_a_study_can_have_another_title(tmp_path: Path) -> None:
+    made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    page = report(tmp_path, tmp_path / "out", title="Of winter").read_text(encoding="utf-8")
+    assert "Of winter" in page
+    assert "Made &lt;up&gt;" not in page
+    assert "Made &lt;up&gt;" in report(tmp_path, tmp_path / "out").read_text(encoding="utf-8")
+
+
+def test_a_comparison_that_lacks_something_is_refused(tmp_path: Path) -> None:
+    made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
+    del made["reach"], made["tasks"]
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    with pytest.raises(DataError, match="lacks tasks, reach, so it is not whole"):
+        write_page_of_study(tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +24,7 @@ from chronomask.study.contrasts import (
     compare_study,
 )
 from chronomask.study.execute import run_study
+from chronomask.study.gather import _common  # pyright: ignore[reportPrivateUsage]
 from chronomask.study.statistics import smallest_difference
 from chronomask.study.units import Study
 from tests.support.opened_study import opened
@@ -284,3 +287,65 @@ def test_contrasts_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         opened({**values, "contrasts": pairs}, tmp_path)
+
+
+def test_a_result_that_is_no_number_leaves_its_seed_out(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """As of a model that has diverged: it is told, nothing is tested with it, and the page is written."""
+    study = opened({**values, "curve_steps": []}, tmp_path)
+    run_study(study, study.in_order())
+    for name, seeds, compared in (
+        ("1/results/*/cola-seed0.json", "seed 1", ["fixed", "decay"]),
+        ("*/results/*/cola-seed?.json", "seeds 0 and 1", ["fixed"]),
+    ):
+        for path in (study.folder / "runs" / "decay").glob(f"seed-{name}"):
+            result = TaskResult.load(path)
+            replace(result, metrics={**result.metrics, "mcc": math.nan}).save(path.parent)
+        found = json.loads(compare_study(study).read_text())
+        cola = found["tasks"][-1]
+        assert list(cola["arms"]) == compared
+        assert cola["seeds"] == ([0] if len(compared) > 1 else [0, 1])
+        assert all(numbers.get("p") is None for numbers in cola["arms"].values())
+        (told,) = [text for text in found["notices"] if "is no number" in text]
+        assert told.startswith(f"CoLA: “decay” has a result that is no number with {seeds}, ")
+        assert report_of_study(study.folder).is_file()
+
+
+def test_tasks_are_compared_on_the_fine_tuning_seeds_that_all_arms_have() -> None:
+    """In whatever order the arms come; one that shares none with the baseline takes nothing from others."""
+
+    def results(*pairs: tuple[int, int]) -> dict[tuple[int, int], Any]:
+        return dict.fromkeys(pairs)
+
+    many = results((0, 0), (0, 1), (1, 0), (1, 1))
+    few = results((0, 0), (1, 0))
+    for arms in ({"a": many, "b": few}, {"b": few, "a": many}):
+        for baseline in arms:
+            found = _common(arms, baseline)
+            assert list(found) == list(arms)
+            assert all(list(pairs) == list(few) for pairs in found.values())
+    begun = results((0, 0), (0, 1), (1, 0))  # its second seed is not done yet
+    assert _common({"a": many, "b": begun}, "a") == {
+        name: results((0, 0), (0, 1)) for name in ("a", "b")
+    }
+    other = results((0, 7), (1, 7))
+    assert _common({"a": many, "b": other}, "a") == {"a": many}
+    assert _common({"a": many, "b": other}, "c") == {}
+
+
+def test_a_study_is_compared_again_though_its_checkpoints_are_gone(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Those of one run change nothing; without any, that arm's operations are not counted, as is said."""
+    study = opened({**values, "tasks": {}, "curve_steps": []}, tmp_path)
+    run_study(study, study.in_order())
+    whole = compare_study(study).read_text()
+    shutil.rmtree(study.run_of("decay", 0).checkpoints)
+    assert compare_study(study).read_text() == whole
+    shutil.rmtree(study.run_of("decay", 1).checkpoints)
+    found = json.loads(compare_study(study).read_text())
+    assert ["flops" in arm for arm in found["arms"]] == [True, False]
+    (told,) = [text for text in found["notices"] if "checkpoints" in text]
+    assert "“decay” are gone" in told
+    assert report_of_study(study.folder).is_file()

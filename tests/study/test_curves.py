@@ -18,7 +18,7 @@ from chronomask.study.contrasts import compare_runs
 from chronomask.study.curves import Cost
 from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import dry_run
-from tests.support.synthetic_runs import write_four_arms
+from tests.support.synthetic_runs import cosine, write_four_arms, write_run
 from tests.support.tiny_models import SIZES, save_tiny
 
 
@@ -99,3 +99,22 @@ def test_costs_count_what_an_arm_computes_more_or_less(
         expected = said[1] - said[0]
     assert other[2] - own[2] == pytest.approx(expected, rel=0.05)
     assert other[1] - own[1] == pytest.approx((other[2] - own[2]) / 2)
+
+
+def test_what_is_not_finished_is_drawn_as_far_as_it_came_and_compared_with_nothing(
+    tmp_path: Path,
+) -> None:
+    folders = [
+        write_run(tmp_path / "a0", "a", steps=400, finished=False),
+        write_run(tmp_path / "a1", "a", steps=200, finished=False, seed=1),
+        write_run(tmp_path / "b0", "b", ratio=cosine),
+        write_run(tmp_path / "b1", "b", ratio=cosine, seed=1),
+    ]
+    for order in (folders, [*folders[2:], *folders[:2]]):
+        found, _ = compare_runs([read_run(folder) for folder in order], "made up")
+        curve = found["curves"][0]
+        assert curve["arms"]["a"]["step"][-1] == 200
+        assert curve["arms"]["b"]["step"][-1] == 500
+        assert "difference" not in curve["arms"]["a"]
+        assert "a" not in found["reach"][0]["arms"]
+        report(order, tmp_path / "page")

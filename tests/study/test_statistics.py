@@ -510,3 +510,14 @@ def test_reach_intervals_hold_the_truth_between_far_validations(spacing: int) ->
         assert found is not None
         held += found.low <= truth <= found.high
     assert held / 300 >= 0.95
+
+
+def test_of_numbers_that_are_none_nothing_is_said() -> None:
+    results = {
+        name: {(seed, 0): {"score": np.array([seed + 0.5, 1.0])} for seed in range(3)}
+        for name in ("a", "b")
+    }
+    results["b"][1, 0]["score"][0] = np.nan
+    for wanted in (None, "a"):
+        with pytest.raises(DataError, match=r"arm 'b' has numbers with seeds \(1, 0\)"):
+            compare(results, wanted, "score", key=1)

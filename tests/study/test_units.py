@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from chronomask.errors import UsageError
 from chronomask.prepare.pipeline import prepare
 from chronomask.storage import write_text
 from chronomask.study.command import status
-from chronomask.study.execute import share_of
+from chronomask.study.execute import run_study, share_of
 from chronomask.study.units import check_task_data
 from tests.support.corpus import made_up_text
 from tests.support.opened_study import opened
@@ -186,3 +187,54 @@ def test_runs_that_are_of_no_arm_any_more_are_told(values: dict[str, Any], tmp_p
     values["seeds"] = [1]
     opened(values, tmp_path)
     assert "runs/decay/seed-0, runs/fixed/seed-0 are of no arm and seed" in status(folder)
+
+
+def test_results_on_other_data_are_refused_before_any_work(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    study = opened(values, tmp_path)
+    run_study(study, study.in_order())
+    check_task_data(study)
+    elsewhere = Path(shutil.copytree(tmp_path / "tasks", tmp_path / "elsewhere"))
+    moved = {**values, "task_data": str(elsewhere)}
+    check_task_data(opened(moved, tmp_path))
+    with (elsewhere / "CoLA" / "dev.tsv").open("a") as file:
+        file.write("x\t1\t\tword1 .\n")
+    with pytest.raises(UsageError, match=r"cola-seed0\.json was made with other data than lies in"):
+        check_task_data(opened(moved, tmp_path))
+
+
+def test_logs_are_named_by_what_units_do(values: dict[str, Any], tmp_path: Path) -> None:
+    """An arm that is put before others changes their numbers, and no log."""
+    study = opened(values, tmp_path)
+    logs = {str(unit): study.log(unit) for unit in study.units}
+    assert len(set(logs.values())) == len(study.units)
+    arms = {"first": {"masking.ratio.base": 0.4}, **values["arms"]}
+    grown = opened({**values, "arms": arms}, tmp_path)
+    after = {str(unit): grown.log(unit) for unit in grown.units}
+    assert {name: after[name] for name in logs} == logs
+
+
+def test_a_line_of_a_log_that_is_no_step_is_passed_over(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    study = opened(values, tmp_path)
+    metrics = study.run_of("decay", 0).metrics
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text('{"step": 4}\n[1]\n{"x": 1}\n{"ste')
+    assert "decay  step 4 of 8" in status(study.folder)
+
+
+def test_prepared_data_that_nobody_named_is_not_measured_on(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of tasks' files is ``data`` where none is named, and prepared data are often called so."""
+    values |= {"tasks": {"mlm": {}}, "curve_steps": []}
+    del values["task_data"]
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(values["base"]["data"], "data")
+    study = opened(values, tmp_path)
+    assert study.task_data("mlm") == study.data
+    shutil.copytree("data", "tasks/intrinsic")
+    study = opened({**values, "task_data": "tasks"}, tmp_path)
+    assert study.task_data("mlm") == Path("tasks")

@@ -214,7 +214,10 @@ def report(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write the report to.")
     ] = Path("report"),
-    title: Annotated[str, typer.Option(help="Title of the page.")] = "Masking over training",
+    title: Annotated[
+        str | None,
+        typer.Option(help="Title of the page; else the study's name, or Masking over training."),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(

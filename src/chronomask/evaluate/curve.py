@@ -14,12 +14,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from chronomask.errors import ChronomaskError, RunError, UsageError
-from chronomask.evaluate.evaluate import evaluate
-from chronomask.evaluate.subject import find_subject
+from chronomask.evaluate.evaluate import check_tasks, evaluate
+from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import make_tasks
 from chronomask.processes import can_share_work
 from chronomask.runs.layout import RunFolder, checkpoints_in, step_of
 from chronomask.runs.result import TaskResult
+from chronomask.storage import refuse_file
 
 __all__ = ["Plan", "checkpoints_of", "evaluate_curve"]
 
@@ -68,8 +69,8 @@ def evaluate_curve(
         raise UsageError(f"workers is {workers}; it must be 1 or more")
     checkpoints = checkpoints_of(run, every)
     tasks = make_tasks(plan.tasks, plan.overrides, plan.limit)
-    last = find_subject(str(checkpoints[-1]))
-    evaluate(last, tasks, plan.task_data, [], out, progress=False)  # checks, and computes nothing
+    refuse_file(out, "what an evaluation writes")
+    check_tasks(_newest_whole(checkpoints), tasks, plan.task_data)
     jobs = {path: out / path.name for path in checkpoints}
     found: dict[Path, list[TaskResult]] = {}
     failed: dict[Path, ChronomaskError] = {}
@@ -104,6 +105,16 @@ def evaluate_curve(
             f"the others are in {out}: run the same command again once this is fixed"
         )
     return {step_of(path) or 0: found[path] for path in checkpoints}
+
+
+def _newest_whole(checkpoints: list[Path]) -> Subject:
+    """The last of the checkpoints that opens; raises what the last one of all has where none does."""
+    for path in checkpoints[::-1]:
+        try:
+            return find_subject(str(path))
+        except ChronomaskError:
+            continue  # it is told when its turn comes
+    return find_subject(str(checkpoints[-1]))
 
 
 def _begin_worker(threads: int) -> None:

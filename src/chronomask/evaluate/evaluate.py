@@ -23,7 +23,7 @@ from chronomask.runs.result import TaskResult
 from chronomask.storage import make_folder, refuse_file
 from chronomask.yardsticks import losses_in_words
 
-__all__ = ["default_out", "evaluate", "results_table"]
+__all__ = ["check_tasks", "default_out", "evaluate", "results_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def evaluate(
     task_data, out = Path(task_data), default_out(model) if out is None else Path(out)
     refuse_file(out, "what an evaluation writes")
     wanted = list(_units(tasks, seeds))
-    _check(model, tasks, task_data)
+    check_tasks(model, tasks, task_data)
     there = {} if force else _read_existing(model, task_data, wanted, out)
     if len(there) < len(wanted):
         make_folder(out)  # before hours of work, and not when their first result is there
@@ -212,8 +212,8 @@ def _units(tasks: Sequence[Task[Any]], seeds: Iterable[int]) -> Iterator[tuple[T
             yield task, seed
 
 
-def _check(model: Subject, tasks: Sequence[Task[Any]], task_data: Path) -> None:
-    """Check all tasks; raises one error that names the problem of each."""
+def check_tasks(model: Subject, tasks: Sequence[Task[Any]], task_data: Path) -> None:
+    """Check all tasks; raises one UsageError or DataError that names the problem of each."""
     problems: dict[str, ChronomaskError] = {}
     for task in tasks:
         try:

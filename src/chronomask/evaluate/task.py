@@ -59,7 +59,8 @@ class Task(ABC, Generic[Recipe]):
     draws: ClassVar[bool] = True
     """False: the seed changes nothing, so it is run once, with seed 0"""
     outside_recipe: ClassVar[tuple[str, ...]] = ()
-    """settings that decide no number, such as how many tokens a forward pass has, or where files lie"""
+    """settings that decide no number, such as how many tokens a forward pass has, or where files lie;
+    ``device`` is one of every task's"""
     of_prepared_data: ClassVar[bool] = False
     """whether its data is prepared data: that of the run itself where no other is named"""
 
@@ -74,7 +75,8 @@ class Task(ABC, Generic[Recipe]):
     def recipe(self) -> dict[str, Any]:
         """The result's ``recipe``: every setting that decides the numbers."""
         values = self.config.to_dict()
-        return {name: value for name, value in values.items() if name not in self.outside_recipe}
+        outside = {"device", *self.outside_recipe}
+        return {name: value for name, value in values.items() if name not in outside}
 
     def differing_settings(self, result: TaskResult) -> list[str]:
         """Names of the settings in which a result differs from this task."""
@@ -128,7 +130,8 @@ class Task(ABC, Generic[Recipe]):
         if recipe.get("precision") == "auto":
             from chronomask.model.device import choose_device, precision_on
 
-            recipe["precision"] = precision_on(choose_device(recipe["device"]), "auto")
+            device = choose_device(self.config.to_dict()["device"])
+            recipe["precision"] = precision_on(device, "auto")
         return TaskResult(
             task=self.name,
             family=self.family,

@@ -62,7 +62,7 @@ def unit_vectors(
     from chronomask.model.device import autocast
 
     device = next(encoder.parameters()).device
-    vectors = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
+    vectors = np.zeros((len(texts), _width(encoder)), np.float32)
     filled = np.flatnonzero(texts.lengths)
     for batch in by_tokens(texts.lengths[filled], config.batch_tokens, encoder):
         index = filled[batch]
@@ -75,3 +75,9 @@ def unit_vectors(
         vectors[index] = functional.normalize(mean, dim=1).cpu().numpy()
         shown.advance(index.size)
     return vectors
+
+
+def _width(encoder: PreTrainedModel) -> int:
+    """Of the last hidden states: a Reformer's are both of its reversible streams side by side."""
+    streams = 2 if encoder.config.model_type == "reformer" else 1
+    return streams * encoder.config.hidden_size

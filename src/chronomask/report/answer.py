@@ -82,7 +82,8 @@ def _answer_of_one_arm(task: Numbers, study: Numbers) -> str:
     own, seeds = task["arms"][baseline], len(task["seeds"])
     interval = interval_text(task, own["low"], own["high"], sign=False)
     over = f" on average over {seeds} seeds (95 % interval {interval})" if seeds > 1 else ""
-    right = next(arm.get("validation_accuracy") for arm in study["arms"])
+    of_name = {arm["name"]: arm for arm in study["arms"]}
+    right = of_name[baseline].get("validation_accuracy")
     share = ""
     if task["task"] in LOSSES and right is not None and right == right:
         share = f"; {percent(right)} of the tokens are right"
@@ -128,6 +129,17 @@ def _answer_of_the_unfinished(study: Numbers) -> str:
     curve = next((curve for curve in study["curves"] if curve["quantity"] == LOSS), None)
     if curve is None:
         return "No validation has been made yet."
+    baseline = study["baseline"]
+    theirs = next(arm for arm in study["arms"] if arm["name"] == baseline)
+    if len(study["arms"]) > 1 and not theirs["runs"]:
+        return (
+            f"No run of the baseline “{baseline}” is complete, so there is nothing to compare yet."
+        )
+    if theirs.get("complete"):  # or it would have been measured
+        return (
+            f"The baseline “{baseline}” ended with a loss that is no number, so there is nothing to compare "
+            "the others with."
+        )
     last = {name: (arm["mean"][-1], arm["step"][-1]) for name, arm in curve["arms"].items()}
     name, (loss, step) = min(last.items(), key=lambda item: item[1])
     if len(last) == 1:

@@ -240,11 +240,13 @@ def _identity(run: Run) -> str:
 def _shared_name(runs: Sequence[Run]) -> str:
     """The name that runs have in common, without a number of seed behind it; else the first one's.
 
-    ``ptw-seed0`` and ``ptw-seed1`` are ``ptw``.
+    ``ptw-seed0`` and ``ptw-seed1`` are ``ptw``. Of names that are a seed alone, it is that of the folder that
+    the first run lies in.
     """
     names = {run.name for run in runs}
     bare = {_SEED_AT_END.sub("", name) for name in names}
-    return bare.pop() if len(names) > 1 and len(bare) == 1 else runs[0].name
+    shared = bare.pop() if len(names) > 1 and len(bare) == 1 else runs[0].name
+    return shared or runs[0].path.resolve().parent.name or runs[0].name
 
 
 def _distinct(arms: Sequence[tuple[str, Mapping[int, Run]]]) -> list[str]:

@@ -123,6 +123,10 @@ _TITLES = LOSSES | {
 _METRICS = {"mcc": "MCC", "f1": "F1", "em": "EM", "loss": "nats", "ndcg_at_10": "nDCG@10"}
 
 
+_NEEDED = ("name", "baseline", "arms", "tasks", "curves", "reach", "notices")
+"""Keys of every comparison."""
+
+
 def read_comparison(folder: Path) -> Numbers:
     """The comparison in a study's folder; raises UsageError if there is none, DataError for another."""
     path = folder / FILE
@@ -139,6 +143,11 @@ def read_comparison(folder: Path) -> Numbers:
         raise DataError(
             f"{path} has schema version {found}; this chronomask reads {SCHEMA_VERSION}: make it again "
             "with chronomask study report"
+        )
+    if missing := [key for key in _NEEDED if key not in values]:
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}, so it is not whole: make it again with "
+            "chronomask study report"
         )
     return values if values.get("p_values") == P_VALUES else _without_p_values(values)
 

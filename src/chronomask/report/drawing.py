@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -78,6 +78,7 @@ WIDTH_INCHES = 4.3
 TEXT_POINTS = 9.5
 LABEL_POINTS = 8.5
 _FONT = "DejaVu Sans"  # comes with matplotlib, so the same on every machine
+_NO_FORMULAS: dict[Any, Any] = {"text.parse_math": False}  # names may have dollar signs in them
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ def appearance() -> Iterator[None]:
                 "svg.fonttype": "path",  # the same picture with whatever fonts the reader has
                 "font.family": _FONT,
                 "font.size": TEXT_POINTS,
+                **_NO_FORMULAS,
                 "text.color": INK,
                 "axes.edgecolor": MUTED,
                 "axes.labelcolor": MUTED,
@@ -417,5 +419,6 @@ def text_width(text: str, size: float = LABEL_POINTS) -> float:
     """Width of a line of text in points."""
     if not text.strip():
         return 0.0
-    path = TextPath((0, 0), text, size=size, prop=FontProperties(family=_FONT))
+    with matplotlib.rc_context(_NO_FORMULAS):
+        path = TextPath((0, 0), text, size=size, prop=FontProperties(family=_FONT))
     return float(path.get_extents().width)

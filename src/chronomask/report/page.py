@@ -53,10 +53,13 @@ _MEANS = (
 """What an arm came to, in the order of the table of arms."""
 
 
-def write_page_of_study(folder: Path, out: Path | None = None, known: Curves | None = None) -> Path:
+def write_page_of_study(
+    folder: Path, out: Path | None = None, known: Curves | None = None, title: str | None = None
+) -> Path:
     """Write the page of a study that was compared, from its files alone, into its folder or ``out``.
 
-    Runs whose logs are not there are left out of the figures from inside the arms, and that is said.
+    ``title``: of the page, else the study's name. Runs whose logs are not there are left out of the figures
+    from inside the arms, and that is said.
     Returns the page's path. Raises UsageError or DataError for a folder without a comparison.
     """
     study = read_comparison(folder)
@@ -72,6 +75,8 @@ def write_page_of_study(folder: Path, out: Path | None = None, known: Curves | N
             f"The runs’ logs of {', '.join(problems)} are not beside this page or cannot be read: the "
             "figures from inside the arms are without them."
         )
+    if title:
+        study["name"] = title
     return write_page(study, runs, out or folder, known)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,8 @@ SCHEMA_VERSION = 1
 """Version of the result files that this package writes and reads."""
 _RENAMED = {"float32": "fp32", "bfloat16": "bf16"}
 """Values of the setting ``precision`` as results written before version 0.1.0 spell them."""
+_ONCE_IN_RECIPE = {"device": None, "treebank": "upos_probe", "dataset": "retrieval"}
+"""Settings that earlier results name in their recipe, though they decide no number, by task; None: any."""
 
 
 def versions_here(*others: str) -> dict[str, str]:
@@ -90,9 +93,22 @@ class TaskResult:
     """what was left out of the files or cut: how many, by reason, such as
     ``{"training examples cut at 128 tokens": 12}``; not in the file where nothing was"""
 
+    path: Path | None = field(default=None, repr=False, compare=False)
+    """the file that it was read from; not in the file"""
+
     def __post_init__(self) -> None:
         if not self.unit:
             object.__setattr__(self, "unit", unit_of_metric(self.primary, self.family))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether its number and those of its examples are numbers, neither NaN nor infinite."""
+        arrays = [np.asarray(values) for values in self.examples.values()]
+        return math.isfinite(self.metrics[self.primary]) and all(
+            np.isfinite(values).all()
+            for values in arrays
+            if np.issubdtype(values.dtype, np.inexact)
+        )
 
     @staticmethod
     def path_in(folder: Path, task: str, seed: int) -> Path:
@@ -107,7 +123,7 @@ class TaskResult:
         np.savez_compressed(buffer, **arrays)
         content = buffer.getvalue()
         write_bytes(_examples_path(path), content)
-        values = {k: v for k, v in asdict(self).items() if k != "examples"}
+        values = {k: v for k, v in asdict(self).items() if k not in ("examples", "path")}
         if not self.left_out:
             del values["left_out"]
         values = {"schema_version": SCHEMA_VERSION, **values}
@@ -128,6 +144,9 @@ class TaskResult:
                 )
             digest = values.pop("examples_sha256")
             recipe = values["recipe"]
+            for name, task in _ONCE_IN_RECIPE.items():
+                if task in (None, values["task"]):
+                    recipe.pop(name, None)
             if recipe.get("precision") in _RENAMED:
                 recipe["precision"] = _RENAMED[recipe["precision"]]
             content = _examples_path(path).read_bytes()
@@ -137,7 +156,8 @@ class TaskResult:
                     "delete both and evaluate again"
                 )
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                found = cls(**values, examples={name: stored[name] for name in stored.files})
+                examples = {name: stored[name] for name in stored.files}
+            found = cls(**values, examples=examples, path=path)
             _check(found)
         except (
             OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, OverflowError

@@ -212,14 +212,15 @@ def report_of_study(out: Path) -> Path:
 def report(
     runs: str | Path | Sequence[str | Path],
     out: str | Path = "report",
-    title: str = "Masking over training",
+    title: str | None = None,
     reference: str | Path | None = None,
 ) -> Path:
     """Write the page of runs, one line an arm, or of a study: ``out/report.html``, whose path it returns.
 
     ``runs``: a run folder or several, the first of them of the baseline; or the folder of a study, drawn as
-    it was last compared. Beside it are the numbers as ``csv/*.csv``. ``reference``: "shipped", or a CSV file
-    of curves to lay under the loss (docs/reading-the-report.md).
+    it was last compared. ``title``: of the page, else the study's name, or "Masking over training". Beside it
+    are the numbers as ``csv/*.csv``. ``reference``: "shipped", or a CSV file of curves to lay under the loss
+    (docs/reading-the-report.md).
     The same files give the same bytes. Raises UsageError for no folder, one given
     twice or one that is neither, and DataError for files that cannot be read.
     """
@@ -227,7 +228,7 @@ def report(
 
 
 def report_in_words(
-    runs: Sequence[Path], out: Path, title: str, reference: str | None = None
+    runs: Sequence[Path], out: Path, title: str | None, reference: str | None = None
 ) -> str:
     """What ``chronomask report`` says: the arms as a table, and the page's path."""
     check_installed("matplotlib", "report", "Drawing a report")
@@ -397,7 +398,7 @@ def _out_of_time(
 def _report(
     runs: str | Path | Sequence[str | Path],
     out: Path,
-    title: str,
+    title: str | None,
     reference: str | Path | None,
 ) -> tuple[Path, Mapping[str, Sequence[Run]]]:
     """The page, and the runs of each arm; none for a study."""
@@ -415,7 +416,7 @@ def _report(
                 )
             from chronomask.report.page import write_page_of_study
 
-            return write_page_of_study(folder, out, known), {}
+            return write_page_of_study(folder, out, known, title), {}
         if (folder / STUDY_FILE).is_file():
             raise UsageError(
                 f"{folder} is a study that was not compared yet: chronomask study report {folder}"
@@ -427,7 +428,7 @@ def _report(
     from chronomask.report.page import write_page
     from chronomask.study.contrasts import compare_runs
 
-    comparison, arms = compare_runs(read, title)
+    comparison, arms = compare_runs(read, title or "Masking over training")
     return write_page(comparison, arms, out, known), arms
 
 
@@ -460,7 +461,7 @@ def _last_step(study: Study, unit: Unit) -> int:
     for line in reversed(path.read_text(encoding="utf-8").splitlines()):
         try:
             return int(json.loads(line)["step"])
-        except ValueError:
+        except (ValueError, TypeError, KeyError):
             continue  # the last line may be half-written
     return 0
 

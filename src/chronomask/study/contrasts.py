@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chronomask import __version__
+from chronomask.errors import UsageError
 from chronomask.report.arms import arm_row, mean_row
 from chronomask.report.comparison import (
     FILE,
@@ -61,12 +62,23 @@ def compare_study(study: Study) -> Path:
     from chronomask.data.folder import PreparedData
 
     gathered = from_study(study)
+    if study.config.prepare is not None and not study.data.exists():
+        raise UsageError(
+            f"{study.data} is gone, and its text is part of a comparison: chronomask study run prepares it "
+            f"again; chronomask report {study.folder} draws the last comparison, if there is one"
+        )
     data = PreparedData.open(study.data)
-    costs = {
-        arm.name: Cost.of(arm, data, study.arms[arm.name].config)
-        for arm in gathered.arms
-        if arm.runs
-    }
+    costs: dict[str, Cost] = {}
+    for arm in gathered.arms:
+        if not arm.runs:
+            continue
+        if (cost := Cost.of(arm, data, study.arms[arm.name].config)) is not None:
+            costs[arm.name] = cost
+        else:
+            gathered.notices.append(
+                f"The checkpoints of “{arm.name}” are gone, which say how large its model is: its operations "
+                "are not counted."
+            )
     values = _compare_arms(gathered, study.config.name, costs, study.config.contrasts)
     values |= {
         "seeds": list(study.config.seeds),
@@ -116,6 +128,7 @@ def _compare_arms(
     ]
     tasks += [_task(results, baseline, contrasts) for results in gathered.final]
     _correct(tasks, declared=bool(contrasts))
+    finished = {arm.name for arm in gathered.arms if arm.complete}
     notices = [*gathered.notices, *_not_finite(gathered), *_not_tested(tasks, contrasts, gathered)]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -131,7 +144,7 @@ def _compare_arms(
         "tasks": tasks,
         "p_values": P_VALUES,
         "yardsticks": list_yardsticks(compared),
-        "reach": [reach(curve, baseline) for curve in curves],
+        "reach": [reach(curve, baseline, finished) for curve in curves],
         "curves": curves,
     }
 

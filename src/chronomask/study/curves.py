@@ -7,7 +7,7 @@ How soon a curve is as good as a target, with its interval over seeds, is said b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,11 +82,14 @@ class Cost:
         self._beside = np.concatenate(([0.0], np.cumsum(beside)))
 
     @classmethod
-    def of(cls, arm: ArmRuns, data: PreparedData, config: RunConfig) -> Cost:
-        """That of an arm with complete runs."""
-        run = next(iter(arm.runs.values()))
-        assert run.summary is not None
-        return cls(run.path / run.summary["checkpoint"] / MODEL, data, config)
+    def of(cls, arm: ArmRuns, data: PreparedData, config: RunConfig) -> Cost | None:
+        """That of an arm with complete runs; None where no run has its last checkpoint any more."""
+        for run in arm.runs.values():
+            assert run.summary is not None
+            model = run.path / run.summary["checkpoint"] / MODEL
+            if (model / "config.json").is_file():
+                return cls(model, data, config)
+        return None
 
     def flops(self, steps: np.ndarray, tokens: np.ndarray, masked: np.ndarray) -> np.ndarray:
         """Floating-point operations of so many steps on so many tokens, so many of them masked."""
@@ -110,15 +113,17 @@ def draw_curves(
     tasks = dict.fromkeys(results.task for results in gathered.curves)
     drawn = [curve for curve in losses if curve["arms"]]
     curves = [*drawn, *(_task_curve(t, gathered, costs) for t in tasks)]
+    finished = {arm.name for arm in gathered.arms if arm.complete}
     for curve in curves:
-        _add_differences(curve, gathered.baseline)
+        _add_differences(curve, gathered.baseline, finished)
     return curves
 
 
 def _loss_curve(
     runs: Mapping[str, Mapping[int, Run]], costs: Costs, quantity: str = LOSS, column: str = "loss"
 ) -> Numbers:
-    """The validations of each arm, at the steps of its first seed; arms without the column are left out.
+    """The validations of each arm, at those steps of its first seed that all its seeds have come to; arms
+    without the column are left out.
 
     Accuracy, and what the data's frequencies alone would reach, belong to the loss at the fixed ratio.
     """
@@ -131,6 +136,11 @@ def _loss_curve(
             continue
         first = next(iter(lines))
         steps = lines[first]["step"][finite[first]]
+        ends = [line["step"][finite[seed]][[0, -1]] for seed, line in lines.items()]
+        begin, end = max(own[0] for own in ends), min(own[1] for own in ends)
+        steps = steps[(begin <= steps) & (steps <= end)]
+        if not len(steps):
+            continue
         values, accuracies = (
             {
                 seed: np.interp(steps, line["step"][finite[seed]], line[key][finite[seed]])
@@ -236,10 +246,11 @@ def _spent(run: Run, cost: Cost | None, steps: np.ndarray) -> dict[str, np.ndarr
     return {axis: spent[axis] for axis in AXIS_NAMES if axis in spent}
 
 
-def _add_differences(curve: Numbers, baseline: str) -> None:
-    """Put beside every arm how far it is from the baseline at the steps and seeds that both have."""
-    theirs = curve["arms"].get(baseline)
-    for own in curve["arms"].values() if theirs else ():
+def _add_differences(curve: Numbers, baseline: str, finished: Collection[str]) -> None:
+    """Put beside every finished arm how far it is from the baseline at the steps and seeds that both have."""
+    arms = {name: own for name, own in curve["arms"].items() if name in finished}
+    theirs: Any = arms.get(baseline)
+    for own in arms.values() if theirs else ():
         steps, mine, other = np.intersect1d(own["step"], theirs["step"], return_indices=True)
         seeds = [seed for seed in own["by_seed"] if seed in theirs["by_seed"]]
         gaps = [
@@ -260,14 +271,15 @@ def _add_differences(curve: Numbers, baseline: str) -> None:
         }
 
 
-def reach(curve: Numbers, baseline: str) -> Numbers:
-    """What it cost each arm to be as good as the baseline ended, seed by seed.
+def reach(curve: Numbers, baseline: str, finished: Collection[str]) -> Numbers:
+    """What it cost each finished arm to be as good as the baseline ended, seed by seed.
 
     Found in steps; what an arm had spent at a step is the mean over its seeds. None: not reached.
     """
-    theirs = curve["arms"].get(baseline)
+    among = {name: own for name, own in curve["arms"].items() if name in finished}
+    theirs: Any = among.get(baseline)
     arms: Numbers = {}
-    for name, own in curve["arms"].items() if theirs else ():
+    for name, own in among.items() if theirs else ():
         seeds = [seed for seed in own["by_seed"] if seed in theirs["by_seed"]]
         if not seeds:
             continue

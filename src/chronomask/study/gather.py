@@ -15,7 +15,7 @@ from typing import Any
 
 from chronomask.errors import DataError, RunError
 from chronomask.report.arms import group_by_arm
-from chronomask.report.comparison import flatten
+from chronomask.report.comparison import first_few, flatten, join_words, task_title
 from chronomask.report.yardstick_tables import last_yardsticks
 from chronomask.runs.layout import RunFolder, step_of
 from chronomask.runs.read import Run, read_run
@@ -188,8 +188,28 @@ def from_runs(runs: Sequence[Run]) -> Gathered:
             notices.append(f"Task {task} is left out: {error}.")
             continue
         _add(gathered, found, task)
+        notices += _not_shared(gathered, found.get((task, None), {}), task)
     _note_unlike(gathered)
     return gathered
+
+
+def _not_shared(
+    gathered: Gathered, arms: Mapping[str, Mapping[Pair, TaskResult]], task: str
+) -> list[str]:
+    """A notice of the results of a task, each arm's last, that are not compared because others lack them."""
+    kept = next((own.arms for own in gathered.final if own.task == task), {})
+    left_out = [
+        f"“{name}” seed {seed}, fine-tuning seed {own}"
+        for name, by_pair in arms.items()
+        for (seed, own), result in by_pair.items()
+        if (seed, own) not in kept.get(name, {}) and result.is_finite
+    ]
+    if not left_out:
+        return []
+    return [
+        f"{task_title({'task': task})} is compared on the seeds that all arms have; left out: "
+        f"{join_words(first_few(left_out))}."
+    ]
 
 
 def _note_unlike(gathered: Gathered) -> None:
@@ -294,34 +314,64 @@ def _all_of(found: Found, task: str) -> list[TaskResult]:
 
 
 def _add(gathered: Gathered, found: Found, task: str) -> None:
-    """Put a task's results where they belong, on the seeds that all arms have."""
-    for (name, step), arms in found.items():
-        common = _common(arms, gathered.baseline) if name == task else {}
-        if common:
+    """Put a task's results where they belong, on the seeds that all arms have; those that are no numbers are
+    told and left out.
+    """
+    of_task = {step: arms for (name, step), arms in found.items() if name == task}
+    for step, arms in of_task.items():
+        finite = {
+            name: {pair: result for pair, result in by_pair.items() if result.is_finite}
+            for name, by_pair in arms.items()
+        }
+        if common := _common(finite, gathered.baseline):
             (gathered.final if step is None else gathered.curves).append(
                 TaskResults(task, step, common)
+            )
+    title = task_title({"task": task})
+    for name in dict.fromkeys(name for arms in of_task.values() for name in arms):
+        seeds = {
+            seed
+            for arms in of_task.values()
+            for (seed, _), result in arms.get(name, {}).items()
+            if not result.is_finite
+        }
+        if seeds:
+            numbers = join_words([str(seed) for seed in sorted(seeds)])
+            gathered.notices.append(
+                f"{title}: “{name}” has a result that is no number with seed{'s' * (len(seeds) > 1)} "
+                f"{numbers}, as of a model that has diverged. The task is compared without it, on the seeds "
+                "that are left."
             )
 
 
 def _common(
     arms: dict[str, dict[Pair, TaskResult]], baseline: str
 ) -> dict[str, dict[Pair, TaskResult]]:
-    """The arms on the seeds that all have, whole pre-training seeds alone; empty if there are none."""
-    if baseline not in arms:
+    """The arms on the seeds that all have: on the fine-tuning seeds that each arm has, those pre-training
+    seeds that have all of these. An arm that shares none with the baseline is not among them; empty if the
+    baseline has none.
+    """
+    theirs = {task_seed for _, task_seed in arms.get(baseline, {})}
+    if not theirs:
         return {}
-    full = max(len({task_seed for _, task_seed in by_pair}) for by_pair in arms.values())
+    of_arm = {name: {own for _, own in by_pair} for name, by_pair in arms.items()}
+    wanted = set.intersection(*(own for own in of_arm.values() if own & theirs))
 
     def whole(by_pair: dict[Pair, TaskResult]) -> set[int]:
         seeds = {seed for seed, _ in by_pair}
-        return {seed for seed in seeds if sum(own == seed for own, _ in by_pair) == full}
+        return {seed for seed in seeds if all((seed, own) in by_pair for own in wanted)}
 
-    kept = {name: whole(by_pair) for name, by_pair in arms.items()}
+    kept = {name: whole(by_pair) for name, by_pair in arms.items()} if wanted else {}
     kept = {name: seeds for name, seeds in kept.items() if seeds & kept[baseline]}
     if not kept:
         return {}
     common = set.intersection(*kept.values())
     return {
-        name: {pair: result for pair, result in arms[name].items() if pair[0] in common}
+        name: {
+            (seed, own): result
+            for (seed, own), result in arms[name].items()
+            if seed in common and own in wanted
+        }
         for name in kept
         if common
     }
@@ -337,7 +387,12 @@ def _check_runs(runs: Sequence[Run]) -> None:
 def _check_results(task: str, results: Sequence[TaskResult]) -> None:
     """Refuse results of one task that were not made alike."""
     for what in ("versions", "data_sha256", "recipe", "primary", "num_examples"):
-        _check_same([(f"{r.model}, seed {r.seed}", getattr(r, what)) for r in results], what, task)
+        _check_same([(_where(r), getattr(r, what)) for r in results], what, task)
+
+
+def _where(result: TaskResult) -> str:
+    """Which result it is: its file, as its model may have been moved since."""
+    return str(result.path or f"{result.model}, seed {result.seed}")
 
 
 def _check_same(values: Sequence[tuple[str, Any]], what: str, task: str | None = None) -> None:

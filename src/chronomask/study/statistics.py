@@ -399,9 +399,20 @@ def half_width(level: float, n: int) -> float:
     return float(stats.t.ppf((1 + level) / 2, n - 1))
 
 
+def _check_numbers(name: str, results: Results) -> None:
+    for pair, examples in results.items():
+        for values in map(np.asarray, examples.values()):
+            if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+                raise DataError(
+                    f"arm '{name}' has numbers with seeds {pair} that are NaN or infinite, of which no mean "
+                    "can be told: leave that seed out, in all arms"
+                )
+
+
 def _check_seeds(name: str, results: Results, baseline: Results) -> None:
     if not results:
         raise DataError(f"arm '{name}' has no results")
+    _check_numbers(name, results)
     missing = sorted(set(results) ^ set(baseline))
     if missing:
         listed = ", ".join(f"({a}, {b})" for a, b in missing[:5])

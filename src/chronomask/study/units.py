@@ -14,12 +14,12 @@ from typing import Any, Literal
 from chronomask.config import diff
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, RunError, UsageError
-from chronomask.evaluate.task import Task, folder_of, is_hub
+from chronomask.evaluate.task import Task, is_hub
 from chronomask.evaluate.tasks import make_task
 from chronomask.folders import what_it_is
 from chronomask.layers import read_yaml
 from chronomask.prepare.config import PrepareConfig
-from chronomask.runs.layout import RunFolder
+from chronomask.runs.layout import RunFolder, step_name
 from chronomask.runs.result import TaskResult, versions_here
 from chronomask.runs.rules import unchangeable
 from chronomask.storage import read_object, refuse_file, write_text
@@ -85,10 +85,12 @@ class Study:
         return _data_folder(self.config, self.folder)
 
     def task_data(self, task: str) -> Path:
-        """Folder with a task's files: for one of prepared data the study's own, unless another is given."""
+        """Folder with a task's files: for one of prepared data the study's own, unless another is named for
+        the task, or the folder of all tasks holds some under the name of its family.
+        """
         given, its = self.config.data_of(task), self.tasks[task]
         named = self.config.tasks[task].data is not None
-        there = (folder_of(given, its.family) / MANIFEST).is_file()
+        there = (given / its.family / MANIFEST).is_file()
         return self.data if its.of_prepared_data and not (named or there) else given
 
     def run_of(self, arm: str, seed: int) -> RunFolder:
@@ -115,8 +117,14 @@ class Study:
         return TaskResult.path_in(self.run(unit).results_of(unit.step), unit.task, unit.task_seed)
 
     def log(self, unit: Unit) -> Path:
-        """What a unit printed."""
-        return self.folder / "logs" / f"unit-{unit.number:05d}-{unit.kind}.log"
+        """What a unit printed; named by what it does, as numbers change where a study grows."""
+        logs = self.folder / "logs"
+        if unit.kind == "prepare":
+            return logs / "prepare.log"
+        of_run = logs / unit.arm / f"seed-{unit.seed}"
+        if unit.kind == "pretrain":
+            return of_run / "pretrain.log"
+        return of_run / step_name(unit.step) / f"{unit.task}-seed{unit.task_seed}.log"
 
     def is_complete(self, unit: Unit) -> bool:
         """Whether the unit's mark is there. Raises DataError for a mark that is damaged."""
@@ -220,11 +228,13 @@ def begin(study: Study) -> None:
 
 
 def check_task_data(study: Study, *, from_hub: bool = True) -> None:
-    """Read the files of every task once; raises one error that names all that is missing.
+    """Read the files of every task once; raises one error that names all that is missing, or that is not
+    what the results in the study's folder were made with.
 
     ``from_hub``: also data sets on the hub, which are loaded from there.
     """
     problems, ways_out = [], []
+    made_with = _data_of_results(study)
     for name, task in study.tasks.items():
         data = study.task_data(name)
         if not from_hub and is_hub(data):
@@ -232,7 +242,13 @@ def check_task_data(study: Study, *, from_hub: bool = True) -> None:
         if data == study.data and not (data / MANIFEST).is_file():
             continue  # the study prepares it
         try:
-            task.data_sha256(data)
+            there = task.data_sha256(data)
+            for digest, path in made_with.get(name, {}).items():
+                if digest != there:
+                    raise DataError(
+                        f"{path} was made with other data than lies in {data}: give the folder that it was "
+                        "made with, or remove the results of this task to make them again"
+                    )
         except (UsageError, DataError) as error:
             problems.append(f"{name}: {as_study_setting(str(error), name)}")
             own = study.config.tasks[name].data is not None
@@ -241,6 +257,16 @@ def check_task_data(study: Study, *, from_hub: bool = True) -> None:
         ways = " and ".join(dict.fromkeys(ways_out))
         gives = "gives" if len(set(ways_out)) == 1 else "give"
         raise UsageError(f"{'; '.join(problems)}. {ways} {gives} another folder")
+
+
+def _data_of_results(study: Study) -> dict[str, dict[str, Path]]:
+    """Task → hash of the data that results in the study's folder were made with → one of these results."""
+    found: dict[str, dict[str, Path]] = {}
+    for unit in study.units:
+        if unit.kind == "evaluate" and study.is_complete(unit):
+            path = study.result(unit)
+            found.setdefault(unit.task, {}).setdefault(TaskResult.load(path).data_sha256, path)
+    return found
 
 
 def as_study_setting(text: str, task: str) -> str:

@@ -66,7 +66,7 @@ class ProbeTask(Task[ProbeConfig]):
     name = "upos_probe"
     family = "probe"
     draws = False
-    outside_recipe = ("batch_tokens",)
+    outside_recipe = ("batch_tokens", "treebank")
 
     def __init__(self, config: ProbeConfig | None = None) -> None:
         super().__init__(config or ProbeConfig())
@@ -181,6 +181,11 @@ class ProbeTask(Task[ProbeConfig]):
                 of_token[real] = word_of[(encoded.bounds[index][:, None] + place)[real]]
                 flat = torch.from_numpy(of_token.ravel()).to(device)
                 chosen = flat >= 0
+                states = states[:, : real.shape[1]]  # some models, as Reformer, pad rows themselves
+                if (
+                    states.shape[2] != sums.shape[1]
+                ):  # and its states may be twice as wide as its config says
+                    sums = torch.zeros(len(tags), states.shape[2], device=device)
                 sums.index_add_(0, flat[chosen], states.flatten(0, 1)[chosen].float())
                 shown.advance(index.size)
         counts = np.bincount(word_of[word_of >= 0], minlength=len(tags))

@@ -79,7 +79,7 @@ class RetrievalTask(Task[Retrieval]):
     name = "retrieval"
     family = "retrieval"
     draws = False
-    outside_recipe = ("batch_tokens",)
+    outside_recipe = ("batch_tokens", "dataset")
 
     def __init__(self, config: Retrieval | None = None) -> None:
         super().__init__(config or Retrieval())
