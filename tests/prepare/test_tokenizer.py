@@ -129,6 +129,20 @@ def test_unigram_pieces_are_sentencepieces_own() -> None:
         assert tokens == theirs.encode(text, out_type=str)
 
 
+def test_unigram_takes_all_white_space_for_spaces() -> None:
+    """Tabs and line ends part words as spaces do, and none of them is unknown."""
+    backend = Unigram(vocab_size=300).train(SAMPLE)
+    words = SAMPLE[0].replace("N", "n").split()[:8]
+    with_spaces = backend.encode(" ".join(words), add_special_tokens=False)
+    assert "[UNK]" not in with_spaces.tokens
+    for between in ("\n", "\t", "\r\n", "\n\n  ", "\u2028"):
+        text = between.join(words)
+        encoding = backend.encode(text, add_special_tokens=False)
+        assert encoding.tokens == with_spaces.tokens
+        spelled = [text[begin:end].strip() for begin, end in encoding.offsets]
+        assert spelled == [token.removeprefix("▁") for token in encoding.tokens]
+
+
 def test_unigram_learns_from_lines_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """sentencepiece leaves long ones out; cut at spaces, they train nearly what short lines do."""
     lines = [line for text in SAMPLE for line in text.splitlines() if line.strip()]

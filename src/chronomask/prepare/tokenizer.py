@@ -245,16 +245,18 @@ class Unigram(_Trained):
         little for its characters.
         """
         import sentencepiece
-        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-        steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if self.lowercase else [])]
-        normalizer = normalizers.Sequence(steps)
+        # The pre-tokenizer takes the space before a word into it, and no other white space.
+        spaces = normalizers.Replace(Regex(r"\s+"), " ")
+        lowercase = [normalizers.Lowercase()] if self.lowercase else []
+        normalizer = normalizers.Sequence([normalizers.NFKC(), *lowercase, spaces])
         lines = [
             piece
             for text in sample
-            for line in normalizer.normalize_str(text).splitlines()
+            for line in text.splitlines()
             if line.strip()
-            for piece in _cut(line)
+            for piece in _cut(normalizer.normalize_str(line))
         ]
         if not lines:
             raise DataError("there is no text to train a tokenizer on; check the sources")
