@@ -51,6 +51,7 @@ __all__ = [
     "Config",
     "Seed",
     "diff",
+    "differences",
     "kind_of",
 ]
 
@@ -361,7 +362,12 @@ def _surprises(given: Any, made: Any, at: tuple[str | int, ...] = ()) -> Iterato
 
 def diff(left: Config, right: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ, with both values (None where a key is absent)."""
-    a, b = dict(_leaves(left.to_dict())), dict(_leaves(right.to_dict()))
+    return differences(left.to_dict(), right.to_dict())
+
+
+def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """As :func:`diff`, of configs as dictionaries, which may be of another version."""
+    a, b = dict(_leaves(left)), dict(_leaves(right))
     return {
         key: (a.get(key), b.get(key))
         for key in sorted(a.keys() | b.keys())

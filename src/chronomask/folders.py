@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["is_of_training", "is_prepared_data", "what_it_is"]
+__all__ = ["has_manifest", "is_of_training", "is_prepared_data", "what_it_is"]
 
 
 def is_prepared_data(folder: Path) -> bool:
     """Whether a preparation finished there."""
-    return (folder / "manifest.json").is_file() and (folder / "tokenizer").is_dir()
+    return has_manifest(folder) and (folder / "tokenizer").is_dir()
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether its ``manifest.json`` is that of prepared data, for other programs have files of that name.
+
+    One that is damaged or cannot be read is known by what lies beside it.
+    """
+    file = folder / "manifest.json"
+    if not file.is_file():
+        return False
+    content = b""
+    with suppress(OSError):
+        content = file.read_bytes()
+    others = ("config.yaml", "statistics.json", "tokenizer")
+    return all(name in content for name in (b'"schema_version"', b'"fingerprint"')) or all(
+        (folder / name).exists() for name in others
+    )
 
 
 def is_of_training(folder: Path) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import validation_batches
 from chronomask.errors import DataError, RunError, UsageError
-from chronomask.prepare import pipeline
+from chronomask.prepare import output, pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.executors import Stage, run_task
 from chronomask.prepare.pipeline import prepare
@@ -127,6 +127,67 @@ def test_a_folder_of_something_else_is_left_alone(corpus: Path, tmp_path: Path) 
     with pytest.raises(UsageError, match="is not prepared data"):
         run(tiny_config(corpus), tmp_path / "other", force=True)
     assert (tmp_path / "other" / "train").is_dir()
+
+
+def test_folders_of_other_programs_with_names_of_ours_are_left_alone(
+    corpus: Path, tmp_path: Path
+) -> None:
+    extension, project = tmp_path / "extension", tmp_path / "project"
+    for folder in (extension, project):
+        (folder / "train").mkdir(parents=True)
+        (folder / "train" / "labels.csv").write_text("stays")
+        (folder / "config.yaml").write_text("stays: true")
+    (extension / "manifest.json").write_text('{"name": "my extension"}')
+    (project / ".work").mkdir()
+    for folder in (extension, project):
+        before = files(folder)
+        for force in (False, True):
+            with pytest.raises(UsageError, match="is not prepared data; choose another --out"):
+                run(tiny_config(corpus), folder, force=force)
+        assert files(folder) == before
+
+
+def test_a_damaged_folder_is_known_and_replaced(corpus: Path, tmp_path: Path) -> None:
+    made, out = tiny_config(corpus), tmp_path / "out"
+    whole = files(run(made, out).path)
+    for content in ("", '{"schema_version": 1, "finger'):
+        (out / "manifest.json").write_text(content)
+        with pytest.raises(DataError, match=r"not a readable manifest .*--force"):
+            run(made, out)
+        assert files(run(made, out, force=True).path) == whole
+
+
+@pytest.mark.parametrize("step", ["write", "rmtree"])
+def test_a_removal_that_was_interrupted_goes_on(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Between the old data and the new there is a moment with neither manifest nor state."""
+    out = tmp_path / "out"
+    run(tiny_config(corpus), out)
+    (out / "mine.txt").write_text("stays")
+
+    def stops(*args: Any, **values: Any) -> Any:
+        raise KeyboardInterrupt
+
+    if step == "write":
+        monkeypatch.setattr(output, "write_text", stops)
+    else:
+        monkeypatch.setattr(output.shutil, "rmtree", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_config(corpus), out, force=True)
+    monkeypatch.undo()
+    assert run(tiny_config(corpus, "row_length=64"), out, force=True).row_length == 64
+    assert (out / "mine.txt").read_text() == "stays"
+
+
+def test_a_preparation_killed_before_it_wrote_anything_goes_on(
+    corpus: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "out" / ".work"
+    work.mkdir(parents=True)
+    (work.parent / ".lock").touch()
+    (work / ".state.json.writing").write_text("{")
+    assert run(tiny_config(corpus), work.parent).row_length == 32
 
 
 @pytest.mark.parametrize(

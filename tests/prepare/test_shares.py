@@ -140,12 +140,30 @@ def test_shares_and_a_whole_preparation_do_not_meet(
     with lock(out / ".lock", together=True):  # a share that is still at it
         with pytest.raises(UsageError, match="another process is preparing"):
             prepare(made, out, progress=False)
-        with pytest.raises(UsageError, match="have another config or other sources"):
+        with pytest.raises(UsageError, match="other shares began: row_length is 32 there, 64 here"):
             prepare_share(config(tmp_path, row_length=64), out, Share(2, 2), progress=False)
         assert prepare_share(made, out, Share(2, 2), progress=False) == 0
-    # With nobody at it an unfinished preparation of another config gives way, as without shares.
-    assert prepare_share(config(tmp_path, row_length=64), out, Share(1, 1), progress=False) == 0
+
+
+def test_a_share_never_throws_away_what_shares_of_another_config_did(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody else is at it, but what the first share did took it hours."""
+    made, out = config(tmp_path), tmp_path / "out"
+    prepare_share(made, out, Share(1, 2), progress=False)
+    done = files(out)
+    with pytest.raises(UsageError, match=r"row_length is 32 there, 64 here; .*anew with --force"):
+        prepare_share(config(tmp_path, row_length=64), out, Share(2, 2), progress=False)
+    assert files(out) == done
+    text = tmp_path / "corpus.txt"
+    text.write_text(text.read_text(encoding="utf-8") + "\n\nOne more.", encoding="utf-8")
+    with pytest.raises(UsageError, match="the sources or the tokenizer have changed since"):
+        prepare_share(made, out, Share(2, 2), progress=False)
+    assert files(out) == done
+    # A whole preparation goes over it, and says so unless it was told to.
+    assert "thrown away" not in caplog.text
     assert prepare(config(tmp_path, row_length=64), out, progress=False).row_length == 64
+    assert f"{out} is thrown away: row_length is 32 there, 64 here" in caplog.text
 
 
 def note(work: Path, number: int) -> None:

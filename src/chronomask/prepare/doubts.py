@@ -23,6 +23,7 @@ __all__ = [
     "doubt_repeats",
     "doubt_validation",
     "doubt_vocabulary",
+    "tell_what_is_thrown_away",
     "tell_what_was_left_out",
 ]
 
@@ -63,6 +64,13 @@ def doubt_repeats(sources: Iterable[Mapping[str, Any]]) -> None:
             "pattern holds already, unless it is meant to count more",
             "1 file is" if len(names) == 1 else f"{len(names):,} files are", list_names(names),
         )  # fmt: skip
+
+
+def tell_what_is_thrown_away(out: Path, difference: str) -> None:
+    """Warn that another unfinished preparation is lost; ``difference``: what differs, as a clause."""
+    logger.warning(
+        "what an unfinished preparation had done in %s is thrown away: %s", out, difference
+    )
 
 
 def doubt_validation(

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from chronomask.config import diff, kind_of
+from chronomask.config import diff, differences, kind_of
 from chronomask.data.folder import PreparedData, PreparedSplit
 from chronomask.data.manifest import MANIFEST, WORK
 from chronomask.data.scores import score_split
 from chronomask.data.writer import RowWriter, write_column, write_manifest
-from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, printable
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.prepare.clean import (
     FILTER,
     SIGN,
@@ -42,9 +42,11 @@ from chronomask.prepare.doubts import (
     doubt_repeats,
     doubt_validation,
     doubt_vocabulary,
+    tell_what_is_thrown_away,
     tell_what_was_left_out,
 )
 from chronomask.prepare.executors import Share, Stage, Task, run_stage
+from chronomask.prepare.output import STATE, alone, check_output, in_use, lock_of, remove
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.gather import Gathered, gather, sample_texts
 from chronomask.prepare.read.sources import Found, find_sources, snapshot
@@ -52,14 +54,12 @@ from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, c
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
 from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
-from chronomask.prepare.words.tagger import Tagger
 from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark, read_text
 from chronomask.progress import Progress
-from chronomask.storage import refuse_file, said_by_system, write_json, write_text
+from chronomask.storage import said_by_system, write_json, write_text
 
 __all__ = ["OtherData", "prepare", "prepare_share"]
 
-_LOCK = ".lock"
 _PARTS_LOOKED_AT = 8
 """Parts of the text, evenly spread, whose letters and words are looked at."""
 _SECONDS_TO_BEGIN = 10.0
@@ -98,9 +98,9 @@ def prepare(
     run = _Run.of(PrepareConfig.of(config, **changes), Path(out), progress)
     if not force and run.is_finished():
         return run.reuse()
-    with _alone(run.out):
+    with alone(run.out):
         if force:
-            _remove(run.out)
+            remove(run.out)
         elif run.is_finished():  # by another process since
             return run.reuse()
         with run.going():
@@ -134,25 +134,10 @@ def prepare_share(
             run.reuse()
             return 0
         if not run.is_begun():
-            raise UsageError(
-                f"other shares of {run.out} have another config or other sources; give every share the same, "
-                "or choose another --out"
-            )
+            raise run.refusal(run.other_begun() or "its beginning was interrupted")
         gathered, _, _ = run.until_annotated()
         marks = (mark_file(run.work, ANNOTATE, number) for number in range(gathered.num_parts))
         return sum(not mark.is_file() for mark in marks)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """No other preparation writes ``out`` meanwhile."""
-    with lock(_lock_of(out)) as mine:
-        if not mine:
-            raise _in_use(out)
-        try:
-            yield
-        finally:
-            (out / _LOCK).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -161,27 +146,13 @@ def _beside_others(run: _Run) -> Iterator[None]:
 
     Who finds nobody else there begins the work folder, if it has to be begun.
     """
-    with lock(_lock_of(run.out)) as nobody_else:
+    with lock(lock_of(run.out)) as nobody_else:
         if nobody_else and not (run.is_finished() or run.is_begun()):
             run.begin()
-    with lock(_lock_of(run.out), together=True, seconds=_SECONDS_TO_BEGIN) as mine:
+    with lock(lock_of(run.out), together=True, seconds=_SECONDS_TO_BEGIN) as mine:
         if not mine:
-            raise _in_use(run.out)
+            raise in_use(run.out)
         yield
-
-
-def _lock_of(out: Path) -> Path:
-    """The file whose lock says who writes ``out``; the folder is made."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / _LOCK).touch()
-    except OSError as error:
-        raise UsageError(f"{out} cannot be used as a folder: {error.strerror}") from None
-    return out / _LOCK
-
-
-def _in_use(out: Path) -> UsageError:
-    return UsageError(f"another process is preparing {out}; wait for it, or choose another --out")
 
 
 @dataclass(frozen=True)
@@ -210,15 +181,7 @@ class _Run:
             "config": config.shaping(),
             "sources": snapshot(sources) + config.tokenizer.state(),
         }
-        try:
-            str(out.resolve()).encode()
-        except UnicodeEncodeError:  # the libraries that write there take UTF-8 alone
-            raise UsageError(
-                f"{printable(out)} has a name that is not UTF-8; choose another --out"
-            ) from None
-        refuse_file(out, "prepared data")
-        if not _may_write(out):
-            raise UsageError(f"{out} exists and is not prepared data; choose another --out")
+        check_output(out)
         return cls(config, out, sources, skipped, state, shown, share)
 
     @property
@@ -239,24 +202,42 @@ class _Run:
             raise DataError(f"{error}; use --force to prepare {self.out} again") from None
         changes = diff(before.without_workers(), self.config.without_workers())
         if changes:
-            listing = "; ".join(
-                f"{key} is {was!r} there, {now!r} here" for key, (was, now) in changes.items()
-            )
-            raise OtherData(f"{self.out} was prepared with another config: {listing}")
+            raise OtherData(f"{self.out} was prepared with another config: {_listing(changes)}")
         if data.statistics.get("sources") != self.state["sources"]:
             raise OtherData(f"the sources have changed since {self.out} was prepared")
         return data
 
     def is_begun(self) -> bool:
         """Whether the work folder is of this very preparation."""
-        mark = self.work / "state.json"
+        mark = self.work / STATE
         return mark.is_file() and mark.read_text() == json.dumps(self.state, sort_keys=True)
 
+    def other_begun(self) -> str | None:
+        """What differs, as a clause, where the work folder is of another preparation; None elsewhere."""
+        mark = self.work / STATE
+        there = json.loads(mark.read_text()) if mark.is_file() else {}
+        if not there or self.is_begun():
+            return None
+        changes = differences(there["config"], self.state["config"])
+        return _listing(changes) if changes else "the sources or the tokenizer have changed since"
+
     def begin(self) -> None:
-        """Make the work folder; what another preparation left is removed."""
+        """Make the work folder; what another preparation left is removed, but never by a share."""
+        other = self.other_begun()
+        if other is not None:
+            if self.share is not None:
+                raise self.refusal(other)
+            tell_what_is_thrown_away(self.out, other)
         doubt_repeats(self.state["sources"])
-        _remove(self.out)
-        write_text(self.work / "state.json", json.dumps(self.state, sort_keys=True))
+        remove(self.out)
+        write_text(self.work / STATE, json.dumps(self.state, sort_keys=True))
+
+    def refusal(self, other: str) -> UsageError:
+        """The error of a share where another preparation was begun, from which ``other`` differs."""
+        return UsageError(
+            f"{self.out} holds an unfinished preparation that other shares began: {other}; give every share "
+            "the same, choose another --out, or prepare all of it anew with --force and without --only"
+        )
 
     @contextmanager
     def going(self) -> Iterator[None]:
@@ -467,28 +448,11 @@ class _Run:
         return single + [f"tokenizer/{name}" for name in folder]
 
 
+def _listing(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """The keys of two configs that differ, with both values."""
+    return "; ".join(f"{key} is {was!r} there, {now!r} here" for key, (was, now) in changes.items())
+
+
 def _spread(num: int, most: int) -> list[int]:
     """At most ``most`` of the numbers below ``num``, evenly spread."""
     return sorted({k * num // most for k in range(most)}) if num else []
-
-
-def _may_write(out: Path) -> bool:
-    """Whether ``out`` is free, or prepared data, or a preparation that did not finish."""
-    return (
-        not out.exists()
-        or (out / MANIFEST).is_file()
-        or (out / WORK).is_dir()
-        or all(path.name == _LOCK for path in out.iterdir())
-    )
-
-
-def _remove(out: Path) -> None:
-    """Remove what a preparation writes, the manifest first; anything else in ``out`` stays."""
-    learnt = [tagger.learns for tagger in Tagger.kinds().values() if tagger.learns]
-    files = ("config.yaml", "statistics.json", *learnt, DOCUMENTS_FILE)
-    for name in (MANIFEST, *files, "tokenizer", *SPLITS, WORK):
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
