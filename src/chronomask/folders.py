@@ -6,15 +6,20 @@ import shlex
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["has_manifest", "is_of_training", "is_prepared_data", "what_it_is"]
+__all__ = ["is_of_preparation", "is_of_training", "is_prepared_data", "what_it_is"]
 
 
 def is_prepared_data(folder: Path) -> bool:
     """Whether a preparation finished there."""
-    return has_manifest(folder) and (folder / "tokenizer").is_dir()
+    return _has_manifest(folder) and (folder / "tokenizer").is_dir()
 
 
-def has_manifest(folder: Path) -> bool:
+def is_of_preparation(folder: Path) -> bool:
+    """Whether a preparation finished there, or began to write there."""
+    return _has_manifest(folder) or (folder / ".work" / "state.json").is_file()
+
+
+def _has_manifest(folder: Path) -> bool:
     """Whether its ``manifest.json`` is that of prepared data, for other programs have files of that name.
 
     One that is damaged or cannot be read is known by what lies beside it.

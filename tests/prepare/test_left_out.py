@@ -48,6 +48,25 @@ def write(folder: Path, **contents: str) -> Path:
     return folder
 
 
+def test_what_a_preparation_wrote_beside_its_sources_is_no_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of documents' ids and metadata is a Parquet file, and would be read as text."""
+    monkeypatch.chdir(tmp_path)
+    records = [json.dumps({"id": k, "text": text}) for k, text in enumerate(made_up_text(20))]
+    source = write(Path("in"), a_jsonl="\n".join(records))
+    first = prepared(source / "data", source, id_key="id")
+    assert (source / "data" / "documents.parquet").is_file()
+    second = prepared(source / "data", source, id_key="id")
+    assert second.fingerprint == first.fingerprint
+    for pattern in (source, source / "**" / "*", source / "*" / "*.parquet"):
+        skipped = Skipped()
+        found = [path for path in find_local(pattern, skipped) if path.suffix != ".jsonl"]
+        assert (found, skipped.counts) == ([], {"prepared data": 1})
+    named = find_local(source / "data" / "*.parquet", Skipped())
+    assert named == [source / "data" / "documents.parquet"]
+
+
 def test_a_preparation_ends_with_what_it_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chronomask.data.manifest import MANIFEST, WORK
 from chronomask.errors import UsageError, printable
-from chronomask.folders import has_manifest
+from chronomask.folders import is_of_preparation
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE
 from chronomask.prepare.words.tagger import Tagger
 from chronomask.prepare.work import SPLITS, lock
@@ -37,9 +37,9 @@ def check_output(out: Path) -> None:
 
 def _may_write(out: Path) -> bool:
     """Whether ``out`` is free, or prepared data, or a preparation that did not finish."""
-    work = out / WORK
-    if not out.exists() or has_manifest(out) or (work / STATE).is_file():
+    if not out.exists() or is_of_preparation(out):
         return True
+    work = out / WORK
     # A preparation that was killed at once leaves its lock, and a work folder in which nothing is written.
     begun = list(work.iterdir()) if work.is_dir() else []
     return all(path.name in (_LOCK, WORK) for path in out.iterdir()) and all(

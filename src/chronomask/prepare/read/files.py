@@ -2,8 +2,8 @@
 
 What the bytes mean is for :mod:`readers`. An address is anything that fsspec opens (``s3://``,
 ``https://``, …). The account of what was left out is kept here too. Folders, patterns and addresses
-follow one rule: what is hidden (its name begins with a dot) is left out unless it is named, a link is
-as good as what it leads to, and a folder is entered once.
+follow one rule: what is hidden (its name begins with a dot) is left out unless it is named, and so are
+folders that a preparation wrote; a link is as good as what it leads to, and a folder is entered once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import IO, Any, Literal
 
 from chronomask.compressed import Bounded, damage_errors, decompressed
 from chronomask.errors import ChronomaskError, DataError, UsageError, amount, nearest, printable
+from chronomask.folders import is_of_preparation
 from chronomask.storage import LongLine, byte_lines
 
 __all__ = [
@@ -185,7 +186,7 @@ class _Search:
             for entry in self._listing(folder):
                 if not fnmatchcase(entry.name, part) or self._is_hidden(entry, part, parts[-1]):
                     continue
-                if rest and entry.is_dir():
+                if rest and entry.is_dir() and not self._is_prepared(folder / entry.name):
                     yield from self.matches(folder / entry.name, rest)
                 elif not rest and self._is_file(entry, in_depth):
                     yield folder / entry.name
@@ -204,7 +205,8 @@ class _Search:
             yield folder
             below = (entry for entry in self._listing(folder) if entry.is_dir())
             names = [e.name for e in below if not self._is_hidden(e, parts[0], parts[-1])]
-            left += [folder / name for name in sorted(names, reverse=True)]
+            paths = [folder / name for name in sorted(names, reverse=True)]
+            left += [path for path in paths if not self._is_prepared(path)]
 
     def _listing(self, folder: Path) -> list[os.DirEntry[str]]:
         try:
@@ -231,6 +233,13 @@ class _Search:
                 self._tell("hidden", Path(entry.path), "files", size, len(files), folder=True)
         elif fnmatchcase(entry.name, last):
             self._tell("hidden", Path(entry.path), "files", entry.stat().st_size)
+        return True
+
+    def _is_prepared(self, folder: Path) -> bool:
+        """Whether a preparation wrote a folder, such as the one to be prepared again; then it is counted."""
+        if not is_of_preparation(folder):
+            return False
+        self._tell("prepared data", folder, "folders", folder=True)
         return True
 
     def _is_file(self, entry: os.DirEntry[str], in_depth: bool) -> bool:
