@@ -92,6 +92,40 @@ def test_a_file_inside_an_archive(tmp_path: Path) -> None:
             made.writestr(f"in/{number}.txt", text)
     assert [d.text for d in read(f"zip://in/1.txt::file://{archive}")[0]] == TEXTS[1:2]
     assert [d.text for d in read(f"zip://in/*.txt::file://{archive}")[0]] == TEXTS
+    assert [d.text for d in read(f"zip://in/?.txt::{archive}")[0]] == TEXTS
+    assert [d.text for d in read(f"zip://in/[1-9].t?t::{archive}")[0]] == TEXTS[1:]
+    for pattern in ("?.md", "[5-9].txt"):
+        with pytest.raises(DataError, match="does not exist"):
+            read(f"zip://in/{pattern}::{archive}")
+
+
+def test_a_file_whose_name_is_a_pattern_is_that_file(memory: str) -> None:
+    put(f"{memory}/a[1].txt", b"in brackets")
+    assert [d.text for d in read(f"{memory}/a[1].txt")[0]] == ["in brackets"]
+
+
+def test_an_address_may_begin_with_a_protocol_of_a_copy(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    assert [d.text for d in read(f"simplecache::file://{tmp_path}/a.txt")[0]] == ["one"]
+    folder = f"simplecache::file://{tmp_path}"
+    assert [d.text for d in read(folder)[0]] == ["one"]
+    (tmp_path / "x::y.txt").write_text("no address")
+    assert [d.text for d in read(tmp_path / "x::y.txt")[0]] == ["no address"]
+
+
+def test_another_text_in_an_archive_is_noticed(tmp_path: Path) -> None:
+    """Its size and its time may be the same, but not its checksum."""
+    archive = tmp_path / "corpus.zip"
+
+    def state(text: str) -> Any:
+        with zipfile.ZipFile(archive, "w") as made:
+            made.writestr(zipfile.ZipInfo("a.txt"), text)
+        config = PrepareConfig.parse({"sources": [f"zip://a.txt::{archive}"]})
+        return snapshot(find_sources(config.sources, config.fields(), Skipped()))
+
+    before = state("one")
+    assert state("one") == before
+    assert state("two") != before
 
 
 def test_an_address_gives_the_rows_of_the_path(tmp_path: Path) -> None:

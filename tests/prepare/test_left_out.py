@@ -200,6 +200,39 @@ def test_what_is_neither_file_nor_folder(tmp_path: Path) -> None:
         read("/dev/null")
 
 
+def test_links_that_lead_nowhere_stop_nothing(tmp_path: Path) -> None:
+    """Emacs locks a file by a hidden link to a name that is no path; a link may lead to itself."""
+    write(tmp_path / "in", a_txt="text", sub__b_txt="below")
+    (tmp_path / "in" / ".#a.txt").symlink_to("user@host.123:456")
+    (tmp_path / "in" / "ring.txt").symlink_to("ring.txt")
+    (tmp_path / "in" / ".ring.txt").symlink_to(".ring.txt")
+    for source in (tmp_path / "in", tmp_path / "in" / "**" / "*.txt"):
+        documents, skipped = read(source)
+        assert [d.text for d in documents] == ["text", "below"]
+        assert skipped.counts == {"hidden": 2, "a pipe, socket, device or broken link": 1}
+    assert texts(tmp_path / "*" / "*.txt") == ["text"]
+    with pytest.raises(UsageError, match=r"is a link to ring\.txt, which is not there"):
+        read(tmp_path / "in" / "ring.txt")
+
+
+def test_folders_that_a_pattern_reaches_by_two_ways_are_not_links(tmp_path: Path) -> None:
+    write(tmp_path, b__x__b__a_txt="text", b__b_txt="above")
+    documents, skipped = read(tmp_path / "**" / "b" / "**" / "*.txt")
+    assert sorted(d.text for d in documents) == ["above", "text"]
+    assert skipped.counts == {}
+
+
+def test_names_that_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write(tmp_path, home__a_txt="at home")
+    Path("~draft.txt").write_text("draft")
+    assert texts("~draft.txt") == ["draft"]
+    assert texts("~/a.txt") == texts("~/*.txt") == ["at home"]
+    with pytest.raises(UsageError, match=r"source ~nobody-of-that-name\.txt does not exist"):
+        read("~nobody-of-that-name.txt")
+
+
 def test_folders_that_a_pattern_names_but_does_not_enter(tmp_path: Path) -> None:
     write(tmp_path, a_txt="text", sub__b_txt="below")
     documents, skipped = read(tmp_path / "*")

@@ -23,6 +23,7 @@ from chronomask.prepare import tokenizer as module
 from chronomask.prepare.config import ByteLevelBPE, TokenizerFolder, Unigram, WordPiece
 from chronomask.prepare.encoding import load_backend
 from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.read.sources import are_as_noted
 from chronomask.prepare.tokenizer import SavedTokenizer, TokenizerChoice, open_saved
 from tests.support.corpus import made_up_text
 from tests.support.processes import python_path
@@ -179,6 +180,24 @@ def test_a_given_folder_is_used_as_it_is(tiny_tokenizer: Path, tmp_path: Path) -
     assert (
         load_backend(saved.folder).encode(text).ids == load_backend(tiny_tokenizer).encode(text).ids
     )
+
+
+def test_other_settings_of_a_given_tokenizer_are_noticed(
+    tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    folder = copied(tiny_tokenizer, tmp_path / "given")
+    choice = TokenizerFolder(path=str(folder))
+    before = choice.state()
+    assert choice.state() == before
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(settings.read_text() + " ")
+    assert choice.state() != before
+    assert are_as_noted(before, before)
+    assert not are_as_noted(choice.state(), before)
+    # What an older version noted of it says nothing of its settings.
+    old = [{key: value for key, value in entry.items() if key != "settings"} for entry in before]
+    assert are_as_noted(choice.state(), old)
+    assert not are_as_noted(choice.state(), [])
 
 
 def copied(tokenizer: Path, folder: Path) -> Path:

@@ -49,7 +49,7 @@ from chronomask.prepare.executors import Share, Stage, Task, run_stage
 from chronomask.prepare.output import STATE, alone, check_output, in_use, lock_of, remove
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.gather import Gathered, gather, sample_texts
-from chronomask.prepare.read.sources import Found, find_sources, snapshot
+from chronomask.prepare.read.sources import Found, are_as_noted, find_sources, snapshot
 from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, counts_of, forget
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
 from chronomask.prepare.rows.pack import Specials
@@ -203,7 +203,7 @@ class _Run:
         changes = diff(before.without_workers(), self.config.without_workers())
         if changes:
             raise OtherData(f"{self.out} was prepared with another config: {_listing(changes)}")
-        if data.statistics.get("sources") != self.state["sources"]:
+        if not are_as_noted(self.state["sources"], data.statistics.get("sources", [])):
             raise OtherData(f"the sources have changed since {self.out} was prepared")
         return data
 

@@ -217,7 +217,6 @@ class ByteLevelBPE(_Trained):
         return backend
 
 
-_THREADS = 1  # the sums of another number of threads give other scores
 _SPACE = "▁"
 _LONGEST_LINE = 1 << 20
 """Bytes of a line that sentencepiece leaves out without a word."""
@@ -271,7 +270,7 @@ class Unigram(_Trained):
                 hard_vocab_limit=False,
                 character_coverage=0.9995,
                 normalization_rule_name="identity",
-                num_threads=_THREADS,
+                num_threads=1,  # the sums of another number of threads give other scores
                 max_sentence_length=_LONGEST_LINE,
                 pad_id=-1, bos_id=-1, eos_id=-1, unk_id=0,
                 minloglevel=2,
@@ -358,8 +357,11 @@ class TokenizerFolder(TokenizerChoice):
         return folder
 
     def state(self) -> list[dict[str, Any]]:
-        """Its file."""
-        return [file_state(self.folder() / "tokenizer.json")]
+        """Its file, and those with its settings."""
+        folder = self.folder()
+        others = (folder / "tokenizer_config.json", folder / "special_tokens_map.json")
+        settings = [file_state(file) for file in others if file.is_file()]
+        return [file_state(folder / "tokenizer.json") | {"settings": settings}]
 
     def save(self, sample: Iterable[str], row_length: int, folder: Path) -> None:
         """Save it as it is; remote code is never run. Raises as :meth:`check` does."""

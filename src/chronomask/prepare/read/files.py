@@ -137,8 +137,10 @@ def _middle_out(name: str, limit: int) -> str:
 
 
 def is_address(path: str) -> bool:
-    """Whether a path names a protocol, also where several are chained (``zip://a.txt::s3://…``)."""
-    return re.match(r"[a-z][a-z0-9+.-]*://", path) is not None
+    """Whether a path names a protocol, also where several are chained (``zip://a.txt::s3://…``,
+    ``simplecache::s3://…``).
+    """
+    return re.match(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", path) is not None
 
 
 def find_local(path: Path, skipped: Skipped) -> list[Path]:
@@ -167,7 +169,7 @@ class _Search:
 
     def __init__(self, skipped: Skipped) -> None:
         self._skipped = skipped
-        self._entered: set[tuple[int, int, int]] = set()
+        self._entered: dict[tuple[int, int, int], Path] = {}
         self._told: set[str] = set()
 
     def matches(self, folder: Path, parts: Sequence[str], in_depth: bool = False) -> Iterator[Path]:
@@ -186,7 +188,7 @@ class _Search:
             for entry in self._listing(folder):
                 if not fnmatchcase(entry.name, part) or self._is_hidden(entry, part, parts[-1]):
                     continue
-                if rest and entry.is_dir() and not self._is_prepared(folder / entry.name):
+                if rest and _is_folder(entry) and not self._is_prepared(folder / entry.name):
                     yield from self.matches(folder / entry.name, rest)
                 elif not rest and self._is_file(entry, in_depth):
                     yield folder / entry.name
@@ -196,14 +198,17 @@ class _Search:
         left = [top]
         while left:
             folder = left.pop()
-            status = folder.stat()
-            key = (status.st_dev, status.st_ino, len(parts))
-            if key in self._entered:
-                self._tell("met again by a link", folder, "folders")
+            try:
+                status = folder.stat()
+            except OSError as error:
+                raise _unlisted(folder, error) from None
+            first = self._entered.setdefault((status.st_dev, status.st_ino, len(parts)), folder)
+            if first is not folder:
+                if first != folder:  # else a pattern with two ** leads there twice
+                    self._tell("met again by a link", folder, "folders")
                 continue
-            self._entered.add(key)
             yield folder
-            below = (entry for entry in self._listing(folder) if entry.is_dir())
+            below = (entry for entry in self._listing(folder) if _is_folder(entry))
             names = [e.name for e in below if not self._is_hidden(e, parts[0], parts[-1])]
             paths = [folder / name for name in sorted(names, reverse=True)]
             left += [path for path in paths if not self._is_prepared(path)]
@@ -213,15 +218,13 @@ class _Search:
             with os.scandir(folder) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            raise DataError(
-                f"folder {printable(folder)} cannot be listed: {error.strerror}"
-            ) from None
+            raise _unlisted(folder, error) from None
 
     def _is_hidden(self, entry: os.DirEntry[str], part: str, last: str) -> bool:
         """Whether an entry is left out because its name begins with a dot; then it is counted."""
         if not entry.name.startswith(".") or part.startswith("."):
             return False
-        if entry.is_dir():
+        if _is_folder(entry):
             files = [
                 os.path.join(folder, name)  # noqa: PTH118  # of os.walk, which Path.walk is not yet
                 for folder, _, names in os.walk(entry.path)
@@ -232,7 +235,9 @@ class _Search:
             if files:
                 self._tell("hidden", Path(entry.path), "files", size, len(files), folder=True)
         elif fnmatchcase(entry.name, last):
-            self._tell("hidden", Path(entry.path), "files", entry.stat().st_size)
+            # A link of such a name may lead nowhere: some editors lock files so.
+            size = entry.stat(follow_symlinks=_is_regular(entry)).st_size
+            self._tell("hidden", Path(entry.path), "files", size)
         return True
 
     def _is_prepared(self, folder: Path) -> bool:
@@ -244,9 +249,9 @@ class _Search:
 
     def _is_file(self, entry: os.DirEntry[str], in_depth: bool) -> bool:
         """Whether an entry can be read; what is neither file nor folder is counted."""
-        if entry.is_file():
+        if _is_regular(entry):
             return True
-        if not entry.is_dir():
+        if not _is_folder(entry):
             self._tell("a pipe, socket, device or broken link", Path(entry.path), "files")
         elif not in_depth:
             self._tell("not entered by the pattern (** would)", Path(entry.path), "folders")
@@ -265,6 +270,26 @@ class _Search:
         if str(path) not in self._told:
             self._told.add(str(path))
             self._skipped.add(reason, f"{path}{'/' if folder else ''}", size, unit, count)
+
+
+def _unlisted(folder: Path, error: OSError) -> DataError:
+    return DataError(f"folder {printable(folder)} cannot be listed: {error.strerror}")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; False also for a link in a ring of links."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_regular(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file or a link to one; False also for a link in a ring of links."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +312,8 @@ class RemoteFile:
     def state(self) -> dict[str, Any]:
         """Name, size and what tells two versions apart, as far as the file system knows them."""
         info = self.system.info(self.inside)
-        marks = ("ETag", "etag", "checksum", "md5", "LastModified", "mtime", "modified", "created")
+        hashes = ("ETag", "etag", "checksum", "md5", "CRC", "sha", "blob_id")
+        marks = (*hashes, "LastModified", "mtime", "modified", "created")
         mark = next((str(info[key]) for key in marks if info.get(key) is not None), None)
         return {"file": printable(self.address), "bytes": info.get("size"), "version": mark}
 
@@ -295,7 +321,8 @@ class RemoteFile:
 def find_remote(address: str, skipped: Skipped) -> tuple[list[RemoteFile], bool]:
     """The files at an address, sorted, and whether it names a single file.
 
-    A folder is searched in depth; ``*`` and ``**`` are patterns. Raises :class:`UsageError` for a
+    A folder is searched in depth; ``*``, ``**``, and where no file has the name ``?`` and ``[…]``, are
+    patterns. Raises :class:`UsageError` for a
     protocol that is not installed, :class:`DataError` for what cannot be reached or is not there.
     """
     import fsspec
@@ -313,22 +340,25 @@ def find_remote(address: str, skipped: Skipped) -> tuple[list[RemoteFile], bool]
         raise UsageError(f"{source} cannot be opened: {error}; {way_out}") from None
     except Exception as error:
         raise DataError(f"{source} cannot be reached: {in_words(error)}") from None
+    top, pattern = inside, ""
     try:
-        if "*" in inside:
-            found = system.glob(inside, detail=True)
-        elif system.isdir(inside):
+        if "*" not in inside and system.isdir(inside):
             found = system.find(inside, detail=True)
-        elif system.exists(inside):
+        elif "*" not in inside and system.exists(inside):
             return [RemoteFile(address, system, inside)], True
         else:
-            found = {}
+            marks = r"\*" if "http" in system.protocol else r"[*?[]"  # there ? begins a query
+            first = re.search(marks, inside)
+            at = first.start() if first else len(inside)
+            top, pattern = inside[:at].rpartition("/")[0], inside[at:]
+            found = system.glob(inside, detail=True) if pattern else {}
         found = {name: info for name, info in found.items() if info["type"] != "directory"}
     except Exception as error:  # every file system has errors of its own
         raise DataError(f"{source} cannot be reached: {in_words(error)}") from None
     names = [
         name
         for name in sorted(found)
-        if not _is_hidden_remote(name, inside, found[name].get("size") or 0, skipped)
+        if not _is_hidden_remote(name, top, pattern, found[name].get("size") or 0, skipped)
     ]
     if not names:
         raise DataError(f"{source} does not exist, or holds no file that is not hidden")
@@ -345,10 +375,8 @@ def find_remote(address: str, skipped: Skipped) -> tuple[list[RemoteFile], bool]
     ], False
 
 
-def _is_hidden_remote(name: str, inside: str, size: int, skipped: Skipped) -> bool:
-    """Whether a file found at an address is hidden, by itself or in a folder; then it is counted."""
-    named, star, pattern = inside.partition("*")
-    top = named.rpartition("/")[0] if star else named
+def _is_hidden_remote(name: str, top: str, pattern: str, size: int, skipped: Skipped) -> bool:
+    """Whether a file found below ``top`` is hidden, by itself or in a folder; then it is counted."""
     below = name.lstrip("/").removeprefix(top.strip("/")).lstrip("/").split("/")
     if re.search(r"(^|/)\.", pattern) or not any(part.startswith(".") for part in below):
         return False

@@ -6,9 +6,11 @@ be what it claims, is refused.
 
 from __future__ import annotations
 
+import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
@@ -41,6 +43,7 @@ __all__ = [
     "HubDataset",
     "InstalledPackages",
     "Source",
+    "are_as_noted",
     "find_sources",
     "snapshot",
     "source_of_text",
@@ -96,7 +99,7 @@ class Files(Source):
                 "a source is empty text, as of a variable without a value; name a file or a folder, such as "
                 ". for this one"
             )
-        path = Path(self.path.removeprefix("file://")).expanduser()
+        path = _as_a_shell_has_it(Path(self.path.removeprefix("file://")))
         if path.is_file():
             return self._of_formats([path], True, formats, skipped)
         if not path.is_dir():
@@ -164,6 +167,15 @@ class _File:
             skipped.add("empty file", str(self), 0, "files")
 
 
+def _as_a_shell_has_it(path: Path) -> Path:
+    """A path with the home folder for its ``~``, unless there is a file of that very name."""
+    if os.path.lexists(path):
+        return path
+    with suppress(RuntimeError):  # of a user who is not known
+        return path.expanduser()
+    return path
+
+
 def _no_words(source: str) -> str:
     return (
         f"{source} has no words with tags, which tagger.kind=column needs; give "
@@ -179,8 +191,12 @@ def _nearest_path(path: Path) -> str:
 
 
 def _format_of(path: Path | RemoteFile) -> tuple[str, str]:
-    # Of an address the first link of the chain, without what a web server is asked beside the name.
-    name = re.split(r"::|[?#]", path.address)[0] if isinstance(path, RemoteFile) else path.name
+    if isinstance(path, Path):
+        name = path.name
+    else:
+        # The first link of the chain that has a path, without what a web server is asked beside the name.
+        link = next((link for link in path.address.split("::") if "://" in link), path.address)
+        name = re.split(r"[?#]", link)[0]
     suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
     return (suffixes[-1] if suffixes else ""), compression
@@ -306,6 +322,15 @@ def source_of_text(value: Any) -> Any:
 def find_sources(sources: Sequence[Source], fields: Fields, skipped: Skipped) -> list[Found]:
     """What is to be read of all sources, in order; raises as :meth:`Source.find` does."""
     return [found for source in sources for found in source.find(fields, skipped)]
+
+
+def are_as_noted(now: Sequence[Mapping[str, Any]], noted: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a snapshot is as one that was noted before, in which an older version may have noted less."""
+    return len(now) == len(noted) and all(
+        value is None or entry.get(key) == value
+        for entry, before in zip(now, noted, strict=True)
+        for key, value in before.items()
+    )
 
 
 def snapshot(sources: Sequence[Found]) -> list[dict[str, Any]]:
