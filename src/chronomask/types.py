@@ -21,6 +21,7 @@ __all__ = [
     "NO_CLASS",
     "UPOS",
     "UPOS_CLASSES",
+    "VISIT_BITS",
     "ClassTally",
     "Device",
     "Document",
@@ -51,6 +52,8 @@ Precision = Literal["fp32", "bf16", "auto"]
 """Of matrix products; weights, sums and optimiser state are float32 always. ``auto``: bf16 on CUDA
 devices that compute it and on processors with AMX, else fp32."""
 
+VISIT_BITS = 32
+"""Low bits of a row's epoch that count its visits; above them a part of a row says which part it is."""
 _EPOCH_STRIDE = 0x9E3779B1
 """How far apart in training order two visits of a row are said to be: more than any data set."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chronomask import keyed
-from chronomask.data.order import _recount
+from chronomask.data.order import _recount, cut_rows
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
@@ -154,6 +154,19 @@ def test_epochs_share_nothing_until_all_had_their_turn(strategy: dict, epochs: i
     assert (first != next_first).any(1).mean() > 0.9  # dealt anew
 
 
+@pytest.mark.parametrize("epochs", [3, 4, 6])
+@pytest.mark.parametrize("pieces", [2, 4])
+def test_the_pieces_of_a_row_have_their_turns_too(epochs: int, pieces: int) -> None:
+    """Which piece it is stands above the visit in a row's epoch, and must not move its turn."""
+    full = masker_of({"kind": "explored", "epochs": epochs}, 1 / epochs)
+    cut = [cut_rows(at_epoch(ROWS, epoch), pieces) for epoch in range(2 * epochs)]
+    for cycle in (cut[:epochs], cut[epochs:]):
+        times = sum((labels(full, rows, 0.5) >= 0).astype(int) for rows in cycle)
+        assert np.array_equal(times == 1, cycle[0].word_id >= 0)
+    first, next_first = (labels(full, cut[epoch], 0.5) for epoch in (0, epochs))
+    assert (first != next_first).any(1).mean() > 0.9  # dealt anew
+
+
 def test_explored_masks_are_disjoint_at_lower_ratios_and_meet_them() -> None:
     masker = masker_of({"kind": "explored", "epochs": 4}, 0.15)
     masked, repeats = np.zeros(ROWS.input_ids.shape), 40
@@ -212,6 +225,14 @@ def test_a_whole_word_stays_whole_and_the_same_however_rows_are_cut() -> None:
             "and ratio reaches 0.3: lower the ratio",
         ),
         (
+            {"strategy": {"kind": "explored", "epochs": 2}, "ratio": 0.6},
+            "and ratio reaches 0.6: lower the ratio to 0.5 or less",
+        ),
+        (
+            {"strategy": {"kind": "explored", "epochs": 6}, "ratio": 0.3},
+            "lower the ratio to 0.166 or less, or epochs to 3",
+        ),
+        (
             {
                 "strategy": {"kind": "explored"},
                 "ratio": {"kind": "constant"},
@@ -236,3 +257,9 @@ def test_what_cannot_be_is_refused_by_its_key(masking: dict, words: str) -> None
     with pytest.raises(UsageError) as refused:
         MaskingConfig.parse(masking)
     assert words in str(refused.value).replace("phases.0.until", "phases[0].until")
+
+
+def test_laws_that_no_row_draws_from_do_not_count_for_explored_masks() -> None:
+    parts = [{"share": 1, "law": 0.25}, {"share": 0, "law": 0.9}]
+    strategy, ratio = {"kind": "explored", "epochs": 4}, {"kind": "mixture_rows", "parts": parts}
+    assert MaskingConfig.parse({"strategy": strategy, "ratio": ratio}).strategy.turns == 4

@@ -88,6 +88,7 @@ def test_records_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
         {"words": "a b", "tags": ["X", "Y"]},
         {"words": ["a", 1], "tags": ["X", "Y"]},
         {"words": ["a", "b"], "tags": ["X", 2]},
+        {"words": ["a"], "tags": ["X\ud800"]},
     ]
     documents, skipped = read(write(tmp_path / "a.jsonl", [*RECORDS, *bad]))
     assert len(documents) == 2
@@ -96,6 +97,7 @@ def test_records_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
         "no list of words and of tags": 1,
         "words that are not text": 1,
         "tags that are not text": 1,
+        "lone surrogate in a tag": 1,
     }
 
 

@@ -327,7 +327,7 @@ def test_lines_or_blank_lines_is_a_choice(tmp_path: Path) -> None:
         tmp_path / "b.txt", max_document_bytes=1000, txt_documents="blank_lines"
     )
     assert (documents, skipped.by_lines) == ([], [])
-    size = len("\n".join(LINES)) + 1
+    size = len("\n".join(LINES))
     assert skipped.reasons["more than 1,000 bytes (max_document_bytes)"].bytes == size
     with pytest.raises(UsageError, match=r"txt_documents is 'line'.*did you mean 'lines'"):
         read(tmp_path / "b.txt", txt_documents="line")
@@ -340,8 +340,23 @@ def test_a_line_that_is_too_long_among_lines(tmp_path: Path, place: int) -> None
     documents, skipped = read(tmp_path / "a.txt", max_document_bytes=1000)
     assert [d.text for d in documents] == LINES
     assert skipped.to_dict()["more than 1,000 bytes (max_document_bytes)"] == {
-        "count": 1, "bytes": 8000 + (place == 0), "unit": "documents", "names": [f"{tmp_path}/a.txt:{place}"],
+        "count": 1, "bytes": 8000, "unit": "documents", "names": [f"{tmp_path}/a.txt:{place}"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", ["x" * 1000, "x" * 499 + "\n" + "x" * 500])
+def test_a_document_of_as_many_bytes_as_may_be_is_read(tmp_path: Path, lines: str) -> None:
+    write(tmp_path, a_txt=f"{lines}\n\nshort\n", b_txt=f"{lines}\n\n{lines}")
+    for choice in ("auto", "blank_lines"):
+        values = {"max_document_bytes": 1000, "txt_documents": choice}
+        assert texts(tmp_path / "a.txt", **values) == [lines, "short"]
+        assert texts(tmp_path / "b.txt", **values) == [lines, lines]
+    write(tmp_path, c_txt=f"{lines}x\n\nshort")
+    documents, skipped = read(
+        tmp_path / "c.txt", max_document_bytes=1000, txt_documents="blank_lines"
+    )
+    assert [d.text for d in documents] == ["short"]
+    assert skipped.reasons["more than 1,000 bytes (max_document_bytes)"].bytes == 1001
 
 
 def test_a_long_block_behind_a_blank_line_is_no_guess(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, models
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -130,6 +130,13 @@ def test_the_dearest_words_come_first(tmp_path: Path) -> None:
     assert {new.token for new in chosen} == {"fadecaben", "ceboga", "gnofé"}  # known, and in pieces
     assert choose_words(backend, counts, 2, 4) == chosen[:2]
     assert choose_words(backend, dict(reversed(counts.items())), 9, 3) == chosen
+
+
+def test_a_word_of_characters_that_are_left_out_is_no_new_word() -> None:
+    """BPE without an unknown token gives nothing at all for a character that it does not have."""
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    chosen = choose_words(backend, {"xyz": 9, "ca": 9, "aba": 9}, 9, 3)
+    assert [(new.token, new.pieces) for new in chosen] == [("aba", ("ab", "a"))]
 
 
 def test_what_cannot_be_extended_is_refused(tmp_path: Path) -> None:

@@ -19,12 +19,11 @@ from pydantic import Field
 
 from chronomask.config import Config
 from chronomask.errors import UsageError
-from chronomask.types import Rows
+from chronomask.types import VISIT_BITS, Rows
 
 __all__ = ["BatchWarmUp", "LengthWarmUp", "Sizes", "cut_rows", "shorten_rows", "visits"]
 
 Positive = Annotated[int, Field(ge=1)]
-_VISIT_BITS = 32
 
 
 def visits(
@@ -187,7 +186,7 @@ def cut_rows(rows: Rows, pieces: int) -> Rows:
         word_id=_recount(_exclude_split_words(rows.word_id, short).reshape(shape)),
         token_class=rows.token_class.reshape(shape),
         row_id=np.repeat(rows.row_id, pieces),
-        epoch=np.repeat(rows.epoch, pieces) + ((pieces - 1 + place) << _VISIT_BITS),
+        epoch=np.repeat(rows.epoch, pieces) + ((pieces - 1 + place) << VISIT_BITS),
         cu_seqlens=np.union1d(rows.cu_seqlens, every),
         order=order,
         scores=None if rows.scores is None else rows.scores.reshape(shape),

@@ -118,9 +118,11 @@ class MaskingConfig(Config):
             )
         highest = max(self.ratio.highest_at(step / 100) for step in range(101))
         if highest * turns > 1 + 1e-9:
+            fewer = int((1 + 1e-9) / highest)  # of one epoch there is nothing to explore
             raise ValueError(
                 f"strategy '{kind}' with epochs {turns} masks at most 1/{turns} of a row in an epoch, and "
-                f"ratio reaches {highest:.3g}: lower the ratio, or epochs to {max(1, int(1 / highest))}"
+                f"ratio reaches {highest:.3g}: lower the ratio to {1000 // turns / 1000:g} or less"
+                + (f", or epochs to {fewer}" if fewer > 1 else "")
             )
         return self
 

@@ -19,7 +19,7 @@ from chronomask.errors import UsageError
 from chronomask.masking.ratio.base import NumberOrCourse, PureSchedule, Ratio, Share, value_at
 from chronomask.masking.ratio.courses import check_ends
 from chronomask.masking.ratio.laws import check_shares
-from chronomask.types import Array, Rows
+from chronomask.types import VISIT_BITS, Array, Rows
 
 __all__ = ["Explored", "Mixed", "Phased", "PmiNgrams", "Span", "Strategy", "Token", "WholeWord"]
 
@@ -285,7 +285,9 @@ class Explored(Strategy):
         from chronomask import keyed
         from chronomask.masking import unit_loops
 
-        cycle, turn = np.divmod(rows.epoch, self.epochs)
+        which, visit = np.divmod(rows.epoch, 1 << VISIT_BITS)  # of a row's parts; visits of it
+        cycle, turn = np.divmod(visit, self.epochs)
+        cycle += which << VISIT_BITS
         keys = keyed.row_keys(seed, keyed.Stream.EXPLORE, cycle, rows.row_id)
         spread = keyed.spread_of_range(rows.row_length)
         # The same units in all epochs of a cycle, also where they are drawn.

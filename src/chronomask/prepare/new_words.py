@@ -157,10 +157,12 @@ def choose_words(
     for word, count in counts.items():
         if count < min_count or backend.token_to_id(word) is not None:
             continue
-        pieces = model.tokenize(word)
+        pieces = model.tokenize(
+            word
+        )  # none at all where it leaves out characters that it does not know
         texts = tuple(piece.value for piece in pieces)
         # Bytes that stand for an unknown character do not spell the word.
-        spelled = texts[0] + "".join(text.removeprefix(mark) for text in texts[1:])
+        spelled = "".join((*texts[:1], *(text.removeprefix(mark) for text in texts[1:])))
         if len(pieces) > 1 and spelled == word and unknown not in [piece.id for piece in pieces]:
             found.append(NewWord(word, count, texts))
     found.sort(key=lambda new: (-new.count * (len(new.pieces) - 1), new.token))

@@ -208,7 +208,8 @@ class MixtureRows(RowLaw):
         return all(part.law.has_density for part in self.parts)
 
     def highest_at(self, progress: float) -> float:
-        return max(part.law.highest_at(progress) for part in self.parts)
+        drawn = (part for part in self.parts if value_at(part.share, progress) > 0)
+        return max(part.law.highest_at(progress) for part in drawn)
 
     def at(self, progress: float) -> float:
         return sum(value_at(part.share, progress) * part.law.at(progress) for part in self.parts)

@@ -68,7 +68,7 @@ def _texts(
             yield text, length
             continue
         num_lines += 1
-        size += length + 1
+        size += length + (num_lines > 1)  # the end of the line before, if there is one
         if may_guess and num_lines > 1 and size > fields.max_bytes:
             skipped.by_lines.append(source.name)
             by_lines = True

@@ -142,6 +142,8 @@ def _why_not_words(words: Any, tags: Any) -> str:
         return "words that are not text"
     if not all(tag is None or isinstance(tag, str) for tag in tags):
         return "tags that are not text"
+    if not all(can_be_encoded(tag) for tag in set(tags) if tag):
+        return "lone surrogate in a tag"
     return ""
 
 
