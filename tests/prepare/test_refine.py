@@ -14,6 +14,7 @@ from chronomask.errors import DataError, UsageError
 from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.work import hash_position
 from tests.support.corpus import made_up_text
 
 GOOD = (
@@ -67,6 +68,28 @@ def test_filters_leave_documents_out(tmp_path: Path) -> None:
     named = [name for reason in skipped for name in skipped[reason]["names"]]
     assert sorted(named) == [f"{file}:1", f"{file}:3"]
     assert all(reason.startswith("filter gopher_quality: gopher_") for reason in skipped)
+
+
+@pytest.mark.parametrize("lowest", ["good", "bad"])
+def test_what_filters_leave_is_parted_again(tmp_path: Path, lowest: str) -> None:
+    """Of few documents the bound is moved so that neither split is empty, also where it is filtered text
+    that would have been the one to train on, or to validate on.
+    """
+    texts = [GOOD.replace("bridge", f"bridge {k}") for k in range(200)]
+    good = sorted(texts, key=hash_position)[-4:]
+    bad = [f"{BAD} {k}" for k in range(200)]
+    held_out = 0.5
+    bad = [text for text in bad if (hash_position(text) < held_out) == (lowest == "bad")][:3]
+    if lowest == "good":
+        good = sorted(texts, key=hash_position)[:4]
+    file = corpus(tmp_path, [*good, *bad])
+    made = config(file, filters=[{"kind": "gopher_quality"}], held_out=held_out)
+    data = run(made, tmp_path / "out")
+    counts = {name: data.split(name).num_documents for name in ("train", "held_out")}
+    assert sum(counts.values()) == 4
+    assert min(counts.values()) >= 1
+    alone = run(config(corpus(tmp_path, good), held_out=held_out), tmp_path / "alone")
+    assert data.fingerprint == alone.fingerprint
 
 
 def test_options_of_filters_are_their_own(tmp_path: Path) -> None:

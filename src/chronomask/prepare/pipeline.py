@@ -48,7 +48,7 @@ from chronomask.prepare.doubts import (
 from chronomask.prepare.executors import Share, Stage, Task, run_stage
 from chronomask.prepare.output import STATE, alone, check_output, in_use, lock_of, remove
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.gather import Gathered, gather, sample_texts
+from chronomask.prepare.read.gather import Gathered, bound_again, gather, sample_texts
 from chronomask.prepare.read.sources import Found, are_as_noted, find_sources, snapshot
 from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, counts_of, forget
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
@@ -358,6 +358,8 @@ class _Run:
             with self.once():
                 left = drop_duplicates(self.work, gathered.num_parts, config.deduplication)
             gathered = gathered.without(*left)
+        if config.filters or config.deduplication.reason is not None:
+            gathered = bound_again(self.work, gathered, config.held_out)
         return gathered
 
     def sample(self, gathered: Gathered | None) -> Iterator[str]:

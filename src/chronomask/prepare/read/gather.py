@@ -22,7 +22,7 @@ from chronomask.prepare.work import hash_position, read_text, write_text, write_
 from chronomask.progress import Progress
 from chronomask.types import Document
 
-__all__ = ["Gathered", "gather", "sample_texts"]
+__all__ = ["Gathered", "bound_again", "gather", "sample_texts"]
 
 _FILE = "gathered.json"
 _SAMPLE_CHARACTERS = 10_000
@@ -115,6 +115,20 @@ def gather(
     )
     write_work(finished, json.dumps(asdict(gathered)).encode())
     return gathered
+
+
+def bound_again(work: Path, gathered: Gathered, held_out: float) -> Gathered:
+    """With the bound of what is held out as it is for the documents that filters and deduplication left.
+
+    It is the same for all but tiny corpora, and then few documents are read.
+    """
+    positions = _Positions()
+    for number in range(gathered.num_parts) if held_out else ():
+        for document in read_text(work, number):
+            positions.add(hash_position(document.text))
+            if positions.lowest < held_out <= positions.highest:  # neither split is empty
+                return replace(gathered, held_out_below=held_out)
+    return replace(gathered, held_out_below=positions.threshold(held_out))
 
 
 def _way_out(skipped: Skipped, fields: Fields) -> str:
