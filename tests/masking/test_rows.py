@@ -301,6 +301,27 @@ UNREADABLE = {
     "an id too large": (torch.tensor([[2, 9999, 3]]), "token id 9999 is outside the tokenizer's"),
     "a negative id": ([[0, -1, 3]], "token id -1 is outside"),
     "a column too short": ([{"input_ids": [2, 3], "word_ids": [0]}], "word_ids has 1 values for 2"),
+    "a row's number that is text": (
+        [{"input_ids": [2], "row_id": "a-b"}],
+        r"row_id is \['a-b'\]; give",
+    ),
+    "no row's number": ([{"input_ids": [2], "row_id": None}], r"row_id is \[None\]; give whole"),
+    "an epoch that is text": ({"input_ids": [[2, 3]], "epoch": "x"}, "epoch is 'x'; give whole"),
+    "words that are text": (
+        [{"input_ids": [2, 3], "word_ids": ["a", "b"]}],
+        r"row 0: word_ids is \['a', 'b'\]; give one number per token",
+    ),
+    "no words": ([{"input_ids": [2, 3], "word_ids": None}], "row 0: word_ids is None; give one"),
+    "no specials": ([{"input_ids": [2], "special_tokens_mask": None}], "_mask is None; give one"),
+    "a class below 0": (
+        [{"input_ids": [2, 5], "token_class": [-100, 1], "row_id": 7}],
+        "row 7: token_class has the value -100; it may have 0 to 255, and 0 means none",
+    ),
+    "a class of an array": (
+        {"input_ids": np.array([[2, 5]]), "token_class": np.array([[0, 257]])},
+        "row 0: token_class has the value 257",
+    ),
+    "a long collocation": ([{"input_ids": [2, 5], "ngrams": [0, 300]}], "ngrams has the value 300"),
     "columns missing": (
         [{"input_ids": [2, 3], "word_ids": [0, 0]}, {"input_ids": [2, 3]}],
         "row 1 of the batch has no 'word_ids', which row 0 has",
@@ -340,6 +361,9 @@ def test_a_masker_refuses_what_it_would_mask_wrongly(
         masker([[2, 5, 3]], "0.5")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match=r"progress is \[0.5\]"):
         masker([[2, 5, 3]], [0.5])  # pyright: ignore[reportArgumentType]
+    for several in (np.array([0.5]), np.array([0.5, 0.6]), torch.tensor([0.5, 0.6]), 0.5j):
+        with pytest.raises(UsageError, match=r"progress is .*0\.5"):
+            masker([[2, 5, 3]], several)  # pyright: ignore[reportArgumentType]
     classes = {"input_ids": [[2, 5, 3]], "token_class": [[0, 7, 0]]}
     masker(classes, 0.5)  # classes that nothing asks for may be there
     few = Masker.for_tokenizer(tokenizer, content={"kind": "ptw"}, classes=("none", "A", "B"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from chronomask.errors import DataError, UsageError
@@ -144,3 +145,32 @@ def test_what_cannot_be_tagged(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UsageError, match="slow tokenizer"):
         add_classes([], Slow(), "none")  # type: ignore[arg-type]
     assert UnicodeWords().tag([""])[0].starts.size == 0
+
+
+def test_rows_that_are_not_the_tokenizers(tokenizer: PreTrainedTokenizerFast) -> None:
+    size = len(tokenizer)
+    for bad in (size, -1, 10**6):
+        for row in ({}, {"text": "a", "offset_mapping": [(0, 1)]}):
+            with pytest.raises(DataError, match=f"token id {bad} is outside the tokenizer's"):
+                add_classes([{"input_ids": [bad], **row}], tokenizer, "none")
+    short = {"input_ids": [5, 6], "text": "a b", "offset_mapping": [(0, 1)]}
+    with pytest.raises(DataError, match=r"a row of 2 tokens has the offset_mapping .* leave the"):
+        add_classes([short], tokenizer, "none")
+    for ids in (None, ["a"], 5):
+        with pytest.raises(UsageError, match=r"input_ids are .* must be a list of whole numbers"):
+            add_classes([{"input_ids": ids}], tokenizer, "none")
+    with pytest.raises(UsageError, match=r"a row is \[5, 6\]; give dictionaries"):
+        add_classes([[5, 6]], tokenizer, "none")
+    batch = tokenizer(["some text"])
+    with pytest.raises(UsageError, match=r"Dataset\.from_dict\(dict\(batch\)\)"):
+        add_classes(batch, tokenizer, "none")
+    marked = add_classes(datasets.Dataset.from_dict(dict(batch)), tokenizer, "none")
+    assert "word_ids" in marked.column_names
+
+
+def test_an_id_without_an_entry_spells_nothing() -> None:
+    """Ids may have holes, which transformers gives the text None."""
+    model = models.WordPiece({"[PAD]": 0, "[UNK]": 1, "a": 2, "##b": 9}, unk_token="[UNK]")
+    made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), pad_token="[PAD]")
+    with pytest.raises(DataError, match="token id 5 is no entry"):
+        spell([2, 5], made)

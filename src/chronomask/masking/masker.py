@@ -7,7 +7,9 @@ counts, micro-batches, ranks and resume cannot change a mask.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -109,13 +111,9 @@ class Masker:
         Raises UsageError for a ``progress`` that is no number from 0 to 1 and for what are no rows,
         DataError for token ids that the tokenizer does not have.
         """
-        is_number = hasattr(progress, "__float__") and not isinstance(progress, str)
-        if not (is_number and 0 <= progress <= 1):
-            raise UsageError(
-                f"progress is {progress!r}; give a number between 0 and 1, such as step / num_steps"
-            )
+        progress = _checked(progress)
         if not isinstance(rows, Rows):
-            rows = self.rows_of(rows, float(progress))
+            rows = self.rows_of(rows, progress)
         if not isinstance(rows.input_ids, torch.Tensor):
             return self._mask_on_host(rows, progress)
         device = rows.input_ids.device
@@ -475,6 +473,19 @@ def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> 
     """The masker of validation: a fixed ratio, uniform over tokens, the same for every arm."""
     config = MaskingConfig(ratio=Constant(base=ratio), strategy=Token())
     return Masker(config, vocabulary, seed=seed)
+
+
+def _checked(progress: Any) -> float:
+    """Progress as a number; raises UsageError for what is none from 0 to 1."""
+    number = math.nan
+    if hasattr(progress, "__float__"):  # text has none
+        with suppress(TypeError, ValueError, RuntimeError):  # of several numbers
+            number = float(progress)
+    if not 0 <= number <= 1:
+        raise UsageError(
+            f"progress is {progress!r}; give a number between 0 and 1, such as step / num_steps"
+        )
+    return number
 
 
 def _refuse_wrong_types(config: Any, vocabulary: Any, class_names: Any, seed: Any) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, UsageError, shown
 from chronomask.types import NO_CLASS, Rows
 from chronomask.vocabulary import check_padding, vocabulary_size
 
@@ -235,8 +235,8 @@ def as_rows(
         input_ids=batch["input_ids"],
         word_id=batch["word_id"],
         token_class=batch["token_class"],
-        row_id=np.asarray(_on_host(batch["row_id"]), np.int64),
-        epoch=np.broadcast_to(np.asarray(_on_host(epoch), np.int64), (num_rows,)),
+        row_id=_whole_numbers("row_id", batch["row_id"]),
+        epoch=np.broadcast_to(_whole_numbers("epoch", epoch), (num_rows,)),
         cu_seqlens=torch.from_numpy(bounds).to(batch["input_ids"].device) if on_device else bounds,
         attention_mask=batch.get("attention_mask"),
         scores=batch.get("scores"),
@@ -444,18 +444,29 @@ def _column(
     dtype: type,
 ) -> np.ndarray:
     """[B, T]: one number per token of every row; None counts as ``padding``."""
-    out = np.full(shape, padding, dtype)
+    small = dtype is np.uint8
+    out = np.full(shape, padding, np.int64 if small else dtype)
     for index, feature in enumerate(features):
-        row = feature.get("row_id", index)
+        row, num = feature.get("row_id", index), len(feature["input_ids"])
         values = _on_host(feature[name])
-        if not isinstance(values, np.ndarray):
-            values = [padding if value is None else value for value in values]
-        if len(values) != len(feature["input_ids"]):
+        try:
+            if not isinstance(values, np.ndarray):
+                values = [padding if value is None else value for value in values]
+            if len(values) == num:
+                out[index, :num] = values
+        except (TypeError, ValueError, OverflowError):
             raise DataError(
-                f"row {row}: {name} has {len(values)} values for {len(feature['input_ids'])} tokens"
-            )
-        out[index, : len(values)] = values
-    return out
+                f"row {row}: {name} is {shown(values)}; give one number per token"
+            ) from None
+        if len(values) != num:
+            raise DataError(f"row {row}: {name} has {len(values)} values for {num} tokens")
+    if small and ((out < 0) | (out > 255)).any():
+        index, at = np.argwhere((out < 0) | (out > 255))[0].tolist()
+        raise DataError(
+            f"row {features[index].get('row_id', index)}: {name} has the value {out[index, at]}; it may have "
+            "0 to 255, and 0 means none"
+        )
+    return out.astype(dtype, copy=False)
 
 
 def _row_ids(features: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -466,7 +477,18 @@ def _row_ids(features: Sequence[Mapping[str, Any]]) -> np.ndarray:
             "be distinguished: wrap the data set in chronomask.with_row_ids; with a Trainer of your "
             "own, set remove_unused_columns=False"
         )
-    return np.array([feature["row_id"] for feature in features], np.int64)
+    return _whole_numbers("row_id", [feature["row_id"] for feature in features])
+
+
+def _whole_numbers(name: str, values: Any) -> np.ndarray:
+    """int64 of one or several numbers; raises DataError for what is none, such as a text."""
+    try:
+        return np.asarray(_on_host(values), np.int64)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(
+            f"{name} is {shown(values)}; give whole numbers, or leave the column out and let "
+            "chronomask.with_row_ids number the rows"
+        ) from None
 
 
 def _on_host(values: Any) -> Any:

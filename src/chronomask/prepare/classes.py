@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chronomask.errors import UsageError, shown
+from chronomask.errors import DataError, UsageError, shown
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.encoding import ByteRuns
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Tagger, WordFinder, tagger_of_text
 from chronomask.storage import check_text
+from chronomask.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +47,8 @@ def add_classes(
     ``word_ids``: a number per token, −1 for special tokens; ``token_class``: 0 is none. The names of the
     classes are the column's: ``dataset.features["token_class"].feature.names``. Raises
     :class:`UsageError` for a tokenizer that is not fast, a row without ``input_ids``, and a tagger that
-    needs a preparation.
+    needs a preparation, :class:`DataError` for token ids that the tokenizer does not have and for offsets
+    that are not two numbers for each token.
     """
     chosen = _tagger_of(tagger)
     if not getattr(tokenizer, "is_fast", False):
@@ -62,11 +64,19 @@ def add_classes(
 def _map_over(dataset: Any, mark: _Mark, names: Sequence[str], options: dict[str, Any]) -> Any:
     """Every split of a data set, every row of a split, marked."""
     if isinstance(dataset, Mapping):
+        if "input_ids" in dataset:
+            raise UsageError(
+                "this is a batch of columns, such as a tokenizer gives; make a data set of it with "
+                "datasets.Dataset.from_dict(dict(batch))"
+            )
         parts = {name: _map_over(part, mark, names, options) for name, part in dataset.items()}
         return type(dataset)(parts)  # pyright: ignore[reportCallIssue]
     if not hasattr(dataset, "map"):
-        rows = [dict(row) for row in dataset]
-        return [row | new for row, new in zip(rows, mark.rows(rows), strict=True)]
+        rows = list(dataset)
+        for row in rows:
+            if not isinstance(row, Mapping):
+                raise UsageError(f"a row is {shown(row)}; give dictionaries with input_ids")
+        return [{**row, **new} for row, new in zip(rows, mark.rows(rows), strict=True)]
     if getattr(dataset, "features", None) is None:  # a stream that does not say what it holds
         return dataset.map(mark, batched=True, **options)
     from datasets import ClassLabel, List, Value
@@ -97,6 +107,7 @@ class _Mark:
         self._finder: WordFinder | None = None
         backend: Any = tokenizer
         self._byte_runs = ByteRuns.of(backend.backend_tokenizer)
+        self._vocabulary_size = vocabulary_size(tokenizer)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How it reaches another process: as what it was made of."""
@@ -136,7 +147,13 @@ class _Mark:
             raise UsageError(
                 f"a row has no input_ids (it has {', '.join(map(str, row))}): tokenise the data set first"
             )
-        numbers = [int(number) for number in ids]
+        try:
+            numbers = [int(number) for number in ids]
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"a row's input_ids are {shown(ids)}; they must be a list of whole numbers"
+            ) from None
+        _check_ids(numbers, self._vocabulary_size)
         text = row.get(self._text_column)
         if isinstance(text, str):
             check_text(text, f"column {self._text_column!r} of a row, {shown(text)}")
@@ -144,7 +161,7 @@ class _Mark:
             if offsets is None:
                 offsets = self._offsets_in(text, numbers)
             if offsets is not None:
-                spans = np.asarray(offsets, np.int64).reshape(-1, 2)
+                spans = _spans_of(offsets, len(numbers))
                 if self._byte_runs is not None:
                     self._byte_runs.part(text, np.asarray(numbers), spans[:, 0], spans[:, 1])
                 return text, spans
@@ -169,11 +186,36 @@ class _Mark:
         return found
 
 
+def _check_ids(ids: Sequence[int], size: int) -> None:
+    """Raise :class:`DataError` for a token id that a vocabulary of ``size`` ids cannot have."""
+    bad = next((number for number in ids if not 0 <= number < size), None)
+    if bad is not None:
+        raise DataError(
+            f"token id {bad} is outside the tokenizer's vocabulary of {size}; give the tokenizer that the "
+            "rows were tokenised with"
+        )
+
+
+def _spans_of(offsets: Any, num_tokens: int) -> np.ndarray:
+    """The offsets of a row's tokens, int64 [T, 2]; raises :class:`DataError` where they are not so many."""
+    try:
+        spans = np.asarray(offsets, np.int64).reshape(-1, 2)
+    except (TypeError, ValueError):
+        spans = None
+    if spans is None or len(spans) != num_tokens:
+        raise DataError(
+            f"a row of {num_tokens} tokens has the offset_mapping {shown(offsets)}; it must have two numbers "
+            "for each token: leave the column out, or tokenise the text again"
+        )
+    return spans
+
+
 def spell(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[str, np.ndarray]:
     """A text that has these tokens, and the characters of each, int64 [T, 2]; special tokens have none.
 
     Read off the vocabulary's marks (``##``, ``Ġ``, ``▁``, ``<0x0A>``). A character whose bytes are several
-    tokens is the last one's. Raises :class:`UsageError` for a vocabulary without marks.
+    tokens is the last one's. Raises :class:`UsageError` for a vocabulary without marks,
+    :class:`DataError` for ids that it does not have.
     """
     from chronomask.masking.rows import vocabulary_markers
 
@@ -188,6 +230,11 @@ def spell(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[str, 
     text: list[str] = []
     length, spans = 0, []
     for number, token in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True):
+        if token is None:
+            raise DataError(
+                f"token id {number} is no entry of the tokenizer's vocabulary; give the tokenizer that the "
+                "rows were tokenised with"
+            )
         if number in special:
             added = decoder.decode(b" ", True)
             spans.append((length + len(added), length + len(added)))
