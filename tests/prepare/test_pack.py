@@ -65,6 +65,7 @@ def test_every_token_is_packed_once(
     has_any = maskable.any(axis=1)
     first_notes = rows.annotation[np.arange(len(first)), first]
     assert (first_notes[has_any] & WORD_START).all()
+    assert has_any.all()
     assert (np.diff(rows.bounds) > 0).all()
     assert (rows.bounds % row_length > 0).all()
 
@@ -110,6 +111,16 @@ def test_concatenated_rows_look_as_documented() -> None:
     assert rows.bounds.tolist() == [5, 21]
     assert rows.num_tokens == 21
     assert rows.annotation[1, 1] & WORD_START  # a word cut by the row's edge starts anew
+
+
+def test_a_last_document_that_fills_its_row_is_followed_by_no_row() -> None:
+    rows = list(concatenate(documents([3, 6]), 8, BERT))
+    assert [part.ids.tolist() for part in rows] == [
+        [[2, 10, 11, 12, 3, 13, 14, 3]],
+        [[2, 15, 16, 17, 18, 3, 3, 0]],
+    ]
+    (full,) = concatenate(documents([6]), 8, BERT)
+    assert full.ids.tolist() == [[2, 10, 11, 12, 13, 14, 15, 3]]
 
 
 def test_whole_documents_share_rows() -> None:

@@ -128,7 +128,8 @@ def concatenate(
             yield _frame(ids[:cut], annotation[:cut], starts[inside], row_length, specials)
             ids, annotation, starts = ids[cut:], annotation[cut:], starts[~inside] - cut
         rest_ids, rest_annotation, rest_starts = ids, annotation, starts
-    if rest_ids.size:
+    # A last [SEP] alone ends a document that filled its row, which ends with one of its own.
+    if rest_ids.size > (specials.sep_id is not None):
         yield _frame(rest_ids, rest_annotation, rest_starts, row_length, specials)
 
 
