@@ -7,6 +7,8 @@ import io
 import json
 import sys
 import zipfile
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +323,25 @@ def test_ids_that_are_not_there(tmp_path: Path) -> None:
         read(str(file), id_key="uid")
     with pytest.raises(DataError, match="--set metadata_keys=NAME"):
         read(str(file), metadata_keys=["year"])
+
+
+def test_metadata_is_text_as_people_write_it(tmp_path: Path) -> None:
+    """A single value stands without quotation marks; lists and groups are JSON."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    day = datetime(2024, 5, 1, 12, 30)
+    values = {
+        "day": day.date(), "moment": day, "bytes": b"caf\xc3\xa9", "price": Decimal("1.50"), "new": True,
+        "number": 3, "words": ["a", "é"], "days": [day.date()], "group": {"day": day.date()},
+    }  # fmt: skip
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([{"text": "a text", **values}]), file)
+    (document,), _ = read(file, metadata_keys=list(values))
+    assert document.metadata == {
+        "day": "2024-05-01", "moment": "2024-05-01T12:30:00", "bytes": "café", "price": "1.50",
+        "new": "true", "number": "3", "words": '["a", "é"]', "days": '["2024-05-01"]',
+        "group": '{"day": "2024-05-01"}',
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="metadata_keys names 'day' 2 times: name it once"):
+        read(file, metadata_keys=["day", "new", "day"])

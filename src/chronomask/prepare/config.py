@@ -6,6 +6,7 @@ of the libraries that preparing needs.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -13,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from chronomask.config import Config, kind_of
 from chronomask.data.scores import NoScores, Scores
+from chronomask.errors import shown
 from chronomask.layers import Shorthand
 from chronomask.prepare.clean import (
     DatatroveFilter,
@@ -150,6 +152,13 @@ class PrepareConfig(Config):
             raise ValueError(
                 f"filters may change a text, and tagger.kind={kind_of(self.tagger)} brings its words: use one"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _different_keys(self) -> Self:
+        for key, times in Counter(self.metadata_keys).items():
+            if times > 1:
+                raise ValueError(f"metadata_keys names {shown(key)} {times} times: name it once")
         return self
 
     def fields(self) -> Fields:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time
 from typing import Any, Literal
 
 from chronomask.errors import DataError, nearest, printable, shown
@@ -190,9 +191,20 @@ def keep_metadata(record: Mapping[str, Any], fields: Fields) -> Metadata:
 
 
 def _as_text(value: Any) -> str:
-    """A field's value as text: what is no text as JSON, lone surrogates as question marks."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    return text.encode("utf-8", "replace").decode()
+    """A field's value as text: lists and groups as JSON, lone surrogates as question marks."""
+    if not isinstance(value, str):
+        plain = isinstance(value, bool | int | float | list | tuple | dict)
+        value = (
+            json.dumps(value, default=_as_text, ensure_ascii=False) if plain else _spelled(value)
+        )
+    return value.encode("utf-8", "replace").decode()
+
+
+def _spelled(value: Any) -> str:
+    """A single value that JSON has no form for, such as a date or bytes, without quotation marks."""
+    if isinstance(value, date | time):  # a moment is a date too
+        return value.isoformat()
+    return bytes(value).decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def check_text(
