@@ -15,7 +15,7 @@ from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.ratio import Constant
 from chronomask.masking.rows import RowCollator
-from chronomask.masking.strategy import PmiNgrams
+from chronomask.masking.strategy import PmiNgrams, Span
 from chronomask.types import Rows
 from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text, word_sizes
 from tests.support.tiny_tokenizer import wordpiece
@@ -257,6 +257,27 @@ def test_what_cannot_be_is_refused_by_its_key(masking: dict, words: str) -> None
     with pytest.raises(UsageError) as refused:
         MaskingConfig.parse(masking)
     assert words in str(refused.value).replace("phases.0.until", "phases[0].until")
+
+
+def test_spans_end_where_documents_do_without_a_special_token_between() -> None:
+    length, num = 64, 50
+    words = np.tile(np.arange(length, dtype=np.int32), (num, 1))
+    words[:, -1] = -1
+    bounds = np.union1d(np.arange(0, num * length + 1, length), np.arange(7, num * length, 9))
+    number = np.arange(num)
+    rows = Rows(words, words, words, number, number * 0, bounds.astype(np.int32))
+    for strategy in (Span(stop_prob=0.01), Span(stop_prob=0.01, max_words=3)):
+        units = strategy.units(rows, seed=0)
+        begins = bounds[bounds % length > 0]
+        flat = units.ravel()
+        assert (flat[begins] != flat[begins - 1]).all()
+        assert ((units >= 0) == (words >= 0)).all()
+        inside = units[:, :-1]
+        assert np.isin(np.diff(inside), (0, 1)).all()  # counted on from left to right
+        sizes = np.unique(inside + 1000 * number[:, None], return_counts=True)[1]
+        assert sizes.max() == min(9, strategy.max_words)
+        parts = [strategy.units(part, seed=0) for part in rows.micro_batches(7)]
+        assert np.array_equal(np.concatenate(parts), units)
 
 
 def test_laws_that_no_row_draws_from_do_not_count_for_explored_masks() -> None:

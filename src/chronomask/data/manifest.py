@@ -85,7 +85,7 @@ class ShardEntry(_MayHaveColumns):
     bounds: FileEntry
     """uint32 [D]: ascending flat positions (row · row_length + token, token > 0)."""
     scores: FileEntry | None = None
-    """float16 [rows, row_length]: how hard each token is, 0 for special tokens; None where there are none."""
+    """float16 [rows, row_length]: how hard each token is; None where there are none."""
     ngrams: FileEntry | None = None
     """uint8 [rows, row_length]: words of the collocation that begins there, 0 for none; None as above."""
     num_rows: int

@@ -4,7 +4,8 @@ Scores are computed from the rows alone, so no tokenizer and no tagger is needed
 gives the same: :class:`Informativeness` and :class:`PairedInformation` count the words of the training
 rows. Scores of one's own, such as the losses of a model, are arrays of the rows' shape
 (:func:`add_scores`). They are stored as float16 and read as float32 into ``Rows.scores``; a higher one is
-harder, and special tokens and padding have 0.
+harder. Computed ones are 0 for special tokens and padding; given ones are kept as they are, for these are
+never masked.
 """
 
 from __future__ import annotations

@@ -111,9 +111,10 @@ class Span(Strategy):
 
         keys = keyed.row_keys(seed, keyed.Stream.SPAN, rows.epoch, rows.row_id)
         spread = keyed.spread_of_range(rows.row_length)
-        return unit_loops.cut_spans(
+        spans = unit_loops.cut_spans(
             rows.word_id, keys, spread, round(self.stop_prob * 2**32), self.max_words
         )
+        return _cut_at_documents(spans, rows.cu_seqlens)
 
 
 class PmiNgrams(Strategy):
@@ -293,6 +294,18 @@ class Explored(Strategy):
         # The same units in all epochs of a cycle, also where they are drawn.
         units = _units_of_tokens_too(self.strategy, replace(rows, epoch=cycle), seed)
         return unit_loops.deal_units(units, keys, spread, turn, self.epochs)
+
+
+def _cut_at_documents(units: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+    """int32 [B, T]: units that end where documents do, also where no special token stands between these."""
+    flat = units.ravel()
+    begins = cu_seqlens[cu_seqlens % units.shape[1] > 0]
+    inside = begins[(flat[begins] >= 0) & (flat[begins] == flat[begins - 1])]
+    if not inside.size:
+        return units
+    more = np.zeros(flat.shape, np.int32)
+    more[inside] = 1
+    return np.where(units >= 0, units + more.reshape(units.shape).cumsum(1, dtype=np.int32), units)
 
 
 def _units_of_tokens_too(strategy: Strategy, rows: Rows, seed: int) -> Any:
