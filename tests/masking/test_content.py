@@ -1,5 +1,6 @@
 """Content schedules: running averages and weights, against plain arithmetic."""
 
+import math
 import random
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from chronomask.errors import DataError, UsageError
 from chronomask.masking.content import ContentSchedule, ContentState
+from chronomask.masking.content.maps import Nats
 from chronomask.types import UPOS_CLASSES, ClassTally
 from tests.support.published_walk import NUM_TAGS, PublishedAverages
 
@@ -164,3 +166,17 @@ def test_refusals() -> None:
     fewer = config.begin(UPOS_CLASSES[:5], 100)
     with pytest.raises(DataError, match=r"shape \(5,\)"):
         state_of(kind="ptw").load_state_dict(fewer.state_dict())
+
+
+def test_weights_in_nats_far_below_their_reference_keep_their_ratios() -> None:
+    """All of them were 0 otherwise, and nothing would be masked."""
+    loss, seen = (
+        torch.tensor([0.0, 3.0, 3.4], dtype=torch.float64),
+        torch.tensor([False, True, True]),
+    )
+    for reference in (1000.0, 40.0):
+        weights = Nats(slope=2.5, reference=reference).of_losses(loss, seen)
+        assert weights[2] / weights[1] == pytest.approx(math.exp(2.5 * 0.4))
+        assert weights[2] > 1e-14
+    near = Nats(slope=2.5, reference=3.0).of_losses(loss, seen)
+    assert torch.equal(near[1:], (2.5 * (loss[1:] - 3.0)).sigmoid())

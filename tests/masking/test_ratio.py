@@ -331,3 +331,8 @@ def test_a_responsive_ratio_waits_for_its_patience_and_counts_anew() -> None:
     for other in ({}, {"other": torch.zeros(5)}, {"values": torch.zeros(4)}):
         with pytest.raises(DataError, match="no state of a responsive"):
             state.load_state_dict(other)
+
+
+def test_a_responsive_ratio_that_could_never_respond_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"start \(0\.1\) must not be below end \(0\.3\)"):
+        Responsive.parse({"start": 0.1, "end": 0.3})

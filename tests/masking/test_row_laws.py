@@ -13,6 +13,7 @@ import torch
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
+from chronomask.masking.objective import Hybrid, LateMasks
 from chronomask.masking.ratio import Schedule
 from chronomask.masking.tally import weighted_sum
 from chronomask.types import Rows
@@ -206,3 +207,43 @@ def test_what_cannot_be_is_refused_by_its_key(masking: dict, words: str) -> None
     with pytest.raises(UsageError) as refused:
         MaskingConfig.parse(masking)
     assert words in str(refused.value).replace(".inverse_ratio.", ".")
+
+
+LAW = {"kind": "uniform_rows"}
+"""A law of row ratios, where one number for all rows is wanted."""
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"mask_replace_prob": LAW}, "mask_replace_prob"),
+        ({"random_replace_prob": LAW, "mask_replace_prob": 0}, "random_replace_prob"),
+        ({"ratio": {"kind": "uniform_rows", "low": LAW}}, "low"),
+        ({"ratio": {"kind": "cosine_rows", "high": LAW}}, "high"),
+        ({"ratio": {"kind": "beta_rows", "mean": LAW}}, "mean"),
+        ({"ratio": {"kind": "normal_rows", "mean": LAW}}, "mean"),
+        ({"ratio": {"kind": "mixture_rows", "parts": [{"share": LAW, "law": 0.1}]}}, "share"),
+        (
+            {
+                "strategy": {
+                    "kind": "mixed",
+                    "parts": [{"share": LAW, "strategy": {"kind": "token"}}],
+                }
+            },
+            "share",
+        ),
+        ({"content": {"kind": "ptw", "strength": LAW}}, "strength"),
+    ],
+    ids=str,
+)
+def test_one_number_for_all_rows_is_no_law(values: dict, name: str) -> None:
+    with pytest.raises(
+        UsageError, match=f"{name} is one number for all rows of a step, and 'uniform"
+    ):
+        MaskingConfig.parse(values)
+
+
+def test_shares_of_causal_rows_and_layers_are_no_laws() -> None:
+    for objective, name in ((Hybrid, "causal"), (LateMasks, "layer")):
+        with pytest.raises(UsageError, match=f"{name} is one number for all rows of a step"):
+            objective.parse({name: LAW})

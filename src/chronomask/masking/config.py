@@ -19,6 +19,7 @@ from chronomask.masking.ratio import (
     PureSchedule,
     Ratio,
     Schedule,
+    refuse_laws,
     value_at,
 )
 from chronomask.masking.strategy import Strategy, WholeWord
@@ -72,6 +73,7 @@ class MaskingConfig(Config):
 
     @model_validator(mode="after")
     def _check_probabilities(self) -> MaskingConfig:
+        refuse_laws(self, "mask_replace_prob", "random_replace_prob")
         for progress in (step / 100 for step in range(101)):
             total = sum(self.replace_probs(progress))
             if total > 1 + 1e-9:

@@ -17,10 +17,17 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chronomask.config import Alternative, Config
-from chronomask.masking.ratio.base import NumberOrCourse, PureSchedule, Ratio, Share, value_at
+from chronomask.masking.ratio.base import (
+    NumberOrCourse,
+    PureSchedule,
+    Ratio,
+    Share,
+    refuse_laws,
+    value_at,
+)
 from chronomask.types import MaskedBatch, Rows
 
 __all__ = ["CausalFirst", "Hybrid", "LateMasks", "MaskedOnly", "Objective", "next_tokens"]
@@ -94,6 +101,11 @@ class Hybrid(Objective):
     causal: Annotated[Ratio | PureSchedule, NumberOrCourse] = 0.0625
     """share of causal rows; a number, or a schedule of progress"""
 
+    @model_validator(mode="after")
+    def _check_one_for_all(self) -> Hybrid:
+        refuse_laws(self, "causal")
+        return self
+
     def causal_share(self, progress: float) -> float:
         return value_at(self.causal, progress)
 
@@ -108,6 +120,11 @@ class LateMasks(Config):
     layer: Annotated[Annotated[int, Field(ge=0, le=10_000)] | PureSchedule, NumberOrCourse]
     """the layer, from 0, at which masked tokens enter; or a schedule of progress for the share of the model's
     layers that they skip"""
+
+    @model_validator(mode="after")
+    def _check_one_for_all(self) -> LateMasks:
+        refuse_laws(self, "layer")
+        return self
 
     def describe_at(self, progress: float) -> str:
         """What they skip, for people who are shown no model."""

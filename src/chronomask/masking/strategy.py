@@ -16,7 +16,14 @@ from pydantic import Field, model_validator
 
 from chronomask.config import Alternative, Config, kind_of
 from chronomask.errors import UsageError
-from chronomask.masking.ratio.base import NumberOrCourse, PureSchedule, Ratio, Share, value_at
+from chronomask.masking.ratio.base import (
+    NumberOrCourse,
+    PureSchedule,
+    Ratio,
+    Share,
+    refuse_laws,
+    value_at,
+)
 from chronomask.masking.ratio.courses import check_ends
 from chronomask.masking.ratio.laws import check_shares
 from chronomask.types import VISIT_BITS, Array, Rows
@@ -192,6 +199,11 @@ class StrategyShare(Config):
     """share of the rows that follow it; a number, or a schedule of progress"""
     strategy: Strategy
     """which of their tokens are masked together"""
+
+    @model_validator(mode="after")
+    def _check_one_for_all(self) -> StrategyShare:
+        refuse_laws(self, "share")
+        return self
 
 
 class Mixed(Strategy):

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from chronomask.config import Alternative, kind_of
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.layers import read_yaml
-from chronomask.masking.ratio import NumberOrCourse, PureSchedule, value_at
+from chronomask.masking.ratio import NumberOrCourse, PureSchedule, refuse_laws, value_at
 from chronomask.storage import read_lines, read_object
 from chronomask.types import NO_CLASS, Array, ClassTally, Rows
 
@@ -87,11 +87,7 @@ class ContentSchedule(Alternative):
 
     @model_validator(mode="after")
     def _check_strength(self) -> ContentSchedule:
-        if isinstance(self.strength, PureSchedule) and self.strength.draws_rows:
-            raise ValueError(
-                f"strength is one number for all rows of a step, and '{kind_of(self.strength)}' draws one "
-                "for each row: give a number, or a schedule such as {kind: linear, start: 0, end: 1}"
-            )
+        refuse_laws(self, "strength")
         strongest = max(self.strength_at(step / 100) for step in range(101))
         if (least := strongest * self.log_range) > _GRID_BITS * math.log(2) * (1 + 1e-9):
             raise ValueError(

@@ -90,6 +90,10 @@ class Clipped(WeightMap):
         return (0.5 + self.slope * z).clamp(self.low, self.high)
 
 
+_FAR_BELOW = 30.0
+"""Below minus this the logistic function is e^x to the precision of its numbers."""
+
+
 class Nats(WeightMap):
     """w = sigmoid(slope · (L − reference)), L in nats: losses keep their scale.
 
@@ -108,7 +112,10 @@ class Nats(WeightMap):
         return 4 * self.slope
 
     def weights(self, z: torch.Tensor) -> torch.Tensor:
-        return (self.slope * z).sigmoid()
+        odds = self.slope * z
+        # Far below the reference weights are powers of e. Moved up together they keep their ratios, and do
+        # not all become 0.
+        return (odds - (odds.max() + _FAR_BELOW).clamp(max=0)).sigmoid()
 
     def of_losses(self, loss: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         import torch

@@ -16,6 +16,7 @@ from chronomask.masking.ratio.base import (
     Share,
     Watched,
     course_group,
+    refuse_laws,
     value_at,
 )
 from chronomask.masking.ratio.courses import (
@@ -70,5 +71,6 @@ __all__ = [
     "WarmupDecay",
     "Watched",
     "course_group",
+    "refuse_laws",
     "value_at",
 ]

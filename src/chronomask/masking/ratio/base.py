@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
-from chronomask.config import Alternative, kind_of
+from chronomask.config import Alternative, Config, kind_of
 from chronomask.errors import UsageError
 from chronomask.layers import Shorthand
 from chronomask.types import Rows
@@ -34,6 +34,7 @@ __all__ = [
     "Share",
     "Watched",
     "course_group",
+    "refuse_laws",
     "value_at",
 ]
 
@@ -242,6 +243,17 @@ class PureSchedule(Schedule):
 
 Course = Annotated[PureSchedule, AsCourse]
 """A schedule of progress, which a number or two of them stand for too."""
+
+
+def refuse_laws(config: Config, *names: str) -> None:
+    """Raise ValueError where a field that is one number for all rows has a schedule with one for each."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, PureSchedule) and value.draws_rows:
+            raise ValueError(
+                f"{name} is one number for all rows of a step, and '{kind_of(value)}' draws one for each "
+                "row: give a number, or a schedule such as {kind: linear, start: 0, end: 1}"
+            )
 
 
 def value_at(value: float | PureSchedule, progress: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -20,6 +20,7 @@ from chronomask.masking.ratio.base import (
     PureSchedule,
     Ratio,
     Share,
+    refuse_laws,
     value_at,
 )
 from chronomask.masking.ratio.courses import Constant
@@ -64,6 +65,11 @@ class _Between(RowLaw):
     """lower end, itself a schedule"""
     high: Course = Constant(base=0.3)
     """upper end, itself a schedule"""
+
+    @model_validator(mode="after")
+    def _check_one_for_all(self) -> Self:
+        refuse_laws(self, "low", "high")
+        return self
 
 
 class UniformRows(_Between):
@@ -119,6 +125,7 @@ class NormalRows(RowLaw):
 
     @model_validator(mode="after")
     def _check_range(self) -> NormalRows:
+        refuse_laws(self, "mean")
         if self.low >= self.high:
             raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
         for progress in (step / 100 for step in range(101)):
@@ -161,6 +168,11 @@ class BetaRows(RowLaw):
     concentration: Annotated[float, Field(gt=0)] = 10.0
     """α + β: the larger, the closer rows stay to the mean"""
 
+    @model_validator(mode="after")
+    def _check_one_for_all(self) -> BetaRows:
+        refuse_laws(self, "mean")
+        return self
+
     def at(self, progress: float) -> float:
         return self.mean.at(progress)
 
@@ -180,6 +192,11 @@ class LawShare(Config):
     """share of the rows that draw from this law; a number, or a schedule"""
     law: Course
     """what they draw from: a law, or a schedule that gives all of them one ratio"""
+
+    @model_validator(mode="after")
+    def _check_one_for_all(self) -> LawShare:
+        refuse_laws(self, "share")
+        return self
 
     def times(self, factor: float) -> LawShare:
         """The part with its law's ratios multiplied; raises UsageError where it cannot be."""

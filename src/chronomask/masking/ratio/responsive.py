@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chronomask.errors import DataError
 from chronomask.masking.ratio.base import Ratio, RatioState, Schedule, Watched
@@ -44,6 +44,15 @@ class Responsive(Schedule):
     """which loss is observed"""
     every: Annotated[int, Field(ge=1)] = 100
     """steps whose mean makes one observation of the training loss"""
+
+    @model_validator(mode="after")
+    def _check_falls(self) -> Responsive:
+        if self.start < self.end:
+            raise ValueError(
+                f"start ({self.start:g}) must not be below end ({self.end:g}): the ratio only falls, and "
+                "would stay where it is"
+            )
+        return self
 
     def at(self, progress: float) -> float:
         return self.start
