@@ -111,7 +111,7 @@ class Masker:
         Raises UsageError for a ``progress`` that is no number from 0 to 1 and for what are no rows,
         DataError for token ids that the tokenizer does not have.
         """
-        progress = _checked(progress)
+        progress = _check_progress(progress)
         if not isinstance(rows, Rows):
             rows = self.rows_of(rows, progress)
         if not isinstance(rows.input_ids, torch.Tensor):
@@ -475,7 +475,7 @@ def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> 
     return Masker(config, vocabulary, seed=seed)
 
 
-def _checked(progress: Any) -> float:
+def _check_progress(progress: Any) -> float:
     """Progress as a number; raises UsageError for what is none from 0 to 1."""
     number = math.nan
     if hasattr(progress, "__float__"):  # text has none

@@ -201,7 +201,7 @@ class _Search:
             try:
                 status = folder.stat()
             except OSError as error:
-                raise _unlisted(folder, error) from None
+                raise _cannot_list(folder, error) from None
             first = self._entered.setdefault((status.st_dev, status.st_ino, len(parts)), folder)
             if first is not folder:
                 if first != folder:  # else a pattern with two ** leads there twice
@@ -218,7 +218,7 @@ class _Search:
             with os.scandir(folder) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            raise _unlisted(folder, error) from None
+            raise _cannot_list(folder, error) from None
 
     def _is_hidden(self, entry: os.DirEntry[str], part: str, last: str) -> bool:
         """Whether an entry is left out because its name begins with a dot; then it is counted."""
@@ -272,7 +272,7 @@ class _Search:
             self._skipped.add(reason, f"{path}{'/' if folder else ''}", size, unit, count)
 
 
-def _unlisted(folder: Path, error: OSError) -> DataError:
+def _cannot_list(folder: Path, error: OSError) -> DataError:
     return DataError(f"folder {printable(folder)} cannot be listed: {error.strerror}")
 
 

@@ -195,12 +195,14 @@ def _as_text(value: Any) -> str:
     if not isinstance(value, str):
         plain = isinstance(value, bool | int | float | list | tuple | dict)
         value = (
-            json.dumps(value, default=_as_text, ensure_ascii=False) if plain else _spelled(value)
+            json.dumps(value, default=_as_text, ensure_ascii=False)
+            if plain
+            else _scalar_text(value)
         )
     return value.encode("utf-8", "replace").decode()
 
 
-def _spelled(value: Any) -> str:
+def _scalar_text(value: Any) -> str:
     """A single value that JSON has no form for, such as a date or bytes, without quotation marks."""
     if isinstance(value, date | time):  # a moment is a date too
         return value.isoformat()
