@@ -157,9 +157,8 @@ def choose_words(
     for word, count in counts.items():
         if count < min_count or backend.token_to_id(word) is not None:
             continue
-        pieces = model.tokenize(
-            word
-        )  # none at all where it leaves out characters that it does not know
+        # None at all where the model leaves out characters that it does not know.
+        pieces = model.tokenize(word)
         texts = tuple(piece.value for piece in pieces)
         # Bytes that stand for an unknown character do not spell the word.
         spelled = "".join((*texts[:1], *(text.removeprefix(mark) for text in texts[1:])))
