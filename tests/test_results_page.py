@@ -22,7 +22,7 @@ STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
     for name in (
         "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "next-tokens",
-        "next-tokens-hidden", "over-time", "spread", "strategies", "tiny", "tokens-at-last",
+        "next-tokens-hidden", "over-time", "spread", "strategies", "tiny", "tokens-at-last", "tokens-longer",
     )
 }  # fmt: skip
 MEASURES = {
@@ -185,6 +185,7 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
         "spread",
         "strategies",
         "tokens-at-last",
+        "tokens-longer",
     ],
 )
 def test_the_tables_of_declared_contrasts_are_those_of_their_files(name: str) -> None:
@@ -234,6 +235,16 @@ def test_ends_with_and_without_single_tokens_are_compared_as_the_files_say() -> 
     assert f"the same six seeds are {middle} nats lower on the mean ({low} to {high})" in page
 
 
+def test_whole_words_in_the_larger_model_are_told_as_the_file_has_them() -> None:
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    with (RESULTS / "tokens-longer" / "whole-words.csv").open() as lines:
+        ends = {row["seed"]: float(row["mean_loss"]) for row in csv.DictReader(lines)}
+    half = _tasks(STUDIES["tokens-longer"])["mean_loss"]["half tokens"]["by_seed"]
+    gaps = sorted(f"{loss - mean(half[seed]):.3f}" for seed, loss in ends.items())
+    told = " and ".join(f"{loss:.3f}" for loss in ends.values())
+    assert f"seeds 0 and 1 end at {told} nats, {' to '.join(gaps)} above" in page
+
+
 def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     with (RESULTS / "harder-first" / "csv" / "yardsticks.csv").open() as lines:
@@ -247,7 +258,9 @@ def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
         assert f"| {arm} | {' | '.join(cells)} |" in page
 
 
-@pytest.mark.parametrize("name", ["next-tokens", "spread", "strategies", "tokens-at-last"])
+@pytest.mark.parametrize(
+    "name", ["next-tokens", "spread", "strategies", "tokens-at-last", "tokens-longer"]
+)
 def test_yardsticks_by_ratio_are_those_of_the_file(name: str) -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     with (RESULTS / name / "csv" / "yardsticks.csv").open() as lines:
