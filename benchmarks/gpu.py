@@ -61,6 +61,7 @@ CUDA_TESTS = [
     "tests/model/test_attention.py",
     "tests/model/test_kernels.py",
     "tests/model/test_causal.py",
+    "tests/model/test_compiled_dropout.py",
     "tests/model/test_device.py",
     "tests/model/test_modernbert.py",
     "tests/evaluate/test_recorded.py",

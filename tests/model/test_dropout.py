@@ -1,4 +1,4 @@
-"""Dropout on the host: as often as asked, the same for any threads, and a function of torch's seed."""
+"""Dropout: as often as asked, the same for any threads, and a function of torch's seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from chronomask.model import dropout as module
-from chronomask.model.dropout import HostDropout, drop, softmax_and_drop
+from chronomask.model.compiled_dropout import drop_in_graph
+from chronomask.model.dropout import KeyedDropout, drop, softmax_and_drop
 from tests.support.processes import python_path
 
 
@@ -81,7 +82,7 @@ def test_masks_look_like_chance_within_a_key_and_between_keys() -> None:
 
 
 def test_torchs_seed_decides_and_each_call_draws_anew() -> None:
-    layer, ones = HostDropout(0.3), torch.ones(7, 11)
+    layer, ones = KeyedDropout(0.3), torch.ones(7, 11)
     torch.manual_seed(5)
     first, second = layer(ones), layer(ones)
     torch.manual_seed(5)
@@ -92,26 +93,26 @@ def test_torchs_seed_decides_and_each_call_draws_anew() -> None:
 
 def test_gradients_are_dropped_as_the_values_were() -> None:
     values = torch.ones(50, 50, requires_grad=True)
-    dropped = HostDropout(0.4)(values)
+    dropped = KeyedDropout(0.4)(values)
     dropped.sum().backward()
     assert values.grad is not None
     assert torch.equal(values.grad, dropped.detach())
 
 
-def test_a_layer_of_dropout_draws_so_in_training_on_the_host_alone() -> None:
+def test_a_layer_of_dropout_draws_so_in_training_alone() -> None:
     values = torch.randn(50, 60)
 
     def seeded(what: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         torch.manual_seed(7)
         return what(values)
 
-    layer = HostDropout(0.4)
+    layer = KeyedDropout(0.4)
     assert torch.equal(seeded(layer), seeded(lambda x: drop(x, 0.4)))
     graph = torch.compile(layer, backend="eager", fullgraph=True)
-    assert torch.equal(seeded(graph), seeded(torch.nn.Dropout(0.4)))
+    assert torch.equal(seeded(graph), seeded(lambda x: drop_in_graph(x, 0.4)))
     assert torch.equal(layer.eval()(values), values)
     before = torch.get_rng_state()
-    assert torch.equal(HostDropout(0.0)(values), values)
+    assert torch.equal(KeyedDropout(0.0)(values), values)
     assert torch.equal(torch.get_rng_state(), before)
 
 

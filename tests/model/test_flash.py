@@ -175,7 +175,6 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Interface]:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, compiling
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 @pytest.mark.parametrize("compiled", [False, True])
 def test_flash_attention_4_is_called_as_its_releases_are(

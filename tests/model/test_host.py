@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
 from chronomask.model import host
-from chronomask.model.dropout import HostDropout
+from chronomask.model.dropout import KeyedDropout
 from chronomask.model.head import logits_at
 from chronomask.model.host import HostLinear, filled_up, use_host_kernels
 
@@ -30,7 +30,7 @@ def test_every_plain_layer_of_a_model_changes_and_no_other() -> None:
     weights = {name: weight.data_ptr() for name, weight in model.named_parameters()}
     use_host_kernels(model)
     use_host_kernels(model)  # once more changes nothing
-    kinds = [HostLinear, Narrow, HostDropout, nn.ModuleList, nn.AlphaDropout]
+    kinds = [HostLinear, Narrow, KeyedDropout, nn.ModuleList, nn.AlphaDropout]
     assert [type(m) for m in model.modules()][1:] == kinds
     assert not any(m.training for m in model.modules())
     assert {name: weight.data_ptr() for name, weight in model.named_parameters()} == weights

@@ -197,7 +197,6 @@ def test_the_choice_of_kernels_is_one_graph() -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_no_mask_of_a_graph_is_kept() -> None:
     """The next graph of a model must make its own: CUDA graphs write to their memory again."""
     torch.compiler.reset()
@@ -229,7 +228,6 @@ def test_no_mask_of_a_graph_is_kept() -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_plain_row_has_no_mask_under_compile(tokenizer: PreTrainedTokenizerBase) -> None:
     """transformers makes a dense one for its own attention, although there is nothing to hide."""
     torch.compiler.reset()

@@ -121,7 +121,6 @@ def test_logits_and_gradients_are_those_of_layers_run_by_hand(
     assert not torch.allclose(at_once, found, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_compiled_trunk_is_one_graph(
     late: np.ndarray, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

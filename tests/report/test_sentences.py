@@ -566,6 +566,8 @@ def test_of_a_baseline_that_is_missing_or_no_number_it_is_told() -> None:
         "The baseline “base” ended with a loss that is no number, so there is nothing to compare the others "
         "with."
     )
+    made["arms"] = made["arms"][:1]
+    assert answer(made) == "“base” ended with a loss that is no number: it diverged."
 
 
 def test_the_baselines_share_of_right_tokens_is_its_own() -> None:

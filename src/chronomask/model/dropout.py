@@ -1,9 +1,9 @@
-"""Dropout as the host draws it faster than torch does.
+"""Dropout that is drawn faster than torch draws it, on the host and in compiled graphs.
 
-torch draws its random numbers one after the other, keeps a mask, and multiplies by it in three passes. Here
-whether an element is dropped is a hash of its place under a key of 64 bits, so that one pass draws and
-multiplies, threads share it, and the backward pass needs the key alone. The key comes from torch's generator,
-so seeding that seeds this.
+On the host torch draws its random numbers one after the other, keeps a mask, and multiplies by it in three
+passes. Here whether an element is dropped is a hash of its place under a key of 64 bits, so that one pass
+draws and multiplies, threads share it, and the backward pass needs the key alone. The key comes from torch's
+generator, so seeding that seeds this. :mod:`chronomask.model.compiled_dropout` has the same for graphs.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from torch import nn
 
 from chronomask.compiled import KEPT
 from chronomask.model.bfloat16 import of_bits, to_bits
+from chronomask.model.compiled_dropout import drop_in_graph, fits
 
 # numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
 # compiled in: 898f0b65c1c3
 
-__all__ = ["HostDropout", "Kept", "draw_key", "drop", "share", "softmax_and_drop"]
+__all__ = ["Kept", "KeyedDropout", "draw_key", "drop", "share", "softmax_and_drop"]
 
 _PART = 2**18
 """Elements of a thread, once there are four times as many: they take it an eighth of a millisecond, and to
@@ -49,17 +50,19 @@ def softmax_and_drop(scores: torch.Tensor, dropout: float, key: int | None = Non
     return _DroppedSoftmax.apply(scores, draw_key() if key is None else key, dropout)[0]
 
 
-class HostDropout(nn.Dropout):
-    """``nn.Dropout`` that is :func:`drop` where values are on the host.
-
-    A compiled model draws as torch does.
+class KeyedDropout(nn.Dropout):
+    """``nn.Dropout`` that is :func:`drop` where values are on the host, and in compiled graphs
+    :func:`chronomask.model.compiled_dropout.drop_in_graph`, on every device.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        plain = torch.compiler.is_compiling() or input.device.type != "cpu"
-        if plain or not self.training or not self.p:
-            return nn.functional.dropout(input, self.p, self.training, self.inplace)
-        return drop(input, self.p)
+        if self.training and self.p:
+            if torch.compiler.is_compiling():
+                if fits(input):
+                    return drop_in_graph(input, self.p)
+            elif input.device.type == "cpu":
+                return drop(input, self.p)
+        return nn.functional.dropout(input, self.p, self.training, self.inplace)
 
 
 def draw_key() -> int:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import register_flop_formula
 
 from chronomask.model.device import product_dtype
-from chronomask.model.dropout import HostDropout
+from chronomask.model.dropout import KeyedDropout
 
 __all__ = ["HostLinear", "filled_up", "linear", "use_host_kernels"]
 
@@ -57,7 +57,7 @@ def use_host_kernels(model: nn.Module) -> None:
     Modules change their class in place, so weights, their names and hooks stay.
     """
     kernels: dict[type[nn.Module], type[nn.Module]] = {
-        nn.Dropout: HostDropout,
+        nn.Dropout: KeyedDropout,
         nn.Linear: HostLinear,
     }
     for module in model.modules():

@@ -13,7 +13,7 @@ import io
 import json
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
 from functools import lru_cache
 from pathlib import Path
@@ -189,20 +189,35 @@ class ExactDuplicates(Deduplication):
 
     def sign(self, texts: Sequence[str], work: Path, number: int) -> None:
         """A hash of every text, 16 bytes each."""
-        digests = b"".join(hashlib.blake2b(t.encode(), digest_size=16).digest() for t in texts)
-        write_work(_hashes_file(work, number), digests)
+        _write_hashes(texts, range(len(texts)), work, number)
 
     def duplicates(self, work: Path, num_parts: int) -> dict[int, list[int]]:
         """Those whose hash was met before; the hashes of all documents are held."""
-        hashes = [np.fromfile(_hashes_file(work, k), "S16") for k in range(num_parts)]
-        sizes = np.cumsum([0, *(part.size for part in hashes)])
-        together = np.concatenate(hashes)
-        _, first = np.unique(together, return_index=True)
-        again = np.ones(together.size, bool)
-        again[first] = False
-        return {
-            k: np.flatnonzero(again[sizes[k] : sizes[k + 1]]).tolist() for k in range(num_parts)
-        }
+        return _met_before(work, num_parts)
+
+
+_HASH = np.dtype([("place", "<u4"), ("hash", "S16")])
+"""The hash of a text and its place in its part."""
+
+
+def _write_hashes(texts: Sequence[str], places: Iterable[int], work: Path, number: int) -> None:
+    """Write the hashes of those texts of a part that stand at ``places``."""
+    hashes = [(k, hashlib.blake2b(texts[k].encode(), digest_size=16).digest()) for k in places]
+    write_work(_hashes_file(work, number), np.array(hashes, _HASH).tobytes())
+
+
+def _met_before(work: Path, num_parts: int) -> dict[int, list[int]]:
+    """Of the texts whose hashes were written, those whose hash was met before: their places in each part."""
+    parts = [np.fromfile(_hashes_file(work, number), _HASH) for number in range(num_parts)]
+    together = np.concatenate(parts)
+    _, first = np.unique(together["hash"], return_index=True)
+    again = np.ones(together.size, bool)
+    again[first] = False
+    of_part = np.repeat(np.arange(num_parts), [part.size for part in parts])
+    return {
+        number: together["place"][again & (of_part == number)].tolist()
+        for number in range(num_parts)
+    }
 
 
 def _hashes_file(work: Path, number: int) -> Path:
@@ -210,7 +225,10 @@ def _hashes_file(work: Path, number: int) -> Path:
 
 
 class MinHashDuplicates(Deduplication):
-    """Of documents that share most of their word n-grams one is kept (datatrove's MinHash)."""
+    """Of documents that share most of their word n-grams one is kept (datatrove's MinHash).
+
+    A document that is too short for an n-gram counts as the same as another only where their texts are equal.
+    """
 
     kind: Literal["minhash"] = "minhash"
     reason = "near duplicate (minhash)"
@@ -235,16 +253,21 @@ class MinHashDuplicates(Deduplication):
             ) from None
 
     def sign(self, texts: Sequence[str], work: Path, number: int) -> None:
-        """The library's signatures."""
+        """The library's signatures, and hashes of the texts that it gives none."""
         from datatrove.pipeline.dedup import MinhashDedupSignature
 
-        step = MinhashDedupSignature(
-            str(work / "signatures"), self._library_config(), self.language
-        )
+        folder = work / "signatures"
+        step = MinhashDedupSignature(str(folder), self._library_config(), self.language)
         step.run(map(_as_theirs, texts), number, 1)
+        # A record of a bucket ends with the place of its text.
+        record = self.hashes_per_bucket * np.dtype(step.config.hash_config.np_dtype).itemsize
+        records = folder / "bucket_000" / f"{number:05d}.minhash.sig"
+        bucket = np.fromfile(records, [("hashes", f"V{record}"), ("place", "<u4")])
+        signed = set(bucket["place"].tolist())
+        _write_hashes(texts, (k for k in range(len(texts)) if k not in signed), work, number)
 
     def duplicates(self, work: Path, num_parts: int) -> dict[int, list[int]]:
-        """What the library's clusters leave out."""
+        """What the library's clusters leave out, and equal texts without a signature."""
         from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
 
         config = self._library_config()
@@ -256,11 +279,11 @@ class MinHashDuplicates(Deduplication):
             buckets.run(None, bucket, self.num_buckets)
         with redirect_stderr(io.StringIO()):  # its progress bar
             MinhashDedupCluster(str(pairs), str(removed), config).run(None, 0, 1)
-        found = {}
+        found = _met_before(work, num_parts)
         for number in range(num_parts):
             file = removed / f"{number:06d}.remove"
             data = file.read_bytes() if file.is_file() else b""
-            found[number] = [index for (index,) in struct.iter_unpack("<I", data)]
+            found[number] += [index for (index,) in struct.iter_unpack("<I", data)]
         return found
 
     def _library_config(self) -> Any:

@@ -136,6 +136,8 @@ def _answer_of_the_unfinished(study: Numbers) -> str:
             f"No run of the baseline “{baseline}” is complete, so there is nothing to compare yet."
         )
     if theirs.get("complete"):  # or it would have been measured
+        if len(study["arms"]) == 1:
+            return f"“{baseline}” ended with a loss that is no number: it diverged."
         return (
             f"The baseline “{baseline}” ended with a loss that is no number, so there is nothing to compare "
             "the others with."
