@@ -221,10 +221,39 @@ def test_what_is_wrong_is_named_as_it_stands_in_the_file(values: dict, sentence:
         assert "; " not in refusal.removeprefix(f"f.yaml: {sentence}").partition("Valid:")[0]
     for value in ("x" * 100, "y" * 100):
         assert value not in refusal
+    whole: dict[str, Any] = {"data": "d", **values}
+    with pytest.raises(UsageError) as in_python:
+        Whole(**whole)
+    assert str(in_python.value) == refusal.replace("f.yaml: ", "the Whole: ")
+
+
+def test_in_python_a_config_takes_what_a_file_does() -> None:
+    values: list[dict[str, Any]] = [
+        {"course": {"kind": "level", "base": 0.4}},
+        {"course": "level"},
+        {"parts": [{"until": 1, "course": "level"}]},
+    ]
+    expected = [
+        Whole(data="d", course=Level(base=0.4)),
+        Whole(data="d", course=Level()),
+        Whole(data="d", parts=(Part(until=1, course=Level()),)),
+    ]
+    for said, made in zip(values, expected, strict=True):
+        assert Whole(data="d", **said) == made == Whole.parse({"data": "d", **said})
+
+
+def test_the_dots_of_a_groups_keys_are_taken_apart() -> None:
+    part = {"until": 1, "course.kind": "level", "course.base": 0.4}
+    made = Whole.parse({"data": "d", "parts": [part], "free": {"a.b": 1}})
+    assert made.parts == (Part(until=1, course=Level(base=0.4)),)
+    assert made.free == {"a.b": 1}  # whose keys are names
+    assert "unknown key 'parts.0.course.bse'; did you mean 'base'?" in refusal_of(
+        {"parts": [part | {"course.bse": 1}]}
+    )
 
 
 def test_true_is_no_number_in_python_either() -> None:
-    with pytest.raises(ValueError, match="not true or false"):
+    with pytest.raises(UsageError, match="not true or false"):
         Level(base=True)
     assert Whole(data="d", flag=True, free={"a": True}).free == {"a": True}
 

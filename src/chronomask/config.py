@@ -42,7 +42,7 @@ from chronomask.explain import (
     meanings_of,
     root_causes,
 )
-from chronomask.layers import Layer, overlay, read_yaml
+from chronomask.layers import Layer, overlay, read_yaml, with_kinds
 from chronomask.recipes import find_recipe
 from chronomask.yaml_text import as_yaml, control_character
 
@@ -71,6 +71,20 @@ class Config(BaseModel):
         protected_namespaces=(),
         allow_inf_nan=False,
     )
+
+    def __init__(self, /, **values: Any) -> None:
+        """A config of values, plain or typed; raises :class:`UsageError` for values that cannot be."""
+        cls = type(self)
+        values = with_kinds(cls, values)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            if _VALIDATING.get():
+                raise  # the config that this one is made for tells of it, with the place
+            layers = [Layer(f"the {cls.__name__}", values)]
+            raise UsageError(printable(_explain(cls, error, values, layers))) from None
+
+    __init__.__pydantic_base_init__ = True  # pyright: ignore[reportFunctionMemberAccess]
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -160,7 +174,11 @@ class Config(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _refuse_surprises(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        config = handler(values)
+        token = _VALIDATING.set(True)
+        try:
+            config = handler(values)
+        finally:
+            _VALIDATING.reset(token)
         if isinstance(values, Mapping):
             made = {name: getattr(config, name, None) for name in values}
             surprises = list(_surprises(values, made))
@@ -314,6 +332,9 @@ def kind_of(member: Alternative) -> str:
     """The kind of a family's member, for messages; what it can do, its methods say."""
     return member.kind  # pyright: ignore[reportAttributeAccessIssue]
 
+
+_VALIDATING: ContextVar[bool] = ContextVar("validating", default=False)
+"""Whether a config is being validated, so that another is made for it."""
 
 _SCHEMAS_BEGUN: ContextVar[tuple[type[Config], ...]] = ContextVar("schemas begun", default=())
 """Members whose JSON Schema is being made, one within another."""

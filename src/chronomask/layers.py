@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic_core import to_jsonable_python
@@ -22,7 +23,16 @@ from chronomask.errors import UsageError, shown
 from chronomask.explain import class_of, config_classes, kinds_of
 from chronomask.yaml_text import control_character, from_yaml, read_text
 
-__all__ = ["Layer", "Shorthand", "merge", "nested", "overlay", "parse_override", "read_yaml"]
+__all__ = [
+    "Layer",
+    "Shorthand",
+    "merge",
+    "nested",
+    "overlay",
+    "parse_override",
+    "read_yaml",
+    "with_kinds",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +139,7 @@ def overlay(cls: type[BaseModel], layers: Sequence[Layer]) -> dict[str, Any]:
     Layers after the first are collected beforehand, so that ``model.path`` may come before the
     ``model.kind`` it belongs to. Values need not be valid: what is wrong with them is for validation to say.
     """
-    first, *others = [_with_kinds(cls, nested(layer.values)) for layer in layers] or [{}]
+    first, *others = [with_kinds(cls, layer.values) for layer in layers] or [{}]
     changes: dict[str, Any] = {}
     base = _with_defaults(cls, first)
     kinds = reduce(merge, others, base)
@@ -140,9 +150,11 @@ def overlay(cls: type[BaseModel], layers: Sequence[Layer]) -> dict[str, Any]:
     return merge(_with_defaults(cls, base), changes) if changes else first
 
 
-def _with_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` in which a kind's name alone, ``content: ptw``, is the group that it stands for."""
-    result = dict(values)
+def with_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with the dots of their keys taken apart, those of groups too, in which a kind's name alone,
+    ``content: ptw``, is the group that it stands for.
+    """
+    result = nested(values)
     for name, field in cls.model_fields.items():
         if name in values and get_origin(field.annotation) is not dict:
             result[name] = _with_kind(field.annotation, values[name])
@@ -151,17 +163,27 @@ def _with_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, An
 
 def _with_kind(annotation: Any, value: Any) -> Any:
     """A value of a type, or the items of a list of it, likewise."""
-    if get_origin(annotation) in (list, tuple):
-        items = get_args(annotation)[0]
-        several = isinstance(value, list | tuple)
-        return [_with_kind(items, item) for item in value] if several else value
-    classes = list(config_classes(annotation))
+    choices = _choices_of(annotation)
+    if isinstance(value, list | tuple):
+        items = [get_args(choice)[0] for choice in choices if get_origin(choice) in (list, tuple)]
+        return [_with_kind(items[0], item) for item in value] if items else value
+    single = (choice for choice in choices if get_origin(choice) not in (list, tuple))
+    classes = [each for choice in single for each in config_classes(choice)]
     if isinstance(value, Mapping):
         group = class_of(classes, value)
-        return value if group is None else _with_kinds(group, value)
+        return value if group is None else with_kinds(group, value)
     if any(isinstance(how, BeforeValidator) for how in getattr(annotation, "__metadata__", ())):
         return value  # as sources, whose text may name a folder "files"
     return {"kind": value} if isinstance(value, str) and value in kinds_of(classes) else value
+
+
+def _choices_of(annotation: Any) -> list[Any]:
+    """The types of which a value of an annotation has one."""
+    if get_origin(annotation) is Annotated:
+        return _choices_of(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [choice for part in get_args(annotation) for choice in _choices_of(part)]
+    return [annotation]
 
 
 def _with_groups(

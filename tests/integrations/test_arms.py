@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ from chronomask.integrations.transformers import TimeVariantTrainer
 from chronomask.integrations.workers import WorkerMasking
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.rows import RowCollator, as_rows
+from chronomask.masking.strategy import Token, WholeWord
 from chronomask.masking.tally import class_sums, class_tally
 from chronomask.model.documents import DOCUMENTS_ATTENTION
 from chronomask.recipes import recipes
+from chronomask.train.config import RunConfig
 from chronomask.train.foresight import Scorer
 from chronomask.train.forward import Forward, Predictions, entering, parts_of
 from chronomask.types import UPOS_CLASSES
@@ -281,6 +284,34 @@ def test_what_cannot_be_carried_is_refused_before_any_work(
     ):
         with pytest.raises(UsageError, match=said):
             refuse()
+
+
+def test_every_recipe_masks_the_same_units_whatever_the_run_masks() -> None:
+    names = [recipe.name for recipe in recipes() if recipe.name.startswith("arms/")]
+    units = {"words": WholeWord(), "tokens": Token()}
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    told = {name: row[-1] for row in cells if row for name in re.findall(r"`([^`]+)`", row[0])}
+    for name in names:
+        of_words, of_tokens = (
+            RunConfig.of([base, name], data="d").masking.strategy
+            for base in ("bert-tiny", "modernbert-tiny")
+        )
+        if name == "arms/ema":  # which says nothing of masking
+            assert of_words != of_tokens
+            continue
+        assert of_words == of_tokens, name
+        said = told[name.removeprefix("arms/")]
+        assert units.get(said, of_words) == of_words, name
+
+
+def test_a_folder_may_be_text(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    masking = StepMasking("arms/ptw", tokenizer, UPOS_CLASSES)
+    masking.save(str(tmp_path))
+    masking.load(str(tmp_path))
+    StepMasking("arms/ptw", tokenizer, UPOS_CLASSES).load(tmp_path)
+    with pytest.raises(DataError, match="there is no checkpoint folder"):
+        masking.load(str(tmp_path / "missing"))
 
 
 def test_every_recipe_is_carried_or_refused(tokenizer: PreTrainedTokenizerFast) -> None:

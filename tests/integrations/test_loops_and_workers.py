@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas
 import pytest
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 from chronomask.errors import UsageError
 from chronomask.integrations.order import KeyedLoader, KeyedSampler, with_row_ids
+from chronomask.integrations.transformers import TimeVariantTrainer
 from chronomask.integrations.workers import MaskedLoader, StepBatches, WorkerMasking
 from chronomask.masking.masker import Masker
 from chronomask.masking.rows import RowCollator, as_rows
@@ -129,21 +133,133 @@ def test_a_keyed_loader_goes_on_where_it_was(
     assert list(KeyedSampler(10, seed=1)) != list(KeyedSampler(10, seed=2))
 
 
+def test_a_keyed_loader_goes_on_in_batches_of_another_size(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    def loader(batch_size: int, **more: Any) -> KeyedLoader:
+        collate = RowCollator(tokenizer)
+        return KeyedLoader(rows[:10], batch_size=batch_size, collate_fn=collate, **more)
+
+    order = [row for batch in loader(1) for row in batch["row_id"].tolist()]
+    for before, after in ((2, 4), (4, 3), (3, 10), (1, 2)):
+        stopped = loader(before)
+        iterator = iter(stopped)
+        for taken in range(before, 10, before):
+            next(iterator)
+            resumed = loader(after)
+            resumed.load_state_dict(stopped.state_dict())
+            left = [row for batch in resumed for row in batch["row_id"].tolist()]
+            assert left == order[taken:]
+    most = loader(4, drop_last=True)
+    assert len(list(most)) == 2
+    most.load_state_dict(most.state_dict())  # two rows are left, of which no batch is made
+    assert most.state_dict() == loader(4).state_dict() | {"epoch": 1}
+
+
 def test_a_keyed_loader_says_where_it_stands_between_iterations(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
 ) -> None:
     loader = KeyedLoader(rows[:10], batch_size=3, collate_fn=RowCollator(tokenizer))
+    order = {"num_rows": 10, "seed": 0, "num_processes": 1}
     first, _ = list(loader), loader.set_epoch(1)
-    assert loader.state_dict() == {"epoch": 1, "batches": 0}  # not an epoch that is over already
-    loader.load_state_dict({"epoch": 2, "batches": 2})
-    assert loader.state_dict() == {"epoch": 2, "batches": 2}
+    assert loader.state_dict() == {"epoch": 1, "rows": 0, **order}  # not an epoch that is over
+    loader.load_state_dict({"epoch": 2, "rows": 6, **order})
+    assert loader.state_dict() == {"epoch": 2, "rows": 6, **order}
     loader.set_epoch(2)
     assert len(list(loader)) == 2
-    loader.load_state_dict({"epoch": 2, "batches": 2})
+    loader.load_state_dict({"epoch": 2, "rows": 6, **order})
     loader.set_epoch(0)  # a loop that begins anew loses no rows
     assert [b["row_id"].tolist() for b in loader] == [b["row_id"].tolist() for b in first]
-    with pytest.raises(UsageError, match=r"no 'batches' \(it has 'epoch'\)"):
-        loader.load_state_dict({"epoch": 1})
+
+
+def test_a_keyed_loader_refuses_another_state(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    def loader(number: int = 10, **more: Any) -> KeyedLoader:
+        return KeyedLoader(rows[:number], collate_fn=RowCollator(tokenizer), **more)
+
+    state = loader().state_dict()
+    with pytest.raises(UsageError, match=r"has no 'rows' \(it has 'epoch'\)"):
+        loader().load_state_dict({"epoch": 1})
+    wrong: list[dict[str, Any]] = [{"epoch": "x"}, {"rows": None}, {"rows": True}]
+    for given in wrong:
+        with pytest.raises(UsageError, match=r"has (epoch|rows) = .*: give what loader.state_dict"):
+            loader().load_state_dict(state | given)
+    with pytest.raises(UsageError, match=r"has no 'epoch' \(it has nothing\)"):
+        loader().load_state_dict(None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="with num_rows = 10, this one has 9"):
+        loader(9).load_state_dict(state)
+    with pytest.raises(UsageError, match="with seed = 0, this one has 3"):
+        loader(seed=3).load_state_dict(state)
+    with pytest.raises(UsageError, match="with num_processes = 2, this one has 1"):
+        loader().load_state_dict(state | {"num_processes": 2})
+
+
+class SizedStream(IterableDataset[dict[str, Any]]):
+    """A stream that knows how many rows it has."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def test_a_stream_with_a_length_is_a_stream(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    stream = SizedStream(rows[:8])
+    numbered = with_row_ids(stream)
+    assert len(numbered) == 8
+    assert len({row["row_id"] for row in numbered}) == 8
+    with pytest.raises(TypeError, match="has no len"):
+        len(with_row_ids(iter(rows)))
+    collate = RowCollator(tokenizer)
+    masked = {"masker": masker_of(tokenizer), "batch_size": 4, "num_steps": 4}
+    for make in (KeyedLoader, lambda given: MaskedLoader(given, collate_fn=collate, **masked)):
+        with pytest.raises(UsageError, match="of type SizedStream, gives rows in an order of its"):
+            make(stream)
+    trainer = TimeVariantTrainer(
+        model=tiny_model(tokenizer),
+        args=TrainingArguments(
+            str(tmp_path), max_steps=2, per_device_train_batch_size=4, report_to=[]
+        ),
+        masking={"ratio": 0.3, "content": {"kind": "none"}},
+        train_dataset=stream,
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_several_data_sets_by_name_and_tables_are_told_apart(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    several = datasets.DatasetDict(train=datasets.Dataset.from_list(rows))
+    collate = RowCollator(tokenizer)
+    masked = {"masker": masker_of(tokenizer), "batch_size": 4, "num_steps": 4}
+    columns: Any = rows
+    table = pandas.DataFrame(columns)
+    makers: list[Any] = [
+        with_row_ids,
+        KeyedLoader,
+        lambda given: MaskedLoader(given, collate_fn=collate, **masked),
+    ]
+    for make in makers:
+        with pytest.raises(UsageError, match=r"is a dict of train; .* dataset\['train'\]"):
+            make(several)
+        with pytest.raises(UsageError, match=r"type DataFrame, .*not at \[0\].*from_pandas"):
+            make(table)
+    by_place = dict(enumerate(rows[:4]))
+    assert [row["row_id"] for row in map(with_row_ids(by_place).__getitem__, range(4))] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_ordered_loaders_refuse_what_would_order_them_otherwise(

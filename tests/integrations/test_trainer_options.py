@@ -213,7 +213,7 @@ MISTAKES: list[tuple[str, Changes]] = [
         lambda tokenizer, _: {"data_collator": DataCollatorForLanguageModeling(tokenizer)},
     ),
     (
-        "train_dataset is a dict of train, test; give one of them, such as train_dataset=dataset['train']",
+        "train_dataset is a dict of train, test; give one of them, such as dataset['train']",
         lambda _, rows: {"train_dataset": datasets.DatasetDict(
             {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows)}
         )},

@@ -118,11 +118,11 @@ def test_illustrative_weights_are_even_at_the_start_and_follow_published_losses_
 
 
 @pytest.mark.parametrize("kind", ["ptw", "ptw_faithful"])
-def test_weights_of_a_run_are_those_logged_nearest(kind: str, run_folder: Path) -> None:
+def test_weights_of_a_run_are_those_logged_last(kind: str, run_folder: Path) -> None:
     subject, run = of_text(TEXT, None, None), read_run(run_folder)
     content = {"kind": kind, "strength": 1.0}
     config = config_of(content=content, ratio={"kind": "responsive"})
-    for progress, logged in ((0.3, 0.1), (1.0, 0.9)):
+    for progress, logged in ((0.1, 0.1), (0.3, 0.1), (0.8, 0.1), (1.0, 0.9)):
         masker, weights = masker_at(config, subject, progress, 0, run)
         assert weights is not None
         expected = {name: 0.1 + 0.8 * logged * k / 17 for k, name in enumerate(UPOS_CLASSES)}
@@ -133,6 +133,19 @@ def test_weights_of_a_run_are_those_logged_nearest(kind: str, run_folder: Path) 
         assert in_force is not None
         order = sorted(UPOS_CLASSES[1:], key=lambda name: in_force[name])
         assert order == sorted(UPOS_CLASSES[1:], key=lambda name: expected[name])
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.05])
+def test_before_its_first_line_a_run_has_learnt_nothing(progress: float, run_folder: Path) -> None:
+    subject, run = of_text(TEXT, None, None), read_run(run_folder)
+    responsive = {"kind": "responsive"}
+    config = config_of(content={"kind": "ptw", "strength": 1.0}, ratio=responsive)
+    masker, weights = masker_at(config, subject, progress, 0, run)
+    fresh, _ = masker_at(config_of(ratio=responsive), subject, progress, 0, None)
+    assert weights is not None
+    assert set(weights.values.values()) == {0.5}
+    assert weights.origin == "all alike: run my run has logged none before progress 0.1"
+    assert masker.ratio_at(progress) == fresh.ratio_at(progress)
 
 
 def test_classes_that_do_not_occur_are_left_out() -> None:

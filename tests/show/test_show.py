@@ -154,6 +154,7 @@ def test_a_text_is_read_as_the_data_of_the_run_were(
     assert shown == inspect_masking(by_hand)
     assert "words of several tokens: 0.0%" not in shown
     assert str(inspect_text(TEXT, run=run_folder, progress=[0.9])) == shown
+    assert str(inspect_text(TEXT, run=run_folder, progress=0.9)) == shown
 
 
 @pytest.mark.parametrize(

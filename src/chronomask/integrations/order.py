@@ -22,16 +22,20 @@ def with_row_ids(dataset: Any) -> Any:
     A Hugging Face ``datasets.Dataset`` gets a column; any other sized, indexed data set of
     dictionaries is wrapped. The rows of a stream have no place of their own: each gets a hash of its
     ``input_ids``, which is the same in every epoch, process and run, unless it brings a ``row_id``. What has
-    row ids is returned as it is. Raises UsageError as :func:`check_rows` does.
+    row ids is returned as it is. Raises UsageError as :func:`check_rows` does, and for several data sets by
+    name.
     """
+    refuse_several(dataset, "the data set")
     check_rows(dataset)
     columns = getattr(dataset, "column_names", None)
     if made_on_reading(dataset):
         columns = None  # of what rows are made of, and not of the rows
     if isinstance(columns, list) and "row_id" in columns:
         return dataset
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        return dataset.map(_number) if hasattr(dataset, "map") else _NumberedStream(dataset)
+    if not _has_places(dataset):
+        if hasattr(dataset, "map"):
+            return dataset.map(_number)
+        return (_SizedStream if hasattr(dataset, "__len__") else _NumberedStream)(dataset)
     if isinstance(columns, list) and hasattr(dataset, "add_column"):
         return dataset.add_column("row_id", list(range(len(dataset))))
     return dataset if len(dataset) and "row_id" in dataset[0] else _Numbered(dataset)
@@ -46,9 +50,33 @@ def check_rows(dataset: Any, name: str = "the data set") -> None:
         )
     if not hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__"):
         raise UsageError(f"{name} is of type {type(dataset).__name__}: give one that has rows")
-    has_places = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-    if has_places and not isinstance(dataset, Mapping) and len(dataset):
-        _check_row(dataset[0], name)
+    if _has_places(dataset) and not isinstance(dataset, Mapping) and len(dataset):
+        try:
+            row = dataset[0]
+        except KeyError as error:
+            raise UsageError(
+                f"{name} is of type {type(dataset).__name__}, and its first row is not at [0] (KeyError: "
+                f"{error}): make rows of it, as datasets.Dataset.from_pandas does of a table of pandas"
+            ) from None
+        _check_row(row, name)
+
+
+def refuse_several(dataset: Any, name: str) -> None:
+    """Raise UsageError for a dict of data sets, such as ``datasets.load_dataset`` gives."""
+    if isinstance(dataset, Mapping) and "input_ids" not in dataset:
+        if all(isinstance(key, int) for key in dataset) and dataset:
+            return  # rows by their places
+        raise UsageError(
+            f"{name} is a dict of {', '.join(map(str, dataset)) or 'nothing'}; give one of them, such as "
+            f"dataset[{next(iter(dataset), 'train')!r}]"
+        )
+
+
+def _has_places(dataset: Any) -> bool:
+    """Whether rows can be read by their places; torch gives a stream a ``__getitem__`` too, that raises."""
+    if isinstance(dataset, IterableDataset):
+        return False
+    return hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
 
 
 def _check_row(row: Any, name: str) -> None:
@@ -106,6 +134,13 @@ class _NumberedStream(IterableDataset[dict[str, Any]]):
         """Tell the stream, if it wants to know."""
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
+
+
+class _SizedStream(_NumberedStream):
+    """One that says how many rows it has."""
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
 
 class KeyedSampler(Sampler[int]):
@@ -170,15 +205,15 @@ class KeyedLoader(DataLoader[Any]):
 
     Takes a DataLoader's options except ``shuffle``, ``sampler`` and ``batch_sampler``. A batch that is a
     dictionary with ``row_id`` also gets ``epoch``, the number of its epoch, for the masker to read. The
-    loader's state is two numbers, counted where batches are handed out, so what workers have read ahead
-    does not matter. Ranks of torch.distributed share the rows out. Raises UsageError for another order,
-    and for a data set without a length.
+    loader's state is counted where batches are handed out, so what workers have read ahead does not matter;
+    the size of batches may be another where it is restored. Ranks of torch.distributed share the rows out.
+    Raises UsageError for another order, and for a data set without a length.
     """
 
     def __init__(self, dataset: Any, *, batch_size: int = 1, seed: int = 0, **options: Any) -> None:
         _refuse_other_orders(dataset, options)
         self._order = _LoaderOrder(len(dataset), seed)
-        self._place = 0, 0  # an epoch, and how many batches of it were handed out
+        self._place = 0, 0  # an epoch, and how many rows of it were handed out to this process
         self._goes_on = False  # whether the next iteration begins there
         super().__init__(
             with_row_ids(dataset), batch_size=batch_size, sampler=self._order, **options
@@ -190,38 +225,62 @@ class KeyedLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         epoch = self._order.epoch
-        self._place = epoch, self._batches_of(epoch) if self._goes_on else 0
+        start = self._rows_of(epoch) if self._goes_on else 0
+        self._place = epoch, start
         self._goes_on = False
-        self._order.start = self._place[1] * (self.batch_size or 1)
+        self._order.start = start
         self._order.allow_reading()
-        for batch in super().__iter__():
-            self._place = epoch, self._place[1] + 1
+        for number, batch in enumerate(super().__iter__(), start=1):
+            self._place = epoch, min(start + number * (self.batch_size or 1), len(self._order))
             if isinstance(batch, MutableMapping) and "row_id" in batch:
                 batch["epoch"] = epoch
             yield batch
 
-    def _batches_of(self, epoch: int) -> int:
+    def _rows_of(self, epoch: int) -> int:
         return self._place[1] if self._place[0] == epoch else 0
 
     def state_dict(self) -> dict[str, int]:
-        """``epoch``, and ``batches`` of it handed out so far."""
+        """``epoch``, and ``rows`` of it handed out so far to each process; and what decides their order:
+        ``num_rows`` of the data set, ``seed`` and ``num_processes``.
+        """
         epoch = self._order.epoch
-        return {"epoch": epoch, "batches": self._batches_of(epoch)}
+        return {"epoch": epoch, "rows": self._rows_of(epoch), **self._decides_order()}
+
+    def _decides_order(self) -> dict[str, int]:
+        order = self._order
+        return {
+            "num_rows": order.num_rows,
+            "seed": int(order.seed),
+            "num_processes": rank_and_world()[1],
+        }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue where :meth:`state_dict` was taken; after a finished epoch, with the next one.
 
-        Raises UsageError for another state.
+        Raises UsageError for another state, and for that of a loader whose rows come in another order.
         """
-        missing = [name for name in ("epoch", "batches") if name not in state]
-        if missing:
-            raise UsageError(
-                f"the state of a KeyedLoader has 'epoch' and 'batches', this one has no {missing[0]!r} (it "
-                f"has {', '.join(map(repr, state)) or 'nothing'}): give what loader.state_dict() returned"
-            )
-        finished = state["batches"] >= len(self)
-        self._order.set_epoch(state["epoch"] + finished)
-        self._place = self._order.epoch, 0 if finished else state["batches"]
+        own = self._decides_order()
+        names = ["epoch", "rows", *own]
+        given = state if isinstance(state, Mapping) else {}
+        for name in names:
+            if isinstance(given.get(name), bool) or not isinstance(given.get(name), int):
+                what = f"{name} = {given[name]!r}" if name in given else f"no {name!r}"
+                raise UsageError(
+                    f"the state of a KeyedLoader has whole numbers {', '.join(map(repr, names))}, this one "
+                    f"has {what} (it has {', '.join(map(repr, given)) or 'nothing'}): give what "
+                    "loader.state_dict() returned"
+                )
+        for name, value in own.items():
+            if given[name] != value:
+                raise UsageError(
+                    f"the state was taken from a KeyedLoader with {name} = {given[name]}, this one has "
+                    f"{value}, and its rows come in another order: make it as that one was, or begin an "
+                    "epoch anew with set_epoch"
+                )
+        batch = (self.batch_size or 1) if self.drop_last else 1
+        finished = len(self._order) - given["rows"] < batch
+        self._order.set_epoch(given["epoch"] + finished)
+        self._place = self._order.epoch, 0 if finished else given["rows"]
         self._goes_on = True
 
 
@@ -240,9 +299,13 @@ def _refuse_other_orders(dataset: Any, options: Mapping[str, Any]) -> None:
 
 def number_of_rows(dataset: Any) -> int:
     """How many rows a data set has; raises UsageError where rows have no places."""
-    if not hasattr(dataset, "__len__"):
+    refuse_several(dataset, "the data set")
+    if not _has_places(dataset):
+        lacks = (
+            "gives rows in an order of its own" if hasattr(dataset, "__len__") else "has no length"
+        )
         raise UsageError(
-            f"the data set, of type {type(dataset).__name__}, has no length, and this loader orders rows by "
+            f"the data set, of type {type(dataset).__name__}, {lacks}, and this loader orders rows by "
             "their places: read a stream with torch's DataLoader(chronomask.with_row_ids(stream), ...)"
         )
     return len(dataset)

@@ -354,13 +354,14 @@ class StepMasking:
         self.masker.load_state_dict(state)
         self._ratios = Ratios()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write :data:`STATE_FILE` into a checkpoint folder. Raises RunError."""
         content = save(self.state_dict(), metadata={"settings": self.settings()})
-        write_bytes(folder / STATE_FILE, content)
+        write_bytes(Path(folder) / STATE_FILE, content)
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: str | Path) -> None:
         """Restore :meth:`save`; raises DataError when the folder has no readable state."""
+        folder = Path(folder)
         path = folder / STATE_FILE
         if not folder.is_dir():
             raise DataError(f"there is no checkpoint folder {folder}: name one that exists")

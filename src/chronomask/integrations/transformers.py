@@ -22,7 +22,12 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import get_last_checkpoint
 
 from chronomask.errors import UsageError
-from chronomask.integrations.order import check_rows, made_on_reading, with_row_ids
+from chronomask.integrations.order import (
+    check_rows,
+    made_on_reading,
+    refuse_several,
+    with_row_ids,
+)
 from chronomask.integrations.step import MicroBatch, StepMasking, logits_of
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import COLUMNS, RowCollator
@@ -347,16 +352,13 @@ def _refuse_masked_or_untokenised(given: Mapping[str, Any]) -> None:
             "chronomask.RowCollator(tokenizer)"
         )
     train = given.get("train_dataset")
-    if isinstance(train, dict) and "input_ids" not in train:
-        raise UsageError(
-            f"train_dataset is a dict of {', '.join(map(str, train))}; give one of them, such as "
-            f"train_dataset=dataset[{next(iter(train), 'train')!r}]"
-        )
+    refuse_several(train, "train_dataset")
     for name in ("train_dataset", "eval_dataset"):
         several = given.get(name)
-        if several is not None:
-            check_rows(several, name)
-        for dataset in several.values() if isinstance(several, dict) else [several]:
+        by_name = several if isinstance(several, dict) and "input_ids" not in several else {}
+        for dataset in by_name.values() or [several]:
+            if dataset is not None:
+                check_rows(dataset, name)
             columns = getattr(dataset, "column_names", None)
             if (
                 isinstance(columns, list)

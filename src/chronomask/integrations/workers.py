@@ -23,6 +23,7 @@ from chronomask.integrations.order import (
     check_rows,
     number_of_rows,
     rank_and_world,
+    refuse_several,
 )
 from chronomask.masking.masker import Masker
 from chronomask.masking.rows import RowCollator, as_rows
@@ -123,7 +124,8 @@ class SteppedRows(Dataset[dict[str, Any]]):
     """A map-style data set of features, read at :data:`Place` instead of an index."""
 
     def __init__(self, dataset: Any) -> None:
-        """Raises UsageError as :func:`check_rows` does."""
+        """Raises UsageError as :func:`with_row_ids` does."""
+        refuse_several(dataset, "the data set")
         check_rows(dataset)
         self.dataset = dataset
 

@@ -78,7 +78,7 @@ def inspect_text(
     tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
     data: str | Path | None = None,
     run: str | Path | None = None,
-    progress: Sequence[float] = (0.0, 0.5, 1.0),
+    progress: float | Sequence[float] = (0.0, 0.5, 1.0),
     seed: int = 0,
 ) -> Picture:
     """What masking does to ``text`` at the moments ``progress`` of training, each in [0, 1].
@@ -95,7 +95,8 @@ def inspect_text(
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"the text is {text!r}; give a string of at least one word")
     check_characters(text)
-    moments = checked_moments(progress, f"progress {progress!r}")
+    several = [progress] if isinstance(progress, str | int | float) else progress
+    moments = checked_moments(several, f"progress {progress!r}")
     opened = read_run(run) if run is not None else None
     if masking is None:
         named = default_masking(opened)

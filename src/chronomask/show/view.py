@@ -72,7 +72,9 @@ def masker_at(
     """
     masker = Masker(config, subject.vocabulary, subject.class_names, seed)
     if run is not None and not config.ratio.known_before:
-        masker.hold(ratio=float(run.metrics["masking_ratio"][_line(run, progress)]))
+        line = _line(run, progress)
+        if line is not None:
+            masker.hold(ratio=float(run.metrics["masking_ratio"][line]))
     values = masker.class_weights(progress)
     if values is None:
         return masker, None
@@ -104,10 +106,11 @@ def _illustrative_weights(masker: Masker, progress: float) -> ClassWeights:
 
 
 def _weights_of_run(masker: Masker, progress: float, run: Run) -> ClassWeights:
-    """The weights that the run has logged nearest to ``progress``, held in the masker."""
+    """The weights that the run has logged last by ``progress``, held in the masker."""
     logged = run.metrics.per_class.get("class_weight", {})
     line = _line(run, progress)
-    values = {name: float(logged[name][line]) for name in masker.class_names if name in logged}
+    values = {name: logged[name] for name in masker.class_names if name in logged}
+    values = {name: float(found[line or 0]) for name, found in values.items()}
     values = {name: value for name, value in values.items() if math.isfinite(value)}
     if not any(name in values for name in masker.class_names[NO_CLASS + 1 :]):
         raise UsageError(
@@ -115,6 +118,12 @@ def _weights_of_run(masker: Masker, progress: float, run: Run) -> ClassWeights:
             f"({', '.join(masker.class_names)}); leave out --run for illustrative weights, or give the "
             "run's own data by --data"
         )
+    if line is None:
+        first = float(np.nanmin(run.metrics["progress"]))
+        values = masker.class_weights(progress)
+        assert values is not None
+        origin = f"all alike: run {run.name} has logged none before progress {first:.3g}"
+        return ClassWeights(values, origin)
     values = {name: values.get(name, 0.5) for name in masker.class_names}
     masker.hold(class_weights=list(values.values()))
     at = float(run.metrics["progress"][line])
@@ -123,12 +132,14 @@ def _weights_of_run(masker: Masker, progress: float, run: Run) -> ClassWeights:
     return ClassWeights(values, f"learnt by run {run.name}, logged at progress {at:.3g}")
 
 
-def _line(run: Run, progress: float) -> int:
-    """Index of the logged line nearest to ``progress``."""
+def _line(run: Run, progress: float) -> int | None:
+    """Index of the last line that was logged by ``progress``, None before the first."""
     logged = run.metrics["progress"]
     if not len(logged) or not np.isfinite(logged).any():
         raise UsageError(f"run {run.path} has logged no step yet; leave out --run, or wait")
-    return int(np.nanargmin(np.abs(logged - progress)))
+    by_then = np.where(logged <= progress, logged, -np.inf)  # one that is no number is not by then
+    line = int(np.argmax(by_then))
+    return line if np.isfinite(by_then[line]) else None
 
 
 @dataclass(frozen=True, slots=True)
