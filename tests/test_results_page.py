@@ -237,12 +237,22 @@ def test_ends_with_and_without_single_tokens_are_compared_as_the_files_say() -> 
 
 def test_whole_words_in_the_larger_model_are_told_as_the_file_has_them() -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    with (RESULTS / "tokens-longer" / "whole-words.csv").open() as lines:
-        ends = {row["seed"]: float(row["mean_loss"]) for row in csv.DictReader(lines)}
-    half = _tasks(STUDIES["tokens-longer"])["mean_loss"]["half tokens"]["by_seed"]
-    gaps = sorted(f"{loss - mean(half[seed]):.3f}" for seed, loss in ends.items())
-    told = " and ".join(f"{loss:.3f}" for loss in ends.values())
-    assert f"seeds 0 and 1 end at {told} nats, {' to '.join(gaps)} above" in page
+    with (RESULTS / "tokens-longer" / "csv" / "yardsticks.csv").open() as lines:
+        read = {
+            (row["arm"], row["yardstick"]): float(row["mean"])
+            for row in csv.DictReader(lines)
+            if row["part"] == "all"
+        }
+    gaps = {
+        ratio: read["whole words", f"words-{ratio}"] - read["half tokens", f"words-{ratio}"]
+        for ratio in (5, 15, 30, 50)
+    }
+    assert gaps[5] < gaps[15] < 0 < gaps[30] < gaps[50]
+    told = {ratio: f"{abs(gap):.2f}" for ratio, gap in gaps.items()}
+    assert (
+        f"Where whole words are hidden they are {told[5]} nats ahead at 5 %, {told[15]} at 15 %,\n"
+        f"  and {told[30]} and {told[50]} nats behind at 30 and 50 %."
+    ) in page
 
 
 def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:

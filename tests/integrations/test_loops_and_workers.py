@@ -225,7 +225,7 @@ def test_a_stream_with_a_length_is_a_stream(
     trainer = TimeVariantTrainer(
         model=tiny_model(tokenizer),
         args=TrainingArguments(
-            str(tmp_path), max_steps=2, per_device_train_batch_size=4, report_to=[]
+            str(tmp_path), max_steps=2, per_device_train_batch_size=4, report_to=[], use_cpu=True
         ),
         masking={"ratio": 0.3, "content": {"kind": "none"}},
         train_dataset=stream,
@@ -238,7 +238,7 @@ def test_a_stream_with_a_length_is_a_stream(
 def test_several_data_sets_by_name_and_tables_are_told_apart(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
 ) -> None:
-    several = datasets.DatasetDict(train=datasets.Dataset.from_list(rows))
+    several = datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)})
     collate = RowCollator(tokenizer)
     masked = {"masker": masker_of(tokenizer), "batch_size": 4, "num_steps": 4}
     columns: Any = rows
