@@ -95,8 +95,11 @@ def main() -> None:
     options = parser.parse_args()
     figures: dict[str, Any] = {}
     for found in measure(options.steps, options.rounds, options.threads, options.toy):
-        figures |= {name: round(value, 2) for name, value in found.items()}
-    print_figures(figures, json_alone=options.json)
+        rounded = {name: round(value, 2) for name, value in found.items()}
+        figures |= rounded
+        print_figures(rounded, json_alone=False)
+    if options.json:
+        print_figures(figures, json_alone=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def as_json(figures: Mapping[str, Any]) -> str:
 def print_figures(figures: Mapping[str, Any], *, json_alone: bool) -> None:
     """Print the figures a line each, or as :func:`as_json` has them."""
     lines = [as_json(figures)] if json_alone else [f"{key}: {figures[key]}" for key in figures]
-    print(*lines, sep="\n")
+    print(*lines, sep="\n", flush=True)
 
 
 def recorded() -> dict[str, Any]:

@@ -3,7 +3,7 @@
     python -m benchmarks.statistics [--json]
 
 Made-up results of the sizes of the real test sets: every arm's interval, its paired difference from one
-baseline and its permutation test, on 2000 resamples of the examples.
+baseline and its p value, on 2000 resamples of the examples.
 
 - ``statistics_seconds``: of all tasks, process CPU time (numpy on the threads it chooses).
 """

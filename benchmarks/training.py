@@ -29,7 +29,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -85,9 +85,8 @@ def compare(name: str, mine: list[Step], theirs: list[Step]) -> dict[str, float]
     }
 
 
-def measure(work: Work, steps: int, rounds: int, only: set[str]) -> dict[str, Any]:
-    """The figures named in the module's text."""
-    result: dict[str, Any] = {}
+def measure(work: Work, steps: int, rounds: int, only: set[str]) -> Iterator[dict[str, Any]]:
+    """The figures named in the module's text, as they come."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = make_data(root / "data", work, num_rows=work.rows * 64)
@@ -101,10 +100,10 @@ def measure(work: Work, steps: int, rounds: int, only: set[str]) -> dict[str, An
                     lambda out, n, r=ratio: ours(work, data, out, n, ratio=r),
                     lambda out, n, r=ratio: trainer(work, data, rows, out, n, ratio=r),
                 )
-                result |= compare(name, mine, theirs)
+                yield compare(name, mine, theirs)
         if "train_vs_hf_padded" in only:
             packed, documents = make_documents(root / "packed", work, work.rows * 64 * 2)
-            result["padded_mean_length"] = sum(map(len, documents)) / len(documents)
+            yield {"padded_mean_length": sum(map(len, documents)) / len(documents)}
             mine, theirs = take_turns(
                 root / "padded",
                 steps,
@@ -112,7 +111,7 @@ def measure(work: Work, steps: int, rounds: int, only: set[str]) -> dict[str, An
                 lambda out, n: ours(work, packed, out, n),
                 lambda out, n: trainer(work, packed, Examples(documents), out, n),
             )
-            result |= compare("train_vs_hf_padded", mine, theirs)
+            yield compare("train_vs_hf_padded", mine, theirs)
         if "overhead" in only:
             without, complete = take_turns(
                 root / "overhead",
@@ -122,18 +121,17 @@ def measure(work: Work, steps: int, rounds: int, only: set[str]) -> dict[str, An
                 lambda out, n: ours(work, data, out, n),
             )
             clock, cpu = zip(per_token(without), per_token(complete), strict=True)
-            result |= {"overhead": clock[0] / clock[1], "overhead_cpu": cpu[0] / cpu[1]}
+            yield {"overhead": clock[0] / clock[1], "overhead_cpu": cpu[0] / cpu[1]}
         if "peak_memory_vs_hf" in only:
             turns = [
                 [_memory_of(side, work, data) for side in ("ours", "theirs")] for _ in range(5)
             ]
             mine, theirs = map(median, zip(*turns, strict=True))
-            result |= {
+            yield {
                 "peak_memory_vs_hf": mine / theirs,
                 "peak_memory_bytes": mine,
                 "hf_peak_memory_bytes": theirs,
             }
-    return result | {"threads": work.threads, "torch": torch.__version__}
 
 
 FIGURES = (
@@ -174,7 +172,7 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3, help="counted steps of a round")
     parser.add_argument("--rounds", type=int, default=6, help="turns each side takes")
     parser.add_argument("--only", nargs="+", choices=FIGURES, default=FIGURES)
@@ -185,12 +183,13 @@ def main() -> None:
     if chosen.memory_of:
         _print_memory(chosen.memory_of, work, chosen.data)
         return
-    result = measure(work, chosen.steps, chosen.rounds, set(chosen.only))
     print("BERT 4 × 256, vocabulary 16k, 32 rows of 128 tokens, float32; medians over steps")
-    for name, value in result.items():
-        shown = f"{value:,.0f}" if isinstance(value, float) and value > 100 else value
-        shown = f"{value:.3f}" if isinstance(value, float) and value <= 100 else shown
-        print(f"  {name:<40}{shown:>14}")
+    result: dict[str, Any] = {"threads": work.threads, "torch": torch.__version__}
+    for found in measure(work, chosen.steps, chosen.rounds, set(chosen.only)):
+        result |= found
+        for name, value in found.items():
+            shown = f"{value:,.0f}" if value > 100 else f"{value:.3f}"
+            print(f"  {name:<40}{shown:>14}", flush=True)
     if chosen.json:
         print(as_json(result))
 

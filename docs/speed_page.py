@@ -152,14 +152,18 @@ def write(root: Path = ROOT) -> None:
     readme.write_text(f"{before}{readme_table()}{after}", encoding="utf-8")
 
 
-def measure(name: str) -> None:
-    """Run one benchmark and store the JSON of its last line; raises CalledProcessError if it fails."""
+def measure(name: str) -> bool:
+    """Run one benchmark and store the JSON of its last line; False: it failed, and what it printed tells."""
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json"]
     print(f"{name} …", flush=True)
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        print(done.stdout, end="", flush=True)
+        return False
     figures = json.loads(done.stdout.splitlines()[-1])
     text = json.dumps(figures, indent=1, ensure_ascii=False)
     (FIGURES / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+    return True
 
 
 def main() -> None:
@@ -168,9 +172,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make docs/speed.md of the stored figures.")
     parser.add_argument("--measure", nargs="+", choices=[*names, "all"], default=[])
     asked = parser.parse_args().measure
-    for name in names if "all" in asked else asked:
-        measure(name)
+    failed = [name for name in (names if "all" in asked else asked) if not measure(name)]
     write()
+    if failed:
+        raise SystemExit(
+            f"these benchmarks failed, and their figures are as before: {', '.join(failed)}"
+        )
 
 
 if __name__ == "__main__":

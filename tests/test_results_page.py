@@ -18,6 +18,8 @@ from chronomask.study.arms import resolve_arms
 from chronomask.study.config import load_study
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+if not (RESULTS / "tiny").is_dir():
+    pytest.skip("the source archive has no results of studies", allow_module_level=True)
 STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
     for name in (
