@@ -487,7 +487,7 @@ def test_pretrain_resume_and_report(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    out = tmp_path / "run"
+    out = tmp_path / "my run"
     outcome = run("pretrain", config, "--out", out, "--quiet")
     assert outcome.code == 0, outcome.err
     summary = json.loads((out / "summary.json").read_text())
@@ -498,7 +498,7 @@ def test_pretrain_resume_and_report(
     )
     again = run("pretrain", "--out", out, "--resume", "--quiet")
     assert (again.code, again.out) == (0, outcome.out), again.err
-    assert "nothing is left to train" in caplog.text
+    assert f"nothing is left to train; pretrain --branch '{out}' goes on" in caplog.text
     caplog.clear()
     longer = run("pretrain", "--out", out, "--resume", "--quiet", "--set", "rows_per_step=7")
     refused(longer, 2, "rows_per_step (checkpoint", "give pretrain --branch")

@@ -61,6 +61,17 @@ def test_what_is_no_prepared_data_is_told_as_what_it_is(
         PreparedData.open(tmp_path / "text")
 
 
+def test_a_command_that_is_named_takes_a_folder_with_a_space(tmp_path: Path) -> None:
+    results, run = tmp_path / "my results", tmp_path / "my run"
+    results.mkdir()
+    (results / "rte-seed0.json").touch()
+    assert f"chronomask compare '{results}' shows" in what_it_is(results)
+    run.mkdir()
+    (run / "config.yaml").touch()
+    (run / "metrics.jsonl").touch()
+    assert f"chronomask pretrain --out '{run}' --resume continues it" in what_it_is(run)
+
+
 def test_runs_and_studies_are_no_text_although_they_hold_lines_of_json(tmp_path: Path) -> None:
     for name, files, said in (
         ("run", ("config.yaml", "metrics.jsonl"), "it is a run, which chronomask evaluate"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,7 +121,7 @@ def download(name: str, *, weights: bool = True) -> Path:
         raise UsageError(
             f"{name} is not a local folder, and cannot be loaded from the hub: it is not among the models on "
             "this machine, and the hub cannot be reached (or HF_HUB_OFFLINE is set). Where there is a "
-            f"network: hf download {name} --local-dir FOLDER; then give that folder"
+            f"network: hf download {shlex.quote(name)} --local-dir FOLDER; then give that folder"
         ) from None
     except Exception as error:  # the hub's client raises what its transport layers do
         first = next(iter(str(error).splitlines()), "")
