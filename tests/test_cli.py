@@ -351,7 +351,10 @@ def test_the_ways_to_name_a_model(
             ["--model", "brt"],
             "--model brt: there is no such type of model, and no such folder; did you",
         ),
-        (["--model", "./no"], "./no is not a model folder: it has no config.json"),
+        (
+            ["--model", "./no"],
+            "./no is not a model folder: it has no config.json; name the folder of",
+        ),
         (["--device", "cdua"], "--device cdua: device is 'cdua'; did you mean 'cuda'?"),
         (["--precision", "fp61"], "--precision fp61: precision is 'fp61'; did you mean 'fp32'?"),
         (["--seed", "1e99"], "--seed 1e99: seed is 1e+99: it is too large"),
