@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import subprocess
 import sys
 from importlib import import_module
 from io import BytesIO, TextIOWrapper
@@ -27,6 +29,7 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.recipes import find_recipe, recipes
 from chronomask.train import loop, saving
 from chronomask.train.config import RunConfig
+from tests.support.processes import python_path
 
 TINY_MODEL = {
     "kind": "config",
@@ -155,6 +158,61 @@ def test_a_folder_that_was_removed_below_a_command_is_told(
     outcome = run("recipes")
     assert outcome.code == 2
     assert outcome.err.startswith("chronomask: the current folder was removed")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is full")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--version"],
+        ["--help"],
+        ["recipes"],
+        ["recipes", "bert-tiny"],
+        ["inspect", "Some words of a text."],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_what_is_printed_is_told_in_one_line(
+    words: list[str], unbuffered: str
+) -> None:
+    command = [sys.executable, "-m", "chronomask", *words]
+    environment = os.environ | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert done.stderr == (
+        "chronomask: standard output cannot be written: No space left on device; send it to another place, "
+        "or make room\n"
+    )
+    assert done.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is full")
+def test_a_refusal_that_prints_nothing_there_is_what_it_was() -> None:
+    command = [sys.executable, "-m", "chronomask", "pretrain", "bert-tiny", "--devices", "2"]
+    environment = os.environ | {"PYTHONPATH": python_path()}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "chronomask: --devices belongs to --dry-run: give both, or leave it out"
+    ]
+
+
+def test_a_reader_that_has_gone_is_no_error_to_tell() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "chronomask", "recipes"]
+    environment = os.environ | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_a_group_without_a_command_shows_its_help(run) -> None:
