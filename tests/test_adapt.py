@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from chronomask.adapt import Plan, adapt, extend_vocabulary
+from chronomask.adaptation_folder import check_apart
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.layers import Layer
@@ -105,8 +107,21 @@ def test_the_tokenizer_is_the_checkpoints(checkpoint: Path, text: Path, tmp_path
     text.write_text(text.read_text() + "\n\nanother document", encoding="utf-8")
     with pytest.raises(
         UsageError, match=r"sources have changed.*another --out, or remove .* anew$"
-    ):
+    ) as changed:
         adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
+    begin_anew(tmp_path / "out", str(changed.value))
+    adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
+
+
+def begin_anew(out: Path, message: str) -> None:
+    """Do what a message says: remove what was written in ``out``, and no file of anybody else's."""
+    (out / "notes.md").write_text("Mine.", encoding="utf-8")
+    advice = re.search(rf"remove ([\w., -]+) in {out}", message)
+    assert advice is not None
+    for name in advice[1].split(", "):
+        path = out / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert {path.name for path in out.iterdir()} == {".adaptation", "notes.md"}
 
 
 def test_words_of_the_text_become_tokens(checkpoint: Path, tmp_path: Path) -> None:
@@ -249,15 +264,15 @@ def test_text_of_which_nothing_can_be_held_out(
 ) -> None:
     single, out = tmp_path / "single.txt", tmp_path / "out"
     single.write_text("\n".join(made_up_text(40)), encoding="utf-8")
-    match = rf"single\.txt has no held-out rows.* are 1 document\. .*; remove {out} first"
+    match = rf"single\.txt has no held-out rows.* are 1 document\. .*; first remove data, also in {out}$"
     with pytest.raises(UsageError, match=match):
         adapt(checkpoint, text, out, replace(QUICK, also=single), progress=False)
     assert not (out / "before").exists()
     out = tmp_path / "another"
-    with pytest.raises(UsageError, match="txt_documents=lines"):
+    with pytest.raises(UsageError, match="txt_documents=lines") as refused:
         adapt(checkpoint, single, out, QUICK, progress=False)
     # What it advises works.
-    shutil.rmtree(out)
+    begin_anew(out, str(refused.value))
     lines = Layer("--set txt_documents=lines", {"txt_documents": "lines", "held_out": 0.2})
     one = Layer("--steps 1", {"steps": 1})
     plan = Plan(layers=[*QUICK.layers, one], preparation=[*QUICK.preparation, lines])
@@ -292,6 +307,118 @@ def test_the_checkpoint_is_not_the_folder_of_its_adaptation(
     assert sorted(checkpoint.iterdir()) == before
 
 
+def contents(folder: Path) -> dict[str, int]:
+    """Every file below a folder and when it was written."""
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}
+
+
+def test_a_folder_of_something_else_is_refused_and_kept(
+    checkpoint: Path, text: Path, tmp_path: Path, tiny_data: PreparedData
+) -> None:
+    """A run, prepared data, a study, a model, an own project: none is written to."""
+    run, data, study, project, models = (
+        tmp_path / name for name in ("run", "prepared", "study", "project", "models")
+    )
+    shutil.copytree(tiny_data.path, data)
+    for folder, *names in (
+        (run, "config.yaml", "metrics.jsonl", "summary.json"),
+        (study, "study.yaml", "runs/a/metrics.jsonl", "data/manifest.json"),
+        (project, "data/a.csv", "before/notes.md"),
+        (models, "model/config.json", "summary.json"),
+    ):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("{}")
+    shutil.copytree(tiny_data.path, models / "data")  # prepared, and yet a model of somebody's
+    for folder, said in (
+        (run, "; it is a run, .*"),
+        (data, "; it is prepared data, .*"),
+        (study, "; it is a study: .*"),
+        (project, ""),
+        (models, "; it holds a model, .*"),
+    ):
+        before = contents(folder)
+        match = f"{folder} is not empty and holds no adaptation{said}; choose another --out$"
+        with pytest.raises(UsageError, match=match):
+            adapt(checkpoint, text, folder, QUICK, progress=False)
+        assert contents(folder) == before
+
+
+def test_a_folder_of_the_text_is_refused_and_kept(
+    checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tmp_path / "corpus"
+    (corpus / "deep").mkdir(parents=True)
+    for name in ("a.txt", "deep/b.txt"):
+        (corpus / name).write_text(text.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "link").symlink_to(corpus)
+    monkeypatch.chdir(corpus)
+    before = contents(tmp_path)
+    holds, lies = "the text .* lies in it", "lies in .*would be read as text"
+    for source, out, said in (
+        (corpus, corpus, holds),
+        (corpus / "a.txt", corpus, holds),
+        ("*.txt", Path(), holds),
+        (f"{corpus}/d*/*.txt", corpus / "deep", holds),
+        (f"file://{corpus}", tmp_path / "link", holds),
+        (corpus / "deep", corpus, holds),
+        (corpus, corpus / "mine", lies),
+        (tmp_path / "link", corpus / "deep" / "mine", lies),
+        (f"{corpus}/**", corpus / "mine", lies),
+    ):
+        # With the mark of an adaptation, as where the text was put into the folder of one.
+        for marked in (False, True) if out.is_dir() else (False,):
+            if marked:
+                (out / ".adaptation").touch()
+            for sources, plan in (([source], QUICK), ([text], replace(QUICK, also=source))):
+                with pytest.raises(UsageError, match=said):
+                    adapt(checkpoint, sources, out, plan, progress=False)
+            (out / ".adaptation").unlink(missing_ok=True)
+    after = contents(tmp_path)
+    assert after.keys() == before.keys()
+    # A pattern that does not go into depth, or not for logs, is not read again.
+    for source in (f"{corpus}/*.txt", f"{corpus}/**/*.txt"):
+        check_apart(corpus / "mine", [source])
+
+
+@pytest.mark.parametrize("stage", ["prepare", "evaluate", "pretrain", "export"])
+def test_an_interruption_at_any_stage_is_continued(
+    checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    plan = replace(QUICK, layers=[*QUICK.layers, Layer("--steps 1", {"steps": 1})])
+    place = {
+        "prepare": "chronomask.prepare.pipeline._Run.until_annotated",
+        "evaluate": "chronomask.evaluate.evaluate.evaluate",
+        "pretrain": "chronomask.train.loop.pretrain",
+        "export": "chronomask.adapt._export",
+    }[stage]
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(place, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(checkpoint, text, out, plan, progress=False)
+    assert out.is_dir()
+    (out / ".adaptation").unlink()  # an earlier version made none
+    assert adapt(checkpoint, text, out, plan, progress=False).model.is_dir()
+    assert (out / "summary.json").is_file()
+
+
+def test_a_refused_preparation_leaves_no_folder(
+    checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    tagger = Layer("--tagger spacy:xx_none", {"tagger": {"kind": "spacy", "name": "xx_none"}})
+    plan = replace(QUICK, preparation=[tagger])
+    refuse("is not installed", checkpoint, text, tmp_path / "out", plan)
+    (tmp_path / "own").mkdir()
+    with pytest.raises(UsageError, match="is not installed"):
+        adapt(checkpoint, text, tmp_path / "own", plan, progress=False)
+    assert list((tmp_path / "own").iterdir()) == []
+
+
 def test_masking_that_the_text_cannot_have_is_refused_before_anything_is_measured(
     checkpoint: Path, text: Path, tmp_path: Path
 ) -> None:
@@ -303,7 +430,9 @@ def test_masking_that_the_text_cannot_have_is_refused_before_anything_is_measure
         plan = replace(QUICK, layers=[*QUICK.layers, Layer("--set", change)])
         with pytest.raises(UsageError, match=said):
             adapt(checkpoint, text, tmp_path / "out", plan, progress=False)
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["data"]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+            ".adaptation", "data",
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "t5"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import subprocess
 import sys
 from importlib import import_module
 from io import BytesIO, TextIOWrapper
@@ -27,6 +29,7 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.recipes import find_recipe, recipes
 from chronomask.train import loop, saving
 from chronomask.train.config import RunConfig
+from tests.support.processes import python_path
 
 TINY_MODEL = {
     "kind": "config",
@@ -155,6 +158,61 @@ def test_a_folder_that_was_removed_below_a_command_is_told(
     outcome = run("recipes")
     assert outcome.code == 2
     assert outcome.err.startswith("chronomask: the current folder was removed")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is full")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--version"],
+        ["--help"],
+        ["recipes"],
+        ["recipes", "bert-tiny"],
+        ["inspect", "Some words of a text."],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_what_is_printed_is_told_in_one_line(
+    words: list[str], unbuffered: str
+) -> None:
+    command = [sys.executable, "-m", "chronomask", *words]
+    environment = os.environ | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert done.stderr == (
+        "chronomask: standard output cannot be written: No space left on device; send it to another place, "
+        "or make room\n"
+    )
+    assert done.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is full")
+def test_a_refusal_that_prints_nothing_there_is_what_it_was() -> None:
+    command = [sys.executable, "-m", "chronomask", "pretrain", "bert-tiny", "--devices", "2"]
+    environment = os.environ | {"PYTHONPATH": python_path()}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "chronomask: --devices belongs to --dry-run: give both, or leave it out"
+    ]
+
+
+def test_a_reader_that_has_gone_is_no_error_to_tell() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "chronomask", "recipes"]
+    environment = os.environ | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_a_group_without_a_command_shows_its_help(run) -> None:
@@ -351,7 +409,10 @@ def test_the_ways_to_name_a_model(
             ["--model", "brt"],
             "--model brt: there is no such type of model, and no such folder; did you",
         ),
-        (["--model", "./no"], "./no is not a model folder: it has no config.json"),
+        (
+            ["--model", "./no"],
+            "./no is not a model folder: it has no config.json; name the folder of",
+        ),
         (["--device", "cdua"], "--device cdua: device is 'cdua'; did you mean 'cuda'?"),
         (["--precision", "fp61"], "--precision fp61: precision is 'fp61'; did you mean 'fp32'?"),
         (["--seed", "1e99"], "--seed 1e99: seed is 1e+99: it is too large"),
@@ -487,7 +548,7 @@ def test_pretrain_resume_and_report(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    out = tmp_path / "run"
+    out = tmp_path / "my run"
     outcome = run("pretrain", config, "--out", out, "--quiet")
     assert outcome.code == 0, outcome.err
     summary = json.loads((out / "summary.json").read_text())
@@ -498,7 +559,7 @@ def test_pretrain_resume_and_report(
     )
     again = run("pretrain", "--out", out, "--resume", "--quiet")
     assert (again.code, again.out) == (0, outcome.out), again.err
-    assert "nothing is left to train" in caplog.text
+    assert f"nothing is left to train; pretrain --branch '{out}' goes on" in caplog.text
     caplog.clear()
     longer = run("pretrain", "--out", out, "--resume", "--quiet", "--set", "rows_per_step=7")
     refused(longer, 2, "rows_per_step (checkpoint", "give pretrain --branch")

@@ -11,6 +11,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.evaluate.subject import find_subject
 from chronomask.folders import what_it_is
+from chronomask.model.open import model_folder, open_config
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.records import Fields
 from chronomask.prepare.read.sources import Files
@@ -59,6 +60,41 @@ def test_what_is_no_prepared_data_is_told_as_what_it_is(
     assert what_it_is(tmp_path / "text") == what_it_is(tmp_path / "none") == ""
     with pytest.raises(UsageError, match="chronomask prepare TEXT --out FOLDER makes it of text"):
         PreparedData.open(tmp_path / "text")
+
+
+def test_what_is_no_model_is_told_with_the_model_in_it(
+    tmp_path: Path, tiny_data: PreparedData
+) -> None:
+    run = tmp_path / "run"
+    checkpoint = run / "checkpoints" / "step-00000004"
+    model = checkpoint / "transformers"
+    save_tiny(model, tiny_data.tokenizer_path)
+    (checkpoint / "state.json").write_text("{}")
+    (run / "config.yaml").write_text("steps: 4\n")
+    save_tiny(tmp_path / "adapted" / "model", tiny_data.tokenizer_path)
+    (tmp_path / "empty").mkdir()
+    for folder, said in (
+        (run, f"it is a run with the model {model}, which"),
+        (checkpoint, f"it is a checkpoint of the run {run}, with the model {model}"),
+        (tmp_path / "adapted", f"it holds a model, {tmp_path / 'adapted' / 'model'}"),
+        (tiny_data.path, "it is prepared data, which chronomask pretrain --data takes"),
+        (tmp_path / "empty", "name the folder of a model, such as"),
+        (tmp_path / "none", "name the folder of a model, such as"),
+    ):
+        for opened in (model_folder, open_config):
+            with pytest.raises(UsageError, match=f"{folder} is not a .*no config.json; {said}"):
+                opened(folder)
+
+
+def test_a_command_that_is_named_takes_a_folder_with_a_space(tmp_path: Path) -> None:
+    results, run = tmp_path / "my results", tmp_path / "my run"
+    results.mkdir()
+    (results / "rte-seed0.json").touch()
+    assert f"chronomask compare '{results}' shows" in what_it_is(results)
+    run.mkdir()
+    (run / "config.yaml").touch()
+    (run / "metrics.jsonl").touch()
+    assert f"chronomask pretrain --out '{run}' --resume continues it" in what_it_is(run)
 
 
 def test_runs_and_studies_are_no_text_although_they_hold_lines_of_json(tmp_path: Path) -> None:

@@ -131,6 +131,31 @@ def test_messages_and_docstrings_speak_plainly(file: Path) -> None:
     assert found == set()
 
 
+COMMANDS = "|".join(typer.main.get_command(app).commands)  # pyright: ignore
+COMMAND = re.compile(
+    rf"(?:\bchronomask (?:{COMMANDS})\b"
+    rf"|\b(?:{COMMANDS}) --(?:branch|data|model|out|task-data|tokenizer)\b)[^:;,]*$"
+)
+"""A command that a message suggests, up to where a value is put into it."""
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_commands_in_messages_can_be_pasted(file: Path) -> None:
+    """A path with a space in it is one argument of the command."""
+    unquoted: list[tuple[int, str]] = []
+    for text in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        before = ""
+        for part in text.values if isinstance(text, ast.JoinedStr) else ():
+            if not isinstance(part, ast.FormattedValue):
+                before += ast.literal_eval(part)
+                continue
+            value = ast.unparse(part.value)
+            if COMMAND.search(before) and "quote" not in value:
+                unquoted.append((part.lineno, value))
+            before += "…"
+    assert unquoted == []
+
+
 def test_modules_are_named_after_what_is_in_them() -> None:
     vague = {"utils", "util", "helpers", "common", "misc"}
     assert [file for file in MODULES if vague & set(file.with_suffix("").parts)] == []

@@ -8,6 +8,7 @@
       after/    the same results of what it became
       model/    the continued model with its card: what to use, and to publish
       summary.json   every measure before and after, and what new words did
+      .adaptation    says whose folder it is, from the first moment on
 
 With new words, ``start/`` is the checkpoint with rows for them, and ``data-before/`` (and ``also-before/``)
 the text as its own tokenizer cuts it, which it is measured on as it was.
@@ -27,6 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from chronomask.adaptation import Adaptation, NewWords, extend_card, public_name
+from chronomask.adaptation_folder import check_apart, check_output, mark, parts_in
 from chronomask.errors import DataError, UsageError, amount
 from chronomask.layers import Layer
 from chronomask.recipes import find_recipe
@@ -96,44 +98,41 @@ def adapt(
     ``chronomask prepare`` takes it. Losses are in nats per predicted token of held-out text.
 
     Raises UsageError before any work for a checkpoint that is no masked language model with a fast
-    tokenizer, for text that is not there, and for a folder of another adaptation; otherwise as
-    ``prepare``, ``pretrain`` and ``evaluate`` do.
+    tokenizer, for text that is not there, for a folder that holds something else or the text, and for that
+    of another adaptation; otherwise as ``prepare``, ``pretrain`` and ``evaluate`` do.
     """
     from chronomask.evaluate.subject import find_subject
     from chronomask.evaluate.tasks import make_tasks
 
     plan, out = plan or Plan(), Path(out)
-    refuse_file(out, "an adaptation")
     _refuse_decided(plan)
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     # Whatever can be refused is, before a model is looked for or a text is read.
     preparation = _preparation(paths, plan)
+    also = [] if plan.also is None or _is_prepared(plan.also) else [plan.also]
+    check_apart(out, [*paths, *also])
+    check_output(out, checkpoint)
     asked = _check_plan(plan)
     first = find_subject(str(checkpoint))
     _check_model(first, asked.attention, asked)
-    if out.resolve() in {first.path.resolve(), first.run and first.run.resolve()}:
-        raise UsageError(f"{out} is the checkpoint that is continued: choose another --out")
     row_length = _row_length(first, plan)
     for task in make_tasks(plan.tasks) if plan.tasks else ():
         task.check(first, Path(plan.task_data or "."))
-    tokenizer = _tokenizer_folder(first, out)
 
     tell = _tell if progress else _be_silent
     tell(f"1 of 4: prepare {', '.join(map(str, paths))}")
-    given = {"kind": "folder", "path": str(tokenizer)}
     start, words = first.path, None
-    if plan.new_words is None:
-        texts = _texts(preparation, given, row_length, plan.also, out, progress)
+    with mark(out):
+        given = {"kind": "folder", "path": str(_tokenizer_folder(first, out))}
+        asked_for = given if plan.new_words is None else _extended_tokenizer(given, plan)
+        texts = _texts(preparation, asked_for, row_length, plan.also, out, progress)
         old_texts = texts
-    else:
-        texts = _texts(
-            preparation, _extended_tokenizer(given, plan), row_length, plan.also, out, progress
-        )
-        old_texts = _texts(
-            preparation, given, row_length, plan.also, out, progress, suffix="-before"
-        )
-        start = out / "start"
-        words = _extend(first, texts["data"].tokenizer_path, start)
+        if plan.new_words is not None:
+            old_texts = _texts(
+                preparation, given, row_length, plan.also, out, progress, suffix="-before"
+            )
+            start = out / "start"
+            words = _extend(first, texts["data"].tokenizer_path, start)
     data = texts["data"]
     config = _fit_run(asked, plan, data, start, out.resolve().name)
     _check_masking(config, data)
@@ -309,7 +308,8 @@ def _check_measurable(data: PreparedData, name: str, out: Path) -> None:
     raise UsageError(
         f"{name} has no held-out rows to measure on: documents are held out as a whole, and these are "
         f"{amount(data.split('train').num_documents, 'documents')}. Give more files, or --set "
-        f"txt_documents=lines where each line of a .txt file stands for itself; remove {out} first"
+        f"txt_documents=lines where each line of a .txt file stands for itself; first remove {parts_in(out)} "
+        f"in {out}"
     )
 
 
@@ -320,6 +320,7 @@ def _prepare(
     out: Path,
     progress: bool,
 ) -> PreparedData:
+    """The text as it is prepared for the checkpoint; raises UsageError where ``out`` has it otherwise."""
     from chronomask.prepare.config import PrepareConfig
     from chronomask.prepare.pipeline import OtherData, prepare
 
@@ -330,7 +331,8 @@ def _prepare(
         return prepare(config, out, progress=progress)
     except OtherData as error:
         raise UsageError(
-            f"{error.difference}; choose another --out, or remove {out.parent} to begin anew"
+            f"{error.difference}; choose another --out, or remove {parts_in(out.parent)} in {out.parent} to "
+            "begin anew"
         ) from None
 
 

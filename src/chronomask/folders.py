@@ -86,7 +86,7 @@ def _judge_by_files(folder: Path) -> str | None:
     if any(folder.glob("step-*/state.json")) and (folder.parent / "config.yaml").is_file():
         return f"holds the checkpoints of the run {folder.parent}"
     if any(folder.glob("*-seed*.json")):
-        return f"holds results of tasks, which chronomask compare {folder} shows"
+        return f"holds results of tasks, which chronomask compare {shlex.quote(str(folder))} shows"
     if has("model/config.json"):
         return f"holds a model, {folder / 'model'}"
     if has("config.json"):

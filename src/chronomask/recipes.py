@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chronomask.errors import UsageError, nearest, shown
 
-__all__ = ["Recipe", "find_recipe", "recipes"]
+__all__ = ["Recipe", "find_recipe", "is_recipe", "recipes"]
 
 FOLDER = Path(__file__).parent / "configs"
 """Where they are."""
@@ -67,6 +67,11 @@ def find_recipe(name: str | Path, *groups: str) -> Path:
         f"config file {text} does not exist" if is_file else f"no recipe is called {shown(text)}"
     )
     raise UsageError(f"{missing}; {advice} (chronomask recipes lists them)")
+
+
+def is_recipe(path: str | Path) -> bool:
+    """Whether a file is a recipe of the package: the folders that one names are examples."""
+    return FOLDER in Path(path).parents
 
 
 def _summary(path: Path) -> str:

@@ -108,6 +108,7 @@ def by_hand(data: PreparedData, coverage: float) -> tuple[dict[int, set[Any]], f
         ranked[n] = sorted(
             (g for g in often if pmi[g] > 0), key=lambda g: (-round(pmi[g], 9), key_of(g))
         )
+    before = None
     for level in range(1, 1000):
         kept = {n: set(ranked[n][: level * per]) for n, per in ((2, 4), (3, 2), (4, 1), (5, 1))}
         inside = total = 0
@@ -119,8 +120,11 @@ def by_hand(data: PreparedData, coverage: float) -> tuple[dict[int, set[Any]], f
                         covered |= set(range(i, i + n))
             inside += sum(len(stretch[i]) for i in covered)
             total += sum(map(len, stretch))
-        if inside / total >= coverage:
-            return kept, inside / total
+        if before is not None and inside / total > coverage:
+            return before
+        before = kept, inside / total
+        if all(len(kept[n]) == len(ranked[n]) for n in kept):
+            return before
     raise AssertionError
 
 
@@ -142,6 +146,28 @@ def test_collocations_are_those_of_the_paper(data: PreparedData, found: Ngrams) 
                     expected += [max(here, default=0), *[0] * (len(word) - 1)]
             assert columns[row][rows.word_id[row] >= 0].tolist() == expected
             assert not columns[row][rows.word_id[row] < 0].any()
+
+
+@pytest.mark.parametrize("asked", [0.25, 0.3, 0.5, 0.9, 1.0])
+def test_they_cover_at_most_what_is_asked(data: PreparedData, asked: float) -> None:
+    train = data.split("train")
+    some = find_ngrams(train, min_count=MIN_COUNT, coverage=asked, min_pmi=0, progress=False)
+    kept, share = by_hand(data, asked)
+    assert some.numbers == {n: len(grams) for n, grams in kept.items()}
+    assert some.coverage == pytest.approx(share)
+    assert some.coverage <= asked
+    # A share that a number of levels has exactly is taken as it is.
+    exact = find_ngrams(
+        train, min_count=MIN_COUNT, coverage=some.coverage, min_pmi=0, progress=False
+    )
+    assert exact.numbers == some.numbers
+
+
+def test_the_first_of_each_length_are_kept_whatever_they_cover(data: PreparedData) -> None:
+    train = data.split("train")
+    few = find_ngrams(train, min_count=MIN_COUNT, coverage=1e-6, min_pmi=0, progress=False)
+    assert few.numbers == {2: 4, 3: 2, 4: 1, 5: 1}
+    assert few.coverage > 1e-6
 
 
 def test_weak_ones_are_left_out(data: PreparedData, found: Ngrams) -> None:

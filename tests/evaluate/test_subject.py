@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -103,19 +104,19 @@ def test_a_model_without_the_head_that_is_asked_for_is_refused(tmp_path: Path) -
         vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=32,
     )  # fmt: skip
-    BertModel(config).save_pretrained(tmp_path / "headless")
-    make_tokenizer().save_pretrained(tmp_path / "headless")
-    folder = re.escape(str(tmp_path / "headless"))
+    BertModel(config).save_pretrained(tmp_path / "head less")
+    make_tokenizer().save_pretrained(tmp_path / "head less")
+    folder = re.escape(shlex.quote(str(tmp_path / "head less")))
     way = rf"prepare TEXT --out DATA --tokenizer {folder}; .* --model {folder} --data DATA --set model\.new"
     with pytest.raises(
         UsageError, match=rf"no masked-language-model head \(cls\.predictions.*{way}"
     ):
-        find_subject(str(tmp_path / "headless")).masked_lm()
-    values = json.loads((tmp_path / "headless" / "config.json").read_text())
+        find_subject(str(tmp_path / "head less")).masked_lm()
+    values = json.loads((tmp_path / "head less" / "config.json").read_text())
     values["model_type"] = "clip"
-    (tmp_path / "headless" / "config.json").write_text(json.dumps(values))
+    (tmp_path / "head less" / "config.json").write_text(json.dumps(values))
     with pytest.raises(UsageError, match="of type 'clip', of which transformers has no model for"):
-        find_subject(str(tmp_path / "headless")).check_head("AutoModelForQuestionAnswering")
+        find_subject(str(tmp_path / "head less")).check_head("AutoModelForQuestionAnswering")
 
 
 def test_roberta_has_fewer_rooms_than_positions(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from chronomask.data.loader import validation_batches
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.prepare import output, pipeline
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.executors import Stage, run_task
-from chronomask.prepare.pipeline import prepare
+from chronomask.prepare.executors import Share, Stage, run_task
+from chronomask.prepare.pipeline import prepare, prepare_share
 from chronomask.prepare.rows.annotate import Annotator
 from chronomask.prepare.work import hash_position
 from tests.support.corpus import made_up_text
@@ -314,6 +314,48 @@ def test_sources_without_a_document_are_refused(tmp_path: Path) -> None:
         DataError, match=r"no document in .*a\.txt \(skipped: 1 × invalid UTF-8; 1 × fewer"
     ):
         run(tiny_config(tmp_path / "a.txt"), tmp_path / "out")
+
+
+def test_a_refusal_leaves_nothing_behind(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a folder that was not there, nor a part of a preparation in one that was."""
+    empty, own = tmp_path / "empty.txt", tmp_path / "own"
+    empty.write_bytes(b"\n\n\xff\xff\n\nx\n")
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"body": "one two three"}\n')
+    tokenizer = run(tiny_config(corpus), tmp_path / "good").tokenizer_path
+    missing = "tagger={kind: spacy, name: xx_none_news_sm}"
+    given = f"tokenizer={{kind: folder, path: {tokenizer}}}"
+    own.mkdir()
+    for source, *overrides in (
+        (corpus, missing),
+        (corpus, "tagger={kind: spacy, name: tlh}"),
+        (corpus, missing, given),
+        (empty, "min_characters=3"),
+        (lines,),
+        (lines, given),
+    ):
+        for out in (tmp_path / "out", own):
+            with pytest.raises((UsageError, DataError)):
+                run(tiny_config(source, *overrides), out)
+        assert not (tmp_path / "out").exists()
+        assert list(own.iterdir()) == []
+    with pytest.raises(UsageError, match="is not installed"):
+        prepare_share(tiny_config(corpus, missing), tmp_path / "out", Share(1, 2), progress=False)
+    assert not (tmp_path / "out").exists()
+    run(tiny_config(corpus), tmp_path / "out").verify()
+    assert "unfinished" not in caplog.text
+
+
+def test_data_that_are_to_be_replaced_stay_where_the_tagger_is_refused(
+    corpus: Path, tmp_path: Path
+) -> None:
+    before = files(run(tiny_config(corpus), tmp_path / "out").path)
+    missing = tiny_config(corpus, "tagger={kind: spacy, name: xx_none_news_sm}")
+    with pytest.raises(UsageError, match="is not installed"):
+        run(missing, tmp_path / "out", force=True)
+    assert files(tmp_path / "out") == before
 
 
 def test_a_full_disk_is_reported(

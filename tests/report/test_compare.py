@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -149,11 +150,12 @@ def test_what_cannot_be_is_refused(
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no results, and is neither a run nor a model"):
         compare([tmp_path / "empty"])
-    for name, file in (("model", "config.json"), ("run", "config.yaml")):
+    for name, file in (("model", "config.json"), ("my run", "config.yaml")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text("{}")
+        quoted = shlex.quote(str(tmp_path / name))
         with pytest.raises(
-            UsageError, match=f"holds no results: chronomask evaluate .*{name} --tasks"
+            UsageError, match=f"holds no results: chronomask evaluate {quoted} --tasks"
         ):
             compare([tmp_path / name])
     monkeypatch.chdir(tmp_path)

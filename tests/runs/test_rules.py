@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import pytest
 
 from chronomask.data.folder import PreparedData
@@ -98,3 +101,18 @@ def test_content_by_scores_needs_data_with_scores(tiny_data: PreparedData) -> No
     for strategy in ("masking.strategy={kind: pmi}", in_turn):
         with pytest.raises(UsageError, match=r"masking\.strategy 'pmi' .* chronomask data ngrams"):
             refuse_unsuited(run(strategy), tiny_data)
+
+
+def test_the_commands_that_add_what_is_missing_can_be_pasted(
+    tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    (tmp_path / "my data").symlink_to(tiny_data.path)
+    data = PreparedData.open(tmp_path / "my data")
+    for change, words in (
+        ("masking.content.kind=scores", ["score", str(data.path), "informativeness"]),
+        ("masking.strategy.kind=pmi", ["ngrams", str(data.path)]),
+    ):
+        with pytest.raises(UsageError) as refused:
+            refuse_unsuited(run(change), data)
+        command = str(refused.value).partition("with  ")[2]
+        assert shlex.split(command) == ["chronomask", "data", *words]

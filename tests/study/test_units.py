@@ -62,9 +62,13 @@ def test_text_prepared_with_another_config_is_refused(
     values["prepare"] |= {"row_length": 16}
     with pytest.raises(
         UsageError, match=r"prepare\.row_length is 32 there, 16 now.* another --out"
-    ):
+    ) as refused:
         opened(values, tmp_path)
     assert "row_length: 32" in (tmp_path / "out" / "study.yaml").read_text()
+    # Beginning anew takes what the study made, and nothing that somebody else put there.
+    assert str(refused.value).endswith(f"remove data and runs in {study.folder}")
+    shutil.rmtree(study.data)
+    opened(values, tmp_path)
 
 
 def test_the_masked_loss_is_measured_on_the_text_of_the_study(

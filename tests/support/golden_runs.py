@@ -239,7 +239,8 @@ def make_data(folder: Path, *, ngrams: bool = False) -> Path:
     if not ngrams:
         return folder
     data = PreparedData.open(folder)
-    add_ngrams(data, find_ngrams(data.split("train"), min_count=3, min_pmi=0, progress=False))
+    train = data.split("train")
+    add_ngrams(data, find_ngrams(train, min_count=3, coverage=0.56, min_pmi=0, progress=False))
     return folder
 
 

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from chronomask.cli import app
+from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.layers import merge, read_yaml
 from chronomask.model import device as device_module
@@ -364,6 +365,36 @@ def test_the_command_prints_and_writes_nothing(
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(UsageError, match="give a folder for the run: --out RUN"):
         app(["pretrain", str(path)], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    "recipes", [[], ["bert-tiny"], ["bert-base", "arms/fixed-15"], ["hour-en"]]
+)
+def test_data_that_nobody_named_are_not_looked_for(
+    recipes: list[str],
+    tiny_data: PreparedData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever lies in the folders that the recipes name: prepared data, or something else."""
+    monkeypatch.chdir(tmp_path)
+
+    def printed(*more: str) -> str:
+        app(["pretrain", *recipes, *more, "--dry-run", "--flops=1e9"], standalone_mode=False)
+        return capsys.readouterr().out
+
+    nowhere = printed()
+    assert " of 512 tokens (no data named: length assumed, vocabulary of" in nowhere
+    (tmp_path / "data").symlink_to(tiny_data.path)
+    (tmp_path / "data-en").mkdir()
+    assert printed() == nowhere
+    assert " of 64 tokens (no data named" in printed("--row-length", "64")
+    # What somebody named is taken: with a flag, or in a file of their own.
+    (tmp_path / "own.yaml").write_text("data: data\n")
+    for named in (["--data", "data"], ["--set", "data=[data]"], ["own.yaml"]):
+        assert re.search(r" of 32 tokens \(\S+ times the data\)", printed(*named))
+    assert "no data in none:" in printed("--data", "none")
 
 
 PEAKS = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,10 @@ def test_a_dump_replays_to_the_same_loss_bit_for_bit(config: RunConfig, tmp_path
     with pytest.raises(
         RunError, match=r"the update was not made\. It is kept in .*dump"
     ) as stopped:
-        pretrain(config.replace(DIVERGING), tmp_path / "run", progress=False)
-    (folder,) = (tmp_path / "run" / "dump").iterdir()
+        pretrain(config.replace(DIVERGING), tmp_path / "my run", progress=False)
+    (folder,) = (tmp_path / "my run" / "dump").iterdir()
     report = json.loads((folder / "report.json").read_text())
-    assert f"chronomask replay {folder}" in str(stopped.value)
+    assert f"chronomask replay {shlex.quote(str(folder))} computes" in str(stopped.value)
     assert "lengthen its warm-up or set gradient_clip=1.0" in str(stopped.value)
     assert folder.name == f"step-{report['step']:08d}"
     modes = {path.stat().st_mode for path in folder.rglob("*") if path.is_file()}
@@ -72,7 +72,7 @@ def test_the_way_on_from_a_number_that_is_not_finite_works(
 ) -> None:
     """Another learning rate is another run, so the message names a branch, or another folder."""
     config = config.replace(["steps=4", "checkpoint.every=1", "checkpoint.asynchronous=false"])
-    for step, ways in ((1, r"another folder$"), (3, r"or go on .*--branch (\S+) --out ANOTHER$")):
+    for step, ways in ((1, r"another folder$"), (3, r"or go on .*--branch '.*' --out ANOTHER$")):
         taken: list[int] = []
 
         def is_finite(
@@ -84,10 +84,10 @@ def test_the_way_on_from_a_number_that_is_not_finite_works(
         with monkeypatch.context() as patch:
             patch.setattr(steps, "_finite", is_finite)
             with pytest.raises(RunError, match=ways) as stopped:
-                pretrain(config, tmp_path / f"run-{step}", progress=False)
-    branching = re.search(r"--branch (\S+)", str(stopped.value))
-    assert branching is not None
-    lower = config.replace([f"branch={branching[1]}", "learning_rate.peak=1e-6"])
+                pretrain(config, tmp_path / f"run {step}", progress=False)
+    words = shlex.split(str(stopped.value).partition("before: ")[2])
+    assert words[:2] == ["pretrain", "--branch"]
+    lower = config.replace([f"branch={words[2]}", "learning_rate.peak=1e-6"])
     assert pretrain(lower, tmp_path / "another", progress=False)["complete"]
 
 

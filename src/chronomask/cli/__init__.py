@@ -99,6 +99,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal of few characters shows ? for the others
         sys.stdout.reconfigure(errors="replace")
+    fault = None
     try:
         _refuse_lost_folder()
         _refuse_empty(sys.argv)
@@ -119,12 +120,38 @@ def main() -> None:
     except BrokenPipeError:
         code = 1
     except OSError as error:
-        if error.errno not in _OF_THE_PLACE or not error.filename:
-            raise
-        way_out = "name another place" + _OF_THE_PLACE[error.errno]
-        _refuse(f"{error.filename}: {error.strerror}; {way_out}")
+        if error.errno in _OF_THE_PLACE and error.filename:
+            way_out = "name another place" + _OF_THE_PLACE[error.errno]
+            _refuse(f"{error.filename}: {error.strerror}; {way_out}")
+        else:
+            fault = _fault_of_output(more="\n")  # unbuffered output does not fail again by itself
+            if fault is None or fault.errno != error.errno:
+                raise
         code = 1
-    sys.exit(code or 0)
+    fault = fault or _fault_of_output()
+    if fault is not None and fault.errno != errno.EPIPE:
+        way_out = "send it to another place" + _OF_THE_PLACE.get(fault.errno or 0, "")
+        _refuse(f"standard output cannot be written: {fault.strerror}; {way_out}")
+    sys.exit(code or (0 if fault is None else 1))
+
+
+def _fault_of_output(more: str = "") -> OSError | None:
+    """What the system says where what was printed, and ``more``, cannot be written, as on a full disk; None
+    where it can.
+
+    What is left of it is dropped, for Python would try again at the end, and show a traceback.
+    """
+    if sys.stdout is None or sys.stdout.closed:
+        return None
+    try:
+        if more:
+            sys.stdout.write(more)
+        sys.stdout.flush()
+    except OSError as error:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return error
+    return None
 
 
 def _refuse_lost_folder() -> None:

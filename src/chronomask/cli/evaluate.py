@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -178,7 +179,7 @@ def _data_of_run(model: Path) -> Path | None:
             if others:
                 raise UsageError(
                     f"{run.path} was trained on a mixture of {', '.join(paths)}: name the part to measure it "
-                    f"on, such as --task-data {first}"
+                    f"on, such as --task-data {shlex.quote(first)}"
                 )
             return Path(first)
     return None

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from chronomask.train.config import RunConfig
 
 
+_ASSUMED = "--dry-run"
+"""Where data come from that nobody has named."""
+
+
 def pretrain(
     recipes: Annotated[
         list[str] | None,
@@ -153,7 +157,13 @@ def pretrain(
         from chronomask.train.dry_run import as_text
         from chronomask.train.dry_run import dry_run as look_ahead
 
-        ahead = look_ahead(config, devices=devices, flops_per_second=flops, row_length=row_length)
+        ahead = look_ahead(
+            config,
+            devices=devices,
+            flops_per_second=flops,
+            row_length=row_length,
+            without_data=not _name_data(layers),
+        )
         print(as_text(ahead, price_per_hour))
         return
     for flag, value in (
@@ -199,6 +209,14 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
     return [Layer("the defaults", {})]
 
 
+def _name_data(layers: list[Layer]) -> bool:
+    """Whether a flag, a file of one's own, or a run names data; in a packaged recipe they are an example."""
+    from chronomask.recipes import is_recipe
+
+    given = (layer for layer in layers if layer.origin != _ASSUMED and not is_recipe(layer.origin))
+    return any("data" in layer.values for layer in given)
+
+
 def _no_data(dry_run: bool, resumed: Path | None) -> list[Layer]:
     """A dry run may assume data; training needs some."""
     if not dry_run:
@@ -211,7 +229,7 @@ def _no_data(dry_run: bool, resumed: Path | None) -> list[Layer]:
         raise UsageError(
             f"{why}give prepared data: --data DATA (chronomask prepare makes it of text)"
         )
-    return of_group("--dry-run", "", "data", "data")
+    return of_group(_ASSUMED, "", "data", "data")
 
 
 def _model(text: str | None, layers: list[Layer]) -> list[Layer]:

@@ -7,8 +7,9 @@ measure of an n-gram (equation 3) is the least, over all ways to cut it into par
 
 with p the share among the n-grams of that length in the training rows. N-grams are ranked by it for every
 length apart, and kept in the shares of the paper, half pairs, a quarter triples, an eighth each of
-four and of five words, until they hold the share of the tokens that is asked (about half in the paper). A
-small text has not so many collocations: those below a least PMI are left out before (not in the paper).
+four and of five words, as long as they hold no more than the share of the tokens that is asked (about half
+in the paper); the first eight are kept whatever they hold. A small text has not so many collocations: those
+below a least PMI are left out before (not in the paper).
 
 Rows are passed over several times and only tables of n-grams are held: a longer one is counted only where it
 consists of n-grams that are frequent enough themselves. Letters: B rows, T tokens, W words.
@@ -105,8 +106,9 @@ def find_ngrams(
     """The collocations of the training rows.
 
     ``min_count``: n-grams met less often are none (10 in the paper); ``coverage``: share of the tokens that
-    are to lie in one at most, in (0, 1]; ``min_pmi``: n-grams with a lower PMI in nats are none. Of more than
-    :data:`~chronomask.data.scores.MOST_PAIRS` different candidates those met once are forgotten on the way.
+    lie in one at most, in (0, 1], unless the first eight n-grams hold more; ``min_pmi``: n-grams with a lower
+    PMI in nats are none. Of more than :data:`~chronomask.data.scores.MOST_PAIRS` different candidates those
+    met once are forgotten on the way.
     Raises UsageError for numbers that cannot be and for rows without any collocation.
     """
     if min_count < 2:
@@ -199,7 +201,11 @@ def _measure(train: PreparedSplit, tables: dict[int, _Table], shown: Progress) -
 def _cut(
     train: PreparedSplit, tables: dict[int, _Table], coverage: float, shown: Progress
 ) -> tuple[int, float]:
-    """The lowest level below which n-grams hold the share of tokens that is asked, and what they hold."""
+    """The highest level below which n-grams hold at most the share of tokens that is asked, and what they
+    hold.
+
+    The first level is kept although it may hold more, for a share below it would leave no n-gram.
+    """
     levels = [table.level[table.level < _NEVER] for table in tables.values()]
     top = max(int(level.max(initial=-1)) for level in levels) + 1
     tokens = np.zeros(top + 1)
@@ -214,5 +220,5 @@ def _cut(
         tokens += np.bincount(least[of_token], minlength=top + 1)
         shown.advance(words.of_token.size // train.row_length)
     held = np.cumsum(tokens[:top]) / max(tokens.sum(), 1.0)
-    cut = min(int(np.searchsorted(held, coverage)) + 1, top)
+    cut = min(max(int(np.searchsorted(held, coverage, side="right")), 1), top)
     return cut, float(held[cut - 1]) if cut else 0.0

@@ -7,6 +7,7 @@ opens, or a model hub's name. Weights are read from safetensors only; no code co
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,9 +106,10 @@ class Subject:
         try:
             model = open_model(self.path)
         except MissingHead as error:
+            quoted = shlex.quote(str(self.path))
             raise UsageError(
                 f"{error}: predicting masked tokens needs one. Train one first: chronomask prepare TEXT "
-                f"--out DATA --tokenizer {self.path}; chronomask pretrain --model {self.path} --data DATA "
+                f"--out DATA --tokenizer {quoted}; chronomask pretrain --model {quoted} --data DATA "
                 "--set model.new_head=true"
             ) from None
         return self._guard(model, device).eval()

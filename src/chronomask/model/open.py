@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from chronomask.errors import DataError, UsageError
+from chronomask.folders import what_it_is
 from chronomask.storage import READABLE, read_object
 
 if TYPE_CHECKING:  # preparing text opens tokenizers in processes that have no use for torch
@@ -70,9 +72,19 @@ def model_folder(name: str | Path) -> Path:
         return path
     if not is_hub_name(str(name)):
         raise UsageError(
-            f"{name} is not a model folder: it has no config.json{snapshot_within(path)}"
+            f"{name} is not a model folder: it has no config.json{_place_of_model(path)}"
         )
     return download(str(name))
+
+
+def _place_of_model(folder: Path) -> str:
+    """The end of a refusal of a folder that is no model: what it is instead, or what is to be named."""
+    return (
+        snapshot_within(folder)
+        or what_it_is(folder)
+        or "; name the folder of a model, such as transformers' save_pretrained writes, or a hub model by "
+        "OWNER/NAME"
+    )
 
 
 def snapshot_within(folder: Path) -> str:
@@ -120,7 +132,7 @@ def download(name: str, *, weights: bool = True) -> Path:
         raise UsageError(
             f"{name} is not a local folder, and cannot be loaded from the hub: it is not among the models on "
             "this machine, and the hub cannot be reached (or HF_HUB_OFFLINE is set). Where there is a "
-            f"network: hf download {name} --local-dir FOLDER; then give that folder"
+            f"network: hf download {shlex.quote(name)} --local-dir FOLDER; then give that folder"
         ) from None
     except Exception as error:  # the hub's client raises what its transport layers do
         first = next(iter(str(error).splitlines()), "")
@@ -145,7 +157,9 @@ def open_config(folder: str | Path, **changes: Any) -> PretrainedConfig:
     file = Path(folder) / "config.json"
     values = read_object(file)
     if values is None:
-        raise UsageError(f"{folder} is not a model folder: it has no config.json")
+        raise UsageError(
+            f"{folder} is not a model folder: it has no config.json{_place_of_model(Path(folder))}"
+        )
     model_type = str(values.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         code = (

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import current_process
@@ -48,7 +48,7 @@ from chronomask.prepare.doubts import (
 from chronomask.prepare.executors import Share, Stage, Task, run_stage
 from chronomask.prepare.output import STATE, alone, check_output, in_use, lock_of, remove
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.gather import Gathered, bound_again, gather, sample_texts
+from chronomask.prepare.read.gather import Gathered, bound_again, gather, is_gathered, sample_texts
 from chronomask.prepare.read.sources import Found, are_as_noted, find_sources, snapshot
 from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, counts_of, forget
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
@@ -98,15 +98,22 @@ def prepare(
     run = _Run.of(PrepareConfig.of(config, **changes), Path(out), progress)
     if not force and run.is_finished():
         return run.reuse()
-    with alone(run.out):
-        if force:
-            remove(run.out)
-        elif run.is_finished():  # by another process since
-            return run.reuse()
-        with run.going():
-            if not run.is_begun():
-                run.begin()
-            return run.assemble(*run.until_annotated())
+    run.check_tagger()
+    made = not run.out.exists()
+    try:
+        with alone(run.out):
+            if force:
+                remove(run.out)
+            elif run.is_finished():  # by another process since
+                return run.reuse()
+            with run.going(), run.clearing():
+                if not run.is_begun():
+                    run.begin()
+                return run.assemble(*run.until_annotated())
+    finally:
+        if made:  # and nothing was written there
+            with suppress(OSError):
+                run.out.rmdir()
 
 
 def _refuse_in_worker() -> None:
@@ -129,6 +136,8 @@ def prepare_share(
     :func:`prepare` does, and :class:`UsageError` where other shares have another config.
     """
     run = _Run.of(config, Path(out), progress, share)
+    if not run.is_finished():
+        run.check_tagger()
     with _beside_others(run), run.going():
         if run.is_finished():
             run.reuse()
@@ -239,6 +248,22 @@ class _Run:
             "the same, choose another --out, or prepare all of it anew with --force and without --only"
         )
 
+    def check_tagger(self) -> None:
+        """Refuse, before anything is written, a tagger that is not there; a finished folder needs none."""
+        self.config.tagger.check()
+        self.config.tagger.label()
+
+    @contextmanager
+    def clearing(self) -> Iterator[None]:
+        """What is refused before its text was read leaves no unfinished preparation behind."""
+        try:
+            yield
+        except (UsageError, DataError):
+            if not is_gathered(self.work):
+                remove(self.out)
+                shutil.rmtree(self.work)
+            raise
+
     @contextmanager
     def going(self) -> Iterator[None]:
         """Errors of the system say how to go on."""
@@ -301,8 +326,6 @@ class _Run:
     def until_annotated(self) -> tuple[Gathered, SavedTokenizer, PartJob]:
         """Every stage before the rows; of the last one a share does its own parts alone."""
         config, tagger = self.config, self.config.tagger
-        tagger.check()
-        tagger.label()
         with self.once():
             if not config.tokenizer.needs_text:  # refused before the reading starts
                 self.tokenizer(None)

@@ -7,6 +7,7 @@ the table says so instead.
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -209,7 +210,8 @@ def _folder_of_results(path: Path) -> Path:
         raise UsageError(f"{path} holds no results: name {beside}, where those of a model are")
     if RunFolder(path).is_run() or (path / "config.json").is_file():
         raise UsageError(
-            f"{path} holds no results: chronomask evaluate {path} --tasks … --task-data … writes them"
+            f"{path} holds no results: chronomask evaluate {shlex.quote(str(path))} --tasks … --task-data … "
+            "writes them"
         )
     raise UsageError(
         f"{path} holds no results, and is neither a run nor a model that could be evaluated: name a folder "

@@ -6,6 +6,7 @@ many tokens it will predict. Training, dry runs and studies ask here, so that th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -200,12 +201,13 @@ def refuse_unsuited(plan: RunPlan, data: PreparedData | MixedData) -> None:
     if content.needs_scores and data.manifest.scores is None:
         raise UsageError(
             f"masking.content '{kind_of(content)}' weighs positions by the scores of the data, and "
-            f"{data.path} has none: add them with  chronomask data score {data.path} informativeness"
+            f"{data.path} has none: add them with  chronomask data score {shlex.quote(str(data.path))} "
+            "informativeness"
         )
     if plan.masking.strategy.needs_ngrams and data.manifest.ngrams is None:
         raise UsageError(
             "masking.strategy 'pmi' masks collocations together, and none were searched for in "
-            f"{data.path}: find them with  chronomask data ngrams {data.path}"
+            f"{data.path}: find them with  chronomask data ngrams {shlex.quote(str(data.path))}"
         )
 
 

@@ -419,7 +419,8 @@ def _report(
             return write_page_of_study(folder, out, known, title), {}
         if (folder / STUDY_FILE).is_file():
             raise UsageError(
-                f"{folder} is a study that was not compared yet: chronomask study report {folder}"
+                f"{folder} is a study that was not compared yet: "
+                + shlex.join(["chronomask", "study", "report", str(folder)])
             )
     from chronomask.runs.read import read_runs
 

@@ -9,6 +9,7 @@ as ``comparison.json``, which docs/studies.md describes; a report of other runs 
 from __future__ import annotations
 
 import math
+import shlex
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,7 +66,8 @@ def compare_study(study: Study) -> Path:
     if study.config.prepare is not None and not study.data.exists():
         raise UsageError(
             f"{study.data} is gone, and its text is part of a comparison: chronomask study run prepares it "
-            f"again; chronomask report {study.folder} draws the last comparison, if there is one"
+            f"again; chronomask report {shlex.quote(str(study.folder))} draws the last comparison, if there "
+            "is one"
         )
     data = PreparedData.open(study.data)
     costs: dict[str, Cost] = {}

@@ -394,7 +394,7 @@ def _check_text(study: Study) -> None:
         )
         raise UsageError(
             f"{study.data} holds the study's text, prepared with another config: {listing}. Set that back, "
-            f"or give another --out; to begin anew in this one, remove {study.folder}"
+            f"or give another --out; to begin anew in this one, remove data and runs in {study.folder}"
         )
 
 

@@ -6,6 +6,7 @@ Nothing here imports torch: what acts on a value imports this file.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -367,7 +368,7 @@ def _tell_replaced(name: str, layers: Sequence[Layer], now: Mapping[str, Any]) -
     }
     if lost and name not in given:
         changes = (f"{key} is {now[key.split('.')[1]]} instead of {lost[key]}" for key in lost)
-        keep = " ".join(f"--set {key}={value}" for key, value in lost.items())
+        keep = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in lost.items())
         logger.warning(
             "%s brings defaults of its own: %s; keep what was by adding  %s",
             layers[number].origin, ", ".join(changes), keep,

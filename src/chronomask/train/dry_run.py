@@ -59,7 +59,7 @@ class DryRun:
     epochs: float | None
     """visits of the data; None without data"""
     no_data: str | None
-    """folder where the data would be; None where they are there"""
+    """folder where the data would be, empty where none is named; None where they are there"""
     tokens: float
     """without padding"""
     mean_ratio: float | None
@@ -101,13 +101,15 @@ def dry_run(
     flops_per_second: float | None = None,
     row_length: int | None = None,
     vocab_size: int | None = None,
+    without_data: bool = False,
 ) -> DryRun:
     """Look ahead at a run; writes nothing. Raises UsageError for what training would refuse.
 
     ``devices`` share each step; ``flops_per_second``: what one sustains; if not given, it is measured
     here, or that of an H200 for a config that is meant for a GPU, where there is none; ``row_length`` and
     ``vocab_size``: for a config whose data is not there; 512 tokens and the vocabulary of
-    the architecture if not given.
+    the architecture if not given. ``without_data``: the config's data count as not there, whatever lies in
+    the folder of their name.
     """
     if config.hours is not None:
         one = dry_run(
@@ -116,6 +118,7 @@ def dry_run(
             flops_per_second=flops_per_second,
             row_length=row_length,
             vocab_size=vocab_size,
+            without_data=without_data,
         )
         steps = max(1, int(config.steps * 3600 * config.hours / one.seconds))
         found = dry_run(
@@ -124,9 +127,10 @@ def dry_run(
             flops_per_second=one.flops_per_second,
             row_length=row_length,
             vocab_size=vocab_size,
+            without_data=without_data,
         )
         return replace(found, rate_is=one.rate_is)
-    there = isinstance(config.data, tuple) or Path(config.data).exists()
+    there = not without_data and (isinstance(config.data, tuple) or Path(config.data).exists())
     data = open_data(config.data) if there else None
     if data is not None:
         refuse_unsuited(config, data)
@@ -203,7 +207,7 @@ def dry_run(
         vocab_size=model.config.vocab_size,
         rows=num_rows,
         epochs=None if data is None else num_rows / data.split("train").num_rows,
-        no_data=None if there else str(config.data),
+        no_data=None if there else "" if without_data else str(config.data),
         tokens=tokens,
         mean_ratio=None if unknown else expected.mean_ratio,
         predicted=None if unknown else expected.labels,
@@ -321,7 +325,8 @@ def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
 
 def _epochs(run: DryRun) -> str:
     if run.epochs is None:
-        return f" (no data in {run.no_data}: length assumed, vocabulary of {run.vocab_size:,})"
+        where = f"in {run.no_data}" if run.no_data else "named"
+        return f" (no data {where}: length assumed, vocabulary of {run.vocab_size:,})"
     return f" ({run.epochs:.3g} times the data)"
 
 

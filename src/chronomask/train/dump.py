@@ -11,6 +11,7 @@ one process on a CPU replays bit for bit; other devices and several processes to
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -67,7 +68,8 @@ def not_finite(
     folder = run.folder.dump_of(state.step + 1)
     try:
         _write(folder, run, state, world, loss, norm, parts, bad)
-        kept = f"It is kept in {folder}: chronomask replay {folder} computes it again"
+        again = shlex.join(["chronomask", "replay", str(folder)])
+        kept = f"It is kept in {folder}: {again} computes it again"
     except (RunError, UsageError, OSError) as error:
         kept = f"It could not be dumped: {error}"
     where = "in training rows" if bad else "somewhere in training rows"  # a gradient overflowed
@@ -75,7 +77,9 @@ def not_finite(
     shown = ", ".join(map(str, bad[:16])) + (f" and {len(bad) - 16} more" if len(bad) > 16 else "")
     saved = checkpoints_in(run.folder.checkpoints)
     branching = (
-        f", or go on from before: pretrain --branch {saved[0]} --out ANOTHER" if saved else ""
+        f", or go on from before: pretrain --branch {shlex.quote(str(saved[0]))} --out ANOTHER"
+        if saved
+        else ""
     )
     clip = run.config.gradient_clip
     clipping = "set gradient_clip=1.0" if clip is None else f"lower gradient_clip (now {clip:g})"

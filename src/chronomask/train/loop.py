@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -100,7 +101,7 @@ def pretrain(
             if world.is_first:
                 logger.warning(
                     "%s has all its steps: nothing is left to train; pretrain --branch %s goes on from them",
-                    folder.path, folder.path,
+                    folder.path, shlex.quote(str(folder.path)),
                 )  # fmt: skip
             return run.finished
         if found is None:

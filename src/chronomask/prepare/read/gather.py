@@ -22,7 +22,7 @@ from chronomask.prepare.work import hash_position, read_text, write_text, write_
 from chronomask.progress import Progress
 from chronomask.types import Document
 
-__all__ = ["Gathered", "bound_again", "gather", "sample_texts"]
+__all__ = ["Gathered", "bound_again", "gather", "is_gathered", "sample_texts"]
 
 _FILE = "gathered.json"
 _SAMPLE_CHARACTERS = 10_000
@@ -76,7 +76,7 @@ def gather(
     a document.
     """
     finished = work / _FILE
-    if finished.is_file():
+    if is_gathered(work):
         return Gathered(**json.loads(finished.read_text()))
     positions = _Positions()
     num_documents = held = 0
@@ -115,6 +115,11 @@ def gather(
     )
     write_work(finished, json.dumps(asdict(gathered)).encode())
     return gathered
+
+
+def is_gathered(work: Path) -> bool:
+    """Whether all text was read."""
+    return (work / _FILE).is_file()
 
 
 def bound_again(work: Path, gathered: Gathered, held_out: float) -> Gathered:

@@ -44,6 +44,7 @@ __all__ = [
     "InstalledPackages",
     "Source",
     "are_as_noted",
+    "as_a_shell_has_it",
     "find_sources",
     "snapshot",
     "source_of_text",
@@ -99,7 +100,7 @@ class Files(Source):
                 "a source is empty text, as of a variable without a value; name a file or a folder, such as "
                 ". for this one"
             )
-        path = _as_a_shell_has_it(Path(self.path.removeprefix("file://")))
+        path = as_a_shell_has_it(Path(self.path.removeprefix("file://")))
         if path.is_file():
             return self._of_formats([path], True, formats, skipped)
         if not path.is_dir():
@@ -167,7 +168,7 @@ class _File:
             skipped.add("empty file", str(self), 0, "files")
 
 
-def _as_a_shell_has_it(path: Path) -> Path:
+def as_a_shell_has_it(path: Path) -> Path:
     """A path with the home folder for its ``~``, unless there is a file of that very name."""
     if os.path.lexists(path):
         return path
