@@ -23,8 +23,8 @@ if not (RESULTS / "tiny").is_dir():
 STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
     for name in (
-        "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "next-tokens",
-        "next-tokens-hidden", "over-time", "spread", "strategies", "tiny", "tokens-at-last", "tokens-longer",
+        "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "larger-vocabulary",
+        "next-tokens", "next-tokens-hidden", "over-time", "spread", "strategies", "tiny", "tokens-at-last", "tokens-longer",
     )
 }  # fmt: skip
 MEASURES = {
@@ -188,6 +188,7 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
         "strategies",
         "tokens-at-last",
         "tokens-longer",
+        "larger-vocabulary",
     ],
 )
 def test_the_tables_of_declared_contrasts_are_those_of_their_files(name: str) -> None:
@@ -271,7 +272,8 @@ def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["next-tokens", "spread", "strategies", "tokens-at-last", "tokens-longer"]
+    "name",
+    ["larger-vocabulary", "next-tokens", "spread", "strategies", "tokens-at-last", "tokens-longer"],
 )
 def test_yardsticks_by_ratio_are_those_of_the_file(name: str) -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
