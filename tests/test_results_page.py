@@ -24,7 +24,8 @@ STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
     for name in (
         "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "larger-vocabulary",
-        "next-tokens", "next-tokens-hidden", "over-time", "spread", "strategies", "tiny", "tokens-at-last", "tokens-longer",
+        "next-tokens", "next-tokens-hidden", "over-time", "spread", "strategies", "tiny", "tokens-at-last",
+        "tokens-longer",
     )
 }  # fmt: skip
 MEASURES = {
