@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from chronomask.cli import app
 from chronomask.errors import DataError, RunError, Stopped, UsageError
 from chronomask.keyed import Stream, row_keys
+from chronomask.storage import file_sha256
 from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism, seed_dropout
@@ -124,6 +125,32 @@ def test_a_replay_is_the_step_itself_not_just_as_broken(
     assert again.loss == pytest.approx(minimised, abs=1e-6)
     assert again.gradient_norm == seen[2] == third["gradient_norm"]
     assert again.rows == []
+
+
+def test_the_dump_of_a_version_without_a_strength_replays_with_the_published_one(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a checkpoint of that version goes on: its ``ptw`` had no key for it."""
+    config = config.replace(["steps=5", "masking.content={kind: ptw, strength: 1.0}"])
+    seen: list[float] = []
+
+    def fifth_is_not(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        seen.append(float(norm))
+        return torch.tensor(len(seen) < 5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "_finite", fifth_is_not)
+        with pytest.raises(RunError, match="step 5: loss"):
+            pretrain(config, tmp_path / "run", progress=False)
+    (folder,) = (tmp_path / "run" / "dump").iterdir()
+    (before,) = folder.glob("step-*")
+    state = json.loads((before / "state.json").read_text())
+    del state["config"]["masking"]["content"]["strength"]
+    (before / "state.json").write_text(json.dumps(state))
+    hashes = json.loads((before / "hashes.json").read_text())
+    hashes["state.json"] = file_sha256(before / "state.json")
+    (before / "hashes.json").write_text(json.dumps(hashes))
+    assert replay(folder).gradient_norm == seen[4]
 
 
 @pytest.mark.slow

@@ -40,7 +40,15 @@ from chronomask.storage import read_object
 from chronomask.train.config import RunConfig, of_earlier_run
 from chronomask.train.sharding import like
 
-__all__ = ["Checkpoint", "OtherRun", "branch_point", "check_same_run", "latest", "tidy"]
+__all__ = [
+    "Checkpoint",
+    "OtherRun",
+    "branch_point",
+    "check_same_run",
+    "config_of",
+    "latest",
+    "tidy",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +148,7 @@ def branch_point(config: RunConfig) -> Checkpoint | None:
         if wrong is not None:
             raise RunError(f"branch: {path} is damaged ({wrong}); name another checkpoint")
         found = read(path)
-    before = _config_of(found)
+    before = config_of(found)
     for key in ("model", "optimiser"):
         old, new = getattr(before, key), getattr(config, key)
         same = old == new if key == "model" else type(old) is type(new)
@@ -152,7 +160,8 @@ def branch_point(config: RunConfig) -> Checkpoint | None:
     return found
 
 
-def _config_of(checkpoint: Checkpoint) -> RunConfig:
+def config_of(checkpoint: Checkpoint) -> RunConfig:
+    """The config that a checkpoint was saved with; raises RunError where it cannot be read."""
     try:
         return RunConfig.parse(
             of_earlier_run(checkpoint.state["config"]), where=str(checkpoint.path / STATE)
@@ -180,7 +189,7 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
             f"data fingerprint (checkpoint {checkpoint.state['data_fingerprint'][:12]}…, "
             f"now {fingerprint[:12]}…)"
         )
-    before = _config_of(checkpoint)
+    before = config_of(checkpoint)
     for key, (old, new) in unchangeable(before, config).items():
         problems.append(f"{key} (checkpoint {old!r}, now {new!r})")
     if problems:

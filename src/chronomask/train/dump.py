@@ -28,7 +28,6 @@ from chronomask.model.open import open_model, open_tokenizer
 from chronomask.runs.layout import checkpoints_in, damage
 from chronomask.storage import read_object, share, write_json
 from chronomask.train import checkpoint
-from chronomask.train.config import RunConfig
 from chronomask.train.determinism import seed_dropout
 from chronomask.train.distributed import World
 from chronomask.train.forward import (
@@ -99,13 +98,14 @@ class Replayed:
 def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     """Forward and backward of the step dumped in ``folder``, all its processes' rows in one.
 
-    Raises UsageError for a device that is not there, DataError if ``folder`` is no dump or was damaged.
+    Raises UsageError for a device that is not there, DataError if ``folder`` is no dump or was damaged,
+    RunError for one of another format.
     """
     folder = Path(folder)
     target = choose_device(device)
     report = _read_report(folder)
     saved = _state_before(folder)
-    config = RunConfig.parse(saved.state["config"], where=f"the config in {saved.path}")
+    config = checkpoint.config_of(saved)
     vocabulary = Vocabulary.from_tokenizer(open_tokenizer(saved.model_path))
     masker = Masker(config.masking, vocabulary, report["class_names"], config.seed)
     masker.load_state_dict(saved.content())
