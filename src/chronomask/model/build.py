@@ -226,7 +226,8 @@ def _architecture(
             raise UsageError(
                 f"model.overrides has unknown field '{key}'; {nearest(key, sorted(known))}"
             )
-        if isinstance(value, int) and value < 1 and _COUNT.search(key):
+        counts = isinstance(value, int) and not isinstance(value, bool) and _COUNT.search(key)
+        if counts and value < 1 and value != getattr(defaults, key, None):
             raise UsageError(f"model.overrides.{key} is {value}; it must be at least 1")
     values = {} if tokenizer is None else _from_tokenizer(tokenizer, defaults)
     if vocab_size is not None:  # the architecture's own special tokens may lie beyond it
