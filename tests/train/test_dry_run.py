@@ -155,8 +155,13 @@ def test_steps_and_devices_share_the_work(config: RunConfig) -> None:
     assert warm.mean_ratio is not None
     assert whole.mean_ratio is not None
     assert warm.mean_ratio < whole.mean_ratio  # the high ratios of the start fall on fewer rows
-    with pytest.raises(UsageError, match="8 rows a step cannot be shared by 9 devices"):
+    with pytest.raises(UsageError, match=r"8, fewer than the 9 processes.*; set rows_per_step=9"):
         dry_run(config, flops_per_second=1e9, devices=9)
+    with pytest.raises(
+        UsageError, match=r"few rows: 2, .*; set batch_warmup\.start_rows=3, or use"
+    ):
+        dry_run(config.replace(grown), flops_per_second=1e9, devices=3)
+    dry_run(config.replace([*grown, "batch_warmup.start_rows=3"]), flops_per_second=1e9, devices=3)
     with pytest.raises(UsageError, match=r"rows of .* have 32 tokens: leave out row_length"):
         dry_run(config, flops_per_second=1e9, row_length=64)
     follows = dry_run(config.replace(["masking.ratio.kind=responsive"]), flops_per_second=1e9)

@@ -132,10 +132,7 @@ def dry_run(
         refuse_unsuited(config, data)
     if data is not None and row_length is not None:
         raise UsageError(f"rows of {data.path} have {data.row_length} tokens: leave out row_length")
-    if config.rows_per_step < devices:
-        raise UsageError(
-            f"{config.rows_per_step} rows a step cannot be shared by {devices} devices"
-        )
+    config.sizes.refuse_too_few(devices)
     length = data.row_length if data is not None else row_length or 512
     if config.length_warmup is not None:
         config.length_warmup.pieces_at(0, length)
