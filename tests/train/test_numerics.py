@@ -231,6 +231,28 @@ def test_where_no_dump_can_be_written_the_error_still_says_what_happened(
         pretrain(config.replace(DIVERGING), tmp_path / "run", resume=True, progress=False)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("in_the_way", ["dump", "checkpoints"])
+def test_all_processes_end_where_the_first_cannot_write(
+    config: RunConfig, tmp_path: Path, driver: Driver, in_the_way: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    (tmp_path / "run" / in_the_way).write_text("in the way")
+    changes = DIVERGING if in_the_way == "dump" else ["steps=2"]
+    config = config.replace([*changes, "checkpoint.every=0", "validation.every=0"])
+    spec = {"config": config.to_dict(), "out": str(tmp_path / "run"), "resume": True}
+    answer = driver.answer([spec] * 2)
+    assert answer["codes"] == [1, 1]
+    first, second = (error.strip().splitlines()[-1] for error in answer["errors"])
+    if in_the_way == "dump":
+        assert re.search(r"loss nan.*update was not made\. It could not be dumped: .*dump", first)
+        assert "It could not be dumped: another process could not do its part" in second
+    else:
+        assert "checkpoints" in first
+        assert second == "another process could not do its part, as it says itself"
+
+
 def test_a_value_stands_out_by_the_last_steps() -> None:
     state = SkipOutliers(window=4, after=3, deviations=2).begin()
     assert state.stands_out(torch.tensor(9.0), torch.tensor(1.0)) is None  # nothing to go by

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from chronomask.errors import UsageError
+from chronomask.errors import RunError, UsageError
 from chronomask.model.device import choose_device
 from chronomask.runs.layout import RunFolder
 from chronomask.types import Device
@@ -94,6 +94,20 @@ class World:
             if self.totals(refused is not None)[0]:
                 raise refused or UsageError(f"{folder.path} is in use, as the first process says")
             yield
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave when every process has come here; where one raised an error meanwhile, all raise one.
+
+        Otherwise those that wait for it would end with a lost connection, or not at all.
+        """
+        failed = None
+        try:
+            yield
+        except Exception as error:
+            failed = error
+        if self.totals(failed is not None)[0]:
+            raise failed or RunError("another process could not do its part, as it says itself")
 
     def wait(self) -> None:
         """Return when every process has come here."""

@@ -41,6 +41,7 @@ from chronomask.train.forward import (
 )
 from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.run import Run
+from chronomask.train.saving import Snapshot
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.state import State
 from chronomask.types import Rows
@@ -67,7 +68,7 @@ def not_finite(
     try:
         _write(folder, run, state, world, loss, norm, parts, bad)
         kept = f"It is kept in {folder}: chronomask replay {folder} computes it again"
-    except (RunError, UsageError, OSError) as error:
+    except (RunError, UsageError, OSError, SafetensorError) as error:
         kept = f"It could not be dumped: {error}"
     where = "in training rows" if bad else "somewhere in training rows"  # a gradient overflowed
     bad = bad or [row for part in parts for row in part.rows.row_id.tolist()]
@@ -159,8 +160,34 @@ def _write(
     parts: Sequence[Part],
     bad: Sequence[int],
 ) -> None:
-    """Write the dump of the step to come; the first process begins it, all add their rows."""
+    """Write the dump of the step to come; the first process begins it, all add their rows.
+
+    Where one process cannot write its part, all of them raise an error.
+    """
     snapshot = run.snapshot(state, copied=False, kept=world.is_first)
+    with world.together():
+        _begin(folder, run, state, world, loss, norm, snapshot)
+    tensors = {"at_fault": torch.tensor(bad, dtype=torch.int64)}
+    for number, part in enumerate(parts):
+        for name in _ROW_FIELDS:
+            value = getattr(part.rows, name)
+            if value is not None:
+                tensors[f"{number}/{name}"] = torch.from_numpy(value.copy())
+    with world.together():
+        save_file(tensors, folder / _rows_name(world.rank))
+        share(folder / _rows_name(world.rank))
+
+
+def _begin(
+    folder: Path,
+    run: Run,
+    state: State,
+    world: World,
+    loss: float,
+    norm: float,
+    snapshot: Snapshot | None,
+) -> None:
+    """Write the state before the step and the report; nothing where there is no snapshot."""
     if snapshot is not None:
         shutil.rmtree(folder, ignore_errors=True)  # the same step failed before and was resumed
         run.saver.write_to(folder, snapshot)
@@ -175,15 +202,6 @@ def _write(
             "precision": run.forward.precision,
         }
         write_json(folder / _REPORT, report)
-    world.wait()
-    tensors = {"at_fault": torch.tensor(bad, dtype=torch.int64)}
-    for number, part in enumerate(parts):
-        for name in _ROW_FIELDS:
-            value = getattr(part.rows, name)
-            if value is not None:
-                tensors[f"{number}/{name}"] = torch.from_numpy(value.copy())
-    save_file(tensors, folder / _rows_name(world.rank))
-    share(folder / _rows_name(world.rank))
 
 
 def _rows_name(rank: int) -> str:

@@ -92,6 +92,7 @@ def pretrain(
         compile_budget() if compiles(config, world.device) else nullcontext(),
         cuda_graphs() if config.compile == "graphs" else nullcontext(),
     ):
+        config.sizes.refuse_too_few(world.size)
         found = None
         if config.hours is not None:
             config, found = _fix_steps(config, folder, world, stop, resume=resume)
@@ -394,8 +395,7 @@ def _warn_of_plateau(run: Run, state: State) -> None:
 
 def _save(run: Run, state: State, log: RunLog, world: World, *, background: bool) -> None:
     snapshot = run.snapshot(state, copied=background, kept=world.is_first)
-    if snapshot is not None:
-        log.sync()
-        run.saver.save(snapshot, background=background)
-    if not background:
-        world.wait()
+    with nullcontext() if background else world.together():
+        if snapshot is not None:
+            log.sync()
+            run.saver.save(snapshot, background=background)

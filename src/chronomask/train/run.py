@@ -340,27 +340,10 @@ def open_run(
         origin.load_optimiser(run.optimiser, model)
         _take_over(run, origin)
     world.wait()  # nobody reads any more: from here on the first process may write
-    if world.is_first and run.finished is None:
-        warn_of_few(run.validation_masker, data.split("held_out"), config.validation)
-        if config.learning_rate.warmup_steps >= config.steps:
-            logger.warning(
-                "learning_rate.warmup_steps is %s and the run has %s: the rate rises to the last of "
-                "them and never falls; give fewer, such as learning_rate.warmup_steps=%s",
-                f"{config.learning_rate.warmup_steps:,}", amount(config.steps, "steps"), config.steps // 10,
-            )  # fmt: skip
-        _begin_folder(run, state, origin, resumed=saved is not None)
-        if masks_enter is not None and (layer := masks_enter(1.0)):
-            logger.warning(
-                "late_masks: to the end of the run masked tokens enter at layer %s, and the model that is "
-                "validated and saved reads them from layer 0 on, as any of its kind does: let "
-                "late_masks.layer be a schedule that ends at 0",
-                layer,
-            )
-        if config.device == "auto" and (why := gpu_out_of_reach()) is not None:
-            logger.warning("%s", why)
-        for why in _slow_paths(run, compiled, world.size):
-            logger.warning("slower than it need be: %s", why)
-    world.wait()
+    with world.together():
+        if world.is_first and run.finished is None:
+            _begin_folder(run, state, origin, resumed=saved is not None)
+            _warn_of_settings(run, compiled, world.size)
     return run, state
 
 
@@ -402,6 +385,29 @@ def _use_fastest_attention(
     name = None if case is None else activate_fastest(case, device)
     if name is not None:
         logger.info("attention runs with %s", name)
+
+
+def _warn_of_settings(run: Run, compiled: bool, processes: int) -> None:
+    """Say which settings do less than they seem to, and what is slower than it need be."""
+    config, masks_enter = run.config, run.forward.masks_enter
+    warn_of_few(run.validation_masker, run.data.split("held_out"), config.validation)
+    if config.learning_rate.warmup_steps >= config.steps:
+        logger.warning(
+            "learning_rate.warmup_steps is %s and the run has %s: the rate rises to the last of "
+            "them and never falls; give fewer, such as learning_rate.warmup_steps=%s",
+            f"{config.learning_rate.warmup_steps:,}", amount(config.steps, "steps"), config.steps // 10,
+        )  # fmt: skip
+    if masks_enter is not None and (layer := masks_enter(1.0)):
+        logger.warning(
+            "late_masks: to the end of the run masked tokens enter at layer %s, and the model that is "
+            "validated and saved reads them from layer 0 on, as any of its kind does: let "
+            "late_masks.layer be a schedule that ends at 0",
+            layer,
+        )
+    if config.device == "auto" and (why := gpu_out_of_reach()) is not None:
+        logger.warning("%s", why)
+    for why in _slow_paths(run, compiled, processes):
+        logger.warning("slower than it need be: %s", why)
 
 
 def _slow_paths(run: Run, compiled: bool, processes: int) -> list[str]:
