@@ -61,6 +61,27 @@ def test_what_cannot_take_a_plain_row_is_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("objective", ["{kind: mlm}", "{kind: hybrid}", "{kind: causal_first}"])
+@pytest.mark.parametrize("attention", ["row", "documents"])
+def test_a_decoder_is_refused_with_the_way_out(
+    tiny_data: PreparedData, tmp_path: Path, attention: str, objective: str
+) -> None:
+    """Training reads both sides, and its files would say that they are to be read in one direction."""
+    plain = config(tiny_data, "bert", sizes("bert") | {"is_decoder": True})
+    run = plain.replace([f"attention={attention}", f"objective={objective}"])
+    with pytest.raises(
+        UsageError, match=r"Set model\.overrides\.is_decoder=false; for a model from"
+    ):
+        dry_run(run, flops_per_second=1e9)
+    mended = run.replace(["model.overrides.is_decoder=false", "steps=1"])
+    done = pretrain(mended, tmp_path / "run", progress=False)
+    file = tmp_path / "run" / str(done["checkpoint"]) / "transformers" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"is_decoder": True}))
+    given = run.replace([f"model={{kind: checkpoint, path: '{file.parent}'}}"])
+    with pytest.raises(UsageError, match=r"in its config\.json"):
+        pretrain(given, tmp_path / "another", progress=False)
+
+
 def test_sizes_are_found_by_the_names_an_architecture_has(tiny_data: PreparedData) -> None:
     bert, distilbert = (
         dry_run(config(tiny_data, name, sizes(name)), flops_per_second=1e9).memory
