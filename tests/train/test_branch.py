@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from chronomask.errors import Stopped, UsageError
+from chronomask.errors import RunError, Stopped, UsageError
 from chronomask.runs.layout import RunFolder
+from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
+from chronomask.train.dump import replay
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
 from tests.support.tiny_training import (
@@ -59,6 +61,42 @@ def test_more_steps_from_the_end_are_those_of_a_longer_run(
     )
     state = json.loads((tmp_path / "third/checkpoints/step-00000002/state.json").read_text())
     assert state["first_row"] == 12 * 8
+
+
+def test_dropout_goes_on_over_branches(config: RunConfig, tmp_path: Path) -> None:
+    """Also in a branch of a branch, and over a resume."""
+    config = config.replace([*STEADY[len(WITHOUT_DROPOUT) :], "validation.every=0"])
+    pretrain(config.replace(["steps=8"]), tmp_path / "whole", progress=False)
+    pretrain(config.replace(["steps=3"]), tmp_path / "first", progress=False)
+    second = config.replace(["steps=2", f"branch={tmp_path / 'first'}"])
+    pretrain(second, tmp_path / "second", progress=False)
+    third = config.replace(["steps=3", f"branch={tmp_path / 'second'}", "checkpoint.every=1"])
+    pretrain(third, tmp_path / "third", progress=False)
+    (tmp_path / "third" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "third" / "checkpoints" / "step-00000003")
+    pretrain(third, tmp_path / "third", resume=True, progress=False)
+    ours, theirs = weights_of(tmp_path / "third"), weights_of(tmp_path / "whole")
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    losses = [line["loss"] for line in lines(tmp_path / "third" / "metrics.jsonl")]
+    assert losses == [line["loss"] for line in lines(tmp_path / "whole" / "metrics.jsonl")][5:]
+
+
+def test_the_dump_of_a_branch_replays_bit_for_bit(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain(config.replace(["steps=2"]), tmp_path / "first", progress=False)
+    branch = config.replace(["steps=2", f"branch={tmp_path / 'first'}"])
+    norms: list[float] = []
+
+    def is_finite(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        norms.append(float(norm))
+        return torch.tensor(False)
+
+    monkeypatch.setattr(steps, "_finite", is_finite)
+    with pytest.raises(RunError, match="step 1: loss"):
+        pretrain(branch, tmp_path / "branch", progress=False)
+    again = replay(tmp_path / "branch" / "dump" / "step-00000001")
+    assert [again.gradient_norm] == norms
 
 
 def test_a_branch_has_its_own_schedules_and_resumes_exactly(

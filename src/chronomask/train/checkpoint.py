@@ -66,6 +66,11 @@ class Checkpoint:
         return self.state["step"]
 
     @property
+    def first_step(self) -> int:
+        """Number of steps of the runs from which its run branched; 0 in checkpoints of older versions."""
+        return self.state.get("first_step", 0)
+
+    @property
     def model_path(self) -> Path:
         """Folder that ``AutoModelForMaskedLM.from_pretrained`` opens."""
         return self.path / MODEL

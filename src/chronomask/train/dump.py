@@ -134,7 +134,7 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     sums = torch.zeros(3, len(report["class_names"]) + 1, dtype=torch.float64, device=target)
     losses = []
     for rank, number, part in parts:
-        seed_dropout(config.seed, saved.step, rank, number)
+        seed_dropout(config.seed, saved.first_step + saved.step, rank, number)
         loss, correct, log_z = forward.losses(part)
         predictions.contribution(part, loss, log_z, config.z_loss).backward()
         if working_copy:

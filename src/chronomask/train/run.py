@@ -107,6 +107,8 @@ class Run:
     finished: dict[str, Any] | None = None
     initial_weights_sha256: str | None = None
     """of a run that starts now; None on resume"""
+    first_step: int = 0
+    """steps of the runs that this one goes on from"""
     logged_every: int | None = None
     """steps between logged lines before a resume; None for a run that starts now"""
     peak_flops: float = 0.0
@@ -276,8 +278,10 @@ def open_run(
     state = State.start(len(data.class_names))
     if saved is not None:
         state = State.from_checkpoint(saved.state, saved.content())
-    elif origin is not None and origin.state["data_fingerprint"] == data.fingerprint:
-        state.first_row = origin.state.get("first_row", 0) + origin.state["rows_seen"]
+    elif origin is not None:
+        state.first_step = origin.first_step + origin.step
+        if origin.state["data_fingerprint"] == data.fingerprint:
+            state.first_row = origin.state.get("first_row", 0) + origin.state["rows_seen"]
     sharded = Sharded(model, world, compiled) if sharding else None
     run = Run(
         config=config,
@@ -318,6 +322,7 @@ def open_run(
         working_copy=working_copy,
         sharded=sharded,
         initial_weights_sha256=initial_weights,
+        first_step=state.first_step,
         logged_every=logged_every,
     )
     if ahead := config.masking.content.look_ahead:
