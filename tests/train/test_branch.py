@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, Stopped, UsageError
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.pipeline import prepare
 from chronomask.runs.layout import RunFolder
 from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
+from chronomask.train.dry_run import dry_run
 from chronomask.train.dump import replay
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
@@ -143,6 +148,30 @@ def test_what_cannot_be_branched_from_is_refused(
     with pytest.raises(UsageError, match=message):
         pretrain(branch, tmp_path / "branch", progress=False)
     assert not (tmp_path / "branch").exists()
+
+
+def test_a_branch_onto_longer_rows_is_told_to_be_a_run_of_its_own(
+    config: RunConfig, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    config = config.replace(["steps=1", "validation.every=0", "masking.content.kind=none"])
+    pretrain(config, tmp_path / "first", progress=False)
+    values = {
+        "sources": [str(tiny_data.path.parent / "text.txt")],
+        "tokenizer": {"kind": "folder", "path": str(tiny_data.tokenizer_path)},
+        "tagger": {"kind": "none"},
+        "row_length": 64,
+        "workers": 1,
+    }
+    prepare(PrepareConfig.parse(values), tmp_path / "long", progress=False)
+    onto = config.replace([f"data={tmp_path / 'long'}", f"branch={tmp_path / 'first'}"])
+    with pytest.raises(UsageError, match=r"32 positions, .* a branch keeps them; begin"):
+        dry_run(onto, flops_per_second=1e9)
+    with pytest.raises(UsageError, match=r"32 positions, .* a branch keeps them; begin") as refused:
+        pretrain(onto, tmp_path / "branch", progress=False)
+    model = re.search(r"model=\{.*\}", str(refused.value))
+    assert model is not None
+    alone = onto.replace(["branch=null", model[0]])
+    assert pretrain(alone, tmp_path / "run", progress=False)["complete"]
 
 
 def test_before_the_first_step(

@@ -67,8 +67,9 @@ def build_model(
     seed: int,
     attention: AttentionScope,
     causal: bool = False,
+    branched: bool = False,
 ) -> PreTrainedModel:
-    """A float32 model on the host, in training mode.
+    """A float32 model on the host, in training mode; ``branched``: it is that of a run that goes on.
 
     Raises UsageError for an unknown architecture or field, values of fields that make no model, a model
     too small for the rows or the vocabulary, or too large for the machine's memory, a checkpoint of another
@@ -79,7 +80,14 @@ def build_model(
         config = config.model_copy(update={"path": str(model_folder(config.path))})
     # Without weights first: what cannot be is refused before a large model is drawn or read.
     _check_memory(
-        skeleton(config, tokenizer, row_length=row_length, attention=attention, causal=causal)
+        skeleton(
+            config,
+            tokenizer,
+            row_length=row_length,
+            attention=attention,
+            causal=causal,
+            branched=branched,
+        )
     )
     if isinstance(config, FromCheckpoint):
         model = _from_checkpoint(config, seed)
@@ -108,6 +116,7 @@ def skeleton(
     row_length: int,
     attention: AttentionScope,
     causal: bool = False,
+    branched: bool = False,
     vocab_size: int | None = None,
 ) -> PreTrainedModel:
     """The model without weights, on torch's ``meta`` device, refused as :func:`build_model` does.
@@ -130,7 +139,7 @@ def skeleton(
     if tokenizer is not None:
         _check_size(config, model, vocabulary_size(tokenizer))
     if _positions_lacking(model, row_length):
-        _check_may_lengthen(config, model, row_length)
+        _check_may_lengthen(config, model, row_length, branched)
         lengthen(model, row_length + position_offset(model))
     return model
 
@@ -366,7 +375,7 @@ def _positions_lacking(model: PreTrainedModel, row_length: int) -> bool:
 
 
 def _check_may_lengthen(
-    config: FromConfig | FromCheckpoint, model: PreTrainedModel, row_length: int
+    config: FromConfig | FromCheckpoint, model: PreTrainedModel, row_length: int, branched: bool
 ) -> None:
     """Raise UsageError unless a checkpoint is to have more positions and can."""
     positions, offset = model.config.max_position_embeddings, position_offset(model)
@@ -375,6 +384,11 @@ def _check_may_lengthen(
         mend = f"set model.overrides.max_position_embeddings={needed}"
     elif way_to_lengthen(model) is None:
         mend = f"'{model.config.model_type}' cannot be given more"
+    elif branched:
+        mend = (
+            "a branch keeps them; begin a run without branch from its weights, with "
+            f"model={{kind: checkpoint, path: '{config.path}', longer_rows: true}}"
+        )
     elif config.longer_rows:
         return
     else:

@@ -18,6 +18,7 @@ from torch import nn
 
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.folders import what_it_is
+from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.runs.layout import (
     AVERAGED,
     CONTENT,
@@ -47,6 +48,7 @@ __all__ = [
     "check_same_run",
     "config_of",
     "latest",
+    "model_of",
     "tidy",
 ]
 
@@ -163,6 +165,11 @@ def branch_point(config: RunConfig) -> Checkpoint | None:
                 f"({new.to_dict()}); a branch keeps it: begin with {branch_folder(path).config}"
             )
     return found
+
+
+def model_of(config: RunConfig, origin: Checkpoint | None) -> FromConfig | FromCheckpoint:
+    """The model that a run begins with: its config's, or that of the checkpoint it branches from."""
+    return config.model if origin is None else FromCheckpoint(path=str(origin.model_path))
 
 
 def config_of(checkpoint: Checkpoint) -> RunConfig:

@@ -27,6 +27,7 @@ from chronomask.model.memory import Memory
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unknown_before
 from chronomask.train.budget import number_of_validations
+from chronomask.train.checkpoint import branch_point, model_of
 from chronomask.train.config import RunConfig
 from chronomask.train.memory import memory_of_step
 from chronomask.train.operations import Operations
@@ -138,12 +139,14 @@ def dry_run(
         config.length_warmup.pieces_at(0, length)
     tokenizer = None if data is None else open_tokenizer(data.tokenizer_path)
     causal = config.objective.has_causal_rows
+    origin = branch_point(config)
     model = skeleton(
-        config.model,
+        model_of(config, origin),
         tokenizer,
         row_length=length,
         attention=config.attention,
         causal=causal,
+        branched=origin is not None,
         vocab_size=None if data is not None else vocab_size,
     )
     flops = count_flops(model)

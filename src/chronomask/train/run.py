@@ -24,7 +24,6 @@ from chronomask.errors import DataError, UsageError, amount
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.attention import attention_dropout
 from chronomask.model.build import build_model, checkpoint_activations
-from chronomask.model.config import FromCheckpoint
 from chronomask.model.device import (
     Facts,
     data_sheet_flops,
@@ -250,12 +249,13 @@ def open_run(
         model = open_model(saved.model_path)
     else:
         model = build_model(
-            config.model if origin is None else FromCheckpoint(path=str(origin.model_path)),
+            checkpoint.model_of(config, origin),
             tokenizer,
             row_length=data.row_length,
             seed=config.seed,
             attention=config.attention,
             causal=config.objective.has_causal_rows,
+            branched=origin is not None,
         )
         initial_weights = weights_sha256(model)
     masks_enter = entering(config.late_masks, model)
