@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import (
     AutoConfig,
@@ -30,8 +29,7 @@ from chronomask.errors import DataError, UsageError, nearest
 from chronomask.model.attention import check_supported, implementation_for
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
 from chronomask.model.device import memory_of_process
-from chronomask.model.documents import backbone_inputs, position_offset
-from chronomask.model.head import HEADS
+from chronomask.model.documents import position_offset
 from chronomask.model.host import use_host_kernels
 from chronomask.model.modernbert import use_one_pass_gradients
 from chronomask.model.open import (
@@ -45,7 +43,6 @@ from chronomask.model.open import (
     open_tokenizer,
 )
 from chronomask.model.positions import lengthen, way_to_lengthen
-from chronomask.types import Rows
 from chronomask.vocabulary import vocabulary_size
 
 __all__ = ["build_model", "checkpoint_activations", "skeleton"]
@@ -102,10 +99,6 @@ def build_model(
         model = model.float()
         use_one_pass_gradients(model)
         use_host_kernels(model)
-    if model.config.model_type not in HEADS:
-        _check_runs(model, row_length)
-        if causal:
-            _check_reads_forwards(model, row_length)
     return model.train()
 
 
@@ -152,35 +145,6 @@ def _from_checkpoint(config: FromCheckpoint, seed: int) -> PreTrainedModel:
         raise UsageError(
             f"{error}; name a model that has one, or draw a new one with model.new_head=true"
         ) from None
-
-
-@torch.no_grad()
-def _check_runs(model: PreTrainedModel, row_length: int) -> None:
-    """Refuse an architecture that cannot take a plain row; of those in ``HEADS`` tests know that they can."""
-    try:
-        model.eval()(input_ids=torch.zeros(1, row_length, dtype=torch.int64))
-    except Exception as error:  # architectures check themselves and raise what they like
-        raise UsageError(
-            f"model type '{model.config.model_type}' cannot be trained on rows of {row_length} tokens: "
-            f"{one_line(error)}"
-        ) from None
-
-
-@torch.no_grad()
-def _check_reads_forwards(model: PreTrainedModel, row_length: int) -> None:
-    """Refuse an architecture in which a token of a causal row comes to know of the next one."""
-    ids = torch.zeros(2, row_length, dtype=torch.int64)
-    ids[1, -1] = 1
-    nothing, numbers = np.zeros(ids.shape, np.int32), np.arange(2)
-    bounds = row_length * np.arange(3, dtype=np.int32)
-    rows = Rows(ids.numpy(), nothing, nothing, numbers, numbers, bounds)
-    inputs = backbone_inputs(rows, "row", -1, 0, "cpu", causal=True)
-    first, second = model.eval()(input_ids=ids, **inputs).logits[:, :-1]
-    if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
-        raise UsageError(
-            f"model type '{model.config.model_type}' lets tokens see the next one, which causal rows "
-            "predict: set objective: {kind: mlm}, or choose another model, such as bert or modernbert"
-        )
 
 
 @contextmanager

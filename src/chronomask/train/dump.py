@@ -25,6 +25,7 @@ from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.device import choose_device
 from chronomask.model.open import open_model, open_tokenizer
+from chronomask.model.trial import settle
 from chronomask.runs.layout import checkpoints_in, damage
 from chronomask.storage import read_object, share, write_json
 from chronomask.train import checkpoint
@@ -107,10 +108,14 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     report = _read_report(folder)
     saved = _state_before(folder)
     config = checkpoint.config_of(saved)
-    vocabulary = Vocabulary.from_tokenizer(open_tokenizer(saved.model_path))
+    tokenizer = open_tokenizer(saved.model_path)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
     masker = Masker(config.masking, vocabulary, report["class_names"], config.seed)
     masker.load_state_dict(saved.content())
     model = open_model(saved.model_path)
+    rows_of = [_read_rows(folder / _rows_name(rank)) for rank in range(report["world_size"])]
+    length = rows_of[0][0].row_length
+    settle(model, tokenizer, config.row_lengths(length), attention=config.attention)
     model.to(target)  # pyright: ignore[reportArgumentType]
     precision = report.get("precision", config.precision)  # older dumps name none
     working_copy = WorkingCopy(model) if config.bf16_weights and precision == "bf16" else None
@@ -126,8 +131,8 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
 
     parts = [
         (rank, number, part)
-        for rank in range(report["world_size"])
-        for number, rows in enumerate(_read_rows(folder / _rows_name(rank)))
+        for rank, own in enumerate(rows_of)
+        for number, rows in enumerate(own)
         for part in parts_of(forward, rows, masker, config.objective, report["progress"], 1)
     ]
     predictions = Predictions.of([part for _, _, part in parts])

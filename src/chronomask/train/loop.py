@@ -38,7 +38,7 @@ from chronomask.train.determinism import determinism
 from chronomask.train.distributed import StopRequest, World
 from chronomask.train.log import RunLog
 from chronomask.train.memory import telling_what_takes_less, warn_of_little_memory
-from chronomask.train.run import Run, compiles, is_due, open_run, summarise
+from chronomask.train.run import Run, compiles, is_due, open_run
 from chronomask.train.state import State
 from chronomask.train.step import (
     Step,
@@ -49,6 +49,7 @@ from chronomask.train.step import (
     queue,
     queue_ahead,
 )
+from chronomask.train.summary import summarise
 from chronomask.train.validation import bounds_in_words, plateau_in_words, validate
 from chronomask.types import Rows
 from chronomask.yardsticks import kept_of

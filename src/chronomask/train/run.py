@@ -40,13 +40,12 @@ from chronomask.model.flops import Flops, count_flops, count_layers
 from chronomask.model.head import compile_backbone, logits_at
 from chronomask.model.late_masks import widths
 from chronomask.model.open import open_model, open_tokenizer
+from chronomask.model.trial import settle
 from chronomask.runs.layout import AVERAGED, MODEL, RunFolder
 from chronomask.runs.rules import (
-    expect,
-    maskable_tokens,
+    has_padding,
     mean_labels,
     refuse_unsuited,
-    unknown_before,
 )
 from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
@@ -56,7 +55,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.foresight import Foresight
 from chronomask.train.forward import Forward, entering, room_for_documents
-from chronomask.train.log import RunLog, environment
+from chronomask.train.log import environment
 from chronomask.train.loggers import check_installed
 from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.outliers import OutlierState
@@ -66,7 +65,7 @@ from chronomask.train.state import State
 from chronomask.train.validation import warn_of_few
 from chronomask.yardsticks import losses_in_words
 
-__all__ = ["Run", "compiles", "is_due", "open_run", "summarise"]
+__all__ = ["Run", "compiles", "is_due", "open_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -258,6 +257,14 @@ def open_run(
             branched=origin is not None,
         )
         initial_weights = weights_sha256(model)
+    settle(
+        model,
+        tokenizer,
+        config.row_lengths(data.row_length),
+        attention=config.attention,
+        padded=has_padding(data),
+        causal=config.objective.has_causal_rows,
+    )
     masks_enter = entering(config.late_masks, model)
     model.to(world.device)  # pyright: ignore[reportArgumentType]
     if config.activation_checkpointing:
@@ -448,39 +455,6 @@ def compiles(config: RunConfig, device: torch.device) -> bool:
 def is_due(step: int, every: int) -> bool:
     """Whether something done every so many steps falls on ``step``; 0 means never."""
     return every > 0 and step % every == 0
-
-
-def summarise(run: Run, state: State, log: RunLog) -> dict[str, Any]:
-    """The summary of a complete run, written to ``summary.json``."""
-    summary = {
-        "name": run.config.name,
-        "steps": state.step,
-        "tokens_seen": state.tokens_seen,
-        "maskable_tokens": state.maskable_tokens,
-        "masked_tokens": state.masked_tokens,
-        "validation_loss": state.validation_loss,
-        "validation_accuracy": state.validation_accuracy,
-        **{f"validation_{key}": value for key, value in (state.yardsticks or {}).items()},
-        **({} if run.average is None else {"averaged_steps": run.average.number}),
-        **{f"raw_validation_{key}": value for key, value in (state.raw or {}).items()},
-        "tokens_per_second": log.median_speed(),
-        "seconds": state.seconds,
-        "mean_ratio_asked": _mean_ratio_asked(run) if log.active else None,
-        "parameters": run.num_parameters,
-        "data_fingerprint": run.data.fingerprint,
-        "checkpoint": str(run.folder.checkpoint(state.step).relative_to(run.folder.path)),
-        "complete": True,
-    }
-    if log.active:
-        write_json(run.folder.summary, summary)
-    return summary
-
-
-def _mean_ratio_asked(run: Run) -> float | None:
-    """Over all tokens that could be masked, by the run's plan; None where it was not known beforehand."""
-    if unknown_before(run.config) is not None:
-        return None
-    return expect(run.config, maskable_tokens(run.config, run.data)).mean_ratio
 
 
 def _begin_folder(run: Run, state: State, origin: Checkpoint | None, *, resumed: bool) -> None:
