@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError
+from chronomask.errors import RunError, UsageError
 from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer
 from chronomask.model.trial import settle
+from chronomask.train import run as runs
 from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import dry_run
 from chronomask.train.loop import pretrain
@@ -159,6 +160,32 @@ def test_modules_that_are_made_at_the_first_row_are_there_after_a_resume_too(
     (tmp_path / "cut" / "summary.json").unlink()
     pretrain(run, tmp_path / "cut", resume=True, progress=False)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_what_an_architecture_cannot_do_in_the_middle_of_a_run_is_told_as_that(
+    tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    """MRA's attention knows float32 alone."""
+    run = config(tiny_data, "mra", sizes("bert")).replace(["precision=bf16", "bf16_weights=true"])
+    with pytest.raises(
+        RunError, match=r"'mra' failed \(.*\): set precision=fp32 and bf16_weights=false"
+    ):
+        pretrain(run, tmp_path / "run", progress=False)
+    mended = run.replace(["precision=fp32", "bf16_weights=false"])
+    assert pretrain(mended, tmp_path / "another", progress=False)["complete"]
+
+
+def test_what_cannot_be_compiled_goes_on_without(
+    tiny_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "COMPILER", "eager")
+    run = config(tiny_data, "yoso", sizes("bert")).replace(["compile=always"])
+    with pytest.raises(
+        RunError, match=r"'yoso' cannot be compiled here .*: set compile=never; the"
+    ):
+        pretrain(run, tmp_path / "run", progress=False)
+    again = run.replace(["compile=never"])
+    assert pretrain(again, tmp_path / "run", resume=True, progress=False)["complete"]
 
 
 @pytest.mark.parametrize("objective", ["{kind: mlm}", "{kind: hybrid}", "{kind: causal_first}"])

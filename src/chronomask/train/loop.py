@@ -36,6 +36,7 @@ from chronomask.train import budget, distributed
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
 from chronomask.train.distributed import StopRequest, World
+from chronomask.train.faults import telling_what_fails
 from chronomask.train.log import RunLog
 from chronomask.train.memory import telling_what_takes_less, warn_of_little_memory
 from chronomask.train.run import Run, compiles, is_due, open_run
@@ -126,7 +127,7 @@ def pretrain(
             if (entropy := _entropy(run)) is not None:
                 log.tell(bounds_in_words(entropy))
             cut = shorten_rows(upcoming, config.length_warmup, state.step)
-            with telling_what_takes_less(run, world):
+            with telling_what_fails(run), telling_what_takes_less(run, world):
                 _train(run, state, world, stop, log, cut)
             return summarise(run, state, log)
 
@@ -180,7 +181,7 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
         )
         upcoming = cast("Generator[Rows]", iter(run.loader))
         less = telling_what_takes_less(run, world, on_trial=True)
-        with log, closing(upcoming), closing(run.saver), less:
+        with log, closing(upcoming), closing(run.saver), telling_what_fails(run), less:
             for number in range(budget.TRIAL_STEPS):
                 state.step = number * run.config.steps // budget.TRIAL_STEPS
                 if measure(_step_alone, run, state, world, stop, upcoming) is None:
