@@ -51,7 +51,8 @@ def settle(
         return
     special = set(tokenizer.all_special_ids)
     words = sorted(range(vocabulary_size(tokenizer)), key=special.__contains__)[:2]
-    pad_token_id = -1 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    pad: Any = tokenizer.pad_token_id
+    pad_token_id = -1 if pad is None else int(pad)
     for length in row_lengths:
         ids = np.full((2 if padded else 1, length), words[0])
         ids[1:, length // 2 :] = pad_token_id

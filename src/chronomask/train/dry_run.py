@@ -31,7 +31,7 @@ from chronomask.train.checkpoint import branch_point, model_of
 from chronomask.train.config import RunConfig
 from chronomask.train.memory import memory_of_step
 from chronomask.train.operations import Operations
-from chronomask.train.validation import expect_few
+from chronomask.train.validation import expect_few, expect_no_response
 from chronomask.types import Rows
 from chronomask.yardsticks import VALIDATION_RATIO, YARDSTICKS
 
@@ -91,6 +91,8 @@ class DryRun:
     validations: int = 0
     few: str | None = None
     """that validations rest on few predictions, as far as it can be told before"""
+    constant: str | None = None
+    """that a ratio cannot respond to the loss before the end, and why"""
     first_masks: dict[str, Any] | None = field(default=None)
     """``maskable``, ``predicted``, ``ratio_asked``, ``ratio_achieved`` of the first step"""
 
@@ -222,6 +224,7 @@ def dry_run(
         validation_share=validating / (work + validating),
         validations=validations,
         few=few,
+        constant=expect_no_response(config, held_out),
     )
 
 
@@ -313,6 +316,8 @@ def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
     ]
     if run.few is not None:
         lines.append(("few predictions", run.few))
+    if run.constant is not None:
+        lines.append(("constant ratio", run.constant))
     if run.rate_follows is not None:
         lines.append(("rate of a step", run.rate_follows))
     width = max(len(name) for name, _ in lines)

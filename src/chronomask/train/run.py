@@ -62,7 +62,7 @@ from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver, Snapshot, take
 from chronomask.train.sharding import Sharded
 from chronomask.train.state import State
-from chronomask.train.validation import warn_of_few
+from chronomask.train.validation import expect_no_response, warn_of_few
 from chronomask.yardsticks import losses_in_words
 
 __all__ = ["Run", "compiles", "is_due", "open_run"]
@@ -241,6 +241,8 @@ def open_run(
                 "give another output folder to train it again"
             )
         logger.warning("%s holds no checkpoint to resume: starting at step 0", folder.path)
+    if saved is None:  # one that goes on may not be changed any more
+        expect_no_response(config, data.split("held_out").num_rows)
 
     initial_weights = None
     origin = checkpoint.branch_point(config) if saved is None else None
@@ -409,6 +411,8 @@ def _warn_of_settings(run: Run, compiled: bool, processes: int) -> None:
             "them and never falls; give fewer, such as learning_rate.warmup_steps=%s",
             f"{config.learning_rate.warmup_steps:,}", amount(config.steps, "steps"), config.steps // 10,
         )  # fmt: skip
+    if run.begins and (why := expect_no_response(config, run.data.split("held_out").num_rows)):
+        logger.warning("%s", why)
     if masks_enter is not None and (layer := masks_enter(1.0)):
         logger.warning(
             "late_masks: to the end of the run masked tokens enter at layer %s, and the model that is "
