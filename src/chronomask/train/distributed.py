@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from transformers import PretrainedConfig
 
 from chronomask.errors import RunError, UsageError
 from chronomask.model.device import choose_device
 from chronomask.runs.layout import RunFolder
 from chronomask.types import Device
 
-__all__ = ["StopRequest", "World", "join", "listen"]
+__all__ = ["StopRequest", "World", "join", "listen", "refuse_layerdrop"]
 
 _BUCKET_NUMEL = 16 * 2**20
 """Gradient elements summed at a time: a second copy of all gradients at once would cost memory."""
@@ -113,6 +114,26 @@ class World:
         """Return when every process has come here."""
         if self.size > 1:
             dist.barrier()
+
+
+def refuse_layerdrop(architecture: PretrainedConfig, processes: int) -> None:
+    """Raise UsageError where several processes would each leave out other layers, by chance.
+
+    A layer that is left out has no gradient there, and gradients are summed place by place.
+    """
+    dropping = {
+        name: value
+        for name, value in architecture.to_dict().items()
+        if name.endswith("layerdrop") and value
+    }
+    if processes > 1 and dropping:
+        shown = " and ".join(f"{name} {value}" for name, value in dropping.items())
+        mends = " ".join(f"model.overrides.{name}=0.0" for name in dropping)
+        raise UsageError(
+            f"model type '{architecture.model_type}' leaves out layers by chance ({shown}), and each of the "
+            f"{processes} processes would leave out others: set {mends} (for a model from a folder, in its "
+            "config.json), or use one process"
+        )
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unkn
 from chronomask.train.budget import number_of_validations
 from chronomask.train.checkpoint import branch_point, model_of
 from chronomask.train.config import RunConfig
+from chronomask.train.distributed import refuse_layerdrop
 from chronomask.train.memory import memory_of_step
 from chronomask.train.operations import Operations
 from chronomask.train.validation import expect_few, expect_no_response
@@ -151,6 +152,7 @@ def dry_run(
         branched=origin is not None,
         vocab_size=None if data is not None else vocab_size,
     )
+    refuse_layerdrop(model.config, devices)
     flops = count_flops(model)
 
     first, lengths = None, np.array([length])

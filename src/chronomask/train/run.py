@@ -52,7 +52,7 @@ from chronomask.train import checkpoint
 from chronomask.train.averaging import Average
 from chronomask.train.checkpoint import Checkpoint
 from chronomask.train.config import RunConfig
-from chronomask.train.distributed import World
+from chronomask.train.distributed import World, refuse_layerdrop
 from chronomask.train.foresight import Foresight
 from chronomask.train.forward import Forward, entering, room_for_documents
 from chronomask.train.log import environment
@@ -259,6 +259,7 @@ def open_run(
             branched=origin is not None,
         )
         initial_weights = weights_sha256(model)
+    refuse_layerdrop(model.config, world.size)
     settle(
         model,
         tokenizer,
