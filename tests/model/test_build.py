@@ -56,6 +56,16 @@ def test_unknown_names_are_refused_with_the_nearest(tokenizer: PreTrainedTokeniz
         build(tokenizer, hidden_size="wide")
 
 
+def test_a_field_may_be_false_or_what_the_architecture_itself_has(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    assert build(tokenizer, tie_word_embeddings=False).config.tie_word_embeddings is False
+    deberta = FromConfig(model_type="deberta-v2", overrides={**sizes("bert"), "type_vocab_size": 0})
+    build_model(deberta, tokenizer, row_length=64, seed=0, attention="row")
+    with pytest.raises(UsageError, match=r"type_vocab_size is 0; it must be at least 1"):
+        build(tokenizer, type_vocab_size=0)
+
+
 def test_no_cuda_device_is_asked_for_its_random_state(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

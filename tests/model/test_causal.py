@@ -12,13 +12,14 @@ from transformers import AttentionInterface, PreTrainedModel, PreTrainedTokenize
 
 from chronomask.errors import UsageError
 from chronomask.masking.objective import next_tokens
-from chronomask.model import build
+from chronomask.model import trial
 from chronomask.model.attention import _varlen
 from chronomask.model.build import build_model, skeleton
 from chronomask.model.config import AttentionScope, FromConfig
 from chronomask.model.documents import backbone_inputs, position_offset
 from chronomask.model.flops import Pairs
 from chronomask.model.head import logits_at, token_losses
+from chronomask.model.trial import settle
 from chronomask.types import Rows
 from tests.support.tiny_models import SEPARATING, rows_of, sizes, small
 
@@ -207,12 +208,13 @@ def test_models_that_no_test_knows_are_tried(
     leaks: bool, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A BERT that is not among the known ones; where it leaks, it is given no causal mask."""
-    monkeypatch.setattr(build, "HEADS", {})
+    monkeypatch.setattr(trial, "HEADS", {})
     if leaks:
-        monkeypatch.setattr(build, "backbone_inputs", lambda *_, **__: {})
+        monkeypatch.setattr(trial, "backbone_inputs", lambda *_, **__: {})
     config = FromConfig(overrides=sizes("bert"))
     expected = (
         pytest.raises(UsageError, match="lets tokens see the next one") if leaks else nullcontext()
     )
+    model = build_model(config, tokenizer, row_length=32, seed=0, attention="row", causal=True)
     with expected:
-        build_model(config, tokenizer, row_length=32, seed=0, attention="row", causal=True)
+        settle(model, tokenizer, (16, 32), attention="row", padded=True, causal=True)

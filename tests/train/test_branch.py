@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -11,10 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from chronomask.errors import Stopped, UsageError
+from chronomask.data.folder import PreparedData
+from chronomask.errors import RunError, Stopped, UsageError
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.pipeline import prepare
 from chronomask.runs.layout import RunFolder
+from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
+from chronomask.train.dry_run import dry_run
+from chronomask.train.dump import replay
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
 from tests.support.tiny_training import (
@@ -61,6 +68,42 @@ def test_more_steps_from_the_end_are_those_of_a_longer_run(
     assert state["first_row"] == 12 * 8
 
 
+def test_dropout_goes_on_over_branches(config: RunConfig, tmp_path: Path) -> None:
+    """Also in a branch of a branch, and over a resume."""
+    config = config.replace([*STEADY[len(WITHOUT_DROPOUT) :], "validation.every=0"])
+    pretrain(config.replace(["steps=8"]), tmp_path / "whole", progress=False)
+    pretrain(config.replace(["steps=3"]), tmp_path / "first", progress=False)
+    second = config.replace(["steps=2", f"branch={tmp_path / 'first'}"])
+    pretrain(second, tmp_path / "second", progress=False)
+    third = config.replace(["steps=3", f"branch={tmp_path / 'second'}", "checkpoint.every=1"])
+    pretrain(third, tmp_path / "third", progress=False)
+    (tmp_path / "third" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "third" / "checkpoints" / "step-00000003")
+    pretrain(third, tmp_path / "third", resume=True, progress=False)
+    ours, theirs = weights_of(tmp_path / "third"), weights_of(tmp_path / "whole")
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    losses = [line["loss"] for line in lines(tmp_path / "third" / "metrics.jsonl")]
+    assert losses == [line["loss"] for line in lines(tmp_path / "whole" / "metrics.jsonl")][5:]
+
+
+def test_the_dump_of_a_branch_replays_bit_for_bit(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain(config.replace(["steps=2"]), tmp_path / "first", progress=False)
+    branch = config.replace(["steps=2", f"branch={tmp_path / 'first'}"])
+    norms: list[float] = []
+
+    def is_finite(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        norms.append(float(norm))
+        return torch.tensor(False)
+
+    monkeypatch.setattr(steps, "_finite", is_finite)
+    with pytest.raises(RunError, match="step 1: loss"):
+        pretrain(branch, tmp_path / "branch", progress=False)
+    again = replay(tmp_path / "branch" / "dump" / "step-00000001")
+    assert [again.gradient_norm] == norms
+
+
 def test_a_branch_has_its_own_schedules_and_resumes_exactly(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +148,30 @@ def test_what_cannot_be_branched_from_is_refused(
     with pytest.raises(UsageError, match=message):
         pretrain(branch, tmp_path / "branch", progress=False)
     assert not (tmp_path / "branch").exists()
+
+
+def test_a_branch_onto_longer_rows_is_told_to_be_a_run_of_its_own(
+    config: RunConfig, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    config = config.replace(["steps=1", "validation.every=0", "masking.content.kind=none"])
+    pretrain(config, tmp_path / "first", progress=False)
+    values = {
+        "sources": [str(tiny_data.path.parent / "text.txt")],
+        "tokenizer": {"kind": "folder", "path": str(tiny_data.tokenizer_path)},
+        "tagger": {"kind": "none"},
+        "row_length": 64,
+        "workers": 1,
+    }
+    prepare(PrepareConfig.parse(values), tmp_path / "long", progress=False)
+    onto = config.replace([f"data={tmp_path / 'long'}", f"branch={tmp_path / 'first'}"])
+    with pytest.raises(UsageError, match=r"32 positions, .* a branch keeps them; begin"):
+        dry_run(onto, flops_per_second=1e9)
+    with pytest.raises(UsageError, match=r"32 positions, .* a branch keeps them; begin") as refused:
+        pretrain(onto, tmp_path / "branch", progress=False)
+    model = re.search(r"model=\{.*\}", str(refused.value))
+    assert model is not None
+    alone = onto.replace(["branch=null", model[0]])
+    assert pretrain(alone, tmp_path / "run", progress=False)["complete"]
 
 
 def test_before_the_first_step(

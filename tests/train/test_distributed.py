@@ -17,6 +17,7 @@ from chronomask.errors import UsageError
 from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World, _buckets, join
+from chronomask.train.dry_run import dry_run
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
 from chronomask.train.validation import validate
@@ -90,6 +91,33 @@ def test_processes_equal_one_and_one_goes_on_from_them(
     assert_same_training(tmp_path / "one", tmp_path / "many")
     means = [newest(tmp_path / run) / "averaged" / "model.safetensors" for run in ("one", "many")]
     assert_close(load_file(means[0]), load_file(means[1]))
+
+
+@pytest.mark.slow
+def test_layers_left_out_by_chance_are_refused_in_several_processes(
+    config: RunConfig, tmp_path: Path, driver: Driver
+) -> None:
+    """Each process would have gradients of other layers, and add them to those of the next."""
+    sizes = {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+    }  # fmt: skip
+    overrides = {**sizes, "encoder_layerdrop": 0.5, "decoder_layerdrop": 0.0}
+    model = {"kind": "config", "model_type": "bart", "overrides": overrides}
+    bart = RunConfig.parse(config.to_dict() | {"model": model, "attention": "row", "steps": 1})
+    spec = {"config": bart.to_dict(), "out": str(tmp_path / "run")}
+    answer = driver.answer([spec] * 2)
+    assert answer["codes"] == [2, 2]
+    message = (
+        "leaves out layers by chance (encoder_layerdrop 0.5), and each of the 2 processes would"
+    )
+    assert all(message in error for error in answer["errors"])
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match=r"set model\.overrides\.encoder_layerdrop=0\.0 "):
+        dry_run(bart, devices=2, flops_per_second=1e9)
+    assert driver.codes(spec) == [0]
+    mended = bart.replace(["model.overrides.encoder_layerdrop=0.0"])
+    assert driver.codes({"config": mended.to_dict(), "out": str(tmp_path / "two")}, 2) == [0, 0]
 
 
 @pytest.mark.slow

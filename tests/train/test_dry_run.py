@@ -27,6 +27,7 @@ from chronomask.study.config import load_study
 from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import ON_AN_H200, as_text, cost_in_words, dry_run
 from chronomask.train.loop import pretrain
+from chronomask.train.validation import expect_no_response
 from tests.support.processes import HANG
 
 CONFIGS = Path(__file__).parents[2] / "src" / "chronomask" / "configs"
@@ -156,13 +157,82 @@ def test_steps_and_devices_share_the_work(config: RunConfig) -> None:
     assert warm.mean_ratio is not None
     assert whole.mean_ratio is not None
     assert warm.mean_ratio < whole.mean_ratio  # the high ratios of the start fall on fewer rows
-    with pytest.raises(UsageError, match="8 rows a step cannot be shared by 9 devices"):
+    with pytest.raises(UsageError, match=r"8, fewer than the 9 processes.*; set rows_per_step=9"):
         dry_run(config, flops_per_second=1e9, devices=9)
+    with pytest.raises(
+        UsageError, match=r"few rows: 2, .*; set batch_warmup\.start_rows=3, or use"
+    ):
+        dry_run(config.replace(grown), flops_per_second=1e9, devices=3)
+    dry_run(config.replace([*grown, "batch_warmup.start_rows=3"]), flops_per_second=1e9, devices=3)
     with pytest.raises(UsageError, match=r"rows of .* have 32 tokens: leave out row_length"):
         dry_run(config, flops_per_second=1e9, row_length=64)
     follows = dry_run(config.replace(["masking.ratio.kind=responsive"]), flops_per_second=1e9)
     assert follows.predicted is None
     assert "known only once it has trained: its ratio responds to the loss" in as_text(follows)
+
+
+RESPONSIVE = "masking.ratio={kind: responsive, patience: 2}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "mended", "message"),
+    [
+        (["validation.every=0"], ["validation.every=3"], r"set validation\.every=3 or lower, or mask"),
+        (["validation.every=0"], ["masking.ratio.watch=training", "masking.ratio.every=1"],
+         r"or masking\.ratio\.watch=training$"),
+    ],
+)  # fmt: skip
+def test_a_ratio_that_nothing_can_change_is_refused(
+    config: RunConfig, tmp_path: Path, changes: list[str], mended: list[str], message: str
+) -> None:
+    config = config.replace([RESPONSIVE, *changes])
+    with pytest.raises(UsageError, match=message):
+        dry_run(config, flops_per_second=1e9)
+    with pytest.raises(UsageError, match=message):
+        pretrain(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    assert dry_run(config.replace(mended), flops_per_second=1e9).constant is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "mended", "message"),
+    [
+        (["validation.every=4"], ["validation.every=3"], r"after 3 validations .*, and 2 come .*: set val"),
+        (["validation.every=4"], ["masking.ratio.patience=1"], r"or masking\.ratio\.patience=1$"),
+        (["validation.every=4"], ["validation.at_start=true"], ""),
+        (["masking.ratio.watch=training"], ["masking.ratio.every=3"],
+         r"after 300 losses of steps .*, and 11 come .*: set masking\.ratio\.every=3$"),
+        (["steps=3", "validation.every=1"], ["steps=4", "validation.every=1"],
+         r"set validation\.every=1 and steps=4, or mask"),
+        (["steps=2", "masking.ratio.watch=training"], ["steps=4", "masking.ratio.every=1"],
+         r"set masking\.ratio\.every=1 and steps=4$"),
+    ],
+)  # fmt: skip
+def test_a_ratio_that_has_no_time_to_respond_is_told(
+    config: RunConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    changes: list[str],
+    mended: list[str],
+    message: str,
+) -> None:
+    config = config.replace([RESPONSIVE, "learning_rate.warmup_steps=0", *changes])
+    said = dry_run(config, flops_per_second=1e9)
+    assert said.constant is not None
+    assert re.search(message, said.constant)
+    assert re.search(rf"^constant ratio  +{re.escape(said.constant)}$", as_text(said), re.MULTILINE)
+    assert dry_run(config.replace(mended), flops_per_second=1e9).constant is None
+    pretrain(config, tmp_path / "run", progress=False)
+    assert said.constant in caplog.text
+
+
+def test_a_ratio_that_responds_to_no_held_out_rows_is_refused(config: RunConfig) -> None:
+    config = config.replace([RESPONSIVE])
+    with pytest.raises(
+        UsageError, match=r"no rows of the data are held out: prepare .* or set mask"
+    ):
+        expect_no_response(config, 0)
+    assert expect_no_response(config.replace(["branch=RUN"]), 8) is None
 
 
 @pytest.mark.parametrize(
@@ -403,6 +473,7 @@ from pathlib import Path
 import torch
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
+from chronomask.train.validation import expect_no_response
 from chronomask.model import device as device_module
 from chronomask.model.device import peak_memory
 

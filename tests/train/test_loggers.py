@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,26 @@ def test_tensorboard_holds_each_point_once(config: RunConfig, tmp_path: Path) ->
         assert points == pytest.approx({step: line[key] for step, line in logged.items()}, rel=1e-6)
     assert [event.step for event in events.Scalars("validation/loss")] == [2, 4, 6]
     assert any(tag.startswith("train/class_loss/") for tag in events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["at-step-0", "nothing-saved"])
+def test_tensorboard_holds_each_point_once_where_a_run_is_trained_again_from_its_first_step(
+    config: RunConfig, tmp_path: Path, saved: bool
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    changes = ["steps=3", "validation.every=0", "validation.at_start=true", "checkpoint.every=0"]
+    config = config.replace([*SHORT, *changes, "loggers=[{kind: tensorboard}]"])
+    run = tmp_path / "run"
+    pretrain(config.replace(["checkpoint.at_start=true"]), run, progress=False)
+    (run / "summary.json").unlink()  # as if it had been killed before its last checkpoint
+    for checkpoint in (run / "checkpoints").iterdir():
+        if not (saved and checkpoint.name == "step-00000000"):
+            shutil.rmtree(checkpoint)
+    pretrain(config, run, resume=True, progress=False)
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
+    assert [event.step for event in events.Scalars("validation/loss")] == [0, 3]
 
 
 @pytest.mark.slow

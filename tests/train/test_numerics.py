@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from chronomask.cli import app
 from chronomask.errors import DataError, RunError, Stopped, UsageError
 from chronomask.keyed import Stream, row_keys
+from chronomask.storage import file_sha256
 from chronomask.train import step as steps
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism, seed_dropout
@@ -126,6 +128,32 @@ def test_a_replay_is_the_step_itself_not_just_as_broken(
     assert again.rows == []
 
 
+def test_the_dump_of_a_version_without_a_strength_replays_with_the_published_one(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a checkpoint of that version goes on: its ``ptw`` had no key for it."""
+    config = config.replace(["steps=5", "masking.content={kind: ptw, strength: 1.0}"])
+    seen: list[float] = []
+
+    def fifth_is_not(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        seen.append(float(norm))
+        return torch.tensor(len(seen) < 5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "_finite", fifth_is_not)
+        with pytest.raises(RunError, match="step 5: loss"):
+            pretrain(config, tmp_path / "run", progress=False)
+    (folder,) = (tmp_path / "run" / "dump").iterdir()
+    (before,) = folder.glob("step-*")
+    state = json.loads((before / "state.json").read_text())
+    del state["config"]["masking"]["content"]["strength"]
+    (before / "state.json").write_text(json.dumps(state))
+    hashes = json.loads((before / "hashes.json").read_text())
+    hashes["state.json"] = file_sha256(before / "state.json")
+    (before / "hashes.json").write_text(json.dumps(hashes))
+    assert replay(folder).gradient_norm == seen[4]
+
+
 @pytest.mark.slow
 def test_the_dump_of_two_processes_holds_the_rows_of_both(
     config: RunConfig, tmp_path: Path, driver: Driver
@@ -202,6 +230,28 @@ def test_where_no_dump_can_be_written_the_error_still_says_what_happened(
     (tmp_path / "run" / "dump").write_text("in the way")
     with pytest.raises(RunError, match=r"loss nan.*update was not made\. It could not be dumped"):
         pretrain(config.replace(DIVERGING), tmp_path / "run", resume=True, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_the_way", ["dump", "checkpoints"])
+def test_all_processes_end_where_the_first_cannot_write(
+    config: RunConfig, tmp_path: Path, driver: Driver, in_the_way: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    (tmp_path / "run" / in_the_way).write_text("in the way")
+    changes = DIVERGING if in_the_way == "dump" else ["steps=2"]
+    config = config.replace([*changes, "checkpoint.every=0", "validation.every=0"])
+    spec = {"config": config.to_dict(), "out": str(tmp_path / "run"), "resume": True}
+    answer = driver.answer([spec] * 2)
+    assert answer["codes"] == [1, 1]
+    first, second = (error.strip().splitlines()[-1] for error in answer["errors"])
+    if in_the_way == "dump":
+        assert re.search(r"loss nan.*update was not made\. It could not be dumped: .*dump", first)
+        assert "It could not be dumped: another process could not do its part" in second
+    else:
+        assert "checkpoints" in first
+        assert second == "another process could not do its part, as it says itself"
 
 
 def test_a_value_stands_out_by_the_last_steps() -> None:

@@ -62,12 +62,7 @@ class RowLoader:
             if not part.num_rows:
                 raise DataError(f"{part.path} has no rows to train on; prepare more text")
         sizes = rows_per_step if isinstance(rows_per_step, Sizes) else Sizes(rows_per_step)
-        fewest = sizes.fewest
-        if fewest < world_size:
-            raise UsageError(
-                f"the smallest step has too few rows: {fewest}, fewer than the {world_size} processes "
-                "that share it; raise rows_per_step or use fewer processes"
-            )
+        sizes.refuse_too_few(world_size)
         if not 0 <= rank < world_size:
             raise UsageError(f"rank must lie in 0 to {world_size - 1}; it is {rank}")
         if num_workers < 0 or start_step < 0:

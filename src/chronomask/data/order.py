@@ -110,6 +110,22 @@ class Sizes:
         """Rows of the smallest step."""
         return min(self.course) if self.course else self.rows_at(0)
 
+    def refuse_too_few(self, processes: int) -> None:
+        """Raise UsageError where the smallest step has no row for one of the processes that share it."""
+        if self.fewest >= processes:
+            return
+        mends = []
+        if self.warm_up is not None:
+            mends.append(f"set batch_warmup.start_rows={processes}")
+        if self.course:  # which has fewer rows wherever the ratio is higher
+            mends.append(f"raise rows_per_step (now {self.full})")
+        elif self.full < processes:
+            mends.append(f"set rows_per_step={processes}")
+        raise UsageError(
+            f"the smallest step has too few rows: {self.fewest}, fewer than the {processes} processes that "
+            f"share it; {' and '.join(mends)}, or use fewer processes"
+        )
+
     def rows_before(self, step: int) -> int:
         """Rows of all steps before ``step``."""
         if self.course:

@@ -173,8 +173,8 @@ class StepMasking:
             )
         causal = self.objective.has_causal_rows
         documents = causal or self.late_masks is not None
-        if causal:
-            check_supported(model, "documents", causal=True)
+        if documents:
+            check_supported(model, "row", causal)
         attention = implementation_for(model.config)
         if documents and attention is not None:
             model.set_attn_implementation(attention)

@@ -327,10 +327,19 @@ def attention_dropout(architecture: PretrainedConfig) -> tuple[str | None, float
 
 
 def check_supported(model: PreTrainedModel, scope: AttentionScope, causal: bool = False) -> None:
-    """Raise UsageError where an architecture cannot keep documents apart, or read causal rows."""
+    """Raise UsageError where an architecture cannot keep documents apart, or read causal rows, or is set to
+    read every row in one direction, of which attention that is ours knows nothing.
+    """
+    config = model.config
+    if implementation_for(config) is not None and getattr(config, "is_decoder", False):
+        raise UsageError(
+            f"model type '{config.model_type}' has is_decoder set to true: masked tokens are predicted from "
+            "both sides here, and whoever opens the model's files would read rows in one direction. Set "
+            'model.overrides.is_decoder=false; for a model from a folder, set "is_decoder": false in its '
+            "config.json"
+        )
     if scope == "row" and not causal:
         return
-    config = model.config
     if not type(model)._supports_attention_backend:
         why = "takes no attention function from outside"
     elif getattr(config, "trigram_input", False):

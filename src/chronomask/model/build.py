@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import (
     AutoConfig,
@@ -30,8 +29,7 @@ from chronomask.errors import DataError, UsageError, nearest
 from chronomask.model.attention import check_supported, implementation_for
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
 from chronomask.model.device import memory_of_process
-from chronomask.model.documents import backbone_inputs, position_offset
-from chronomask.model.head import HEADS
+from chronomask.model.documents import position_offset
 from chronomask.model.host import use_host_kernels
 from chronomask.model.modernbert import use_one_pass_gradients
 from chronomask.model.open import (
@@ -45,7 +43,6 @@ from chronomask.model.open import (
     open_tokenizer,
 )
 from chronomask.model.positions import lengthen, way_to_lengthen
-from chronomask.types import Rows
 from chronomask.vocabulary import vocabulary_size
 
 __all__ = ["build_model", "checkpoint_activations", "skeleton"]
@@ -67,8 +64,9 @@ def build_model(
     seed: int,
     attention: AttentionScope,
     causal: bool = False,
+    branched: bool = False,
 ) -> PreTrainedModel:
-    """A float32 model on the host, in training mode.
+    """A float32 model on the host, in training mode; ``branched``: it is that of a run that goes on.
 
     Raises UsageError for an unknown architecture or field, values of fields that make no model, a model
     too small for the rows or the vocabulary, or too large for the machine's memory, a checkpoint of another
@@ -79,7 +77,14 @@ def build_model(
         config = config.model_copy(update={"path": str(model_folder(config.path))})
     # Without weights first: what cannot be is refused before a large model is drawn or read.
     _check_memory(
-        skeleton(config, tokenizer, row_length=row_length, attention=attention, causal=causal)
+        skeleton(
+            config,
+            tokenizer,
+            row_length=row_length,
+            attention=attention,
+            causal=causal,
+            branched=branched,
+        )
     )
     if isinstance(config, FromCheckpoint):
         model = _from_checkpoint(config, seed)
@@ -94,10 +99,6 @@ def build_model(
         model = model.float()
         use_one_pass_gradients(model)
         use_host_kernels(model)
-    if model.config.model_type not in HEADS:
-        _check_runs(model, row_length)
-        if causal:
-            _check_reads_forwards(model, row_length)
     return model.train()
 
 
@@ -108,6 +109,7 @@ def skeleton(
     row_length: int,
     attention: AttentionScope,
     causal: bool = False,
+    branched: bool = False,
     vocab_size: int | None = None,
 ) -> PreTrainedModel:
     """The model without weights, on torch's ``meta`` device, refused as :func:`build_model` does.
@@ -130,7 +132,7 @@ def skeleton(
     if tokenizer is not None:
         _check_size(config, model, vocabulary_size(tokenizer))
     if _positions_lacking(model, row_length):
-        _check_may_lengthen(config, model, row_length)
+        _check_may_lengthen(config, model, row_length, branched)
         lengthen(model, row_length + position_offset(model))
     return model
 
@@ -143,35 +145,6 @@ def _from_checkpoint(config: FromCheckpoint, seed: int) -> PreTrainedModel:
         raise UsageError(
             f"{error}; name a model that has one, or draw a new one with model.new_head=true"
         ) from None
-
-
-@torch.no_grad()
-def _check_runs(model: PreTrainedModel, row_length: int) -> None:
-    """Refuse an architecture that cannot take a plain row; of those in ``HEADS`` tests know that they can."""
-    try:
-        model.eval()(input_ids=torch.zeros(1, row_length, dtype=torch.int64))
-    except Exception as error:  # architectures check themselves and raise what they like
-        raise UsageError(
-            f"model type '{model.config.model_type}' cannot be trained on rows of {row_length} tokens: "
-            f"{one_line(error)}"
-        ) from None
-
-
-@torch.no_grad()
-def _check_reads_forwards(model: PreTrainedModel, row_length: int) -> None:
-    """Refuse an architecture in which a token of a causal row comes to know of the next one."""
-    ids = torch.zeros(2, row_length, dtype=torch.int64)
-    ids[1, -1] = 1
-    nothing, numbers = np.zeros(ids.shape, np.int32), np.arange(2)
-    bounds = row_length * np.arange(3, dtype=np.int32)
-    rows = Rows(ids.numpy(), nothing, nothing, numbers, numbers, bounds)
-    inputs = backbone_inputs(rows, "row", -1, 0, "cpu", causal=True)
-    first, second = model.eval()(input_ids=ids, **inputs).logits[:, :-1]
-    if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
-        raise UsageError(
-            f"model type '{model.config.model_type}' lets tokens see the next one, which causal rows "
-            "predict: set objective: {kind: mlm}, or choose another model, such as bert or modernbert"
-        )
 
 
 @contextmanager
@@ -226,7 +199,8 @@ def _architecture(
             raise UsageError(
                 f"model.overrides has unknown field '{key}'; {nearest(key, sorted(known))}"
             )
-        if isinstance(value, int) and value < 1 and _COUNT.search(key):
+        counts = isinstance(value, int) and not isinstance(value, bool) and _COUNT.search(key)
+        if counts and value < 1 and value != getattr(defaults, key, None):
             raise UsageError(f"model.overrides.{key} is {value}; it must be at least 1")
     values = {} if tokenizer is None else _from_tokenizer(tokenizer, defaults)
     if vocab_size is not None:  # the architecture's own special tokens may lie beyond it
@@ -365,7 +339,7 @@ def _positions_lacking(model: PreTrainedModel, row_length: int) -> bool:
 
 
 def _check_may_lengthen(
-    config: FromConfig | FromCheckpoint, model: PreTrainedModel, row_length: int
+    config: FromConfig | FromCheckpoint, model: PreTrainedModel, row_length: int, branched: bool
 ) -> None:
     """Raise UsageError unless a checkpoint is to have more positions and can."""
     positions, offset = model.config.max_position_embeddings, position_offset(model)
@@ -374,6 +348,11 @@ def _check_may_lengthen(
         mend = f"set model.overrides.max_position_embeddings={needed}"
     elif way_to_lengthen(model) is None:
         mend = f"'{model.config.model_type}' cannot be given more"
+    elif branched:
+        mend = (
+            "a branch keeps them; begin a run without branch from its weights, with "
+            f"model={{kind: checkpoint, path: '{config.path}', longer_rows: true}}"
+        )
     elif config.longer_rows:
         return
     else:

@@ -49,6 +49,8 @@ _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
 """What torch's wrappers (DataParallel, compile) put into the names of weights."""
 _MODELLING = re.compile(r"transformers\.models\.\w+\.modeling_")
 """Modules of transformers that hold an architecture's forward pass."""
+_LAYERS = ("chronomask.model.host", "chronomask.model.dropout")
+"""Modules whose layers stand in for torch's in a model, so that what they are given is the architecture's."""
 _TOKENIZER_FILES = ["*.json", "*.txt", "*.model"]
 _FILES = [*_TOKENIZER_FILES, "*.safetensors", "README.md"]
 """Of a hub model: config, tokenizer, weights and card; nothing that could hold code."""
@@ -315,7 +317,11 @@ def weight_files(folder: Path) -> list[Path]:
 def fault_of_architecture(error: BaseException) -> str | None:
     """What transformers' code of an architecture raised as it ran; None for an error from elsewhere."""
     names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
-    ours = [place for place, name in enumerate(names) if name.partition(".")[0] == "chronomask"]
+    ours = [
+        place
+        for place, name in enumerate(names)
+        if name.partition(".")[0] == "chronomask" and name not in _LAYERS
+    ]
     theirs = names[ours[-1] + 1 :] if ours else names
     if not any(_MODELLING.match(name) for name in theirs):
         return None

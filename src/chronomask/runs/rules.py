@@ -30,6 +30,7 @@ __all__ = [
     "RunPlan",
     "Stretch",
     "expect",
+    "has_padding",
     "maskable_tokens",
     "mean_labels",
     "progress",
@@ -193,6 +194,12 @@ def mean_labels(plan: RunPlan, data: PreparedData | MixedData) -> float:
     """The tokens that a step predicts in the mean over the run, as :func:`expect` counts them."""
     expected = expect(plan, maskable_tokens(plan, data))
     return (expected.labels + expected.next_tokens) / plan.steps
+
+
+def has_padding(data: PreparedData | MixedData) -> bool:
+    """Whether any row that a run trains on or validates with ends in padding."""
+    splits = (data.split(name) for name in ("train", "held_out"))
+    return any(split.num_tokens < split.num_rows * data.row_length for split in splits)
 
 
 def refuse_unsuited(plan: RunPlan, data: PreparedData | MixedData) -> None:

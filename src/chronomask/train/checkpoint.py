@@ -18,6 +18,7 @@ from torch import nn
 
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.folders import what_it_is
+from chronomask.model.config import FromCheckpoint, FromConfig
 from chronomask.runs.layout import (
     AVERAGED,
     CONTENT,
@@ -40,7 +41,16 @@ from chronomask.storage import read_object
 from chronomask.train.config import RunConfig, of_earlier_run
 from chronomask.train.sharding import like
 
-__all__ = ["Checkpoint", "OtherRun", "branch_point", "check_same_run", "latest", "tidy"]
+__all__ = [
+    "Checkpoint",
+    "OtherRun",
+    "branch_point",
+    "check_same_run",
+    "config_of",
+    "latest",
+    "model_of",
+    "tidy",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +66,11 @@ class Checkpoint:
     def step(self) -> int:
         """Number of optimiser steps done."""
         return self.state["step"]
+
+    @property
+    def first_step(self) -> int:
+        """Number of steps of the runs from which its run branched; 0 in checkpoints of older versions."""
+        return self.state.get("first_step", 0)
 
     @property
     def model_path(self) -> Path:
@@ -140,7 +155,7 @@ def branch_point(config: RunConfig) -> Checkpoint | None:
         if wrong is not None:
             raise RunError(f"branch: {path} is damaged ({wrong}); name another checkpoint")
         found = read(path)
-    before = _config_of(found)
+    before = config_of(found)
     for key in ("model", "optimiser"):
         old, new = getattr(before, key), getattr(config, key)
         same = old == new if key == "model" else type(old) is type(new)
@@ -152,7 +167,13 @@ def branch_point(config: RunConfig) -> Checkpoint | None:
     return found
 
 
-def _config_of(checkpoint: Checkpoint) -> RunConfig:
+def model_of(config: RunConfig, origin: Checkpoint | None) -> FromConfig | FromCheckpoint:
+    """The model that a run begins with: its config's, or that of the checkpoint it branches from."""
+    return config.model if origin is None else FromCheckpoint(path=str(origin.model_path))
+
+
+def config_of(checkpoint: Checkpoint) -> RunConfig:
+    """The config that a checkpoint was saved with; raises RunError where it cannot be read."""
     try:
         return RunConfig.parse(
             of_earlier_run(checkpoint.state["config"]), where=str(checkpoint.path / STATE)
@@ -180,7 +201,7 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
             f"data fingerprint (checkpoint {checkpoint.state['data_fingerprint'][:12]}…, "
             f"now {fingerprint[:12]}…)"
         )
-    before = _config_of(checkpoint)
+    before = config_of(checkpoint)
     for key, (old, new) in unchangeable(before, config).items():
         problems.append(f"{key} (checkpoint {old!r}, now {new!r})")
     if problems:

@@ -302,6 +302,11 @@ class RunConfig(Config):
         first = (-(-stage * self.steps // stages) for stage in range(stages))
         return [self.masking.ratio.at(step / self.steps) for step in first]
 
+    def row_lengths(self, row_length: int) -> tuple[int, ...]:
+        """The shortest and the longest rows that are trained on, where those of the data have this length."""
+        first = () if self.length_warmup is None else (self.length_warmup.start_length,)
+        return (*first, row_length)
+
     @property
     def data_paths(self) -> tuple[str, ...]:
         """The folders of prepared data, one or those of a mixture."""

@@ -44,6 +44,7 @@ def determinism(wanted: bool) -> Iterator[None]:
 def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
     """Make the model's dropout a function of where it is drawn: of which 0-based step and part.
 
+    Steps are counted over the runs from which one branched, so that a branch is like a longer run.
     It is keyed like everything else that is random, so that there is no random state to save.
     """
     key = int(row_keys(seed, Stream.DROPOUT, step, rank * 2**20 + micro_batch)) >> 1

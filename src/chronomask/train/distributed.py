@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from transformers import PretrainedConfig
 
-from chronomask.errors import UsageError
+from chronomask.errors import RunError, UsageError
 from chronomask.model.device import choose_device
 from chronomask.runs.layout import RunFolder
 from chronomask.types import Device
 
-__all__ = ["StopRequest", "World", "join", "listen"]
+__all__ = ["StopRequest", "World", "join", "listen", "refuse_layerdrop"]
 
 _BUCKET_NUMEL = 16 * 2**20
 """Gradient elements summed at a time: a second copy of all gradients at once would cost memory."""
@@ -95,10 +96,44 @@ class World:
                 raise refused or UsageError(f"{folder.path} is in use, as the first process says")
             yield
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave when every process has come here; where one raised an error meanwhile, all raise one.
+
+        Otherwise those that wait for it would end with a lost connection, or not at all.
+        """
+        failed = None
+        try:
+            yield
+        except Exception as error:
+            failed = error
+        if self.totals(failed is not None)[0]:
+            raise failed or RunError("another process could not do its part, as it says itself")
+
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.size > 1:
             dist.barrier()
+
+
+def refuse_layerdrop(architecture: PretrainedConfig, processes: int) -> None:
+    """Raise UsageError where several processes would each leave out other layers, by chance.
+
+    A layer that is left out has no gradient there, and gradients are summed place by place.
+    """
+    dropping = {
+        name: value
+        for name, value in architecture.to_dict().items()
+        if name.endswith("layerdrop") and value
+    }
+    if processes > 1 and dropping:
+        shown = " and ".join(f"{name} {value}" for name, value in dropping.items())
+        mends = " ".join(f"model.overrides.{name}=0.0" for name in dropping)
+        raise UsageError(
+            f"model type '{architecture.model_type}' leaves out layers by chance ({shown}), and each of the "
+            f"{processes} processes would leave out others: set {mends} (for a model from a folder, in its "
+            "config.json), or use one process"
+        )
 
 
 @contextmanager

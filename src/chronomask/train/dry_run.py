@@ -27,10 +27,12 @@ from chronomask.model.memory import Memory
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unknown_before
 from chronomask.train.budget import number_of_validations
+from chronomask.train.checkpoint import branch_point, model_of
 from chronomask.train.config import RunConfig
+from chronomask.train.distributed import refuse_layerdrop
 from chronomask.train.memory import memory_of_step
 from chronomask.train.operations import Operations
-from chronomask.train.validation import expect_few
+from chronomask.train.validation import expect_few, expect_no_response
 from chronomask.types import Rows
 from chronomask.yardsticks import VALIDATION_RATIO, YARDSTICKS
 
@@ -90,6 +92,8 @@ class DryRun:
     validations: int = 0
     few: str | None = None
     """that validations rest on few predictions, as far as it can be told before"""
+    constant: str | None = None
+    """that a ratio cannot respond to the loss before the end, and why"""
     first_masks: dict[str, Any] | None = field(default=None)
     """``maskable``, ``predicted``, ``ratio_asked``, ``ratio_achieved`` of the first step"""
 
@@ -136,23 +140,23 @@ def dry_run(
         refuse_unsuited(config, data)
     if data is not None and row_length is not None:
         raise UsageError(f"rows of {data.path} have {data.row_length} tokens: leave out row_length")
-    if config.rows_per_step < devices:
-        raise UsageError(
-            f"{config.rows_per_step} rows a step cannot be shared by {devices} devices"
-        )
+    config.sizes.refuse_too_few(devices)
     length = data.row_length if data is not None else row_length or 512
     if config.length_warmup is not None:
         config.length_warmup.pieces_at(0, length)
     tokenizer = None if data is None else open_tokenizer(data.tokenizer_path)
     causal = config.objective.has_causal_rows
+    origin = branch_point(config)
     model = skeleton(
-        config.model,
+        model_of(config, origin),
         tokenizer,
         row_length=length,
         attention=config.attention,
         causal=causal,
+        branched=origin is not None,
         vocab_size=None if data is not None else vocab_size,
     )
+    refuse_layerdrop(model.config, devices)
     flops = count_flops(model)
 
     first, lengths = None, np.array([length])
@@ -226,6 +230,7 @@ def dry_run(
         validation_share=validating / (work + validating),
         validations=validations,
         few=few,
+        constant=expect_no_response(config, held_out),
     )
 
 
@@ -317,6 +322,8 @@ def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
     ]
     if run.few is not None:
         lines.append(("few predictions", run.few))
+    if run.constant is not None:
+        lines.append(("constant ratio", run.constant))
     if run.rate_follows is not None:
         lines.append(("rate of a step", run.rate_follows))
     width = max(len(name) for name, _ in lines)

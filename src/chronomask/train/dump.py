@@ -26,10 +26,10 @@ from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.device import choose_device
 from chronomask.model.open import open_model, open_tokenizer
+from chronomask.model.trial import settle
 from chronomask.runs.layout import checkpoints_in, damage
 from chronomask.storage import read_object, share, write_json
 from chronomask.train import checkpoint
-from chronomask.train.config import RunConfig
 from chronomask.train.determinism import seed_dropout
 from chronomask.train.distributed import World
 from chronomask.train.forward import (
@@ -43,6 +43,7 @@ from chronomask.train.forward import (
 )
 from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.run import Run
+from chronomask.train.saving import Snapshot
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.state import State
 from chronomask.types import Rows
@@ -70,7 +71,7 @@ def not_finite(
         _write(folder, run, state, world, loss, norm, parts, bad)
         again = shlex.join(["chronomask", "replay", str(folder)])
         kept = f"It is kept in {folder}: {again} computes it again"
-    except (RunError, UsageError, OSError) as error:
+    except (RunError, UsageError, OSError, SafetensorError) as error:
         kept = f"It could not be dumped: {error}"
     where = "in training rows" if bad else "somewhere in training rows"  # a gradient overflowed
     bad = bad or [row for part in parts for row in part.rows.row_id.tolist()]
@@ -103,17 +104,22 @@ class Replayed:
 def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     """Forward and backward of the step dumped in ``folder``, all its processes' rows in one.
 
-    Raises UsageError for a device that is not there, DataError if ``folder`` is no dump or was damaged.
+    Raises UsageError for a device that is not there, DataError if ``folder`` is no dump or was damaged,
+    RunError for one of another format.
     """
     folder = Path(folder)
     target = choose_device(device)
     report = _read_report(folder)
     saved = _state_before(folder)
-    config = RunConfig.parse(saved.state["config"], where=f"the config in {saved.path}")
-    vocabulary = Vocabulary.from_tokenizer(open_tokenizer(saved.model_path))
+    config = checkpoint.config_of(saved)
+    tokenizer = open_tokenizer(saved.model_path)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
     masker = Masker(config.masking, vocabulary, report["class_names"], config.seed)
     masker.load_state_dict(saved.content())
     model = open_model(saved.model_path)
+    rows_of = [_read_rows(folder / _rows_name(rank)) for rank in range(report["world_size"])]
+    length = rows_of[0][0].row_length
+    settle(model, tokenizer, config.row_lengths(length), attention=config.attention)
     model.to(target)  # pyright: ignore[reportArgumentType]
     precision = report.get("precision", config.precision)  # older dumps name none
     working_copy = WorkingCopy(model) if config.bf16_weights and precision == "bf16" else None
@@ -129,15 +135,15 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
 
     parts = [
         (rank, number, part)
-        for rank in range(report["world_size"])
-        for number, rows in enumerate(_read_rows(folder / _rows_name(rank)))
+        for rank, own in enumerate(rows_of)
+        for number, rows in enumerate(own)
         for part in parts_of(forward, rows, masker, config.objective, report["progress"], 1)
     ]
     predictions = Predictions.of([part for _, _, part in parts])
     sums = torch.zeros(3, len(report["class_names"]) + 1, dtype=torch.float64, device=target)
     losses = []
     for rank, number, part in parts:
-        seed_dropout(config.seed, saved.step, rank, number)
+        seed_dropout(config.seed, saved.first_step + saved.step, rank, number)
         loss, correct, log_z = forward.losses(part)
         predictions.contribution(part, loss, log_z, config.z_loss).backward()
         if working_copy:
@@ -163,8 +169,34 @@ def _write(
     parts: Sequence[Part],
     bad: Sequence[int],
 ) -> None:
-    """Write the dump of the step to come; the first process begins it, all add their rows."""
+    """Write the dump of the step to come; the first process begins it, all add their rows.
+
+    Where one process cannot write its part, all of them raise an error.
+    """
     snapshot = run.snapshot(state, copied=False, kept=world.is_first)
+    with world.together():
+        _begin(folder, run, state, world, loss, norm, snapshot)
+    tensors = {"at_fault": torch.tensor(bad, dtype=torch.int64)}
+    for number, part in enumerate(parts):
+        for name in _ROW_FIELDS:
+            value = getattr(part.rows, name)
+            if value is not None:
+                tensors[f"{number}/{name}"] = torch.from_numpy(value.copy())
+    with world.together():
+        save_file(tensors, folder / _rows_name(world.rank))
+        share(folder / _rows_name(world.rank))
+
+
+def _begin(
+    folder: Path,
+    run: Run,
+    state: State,
+    world: World,
+    loss: float,
+    norm: float,
+    snapshot: Snapshot | None,
+) -> None:
+    """Write the state before the step and the report; nothing where there is no snapshot."""
     if snapshot is not None:
         shutil.rmtree(folder, ignore_errors=True)  # the same step failed before and was resumed
         run.saver.write_to(folder, snapshot)
@@ -179,15 +211,6 @@ def _write(
             "precision": run.forward.precision,
         }
         write_json(folder / _REPORT, report)
-    world.wait()
-    tensors = {"at_fault": torch.tensor(bad, dtype=torch.int64)}
-    for number, part in enumerate(parts):
-        for name in _ROW_FIELDS:
-            value = getattr(part.rows, name)
-            if value is not None:
-                tensors[f"{number}/{name}"] = torch.from_numpy(value.copy())
-    save_file(tensors, folder / _rows_name(world.rank))
-    share(folder / _rows_name(world.rank))
 
 
 def _rows_name(rank: int) -> str:

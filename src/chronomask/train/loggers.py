@@ -39,7 +39,7 @@ class Logger(Alternative):
 
     @abstractmethod
     def open(self, folder: Path, *, step: int, name: str, config: Mapping[str, Any]) -> Sink:
-        """Go on after ``step`` with the figures of the run in ``folder``."""
+        """Go on after ``step`` with the figures of the run in ``folder``; −1: from before its first."""
 
 
 class TensorBoard(Logger):
@@ -96,9 +96,7 @@ class _TensorBoard:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         # Readers drop what earlier files hold from the purge step on.
-        self._writer = SummaryWriter(
-            folder / "tensorboard", purge_step=step + 1 if step else None, flush_secs=10
-        )
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1, flush_secs=10)
 
     def write(self, kind: str, values: Mapping[str, Any]) -> None:
         for name, value in _scalars(kind, values):

@@ -37,9 +37,10 @@ from chronomask.train import budget, distributed
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
 from chronomask.train.distributed import StopRequest, World
+from chronomask.train.faults import telling_what_fails
 from chronomask.train.log import RunLog
 from chronomask.train.memory import telling_what_takes_less, warn_of_little_memory
-from chronomask.train.run import Run, compiles, is_due, open_run, summarise
+from chronomask.train.run import Run, compiles, is_due, open_run
 from chronomask.train.state import State
 from chronomask.train.step import (
     Step,
@@ -50,6 +51,7 @@ from chronomask.train.step import (
     queue,
     queue_ahead,
 )
+from chronomask.train.summary import summarise
 from chronomask.train.validation import bounds_in_words, plateau_in_words, validate
 from chronomask.types import Rows
 from chronomask.yardsticks import kept_of
@@ -93,6 +95,7 @@ def pretrain(
         compile_budget() if compiles(config, world.device) else nullcontext(),
         cuda_graphs() if config.compile == "graphs" else nullcontext(),
     ):
+        config.sizes.refuse_too_few(world.size)
         found = None
         if config.hours is not None:
             config, found = _fix_steps(config, folder, world, stop, resume=resume)
@@ -125,7 +128,7 @@ def pretrain(
             if (entropy := _entropy(run)) is not None:
                 log.tell(bounds_in_words(entropy))
             cut = shorten_rows(upcoming, config.length_warmup, state.step)
-            with telling_what_takes_less(run, world):
+            with telling_what_fails(run), telling_what_takes_less(run, world):
                 _train(run, state, world, stop, log, cut)
             return summarise(run, state, log)
 
@@ -179,7 +182,7 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
         )
         upcoming = cast("Generator[Rows]", iter(run.loader))
         less = telling_what_takes_less(run, world, on_trial=True)
-        with log, closing(upcoming), closing(run.saver), less:
+        with log, closing(upcoming), closing(run.saver), telling_what_fails(run), less:
             for number in range(budget.TRIAL_STEPS):
                 state.step = number * run.config.steps // budget.TRIAL_STEPS
                 if measure(_step_alone, run, state, world, stop, upcoming) is None:
@@ -395,8 +398,7 @@ def _warn_of_plateau(run: Run, state: State) -> None:
 
 def _save(run: Run, state: State, log: RunLog, world: World, *, background: bool) -> None:
     snapshot = run.snapshot(state, copied=background, kept=world.is_first)
-    if snapshot is not None:
-        log.sync()
-        run.saver.save(snapshot, background=background)
-    if not background:
-        world.wait()
+    with nullcontext() if background else world.together():
+        if snapshot is not None:
+            log.sync()
+            run.saver.save(snapshot, background=background)

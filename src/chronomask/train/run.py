@@ -24,7 +24,6 @@ from chronomask.errors import DataError, UsageError, amount
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.attention import attention_dropout
 from chronomask.model.build import build_model, checkpoint_activations
-from chronomask.model.config import FromCheckpoint
 from chronomask.model.device import (
     Facts,
     data_sheet_flops,
@@ -41,33 +40,32 @@ from chronomask.model.flops import Flops, count_flops, count_layers
 from chronomask.model.head import compile_backbone, logits_at
 from chronomask.model.late_masks import widths
 from chronomask.model.open import open_model, open_tokenizer
+from chronomask.model.trial import settle
 from chronomask.runs.layout import AVERAGED, MODEL, RunFolder
 from chronomask.runs.rules import (
-    expect,
-    maskable_tokens,
+    has_padding,
     mean_labels,
     refuse_unsuited,
-    unknown_before,
 )
 from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
 from chronomask.train.averaging import Average
 from chronomask.train.checkpoint import Checkpoint
 from chronomask.train.config import RunConfig
-from chronomask.train.distributed import World
+from chronomask.train.distributed import World, refuse_layerdrop
 from chronomask.train.foresight import Foresight
 from chronomask.train.forward import Forward, entering, room_for_documents
-from chronomask.train.log import RunLog, environment
+from chronomask.train.log import environment
 from chronomask.train.loggers import check_installed
 from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver, Snapshot, take
 from chronomask.train.sharding import Sharded
 from chronomask.train.state import State
-from chronomask.train.validation import warn_of_few
+from chronomask.train.validation import expect_no_response, warn_of_few
 from chronomask.yardsticks import losses_in_words
 
-__all__ = ["Run", "compiles", "is_due", "open_run", "summarise"]
+__all__ = ["Run", "compiles", "is_due", "open_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +105,8 @@ class Run:
     finished: dict[str, Any] | None = None
     initial_weights_sha256: str | None = None
     """of a run that starts now; None on resume"""
+    first_step: int = 0
+    """steps of the runs that this one goes on from"""
     logged_every: int | None = None
     """steps between logged lines before a resume; None for a run that starts now"""
     peak_flops: float = 0.0
@@ -241,6 +241,8 @@ def open_run(
                 "give another output folder to train it again"
             )
         logger.warning("%s holds no checkpoint to resume: starting at step 0", folder.path)
+    if saved is None:  # one that goes on may not be changed any more
+        expect_no_response(config, data.split("held_out").num_rows)
 
     initial_weights = None
     origin = checkpoint.branch_point(config) if saved is None else None
@@ -248,14 +250,24 @@ def open_run(
         model = open_model(saved.model_path)
     else:
         model = build_model(
-            config.model if origin is None else FromCheckpoint(path=str(origin.model_path)),
+            checkpoint.model_of(config, origin),
             tokenizer,
             row_length=data.row_length,
             seed=config.seed,
             attention=config.attention,
             causal=config.objective.has_causal_rows,
+            branched=origin is not None,
         )
         initial_weights = weights_sha256(model)
+    refuse_layerdrop(model.config, world.size)
+    settle(
+        model,
+        tokenizer,
+        config.row_lengths(data.row_length),
+        attention=config.attention,
+        padded=has_padding(data),
+        causal=config.objective.has_causal_rows,
+    )
     masks_enter = entering(config.late_masks, model)
     model.to(world.device)  # pyright: ignore[reportArgumentType]
     if config.activation_checkpointing:
@@ -276,8 +288,10 @@ def open_run(
     state = State.start(len(data.class_names))
     if saved is not None:
         state = State.from_checkpoint(saved.state, saved.content())
-    elif origin is not None and origin.state["data_fingerprint"] == data.fingerprint:
-        state.first_row = origin.state.get("first_row", 0) + origin.state["rows_seen"]
+    elif origin is not None:
+        state.first_step = origin.first_step + origin.step
+        if origin.state["data_fingerprint"] == data.fingerprint:
+            state.first_row = origin.state.get("first_row", 0) + origin.state["rows_seen"]
     sharded = Sharded(model, world, compiled) if sharding else None
     run = Run(
         config=config,
@@ -318,6 +332,7 @@ def open_run(
         working_copy=working_copy,
         sharded=sharded,
         initial_weights_sha256=initial_weights,
+        first_step=state.first_step,
         logged_every=logged_every,
     )
     if ahead := config.masking.content.look_ahead:
@@ -340,27 +355,10 @@ def open_run(
         origin.load_optimiser(run.optimiser, model)
         _take_over(run, origin)
     world.wait()  # nobody reads any more: from here on the first process may write
-    if world.is_first and run.finished is None:
-        warn_of_few(run.validation_masker, data.split("held_out"), config.validation)
-        if config.learning_rate.warmup_steps >= config.steps:
-            logger.warning(
-                "learning_rate.warmup_steps is %s and the run has %s: the rate rises to the last of "
-                "them and never falls; give fewer, such as learning_rate.warmup_steps=%s",
-                f"{config.learning_rate.warmup_steps:,}", amount(config.steps, "steps"), config.steps // 10,
-            )  # fmt: skip
-        _begin_folder(run, state, origin, resumed=saved is not None)
-        if masks_enter is not None and (layer := masks_enter(1.0)):
-            logger.warning(
-                "late_masks: to the end of the run masked tokens enter at layer %s, and the model that is "
-                "validated and saved reads them from layer 0 on, as any of its kind does: let "
-                "late_masks.layer be a schedule that ends at 0",
-                layer,
-            )
-        if config.device == "auto" and (why := gpu_out_of_reach()) is not None:
-            logger.warning("%s", why)
-        for why in _slow_paths(run, compiled, world.size):
-            logger.warning("slower than it need be: %s", why)
-    world.wait()
+    with world.together():
+        if world.is_first and run.finished is None:
+            _begin_folder(run, state, origin, resumed=saved is not None)
+            _warn_of_settings(run, compiled, world.size)
     return run, state
 
 
@@ -404,6 +402,31 @@ def _use_fastest_attention(
         logger.info("attention runs with %s", name)
 
 
+def _warn_of_settings(run: Run, compiled: bool, processes: int) -> None:
+    """Say which settings do less than they seem to, and what is slower than it need be."""
+    config, masks_enter = run.config, run.forward.masks_enter
+    warn_of_few(run.validation_masker, run.data.split("held_out"), config.validation)
+    if config.learning_rate.warmup_steps >= config.steps:
+        logger.warning(
+            "learning_rate.warmup_steps is %s and the run has %s: the rate rises to the last of "
+            "them and never falls; give fewer, such as learning_rate.warmup_steps=%s",
+            f"{config.learning_rate.warmup_steps:,}", amount(config.steps, "steps"), config.steps // 10,
+        )  # fmt: skip
+    if run.begins and (why := expect_no_response(config, run.data.split("held_out").num_rows)):
+        logger.warning("%s", why)
+    if masks_enter is not None and (layer := masks_enter(1.0)):
+        logger.warning(
+            "late_masks: to the end of the run masked tokens enter at layer %s, and the model that is "
+            "validated and saved reads them from layer 0 on, as any of its kind does: let "
+            "late_masks.layer be a schedule that ends at 0",
+            layer,
+        )
+    if config.device == "auto" and (why := gpu_out_of_reach()) is not None:
+        logger.warning("%s", why)
+    for why in _slow_paths(run, compiled, processes):
+        logger.warning("slower than it need be: %s", why)
+
+
 def _slow_paths(run: Run, compiled: bool, processes: int) -> list[str]:
     """Why the run is slower on its CUDA device or its processor than it need be; nothing elsewhere."""
     forward = run.forward
@@ -437,39 +460,6 @@ def compiles(config: RunConfig, device: torch.device) -> bool:
 def is_due(step: int, every: int) -> bool:
     """Whether something done every so many steps falls on ``step``; 0 means never."""
     return every > 0 and step % every == 0
-
-
-def summarise(run: Run, state: State, log: RunLog) -> dict[str, Any]:
-    """The summary of a complete run, written to ``summary.json``."""
-    summary = {
-        "name": run.config.name,
-        "steps": state.step,
-        "tokens_seen": state.tokens_seen,
-        "maskable_tokens": state.maskable_tokens,
-        "masked_tokens": state.masked_tokens,
-        "validation_loss": state.validation_loss,
-        "validation_accuracy": state.validation_accuracy,
-        **{f"validation_{key}": value for key, value in (state.yardsticks or {}).items()},
-        **({} if run.average is None else {"averaged_steps": run.average.number}),
-        **{f"raw_validation_{key}": value for key, value in (state.raw or {}).items()},
-        "tokens_per_second": log.median_speed(),
-        "seconds": state.seconds,
-        "mean_ratio_asked": _mean_ratio_asked(run) if log.active else None,
-        "parameters": run.num_parameters,
-        "data_fingerprint": run.data.fingerprint,
-        "checkpoint": str(run.folder.checkpoint(state.step).relative_to(run.folder.path)),
-        "complete": True,
-    }
-    if log.active:
-        write_json(run.folder.summary, summary)
-    return summary
-
-
-def _mean_ratio_asked(run: Run) -> float | None:
-    """Over all tokens that could be masked, by the run's plan; None where it was not known beforehand."""
-    if unknown_before(run.config) is not None:
-        return None
-    return expect(run.config, maskable_tokens(run.config, run.data)).mean_ratio
 
 
 def _begin_folder(run: Run, state: State, origin: Checkpoint | None, *, resumed: bool) -> None:

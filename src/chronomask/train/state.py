@@ -53,6 +53,8 @@ class State:
     rows_seen: int = 0
     first_row: int = 0
     """rows of the order that the run took from which this one branched"""
+    first_step: int = 0
+    """steps that it had done then, over all that it branched from itself: dropout goes on from there"""
     seconds: float = 0.0
     """time in training steps, without validation and saving"""
     validation_loss: float | None = None
@@ -126,7 +128,9 @@ class State:
     def from_checkpoint(cls, saved: dict[str, Any], tensors: dict[str, torch.Tensor]) -> State:
         """The state that :meth:`to_json` and :meth:`tensors` gave."""
         window = Window(tensors[_WINDOW_TENSOR], **saved["window"])
-        zero: dict[str, Any] = dict.fromkeys(("unpredicted", "first_row", "causal_tokens"), 0)
+        zero: dict[str, Any] = dict.fromkeys(
+            ("unpredicted", "first_row", "first_step", "causal_tokens"), 0
+        )
         zero["predicted_step"] = saved["step"]
         known: dict[str, Any] = dict.fromkeys(_LATER) | zero | saved
         return cls(window, **{name: known[name] for name in _COUNTERS})
@@ -136,5 +140,6 @@ _LATER = ("maskable_tokens", "yardsticks", "raw")
 """Counters that checkpoints of older versions do not have."""
 _COUNTERS = (
     "step", "tokens_seen", "masked_tokens", "causal_tokens", "rows_seen", "seconds",
-    "validation_loss", "validation_accuracy", "unpredicted", "predicted_step", "first_row", *_LATER,
+    "validation_loss", "validation_accuracy", "unpredicted", "predicted_step", "first_row", "first_step",
+    *_LATER,
 )  # fmt: skip

@@ -221,7 +221,7 @@ def queue_update(
     losses, reading, graphs = [], None, config.compile == "graphs"
     for number, part in enumerate(parts):
         is_last = number == len(parts) - 1
-        seed_dropout(config.seed, step, world.rank, number)
+        seed_dropout(config.seed, run.first_step + step, world.rank, number)
         if run.sharded:
             run.sharded.sum_gradients_next(is_last)
         if graphs:  # nothing that earlier graphs gave is looked at again

@@ -15,14 +15,16 @@ from typing import Any
 
 import torch
 
+from chronomask.config import kind_of
 from chronomask.data.folder import PreparedSplit
 from chronomask.data.loader import validation_batches
 from chronomask.data.mixture import MixedSplit
+from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker
 from chronomask.masking.tally import class_means, class_sums
 from chronomask.masking.yardsticks import masker_of
 from chronomask.runs.plateau import still_since, what_helped
-from chronomask.train.config import ValidationConfig
+from chronomask.train.config import RunConfig, ValidationConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward
 from chronomask.types import MaskedBatch, Rows
@@ -36,7 +38,14 @@ from chronomask.yardsticks import (
     telling_predictions,
 )
 
-__all__ = ["bounds_in_words", "expect_few", "plateau_in_words", "validate", "warn_of_few"]
+__all__ = [
+    "bounds_in_words",
+    "expect_few",
+    "expect_no_response",
+    "plateau_in_words",
+    "validate",
+    "warn_of_few",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +139,50 @@ def expect_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> s
     share = rows / split.num_rows
     parts = max(rows, round(split.num_documents * share))
     return few_in_words(*expected_predictions(round(split.num_tokens * share), parts))
+
+
+def expect_no_response(config: RunConfig, held_out: int | None) -> str | None:
+    """Why a ratio that responds to the loss stays as it is to the run's end; None where it may respond, or
+    follows progress alone. ``held_out``: rows of the data, None where these are not there.
+
+    Raises UsageError where it responds to validations and there are none.
+    """
+    ratio, every, before_last = config.masking.ratio, config.validation.every, config.steps - 1
+    if ratio.watches is None:
+        return None
+    # In a branch it goes on from what the run before had observed.
+    needed = ratio.responds_after if config.branch is None else 1
+    own = type(ratio).model_fields.keys() & {"watch", "every", "patience"}
+    named = f"masking.ratio '{kind_of(ratio)}'"
+    each = 1
+    if ratio.watches == "training":
+        seen, losses = before_last, "losses of steps"
+        each = getattr(ratio, "every", 1)  # of which as many make one observation
+        fitting = before_last * each // needed
+        mend = f"masking.ratio.every={max(1, fitting)}" if "every" in own else ""
+        longer = "" if fitting and mend else f"steps={needed // (each if mend else 1) + 1}"
+    else:
+        seen, losses = (every and before_last // every) + config.validation.at_start, "validations"
+        fitting = before_last // needed
+        mend = f"validation.every={max(1, fitting)}"
+        longer = "" if fitting else f"steps={needed + 1}"
+        nothing = f"{named} responds to the validation loss, and nothing is validated"
+        watch = "masking.ratio.watch=training" if "watch" in own else "another masking.ratio"
+        if held_out == 0:
+            raise UsageError(
+                f"{nothing}, for no rows of the data are held out: prepare the text with held_out: 0.05, or "
+                f"set {watch}"
+            )
+        if not every:
+            raise UsageError(f"{nothing} before the run's end: set {mend} or lower, or {watch}")
+    if seen >= needed:
+        return None
+    patience = seen // each - 1
+    lower = f", or masking.ratio.patience={patience}" if "patience" in own and patience > 0 else ""
+    return (
+        f"{named} stays as it is at first: it responds after {needed:,} {losses} at the earliest, and "
+        f"{seen:,} come before the last step: set {' and '.join(filter(None, (mend, longer)))}{lower}"
+    )
 
 
 def bounds_in_words(entropy: Mapping[str, float]) -> str:

@@ -170,6 +170,13 @@ class Schedule(Alternative):
         """Whether ``at`` tells, before training, what ratio will be asked."""
         return self.watches is None
 
+    @property
+    def responds_after(self) -> int:
+        """The losses of the watched kind (of steps, or of validations) before which it cannot have responded;
+        0 where it responds to none.
+        """
+        return 0 if self.watches is None else 1
+
     def begin(self) -> RatioState:
         """What the ratio in force depends on during one training."""
         return RatioState(self)

@@ -61,6 +61,11 @@ class Responsive(Schedule):
     def watches(self) -> Watched:
         return self.watch
 
+    @property
+    def responds_after(self) -> int:
+        # The first observation is the best so far; from then on stalls are counted.
+        return (self.patience + 1) * (self.every if self.watch == "training" else 1)
+
     def begin(self) -> RatioState:
         return _Response(self)
 
