@@ -78,11 +78,13 @@ def commands(code: Code) -> list[list[str]]:
 
 
 def chronomask_words(words: list[str]) -> list[str] | None:
-    """What a command line gives to chronomask, started by itself or by torchrun; None for other commands."""
+    """What a command line gives to chronomask, also after srun or torchrun; None for other commands."""
     for start in (["chronomask"], ["-m", "chronomask"]):
         for at in range(len(words)):
             before = words[:at]
-            if words[at : at + len(start)] == start and (not before or before[0] == "torchrun"):
+            if words[at : at + len(start)] == start and (
+                not before or before[0] in ("srun", "torchrun")
+            ):
                 rest = words[at + len(start) :]
                 return rest[: rest.index(">")] if ">" in rest else rest
     return None
