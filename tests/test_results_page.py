@@ -63,6 +63,13 @@ def _interval(middle: float, low: float, high: float, scale: float) -> str:
     return text if low <= 0 <= high else f"**{text}**"
 
 
+def _yardsticks(name: str) -> dict[tuple[str, str, str], float]:
+    """The mean loss of a study by arm, yardstick and part of the words."""
+    with (RESULTS / name / "csv" / "yardsticks.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    return {(row["arm"], row["yardstick"], row["part"]): float(row["mean"]) for row in rows}
+
+
 def _tasks(study: dict[str, Any]) -> dict[str, Any]:
     return {each["task"]: each["arms"] for each in study["tasks"]}
 
@@ -241,14 +248,10 @@ def test_ends_with_and_without_single_tokens_are_compared_as_the_files_say() -> 
 
 def test_whole_words_in_the_larger_model_are_told_as_the_file_has_them() -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    with (RESULTS / "tokens-longer" / "csv" / "yardsticks.csv").open() as lines:
-        read = {
-            (row["arm"], row["yardstick"]): float(row["mean"])
-            for row in csv.DictReader(lines)
-            if row["part"] == "all"
-        }
+    read = _yardsticks("tokens-longer")
     gaps = {
-        ratio: read["whole words", f"words-{ratio}"] - read["half tokens", f"words-{ratio}"]
+        ratio: read["whole words", f"words-{ratio}", "all"]
+        - read["half tokens", f"words-{ratio}", "all"]
         for ratio in (5, 15, 30, 50)
     }
     assert gaps[5] < gaps[15] < 0 < gaps[30] < gaps[50]
@@ -261,14 +264,9 @@ def test_whole_words_in_the_larger_model_are_told_as_the_file_has_them() -> None
 
 def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    with (RESULTS / "harder-first" / "csv" / "yardsticks.csv").open() as lines:
-        read = {
-            (row["arm"], row["part"]): float(row["mean"])
-            for row in csv.DictReader(lines)
-            if row["yardstick"] == "mean"
-        }
+    read = _yardsticks("harder-first")
     for arm in STUDIES["harder-first"]["tasks"][0]["arms"]:
-        cells = [f"{read[arm, group]:.3f}" for group in GROUPS]
+        cells = [f"{read[arm, 'mean', group]:.3f}" for group in GROUPS]
         assert f"| {arm} | {' | '.join(cells)} |" in page
 
 
@@ -278,15 +276,11 @@ def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
 )
 def test_yardsticks_by_ratio_are_those_of_the_file(name: str) -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    with (RESULTS / name / "csv" / "yardsticks.csv").open() as lines:
-        read = {
-            (row["arm"], row["yardstick"]): f"{float(row['mean']):.3f}"
-            for row in csv.DictReader(lines)
-            if row["part"] == "all"
-        }
+    read = _yardsticks(name)
     for arm in STUDIES[name]["tasks"][0]["arms"]:
         cells = [
-            read[arm, each] for each in ("words-5", "words-15", "words-30", "words-50", "single")
+            f"{read[arm, each, 'all']:.3f}"
+            for each in ("words-5", "words-15", "words-30", "words-50", "single")
         ]
         assert f"| {arm} | {' | '.join(cells)} |" in page
 

@@ -93,6 +93,23 @@ def test_the_way_on_from_a_number_that_is_not_finite_works(
     assert pretrain(lower, tmp_path / "another", progress=False)["complete"]
 
 
+def dump_of_the_last_step(
+    config: RunConfig, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[float]:
+    """Train until the last step, which is declared broken though it is finite, and dumped; gradient norms."""
+    seen: list[float] = []
+
+    def last_is_not(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        seen.append(float(norm))
+        return torch.tensor(len(seen) < config.steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "_finite", last_is_not)
+        with pytest.raises(RunError, match=f"step {config.steps}: loss"):
+            pretrain(config, out, progress=False)
+    return seen
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -108,16 +125,7 @@ def test_a_replay_is_the_step_itself_not_just_as_broken(
 ) -> None:
     """A finite step that is declared broken replays to its very loss and gradient norm."""
     config = config.replace(["steps=3", "validation.every=0", "checkpoint.every=0", *changes])
-    seen: list[float] = []
-
-    def third_is_not(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
-        seen.append(float(norm))
-        return torch.tensor(len(seen) < 3)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(steps, "_finite", third_is_not)
-        with pytest.raises(RunError, match="step 3: loss"):
-            pretrain(config, tmp_path / "run", progress=False)
+    seen = dump_of_the_last_step(config, tmp_path / "run", monkeypatch)
     again = replay(tmp_path / "run" / "dump" / "step-00000003")
     pretrain(config.replace(["log_every=1"]), tmp_path / "whole", progress=False)
     third = lines(tmp_path / "whole" / "metrics.jsonl")[2]
@@ -133,16 +141,7 @@ def test_the_dump_of_a_version_without_a_strength_replays_with_the_published_one
 ) -> None:
     """As a checkpoint of that version goes on: its ``ptw`` had no key for it."""
     config = config.replace(["steps=5", "masking.content={kind: ptw, strength: 1.0}"])
-    seen: list[float] = []
-
-    def fifth_is_not(loss: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
-        seen.append(float(norm))
-        return torch.tensor(len(seen) < 5)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(steps, "_finite", fifth_is_not)
-        with pytest.raises(RunError, match="step 5: loss"):
-            pretrain(config, tmp_path / "run", progress=False)
+    seen = dump_of_the_last_step(config, tmp_path / "run", monkeypatch)
     (folder,) = (tmp_path / "run" / "dump").iterdir()
     (before,) = folder.glob("step-*")
     state = json.loads((before / "state.json").read_text())

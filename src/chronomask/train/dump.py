@@ -43,7 +43,6 @@ from chronomask.train.forward import (
 )
 from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.run import Run
-from chronomask.train.saving import Snapshot
 from chronomask.train.sharding import gradient_norm
 from chronomask.train.state import State
 from chronomask.types import Rows
@@ -174,8 +173,21 @@ def _write(
     Where one process cannot write its part, all of them raise an error.
     """
     snapshot = run.snapshot(state, copied=False, kept=world.is_first)
+    report = {
+        "step": state.step + 1,
+        "loss": repr(loss),
+        "gradient_norm": repr(norm),
+        "progress": state.progress(run.config),
+        "world_size": world.size,
+        "class_names": list(run.data.class_names),
+        "pad_token_id": run.forward.pad_token_id,
+        "precision": run.forward.precision,
+    }
     with world.together():
-        _begin(folder, run, state, world, loss, norm, snapshot)
+        if snapshot is not None:
+            shutil.rmtree(folder, ignore_errors=True)  # the same step failed before and was resumed
+            run.saver.write_to(folder, snapshot)
+            write_json(folder / _REPORT, report)
     tensors = {"at_fault": torch.tensor(bad, dtype=torch.int64)}
     for number, part in enumerate(parts):
         for name in _ROW_FIELDS:
@@ -185,32 +197,6 @@ def _write(
     with world.together():
         save_file(tensors, folder / _rows_name(world.rank))
         share(folder / _rows_name(world.rank))
-
-
-def _begin(
-    folder: Path,
-    run: Run,
-    state: State,
-    world: World,
-    loss: float,
-    norm: float,
-    snapshot: Snapshot | None,
-) -> None:
-    """Write the state before the step and the report; nothing where there is no snapshot."""
-    if snapshot is not None:
-        shutil.rmtree(folder, ignore_errors=True)  # the same step failed before and was resumed
-        run.saver.write_to(folder, snapshot)
-        report = {
-            "step": state.step + 1,
-            "loss": repr(loss),
-            "gradient_norm": repr(norm),
-            "progress": state.progress(run.config),
-            "world_size": world.size,
-            "class_names": list(run.data.class_names),
-            "pad_token_id": run.forward.pad_token_id,
-            "precision": run.forward.precision,
-        }
-        write_json(folder / _REPORT, report)
 
 
 def _rows_name(rank: int) -> str:
