@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,20 @@ def test_a_decoder_is_fine_tuned_though_its_config_has_no_padding(
         subject, make_tasks(["cola"], QUICK), glue, out=tmp_path / "out", progress=False
     )
     assert result.num_examples["dev"] > 1
+
+
+@pytest.mark.parametrize("task", ["cola", "sts", "blimp"])
+def test_an_encoder_that_is_set_to_read_in_one_direction_is_refused(
+    tmp_path: Path, glue: Path, task: str
+) -> None:
+    """Our attention would read both, and transformers one, so nobody else would find the same score."""
+    save(tmp_path / "bert", BertConfig(is_decoder=True, **WIDE))
+    pair = {"sentence_good": "the film was warm", "sentence_bad": "the film warm was", "UID": "a"}
+    pair |= {"field": "syntax", "linguistics_term": "order"}
+    (glue / "a.jsonl").write_text(json.dumps(pair) + "\n")
+    told = r'bert has is_decoder set to true.*set "is_decoder": false in its config\.json'
+    with pytest.raises(UsageError, match=told):
+        evaluate(str(tmp_path / "bert"), task, glue, progress=False)
 
 
 def test_all_tasks_say_beforehand_what_they_cannot_measure(tmp_path: Path, glue: Path) -> None:

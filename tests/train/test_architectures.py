@@ -197,7 +197,7 @@ def test_a_decoder_is_refused_with_the_way_out(
     plain = config(tiny_data, "bert", sizes("bert") | {"is_decoder": True})
     run = plain.replace([f"attention={attention}", f"objective={objective}"])
     with pytest.raises(
-        UsageError, match=r"Set model\.overrides\.is_decoder=false; for a model from"
+        UsageError, match=r"set model\.overrides\.is_decoder=false; for a model from"
     ):
         dry_run(run, flops_per_second=1e9)
     mended = run.replace(["model.overrides.is_decoder=false", "steps=1"])

@@ -232,15 +232,18 @@ def test_where_no_dump_can_be_written_the_error_still_says_what_happened(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("in_the_way", ["dump", "checkpoints"])
+@pytest.mark.parametrize("in_the_way", ["dump", "checkpoints", "checkpoints/step-00000002"])
 def test_all_processes_end_where_the_first_cannot_write(
     config: RunConfig, tmp_path: Path, driver: Driver, in_the_way: str
 ) -> None:
-    (tmp_path / "run").mkdir()
+    way = tmp_path / "run" / in_the_way
+    way.parent.mkdir(parents=True)
     (tmp_path / "run" / "config.yaml").write_text("")
-    (tmp_path / "run" / in_the_way).write_text("in the way")
-    changes = DIVERGING if in_the_way == "dump" else ["steps=2"]
-    config = config.replace([*changes, "checkpoint.every=0", "validation.every=0"])
+    way.write_text("in the way")
+    in_background = in_the_way.startswith("checkpoints/")
+    changes = DIVERGING if in_the_way == "dump" else ["steps=60" if in_background else "steps=2"]
+    every = 2 if in_background else 0
+    config = config.replace([*changes, f"checkpoint.every={every}", "validation.every=0"])
     spec = {"config": config.to_dict(), "out": str(tmp_path / "run"), "resume": True}
     answer = driver.answer([spec] * 2)
     assert answer["codes"] == [1, 1]

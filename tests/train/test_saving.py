@@ -128,4 +128,4 @@ def test_a_failure_at_the_very_end_is_not_lost(
     saver._writing = saver._pool.submit(fail)
     saver.close()
     assert "the disk is gone" in caplog.text
-    saver.check()  # and told once
+    saver.finish()  # and told once

@@ -19,6 +19,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ from chronomask.model.documents import DOCUMENTS_ATTENTION, Documents
 __all__ = [
     "attention_at",
     "attention_dropout",
+    "check_directions",
+    "check_supported",
     "implementation_for",
     "varlen_fits",
     "without_cudnn",
@@ -326,18 +329,32 @@ def attention_dropout(architecture: PretrainedConfig) -> tuple[str | None, float
     return None, 0.0
 
 
+def check_directions(
+    architecture: PretrainedConfig,
+    whose: str | Path,
+    way: str = 'set "is_decoder": false in its config.json',
+) -> None:
+    """Raise UsageError for a model that is set to read every row in one direction, of which attention that is
+    ours knows nothing. ``whose``: the model as a message names it; ``way``: the way out.
+    """
+    if implementation_for(architecture) is not None and getattr(architecture, "is_decoder", False):
+        raise UsageError(
+            f"{whose} has is_decoder set to true: masked tokens are predicted from both sides here, and "
+            f"whoever opens the model's files would read rows in one direction; {way}"
+        )
+
+
 def check_supported(model: PreTrainedModel, scope: AttentionScope, causal: bool = False) -> None:
     """Raise UsageError where an architecture cannot keep documents apart, or read causal rows, or is set to
-    read every row in one direction, of which attention that is ours knows nothing.
+    read every row in one direction.
     """
     config = model.config
-    if implementation_for(config) is not None and getattr(config, "is_decoder", False):
-        raise UsageError(
-            f"model type '{config.model_type}' has is_decoder set to true: masked tokens are predicted from "
-            "both sides here, and whoever opens the model's files would read rows in one direction. Set "
-            'model.overrides.is_decoder=false; for a model from a folder, set "is_decoder": false in its '
-            "config.json"
-        )
+    check_directions(
+        config,
+        f"model type '{config.model_type}'",
+        'set model.overrides.is_decoder=false; for a model from a folder, set "is_decoder": false in its '
+        "config.json",
+    )
     if scope == "row" and not causal:
         return
     if not type(model)._supports_attention_backend:

@@ -272,9 +272,14 @@ def open_model(
 def check_architecture(
     name: str | Path, config: PretrainedConfig, auto: str = "AutoModelForMaskedLM"
 ) -> None:
-    """Raise UsageError if transformers' auto class of that name has no model of this architecture."""
+    """Raise UsageError if transformers' auto class of that name has no model of this architecture, or if it
+    is set to read every row in one direction.
+    """
     import transformers
 
+    from chronomask.model.attention import check_directions
+
+    check_directions(config, name)
     if type(config) not in getattr(transformers, auto)._model_mapping:
         raise UsageError(
             f"{name} is of type '{config.model_type}', of which transformers has no model for "

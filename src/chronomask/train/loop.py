@@ -233,7 +233,6 @@ def _train(
         _save(run, state, log, world, background=False)
     ahead, queued, first = None, None, True
     while state.step < config.steps:
-        run.saver.check()
         began = time.perf_counter()
         if queued is None:
             drawn = ahead or draw(run, state.step, state.progress(config), world, upcoming)
@@ -242,7 +241,7 @@ def _train(
                 first = False
             queued = queue(run, state.step, world, stop, drawn)
             del drawn  # which would keep this batch on the device
-        if queued is None:
+        if queued is None:  # on request, or as a write failed, which this one tells
             _save(run, state, log, world, background=False)
             raise Stopped(
                 f"stopped after step {state.step:,} of {config.steps:,} on request; "
@@ -398,7 +397,7 @@ def _warn_of_plateau(run: Run, state: State) -> None:
 
 def _save(run: Run, state: State, log: RunLog, world: World, *, background: bool) -> None:
     snapshot = run.snapshot(state, copied=background, kept=world.is_first)
-    with nullcontext() if background else world.together():
+    with world.together():
         if snapshot is not None:
             log.sync()
             run.saver.save(snapshot, background=background)

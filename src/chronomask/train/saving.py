@@ -192,10 +192,11 @@ class Saver:
         else:
             self._write(snapshot)
 
-    def check(self) -> None:
-        """Raise the RunError of a write that failed in the background; does not wait."""
-        if self._writing is not None and self._writing.done():
-            self.finish()
+    @property
+    def failed(self) -> bool:
+        """Whether a write in the background is known to have failed; :meth:`save` then says how."""
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
 
     def finish(self) -> None:
         """Wait until nothing is being written; raises RunError if that failed."""

@@ -164,7 +164,8 @@ def queue(
     drawn: Drawn,
     unread: Sums | None = None,
 ) -> Queued | None:
-    """Ask the device for all of a 0-based step; None, and nothing is asked, if a process is to stop.
+    """Ask the device for all of a 0-based step; None, and nothing is asked, if a process is to stop or
+    could not write its last checkpoint.
 
     ``unread``: of the step before, where it is not known yet whether it failed.
     """
@@ -175,7 +176,7 @@ def queue(
         sum(int(np.count_nonzero(part.rows.word_id >= 0)) for part in masked),
         drawn.tokens,
         sum(part.batch.masking_ratio * part.rows.num_rows for part in masked),
-        stop.signal_number != 0,
+        stop.signal_number != 0 or run.saver.failed,
     )
     if stopping:
         return None
