@@ -15,20 +15,24 @@ from transformers import (
     AutoModelForMaskedLM,
     BertConfig,
     BertForSequenceClassification,
+    CanineConfig,
+    CanineTokenizer,
     ConvBertConfig,
     FNetConfig,
     FunnelConfig,
     GPT2Config,
+    MobileBertConfig,
     NystromformerConfig,
     PerceiverConfig,
     PretrainedConfig,
     ReformerConfig,
     T5Config,
+    XLNetConfig,
     XmodConfig,
     YosoConfig,
 )
 
-from chronomask.errors import RunError, UsageError
+from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.batches import encode
 from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.finetune import FineTuning, fine_tune, outputs
@@ -39,7 +43,9 @@ from chronomask.evaluate.pseudo import (
 )
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import make_tasks
+from chronomask.evaluate.tasks.probe import ProbeConfig, ProbeTask
 from chronomask.evaluate.vectors import Pooling, unit_vectors
+from chronomask.model.open import open_tokenizer
 from chronomask.progress import Progress
 from tests.support.official_files import squad_values, write_squad
 from tests.support.official_model import make_tokenizer
@@ -54,6 +60,9 @@ MIXING: dict[str, PretrainedConfig] = {
     "funnel": FunnelConfig(
         block_sizes=[1, 1], num_decoder_layers=1, d_model=32, n_head=2, d_head=16, d_inner=48
     ),
+    "mobilebert": MobileBertConfig(
+        embedding_size=16, intra_bottleneck_size=32, true_hidden_size=32, **WIDE
+    ),
     "yoso": YosoConfig(**WIDE),
 }
 """Types that mix the padding of a row into its tokens."""
@@ -65,6 +74,10 @@ def save(folder: Path, config: PretrainedConfig, auto: Any = AutoModelForMaskedL
     config.vocab_size = len(tokenizer)
     torch.manual_seed(0)
     model = auto.from_config(config) if hasattr(auto, "from_config") else auto(config)
+    table = model.get_input_embeddings()
+    if isinstance(table, torch.nn.Embedding) and table.padding_idx is not None:
+        with torch.no_grad():
+            table.weight[table.padding_idx].normal_(std=0.3)  # training moves it away from 0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return find_subject(str(folder))
@@ -281,3 +294,46 @@ def test_a_reformers_states_are_wider_and_longer_than_its_config_and_rows(tmp_pa
         tasks = make_tasks(["upos_probe"], [f"upos_probe.layer={layer}"])
         (result,) = evaluate(subject, tasks, tmp_path, out=tmp_path / str(layer), progress=False)
         assert result.metrics["accuracy"] == 1.0
+
+
+def test_a_text_is_classified_by_its_own_last_token(tmp_path: Path) -> None:
+    """An XLNet reads the last token of the row, which padding must not be."""
+    config = XLNetConfig(d_model=32, n_layer=2, n_head=2, d_inner=48)
+    subject = save(tmp_path, config, AutoModel)
+    model = subject.open_as("AutoModelForSequenceClassification", num_labels=2)
+
+    def logits(texts: list[str]) -> list[list[float]]:
+        encoded = encode(subject.tokenizer, texts, None, 64)
+        made = np.zeros((len(texts), 2))
+        for index, output in outputs(model, encoded, FineTuning(), label="", progress=False):
+            made[index] = output.logits.numpy()
+        return made.tolist()
+
+    np.testing.assert_allclose(logits(TEXTS), [logits([text])[0] for text in TEXTS], atol=1e-5)
+
+
+def test_a_tokenizer_of_characters_has_no_vocabulary_and_opens(tmp_path: Path, glue: Path) -> None:
+    config = CanineConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=128, local_transformer_stride=8, downsampling_rate=2,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(tmp_path / "canine")
+    with pytest.raises(DataError, match="has no tokenizer"):
+        open_tokenizer(tmp_path / "canine")
+    CanineTokenizer().save_pretrained(tmp_path / "canine")
+    assert open_tokenizer(tmp_path / "canine")("hello")["input_ids"][1] == ord("h")
+    (result,) = evaluate(
+        str(tmp_path / "canine"), make_tasks(["cola"], QUICK), glue, out=tmp_path / "out",
+        progress=False,
+    )  # fmt: skip
+    assert result.num_examples["dev"] > 1
+
+
+def test_a_layer_that_is_pooled_is_refused(tmp_path: Path) -> None:
+    subject = save(tmp_path / "funnel", MIXING["funnel"])
+    sentence = "".join(f"{k}\tfilm\t_\tNOUN\t_\t_\t0\t_\t_\t_\n" for k in range(1, 9)) + "\n"
+    for part in ("train", "test"):
+        (tmp_path / f"xx-ud-{part}.conllu").write_text(sentence)
+    with pytest.raises(UsageError, match=r"as it pools them: --set upos_probe\.layer=-1"):
+        ProbeTask(ProbeConfig(layer=2)).run(subject, tmp_path, 0, False)
+    assert ProbeTask().run(subject, tmp_path, 0, False).num_examples["test"] == 8

@@ -91,6 +91,9 @@ def test_what_is_no_model_is_refused(tmp_path: Path, model_folder: Path) -> None
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UsageError, match="has no checkpoint yet"):
         find_subject(str(tmp_path / "empty"))
+    shutil.copytree(model_folder, tmp_path / "beside")
+    (tmp_path / "beside" / "checkpoints").mkdir()
+    assert find_subject(str(tmp_path / "beside")).path == tmp_path / "beside"
     shutil.copytree(model_folder, tmp_path / "pickled")
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
     with pytest.raises(UsageError, match=r"no \.safetensors weights"):

@@ -92,14 +92,18 @@ def evaluate(
 
     names = tuple(filter(None, map(str.strip, tasks.split(","))))
     chosen = make_tasks(names, overrides or [], limit)
-    if task_data is None and all(task.of_prepared_data for task in chosen):
+    looking = [task for task in chosen if not task.names_its_data]
+    of_prepared_data = all(task.of_prepared_data for task in looking)
+    if task_data is None and not looking:
+        task_data = Path()  # in which nothing is looked for
+    elif task_data is None and of_prepared_data:
         task_data = _data_of_run(Path(model))
     if task_data is None:
         from chronomask.evaluate.subject import find_subject
 
         if Path(model).exists():
             find_subject(model)  # what is no model has no tasks' files
-        elif all(task.of_prepared_data for task in chosen):
+        elif of_prepared_data:
             raise UsageError(
                 f"{model} is not a folder here, so there is no run whose data it could be measured on: "
                 "name a run's folder, or the prepared data with --task-data FOLDER"

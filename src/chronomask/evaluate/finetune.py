@@ -201,8 +201,12 @@ def fine_tune(
                     counted = 0
                     recent.zero_()
                 shown.advance(index.size, note)
-            if stops_after is not None and stops_after(epoch + 1):
-                break
+            if stops_after is not None:
+                _finite(
+                    recent, step, label
+                )  # a model that learnt nothing but NaN has a score as well
+                if stops_after(epoch + 1):
+                    break
     model.eval()
 
 

@@ -32,6 +32,7 @@ from chronomask.evaluate.finetune import (
 )
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Cached, Task
+from chronomask.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     import torch
@@ -127,21 +128,35 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
 
         choose_device(self.config.device)
         if self.config.max_length > model.max_length:
+            ways = " ".join(
+                f"--set {self.name}.{key}={value}" for key, value in self.fitting(model).items()
+            )
             raise UsageError(
                 f"{self.name}: max_length is {self.config.max_length}, but {model.name} has positions for "
-                f"{model.max_length}: --set {self.name}.max_length={model.max_length}, or evaluate a "
-                "model of longer rows"
+                f"{model.max_length}: {ways}, or evaluate a model of longer rows"
             )
         model.check_head(self.head)
+        # An example of each part is enough, unless one may have a token that the model has no weights for.
+        whole = vocabulary_size(model.tokenizer) > getattr(model.config, "vocab_size", math.inf)
         for examples in (train, *dev_sets.values()):
-            self.encode(model, examples.take(np.arange(1)))
+            self.part(model, examples if whole else examples.take(np.arange(1)))
         if self._chooses:
             self._slices(at_most(self.config.limit, train))
 
+    def fitting(self, model: Subject) -> dict[str, int]:
+        """Settings for a model whose rows are shorter than ``max_length``."""
+        return {"max_length": model.max_length}
+
     def part(self, model: Subject, examples: Examples) -> Part[Examples, Tokens]:
-        """Examples and their tokens: at most ``limit``, spread over the file, in its order."""
+        """Examples and their tokens: at most ``limit``, spread over the file, in its order.
+
+        Raises UsageError where one is a token that the model has no weights for.
+        """
         examples = at_most(self.config.limit, examples)
-        return Part(examples, self.encode(model, examples))
+        encoded = self.encode(model, examples)
+        if encoded.ids.max(initial=0) >= getattr(model.config, "vocab_size", math.inf):
+            model.check_tokens()
+        return Part(examples, encoded)
 
     def prepare(
         self, model: Subject, task_data: Path, progress: bool

@@ -66,6 +66,7 @@ class LikelihoodTask(Task[PseudoLikelihood], Generic[Item]):
 
     def check(self, model: Subject, task_data: Path) -> None:
         """Read and encode every text; raises UsageError or DataError."""
+        self._read.forget()  # the files may be others by now; what is read here is what is measured
         self.items(task_data)
         check_pseudo(model, self.config)
         self._sentences(model, task_data)
@@ -96,10 +97,10 @@ class LikelihoodTask(Task[PseudoLikelihood], Generic[Item]):
 
     def _sentences(self, model: Subject, task_data: Path) -> tuple[list[Candidate], Sentences]:
         """The different texts, as they are and as tokens; raises UsageError for one that is too long."""
+        items, digest = self.items(task_data)
 
         def encode() -> tuple[list[Candidate], Sentences]:
             """Encode them; refuse one that is cut, and one of which nothing is predicted."""
-            items, _ = self.items(task_data)
             texts = sorted({each for item in items for each in self.candidates(item)})
             sentences, source = encode_sentences(
                 model.tokenizer,
@@ -123,7 +124,7 @@ class LikelihoodTask(Task[PseudoLikelihood], Generic[Item]):
                 )
             return texts, sentences
 
-        return self._encoded.of((model.path, task_data), encode)
+        return self._encoded.of((model.setup_sha256, digest), encode)
 
 
 def even_weights(groups: Sequence[str]) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ __all__ = [
     "Span",
     "Windows",
     "best_spans",
+    "fitting_sizes",
     "make_windows",
     "merge_spans",
 ]
@@ -88,6 +89,20 @@ class Windows(Encoded):
     null_at: int
 
 
+def fitting_sizes(
+    tokenizer: PreTrainedTokenizerBase, *, max_length: int, stride: int, max_question_tokens: int
+) -> dict[str, int]:
+    """What to set instead where windows of ``max_length`` have no room for them; empty where they have.
+
+    Raises UsageError as :func:`make_windows` does for a tokenizer.
+    """
+    left = max_length - _Frame.of(tokenizer).size
+    if left - max_question_tokens > stride:
+        return {}
+    sizes = {"max_question_tokens": max_question_tokens, "stride": stride}
+    return {name: min(size, left // 4) for name, size in sizes.items()}
+
+
 def make_windows(
     tokenizer: PreTrainedTokenizerBase,
     questions: Questions,
@@ -101,11 +116,12 @@ def make_windows(
     Raises UsageError for a tokenizer without character offsets, and for sizes that leave no room.
     """
     frame = _Frame.of(tokenizer)
-    room = max_length - max_question_tokens - frame.size
-    if room <= stride:
-        quarter = (max_length - frame.size) // 4
-        fitting = {"max_question_tokens": max_question_tokens, "stride": stride}
-        ways = " ".join(f"--set {key}={min(value, quarter)}" for key, value in fitting.items())
+    fitting = fitting_sizes(
+        tokenizer, max_length=max_length, stride=stride, max_question_tokens=max_question_tokens
+    )
+    if fitting:
+        ways = " ".join(f"--set {key}={value}" for key, value in fitting.items())
+        room = max_length - max_question_tokens - frame.size
         raise UsageError(
             f"max_length {max_length} leaves {room} tokens for the context beside a question of "
             f"{max_question_tokens}, no more than the {stride} that windows share: lower these, "

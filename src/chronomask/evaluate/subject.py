@@ -149,7 +149,10 @@ class Subject:
         """The model on its device. If its tokenizer has tokens that it has no weights for, a text that has
         one is refused as ``check_tokens`` does; other texts can be measured.
         """
-        embeddings = model.get_input_embeddings()
+        try:
+            embeddings: Any = model.get_input_embeddings()
+        except NotImplementedError:  # of a model that hashes characters, as CANINE does
+            embeddings = None
         known = getattr(embeddings, "num_embeddings", None)
         if known is not None and known < vocabulary_size(self.tokenizer):
 
@@ -169,12 +172,7 @@ def find_subject(model: str) -> Subject:
     """
     path = Path(model)
     run = RunFolder(path)
-    if run.checkpoints.is_dir():
-        checkpoints = checkpoints_in(run.checkpoints)
-        if not checkpoints:
-            raise UsageError(
-                f"{run.path} has no checkpoint yet; let it train until its first, or name a model"
-            )
+    if checkpoints := checkpoints_in(run.checkpoints):
         return _checkpoint(checkpoints[0], model)
     if (path / STATE).is_file() and (path / MODEL).is_dir():
         return _checkpoint(path, model)
@@ -183,6 +181,10 @@ def find_subject(model: str) -> Subject:
             return _checkpoint(path.parent, model, path.name)
         weight_files(path)
         return Subject(model, path)
+    if run.checkpoints.is_dir():
+        raise UsageError(
+            f"{run.path} has no checkpoint yet; let it train until its first, or name a model"
+        )
     if (path / "model" / "config.json").is_file():  # as adapt leaves it
         raise UsageError(f"{path} holds a model, and is none: name {path / 'model'}")
     if path.exists():

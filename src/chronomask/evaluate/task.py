@@ -63,6 +63,8 @@ class Task(ABC, Generic[Recipe]):
     ``device`` is one of every task's"""
     of_prepared_data: ClassVar[bool] = False
     """whether its data is prepared data: that of the run itself where no other is named"""
+    data_setting: ClassVar[str | None] = None
+    """the setting that may say where its data lies, so that no folder of tasks' files is needed"""
 
     def __init__(self, config: Recipe) -> None:
         self.config = config
@@ -70,6 +72,11 @@ class Task(ABC, Generic[Recipe]):
     def with_config(self, config: Recipe) -> Self:
         """The same task with other settings."""
         return type(self)(config)
+
+    @property
+    def names_its_data(self) -> bool:
+        """Whether its settings say where its data lies."""
+        return self.data_setting is not None and getattr(self.config, self.data_setting) is not None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -166,6 +173,10 @@ class Cached(Generic[T]):
         if self._last is None or self._last[0] != key:
             self._last = key, make()
         return self._last[1]
+
+    def forget(self) -> None:
+        """Make it anew the next time."""
+        self._last = None
 
 
 def folder_of(task_data: Path, family: str) -> Path:

@@ -35,9 +35,11 @@ __all__ = [
 DOCUMENTS_ATTENTION = "chronomask_documents"
 """The name under which :func:`~chronomask.model.attention.documents_attention` is registered with
 transformers, once that module is imported."""
-_MIXING = ("big_bird", "convbert", "fnet", "funnel", "nystromformer", "reformer", "yoso")
+_MIXING = (
+    "big_bird", "convbert", "fnet", "funnel", "mobilebert", "nystromformer", "reformer", "xlnet", "yoso",
+)  # fmt: skip
 """Types of models that do more across a row than attention with a mask: a Fourier transform, convolutions,
-pools, blocks."""
+pools, blocks, neighbours' embeddings; or that classify a text by the last token of its row."""
 
 
 @dataclass(slots=True)

@@ -203,6 +203,10 @@ def open_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         raise DataError(f"{folder} cannot be opened as a tokenizer: {why}") from None
     # Where there are no files, transformers makes a tokenizer that knows no word.
     names = ("tokenizer.json", *tokenizer.vocab_files_names.values())
+    if (
+        not tokenizer.vocab_files_names
+    ):  # one of characters or bytes, as CANINE's, has no vocabulary
+        names = (*names, "tokenizer_config.json")
     if not any((Path(folder) / name).is_file() for name in names):
         raise DataError(
             f"{folder} has no tokenizer (none of {', '.join(dict.fromkeys(names))}): save the model's own "

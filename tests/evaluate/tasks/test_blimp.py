@@ -341,3 +341,31 @@ def test_a_sentence_longer_than_the_model_is_named(tmp_path: Path, tiny_tokenize
     beginning = re.escape(pair["sentence_good"][:20])
     with pytest.raises(UsageError, match=f"positions for 64 tokens, .* sentence '{beginning}"):
         BlimpTask().check(find_subject(str(tmp_path / "model")), tmp_path)
+
+
+def test_a_task_that_is_used_again_measures_what_is_there_now(
+    tmp_path: Path, tiny_tokenizer: Path
+) -> None:
+    """Other pairs, and then another tokenizer, in the same folders."""
+    save_tiny(tmp_path / "model", tiny_tokenizer)
+    (tmp_path / "a.jsonl").write_text(paradigm("a", "agreement", 0, 4))
+    task = BlimpTask()
+
+    def margins(task: BlimpTask, out: str) -> list[float]:
+        (found,) = evaluate(
+            str(tmp_path / "model"), [task], tmp_path, out=tmp_path / out, progress=False
+        )
+        return found.examples["margin"].tolist()
+
+    before = margins(task, "1")
+    (tmp_path / "a.jsonl").write_text(paradigm("a", "agreement", 9, 6))
+    after = margins(task, "2")
+    assert len(after) == 6
+    assert after == margins(BlimpTask(), "3")
+    file = tmp_path / "model" / "tokenizer.json"
+    values = json.loads(file.read_text())
+    values["normalizer"] = {"type": "Lowercase"} if values["normalizer"] is None else None
+    file.write_text(json.dumps(values))
+    other = margins(task, "4")
+    assert other == margins(BlimpTask(), "5")
+    assert len(before) == 4

@@ -21,7 +21,7 @@ from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.batches import shuffled_batches
 from chronomask.evaluate.finetune import FineTuning, open_seeded
 from chronomask.evaluate.finetuned_task import _BestEpoch
-from chronomask.evaluate.subject import Subject
+from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks.glue import (
     FORMATS,
     GlueTask,
@@ -39,6 +39,7 @@ from tests.support.official_files import (
     write_glue,
     write_task,
 )
+from tests.support.official_model import make_tokenizer, save_model
 
 
 @pytest.mark.parametrize("task", sorted(set(FORMATS) - {"mnli"}))
@@ -500,6 +501,35 @@ def test_a_loss_that_is_not_finite_ends_the_task(subject: Subject, glue: Path) -
     config = QUICK.replace(["learning_rate=1e30", "epochs=3"])
     with pytest.raises(RunError, match="loss is not finite by step 6; try a lower learning rate"):
         GlueTask("cola", config).run(subject, glue, 0, progress=False)
+
+
+def test_a_loss_that_is_not_finite_is_seen_before_an_epoch_is_scored(
+    subject: Subject, tmp_path: Path
+) -> None:
+    """A model of NaN always says the first class, which may be the best score there is."""
+    separable(tmp_path, "SST-2", 40, 4)
+    stopping = QUICK.replace(["learning_rate=1e30", "epochs=10", "patience=1"])
+    with pytest.raises(RunError, match="loss is not finite by step 5; try a lower"):
+        GlueTask("sst2", stopping).run(subject, tmp_path, 0, progress=False)
+    choosing = stopping.replace(["learning_rates=[1e-9,1e30]"])
+    found = GlueTask("sst2", choosing).run(subject, tmp_path, 0, progress=False)
+    assert found.details["learning_rate"] == 1e-9
+
+
+def test_tokens_without_weights_are_refused_before_training(glue: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "model")
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    path = glue / "glue" / "RTE" / "dev.tsv"
+    model = find_subject(str(tmp_path / "model"))
+    task = GlueTask("rte", QUICK)
+    task.check(model, glue)
+    head, *lines = path.read_text().splitlines()
+    number, _, *rest = lines[-1].split("\t")
+    path.write_text("\n".join([head, *lines[:-1], "\t".join([number, "a zebra", *rest])]) + "\n")
+    with pytest.raises(UsageError, match="tokens were added to the tokenizer alone"):
+        task.check(model, glue)
 
 
 def test_scores_that_cannot_be_computed_are_refused_beforehand(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.subject import find_subject
@@ -160,3 +163,29 @@ def test_the_yardsticks_are_those_of_the_runs_validation(
     begins = hidden & (rows.word_id.ravel() != before)
     expected = found.metrics["loss_words-15"] * hidden.sum() / begins.sum()
     assert found.metrics["loss_per_word"] == pytest.approx(expected)
+
+
+def test_a_task_whose_settings_name_its_data_needs_no_folder_of_files(
+    tmp_path: Path, tiny_tokenizer: Path, tiny_data: PreparedData
+) -> None:
+    save_tiny(tmp_path / "model", tiny_tokenizer)
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(made_up_text(2)))
+
+    def measure(tasks: str, *settings: str) -> Any:
+        words = [
+            "evaluate",
+            str(tmp_path / "model"),
+            "--tasks",
+            tasks,
+            "--out",
+            str(tmp_path / "out"),
+        ]
+        changes = [word for setting in settings for word in ("--set", setting)]
+        return CliRunner().invoke(app, [*words, *changes])
+
+    settings = [f"pseudo_perplexity.text={text}", f"mlm.prepared={tiny_data.path}", "mlm.rows=8"]
+    assert measure("pseudo_perplexity", settings[0]).exit_code == 0
+    assert measure("pseudo_perplexity,mlm", *settings).exit_code == 0
+    refused = measure("pseudo_perplexity,cola", settings[0])
+    assert "name the folder of the tasks' files: --task-data" in str(refused.exception)

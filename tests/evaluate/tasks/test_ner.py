@@ -153,3 +153,12 @@ def test_a_label_that_training_never_has(model: Path, data: Path) -> None:
     (data / "ner" / "test.bio").write_text("Bonn B-LOCC\n")
     with pytest.raises(DataError, match=r"B-LOCC.*did you mean 'B-LOC'"):
         EntityTask(Ner(part="test", max_length=64)).check(find_subject(str(model)), data)
+
+
+def test_a_batch_without_a_word_teaches_nothing_and_ends_nothing(model: Path, data: Path) -> None:
+    """A tokenizer may drop the only word of a sentence."""
+    train = data / "ner" / "train.txt"
+    train.write_text("\u200b O\n\n" + train.read_text())
+    task = EntityTask(Ner(epochs=1, batch_size=1, max_length=16))
+    found = task.run(find_subject(str(model)), data, 0, False)
+    assert found.left_out["training words that the tokenizer drops"] == 1

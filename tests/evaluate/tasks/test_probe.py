@@ -147,3 +147,13 @@ def test_a_treebank_whose_name_begins_anothers_can_be_chosen(tmp_path: Path) -> 
         assert [path.name for path in chosen] == [
             f"{name}-ud-{part}.conllu" for part in ("train", "test")
         ]
+
+
+def test_a_task_that_is_used_again_reads_what_the_files_hold_now(model: Path, data: Path) -> None:
+    task = ProbeTask()
+    before = task.run(find_subject(str(model)), data, 0, False)
+    (path,) = data.glob("*/*-test.conllu.gz")
+    path.write_bytes(gzip.compress(treebank(5, 1).encode()))
+    after = task.run(find_subject(str(model)), data, 0, False)
+    assert after.num_examples["test"] < before.num_examples["test"]
+    assert after.data_sha256 != before.data_sha256

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import re
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,17 @@ def test_same_seed_same_numbers_and_limit_is_in_the_recipe(subject: Subject, dat
 
 
 def test_windows_longer_than_the_model_are_refused(subject: Subject, data: Path) -> None:
-    with pytest.raises(UsageError, match=r"max_length is 384.*--set squad.max_length=128"):
+    with pytest.raises(
+        UsageError, match=r"max_length is 384.*--set squad.max_length=128"
+    ) as refused:
         SquadTask().check(subject, data)
+    said = re.findall(r"--set squad\.(\w+=\d+)", str(refused.value))
+    assert [each.partition("=")[0] for each in said] == [
+        "max_length",
+        "max_question_tokens",
+        "stride",
+    ]
+    SquadTask(SquadConfig().replace(said)).check(subject, data)
 
 
 def test_tokenizers_that_cannot_serve_are_refused_beforehand(

@@ -82,6 +82,7 @@ class MaskedLossTask(Task[MaskedLoss]):
     unit = "nats"
     draws = False
     of_prepared_data = True
+    data_setting = "prepared"
     outside_recipe = ("batch_rows", "prepared")
 
     def __init__(self, config: MaskedLoss | None = None) -> None:
@@ -260,6 +261,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
     family = "intrinsic"
     unit = "nats"
     draws = False
+    data_setting = "text"
     outside_recipe = ("batch_tokens", "text")
 
     def __init__(self, config: PseudoPerplexity | None = None) -> None:

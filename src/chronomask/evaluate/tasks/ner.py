@@ -166,9 +166,13 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
             place = bounds[index, None] + torch.arange(logits.shape[1], device=device)
             known = labels[place.clamp_max(labels.shape[0] - 1)]
             target = torch.where(place < bounds[index + 1, None], known, _NO_LABEL)
-            return functional.cross_entropy(
-                logits.flatten(0, 1), target.flatten(), ignore_index=_NO_LABEL
+            target = target.flatten()
+            total = functional.cross_entropy(
+                logits.flatten(0, 1), target, ignore_index=_NO_LABEL, reduction="sum"
             )
+            return total / (target != _NO_LABEL).sum().clamp_min(
+                1
+            )  # there may be no word in a batch
 
         return loss_of
 

@@ -145,7 +145,7 @@ class ProbeTask(Task[ProbeConfig]):
             paths = treebank_files(task_data, self.config)
             return [list(sentences(read_lines(path), path))[: self.config.limit] for path in paths]
 
-        return self._read.of(task_data, read)
+        return self._read.of(self.data_sha256(task_data), read)
 
     def _encode(
         self, model: Subject, encoder: Any, part: Sequence[Sentence], progress: bool
@@ -181,6 +181,11 @@ class ProbeTask(Task[ProbeConfig]):
                 of_token[real] = word_of[(encoded.bounds[index][:, None] + place)[real]]
                 flat = torch.from_numpy(of_token.ravel()).to(device)
                 chosen = flat >= 0
+                if states.shape[1] < real.shape[1]:
+                    raise UsageError(
+                        f"{self.name}: layer {config.layer} of {model.name} has {states.shape[1]} states for "
+                        f"{real.shape[1]} tokens, as it pools them: --set {self.name}.layer=-1"
+                    )
                 states = states[:, : real.shape[1]]  # some models, as Reformer, pad rows themselves
                 if (
                     states.shape[2] != sums.shape[1]

@@ -31,6 +31,7 @@ from chronomask.evaluate.spans import (
     Span,
     Windows,
     best_spans,
+    fitting_sizes,
     make_windows,
     merge_spans,
 )
@@ -159,6 +160,16 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
             model.tokenizer,
             examples,
             max_length=self.config.max_length,
+            stride=self.config.stride,
+            max_question_tokens=self.config.max_question_tokens,
+        )
+
+    def fitting(self, model: Subject) -> dict[str, int]:
+        """The model's length, and what of the question and of the stride fits into it."""
+        found = super().fitting(model)
+        return found | fitting_sizes(
+            model.tokenizer,
+            max_length=found["max_length"],
             stride=self.config.stride,
             max_question_tokens=self.config.max_question_tokens,
         )
