@@ -67,12 +67,13 @@ def special_ids(backend: Tokenizer) -> list[int]:
 
 def flat(
     texts: list[str], backend: Tokenizer, finder: WordFinder, keep: bool
-) -> tuple[list[int], list[int], list[int], int, int]:
+) -> tuple[list[int], list[int], list[int], list[int], int, int]:
     batches = list(Annotator(backend, special_ids(backend), finder, keep=keep).annotate(texts))
     return (
         [value for batch in batches for value in batch.ids.tolist()],
         [value for batch in batches for value in batch.annotation.tolist()],
         [value for batch in batches for value in batch.lengths.tolist()],
+        [value for batch in batches for value in batch.unknown.tolist()],
         sum(batch.num_words for batch in batches),
         sum(batch.num_without_word for batch in batches),
     )
