@@ -30,7 +30,7 @@ from chronomask.prepare.read.records import (
     keep_metadata,
 )
 from chronomask.storage import LongLine, lines_in
-from chronomask.types import Document
+from chronomask.types import UPOS, Document
 
 __all__ = ["READERS", "TAGGED_FORMATS"]
 
@@ -307,12 +307,16 @@ class _Feed:
 
 
 def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
-    """A document from every ``# newdoc`` to the next; without any, every sentence is one."""
+    """A document from every ``# newdoc`` to the next; without any, every sentence is one.
+
+    Tags must be universal, or ``_`` for none, where they are asked for; else they may be any.
+    """
+    tags = (*UPOS, "_") if fields.words_and_tags else None
     with open_source(source, skipped) as handle:
         lines = _of_bounded_documents(
             lines_in(handle, source.name, fields.max_bytes), source, fields
         )
-        for number, document in enumerate(by_document(sentences(lines, source.name))):
+        for number, document in enumerate(by_document(sentences(lines, source.name, tags))):
             text, words = as_text(document)
             name = f"{source.name}:{number}"
             if checked := check_text(text, name, name, {}, skipped, words):
