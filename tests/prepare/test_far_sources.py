@@ -325,6 +325,24 @@ def test_ids_that_are_not_there(tmp_path: Path) -> None:
         read(str(file), metadata_keys=["year"])
 
 
+def test_metadata_that_python_has_no_value_for(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {
+        "text": pa.array(["a text"]),
+        "day": pa.array([3_000_000], pa.int32()).cast(pa.date32()),
+        "time": pa.array([2**62], pa.duration("s")),
+        "days": pa.array([[3_000_000]], pa.list_(pa.int32())).cast(pa.list_(pa.date32())),
+    }
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), file)
+    (document,), _ = read(file, metadata_keys=["day", "time"])
+    assert document.metadata == {"day": "10183-09-21", "time": str(2**62)}
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read: .* list<"):
+        read(file, metadata_keys=["days"])
+
+
 def test_metadata_is_text_as_people_write_it(tmp_path: Path) -> None:
     """A single value stands without quotation marks; lists and groups are JSON."""
     import pyarrow as pa
