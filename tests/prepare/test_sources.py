@@ -220,6 +220,14 @@ _WORD = b"1\ta\ta\tNOUN\t_\t_\t0\troot\t_\t_\n"
         ("a.csv", b"text,text\na,b", DataError, "a.csv: 2 columns are called 'text'; give each"),
         ("a.csv", b"1,some text", DataError, r"the first line of a \.csv file names its columns"),
         ("a.conllu", _WORD, DataError, "ends inside a sentence.*add an empty line"),
+        *(
+            (f"a.{end}", b"x", UsageError, "it is an archive: unpack it, and name the folder")
+            for end in ("tar.zst", "tgz", "txz", "tbz2")
+        ),
+        *(
+            (f"a.{end}", b"x", UsageError, rf"are read as 'tar://\*\*::/.*a\.{end}', or unpack it")
+            for end in ("tar", "tar.gz", "tar.xz", "tar.bz2")
+        ),
         ("a.zip", b"PK\x03\x04", UsageError, r"are read as 'zip://\*\*::/.*a\.zip', or unpack it"),
     ],
 )
