@@ -314,11 +314,23 @@ def test_ids_and_metadata_are_kept(tmp_path: Path, format_: str) -> None:
     ).read_bytes()
 
 
-def test_ids_that_are_not_there(tmp_path: Path) -> None:
+def test_ids_that_are_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "one", "id": 7}\n{"text": "two", "id": null}\n{"text": "three"}')
     documents, _ = read(str(file), id_key="id")
     assert [d.id for d in documents] == ["7", f"{file}:1", f"{file}:2"]
+    file.write_text('{"text": "one"}\n[]\n{"text": "two", "id": 7, "year": 2020}')
+    documents, _ = read(str(file), id_key="id", metadata_keys=["year"])
+    assert [d.id for d in documents] == [f"{file}:0", "7"]
+    assert [d.metadata for d in documents] == [{}, {"year": "2020"}]
+    assert not caplog.records
+    read(str(file), id_key="uid", metadata_keys=["day"])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file}: no record has a field 'day'; correct metadata_keys, unless other files have it",
+        f"{file}: no record has a field 'uid'; correct id_key, unless other files have it",
+    ]
+    file = tmp_path / "a.csv"
+    file.write_text("text,id\na text,7")
     with pytest.raises(DataError, match=r"no field 'uid'; did you mean 'id'.*--set id_key=NAME"):
         read(str(file), id_key="uid")
     with pytest.raises(DataError, match="--set metadata_keys=NAME"):

@@ -12,12 +12,13 @@ import codecs
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import IO, Any
 
 from chronomask.conllu import as_text, by_document, sentences
-from chronomask.errors import DataError, shown
+from chronomask.errors import DataError, printable, shown
 from chronomask.prepare.read.files import Skipped, SourceFile, lines_of, open_source
 from chronomask.prepare.read.parquet import read_parquet
 from chronomask.prepare.read.records import (
@@ -33,6 +34,8 @@ from chronomask.storage import LongLine, lines_in
 from chronomask.types import UPOS, Document
 
 __all__ = ["READERS", "TAGGED_FORMATS"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_text(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
@@ -96,8 +99,9 @@ _LONGEST_HEADER = 1 << 16
 
 
 def read_jsonl(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
-    """One JSON object a line."""
+    """One JSON object a line; the first must have the text, while id and metadata may be in later ones."""
     first = True
+    missing: set[str] = set()
     for number, line in enumerate(lines_of(source, skipped, fields.max_bytes)):
         name = f"{source.name}:{number}"
         if isinstance(line, LongLine):
@@ -114,12 +118,20 @@ def read_jsonl(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
             skipped.add(reason, name, len(line))
             continue
         if first:
-            fields.require(record, source.name)
+            fields.require(record, source.name, fields.text_columns)
+            missing.update(fields.read)
         first = False
         record = record if isinstance(record, dict) else {}
+        if missing:
+            missing.difference_update(record)
         document = from_record(record, fields, name, skipped, len(line))
         if document is not None:
             yield document
+    for name in sorted(missing):
+        logger.warning(
+            "%s: no record has a field '%s'; correct %s, unless other files have it",
+            source.name, printable(name), fields.key_of(name),
+        )  # fmt: skip
 
 
 _NOT_JSON = "not JSON"
