@@ -21,7 +21,7 @@ from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.sources import find_sources, snapshot
+from chronomask.prepare.read.sources import are_as_noted, find_sources, snapshot
 from tests.support.corpus import made_up_text
 from tests.support.reading import read
 
@@ -241,6 +241,18 @@ def test_hub_datasets_are_read_as_a_stream(tmp_path: Path) -> None:
         read(f"hub:{tmp_path}", text_key="body")
     with pytest.raises(DataError, match=r"cannot be read: .*check its name, config and split"):
         read(f"hub:{tmp_path}@validation")
+
+
+def test_a_changed_folder_of_a_dataset_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "one"}')
+    config = PrepareConfig.parse({"sources": [f"hub:{tmp_path}"]})
+    found = find_sources(config.sources, config.fields(), Skipped())
+    before = snapshot(found)
+    assert are_as_noted(snapshot(found), before)
+    (tmp_path / "train.jsonl").write_text('{"text": "another"}')
+    assert not are_as_noted(snapshot(found), before)
+    earlier = [{key: before[0][key] for key in ("hub", "revision")}]  # noted without files
+    assert are_as_noted(snapshot(found), earlier)
 
 
 def test_names_of_hub_datasets(tmp_path: Path) -> None:

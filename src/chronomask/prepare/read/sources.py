@@ -275,8 +275,12 @@ class HubDataset(Source):
         return [self]
 
     def state(self) -> list[dict[str, Any]]:
-        """What tells two versions apart: a revision, if the config names one."""
-        return [{"hub": str(self), "revision": self.revision}]
+        """What tells two versions apart: a revision, if the config names one, and the files of a folder."""
+        state: dict[str, Any] = {"hub": str(self), "revision": self.revision}
+        folder = Path(self.name)
+        if folder.is_dir():
+            state["files"] = [file_state(file) for file in find_local(folder, Skipped())]
+        return [state]
 
     def documents(self, fields: Fields, skipped: Skipped) -> Iterator[Document]:
         """One row a document; nothing is kept on disk."""
