@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import IO, Any
@@ -60,7 +61,7 @@ def _texts(
     held, size, num_lines = bytearray(), 0, 0  # of the document that has not ended yet
     for line in chain(lines_of(source, skipped, fields.max_bytes), [b""]):
         text, length = (b"", line.size) if isinstance(line, LongLine) else (line, len(line))
-        is_blank = not length or (bool(text) and not text.strip())
+        is_blank = not length or (bool(text) and _BLANK.fullmatch(text) is not None)
         if is_blank and num_lines:
             yield held, size
             may_guess = False
@@ -82,6 +83,12 @@ def _texts(
             held = bytearray()
         else:
             held += text + b"\n"
+
+
+# White space of any script in UTF-8, such as the ideographic space; \x1c to \x1f are none.
+_BLANK = re.compile(
+    rb"(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)|\xe3\x80\x80)*"
+)
 
 
 def _lines_again(held: bytearray, size: int, limit: int) -> Iterator[tuple[bytes, int]]:

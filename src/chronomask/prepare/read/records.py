@@ -224,14 +224,18 @@ def check_text(
 ) -> Document | None:
     """A document of a text, unless it holds what no tokenizer takes."""
     if "\0" in text:
-        skipped.add(_NUL, name, len(text))
+        skipped.add(_NUL, name, _num_bytes(text))
     elif not can_be_encoded(text):
-        skipped.add("lone surrogate", name, len(text))
+        skipped.add("lone surrogate", name, _num_bytes(text))
     else:
         # Where words are known by their characters the text has no line ends to change.
         text = text.replace("\r\n", "\n") if words is None else text
         return Document(identifier, text, dict(metadata), words)
     return None
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def can_be_encoded(text: str) -> bool:
