@@ -225,6 +225,7 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
 
 
 def _read(source: Path, files: list[Path], target: Path) -> None:
+    """Write to ``target`` what an export holds; raises :class:`DataError` where that is not all of it."""
     manifest, text, others = _read_description(files)
     wrong = DataError(
         f"the rows in {source} are not those that were exported; export {manifest.fingerprint[:16]} again"

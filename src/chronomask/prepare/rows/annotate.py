@@ -135,8 +135,10 @@ class Annotator:
             places = zip(documents, offsets, pieces, strict=True)
             spans = [given[k].between(at, at + len(piece)) for k, at, piece in places]
         elif self._memo is not None:
-            ids, annotation, lengths, *counts = self._memo.annotate(pieces, self._is_special)
-            return AnnotatedBatch(ids, annotation, number, lengths, *counts)
+            ids, annotation, lengths, unknown, num_words, alone = self._memo.annotate(
+                pieces, self._is_special
+            )
+            return AnnotatedBatch(ids, annotation, number, lengths, unknown, num_words, alone)
         else:
             assert self._finder is not None, "words are neither given nor to be found"
             spans = self._finder.tag(pieces)
