@@ -27,6 +27,7 @@ from chronomask.layers import Layer
 from chronomask.model.export import export, weights_sha256
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import ByteLevelBPE, Unigram, WordPiece
+from chronomask.prepare.pipeline import prepare
 from tests.support.corpus import made_up_text
 from tests.support.tiny_models import small
 from tests.support.tiny_run import tiny_run
@@ -252,11 +253,32 @@ def test_what_cannot_be_is_refused_before_any_work(
     refuse("--new-words 0", checkpoint, text, out, Plan(new_words=0))
     refuse("--min-count -1", checkpoint, text, out, Plan(new_words=1, min_count=-1))
     refuse("name the text itself", checkpoint, text, out, Plan(new_words=1, also=tiny_data.path))
+    refuse(
+        r"nil\.txt does not exist", checkpoint, text, out, replace(QUICK, also=tmp_path / "nil.txt")
+    )
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    common: dict[str, Any] = {"row_length": 16, "workers": 1, "progress": False, "tagger": "none"}
+    prepare(
+        [text], whole, tokenizer={"kind": "folder", "path": str(checkpoint)}, held_out=0.0, **common
+    )
+    prepare([text], other, tokenizer={"vocab_size": 200}, **common)
+    refuse("no held-out rows", checkpoint, text, out, replace(QUICK, also=whole))
+    refuse("another tokenizer", checkpoint, text, out, replace(QUICK, also=other))
     refuse("unknown task", checkpoint, text, out, Plan(tasks=("kola",)))
     refuse("CoLA", checkpoint, text, out, Plan(tasks=("cola",), task_data=tmp_path))
     long = [Layer("--row-length 4096", {"row_length": 4096})]
     match = r"--row-length 4096: .* positions for 32 tokens: --row-length 32"
     refuse(match, checkpoint, text, out, Plan(preparation=long))
+
+
+def test_text_that_the_checkpoint_knows_nothing_of(
+    checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    other, out = tmp_path / "other.txt", tmp_path / "out"
+    other.write_text("\n\n".join("漢" * k for k in range(1, 20)), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"out.also: nothing held out is known"):
+        adapt(checkpoint, text, out, replace(QUICK, also=other), progress=False)
+    assert not (out / "before").exists()
 
 
 def test_text_of_which_nothing_can_be_held_out(

@@ -118,6 +118,9 @@ def adapt(
     row_length = _row_length(first, plan)
     for task in make_tasks(plan.tasks) if plan.tasks else ():
         task.check(first, Path(plan.task_data or "."))
+    (loss,) = make_tasks(["mlm"], [f"attention={asked.attention}"])
+    if plan.also is not None and _is_prepared(plan.also):
+        loss.check(first, Path(plan.also))
 
     tell = _tell if progress else _be_silent
     tell(f"1 of 4: prepare {', '.join(map(str, paths))}")
@@ -136,6 +139,8 @@ def adapt(
     data = texts["data"]
     config = _fit_run(asked, plan, data, start, out.resolve().name)
     _check_masking(config, data)
+    for text in old_texts.values():
+        loss.check(first, text.path)
     tell(f"2 of 4: measure {first.name} as it is")
     before = _measure(first, old_texts, plan, asked.attention, out / "before", progress)
     tell(f"3 of 4: train {amount(config.steps, 'steps')}")
@@ -266,7 +271,15 @@ def _preparation(sources: Sequence[str | Path], plan: Plan) -> list[Layer]:
             f"({_HELD_OUT}), or give another share of the documents"
         )
     find_sources(config.sources, config.fields(), Skipped())
+    if plan.also is not None and not _is_prepared(plan.also):
+        other = PrepareConfig.from_layers([*layers, _of_other_text(plan.also)])
+        find_sources(other.sources, other.fields(), Skipped())
     return layers
+
+
+def _of_other_text(also: str | Path) -> Layer:
+    """What is changed to prepare other text than the one that is trained on."""
+    return Layer("--also", {"sources": [str(also)], "held_out": 0.5})
 
 
 def _texts(
@@ -286,13 +299,12 @@ def _texts(
     if also is None:
         return {"data": data}
     if _is_prepared(also):
-        other = PreparedData.open(Path(also))
-        _check_measurable(other, f"--also {also}", out)
-        return {"data": data, "also": other}
+        return {"data": data, "also": PreparedData.open(Path(also))}
     if tokenizer["kind"] == "extended":  # by words of the text, and not of this one
         tokenizer = {"kind": "folder", "path": str(data.tokenizer_path)}
-    change = Layer("--also", {"sources": [str(also)], "held_out": 0.5})
-    other = _prepare([*layers, change], tokenizer, row_length, out / f"also{suffix}", progress)
+    other = _prepare(
+        [*layers, _of_other_text(also)], tokenizer, row_length, out / f"also{suffix}", progress
+    )
     _check_measurable(other, f"--also {also}", out)
     return {"data": data, "also": other}
 
@@ -301,10 +313,6 @@ def _check_measurable(data: PreparedData, name: str, out: Path) -> None:
     """Raise UsageError for text of which nothing is held out, as of a single document."""
     if data.split("held_out").num_rows:
         return
-    if data.path.parent != out:
-        raise UsageError(
-            f"{name} has no held-out rows to measure on: prepare it with held_out above 0, or name the text"
-        )
     raise UsageError(
         f"{name} has no held-out rows to measure on: documents are held out as a whole, and these are "
         f"{amount(data.split('train').num_documents, 'documents')}. Give more files, or --set "

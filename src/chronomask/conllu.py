@@ -25,12 +25,16 @@ class Sentence:
     """Multiword tokens: first word, end (exclusive), and how they are written ("don't")."""
 
 
-def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
+def sentences(
+    lines: Iterable[str], path: object, tags: Sequence[str] | None = UPOS
+) -> Iterator[Sentence]:
     """The sentences in the lines of a CoNLL-U file, ``path`` for messages.
+
+    ``tags``: what may stand in the column UPOS; None: anything.
 
     A word is a syntactic word: the line `3-4 don't` of a multiword token only says how they are
     written and whether a space follows the last (none follows the others), and empty nodes (`8.1`) are
-    passed over. Raises :class:`DataError` for a malformed line, a tag outside ``UPOS``, a file that
+    passed over. Raises :class:`DataError` for a malformed line, a tag outside ``tags``, a file that
     ends inside a sentence, no sentence at all, or words that are withheld, at the file's end.
     """
     words: list[str] = []
@@ -65,10 +69,10 @@ def sentences(lines: Iterable[str], path: object) -> Iterator[Sentence]:
                 continue
             if token_id != str(len(words) + 1):
                 raise DataError(f"{path}:{number}: word id {token_id!r}, expected {len(words) + 1}")
-            if tag not in UPOS:
+            if tags is not None and tag not in tags:
                 raise DataError(
                     f"{path}:{number}: {tag!r} is not a universal part-of-speech tag; the tags are "
-                    f"{', '.join(UPOS)}"
+                    f"{', '.join(tags)}"
                 )
             words.append(word)
             upos.append(tag)
@@ -144,7 +148,7 @@ def as_text(document: Sequence[Sentence]) -> tuple[str, TaggedWords]:
     """Sentences as they were written, and where their words are.
 
     A multiword token whose words do not spell it (French "du" = de + le) is one word, with the tag of
-    its first.
+    its first. What is no universal tag is "", no tag.
     """
     pieces: list[str] = []
     starts, ends, tags = [], [], []
@@ -154,7 +158,7 @@ def as_text(document: Sequence[Sentence]) -> tuple[str, TaggedWords]:
             pieces += (word, " ") if space else (word,)
             starts.append(at)
             ends.append(at + len(word))
-            tags.append(tag)
+            tags.append(tag if tag in UPOS else "")
             at = ends[-1] + space
     return "".join(pieces).rstrip(" "), TaggedWords(tuple(starts), tuple(ends), tuple(tags))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from chronomask.data import parquet
 from chronomask.data.folder import PreparedData
 from chronomask.data.manifest import file_sha256
 from chronomask.data.parquet import COLUMNS, export_parquet, import_parquet
@@ -86,6 +87,29 @@ def test_datasets_opens_an_export(tiny_data: PreparedData, tmp_path: Path) -> No
     assert row["token_class"] == rows.token_class[0].tolist()
     assert row["special_tokens_mask"] == (rows.word_id[0] < 0).tolist()
     assert row["bounds"] == rows.cu_seqlens[1:-1].tolist()
+
+
+def test_large_files_lie_beside_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = several(tmp_path / "data")
+    table = data.path / "documents.parquet"
+    table.write_bytes(b"PAR1" * 100)
+    facts = {**FACTS, "tokenizer_sha256": data.manifest.tokenizer_sha256}
+    write_manifest(data.path, facts, data.manifest.splits, ["tokenizer/tokenizer.json", table.name])
+    data = PreparedData.open(data.path)
+    monkeypatch.setattr(parquet, "_MOST_WITHIN", 100)
+    with pytest.raises(UsageError, match=r"documents.parquet of .* too large .* name a folder"):
+        export_parquet(data, tmp_path / "rows.parquet")
+    export_parquet(data, tmp_path / "out")
+    beside = tmp_path / "out" / "__files__" / table.name
+    assert beside.read_bytes() == table.read_bytes()
+    datasets.disable_progress_bars()
+    opened = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert opened["train"].num_rows == pq.read_table(tmp_path / "out").num_rows == 23
+    again = import_parquet(tmp_path / "out", tmp_path / "again")
+    assert files_of(again.path) == files_of(data.path)
+    beside.unlink()
+    with pytest.raises(DataError, match=r"documents.parquet is missing: it belongs to the rows"):
+        import_parquet(tmp_path / "out", tmp_path / "without")
 
 
 def test_an_export_that_lacks_rows_is_refused(tmp_path: Path) -> None:

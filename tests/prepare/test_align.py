@@ -165,6 +165,31 @@ def test_spelled_special_tokens_are_ordinary_text(tiny_tokenizer: object) -> Non
     assert saved.sep_id not in batch.ids
 
 
+@pytest.mark.parametrize("kind", ["WordPiece", "WordLevel", "BPE", "Unigram"])
+def test_a_model_does_not_look_special_tokens_up(kind: str) -> None:
+    from tokenizers import AddedToken, models, pre_tokenizers
+
+    from chronomask.prepare.encoding import for_documents
+
+    names = ["[UNK]", "[MASK]", "[SEP]", "a", "b", *"[]MASK"]
+    vocabulary = {token: k for k, token in enumerate(dict.fromkeys(names))}
+    tokenizer = Tokenizer(
+        {
+            "WordPiece": models.WordPiece(vocabulary, unk_token="[UNK]"),
+            "WordLevel": models.WordLevel(vocabulary, unk_token="[UNK]"),
+            "BPE": models.BPE(vocabulary, [], unk_token="[UNK]", ignore_merges=True),
+            "Unigram": models.Unigram([(token, -1.0) for token in vocabulary], unk_id=0),
+        }[kind]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([AddedToken(text) for text in ("[UNK]", "[MASK]", "[SEP]")])
+    backend = for_documents(tokenizer.to_str())
+    ids = backend.encode("a [MASK] b [SEP]").ids
+    assert not {1, 2} & set(ids)
+    assert (ids[0], ids.count(4)) == (3, 1)
+    assert backend.encode("a ? b").ids == [3, 0, 4]
+
+
 def test_unknown_tokens_are_never_maskable_and_split_their_word() -> None:
     starts = np.array([0, 1, 2])
     word_start, classes, has_word = align(

@@ -50,6 +50,21 @@ def conllu(*sentences: str) -> str:
     return "".join(out)
 
 
+def test_conllu_without_universal_tags(tmp_path: Path) -> None:
+    file = tmp_path / "x.conllu"
+    file.write_text(conllu("Der/NOUN Hund/_ bellt/VERB"))
+    (document,) = read(file)[0]
+    assert spelled(document) == [("Der", "NOUN"), ("Hund", ""), ("bellt", "VERB")]
+    common: dict[str, Any] = {"row_length": 8, "workers": 1, "held_out": 0.0, "progress": False}
+    by_hand = prepare([file], tmp_path / "tags", tagger="column", **common)
+    assert "VERB" in by_hand.class_names
+    file.write_text(conllu("Der/ART Hund/NN bellt/VVFIN"))
+    with pytest.raises(DataError, match=r"x.conllu:1: 'ART' is not a universal .* X, _$"):
+        read(file)
+    plain = prepare([file], tmp_path / "plain", tagger="none", **common)
+    assert plain.statistics["words"] == 3
+
+
 def read(file: Path, **tagger: Any) -> tuple[list[Document], Skipped]:
     return read_sources(file, tagger={"kind": "column"} | tagger)
 

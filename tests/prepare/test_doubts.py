@@ -16,6 +16,7 @@ from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.tokenizer import TokenizerFolder
 from chronomask.prepare.words.unicode import scripts_of, unlikely_language
 from chronomask.show.prepared import as_text, look_into
+from tests.support.corpus import made_up_text
 
 KOREAN = "위키백과는 전 세계 여러 언어로 만들어 나가는 자유 백과사전이다. (Wikipedia, 2001)"
 TEXTS = {
@@ -189,7 +190,7 @@ def test_unknown_tokens_are_said_at_the_end_and_shown(
     texts = ["".join(chr(0x4E00 + 50 * k + j) for j in range(50)) for k in range(20)]
     few = prepared(tmp_path / "few", texts, tokenizer={"vocab_size": 500}, tagger="none")
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("50.5 % of the tokens are unknown")  # 495 of 1,000 are known
+    assert line.startswith("50.5 % of the characters are unknown")  # 495 of 1,000 are known
     assert "Raise tokenizer.vocab_size" in line
     assert few.unknown_share("train") == pytest.approx(0.505)
     assert "train 50.50%; never masked" in as_text(look_into(few))
@@ -197,6 +198,21 @@ def test_unknown_tokens_are_said_at_the_end_and_shown(
     all_of_them = prepared(tmp_path / "all", texts, tokenizer={"vocab_size": 2000}, tagger="none")
     assert all_of_them.unknown_share("train") == 0.0
     assert not caplog.records
+
+
+def test_unknown_text_is_counted_in_characters(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A word that is too long for the tokenizer is one token, and much text."""
+    texts = [" ".join([*made_up_text(1, seed=k)[0].split()[:40], "ab" * 600]) for k in range(20)]
+    for tagger in ("none", "bands"):
+        data = prepared(tmp_path / tagger, texts, tokenizer={"vocab_size": 500}, tagger=tagger)
+        share = 1200 * 20 / sum(map(len, texts))
+        assert data.unknown_share() == data.unknown_share("train") == pytest.approx(share)
+        assert data.statistics["splits"]["train"]["unknown_tokens"] == 20
+        assert f"{100 * share:.1f} % of the characters are unknown" in caplog.text
+        assert "or 1,000 where the text has many, is unknown at any size" in caplog.text
+        caplog.clear()
 
 
 def test_unknown_tokens_that_are_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

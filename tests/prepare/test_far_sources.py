@@ -21,7 +21,7 @@ from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.read.files import Skipped
-from chronomask.prepare.read.sources import find_sources, snapshot
+from chronomask.prepare.read.sources import are_as_noted, find_sources, snapshot
 from tests.support.corpus import made_up_text
 from tests.support.reading import read
 
@@ -243,6 +243,18 @@ def test_hub_datasets_are_read_as_a_stream(tmp_path: Path) -> None:
         read(f"hub:{tmp_path}@validation")
 
 
+def test_a_changed_folder_of_a_dataset_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "one"}')
+    config = PrepareConfig.parse({"sources": [f"hub:{tmp_path}"]})
+    found = find_sources(config.sources, config.fields(), Skipped())
+    before = snapshot(found)
+    assert are_as_noted(snapshot(found), before)
+    (tmp_path / "train.jsonl").write_text('{"text": "another"}')
+    assert not are_as_noted(snapshot(found), before)
+    earlier = [{key: before[0][key] for key in ("hub", "revision")}]  # noted without files
+    assert are_as_noted(snapshot(found), earlier)
+
+
 def test_names_of_hub_datasets(tmp_path: Path) -> None:
     def parsed(name: str) -> dict[str, Any]:
         return PrepareConfig.parse({"sources": [name]}).to_dict()["sources"][0]
@@ -314,15 +326,45 @@ def test_ids_and_metadata_are_kept(tmp_path: Path, format_: str) -> None:
     ).read_bytes()
 
 
-def test_ids_that_are_not_there(tmp_path: Path) -> None:
+def test_ids_that_are_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "one", "id": 7}\n{"text": "two", "id": null}\n{"text": "three"}')
     documents, _ = read(str(file), id_key="id")
     assert [d.id for d in documents] == ["7", f"{file}:1", f"{file}:2"]
+    file.write_text('{"text": "one"}\n[]\n{"text": "two", "id": 7, "year": 2020}')
+    documents, _ = read(str(file), id_key="id", metadata_keys=["year"])
+    assert [d.id for d in documents] == [f"{file}:0", "7"]
+    assert [d.metadata for d in documents] == [{}, {"year": "2020"}]
+    assert not caplog.records
+    read(str(file), id_key="uid", metadata_keys=["day"])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file}: no record has a field 'day'; correct metadata_keys, unless other files have it",
+        f"{file}: no record has a field 'uid'; correct id_key, unless other files have it",
+    ]
+    file = tmp_path / "a.csv"
+    file.write_text("text,id\na text,7")
     with pytest.raises(DataError, match=r"no field 'uid'; did you mean 'id'.*--set id_key=NAME"):
         read(str(file), id_key="uid")
     with pytest.raises(DataError, match="--set metadata_keys=NAME"):
         read(str(file), metadata_keys=["year"])
+
+
+def test_metadata_that_python_has_no_value_for(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {
+        "text": pa.array(["a text"]),
+        "day": pa.array([3_000_000], pa.int32()).cast(pa.date32()),
+        "time": pa.array([2**62], pa.duration("s")),
+        "days": pa.array([[3_000_000]], pa.list_(pa.int32())).cast(pa.list_(pa.date32())),
+    }
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table(columns), file)
+    (document,), _ = read(file, metadata_keys=["day", "time"])
+    assert document.metadata == {"day": "10183-09-21", "time": str(2**62)}
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read: .* list<"):
+        read(file, metadata_keys=["days"])
 
 
 def test_metadata_is_text_as_people_write_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
 from chronomask.prepare.encoding import load_backend
@@ -37,7 +37,9 @@ ODD = [
     "中文 テスト 한국어",
     "العربية كلمة", "https://a.org/b?c=d e.g. don't can't", "a\x07b \x07 c", "a\x1cb", "x" * 300 + " y",
     "[MASK] [CLS]", "a\u2028b", "\u200b \u200b a", "I'm :) here", "co\u00adoperate a\u3000b", "\ufeffa",
+    " ".join(f"में{k}" for k in range(300)),
 ]  # fmt: skip
+SPECIAL_IDS = list(range(5))
 
 
 @pytest.fixture(scope="module")
@@ -50,29 +52,33 @@ def prose() -> list[str]:
     return [d.text for item in found for d in item.documents(fields, skipped)]
 
 
-@pytest.fixture(scope="module", params=["wordpiece", "cased", "byte_level_bpe"])
+@pytest.fixture(scope="module", params=["wordpiece", "cased", "byte_level_bpe", "roberta"])
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     folder: Path = tmp_path_factory.mktemp("tokenizer") / "t"
     options: dict[str, object] = {"kind": request.param, "vocab_size": 600}
     if request.param == "cased":
         options |= {"kind": "wordpiece", "lowercase": False}
+    if request.param == "roberta":
+        options["kind"] = "byte_level_bpe"
     choice = PrepareConfig.parse({"sources": ["x"], "tokenizer": options}).tokenizer
     choice.save([*made_up_text(50), *ODD], 128, folder)
+    if request.param == "roberta":
+        file = folder / "tokenizer.json"
+        made = Tokenizer.from_file(str(file))
+        made.post_processor = processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2))
+        made.save(str(file))
     return load_backend(folder)
-
-
-def special_ids(backend: Tokenizer) -> list[int]:
-    return [number for number, token in backend.get_added_tokens_decoder().items() if token.special]
 
 
 def flat(
     texts: list[str], backend: Tokenizer, finder: WordFinder, keep: bool
-) -> tuple[list[int], list[int], list[int], int, int]:
-    batches = list(Annotator(backend, special_ids(backend), finder, keep=keep).annotate(texts))
+) -> tuple[list[int], list[int], list[int], list[int], int, int]:
+    batches = list(Annotator(backend, SPECIAL_IDS, finder, keep=keep).annotate(texts))
     return (
         [value for batch in batches for value in batch.ids.tolist()],
         [value for batch in batches for value in batch.annotation.tolist()],
         [value for batch in batches for value in batch.lengths.tolist()],
+        [value for batch in batches for value in batch.unknown.tolist()],
         sum(batch.num_words for batch in batches),
         sum(batch.num_without_word for batch in batches),
     )
@@ -181,7 +187,7 @@ def test_a_class_does_not_depend_on_what_else_is_in_the_batch(prose: list[str]) 
 def test_forgetting_changes_nothing(backend: Tokenizer) -> None:
     texts = made_up_text(60)
     is_special = np.zeros(backend.get_vocab_size(), bool)
-    is_special[special_ids(backend)] = True
+    is_special[SPECIAL_IDS] = True
     forgetful = ChunkMemo(backend, WithoutContext(UnicodeWords()), most=20)
     known = ChunkMemo(backend, WithoutContext(UnicodeWords()))
     for start in range(0, 60, 7):

@@ -185,6 +185,12 @@ def test_equal_texts_are_kept_once(tmp_path: Path) -> None:
     }
 
 
+def test_texts_that_differ_in_numbers_are_no_duplicates(tmp_path: Path) -> None:
+    texts = [" ".join(f"{97 * k + 13 * j} mm" for j in range(40)) for k in range(1, 9)]
+    made = config(corpus(tmp_path, texts), deduplication=FEW_HASHES)
+    assert run(made, tmp_path / "out").statistics["documents"] == 8
+
+
 @pytest.mark.slow
 def test_nearly_equal_texts_are_kept_once(tmp_path: Path) -> None:
     again = GOOD.replace("Monday", "Tuesday")

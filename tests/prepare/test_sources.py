@@ -134,13 +134,28 @@ def test_invalid_utf8_costs_its_document(tmp_path: Path, format_: str) -> None:
     }
 
 
+def test_a_line_of_white_space_of_any_script_is_blank(tmp_path: Path) -> None:
+    spaces = [
+        chr(code) for code in range(0x110000) if chr(code).isspace() and code not in range(10, 32)
+    ]
+    assert "\u3000" in spaces
+    file = tmp_path / "a.txt"
+    file.write_text(
+        "\n".join(f"{k}猫\n{space * 3} \n\u3000吾輩は" for k, space in enumerate(spaces))
+    )
+    documents, _ = read(file)
+    assert [d.text for d in documents][:2] == ["0猫", "吾輩は\n1猫"]
+    assert len(documents) == len(spaces) + 1
+
+
 def test_nul_and_lone_surrogates_cost_their_document(tmp_path: Path) -> None:
     text, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
-    text.write_bytes(b"good\n\nbad \0 one")
+    text.write_bytes("good\n\nbäd \0 one".encode())
     lines.write_text('{"text": "good"}\n{"text": "bad \\ud800"}\n{"text": "b\\u0000"}')
     documents, skipped = read(text, lines)
     assert [d.text for d in documents] == ["good", "good"]
     assert skipped.counts == {"NUL character": 2, "lone surrogate": 1}
+    assert [skipped.reasons[reason].bytes for reason in skipped.counts] == [10 + 2, 4 + 3]
 
 
 def test_broken_lines_of_jsonl_are_counted(tmp_path: Path) -> None:
@@ -220,6 +235,14 @@ _WORD = b"1\ta\ta\tNOUN\t_\t_\t0\troot\t_\t_\n"
         ("a.csv", b"text,text\na,b", DataError, "a.csv: 2 columns are called 'text'; give each"),
         ("a.csv", b"1,some text", DataError, r"the first line of a \.csv file names its columns"),
         ("a.conllu", _WORD, DataError, "ends inside a sentence.*add an empty line"),
+        *(
+            (f"a.{end}", b"x", UsageError, "it is an archive: unpack it, and name the folder")
+            for end in ("tar.zst", "tgz", "txz", "tbz2")
+        ),
+        *(
+            (f"a.{end}", b"x", UsageError, rf"are read as 'tar://\*\*::/.*a\.{end}', or unpack it")
+            for end in ("tar", "tar.gz", "tar.xz", "tar.bz2")
+        ),
         ("a.zip", b"PK\x03\x04", UsageError, r"are read as 'zip://\*\*::/.*a\.zip', or unpack it"),
     ],
 )

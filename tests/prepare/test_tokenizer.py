@@ -37,6 +37,21 @@ def saved_as(choice: TokenizerChoice, folder: Path) -> SavedTokenizer:
     return open_saved(folder)
 
 
+@pytest.mark.parametrize(("length", "longest"), [(90, 100), (300, 1000)])
+def test_words_of_a_text_without_spaces_are_split(length: int, longest: int) -> None:
+    words = re.findall("[a-z]+", " ".join(SAMPLE))
+    runs = ["".join(words[k : k + 80])[:length] for k in range(0, len(words) - 80, 40)]
+    backend = WordPiece(vocab_size=300).train([*SAMPLE, *runs])
+    assert json.loads(backend.to_str())["model"]["max_input_chars_per_word"] == longest
+    for run in runs:
+        assert "[UNK]" not in backend.encode(run, add_special_tokens=False).tokens
+
+
+def test_a_few_long_words_leave_a_tokenizer_as_it_is() -> None:
+    backend = WordPiece(vocab_size=300).train([*(SAMPLE * 20), "a" * 101])
+    assert json.loads(backend.to_str())["model"]["max_input_chars_per_word"] == 100
+
+
 def test_wordpiece_is_as_berts(tmp_path: Path) -> None:
     saved = saved_as(WordPiece(vocab_size=300), tmp_path / "tokenizer")
     assert (saved.pad_id, saved.cls_id, saved.sep_id, saved.mask_id) == (0, 2, 3, 4)

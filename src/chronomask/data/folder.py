@@ -285,14 +285,17 @@ class PreparedData(WithManifest):
             raise DataError(f"{error}; {AGAIN}") from None
 
     def unknown_share(self, *splits: str) -> float | None:
-        """Unknown tokens ([UNK]) among those of the text of ``splits``, or of all, in [0, 1].
+        """Share of the characters in unknown tokens ([UNK]) in the text of ``splits``, or of all, in [0, 1].
 
-        None where they are not counted.
+        Of the tokens where an earlier version counted these alone; None where neither is counted.
         """
         counts = self.statistics.get("splits", {})
         chosen = [counts.get(name, {}) for name in splits or counts]
         if not chosen or any("unknown_tokens" not in split for split in chosen):
             return None
+        if all("unknown_characters" in split for split in chosen):
+            characters = sum(split["characters"] for split in chosen)
+            return sum(split["unknown_characters"] for split in chosen) / max(characters, 1)
         unknown = sum(split["unknown_tokens"] for split in chosen)
         known = sum(split["tokens_without_specials"] for split in chosen)
         return unknown / max(unknown + known, 1)

@@ -1,7 +1,8 @@
 """Prepared rows as Parquet and back: for Hugging Face ``datasets``, DuckDB, pandas and their like.
 
 Every Parquet file says in its schema's metadata what the prepared folder was (manifest, tokenizer and the
-other files), so any complete export becomes the same folder again, byte for byte.
+other files, but for large ones, which lie beside the rows), so any complete export becomes the same folder
+again, byte for byte.
 """
 
 from __future__ import annotations
@@ -41,14 +42,19 @@ are never masked; ``bounds``: positions at which a document, or the padding, beg
 that were given scores or collocations have a column more for each, ``scores`` and ``ngrams``."""
 
 _KEY = b"chronomask"
+_BESIDE = "__files__"
+"""Name of the folder for large files in an export; libraries that read folders pass over such a name."""
+_MOST_WITHIN = 1 << 25
+"""Bytes of files that the schema of each Parquet file holds; readers refuse a file from 56 million on."""
 _GROUP_TOKENS = 1 << 21
 
 
 def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
     """Write prepared rows as one file ``out`` (*.parquet), or into a folder, a file per shard.
 
-    Raises :class:`UsageError` where ``out`` exists, :class:`DataError` for damaged data,
-    :class:`RunError` where writing fails.
+    Large files of the data, such as the table of documents, are copied into a folder beside the rows. Raises
+    :class:`UsageError` where ``out`` exists, or is one file while there are large ones, :class:`DataError`
+    for damaged data, :class:`RunError` where writing fails.
     """
     need("pyarrow", "prepare", "Reading and writing Parquet")
     out = Path(out)
@@ -60,6 +66,11 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
         raise UsageError(
             f"--out {out}: rows are exported as Parquet; give a name that ends in .parquet, such as "
             f"{out.with_suffix('.parquet')}, or one for a folder"
+        )
+    if single and (large := _beside_rows(data.manifest)):
+        raise UsageError(
+            f"--out {out}: {large[0]} of {data.path} is too large to be written into the file of the "
+            f"rows; name a folder, such as {out.with_suffix('')}"
         )
     partial = out.with_name(f".{out.name}.partial")
     _remove(partial)
@@ -83,6 +94,10 @@ def _write(data: PreparedData, target: Path, single: bool) -> list[str]:
 
     schema = _schema(data)
     options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["split", "input_ids"]}
+    for name in _beside_rows(data.manifest):
+        copy = target / _BESIDE / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data.path / name, copy)
     names = []
     writer = ParquetWriter(target, schema, **options) if single else None
     try:
@@ -104,17 +119,28 @@ def _write(data: PreparedData, target: Path, single: bool) -> list[str]:
     return names
 
 
+def _beside_rows(manifest: Manifest) -> list[str]:
+    """Names of the files that are too large for the schema of others, the largest first."""
+    room, large = _MOST_WITHIN, []
+    for entry in sorted(manifest.files, key=lambda entry: entry.bytes):
+        room -= entry.bytes
+        if room < 0:
+            large.insert(0, entry.file)
+    return large
+
+
 def _schema(data: PreparedData) -> pa.Schema:
-    """The columns' types, and in their metadata the manifest and every file beside the rows."""
+    """The columns' types, and in their metadata the manifest and every file that is not beside the rows."""
     import pyarrow as pa
 
     def row_of(kind: pa.DataType) -> pa.DataType:
         return pa.list_(kind, data.row_length)
 
-    files = {entry.file: data.path / entry.file for entry in data.manifest.files}
+    large = _beside_rows(data.manifest)
+    names = [entry.file for entry in data.manifest.files if entry.file not in large]
     description = {
         "manifest": (data.path / MANIFEST).read_text(encoding="utf-8"),
-        "files": {n: base64.b64encode(file.read_bytes()).decode() for n, file in files.items()},
+        "files": {n: base64.b64encode((data.path / n).read_bytes()).decode() for n in names},
     }
     kinds = [
         pa.string(),
@@ -199,6 +225,7 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
 
 
 def _read(source: Path, files: list[Path], target: Path) -> None:
+    """Write to ``target`` what an export holds; raises :class:`DataError` where that is not all of it."""
     manifest, text, others = _read_description(files)
     wrong = DataError(
         f"the rows in {source} are not those that were exported; export {manifest.fingerprint[:16]} again"
@@ -209,13 +236,18 @@ def _read(source: Path, files: list[Path], target: Path) -> None:
     values = manifest.to_dict() | {"splits": {name: e.to_dict() for name, e in splits.items()}}
     if fingerprint(values) != manifest.fingerprint:
         raise wrong
-    root = target.resolve()
-    for name, data in others.items():
+    root, beside = target.resolve(), files[0].parent / _BESIDE
+    for name in dict.fromkeys((*others, *(entry.file for entry in manifest.files))):
         file = (root / name).resolve()
         if not file.is_relative_to(root):
             raise DataError(f"{source} names {name!r}, a file outside its folder")
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(file, base64.b64decode(data))
+        if name in others:
+            write_bytes(file, base64.b64decode(others[name]))
+        elif (beside / name).is_file():
+            shutil.copyfile(beside / name, file)
+        else:
+            raise DataError(f"{beside / name} is missing: it belongs to the rows in {source}")
     write_bytes(target / MANIFEST, text.encode())
 
 

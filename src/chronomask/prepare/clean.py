@@ -227,7 +227,8 @@ def _hashes_file(work: Path, number: int) -> Path:
 class MinHashDuplicates(Deduplication):
     """Of documents that share most of their word n-grams one is kept (datatrove's MinHash).
 
-    A document that is too short for an n-gram counts as the same as another only where their texts are equal.
+    Words are compared in small letters, without punctuation and without marks on letters; numbers count. A
+    document that is too short for an n-gram counts as the same as another only where their texts are equal.
     """
 
     kind: Literal["minhash"] = "minhash"
@@ -289,6 +290,7 @@ class MinHashDuplicates(Deduplication):
     def _library_config(self) -> Any:
         from datatrove.pipeline.dedup.minhash import MinhashConfig
         from datatrove.utils.hashing import HashConfig
+        from datatrove.utils.text import TextNormConfig
         from loguru import logger
 
         logger.disable("datatrove")
@@ -296,6 +298,7 @@ class MinHashDuplicates(Deduplication):
             n_grams=self.ngram_words,
             num_buckets=self.num_buckets,
             hashes_per_bucket=self.hashes_per_bucket,
+            norm_config=TextNormConfig(norm_numbers=False),
             # Its xxhash gives text where xxhash 4 takes bytes.
             hash_config=HashConfig(hash_fc="sha1"),
         )

@@ -34,7 +34,7 @@ _LOOKED_AT = 1000
 _TOO_MUCH = 0.15
 """How much more of the tokens than of the documents may be held out unnoticed."""
 _MANY_UNKNOWN = 0.01
-"""Share of unknown tokens that is worth a warning."""
+"""Share of the characters in unknown tokens that is worth a warning."""
 
 
 def doubt_language(texts: Iterable[str], tokenizer: TokenizerChoice, tagger: Tagger) -> None:
@@ -119,8 +119,8 @@ def doubt_vocabulary(data: PreparedData, tokenizer: TokenizerChoice) -> None:
             "They are held out, and of characters that the training text lacks: give more text"
         )
     logger.warning(
-        "%.1f %% of the tokens are unknown to the tokenizer of %s (%.1f %% of the training tokens) and will "
-        "never be masked. %s",
+        "%.1f %% of the characters are unknown to the tokenizer of %s (%.1f %% of the training text's) and "
+        "will never be masked. %s",
         100 * total, data.path, 100 * train, way_out,
     )  # fmt: skip
 

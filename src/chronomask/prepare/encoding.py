@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,35 +29,58 @@ def for_documents(text: str) -> Tokenizer:
     """The tokenizer of a ``tokenizer.json``, for encoding documents: no padding, no truncation, and a
     document that spells a special token ("[MASK]") is ordinary text.
 
-    It is for encoding alone: the special tokens of a Unigram model have other names in it.
+    It is for encoding alone: the special tokens have other names in it.
     """
     from tokenizers import Tokenizer
 
-    backend = Tokenizer.from_str(_without_spelled_specials(text))
+    values = json.loads(text)
+    _rename_specials(values)
+    _trim_alike(values)
+    backend = Tokenizer.from_str(json.dumps(values))
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True
     return backend
 
 
-def _without_spelled_specials(text: str) -> str:
-    """A ``tokenizer.json`` in which no special token is a piece that a text may hold.
+def _rename_specials(values: dict[str, Any]) -> None:
+    """Change a ``tokenizer.json`` so that no special token is a piece that a text may hold.
 
-    In a Unigram model special tokens are pieces like others, whatever ``encode_special_tokens`` says.
+    A model looks them up like its other entries, whatever ``encode_special_tokens`` says.
     """
-    values = json.loads(text)
-    if values["model"].get("type") != "Unigram":
-        return text
-    entries = values["model"]["vocab"]
-    pieces = {
-        token["id"]
-        for token in values["added_tokens"]
-        if token["special"] and token["id"] < len(entries)
+    model = values["model"]
+    entries = model["vocab"]
+    # An entry that BPE's merges make cannot have another name than theirs.
+    merged = {
+        m.replace(" ", "") if isinstance(m, str) else "".join(m) for m in model.get("merges", ())
     }
-    for number in pieces:
-        entries[number][0] = f"{_NOT_A_CHARACTER}{number}"
-    values["added_tokens"] = [t for t in values["added_tokens"] if t["id"] not in pieces]
-    return json.dumps(values)
+    renamed = set()
+    for token in values["added_tokens"]:
+        name, number = token["content"], token["id"]
+        is_entry = number < len(entries) if isinstance(entries, list) else name in entries
+        if not (token["special"] and is_entry) or name in merged:
+            continue
+        renamed.add(number)
+        other = f"{_NOT_A_CHARACTER}{number}"
+        if isinstance(entries, list):
+            entries[number][0] = other
+            continue
+        entries[other] = entries.pop(name)
+        if model.get("unk_token") == name:
+            model["unk_token"] = other
+    values["added_tokens"] = [t for t in values["added_tokens"] if t["id"] not in renamed]
+
+
+def _trim_alike(values: dict[str, Any]) -> None:
+    """Change a ``tokenizer.json`` so that a space that begins a text is trimmed from offsets like others.
+
+    A post-processor leaves it to the first token where it believes that the pre-tokenizer added it.
+    """
+    before, after = values["pre_tokenizer"] or {}, values["post_processor"] or {}
+    if before.get("type") == "ByteLevel" and not before["add_prefix_space"]:
+        for processor in (after, *after.get("processors", ())):
+            if "add_prefix_space" in processor:
+                processor["add_prefix_space"] = False
 
 
 _NOT_A_CHARACTER = "\ufdd0"  # Unicode promises that it never will be

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -44,6 +44,12 @@ SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mas
 
 ALPHABET = 1000
 """Characters that a trained WordPiece keeps if the text has so many: the limit of BERT's trainer."""
+_LONGEST_WORD = 100
+"""Characters of the longest word that a WordPiece splits, as BERT's has it; a longer one is unknown."""
+_LONGEST_RUN = 1000
+"""The same where the text has many longer words: to split one takes the square of its length."""
+_MANY_IN_RUNS = 0.001
+"""Share of the characters in words longer than :data:`_LONGEST_WORD` that makes them words of the text."""
 _MANY_CHANGED = 0.02
 """Share of the letters that stripping accents may change unnoticed."""
 MOST_IDS = 1 << 24
@@ -127,7 +133,11 @@ class _Trained(TokenizerChoice):
 
 
 class WordPiece(_Trained):
-    """Train a WordPiece tokenizer as BERT's, specials [PAD] [UNK] [CLS] [SEP] [MASK]."""
+    """Train a WordPiece tokenizer as BERT's, specials [PAD] [UNK] [CLS] [SEP] [MASK].
+
+    A word of more than 100 characters is unknown, as BERT's; of more than 1,000 where a thousandth of the
+    text is in longer words, as in languages without spaces.
+    """
 
     kind: Literal["wordpiece"] = "wordpiece"
     vocab_size: int = Field(default=16_384, ge=100, le=1_000_000)
@@ -152,6 +162,13 @@ class WordPiece(_Trained):
         return (
             f"strips accents, which changes {changed / max(letters, changed):.0%} of the letters into "
             "others: add --set tokenizer.lowercase=false"
+        )
+
+    def advise(self) -> str:
+        """Another size helps against unknown characters, but not against long words."""
+        return (
+            f"{super().advise()}: a word of more than {_LONGEST_WORD} characters, or {_LONGEST_RUN:,} where "
+            "the text has many, is unknown at any size"
         )
 
     def train(self, sample: Iterable[str]) -> Tokenizer:
@@ -182,7 +199,11 @@ class WordPiece(_Trained):
         )
         scratch.train_from_iterator(texts, trainer)
 
-        model = models.WordPiece(scratch.get_vocab(), unk_token=SPECIALS["unk"])
+        model = models.WordPiece(
+            scratch.get_vocab(),
+            unk_token=SPECIALS["unk"],
+            max_input_chars_per_word=_longest_word(texts),
+        )
         backend = Tokenizer(model)
         backend.add_special_tokens(list(SPECIALS.values()))
         backend.normalizer = normalizer
@@ -449,6 +470,18 @@ def _count_characters(texts: Iterable[str]) -> tuple[Counter[str], Counter[str]]
                 inside[character] += number
             begins = False
     return everywhere, inside
+
+
+def _longest_word(texts: Sequence[str]) -> int:
+    """Characters of the longest word that is not to be unknown, by how much of the texts is in long ones."""
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    # Few are longer before punctuation is looked for, which takes its time.
+    runs = [run for text in texts for run in text.split() if len(run) > _LONGEST_WORD]
+    words = (word for run in runs for word, _ in BertPreTokenizer().pre_tokenize_str(run))
+    in_long = sum(len(word) for word in words if len(word) > _LONGEST_WORD)
+    many = in_long > _MANY_IN_RUNS * sum(map(len, texts))
+    return _LONGEST_RUN if many else _LONGEST_WORD
 
 
 def _alphabet(

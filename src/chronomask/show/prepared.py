@@ -74,7 +74,7 @@ def look_into(data: PreparedData) -> DataView:
         f"{name.replace('_', ' ')} {share:.2%}" for name, share in unknown if share is not None
     ]
     if shares:
-        facts.insert(3, ("unknown tokens", f"{', '.join(shares)}; never masked"))
+        facts.insert(3, ("unknown text", f"{', '.join(shares)}; never masked"))
     if manifest.scores is not None:
         facts.append(("scores", f"{manifest.scores}, a number for every token"))
     if manifest.ngrams is not None:

@@ -105,6 +105,7 @@ class MaskedLossTask(Task[MaskedLoss]):
             raise UsageError(
                 f"{prepared.path} has no held-out rows: prepare data with held_out above 0"
             )
+        from chronomask.data.summary import summarise
         from chronomask.model.attention import check_supported  # brings torch
         from chronomask.model.open import open_model, open_tokenizer
 
@@ -114,6 +115,9 @@ class MaskedLossTask(Task[MaskedLoss]):
                 f"{prepared.path} was prepared with another tokenizer than {model.name} has: the loss per "
                 "token cannot be compared; prepare the text with this model's tokenizer"
             )
+        held_out = summarise(prepared.split("held_out"), len(prepared.class_names))
+        if not held_out.num_maskable:
+            raise _nothing_to_predict(model, prepared)
         model.check_tokens()
         if prepared.row_length > model.max_length:
             raise UsageError(
@@ -139,6 +143,8 @@ class MaskedLossTask(Task[MaskedLoss]):
         with Progress(self.name, sum(size for size, _ in passes), "rows", shown=progress) as shown:
             score = self._scorer(model, prepared, shown)
             loss, right, token_class, row, _ = score(*passes[0])
+            if not loss.size:
+                raise _nothing_to_predict(model, prepared)
             scores = [score(*one) for one in passes[1:]]
         sums = [_class_sums(*each[:3], len(names)) for each in scores]
         of_words = scores[[own.name for own in YARDSTICKS].index(_OF_WORDS)]
@@ -243,6 +249,13 @@ class MaskedLossTask(Task[MaskedLoss]):
         if self.config.prepared is not None:
             return PreparedData.open(self.config.prepared)
         return PreparedData.open(folder_of(task_data, self.family))
+
+
+def _nothing_to_predict(model: Subject, prepared: PreparedData) -> UsageError:
+    return UsageError(
+        f"{prepared.path}: nothing held out is known to the tokenizer of {model.name} and could be "
+        "predicted; measure it on more text, of its language"
+    )
 
 
 class PseudoPerplexity(PseudoLikelihood):

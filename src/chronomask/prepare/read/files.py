@@ -461,7 +461,8 @@ def _file_errors(source: SourceFile) -> tuple[type[Exception], ...]:
     """What the bytes of a file, or its file system, can make a reader raise."""
     if isinstance(source.path, RemoteFile):
         return (Exception,)  # every file system has errors of its own
-    return (OSError, ValueError, RuntimeError, EOFError, MemoryError, csv.Error, *damage_errors())
+    ours = (OSError, ValueError, ArithmeticError, RuntimeError, EOFError, MemoryError, csv.Error)
+    return (*ours, *damage_errors())
 
 
 def _bytes_behind(raw: IO[bytes]) -> int:

@@ -48,7 +48,7 @@ def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterat
                     name = f"{source.name}:{number}"
                     number += 1
                     try:
-                        plain = [value.as_py() for value in values]
+                        plain = [_plain(value) for value in values]
                     except UnicodeDecodeError:
                         skipped.add(
                             NOT_UTF8, name, sum(column.slice(row, 1).nbytes for column in columns)
@@ -57,6 +57,19 @@ def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterat
                     record = dict(zip(fields.read, plain, strict=True))
                     if document := from_record(record, fields, name, skipped):
                         yield document
+
+
+def _plain(value: pa.Scalar[Any]) -> Any:
+    """A value as Python has it, or as text where that has none, as for a date after the year 9999.
+
+    Raises UnicodeDecodeError for text that is not UTF-8.
+    """
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        raise
+    except (OverflowError, ValueError):
+        return value.cast("string").as_py()
 
 
 def _check_column(schema: pa.Schema, name: str, fields: Fields, source: SourceFile) -> None:

@@ -12,12 +12,14 @@ import codecs
 import csv
 import io
 import json
+import logging
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import IO, Any
 
 from chronomask.conllu import as_text, by_document, sentences
-from chronomask.errors import DataError, shown
+from chronomask.errors import DataError, printable, shown
 from chronomask.prepare.read.files import Skipped, SourceFile, lines_of, open_source
 from chronomask.prepare.read.parquet import read_parquet
 from chronomask.prepare.read.records import (
@@ -30,9 +32,11 @@ from chronomask.prepare.read.records import (
     keep_metadata,
 )
 from chronomask.storage import LongLine, lines_in
-from chronomask.types import Document
+from chronomask.types import UPOS, Document
 
 __all__ = ["READERS", "TAGGED_FORMATS"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_text(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
@@ -57,7 +61,7 @@ def _texts(
     held, size, num_lines = bytearray(), 0, 0  # of the document that has not ended yet
     for line in chain(lines_of(source, skipped, fields.max_bytes), [b""]):
         text, length = (b"", line.size) if isinstance(line, LongLine) else (line, len(line))
-        is_blank = not length or (bool(text) and not text.strip())
+        is_blank = not length or (bool(text) and _BLANK.fullmatch(text) is not None)
         if is_blank and num_lines:
             yield held, size
             may_guess = False
@@ -81,6 +85,12 @@ def _texts(
             held += text + b"\n"
 
 
+# White space of any script in UTF-8, such as the ideographic space; \x1c to \x1f are none.
+_BLANK = re.compile(
+    rb"(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f)|\xe3\x80\x80)*"
+)
+
+
 def _lines_again(held: bytearray, size: int, limit: int) -> Iterator[tuple[bytes, int]]:
     """Lines that were held as one text; ``size`` beyond the limit: one line, which was not held."""
     if size > limit:
@@ -96,8 +106,9 @@ _LONGEST_HEADER = 1 << 16
 
 
 def read_jsonl(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
-    """One JSON object a line."""
+    """One JSON object a line; the first must have the text, while id and metadata may be in later ones."""
     first = True
+    missing: set[str] = set()
     for number, line in enumerate(lines_of(source, skipped, fields.max_bytes)):
         name = f"{source.name}:{number}"
         if isinstance(line, LongLine):
@@ -114,12 +125,20 @@ def read_jsonl(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
             skipped.add(reason, name, len(line))
             continue
         if first:
-            fields.require(record, source.name)
+            fields.require(record, source.name, fields.text_columns)
+            missing.update(fields.read)
         first = False
         record = record if isinstance(record, dict) else {}
+        if missing:
+            missing.difference_update(record)
         document = from_record(record, fields, name, skipped, len(line))
         if document is not None:
             yield document
+    for name in sorted(missing):
+        logger.warning(
+            "%s: no record has a field '%s'; correct %s, unless other files have it",
+            source.name, printable(name), fields.key_of(name),
+        )  # fmt: skip
 
 
 _NOT_JSON = "not JSON"
@@ -307,12 +326,16 @@ class _Feed:
 
 
 def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
-    """A document from every ``# newdoc`` to the next; without any, every sentence is one."""
+    """A document from every ``# newdoc`` to the next; without any, every sentence is one.
+
+    Tags must be universal, or ``_`` for none, where they are asked for; else they may be any.
+    """
+    tags = (*UPOS, "_") if fields.words_and_tags else None
     with open_source(source, skipped) as handle:
         lines = _of_bounded_documents(
             lines_in(handle, source.name, fields.max_bytes), source, fields
         )
-        for number, document in enumerate(by_document(sentences(lines, source.name))):
+        for number, document in enumerate(by_document(sentences(lines, source.name, tags))):
             text, words = as_text(document)
             name = f"{source.name}:{number}"
             if checked := check_text(text, name, name, {}, skipped, words):

@@ -52,7 +52,7 @@ class Fields:
 
     @property
     def read(self) -> tuple[str, ...]:
-        """The names of the fields that a record must have."""
+        """The names of the fields."""
         own = self.words_and_tags or (self.text,)
         others = (*([self.id_key] if self.id_key else []), *self.metadata_keys)
         return tuple(dict.fromkeys((*own, *others)))
@@ -62,10 +62,15 @@ class Fields:
         """Those among them that make the text."""
         return self.words_and_tags or (self.text,)
 
-    def require(self, names: Iterable[str], source: object) -> None:
-        """Raises :class:`DataError` for the first field that is not among ``names``, or there twice."""
+    def require(
+        self, names: Iterable[str], source: object, wanted: Sequence[str] | None = None
+    ) -> None:
+        """Raises :class:`DataError` for the first field that is not among ``names``, or there twice.
+
+        ``wanted``: the fields that must be there; None: all that are read.
+        """
         names = list(names)
-        for name in self.read:
+        for name in self.read if wanted is None else wanted:
             if names.count(name) > 1:
                 raise DataError(
                     f"{source}: {names.count(name)} columns are called {shown(name)}; give each a name of "
@@ -219,14 +224,18 @@ def check_text(
 ) -> Document | None:
     """A document of a text, unless it holds what no tokenizer takes."""
     if "\0" in text:
-        skipped.add(_NUL, name, len(text))
+        skipped.add(_NUL, name, _num_bytes(text))
     elif not can_be_encoded(text):
-        skipped.add("lone surrogate", name, len(text))
+        skipped.add("lone surrogate", name, _num_bytes(text))
     else:
         # Where words are known by their characters the text has no line ends to change.
         text = text.replace("\r\n", "\n") if words is None else text
         return Document(identifier, text, dict(metadata), words)
     return None
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def can_be_encoded(text: str) -> bool:

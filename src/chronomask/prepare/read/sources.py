@@ -203,21 +203,33 @@ def _format_of(path: Path | RemoteFile) -> tuple[str, str]:
     return (suffixes[-1] if suffixes else ""), compression
 
 
-_ARCHIVES = {".zip": "zip", ".tar": "tar"}
+_ARCHIVES = {".zip": "zip", **dict.fromkeys((".tar", ".tar.gz", ".tar.xz", ".tar.bz2"), "tar")}
 """Extensions of archives that fsspec opens, and by which protocol."""
+_CLOSED_ARCHIVES = (".tar.zst", ".tgz", ".txz", ".tbz2")
+"""Extensions of archives that it does not: it goes back in them, or does not know the compression."""
 
 
 def _source_file(path: Path | RemoteFile, given: bool) -> SourceFile:
     format_, compression = _format_of(path)
     if format_ not in READERS:
         way_out = f"{nearest(format_, READERS)} (each also with {', '.join(COMPRESSIONS)})"
-        if format_ in _ARCHIVES and isinstance(path, Path):
-            protocol = _ARCHIVES[format_]
-            way_out = f"its files are read as '{protocol}://**::{printable(path)}', or unpack it"
+        if isinstance(path, Path):
+            way_out = _way_into_archive(path) or way_out
         raise UsageError(
             f"source {printable(path)} has the unknown extension '{printable(format_)}'; {way_out}"
         )
     return SourceFile(path, format_, compression, given)
+
+
+def _way_into_archive(path: Path) -> str | None:
+    """How the files of an archive are read; None for what is none."""
+    name = path.name.lower()
+    if name.endswith(_CLOSED_ARCHIVES):
+        return "it is an archive: unpack it, and name the folder"
+    protocol = next((_ARCHIVES[end] for end in _ARCHIVES if name.endswith(end)), None)
+    if protocol is None:
+        return None
+    return f"its files are read as '{protocol}://**::{printable(path)}', or unpack it"
 
 
 class InstalledPackages(Source):
@@ -263,8 +275,12 @@ class HubDataset(Source):
         return [self]
 
     def state(self) -> list[dict[str, Any]]:
-        """What tells two versions apart: a revision, if the config names one."""
-        return [{"hub": str(self), "revision": self.revision}]
+        """What tells two versions apart: a revision, if the config names one, and the files of a folder."""
+        state: dict[str, Any] = {"hub": str(self), "revision": self.revision}
+        folder = Path(self.name)
+        if folder.is_dir():
+            state["files"] = [file_state(file) for file in find_local(folder, Skipped())]
+        return [state]
 
     def documents(self, fields: Fields, skipped: Skipped) -> Iterator[Document]:
         """One row a document; nothing is kept on disk."""

@@ -65,14 +65,15 @@ class AnnotatedBatch:
     """Tokens of consecutive pieces of text.
 
     ``ids`` int64 [T]; ``annotation`` uint8 [T] as stored; ``document`` int64 [P] and ``lengths`` int64
-    [P]: which document each piece belongs to and how many tokens it gave; ``num_words`` of the
-    tagger; ``num_without_word`` tokens that overlap no word.
+    [P]: which document each piece belongs to and how many tokens it gave; ``unknown`` int64 [P]: characters
+    of its unknown tokens; ``num_words`` of the tagger; ``num_without_word`` tokens that overlap no word.
     """
 
     ids: np.ndarray
     annotation: np.ndarray
     document: np.ndarray
     lengths: np.ndarray
+    unknown: np.ndarray
     num_words: int
     num_without_word: int
 
@@ -134,10 +135,10 @@ class Annotator:
             places = zip(documents, offsets, pieces, strict=True)
             spans = [given[k].between(at, at + len(piece)) for k, at, piece in places]
         elif self._memo is not None:
-            ids, annotation, lengths, num_words, alone = self._memo.annotate(
+            ids, annotation, lengths, unknown, num_words, alone = self._memo.annotate(
                 pieces, self._is_special
             )
-            return AnnotatedBatch(ids, annotation, number, lengths, num_words, alone)
+            return AnnotatedBatch(ids, annotation, number, lengths, unknown, num_words, alone)
         else:
             assert self._finder is not None, "words are neither given nor to be found"
             spans = self._finder.tag(pieces)
@@ -178,11 +179,14 @@ def _align_batch(
     )
     special = is_special[ids]
     annotation = annotate_bytes(classes, starts, special)
+    piece = np.repeat(np.arange(len(pieces)), lengths)
+    unknown = np.bincount(piece, (token_ends - token_starts) * special, minlength=len(pieces))
     return AnnotatedBatch(
         ids,
         annotation,
         documents,
         lengths,
+        unknown.astype(np.int64),
         int(words.sum()),
         int(np.count_nonzero(~has_word & ~special)),
     )
@@ -222,17 +226,20 @@ def annotate_part(job: PartJob, work: Path, number: int) -> None:
     num_words = num_without_word = 0
     stored = id_dtype(job.vocab_size)
     parts_ids, parts_annotation = [np.zeros(0, stored)], [np.zeros(0, np.uint8)]
-    lengths = np.zeros(len(texts), np.int64)
+    lengths, unknown = np.zeros((2, len(texts)), np.int64)
     for batch in _annotator(job).annotate(texts, words):
         parts_ids.append(batch.ids.astype(stored))
         parts_annotation.append(batch.annotation)
         np.add.at(lengths, batch.document, batch.lengths)
+        np.add.at(unknown, batch.document, batch.unknown)
         num_words += batch.num_words
         num_without_word += batch.num_without_word
     held_out = np.fromiter((hash_position(t) < job.held_out_below for t in texts), bool, len(texts))
     ids, annotation = np.concatenate(parts_ids), np.concatenate(parts_annotation)
-    splits = {}
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    splits, characters = {}, {}
     for split, chosen in zip(SPLITS, (~held_out, held_out), strict=True):
+        characters[split] = (int(sizes[chosen].sum()), int(unknown[chosen].sum()))
         tokens = np.repeat(chosen, lengths)
         kept = chosen & (lengths > 0)
         splits[split] = TokenPart(ids[tokens], annotation[tokens], lengths[kept])
@@ -241,11 +248,12 @@ def annotate_part(job: PartJob, work: Path, number: int) -> None:
         skipped.add("no token", documents[empty].id, len(texts[empty].encode()))
     counts = PartCounts(
         num_documents=len(texts),
-        num_characters=sum(map(len, texts)),
+        num_characters=int(sizes.sum()),
         num_words=num_words,
         num_tokens=ids.size,
         num_tokens_without_word=num_without_word,
         num_special_tokens=int(np.count_nonzero(is_special(annotation))),
+        characters=characters,
         skipped=skipped.to_dict(),
     )
     if job.keeps_documents:

@@ -82,7 +82,9 @@ def statistics(
     sources: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Counts for people: what was read, what it became, what was left out and why."""
-    for counts in splits.values():
+    for name, counts in splits.items():
+        both = np.sum([part.characters[name] for part in parts], axis=0)
+        counts["characters"], counts["unknown_characters"] = both.tolist()
         for key in ("class_tokens", "class_words"):
             total = max(sum(counts[key]), 1)
             named = zip(class_names, counts.pop(key), strict=False)

@@ -209,7 +209,7 @@ class ChunkMemo:
         self._chunks = Numbers[bytes]()
         # Of every chunk, and one more: where its tokens and words begin.
         self._token_begin, self._word_begin = Growing(np.int64), Growing(np.int64)
-        self._visible = Growing(np.int64)
+        self._visible, self._unknown = Growing(np.int64), Growing(np.int64)
         # Of every token, and of every word.
         self._ids, self._annotation = Growing(np.uint32), Growing(np.uint8)
         self._word, self._types = Growing(np.int32), Growing(np.int32)
@@ -219,7 +219,7 @@ class ChunkMemo:
         self._tagger.forget()
         self._chunks.clear()
         for kept in (
-            self._token_begin, self._word_begin, self._visible,
+            self._token_begin, self._word_begin, self._visible, self._unknown,
             self._ids, self._annotation, self._word, self._types,
         ):  # fmt: skip
             kept.clear()
@@ -228,10 +228,11 @@ class ChunkMemo:
 
     def annotate(
         self, texts: Sequence[str], is_special: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int]:
         """``ids`` int64 and ``annotation`` uint8 [T] of the texts' tokens, ``lengths`` int64 [N]: tokens
 
-        of each text, the number of words, and the number of tokens without one.
+        of each text, ``unknown`` int64 [N]: characters of its unknown tokens, the number of words, and the
+        number of tokens without one.
         """
         if len(self._chunks) > self._most:
             self._forget()
@@ -249,7 +250,10 @@ class ChunkMemo:
             chunks, counts, self._token_begin.rows, self._ids.rows, self._annotation.rows,
             self._word.rows, first_word, classes,
         )  # fmt: skip
-        return ids, annotation, lengths, int(self._visible.rows[chunks].sum()), without_word
+        edges = np.append(0, np.cumsum(counts))
+        unknown = np.diff(np.append(0, np.cumsum(self._unknown.rows[chunks]))[edges])
+        num_words = int(self._visible.rows[chunks].sum())
+        return ids, annotation, lengths, unknown, num_words, without_word
 
     def _learn(self, new: list[bytes], is_special: np.ndarray) -> None:
         """Tokenise, find words and align chunks that were not met before."""
@@ -276,6 +280,8 @@ class ChunkMemo:
         for begins, counts in ((self._token_begin, num_tokens), (self._word_begin, words.counts)):
             begins.append(begins.rows[-1] + np.cumsum(counts))
         self._visible.append(np.bincount(owner[seen], minlength=len(texts)))
+        chunk = np.repeat(np.arange(len(texts)), num_tokens)
+        self._unknown.append(np.bincount(chunk, (ends - starts) * special, minlength=len(texts)))
         self._ids.append(ids)
         self._annotation.append(annotation)
         self._word.append(within)
