@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import signal
 from pathlib import Path
 from threading import Event, Thread
@@ -164,6 +165,24 @@ def test_a_share_never_throws_away_what_shares_of_another_config_did(
     assert "thrown away" not in caplog.text
     assert prepare(config(tmp_path, row_length=64), out, progress=False).row_length == 64
     assert f"{out} is thrown away: row_length is 32 there, 64 here" in caplog.text
+
+
+def test_what_another_version_began_is_begun_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may have read the text by other rules, and kept other counts of it."""
+    made, out = config(tmp_path), tmp_path / "out"
+    prepare_share(made, out, Share(1, 2), progress=False)
+    mark = out / ".work" / "state.json"
+    state = json.loads(mark.read_text())
+    del state["work_format"]  # as versions up to 0.2 had it
+    mark.write_text(json.dumps(state, sort_keys=True))
+    with pytest.raises(UsageError, match=r"another version of chronomask began it; .*--force"):
+        prepare_share(made, out, Share(2, 2), progress=False)
+    prepare(made, out, progress=False)
+    assert f"{out} is thrown away: another version of chronomask began it" in caplog.text
+    prepare(made, tmp_path / "again", progress=False)
+    assert files(out) == files(tmp_path / "again")
 
 
 def note(work: Path, number: int) -> None:

@@ -54,7 +54,7 @@ from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, c
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
 from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
-from chronomask.prepare.work import SPLITS, lock, mark_file, read_mark, read_text
+from chronomask.prepare.work import SPLITS, WORK_FORMAT, lock, mark_file, read_mark, read_text
 from chronomask.progress import Progress
 from chronomask.storage import said_by_system, write_json, write_text
 
@@ -187,6 +187,7 @@ class _Run:
         skipped = Skipped()
         sources = find_sources(config.sources, config.fields(), skipped)
         state = {
+            "work_format": WORK_FORMAT,
             "config": config.shaping(),
             "sources": snapshot(sources) + config.tokenizer.state(),
         }
@@ -227,6 +228,8 @@ class _Run:
         there = json.loads(mark.read_text()) if mark.is_file() else {}
         if not there or self.is_begun():
             return None
+        if there.get("work_format") != WORK_FORMAT:
+            return "another version of chronomask began it"
         changes = differences(there["config"], self.state["config"])
         return _listing(changes) if changes else "the sources or the tokenizer have changed since"
 

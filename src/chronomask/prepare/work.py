@@ -28,6 +28,7 @@ from chronomask.types import Document, TaggedWords
 
 __all__ = [
     "SPLITS",
+    "WORK_FORMAT",
     "PartCounts",
     "TokenPart",
     "hash_position",
@@ -45,6 +46,9 @@ __all__ = [
 
 SPLITS = ("train", "held_out")
 """Names of the two parts of a corpus: to train on, and to validate on."""
+WORK_FORMAT = 1
+"""Of a work folder: counts up where the same text becomes something else, or is kept in another form, so that
+what an earlier version began is begun anew."""
 _SECONDS_BETWEEN_TRIES = 0.1
 
 
