@@ -31,7 +31,7 @@ def main(output: str = "train_output", stop: str = str(NUM_STEPS)) -> None:
     # The ratio falls while training goes on; kinds of words that are still hard are masked more often.
     tokenizer = AutoTokenizer.from_pretrained(data.tokenizer_path)
     schedules = {"ratio": cm.ratio.Linear(start=0.30, end=0.15), "content": cm.content.Ptw()}
-    masker = cm.Masker.for_tokenizer(tokenizer, schedules, classes=data.class_names, seed=0)
+    masker = cm.Masker.for_tokenizer(tokenizer, schedules, class_names=data.class_names, seed=0)
     judge = cm.Masker.for_tokenizer(tokenizer, ratio=cm.ratio.Constant(base=0.15))
 
     torch.manual_seed(0)

@@ -144,9 +144,9 @@ def test_typed_plain_and_stored_configs_are_one(tmp_path: Path) -> None:
     masks = []
     for given in (typed, plain, mixed, stored, str(stored)):
         assert cm.MaskingConfig.of(given) == typed
-        masker = cm.Masker.for_tokenizer(tokenizer, given, classes=classes)
+        masker = cm.Masker.for_tokenizer(tokenizer, given, class_names=classes)
         masks.append(masker(ids, 0.0).labels)
-    masks.append(cm.Masker.for_tokenizer(tokenizer, classes=classes, **plain)(ids, 0.0).labels)
+    masks.append(cm.Masker.for_tokenizer(tokenizer, class_names=classes, **plain)(ids, 0.0).labels)
     for given in (typed, plain, mixed):
         assert cm.RunConfig.of({"data": "d"}, masking=given).masking == typed
     assert all(torch.equal(mask, masks[0]) for mask in masks)

@@ -339,7 +339,7 @@ def test_the_table_of_the_docs_is_true(tokenizer: PreTrainedTokenizerFast) -> No
     for name, arm in families.items():
         own = StepMasking(arm, tokenizer, UPOS_CLASSES).has_own_loss
         try:
-            masker = Masker.for_tokenizer(tokenizer, arm, classes=UPOS_CLASSES)
+            masker = Masker.for_tokenizer(tokenizer, arm, class_names=UPOS_CLASSES)
             WorkerMasking(collate, masker, STEPS)
             workers = "yes"
         except UsageError:

@@ -31,7 +31,7 @@ LINEAR = {"ratio": {"kind": "linear", "start": 0.4, "end": 0.1}}
 
 
 def masker_of(tokenizer: PreTrainedTokenizerFast, **config: Any) -> Masker:
-    return Masker.for_tokenizer(tokenizer, classes=UPOS_CLASSES, seed=5, **LINEAR | config)
+    return Masker.for_tokenizer(tokenizer, class_names=UPOS_CLASSES, seed=5, **LINEAR | config)
 
 
 def test_scores_are_the_cross_entropy_of_the_predicted_tokens(

@@ -225,7 +225,7 @@ def test_columns_of_a_batch_mean_what_they_mean_to_the_collator(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
 ) -> None:
     content = {"kind": "fixed", "weights": {"VERB": 0.0, "NOUN": 3.0}}
-    masker = Masker.for_tokenizer(tokenizer, content=content, classes=UPOS_CLASSES, seed=5)
+    masker = Masker.for_tokenizer(tokenizer, content=content, class_names=UPOS_CLASSES, seed=5)
     features = [dict(row, row_id=100 - k) for k, row in enumerate(rows)]
     for feature in features:
         feature["special_tokens_mask"] = [1, 1, *[0] * (len(feature["input_ids"]) - 2)]
@@ -366,7 +366,9 @@ def test_a_masker_refuses_what_it_would_mask_wrongly(
             masker([[2, 5, 3]], several)  # pyright: ignore[reportArgumentType]
     classes = {"input_ids": [[2, 5, 3]], "token_class": [[0, 7, 0]]}
     masker(classes, 0.5)  # classes that nothing asks for may be there
-    few = Masker.for_tokenizer(tokenizer, content={"kind": "ptw"}, classes=("none", "A", "B"))
+    with pytest.raises(UsageError, match="the names of the classes are given as class_names"):
+        Masker.for_tokenizer(tokenizer, content="ptw", classes=("none", "A", "B"))
+    few = Masker.for_tokenizer(tokenizer, content={"kind": "ptw"}, class_names=("none", "A", "B"))
     with pytest.raises(UsageError, match=r"token class 7, this masker knows 3 \(none, A, B\)"):
         few(classes, 0.5)
     unpadded = make_tokenizer()

@@ -115,7 +115,7 @@ def test_a_masker_takes_them_in_every_shape(tokenizer: PreTrainedTokenizerFast) 
         ratio={"kind": "constant", "base": 0.3},
         content=weights,
         strategy={"kind": "whole_word"},
-        classes=names,
+        class_names=names,
         seed=0,
     )
     batch = masker(RowCollator(tokenizer)(list(with_row_ids(both["train"]))), progress=0.0)

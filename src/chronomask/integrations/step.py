@@ -131,7 +131,7 @@ class StepMasking:
                 "come, and here those of one step are known: set masking.content.every to 1, which passes "
                 "over each row as often"
             )
-        self.masker = Masker.for_tokenizer(tokenizer, config, classes=class_names, seed=seed)
+        self.masker = Masker.for_tokenizer(tokenizer, config, class_names=class_names, seed=seed)
         self.masker.to(device)
         self._evaluation = fixed_masker(
             self.masker.vocabulary

@@ -75,27 +75,28 @@ class Masker:
         tokenizer: PreTrainedTokenizerBase,
         masking: MaskingConfig | Mapping[str, Any] | str | Path | None = None,
         *,
-        classes: Sequence[str] = ("none",),
+        class_names: Sequence[str] = ("none",),
         seed: int = 0,
         **fields: Any,
     ) -> Self:
         """A masker for a tokenizer's vocabulary.
 
         ``masking``: a config, a dict of its fields, or the path of one as YAML; ``fields`` of
-        :class:`MaskingConfig` change it: ``ratio``, ``content``, ``strategy``, ``budget`` and so on, each
-        a typed value, a dict such as ``{"kind": "linear", "start": 0.3}``, or a kind with its defaults such
-        as ``"ptw"``; 0.15 is a constant ratio, "0.30:0.15" a line. Those given nowhere have their
-        defaults. ``classes``: names of the classes in the rows' ``token_class``, "none" first.
-        Raises UsageError for an unknown field, an invalid value or an unsuitable tokenizer.
+        :class:`MaskingConfig` change it: ``ratio``, ``content``, ``strategy``, ``budget`` and so on, each a
+        typed value, a dict such as ``{"kind": "linear", "start": 0.3}``, or a kind with its defaults such as
+        ``"ptw"``; 0.15 is a constant ratio, "0.30:0.15" a line. Those given nowhere have their defaults.
+        ``class_names``: of the classes in the rows' ``token_class``, "none" first. Raises UsageError for an
+        unknown field, an invalid value or an unsuitable tokenizer.
         """
         if not hasattr(tokenizer, "mask_token_id"):
-            raise UsageError(
-                f"tokenizer is {tokenizer!r}, of type {type(tokenizer).__name__}; give a tokenizer of "
-                "transformers, such as AutoTokenizer.from_pretrained(...)"
-            )
+            what = f"tokenizer is {tokenizer!r}, of type {type(tokenizer).__name__}"
+            way = "give a tokenizer of transformers, such as AutoTokenizer.from_pretrained(...)"
+            raise UsageError(f"{what}; {way}")
         check_padding(tokenizer)
+        if "classes" in fields:
+            raise UsageError("classes: the names of the classes are given as class_names")
         config = MaskingConfig.of({} if masking is None else masking, **fields)
-        masker = cls(config, Vocabulary.from_tokenizer(tokenizer), classes, seed)
+        masker = cls(config, Vocabulary.from_tokenizer(tokenizer), class_names, seed)
         masker._tokenizer = tokenizer
         return masker
 
@@ -142,7 +143,7 @@ class Masker:
         if by_class and (largest := int(rows.token_class.max())) >= len(self.class_names):
             raise UsageError(
                 f"the batch has token class {largest}, this masker knows {len(self.class_names)} "
-                f"({', '.join(self.class_names)}): give the names of the data's classes as classes"
+                f"({', '.join(self.class_names)}): give the names of the data's classes as class_names"
             )
         return rows
 
