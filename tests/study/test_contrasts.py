@@ -192,6 +192,17 @@ def test_declared_contrasts_alone_are_tested(values: dict[str, Any], tmp_path: P
     _contrasts_that_cannot_be_tested_are_named(study)
 
 
+def test_a_study_of_runs_that_skip_outliers_has_a_page(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["base"]["outliers"] = {"kind": "skip", "after": 2, "window": 4}
+    values |= {"seeds": [0], "tasks": {}, "curve_steps": []}
+    study = opened(values, tmp_path)
+    run_study(study, study.in_order())
+    assert "skipped_steps" in study.run_of("fixed", 0).metrics.read_text()
+    assert report_of_study(study.folder).is_file()
+
+
 def test_where_nothing_scatters_it_is_not_known_what_could_be_seen() -> None:
     """Models that give the majority class to every sentence all have an MCC of 0."""
     majority = {"prediction": np.ones(40), "label": np.arange(40) % 2}
