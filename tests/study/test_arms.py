@@ -13,6 +13,7 @@ from chronomask.errors import UsageError
 from chronomask.layers import Layer, parse_override
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
+from chronomask.runs.rules import expect
 from chronomask.study.arms import check_declared, resolve_arms
 from chronomask.study.config import StudyConfig, load_study
 from chronomask.study.units import open_study, steps_of
@@ -189,6 +190,10 @@ TRAINED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"length_warmup": {"start_length": 4, "steps": 80}},
         {"masking.ratio": SCHEDULES["linear_decay"]},
     ),
+    "rows follow the ratio": (
+        {},
+        {"masking.ratio": SCHEDULES["linear"], "rows_follow_ratio": True},
+    ),
     "progress in labels": (
         {},
         {
@@ -220,6 +225,29 @@ def test_equal_labels_are_equal_once_trained(
         for name, arm in resolved(values).items()
     }
     assert counted["other"] == pytest.approx(counted["fixed"], rel=0.01)
+
+
+def test_steps_of_equal_labels_are_those_that_the_written_config_trains(
+    values: dict[str, Any],
+) -> None:
+    values["base"] |= {"steps": 90, "rows_per_step": 32}
+    following = {"masking.ratio": {"kind": "linear", "start": 0.1, "end": 0.05}}
+    values["arms"]["other"] = following | {"rows_follow_ratio": True, "equal_labels": "steps"}
+    arms = resolved(values)
+    own = arms["other"].run_config(0)
+    assert own.steps > 90
+    read = RunConfig.parse(own.to_dict())
+    assert own.sizes == read.sizes
+    base, other = (expect(run, lambda step: 1.0).labels for run in (arms["fixed"].config, read))
+    assert other == pytest.approx(base, rel=0.01)
+
+
+def test_steps_of_equal_labels_that_a_run_cannot_have_are_refused(values: dict[str, Any]) -> None:
+    values["base"]["averaging"] = {"kind": "ema", "every": 6}
+    values["arms"]["other"] = {"masking.ratio.base": 0.6, "equal_labels": "steps"}
+    message = r"arm 'other' as equal_labels: steps makes it: averaging\.every \(6\) leaves no step of the 2"
+    with pytest.raises(UsageError, match=message):
+        resolved(values)
 
 
 def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, Any]) -> None:

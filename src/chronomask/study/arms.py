@@ -129,6 +129,7 @@ def _resolve(
         if baseline is None:
             raise UsageError(f"{where} is the baseline: it cannot have equal_labels with itself")
         config = _with_equal_labels(config, baseline.config, mode)
+        config = RunConfig.parse(config.to_dict(), f"{where} as equal_labels: {mode} makes it")
         declared += ("steps",) if mode == "steps" else ("masking.ratio",)
     check_declared(base, config, declared)
     differs = {k: v for k, v in diff(base, config).items() if k not in _OF_THE_STUDY}
