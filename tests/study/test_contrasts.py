@@ -345,6 +345,33 @@ def test_tasks_are_compared_on_the_fine_tuning_seeds_that_all_arms_have() -> Non
     assert _common({"a": many, "b": other}, "c") == {}
 
 
+def test_a_curve_goes_to_the_end_of_an_arm_that_trains_longer(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Though the baseline has no result there; a seed that lacks a step of an arm is in no curve."""
+    values["arms"] = {"fixed": {}, "long": {"steps": 12}}
+    values["base"]["checkpoint"]["keep"] = 3
+    study = opened({**values, "task_seeds": [0]}, tmp_path)
+    run_study(study, study.in_order())
+    found = json.loads(compare_study(study).read_text())
+    curve = found["curves"][-1]
+    assert {name: arm["step"] for name, arm in curve["arms"].items()} == {
+        "fixed": [4, 8],
+        "long": [4, 12],
+    }
+    assert all(list(arm["by_seed"]) == ["0", "1"] for arm in curve["arms"].values())
+    assert curve["arms"]["long"]["difference"]["step"] == [4]
+    reached = next(own for own in found["reach"] if own["quantity"] == "cola")
+    assert reached["arms"]["long"]["step"]["baseline"] == 8
+    for path in study.run_of("long", 1).results_of(12).glob("cola*"):
+        path.unlink()
+    arms = json.loads(compare_study(study).read_text())["curves"][-1]["arms"]
+    assert {name: (arm["step"], list(arm["by_seed"])) for name, arm in arms.items()} == {
+        "fixed": ([4, 8], ["0"]),
+        "long": ([4, 12], ["0"]),
+    }
+
+
 def test_a_study_is_compared_again_though_its_checkpoints_are_gone(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
