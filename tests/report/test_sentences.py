@@ -69,6 +69,10 @@ def _pair(limits: tuple[float, float] | None) -> tuple[dict, dict]:
         ((0.5, 0.4, None), "do not show", "earlier"),
         ((None, None, None), "not reached within training", "earlier"),
         ((None, 0.9, None), "do not show", "not reached"),
+        ((1.5, 1.4, 1.6), "was reached later, in share of its steps", "not reached"),
+        ((1.5, 1.4, 1.6), "by “a” after 150 % (140 to 160 %).", "not reached"),
+        ((1.5, 1.4, None), "by “a” after 150 % (140 % or more).", "not reached"),
+        ((None, 1.4, None), "by “a” after 140 % at the earliest, if at all.", "not reached"),
     ],
 )
 def test_speed_is_claimed_with_its_interval(

@@ -157,7 +157,7 @@ def reach_sentences(study: Numbers) -> list[str]:
     curve = next((r for r in study["reach"] if r["quantity"] == LOSS), None)
     if curve is None:
         return []
-    faster, slower, undecided = [], [], []
+    faster, later, missed, undecided = [], [], [], []
     for arm, axes in curve["arms"].items():
         if arm == baseline:
             continue
@@ -168,24 +168,32 @@ def reach_sentences(study: Numbers) -> list[str]:
         elif high is not None and high < 1:
             span = "" if low is None else f" ({100 * low:.0f} to {100 * high:.0f} %)"
             faster.append(f"“{arm}” after {100 * share:.0f} %{span}")
-        elif low is None or low > 1:
-            slower.append(f"“{arm}”")
+        elif low is None:
+            missed.append(f"“{arm}”")
+        elif low > 1 and share is None:
+            later.append(f"“{arm}” after {100 * low:.0f} % at the earliest, if at all")
+        elif low > 1:
+            end = "% or more" if high is None else f"to {100 * high:.0f} %"
+            later.append(f"“{arm}” after {100 * share:.0f} % ({100 * low:.0f} {end})")
         else:
             undecided.append(arm)
     sentences = []
-    if faster:
+    what = f"The final validation loss of “{baseline}”"
+    for when, found in (("earlier", faster), ("later", later)):
+        if found:
+            sentences.append(
+                f"{what} was reached {when}, in share of its steps with 95 % interval, by "
+                f"{join_words(first_few(found))}."
+            )
+            what = "It"
+    if missed:
         sentences.append(
-            f"The final validation loss of “{baseline}” was reached earlier, in share of its steps with "
-            f"95 % interval, by {join_words(first_few(faster))}."
+            f"{what} was not reached within training, at the 95 % level, by {join_words(missed)}."
         )
-    if slower:
-        what = "It" if faster else f"The final validation loss of “{baseline}”"
-        sentences.append(
-            f"{what} was not reached within training, at the 95 % level, by {join_words(slower)}."
-        )
-    if (faster or slower) and study.get("contrasts"):
+    decided = faster or later or missed
+    if decided and study.get("contrasts"):
         sentences.append("No such share was declared to be tested: this is exploratory.")
-    if undecided and (faster or slower):
+    if undecided and decided:
         sentences.append("These runs do not show whether the other arms are faster.")
     elif undecided:
         sentences.append(
