@@ -320,6 +320,14 @@ def test_declared_contrasts_are_the_answer() -> None:
     assert "0.050 nats (0.070 after Holm’s correction)." in answer(made)
 
 
+def test_contrasts_of_losses_that_do_not_compare_are_no_answer() -> None:
+    """A comparison of before, which has them."""
+    made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
+    made["tasks"][0]["contrasts"] = [_contrast(-0.3, -0.1, 0.01)]
+    made |= {"contrasts": [["a", "base"]], "losses_compare": False}
+    assert answer(made).startswith("No loss says here which arm is better")
+
+
 def test_an_arm_that_is_better_than_several_is_named_once() -> None:
     better = [_contrast(-0.3, -0.1, 0.01) | {"other": other} for other in ("base", "b", "c")]
     worse = _contrast(0.1, 0.3, 0.02) | {"other": "d"}

@@ -192,6 +192,24 @@ def test_declared_contrasts_alone_are_tested(values: dict[str, Any], tmp_path: P
     _contrasts_that_cannot_be_tested_are_named(study)
 
 
+def test_losses_that_do_not_compare_are_not_tested(values: dict[str, Any], tmp_path: Path) -> None:
+    """Neither in a declared contrast, nor along a curve, nor in what reaching the baseline's took."""
+    values["arms"] = {"fixed": {}, "rows": {"validation.rows": 4, "masking.ratio.base": 0.3}}
+    values |= {"tasks": {}, "curve_steps": [], "contrasts": [["rows", "fixed"]]}
+    study = opened(values, tmp_path)
+    run_study(study, study.in_order())
+    found = json.loads(compare_study(study).read_text())
+    assert not found["losses_compare"]
+    assert all(not task["contrasts"] for task in found["tasks"])
+    assert found["reach"] == []
+    assert all("difference" not in arm for own in found["curves"] for arm in own["arms"].values())
+    assert found["notices"][-1] == (
+        "The declared contrast of “rows” and “fixed” is not tested: validation did not ask all runs the same."
+    )
+    page = report_of_study(study.folder).read_text()
+    assert "No loss says here which arm is better" in page
+
+
 def test_a_study_of_runs_that_skip_outliers_has_a_page(
     values: dict[str, Any], tmp_path: Path
 ) -> None:

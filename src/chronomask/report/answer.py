@@ -38,14 +38,14 @@ def answer(study: Numbers) -> str:
     task = by_name.get(MEAN_LOSS, by_name.get(LOSS, first))
     if task is None:
         return _answer_of_the_unfinished(study)
-    if task.get("contrasts"):
-        return _answer_of_contrasts(task, study)
     baseline, arms = study["baseline"], task["arms"]
     if task["task"] in LOSSES and len(arms) > 1 and not study.get("losses_compare", True):
         return (
             "No loss says here which arm is better, because validation did not ask all runs the same: "
             "“Before you read on” says what differs."
         )
+    if task.get("contrasts"):
+        return _answer_of_contrasts(task, study)
     own = arms[baseline]
     others = {name: numbers for name, numbers in arms.items() if name != baseline}
     if not others:

@@ -23,6 +23,7 @@ from chronomask.report.arms import arm_row, mean_row
 from chronomask.report.comparison import (
     FILE,
     LOSS,
+    LOSSES,
     MEAN_LOSS,
     P_VALUES,
     SCHEMA_VERSION,
@@ -131,6 +132,9 @@ def _compare_arms(
     tasks += [_task(results, baseline, contrasts) for results in gathered.final]
     _correct(tasks, declared=bool(contrasts))
     finished = {arm.name for arm in gathered.arms if arm.complete}
+    compared_curves = [
+        curve for curve in curves if gathered.losses_compare or curve["quantity"] not in LOSSES
+    ]
     notices = [*gathered.notices, *_not_finite(gathered), *_not_tested(tasks, contrasts, gathered)]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -146,7 +150,7 @@ def _compare_arms(
         "tasks": tasks,
         "p_values": P_VALUES,
         "yardsticks": list_yardsticks(compared),
-        "reach": [reach(curve, baseline, finished) for curve in curves],
+        "reach": [reach(curve, baseline, finished) for curve in compared_curves],
         "curves": curves,
     }
 
@@ -213,13 +217,13 @@ def _not_tested(
         )
         found.append(
             f"The declared contrast of “{pair[0]}” and “{pair[1]}” is not tested{on}: "
-            f"{_why_not_tested(pair, gathered)}."
+            f"{_why_not_tested(pair, missing, gathered)}."
         )
     return found
 
 
-def _why_not_tested(pair: Pair, gathered: Gathered) -> str:
-    """The reason that a contrast has no p value."""
+def _why_not_tested(pair: Pair, missing: Sequence[str], gathered: Gathered) -> str:
+    """The reason that a contrast has no p value on the tasks that are missing."""
     usable = {
         name: {s for s, run in gathered.arm(name).runs.items() if _ends_in_a_number(run)}
         for name in (*pair, gathered.baseline)
@@ -231,7 +235,11 @@ def _why_not_tested(pair: Pair, gathered: Gathered) -> str:
     if len(shared) < 2:
         has = "no seed" if not shared else f"only seed {shared.pop()}"
         return f"{has} is complete in all arms, and a test needs two"
-    return "its results are there for fewer than two seeds that all arms share"
+    unlike = set() if gathered.losses_compare else LOSSES.keys() & set(missing)
+    reasons = ["validation did not ask all runs the same"] if unlike else []
+    if set(missing) - unlike or not missing:
+        reasons.append("its results are there for fewer than two seeds that all arms share")
+    return ", and ".join(reasons)
 
 
 def _seeds(seeds: Sequence[str]) -> str:
@@ -295,8 +303,8 @@ def _loss_task(
             numbers["p"] = None
         if not losses_compare and name != baseline:
             numbers |= {"difference_low": None, "difference_high": None, "p": None}
-    if any(len(own) < 2 for own in losses.values()):  # no interval: nothing is said of a contrast
-        tested = []
+    if not losses_compare or any(len(own) < 2 for own in losses.values()):
+        tested = []  # no interval: nothing is said of a contrast
     return {
         "task": task,
         "family": "intrinsic",
