@@ -479,6 +479,12 @@ def test_what_ran_is_said_in_numbers() -> None:
     assert findings(made, {})[0].startswith(
         "2 ways to mask were trained with 3 seeds each for 10 steps, on the same data in the same order"
     )
+    made |= {"shared_start": False, "other_weights": ["a"]}
+    said = "on the same data in the same order, “a” from other initial weights than “base”; “base” is the"
+    assert said in findings(made, {})[0]
+    made["other_weights"] = []
+    assert "on the same data" not in findings(made, {})[0]
+    made["shared_start"] = True
     first, second = made["arms"]
     second["steps"], second["runs"] = 1500.0, second["runs"][:1]
     assert "were trained with 1 to 3 seeds for 10 to 1,500 steps, on" in findings(made, {})[0]

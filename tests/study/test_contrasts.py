@@ -210,6 +210,24 @@ def test_losses_that_do_not_compare_are_not_tested(values: dict[str, Any], tmp_p
     assert "No loss says here which arm is better" in page
 
 
+def test_an_arm_with_a_model_of_its_own_is_not_said_to_share_its_start(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["arms"] = {
+        "fixed": {},
+        "wide": {"model.overrides.hidden_size": 48},
+        "decay": values["arms"]["decay"],
+    }
+    values |= {"seeds": [0], "tasks": {}, "curve_steps": []}
+    study = opened(values, tmp_path)
+    run_study(study, [unit for unit in study.in_order() if unit.arm != "wide"])
+    found = json.loads(compare_study(study).read_text())
+    assert (found["shared_start"], found["other_weights"]) == (True, [])
+    run_study(study, study.in_order())
+    found = json.loads(compare_study(study).read_text())
+    assert (found["shared_start"], found["other_weights"]) == (False, ["wide"])
+
+
 def test_a_study_of_runs_that_skip_outliers_has_a_page(
     values: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -220,9 +220,12 @@ def _what_ran(study: Numbers) -> str:
     each = "one seed each" if counts == [1] else f"{counts[0]} seeds each"
     if len(counts) > 1:
         each = f"{counts[0]} to {counts[-1]} seeds"
-    shared = ""
+    shared, same = "", ", on the same data in the same order"
     if study.get("shared_start", True):
-        shared = ", on the same data in the same order from the same initial weights"
+        shared = f"{same} from the same initial weights"
+    elif others := study.get("other_weights"):
+        named = join_words(first_few([f"“{name}”" for name in others]))
+        shared = f"{same}, {named} from other initial weights than “{study['baseline']}”"
     return (
         f"{len(arms)} ways to mask were trained with {each}{steps}{shared}{tasks}; "
         f"“{study['baseline']}” is the baseline."

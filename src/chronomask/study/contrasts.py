@@ -86,7 +86,8 @@ def compare_study(study: Study) -> Path:
     values |= {
         "seeds": list(study.config.seeds),
         "task_seeds": list(study.config.task_seeds),
-        "shared_start": True,  # or from_study had refused
+        "shared_start": gathered.shared_start(),
+        "other_weights": gathered.with_other_weights(),
         "data": _data(data),
         "versions": gathered.versions(),
     }

@@ -120,6 +120,22 @@ class Gathered:
                 starts.setdefault(seed, set()).add(noted)
         return all(len(found) == 1 and None not in next(iter(found)) for found in starts.values())
 
+    def with_other_weights(self) -> list[str]:
+        """The arms of which a run began with other weights than the baseline's of its seed."""
+        theirs = self.arm(self.baseline).runs
+        return [
+            arm.name
+            for arm in self.arms
+            if any(
+                _weights(run) != _weights(theirs[s]) for s, run in arm.runs.items() if s in theirs
+            )
+        ]
+
+
+def _weights(run: Run) -> str | None:
+    """The hash of the weights that a run began with."""
+    return run.environment.get("initial_weights_sha256")
+
 
 def from_study(study: Study) -> Gathered:
     """Everything of a study that is complete. Raises DataError or RunError for what cannot be compared."""
