@@ -16,7 +16,7 @@ from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study.command import status
-from chronomask.study.execute import run_one, run_study, share_of
+from chronomask.study.execute import do_unit, run_one, run_study, share_of
 from chronomask.study.times import NOTED
 from chronomask.study.units import Study, check_shared_start, check_versions, open_study, start_of
 from chronomask.train.config import RunConfig
@@ -114,6 +114,28 @@ def _marks_are_checked(study: Study) -> None:
         study.is_complete(unit)
     path.write_text(before)
     assert study.is_complete(unit)
+
+
+def test_only_what_ended_with_an_error_is_said_to_have_failed(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what is at work or was killed, whatever training said in between; also an error of no sort."""
+    study = opened(values | {"tasks": {}, "curve_steps": []}, tmp_path)
+    unit = next(unit for unit in study.units if unit.kind == "pretrain")
+    told: list[str] = []
+
+    def warn_and_fail(*_: Any, **options: Any) -> None:
+        print("the losses of a validation are largely chance")
+        told.append(status(study.folder))
+        raise TypeError("no number\nof anything")
+
+    monkeypatch.setattr("chronomask.train.loop.pretrain", warn_and_fail)
+    assert do_unit(study, unit) == "TypeError: no number"
+    assert "failed" not in told[0]
+    assert f"failed last time: {unit}" in status(study.folder)
+    with study.log(unit).open("a") as log:
+        log.write(f"2026-11-30 04:06:20 {unit}\nthe validation loss has hardly moved\n")
+    assert "failed" not in status(study.folder)
 
 
 def test_runs_are_those_of_pretrain(values: dict[str, Any], tmp_path: Path) -> None:

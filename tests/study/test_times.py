@@ -124,6 +124,20 @@ def test_a_call_ends_in_its_time(
     assert study.log(study.units[2]).read_text().endswith("stopped on request\n")
 
 
+def test_a_unit_whose_process_died_has_failed(
+    values: dict[str, Any], tmp_path: Path, stand_in: Any
+) -> None:
+    study = opened(values | {"tasks": {}, "curve_steps": []}, tmp_path)
+
+    def die(unit: Unit) -> bool:
+        raise EOFError(unit)
+
+    stand_in(die)
+    outcome = run_study(study, study.in_order(), workers=2)
+    assert {why for _, why in outcome.failed} == {"its process ended with exit code 0"}
+    assert command.status(study.folder).count("failed last time: ") == 4
+
+
 def test_an_evaluation_that_does_not_fit_is_not_begun(
     values: dict[str, Any], tmp_path: Path, stand_in: Any
 ) -> None:

@@ -168,6 +168,8 @@ def plan(
 
 def status(out: Path) -> str:
     """How far the study in a folder is: a line of sums, then one per arm, with a cell per seed."""
+    from chronomask.study.execute import has_failed
+
     study = _open(None, out)
     complete: set[int] = set()
     damaged, failed = [], []
@@ -175,7 +177,7 @@ def status(out: Path) -> str:
         try:
             if study.is_complete(unit):
                 complete.add(unit.number)
-            elif _has_failed(study, unit):
+            elif has_failed(study, unit):
                 failed.append(f"failed last time: {unit} (log: {study.log(unit)})")
         except ChronomaskError as error:
             damaged.append(f"damaged: {unit}: {error}")
@@ -465,15 +467,6 @@ def _last_step(study: Study, unit: Unit) -> int:
         except (ValueError, TypeError, KeyError):
             continue  # the last line may be half-written
     return 0
-
-
-def _has_failed(study: Study, unit: Unit) -> bool:
-    """Whether the last thing a unit's log says is not an ordinary start or end."""
-    path = study.log(unit)
-    if not path.is_file():
-        return False
-    last = path.read_text(encoding="utf-8").splitlines()[-1:] or [""]
-    return not last[0].endswith((str(unit), "done", "stopped on request"))
 
 
 def _failures(study: Study, failed: Sequence[tuple[Unit, str]], left_out: int) -> str:

@@ -12,6 +12,7 @@ import fcntl
 import math
 import multiprocessing
 import os
+import re
 import signal
 import time
 import traceback
@@ -28,9 +29,11 @@ from chronomask.study.config import StudyConfig
 from chronomask.study.times import Allowance, longest_of_tasks, note_time
 from chronomask.study.units import Study, Unit, as_study_setting, check_shared_start, open_study
 
-__all__ = ["Outcome", "cuda_devices", "do_unit", "run_one", "run_study", "share_of"]
+__all__ = ["Outcome", "cuda_devices", "do_unit", "has_failed", "run_one", "run_study", "share_of"]
 
 Tell = Callable[[str], None]
+_FAILED = "failed: "
+"""How the line of a log goes on, behind its time, that says why a unit failed."""
 
 
 @dataclass(slots=True)
@@ -146,11 +149,20 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
         except Stopped:  # who waits for it writes that down, also of what is killed
             raise
         except Exception as error:  # whatever it is, the other units go on
-            if isinstance(error, ChronomaskError):
-                print(f"{_now()} failed: {error}", file=file)
-                return str(error)
-            traceback.print_exc(file=file)
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            why = str(error)
+            if not isinstance(error, ChronomaskError):
+                traceback.print_exc(file=file)
+                why = f"{type(error).__name__}: {why.strip().splitlines()[0] if why else ''}"
+            print(f"{_now()} {_FAILED}{why}", file=file)
+            return why
+
+
+def has_failed(study: Study, unit: Unit) -> bool:
+    """Whether a unit failed when it was last begun; neither one at work nor one that was killed has."""
+    path = study.log(unit)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    noted = re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)", text, re.MULTILINE)
+    return bool(noted) and noted[-1].startswith(_FAILED)
 
 
 def _do(study: Study, unit: Unit, shown: bool) -> None:
@@ -209,6 +221,14 @@ def _printing_to(file: TextIO | None) -> Iterator[None]:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _write_in_log(study: Study, unit: Unit, text: str) -> None:
+    """Write down of a unit what its own process could not."""
+    log = study.log(unit)
+    log.parent.mkdir(parents=True, exist_ok=True)  # its process may have just been started
+    with log.open("a", encoding="utf-8") as file:
+        print(f"{_now()} {text}", file=file)
 
 
 class _Queue:
@@ -274,10 +294,7 @@ class _Queue:
     def stop(self, unit: Unit, seconds: float) -> None:
         """Note that a unit was asked to stop before it was done."""
         self._outcome.stopped.append(unit)
-        log = self._study.log(unit)
-        log.parent.mkdir(parents=True, exist_ok=True)  # its process may have just been started
-        with log.open("a", encoding="utf-8") as file:
-            print(f"{_now()} stopped on request", file=file)
+        _write_in_log(self._study, unit, "stopped on request")
         note_time(self._study, unit, seconds, workers=self.workers, complete=False)
 
 
@@ -326,6 +343,7 @@ def _run_with_processes(study: Study, queue: _Queue, allowance: Allowance | None
                             queue.stop(unit, took)
                             continue
                         failure = f"its process ended with exit code {worker.process.exitcode}"
+                        _write_in_log(study, unit, f"{_FAILED}{failure}")
                         k = workers.index(worker)
                         workers[k] = _start(study, k, number, devices)
                     queue.finish(unit, failure, took)
