@@ -212,6 +212,8 @@ def test_notes_of_a_unit_are_read_together(values: dict[str, Any], tmp_path: Pat
     mark(study, run)
     assert rates_in(study.folder).token == 10.0 / 2000
     assert not rates_in(study.folder).runs_are_wall
+    note_time(study, run, 1.5, workers=2, complete=True)  # it had been killed before
+    assert rates_in(study.folder).runs == {"fixed": 5.0}
     for unit, seconds, complete in (
         (run, 7.0, True),  # it was trained again
         (run, 20.0, False),
