@@ -9,11 +9,12 @@ import pytest
 import yaml
 
 from chronomask.config import diff
+from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.layers import Layer, parse_override
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
-from chronomask.runs.rules import expect
+from chronomask.runs.rules import expect, maskable_tokens
 from chronomask.study.arms import check_declared, resolve_arms
 from chronomask.study.config import StudyConfig, load_study
 from chronomask.study.units import open_study, steps_of
@@ -190,6 +191,10 @@ TRAINED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"length_warmup": {"start_length": 4, "steps": 80}},
         {"masking.ratio": SCHEDULES["linear_decay"]},
     ),
+    "a budget of the whole batch": (
+        {},
+        {"masking": {"ratio": SCHEDULES["constant"], "budget": "batch"}},
+    ),
     "rows follow the ratio": (
         {},
         {"masking.ratio": SCHEDULES["linear"], "rows_follow_ratio": True},
@@ -242,6 +247,22 @@ def test_steps_of_equal_labels_are_those_that_the_written_config_trains(
     assert other == pytest.approx(base, rel=0.01)
 
 
+def test_a_budget_of_the_whole_batch_counts_what_cannot_be_masked(
+    values: dict[str, Any], tiny_data: PreparedData
+) -> None:
+    values["base"]["steps"] = 1000
+    values["arms"]["other"] = {"masking.budget": "batch", "equal_labels": "ratio"}
+    config = resolved(values)["other"].config
+    share = maskable_tokens(config, tiny_data)(0) / tiny_data.row_length
+    assert config.masking.ratio.at(0) == pytest.approx(0.15 * share)
+    assert share < 1
+    values["base"]["masking"]["budget"] = "batch"
+    values["arms"]["other"] = {"masking.ratio": SCHEDULES["linear"], "equal_labels": "ratio"}
+    config = resolved(values)["other"].config
+    asked = [config.masking.ratio.at(step / 1000) for step in range(1000)]
+    assert sum(asked) == pytest.approx(150)
+
+
 def test_steps_of_equal_labels_that_a_run_cannot_have_are_refused(values: dict[str, Any]) -> None:
     values["base"]["averaging"] = {"kind": "ema", "every": 6}
     values["arms"]["other"] = {"masking.ratio.base": 0.6, "equal_labels": "steps"}
@@ -276,6 +297,10 @@ def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, A
     values["base"] |= {"data": "nowhere", "length_warmup": {"start_length": 4, "steps": 8}}
     values["arms"]["other"] = {"masking.ratio.base": 0.3, "equal_labels": "steps"}
     with pytest.raises(UsageError, match=r"with length_warmup.*name its folder as base\.data"):
+        resolved(values)
+    values["base"] |= {"length_warmup": None}
+    values["arms"]["other"] |= {"masking.budget": "batch"}
+    with pytest.raises(UsageError, match=r"with masking\.budget 'batch'.*name its folder"):
         resolved(values)
     values["arms"] = {"fixed": {"equal_labels": "steps"}}
     with pytest.raises(UsageError, match="is the baseline"):
