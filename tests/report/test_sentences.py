@@ -380,7 +380,7 @@ def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
         (3, 1, 0, "over 2 tests (the one declared contrast on each)"),
         (2, 2, 0, "On CoLA, after Holm’s correction over the 2 declared contrasts"),
         (2, 1, 0, "On CoLA, of the one declared contrast, 1 remains at 5 %: “a − base” −20.0"),
-        (3, 2, 1, "over 3 tests of the 2 declared contrasts"),
+        (3, 2, 1, "over 4 tests (the 2 declared contrasts on each)"),
     ],
 )
 def test_contrasts_are_counted_once_whatever_they_are_tested_on(

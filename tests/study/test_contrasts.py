@@ -248,7 +248,7 @@ def test_where_nothing_scatters_it_is_not_known_what_could_be_seen() -> None:
     _, (contrast,) = _numbers_of_arms(sets, "fixed", [("decay", "fixed")], "mcc", "cola")
     assert (contrast["difference"], contrast["detectable"]) == (0.0, None)
     cola = {"task": "cola", "arms": {}, "contrasts": [contrast]}
-    _correct([cola], declared=True)
+    _correct([cola], declared=1)
     assert contrast["detectable_holm"] is None
 
 
@@ -270,7 +270,7 @@ def test_what_a_contrast_could_have_shown_is_of_its_own_scatter_and_tests() -> N
         }
         arms, contrasts = _numbers_of_arms(sets, "fixed", [pair], "score", name)
         tasks.append({"task": name, "arms": arms, "contrasts": contrasts})
-    _correct(tasks, declared=True)
+    _correct(tasks, declared=1)
     for task, tests in zip(tasks, (1, 2, 2), strict=True):
         (contrast,) = task["contrasts"]
         spread = np.std([one.mean() for one in scores[task["task"]]], ddof=1)
@@ -283,6 +283,11 @@ def test_what_a_contrast_could_have_shown_is_of_its_own_scatter_and_tests() -> N
         )
         assert (contrast["detectable"], contrast["detectable_holm"]) == (alone, first)
         assert 0 < alone < math.inf
+    _correct(tasks, declared=3)  # two of which cannot be tested
+    (headline,) = tasks[0]["contrasts"]
+    assert headline["p_holm"] == pytest.approx(min(1, 3 * headline["p"]))
+    wider = smallest_difference(headline["spread"], 3, alpha=0.05 / 3)
+    assert headline["detectable_holm"] == pytest.approx(wider)
 
 
 def test_metrics_beside_the_first_are_means_over_seeds() -> None:

@@ -257,7 +257,8 @@ def _tests(study: Numbers) -> list[str]:
 
     Where contrasts were declared, the page's answer has the headline's.
     """
-    declared = bool(study.get("contrasts"))
+    pairs = len(study.get("contrasts", ()))
+    declared = bool(pairs)
     sentences = []
     for family in families(study["tasks"])[declared:]:
         tested = [
@@ -268,7 +269,7 @@ def _tests(study: Numbers) -> list[str]:
         ]
         if not tested:
             continue
-        number = _number_of_tests([(task, arm) for task, arm, _ in tested], declared=declared)
+        total = pairs * len({task["task"] for task, _, _ in tested}) or len(tested)
         first = family[0]["task"]
         on = f"the {LOSSES[first]}" if first in LOSSES else task_title(family[0])
         if len(family) > 1:
@@ -280,22 +281,17 @@ def _tests(study: Numbers) -> list[str]:
             verb = "remains" if len(left) == 1 else "remain"
             named = _name_hits(left, one_task=len(family) == 1)
             found = f"{len(left)} {verb} at 5 %: {named}"
-        correction = "after Holm’s correction over " if len(tested) > 1 else "of "
-        sentences.append(f"On {on}, {correction}{number}, {found}.")
+        correction = "after Holm’s correction over" if total > 1 else "of"
+        sentences.append(f"On {on}, {correction} {_number_of_tests(total, pairs)}, {found}.")
     return sentences
 
 
-def _number_of_tests(tested: Sequence[tuple[Numbers, str]], *, declared: bool) -> str:
+def _number_of_tests(total: int, declared: int) -> str:
     """``the one comparison``, ``the 3 declared contrasts``, ``4 tests (the 2 declared contrasts on each)``"""
-    total = len(tested)
     if not declared:
         return f"the {total} comparisons" if total > 1 else "the one comparison"
-    pairs = len({pair for _, pair in tested})
-    of = f"the {pairs} declared contrasts" if pairs > 1 else "the one declared contrast"
-    tasks = len({task["task"] for task, _ in tested})
-    if tasks == 1:
-        return of
-    return f"{total} tests ({of} on each)" if total == pairs * tasks else f"{total} tests of {of}"
+    of = f"the {declared} declared contrasts" if declared > 1 else "the one declared contrast"
+    return of if total == declared else f"{total} tests ({of} on each)"
 
 
 def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:

@@ -131,7 +131,7 @@ def _compare_arms(
         for task, values in _losses(compared).items()
     ]
     tasks += [_task(results, baseline, contrasts) for results in gathered.final]
-    _correct(tasks, declared=bool(contrasts))
+    _correct(tasks, declared=len(contrasts))
     finished = {arm.name for arm in gathered.arms if arm.complete}
     compared_curves = [
         curve for curve in curves if gathered.losses_compare or curve["quantity"] not in LOSSES
@@ -432,25 +432,31 @@ def _other_metrics(results: Sequence[Any]) -> dict[str, float]:
     }
 
 
-def _correct(tasks: Sequence[Numbers], *, declared: bool) -> None:
-    """Put Holm's adjusted p beside every p that is tested: over the declared contrasts, or, where none are
-    declared, over all arms; of the headline by itself, and of all other measures together.
+def _correct(tasks: Sequence[Numbers], *, declared: int) -> None:
+    """Put Holm's adjusted p beside every p that is tested: over the ``declared`` contrasts, or, where there
+    are none, over all arms; of the headline by itself, and of all other measures together.
+
+    A contrast that cannot be tested, as where a run is missing, counts among the declared ones all the same.
     """
     for family in families(tasks):
-        tested = [
-            numbers
+        by_task = [
+            [
+                numbers
+                for numbers in (task["contrasts"] if declared else task["arms"].values())
+                if numbers.get("p") is not None
+            ]
             for task in family
-            for numbers in (task["contrasts"] if declared else task["arms"].values())
-            if numbers.get("p") is not None
         ]
-        for numbers, adjusted in zip(tested, holm([n["p"] for n in tested]), strict=True):
+        tested = [numbers for own in by_task for numbers in own]
+        tests = declared * sum(map(bool, by_task)) or len(tested)
+        for numbers, adjusted in zip(tested, holm([n["p"] for n in tested], tests), strict=True):
             numbers["p_holm"] = adjusted
             if declared:
                 numbers["detectable_holm"] = numbers["detectable"] and smallest_difference(
                     numbers["spread"],
                     len(numbers["by_unit"]),
                     examples_spread=numbers["examples_spread"],
-                    alpha=0.05 / len(tested),
+                    alpha=0.05 / tests,
                 )
 
 
