@@ -303,11 +303,11 @@ def test_declared_contrasts_are_the_answer() -> None:
     made |= {"contrasts": [["a", "base"]]}
     assert answer(made) == (
         "On the validation loss “a” is better than “base” by 0.200 nats (95 % interval 0.100 to 0.300; "
-        "p 0.01 after Holm’s correction)."
+        "p 0.010 after Holm’s correction)."
     )
     made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5), _contrast(0.1, 0.2, 1e-9)]
     assert "“base” is better than “a” by 0.150 nats" in answer(made)
-    assert "p below 0.0001" in answer(made)
+    assert "p < 0.001" in answer(made)
     assert answer(made).endswith("1 of the 2 declared pairs is not told apart.")
     made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5)]
     assert "“a” and “base” are not told apart: they are 0.050 nats apart" in answer(made)
@@ -318,6 +318,14 @@ def test_declared_contrasts_are_the_answer() -> None:
     for one in made["tasks"][0]["contrasts"]:
         one["detectable_holm"] = 0.07
     assert "0.050 nats (0.070 after Holm’s correction)." in answer(made)
+
+
+def test_what_lies_beside_five_per_cent_is_written_on_its_side() -> None:
+    made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
+    for p, said in ((0.0496, "p 0.0496"), (0.0504, "p 0.0504"), (0.0001, "p < 0.001")):
+        made["tasks"][0]["contrasts"] = [_contrast(-0.3, -0.1, p)]
+        assert f"{said} after Holm’s correction)" in answer(made)
+        assert ("By its own interval alone" in answer(made)) == (p > 0.05)
 
 
 def test_contrasts_of_losses_that_do_not_compare_are_no_answer() -> None:
@@ -332,7 +340,7 @@ def test_an_arm_that_is_better_than_several_is_named_once() -> None:
     better = [_contrast(-0.3, -0.1, 0.01) | {"other": other} for other in ("base", "b", "c")]
     worse = _contrast(0.1, 0.3, 0.02) | {"other": "d"}
     made = comparison([task("validation_loss", {"a": (-0.3, -0.1)}) | {"contrasts": better}])
-    size = "0.200 nats (95 % interval 0.100 to 0.300; p 0.01 after Holm’s correction)"
+    size = "0.200 nats (95 % interval 0.100 to 0.300; p 0.010 after Holm’s correction)"
     assert answer(made) == (
         f"On the validation loss “a” is better than “base” by {size}, than “b” by {size} "
         f"and than “c” by {size}."
@@ -366,7 +374,7 @@ def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
             _contrast(-0.3, 0.1, 0.9) | {"other": "b"},
         ]
     made = comparison(tasks) | {"contrasts": [["a", "base"], ["a", "b"]]}
-    assert "p 0.01 after Holm’s correction" in answer(made)
+    assert "p 0.010 after Holm’s correction" in answer(made)
     (said,) = [sentence for sentence in findings(made, {}) if "Holm" in sentence]
     assert said.startswith(
         "On 2 other measures, after Holm’s correction over 4 tests (the 2 declared contrasts on each), "
