@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +116,38 @@ def _marks_are_checked(study: Study) -> None:
         study.is_complete(unit)
     path.write_text(before)
     assert study.is_complete(unit)
+
+
+@pytest.mark.parametrize("ends", ["done", "killed"])
+def test_what_another_process_is_at_is_waited_for(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """And done here if that one ends without it; it never counts as failed."""
+    study = opened(values | {"seeds": [0], "task_seeds": [0], "curve_steps": []}, tmp_path)
+    theirs = next(unit for unit in study.units if unit.arm == "decay")
+    pretrain(study.run_config(theirs), tmp_path / "theirs", progress=False)
+    log = study.log(theirs)
+    log.parent.mkdir(parents=True)
+    told: list[str] = []
+    with log.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def tell(text: str) -> None:
+            told.append(text)
+            if "is waited for" in text:
+                assert told[-2].startswith("[2/4] evaluate fixed")  # all else is done
+                if ends == "done":
+                    shutil.copytree(tmp_path / "theirs", study.run(theirs).path)
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        monkeypatch.setattr("chronomask.study.execute._PAUSE", 0.0)
+        outcome = run_study(study, study.in_order(), tell=tell)
+    assert not outcome.failed
+    assert not outcome.left_out
+    assert (theirs in outcome.there, theirs in outcome.done) == (ends == "done", ends == "killed")
+    assert all(study.is_complete(unit) for unit in study.units)
+    assert told[-1].startswith("[4/4] ")
+    assert ("done by another process" in " ".join(told)) == (ends == "done")
 
 
 def test_only_what_ended_with_an_error_is_said_to_have_failed(

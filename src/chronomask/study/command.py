@@ -114,7 +114,7 @@ def run(
         check_versions(study, own)
         if path is not None:  # else others may be at work in the folder: it is only read
             begin(study)
-        run_one(study, unit)
+        run_one(study, unit, _be_silent if quiet else _tell)
         return f"done: {study.units[unit]}"
     units = study.in_order() if only is None else share_of(study, only)
     _do(
