@@ -93,6 +93,13 @@ def mark(study: Study, unit: Unit) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    ("minutes", "said"), [(1, "1 minute"), (9, "9 minutes"), (0.5, "0.5 minutes")]
+)
+def test_the_length_of_a_call_in_words(minutes: float, said: str) -> None:
+    assert Allowance(60 * minutes).length == said
+
+
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_a_call_ends_in_its_time(
     values: dict[str, Any], tmp_path: Path, stand_in: Any, stubborn: bool

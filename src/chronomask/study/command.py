@@ -391,7 +391,7 @@ def _out_of_time(
     stuck = len(outcome.too_long) == len(left) and not (outcome.done or outcome.stopped)
     text = (
         f"{study.folder}: {len(units) - len(left):,} of {amount(len(units), 'units')} complete after "
-        f"{allowance.used / 60:.1f} of {minutes} minutes; left: {counts}{saved}{too_long}. "
+        f"{allowance.used / 60:.1f} of {allowance.length}; left: {counts}{saved}{too_long}. "
         f"It goes on with  {shlex.join([*command, more if stuck else minutes])}"
     )
     return UsageError(text) if stuck else OutOfTime(text)

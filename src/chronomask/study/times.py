@@ -76,6 +76,12 @@ class Allowance:
         self.began = self.clock()
 
     @property
+    def length(self) -> str:
+        """``9 minutes``, ``1 minute``"""
+        minutes = self.seconds / 60
+        return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
+    @property
     def of_ending(self) -> float:
         """Seconds for saving and ending: a twentieth, but at most a minute."""
         return min(60.0, self.seconds / 20)
