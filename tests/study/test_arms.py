@@ -88,6 +88,21 @@ def test_declared_fields_are_not_prefixes_of_names(values: dict[str, Any]) -> No
         check_declared(base, arm, ("masking.rat",))
 
 
+@pytest.mark.parametrize("dotted", [False, True])
+def test_a_group_that_an_arm_switches_on_is_declared_whole(
+    values: dict[str, Any], dotted: bool
+) -> None:
+    """Its defaults too; of one that the base has, what the arm names alone."""
+    group = {"start_rows": 2, "steps": 4}
+    arm = {f"batch_warmup.{k}": v for k, v in group.items()} if dotted else {"batch_warmup": group}
+    values["arms"]["grows"] = arm
+    grows = resolved(values)["grows"]
+    assert grows.declared == ("batch_warmup",)
+    assert "batch_warmup.stages" in grows.differs
+    values["base"]["batch_warmup"] = {"start_rows": 1, "steps": 4}
+    assert resolved(values)["grows"].declared == ("batch_warmup.start_rows", "batch_warmup.steps")
+
+
 def weights_of(arm: str) -> dict[str, Any]:
     return {"masking.content": {"kind": "fixed", "weights": {"arm": arm}}}
 

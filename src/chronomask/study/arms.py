@@ -121,7 +121,7 @@ def _resolve(
             "are known: set hours null, and give steps"
         )
     config = config.model_copy(update={"name": name, "seed": 0})
-    declared = tuple(_declared_fields(changes))
+    declared = tuple(_declared_fields(changes, base.to_dict()))
     mode = fields.get("equal_labels")
     if mode is not None:
         if mode not in ("steps", "ratio"):
@@ -311,11 +311,18 @@ def _changes(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     return nested(fields)
 
 
-def _declared_fields(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted fields that changes name; naming a ``kind`` declares all that belongs to it."""
+def _declared_fields(
+    changes: Mapping[str, Any], before: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """Dotted fields that changes name; naming a ``kind``, or a group that is null ``before``, declares all
+    that belongs to it.
+    """
     for key, value in changes.items():
-        if isinstance(value, dict) and value and "kind" not in value:
-            yield from _declared_fields(value, f"{prefix}{key}.")
+        is_off = before.get(key, ...) is None
+        if isinstance(value, dict) and value and "kind" not in value and not is_off:
+            within = before.get(key)
+            within = within if isinstance(within, dict) else {}
+            yield from _declared_fields(value, within, f"{prefix}{key}.")
         elif key == "kind":
             yield prefix.removesuffix(".")
         else:
