@@ -164,7 +164,7 @@ class Config(BaseModel):
         """A copy with values changed, which are not validated; cached properties are worked out anew."""
         copied = super().model_copy(update=update, deep=deep)
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
-            del copied.__dict__[name]
+            del vars(copied)[name]
         return copied
 
     @classmethod
