@@ -160,6 +160,13 @@ class Config(BaseModel):
         """A validated copy with dotted overrides applied."""
         return self.parse_with(self.to_dict(), overrides)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with values changed, which are not validated; cached properties are worked out anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del vars(copied)[name]
+        return copied
+
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core: CoreSchema, handler: GetJsonSchemaHandler

@@ -69,6 +69,10 @@ def _pair(limits: tuple[float, float] | None) -> tuple[dict, dict]:
         ((0.5, 0.4, None), "do not show", "earlier"),
         ((None, None, None), "not reached within training", "earlier"),
         ((None, 0.9, None), "do not show", "not reached"),
+        ((1.5, 1.4, 1.6), "was reached later, in share of its steps", "not reached"),
+        ((1.5, 1.4, 1.6), "by “a” after 150 % (140 to 160 %).", "not reached"),
+        ((1.5, 1.4, None), "by “a” after 150 % (140 % or more).", "not reached"),
+        ((None, 1.4, None), "by “a” after 140 % at the earliest, if at all.", "not reached"),
     ],
 )
 def test_speed_is_claimed_with_its_interval(
@@ -299,11 +303,11 @@ def test_declared_contrasts_are_the_answer() -> None:
     made |= {"contrasts": [["a", "base"]]}
     assert answer(made) == (
         "On the validation loss “a” is better than “base” by 0.200 nats (95 % interval 0.100 to 0.300; "
-        "p 0.01 after Holm’s correction)."
+        "p 0.010 after Holm’s correction)."
     )
     made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5), _contrast(0.1, 0.2, 1e-9)]
     assert "“base” is better than “a” by 0.150 nats" in answer(made)
-    assert "p below 0.0001" in answer(made)
+    assert "p < 0.001" in answer(made)
     assert answer(made).endswith("1 of the 2 declared pairs is not told apart.")
     made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5)]
     assert "“a” and “base” are not told apart: they are 0.050 nats apart" in answer(made)
@@ -316,11 +320,27 @@ def test_declared_contrasts_are_the_answer() -> None:
     assert "0.050 nats (0.070 after Holm’s correction)." in answer(made)
 
 
+def test_what_lies_beside_five_per_cent_is_written_on_its_side() -> None:
+    made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
+    for p, said in ((0.0496, "p 0.0496"), (0.0504, "p 0.0504"), (0.0001, "p < 0.001")):
+        made["tasks"][0]["contrasts"] = [_contrast(-0.3, -0.1, p)]
+        assert f"{said} after Holm’s correction)" in answer(made)
+        assert ("By its own interval alone" in answer(made)) == (p > 0.05)
+
+
+def test_contrasts_of_losses_that_do_not_compare_are_no_answer() -> None:
+    """A comparison of before, which has them."""
+    made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
+    made["tasks"][0]["contrasts"] = [_contrast(-0.3, -0.1, 0.01)]
+    made |= {"contrasts": [["a", "base"]], "losses_compare": False}
+    assert answer(made).startswith("No loss says here which arm is better")
+
+
 def test_an_arm_that_is_better_than_several_is_named_once() -> None:
     better = [_contrast(-0.3, -0.1, 0.01) | {"other": other} for other in ("base", "b", "c")]
     worse = _contrast(0.1, 0.3, 0.02) | {"other": "d"}
     made = comparison([task("validation_loss", {"a": (-0.3, -0.1)}) | {"contrasts": better}])
-    size = "0.200 nats (95 % interval 0.100 to 0.300; p 0.01 after Holm’s correction)"
+    size = "0.200 nats (95 % interval 0.100 to 0.300; p 0.010 after Holm’s correction)"
     assert answer(made) == (
         f"On the validation loss “a” is better than “base” by {size}, than “b” by {size} "
         f"and than “c” by {size}."
@@ -354,7 +374,7 @@ def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
             _contrast(-0.3, 0.1, 0.9) | {"other": "b"},
         ]
     made = comparison(tasks) | {"contrasts": [["a", "base"], ["a", "b"]]}
-    assert "p 0.01 after Holm’s correction" in answer(made)
+    assert "p 0.010 after Holm’s correction" in answer(made)
     (said,) = [sentence for sentence in findings(made, {}) if "Holm" in sentence]
     assert said.startswith(
         "On 2 other measures, after Holm’s correction over 4 tests (the 2 declared contrasts on each), "
@@ -368,7 +388,7 @@ def test_the_headline_and_the_other_measures_are_corrected_apart() -> None:
         (3, 1, 0, "over 2 tests (the one declared contrast on each)"),
         (2, 2, 0, "On CoLA, after Holm’s correction over the 2 declared contrasts"),
         (2, 1, 0, "On CoLA, of the one declared contrast, 1 remains at 5 %: “a − base” −20.0"),
-        (3, 2, 1, "over 3 tests of the 2 declared contrasts"),
+        (3, 2, 1, "over 4 tests (the 2 declared contrasts on each)"),
     ],
 )
 def test_contrasts_are_counted_once_whatever_they_are_tested_on(
@@ -467,6 +487,12 @@ def test_what_ran_is_said_in_numbers() -> None:
     assert findings(made, {})[0].startswith(
         "2 ways to mask were trained with 3 seeds each for 10 steps, on the same data in the same order"
     )
+    made |= {"shared_start": False, "other_weights": ["a"]}
+    said = "on the same data in the same order, “a” from other initial weights than “base”; “base” is the"
+    assert said in findings(made, {})[0]
+    made["other_weights"] = []
+    assert "on the same data" not in findings(made, {})[0]
+    made["shared_start"] = True
     first, second = made["arms"]
     second["steps"], second["runs"] = 1500.0, second["runs"][:1]
     assert "were trained with 1 to 3 seeds for 10 to 1,500 steps, on" in findings(made, {})[0]

@@ -131,6 +131,13 @@ def test_a_value_that_is_no_number(folder: Path) -> None:
         read_run(folder)
 
 
+def test_steps_left_out_as_outliers_are_no_column(folder: Path) -> None:
+    _append(folder, {"step": 110, "loss": 1.25, "skipped_steps": [103, 107]})
+    run = read_run(folder)
+    assert run.metrics.last("loss") == 1.25
+    assert "skipped_steps" not in run.metrics.columns
+
+
 def test_steps_written_again_after_a_resume_replace_the_old(folder: Path) -> None:
     _append(folder, {"step": 90, "loss": 1.25})
     run = read_run(folder)

@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 from chronomask.config import diff
+from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.layers import Layer, parse_override
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
+from chronomask.runs.rules import expect, maskable_tokens
 from chronomask.study.arms import check_declared, resolve_arms
 from chronomask.study.config import StudyConfig, load_study
 from chronomask.study.units import open_study, steps_of
@@ -84,6 +86,21 @@ def test_declared_fields_are_not_prefixes_of_names(values: dict[str, Any]) -> No
     check_declared(base, arm, ("masking.ratio",))
     with pytest.raises(UsageError, match=r"masking\.ratio"):
         check_declared(base, arm, ("masking.rat",))
+
+
+@pytest.mark.parametrize("dotted", [False, True])
+def test_a_group_that_an_arm_switches_on_is_declared_whole(
+    values: dict[str, Any], dotted: bool
+) -> None:
+    """Its defaults too; of one that the base has, what the arm names alone."""
+    group = {"start_rows": 2, "steps": 4}
+    arm = {f"batch_warmup.{k}": v for k, v in group.items()} if dotted else {"batch_warmup": group}
+    values["arms"]["grows"] = arm
+    grows = resolved(values)["grows"]
+    assert grows.declared == ("batch_warmup",)
+    assert "batch_warmup.stages" in grows.differs
+    values["base"]["batch_warmup"] = {"start_rows": 1, "steps": 4}
+    assert resolved(values)["grows"].declared == ("batch_warmup.start_rows", "batch_warmup.steps")
 
 
 def weights_of(arm: str) -> dict[str, Any]:
@@ -189,6 +206,14 @@ TRAINED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"length_warmup": {"start_length": 4, "steps": 80}},
         {"masking.ratio": SCHEDULES["linear_decay"]},
     ),
+    "a budget of the whole batch": (
+        {},
+        {"masking": {"ratio": SCHEDULES["constant"], "budget": "batch"}},
+    ),
+    "rows follow the ratio": (
+        {},
+        {"masking.ratio": SCHEDULES["linear"], "rows_follow_ratio": True},
+    ),
     "progress in labels": (
         {},
         {
@@ -222,6 +247,45 @@ def test_equal_labels_are_equal_once_trained(
     assert counted["other"] == pytest.approx(counted["fixed"], rel=0.01)
 
 
+def test_steps_of_equal_labels_are_those_that_the_written_config_trains(
+    values: dict[str, Any],
+) -> None:
+    values["base"] |= {"steps": 90, "rows_per_step": 32}
+    following = {"masking.ratio": {"kind": "linear", "start": 0.1, "end": 0.05}}
+    values["arms"]["other"] = following | {"rows_follow_ratio": True, "equal_labels": "steps"}
+    arms = resolved(values)
+    own = arms["other"].run_config(0)
+    assert own.steps > 90
+    read = RunConfig.parse(own.to_dict())
+    assert own.sizes == read.sizes
+    base, other = (expect(run, lambda step: 1.0).labels for run in (arms["fixed"].config, read))
+    assert other == pytest.approx(base, rel=0.01)
+
+
+def test_a_budget_of_the_whole_batch_counts_what_cannot_be_masked(
+    values: dict[str, Any], tiny_data: PreparedData
+) -> None:
+    values["base"]["steps"] = 1000
+    values["arms"]["other"] = {"masking.budget": "batch", "equal_labels": "ratio"}
+    config = resolved(values)["other"].config
+    share = maskable_tokens(config, tiny_data)(0) / tiny_data.row_length
+    assert config.masking.ratio.at(0) == pytest.approx(0.15 * share)
+    assert share < 1
+    values["base"]["masking"]["budget"] = "batch"
+    values["arms"]["other"] = {"masking.ratio": SCHEDULES["linear"], "equal_labels": "ratio"}
+    config = resolved(values)["other"].config
+    asked = [config.masking.ratio.at(step / 1000) for step in range(1000)]
+    assert sum(asked) == pytest.approx(150)
+
+
+def test_steps_of_equal_labels_that_a_run_cannot_have_are_refused(values: dict[str, Any]) -> None:
+    values["base"]["averaging"] = {"kind": "ema", "every": 6}
+    values["arms"]["other"] = {"masking.ratio.base": 0.6, "equal_labels": "steps"}
+    message = r"arm 'other' as equal_labels: steps makes it: averaging\.every \(6\) leaves no step of the 2"
+    with pytest.raises(UsageError, match=message):
+        resolved(values)
+
+
 def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, Any]) -> None:
     values["arms"]["other"] = {"masking.ratio": {"kind": "responsive"}, "equal_labels": "steps"}
     with pytest.raises(UsageError, match="only once it has trained"):
@@ -248,6 +312,10 @@ def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, A
     values["base"] |= {"data": "nowhere", "length_warmup": {"start_length": 4, "steps": 8}}
     values["arms"]["other"] = {"masking.ratio.base": 0.3, "equal_labels": "steps"}
     with pytest.raises(UsageError, match=r"with length_warmup.*name its folder as base\.data"):
+        resolved(values)
+    values["base"] |= {"length_warmup": None}
+    values["arms"]["other"] |= {"masking.budget": "batch"}
+    with pytest.raises(UsageError, match=r"with masking\.budget 'batch'.*name its folder"):
         resolved(values)
     values["arms"] = {"fixed": {"equal_labels": "steps"}}
     with pytest.raises(UsageError, match="is the baseline"):

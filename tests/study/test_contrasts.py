@@ -192,6 +192,53 @@ def test_declared_contrasts_alone_are_tested(values: dict[str, Any], tmp_path: P
     _contrasts_that_cannot_be_tested_are_named(study)
 
 
+def test_losses_that_do_not_compare_are_not_tested(values: dict[str, Any], tmp_path: Path) -> None:
+    """Neither in a declared contrast, nor along a curve, nor in what reaching the baseline's took."""
+    values["arms"] = {"fixed": {}, "rows": {"validation.rows": 4, "masking.ratio.base": 0.3}}
+    values |= {"tasks": {}, "curve_steps": [], "contrasts": [["rows", "fixed"]]}
+    study = opened(values, tmp_path)
+    run_study(study, study.in_order())
+    found = json.loads(compare_study(study).read_text())
+    assert not found["losses_compare"]
+    assert all(not task["contrasts"] for task in found["tasks"])
+    assert found["reach"] == []
+    assert all("difference" not in arm for own in found["curves"] for arm in own["arms"].values())
+    assert found["notices"][-1] == (
+        "The declared contrast of “rows” and “fixed” is not tested: validation did not ask all runs the same."
+    )
+    page = report_of_study(study.folder).read_text()
+    assert "No loss says here which arm is better" in page
+
+
+def test_an_arm_with_a_model_of_its_own_is_not_said_to_share_its_start(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["arms"] = {
+        "fixed": {},
+        "wide": {"model.overrides.hidden_size": 48},
+        "decay": values["arms"]["decay"],
+    }
+    values |= {"seeds": [0], "tasks": {}, "curve_steps": []}
+    study = opened(values, tmp_path)
+    run_study(study, [unit for unit in study.in_order() if unit.arm != "wide"])
+    found = json.loads(compare_study(study).read_text())
+    assert (found["shared_start"], found["other_weights"]) == (True, [])
+    run_study(study, study.in_order())
+    found = json.loads(compare_study(study).read_text())
+    assert (found["shared_start"], found["other_weights"]) == (False, ["wide"])
+
+
+def test_a_study_of_runs_that_skip_outliers_has_a_page(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["base"]["outliers"] = {"kind": "skip", "after": 2, "window": 4}
+    values |= {"seeds": [0], "tasks": {}, "curve_steps": []}
+    study = opened(values, tmp_path)
+    run_study(study, study.in_order())
+    assert "skipped_steps" in study.run_of("fixed", 0).metrics.read_text()
+    assert report_of_study(study.folder).is_file()
+
+
 def test_where_nothing_scatters_it_is_not_known_what_could_be_seen() -> None:
     """Models that give the majority class to every sentence all have an MCC of 0."""
     majority = {"prediction": np.ones(40), "label": np.arange(40) % 2}
@@ -201,7 +248,7 @@ def test_where_nothing_scatters_it_is_not_known_what_could_be_seen() -> None:
     _, (contrast,) = _numbers_of_arms(sets, "fixed", [("decay", "fixed")], "mcc", "cola")
     assert (contrast["difference"], contrast["detectable"]) == (0.0, None)
     cola = {"task": "cola", "arms": {}, "contrasts": [contrast]}
-    _correct([cola], declared=True)
+    _correct([cola], declared=1)
     assert contrast["detectable_holm"] is None
 
 
@@ -223,7 +270,7 @@ def test_what_a_contrast_could_have_shown_is_of_its_own_scatter_and_tests() -> N
         }
         arms, contrasts = _numbers_of_arms(sets, "fixed", [pair], "score", name)
         tasks.append({"task": name, "arms": arms, "contrasts": contrasts})
-    _correct(tasks, declared=True)
+    _correct(tasks, declared=1)
     for task, tests in zip(tasks, (1, 2, 2), strict=True):
         (contrast,) = task["contrasts"]
         spread = np.std([one.mean() for one in scores[task["task"]]], ddof=1)
@@ -236,6 +283,11 @@ def test_what_a_contrast_could_have_shown_is_of_its_own_scatter_and_tests() -> N
         )
         assert (contrast["detectable"], contrast["detectable_holm"]) == (alone, first)
         assert 0 < alone < math.inf
+    _correct(tasks, declared=3)  # two of which cannot be tested
+    (headline,) = tasks[0]["contrasts"]
+    assert headline["p_holm"] == pytest.approx(min(1, 3 * headline["p"]))
+    wider = smallest_difference(headline["spread"], 3, alpha=0.05 / 3)
+    assert headline["detectable_holm"] == pytest.approx(wider)
 
 
 def test_metrics_beside_the_first_are_means_over_seeds() -> None:
@@ -332,6 +384,33 @@ def test_tasks_are_compared_on_the_fine_tuning_seeds_that_all_arms_have() -> Non
     other = results((0, 7), (1, 7))
     assert _common({"a": many, "b": other}, "a") == {"a": many}
     assert _common({"a": many, "b": other}, "c") == {}
+
+
+def test_a_curve_goes_to_the_end_of_an_arm_that_trains_longer(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Though the baseline has no result there; a seed that lacks a step of an arm is in no curve."""
+    values["arms"] = {"fixed": {}, "long": {"steps": 12}}
+    values["base"]["checkpoint"]["keep"] = 3
+    study = opened({**values, "task_seeds": [0]}, tmp_path)
+    run_study(study, study.in_order())
+    found = json.loads(compare_study(study).read_text())
+    curve = found["curves"][-1]
+    assert {name: arm["step"] for name, arm in curve["arms"].items()} == {
+        "fixed": [4, 8],
+        "long": [4, 12],
+    }
+    assert all(list(arm["by_seed"]) == ["0", "1"] for arm in curve["arms"].values())
+    assert curve["arms"]["long"]["difference"]["step"] == [4]
+    reached = next(own for own in found["reach"] if own["quantity"] == "cola")
+    assert reached["arms"]["long"]["step"]["baseline"] == 8
+    for path in study.run_of("long", 1).results_of(12).glob("cola*"):
+        path.unlink()
+    arms = json.loads(compare_study(study).read_text())["curves"][-1]["arms"]
+    assert {name: (arm["step"], list(arm["by_seed"])) for name, arm in arms.items()} == {
+        "fixed": ([4, 8], ["0"]),
+        "long": ([4, 12], ["0"]),
+    }
 
 
 def test_a_study_is_compared_again_though_its_checkpoints_are_gone(

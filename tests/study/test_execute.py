@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study.command import status
-from chronomask.study.execute import run_one, run_study, share_of
+from chronomask.study.execute import do_unit, run_one, run_study, share_of
 from chronomask.study.times import NOTED
 from chronomask.study.units import Study, check_shared_start, check_versions, open_study, start_of
 from chronomask.train.config import RunConfig
@@ -114,6 +116,60 @@ def _marks_are_checked(study: Study) -> None:
         study.is_complete(unit)
     path.write_text(before)
     assert study.is_complete(unit)
+
+
+@pytest.mark.parametrize("ends", ["done", "killed"])
+def test_what_another_process_is_at_is_waited_for(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """And done here if that one ends without it; it never counts as failed."""
+    study = opened(values | {"seeds": [0], "task_seeds": [0], "curve_steps": []}, tmp_path)
+    theirs = next(unit for unit in study.units if unit.arm == "decay")
+    pretrain(study.run_config(theirs), tmp_path / "theirs", progress=False)
+    log = study.log(theirs)
+    log.parent.mkdir(parents=True)
+    told: list[str] = []
+    with log.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def tell(text: str) -> None:
+            told.append(text)
+            if "is waited for" in text:
+                assert told[-2].startswith("[2/4] evaluate fixed")  # all else is done
+                if ends == "done":
+                    shutil.copytree(tmp_path / "theirs", study.run(theirs).path)
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        monkeypatch.setattr("chronomask.study.execute._PAUSE", 0.0)
+        outcome = run_study(study, study.in_order(), tell=tell)
+    assert not outcome.failed
+    assert not outcome.left_out
+    assert (theirs in outcome.there, theirs in outcome.done) == (ends == "done", ends == "killed")
+    assert all(study.is_complete(unit) for unit in study.units)
+    assert told[-1].startswith("[4/4] ")
+    assert ("done by another process" in " ".join(told)) == (ends == "done")
+
+
+def test_only_what_ended_with_an_error_is_said_to_have_failed(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what is at work or was killed, whatever training said in between; also an error of no sort."""
+    study = opened(values | {"tasks": {}, "curve_steps": []}, tmp_path)
+    unit = next(unit for unit in study.units if unit.kind == "pretrain")
+    told: list[str] = []
+
+    def warn_and_fail(*_: Any, **options: Any) -> None:
+        print("the losses of a validation are largely chance")
+        told.append(status(study.folder))
+        raise TypeError("no number\nof anything")
+
+    monkeypatch.setattr("chronomask.train.loop.pretrain", warn_and_fail)
+    assert do_unit(study, unit) == "TypeError: no number"
+    assert "failed" not in told[0]
+    assert f"failed last time: {unit}" in status(study.folder)
+    with study.log(unit).open("a") as log:
+        log.write(f"2026-11-30 04:06:20 {unit}\nthe validation loss has hardly moved\n")
+    assert "failed" not in status(study.folder)
 
 
 def test_runs_are_those_of_pretrain(values: dict[str, Any], tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ def test_time_is_known_before_the_text_is_prepared(
         for workers, devices in ((1, 1), (8, 1), (2, 2))
     )
     (seconds,) = re.findall(r"\ntime: at least (.*) of one process", alone)
-    assert f"; at least {seconds} with 8" in shared  # of one device
+    assert f"; at least {seconds} with 8 that share 1 device\n" in shared
+    assert "if they do not slow each other down" in apart
     hours = r"\ncost: (?:at least )?(\S+) "
     assert re.findall(hours, alone) == re.findall(hours, shared)
     assert f"; at least {seconds} with 2" not in apart

@@ -362,6 +362,7 @@ def test_holm_by_hand() -> None:
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([1.0, 0.0]) == [1.0, 0.0]
     assert holm([]) == []
+    assert holm([0.04, 0.01], 4) == pytest.approx([0.12, 0.04])  # two could not be tested
     with pytest.raises(UsageError, match=r"1\.2"):
         holm([0.1, 1.2])
 

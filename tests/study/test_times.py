@@ -93,6 +93,13 @@ def mark(study: Study, unit: Unit) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    ("minutes", "said"), [(1, "1 minute"), (9, "9 minutes"), (0.5, "0.5 minutes")]
+)
+def test_the_length_of_a_call_in_words(minutes: float, said: str) -> None:
+    assert Allowance(60 * minutes).length == said
+
+
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_a_call_ends_in_its_time(
     values: dict[str, Any], tmp_path: Path, stand_in: Any, stubborn: bool
@@ -122,6 +129,20 @@ def test_a_call_ends_in_its_time(
         ("pretrain decay, seed 0", False),
     ]
     assert study.log(study.units[2]).read_text().endswith("stopped on request\n")
+
+
+def test_a_unit_whose_process_died_has_failed(
+    values: dict[str, Any], tmp_path: Path, stand_in: Any
+) -> None:
+    study = opened(values | {"tasks": {}, "curve_steps": []}, tmp_path)
+
+    def die(unit: Unit) -> bool:
+        raise EOFError(unit)
+
+    stand_in(die)
+    outcome = run_study(study, study.in_order(), workers=2)
+    assert {why for _, why in outcome.failed} == {"its process ended with exit code 0"}
+    assert command.status(study.folder).count("failed last time: ") == 4
 
 
 def test_an_evaluation_that_does_not_fit_is_not_begun(
@@ -198,6 +219,8 @@ def test_notes_of_a_unit_are_read_together(values: dict[str, Any], tmp_path: Pat
     mark(study, run)
     assert rates_in(study.folder).token == 10.0 / 2000
     assert not rates_in(study.folder).runs_are_wall
+    note_time(study, run, 1.5, workers=2, complete=True)  # it had been killed before
+    assert rates_in(study.folder).runs == {"fixed": 5.0}
     for unit, seconds, complete in (
         (run, 7.0, True),  # it was trained again
         (run, 20.0, False),

@@ -18,6 +18,7 @@ from chronomask.report.comparison import (
     interval_text,
     join_words,
     mean_text,
+    p_text,
     percent,
     task_title,
     unit_of,
@@ -38,14 +39,14 @@ def answer(study: Numbers) -> str:
     task = by_name.get(MEAN_LOSS, by_name.get(LOSS, first))
     if task is None:
         return _answer_of_the_unfinished(study)
-    if task.get("contrasts"):
-        return _answer_of_contrasts(task, study)
     baseline, arms = study["baseline"], task["arms"]
     if task["task"] in LOSSES and len(arms) > 1 and not study.get("losses_compare", True):
         return (
             "No loss says here which arm is better, because validation did not ask all runs the same: "
             "“Before you read on” says what differs."
         )
+    if task.get("contrasts"):
+        return _answer_of_contrasts(task, study)
     own = arms[baseline]
     others = {name: numbers for name, numbers in arms.items() if name != baseline}
     if not others:
@@ -169,7 +170,7 @@ def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
         text = (
             f"than “{other}” by {_amount(task, one['difference'])} (95 % interval "
             f"{_size_text(task, *ends)}"
-            f"{'' if p is None else f'; {_p_text(p)} after Holm’s correction'})"
+            f"{'' if p is None else f'; p {p_text(p)} after Holm’s correction'})"
         )
         (told if p is None or p <= 0.05 else alone).append((best, text))
     number = len(task["contrasts"])
@@ -254,10 +255,6 @@ def _amount(task: Numbers, value: float) -> str:
 def _size_text(task: Numbers, low: float, high: float) -> str:
     """The interval of how much better an arm is, above zero at both ends: ``0.014 to 0.062``."""
     return interval_text(task, low, high, sign=True).replace("+", "")
-
-
-def _p_text(p: float) -> str:
-    return f"p {p:.2g}" if p >= 0.0001 else "p below 0.0001"
 
 
 def _labels_of(name: str, study: Numbers) -> str:

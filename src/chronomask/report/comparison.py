@@ -39,6 +39,7 @@ __all__ = [
     "interval_text",
     "join_words",
     "mean_text",
+    "p_text",
     "percent",
     "power_of_ten",
     "read_comparison",
@@ -329,6 +330,15 @@ def thousands(value: float) -> str:
 def percent(value: float) -> str:
     """A fraction as per cent, a dash for NaN."""
     return ABSENT if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def p_text(p: float | None) -> str:
+    """A p value to three places, or to four where three would not say on which side of 0.05 it lies."""
+    if p is None:
+        return ABSENT
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.3f}" if round(p, 3) != 0.05 else f"{p:.4f}"
 
 
 def power_of_ten(value: float) -> str:

@@ -157,7 +157,7 @@ def reach_sentences(study: Numbers) -> list[str]:
     curve = next((r for r in study["reach"] if r["quantity"] == LOSS), None)
     if curve is None:
         return []
-    faster, slower, undecided = [], [], []
+    faster, later, missed, undecided = [], [], [], []
     for arm, axes in curve["arms"].items():
         if arm == baseline:
             continue
@@ -168,24 +168,32 @@ def reach_sentences(study: Numbers) -> list[str]:
         elif high is not None and high < 1:
             span = "" if low is None else f" ({100 * low:.0f} to {100 * high:.0f} %)"
             faster.append(f"“{arm}” after {100 * share:.0f} %{span}")
-        elif low is None or low > 1:
-            slower.append(f"“{arm}”")
+        elif low is None:
+            missed.append(f"“{arm}”")
+        elif low > 1 and share is None:
+            later.append(f"“{arm}” after {100 * low:.0f} % at the earliest, if at all")
+        elif low > 1:
+            end = "% or more" if high is None else f"to {100 * high:.0f} %"
+            later.append(f"“{arm}” after {100 * share:.0f} % ({100 * low:.0f} {end})")
         else:
             undecided.append(arm)
     sentences = []
-    if faster:
+    what = f"The final validation loss of “{baseline}”"
+    for when, found in (("earlier", faster), ("later", later)):
+        if found:
+            sentences.append(
+                f"{what} was reached {when}, in share of its steps with 95 % interval, by "
+                f"{join_words(first_few(found))}."
+            )
+            what = "It"
+    if missed:
         sentences.append(
-            f"The final validation loss of “{baseline}” was reached earlier, in share of its steps with "
-            f"95 % interval, by {join_words(first_few(faster))}."
+            f"{what} was not reached within training, at the 95 % level, by {join_words(missed)}."
         )
-    if slower:
-        what = "It" if faster else f"The final validation loss of “{baseline}”"
-        sentences.append(
-            f"{what} was not reached within training, at the 95 % level, by {join_words(slower)}."
-        )
-    if (faster or slower) and study.get("contrasts"):
+    decided = faster or later or missed
+    if decided and study.get("contrasts"):
         sentences.append("No such share was declared to be tested: this is exploratory.")
-    if undecided and (faster or slower):
+    if undecided and decided:
         sentences.append("These runs do not show whether the other arms are faster.")
     elif undecided:
         sentences.append(
@@ -212,9 +220,12 @@ def _what_ran(study: Numbers) -> str:
     each = "one seed each" if counts == [1] else f"{counts[0]} seeds each"
     if len(counts) > 1:
         each = f"{counts[0]} to {counts[-1]} seeds"
-    shared = ""
+    shared, same = "", ", on the same data in the same order"
     if study.get("shared_start", True):
-        shared = ", on the same data in the same order from the same initial weights"
+        shared = f"{same} from the same initial weights"
+    elif others := study.get("other_weights"):
+        named = join_words(first_few([f"“{name}”" for name in others]))
+        shared = f"{same}, {named} from other initial weights than “{study['baseline']}”"
     return (
         f"{len(arms)} ways to mask were trained with {each}{steps}{shared}{tasks}; "
         f"“{study['baseline']}” is the baseline."
@@ -246,7 +257,8 @@ def _tests(study: Numbers) -> list[str]:
 
     Where contrasts were declared, the page's answer has the headline's.
     """
-    declared = bool(study.get("contrasts"))
+    pairs = len(study.get("contrasts", ()))
+    declared = bool(pairs)
     sentences = []
     for family in families(study["tasks"])[declared:]:
         tested = [
@@ -257,7 +269,7 @@ def _tests(study: Numbers) -> list[str]:
         ]
         if not tested:
             continue
-        number = _number_of_tests([(task, arm) for task, arm, _ in tested], declared=declared)
+        total = pairs * len({task["task"] for task, _, _ in tested}) or len(tested)
         first = family[0]["task"]
         on = f"the {LOSSES[first]}" if first in LOSSES else task_title(family[0])
         if len(family) > 1:
@@ -269,22 +281,17 @@ def _tests(study: Numbers) -> list[str]:
             verb = "remains" if len(left) == 1 else "remain"
             named = _name_hits(left, one_task=len(family) == 1)
             found = f"{len(left)} {verb} at 5 %: {named}"
-        correction = "after Holm’s correction over " if len(tested) > 1 else "of "
-        sentences.append(f"On {on}, {correction}{number}, {found}.")
+        correction = "after Holm’s correction over" if total > 1 else "of"
+        sentences.append(f"On {on}, {correction} {_number_of_tests(total, pairs)}, {found}.")
     return sentences
 
 
-def _number_of_tests(tested: Sequence[tuple[Numbers, str]], *, declared: bool) -> str:
+def _number_of_tests(total: int, declared: int) -> str:
     """``the one comparison``, ``the 3 declared contrasts``, ``4 tests (the 2 declared contrasts on each)``"""
-    total = len(tested)
     if not declared:
         return f"the {total} comparisons" if total > 1 else "the one comparison"
-    pairs = len({pair for _, pair in tested})
-    of = f"the {pairs} declared contrasts" if pairs > 1 else "the one declared contrast"
-    tasks = len({task["task"] for task, _ in tested})
-    if tasks == 1:
-        return of
-    return f"{total} tests ({of} on each)" if total == pairs * tasks else f"{total} tests of {of}"
+    of = f"the {declared} declared contrasts" if declared > 1 else "the one declared contrast"
+    return of if total == declared else f"{total} tests ({of} on each)"
 
 
 def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:

@@ -23,6 +23,7 @@ from chronomask.report.comparison import (
     in_unit,
     interval_text,
     mean_text,
+    p_text,
     percent,
     power_of_ten,
     task_title,
@@ -220,8 +221,8 @@ def contrasts_table(study: Numbers) -> list[Numbers]:
             "cells": [
                 difference_text(task, one["difference"]),
                 gap_text(task, one),
-                _p_text(one["p"]),
-                _p_text(one.get("p_holm")),
+                p_text(one["p"]),
+                p_text(one.get("p_holm")),
                 ABSENT
                 if one["detectable"] is None
                 else difference_text(task, one["detectable"]).lstrip("+"),
@@ -265,8 +266,8 @@ def task_table(task: Numbers, study: Numbers, arms: Mapping[str, int]) -> Number
             cells += [
                 difference_text(task, numbers["difference"]),
                 interval_text(task, low, high, sign=True),
-                _p_text(numbers["p"]),
-                _p_text(numbers.get("p_holm")),
+                p_text(numbers["p"]),
+                p_text(numbers.get("p_holm")),
             ]
         rows.append({"legend": mark_of(arms, name), "cells": cells, "best": name in best})
     number = len(task["seeds"])
@@ -286,10 +287,6 @@ def task_table(task: Numbers, study: Numbers, arms: Mapping[str, int]) -> Number
         "note": " ".join(notes),
         "rows": rows,
     }
-
-
-def _p_text(p: float | None) -> str:
-    return ABSENT if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def reach_table(reach: Numbers, arms: Mapping[str, int]) -> Numbers | None:

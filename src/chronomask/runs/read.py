@@ -27,7 +27,7 @@ __all__ = ["Run", "Series", "read_log", "read_run", "read_runs"]
 class Series:
     """The lines of one results file as columns of N values, NaN where a line lacks the key.
 
-    ``columns``: key → float64 [N]; ``per_class``: key → class name → float64 [N].
+    ``columns``: key → float64 [N]; ``per_class``: key → class name → float64 [N]. Lists are left out.
     """
 
     columns: dict[str, np.ndarray]
@@ -159,6 +159,8 @@ def read_log(path: Path) -> list[str]:
 
 
 _WITHOUT_LINE = "remove the line to read the run without it"
+_LISTS = ("skipped_steps",)
+"""Keys of a log whose values are lists of steps, and no column."""
 
 
 def _read_series(path: Path) -> tuple[Series, list[str]]:
@@ -206,6 +208,8 @@ def _columns(path: Path, lines: list[tuple[int, dict[str, Any]]]) -> Series:
     per_class: dict[str, dict[str, np.ndarray]] = {}
     for row, (number, line) in enumerate(lines):
         for key, value in line.items():
+            if key in _LISTS:
+                continue
             group = per_class.setdefault(key, {}) if isinstance(value, dict) else columns
             items = value.items() if isinstance(value, dict) else [(key, value)]
             for name, item in items:

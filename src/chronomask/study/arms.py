@@ -121,7 +121,7 @@ def _resolve(
             "are known: set hours null, and give steps"
         )
     config = config.model_copy(update={"name": name, "seed": 0})
-    declared = tuple(_declared_fields(changes))
+    declared = tuple(_declared_fields(changes, base.to_dict()))
     mode = fields.get("equal_labels")
     if mode is not None:
         if mode not in ("steps", "ratio"):
@@ -129,6 +129,7 @@ def _resolve(
         if baseline is None:
             raise UsageError(f"{where} is the baseline: it cannot have equal_labels with itself")
         config = _with_equal_labels(config, baseline.config, mode)
+        config = RunConfig.parse(config.to_dict(), f"{where} as equal_labels: {mode} makes it")
         declared += ("steps",) if mode == "steps" else ("masking.ratio",)
     check_declared(base, config, declared)
     differs = {k: v for k, v in diff(base, config).items() if k not in _OF_THE_STUDY}
@@ -197,8 +198,8 @@ def _with_equal_labels(config: RunConfig, baseline: RunConfig, mode: str) -> Run
                 f"{run.name}: equal_labels counts masked tokens, and objective "
                 f"'{kind_of(run.objective)}' predicts next tokens beside them: leave equal_labels out"
             )
-    target = expect(baseline, _maskable_at(baseline, config)).labels
-    maskable_at = _maskable_at(config, baseline)
+    target = expect(baseline, _counted_at(baseline, config)).labels
+    maskable_at = _counted_at(config, baseline)
 
     def labels_of(run: RunConfig) -> float:
         return expect(run, maskable_at).labels
@@ -210,24 +211,31 @@ def _with_equal_labels(config: RunConfig, baseline: RunConfig, mode: str) -> Run
     return _with_steps_for(config, target, labels_of, _LONGEST * max(config.steps, baseline.steps))
 
 
-def _maskable_at(config: RunConfig, other: RunConfig) -> Callable[[int], float]:
-    """How many tokens of a row may be masked at a step, in a unit that the run shares with ``other``.
+def _counted_at(config: RunConfig, other: RunConfig) -> Callable[[int], float]:
+    """Of how many tokens of a row the ratio is a share at a step, in a unit shared with ``other``.
 
-    Where neither cuts its rows nor counts its progress in labels, the number does not matter; else the
-    prepared data must be there, since what can be masked in it decides.
+    Those that may be masked; all of a row where the rows of a batch share one budget. Where both count alike,
+    and neither cuts its rows nor counts its progress in labels, the number does not matter; else the prepared
+    data must be there, since what can be masked in it decides.
     """
     runs = (config, other)
-    cut = any(run.length_warmup is not None for run in runs)
-    if not cut and all(run.masking.progress != "masked_tokens" for run in runs):
+    if any(run.length_warmup is not None for run in runs):
+        what = "length_warmup"
+    elif any(run.masking.progress == "masked_tokens" for run in runs):
+        what = "masking.progress 'masked_tokens'"
+    elif len({run.masking.budget == "batch" for run in runs}) > 1:
+        what = "masking.budget 'batch'"
+    else:
         return lambda step: 1.0
     try:
         data = open_data(config.data)
     except UsageError as error:
-        what = "length_warmup" if cut else "masking.progress 'masked_tokens'"
         raise UsageError(
             f"{config.name}: with {what}, equal_labels must count what can be masked in the prepared "
             f"data ({error}); prepare it first and name its folder as base.data"
         ) from None
+    if config.masking.budget == "batch":
+        return lambda step: float(data.row_length)
     return maskable_tokens(config, data)
 
 
@@ -303,11 +311,18 @@ def _changes(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     return nested(fields)
 
 
-def _declared_fields(changes: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted fields that changes name; naming a ``kind`` declares all that belongs to it."""
+def _declared_fields(
+    changes: Mapping[str, Any], before: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """Dotted fields that changes name; naming a ``kind``, or a group that is null ``before``, declares all
+    that belongs to it.
+    """
     for key, value in changes.items():
-        if isinstance(value, dict) and value and "kind" not in value:
-            yield from _declared_fields(value, f"{prefix}{key}.")
+        is_off = before.get(key, ...) is None
+        if isinstance(value, dict) and value and "kind" not in value and not is_off:
+            within = before.get(key)
+            within = within if isinstance(within, dict) else {}
+            yield from _declared_fields(value, within, f"{prefix}{key}.")
         elif key == "kind":
             yield prefix.removesuffix(".")
         else:

@@ -114,7 +114,7 @@ def run(
         check_versions(study, own)
         if path is not None:  # else others may be at work in the folder: it is only read
             begin(study)
-        run_one(study, unit)
+        run_one(study, unit, _be_silent if quiet else _tell)
         return f"done: {study.units[unit]}"
     units = study.in_order() if only is None else share_of(study, only)
     _do(
@@ -168,6 +168,8 @@ def plan(
 
 def status(out: Path) -> str:
     """How far the study in a folder is: a line of sums, then one per arm, with a cell per seed."""
+    from chronomask.study.execute import has_failed
+
     study = _open(None, out)
     complete: set[int] = set()
     damaged, failed = [], []
@@ -175,7 +177,7 @@ def status(out: Path) -> str:
         try:
             if study.is_complete(unit):
                 complete.add(unit.number)
-            elif _has_failed(study, unit):
+            elif has_failed(study, unit):
                 failed.append(f"failed last time: {unit} (log: {study.log(unit)})")
         except ChronomaskError as error:
             damaged.append(f"damaged: {unit}: {error}")
@@ -389,7 +391,7 @@ def _out_of_time(
     stuck = len(outcome.too_long) == len(left) and not (outcome.done or outcome.stopped)
     text = (
         f"{study.folder}: {len(units) - len(left):,} of {amount(len(units), 'units')} complete after "
-        f"{allowance.used / 60:.1f} of {minutes} minutes; left: {counts}{saved}{too_long}. "
+        f"{allowance.used / 60:.1f} of {allowance.length}; left: {counts}{saved}{too_long}. "
         f"It goes on with  {shlex.join([*command, more if stuck else minutes])}"
     )
     return UsageError(text) if stuck else OutOfTime(text)
@@ -465,15 +467,6 @@ def _last_step(study: Study, unit: Unit) -> int:
         except (ValueError, TypeError, KeyError):
             continue  # the last line may be half-written
     return 0
-
-
-def _has_failed(study: Study, unit: Unit) -> bool:
-    """Whether the last thing a unit's log says is not an ordinary start or end."""
-    path = study.log(unit)
-    if not path.is_file():
-        return False
-    last = path.read_text(encoding="utf-8").splitlines()[-1:] or [""]
-    return not last[0].endswith((str(unit), "done", "stopped on request"))
 
 
 def _failures(study: Study, failed: Sequence[tuple[Unit, str]], left_out: int) -> str:

@@ -23,6 +23,7 @@ from chronomask.report.arms import arm_row, mean_row
 from chronomask.report.comparison import (
     FILE,
     LOSS,
+    LOSSES,
     MEAN_LOSS,
     P_VALUES,
     SCHEMA_VERSION,
@@ -85,7 +86,8 @@ def compare_study(study: Study) -> Path:
     values |= {
         "seeds": list(study.config.seeds),
         "task_seeds": list(study.config.task_seeds),
-        "shared_start": True,  # or from_study had refused
+        "shared_start": gathered.shared_start(),
+        "other_weights": gathered.with_other_weights(),
         "data": _data(data),
         "versions": gathered.versions(),
     }
@@ -129,8 +131,11 @@ def _compare_arms(
         for task, values in _losses(compared).items()
     ]
     tasks += [_task(results, baseline, contrasts) for results in gathered.final]
-    _correct(tasks, declared=bool(contrasts))
+    _correct(tasks, declared=len(contrasts))
     finished = {arm.name for arm in gathered.arms if arm.complete}
+    compared_curves = [
+        curve for curve in curves if gathered.losses_compare or curve["quantity"] not in LOSSES
+    ]
     notices = [*gathered.notices, *_not_finite(gathered), *_not_tested(tasks, contrasts, gathered)]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -146,7 +151,7 @@ def _compare_arms(
         "tasks": tasks,
         "p_values": P_VALUES,
         "yardsticks": list_yardsticks(compared),
-        "reach": [reach(curve, baseline, finished) for curve in curves],
+        "reach": [reach(curve, baseline, finished) for curve in compared_curves],
         "curves": curves,
     }
 
@@ -213,13 +218,13 @@ def _not_tested(
         )
         found.append(
             f"The declared contrast of “{pair[0]}” and “{pair[1]}” is not tested{on}: "
-            f"{_why_not_tested(pair, gathered)}."
+            f"{_why_not_tested(pair, missing, gathered)}."
         )
     return found
 
 
-def _why_not_tested(pair: Pair, gathered: Gathered) -> str:
-    """The reason that a contrast has no p value."""
+def _why_not_tested(pair: Pair, missing: Sequence[str], gathered: Gathered) -> str:
+    """The reason that a contrast has no p value on the tasks that are missing."""
     usable = {
         name: {s for s, run in gathered.arm(name).runs.items() if _ends_in_a_number(run)}
         for name in (*pair, gathered.baseline)
@@ -231,7 +236,11 @@ def _why_not_tested(pair: Pair, gathered: Gathered) -> str:
     if len(shared) < 2:
         has = "no seed" if not shared else f"only seed {shared.pop()}"
         return f"{has} is complete in all arms, and a test needs two"
-    return "its results are there for fewer than two seeds that all arms share"
+    unlike = set() if gathered.losses_compare else LOSSES.keys() & set(missing)
+    reasons = ["validation did not ask all runs the same"] if unlike else []
+    if set(missing) - unlike or not missing:
+        reasons.append("its results are there for fewer than two seeds that all arms share")
+    return ", and ".join(reasons)
 
 
 def _seeds(seeds: Sequence[str]) -> str:
@@ -295,8 +304,8 @@ def _loss_task(
             numbers["p"] = None
         if not losses_compare and name != baseline:
             numbers |= {"difference_low": None, "difference_high": None, "p": None}
-    if any(len(own) < 2 for own in losses.values()):  # no interval: nothing is said of a contrast
-        tested = []
+    if not losses_compare or any(len(own) < 2 for own in losses.values()):
+        tested = []  # no interval: nothing is said of a contrast
     return {
         "task": task,
         "family": "intrinsic",
@@ -423,25 +432,31 @@ def _other_metrics(results: Sequence[Any]) -> dict[str, float]:
     }
 
 
-def _correct(tasks: Sequence[Numbers], *, declared: bool) -> None:
-    """Put Holm's adjusted p beside every p that is tested: over the declared contrasts, or, where none are
-    declared, over all arms; of the headline by itself, and of all other measures together.
+def _correct(tasks: Sequence[Numbers], *, declared: int) -> None:
+    """Put Holm's adjusted p beside every p that is tested: over the ``declared`` contrasts, or, where there
+    are none, over all arms; of the headline by itself, and of all other measures together.
+
+    A contrast that cannot be tested, as where a run is missing, counts among the declared ones all the same.
     """
     for family in families(tasks):
-        tested = [
-            numbers
+        by_task = [
+            [
+                numbers
+                for numbers in (task["contrasts"] if declared else task["arms"].values())
+                if numbers.get("p") is not None
+            ]
             for task in family
-            for numbers in (task["contrasts"] if declared else task["arms"].values())
-            if numbers.get("p") is not None
         ]
-        for numbers, adjusted in zip(tested, holm([n["p"] for n in tested]), strict=True):
+        tested = [numbers for own in by_task for numbers in own]
+        tests = declared * sum(map(bool, by_task)) or len(tested)
+        for numbers, adjusted in zip(tested, holm([n["p"] for n in tested], tests), strict=True):
             numbers["p_holm"] = adjusted
             if declared:
                 numbers["detectable_holm"] = numbers["detectable"] and smallest_difference(
                     numbers["spread"],
                     len(numbers["by_unit"]),
                     examples_spread=numbers["examples_spread"],
-                    alpha=0.05 / len(tested),
+                    alpha=0.05 / tests,
                 )
 
 

@@ -106,7 +106,7 @@ def draw_curves(
     gathered: Gathered, compared: Mapping[str, Mapping[int, Run]], costs: Costs
 ) -> list[Numbers]:
     """Validation loss and the mean of the yardsticks over training, and each task that several checkpoints
-    were evaluated on.
+    were evaluated on; with differences from the baseline, but of losses that do not compare.
     """
     shown = {arm.name: compared.get(arm.name, arm.runs) for arm in gathered.arms}
     losses = [_loss_curve(shown, costs), _loss_curve(shown, costs, MEAN_LOSS, "mean_loss")]
@@ -114,7 +114,7 @@ def draw_curves(
     drawn = [curve for curve in losses if curve["arms"]]
     curves = [*drawn, *(_task_curve(t, gathered, costs) for t in tasks)]
     finished = {arm.name for arm in gathered.arms if arm.complete}
-    for curve in curves:
+    for curve in curves if gathered.losses_compare else curves[len(drawn) :]:
         _add_differences(curve, gathered.baseline, finished)
     return curves
 

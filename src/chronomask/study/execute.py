@@ -12,6 +12,7 @@ import fcntl
 import math
 import multiprocessing
 import os
+import re
 import signal
 import time
 import traceback
@@ -28,9 +29,24 @@ from chronomask.study.config import StudyConfig
 from chronomask.study.times import Allowance, longest_of_tasks, note_time
 from chronomask.study.units import Study, Unit, as_study_setting, check_shared_start, open_study
 
-__all__ = ["Outcome", "cuda_devices", "do_unit", "run_one", "run_study", "share_of"]
+__all__ = [
+    "ELSEWHERE",
+    "Outcome",
+    "cuda_devices",
+    "do_unit",
+    "has_failed",
+    "run_one",
+    "run_study",
+    "share_of",
+]
 
 Tell = Callable[[str], None]
+ELSEWHERE = "another process is working on it"
+"""What :func:`do_unit` returns of a unit that another process is at."""
+_PAUSE = 2.0
+"""Seconds until a unit that another process was at is looked at again."""
+_FAILED = "failed: "
+"""How the line of a log goes on, behind its time, that says why a unit failed."""
 
 
 @dataclass(slots=True)
@@ -63,7 +79,8 @@ def run_study(
 
     ``workers`` > 1 does them by so many processes; with CUDA devices, worker k has device k modulo
     their number for its own. ``shown``: a single worker's units print to the terminal. Raises Stopped
-    after SIGINT or SIGTERM, with the state of every run saved.
+    after SIGINT or SIGTERM, with the state of every run saved. What another process is at is waited for once
+    nothing else can be done, and done here if that process ends without it.
 
     ``allowance``: the time that the call may take. An evaluation is begun only if those of its task took no
     longer than what is left. When no time for work is left, runs save their state and stop, and evaluations
@@ -80,7 +97,9 @@ def run_study(
     if allowance is not None or min(workers, len(waiting)) > 1:
         _run_with_processes(study, queue, allowance)
         return outcome
-    while (unit := queue.next()) is not None:
+    while (unit := queue.next()) or queue.look_again():
+        if unit is None:
+            continue
         if shown:
             tell(str(unit))
         began = time.perf_counter()
@@ -93,8 +112,11 @@ def run_study(
     return outcome
 
 
-def run_one(study: Study, number: int) -> None:
-    """Do the unit of a number, here. Raises UsageError if there is none; RunError if it fails."""
+def run_one(study: Study, number: int, tell: Tell = lambda text: None) -> None:
+    """Do the unit of a number, here, once no other process is at it.
+
+    Raises UsageError if there is none; RunError if it fails.
+    """
     if not 0 <= number < len(study.units):
         raise UsageError(f"--unit {number}: this study has units 0 to {len(study.units) - 1}")
     unit = study.units[number]
@@ -103,7 +125,7 @@ def run_one(study: Study, number: int) -> None:
             raise RunError(
                 f"{unit} needs unit {needed}, {study.units[needed]}, which is not complete"
             )
-    for failed, why in run_study(study, [unit]).failed:
+    for failed, why in run_study(study, [unit], tell=tell).failed:
         raise RunError(f"{failed}: {why} (log: {study.log(failed)})")
 
 
@@ -129,14 +151,16 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
     """Do a unit unless it is complete; returns None, or why it failed in one line.
 
     ``shown``: it prints to the terminal instead of its log. Raises Stopped if it was asked to stop, with
-    its state saved. Another process that does the same unit is a failure, but for the preparation,
-    which is waited for.
+    its state saved. Where another process is at the unit it returns ``ELSEWHERE``, but waits for the
+    preparation.
     """
     log = study.log(unit)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8", buffering=1) as file:
         try:
-            with _lock(unit, file), _printing_to(None if shown else file):
+            with _lock(unit, file) as is_mine, _printing_to(None if shown else file):
+                if not is_mine:
+                    return ELSEWHERE
                 if study.is_complete(unit):
                     return None
                 print(f"{_now()} {unit}", file=file)
@@ -146,11 +170,20 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
         except Stopped:  # who waits for it writes that down, also of what is killed
             raise
         except Exception as error:  # whatever it is, the other units go on
-            if isinstance(error, ChronomaskError):
-                print(f"{_now()} failed: {error}", file=file)
-                return str(error)
-            traceback.print_exc(file=file)
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            why = str(error)
+            if not isinstance(error, ChronomaskError):
+                traceback.print_exc(file=file)
+                why = f"{type(error).__name__}: {why.strip().splitlines()[0] if why else ''}"
+            print(f"{_now()} {_FAILED}{why}", file=file)
+            return why
+
+
+def has_failed(study: Study, unit: Unit) -> bool:
+    """Whether a unit failed when it was last begun; neither one at work nor one that was killed has."""
+    path = study.log(unit)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    noted = re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)", text, re.MULTILINE)
+    return bool(noted) and noted[-1].startswith(_FAILED)
 
 
 def _do(study: Study, unit: Unit, shown: bool) -> None:
@@ -184,15 +217,16 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
 
 
 @contextlib.contextmanager
-def _lock(unit: Unit, file: TextIO) -> Iterator[None]:
-    """Keep other processes from doing the unit as well."""
+def _lock(unit: Unit, file: TextIO) -> Iterator[bool]:
+    """Keep other processes from doing the unit as well; False: another one is at it."""
     wait = unit.kind == "prepare"
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise RunError(f"another process is working on it; its log is {file.name}") from None
+        yield False
+        return
     try:
-        yield
+        yield True
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)
 
@@ -211,6 +245,14 @@ def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _write_in_log(study: Study, unit: Unit, text: str) -> None:
+    """Write down of a unit what its own process could not."""
+    log = study.log(unit)
+    log.parent.mkdir(parents=True, exist_ok=True)  # its process may have just been started
+    with log.open("a", encoding="utf-8") as file:
+        print(f"{_now()} {text}", file=file)
+
+
 class _Queue:
     """Which unit comes next, and what became of the others."""
 
@@ -226,7 +268,10 @@ class _Queue:
         self._open = {unit.number for unit in waiting}
         """units not complete, failed ones among them"""
         self._lost: set[int] = set()
+        self._elsewhere: dict[Unit, bool] = {}
+        """units that another process was at; whether it was so when they were last looked at"""
         self._total = len(waiting)
+        self._before = len(outcome.there)
         self._longest = longest_of_tasks(study.folder)
 
     def next(self, left: float = math.inf) -> Unit | None:
@@ -254,8 +299,35 @@ class _Queue:
         found = [(unit, self._expect(unit)) for unit in self._waiting]
         self._outcome.too_long = [(unit, own) for unit, own in found if own > seconds]
 
+    def look_again(self) -> bool:
+        """After a pause, take up what other processes were at, done by now or to be tried; False: nothing."""
+        found = [unit for unit, still in self._elsewhere.items() if still]
+        if found:
+            time.sleep(_PAUSE)
+        for unit in found:
+            self._elsewhere[unit] = False
+            if self._study.is_complete(unit):
+                self._open.discard(unit.number)
+                self._outcome.there.append(unit)
+                self._tell(f"{self._count()} {unit}: done by another process")
+            else:
+                self._waiting.append(unit)
+        return bool(found)
+
+    def _count(self) -> str:
+        """How many of all are dealt with."""
+        outcome = self._outcome
+        there = len(outcome.there) - self._before
+        count = len(outcome.done) + len(outcome.failed) + len(outcome.left_out) + there
+        return f"[{count}/{self._total}]"
+
     def finish(self, unit: Unit, failure: str | None, seconds: float) -> None:
         """Note that a unit is done, or why not."""
+        if failure == ELSEWHERE:
+            if unit not in self._elsewhere:
+                self._tell(f"{unit}: {ELSEWHERE} (log: {self._study.log(unit)}), and is waited for")
+            self._elsewhere[unit] = True
+            return
         if failure is None:
             self._open.discard(unit.number)
             self._outcome.done.append(unit)
@@ -265,19 +337,14 @@ class _Queue:
         else:
             self._lost.add(unit.number)
             self._outcome.failed.append((unit, failure))
-        outcome = self._outcome
-        count = len(outcome.done) + len(outcome.failed) + len(outcome.left_out)
         what = f"{seconds:.0f} s" if failure is None else f"FAILED: {failure}"
         log = "" if failure is None else f" (log: {self._study.log(unit)})"
-        self._tell(f"[{count}/{self._total}] {unit}: {what}{log}")
+        self._tell(f"{self._count()} {unit}: {what}{log}")
 
     def stop(self, unit: Unit, seconds: float) -> None:
         """Note that a unit was asked to stop before it was done."""
         self._outcome.stopped.append(unit)
-        log = self._study.log(unit)
-        log.parent.mkdir(parents=True, exist_ok=True)  # its process may have just been started
-        with log.open("a", encoding="utf-8") as file:
-            print(f"{_now()} stopped on request", file=file)
+        _write_in_log(self._study, unit, "stopped on request")
         note_time(self._study, unit, seconds, workers=self.workers, complete=False)
 
 
@@ -312,6 +379,8 @@ def _run_with_processes(study: Study, queue: _Queue, allowance: Allowance | None
                         worker.pipe.send(unit.number)
                 busy = {worker.pipe: worker for worker in workers if worker.unit is not None}
                 if not busy:
+                    if left() and queue.look_again():
+                        continue
                     break
                 for pipe in wait(list(busy), timeout=0.5):
                     worker = busy[pipe]  # pyright: ignore[reportArgumentType]
@@ -326,6 +395,7 @@ def _run_with_processes(study: Study, queue: _Queue, allowance: Allowance | None
                             queue.stop(unit, took)
                             continue
                         failure = f"its process ended with exit code {worker.process.exitcode}"
+                        _write_in_log(study, unit, f"{_FAILED}{failure}")
                         k = workers.index(worker)
                         workers[k] = _start(study, k, number, devices)
                     queue.finish(unit, failure, took)

@@ -55,12 +55,13 @@ class ArmRuns:
 
 @dataclass(frozen=True, slots=True)
 class TaskResults:
-    """A task's results of one checkpoint step: arm → seeds → result; the baseline among the arms."""
+    """A task's results of one checkpoint step: arm → seeds → result."""
 
     task: str
     step: int | None
-    """None: each arm's last"""
+    """None: each arm's last, the baseline among them"""
     arms: dict[str, dict[Pair, TaskResult]]
+    """of a step of a curve, the arms that have that step"""
 
 
 @dataclass(slots=True)
@@ -118,6 +119,22 @@ class Gathered:
                 noted = tuple(run.environment.get(key) for key in START_KEYS)
                 starts.setdefault(seed, set()).add(noted)
         return all(len(found) == 1 and None not in next(iter(found)) for found in starts.values())
+
+    def with_other_weights(self) -> list[str]:
+        """The arms of which a run began with other weights than the baseline's of its seed."""
+        theirs = self.arm(self.baseline).runs
+        return [
+            arm.name
+            for arm in self.arms
+            if any(
+                _weights(run) != _weights(theirs[s]) for s, run in arm.runs.items() if s in theirs
+            )
+        ]
+
+
+def _weights(run: Run) -> str | None:
+    """The hash of the weights that a run began with."""
+    return run.environment.get("initial_weights_sha256")
 
 
 def from_study(study: Study) -> Gathered:
@@ -314,19 +331,28 @@ def _all_of(found: Found, task: str) -> list[TaskResult]:
 
 
 def _add(gathered: Gathered, found: Found, task: str) -> None:
-    """Put a task's results where they belong, on the seeds that all arms have; those that are no numbers are
-    told and left out.
+    """Put a task's results where they belong, on the seeds that all arms have, at a curve's steps at all of
+    an arm's own; those that are no numbers are told and left out.
     """
     of_task = {step: arms for (name, step), arms in found.items() if name == task}
-    for step, arms in of_task.items():
-        finite = {
+    finite = {
+        step: {
             name: {pair: result for pair, result in by_pair.items() if result.is_finite}
             for name, by_pair in arms.items()
         }
-        if common := _common(finite, gathered.baseline):
-            (gathered.final if step is None else gathered.curves).append(
-                TaskResults(task, step, common)
-            )
+        for step, arms in of_task.items()
+    }
+    if common := _common(finite.pop(None, {}), gathered.baseline):
+        gathered.final.append(TaskResults(task, None, common))
+    pairs = _common(_at_all_steps(finite.values()), gathered.baseline)
+    for step, arms in finite.items():
+        kept = {
+            name: {pair: arms[name][pair] for pair in pairs[name]}
+            for name in pairs
+            if arms.get(name)
+        }
+        if kept:
+            gathered.curves.append(TaskResults(task, step, kept))
     title = task_title({"task": task})
     for name in dict.fromkeys(name for arms in of_task.values() for name in arms):
         seeds = {
@@ -342,6 +368,19 @@ def _add(gathered: Gathered, found: Found, task: str) -> None:
                 f"{numbers}, as of a model that has diverged. The task is compared without it, on the seeds "
                 "that are left."
             )
+
+
+def _at_all_steps(
+    steps: Iterable[Mapping[str, Mapping[Pair, TaskResult]]],
+) -> dict[str, dict[Pair, TaskResult]]:
+    """Of each arm, a result of every pair of seeds that has one at all steps at which the arm has any."""
+    found: dict[str, dict[Pair, TaskResult]] = {}
+    for arms in steps:
+        for name, own in arms.items():
+            if own:
+                before = found.get(name, own)
+                found[name] = {pair: result for pair, result in before.items() if pair in own}
+    return found
 
 
 def _common(

@@ -171,13 +171,13 @@ def _time_in_words(
     text = f"time: {least}{duration(total)} of one process for what is left"
     if workers > 1:
         text += f"; {least or 'about '}{duration(together)} with {workers}"
-        if here.workers != {workers}:
+        if filling and workers > devices:
+            text += f" that share {_number(devices, 'device')}"
+        elif here.workers != {workers}:
             text += " if they do not slow each other down"
     if allowance is not None:
         calls = math.ceil(together / allowance.of_work)
-        text += (
-            f"; {least or 'about '}{_number(calls, 'call')} of {allowance.seconds / 60:g} minutes"
-        )
+        text += f"; {least or 'about '}{_number(calls, 'call')} of {allowance.length}"
     cost = cost_in_words(of_devices, price_per_hour)
     if workers > devices:
         cost += f" ({workers} processes share {_number(devices, 'device')})"

@@ -274,16 +274,18 @@ def _half_widths(errors: Floats, examples_spread: float, free: int, alpha: float
     return high
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], tests: int | None = None) -> list[float]:
     """Holm's (1979) adjusted p, in the order given: at most α ⇔ rejected at family-wise error α.
 
-    Sorted ascending, p̃ᵢ = max over j ≤ i of min(1, (m − j + 1) pⱼ).
+    Sorted ascending, p̃ᵢ = max over j ≤ i of min(1, (m − j + 1) pⱼ), of m ``tests``: as many as there are p,
+    or more where some could not be made, which count as those with the largest p.
     """
     p = np.asarray(p_values, dtype=float)
     if p.size and not ((p >= 0) & (p <= 1)).all():
         raise UsageError(f"p values must lie in [0, 1]; got {', '.join(map(str, p_values))}")
     order = np.argsort(p, kind="stable")
-    steps = np.minimum(1, p[order] * np.arange(p.size, 0, -1))
+    m = p.size if tests is None else tests
+    steps = np.minimum(1, p[order] * np.arange(m, m - p.size, -1))
     out = np.empty(p.size)
     out[order] = np.maximum.accumulate(steps)
     return out.tolist()

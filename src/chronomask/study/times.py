@@ -76,6 +76,12 @@ class Allowance:
         self.began = self.clock()
 
     @property
+    def length(self) -> str:
+        """``9 minutes``, ``1 minute``"""
+        minutes = self.seconds / 60
+        return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
+    @property
     def of_ending(self) -> float:
         """Seconds for saving and ending: a twentieth, but at most a minute."""
         return min(60.0, self.seconds / 20)
@@ -237,8 +243,15 @@ def _names(run: RunFolder) -> tuple[str, int]:
 
 
 def _by_notes(ended: Sequence[_Ended], noted: Mapping[str, _Noted]) -> tuple[list[_Ended], bool]:
-    """Those whose wall time is noted, with that; where it is of none, all with their own, and False."""
-    wall = [replace(one, seconds=noted[one.name].seconds) for one in ended if one.name in noted]
+    """Those whose wall time is noted, with that; where it is of none, all with their own, and False.
+
+    Nobody notes the time before a process was killed: what one says of its own steps is the least it took.
+    """
+    wall = [
+        replace(one, seconds=max(one.seconds, noted[one.name].seconds))
+        for one in ended
+        if one.name in noted
+    ]
     return (wall, True) if wall else (list(ended), False)
 
 

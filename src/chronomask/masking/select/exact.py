@@ -15,7 +15,8 @@ The design, for a row with n maskable tokens, asked ratio r and weights w:
    δ · π(1 − π) so that they sum to it. The shift has expectation 0, so every unit keeps its chance,
    long or short, and the row meets its budget to the token. A row with too few one-token units to
    always make up for step 3 makes up for a fixed share of it, so that the shift keeps its
-   expectation of 0; such a row meets its budget on average.
+   expectation of 0; such a row meets its budget on average. Chances that a shift would move out of
+   [0, 1] are cut off there, which rows of a few units feel.
 
 The published walk over shuffled words has none of these: it skips words that overshoot the budget,
 so long words vanish as the ratio falls.
