@@ -111,22 +111,30 @@ def _as_text(table: Sequence[tuple[str, str, float, float]]) -> str:
     )
 
 
-def public_name(model: Subject) -> str:
-    """A hub name; of a folder, which has no name that others could look up, the last part says most."""
+def hub_name(model: Subject) -> str | None:
+    """The name by which the hub knows a model; None of a folder that is not in the hub's cache."""
     from chronomask.model.open import name_in_cache
 
     folder = Path(model.name)
-    if not folder.exists():
-        return model.name
-    return name_in_cache(folder) or folder.resolve().name
+    return name_in_cache(folder) if folder.exists() else model.name
+
+
+def public_name(model: Subject) -> str:
+    """A hub name; of a folder, which has no name that others could look up, the last part says most."""
+    return hub_name(model) or Path(model.name).resolve().name
 
 
 def extend_card(text: str, first: Subject, done: Adaptation) -> str:
-    """A run's card with the checkpoint it continued, its licence if it states one, and the table."""
+    """A run's card with the checkpoint it continued, its licence if it states one, and the table.
+
+    ``base_model`` is a link on the hub, so a folder's name does not stand there.
+    """
     head, body = _parts_of_card(text)
     name = public_name(first)
     base, _ = _parts_of_card(_base_card(first))
-    head |= {"base_model": name} | {key: base[key] for key in _LICENCE if key in base}
+    if (linked := hub_name(first)) is not None:
+        head["base_model"] = linked
+    head |= {key: base[key] for key in _LICENCE if key in base}
     rows = "\n".join(
         f"| {where} | {metric} | {old:.4f} | {new:.4f} |"
         for where, metric, old, new in _table(done.before, done.after)
