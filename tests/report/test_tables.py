@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from chronomask.masking.config import MaskingConfig
 from chronomask.report.comparison import ABSENT
-from chronomask.report.tables import class_shares, config_table, data_rows, parameters
+from chronomask.report.tables import arms_table, class_shares, config_table, data_rows, parameters
 
 
 def test_every_field_in_which_an_arm_differs_is_shown_with_all_values() -> None:
@@ -55,3 +56,29 @@ def test_what_the_data_are() -> None:
     shares = class_shares({"statistics": {"splits": {"train": train}}})
     assert [name for name, _ in shares] == ["NOUN", "DET"]
     assert data_rows({}) == class_shares({}) == []
+
+
+def test_an_arm_that_differs_in_any_part_of_its_masking_says_so() -> None:
+    masking = MaskingConfig().to_dict()
+    changed = {
+        "mask_replace_prob": 0.65,
+        "loss_weight": {"kind": "inverse_ratio"},
+        "budget": "batch",
+    }
+    differs = {
+        "masking.mask_replace_prob": [0.8, 0.65],
+        "masking.loss_weight.kind": ["equal", "inverse_ratio"],
+        "masking.budget": ["row", "batch"],
+    }
+    arms = [
+        {"name": "a", "differs": {}, "masking": masking, "runs": [], "equal_labels": None},
+        {
+            "name": "b",
+            "differs": differs,
+            "masking": masking | changed,
+            "runs": [],
+            "equal_labels": None,
+        },
+    ]
+    usual, other = (row["what"] for row in arms_table({"arms": arms}, {"a": 0, "b": 1})["rows"])
+    assert other == f"{usual}, budget batch, loss weight inverse ratio, mask replace prob 0.65"

@@ -112,6 +112,7 @@ def _what(arm: Numbers) -> str:
         if "strength" in content:
             parts.append(f"strength {_schedule_in_words(content['strength'])}")
     parts.append(_strategy_in_words(masking["strategy"]))
+    parts += _rest_of_the_masking(masking, arm["differs"])
     parts += _beside_the_masking(arm["differs"])
     labels = arm["equal_labels"]
     text = ", ".join(parts)
@@ -126,6 +127,19 @@ def _strategy_in_words(strategy: Mapping[str, Any]) -> str:
         f"{_strategy_in_words(part['strategy'])} {_schedule_in_words(part['share'])}"
         for part in strategy["parts"]
     )
+
+
+def _rest_of_the_masking(masking: Mapping[str, Any], differs: Mapping[str, Any]) -> list[str]:
+    """What an arm masks otherwise beside ratio, content and strategy, such as ``mask replace prob 0.65``."""
+    told = {"ratio", "content", "strategy"}
+    names = {key.split(".")[1] for key in differs if key.startswith("masking.")} - told
+    found = []
+    for name in sorted(names):
+        value = masking.get(name)
+        by_time = isinstance(value, int | float) or (isinstance(value, Mapping) and "kind" in value)
+        shown = _schedule_in_words(value) if by_time else str(value).replace("_", " ")
+        found.append(f"{name.replace('_', ' ')} {shown}")
+    return found
 
 
 def _beside_the_masking(differs: Mapping[str, Any]) -> list[str]:
