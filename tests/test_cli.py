@@ -290,7 +290,7 @@ def test_recipes_are_listed_and_printed(run) -> None:
     for recipe in recipes():
         assert f"  {recipe.name} " in listing
         assert recipe.summary in listing
-        assert recipe.summary.endswith((".", ":"))
+        assert recipe.summary.endswith(".")
         assert run("recipes", recipe.name).out == recipe.path.read_text(encoding="utf-8")
     refused(run("recipes", "bert-tny"), 2, "did you mean 'bert-tiny'?", "chronomask recipes")
 
@@ -379,6 +379,29 @@ def test_the_ways_to_name_a_model(
     outcome = run("pretrain", tmp_path / "a.yaml", *start, "--model", "modernbert")
     assert outcome.code == 0, outcome.err
     assert trained.pop().model == FromConfig(model_type="modernbert")
+
+
+def test_another_type_of_model_says_which_sizes_it_drops(
+    run,
+    trained: list[RunConfig],
+    tiny_data: PreparedData,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And what it advises keeps them, where the type has them."""
+    start = ["pretrain", "bert-tiny", "--data", tiny_data.path, "--out", tmp_path / "r"]
+    assert run(*start, "--model", "roberta").code == 0
+    (said,) = caplog.messages
+    assert "not those given for bert (hidden_size, num_hidden_layers," in said
+    trained.clear()
+    caplog.clear()
+    assert run(*start, *said.partition("give ")[2].split()[:2]).code == 0
+    sizes = RunConfig.load(find_recipe("bert-tiny")).model.to_dict()["overrides"]
+    assert trained.pop().model == FromConfig(model_type="roberta", overrides=sizes)
+    assert run(*start, "--model", "bert").code == 0
+    assert not caplog.messages
+    assert run(*start, "--model", "distilbert").code == 0  # whose sizes have other names
+    assert caplog.messages[0].endswith("name its own with  --set model.overrides.KEY=VALUE")
 
 
 @pytest.mark.parametrize(

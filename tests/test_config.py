@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from chronomask.config import Alternative, Config, json_schema, kind_of
-from chronomask.errors import DataError, RunError, UsageError, shown
+from chronomask.errors import DataError, RunError, UsageError, nearest, shown
 from chronomask.layers import Layer, merge, nested, parse_override, read_yaml
 from chronomask.yaml_text import MAX_BYTES, as_yaml, from_yaml
 
@@ -169,6 +169,19 @@ def test_the_name_of_a_kind_stands_for_its_group(tmp_path: Path) -> None:
     )
     assert Whole.parse({"data": "level"}).data == "level"  # what is no group stays as it is
     assert "did you mean 'level'?" in refusal_of({"course": "levl"})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("bogus", None), ("cola", None), ("limit", None), ("setps", "steps"), ("max_steps", "steps"),
+        ("Hour", "hours"), ("compiel", "compile"), ("wramup", "length_warmup"), ("fp61", "fp16"),
+    ],
+)  # fmt: skip
+def test_a_name_is_suggested_where_it_is_near(name: str, meant: str | None) -> None:
+    valid = ["steps", "hours", "compile", "length_warmup", "fp16"]
+    said = nearest(name, valid)
+    assert said.startswith("valid: " if meant is None else f"did you mean '{meant}'? Valid: ")
 
 
 def test_valid_names_are_listed_once() -> None:

@@ -164,9 +164,10 @@ def extend_vocabulary(
 ) -> NewWords:
     """Write ``checkpoint`` to the folder ``out`` with words of ``texts`` as new tokens of its vocabulary.
 
-    Those words are chosen whose number × the pieces saved is largest, of those that occur ``min_count``
-    times. A new token's rows, in the embeddings and in the head, are the mean of its pieces'. The model
-    is then to be trained on: the new tokens have learnt nothing yet.
+    ``texts``: the texts themselves, as strings; a path among them is taken for a text. Those words are
+    chosen whose number × the pieces saved is largest, of those that occur ``min_count`` times. A new
+    token's rows, in the embeddings and in the head, are the mean of its pieces'. The model is then to be
+    trained on: the new tokens have learnt nothing yet.
 
     Raises UsageError for a checkpoint that is no masked language model with a fast tokenizer of WordPiece,
     BPE or Unigram, and for a folder that is there; DataError where no word qualifies.

@@ -89,16 +89,26 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     names = [str(item) for item in valid]
     # Capitals are no difference where someone has mistyped a name.
     spelt = {item.casefold(): item for item in reversed(names)}
-    close = [
-        spelt[found]
-        for found in difflib.get_close_matches(name[:80].casefold(), spelt, n=1, cutoff=0.5)
-    ]
+    typed = name[:80].casefold()
+    likely = difflib.get_close_matches(typed, spelt, cutoff=0.5)
+    close = [spelt[found] for found in likely if _is_near(typed, found)]
     listing = ", ".join(names[:_LISTED])
     if len(names) > _LISTED:
         listing += f" and {len(names) - _LISTED} more"
     if close:
         return f"did you mean '{close[0]}'? Valid: {listing}"
     return f"valid: {listing}" if names else "there is none to choose from"
+
+
+def _is_near(typed: str, name: str) -> bool:
+    """Whether two names differ in two letters, or a third of them, beside what one has before or after."""
+    changes = difflib.SequenceMatcher(None, typed, name, autojunk=False).get_opcodes()
+    differ = sum(
+        max(b - a, d - c)
+        for k, (what, a, b, c, d) in enumerate(changes)
+        if what == "replace" or (what != "equal" and 0 < k < len(changes) - 1)
+    )
+    return differ <= max(2, len(typed) // 3)
 
 
 def shown(value: object, limit: int = 80) -> str:

@@ -119,6 +119,8 @@ def test_a_model_and_its_tokenizer_in_one_call(tmp_path: Path, tiny_tokenizer: P
         extend_vocabulary(folder, [written], tmp_path / "new")
     with pytest.raises(UsageError, match="new_words is 0"):
         extend_vocabulary(folder, [written], tmp_path / "more", new_words=0)
+    with pytest.raises(DataError, match=r"occurs 10 times.*lower number .* min_count= in Python"):
+        extend_vocabulary(folder, ["books.txt"], tmp_path / "more")  # a text, as any string
 
 
 def test_the_dearest_words_come_first(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -68,6 +69,13 @@ def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: An
         UsageError, match=r"models \(fr, default\) cannot be loaded: .*download them"
     ):
         choice.check()
+    for tagger, asked in (
+        (choice, f'"fr", model_dir="{tmp_path}"'),
+        (StanzaTagger(language="ko", package="gsd"), '"ko", package="gsd"'),
+        (StanzaTagger(language="ko"), '"ko"'),
+    ):  # each as it is looked for
+        with pytest.raises(UsageError, match=re.escape(f"stanza.download({asked})")):
+            tagger.open()
     monkeypatch.setitem(sys.modules, "stanza", None)
     with pytest.raises(UsageError, match=r"needs the package 'stanza', .*chronomask\[stanza\]"):
         choice.open()

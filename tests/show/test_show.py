@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from chronomask.cli import app
 from chronomask.data.folder import PreparedData
+from chronomask.data.ngrams import add_ngrams, find_ngrams
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.layers import Layer
 from chronomask.prepare.config import NoTagger
@@ -281,6 +282,21 @@ def test_a_folder_that_is_known_is_no_text(tiny_data: PreparedData, tmp_path: Pa
 def test_refusals(values: dict, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         inspect_masking(Request(**values))
+
+
+def test_collocations_are_shown_in_rows_alone(tiny_data: PreparedData, tmp_path: Path) -> None:
+    """A text does not mark them, and what is advised shows them."""
+    data = PreparedData.open(shutil.copytree(tiny_data.path, tmp_path / "data"))
+    add_ngrams(data, find_ngrams(data.split("train"), min_count=2, min_pmi=0.1, progress=False))
+    pmi = Request(configs=(find_recipe("arms/pmi"),), data=data.path, progress="0.5")
+    for show in (
+        lambda: inspect_masking(replace(pmi, text=TEXT)),
+        lambda: inspect_masking(replace(pmi, text=TEXT, data=None)),
+        lambda: inspect_text(TEXT, "arms/pmi", data=data.path),
+    ):
+        with pytest.raises(UsageError, match=r"leave out the text, .* --data FOLDER --rows 1 "):
+            show()
+    assert "pmi" in inspect_masking(replace(pmi, rows=1))
 
 
 def test_refusals_of_files(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from chronomask.layers import Layer
     from chronomask.train.config import RunConfig
 
+logger = logging.getLogger(__name__)
 
 _ASSUMED = "--dry-run"
 """Where data come from that nobody has named."""
@@ -82,8 +84,9 @@ def pretrain(
         str | None,
         config_flag(
             "TYPE|FOLDER|NAME",
-            "An architecture of transformers, such as bert or modernbert; or a model to train further: "
-            "its folder, or its name on the hub.",
+            "An architecture of transformers, such as bert or modernbert, in its own sizes where a recipe's "
+            "are of another (--set model.model_type=TYPE keeps them); or a model to train further: its "
+            "folder, or its name on the hub.",
         ),
     ] = None,
     steps: Annotated[str | None, config_flag("N", "Optimiser steps.")] = None,
@@ -258,7 +261,26 @@ def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
     # Without sizes of its own type, a model that is named has its architecture's.
     if not before or before.get("model_type", text) != text:
         chosen["overrides"] = {}
+        _tell_sizes(text, before)
     return of_group("--model", text, "model", chosen)
+
+
+def _tell_sizes(model_type: str, before: Mapping[str, object]) -> None:
+    """Say which sizes of another type of model no longer count, and how to have them."""
+    from chronomask.model.config import fields_of
+
+    sizes = before.get("overrides")
+    if not isinstance(sizes, Mapping) or not sizes:
+        return
+    fields = fields_of(model_type)
+    if fields is None or sizes.keys() <= fields.accepted:
+        way = f"to keep them, give  --set model.model_type={model_type}  in place of --model"
+    else:
+        way = "to change that, name its own with  --set model.overrides.KEY=VALUE"
+    logger.warning(
+        "--model %s takes the sizes of its architecture and not those given for %s (%s); %s",
+        model_type, before["model_type"], ", ".join(map(str, sizes)), way,
+    )  # fmt: skip
 
 
 def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:

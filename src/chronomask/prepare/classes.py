@@ -38,11 +38,11 @@ def add_classes(
     """The data set with ``word_ids`` and ``token_class`` for every row's ``input_ids``.
 
     ``dataset``: a ``datasets.Dataset``, ``DatasetDict`` or stream, or a list of dictionaries; ``tagger``:
-    a tagger or its name, as ``chronomask prepare --tagger`` takes it. Where a row has a text
-    (``text_column``) whose first tokens are the row's, words and classes are those of the text;
-    ``offset_mapping`` is used if there is one. Rows without a text, such as those that were joined and
-    cut, are spelled from their tokens: a tokenizer that lower-cases then gives the tagger lower-case text.
-    ``options`` go to ``Dataset.map``.
+    a tagger or its name, as ``chronomask prepare --tagger`` takes it, other than ``bands`` and ``column``,
+    which need a preparation. Where a row has a text (``text_column``) whose first tokens are the row's,
+    words and classes are those of the text; ``offset_mapping`` is used if there is one. Rows without a
+    text, such as those that were joined and cut, are spelled from their tokens: a tokenizer that
+    lower-cases then gives the tagger lower-case text. ``options`` go to ``Dataset.map``.
 
     ``word_ids``: a number per token, −1 for special tokens; ``token_class``: 0 is none. The names of the
     classes are the column's: ``dataset.features["token_class"].feature.names``. Raises
@@ -55,6 +55,11 @@ def add_classes(
         raise UsageError(
             f"{type(tokenizer).__name__} is a slow tokenizer, which tells no character offsets; "
             "use its fast class"
+        )
+    if chosen.learns or chosen.columns:
+        raise UsageError(
+            f"the tagger {chosen.label()} needs a preparation of the text (chronomask prepare); rows of "
+            "your own take english, spacy:PIPELINE, stanza:LANGUAGE or none"
         )
     chosen.check()
     mark = _Mark(tokenizer, chosen, text_column)

@@ -83,7 +83,8 @@ class ExtendedFolder(TokenizerChoice):
         if not chosen:
             raise DataError(
                 f"no word of the text is cut into pieces and occurs {self.min_count} times, so "
-                f"{self.path} gets no new words: lower tokenizer.min_count (--min-count), or do without"
+                f"{self.path} gets no new words: give more text, or a lower number (tokenizer.min_count in a "
+                "config, --min-count in a command, min_count= in Python), or do without"
             )
         if len(chosen) < self.new_words:
             logger.warning(

@@ -109,7 +109,7 @@ def inspect_text(
     prepared = PreparedData.open(place) if place is not None else None
     shown, notices = _text_to_show(text, prepared, opened)
     folder = Path(tokenizer) if isinstance(tokenizer, str) else tokenizer
-    subject = of_text(shown, folder, prepared, needs_classes=_need_classes([named]))
+    subject = _row_of(shown, folder, prepared, [named])
     return _picture(subject, [named], notices, moments, seed, opened)
 
 
@@ -126,7 +126,7 @@ def inspect_masking(request: Request, out: Path | None = None, *, colour: bool =
     data = PreparedData.open(place) if place is not None else None
     if text is not None:
         shown, notices = _text_to_show(text, data, run)
-        subject = of_text(shown, request.tokenizer, data, needs_classes=_need_classes(maskings))
+        subject = _row_of(shown, request.tokenizer, data, maskings)
     else:
         assert data is not None  # text_of has seen to it
         subject, notices = _rows_of(data, request.rows or SHOWN_ROWS)
@@ -160,9 +160,22 @@ def _text_to_show(text: str, data: PreparedData | None, run: Run | None) -> tupl
     return shown, notices
 
 
-def _need_classes(maskings: Sequence[NamedMasking]) -> bool:
-    """Whether one of these configs masks by the classes of words."""
-    return any(masking.config.content.needs_classes for masking in maskings)
+def _row_of(
+    text: str,
+    tokenizer: Path | PreTrainedTokenizerBase | None,
+    data: PreparedData | None,
+    maskings: Sequence[NamedMasking],
+) -> Subject:
+    """The text as a row that these configs can mask; raises UsageError for one that masks collocations."""
+    for masking in maskings:
+        if masking.config.strategy.needs_ngrams:
+            raise UsageError(
+                f"{masking.name} masks collocations together, which rows of prepared data mark and a text "
+                "does not: leave out the text, as in  chronomask inspect --data FOLDER --rows 1 , once  "
+                "chronomask data ngrams FOLDER  has found them"
+            )
+    needs_classes = any(masking.config.content.needs_classes for masking in maskings)
+    return of_text(text, tokenizer, data, needs_classes=needs_classes)
 
 
 def _picture(

@@ -179,11 +179,14 @@ def _find(name: str, installed: Sequence[str]) -> str:
         genre = "web" if name in ("en", "zh") else "news"
         download = python_command("-m", "spacy", "download", f"{name}_core_{genre}_sm")
         way_out = (
-            f"install one, such as `{download}`, or choose"
+            f"install one, such as `{download}`"
             if name in _PUBLISHED
-            else f"spaCy publishes none that tags it: choose --tagger stanza:{name}, where stanza has it, or"
+            else "spaCy publishes none that tags it"
         )
-        raise UsageError(f"no spaCy pipeline for '{name}' is installed; {way_out} --tagger bands")
+        raise UsageError(
+            f"no spaCy pipeline for '{name}' is installed; {way_out}. Other taggers are stanza:{name}, "
+            "where stanza has it, and in a preparation bands, which any language has"
+        )
     if len(of_language) > 1:
         raise UsageError(
             f"several spaCy pipelines for '{name}' are installed; name one: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -59,12 +60,20 @@ class StanzaTagger(Tagger):
                 **where,
             )
         except Exception as error:  # it has a kind of error for everything that can be missing
-            download = python_command("-c", f'import stanza; stanza.download("{self.language}")')
             raise UsageError(
                 f"stanza's models ({self.language}, {self.package}) cannot be loaded: "
-                f"{' '.join(str(error).split())}; download them first with {download}"
+                f"{' '.join(str(error).split())}; download them first with {self._download()}"
             ) from None
         return StanzaWords(pipeline)
+
+    def _download(self) -> str:
+        """The command that brings the models to where they are looked for."""
+        asked = [json.dumps(self.language)]
+        if self.package != "default":
+            asked.append(f"package={json.dumps(self.package)}")
+        if self.folder:
+            asked.append(f"model_dir={json.dumps(self.folder)}")
+        return python_command("-c", f"import stanza; stanza.download({', '.join(asked)})")
 
 
 class Pipeline(Protocol):
