@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from chronomask.adaptation import Adaptation, NewWords, extend_card, public_name
 from chronomask.adaptation_folder import check_apart, check_output, mark, parts_in
-from chronomask.errors import DataError, UsageError, amount
+from chronomask.errors import DataError, UsageError, amount, shown
 from chronomask.layers import Layer
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
@@ -170,11 +170,16 @@ def extend_vocabulary(
     trained on: the new tokens have learnt nothing yet.
 
     Raises UsageError for a checkpoint that is no masked language model with a fast tokenizer of WordPiece,
-    BPE or Unigram, and for a folder that is there; DataError where no word qualifies.
+    BPE or Unigram, for a single string or path as ``texts``, and for a folder that is there; DataError where
+    no word qualifies.
     """
     from chronomask.evaluate.subject import find_subject
     from chronomask.prepare.new_words import ExtendedFolder
 
+    if isinstance(texts, str | Path):
+        raise UsageError(
+            f"texts is {shown(texts)}: give a list of texts, such as [Path('books.txt').read_text()]"
+        )
     model, out = find_subject(str(checkpoint)), Path(out)
     _check_model(model, "row")
     refuse_file(out, "a checkpoint")

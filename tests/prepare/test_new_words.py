@@ -121,6 +121,8 @@ def test_a_model_and_its_tokenizer_in_one_call(tmp_path: Path, tiny_tokenizer: P
         extend_vocabulary(folder, [written], tmp_path / "more", new_words=0)
     with pytest.raises(DataError, match=r"occurs 10 times.*lower number .* min_count= in Python"):
         extend_vocabulary(folder, ["books.txt"], tmp_path / "more")  # a text, as any string
+    with pytest.raises(UsageError, match=r"texts is 'books\.txt': give a list of texts"):
+        extend_vocabulary(folder, "books.txt", tmp_path / "more")
 
 
 def test_the_dearest_words_come_first(tmp_path: Path) -> None:
