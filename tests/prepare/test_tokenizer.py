@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from chronomask.data.manifest import file_sha256
 from chronomask.errors import DataError, UsageError
 from chronomask.model.open import open_tokenizer
-from chronomask.prepare import tokenizer as module
+from chronomask.prepare import trained_tokenizer as module
 from chronomask.prepare.config import ByteLevelBPE, TokenizerFolder, Unigram, WordPiece
 from chronomask.prepare.encoding import load_backend
 from chronomask.prepare.pipeline import prepare

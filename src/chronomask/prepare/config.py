@@ -34,13 +34,8 @@ from chronomask.prepare.read.sources import (
     source_of_text,
 )
 from chronomask.prepare.rows.pack import Concatenate, Documents, Packing
-from chronomask.prepare.tokenizer import (
-    ByteLevelBPE,
-    TokenizerChoice,
-    TokenizerFolder,
-    Unigram,
-    WordPiece,
-)
+from chronomask.prepare.tokenizer import TokenizerChoice, TokenizerFolder
+from chronomask.prepare.trained_tokenizer import ByteLevelBPE, Unigram, WordPiece
 from chronomask.prepare.words.bands import FrequencyBands
 from chronomask.prepare.words.columns import ColumnTagger
 from chronomask.prepare.words.spacy_tagger import EnglishTagger, SpacyTagger
