@@ -101,8 +101,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def _is_near(typed: str, name: str) -> bool:
-    """Whether two names differ in two letters, or a third of them, beside what one has before or after."""
+    """Whether two names differ in two letters, or a third of them, beside what one has before or after; or
+    one is the other with letters left out.
+    """
     changes = difflib.SequenceMatcher(None, typed, name, autojunk=False).get_opcodes()
+    if {what for what, *_ in changes} <= {"equal", "insert"}:
+        return True
     differ = sum(
         max(b - a, d - c)
         for k, (what, a, b, c, d) in enumerate(changes)

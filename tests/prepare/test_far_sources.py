@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import sys
 import zipfile
 from datetime import datetime
@@ -336,7 +337,8 @@ def test_ids_that_are_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert [d.id for d in documents] == [f"{file}:0", "7"]
     assert [d.metadata for d in documents] == [{}, {"year": "2020"}]
     assert not caplog.records
-    read(str(file), id_key="uid", metadata_keys=["day"])
+    shutil.copy(file, tmp_path / "b.jsonl")
+    read(str(tmp_path / "*.jsonl"), id_key="uid", metadata_keys=["day"])
     assert [record.getMessage() for record in caplog.records] == [
         f"{file}: no record has a field 'day'; correct metadata_keys, unless other files have it",
         f"{file}: no record has a field 'uid'; correct id_key, unless other files have it",

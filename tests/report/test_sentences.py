@@ -322,9 +322,10 @@ def test_declared_contrasts_are_the_answer() -> None:
 
 def test_what_lies_beside_five_per_cent_is_written_on_its_side() -> None:
     made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
-    for p, said in ((0.0496, "p 0.0496"), (0.0504, "p 0.0504"), (0.0001, "p < 0.001")):
+    values = {0.0496: "0.0496", 0.0504: "0.0504", 0.04999: "0.04999", 0.0001: "< 0.001"}
+    for p, said in values.items():
         made["tasks"][0]["contrasts"] = [_contrast(-0.3, -0.1, p)]
-        assert f"{said} after Holm’s correction)" in answer(made)
+        assert f"p {said} after Holm’s correction)" in answer(made)
         assert ("By its own interval alone" in answer(made)) == (p > 0.05)
 
 

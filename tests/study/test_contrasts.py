@@ -24,7 +24,10 @@ from chronomask.study.contrasts import (
     compare_study,
 )
 from chronomask.study.execute import run_study
-from chronomask.study.gather import _common  # pyright: ignore[reportPrivateUsage]
+from chronomask.study.gather import (  # pyright: ignore[reportPrivateUsage]
+    _common,
+    _common_at_steps,
+)
 from chronomask.study.statistics import smallest_difference
 from chronomask.study.units import Study
 from tests.support.opened_study import opened
@@ -389,7 +392,7 @@ def test_tasks_are_compared_on_the_fine_tuning_seeds_that_all_arms_have() -> Non
 def test_a_curve_goes_to_the_end_of_an_arm_that_trains_longer(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Though the baseline has no result there; a seed that lacks a step of an arm is in no curve."""
+    """Though the baseline has no result there; a step that a seed of an arm lacks is not in its curve."""
     values["arms"] = {"fixed": {}, "long": {"steps": 12}}
     values["base"]["checkpoint"]["keep"] = 3
     study = opened({**values, "task_seeds": [0]}, tmp_path)
@@ -408,8 +411,35 @@ def test_a_curve_goes_to_the_end_of_an_arm_that_trains_longer(
         path.unlink()
     arms = json.loads(compare_study(study).read_text())["curves"][-1]["arms"]
     assert {name: (arm["step"], list(arm["by_seed"])) for name, arm in arms.items()} == {
-        "fixed": ([4, 8], ["0"]),
-        "long": ([4, 12], ["0"]),
+        "fixed": ([4, 8], ["0", "1"]),
+        "long": ([4], ["0", "1"]),
+    }
+
+
+def test_a_missing_result_of_a_curve_costs_its_step_and_no_seed() -> None:
+    """Also beyond the baseline's end, where an arm has the seeds that it shares with it before."""
+
+    def results(**steps: dict[str, Any]) -> Any:
+        return {
+            int(step[1:]): {
+                arm: {(seed, 0): f"{arm}{seed}" for seed in seeds} for arm, seeds in arms.items()
+            }
+            for step, arms in steps.items()
+        }
+
+    given = results(
+        s4={"a": [0, 2], "b": [0, 1, 2]},
+        s8={"a": [0, 1, 2], "b": [0, 1, 2]},
+        s12={"b": [0, 1, 2, 3]},
+    )
+    found = {
+        step: {arm: [seed for seed, _ in own] for arm, own in arms.items()}
+        for step, arms in _common_at_steps(given, "a").items()
+    }
+    assert found == {
+        4: {"a": [0, 2], "b": [0, 2]},
+        8: {"a": [0, 1, 2], "b": [0, 1, 2]},
+        12: {"b": [0, 1, 2]},
     }
 
 

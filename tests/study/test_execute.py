@@ -150,6 +150,25 @@ def test_what_another_process_is_at_is_waited_for(
     assert ("done by another process" in " ".join(told)) == (ends == "done")
 
 
+def test_what_another_process_has_done_meanwhile_leaves_its_time_alone(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """It was not complete when this call looked what there is to do."""
+    study = opened(values | {"tasks": {}, "curve_steps": [], "seeds": [0]}, tmp_path)
+    theirs = next(unit for unit in study.units if unit.arm == "decay")
+
+    def tell(text: str) -> None:
+        if "fixed" in text:
+            assert do_unit(study, theirs) is None
+
+    outcome = run_study(study, study.in_order(), tell=tell)
+    assert theirs in outcome.there
+    assert theirs not in outcome.done
+    noted = (study.folder / "times.jsonl").read_text()
+    assert str(theirs) not in noted
+    assert do_unit(study, theirs) == "another process has done it"
+
+
 def test_only_what_ended_with_an_error_is_said_to_have_failed(
     values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

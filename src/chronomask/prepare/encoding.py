@@ -55,7 +55,8 @@ def _rename_specials(values: dict[str, Any]) -> None:
         m.replace(" ", "") if isinstance(m, str) else "".join(m) for m in model.get("merges", ())
     }
     renamed = set()
-    for token in values["added_tokens"]:
+    added = values.get("added_tokens", [])
+    for token in added:
         name, number = token["content"], token["id"]
         is_entry = number < len(entries) if isinstance(entries, list) else name in entries
         if not (token["special"] and is_entry) or name in merged:
@@ -68,7 +69,7 @@ def _rename_specials(values: dict[str, Any]) -> None:
         entries[other] = entries.pop(name)
         if model.get("unk_token") == name:
             model["unk_token"] = other
-    values["added_tokens"] = [t for t in values["added_tokens"] if t["id"] not in renamed]
+    values["added_tokens"] = [token for token in added if token["id"] not in renamed]
 
 
 def _trim_alike(values: dict[str, Any]) -> None:
@@ -76,7 +77,7 @@ def _trim_alike(values: dict[str, Any]) -> None:
 
     A post-processor leaves it to the first token where it believes that the pre-tokenizer added it.
     """
-    before, after = values["pre_tokenizer"] or {}, values["post_processor"] or {}
+    before, after = values.get("pre_tokenizer") or {}, values.get("post_processor") or {}
     if before.get("type") == "ByteLevel" and not before["add_prefix_space"]:
         for processor in (after, *after.get("processors", ())):
             if "add_prefix_space" in processor:

@@ -32,6 +32,8 @@ _LONGEST_RUN = 1000
 """The same where the text has many longer words: to split one takes the square of its length."""
 _MANY_IN_RUNS = 0.001
 """Share of the characters in words longer than :data:`_LONGEST_WORD` that makes them words of the text."""
+_SLICE = 1 << 16
+"""Characters of a run without spaces that are looked at together."""
 _MANY_CHANGED = 0.02
 """Share of the letters that stripping accents may change unnoticed."""
 
@@ -295,12 +297,15 @@ def _longest_word(texts: Sequence[str]) -> int:
     """Characters of the longest word that is not to be unknown, by how much of the texts is in long ones."""
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
+    splits, many, in_long = BertPreTokenizer(), _MANY_IN_RUNS * sum(map(len, texts)), 0
     # Few are longer before punctuation is looked for, which takes its time.
-    runs = [run for text in texts for run in text.split() if len(run) > _LONGEST_WORD]
-    words = (word for run in runs for word, _ in BertPreTokenizer().pre_tokenize_str(run))
-    in_long = sum(len(word) for word in words if len(word) > _LONGEST_WORD)
-    many = in_long > _MANY_IN_RUNS * sum(map(len, texts))
-    return _LONGEST_RUN if many else _LONGEST_WORD
+    for run in (run for text in texts for run in text.split() if len(run) > _LONGEST_WORD):
+        for begin in range(0, len(run), _SLICE):
+            words = (word for word, _ in splits.pre_tokenize_str(run[begin : begin + _SLICE]))
+            in_long += sum(len(word) for word in words if len(word) > _LONGEST_WORD)
+            if in_long > many:
+                return _LONGEST_RUN
+    return _LONGEST_WORD
 
 
 def _alphabet(

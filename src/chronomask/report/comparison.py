@@ -333,12 +333,13 @@ def percent(value: float) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """A p value to three places, or to four where three would not say on which side of 0.05 it lies."""
+    """A p value to three places, or to as many more as say on which side of 0.05 it lies."""
     if p is None:
         return ABSENT
     if p < 0.001:
         return "< 0.001"
-    return f"{p:.3f}" if round(p, 3) != 0.05 else f"{p:.4f}"
+    places = next((n for n in range(3, 12) if round(p, n) != 0.05), 3)
+    return f"{p:.{places}f}"
 
 
 def power_of_ten(value: float) -> str:

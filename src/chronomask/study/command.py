@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import math
@@ -439,8 +440,11 @@ def _compare_and_write(study: Study) -> Path:
     from chronomask.report.page import write_page_of_study
     from chronomask.study.contrasts import compare_study
 
-    compare_study(study)
-    return write_page_of_study(study.folder)
+    # Calls in one folder may end at once, and would write the same files.
+    with (study.folder / STUDY_FILE).open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        compare_study(study)
+        return write_page_of_study(study.folder)
 
 
 def _cell(study: Study, arm: str, seed: int, complete: set[int]) -> str:

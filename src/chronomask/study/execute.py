@@ -31,6 +31,7 @@ from chronomask.study.units import Study, Unit, as_study_setting, check_shared_s
 
 __all__ = [
     "ELSEWHERE",
+    "THERE",
     "Outcome",
     "cuda_devices",
     "do_unit",
@@ -43,8 +44,12 @@ __all__ = [
 Tell = Callable[[str], None]
 ELSEWHERE = "another process is working on it"
 """What :func:`do_unit` returns of a unit that another process is at."""
+THERE = "another process has done it"
+"""What :func:`do_unit` returns of a unit that is complete by now."""
 _PAUSE = 2.0
 """Seconds until a unit that another process was at is looked at again."""
+_TICK = 0.5
+"""Seconds that whoever waits for a unit waits at once."""
 _FAILED = "failed: "
 """How the line of a log goes on, behind its time, that says why a unit failed."""
 
@@ -99,6 +104,10 @@ def run_study(
         return outcome
     while (unit := queue.next()) or queue.look_again():
         if unit is None:
+            with _stoppable() as stopping:
+                time.sleep(min(_TICK, _PAUSE))
+            if stopping:
+                raise _stop_of(study, stopping)
             continue
         if shown:
             tell(str(unit))
@@ -152,7 +161,7 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
 
     ``shown``: it prints to the terminal instead of its log. Raises Stopped if it was asked to stop, with
     its state saved. Where another process is at the unit it returns ``ELSEWHERE``, but waits for the
-    preparation.
+    preparation; of a unit that is complete, ``THERE``.
     """
     log = study.log(unit)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +171,7 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
                 if not is_mine:
                     return ELSEWHERE
                 if study.is_complete(unit):
-                    return None
+                    return THERE
                 print(f"{_now()} {unit}", file=file)
                 _do(study, unit, shown)
                 print(f"{_now()} done", file=file)
@@ -270,6 +279,8 @@ class _Queue:
         self._lost: set[int] = set()
         self._elsewhere: dict[Unit, bool] = {}
         """units that another process was at; whether it was so when they were last looked at"""
+        self._looked = 0.0
+        """when they were, by :func:`time.monotonic`"""
         self._total = len(waiting)
         self._before = len(outcome.there)
         self._longest = longest_of_tasks(study.folder)
@@ -300,18 +311,15 @@ class _Queue:
         self._outcome.too_long = [(unit, own) for unit, own in found if own > seconds]
 
     def look_again(self) -> bool:
-        """After a pause, take up what other processes were at, done by now or to be tried; False: nothing."""
+        """Take up what other processes were at, unless that was just looked at; False: there is nothing."""
         found = [unit for unit, still in self._elsewhere.items() if still]
-        if found:
-            time.sleep(_PAUSE)
-        for unit in found:
-            self._elsewhere[unit] = False
-            if self._study.is_complete(unit):
-                self._open.discard(unit.number)
-                self._outcome.there.append(unit)
-                self._tell(f"{self._count()} {unit}: done by another process")
-            else:
-                self._waiting.append(unit)
+        if found and time.monotonic() - self._looked >= _PAUSE:
+            for unit in found:
+                self._elsewhere[unit] = False
+                if self._study.is_complete(unit):
+                    self.finish(unit, THERE, 0.0)
+                else:
+                    self._waiting.append(unit)
         return bool(found)
 
     def _count(self) -> str:
@@ -327,6 +335,12 @@ class _Queue:
             if unit not in self._elsewhere:
                 self._tell(f"{unit}: {ELSEWHERE} (log: {self._study.log(unit)}), and is waited for")
             self._elsewhere[unit] = True
+            self._looked = time.monotonic()
+            return
+        if failure == THERE:
+            self._open.discard(unit.number)
+            self._outcome.there.append(unit)
+            self._tell(f"{self._count()} {unit}: done by another process")
             return
         if failure is None:
             self._open.discard(unit.number)
@@ -378,11 +392,12 @@ def _run_with_processes(study: Study, queue: _Queue, allowance: Allowance | None
                         worker.unit, worker.began = unit, time.perf_counter()
                         worker.pipe.send(unit.number)
                 busy = {worker.pipe: worker for worker in workers if worker.unit is not None}
+                waits = left() > 0 and len(busy) < len(workers) and queue.look_again()
                 if not busy:
-                    if left() and queue.look_again():
-                        continue
-                    break
-                for pipe in wait(list(busy), timeout=0.5):
+                    if not waits:
+                        break
+                    time.sleep(min(_TICK, _PAUSE))
+                for pipe in wait(list(busy), timeout=_TICK) if busy else ():
                     worker = busy[pipe]  # pyright: ignore[reportArgumentType]
                     unit, took = worker.unit, time.perf_counter() - worker.began
                     assert unit is not None
@@ -410,12 +425,17 @@ def _run_with_processes(study: Study, queue: _Queue, allowance: Allowance | None
             for worker in workers:
                 worker.process.join()
         if stopping:
-            raise Stopped(
-                f"the study in {study.folder} was stopped on request; the same command continues it",
-                stopping[0],
-            )
+            raise _stop_of(study, stopping)
         if allowance is not None:
             queue.name_too_long(allowance.of_work)
+
+
+def _stop_of(study: Study, signals: Sequence[int]) -> Stopped:
+    """The end of a call that was asked to stop."""
+    return Stopped(
+        f"the study in {study.folder} was stopped on request; the same command continues it",
+        signals[0],
+    )
 
 
 def _ask_to_stop(workers: Sequence[_Worker], *, kill: bool = False) -> None:

@@ -331,8 +331,8 @@ def _all_of(found: Found, task: str) -> list[TaskResult]:
 
 
 def _add(gathered: Gathered, found: Found, task: str) -> None:
-    """Put a task's results where they belong, on the seeds that all arms have, at a curve's steps at all of
-    an arm's own; those that are no numbers are told and left out.
+    """Put a task's results where they belong, on the seeds that all arms have; those that are no numbers are
+    told and left out.
     """
     of_task = {step: arms for (name, step), arms in found.items() if name == task}
     finite = {
@@ -344,15 +344,11 @@ def _add(gathered: Gathered, found: Found, task: str) -> None:
     }
     if common := _common(finite.pop(None, {}), gathered.baseline):
         gathered.final.append(TaskResults(task, None, common))
-    pairs = _common(_at_all_steps(finite.values()), gathered.baseline)
-    for step, arms in finite.items():
-        kept = {
-            name: {pair: arms[name][pair] for pair in pairs[name]}
-            for name in pairs
-            if arms.get(name)
-        }
-        if kept:
-            gathered.curves.append(TaskResults(task, step, kept))
+    gathered.curves += [
+        TaskResults(task, step, arms)
+        for step, arms in _common_at_steps(finite, gathered.baseline).items()
+        if step is not None
+    ]
     title = task_title({"task": task})
     for name in dict.fromkeys(name for arms in of_task.values() for name in arms):
         seeds = {
@@ -370,17 +366,29 @@ def _add(gathered: Gathered, found: Found, task: str) -> None:
             )
 
 
-def _at_all_steps(
-    steps: Iterable[Mapping[str, Mapping[Pair, TaskResult]]],
-) -> dict[str, dict[Pair, TaskResult]]:
-    """Of each arm, a result of every pair of seeds that has one at all steps at which the arm has any."""
-    found: dict[str, dict[Pair, TaskResult]] = {}
-    for arms in steps:
-        for name, own in arms.items():
-            if own:
-                before = found.get(name, own)
-                found[name] = {pair: result for pair, result in before.items() if pair in own}
-    return found
+def _common_at_steps(
+    steps: Mapping[int | None, dict[str, dict[Pair, TaskResult]]], baseline: str
+) -> dict[int | None, dict[str, dict[Pair, TaskResult]]]:
+    """Of each step, the arms that have it, on the seeds that these share there.
+
+    Where the baseline does not have it, as beyond its end, an arm has the seeds that it shares with the
+    baseline at any other step.
+    """
+    found = {step: _common(arms, baseline) for step, arms in steps.items()}
+    shared: dict[str, set[Pair]] = {}
+    for arms in found.values():
+        for name, by_pair in arms.items():
+            shared.setdefault(name, set()).update(by_pair)
+    for step, arms in steps.items():
+        if not arms.get(baseline):
+            own = {
+                name: {pair: arms[name][pair] for pair in arms[name] if pair in pairs}
+                for name, pairs in shared.items()
+                if name in arms
+            }
+            first = next((name for name, by_pair in own.items() if by_pair), baseline)
+            found[step] = _common(own, first)
+    return {step: arms for step, arms in found.items() if arms}
 
 
 def _common(

@@ -6,6 +6,7 @@ There is no other record of progress, so a study continues from the contents of 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -416,9 +417,12 @@ def _check_run(study: Study, unit: Unit) -> None:
         listing = "; ".join(
             f"{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
         )
+        if study.arms[unit.arm].equal_labels:
+            listing += ", as another version may reckon equal_labels otherwise"
         raise UsageError(
             f"{run.path} holds a run with another config: {listing}. Remove it to train it again, or "
-            "give another --out"
+            f"give another --out; chronomask report {shlex.quote(str(study.folder))} draws a comparison "
+            "that is there"
         )
 
 

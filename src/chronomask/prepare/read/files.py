@@ -71,6 +71,8 @@ class Skipped:
     reasons: dict[str, _LeftOut] = field(default_factory=dict)
     by_lines: list[str] = field(default_factory=list)
     """Names of .txt files whose lines were taken for documents, because there was no blank line."""
+    lacking: set[str] = field(default_factory=set)
+    """Fields that no record of some file had, which is said of the first such file."""
 
     def add(
         self, reason: str, name: str, size: int = 0, unit: Unit = "documents", count: int = 1

@@ -134,11 +134,12 @@ def read_jsonl(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator
         document = from_record(record, fields, name, skipped, len(line))
         if document is not None:
             yield document
-    for name in sorted(missing):
+    for name in sorted(missing - skipped.lacking):
         logger.warning(
             "%s: no record has a field '%s'; correct %s, unless other files have it",
             source.name, printable(name), fields.key_of(name),
         )  # fmt: skip
+    skipped.lacking |= missing
 
 
 _NOT_JSON = "not JSON"
