@@ -1,9 +1,10 @@
 """Training and fine-tuning on a CUDA device, figure by figure. ``benchmarks/gpu.sh`` runs it.
 
-Every figure runs in a process of its own, with a time limit of its own, the most important first. What is
-known is printed and added to ``figures.jsonl`` at once, also the speed so far of a run that is not over, so a
-call that is cut off loses nothing. The end is a table against floors and aims, and one JSON object. Nine
-minutes are too few for all figures: ``--call 1`` has the most important, and others follow.
+Every figure runs in a process of its own, with limits of its own. Nine minutes hold them all because the
+processes of a round get ready side by side: they import, compile and warm up, which is most of their time.
+Then they measure one after the other, and nothing else runs. The most important are in the first round. What
+is known is printed and added to ``figures.jsonl`` at once, also the speed so far of a run that is not over:
+a call that is cut off loses nothing. The end is a table against floors and aims, and one JSON object.
 
 Text is made up. Rows are packed; the ratio falls from 0.30 to 0.15 and part-of-speech weights are learnt;
 bfloat16, compiled, no attention dropout. ``--toy`` runs the same code on a CPU, in one process, at sizes that
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import signal
 import statistics
@@ -22,8 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,8 +35,16 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.gpu_apart import Told, command_of, measure_apart, plain, tell_into
-from benchmarks.gpu_small import ONES, WAYS, of_finetuning, of_many_runs, of_threads, quit_mps
+from benchmarks.gpu_apart import Apart, Told, command_of, plain, tell_into
+from benchmarks.gpu_goals import derived, table
+from benchmarks.gpu_small import (
+    ONES,
+    of_finetuning,
+    of_many_runs,
+    of_threads,
+    of_trainer_finetuning,
+    quit_mps,
+)
 from benchmarks.gpu_work import (
     BF16_WEIGHTS,
     MASKING,
@@ -52,6 +62,7 @@ from benchmarks.gpu_work import (
 from benchmarks.sides import Examples, Work, run_config, trainer
 from chronomask.data.folder import PreparedData
 from chronomask.model.attention import documents_attention
+from chronomask.model.device import peak_flops
 from chronomask.model.documents import backbone_inputs
 from chronomask.runs.layout import RunFolder
 from chronomask.train.distributed import World
@@ -90,6 +101,7 @@ def of_tests(name: str, files: list[str]) -> Callable[[Setting], None]:
         command = [sys.executable, "-m", "pytest", "-v", "-rfE", "-p", "no:cacheprovider"]
         toy = ["tests/model/test_kernels.py", "-k", "switched_off"]
         command += toy if setting.toy else ["-m", "gpu", *files]
+        command += ["-n", "3"] if find_spec("xdist") and not setting.toy else []
         failed: list[str] = []
         told, last = [], ""
         with subprocess.Popen(
@@ -103,7 +115,7 @@ def of_tests(name: str, files: list[str]) -> Callable[[Setting], None]:
                 if line.startswith(("FAILED ", "ERROR ")):  # its summary, with reasons
                     told.append(line.strip())
                 elif " FAILED" in line or " ERROR" in line:
-                    failed.append(line.split()[0])
+                    failed.append(next(word for word in line.split() if "::" in word))
                     setting.tell(f"{name}_failures{SO_FAR}", failed)
         setting.tell(f"{name}_end", last.strip("= "))
         if told:
@@ -121,11 +133,21 @@ def of_trainer(compiled: bool) -> Callable[[Setting], None]:
         work, data = setting.work("bert_base"), setting.data("bert_base")
         work = replace(work, micro_batches=2 * work.micro_batches)  # it needs more memory
         backend = None if not compiled else "eager" if setting.toy else "inductor"
+        so_far, done = speed_so_far(setting, name, work.tokens), 0
+
+        def after_step() -> None:
+            nonlocal done
+            done += 1
+            if done == 3:
+                setting.wait_for_turn()
+            elif done > 3:
+                so_far()
+
         taken = trainer(
-            work, data, Examples.of(data), setting.folder("trainer"), setting.steps_or(18),
-            compiled=backend, after_step=speed_so_far(setting, name, work.tokens),
+            work, data, Examples.of(data), setting.folder("trainer"), setting.steps_or(20),
+            compiled=backend, after_step=after_step,
         )  # fmt: skip
-        speed = statistics.median(step.tokens / step.seconds for step in taken[2:])
+        speed = statistics.median(step.tokens / step.seconds for step in taken[4:])
         setting.tell(f"{name}_tokens_per_second", speed)
 
     return measure
@@ -140,6 +162,7 @@ def of_masking(setting: Setting) -> None:
     world = World(0, 1, torch.device(work.device))
     run, _ = open_run(config, RunFolder(setting.folder("masks")), world, resume=False)
     taken = []
+    setting.wait_for_turn()
     for step in range(8):
         rows = run.loader.rows_at(step)
         settle(work)
@@ -152,89 +175,78 @@ def of_masking(setting: Setting) -> None:
 
 
 class Figure(NamedTuple):
-    """How something is measured, and for how many seconds at most, imports and compilation included."""
+    """How something is measured, and for how long at most."""
 
     measure: Callable[[Setting], None]
-    seconds: int
+    to_get_ready: int
+    """seconds for imports, compilation and warming up, beside the other figures of its round"""
+    to_measure: int
+    """seconds for what follows, alone; 0: it does not wait for a turn"""
+
+    @property
+    def seconds(self) -> int:
+        """Of both together."""
+        return self.to_get_ready + self.to_measure
 
 
 def _of_bf16_weights(name: str, steps: int) -> Callable[[Setting], None]:
     return of_training(name, f"{name}_bf16", steps=steps, **BF16_WEIGHTS)
 
 
-CALLS = (
+ROUNDS = (
     {
-        "bert_base_bf16": Figure(_of_bf16_weights("bert_base", 40), 150),
-        "tests": Figure(of_tests("cuda_tests", CUDA_TESTS), 130),
-        "trainer_eager": Figure(of_trainer(compiled=False), 65),
-        "trainer_compiled": Figure(of_trainer(compiled=True), 115),
-        "masking": Figure(of_masking, 50),
+        "bert_base_bf16": Figure(_of_bf16_weights("bert_base", 40), 150, 25),
+        "trainer_eager": Figure(of_trainer(compiled=False), 90, 25),
+        "trainer_compiled": Figure(of_trainer(compiled=True), 150, 15),
+        "modernbert_base_bf16": Figure(_of_bf16_weights("modernbert_base", 32), 150, 30),
+        "masking": Figure(of_masking, 90, 10),
+        "tests": Figure(of_tests("cuda_tests", CUDA_TESTS), 150, 0),
     },
     {
-        "modernbert_base_bf16": Figure(_of_bf16_weights("modernbert_base", 32), 185),
-        "bert_large_bf16": Figure(_of_bf16_weights("bert_large", 24), 210),
-        "profile": Figure(of_profile("modernbert_base", "bert_base"), 115),
-    },
-    {
-        "small_graphs": Figure(
-            of_training("small", "small_graphs", steps=100, compile="graphs"), 65
+        "bert_large_bf16": Figure(_of_bf16_weights("bert_large", 24), 150, 45),
+        "squad": Figure(of_finetuning("squad"), 120, 10),
+        "squad_trainer_eager": Figure(of_trainer_finetuning("squad", compiled=False), 120, 15),
+        "squad_trainer_compiled": Figure(of_trainer_finetuning("squad", compiled=True), 150, 15),
+        "sst2": Figure(of_finetuning("sst2"), 120, 10),
+        "sst2_trainer_eager": Figure(of_trainer_finetuning("sst2", compiled=False), 120, 15),
+        "sst2_trainer_compiled": Figure(of_trainer_finetuning("sst2", compiled=True), 150, 15),
+        "bert_base": Figure(of_training("bert_base"), 150, 25),
+        "bert_base_row": Figure(
+            of_training("bert_base", "bert_base_row", attention="row"), 150, 25
         ),
-        "many_runs_graphs": Figure(of_many_runs("graphs"), 105),
-        "small": Figure(of_training("small", steps=100), 50),
-        "many_runs": Figure(of_many_runs(), 90),
-        "many_runs_mps": Figure(of_many_runs("mps"), 90),
-        "threads": Figure(of_threads, 45),
-        "graph_tests": Figure(of_tests("graph_tests", GRAPH_TESTS), 65),
+        "small_graphs": Figure(
+            of_training("small", "small_graphs", steps=100, compile="graphs"), 120, 10
+        ),
+        "small": Figure(of_training("small", steps=100), 120, 10),
     },
     {
-        "squad": Figure(of_finetuning("squad"), 120),
-        "sst2": Figure(of_finetuning("sst2"), 110),
-        "bert_base": Figure(of_training("bert_base"), 140),
-        "bert_base_row": Figure(of_training("bert_base", "bert_base_row", attention="row"), 140),
+        "many_runs_graphs": Figure(of_many_runs("graphs"), 120, 20),
+        "many_runs": Figure(of_many_runs(), 120, 20),
+        "many_runs_mps": Figure(of_many_runs("mps"), 120, 20),
+        "threads": Figure(of_threads, 60, 20),
+        "profile_bert_base": Figure(of_profile("bert_base"), 120, 30),
+        "profile_modernbert_base": Figure(of_profile("modernbert_base"), 120, 30),
+        "bert_base_no_dropout": Figure(
+            of_training("bert_base_no_dropout", **BF16_WEIGHTS), 150, 25
+        ),
+        "modernbert_base": Figure(of_training("modernbert_base", steps=32), 150, 30),
+        "graph_tests": Figure(of_tests("graph_tests", GRAPH_TESTS), 120, 0),
     },
 )
-"""What is measured, the most important first, in calls that have time for all of it. What is compared stands
-in one call. One small run goes before many, which then find compiled what it compiled."""
-ALONE = {
-    "modernbert_base": Figure(of_training("modernbert_base", steps=32), 185),
-    "bert_base_no_dropout": Figure(of_training("bert_base_no_dropout", **BF16_WEIGHTS), 150),
-}
-"""What no call has time for: to be asked for by name."""
-FIGURES = {name: figure for call in CALLS for name, figure in call.items()} | ALONE
+"""What is measured, the most important first. A round's processes share the device's memory while they get
+ready. Many small runs stand after one, whose compiled code they find."""
+FIGURES = {name: figure for each in ROUNDS for name, figure in each.items()}
 SECONDS = 540
-"""Of a call, from its start on: what cannot get half its time by then is left out by name."""
-TO_BEGIN = 30
-"""Of them, what a call takes before its first figure and after its last."""
-GOALS = {
-    "bert_base_best_tokens_per_second": (700e3, 864e3),
-    "bert_base_no_dropout_tokens_per_second": (700e3, 864e3),
-    "modernbert_base_best_tokens_per_second": (450e3, 550e3),
-    "bert_large_best_tokens_per_second": (200e3, 263e3),
-    "train_vs_trainer_eager": (3.0, 4.0),
-    "train_vs_trainer_compiled": (2.0, 2.5),
-    "many_runs_best_tokens_per_second": (4e6, 8e6),
-    "squad_vs_transformers": (2.0, 3.0),
-    "sst2_vs_transformers": (2.0, 3.0),
-    "row_vs_documents": (0.9, 1.0),
-}
-"""Floor and aim on one H100 or H200; the higher the better."""
-AT_MOST = {
-    "bert_base_best_masking_share": 0.005,
-    "bert_base_best_recompiles": 0,
-    "bert_base_best_data_wait_share": 0.001,
-    "varlen_error": 0.02,
-}
-ENDS = ("failed", "cut_off", "left_out")
-"""How a figure may end other than well, as its name says then."""
+"""Of a call, from its start on: what cannot have half its time by then is left out by name."""
 
 
 def measure_all(
-    setting: Setting, names: Iterable[str], log: Path, deadline: float = math.inf
+    setting: Setting, rounds: Iterable[Sequence[str]], log: Path, deadline: float = math.inf
 ) -> Figures:
     """Every figure by name; ``setting`` hears of each the moment it is known, and of what follows from it.
 
-    ``log``: gets what the processes of the figures print; ``deadline``: when all must be over, in seconds as
-    ``time.time`` counts them.
+    ``log``: a folder for what the processes of the figures print; ``deadline``: when all must be over, in
+    seconds as ``time.time`` counts them.
     """
     found: Figures = {}
 
@@ -242,71 +254,78 @@ def measure_all(
         found[name] = value
         setting.tell(name, value)
 
-    for name in names:
-        figure, began = FIGURES[name], time.time()
-        left = deadline - began
-        if setting.toy:
-            figure.measure(replace(setting, tell=note))
-        elif left < figure.seconds / 2:
-            note(f"{name}_left_out", f"too little of {SECONDS} s was left: --only {name}")
-        else:
-            told, runs = Told(setting.runs / f"{name}.jsonl"), setting.runs / name
-            runs.mkdir()
-            command = command_of(replace(setting, runs=runs), name, told)
-            try:
-                measure_apart(command, name, min(figure.seconds, left), told, log, note)
-            finally:
-                quit_mps(runs)
-                shutil.rmtree(runs, ignore_errors=True)  # checkpoints of gigabytes
+    def is_over() -> None:
         for follows, value in derived(found).items():
             if found.get(follows) != value:
                 note(follows, value)
-        if f"{name}_left_out" not in found:
-            note(f"{name}_took_seconds", time.time() - began)
+
+    for names in rounds:
+        if not setting.toy:
+            measure_round(replace(setting, tell=note), names, log, deadline, is_over)
+            continue
+        for name in names:
+            FIGURES[name].measure(replace(setting, tell=note))
+            is_over()
     return found
 
 
-def derived(found: Figures) -> Figures:
-    """What follows from several figures; of ways to do the same the fastest counts.
+def measure_round(
+    setting: Setting,
+    names: Sequence[str],
+    log: Path,
+    deadline: float,
+    is_over: Callable[[], None],
+) -> None:
+    """Let the processes of these figures get ready side by side, and then measure in turn.
 
-    What follows from a figure that is not final is not final, and its name says so.
+    ``is_over`` is called after each of them.
     """
-    made: Figures = {}
-    ways = {name: (name, f"{name}_bf16") for name in ("bert_base", "modernbert_base", "bert_large")}
-    for name, tried in (ways | {"many_runs": WAYS}).items():
-        for so_far in ("", SO_FAR):
-            speeds = {way: found.get(f"{way}_tokens_per_second{so_far}") for way in tried}
-            if known := {way: speed for way, speed in speeds.items() if speed}:
-                fastest = max(known, key=lambda way: known[way])
-                made[f"{name}_fastest{so_far}"] = fastest
-                made[f"{name}_best_tokens_per_second{so_far}"] = known[fastest]
-                for figure in ("step_seconds", "masking_share", "recompiles", "data_wait_share"):
-                    if f"{fastest}_{figure}" in found:
-                        made[f"{name}_best_{figure}"] = found[f"{fastest}_{figure}"]
-                break
+    # Processes that compile with a pool for every core each would wait for each other.
+    threads = max(2, (os.cpu_count() or 2) // len(names))
+    environment = dict(os.environ) | {"TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
+    started: list[Apart] = []
 
-    def compare(name: str, ours: str, theirs: list[str]) -> None:
-        figures = found | made
-        final = [figures.get(side) for side in (ours, *theirs)]
-        own, *others = (
-            value or figures.get(f"{side}{SO_FAR}")
-            for value, side in zip(final, (ours, *theirs), strict=True)
-        )
-        if own and any(others):
-            so_far = "" if all(final) else SO_FAR
-            made[f"{name}{so_far}"] = own / max(value for value in others if value)
+    def hear(each: Apart, seconds: float) -> None:
+        each.hear(min(seconds, each.seconds + deadline - time.time()))
 
-    for kind in ("eager", "compiled"):
-        theirs = f"trainer_{kind}_tokens_per_second"
-        compare(f"train_vs_trainer_{kind}", "bert_base_best_tokens_per_second", [theirs])
-    for task in ("squad", "sst2"):
-        theirs = [f"{task}_trainer_{kind}_examples_per_second" for kind in ("eager", "compiled")]
-        compare(f"{task}_vs_transformers", f"{task}_examples_per_second", theirs)
-    row = "bert_base_row_tokens_per_second"
-    compare("row_vs_documents", row, ["bert_base_tokens_per_second"])
-    if "bert_base_best_step_seconds" in made and "masking_seconds" in found:
-        made["masking_host_share"] = found["masking_seconds"] / made["bert_base_best_step_seconds"]
-    return made
+    with ExitStack() as ending:
+        for name in names:
+            if deadline - time.time() < FIGURES[name].seconds / 2:
+                left = f"too little of {SECONDS} s was left: --only {name}"
+                setting.tell(f"{name}_left_out", left)
+                continue
+            runs = setting.runs / name
+            runs.mkdir()
+            ending.callback(shutil.rmtree, runs, ignore_errors=True)  # checkpoints of gigabytes
+            ending.callback(quit_mps, runs)
+            told = Told(setting.runs / f"{name}.jsonl")
+            command = command_of(replace(setting, runs=runs, waits=True), name, told)
+            printed = log / f"{name}.txt"
+            started.append(Apart(command, name, told, runs, printed, setting.tell, environment))
+            ending.callback(started[-1].end, "when the call ended")
+        getting_ready = dict.fromkeys(started)
+        while getting_ready:
+            for each in [*getting_ready]:
+                hear(each, FIGURES[each.name].to_get_ready)
+                if each.is_over or each.is_ready:
+                    del getting_ready[each]
+                    took = "took_seconds" if each.is_over else "ready_after_seconds"
+                    setting.tell(f"{each.name}_{took}", each.seconds)
+                    is_over()
+            time.sleep(0.05)
+        for each in started:
+            if each.is_over:
+                continue
+            seconds = FIGURES[each.name].to_measure
+            if deadline - time.time() < seconds / 2:
+                each.end(f"before its turn: too little of {SECONDS} s was left")
+                continue
+            each.begin()
+            while not each.is_over:
+                hear(each, seconds)
+                time.sleep(0.05)
+            setting.tell(f"{each.name}_took_seconds", each.seconds)
+            is_over()
 
 
 def varlen_error(work: Work, data: PreparedData) -> float:
@@ -334,64 +353,39 @@ def varlen_error(work: Work, data: PreparedData) -> float:
     return worst / largest
 
 
-def table(found: Figures) -> str:
-    """The figures that have a goal, against it, and what failed, was cut off or left out."""
-    lines = [f"{'figure':<46}{'found':>14}{'floor':>12}{'aim':>12}"]
-    for name in (*GOALS, *AT_MOST):
-        floor, aim = GOALS.get(name) or (None, AT_MOST[name])
-        beside = "at most" if floor is None else f"{floor:,.4g}"
-        value = found.get(name, found.get(f"{name}{SO_FAR}"))
-        said, remarks = "not measured", ""
-        if value is not None:
-            said = f"{value:,.4g}"
-            if floor is None and not value <= aim:  # neither is NaN
-                remarks = "  above its limit"
-            if floor is not None and not value >= floor:
-                remarks = "  below its floor"
-            remarks += "" if name in found else "  so far"
-        lines.append(f"{name:<46}{said:>14}{beside:>12}{aim:>12,.4g}{remarks}")
-    for end in ENDS:
-        so_ended = [name for name in found if name.endswith(f"_{end}") or found[name] == end]
-        names = [name.removesuffix(f"_{end}") for name in so_ended]
-        if names:
-            lines.append(f"{end.replace('_', ' ')}: {', '.join(names)}")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Print each figure as it is known, then a table; the last line is one JSON object."""
     parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description="Training on CUDA.")
     parser.add_argument("--toy", action="store_true", help="a CPU at toy size: does it run?")
     parser.add_argument("--steps", type=int, help="steps of every run, instead of its own number")
-    names = parser.add_mutually_exclusive_group()
-    names.add_argument(
-        "--call", type=int, choices=range(1, len(CALLS) + 1),
-        help="the figures that one of several calls has time for",
-    )  # fmt: skip
-    names.add_argument(
+    parser.add_argument(
         "--only", action="extend", nargs="+", choices=FIGURES, metavar="NAME",
         help=", ".join(FIGURES),
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, help="folder for figures.jsonl, gpu.json, table.txt and log.txt"
+        "--out", type=Path, help="folder for figures.jsonl, gpu.json, table.txt and log"
     )
     for hidden in ("--tell", "--runs"):
         parser.add_argument(hidden, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--figure", choices=[*FIGURES, *ONES], help=argparse.SUPPRESS)
     parser.add_argument("--began", type=float, default=time.time(), help=argparse.SUPPRESS)
+    parser.add_argument("--peak", type=float, default=1e12, help=argparse.SUPPRESS)
+    parser.add_argument("--waits", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if not chosen.toy and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --toy rehearses on a CPU")
     if chosen.figure:  # one of several processes
         measure = ONES.get(chosen.figure) or FIGURES[chosen.figure].measure
-        measure(Setting(chosen.toy, chosen.runs, tell_into(chosen.tell), chosen.steps))
+        told = tell_into(chosen.tell)
+        measure(Setting(chosen.toy, chosen.runs, told, chosen.steps, chosen.peak, chosen.waits))
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing runs on
     kept = nullcontext(chosen.out) if chosen.out else tempfile.TemporaryDirectory()
-    of_call = CALLS[chosen.call - 1] if chosen.call else FIGURES
+    only = chosen.only or FIGURES
+    rounds = [[name for name in names if name in only] for names in ROUNDS]
     with kept as out, tempfile.TemporaryDirectory(prefix="gpu-") as runs:
         setting = Setting(chosen.toy, Path(runs), tell_all(Path(out)), chosen.steps)
-        found = report(setting, Path(out), chosen.only or of_call, chosen.began + SECONDS)
+        found = report(setting, Path(out), [*filter(None, rounds)], chosen.began + SECONDS)
     if any(name.endswith("_failed") or value == "failed" for name, value in found.items()):
         raise SystemExit(1)
 
@@ -411,12 +405,22 @@ def tell_all(out: Path) -> Tell:
     return tell
 
 
-def report(setting: Setting, out: Path, names: Iterable[str], deadline: float) -> Figures:
+def report(
+    setting: Setting, out: Path, rounds: Sequence[Sequence[str]], deadline: float
+) -> Figures:
     """Measure; then print and write the table and one JSON object. What was found."""
-    setting.tell("device", "cpu" if setting.toy else torch.cuda.get_device_name())
-    setting.tell("torch", torch.__version__)
-    setting.tell("transformers", transformers.__version__)
-    found = measure_all(setting, dict.fromkeys(names), out / "log.txt", deadline)
+    device, precision = setting.work("bert_base").device, setting.work("bert_base").precision
+    peak = peak_flops(torch.device(device), precision, seconds=0.2 if setting.toy else 1.0)
+    of_machine = {
+        "device": "cpu" if setting.toy else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peak_flops": peak,
+    }
+    for name, value in of_machine.items():
+        setting.tell(name, value)
+    setting = replace(setting, peak=peak)
+    found = of_machine | measure_all(setting, rounds, out / "log", deadline)
     text = json.dumps({name: plain(value) for name, value in found.items()})
     (out / "table.txt").write_text(table(found) + "\n", encoding="utf-8")
     (out / "gpu.json").write_text(text + "\n", encoding="utf-8")

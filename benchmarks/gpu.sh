@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Every figure of a CUDA device, in calls of at most nine minutes and without a network:
+# Every figure of a CUDA device, in one call of at most nine minutes and without a network (docs/gpu.md):
 #
-#   benchmarks/gpu.sh --call 1 [--wheels FOLDER] [--out FOLDER]   the most important; 2, 3 and 4 are the others
-#   benchmarks/gpu.sh --only bert_base masking                    some figures alone (docs/gpu.md)
-#   benchmarks/gpu.sh --toy                                       the same code on a CPU, at toy size
+#   benchmarks/gpu.sh [--wheels FOLDER] [--out FOLDER]   every figure, the most important first
+#   benchmarks/gpu.sh --only bert_base masking           some figures alone
+#   benchmarks/gpu.sh --toy                              the same code on a CPU, at toy size
 #
 # --wheels: a folder with wheels of what this machine's Python lacks. They are unpacked beside what it has, so it
 # keeps its own torch. The Python is $PYTHON, or .venv of this folder, or python3. Other arguments go to

@@ -1,4 +1,8 @@
-"""A figure in a process of its own: what it tells is heard at once, and it ends when its time is over."""
+"""A figure in a process of its own: what it tells is heard at once, and it ends when its time is over.
+
+Getting ready takes a process much longer than measuring: it imports, compiles and warms up. So processes get
+ready side by side, each says when it is, and then they measure one after the other, while the others wait.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_work import ROOT, Setting, Tell
+from benchmarks.gpu_work import BEGIN, ROOT, Setting, Tell, ready_file
 
-__all__ = ["Told", "command_of", "measure_apart", "plain", "tell_into"]
+__all__ = ["Apart", "Told", "command_of", "plain", "tell_into"]
 
 LAST_LINES = 20
 """Lines of its log that are shown of a figure that failed."""
@@ -59,51 +63,93 @@ class Told:
 def command_of(setting: Setting, figure: str, told: Told) -> list[str]:
     """The command that measures ``figure`` in a process of its own, which tells into ``told``."""
     command = [
-        sys.executable, "-m", "benchmarks.gpu", "--figure", figure,
+        sys.executable, "-m", "benchmarks.gpu", "--figure", figure, "--peak", str(setting.peak),
         "--runs", str(setting.runs), "--tell", str(told.path),
     ]  # fmt: skip
     command += ["--toy"] if setting.toy else []
+    command += ["--waits"] if setting.waits else []
     return command + (["--steps", str(setting.steps)] if setting.steps else [])
 
 
-def measure_apart(
-    command: Sequence[str], name: str, seconds: float, told: Told, log: Path, note: Tell
-) -> None:
-    """Measure figure ``name`` by a command that tells into ``told``, for at most ``seconds``.
+class Apart:
+    """A figure's process, from its start on. It gets ready; then :meth:`begin` lets it measure.
 
-    Whatever it prints goes to the end of ``log``. Notes each figure when it is told; then, where the command
-    was cut off or failed, how it ended and the last lines it printed. A process that the command started is
-    ended with it, unless it left the group.
+    ``told``: what the command tells into; ``runs``: its folder, in which it says that it is ready; ``log``:
+    the file to whose end goes whatever it prints. A process that the command started is ended with it, unless
+    it left the group.
     """
-    with log.open("ab") as printed:
-        printed.write(f"\n===== {name}\n".encode())
-        printed.flush()
-        began = printed.tell()
-        child = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed,
-            process_group=0,
-        )  # fmt: skip
-    deadline = time.monotonic() + seconds
-    try:
-        while child.poll() is None and time.monotonic() < deadline:
-            _pass_on(told, note)
-            time.sleep(0.05)
-        cut_off = child.poll() is None
-    finally:
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        name: str,
+        told: Told,
+        runs: Path,
+        log: Path,
+        note: Tell,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._told, self._runs, self._log, self._note = told, runs, log, note
+        log.parent.mkdir(exist_ok=True)
+        with log.open("ab") as printed:
+            self._began = printed.tell()
+            self._child = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed,
+                process_group=0, env=environment,
+            )  # fmt: skip
+        self._since = time.monotonic()
+        self.is_over = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it waits for its turn."""
+        return not self.is_over and ready_file(self._runs, self._child.pid).exists()
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has been getting ready, or measuring."""
+        return time.monotonic() - self._since
+
+    def begin(self) -> None:
+        """Let it measure."""
+        self._since = time.monotonic()
+        (self._runs / BEGIN).touch()
+
+    def hear(self, seconds: float) -> None:
+        """Note what it has told. It is ended if it takes longer than so many seconds."""
+        ended = self._child.poll() is not None  # asked before the last is read
+        self._pass_on()
+        if ended or self.seconds >= seconds:
+            self.end(None if ended else f"after {self.seconds:.0f} s")
+
+    def end(self, cut_off: str | None) -> None:
+        """End what still runs, and note how it ended, with the last lines it printed where it failed.
+
+        ``cut_off``: after how long, if it was still to go on.
+        """
+        if self.is_over:
+            return
+        self.is_over = True
         with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)  # and the processes it started
-        child.wait()
-    _pass_on(told, note)
-    if cut_off:
-        note(f"{name}_cut_off", f"after {seconds:.0f} s")
-    elif child.returncode != 0:
-        note(f"{name}_failed", _how_it_ended(child.returncode))
-        note(f"{name}_failed_end", _last_lines(log, began))
+            os.killpg(self._child.pid, signal.SIGKILL)  # and the processes it started
+        status = self._child.wait()
+        self._pass_on()
+        if cut_off is not None:
+            self._note(f"{self.name}_cut_off", cut_off)
+        elif status != 0:
+            self._note(f"{self.name}_failed", _how_it_ended(status))
+            self._note(f"{self.name}_failed_end", self._last_lines())
 
+    def _last_lines(self) -> list[str]:
+        with self._log.open("rb") as printed:
+            printed.seek(self._began)
+            text = printed.read().decode(errors="replace")
+        return text.rstrip().splitlines()[-LAST_LINES:]
 
-def _pass_on(told: Told, note: Tell) -> None:
-    for name, value in told.more():
-        note(name, value)
+    def _pass_on(self) -> None:
+        for name, value in self._told.more():
+            self._note(name, value)
 
 
 def _how_it_ended(status: int) -> str:
@@ -111,11 +157,3 @@ def _how_it_ended(status: int) -> str:
         return f"exit status {status}"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
     return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
-
-
-def _last_lines(log: Path, began: int) -> list[str]:
-    """What was printed at the end of what stands in the file from byte ``began`` on."""
-    with log.open("rb") as printed:
-        printed.seek(began)
-        text = printed.read().decode(errors="replace")
-    return text.rstrip().splitlines()[-LAST_LINES:]

@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.gpu_apart import Told, command_of
 from benchmarks.gpu_work import (
+    BEGIN,
     MASKING,
     ROOT,
     SMALL,
@@ -34,6 +35,7 @@ from benchmarks.gpu_work import (
     Setting,
     Tell,
     at_toy_size,
+    ready_file,
     settle,
 )
 from benchmarks.sides import Work, bare_steps, ours
@@ -42,13 +44,12 @@ from chronomask.evaluate.finetune import FineTuning, fine_tune
 from chronomask.model.modernbert import use_one_pass_gradients
 
 __all__ = [
-    "ONES", "WAYS", "follow", "of_finetuning", "of_many_runs", "of_threads", "quit_mps", "speed_together",
+    "ONES", "WAYS", "follow", "of_finetuning", "of_many_runs", "of_threads", "of_trainer_finetuning",
+    "quit_mps", "speed_together",
 ]  # fmt: skip
 
 WAYS = ("many_runs", "many_runs_graphs", "many_runs_mps")
 DAEMON = "nvidia-cuda-mps-control"
-BEGIN = "begin"
-"""The file by which runs that wait for each other begin."""
 
 
 def of_many_runs(way: str | None = None) -> Callable[[Setting], None]:
@@ -64,7 +65,7 @@ def of_many_runs(way: str | None = None) -> Callable[[Setting], None]:
     def measure(setting: Setting) -> None:
         if way == "mps" and shutil.which(DAEMON) is None:
             return setting.tell(f"{name}_left_out", f"{DAEMON} is not installed")
-        meeting = replace(setting, runs=setting.folder("meeting"))
+        meeting = replace(setting, runs=setting.folder("meeting"), waits=True)
         meeting.runs.mkdir()
         tokens = setting.work("small").tokens
         if setting.toy and way == "graphs":
@@ -84,8 +85,10 @@ def of_many_runs(way: str | None = None) -> Callable[[Setting], None]:
                 for told in tolds
             ]  # fmt: skip
             try:
-                ends_of = follow(children, tolds, meeting.runs, lambda so_far: _tell_together(
-                    setting.tell, name, so_far, tokens, SO_FAR))  # fmt: skip
+                ends_of = follow(
+                    children, tolds, meeting.runs, setting.wait_for_turn,
+                    lambda so_far: _tell_together(setting.tell, name, so_far, tokens, SO_FAR),
+                )  # fmt: skip
             finally:  # before the daemon, which waits for its clients
                 for child in children:
                     child.kill()
@@ -113,11 +116,13 @@ def follow(
     children: Sequence[Process],
     tolds: Sequence[Told],
     meeting: Path,
+    wait: Callable[[], None],
     hear: Callable[[list[list[float]]], None],
 ) -> list[list[float]]:
     """Let runs begin when all that live have warmed up; when the steps of each ended, once all are over.
 
-    ``hear`` is given what is known so far, after every hundred steps of all together.
+    ``wait`` is called before they begin; ``hear`` is given what is known so far, after every hundred steps of
+    all together.
     """
     ends_of: list[list[float]] = [[] for _ in children]
     heard, alive = 0, True
@@ -126,7 +131,9 @@ def follow(
         for ends, told in zip(ends_of, tolds, strict=True):
             ends += [value for _, value in told.more()]
         living = [child for child in children if not child.poll()]  # or over, and well
-        if all((meeting / f"{child.pid}.ready").exists() for child in living):
+        begun = (meeting / BEGIN).exists()
+        if not begun and all(ready_file(meeting, child.pid).exists() for child in living):
+            wait()
             (meeting / BEGIN).touch()
         if sum(map(len, ends_of)) >= heard + 100:
             heard = sum(map(len, ends_of))
@@ -175,9 +182,7 @@ def _of_one(**changes: Any) -> Callable[[Setting], None]:
             nonlocal done
             done += 1
             if done == warm:
-                (setting.runs / f"{os.getpid()}.ready").touch()
-                while not (setting.runs / BEGIN).exists():
-                    time.sleep(0.005)
+                setting.wait_for_turn()
             elif done > warm:
                 setting.tell("end", time.monotonic())  # one clock for all processes
 
@@ -239,6 +244,10 @@ def of_threads(setting: Setting) -> None:
         for _ in range(2 if setting.toy else 8)
     ]
     count = setting.steps_or(60)
+    for one in trains:
+        one(0)
+    settle(work)
+    setting.wait_for_turn()
 
     def train(one: Callable[[int], None]) -> None:
         own = torch.cuda.Stream() if work.device == "cuda" else None
@@ -260,7 +269,7 @@ def of_threads(setting: Setting) -> None:
 
 
 def of_finetuning(task: str) -> Callable[[Setting], None]:
-    """Examples a second of our fine-tuning, and of transformers' ``Trainer``, compiled and not.
+    """Examples a second of our fine-tuning.
 
     A ModernBERT of 4 × 256 with windows of 32, on "sst2" (phrases, one label) or "squad" (a question with its
     passage, one span): made-up tokens in lengths like those of the task. It is the speed of the second epoch,
@@ -269,9 +278,7 @@ def of_finetuning(task: str) -> Callable[[Setting], None]:
 
     def measure(setting: Setting) -> None:
         work = setting.work("small")
-        batch_size, batches = (4, 2) if setting.toy else (32, 100)
-        recipe = FineTuning(epochs=2, batch_size=batch_size, precision=work.precision)
-        examples, targets = _made_up(task, work, batches * batch_size)
+        recipe, examples, targets = _task(task, setting)
         on_device = [values.to(work.device) for values in targets.values()]
 
         def loss_of(output: Any, _: dict[str, Any], index: torch.Tensor) -> torch.Tensor:
@@ -290,6 +297,9 @@ def of_finetuning(task: str) -> Callable[[Setting], None]:
             setting.tell(
                 f"{task}_examples_per_second{so_far}", len(examples) / (ends[-1] - ends[-2])
             )
+            if epoch == 1:
+                setting.wait_for_turn()
+                ends.append(time.perf_counter())
             return False
 
         model = _model(task, setting, "chronomask_documents")
@@ -300,11 +310,16 @@ def of_finetuning(task: str) -> Callable[[Setting], None]:
                 model, examples, loss_of, recipe, 1e-4, 0, label=task, progress=False,
                 stops_after=after_epoch,
             )  # fmt: skip
-        for how in ("eager", "compiled"):  # compiling for lengths that change may take a minute
-            theirs = _trainer_speed(task, setting, examples, targets, recipe, how == "compiled")
-            setting.tell(f"{task}_trainer_{how}_examples_per_second", theirs)
 
     return measure
+
+
+def _task(task: str, setting: Setting) -> tuple[FineTuning, Encoded, dict[str, torch.Tensor]]:
+    """How it is fine-tuned, its examples and their targets."""
+    work = setting.work("small")
+    batch_size, batches = (4, 2) if setting.toy else (32, 100)
+    recipe = FineTuning(epochs=2, batch_size=batch_size, precision=work.precision)
+    return recipe, *_made_up(task, work, batches * batch_size)
 
 
 def _made_up(task: str, work: Work, number: int) -> tuple[Encoded, dict[str, torch.Tensor]]:
@@ -369,14 +384,14 @@ def _pad(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 class _EpochClock(transformers.TrainerCallback):
-    """When each epoch began and ended, the device's work included."""
+    """When each epoch began and ended, the device's work included. It waits for its turn after the first."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
         self.times: list[float] = []
 
     def _note(self) -> None:
-        settle(self._work)
+        settle(self._setting.work("small"))
         self.times.append(time.perf_counter())
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
@@ -384,42 +399,43 @@ class _EpochClock(transformers.TrainerCallback):
 
     def on_epoch_end(self, *_: Any, **__: Any) -> None:
         self._note()
+        if len(self.times) == 2:
+            self._setting.wait_for_turn()
 
 
-def _trainer_speed(
-    task: str,
-    setting: Setting,
-    examples: Encoded,
-    targets: dict[str, torch.Tensor],
-    recipe: FineTuning,
-    compiled: bool,
-) -> float:
-    """Examples a second of a ``Trainer`` in its second epoch.
+def of_trainer_finetuning(task: str, compiled: bool) -> Callable[[Setting], None]:
+    """Examples a second of a ``Trainer`` that fine-tunes as :func:`of_finetuning` does.
 
     Batches are of like length and padded to their longest.
     """
-    work, clock = setting.work("small"), _EpochClock(setting.work("small"))
-    backend = ("eager" if setting.toy else "inductor") if compiled else None
-    transformers.Trainer(
-        model=_model(task, setting, "sdpa"),
-        args=transformers.TrainingArguments(
-            output_dir=str(setting.folder("trainer")),
-            num_train_epochs=2,
-            per_device_train_batch_size=recipe.batch_size,
-            learning_rate=1e-4,
-            optim="adamw_torch_fused",
-            train_sampling_strategy="group_by_length",
-            use_cpu=work.device == "cpu",
-            bf16=work.precision == "bf16",
-            torch_compile=compiled,
-            torch_compile_backend=backend,
-            disable_tqdm=True,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to=[],
-        ),
-        train_dataset=_Labelled(examples, targets),
-        data_collator=_pad,
-        callbacks=[clock],
-    ).train()
-    return len(examples) / (clock.times[3] - clock.times[2])
+
+    def measure(setting: Setting) -> None:
+        work, clock = setting.work("small"), _EpochClock(setting)
+        recipe, examples, targets = _task(task, setting)
+        backend = ("eager" if setting.toy else "inductor") if compiled else None
+        transformers.Trainer(
+            model=_model(task, setting, "sdpa"),
+            args=transformers.TrainingArguments(
+                output_dir=str(setting.folder("trainer")),
+                num_train_epochs=recipe.epochs,
+                per_device_train_batch_size=recipe.batch_size,
+                learning_rate=1e-4,
+                optim="adamw_torch_fused",
+                train_sampling_strategy="group_by_length",
+                use_cpu=work.device == "cpu",
+                bf16=work.precision == "bf16",
+                torch_compile=compiled,
+                torch_compile_backend=backend,
+                disable_tqdm=True,
+                logging_strategy="no",
+                save_strategy="no",
+                report_to=[],
+            ),
+            train_dataset=_Labelled(examples, targets),
+            data_collator=_pad,
+            callbacks=[clock],
+        ).train()
+        name = f"{task}_trainer_{'compiled' if compiled else 'eager'}_examples_per_second"
+        setting.tell(name, len(examples) / (clock.times[3] - clock.times[2]))
+
+    return measure

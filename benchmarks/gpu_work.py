@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import statistics
 import tempfile
@@ -23,12 +24,12 @@ from benchmarks.sides import Work, make_data, ours
 from chronomask.data.folder import PreparedData
 from chronomask.evaluate import heads
 from chronomask.model import attention, head
-from chronomask.model.device import peak_flops
 from chronomask.train import loop
 from chronomask.train import run as runs
 from chronomask.train import step as steps
 
 __all__ = [
+    "BEGIN",
     "BERT",
     "BF16_WEIGHTS",
     "MASKING",
@@ -43,6 +44,7 @@ __all__ = [
     "by_kind",
     "of_profile",
     "of_training",
+    "ready_file",
     "settle",
     "speed_so_far",
 ]
@@ -107,6 +109,13 @@ Tell = Callable[[str, Any], None]
 """Hears of the name and value of a figure as soon as it is known."""
 SO_FAR = "_so_far"
 """Ends the name of a figure that is not final: all there is where the rest was cut off."""
+BEGIN = "begin"
+"""The file by which processes that wait for their turn begin."""
+
+
+def ready_file(runs: Path, pid: int) -> Path:
+    """What process ``pid`` makes when it waits for its turn in folder ``runs``."""
+    return runs / f"{pid}.ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +128,10 @@ class Setting:
     tell: Tell
     steps: int | None = None
     """of every run, instead of its own number"""
+    peak: float = 1e12
+    """operations a second of a large product on the device, measured while nothing else ran"""
+    waits: bool = False
+    """whether other processes have their turn in ``runs`` as well"""
 
     def work(self, name: str) -> Work:
         """A model and its rows."""
@@ -138,6 +151,20 @@ class Setting:
         """A folder that is not there yet."""
         return Path(tempfile.mkdtemp(prefix=name, dir=self.runs)) / name
 
+    def wait_for_turn(self) -> None:
+        """Say that all is warm, and wait until nothing else runs on this machine.
+
+        Meanwhile others have the device's memory that torch kept in reserve.
+        """
+        if not self.waits:
+            return
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        ready_file(self.runs, os.getpid()).touch()
+        while not (self.runs / BEGIN).exists():
+            time.sleep(0.005)
+
     def data(self, name: str) -> PreparedData:
         """Rows for sixteen steps."""
         work = self.work(name)
@@ -145,12 +172,12 @@ class Setting:
 
 
 def speed_so_far(setting: Setting, name: str, tokens: int) -> Callable[[], None]:
-    """To be called after every step, of so many tokens: tells the median speed every fourth time."""
+    """To be called after every warm step, of so many tokens: tells the median speed every fourth time."""
     ends: list[float] = []
 
     def after_step() -> None:
         ends.append(time.perf_counter())
-        if len(ends) % 4 == 0:  # the first step, which compiles, ended before the first of them
+        if len(ends) % 4 == 0:
             seconds = statistics.median(b - a for a, b in pairwise(ends))
             setting.tell(f"{name}_tokens_per_second{SO_FAR}", tokens / seconds)
 
@@ -169,19 +196,21 @@ def of_training(
     def measure(setting: Setting) -> None:
         work, number = setting.work(name), setting.steps_or(steps)
         warm = number // 4
-        device, data, out = torch.device(work.device), setting.data(name), setting.folder("run")
-        peak = peak_flops(device, work.precision, seconds=0.2 if setting.toy else 1.0)
-        setting.tell(f"{label}_peak_flops", peak)
+        turn = max(1, warm - 2)  # the steps after it get back the memory that others had
+        data, out = setting.data(name), setting.folder("run")
         graphs: list[int] = []
         so_far = speed_so_far(setting, label, work.tokens)
 
         def after_step() -> None:
             graphs.append(_graphs())
-            so_far()
+            if len(graphs) == turn:
+                setting.wait_for_turn()
+            elif len(graphs) > turn:
+                so_far()
 
         with at_toy_size(setting), _waits_for_masks() as waits:
             taken = ours(
-                work, data, out, number, masking=MASKING, peak_flops=peak, log_every=1,
+                work, data, out, number, masking=MASKING, peak_flops=setting.peak, log_every=1,
                 loader_workers=2, after_step=after_step, **changes,
             )[warm:]  # fmt: skip
         logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -205,21 +234,20 @@ def of_training(
     return measure
 
 
-def of_profile(*names: str) -> Callable[[Setting], None]:
-    """Milliseconds of the device by kind of work in a step of these works, with weights in bfloat16.
+def of_profile(name: str) -> Callable[[Setting], None]:
+    """Milliseconds of the device by kind of work in a step of this work, with weights in bfloat16.
 
     Told with them: the share of a step in which the device is busy, and the longest kernels by name.
     """
 
     def measure(setting: Setting) -> None:
-        for name in names:
-            spent, seconds = _profiled(setting, name, setting.steps_or(8))
-            for kind, milliseconds in by_kind(spent).items():
-                setting.tell(f"profile_{name}_{kind}_ms", milliseconds)
-            setting.tell(f"profile_{name}_busy_share", sum(spent.values()) / (1e3 * seconds))
-            longest = sorted(spent, key=lambda kernel: -spent[kernel])[:20]
-            shown = [f"{spent[kernel]:8.3f} ms  {kernel[:120]}" for kernel in longest]
-            setting.tell(f"profile_{name}_longest", shown)
+        spent, seconds = _profiled(setting, name, setting.steps_or(8))
+        for kind, milliseconds in by_kind(spent).items():
+            setting.tell(f"profile_{name}_{kind}_ms", milliseconds)
+        setting.tell(f"profile_{name}_busy_share", sum(spent.values()) / (1e3 * seconds))
+        longest = sorted(spent, key=lambda kernel: -spent[kernel])[:20]
+        shown = [f"{spent[kernel]:8.3f} ms  {kernel[:120]}" for kernel in longest]
+        setting.tell(f"profile_{name}_longest", shown)
 
     return measure
 
@@ -236,6 +264,8 @@ def _profiled(setting: Setting, name: str, steps: int) -> tuple[dict[str, float]
     first, last = steps // 2, steps - 1  # the last step validates and saves
 
     def after_step() -> None:
+        if len(ends) + 1 == max(1, first - 2):
+            setting.wait_for_turn()
         if len(ends) + 1 in (first, last):
             settle(work)  # the step that is queued by then ends as well, here as there
         ends.append(time.perf_counter())

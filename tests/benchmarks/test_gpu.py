@@ -5,6 +5,7 @@ Small shell commands stand for figures, so nothing here is measured.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -19,14 +20,16 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_apart, gpu_small, sides
-from benchmarks.gpu_apart import Told, measure_apart, tell_into
+from benchmarks import gpu, gpu_apart, gpu_goals, gpu_small, sides
+from benchmarks.gpu_apart import Apart, Told, tell_into
 from benchmarks.gpu_work import SO_FAR, Setting, by_kind
 from tests.support.processes import HANG
 
 ROOT = Path(__file__).parents[2]
 TELLS = """echo '["speed", 2.5]' >> "$1"\n"""
 """A figure in shell: it tells its speed."""
+WAITS = """touch "$2/$$.ready"; while [ ! -e "$2/begin" ]; do sleep 0.01; done\n"""
+"""A figure in shell waits for its turn."""
 Measure = Callable[..., dict[str, Any]]
 
 
@@ -35,7 +38,9 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
     """Measures figures of the real names, each by its lines of shell in a process of its own."""
 
     def measured(
-        scripts: dict[str, str], told: Callable[[str, Any], None] = lambda *_: None
+        scripts: dict[str, str],
+        told: Callable[[str, Any], None] = lambda *_: None,
+        deadline: float = math.inf,
     ) -> Any:
         def command_of(setting: Setting, figure: str, into: Told) -> list[str]:
             return ["sh", "-c", scripts[figure], figure, str(into.path), str(setting.runs)]
@@ -44,14 +49,17 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
         runs = tmp_path / "runs"
         runs.mkdir()
         setting = Setting(False, runs, told)
-        found = gpu.measure_all(setting, scripts, tmp_path / "log.txt")
+        found = gpu.measure_all(setting, [list(scripts)], tmp_path / "log", deadline)
         assert not [each for each in runs.iterdir() if each.is_dir()]  # no checkpoint is left
-        took = [found.pop(f"{name}_took_seconds") for name in scripts]
-        assert all(0 < seconds < HANG for seconds in took)
+        took = [found.pop(f"{name}_took_seconds", 0) for name in scripts]
+        waited = [name for name, script in scripts.items() if WAITS in script]
+        took += [found.pop(f"{name}_ready_after_seconds") for name in waited]
+        assert all(0 <= seconds < HANG for seconds in took)
         return found
 
     for name, figure in gpu.FIGURES.items():
-        monkeypatch.setitem(gpu.FIGURES, name, figure._replace(seconds=HANG))
+        long = figure._replace(to_get_ready=HANG, to_measure=HANG)
+        monkeypatch.setitem(gpu.FIGURES, name, long)
     return measured
 
 
@@ -76,10 +84,51 @@ def test_what_fails_is_named_and_the_rest_still_runs(tmp_path: Path, measure: Me
         "threads_failed_end": [],
         "squad_examples_per_second": 7,
     }
-    assert "failed: masking, tests, threads" in gpu.table(found)
-    log = (tmp_path / "log.txt").read_text()  # all that was printed is kept
-    assert "===== masking\nout of memory" in log
-    assert "[half a line" in log
+    assert "failed: masking, tests, threads" in gpu_goals.table(found)
+    log = tmp_path / "log"  # all that was printed is kept
+    assert (log / "masking.txt").read_text() == "out of memory\n"
+    assert "[half a line" in (log / "small.txt").read_text()
+
+
+def test_figures_get_ready_together_and_measure_in_turn(tmp_path: Path, measure: Measure) -> None:
+    """Each gets ready only when the other has started, and says in one file when it measures.
+
+    One fails while it waits, which the others do not notice. One never waits for a turn.
+    """
+    line = tmp_path / "line"
+    meets = f"""touch {tmp_path}/$0.started
+    while [ ! -e {tmp_path}/small.started ] || [ ! -e {tmp_path}/squad.started ]; do sleep 0.01; done\n"""
+    measures = f"""echo "$0 begins" >> {line}; sleep 0.2; echo "$0 ends" >> {line}\n"""
+    found = measure(
+        {
+            "squad": f"sleep 0.1\n{meets}{WAITS}{measures}",
+            "sst2": """touch "$2/$$.ready"; exit 4""",
+            "small": f"{meets}{WAITS}{measures}{TELLS}",
+            "tests": TELLS.replace("speed", "cuda_tests"),
+        }
+    )
+    assert line.read_text().splitlines() == [
+        "squad begins", "squad ends", "small begins", "small ends",
+    ]  # fmt: skip
+    assert found.pop("sst2_ready_after_seconds", 0) < HANG  # if it was seen before it was over
+    assert found == {
+        "cuda_tests": 2.5, "speed": 2.5, "sst2_failed": "exit status 4", "sst2_failed_end": [],
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_real_processes_wait_for_their_turn(tmp_path: Path) -> None:
+    """At toy size, with the commands of a real call."""
+    found: dict[str, Any] = {}
+    setting = Setting(True, tmp_path, found.__setitem__, steps=8)
+    gpu.measure_round(
+        setting, ["bert_base", "masking"], tmp_path / "log", math.inf, lambda: None
+    )  # fmt: skip
+    assert "masking_failed_end" not in found, found
+    for name in ("masking", "bert_base"):
+        assert found[f"{name}_ready_after_seconds"] > 0  # it has waited
+    assert found["bert_base_tokens_per_second"] > 0
+    assert found["masking_seconds"] > 0
 
 
 def test_a_figure_that_is_cut_off_keeps_what_it_told(
@@ -98,33 +147,62 @@ def test_a_figure_that_is_cut_off_keeps_what_it_told(
     told = Told(tmp_path / "told")
     script = """echo '["pid", '$$']' >> "$1"; exec sleep 3600"""
     command = ["sh", "-c", script, "figure", str(told.path)]
-    measure_apart(command, "bert_base", 60, told, tmp_path / "log", note)
-    assert noted == {"pid": noted["pid"], "bert_base_cut_off": "after 60 s"}
+    figure = Apart(command, "bert_base", told, tmp_path, tmp_path / "log", note)
+    while not figure.is_over:
+        figure.hear(60)
+    assert noted == {"pid": noted["pid"], "bert_base_cut_off": "after 100 s"}
     with pytest.raises(ProcessLookupError):
         os.kill(noted["pid"], 0)
 
 
-def test_nothing_runs_on_when_the_call_is_stopped(tmp_path: Path) -> None:
-    told, noted = Told(tmp_path / "told"), []
+def test_nothing_runs_on_when_the_call_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One waits for its turn, the other is getting ready."""
+    noted: list[Any] = []
 
-    def note(name: str, value: Any) -> None:
-        noted.append(value)
-        raise SystemExit(143)
+    def tell(name: str, value: Any) -> None:
+        if name == "pid":
+            noted.append(value)
+            if len(noted) == 2:
+                raise SystemExit(143)
 
-    script = """echo '["pid", '$$']' >> "$1"; exec sleep 3600"""
-    command = ["sh", "-c", script, "figure", str(told.path)]
+    script = """echo '["pid", '$$']' >> "$1"; touch "$2/$$.ready"; exec sleep 3600"""
+    monkeypatch.setattr(
+        gpu, "command_of", lambda setting, figure, told: [
+            "sh", "-c", script, figure, str(told.path), str(setting.runs),
+        ],
+    )  # fmt: skip
+    setting = Setting(False, tmp_path, tell)
     with pytest.raises(SystemExit):
-        measure_apart(command, "bert_base", HANG, told, tmp_path / "log", note)
-    with pytest.raises(ProcessLookupError):
-        os.kill(noted[0], 0)
+        gpu.measure_all(setting, [["small", "squad"]], tmp_path / "log")
+    for pid in noted:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_a_figure_without_half_its_time_is_left_out_by_name(tmp_path: Path) -> None:
     deadline = time.time() + gpu.FIGURES["small"].seconds / 2
     setting = Setting(False, tmp_path, lambda *_: None)
-    found = gpu.measure_all(setting, ["small"], tmp_path / "log", deadline)
+    found = gpu.measure_all(setting, [["small"]], tmp_path / "log", deadline)
     assert found == {"small_left_out": "too little of 540 s was left: --only small"}
-    assert "left out: small" in gpu.table(found)
+    assert "left out: small" in gpu_goals.table(found)
+
+
+def test_a_figure_whose_turn_comes_too_late_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measure: Measure
+) -> None:
+    """What measured before it took all the time there was."""
+    now = [0.0]
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(time=lambda: now[0], sleep=time.sleep))
+
+    def told(name: str, _: Any) -> None:
+        now[0] = 4.0 * HANG - 1 if name == "speed" else now[0]
+
+    scripts = {"squad": WAITS + TELLS, "small": WAITS + TELLS}
+    found = measure(scripts, told, deadline=4.0 * HANG)
+    assert found["speed"] == 2.5
+    assert found["small_cut_off"] == "before its turn: too little of 540 s was left"
 
 
 def test_what_follows_is_told_after_each_figure_and_says_whether_it_is_final(
@@ -133,21 +211,21 @@ def test_what_follows_is_told_after_each_figure_and_says_whether_it_is_final(
     order: list[str] = []
     found = measure(
         {
-            "bert_base": """echo '["bert_base_tokens_per_second", 600]' >> "$1" """,
+            "bert_base": f"""{WAITS}echo '["bert_base_tokens_per_second", 600]' >> "$1" """,
             "trainer_eager": f"""echo '["trainer_eager_tokens_per_second{SO_FAR}", 300]' >> "$1" """,
             "trainer_compiled": """echo '["trainer_compiled_tokens_per_second", 400]' >> "$1" """,
-            "bert_base_bf16": """echo '["bert_base_bf16_tokens_per_second", 800]' >> "$1" """,
+            "bert_base_bf16": f"""{WAITS}echo '["bert_base_bf16_tokens_per_second", 800]' >> "$1" """,
         },
-        lambda name, _: order.append(name),
+        lambda name, _: None if name.endswith("_seconds") else order.append(name),
     )
     best = "bert_base_best_tokens_per_second"
-    assert order[:3] == ["bert_base_tokens_per_second", "bert_base_fastest", best]
+    assert order[2:5] == ["bert_base_tokens_per_second", "bert_base_fastest", best]
     assert found["bert_base_fastest"] == "bert_base_bf16"
     assert found[best] == 800
     assert found["train_vs_trainer_compiled"] == 2
     assert "train_vs_trainer_eager" not in found
     assert found[f"train_vs_trainer_eager{SO_FAR}"] == pytest.approx(800 / 300)
-    assert "so far" in gpu.table(found)
+    assert "so far" in gpu_goals.table(found)
 
 
 def test_a_table_compares_with_floors_and_limits() -> None:
@@ -158,7 +236,7 @@ def test_a_table_compares_with_floors_and_limits() -> None:
         "bert_base_best_recompiles": 0,
         "cuda_tests": "failed",
     }
-    lines = {line.split()[0]: line for line in gpu.table(found).splitlines()}
+    lines = {line.split()[0]: line for line in gpu_goals.table(found).splitlines()}
     assert "floor" not in lines["bert_large_best_tokens_per_second"]
     assert "below its floor" in lines["modernbert_base_best_tokens_per_second"]
     assert "above its limit" in lines["varlen_error"]
@@ -226,9 +304,12 @@ def test_runs_begin_when_all_that_live_are_ready(tmp_path: Path) -> None:
     ]
     tolds = [Told(tmp_path / f"{run.pid}.jsonl") for run in runs]
     heard: list[int] = []
+    turns: list[bool] = []
     ends_of = gpu_small.follow(
-        runs, tolds, tmp_path, lambda so_far: heard.append(sum(map(len, so_far)))
-    )
+        runs, tolds, tmp_path, lambda: turns.append((tmp_path / "begin").exists()),
+        lambda so_far: heard.append(sum(map(len, so_far))),
+    )  # fmt: skip
+    assert turns == [False]  # their turn is waited for once, before they begin
     assert ends_of == [long, [3.0, 5.0], []]
     assert heard == [120]  # before the second told anything
 
@@ -293,21 +374,22 @@ def test_the_daemon_ends_where_its_figure_is_killed(daemon: Path, measure: Measu
     assert daemon.read_text().splitlines() == ["quit mps"]
 
 
-def test_every_call_has_time_for_its_figures() -> None:
-    for call in gpu.CALLS:
-        assert sum(figure.seconds for figure in call.values()) <= gpu.SECONDS - gpu.TO_BEGIN
+def test_every_figure_is_in_one_round() -> None:
     assert gpu.SECONDS <= 9 * 60
-    assert len(gpu.FIGURES) == sum(map(len, (*gpu.CALLS, gpu.ALONE)))  # each in one call
+    assert len(gpu.FIGURES) == sum(map(len, gpu.ROUNDS))
+    for name, figure in gpu.FIGURES.items():
+        assert (figure.to_measure == 0) == name.endswith("tests"), name
+        assert figure.seconds < gpu.SECONDS / 2
 
 
-def test_the_page_has_the_calls_as_they_are() -> None:
+def test_the_page_has_the_rounds_as_they_are() -> None:
     page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `--call (\d)` \|(.*)\| (\d+) s \|$", page, re.MULTILINE)
-    assert len(rows) == len(gpu.CALLS)
-    for (number, figures, together), call in zip(rows, gpu.CALLS, strict=True):
-        named = {name: int(seconds) for name, seconds in re.findall(r"`(\w+)` (\d+)", figures)}
-        assert named == {name: figure.seconds for name, figure in call.items()}, number
-        assert int(together) == sum(named.values())
+    rows = re.findall(r"^\| (\d) \| (`.*) \|$", page, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == [1, 2, 3]
+    for (_, figures), names in zip(rows, gpu.ROUNDS, strict=True):
+        shown = re.findall(r"`(\w+)` (\d+) \+ (\d+)", figures)
+        limits = {name: (int(ready), int(measured)) for name, ready, measured in shown}
+        assert limits == {name: (f.to_get_ready, f.to_measure) for name, f in names.items()}
     explained = set(re.findall(r"`(\w+)`", page))
     assert set(gpu.FIGURES) <= explained
 
@@ -315,13 +397,15 @@ def test_the_page_has_the_calls_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["--call", "2"], [*gpu.CALLS[1]]),
-        (["--only", "squad", "masking", "--only", "squad"], ["squad", "masking", "squad"]),
-        ([], [*gpu.FIGURES]),
+        (
+            ["--only", "squad", "masking", "--only", "modernbert_base", "sst2"],
+            [["masking"], ["squad", "sst2"], ["modernbert_base"]],
+        ),
+        ([], [[*names] for names in gpu.ROUNDS]),
     ],
 )
 def test_a_call_has_the_figures_that_were_asked_for(
-    arguments: list[str], names: list[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], names: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its nine minutes count from when the script began; a test that fails is an exit status."""
     chosen: list[Any] = []
