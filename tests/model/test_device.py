@@ -122,7 +122,7 @@ def test_a_gpu_that_torch_cannot_use_is_told(
     assert (said or "") in (found or "")
 
 
-FAST = Facts("bert", "bf16", True, True, 0.0, "model.overrides.dropout", True, 30528, True)
+FAST = Facts("bert", "bf16", True, True, 0.0, "model.overrides.dropout", True, 64, 30528, True)
 
 
 @pytest.mark.parametrize(
@@ -134,12 +134,16 @@ FAST = Facts("bert", "bf16", True, True, 0.0, "model.overrides.dropout", True, 3
         (replace(FAST, attention_dropout=0.1), ["0.1 .*set model.overrides.dropout=0.0"]),
         (replace(FAST, attention_dropout=0.1, dropout_key=None), ["config.json of the checkpoint"]),
         (replace(FAST, compiled=False), ["set compile: auto"]),
+        (replace(FAST, head_width=20), ["20 wide, .*set model.overrides.num_attention_heads"]),
+        (replace(FAST, head_width=264, sets_sizes=False), ["264 wide, .*choose a checkpoint"]),
+        (replace(FAST, head_width=20, precision="fp32", computes_bf16=False), []),
+        (replace(FAST, head_width=None), []),
         (replace(FAST, named_attention=False, attention_dropout=0.1), ["'bert' .*dense mask"]),
         (
             replace(FAST, vocab_size=30522),
             ["30,522 are slower .*set model.overrides.vocab_size=30528"],
         ),
-        (replace(FAST, vocab_size=30522, sets_vocab_size=False), []),
+        (replace(FAST, vocab_size=30522, sets_sizes=False), []),
         (replace(FAST, vocab_size=30522, precision="fp32", computes_bf16=False), []),
         (replace(FAST, devices=8), ["one of 8 devices .*--nproc-per-node 8 "]),
         (replace(FAST, precision="fp32", compiled=False), ["precision: bf16", "compile: auto"]),

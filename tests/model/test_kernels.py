@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends, sdpa_kernel
 from transformers import PreTrainedTokenizerBase
 
+from chronomask.data.folder import PreparedData
+from chronomask.evaluate.evaluate import evaluate
+from chronomask.evaluate.tasks import make_tasks
 from chronomask.model import attention
 from chronomask.model.attention import attention_at, documents_attention, without_cudnn
 from chronomask.model.documents import (
@@ -23,6 +27,8 @@ from chronomask.model.documents import (
     documents_between,
     padded_rows,
 )
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
 from tests.support.tiny_models import small
 
 ON_CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -174,6 +180,31 @@ def test_cudnn_never_sees_a_mask(
         assert (SDPBackend.CUDNN_ATTENTION in allowed) == (not masked)
         assert SDPBackend.MATH in allowed
     assert SDPBackend.CUDNN_ATTENTION in _cur_sdpa_kernel_backends()
+
+
+def test_cudnn_never_sees_the_mask_of_a_models_own_attention(
+    kernels: list[tuple[bool, set[SDPBackend]]], tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    """mBART takes no attention function from outside. It trains, is validated, and is evaluated."""
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 48}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 48}
+    config = RunConfig.parse(
+        {
+            "data": str(tiny_data.path),
+            "model": {"kind": "config", "model_type": "mbart", "overrides": sizes},
+            "attention": "row",
+            "steps": 1,
+            "rows_per_step": 2,
+        }
+    )
+    pretrain(config, tmp_path / "run", progress=False)
+    trained = len(kernels)
+    tasks = make_tasks(["mlm"], ["mlm.attention=row"])
+    evaluate(tmp_path / "run", tasks, tiny_data.path, progress=False)
+    assert len(kernels) > trained > 0
+    assert any(masked for masked, _ in kernels)
+    for masked, allowed in kernels:
+        assert not masked or SDPBackend.CUDNN_ATTENTION not in allowed
 
 
 def test_kernels_that_were_switched_off_stay_off() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from chronomask.data.folder import PreparedData
 from chronomask.model import device as device_module
-from chronomask.model.attention import attention_dropout, implementation_for
+from chronomask.model.attention import attention_dropout, head_width, implementation_for
 from chronomask.model.build import _architecture
 from chronomask.model.config import FromConfig
 from chronomask.model.device import Facts, slow_paths
@@ -50,7 +50,8 @@ def test_recipes_for_a_gpu_take_no_slow_path(recipe: str, tiny_data: PreparedDat
         dropout_key=key,
         named_attention=implementation_for(architecture) == DOCUMENTS_ATTENTION,
         vocab_size=architecture.vocab_size,
-        sets_vocab_size=True,
+        head_width=head_width(architecture),
+        sets_sizes=True,
     )
     assert slow_paths(facts) == []
 

@@ -90,10 +90,13 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
     """One result; raises RunError where memory is too little, with the settings that take less, and for texts
     that the architecture cannot take.
     """
+    from chronomask.model.attention import without_cudnn  # brings torch, as tasks that run do
+
     try:
-        return task.run(model, task_data, seed, progress)
+        with without_cudnn():  # a model's own attention may be given a mask
+            return task.run(model, task_data, seed, progress)
     except Exception as error:
-        from chronomask.model.device import memory_lacking  # brings torch, as tasks that run do
+        from chronomask.model.device import memory_lacking
         from chronomask.model.open import fault_of_architecture
 
         if (why := memory_lacking(error)) is None:

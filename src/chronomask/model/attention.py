@@ -37,6 +37,7 @@ from transformers.masking_utils import sdpa_mask
 from chronomask.errors import UsageError
 from chronomask.model import flash4, host_attention
 from chronomask.model.config import AttentionScope
+from chronomask.model.device import is_fast_width
 from chronomask.model.documents import DOCUMENTS_ATTENTION, Documents
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "attention_dropout",
     "check_directions",
     "check_supported",
+    "head_width",
     "implementation_for",
     "varlen_fits",
     "without_cudnn",
@@ -253,11 +255,10 @@ def _whole_rows(key: torch.Tensor) -> Documents:
 def varlen_fits(query: torch.Tensor, dropout: float) -> bool:
     """The flash kernel behind ``varlen_attn`` knows half precision only, and no dropout.
 
-    Its heads (the last dimension of ``query``) are at most 256 wide, in steps of 8.
+    It takes heads (the last dimension of ``query``) of some widths alone.
     """
-    width = query.shape[-1]
     half = query.dtype in (torch.bfloat16, torch.float16)
-    return query.is_cuda and half and not dropout and width <= 256 and width % 8 == 0
+    return query.is_cuda and half and not dropout and is_fast_width(query.shape[-1])
 
 
 def _varlen(
@@ -327,6 +328,13 @@ def attention_dropout(architecture: PretrainedConfig) -> tuple[str | None, float
         if getattr(architecture, name, None) is not None:
             return name, float(getattr(architecture, name))
     return None, 0.0
+
+
+def head_width(architecture: PretrainedConfig) -> int | None:
+    """Numbers in the query of one attention head; None where the config tells of no heads, as FNet's."""
+    config: Any = architecture
+    heads = getattr(config, "num_attention_heads", None)
+    return (getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else None
 
 
 def check_directions(

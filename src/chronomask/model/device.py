@@ -30,6 +30,7 @@ __all__ = [
     "cuda_graphs",
     "data_sheet_flops",
     "gpu_out_of_reach",
+    "is_fast_width",
     "memory_lacking",
     "memory_of_process",
     "peak_flops",
@@ -257,6 +258,14 @@ _FAST_MULTIPLE = 8
 read and written in smaller pieces: some 3 % of a step of a BERT-base with 30,522 tokens, on an H200."""
 
 
+_WIDEST_HEAD = 256
+
+
+def is_fast_width(width: int) -> bool:
+    """Whether the kernel for documents takes attention heads of this width."""
+    return width % _FAST_MULTIPLE == 0 and width <= _WIDEST_HEAD
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What decides which kernels a run reaches on a CUDA device, and how many devices."""
@@ -272,10 +281,12 @@ class Facts:
     """the setting that changes it; None where only the model's own config.json does"""
     named_attention: bool
     """whether the architecture takes an attention function from outside"""
+    head_width: int | None
+    """numbers in the query of one attention head; None where the config tells of no heads"""
     vocab_size: int
     """rows of the model's own embedding"""
-    sets_vocab_size: bool
-    """whether a setting makes it larger; a checkpoint's is as it is"""
+    sets_sizes: bool
+    """whether settings decide it and the width of heads; a checkpoint's are as they are"""
     devices: int = 1
     """that are there for a run of one process, which uses one of them"""
 
@@ -303,9 +314,19 @@ def slow_paths(facts: Facts) -> list[str]:
             f"attention dropout of {facts.attention_dropout:g} keeps attention from the kernel that needs "
             f"no mask: {mend}"
         )
+    elif facts.head_width and facts.precision == "bf16" and not is_fast_width(facts.head_width):
+        mend = (
+            "set model.overrides.num_attention_heads so that hidden_size over it is one"
+            if facts.sets_sizes
+            else "choose a checkpoint with such heads"
+        )
+        found.append(
+            f"attention heads are {facts.head_width} wide, and the kernel that needs no mask takes multiples "
+            f"of {_FAST_MULTIPLE} up to {_WIDEST_HEAD}: {mend}"
+        )
     if not facts.compiled:
         found.append("the model is not compiled: set compile: auto")
-    if facts.precision == "bf16" and facts.sets_vocab_size and facts.vocab_size % _FAST_MULTIPLE:
+    if facts.precision == "bf16" and facts.sets_sizes and facts.vocab_size % _FAST_MULTIPLE:
         filled_up = -(-facts.vocab_size // _FAST_MULTIPLE) * _FAST_MULTIPLE
         found.append(
             f"matrix products over a vocabulary of {facts.vocab_size:,} are slower than over a multiple of "

@@ -18,6 +18,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
+from chronomask.model.attention import head_width
 from chronomask.model.config import AttentionScope
 from chronomask.model.head import HEADS
 from chronomask.model.last_layer import ending_of, entries_at_predictions
@@ -139,10 +140,10 @@ def _attention(model: PreTrainedModel) -> tuple[Pairs, ...]:
 def _by_layer(model: PreTrainedModel) -> list[Pairs]:
     """How each layer attends, from the first on."""
     config: Any = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
-    if not heads:
+    of_one = head_width(config)
+    if of_one is None:
         return []
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    width = config.num_attention_heads * of_one
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     local = getattr(config, "local_attention", None)
     return [

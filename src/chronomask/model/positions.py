@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from chronomask.model.attention import head_width
+
 __all__ = ["lengthen", "way_to_lengthen"]
 
 _LEARNED = (
@@ -66,7 +68,8 @@ def _tile(model: PreTrainedModel, positions: int) -> None:
 
 def _turn_slower(model: PreTrainedModel, positions: int) -> None:
     config: Any = model.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = head_width(config)
+    assert width is not None  # rotary positions turn its halves
     longer = positions / config.max_position_embeddings
     parameters = config.rope_parameters
     by_layer = parameters.get("full_attention", parameters)

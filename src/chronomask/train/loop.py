@@ -28,6 +28,7 @@ import torch
 from chronomask.data.order import shorten_rows
 from chronomask.errors import RunError, Stopped
 from chronomask.masking.tally import class_means
+from chronomask.model.attention import without_cudnn
 from chronomask.model.device import cuda_graphs, peak_memory
 from chronomask.model.flash import own_kernels_after
 from chronomask.model.head import compile_budget
@@ -89,6 +90,7 @@ def pretrain(
     with (
         determinism(config.deterministic),
         own_kernels_after(),
+        without_cudnn(),  # a model's own attention may be given a mask
         distributed.join(config.device) as world,
         distributed.listen() as stop,
         world.hold(folder),

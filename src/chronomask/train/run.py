@@ -22,7 +22,7 @@ from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.errors import DataError, UsageError, amount
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
-from chronomask.model.attention import attention_dropout
+from chronomask.model.attention import attention_dropout, head_width
 from chronomask.model.build import build_model, checkpoint_activations
 from chronomask.model.device import (
     Facts,
@@ -421,6 +421,8 @@ def _warn_of_settings(run: Run, compiled: bool, processes: int) -> None:
             "late_masks.layer be a schedule that ends at 0",
             layer,
         )
+    if config.bf16_weights and precision_on(run.forward.device, config.precision) == "fp32":
+        logger.warning("bf16_weights does nothing here: this device computes the run in float32")
     if config.device == "auto" and (why := gpu_out_of_reach()) is not None:
         logger.warning("%s", why)
     for why in _slow_paths(run, compiled, processes):
@@ -443,8 +445,9 @@ def _slow_paths(run: Run, compiled: bool, processes: int) -> list[str]:
         attention_dropout=dropout,
         dropout_key=f"model.overrides.{key}" if new else None,
         named_attention=forward.model.config._attn_implementation == DOCUMENTS_ATTENTION,
+        head_width=head_width(forward.model.config),
         vocab_size=forward.model.config.vocab_size,
-        sets_vocab_size=new,
+        sets_sizes=new,
         devices=torch.cuda.device_count() if processes == 1 else 1,
     )
     return slow_paths(facts)
