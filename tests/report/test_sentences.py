@@ -440,20 +440,24 @@ def test_the_headline_is_the_mean_of_the_yardsticks() -> None:
 def test_an_arm_that_ends_far_from_the_yardstick_is_pointed_out() -> None:
     made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
 
-    def run(name: str, ratio: float) -> Run:
-        metrics = Series({"step": np.array([1.0]), "masking_ratio": np.array([ratio])}, {})
-        validation = Series({"step": np.array([1.0]), "masking_ratio": np.array([0.15])}, {})
-        return Run(Path(), name, {}, metrics, validation, None, {}, ())
+    def said_of(made: dict[str, Any], **ratios: float | None) -> str:
+        arms = [
+            {**arm, "last_ratio": ratios[arm["name"]], "validated_ratio": 0.15}
+            for arm in made["arms"]
+        ]
+        return " ".join(findings({**made, "arms": arms}, {}))
 
-    said = " ".join(findings(made, {0: run("base", 0.15), 1: run("a", 0.02)}))
+    assert "“a” (0.0 %) ended at another ratio" in said_of(made, base=0.15, a=0.0)
+    said = said_of(made, base=0.15, a=0.02)
     assert "“a” (2.0 %) ended at another ratio" in said
     assert "“base” (15.0 %)" not in said
     assert "compare it with another measure" in said
     mean = made | {"tasks": [*made["tasks"], {**made["tasks"][0], "task": "mean_loss"}]}
-    said = " ".join(findings(mean, {0: run("base", 0.15), 1: run("a", 0.02)}))
+    said = said_of(mean, base=0.15, a=0.02)
     assert "ratios from 5 to 50 % and a single mask, depends less on it" in said
-    said = " ".join(findings(made, {0: run("base", 0.15), 1: run("a", 0.17)}))
-    assert "ended at another ratio" not in said
+    for near in (0.17, None):  # None: nothing is logged of it
+        assert "ended at another ratio" not in said_of(made, base=0.15, a=near)
+    assert "ended at another ratio" not in " ".join(findings(made, {}))  # of an earlier version
 
 
 @pytest.mark.parametrize(

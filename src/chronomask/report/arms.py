@@ -44,6 +44,7 @@ class ArmRow:
     ``mean_loss``: the mean of the yardsticks; ``validation_loss`` in nats per predicted token at the fixed
     ratio; ``validation_accuracy`` as a fraction; ``raw_validation_loss``: of the weights as trained, where
     the run averages them; ``mean_ratio_asked`` and ``mean_ratio_achieved`` as :func:`ratios_of` has them;
+    ``last_ratio``: that of the last logged step, and ``validated_ratio`` that of the validation loss;
     ``tokens_per_second`` is the median of the logged; ``seconds`` is time in training steps.
     """
 
@@ -60,6 +61,8 @@ class ArmRow:
     tokens_per_second: float
     mean_ratio_asked: float
     mean_ratio_achieved: float
+    last_ratio: float
+    validated_ratio: float
     seconds: float
 
 
@@ -100,6 +103,8 @@ def arm_row(run: Run) -> ArmRow:
         tokens_per_second=_speed(run),
         mean_ratio_asked=asked,
         mean_ratio_achieved=achieved,
+        last_ratio=run.metrics.last("masking_ratio"),
+        validated_ratio=run.validation.last("masking_ratio"),
         seconds=run.total("seconds"),
     )
 

@@ -72,7 +72,7 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
         groups.append(reach_sentences(study))
     if several:
         groups.append(_labels(study))
-        groups.append(_far_from_yardstick(study, runs))
+        groups.append(_far_from_yardstick(study))
     groups.append(_at_frequencies(study, runs))
     sentences = [" ".join(group) for group in groups if group]
     sentences += _classes(runs)
@@ -294,16 +294,17 @@ def _number_of_tests(total: int, declared: int) -> str:
     return of if total == declared else f"{total} tests ({of} on each)"
 
 
-def _far_from_yardstick(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
+def _far_from_yardstick(study: Numbers) -> list[str]:
     """That arms ended at another ratio than the loss is measured at, which favours those near it."""
-    ratios = {run.validation.last("masking_ratio") for run in runs.values() if len(run.validation)}
+    known = [arm for arm in study["arms"] if math.isfinite(arm.get("validated_ratio") or math.nan)]
+    ratios = {round(arm["validated_ratio"], 6) for arm in known}
     if len(ratios) != 1:
         return []
     (measured,) = ratios
     far = [
-        f"“{run.name}” ({percent(last)})"
-        for run in runs.values()
-        if abs((last := run.metrics.last("masking_ratio")) - measured) > _FAR
+        f"“{arm['name']}” ({percent(arm['last_ratio'])})"
+        for arm in known
+        if arm["last_ratio"] is not None and abs(arm["last_ratio"] - measured) > _FAR
     ]
     if not far:
         return []
