@@ -16,6 +16,7 @@ from scipy.stats import t
 
 from chronomask.study.arms import resolve_arms
 from chronomask.study.config import load_study
+from chronomask.study.curves import reach
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 if not (RESULTS / "tiny").is_dir():
@@ -316,3 +317,25 @@ def test_the_course_at_equal_labels_is_that_of_the_file() -> None:
     told = f"led by {-course[250]:.3f} nats after a sixth of the run and by {-course[750]:.3f} after half"
     assert told in page
     assert f"was {course[1250]:.3f} behind after five sixths" in page
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent.name for path in RESULTS.glob("*/comparison.json"))
+)
+def test_files_of_a_study_agree(folder: str) -> None:
+    """Its tables have the ratios and ranges of its comparison, and these ranges are those of its curves."""
+    study = json.loads((RESULTS / folder / "comparison.json").read_text())
+    with (RESULTS / folder / "csv" / "arms.csv").open() as lines:
+        rows = {row["arm"]: row for row in csv.DictReader(lines)}
+    for arm in study["arms"]:
+        for key in ("mean_ratio_asked", "mean_ratio_achieved"):
+            assert float(rows[arm["name"]][key]) == pytest.approx(arm[key], rel=1e-9)
+    finished = [arm["name"] for arm in study["arms"] if arm.get("complete", True)]
+    curves = {(curve["quantity"], curve["metric"]): curve for curve in study["curves"]}
+    for published in study["reach"]:
+        curve = curves[published["quantity"], published["metric"]]
+        found = reach({"unit": None, **curve}, study["baseline"], finished)["arms"]
+        assert published["arms"].keys() == found.keys()
+        for arm, own in published["arms"].items():
+            for key, value in own.get("step", {}).items():
+                assert value == (found[arm]["step"][key] and pytest.approx(found[arm]["step"][key]))

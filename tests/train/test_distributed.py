@@ -226,26 +226,29 @@ def test_processes_count_every_batch_of_a_validation_once(
     """Also in the last turn, where there are fewer batches than processes."""
     device = torch.device("cpu")
     run, _ = open_run(config, RunFolder(tmp_path / "run"), World(0, 1, device), resume=False)
-    shares: list[torch.Tensor] = []
+    by_class: list[torch.Tensor] = []
+    of_rows: list[torch.Tensor] = []
 
     def keep(_: World, tensor: torch.Tensor) -> torch.Tensor:
-        shares.append(tensor.clone())
+        (by_class if len(by_class) == len(of_rows) else of_rows).append(tensor.clone())
         return tensor
 
     monkeypatch.setattr(World, "sum", keep)
     settings = config.validation.model_copy(update={"batch_rows": 3})
 
-    def total(size: int) -> torch.Tensor:
-        shares.clear()
+    def total(size: int) -> list[torch.Tensor]:
+        by_class.clear()
+        of_rows.clear()
         for rank in range(size):
             validate(
                 run.forward, run.validation_masker, run.data.split("held_out"), run.data.class_names,
                 settings, World(rank, size, device),
             )  # fmt: skip
-        return torch.stack(shares).sum(0)
+        return [torch.stack(shares).sum(0) for shares in (by_class, of_rows)]
 
     alone = total(1)
-    assert alone[0, 1].sum() > 0
+    assert alone[0][0, 1].sum() > 0
+    torch.testing.assert_close(alone[0].sum(-1)[:, :2], alone[1].sum(-1))
     for size in (2, 3, 7):
         torch.testing.assert_close(total(size), alone)
 

@@ -41,8 +41,8 @@ def test_a_run_leaves_what_the_contract_says(config: RunConfig, tmp_path: Path) 
     run = tmp_path / "run"
     summary = pretrain(config, run, progress=False)
     assert {path.name for path in run.iterdir()} == {
-        ".lock", "config.yaml", "environment.json", "metrics.jsonl", "validation.jsonl", "checkpoints",
-        "summary.json",
+        ".lock", "config.yaml", "environment.json", "metrics.jsonl", "validation.jsonl",
+        "validation-rows.npz", "checkpoints", "summary.json",
     }  # fmt: skip
     assert json.loads((run / "summary.json").read_text()) == summary
     assert RunConfig.load(run / "config.yaml") == config

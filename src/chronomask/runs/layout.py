@@ -8,6 +8,7 @@
       resumes.jsonl        a line for every resume
       metrics.jsonl        a line every ``log_every`` steps
       validation.jsonl     a line for every validation
+      validation-rows.npz  of the last validation: the losses of every held-out row
       summary.json         written last: the run is complete
       checkpoints/step-00001000/
         transformers/  optimiser.safetensors  content.safetensors  state.json  hashes.json
@@ -115,6 +116,11 @@ class RunFolder:
     def validation(self) -> Path:
         """Losses on held-out rows along the run."""
         return self.path / "validation.jsonl"
+
+    @property
+    def validation_rows(self) -> Path:
+        """Losses of every held-out row in the last validation; see :mod:`~chronomask.runs.held_out`."""
+        return self.path / "validation-rows.npz"
 
     @property
     def summary(self) -> Path:

@@ -22,21 +22,19 @@ from chronomask.errors import UsageError
 from chronomask.report.arms import arm_row, mean_row
 from chronomask.report.comparison import (
     FILE,
-    LOSS,
     LOSSES,
-    MEAN_LOSS,
     P_VALUES,
     SCHEMA_VERSION,
-    SINGLE_LOSS,
     families,
     join_words,
     task_title,
 )
-from chronomask.report.yardstick_tables import last_yardsticks, list_yardsticks
+from chronomask.report.yardstick_tables import list_yardsticks
 from chronomask.runs.read import Run
 from chronomask.storage import write_json
 from chronomask.study.curves import Cost, Costs, draw_curves, reach
 from chronomask.study.gather import ArmRuns, Gathered, TaskResults, from_runs, from_study
+from chronomask.study.losses import Loss, last_losses
 from chronomask.study.statistics import (
     Comparison,
     Difference,
@@ -127,8 +125,8 @@ def _compare_arms(
     compared = _runs_to_compare(gathered)
     curves = draw_curves(gathered, compared, costs)
     tasks = [
-        _loss_task(task, values, baseline, contrasts, gathered.losses_compare)
-        for task, values in _losses(compared).items()
+        _loss_task(task, loss, baseline, contrasts, gathered.losses_compare)
+        for task, loss in last_losses(compared).items()
     ]
     tasks += [_task(results, baseline, contrasts) for results in gathered.final]
     _correct(tasks, declared=len(contrasts))
@@ -248,57 +246,29 @@ def _seeds(seeds: Sequence[str]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {join_words(seeds)}"
 
 
-Losses = Mapping[str, Mapping[int, float]]
-"""Arm → seed → the last value of a loss."""
-
-
-def _losses(runs: Mapping[str, Mapping[int, Run]]) -> dict[str, tuple[Losses, float]]:
-    """The losses of validation by task, with the number of predictions: at the fixed ratio, and, where all
-    runs have them, the mean of the yardsticks and that of a single mask.
-    """
-    if not runs:
-        return {}
-    first = next(run for own in runs.values() for run in own.values())
-    counts = last_yardsticks(first, "yardstick_count")
-    found: dict[str, tuple[Losses, float]] = {}
-    for task, number in {
-        LOSS: first.validation.last("num_predicted"),
-        MEAN_LOSS: sum(own for name, own in counts.items() if "/" not in name),
-        SINGLE_LOSS: counts.get("single", 0),
-    }.items():
-        losses = {
-            arm: {seed: _last_loss(run, task) for seed, run in own.items()}
-            for arm, own in runs.items()
-        }
-        if task == LOSS or np.isfinite([x for own in losses.values() for x in own.values()]).all():
-            found[task] = losses, number
-    return found
-
-
-def _last_loss(run: Run, task: str) -> float:
-    """The last value of one of the losses; NaN where the run has none."""
-    if task == SINGLE_LOSS:
-        return last_yardsticks(run, "yardstick_loss").get("single", math.nan)
-    return run.validation.last("loss" if task == LOSS else "mean_loss")
-
-
 def _loss_task(
     task: str,
-    values: tuple[Losses, float],
+    loss: Loss,
     baseline: str,
     contrasts: Sequence[Pair],
     losses_compare: bool,
 ) -> Numbers:
-    """A loss of validation as a task whose only sample are the pre-training seeds."""
-    losses, predicted = values
+    """A loss of validation as a task: a sample of pre-training seeds and, where the losses of rows were kept,
+    of held-out rows.
+    """
+    losses, predicted = loss.values, loss.predictions
     results: dict[str, Results] = {
-        arm: {(seed, 0): {"loss": np.array([value])} for seed, value in own.items()}
+        arm: {
+            (seed, 0): {"loss": np.array([value]) if loss.rows is None else loss.rows[arm][seed]}
+            for seed, value in own.items()
+        }
         for arm, own in losses.items()
     }
+    covers = ["pre-training seeds", *(["held-out rows"] if loss.rows is not None else [])]
     arms, tested = _numbers_of_arms(results, baseline, contrasts, "loss", task)
     for name, numbers in arms.items():
         several = len(losses[name]) > 1
-        numbers["covers"] = ["pre-training seeds"] if several else []
+        numbers["covers"] = covers if several else []
         if not several:
             numbers |= {key: None for key in numbers if key.endswith(("low", "high"))}
             numbers["p"] = None

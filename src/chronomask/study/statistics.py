@@ -100,7 +100,8 @@ class Difference:
     units: tuple[float, ...]
     """one for each pre-training seed; for each fine-tuning seed where there is one of those"""
     examples_spread: float
-    """standard deviation of the estimate over resamples of the examples; 0 for a loss of validation"""
+    """standard deviation of the estimate over resamples of the examples; 0 for one example, as a loss of
+    validation is where the losses of its rows were not kept"""
 
 
 def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
@@ -226,7 +227,7 @@ def smallest_difference(
     """The smallest true difference that the test of :class:`Difference` finds with a chance of ``power``.
 
     ``spread``: standard deviation of the differences over seeds; ``examples_spread``: that of their mean
-    over resampled examples, 0 for a loss, whose test is the paired t test. Two-sided at ``alpha``. The chance
+    over resampled examples; where it is 0 the test is the paired t test. Two-sided at ``alpha``. The chance
     is averaged over what the spread of so few seeds may come out as (its χ² distribution); a difference found
     with the wrong sign is not counted. inf for one seed, with which nothing is tested.
     """

@@ -23,6 +23,7 @@ from pathlib import Path
 from signal import SIGTERM
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from chronomask.data.order import shorten_rows
@@ -32,6 +33,7 @@ from chronomask.model.attention import without_cudnn
 from chronomask.model.device import cuda_graphs, peak_memory
 from chronomask.model.flash import own_kernels_after
 from chronomask.model.head import compile_budget
+from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
 from chronomask.storage import read_object, read_text, write_json
 from chronomask.train import budget, distributed
@@ -60,6 +62,9 @@ from chronomask.yardsticks import kept_of
 __all__ = ["pretrain"]
 
 logger = logging.getLogger(__name__)
+
+Measured = tuple[dict[str, Any], np.ndarray]
+"""What a validation gives: what is logged of it, and the losses of every row."""
 
 
 def pretrain(
@@ -333,12 +338,13 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
     Where weights are averaged the result is that of the mean; what the weights as trained give goes beside
     it as ``raw_…``, and to the ratio.
     """
-    result = _measure(run, world)
-    if result is None:
+    found = _measure(run, world)
+    if found is None:
         return
+    result, of_rows = found
     run.masker.observe_validation(result["loss"])
     if run.average is not None:
-        raw, result = result, _measure_average(run, world, result)
+        raw, (result, of_rows) = result, _measure_average(run, world, found)
         state.raw = {"loss": raw["loss"], "accuracy": raw["accuracy"], **kept_of(raw)}
     state.validation_loss, state.validation_accuracy = result["loss"], result["accuracy"]
     state.yardsticks = kept_of(result)
@@ -351,6 +357,8 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
     if (entropy := _entropy(run)) is not None:
         counted |= {"unigram_entropy": entropy["unigram"], "bigram_bound": entropy["bigram"]}
     log.write("validation", counted | result)
+    if world.is_first:
+        write_rows(run.folder.validation_rows, state.step, of_rows)
     if world.is_first and entropy is not None:
         _warn_of_plateau(run, state)
 
@@ -360,7 +368,7 @@ def _entropy(run: Run) -> dict[str, Any] | None:
     return (read_object(run.folder.environment) or {}).get("entropy")
 
 
-def _measure(run: Run, world: World) -> dict[str, Any] | None:
+def _measure(run: Run, world: World) -> Measured | None:
     """What :func:`validate` says of the model as it is."""
     with telling_what_takes_less(run, world, validating=True):
         return validate(
@@ -373,16 +381,19 @@ def _measure(run: Run, world: World) -> dict[str, Any] | None:
         )
 
 
-def _measure_average(run: Run, world: World, raw: dict[str, Any]) -> dict[str, Any]:
-    """The same of the averaged weights, with how many were averaged, and ``raw`` under its own names."""
+def _measure_average(run: Run, world: World, of_raw: Measured) -> Measured:
+    """The same of the averaged weights, with how many were averaged, and that of the raw ones under its own
+    names.
+    """
     assert run.average is not None
     with run.average.in_place():
         run.round_weights()
-        result = (_measure(run, world) or raw) if run.average.number else raw
+        found = (_measure(run, world) or of_raw) if run.average.number else of_raw
     run.round_weights()
+    (result, of_rows), raw = found, of_raw[0]
     shared = ("masking_ratio", "num_predicted", "class_count", "yardstick_count")
     beside = {f"raw_{key}": value for key, value in raw.items() if key not in shared}
-    return {**result, "averaged_steps": run.average.number, **beside}
+    return {**result, "averaged_steps": run.average.number, **beside}, of_rows
 
 
 def _warn_of_plateau(run: Run, state: State) -> None:

@@ -13,6 +13,7 @@ from itertools import islice
 from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
 
 from chronomask.config import kind_of
@@ -59,32 +60,37 @@ def validate(
     class_names: Sequence[str],
     config: ValidationConfig,
     world: World,
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any], np.ndarray] | None:
     """Loss (nats per predicted token), accuracy, both per class, and the yardsticks of
-    :func:`~chronomask.yardsticks.measure`; None without held-out rows.
+    :func:`~chronomask.yardsticks.measure`; with what :func:`~chronomask.runs.held_out.write_rows` keeps of
+    every row, float64 [6, 2, rows]. None without held-out rows.
 
     Every process takes its share of the batches; all get the result. ``masker``: from
     :func:`~chronomask.masking.masker.fixed_masker`.
     """
     shape = (1 + len(YARDSTICKS), 3, len(class_names))
     sums = torch.zeros(shape, dtype=torch.float64, device=world.device)
+    num_rows = min(config.rows, split.num_rows)
+    of_rows = torch.zeros((shape[0], 2, num_rows), dtype=torch.float64, device=world.device)
     forward = replace(forward, compiled=None, tokens=None)
     forward.model.eval()
     batches = _batches(masker, split, config)
     while turn := list(islice(batches, world.size)):
         # Left without a batch in the last turn, a process runs one again: if the model is shared out,
         # the others need it to.
-        which, rows, batch = turn[min(world.rank, len(turn) - 1)]
+        which, first, rows, batch = turn[min(world.rank, len(turn) - 1)]
         part = forward.place(rows, batch)
         loss, correct, _ = forward.losses(part)
         if world.rank < len(turn):
             sums[which] += class_sums(part.batch.target_class, loss, correct, len(class_names))
+            place = first + part.batch.positions // rows.row_length
+            of_rows[which] += class_sums(place, loss, correct, num_rows)[:2]
     forward.model.train()
-    sums = world.sum(sums).cpu()
+    sums, of_rows = world.sum(sums).cpu(), world.sum(of_rows).cpu()
     loss_sum, count, correct_sum = sums[0].sum(1).tolist()
     if not count:
         return None
-    return {
+    values = {
         "masking_ratio": VALIDATION_RATIO,
         "loss": loss_sum / count,
         "accuracy": correct_sum / count,
@@ -92,6 +98,7 @@ def validate(
         **class_means(sums[0], class_names),
         **measure(sums[1:], class_names),
     }
+    return values, of_rows.numpy()
 
 
 def warn_of_few(
@@ -113,7 +120,7 @@ def warn_of_few(
             f"{split.num_rows:,}",
         )
     numbers = [0] * (1 + len(YARDSTICKS))
-    for which, _, batch in _batches(masker, split, config):
+    for which, _, _, batch in _batches(masker, split, config):
         numbers[which] += batch.num_predicted
     at_ratio, *others = numbers
     few = few_in_words(at_ratio, others)
@@ -219,12 +226,15 @@ def plateau_in_words(lines: Sequence[Mapping[str, Any]], architecture: Any) -> s
 
 def _batches(
     masker: Masker, split: PreparedSplit | MixedSplit, config: ValidationConfig
-) -> Iterator[tuple[int, Rows, MaskedBatch]]:
-    """Every batch with its tokens hidden: 0 at the fixed ratio, then the yardsticks, from 1 on."""
-    for rows in validation_batches(split, config.rows, config.batch_rows):
-        yield 0, rows, masker(rows, 0.0)
+) -> Iterator[tuple[int, int, Rows, MaskedBatch]]:
+    """Every batch with its tokens hidden: 0 at the fixed ratio, then the yardsticks, from 1 on; and which of
+    the held-out rows its first one is.
+    """
+    for number, rows in enumerate(validation_batches(split, config.rows, config.batch_rows)):
+        yield 0, number * config.batch_rows, rows, masker(rows, 0.0)
     num_rows = min(config.rows, split.num_rows)
     for which, yardstick in enumerate(YARDSTICKS, 1):
         hide = masker_of(yardstick, masker.vocabulary)
-        for rows in validation_batches(split, yardstick.num_rows(num_rows), config.batch_rows):
-            yield which, rows, hide(rows)
+        batches = validation_batches(split, yardstick.num_rows(num_rows), config.batch_rows)
+        for number, rows in enumerate(batches):
+            yield which, number * config.batch_rows, rows, hide(rows)

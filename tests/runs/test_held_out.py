@@ -1,0 +1,54 @@
+"""The losses of held-out rows: what is written is read, and their mean scatters as means over rows do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chronomask.errors import DataError
+from chronomask.runs.held_out import LOSSES_OF_ROWS, mean_of_rows, read_rows, write_rows
+
+ROWS = 60
+
+
+@pytest.fixture
+def losses() -> np.ndarray:
+    """Made up, of rows with unlike numbers of predictions; the last yardsticks use fewer rows."""
+    random = np.random.default_rng(3)
+    counts = random.integers(1, 30, (len(LOSSES_OF_ROWS), ROWS)).astype(float)
+    counts[2:5, 20:] = 0
+    sums = counts * random.normal(4, 1, counts.shape)
+    return np.stack([sums, counts], axis=1)
+
+
+def test_what_is_written_is_read(tmp_path: Path, losses: np.ndarray) -> None:
+    path = tmp_path / "validation-rows.npz"
+    assert read_rows(path, 8) is None
+    write_rows(path, 8, losses)
+    found = read_rows(path, 8)
+    assert found is not None
+    for own, name in zip(losses, LOSSES_OF_ROWS, strict=True):
+        np.testing.assert_array_equal(found[name], own)
+    assert read_rows(path, 9) is None  # of another validation than the last
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"validation-rows\.npz cannot be read .*: delete it"):
+        read_rows(path, 8)
+
+
+@pytest.mark.parametrize("names", [LOSSES_OF_ROWS[:1], LOSSES_OF_ROWS[1:], ("single",)])
+def test_the_mean_scatters_over_rows_as_losses_of_resampled_rows_do(
+    losses: np.ndarray, names: tuple[str, ...]
+) -> None:
+    """The plain way draws rows and divides sums anew each time."""
+    kept = dict(zip(LOSSES_OF_ROWS, losses, strict=True))
+    values = mean_of_rows(kept, names)
+    expected = np.mean([kept[name][0].sum() / kept[name][1].sum() for name in names])
+    assert values.mean() == pytest.approx(expected, abs=1e-12)
+    drawn = np.random.default_rng(0).integers(0, ROWS, (4000, ROWS))
+    plain = np.mean(
+        [kept[name][0][drawn].sum(1) / kept[name][1][drawn].sum(1) for name in names], axis=0
+    )
+    assert values[drawn].mean(1).std() == pytest.approx(plain.std(), rel=0.08)
+    assert np.corrcoef(values[drawn].mean(1), plain)[0, 1] > 0.95
