@@ -55,12 +55,14 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
         "2 runs: 2 min 40 s, by the training steps of 2 runs that ended here, without start"
         in during
     )
+    assert "how many processes shared the device then is not noted" in during
     for unit in study.units[1:3]:  # with start, compilation, validation and saving
         note_time(study, unit, 100.0, workers=8, complete=True)
     during = plan_in_words(study, study.in_order(), 2)
     assert "time: 3 min 20 s of one process" in during
     assert "about 1 min 40 s with 2 if they do not slow each other down" in during
     assert "by the wall time of 2 runs that ended here (with 8 processes at work)" in during
+    assert "not noted" not in during
     assert (
         f"\ncost: {100 / 3600:.3g} device-hours; --price" in during
     )  # two processes on one device

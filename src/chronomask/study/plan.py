@@ -222,9 +222,14 @@ def _of_results(known: Mapping[str, int], rates: Rates) -> _Part:
 
 
 def _with(rates: Rates) -> str:
-    """How many processes were at work when rates were measured; nothing where that is not noted."""
+    """How many processes were at work when rates were measured, or that nobody noted it."""
     if not rates.workers:
-        return ""
+        if rates.folder is None or not rates.num_runs + rates.num_results:
+            return ""
+        return (
+            " (how many processes shared the device then is not noted; with several, less of it than this is "
+            "needed)"
+        )
     numbers = join_words([str(number) for number in sorted(rates.workers)])
     return f" (with {numbers} process{'' if numbers == '1' else 'es'} at work)"
 
