@@ -38,8 +38,10 @@ def test_the_plan_before_during_and_after(values: dict[str, Any], tmp_path: Path
     shared = "(2 processes share 1 device)\n"
     assert f"device-hours; --price-per-hour says what they cost {shared}" in before
     assert "stored studies" in before
-    spread, _, metric, unit = STORED_SPREADS["validation_loss"]
-    alone = difference_text({"metric": metric, "unit": unit}, smallest_difference(spread, 2))
+    spread, of_rows, metric, unit = STORED_SPREADS["validation_loss"]
+    alone = difference_text(
+        {"metric": metric, "unit": unit}, smallest_difference(spread, 2, examples_spread=of_rows)
+    )
     assert f"validation loss (nats): {alone.lstrip('+')}, " in before
 
     run_study(study, study.in_order()[:3])
@@ -259,10 +261,12 @@ def test_every_measure_that_will_be_tested_is_counted(
     # By itself, and as the first under Holm's correction over as many tests.
     number = len(study.config.seeds)
     for name, tests in (("mean_loss", 1), ("validation_loss", 3), ("single_mask_loss", 3)):
-        spread, _, metric, unit = STORED_SPREADS[name]
+        spread, of_rows, metric, unit = STORED_SPREADS[name]
         task = {"task": name, "metric": metric, "unit": unit}
         alone, first = (
-            difference_text(task, smallest_difference(spread, number, alpha=alpha)).lstrip("+")
+            difference_text(
+                task, smallest_difference(spread, number, examples_spread=of_rows, alpha=alpha)
+            ).lstrip("+")
             for alpha in (0.05, 0.05 / tests)
         )
         assert f"  {task_title(task)} ({unit}): {alone}, {first}\n" in plan
