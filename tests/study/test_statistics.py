@@ -522,3 +522,29 @@ def test_of_numbers_that_are_none_nothing_is_said() -> None:
     for wanted in (None, "a"):
         with pytest.raises(DataError, match=r"arm 'b' has numbers with seeds \(1, 0\)"):
             compare(results, wanted, "score", key=1)
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_of_other_rows_too() -> None:
+    """Two arms that differ by nothing but what single rows favour: of one loss a study, too few hold it."""
+    held = {"rows": 0, "seeds alone": 0}
+    for number in range(200):
+        random = np.random.default_rng(number)
+        favour = random.normal(0, 0.4, 200)
+        rows: dict[str, dict[tuple[int, int], Any]] = {"base": {}, "a": {}}
+        for seed in range(6):
+            text = random.normal(4, 0.8, 200)
+            for arm, own in (("base", 0.0), ("a", favour)):
+                loss = text + own + random.normal(0, 0.005) + random.normal(0, 0.2, 200)
+                rows[arm][seed, 0] = {"loss": loss}
+        alone = {
+            arm: {pair: {"loss": own["loss"].mean(keepdims=True)} for pair, own in by.items()}
+            for arm, by in rows.items()
+        }
+        for name, results in (("rows", rows), ("seeds alone", alone)):
+            found = compare_pairs(
+                results, "base", [("a", "base")], "loss", key=number, draws=400
+            )[1]["a", "base"].interval  # fmt: skip
+            held[name] += found.low <= 0 <= found.high
+    assert held["rows"] >= 186
+    assert held["seeds alone"] < 150
