@@ -531,7 +531,7 @@ def test_intervals_hold_the_truth_of_other_rows_too() -> None:
     for number in range(200):
         random = np.random.default_rng(number)
         favour = random.normal(0, 0.4, 200)
-        rows: dict[str, dict[tuple[int, int], Any]] = {"base": {}, "a": {}}
+        rows: dict[str, dict[tuple[int, int], dict[str, np.ndarray]]] = {"base": {}, "a": {}}
         for seed in range(6):
             text = random.normal(4, 0.8, 200)
             for arm, own in (("base", 0.0), ("a", favour)):
