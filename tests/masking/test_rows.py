@@ -18,7 +18,8 @@ from transformers import (
 from chronomask.errors import DataError, UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.masking.rows import COLUMNS, RowCollator, as_rows, word_marks
+from chronomask.masking.rows import COLUMNS, RowCollator, as_rows
+from chronomask.masking.word_marks import word_marks
 from chronomask.types import UPOS_CLASSES, MaskedBatch
 from tests.support.worded_rows import TEXT, make_rows, make_tokenizer
 
@@ -375,6 +376,27 @@ def test_a_masker_refuses_what_it_would_mask_wrongly(
     unpadded.pad_token = None
     with pytest.raises(UsageError, match="no padding token"):
         Masker.for_tokenizer(unpadded)([[2, 5, 3]], 0.5)
+
+
+@pytest.mark.parametrize("content", ["ptw", {"kind": "fixed", "weights": {"NOUN": 0.0}}])
+def test_content_by_class_refuses_rows_without_classes(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], content: Any
+) -> None:
+    masker = Masker.for_tokenizer(tokenizer, content=content, class_names=UPOS_CLASSES)
+    misspelt = [
+        {"input_ids": row["input_ids"], "token_classes": row["token_class"], "row_id": k}
+        for k, row in enumerate(rows)
+    ]
+    ids = [row["input_ids"] for row in rows]
+    for given in (RowCollator(tokenizer)(misspelt), misspelt, ids, {"input_ids": ids}):
+        with pytest.raises(
+            UsageError, match=r"no 'token_class' \(they have .*chronomask\.add_classes"
+        ):
+            masker(given, 0.5)
+    assert not masker.rows_of(misspelt, 0.5, uniform=True).token_class.any()
+    assert "token_class" not in RowCollator(tokenizer)(misspelt)
+    plain = Masker.for_tokenizer(tokenizer, content="token_accuracy", class_names=UPOS_CLASSES)
+    assert plain(misspelt, 0.5).num_predicted
 
 
 def test_a_masker_with_its_tokenizer_can_be_sent_elsewhere(
