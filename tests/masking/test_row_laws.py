@@ -183,6 +183,8 @@ def test_inverse_ratio_makes_every_ratio_count_the_same_per_token() -> None:
 
 
 NORMAL = {"kind": "normal_rows"}
+LAW = {"kind": "uniform_rows"}
+"""A law of row ratios, where one number for all rows is wanted."""
 
 
 @pytest.mark.parametrize(
@@ -200,6 +202,7 @@ NORMAL = {"kind": "normal_rows"}
         ({"loss_weight": {"kind": "derivative"}, "ratio": MOVING}, "ratio 'mixture_rows' is none"),
         ({"loss_weight": {"kind": "inverse_ratio", "least_ratio": 0}}, "loss_weight.least_ratio"),
         ({"loss_per": "rows"}, "loss_per"),
+        ({"ratio": LAW, "budget": "batch"}, "'uniform_rows' draws one for each: set budget 'row'"),
     ],
     ids=str,
 )
@@ -207,10 +210,6 @@ def test_what_cannot_be_is_refused_by_its_key(masking: dict, words: str) -> None
     with pytest.raises(UsageError) as refused:
         MaskingConfig.parse(masking)
     assert words in str(refused.value).replace(".inverse_ratio.", ".")
-
-
-LAW = {"kind": "uniform_rows"}
-"""A law of row ratios, where one number for all rows is wanted."""
 
 
 @pytest.mark.parametrize(
