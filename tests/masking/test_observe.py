@@ -116,6 +116,26 @@ def test_a_ratio_follows_the_loss_it_watches_and_no_other() -> None:
     assert masker.ratio_at(0.0) == 0.15
 
 
+def test_a_ratio_that_follows_the_training_loss_needs_no_names_of_classes() -> None:
+    """Rows may have classes that content does not weigh; content that learns by class refuses them."""
+    ratio = STALLS_AT_ONCE | {"watch": "training"}
+    features = [{"input_ids": [2, 5, 6, 7, 3], "token_class": [0, 3, 1, 2, 0]}] * 8
+    tokenizer = wordpiece(["a", "##b", "c"])
+    ratios = []
+    for names in (("none",), ("none", "A", "B", "C")):
+        masker = Masker.for_tokenizer(tokenizer, ratio=ratio, class_names=names)
+        for _ in range(3):
+            batch = masker(features, 0.1)
+            masker.observe(batch, torch.full((batch.num_predicted,), 2.0), losses_of(batch)[1])
+            masker.end_step()
+        ratios.append(masker.ratio_at(0.1))
+    assert ratios == [0.15, 0.15]
+    for content in ("ptw", "learning_progress"):
+        few = Masker.for_tokenizer(tokenizer, content=content, class_names=("none", "A"))
+        with pytest.raises(UsageError, match=r"token class 3, this masker knows 2 \(none, A\)"):
+            few(features, 0.1)
+
+
 def test_a_step_without_predictions_is_no_loss_of_zero() -> None:
     masker = masker_of(ratio=STALLS_AT_ONCE | {"watch": "training"})
     nothing = np.zeros(masker.num_feedback_classes)

@@ -154,7 +154,7 @@ class Masker:
                 "the batch is masked already: it has labels, and [MASK] among its tokens; collate "
                 "with chronomask.RowCollator instead"
             )
-        by_class = by_class and self._weights is not None
+        by_class = by_class and (content.needs_classes or self._weights is not None)
         if by_class and (largest := int(rows.token_class.max())) >= len(self.class_names):
             raise UsageError(
                 f"the batch has token class {largest}, this masker knows {len(self.class_names)} "
@@ -234,8 +234,12 @@ class Masker:
         return self.content.num_classes
 
     def feedback_class(self, batch: MaskedBatch) -> Any:
-        """Integer [N]: the class under which each predicted token's loss is to be tallied."""
-        return batch.targets if self.config.content.by_token_id else batch.target_class
+        """Integer [N]: the class under which each predicted token's loss is to be tallied; "none" for one
+        whose name was not given, which content that learns by class has refused.
+        """
+        if self.config.content.by_token_id:
+            return batch.targets
+        return batch.target_class * (batch.target_class < len(self.class_names))
 
     def class_weights(self, progress: float | None = None) -> dict[str, float] | None:
         """Weight of each class as learnt for the next step; None without class weights.
