@@ -472,12 +472,20 @@ def _begin_folder(run: Run, state: State, origin: Checkpoint | None, *, resumed:
     write_text(run.folder.config, run.config.to_yaml())
     here = environment(run.forward.device) | {"precision": run.forward.precision}
     if resumed:
-        began = (read_object(run.folder.environment) or {}).get("precision")
+        before = read_object(run.folder.environment) or {}
+        began, processes = before.get("precision"), before.get("world_size")
         if began is not None and began != run.forward.precision:
             logger.warning("the run began in %s and continues in %s", began, run.forward.precision)
+        by_batch = run.config.masking.budget == "batch"
+        if by_batch and processes is not None and processes != here["world_size"]:
+            logger.warning(
+                "the number of processes was %s and is %s: with masking.budget 'batch' other tokens are "
+                "masked from here on than if the run had not stopped",
+                processes, here["world_size"],
+            )  # fmt: skip
         path = run.folder.resumes
-        before = read_text(path) if path.is_file() else ""
-        write_text(path, before + json.dumps({"from_step": state.step, **here}) + "\n")
+        lines = read_text(path) if path.is_file() else ""
+        write_text(path, lines + json.dumps({"from_step": state.step, **here}) + "\n")
     else:
         here["data_fingerprint"] = run.data.fingerprint
         if origin is not None:
