@@ -246,7 +246,7 @@ class RunConfig(Config):
                 f"averaging '{kind_of(averaging)}' needs whole weights in each process, and sharding "
                 f"'{self.sharding}' splits them: set sharding 'none', or averaging null"
             )
-        if not averaging.number(self.steps):
+        if self.hours is None and not averaging.number(self.steps):
             raise ValueError(
                 f"averaging.every ({averaging.every}) leaves no step of the {self.steps:,} to average: "
                 "lower it"
