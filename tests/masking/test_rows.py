@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from chronomask.errors import DataError, UsageError
+from chronomask.integrations.order import KeyedLoader
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.masking.rows import COLUMNS, RowCollator, as_rows
@@ -397,6 +398,21 @@ def test_content_by_class_refuses_rows_without_classes(
     assert "token_class" not in RowCollator(tokenizer)(misspelt)
     plain = Masker.for_tokenizer(tokenizer, content="token_accuracy", class_names=UPOS_CLASSES)
     assert plain(misspelt, 0.5).num_predicted
+
+
+def test_a_strategy_of_turns_refuses_rows_without_an_epoch(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    strategy = {"kind": "explored", "epochs": 4, "strategy": {"kind": "token"}}
+    masker = Masker.for_tokenizer(tokenizer, ratio=0.25, strategy=strategy)
+    batch = RowCollator(tokenizer)([dict(row, row_id=k) for k, row in enumerate(rows)])
+    for given in (batch, batch["input_ids"], [row["input_ids"] for row in rows]):
+        with pytest.raises(UsageError, match=r"in turns over 4 epochs.*chronomask\.KeyedLoader"):
+            masker(given, 0.5)
+    times = sum((masker({**batch, "epoch": k}, k / 4).labels >= 0).int() for k in range(4))
+    assert torch.equal(times > 0, batch["word_id"] >= 0)
+    loader = KeyedLoader(rows, batch_size=32, collate_fn=RowCollator(tokenizer))
+    assert all(masker(each, 0.0).num_predicted for each in loader)
 
 
 def test_a_masker_with_its_tokenizer_can_be_sent_elsewhere(

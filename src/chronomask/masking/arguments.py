@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from chronomask.config import kind_of
 from chronomask.errors import UsageError
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.select import exact
+from chronomask.masking.strategy import Strategy
+from chronomask.types import Rows
 from chronomask.vocabulary import Vocabulary
 
-__all__ = ["check_progress", "refuse_wrong_types"]
+__all__ = ["check_progress", "refuse_masked", "refuse_without_epoch", "refuse_wrong_types"]
 
 
 def check_progress(progress: Any) -> float:
@@ -52,3 +55,23 @@ def refuse_wrong_types(config: Any, vocabulary: Any, class_names: Any, seed: Any
         )
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise UsageError(f"seed is {seed!r}; give a whole number")
+
+
+def refuse_without_epoch(given: Any, epoch: Any, strategy: Strategy) -> None:
+    """Raise UsageError for rows that do not say which visit they are, where a strategy counts visits."""
+    known = epoch is not None or isinstance(given, Rows)
+    if strategy.turns > 1 and not known and not (isinstance(given, Mapping) and "epoch" in given):
+        raise UsageError(
+            f"strategy '{kind_of(strategy)}' masks a row in turns over {strategy.turns} epochs, and the rows "
+            "bring no epoch: read them with chronomask.KeyedLoader, or give it as {**batch, 'epoch': number}"
+        )
+
+
+def refuse_masked(given: Any, rows: Rows, mask_token_id: int) -> None:
+    """Raise UsageError for a batch with labels whose ``rows`` are masked already."""
+    labelled = isinstance(given, Mapping) and "labels" in given
+    if labelled and (rows.input_ids == mask_token_id).any():
+        raise UsageError(
+            "the batch is masked already: it has labels, and [MASK] among its tokens; collate "
+            "with chronomask.RowCollator instead"
+        )

@@ -18,7 +18,12 @@ import torch
 from chronomask import keyed
 from chronomask.errors import DataError, UsageError
 from chronomask.masking import replacement
-from chronomask.masking.arguments import check_progress, refuse_wrong_types
+from chronomask.masking.arguments import (
+    check_progress,
+    refuse_masked,
+    refuse_without_epoch,
+    refuse_wrong_types,
+)
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import quantise
 from chronomask.masking.loss_weight import weigh_labels
@@ -139,6 +144,7 @@ class Masker:
         ``epoch``: which visit of the data this is, where the rows do not know it. ``uniform``: they are to be
         masked whatever their classes, as an evaluation does.
         """
+        refuse_without_epoch(given, epoch, self.config.strategy)
         content = self.config.content
         by_class = not (uniform or content.by_token_id)
         rows = as_rows(
@@ -148,12 +154,7 @@ class Masker:
             collate=self._collate,
             classes=by_class and content.needs_classes,
         )
-        labelled = isinstance(given, Mapping) and "labels" in given
-        if labelled and (rows.input_ids == self.vocabulary.mask_token_id).any():
-            raise UsageError(
-                "the batch is masked already: it has labels, and [MASK] among its tokens; collate "
-                "with chronomask.RowCollator instead"
-            )
+        refuse_masked(given, rows, self.vocabulary.mask_token_id)
         by_class = by_class and (content.needs_classes or self._weights is not None)
         if by_class and (largest := int(rows.token_class.max())) >= len(self.class_names):
             raise UsageError(
