@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,42 @@ def test_a_step_without_predictions_is_no_loss_of_zero() -> None:
     before = masker.state_dict()["response.values"]
     masker.update(ClassTally(nothing, nothing.astype(int), nothing.astype(int)))
     assert torch.equal(masker.state_dict()["response.values"], before)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "content", ["ptw", "token_accuracy", "reducible_loss", "learning_progress"]
+)
+def test_a_step_that_is_not_finite_teaches_nothing(
+    content: str, wrong: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a gradient scaler leaves it out: what was learnt before stays, and is said once."""
+    ratio = STALLS_AT_ONCE | {"watch": "training"}
+    masker, other = (masker_of(content={"kind": content}, ratio=ratio) for _ in range(2))
+    for step in range(4):
+        batch = masker(ROWS, 0.2)
+        losses, correct = losses_of(batch, step)
+        if step in (1, 2):
+            losses[0] = wrong
+        masker.observe(batch, losses, correct)
+        masker.end_step()
+        if step in (0, 3):
+            other.observe(batch, losses, correct)
+            other.end_step()
+    for name, value in other.state_dict().items():
+        assert torch.equal(masker.state_dict()[name], value), name
+    (said,) = caplog.messages
+    assert said == f"masking learns nothing from a loss that is not finite, here {wrong}"
+
+
+def test_a_validation_that_is_not_finite_is_no_stall(caplog: pytest.LogCaptureFixture) -> None:
+    masker = masker_of(ratio=STALLS_AT_ONCE | {"watch": "validation"})
+    for loss in (2.0, math.nan, math.nan):
+        masker.observe_validation(loss)
+    assert masker.ratio_at(0.0) == 0.3
+    assert len(caplog.messages) == 1
+    masker.observe_validation(2.0)
+    assert masker.ratio_at(0.0) == 0.15
 
 
 def test_what_a_batch_gives_the_model() -> None:

@@ -7,6 +7,8 @@ counts, micro-batches, ranks and resume cannot change a mask.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Masker", "Vocabulary", "fixed_masker"]
 
+logger = logging.getLogger(__name__)
+
 
 class Masker:
     """Masks rows; holds what the schedules learn from training and nothing else that changes.
@@ -69,6 +73,7 @@ class Masker:
         self.content = config.content.begin(self.class_names, vocabulary.size)
         self.ratio = config.ratio.begin()
         self._tally = StepTally(self.content.num_classes)
+        self._has_told = False  # of a loss that is not finite
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._held_weights: torch.Tensor | None = None
         self._refresh_weights()
@@ -197,18 +202,25 @@ class Masker:
 
         Call it once per optimiser step, on every rank of torch.distributed: the ranks' sums are
         pooled. Raises UsageError when no losses were observed though masking learns from them. A step that
-        predicted no masked token teaches nothing.
+        predicted no masked token, or has a loss that is not finite, teaches nothing.
         """
         if not self.needs_feedback:
             return
         tally = self._tally.close()
-        if tally.count.any():
+        if tally.count.any() and self._teaches(float(tally.loss_sum.sum())):
             self.update(tally)
 
     def observe_validation(self, loss: float) -> None:
-        """Let a ratio that responds to the validation loss take one in (nats per token)."""
-        if self.watches_validation:
+        """Let a ratio that responds to the validation loss take one in (nats per token), if it is finite."""
+        if self.watches_validation and self._teaches(loss):
             self.ratio.observe(loss)
+
+    def _teaches(self, loss: float) -> bool:
+        """Whether a loss is finite, as all that is learnt must be; the first that is not is told."""
+        if not math.isfinite(loss) and not self._has_told:
+            logger.warning("masking learns nothing from a loss that is not finite, here %s", loss)
+            self._has_told = True
+        return math.isfinite(loss)
 
     def update(self, tally: ClassTally) -> None:
         """Feed back one optimiser step's sums per class; in force from the next step on.
