@@ -292,6 +292,12 @@ def open_run(
         state.first_step = origin.first_step + origin.step
         if origin.state["data_fingerprint"] == data.fingerprint:
             state.first_row = origin.state.get("first_row", 0) + origin.state["rows_seen"]
+            if world.is_first and (before := checkpoint.config_of(origin).seed) != config.seed:
+                logger.warning(
+                    "the run that is branched from has seed %s and this one %s, so its rows come in another "
+                    "order: it meets rows again that the run had seen; with seed=%s it begins with new ones",
+                    before, config.seed, before,
+                )  # fmt: skip
     sharded = Sharded(model, world, compiled) if sharding else None
     run = Run(
         config=config,
