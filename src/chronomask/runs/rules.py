@@ -199,7 +199,11 @@ def maskable_tokens(plan: RunPlan, data: PreparedData | MixedData) -> Callable[[
 def mean_labels(plan: RunPlan, data: PreparedData | MixedData) -> float:
     """The tokens that a step predicts in the mean over the run, as :func:`expect` counts them."""
     expected = expect(plan, maskable_tokens(plan, data))
-    return (expected.labels + expected.next_tokens) / plan.steps
+    labels = expected.labels
+    if plan.masking.budget == "batch":  # the ratio is a share of whole rows
+        whole = expect(plan, lambda step: float(data.row_length))
+        labels = min(whole.labels, expected.maskable)
+    return (labels + expected.next_tokens) / plan.steps
 
 
 def has_padding(data: PreparedData | MixedData) -> bool:

@@ -46,6 +46,7 @@ from chronomask.runs.rules import (
     has_padding,
     mean_labels,
     refuse_unsuited,
+    unknown_before,
 )
 from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
@@ -420,6 +421,12 @@ def _warn_of_settings(run: Run, compiled: bool, processes: int) -> None:
         )  # fmt: skip
     if run.begins and (why := expect_no_response(config, run.data.split("held_out").num_rows)):
         logger.warning("%s", why)
+    if run.mean_labels is not None and (why := unknown_before(config)):
+        logger.warning(
+            "learning_rate.follow_labels goes by the mean number of labels that the config asks for, and "
+            "that of this run may be another: %s",
+            why,
+        )
     if masks_enter is not None and (layer := masks_enter(1.0)):
         logger.warning(
             "late_masks: to the end of the run masked tokens enter at layer %s, and the model that is "
