@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import (
     DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
@@ -79,6 +79,15 @@ def test_leading_space_marks_begin_words(marker: str, pre_tokenizer: Any) -> Non
     tokenizer = vocabulary_of(words, pre_tokenizer)
     got = word_id_of(tokenizer, ["<s>", *words, "</s>"])
     assert got == [-1, 0, 0, 0, 1, 2, 3, 3, 3, 4, 5, -1]
+
+
+@pytest.mark.parametrize(
+    ("takes", "words"), [("lstrip", [0, 1, 1]), ("rstrip", [0, 0, 1]), ("", [0, 0, 0])]
+)
+def test_an_added_token_that_takes_a_space_has_a_mark_less(takes: str, words: list[int]) -> None:
+    tokenizer = vocabulary_of(["Ġthe", "wave"], pre_tokenizers.ByteLevel())
+    tokenizer.add_tokens([AddedToken("virus", lstrip=takes == "lstrip", rstrip=takes == "rstrip")])
+    assert word_id_of(tokenizer, ["Ġthe", "virus", "wave"]) == words
 
 
 def test_a_vocabulary_without_marks_asks_for_word_ids() -> None:

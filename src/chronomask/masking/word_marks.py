@@ -55,6 +55,9 @@ def read_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
             text = token.removeprefix(beginning)
         alone = _is_punctuation(text, byte_level=beginning == "Ġ")
         marks[number] = (BEGINS if begins or alone else 0) | (ALONE if alone else 0)
+    for number, token in tokenizer.added_tokens_decoder.items():
+        # Such a token takes the space that would have marked it, or the word behind it.
+        marks[number] |= (BEGINS if token.lstrip else 0) | (ALONE if token.rstrip else 0)
     return marks
 
 
