@@ -219,7 +219,7 @@ def as_rows(
         )
     if classes and "token_class" not in batch:
         raise UsageError(
-            f"masking weighs tokens by their classes, and the rows have no 'token_class' (they have "
+            "masking weighs tokens by their classes, and the rows have no 'token_class' (they have "
             f"{_list_keys(batch)}): add the column with chronomask.add_classes, or choose content 'none'"
         )
     if epoch is None:
