@@ -139,14 +139,15 @@ def test_typed_plain_and_stored_configs_are_one(tmp_path: Path) -> None:
     stored = tmp_path / "masking.yaml"
     stored.write_text(typed.to_yaml(), encoding="utf-8")
     tokenizer = make_tokenizer()
-    ids = [[2, *range(5, 40), 3]]
+    rows = {"input_ids": [[2, *range(5, 40), 3]], "token_class": [[0, *[1] * 35, 0]]}
     classes = ("none", "NOUN")
     masks = []
     for given in (typed, plain, mixed, stored, str(stored)):
         assert cm.MaskingConfig.of(given) == typed
         masker = cm.Masker.for_tokenizer(tokenizer, given, class_names=classes)
-        masks.append(masker(ids, 0.0).labels)
-    masks.append(cm.Masker.for_tokenizer(tokenizer, class_names=classes, **plain)(ids, 0.0).labels)
+        masks.append(masker(rows, 0.0).labels)
+    keys = cm.Masker.for_tokenizer(tokenizer, class_names=classes, **plain)
+    masks.append(keys(rows, 0.0).labels)
     for given in (typed, plain, mixed):
         assert cm.RunConfig.of({"data": "d"}, masking=given).masking == typed
     assert all(torch.equal(mask, masks[0]) for mask in masks)

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker
-from chronomask.masking.rows import RowCollator, word_marks
+from chronomask.masking.rows import RowCollator
+from chronomask.masking.word_marks import word_marks
 from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
 from chronomask.prepare.config import TokenizerFolder

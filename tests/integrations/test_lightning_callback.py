@@ -279,6 +279,19 @@ def test_what_would_order_or_mask_rows_otherwise_is_refused(
         ).validate(Module(tokenizer), masked)
 
 
+def test_a_batch_that_is_no_dictionary_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
+    masking = TimeVariantMasking(PTW, tokenizer, UPOS_CLASSES)
+    given: Any = ({"input_ids": torch.full((2, 4), 5)}, torch.ones(2))
+    for hook in (
+        masking.on_train_batch_start,
+        masking.on_validation_batch_start,
+        masking.on_test_batch_start,
+    ):
+        trainer, module = pl.Trainer(accelerator="cpu", logger=False), Module(tokenizer)
+        with pytest.raises(UsageError, match=r"a batch is of type tuple.*let the loader give one"):
+            hook(trainer, module, given, 0)
+
+
 def test_refusals(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:

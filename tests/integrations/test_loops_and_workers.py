@@ -466,6 +466,11 @@ def test_workers_refuse_what_they_cannot_do(tokenizer: PreTrainedTokenizerFast) 
     masking = WorkerMasking(collate, masker_of(tokenizer), 10)
     with pytest.raises(UsageError, match="StepBatches"):
         masking([{"input_ids": [2, 5, 3], "row_id": 0}])
+    fixed = masker_of(tokenizer, content={"kind": "fixed", "weights": {"NOUN": 0.0}})
+    feature = {"input_ids": [2, 5, 3], "row_id": 0, "step": 0, "epoch": 0}
+    by_class = WorkerMasking(collate, fixed, 10)
+    with pytest.raises(UsageError, match="no 'token_class'"):
+        by_class([feature])
     with pytest.raises(UsageError, match="start_step 11"):
         StepBatches(5, batch_size=2, num_steps=10, start_step=11)
     with pytest.raises(UsageError, match="1 or more"):

@@ -275,6 +275,8 @@ def test_evaluation_uses_the_fixed_masks_and_teaches_nothing(
             assert torch.equal(trainer.evaluated.inputs[k], expected.input_ids)
     logged = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
     assert trainer.evaluate(eval_dataset=rows[:12])["eval_loss"] == logged[-1]
+    plain = [{k: v for k, v in row.items() if k != "token_class"} for row in rows[:12]]
+    assert trainer.evaluate(eval_dataset=plain)["eval_loss"] == logged[-1]
 
 
 def test_a_hugging_face_dataset_needs_no_preparation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -116,12 +117,68 @@ def test_a_ratio_follows_the_loss_it_watches_and_no_other() -> None:
     assert masker.ratio_at(0.0) == 0.15
 
 
+def test_a_ratio_that_follows_the_training_loss_needs_no_names_of_classes() -> None:
+    """Rows may have classes that content does not weigh; content that learns by class refuses them."""
+    ratio = STALLS_AT_ONCE | {"watch": "training"}
+    features = [{"input_ids": [2, 5, 6, 7, 3], "token_class": [0, 3, 1, 2, 0]}] * 8
+    tokenizer = wordpiece(["a", "##b", "c"])
+    ratios = []
+    for names in (("none",), ("none", "A", "B", "C")):
+        masker = Masker.for_tokenizer(tokenizer, ratio=ratio, class_names=names)
+        for _ in range(3):
+            batch = masker(features, 0.1)
+            masker.observe(batch, torch.full((batch.num_predicted,), 2.0), losses_of(batch)[1])
+            masker.end_step()
+        ratios.append(masker.ratio_at(0.1))
+    assert ratios == [0.15, 0.15]
+    for content in ("ptw", "learning_progress"):
+        few = Masker.for_tokenizer(tokenizer, content=content, class_names=("none", "A"))
+        with pytest.raises(UsageError, match=r"token class 3, this masker knows 2 \(none, A\)"):
+            few(features, 0.1)
+
+
 def test_a_step_without_predictions_is_no_loss_of_zero() -> None:
     masker = masker_of(ratio=STALLS_AT_ONCE | {"watch": "training"})
     nothing = np.zeros(masker.num_feedback_classes)
     before = masker.state_dict()["response.values"]
     masker.update(ClassTally(nothing, nothing.astype(int), nothing.astype(int)))
     assert torch.equal(masker.state_dict()["response.values"], before)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "content", ["ptw", "token_accuracy", "reducible_loss", "learning_progress"]
+)
+def test_a_step_that_is_not_finite_teaches_nothing(
+    content: str, wrong: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a gradient scaler leaves it out: what was learnt before stays, and is said once."""
+    ratio = STALLS_AT_ONCE | {"watch": "training"}
+    masker, other = (masker_of(content={"kind": content}, ratio=ratio) for _ in range(2))
+    for step in range(4):
+        batch = masker(ROWS, 0.2)
+        losses, correct = losses_of(batch, step)
+        if step in (1, 2):
+            losses[0] = wrong
+        masker.observe(batch, losses, correct)
+        masker.end_step()
+        if step in (0, 3):
+            other.observe(batch, losses, correct)
+            other.end_step()
+    for name, value in other.state_dict().items():
+        assert torch.equal(masker.state_dict()[name], value), name
+    (said,) = caplog.messages
+    assert said == f"masking learns nothing from a loss that is not finite, here {wrong}"
+
+
+def test_a_validation_that_is_not_finite_is_no_stall(caplog: pytest.LogCaptureFixture) -> None:
+    masker = masker_of(ratio=STALLS_AT_ONCE | {"watch": "validation"})
+    for loss in (2.0, math.nan, math.nan):
+        masker.observe_validation(loss)
+    assert masker.ratio_at(0.0) == 0.3
+    assert len(caplog.messages) == 1
+    masker.observe_validation(2.0)
+    assert masker.ratio_at(0.0) == 0.15
 
 
 def test_what_a_batch_gives_the_model() -> None:

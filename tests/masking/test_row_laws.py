@@ -79,6 +79,14 @@ def test_a_law_is_the_one_of_its_formula() -> None:
     assert both[both > 0.3].mean() == pytest.approx(0.85 - 0.0065, abs=2e-3)  # cut off at 1
 
 
+@pytest.mark.parametrize("std", [1e-9, 1e-200, 5e-324])
+@pytest.mark.parametrize("mean", [0.0, 0.15, 1.0])
+def test_a_normal_law_of_almost_no_width_is_its_mean(std: float, mean: float) -> None:
+    law = Schedule.parse({"kind": "normal_rows", "mean": mean, "std": std})
+    assert law.at(0.5) == pytest.approx(mean, abs=1e-8)
+    assert law.of_rows(0.5, GRID[::999]) == pytest.approx(mean, abs=1e-7)
+
+
 @pytest.mark.parametrize("law", LAWS, ids=str)
 def test_the_slope_is_the_derivative_of_the_quantile_function(law: dict) -> None:
     schedule = Schedule.parse(law)
@@ -183,6 +191,8 @@ def test_inverse_ratio_makes_every_ratio_count_the_same_per_token() -> None:
 
 
 NORMAL = {"kind": "normal_rows"}
+LAW = {"kind": "uniform_rows"}
+"""A law of row ratios, where one number for all rows is wanted."""
 
 
 @pytest.mark.parametrize(
@@ -200,6 +210,7 @@ NORMAL = {"kind": "normal_rows"}
         ({"loss_weight": {"kind": "derivative"}, "ratio": MOVING}, "ratio 'mixture_rows' is none"),
         ({"loss_weight": {"kind": "inverse_ratio", "least_ratio": 0}}, "loss_weight.least_ratio"),
         ({"loss_per": "rows"}, "loss_per"),
+        ({"ratio": LAW, "budget": "batch"}, "'uniform_rows' draws one for each: set budget 'row'"),
     ],
     ids=str,
 )
@@ -207,10 +218,6 @@ def test_what_cannot_be_is_refused_by_its_key(masking: dict, words: str) -> None
     with pytest.raises(UsageError) as refused:
         MaskingConfig.parse(masking)
     assert words in str(refused.value).replace(".inverse_ratio.", ".")
-
-
-LAW = {"kind": "uniform_rows"}
-"""A law of row ratios, where one number for all rows is wanted."""
 
 
 @pytest.mark.parametrize(

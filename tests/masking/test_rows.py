@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import (
     DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
@@ -16,9 +16,11 @@ from transformers import (
 )
 
 from chronomask.errors import DataError, UsageError
+from chronomask.integrations.order import KeyedLoader
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.masking.rows import COLUMNS, RowCollator, as_rows, word_marks
+from chronomask.masking.rows import COLUMNS, RowCollator, as_rows
+from chronomask.masking.word_marks import word_marks
 from chronomask.types import UPOS_CLASSES, MaskedBatch
 from tests.support.worded_rows import TEXT, make_rows, make_tokenizer
 
@@ -77,6 +79,15 @@ def test_leading_space_marks_begin_words(marker: str, pre_tokenizer: Any) -> Non
     tokenizer = vocabulary_of(words, pre_tokenizer)
     got = word_id_of(tokenizer, ["<s>", *words, "</s>"])
     assert got == [-1, 0, 0, 0, 1, 2, 3, 3, 3, 4, 5, -1]
+
+
+@pytest.mark.parametrize(
+    ("takes", "words"), [("lstrip", [0, 1, 1]), ("rstrip", [0, 0, 1]), ("", [0, 0, 0])]
+)
+def test_an_added_token_that_takes_a_space_has_a_mark_less(takes: str, words: list[int]) -> None:
+    tokenizer = vocabulary_of(["Ġthe", "wave"], pre_tokenizers.ByteLevel())
+    tokenizer.add_tokens([AddedToken("virus", lstrip=takes == "lstrip", rstrip=takes == "rstrip")])
+    assert word_id_of(tokenizer, ["Ġthe", "virus", "wave"]) == words
 
 
 def test_a_vocabulary_without_marks_asks_for_word_ids() -> None:
@@ -375,6 +386,42 @@ def test_a_masker_refuses_what_it_would_mask_wrongly(
     unpadded.pad_token = None
     with pytest.raises(UsageError, match="no padding token"):
         Masker.for_tokenizer(unpadded)([[2, 5, 3]], 0.5)
+
+
+@pytest.mark.parametrize("content", ["ptw", {"kind": "fixed", "weights": {"NOUN": 0.0}}])
+def test_content_by_class_refuses_rows_without_classes(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], content: Any
+) -> None:
+    masker = Masker.for_tokenizer(tokenizer, content=content, class_names=UPOS_CLASSES)
+    misspelt = [
+        {"input_ids": row["input_ids"], "token_classes": row["token_class"], "row_id": k}
+        for k, row in enumerate(rows)
+    ]
+    ids = [row["input_ids"] for row in rows]
+    for given in (RowCollator(tokenizer)(misspelt), misspelt, ids, {"input_ids": ids}):
+        with pytest.raises(
+            UsageError, match=r"no 'token_class' \(they have .*chronomask\.add_classes"
+        ):
+            masker(given, 0.5)
+    assert not masker.rows_of(misspelt, 0.5, uniform=True).token_class.any()
+    assert "token_class" not in RowCollator(tokenizer)(misspelt)
+    plain = Masker.for_tokenizer(tokenizer, content="token_accuracy", class_names=UPOS_CLASSES)
+    assert plain(misspelt, 0.5).num_predicted
+
+
+def test_a_strategy_of_turns_refuses_rows_without_an_epoch(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    strategy = {"kind": "explored", "epochs": 4, "strategy": {"kind": "token"}}
+    masker = Masker.for_tokenizer(tokenizer, ratio=0.25, strategy=strategy)
+    batch = RowCollator(tokenizer)([dict(row, row_id=k) for k, row in enumerate(rows)])
+    for given in (batch, batch["input_ids"], [row["input_ids"] for row in rows]):
+        with pytest.raises(UsageError, match=r"in turns over 4 epochs.*chronomask\.KeyedLoader"):
+            masker(given, 0.5)
+    times = sum((masker({**batch, "epoch": k}, k / 4).labels >= 0).int() for k in range(4))
+    assert torch.equal(times > 0, batch["word_id"] >= 0)
+    loader = KeyedLoader(rows, batch_size=32, collate_fn=RowCollator(tokenizer))
+    assert all(masker(each, 0.0).num_predicted for each in loader)
 
 
 def test_a_masker_with_its_tokenizer_can_be_sent_elsewhere(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from chronomask.model.extend import grow_vocabulary
 from chronomask.model.head import HEADS
+from chronomask.model.open import open_model
 from tests.support.tiny_models import small
 
 
@@ -56,6 +59,30 @@ def test_untied_heads_have_rows_of_their_own(
     embedding, head = embedding_and_head(bigger)
     assert not torch.equal(embedding[rows], head[rows])
     torch.testing.assert_close(head[rows], head[[7, 9]].mean(0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_weights_that_are_two_stay_two_whatever_their_config_says(
+    model_type: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """A checkpoint with two matrices and a config that ties is opened untied, and trains so."""
+    model = small(model_type, tokenizer, "row")
+    model.config.tie_word_embeddings = False
+    type(model)(model.config).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": True}))
+    opened = open_model(tmp_path).eval()
+    rows = opened.config.vocab_size
+    bigger = grow_vocabulary(opened, {rows: [7, 9]}, rows + 1).eval()
+    before, after = embedding_and_head(opened), embedding_and_head(bigger)
+    assert not torch.equal(*before)
+    assert all(torch.equal(new[:rows], old) for old, new in zip(before, after, strict=True))
+    ids = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(bigger(ids).logits[..., :rows], opened(ids).logits)
+    bigger.save_pretrained(tmp_path / "bigger")
+    again = embedding_and_head(open_model(tmp_path / "bigger"))
+    assert all(map(torch.equal, again, after))
 
 
 def test_rows_that_pad_the_vocabulary_are_used_first(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -46,6 +46,13 @@ def test_validation_is_part_of_training_where_the_ratio_watches_it(
     assert changed == ({"validation.rows": (1024, 5)} if frozen else {})
 
 
+@pytest.mark.parametrize("budget", ["row", "batch", "none"])
+def test_how_rows_are_cut_decides_where_micro_batches_meet_the_ratio(budget: str) -> None:
+    before = run(f"masking.budget={budget}")
+    changed = unchangeable(before, before.replace(["micro_batches=2", "log_every=1"]))
+    assert changed == ({"micro_batches": (1, 2)} if budget == "batch" else {})
+
+
 def test_progress_is_counted_as_the_config_says() -> None:
     assert [progress(run(), step, 0) for step in (0, 5, 10)] == [0, 0.5, 1]
     grown = run("masking.progress=tokens", *GROWING)

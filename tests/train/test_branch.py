@@ -130,6 +130,19 @@ def test_a_branch_has_its_own_schedules_and_resumes_exactly(
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_branch_of_another_seed_says_that_rows_come_again(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretrain(config.replace(["steps=2"]), tmp_path / "parent", progress=False)
+    for seed in (0, 1):
+        caplog.clear()
+        branch = config.replace([f"branch={tmp_path / 'parent'}", "steps=1", f"seed={seed}"])
+        pretrain(branch, tmp_path / f"branch {seed}", progress=False)
+        assert (
+            "has seed 0 and this one 1, so its rows come in another order" in caplog.text
+        ) == seed
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

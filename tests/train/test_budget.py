@@ -178,6 +178,20 @@ def test_too_little_time_is_refused_and_leaves_nothing(hours: RunConfig, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_averaging_is_judged_by_the_steps_that_hours_give(hours: RunConfig, tmp_path: Path) -> None:
+    """And not by the ``steps`` that they take the place of: of the 8 that fit every sixth is averaged."""
+    averaged = hours.replace(["steps=5", "averaging={kind: ema, every: 6}", f"hours={68.5 / 3600}"])
+    summary = pretrain(averaged, tmp_path / "run", progress=False)
+    assert (summary["steps"], summary["averaged_steps"]) == (7, 1)
+    assert dry_run(averaged.replace(["attention=row"]), flops_per_second=1e9).steps > 6
+    rare = averaged.replace(["averaging.every=1000000"])
+    told = r"hours is 0\.019.*, which is room for 7 steps here, and averaging\.every \(1000000\) leaves none"
+    with pytest.raises(UsageError, match=told):
+        pretrain(rare, tmp_path / "rare", progress=False)
+    with pytest.raises(UsageError, match=r"which is room for .* leaves none of them"):
+        dry_run(rare.replace(["attention=row"]), flops_per_second=1e9)
+
+
 def test_other_hours_are_another_run(hours: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     began = hours.replace(["steps=77"])

@@ -54,6 +54,26 @@ def test_mistakes_are_refused_by_name(override: str, message: str) -> None:
         config.replace([override])
 
 
+@pytest.mark.parametrize(
+    ("ratio", "still"),
+    [
+        ("0:0.3", "'linear' is 0 at progress 0:"),
+        ("{kind: ascending}", "'ascending' is 0 at progress 0:"),
+        (
+            "{kind: phases, phases: [{until: 0.3, ratio: 0.3}, {until: 1, ratio: 0}]}",
+            "'phases' is 0 at progress 0.3:",
+        ),
+        ("{kind: uniform_rows, low: 0, high: 0:0.3}", "'uniform_rows' is 0 at progress 0:"),
+    ],
+)
+def test_progress_in_masked_tokens_may_not_stand_still(ratio: str, still: str) -> None:
+    counted = ["masking.progress=masked_tokens", "masked_token_budget=9"]
+    config = RunConfig(data="data").replace([f"masking.ratio={ratio}"])
+    with pytest.raises(UsageError, match=still):
+        config.replace(counted)
+    RunConfig(data="data").replace(["masking.ratio=0.3:0", *counted])  # 0 at its end alone
+
+
 def test_the_default_model_suits_a_laptop() -> None:
     """That of the recipe for one; a model that is named without sizes has its architecture's own."""
     small = RunConfig.load(find_recipe("bert-small")).model.to_dict()["overrides"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,18 @@ import pytest
 import torch
 
 from chronomask.data.order import cut_rows
+from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
+from chronomask.train.foresight import _first_turn
 from chronomask.train.run import Run, open_run
 from chronomask.types import Rows
+from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text
 from tests.support.tiny_training import Driver, weights_of
 
+VOCABULARY = Vocabulary(4, np.arange(FIRST_ORDINARY, VOCAB_SIZE), VOCAB_SIZE)
+ROWS = rows_like_text(8, 64)
 ALONE = World(0, 1, torch.device("cpu"))
 
 
@@ -60,6 +66,20 @@ def test_every_position_has_the_loss_of_one_pass(
     assert rows.scores is not None
     assert rows.scores[maskable] == pytest.approx(expected[maskable], rel=2e-3)
     assert not rows.scores[~maskable].any()
+
+
+@pytest.mark.parametrize("passes", [2, 3, 5, 7, 16])
+@pytest.mark.parametrize("epoch", [0, 5, 2**32 + 1, 2**32 - 1, 2**62 - 1, 2**63 - 1])
+def test_passes_hide_every_token_once_whatever_number_an_epoch_has(passes: int, epoch: int) -> None:
+    """A loop that gives no epochs has numbers of 63 bits in their place."""
+    epochs = np.maximum(0, epoch - np.arange(ROWS.num_rows))
+    first = _first_turn(epochs, passes)
+    if epoch < 2**32 // passes:
+        assert np.array_equal(first, epochs * passes)
+    config = {"ratio": 1 / passes, "strategy": {"kind": "explored", "epochs": passes}}
+    masker = Masker(config, VOCABULARY)
+    turns = (masker(replace(ROWS, epoch=first + turn), 0.0).labels >= 0 for turn in range(passes))
+    assert np.array_equal(sum(turn.astype(int) for turn in turns), ROWS.word_id >= 0)
 
 
 def test_entropies_lie_around_their_mean_and_go_with_cut_rows(

@@ -166,12 +166,16 @@ def test_first_loss_is_that_of_transformers_on_the_same_batch(
     assert seen[1] == pytest.approx(float(seen[0]), abs=1e-5)
 
 
-@pytest.mark.parametrize("follow", ["sqrt", "linear"])
+@pytest.mark.parametrize(
+    ("follow", "budget"), [("sqrt", "row"), ("linear", "row"), ("sqrt", "batch")]
+)
 def test_a_rate_that_follows_labels_does_so_at_every_step(
-    config: RunConfig, tmp_path: Path, follow: str
+    config: RunConfig, tmp_path: Path, follow: str, budget: str
 ) -> None:
     """Labels over their mean over the run, which the plan knows before the first step."""
-    config = config.replace([f"learning_rate.follow_labels={follow}", "log_every=1"])
+    config = config.replace(
+        [f"learning_rate.follow_labels={follow}", f"masking.budget={budget}", "log_every=1"]
+    )
     summary = pretrain(config, tmp_path / "run", progress=False)
     logged = lines(tmp_path / "run" / "metrics.jsonl")
     labels = np.diff([line["masked_tokens"] for line in logged], prepend=0)
@@ -185,6 +189,17 @@ def test_a_rate_that_follows_labels_does_so_at_every_step(
         assert line["learning_rate"] == pytest.approx(plain * line["rate_factor"], rel=1e-12)
     assert ratio[0] > 1.5 > 0.5 > ratio[-1]  # the ratio falls, and the rate with it
     assert "times" in as_text(dry_run(config, flops_per_second=1e9))
+
+
+def test_a_mean_of_labels_that_is_not_known_is_told(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config.replace(["learning_rate.follow_labels=sqrt", "steps=1"])
+    for content, told in (("ptw", False), ("ptw_faithful", True)):
+        caplog.clear()
+        changed = RunConfig.of(config, masking={"content": content})
+        pretrain(changed, tmp_path / content, progress=False)
+        assert ("may be another: the published walk of content" in caplog.text) == told
 
 
 def test_no_labels_to_follow_are_refused_before_work(config: RunConfig, tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_a_step_without_memory_names_what_takes_less_and_that_goes_on(
     pretrain(config.replace([way_out]), tmp_path / "run", resume=True, progress=False)
 
 
+def test_what_takes_less_is_nothing_that_a_resume_refuses(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.replace(["masking.budget=batch", "checkpoint.every=1", "steps=4"])
+    with monkeypatch.context() as patch:
+        out_of(torch.OutOfMemoryError(CUDA), 3, patch, "finish")
+        with pytest.raises(RunError, match="tokens: set activation_checkpointing=true; then"):
+            pretrain(config, tmp_path / "run", progress=False)
+    way_out = config.replace(["activation_checkpointing=true"])
+    pretrain(way_out, tmp_path / "run", resume=True, progress=False)
+
+
 def test_a_validation_without_memory_names_its_own_setting(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

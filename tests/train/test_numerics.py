@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from chronomask.cli import app
@@ -91,6 +91,20 @@ def test_the_way_on_from_a_number_that_is_not_finite_works(
     assert words[:2] == ["pretrain", "--branch"]
     lower = config.replace([f"branch={words[2]}", "learning_rate.peak=1e-6"])
     assert pretrain(lower, tmp_path / "another", progress=False)["complete"]
+
+
+def test_weights_that_are_broken_from_the_start_are_told(config: RunConfig, tmp_path: Path) -> None:
+    """No rate, warm-up or clipping helps against a loss that is not finite before the first update."""
+    pretrain(config.replace(["steps=1"]), tmp_path / "whole", progress=False)
+    (folder,) = (tmp_path / "whole" / "checkpoints").glob("step-*/transformers")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    weights[name].fill_(math.nan)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    broken = RunConfig.of(config, model={"kind": "checkpoint", "path": str(folder)})
+    with pytest.raises(RunError, match=r"No update came before it.* another folder$") as stopped:
+        pretrain(broken, tmp_path / "broken", progress=False)
+    assert "learning_rate.peak" not in str(stopped.value)
 
 
 def dump_of_the_last_step(

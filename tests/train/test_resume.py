@@ -209,6 +209,23 @@ def test_another_precision_than_the_run_began_in_is_told(
     assert "the run began in bf16 and continues in fp32" in caplog.text
 
 
+def test_other_processes_are_told_where_micro_batches_meet_the_ratio(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    config = config.replace(["masking.budget=batch", "steps=3"])
+    with monkeypatch.context() as patch:
+        ask_to_stop_after(patch, 2, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            pretrain(config, tmp_path / "run", progress=False)
+    with pytest.raises(UsageError, match=r"micro_batches \(checkpoint 2, now 1\)"):
+        pretrain(config.replace(["micro_batches=1"]), tmp_path / "run", resume=True, progress=False)
+    file = tmp_path / "run" / "environment.json"
+    began = json.loads(file.read_text())
+    file.write_text(json.dumps(began | {"world_size": 2}))  # as a run of two processes
+    pretrain(config, tmp_path / "run", resume=True, progress=False)
+    assert "the number of processes was 2 and is 1: with masking.budget 'batch'" in caplog.text
+
+
 def test_how_closely_a_run_is_watched_may_change_between_stops(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,7 +176,7 @@ def _words_by_marks(
     sentences: Sentences, tokenizer: PreTrainedTokenizerBase, task: str
 ) -> Sentences:
     """The same tokens, their words read off the marks of the vocabulary; raises UsageError without any."""
-    from chronomask.masking.rows import ALONE, BEGINS, word_marks
+    from chronomask.masking.word_marks import ALONE, BEGINS, word_marks
 
     try:
         marks = word_marks(tokenizer)[sentences.ids]

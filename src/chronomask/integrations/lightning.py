@@ -7,7 +7,7 @@ with the progress and the class weights of that optimiser step.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,7 @@ class TimeVariantMasking(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        _check_batch(batch)
         self._step, self._epoch = trainer.global_step, trainer.current_epoch
         self._observed = False
         if not self.masking.runs_model:
@@ -177,6 +178,7 @@ class TimeVariantMasking(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        _check_batch(batch)
         _mask_in_place(batch, self.masking.mask_fixed(batch))
 
     def on_test_batch_start(
@@ -187,6 +189,7 @@ class TimeVariantMasking(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        _check_batch(batch)
         _mask_in_place(batch, self.masking.mask_fixed(batch))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -228,6 +231,15 @@ def _number_of_steps(trainer: Trainer) -> int | float:
         math.ceil(batches / scheduler.get_accumulate_grad_batches(epoch)) for epoch in range(epochs)
     )
     return number if trainer.max_steps < 0 else min(number, trainer.max_steps)
+
+
+def _check_batch(batch: Any) -> None:
+    """Raise UsageError for a batch that cannot be masked in place."""
+    if not isinstance(batch, MutableMapping):
+        raise UsageError(
+            f"a batch is of type {type(batch).__name__}, and this callback masks a dictionary in place: let "
+            "the loader give one with 'input_ids', as chronomask.RowCollator does"
+        )
 
 
 def _mask_in_place(batch: dict[str, Any], masked: MaskedBatch) -> None:

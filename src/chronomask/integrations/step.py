@@ -288,7 +288,7 @@ class StepMasking:
 
     def begin_evaluation(self, batch: Mapping[str, Any]) -> MicroBatch:
         """The batch masked for evaluation, a step by itself; raises UsageError where it cannot be."""
-        rows = self.masker.rows_of(batch, 0.0, epoch=0)
+        rows = self.masker.rows_of(batch, 0.0, epoch=0, uniform=True)
         masked = self._evaluation(rows, 0.0)
         part = Part(rows, masked, masked.inputs())
         return MicroBatch((part,), Predictions.of([part]))

@@ -26,7 +26,7 @@ from chronomask.integrations.order import (
     refuse_several,
 )
 from chronomask.masking.masker import Masker
-from chronomask.masking.rows import RowCollator, as_rows
+from chronomask.masking.rows import RowCollator
 
 __all__ = ["MaskedLoader", "StepBatches", "SteppedRows", "WorkerMasking"]
 
@@ -182,6 +182,7 @@ class WorkerMasking:
                 "StepBatches batch_sampler, as MaskedLoader does"
             )
         epochs = [feature["epoch"] for feature in features]
-        rows = as_rows(self.collate(features), epoch=epochs)
-        masked = self.masker(rows, min(1.0, step / self.num_steps))
+        progress = min(1.0, step / self.num_steps)
+        rows = self.masker.rows_of(self.collate(features), progress, epochs)
+        masked = self.masker(rows, progress)
         return {**masked.inputs(), "labels": masked.labels}

@@ -91,6 +91,11 @@ class MaskingConfig(Config):
                 f"continuous law, and ratio '{kind_of(self.ratio)}' is none: choose a law such as "
                 "'uniform_rows', or loss_weight 'inverse_ratio'"
             )
+        if self.budget == "batch" and self.ratio.draws_rows:
+            raise ValueError(
+                "budget 'batch' gives all rows of a micro-batch their mean ratio, and ratio "
+                f"'{kind_of(self.ratio)}' draws one for each: set budget 'row', or one ratio for all rows"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,9 +7,9 @@ counts, micro-batches, ranks and resume cannot change a mask.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +20,12 @@ import torch
 from chronomask import keyed
 from chronomask.errors import DataError, UsageError
 from chronomask.masking import replacement
+from chronomask.masking.arguments import (
+    check_progress,
+    refuse_masked,
+    refuse_without_epoch,
+    refuse_wrong_types,
+)
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.content import quantise
 from chronomask.masking.loss_weight import weigh_labels
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Masker", "Vocabulary", "fixed_masker"]
+
+logger = logging.getLogger(__name__)
 
 
 class Masker:
@@ -55,7 +63,7 @@ class Masker:
         seed: int = 0,
     ) -> None:
         """Raises UsageError for values of other types, more classes than fit, or unsuited content."""
-        _refuse_wrong_types(config, vocabulary, class_names, seed)
+        refuse_wrong_types(config, vocabulary, class_names, seed)
         if not isinstance(config, MaskingConfig):
             config = MaskingConfig.parse(config, where="the masking config")
         self.config = config
@@ -65,6 +73,7 @@ class Masker:
         self.content = config.content.begin(self.class_names, vocabulary.size)
         self.ratio = config.ratio.begin()
         self._tally = StepTally(self.content.num_classes)
+        self._has_told = False  # of a loss that is not finite
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._held_weights: torch.Tensor | None = None
         self._refresh_weights()
@@ -112,7 +121,7 @@ class Masker:
         Raises UsageError for a ``progress`` that is no number from 0 to 1 and for what are no rows,
         DataError for token ids that the tokenizer does not have.
         """
-        progress = _check_progress(progress)
+        progress = check_progress(progress)
         if not isinstance(rows, Rows):
             rows = self.rows_of(rows, progress)
         if not isinstance(rows.input_ids, torch.Tensor):
@@ -127,19 +136,31 @@ class Masker:
         """What reads words, specials and padding; None for a masker that knows no tokenizer."""
         return None if self._tokenizer is None else RowCollator(self._tokenizer)
 
-    def rows_of(self, given: Any, progress: float, epoch: int | None = None) -> Rows:
+    def rows_of(
+        self,
+        given: Any,
+        progress: float,
+        epoch: int | Sequence[int] | None = None,
+        *,
+        uniform: bool = False,
+    ) -> Rows:
         """Rows of a batch, of tensors or of lists; raises UsageError where they cannot be masked.
 
-        ``epoch``: which visit of the data this is, where the rows do not know it.
+        ``epoch``: which visit of the data this is, where the rows do not know it. ``uniform``: they are to be
+        masked whatever their classes, as an evaluation does.
         """
-        rows = as_rows(given, epoch=epoch, progress=progress, collate=self._collate)
-        labelled = isinstance(given, Mapping) and "labels" in given
-        if labelled and (rows.input_ids == self.vocabulary.mask_token_id).any():
-            raise UsageError(
-                "the batch is masked already: it has labels, and [MASK] among its tokens; collate "
-                "with chronomask.RowCollator instead"
-            )
-        by_class = self._weights is not None and not self.config.content.by_token_id
+        refuse_without_epoch(given, epoch, self.config.strategy)
+        content = self.config.content
+        by_class = not (uniform or content.by_token_id)
+        rows = as_rows(
+            given,
+            epoch=epoch,
+            progress=progress,
+            collate=self._collate,
+            classes=by_class and content.needs_classes,
+        )
+        refuse_masked(given, rows, self.vocabulary.mask_token_id)
+        by_class = by_class and (content.needs_classes or self._weights is not None)
         if by_class and (largest := int(rows.token_class.max())) >= len(self.class_names):
             raise UsageError(
                 f"the batch has token class {largest}, this masker knows {len(self.class_names)} "
@@ -181,18 +202,25 @@ class Masker:
 
         Call it once per optimiser step, on every rank of torch.distributed: the ranks' sums are
         pooled. Raises UsageError when no losses were observed though masking learns from them. A step that
-        predicted no masked token teaches nothing.
+        predicted no masked token, or has a loss that is not finite, teaches nothing.
         """
         if not self.needs_feedback:
             return
         tally = self._tally.close()
-        if tally.count.any():
+        if tally.count.any() and self._teaches(float(tally.loss_sum.sum())):
             self.update(tally)
 
     def observe_validation(self, loss: float) -> None:
-        """Let a ratio that responds to the validation loss take one in (nats per token)."""
-        if self.watches_validation:
+        """Let a ratio that responds to the validation loss take one in (nats per token), if it is finite."""
+        if self.watches_validation and self._teaches(loss):
             self.ratio.observe(loss)
+
+    def _teaches(self, loss: float) -> bool:
+        """Whether a loss is finite, as all that is learnt must be; the first that is not is told."""
+        if not math.isfinite(loss) and not self._has_told:
+            logger.warning("masking learns nothing from a loss that is not finite, here %s", loss)
+            self._has_told = True
+        return math.isfinite(loss)
 
     def update(self, tally: ClassTally) -> None:
         """Feed back one optimiser step's sums per class; in force from the next step on.
@@ -219,8 +247,12 @@ class Masker:
         return self.content.num_classes
 
     def feedback_class(self, batch: MaskedBatch) -> Any:
-        """Integer [N]: the class under which each predicted token's loss is to be tallied."""
-        return batch.targets if self.config.content.by_token_id else batch.target_class
+        """Integer [N]: the class under which each predicted token's loss is to be tallied; "none" for one
+        whose name was not given, which content that learns by class has refused.
+        """
+        if self.config.content.by_token_id:
+            return batch.targets
+        return batch.target_class * (batch.target_class < len(self.class_names))
 
     def class_weights(self, progress: float | None = None) -> dict[str, float] | None:
         """Weight of each class as learnt for the next step; None without class weights.
@@ -474,40 +506,3 @@ def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> 
     """The masker of validation: a fixed ratio, uniform over tokens, the same for every arm."""
     config = MaskingConfig(ratio=Constant(base=ratio), strategy=Token())
     return Masker(config, vocabulary, seed=seed)
-
-
-def _check_progress(progress: Any) -> float:
-    """Progress as a number; raises UsageError for what is none from 0 to 1."""
-    number = math.nan
-    if hasattr(progress, "__float__"):  # text has none
-        with suppress(TypeError, ValueError, RuntimeError):  # of several numbers
-            number = float(progress)
-    if not 0 <= number <= 1:
-        raise UsageError(
-            f"progress is {progress!r}; give a number between 0 and 1, such as step / num_steps"
-        )
-    return number
-
-
-def _refuse_wrong_types(config: Any, vocabulary: Any, class_names: Any, seed: Any) -> None:
-    """Raise UsageError, one sentence for each argument of :class:`Masker` that is something else."""
-    if not isinstance(config, MaskingConfig | Mapping):
-        raise UsageError(
-            f"config is of type {type(config).__name__}; give a MaskingConfig or a dict of its fields"
-        )
-    if not isinstance(vocabulary, Vocabulary):
-        raise UsageError(
-            f"vocabulary is of type {type(vocabulary).__name__}; give Vocabulary.from_tokenizer(...), or "
-            "make the masker with Masker.for_tokenizer(...)"
-        )
-    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
-        raise UsageError(
-            f"the names of the classes are {class_names!r}; give a sequence of names, such as "
-            "('none', 'NOUN', 'VERB')"
-        )
-    if len(class_names) > exact.MAX_CLASSES:
-        raise UsageError(
-            f"there are {len(class_names)} token classes; masking supports at most {exact.MAX_CLASSES}"
-        )
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise UsageError(f"seed is {seed!r}; give a whole number")

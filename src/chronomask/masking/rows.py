@@ -9,9 +9,7 @@ so nothing here knows of schedules: rows are carried *unmasked*, and masked in t
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 
 from chronomask.errors import DataError, UsageError, shown
+from chronomask.masking.word_marks import ALONE, BEGINS, read_marks
 from chronomask.types import NO_CLASS, Rows
 from chronomask.vocabulary import check_padding, vocabulary_size
 
@@ -30,12 +29,7 @@ __all__ = [
     "RowCollator",
     "as_rows",
     "number_of_tokens",
-    "vocabulary_markers",
-    "word_marks",
 ]
-
-BEGINS, ALONE = 1, 2
-"""Marks of a token in :func:`word_marks`: begins a word; is a word by itself (punctuation)."""
 
 COLUMNS = (
     "input_ids",
@@ -58,7 +52,7 @@ class RowCollator:
     ``special_tokens_mask`` (1 = never masked; otherwise the tokenizer's special ids are never masked);
     ``word_ids``, one number per token as ``BatchEncoding.word_ids()`` gives it, None or −1 = never
     masked; ``token_class``, one class number per token, 0 = none. Without ``word_ids``, words are read
-    off the vocabulary's marks (:func:`word_marks`).
+    off the vocabulary's marks (:func:`~chronomask.masking.word_marks.word_marks`).
 
     ``row_length``: pad every batch to this many tokens; None: to the longest row of the batch, then
     up to a multiple of ``pad_to_multiple_of``. Give ``row_length`` when rows differ in length and
@@ -93,12 +87,13 @@ class RowCollator:
         self.special = np.zeros(vocabulary_size(tokenizer), bool)
         self.special[tokenizer.all_special_ids] = True
         self._tokenizer_name = tokenizer.name_or_path
-        self._marks = _read_marks(tokenizer)
+        self._marks = read_marks(tokenizer)
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """``input_ids``, ``attention_mask`` int64 [B, T], ``word_id`` int32 [B, T], ``token_class``
-        uint8 [B, T] as tensors, and ``row_id`` int64 [B] as a numpy array: it keys random numbers
-        and stays on the host. Raises UsageError or DataError, naming the row.
+        """``input_ids``, ``attention_mask`` int64 [B, T], ``word_id`` int32 [B, T] as tensors, and
+        ``row_id`` int64 [B] as a numpy array: it keys random numbers and stays on the host. Where the
+        features have them, also ``token_class`` and ``ngrams`` uint8 [B, T] and ``scores`` float32 [B, T].
+        Raises UsageError or DataError, naming the row.
         """
         batch: dict[str, Any] = {k: torch.from_numpy(v) for k, v in self.pad(features).items()}
         return batch | {"row_id": _row_ids(features)}
@@ -128,8 +123,9 @@ class RowCollator:
             "input_ids": input_ids,
             "attention_mask": attention,
             "word_id": self._word_id(features, input_ids, maskable),
-            "token_class": self._token_class(features, shape),
         }
+        if "token_class" in features[0]:
+            batch["token_class"] = _column(features, "token_class", shape, NO_CLASS, np.uint8)
         if "scores" in features[0]:
             batch["scores"] = _column(features, "scores", shape, 0, np.float32)
         if "ngrams" in features[0]:
@@ -183,13 +179,6 @@ class RowCollator:
         word_id = np.cumsum(begins & maskable, axis=1, dtype=np.int32) - np.int32(1)
         return np.where(maskable, word_id, np.int32(-1))
 
-    def _token_class(
-        self, features: Sequence[Mapping[str, Any]], shape: tuple[int, int]
-    ) -> np.ndarray:
-        if "token_class" not in features[0]:
-            return np.full(shape, NO_CLASS, np.uint8)
-        return _column(features, "token_class", shape, NO_CLASS, np.uint8)
-
 
 def as_rows(
     given: Any,
@@ -197,6 +186,7 @@ def as_rows(
     epoch: int | Sequence[int] | np.ndarray | None = None,
     progress: float | None = None,
     collate: RowCollator | None = None,
+    classes: bool = False,
 ) -> Rows:
     """:class:`Rows` of anything that holds token ids; every row is one document.
 
@@ -212,17 +202,25 @@ def as_rows(
     rows that bring neither are a pure function of seed, tokens and progress: the same at the same
     progress, as a validation wants, and equal for two equal rows of a batch.
 
+    ``classes``: whether the tokens' classes are asked for, so that rows without ``token_class`` are refused;
+    else their tokens have none.
+
     Raises UsageError for anything else, DataError for token ids that the tokenizer does not have.
     """
     if isinstance(given, Rows):
         return given
     collated = isinstance(given, Mapping) and "word_id" in given
     batch = given if collated else _collate(given, collate)
-    missing = [name for name in ("input_ids", "token_class", "row_id") if name not in batch]
+    missing = [name for name in ("input_ids", "row_id") if name not in batch]
     if missing:
         raise UsageError(
             f"the batch has no {missing[0]!r} (it has {_list_keys(batch)}): collate with "
             "chronomask.RowCollator"
+        )
+    if classes and "token_class" not in batch:
+        raise UsageError(
+            "masking weighs tokens by their classes, and the rows have no 'token_class' (they have "
+            f"{_list_keys(batch)}): add the column with chronomask.add_classes, or choose content 'none'"
         )
     if epoch is None:
         epoch = batch.get("epoch")
@@ -234,7 +232,7 @@ def as_rows(
     return Rows(
         input_ids=batch["input_ids"],
         word_id=batch["word_id"],
-        token_class=batch["token_class"],
+        token_class=batch["token_class"] if "token_class" in batch else _no_classes(batch),
         row_id=_whole_numbers("row_id", batch["row_id"]),
         epoch=np.broadcast_to(_whole_numbers("epoch", epoch), (num_rows,)),
         cu_seqlens=torch.from_numpy(bounds).to(batch["input_ids"].device) if on_device else bounds,
@@ -242,6 +240,14 @@ def as_rows(
         scores=batch.get("scores"),
         ngrams=batch.get("ngrams"),
     )
+
+
+def _no_classes(batch: Mapping[str, Any]) -> Any:
+    """uint8 [B, T] of the kind and on the device of the token ids."""
+    ids = batch["input_ids"]
+    if isinstance(ids, torch.Tensor):
+        return torch.full_like(ids, NO_CLASS, dtype=torch.uint8)
+    return np.full_like(ids, NO_CLASS, np.uint8)
 
 
 def _collate(given: Any, collate: RowCollator | None) -> Mapping[str, Any]:
@@ -332,65 +338,6 @@ def _epoch_of(progress: float) -> int:
 def _number_of(content: bytes) -> int:
     """63 bits of a hash that is the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
-
-
-def word_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """uint8 [V]: for each token id, :data:`BEGINS` and :data:`ALONE`, read off the vocabulary.
-
-    WordPiece marks continuations (``##``); byte-level BPE and SentencePiece mark the space before a
-    word (``Ġ``, ``▁``). Punctuation counts as a word by itself, and what follows it begins a word.
-    The marks know only of spaces: languages written without them come out as long words, and
-    non-ASCII punctuation of a byte-level vocabulary sticks to the word before it. Real word
-    boundaries come from ``chronomask prepare``, which keeps character offsets.
-
-    Raises UsageError for a vocabulary that marks neither.
-    """
-    marks = _read_marks(tokenizer)
-    if marks is None:
-        raise UsageError(
-            f"the vocabulary of {tokenizer.name_or_path!r} marks neither continuations nor word "
-            "beginnings; give 'word_ids' per token instead"
-        )
-    return marks
-
-
-def _read_marks(tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
-    """:func:`word_marks`; None for a vocabulary that marks neither."""
-    continuation, beginning = vocabulary_markers(tokenizer)
-    if not continuation and not beginning:
-        return None
-    marks = np.full(vocabulary_size(tokenizer), BEGINS, np.uint8)
-    for token, number in tokenizer.get_vocab().items():
-        if continuation:
-            begins = not token.startswith(continuation)
-            text = token.removeprefix(continuation)
-        else:
-            begins = token.startswith(beginning)
-            text = token.removeprefix(beginning)
-        alone = _is_punctuation(text, byte_level=beginning == "Ġ")
-        marks[number] = (BEGINS if begins or alone else 0) | (ALONE if alone else 0)
-    return marks
-
-
-def vocabulary_markers(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """What a continuation starts with, and what a word beginning starts with; "" = no such mark."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return "", ""
-    parts = json.loads(backend.to_str())
-    if parts["model"]["type"] == "WordPiece":
-        return parts["model"]["continuing_subword_prefix"], ""
-    before = json.dumps([parts["normalizer"], parts["pre_tokenizer"]], ensure_ascii=False)
-    if '"ByteLevel"' in before:
-        return "", "Ġ"
-    return "", "▁" if "▁" in before else ""
-
-
-def _is_punctuation(text: str, byte_level: bool) -> bool:
-    """Only punctuation and symbols; beyond ASCII, letters of a byte-level vocabulary are bytes."""
-    if not text or (byte_level and not text.isascii()):
-        return False
-    return all(unicodedata.category(character)[0] in "PS" for character in text)
 
 
 def _token_ids(feature: Mapping[str, Any], index: int) -> np.ndarray:

@@ -77,10 +77,19 @@ def grow_vocabulary(
         for number, ids in pieces.items():
             grown[number] = old[list(ids)].mean(0)
         weights[name] = grown.transpose(0, axis).contiguous()
+    config = _resize(model.config, wanted)
+    if not _is_tied(model):  # also where the config says otherwise, and its weights are two
+        config.tie_word_embeddings = False
     with torch.random.fork_rng(devices=[]):
-        bigger = _build(_resize(model.config, wanted))
+        bigger = _build(config)
     bigger.load_state_dict(weights)
     return bigger.train(model.training)
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    """Whether the head's matrix is that of the input embeddings; so too where there is none to compare."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    return head is None or embedding is None or head.weight is embedding.weight
 
 
 def _vocabulary_axes(config: PretrainedConfig) -> dict[str, int]:

@@ -222,7 +222,7 @@ def spell(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[str, 
     tokens is the last one's. Raises :class:`UsageError` for a vocabulary without marks,
     :class:`DataError` for ids that it does not have.
     """
-    from chronomask.masking.rows import vocabulary_markers
+    from chronomask.masking.word_marks import vocabulary_markers
 
     continuation, beginning = vocabulary_markers(tokenizer)
     if not continuation and not beginning:

@@ -49,7 +49,7 @@ CHANGEABLE = (
 
 They decide where, how fast and how closely watched training runs, not what it computes; the data is
 compared by its fingerprint, and ``micro_batches``, ``device``, ``sharding`` and ``deterministic``
-change the order of sums alone.
+change the order of sums alone. :func:`unchangeable` has the exceptions.
 """
 
 _MOST_BLOCKS = 4096
@@ -78,10 +78,16 @@ class RunPlan(Protocol):
 def unchangeable(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     """Fields in which two run configs differ although they must not: dotted key → (before, now).
 
-    Where the ratio responds to the validation loss, how that loss is measured is part of training.
+    Where the ratio responds to the validation loss, how that loss is measured is part of training; where a
+    micro-batch meets the ratio as a whole, so is how rows are cut into them.
     """
-    watched = getattr(getattr(getattr(now, "masking", None), "ratio", None), "watches", None)
-    free = tuple(key for key in CHANGEABLE if key != "validation." or watched != "validation")
+    masking = getattr(now, "masking", None)
+    decides: set[str] = set()
+    if getattr(getattr(masking, "ratio", None), "watches", None) == "validation":
+        decides.add("validation.")
+    if getattr(masking, "budget", None) == "batch":
+        decides.add("micro_batches")
+    free = [key for key in CHANGEABLE if key not in decides]
     return {
         key: pair
         for key, pair in diff(before, now).items()
@@ -193,7 +199,11 @@ def maskable_tokens(plan: RunPlan, data: PreparedData | MixedData) -> Callable[[
 def mean_labels(plan: RunPlan, data: PreparedData | MixedData) -> float:
     """The tokens that a step predicts in the mean over the run, as :func:`expect` counts them."""
     expected = expect(plan, maskable_tokens(plan, data))
-    return (expected.labels + expected.next_tokens) / plan.steps
+    labels = expected.labels
+    if plan.masking.budget == "batch":  # the ratio is a share of whole rows
+        whole = expect(plan, lambda step: float(data.row_length))
+        labels = min(whole.labels, expected.maskable)
+    return (labels + expected.next_tokens) / plan.steps
 
 
 def has_padding(data: PreparedData | MixedData) -> bool:

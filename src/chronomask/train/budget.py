@@ -28,6 +28,7 @@ __all__ = [
     "few_validations",
     "fixed_steps",
     "number_of_validations",
+    "refuse_no_average",
     "steps_within",
     "trial_config",
 ]
@@ -152,7 +153,7 @@ def fixed_steps(config: RunConfig, folder: RunFolder) -> int | None:
 def describe(config: RunConfig, costs: Costs, steps: int) -> dict[str, Any]:
     """What ``environment.json`` says of how the number of steps was found; it is logged too.
 
-    Raises UsageError for no step.
+    Raises UsageError for no step, and for too few of them to average.
     """
     if not steps:
         raise UsageError(
@@ -160,6 +161,7 @@ def describe(config: RunConfig, costs: Costs, steps: int) -> dict[str, Any]:
             f"run, a step, a validation and a checkpoint take {costs.of_run(config, 1):.3g} s here; give "
             "more hours, or steps instead"
         )
+    refuse_no_average(config, steps)
     logger.info(
         "Room for %s within %g hours: %.3g s a step of %s rows, %.3g s a validation, %.3g s a checkpoint, "
         "%.3g s before and around them",
@@ -167,3 +169,14 @@ def describe(config: RunConfig, costs: Costs, steps: int) -> dict[str, Any]:
         costs.validation, costs.checkpoint, costs.once,
     )  # fmt: skip
     return {"hours": config.hours, "steps": steps, "seconds": asdict(costs)}
+
+
+def refuse_no_average(config: RunConfig, steps: int) -> None:
+    """Raise UsageError where the mean of the weights would be of none, in the steps that ``hours`` gives."""
+    averaging = config.averaging
+    if averaging is not None and not averaging.number(steps):
+        raise UsageError(
+            f"hours is {config.hours:g}, which is room for {amount(steps, 'steps')} here, and "
+            f"averaging.every ({averaging.every}) leaves none of them to average: lower it, or "
+            "give more hours"
+        )

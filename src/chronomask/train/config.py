@@ -183,6 +183,8 @@ class RunConfig(Config):
             raise ValueError(
                 f"masked_token_budget has no effect with masking.progress '{self.masking.progress}'"
             )
+        if counted:
+            self._check_moving()
         if self.sharding == "fsdp2" and not self.optimiser.takes_shards:
             raise ValueError(
                 f"sharding 'fsdp2' splits every parameter, and optimiser '{kind_of(self.optimiser)}' "
@@ -226,6 +228,17 @@ class RunConfig(Config):
             )
         return self
 
+    def _check_moving(self) -> None:
+        """Raise ValueError where progress in masked tokens would come to a moment that masks nothing."""
+        ratio = self.masking.ratio
+        still = next((k / 1000 for k in range(1000) if ratio.at(k / 1000) == 0), None)
+        if still is not None:
+            raise ValueError(
+                f"masking.progress 'masked_tokens' stands still where nothing is masked, and masking.ratio "
+                f"'{kind_of(ratio)}' is 0 at progress {still:g}: set masking.progress: steps, or a ratio "
+                "above 0 there"
+            )
+
     def _check_averaging(self, averaging: Averaging) -> None:
         """Raise ValueError where nothing would be averaged, or weights lie in parts."""
         if self.sharding != "none":
@@ -233,7 +246,7 @@ class RunConfig(Config):
                 f"averaging '{kind_of(averaging)}' needs whole weights in each process, and sharding "
                 f"'{self.sharding}' splits them: set sharding 'none', or averaging null"
             )
-        if not averaging.number(self.steps):
+        if self.hours is None and not averaging.number(self.steps):
             raise ValueError(
                 f"averaging.every ({averaging.every}) leaves no step of the {self.steps:,} to average: "
                 "lower it"

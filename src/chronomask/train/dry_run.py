@@ -26,7 +26,7 @@ from chronomask.model.flops import count_flops
 from chronomask.model.memory import Memory
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unknown_before
-from chronomask.train.budget import number_of_validations
+from chronomask.train.budget import number_of_validations, refuse_no_average
 from chronomask.train.checkpoint import branch_point, model_of
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import refuse_layerdrop
@@ -117,7 +117,7 @@ def dry_run(
     """
     if config.hours is not None:
         one = dry_run(
-            config.replace(["hours=null"]),
+            config.model_copy(update={"hours": None}),
             devices=devices,
             flops_per_second=flops_per_second,
             row_length=row_length,
@@ -125,8 +125,9 @@ def dry_run(
             without_data=without_data,
         )
         steps = max(1, int(config.steps * 3600 * config.hours / one.seconds))
+        refuse_no_average(config, steps)
         found = dry_run(
-            config.replace(["hours=null", f"steps={steps}"]),
+            config.model_copy(update={"hours": None, "steps": steps}),
             devices=devices,
             flops_per_second=one.flops_per_second,
             row_length=row_length,

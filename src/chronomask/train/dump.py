@@ -11,6 +11,7 @@ one process on a CPU replays bit for bit; other devices and several processes to
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -83,10 +84,16 @@ def not_finite(
     )
     clip = run.config.gradient_clip
     clipping = "set gradient_clip=1.0" if clip is None else f"lower gradient_clip (now {clip:g})"
+    peak = run.config.learning_rate.peak
+    mend = f"Lower learning_rate.peak (now {peak:g}), lengthen its warm-up or {clipping}"
+    if not state.step and not math.isfinite(loss):
+        mend = (
+            "No update came before it, so no setting of training made it so: begin with a model whose "
+            "weights give a finite loss"
+        )
     return RunError(
         f"step {state.step + 1:,}: loss {loss}, gradient norm {norm}, {where} {shown}; the update was "
-        f"not made. {kept}. Lower learning_rate.peak (now {run.config.learning_rate.peak:g}), "
-        f"lengthen its warm-up or {clipping}, and start again in another folder{branching}"
+        f"not made. {kept}. {mend}, and start again in another folder{branching}"
     )
 
 

@@ -26,7 +26,7 @@ from chronomask.masking.strategy import Explored
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Forward, Part
-from chronomask.types import Rows
+from chronomask.types import VISIT_BITS, Rows
 
 __all__ = ["Foresight", "Scorer"]
 
@@ -62,8 +62,9 @@ class Scorer:
 
     def _score(self, rows: Rows) -> torch.Tensor:
         out = torch.zeros(rows.input_ids.size, device=self._forward.device)
+        first = _first_turn(rows.epoch, self._ahead.passes)
         for turn in range(self._ahead.passes):
-            hidden = replace(rows, epoch=rows.epoch * self._ahead.passes + turn)
+            hidden = replace(rows, epoch=first + turn)
             part = self._forward.mask(hidden, self._masker, 0.0)
             out[part.batch.positions] = self._measure(part)
         return out.view(rows.input_ids.shape)
@@ -74,6 +75,17 @@ class Scorer:
             return self._forward.losses(part)[0]
         log_p = self._forward.logits(part).log_softmax(-1)
         return -(log_p.exp() * log_p).sum(-1)
+
+
+def _first_turn(epoch: np.ndarray, passes: int) -> np.ndarray:
+    """int64 [B]: the epoch of the first of ``passes`` turns that are one cycle of their strategy.
+
+    Numbers that stand for the epochs of a loop that gives none are so large that multiples wrap around, and
+    may end up within a cycle: these go back to its beginning.
+    """
+    first = epoch * passes
+    visit = first % 2**VISIT_BITS  # what a strategy of turns counts cycles in
+    return first - visit + np.minimum(visit, 2**VISIT_BITS - passes) // passes * passes
 
 
 class Foresight(Scorer):

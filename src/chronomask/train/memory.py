@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from chronomask.errors import RunError, amount
 from chronomask.model.device import memory_lacking, memory_of_process, precision_on
 from chronomask.model.memory import Memory, estimate_memory
-from chronomask.runs.rules import expect
+from chronomask.runs.layout import checkpoints_in
+from chronomask.runs.rules import expect, unchangeable
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.run import Run
@@ -149,7 +150,10 @@ def _of_training(run: Run, world: World) -> str:
     config = run.config
     rows = -(-config.rows_per_step // world.size)
     batches = min(config.micro_batches, rows)
-    ways = [] if batches == rows else [f"micro_batches={min(2 * batches, rows)}"]
+    smaller = f"micro_batches={min(2 * batches, rows)}"
+    begun = checkpoints_in(run.folder.checkpoints)
+    frozen = begun and unchangeable(config, config.replace([smaller]))
+    ways = [] if batches == rows or frozen else [smaller]
     if not config.activation_checkpointing:
         ways.append("activation_checkpointing=true")
     mend = f"set {' or '.join(ways)}" if ways else "prepare shorter rows, or choose a smaller model"

@@ -116,8 +116,9 @@ class Lamb(_Adam):
 
 
 class Muon(_Adam):
-    """Momentum made orthogonal for the weight matrices of hidden layers, AdamW for all else.
+    """Momentum made orthogonal for the matrices of linear layers, AdamW for all else.
 
+    That which gives logits counts among the embeddings; a dense layer of the head before it is a layer.
     Jordan et al. (2024). Updates are scaled to the root mean square of AdamW's (Liu et al., arXiv
     2502.16982), so that one learning rate and weight decay serve both.
     """

@@ -46,6 +46,7 @@ from chronomask.runs.rules import (
     has_padding,
     mean_labels,
     refuse_unsuited,
+    unknown_before,
 )
 from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
@@ -292,6 +293,12 @@ def open_run(
         state.first_step = origin.first_step + origin.step
         if origin.state["data_fingerprint"] == data.fingerprint:
             state.first_row = origin.state.get("first_row", 0) + origin.state["rows_seen"]
+            if world.is_first and (before := checkpoint.config_of(origin).seed) != config.seed:
+                logger.warning(
+                    "the run that is branched from has seed %s and this one %s, so its rows come in another "
+                    "order: it meets rows again that the run had seen; with seed=%s it begins with new ones",
+                    before, config.seed, before,
+                )  # fmt: skip
     sharded = Sharded(model, world, compiled) if sharding else None
     run = Run(
         config=config,
@@ -414,6 +421,12 @@ def _warn_of_settings(run: Run, compiled: bool, processes: int) -> None:
         )  # fmt: skip
     if run.begins and (why := expect_no_response(config, run.data.split("held_out").num_rows)):
         logger.warning("%s", why)
+    if run.mean_labels is not None and (why := unknown_before(config)):
+        logger.warning(
+            "learning_rate.follow_labels goes by the mean number of labels that the config asks for, and "
+            "that of this run may be another: %s",
+            why,
+        )
     if masks_enter is not None and (layer := masks_enter(1.0)):
         logger.warning(
             "late_masks: to the end of the run masked tokens enter at layer %s, and the model that is "
@@ -472,12 +485,20 @@ def _begin_folder(run: Run, state: State, origin: Checkpoint | None, *, resumed:
     write_text(run.folder.config, run.config.to_yaml())
     here = environment(run.forward.device) | {"precision": run.forward.precision}
     if resumed:
-        began = (read_object(run.folder.environment) or {}).get("precision")
+        before = read_object(run.folder.environment) or {}
+        began, processes = before.get("precision"), before.get("world_size")
         if began is not None and began != run.forward.precision:
             logger.warning("the run began in %s and continues in %s", began, run.forward.precision)
+        by_batch = run.config.masking.budget == "batch"
+        if by_batch and processes is not None and processes != here["world_size"]:
+            logger.warning(
+                "the number of processes was %s and is %s: with masking.budget 'batch' other tokens are "
+                "masked from here on than if the run had not stopped",
+                processes, here["world_size"],
+            )  # fmt: skip
         path = run.folder.resumes
-        before = read_text(path) if path.is_file() else ""
-        write_text(path, before + json.dumps({"from_step": state.step, **here}) + "\n")
+        lines = read_text(path) if path.is_file() else ""
+        write_text(path, lines + json.dumps({"from_step": state.step, **here}) + "\n")
     else:
         here["data_fingerprint"] = run.data.fingerprint
         if origin is not None:

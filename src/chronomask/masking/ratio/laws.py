@@ -38,6 +38,10 @@ __all__ = [
 ]
 
 
+_FAR = 1e6
+"""Standard deviations beyond which nothing is left of a normal law, and whose square is a number."""
+
+
 class RowLaw(PureSchedule):
     """What laws of row ratios share; ``at`` is the mean of the law, ``of_rows`` its quantile function."""
 
@@ -140,7 +144,8 @@ class NormalRows(RowLaw):
     def _ends(self, progress: float) -> tuple[float, float, float]:
         """The mean, and the ends in standard deviations from it."""
         mean = value_at(self.mean, progress)
-        return mean, (self.low - mean) / self.std, (self.high - mean) / self.std
+        below, above = (self.low - mean) / self.std, (self.high - mean) / self.std
+        return mean, max(below, -_FAR), min(above, _FAR)
 
     def at(self, progress: float) -> float:
         mean, below, above = self._ends(progress)
