@@ -381,6 +381,24 @@ def test_the_ways_to_name_a_model(
     assert trained.pop().model == FromConfig(model_type="modernbert")
 
 
+def test_a_folder_with_the_name_of_a_type_of_model_is_no_model(
+    run,
+    trained: list[RunConfig],
+    tiny_data: PreparedData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as a folder of runs; a model's folder is one by its config.json."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert").mkdir()
+    start = ["pretrain", "--data", tiny_data.path, "--out", tmp_path / "r", "--model", "bert"]
+    assert run(*start).code == 0
+    assert trained.pop().model == FromConfig(model_type="bert")
+    (tmp_path / "bert" / "config.json").write_text("{}")
+    assert run(*start).code == 0
+    assert trained.pop().model == FromCheckpoint(path="bert")
+
+
 def test_another_type_of_model_says_which_sizes_it_drops(
     run,
     trained: list[RunConfig],

@@ -245,9 +245,10 @@ def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
 
     if text is None:
         return []
-    if "/" in text or Path(text).is_dir():
+    known, folder = masked_lm_types(), Path(text)
+    is_folder = folder.is_dir() and (text not in known or (folder / "config.json").is_file())
+    if "/" in text or is_folder:
         return of_group("--model", text, "model", {"kind": "checkpoint", "path": text})
-    known = masked_lm_types()
     if known and text not in known:
         raise UsageError(
             f"--model {text}: there is no such type of model, and no such folder; {nearest(text, known)}; "
