@@ -182,6 +182,22 @@ def test_letters_whose_marks_are_accents() -> None:
     assert WordPiece(lowercase=False).damage(["한국"]) is None
     assert ByteLevelBPE().damage(["한국"]) is None
     assert WordPiece().damage([]) is None
+    assert WordPiece().damage(texts, english=False) is not None
+    assert WordPiece(lowercase=False).damage(texts, english=False) is None
+
+
+def test_accents_count_in_text_that_is_not_english(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"bu kış şarkı söyleyen çocuk güneşli gün {k}" for k in range(30)]
+    prepared(tmp_path / "out", texts)
+    accents, tagger = [record.getMessage() for record in caplog.records]
+    assert accents.startswith("the tokenizer strips accents, which changes 21% of the letters")
+    assert "text in 'en'" in tagger
+    caplog.clear()
+    prepared(tmp_path / "plain", ["der alte Mann ging mit dem Hund an den Fluss"] * 30)
+    (tagger,) = [record.getMessage() for record in caplog.records]
+    assert "text in 'en'" in tagger
 
 
 def test_unknown_tokens_are_said_at_the_end_and_shown(
