@@ -611,6 +611,8 @@ def test_pretrain_resume_and_report(
     lost = run("pretrain", "--out", copy, "--resume", "--quiet")
     refused(lost, 2, f"{copy} has done all its steps, and its checkpoints are gone")
     assert "nothing is left to train" not in caplog.text
+    moved = run("pretrain", "--out", out, "--resume", "--data", tmp_path / "gone")
+    refused(moved, 2, "gone, which the run in", "is not there: if it was moved, give --data FOLDER")
     nothing = run("pretrain", "--out", tmp_path / "none", "--resume")
     refused(nothing, 2, f"{tmp_path / 'none'} holds no run to resume", "--data DATA")
     with monkeypatch.context() as second:

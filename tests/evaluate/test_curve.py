@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,17 @@ def test_the_masked_loss_of_a_run_on_a_mixture_asks_for_a_part(
     (mixed / "config.yaml").write_text(as_yaml(values | {"data": parts}))
     refused = CliRunner().invoke(app, ["evaluate", str(mixed), "--tasks", "mlm"])
     assert f"mixture of {values['data']}, {second}: name the part" in str(refused.exception)
+
+
+def test_the_masked_loss_of_a_run_whose_data_are_gone_asks_for_their_place(
+    run: Path, tmp_path: Path
+) -> None:
+    alone = Path(shutil.copytree(run, tmp_path / "alone"))
+    values = read_yaml(alone / "config.yaml") | {"data": str(tmp_path / "gone")}
+    (alone / "config.yaml").write_text(as_yaml(values))
+    refused = CliRunner().invoke(app, ["evaluate", str(alone), "--tasks", "mlm"])
+    said = f"{tmp_path / 'gone'}, which {alone} was trained on, is not there: .* --task-data FOLDER"
+    assert re.search(said, str(refused.exception))
 
 
 def test_processes_give_what_one_gives_and_whole_results_are_kept(

@@ -169,7 +169,7 @@ def compare(
 def _data_of_run(model: Path) -> Path | None:
     """The prepared data of the run that a model is or is a checkpoint of; None of no run.
 
-    Raises UsageError for a run on a mixture.
+    Raises UsageError for a run on a mixture, and for data that are gone.
     """
     from chronomask.runs.layout import RunFolder
     from chronomask.train.config import RunConfig
@@ -184,6 +184,11 @@ def _data_of_run(model: Path) -> Path | None:
                 raise UsageError(
                     f"{run.path} was trained on a mixture of {', '.join(paths)}: name the part to measure it "
                     f"on, such as --task-data {shlex.quote(first)}"
+                )
+            if not Path(first).exists():
+                raise UsageError(
+                    f"{first}, which {run.path} was trained on, is not there: if it was moved, give "
+                    "--task-data FOLDER"
                 )
             return Path(first)
     return None

@@ -293,6 +293,12 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
 
     RunFolder(out).check_free(resume)
     config = config.model_copy(update={"data": config.at(RunFolder(out)).data})
+    gone = next((path for path in config.data_paths if not Path(path).exists()), None)
+    if resume and gone is not None:
+        raise UsageError(
+            f"{gone}, which the run in {out} trains on, is not there: if it was moved, give --data FOLDER, "
+            "or --set 'data=[FOLDER, …]' for a mixture"
+        )
     open_data(config.data)
     if isinstance(config.model, FromCheckpoint) and not is_hub_name(config.model.path):
         model_folder(config.model.path)
