@@ -350,6 +350,22 @@ def test_an_empty_file_in_a_folder_is_counted(tmp_path: Path) -> None:
     assert skipped.counts == {"empty file": 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", b" \n\n\t\n"), ("a.jsonl.gz", gzip.compress(b"")), ("a.csv", b"text\n")],
+)
+def test_a_file_that_gives_no_document_is_counted(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    """Also where it is given by name, beside others that give some."""
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "b.txt").write_text("text")
+    documents, skipped = read(tmp_path / name, tmp_path / "b.txt")
+    assert [d.text for d in documents] == ["text"]
+    assert skipped.counts == {"file without a document": 1}
+    assert f"{tmp_path / name}" in skipped.summary()
+
+
 def test_names_of_skipped_documents_are_bounded() -> None:
     skipped = Skipped()
     for number in range(100):

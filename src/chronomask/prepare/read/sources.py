@@ -157,15 +157,20 @@ class _File:
 
     def documents(self, fields: Fields, skipped: Skipped) -> Iterator[Document]:
         try:
-            empty = file_state(self.file.path)["bytes"] == 0
+            size = file_state(self.file.path)["bytes"]
         except OSError as error:
             raise DataError(f"{self} cannot be read: {in_words(error)}") from None
-        if not empty:
-            yield from READERS[self.file.format](self.file, fields, skipped)
-        elif self.file.given:
+        if size == 0 and self.file.given:
             raise DataError(f"{self} is empty (0 bytes); give a file with text")
-        else:
+        if size == 0:
             skipped.add("empty file", str(self), 0, "files")
+            return
+        gave_any, before = False, skipped.counts
+        for document in READERS[self.file.format](self.file, fields, skipped):
+            gave_any = True
+            yield document
+        if not gave_any and skipped.counts == before:
+            skipped.add("file without a document", str(self), size or 0, "files")
 
 
 def as_a_shell_has_it(path: Path) -> Path:
