@@ -31,6 +31,7 @@ from chronomask.prepare.read.files import (
     find_remote,
     in_words,
     is_address,
+    list_names,
 )
 from chronomask.prepare.read.packages import installed_versions, read_installed
 from chronomask.prepare.read.readers import READERS, TAGGED_FORMATS
@@ -45,6 +46,7 @@ __all__ = [
     "Source",
     "are_as_noted",
     "as_a_shell_has_it",
+    "differences_from",
     "find_sources",
     "snapshot",
     "source_of_text",
@@ -353,6 +355,27 @@ def are_as_noted(now: Sequence[Mapping[str, Any]], noted: Sequence[Mapping[str, 
         for entry, before in zip(now, noted, strict=True)
         for key, value in before.items()
     )
+
+
+def differences_from(noted: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
+    """The first names of what is new, gone and changed in a snapshot, in brackets; "" where none is known."""
+    before, after = ({_name_in(entry): entry for entry in entries} for entries in (noted, now))
+    names = {
+        "new": [name for name in after if name not in before],
+        "gone": [name for name in before if name not in after],
+        "changed": [
+            name
+            for name in after
+            if name in before and not are_as_noted([after[name]], [before[name]])
+        ],
+    }
+    told = "; ".join(f"{what}: {list_names(those)}" for what, those in names.items() if those)
+    return f" ({told})" if told else ""
+
+
+def _name_in(entry: Mapping[str, Any]) -> str:
+    """What a snapshot calls a file, a data set or a package."""
+    return next((str(entry[key]) for key in ("file", "hub", "package") if key in entry), str(entry))
 
 
 def snapshot(sources: Sequence[Found]) -> list[dict[str, Any]]:
