@@ -536,7 +536,7 @@ def test_flags_of_a_preparation(run, prepared: list[PrepareConfig], tmp_path: Pa
         (["--row-length", "x"], "--row-length x: row_length is 'x'"),
         (
             ["--tagger", "englsh"],
-            "--tagger englsh: tagger.kind is 'englsh'; did you mean 'english'?",
+            "--tagger englsh: there is no such tagger; did you mean 'english'? Valid: none, bands",
         ),
         (["--held-out", "2"], "--held-out 2: held_out is 2: it should be less than"),
         (["--workers", "-1"], "--workers -1: workers is -1"),

@@ -337,6 +337,10 @@ def test_missing_paths_and_empty_folders(tmp_path: Path) -> None:
         read(tmp_path / "corpsu.txt")
     with pytest.raises(UsageError, match="nor does the folder"):
         read(tmp_path / "no" / "corpus.txt")
+    for k in range(30):
+        (tmp_path / f"{k:02}.md").write_text("x")
+    with pytest.raises(UsageError, match=r"matches no file; valid: 00.md.*09.md and 21 more$"):
+        read(tmp_path / "*.markup")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"holds no \.txt, \.jsonl, .*file"):
         read(tmp_path / "empty")

@@ -195,7 +195,8 @@ def _nearest_path(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f"nor does the folder {printable(parent)}"
-    return nearest(printable(path.name), [printable(p.name) for p in sorted(parent.iterdir())[:50]])
+    there = [printable(p.name) for p in sorted(parent.iterdir())[:1000]]
+    return nearest(printable(path.name), there, listed=10)
 
 
 def _format_of(path: Path | RemoteFile) -> tuple[str, str]:
