@@ -84,7 +84,7 @@ def as_doc(sentences: Iterable[Sentence], vocab: Vocab) -> Doc:
         vocab,
         words=words,
         spaces=[space for sentence in sentences for space in sentence.spaces],
-        pos=[tag for sentence in sentences for tag in sentence.upos],
+        pos=[tag for sentence in sentences for tag in sentence.tags],
         sent_starts=sentence_starts,
     )
 

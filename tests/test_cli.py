@@ -381,6 +381,24 @@ def test_the_ways_to_name_a_model(
     assert trained.pop().model == FromConfig(model_type="modernbert")
 
 
+def test_a_folder_with_the_name_of_a_type_of_model_is_no_model(
+    run,
+    trained: list[RunConfig],
+    tiny_data: PreparedData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as a folder of runs; a model's folder is one by its config.json."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert").mkdir()
+    start = ["pretrain", "--data", tiny_data.path, "--out", tmp_path / "r", "--model", "bert"]
+    assert run(*start).code == 0
+    assert trained.pop().model == FromConfig(model_type="bert")
+    (tmp_path / "bert" / "config.json").write_text("{}")
+    assert run(*start).code == 0
+    assert trained.pop().model == FromCheckpoint(path="bert")
+
+
 def test_another_type_of_model_says_which_sizes_it_drops(
     run,
     trained: list[RunConfig],
@@ -518,7 +536,7 @@ def test_flags_of_a_preparation(run, prepared: list[PrepareConfig], tmp_path: Pa
         (["--row-length", "x"], "--row-length x: row_length is 'x'"),
         (
             ["--tagger", "englsh"],
-            "--tagger englsh: tagger.kind is 'englsh'; did you mean 'english'?",
+            "--tagger englsh: there is no such tagger; did you mean 'english'? Valid: none, bands",
         ),
         (["--held-out", "2"], "--held-out 2: held_out is 2: it should be less than"),
         (["--workers", "-1"], "--workers -1: workers is -1"),
@@ -593,6 +611,8 @@ def test_pretrain_resume_and_report(
     lost = run("pretrain", "--out", copy, "--resume", "--quiet")
     refused(lost, 2, f"{copy} has done all its steps, and its checkpoints are gone")
     assert "nothing is left to train" not in caplog.text
+    moved = run("pretrain", "--out", out, "--resume", "--data", tmp_path / "gone")
+    refused(moved, 2, "gone, which the run in", "is not there: if it was moved, give --data FOLDER")
     nothing = run("pretrain", "--out", tmp_path / "none", "--resume")
     refused(nothing, 2, f"{tmp_path / 'none'} holds no run to resume", "--data DATA")
     with monkeypatch.context() as second:

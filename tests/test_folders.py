@@ -62,6 +62,21 @@ def test_what_is_no_prepared_data_is_told_as_what_it_is(
         PreparedData.open(tmp_path / "text")
 
 
+def test_an_adaptation_is_told_with_its_run_and_what_it_measured(tmp_path: Path) -> None:
+    for file in (
+        "model/config.json", "run/config.yaml", "run/metrics.jsonl", "before/data/mlm-seed0.json"
+    ):  # fmt: skip
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    said = what_it_is(tmp_path)
+    assert said.startswith(f"; it is an adaptation: its model is {tmp_path / 'model'}, its run ")
+    assert f"its run {tmp_path / 'run'}, " in said
+    with pytest.raises(UsageError, match=f"not a run folder.* its run {tmp_path / 'run'}"):
+        read_run(tmp_path)
+    measured = tmp_path / "before" / "data"
+    assert what_it_is(tmp_path / "before") == f"; it holds results of tasks, such as in {measured}"
+
+
 def test_what_is_no_model_is_told_with_the_model_in_it(
     tmp_path: Path, tiny_data: PreparedData
 ) -> None:

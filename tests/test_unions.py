@@ -188,3 +188,19 @@ def test_editors_are_told_what_fields_mean() -> None:
     schema = json_schema(RunConfig)
     assert schema["properties"]["steps"]["description"] == "optimiser steps of the whole run"
     assert "LinearDecay" in schema["$defs"]
+
+
+def test_the_name_of_a_kind_is_its_group_under_a_dotted_key_too() -> None:
+    config = RunConfig.parse({"data": "d", "masking": {"ratio": 0.2}})
+    for changed in (
+        config.replace(["masking.content=ptw"]),
+        RunConfig.parse({"data": "d", "masking.ratio": 0.2, "masking.content": "ptw"}),
+    ):
+        assert changed == config.replace(["masking.content.kind=ptw"])
+
+
+def test_a_word_that_yaml_takes_for_a_truth_value_is_shown_as_one() -> None:
+    with pytest.raises(UsageError, match="compile is false; did you mean 'never'"):
+        RunConfig.parse_with({"data": "d"}, ["compile=no"])
+    with pytest.raises(UsageError, match="compile is true; did you mean 'always'"):
+        RunConfig.parse_with({"data": "d"}, ["compile=yes"])

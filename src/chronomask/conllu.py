@@ -1,36 +1,43 @@
-"""CoNLL-U: sentences with words and universal tags (https://universaldependencies.org/format.html)."""
+"""CoNLL-U: sentences with words and their tags (https://universaldependencies.org/format.html)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from chronomask.errors import DataError
 from chronomask.types import UPOS, TaggedWords
 
-__all__ = ["Sentence", "as_text", "by_document", "sentences"]
+__all__ = ["COLUMNS", "Sentence", "as_text", "by_document", "sentences"]
 
 _NUM_COLUMNS = 10
+COLUMNS: Mapping[str, int] = {"form": 1, "lemma": 2, "upos": 3, "xpos": 4, "feats": 5, "deprel": 7}
+"""The columns that say one thing of every word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One sentence of a treebank: syntactic words, whether a space follows each, universal tags."""
+    """One sentence of a treebank: syntactic words, whether a space follows each, and their tags."""
 
     words: tuple[str, ...]
     spaces: tuple[bool, ...]
-    upos: tuple[str, ...]
+    tags: tuple[str, ...]
     starts_document: bool
     written_as: tuple[tuple[int, int, str], ...] = ()
     """Multiword tokens: first word, end (exclusive), and how they are written ("don't")."""
 
 
 def sentences(
-    lines: Iterable[str], path: object, tags: Sequence[str] | None = UPOS
+    lines: Iterable[str],
+    path: object,
+    tags: Sequence[str] | None = UPOS,
+    column: str = "upos",
+    way_out: str = "",
 ) -> Iterator[Sentence]:
     """The sentences in the lines of a CoNLL-U file, ``path`` for messages.
 
-    ``tags``: what may stand in the column UPOS; None: anything.
+    ``column``: the one of ``COLUMNS`` that tags the words; ``tags``: what may stand there; None: anything.
+    ``way_out``: what to do about others, as the end of a sentence.
 
     A word is a syntactic word: the line `3-4 don't` of a multiword token only says how they are
     written and whether a space follows the last (none follows the others), and empty nodes (`8.1`) are
@@ -39,7 +46,7 @@ def sentences(
     """
     words: list[str] = []
     spaces: list[bool] = []
-    upos: list[str] = []
+    found: list[str] = []
     written_as: list[tuple[int, int, str]] = []
     starts_document = False
     multiword_end = 0  # id of the last word of the multiword token being read
@@ -58,7 +65,8 @@ def sentences(
                     f"{path}:{number}: {len(columns)} tab-separated columns, "
                     f"CoNLL-U has {_NUM_COLUMNS}"
                 )
-            token_id, word, tag, misc = columns[0], columns[1], columns[3], columns[9]
+            token_id, word, misc = columns[0], columns[1], columns[9]
+            tag = columns[COLUMNS[column]]
             space = "SpaceAfter=No" not in misc.split("|")
             if "." in token_id:
                 continue
@@ -72,10 +80,10 @@ def sentences(
             if tags is not None and tag not in tags:
                 raise DataError(
                     f"{path}:{number}: {tag!r} is not a universal part-of-speech tag; the tags are "
-                    f"{', '.join(tags)}"
+                    f"{', '.join(tags)}{way_out}"
                 )
             words.append(word)
-            upos.append(tag)
+            found.append(tag)
             if len(words) < multiword_end:
                 spaces.append(False)
             elif len(words) == multiword_end:
@@ -89,12 +97,12 @@ def sentences(
                     f"that ends at {multiword_end}"
                 )
             yield Sentence(
-                tuple(words), tuple(spaces), tuple(upos), starts_document, tuple(written_as)
+                tuple(words), tuple(spaces), tuple(found), starts_document, tuple(written_as)
             )
             num_sentences += 1
             num_words += len(words)
             num_withheld += words.count(_WITHHELD)
-            words, spaces, upos, written_as = [], [], [], []
+            words, spaces, found, written_as = [], [], [], []
             starts_document, multiword_end = False, 0
     if words:
         raise DataError(
@@ -148,7 +156,7 @@ def as_text(document: Sequence[Sentence]) -> tuple[str, TaggedWords]:
     """Sentences as they were written, and where their words are.
 
     A multiword token whose words do not spell it (French "du" = de + le) is one word, with the tag of
-    its first. What is no universal tag is "", no tag.
+    its first. ``_`` is "", no tag.
     """
     pieces: list[str] = []
     starts, ends, tags = [], [], []
@@ -158,7 +166,7 @@ def as_text(document: Sequence[Sentence]) -> tuple[str, TaggedWords]:
             pieces += (word, " ") if space else (word,)
             starts.append(at)
             ends.append(at + len(word))
-            tags.append(tag if tag in UPOS else "")
+            tags.append("" if tag == "_" else tag)
             at = ends[-1] + space
     return "".join(pieces).rstrip(" "), TaggedWords(tuple(starts), tuple(ends), tuple(tags))
 
@@ -173,5 +181,5 @@ def _surface_words(sentence: Sentence) -> Iterator[tuple[str, str, bool]]:
     at = 0
     while at < len(sentence.words):
         end, form = merged.get(at, (at + 1, sentence.words[at]))
-        yield form, sentence.upos[at], sentence.spaces[end - 1]
+        yield form, sentence.tags[at], sentence.spaces[end - 1]
         at = end

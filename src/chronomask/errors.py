@@ -80,8 +80,8 @@ _LISTED = 40
 """Valid names that a message lists, so that a folder of thousands of files does not fill the screen."""
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """A sentence that lists the valid names, led by the nearest one to ``name`` if one is near.
+def nearest(name: str, valid: Iterable[str], listed: int = _LISTED) -> str:
+    """A sentence that lists the first valid names, led by the nearest one to ``name`` if one is near.
 
     >>> nearest("cosin", ["constant", "cosine_decay"])
     "did you mean 'cosine_decay'? Valid: constant, cosine_decay"
@@ -92,9 +92,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     typed = name[:80].casefold()
     likely = difflib.get_close_matches(typed, spelt, cutoff=0.5)
     close = [spelt[found] for found in likely if _is_near(typed, found)]
-    listing = ", ".join(names[:_LISTED])
-    if len(names) > _LISTED:
-        listing += f" and {len(names) - _LISTED} more"
+    listing = ", ".join(names[:listed])
+    if len(names) > listed:
+        listing += f" and {len(names) - listed} more"
     if close:
         return f"did you mean '{close[0]}'? Valid: {listing}"
     return f"valid: {listing}" if names else "there is none to choose from"

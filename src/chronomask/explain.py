@@ -103,7 +103,8 @@ def describe_problem(
         case "literal_error":
             expected = str(context.get("expected")).replace(" or ", ", ").split(",")
             names = [name.strip(" '") for name in expected]
-            return f"{location} is {shown(value)}; {nearest(str(value), names)}"
+            typed = ("always" if value else "never") if isinstance(value, bool) else str(value)
+            return f"{location} is {_as_in_yaml(value)}; {nearest(typed, names)}"
         case "string_type" if isinstance(value, bool | int | float):
             return f"{location} is {_as_in_yaml(value)}; expected text: put it in quotes"
         case "model_type" | "model_attributes_type" | "dict_type":

@@ -87,12 +87,20 @@ def _judge_by_files(folder: Path) -> str | None:
         return f"holds the checkpoints of the run {folder.parent}"
     if any(folder.glob("*-seed*.json")):
         return f"holds results of tasks, which chronomask compare {shlex.quote(str(folder))} shows"
+    if has("model/config.json") and _is_run(folder / "run"):
+        return (
+            f"is an adaptation: its model is {folder / 'model'}, its run {folder / 'run'}, its prepared data "
+            f"{folder / 'data'}, and what it measured {folder / 'before/data'} and {folder / 'after/data'}"
+        )
     if has("model/config.json"):
         return f"holds a model, {folder / 'model'}"
     if has("config.json"):
         return "is a model, which chronomask evaluate and chronomask adapt take"
     if has("tokenizer.json"):
         return "is a tokenizer, which chronomask prepare TEXT --tokenizer takes"
+    measured = min(folder.glob("*/*-seed*.json"), default=None)
+    if measured is not None:
+        return f"holds results of tasks, such as in {measured.parent}"
     run = _first_run(folder)
     return None if run is None else f"holds runs, such as {run}"
 

@@ -156,8 +156,8 @@ def with_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any
     """
     result = nested(values)
     for name, field in cls.model_fields.items():
-        if name in values and get_origin(field.annotation) is not dict:
-            result[name] = _with_kind(field.annotation, values[name])
+        if name in result and get_origin(field.annotation) is not dict:
+            result[name] = _with_kind(field.annotation, result[name])
     return result
 
 

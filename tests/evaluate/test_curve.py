@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.evaluate.curve import Plan, checkpoints_of, evaluate_curve
 from chronomask.layers import read_yaml
-from chronomask.runs.result import TaskResult
+from chronomask.runs.result import TaskResult, read_results
 from chronomask.yaml_text import as_yaml
 from tests.support.tiny_run import tiny_run
 
@@ -53,6 +54,29 @@ def test_the_masked_loss_takes_the_data_of_the_run(run: Path, tmp_path: Path) ->
     assert "--task-data FOLDER" in str(other.exception)
 
 
+@pytest.mark.parametrize("every", [(), ("--every", "4")])
+def test_beside_tasks_with_files_the_masked_loss_takes_the_data_of_the_run(
+    run: Path, glue: Path, model_folder: Path, tmp_path: Path, every: tuple[str, ...]
+) -> None:
+    arguments = ["--tasks", "cola,mlm", "--task-data", str(glue), "--limit", "4", "--quiet"]
+    arguments += [
+        "--set",
+        "cola.max_length=32",
+        "--set",
+        "cola.epochs=1",
+        "--out",
+        str(tmp_path / "out"),
+        *every,
+    ]
+    found = CliRunner().invoke(app, ["evaluate", str(run), *arguments])
+    assert found.exit_code == 0, found.exception
+    results = read_results([path.parent for path in (tmp_path / "out").rglob("mlm-seed0.json")])
+    assert {result.task for result in results} == {"cola", "mlm"}
+    refused = CliRunner().invoke(app, ["evaluate", str(model_folder), *arguments[:4]])
+    said = f"mlm: {glue} is not prepared data, .* of no run .* --set mlm.prepared=FOLDER"
+    assert re.search(said, str(refused.exception))
+
+
 def test_the_masked_loss_of_a_run_on_a_mixture_asks_for_a_part(
     run: Path, tiny_data: PreparedData, tmp_path: Path
 ) -> None:
@@ -63,6 +87,20 @@ def test_the_masked_loss_of_a_run_on_a_mixture_asks_for_a_part(
     (mixed / "config.yaml").write_text(as_yaml(values | {"data": parts}))
     refused = CliRunner().invoke(app, ["evaluate", str(mixed), "--tasks", "mlm"])
     assert f"mixture of {values['data']}, {second}: name the part" in str(refused.exception)
+    beside = ["--tasks", "mlm,cola", "--task-data", str(tmp_path)]
+    refused = CliRunner().invoke(app, ["evaluate", str(mixed), *beside])
+    assert str(refused.exception).endswith(f"--set mlm.prepared={values['data']}")
+
+
+def test_the_masked_loss_of_a_run_whose_data_are_gone_asks_for_their_place(
+    run: Path, tmp_path: Path
+) -> None:
+    alone = Path(shutil.copytree(run, tmp_path / "alone"))
+    values = read_yaml(alone / "config.yaml") | {"data": str(tmp_path / "gone")}
+    (alone / "config.yaml").write_text(as_yaml(values))
+    refused = CliRunner().invoke(app, ["evaluate", str(alone), "--tasks", "mlm"])
+    said = f"{tmp_path / 'gone'}, which {alone} was trained on, is not there: .* --task-data FOLDER"
+    assert re.search(said, str(refused.exception))
 
 
 def test_processes_give_what_one_gives_and_whole_results_are_kept(

@@ -133,6 +133,12 @@ def test_a_keyed_loader_goes_on_where_it_was(
     assert list(KeyedSampler(10, seed=1)) != list(KeyedSampler(10, seed=2))
 
 
+def test_a_keyed_loader_refuses_what_torch_makes_of_lists() -> None:
+    plain = [{"input_ids": [2, 5, 6, 7, 3]} for _ in range(4)]
+    with pytest.raises(UsageError, match=r"collate_fn=cm\.RowCollator\(tokenizer\)"):
+        next(iter(KeyedLoader(plain, batch_size=2)))
+
+
 def test_a_keyed_loader_goes_on_in_batches_of_another_size(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
 ) -> None:

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from chronomask.errors import DataError, UsageError
+from chronomask.types import UPOS_CLASSES
 from tests.support.recording_trainer import (
     LINEAR,
     Recording,
@@ -38,6 +39,20 @@ ALMOST_NOTHING = {
 }
 """A row of which evaluation predicts no token."""
 RESPONSIVE = {"ratio": {"kind": "responsive", "patience": 1, "min_improvement": 0.5}}
+
+
+def test_names_of_classes_are_read_off_the_column(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    plain = datasets.Dataset.from_list(rows)
+    with pytest.raises(UsageError, match=r"'ptw' needs token classes.*add_classes.*class_names"):
+        trainer_of(tokenizer, plain, tmp_path, given={"class_names": None})
+    features = plain.features.copy()
+    features["token_class"] = datasets.List(datasets.ClassLabel(names=list(UPOS_CLASSES)))
+    named = plain.cast(features)
+    trainer = trainer_of(tokenizer, named, tmp_path, max_steps=1, given={"class_names": None})
+    trainer.train()
+    assert trainer.masking.masker.class_names == UPOS_CLASSES
 
 
 def test_a_checkpoint_may_be_named_by_a_path(

@@ -39,6 +39,10 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         UsageError, match=r"unknown key 'overrides\.hiden_size'; did you mean 'hidd"
     ):
         FromConfig.parse({"overrides": {"hiden_size": 3}}, "f")
+    with pytest.raises(
+        UsageError, match=r"unknown key 'hidden_size'; did you mean 'overrides\.hidden_size'"
+    ):
+        FromConfig.parse({"hidden_size": 3}, "f")
 
 
 def test_a_source_of_another_form_leaves_the_refusal_to_building(

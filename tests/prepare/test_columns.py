@@ -59,7 +59,9 @@ def test_conllu_without_universal_tags(tmp_path: Path) -> None:
     by_hand = prepare([file], tmp_path / "tags", tagger="column", **common)
     assert "VERB" in by_hand.class_names
     file.write_text(conllu("Der/ART Hund/NN bellt/VVFIN"))
-    with pytest.raises(DataError, match=r"x.conllu:1: 'ART' is not a universal .* X, _$"):
+    with pytest.raises(
+        DataError, match=r"x.conllu:1: 'ART' is not a universal .* X, _; .*tags_key=xpos"
+    ):
         read(file)
     plain = prepare([file], tmp_path / "plain", tagger="none", **common)
     assert plain.statistics["words"] == 3
@@ -140,6 +142,43 @@ def test_sources_without_words_are_refused_at_once(tmp_path: Path) -> None:
     packages = PrepareConfig.parse(values)
     with pytest.raises(UsageError, match="source installed_packages has no words with tags"):
         find_sources(packages.sources, packages.fields(), Skipped())
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("upos", ["PRON", "VERB"]),
+        ("xpos", ["PRP", ""]),
+        ("lemma", ["I", "go"]),
+        ("feats", ["", "Tense=Pres|Number=Sing"]),
+        ("deprel", ["nsubj", "root"]),
+        ("form", ["I", "go"]),
+    ],
+)
+def test_any_column_of_conllu_gives_the_tags(tmp_path: Path, key: str, expected: list[str]) -> None:
+    file = tmp_path / "a.conllu"
+    file.write_text(
+        "1\tI\tI\tPRON\tPRP\t_\t2\tnsubj\t_\t_\n"
+        "2\tgo\tgo\tVERB\t_\tTense=Pres|Number=Sing\t0\troot\t_\t_\n\n"
+    )
+    (document,) = read(file, tags_key=key)[0]
+    assert spelled(document) == list(zip(["I", "go"], expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"tags_key": "ner"}, "a.conllu: CoNLL-U has no column 'ner' of tags.*tags_key.*xpos"),
+        ({"words_key": "lemma"}, "a.conllu: CoNLL-U has no column 'lemma' of words.*words, form"),
+    ],
+)
+def test_other_columns_of_conllu_are_refused(
+    tmp_path: Path, keys: dict[str, str], message: str
+) -> None:
+    file = tmp_path / "a.conllu"
+    file.write_text(conllu("I/PRON"))
+    with pytest.raises(DataError, match=message):
+        read(file, **keys)
 
 
 @pytest.mark.parametrize("compressed", [False, True])

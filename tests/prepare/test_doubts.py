@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import ByteLevelBPE, PrepareConfig, StanzaTagger, WordPiece
 from chronomask.prepare.doubts import doubt_validation
 from chronomask.prepare.new_words import ExtendedFolder
@@ -182,6 +182,22 @@ def test_letters_whose_marks_are_accents() -> None:
     assert WordPiece(lowercase=False).damage(["한국"]) is None
     assert ByteLevelBPE().damage(["한국"]) is None
     assert WordPiece().damage([]) is None
+    assert WordPiece().damage(texts, english=False) is not None
+    assert WordPiece(lowercase=False).damage(texts, english=False) is None
+
+
+def test_accents_count_in_text_that_is_not_english(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"bu kış şarkı söyleyen çocuk güneşli gün {k}" for k in range(30)]
+    prepared(tmp_path / "out", texts)
+    accents, tagger = [record.getMessage() for record in caplog.records]
+    assert accents.startswith("the tokenizer strips accents, which changes 21% of the letters")
+    assert "text in 'en'" in tagger
+    caplog.clear()
+    prepared(tmp_path / "plain", ["der alte Mann ging mit dem Hund an den Fluss"] * 30)
+    (tagger,) = [record.getMessage() for record in caplog.records]
+    assert "text in 'en'" in tagger
 
 
 def test_unknown_tokens_are_said_at_the_end_and_shown(
@@ -227,10 +243,11 @@ def test_unknown_tokens_that_are_held_out(tmp_path: Path, caplog: pytest.LogCapt
     assert line.endswith("of characters that the training text lacks: give more text")
 
 
-def test_taggers_have_names() -> None:
-    def named(text: str) -> Any:
-        return PrepareConfig.parse({"sources": ["x"], "tagger": text}).tagger
+def named(text: str) -> Any:
+    return PrepareConfig.parse({"sources": ["x"], "tagger": text}).tagger
 
+
+def test_taggers_have_names() -> None:
     kinds = [named(name).kind for name in ("english", "none", "column", "bands")]
     assert kinds == ["english", "none", "column", "frequency_bands"]
     assert named("spacy:xx_pipeline").name == "xx_pipeline"
@@ -252,3 +269,20 @@ def test_taggers_have_names() -> None:
             UsageError, match=f"no spaCy pipeline for '{language}' is installed; .*{way_out}"
         ):
             named(f"spacy:{language}").label()
+
+
+def test_only_the_folder_of_a_pipeline_is_taken_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts lie in folders named by their language."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tr").mkdir()
+    with pytest.raises(UsageError, match="no spaCy pipeline for 'tr' is installed"):
+        named("spacy:tr").label()
+    with pytest.raises(
+        UsageError, match=r"\./tr is not the folder of a spaCy pipeline: .*meta.json"
+    ):
+        named("spacy:./tr").label()
+    (tmp_path / "tr" / "meta.json").write_text('{"lang": "tr", "name": "x", "version": "0"}')
+    with pytest.raises(DataError, match=r"spaCy cannot load the pipeline 'tr': .*config.cfg"):
+        named("spacy:tr").label()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,8 +105,29 @@ def test_a_finished_folder_is_reused(
     ):
         run(tiny_config(corpus, "row_length=64"), out)
     corpus.write_text("other text")
-    with pytest.raises(UsageError, match=r"sources have changed.*--force"):
+    with pytest.raises(UsageError, match=r"sources have changed.*\(changed: .*txt\); .*--force"):
         run(tiny_config(corpus), out)
+
+
+def test_files_that_differ_from_those_prepared_are_named(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("texts")
+    folder.mkdir()
+    for k in range(6):
+        (folder / f"{k}.txt").write_text(corpus.read_text())
+    run(tiny_config(folder), tmp_path / "out")
+    for k in (0, 1, 2, 3):
+        (folder / f"{k}.txt").rename(folder / f"{k}-new.txt")
+    (folder / "5.txt").write_text("other text")
+    named = {
+        what: ", ".join(str(folder / f"{k}{end}.txt") for k in (0, 1, 2))
+        for what, end in (("new", "-new"), ("gone", ""))
+    }
+    told = f"(new: {named['new']}, …; gone: {named['gone']}, …; changed: {folder / '5.txt'})"
+    with pytest.raises(UsageError, match=re.escape(told)):
+        run(tiny_config(folder), tmp_path / "out")
 
 
 def test_force_prepares_again(corpus: Path, tmp_path: Path) -> None:

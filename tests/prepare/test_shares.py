@@ -158,7 +158,7 @@ def test_a_share_never_throws_away_what_shares_of_another_config_did(
     assert files(out) == done
     text = tmp_path / "corpus.txt"
     text.write_text(text.read_text(encoding="utf-8") + "\n\nOne more.", encoding="utf-8")
-    with pytest.raises(UsageError, match="the sources or the tokenizer have changed since"):
+    with pytest.raises(UsageError, match=r"the sources or the tokenizer .* \(changed: .*txt\)"):
         prepare_share(made, out, Share(2, 2), progress=False)
     assert files(out) == done
     # A whole preparation goes over it, and says so unless it was told to.

@@ -337,6 +337,10 @@ def test_missing_paths_and_empty_folders(tmp_path: Path) -> None:
         read(tmp_path / "corpsu.txt")
     with pytest.raises(UsageError, match="nor does the folder"):
         read(tmp_path / "no" / "corpus.txt")
+    for k in range(30):
+        (tmp_path / f"{k:02}.md").write_text("x")
+    with pytest.raises(UsageError, match=r"matches no file; valid: 00.md.*09.md and 21 more$"):
+        read(tmp_path / "*.markup")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"holds no \.txt, \.jsonl, .*file"):
         read(tmp_path / "empty")
@@ -348,6 +352,22 @@ def test_an_empty_file_in_a_folder_is_counted(tmp_path: Path) -> None:
     documents, skipped = read(tmp_path)
     assert [d.text for d in documents] == ["text"]
     assert skipped.counts == {"empty file": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", b" \n\n\t\n"), ("a.jsonl.gz", gzip.compress(b"")), ("a.csv", b"text\n")],
+)
+def test_a_file_that_gives_no_document_is_counted(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    """Also where it is given by name, beside others that give some."""
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "b.txt").write_text("text")
+    documents, skipped = read(tmp_path / name, tmp_path / "b.txt")
+    assert [d.text for d in documents] == ["text"]
+    assert skipped.counts == {"file without a document": 1}
+    assert f"{tmp_path / name}" in skipped.summary()
 
 
 def test_names_of_skipped_documents_are_bounded() -> None:

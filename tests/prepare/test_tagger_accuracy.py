@@ -60,7 +60,7 @@ def test_words_spaces_and_tags_are_read(sample):
     first, second = read_conllu(sample)
     assert first.words == ("I", "ca", "n't", "stay", ".")
     assert first.spaces == (True, False, True, False, True)
-    assert first.upos == ("PRON", "AUX", "PART", "VERB", "PUNCT")
+    assert first.tags == ("PRON", "AUX", "PART", "VERB", "PUNCT")
     assert first.starts_document
     assert second.words == ("Go", "!")
     assert second.spaces == (False, True)

@@ -27,6 +27,15 @@ def begun(values: dict[str, Any], folder: Path) -> None:
     write_text(study.run_of("responsive", 0).config, config.to_yaml())
 
 
+def test_data_that_are_not_there_are_named_with_where_they_were_looked_for(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values["base"] |= {"data": "d/en"}
+    with pytest.raises(UsageError, match=f"base.data is d/en, and {tmp_path / 'd/en'} is not prep"):
+        opened(values, tmp_path)
+
+
 def test_a_run_made_with_another_config_is_refused(values: dict[str, Any], tmp_path: Path) -> None:
     begun(values, tmp_path)
     values["base"] |= {"rows_per_step": 2, "log_every": 1}

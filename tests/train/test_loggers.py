@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from chronomask.errors import UsageError
 from chronomask.train.config import RunConfig
+from chronomask.train.loggers import WandB
 from chronomask.train.loop import pretrain
 from tests.support.processes import HANG, python_path
 from tests.support.tiny_training import back_to_step_3, lines
@@ -97,6 +99,41 @@ def test_a_logger_that_is_not_installed_is_named_before_any_work(
     with pytest.raises(UsageError, match=rf"pip install 'chronomask\[{kind}\]'"):
         pretrain(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_wandb_takes_from_the_environment_what_the_config_leaves_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    asked: dict[str, Any] = {}
+
+    def init(**given: Any) -> Any:
+        asked.update(given)
+        return SimpleNamespace(define_metric=lambda *_, **__: None)
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setenv("WANDB_PROJECT", "ours")
+    WandB().open(tmp_path, step=-1, name="", config={})
+    assert (asked["project"], asked["mode"]) == ("ours", None)  # the mode it reads itself
+    monkeypatch.delenv("WANDB_PROJECT")
+    WandB(mode="offline").open(tmp_path, step=-1, name="", config={})
+    assert (asked["project"], asked["mode"]) == ("chronomask", "offline")
+
+
+def test_what_wandb_refuses_is_told_with_the_way_on(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    def refuse(**_: Any) -> None:
+        raise wandb.Error("No API key configured.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    config, run = config.replace(["steps=1"]), tmp_path / "run"
+    with pytest.raises(UsageError, match=r"No API key .*wandb login.*mode: offline.*--resume"):
+        pretrain(config.replace(["loggers=[wandb]"]), run, progress=False)
+    pretrain(config, run, resume=True, progress=False)
 
 
 def test_an_unknown_logger_is_refused(config: RunConfig) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chronomask.cli.options import Quiet, config_flag
 from chronomask.errors import UsageError
+
+if TYPE_CHECKING:
+    from chronomask.evaluate.task import Task
 
 _RUN = "Several checkpoints of a run"
 
@@ -32,7 +37,7 @@ def evaluate(
         typer.Option(
             metavar="FOLDER",
             help="Files of the tasks; 'hub' takes GLUE and SQuAD from the Hugging Face hub. The task mlm "
-            "alone takes the run's own prepared data where no folder is named.",
+            "takes the run's own prepared data where no folder is named, or one without prepared data.",
         ),
     ] = None,
     old_data: Annotated[Path | None, typer.Option("--data", hidden=True)] = None,
@@ -91,13 +96,18 @@ def evaluate(
     from chronomask.evaluate.tasks import make_tasks
 
     names = tuple(filter(None, map(str.strip, tasks.split(","))))
-    chosen = make_tasks(names, overrides or [], limit)
+    overrides = list(overrides or [])
+    chosen = make_tasks(names, overrides, limit)
     looking = [task for task in chosen if not task.names_its_data]
     of_prepared_data = all(task.of_prepared_data for task in looking)
+    if task_data is not None and not of_prepared_data:
+        own = list(_prepared_elsewhere(looking, task_data, Path(model)))
+        overrides += own
+        chosen = make_tasks(names, overrides, limit) if own else chosen
     if task_data is None and not looking:
         task_data = Path()  # in which nothing is looked for
     elif task_data is None and of_prepared_data:
-        task_data = _data_of_run(Path(model))
+        task_data = _data_of_run(Path(model), "--task-data ")
     if task_data is None:
         from chronomask.evaluate.subject import find_subject
 
@@ -117,7 +127,7 @@ def evaluate(
         from chronomask.evaluate.curve import Plan, evaluate_curve
         from chronomask.evaluate.evaluate import results_table
 
-        plan = Plan(names, task_data, seeds, tuple(overrides or ()), limit, force)
+        plan = Plan(names, task_data, seeds, tuple(overrides), limit, force)
         run = Path(model)
         place = out or run / "results"
         curve = evaluate_curve(run, plan, place, every=every, workers=workers, progress=not quiet)
@@ -166,10 +176,33 @@ def compare(
         print(*table.notes, sep="\n", end="", file=sys.stderr)
 
 
-def _data_of_run(model: Path) -> Path | None:
+def _prepared_elsewhere(tasks: Sequence[Task[Any]], task_data: Path, model: Path) -> Iterator[str]:
+    """For each task of prepared data that beside those of others has none: the override that names the run's.
+
+    Raises UsageError where the model is of no run.
+    """
+    from chronomask.evaluate.task import folder_of
+    from chronomask.folders import is_prepared_data
+
+    for task in tasks:
+        place = folder_of(task_data, task.family)
+        if not task.of_prepared_data or is_prepared_data(place):
+            continue
+        setting = f"{task.name}.{task.data_setting}="
+        data = _data_of_run(model, f"--set {setting}")
+        if data is None:
+            raise UsageError(
+                f"{task.name}: {place} is not prepared data, and {model} is of no run that has its own: "
+                f"name it with --set {setting}FOLDER"
+            )
+        yield setting + json.dumps(str(data), ensure_ascii=False)
+
+
+def _data_of_run(model: Path, flag: str) -> Path | None:
     """The prepared data of the run that a model is or is a checkpoint of; None of no run.
 
-    Raises UsageError for a run on a mixture.
+    ``flag``: what other data are named with.
+    Raises UsageError for a run on a mixture, and for data that are gone.
     """
     from chronomask.runs.layout import RunFolder
     from chronomask.train.config import RunConfig
@@ -183,7 +216,12 @@ def _data_of_run(model: Path) -> Path | None:
             if others:
                 raise UsageError(
                     f"{run.path} was trained on a mixture of {', '.join(paths)}: name the part to measure it "
-                    f"on, such as --task-data {shlex.quote(first)}"
+                    f"on, such as {flag}{shlex.quote(first)}"
+                )
+            if not Path(first).exists():
+                raise UsageError(
+                    f"{first}, which {run.path} was trained on, is not there: if it was moved, give "
+                    f"{flag}FOLDER"
                 )
             return Path(first)
     return None

@@ -164,6 +164,12 @@ def _tokenizer(text: str | None) -> list[Layer]:
     return of_group("--tokenizer", text, "tokenizer", {"kind": "folder", "path": text})
 
 
+_NAMES_OF_TAGGERS = {
+    "frequency_bands": "bands", "spacy": "spacy:LANGUAGE", "stanza": "stanza:LANGUAGE",
+}  # fmt: skip
+"""What the kinds are called on the command line, where that is another name."""
+
+
 def layers_of_tagger(text: str | None) -> list[Layer]:
     """``--tagger``: a name, as a config takes it, or the name or folder of an installed spaCy pipeline."""
     from chronomask.explain import kinds_at
@@ -175,9 +181,12 @@ def layers_of_tagger(text: str | None) -> list[Layer]:
     values = tagger_of_text(text)
     if len(values) > 1:
         return of_group("--tagger", text, "tagger", values)
-    is_kind = values["kind"] in kinds_at(PrepareConfig, "tagger")
-    if is_kind or not (_is_path(text) or _is_installed(text)):
+    kinds = kinds_at(PrepareConfig, "tagger")
+    if values["kind"] in kinds:
         return of_kind("--tagger", "tagger", values["kind"])
+    if not (_is_path(text) or _is_installed(text)):
+        names = [_NAMES_OF_TAGGERS.get(kind, kind) for kind in kinds]
+        raise UsageError(f"--tagger {text}: there is no such tagger; {nearest(text, names)}")
     return of_group("--tagger", text, "tagger", {"kind": "spacy", "name": text})
 
 

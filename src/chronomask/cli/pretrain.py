@@ -245,9 +245,10 @@ def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
 
     if text is None:
         return []
-    if "/" in text or Path(text).is_dir():
+    known, folder = masked_lm_types(), Path(text)
+    is_folder = folder.is_dir() and (text not in known or (folder / "config.json").is_file())
+    if "/" in text or is_folder:
         return of_group("--model", text, "model", {"kind": "checkpoint", "path": text})
-    known = masked_lm_types()
     if known and text not in known:
         raise UsageError(
             f"--model {text}: there is no such type of model, and no such folder; {nearest(text, known)}; "
@@ -292,6 +293,12 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
 
     RunFolder(out).check_free(resume)
     config = config.model_copy(update={"data": config.at(RunFolder(out)).data})
+    gone = next((path for path in config.data_paths if not Path(path).exists()), None)
+    if resume and gone is not None:
+        raise UsageError(
+            f"{gone}, which the run in {out} trains on, is not there: if it was moved, give --data FOLDER, "
+            "or --set 'data=[FOLDER, …]' for a mixture"
+        )
     open_data(config.data)
     if isinstance(config.model, FromCheckpoint) and not is_hub_name(config.model.path):
         model_folder(config.model.path)

@@ -200,6 +200,16 @@ class _LoaderOrder(ReadByItsLoader, KeyedSampler):
     """The order of a :class:`KeyedLoader`."""
 
 
+def _refuse_columns_of_tokens(batch: Mapping[str, Any]) -> None:
+    """Raise UsageError for what torch makes of rows that are lists: a tensor for each place in them."""
+    ids = batch.get("input_ids")
+    if isinstance(ids, list) and len(ids) != len(batch["row_id"]):
+        raise UsageError(
+            "the batch has its tokens place by place, as torch's own collate_fn joins rows that are lists: "
+            "give the loader collate_fn=cm.RowCollator(tokenizer)"
+        )
+
+
 class KeyedLoader(DataLoader[Any]):
     """A DataLoader in keyed order that continues after the last batch that it returned.
 
@@ -233,6 +243,7 @@ class KeyedLoader(DataLoader[Any]):
         for number, batch in enumerate(super().__iter__(), start=1):
             self._place = epoch, min(start + number * (self.batch_size or 1), len(self._order))
             if isinstance(batch, MutableMapping) and "row_id" in batch:
+                _refuse_columns_of_tokens(batch)
                 batch["epoch"] = epoch
             yield batch
 

@@ -98,10 +98,11 @@ class TimeVariantTrainer(Trainer):
 
     ``masking``: how much, what and how: a config, a dict of its fields, or the path of one as YAML; or an
     arm, such as "arms/gpt-bert": the keys ``masking``, ``objective``, ``late_masks`` and ``z_loss`` of a
-    run's config; ``class_names``: names of the classes in the data's ``token_class`` column;
-    ``masking_seed``: keys the masks, ``args.seed`` when None. Everything else is as for
-    ``transformers.Trainer``; ``processing_class`` must be the tokenizer, and data sets hold tokenised rows,
-    not masked ones. Rows without a ``row_id`` are numbered by their place.
+    run's config; ``class_names``: names of the classes in the data's ``token_class`` column, those that
+    the column's type holds when None, as ``add_classes`` writes it; ``masking_seed``: keys the masks,
+    ``args.seed`` when None. Everything else is as for ``transformers.Trainer``; ``processing_class`` must
+    be the tokenizer, and data sets hold tokenised rows, not masked ones. Rows without a ``row_id`` are
+    numbered by their place.
 
     The training loss is the sum over the step's predicted tokens divided by their number, over all
     micro-batches and processes; where some rows are causal, that of each kind times its share of the rows.
@@ -118,7 +119,7 @@ class TimeVariantTrainer(Trainer):
         args: TrainingArguments | None = None,
         *,
         masking: MaskingConfig | Mapping[str, Any] | str | Path,
-        class_names: Sequence[str] = ("none",),
+        class_names: Sequence[str] | None = None,
         masking_seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -136,6 +137,8 @@ class TimeVariantTrainer(Trainer):
         if kwargs.get("data_collator") is None:
             kwargs["data_collator"] = RowCollator(tokenizer)
         _refuse_masked_or_untokenised(kwargs)
+        if class_names is None:
+            class_names = _names_of_classes(kwargs.get("train_dataset"))
         for name in ("train_dataset", "eval_dataset"):
             kwargs[name] = _number_rows(kwargs.get(name))
         self._evaluated: list[torch.Tensor] = []  # of one evaluation: what each batch's rows lost
@@ -371,6 +374,13 @@ def _refuse_masked_or_untokenised(given: Mapping[str, Any]) -> None:
                 )
     if train is not None and hasattr(train, "__len__") and not len(train):
         raise UsageError("train_dataset has no rows: give one that has some")
+
+
+def _names_of_classes(dataset: Any) -> Sequence[str]:
+    """The names in the type of the column ``token_class``; without them "none" alone."""
+    features = getattr(dataset, "features", None)
+    column = features.get("token_class") if isinstance(features, Mapping) else None
+    return getattr(getattr(column, "feature", None), "names", None) or ("none",)
 
 
 def _number_rows(dataset: Any) -> Any:

@@ -49,6 +49,16 @@ class FromConfig(Config):
             raise unknown_name(model_type, known)
         return model_type
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_are_overrides(cls, values: Any) -> Any:
+        given = dict(values) if isinstance(values, Mapping) else {}
+        for key in given.keys() - cls.model_fields.keys():
+            known = fields_of(str(given.get("model_type", cls.model_fields["model_type"].default)))
+            if known and key in known.accepted:
+                raise unknown_key(cls, (key,), [*cls.model_fields, f"overrides.{key}"])
+        return values
+
     @model_validator(mode="after")
     def _fields_are_known(self) -> Self:
         known = fields_of(self.model_type)

@@ -40,11 +40,11 @@ _MANY_UNKNOWN = 0.01
 def doubt_language(texts: Iterable[str], tokenizer: TokenizerChoice, tagger: Tagger) -> None:
     """Warn where tokenizer or tagger are not for such text."""
     beginnings = [text[:_LOOKED_AT] for text in texts]
-    damage = tokenizer.damage(beginnings)
-    if damage:
-        logger.warning("the tokenizer %s", damage)
     language = tagger.made_for()
     why = unlikely_language(language, beginnings) if language else None
+    damage = tokenizer.damage(beginnings, english=why is None)
+    if damage:
+        logger.warning("the tokenizer %s", damage)
     if why:
         logger.warning(
             "the tagger is for text in '%s', but %s: its classes will mean little. Choose "

@@ -49,7 +49,13 @@ from chronomask.prepare.executors import Share, Stage, Task, run_stage
 from chronomask.prepare.output import STATE, alone, check_output, in_use, lock_of, remove
 from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.gather import Gathered, bound_again, gather, is_gathered, sample_texts
-from chronomask.prepare.read.sources import Found, are_as_noted, find_sources, snapshot
+from chronomask.prepare.read.sources import (
+    Found,
+    are_as_noted,
+    differences_from,
+    find_sources,
+    snapshot,
+)
 from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, counts_of, forget
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
 from chronomask.prepare.rows.pack import Specials
@@ -213,8 +219,10 @@ class _Run:
         changes = diff(before.without_workers(), self.config.without_workers())
         if changes:
             raise OtherData(f"{self.out} was prepared with another config: {_listing(changes)}")
-        if not are_as_noted(self.state["sources"], data.statistics.get("sources", [])):
-            raise OtherData(f"the sources have changed since {self.out} was prepared")
+        noted, now = data.statistics.get("sources", []), self.state["sources"]
+        if not are_as_noted(now, noted):
+            what = differences_from(noted, now)
+            raise OtherData(f"the sources have changed since {self.out} was prepared{what}")
         return data
 
     def is_begun(self) -> bool:
@@ -231,7 +239,10 @@ class _Run:
         if there.get("work_format") != WORK_FORMAT:
             return "another version of chronomask began it"
         changes = differences(there["config"], self.state["config"])
-        return _listing(changes) if changes else "the sources or the tokenizer have changed since"
+        if changes:
+            return _listing(changes)
+        what = differences_from(there["sources"], self.state["sources"])
+        return f"the sources or the tokenizer have changed since{what}"
 
     def begin(self) -> None:
         """Make the work folder; what another preparation left is removed, but never by a share."""

@@ -55,8 +55,11 @@ class TokenizerChoice(Alternative):
         """What it is made of besides the text: equal states give equal tokenizers."""
         return []
 
-    def damage(self, texts: Iterable[str]) -> str | None:
-        """What it would do to such texts that nobody wants, as the rest of a sentence; None: nothing."""
+    def damage(self, texts: Iterable[str], *, english: bool = True) -> str | None:
+        """What it would do to such texts that nobody wants, as the rest of a sentence; None: nothing.
+
+        ``english``: False where they are known to be in another language.
+        """
         return None
 
     def announce(self) -> str:

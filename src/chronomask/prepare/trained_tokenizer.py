@@ -34,7 +34,7 @@ _MANY_IN_RUNS = 0.001
 """Share of the characters in words longer than :data:`_LONGEST_WORD` that makes them words of the text."""
 _SLICE = 1 << 16
 """Characters of a run without spaces that are looked at together."""
-_MANY_CHANGED = 0.02
+_MANY_CHANGED = 0.01
 """Share of the letters that stripping accents may change unnoticed."""
 
 
@@ -78,15 +78,17 @@ class WordPiece(_Trained):
     """Share of the text's characters that the alphabet is to cover; it keeps 1,000 characters at least.
     Never more than ``vocab_size`` has room for; a word with any other character is unknown."""
 
-    def damage(self, texts: Iterable[str]) -> str | None:
-        """Stripping accents takes Hangul apart, and the marks off kana and Indic letters."""
+    def damage(self, texts: Iterable[str], *, english: bool = True) -> str | None:
+        """Stripping accents takes Hangul apart, and the marks off kana and Indic letters; in languages other
+        than English it makes one letter of two, such as ş and s.
+        """
         if not self.lowercase:
             return None
         characters: Counter[str] = Counter()
         for text in texts:
             characters.update(text)
         letters = sum(number for c, number in characters.items() if c.isalpha())
-        changed = sum(number for c, number in characters.items() if _is_changed_for_ever(c))
+        changed = sum(number for c, number in characters.items() if _is_changed(c, not english))
         if changed <= _MANY_CHANGED * letters:
             return None
         return (
@@ -264,10 +266,12 @@ class Unigram(_Trained):
 _TOO_MANY_CHARACTERS = re.compile(r"smaller than required_chars\. (\d+) vs (\d+)")
 
 
-def _is_changed_for_ever(character: str) -> bool:
-    """Whether stripping accents makes another letter of it: its marks, or it itself, are no accent."""
+def _is_changed(character: str, accents: bool) -> bool:
+    """Whether stripping accents makes another letter of it: its marks, or it itself, are no accent, or
+    ``accents`` count too.
+    """
     script = unicodedata.name(character, "?").partition(" ")[0]
-    if script in ("LATIN", "GREEK", "CYRILLIC", "COMBINING"):
+    if not accents and script in ("LATIN", "GREEK", "CYRILLIC", "COMBINING"):
         return False
     apart = unicodedata.normalize("NFD", character)
     return unicodedata.category(character) == "Mn" or (character.isalpha() and apart != character)

@@ -204,8 +204,8 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
     data = _data_folder(config, folder)
     if config.prepare is None and not (data / MANIFEST).is_file():
         raise UsageError(
-            f"base.data is {data}, which is not prepared data: run chronomask prepare, or give the study "
-            "a 'prepare' section"
+            f"base.data is {data}, and {data.absolute()} is not prepared data: run chronomask prepare, or "
+            "give the study a 'prepare' section"
         )
     arms = resolve_arms(config, str(data))
     _check_curve_steps(config, arms)

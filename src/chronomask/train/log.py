@@ -61,13 +61,13 @@ class RunLog:
         self._done = max(0, step)
         if not active:
             return
+        self._sinks = open_sinks(loggers, folder, step=step, name=name, config=config or {})
         for path in (self.folder.metrics, self.folder.validation):
             kept = _lines_up_to(path, step)
             if path == self.folder.metrics and logged_every is not None:
                 _tell_missing(path, kept, step, logged_every)
             write_text(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept))
             self._files[path.stem] = path.open("a", encoding="utf-8")
-        self._sinks = open_sinks(loggers, folder, step=step, name=name, config=config or {})
 
     def __enter__(self) -> Self:
         self._progress.__enter__()

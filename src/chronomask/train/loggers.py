@@ -56,15 +56,19 @@ class WandB(Logger):
     """A run of Weights & Biases, its files in ``RUN/wandb``; needs the extra ``wandb``."""
 
     kind: Literal["wandb"] = "wandb"
-    project: str = "chronomask"
-    """the project that the run appears in"""
+    project: str | None = None
+    """the project that the run appears in; none takes ``WANDB_PROJECT``, or "chronomask" without that"""
     entity: str | None = None
     """user or team; none takes the account's own"""
-    mode: Literal["online", "offline"] = "online"
-    """offline keeps everything in the run folder, for ``wandb sync`` later"""
+    mode: Literal["online", "offline"] | None = None
+    """offline keeps everything in the run folder, for ``wandb sync`` later; none takes ``WANDB_MODE``, or
+    online without that"""
 
     def open(self, folder: Path, *, step: int, name: str, config: Mapping[str, Any]) -> Sink:
-        """The run that ``wandb.json`` in ``folder`` names, or a new one."""
+        """The run that ``wandb.json`` in ``folder`` names, or a new one.
+
+        Raises :class:`UsageError` where Weights & Biases refuses it, as without a key.
+        """
         return _WandB(self, folder, name, config)
 
 
@@ -119,16 +123,23 @@ class _WandB:
             before = json.loads(self._path.read_text(encoding="utf-8"))
             run_id, self._sent = before["id"], before["sent"]
         self._id = run_id
-        self._run = wandb.init(
-            project=logger.project,
-            entity=logger.entity,
-            name=name,
-            id=run_id,
-            resume="allow",
-            dir=folder,
-            mode=logger.mode,
-            config=dict(config),
-        )
+        try:
+            self._run = wandb.init(
+                project=logger.project or os.environ.get("WANDB_PROJECT") or "chronomask",
+                entity=logger.entity,
+                name=name,
+                id=run_id,
+                resume="allow",
+                dir=folder,
+                mode=logger.mode,
+                config=dict(config),
+            )
+        except wandb.Error as error:
+            raise UsageError(
+                f"logger 'wandb' does not begin ({error}): log in with `wandb login`, or give "
+                "loggers=[{kind: wandb, mode: offline}] or loggers=[]; then go on with --resume, for "
+                f"{folder} is begun"
+            ) from None
         for kind in ("train", "validation"):
             self._run.define_metric(f"{kind}/*", step_metric="step")
         self._remember()

@@ -119,17 +119,18 @@ def pretrain(
         if found is not None and world.is_first:
             noted = read_object(folder.environment) or {}
             write_json(folder.environment, noted | {"budget": found})
-        log = RunLog(
-            run.folder.path,
-            step=-1 if run.begins else state.step,
-            steps=config.steps,
-            name=str(run.config.name),
-            active=world.is_first,
-            progress=progress,
-            loggers=config.loggers,
-            config=run.config.to_dict(),
-            logged_every=run.logged_every,
-        )
+        with world.together():
+            log = RunLog(
+                run.folder.path,
+                step=-1 if run.begins else state.step,
+                steps=config.steps,
+                name=str(run.config.name),
+                active=world.is_first,
+                progress=progress,
+                loggers=config.loggers,
+                config=run.config.to_dict(),
+                logged_every=run.logged_every,
+            )
         upcoming = cast("Generator[Rows]", iter(run.loader))  # closing it ends the reading threads
         with log, closing(upcoming), closing(run.saver):
             if (entropy := _entropy(run)) is not None:

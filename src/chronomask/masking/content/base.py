@@ -144,9 +144,9 @@ class ContentState(Generic[_Schedule]):
 
         if config.needs_classes and len(class_names) < 2:
             raise UsageError(
-                f"content schedule '{kind_of(config)}' needs token classes, but the rows have none: "
-                "prepare the text with a tagger (rows of your own: cm.add_classes), or use content 'none' "
-                "or 'token_accuracy'"
+                f"content schedule '{kind_of(config)}' needs token classes, but none are named: "
+                "prepare the text with a tagger (rows of your own: cm.add_classes, and the names of the "
+                "classes as class_names), or use content 'none' or 'token_accuracy'"
             )
         self.config = config
         self.class_names = tuple(class_names)

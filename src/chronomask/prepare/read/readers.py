@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import IO, Any
 
-from chronomask.conllu import as_text, by_document, sentences
-from chronomask.errors import DataError, printable, shown
+from chronomask.conllu import COLUMNS, as_text, by_document, sentences
+from chronomask.errors import DataError, nearest, printable, shown
 from chronomask.prepare.read.files import Skipped, SourceFile, lines_of, open_source
 from chronomask.prepare.read.parquet import read_parquet
 from chronomask.prepare.read.records import (
@@ -329,18 +329,44 @@ class _Feed:
 def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterator[Document]:
     """A document from every ``# newdoc`` to the next; without any, every sentence is one.
 
-    Tags must be universal, or ``_`` for none, where they are asked for; else they may be any.
+    Tags are the universal ones, which no other may stand among, or those of the column that is asked for;
+    ``_`` is none.
     """
-    tags = (*UPOS, "_") if fields.words_and_tags else None
+    column = _column_of(fields, source)
+    tags = (*UPOS, "_") if fields.words_and_tags and column == "upos" else None
     with open_source(source, skipped) as handle:
         lines = _of_bounded_documents(
             lines_in(handle, source.name, fields.max_bytes), source, fields
         )
-        for number, document in enumerate(by_document(sentences(lines, source.name, tags))):
+        found = sentences(lines, source.name, tags, column, _OWN_TAGS)
+        for number, document in enumerate(by_document(found)):
             text, words = as_text(document)
             name = f"{source.name}:{number}"
             if checked := check_text(text, name, name, {}, skipped, words):
                 yield checked
+
+
+_OWN_TAGS = (
+    "; tags of your own are taken from another column, such as with tagger.tags_key=xpos, or from .jsonl "
+    "with a list of words and one of tags"
+)
+
+
+def _column_of(fields: Fields, source: SourceFile) -> str:
+    """The column of CoNLL-U that tags its words; raises :class:`DataError` for a key that it has not."""
+    if not fields.words_and_tags:
+        return "upos"
+    words, tags = fields.words_and_tags
+    for name, key, known in (
+        ("words", words, ("words", "form")),
+        ("tags", tags, ("tags", *COLUMNS)),
+    ):
+        if key not in known:
+            raise DataError(
+                f"{source.name}: CoNLL-U has no column '{printable(key)}' of {name} "
+                f"(tagger.{name}_key); {nearest(key, known)}: prepare files of other formats apart"
+            )
+    return "upos" if tags == "tags" else tags
 
 
 def _of_bounded_documents(

@@ -31,6 +31,7 @@ from chronomask.prepare.read.files import (
     find_remote,
     in_words,
     is_address,
+    list_names,
 )
 from chronomask.prepare.read.packages import installed_versions, read_installed
 from chronomask.prepare.read.readers import READERS, TAGGED_FORMATS
@@ -45,6 +46,7 @@ __all__ = [
     "Source",
     "are_as_noted",
     "as_a_shell_has_it",
+    "differences_from",
     "find_sources",
     "snapshot",
     "source_of_text",
@@ -157,15 +159,20 @@ class _File:
 
     def documents(self, fields: Fields, skipped: Skipped) -> Iterator[Document]:
         try:
-            empty = file_state(self.file.path)["bytes"] == 0
+            size = file_state(self.file.path)["bytes"]
         except OSError as error:
             raise DataError(f"{self} cannot be read: {in_words(error)}") from None
-        if not empty:
-            yield from READERS[self.file.format](self.file, fields, skipped)
-        elif self.file.given:
+        if size == 0 and self.file.given:
             raise DataError(f"{self} is empty (0 bytes); give a file with text")
-        else:
+        if size == 0:
             skipped.add("empty file", str(self), 0, "files")
+            return
+        gave_any, before = False, skipped.counts
+        for document in READERS[self.file.format](self.file, fields, skipped):
+            gave_any = True
+            yield document
+        if not gave_any and skipped.counts == before:
+            skipped.add("file without a document", str(self), size or 0, "files")
 
 
 def as_a_shell_has_it(path: Path) -> Path:
@@ -188,7 +195,8 @@ def _nearest_path(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f"nor does the folder {printable(parent)}"
-    return nearest(printable(path.name), [printable(p.name) for p in sorted(parent.iterdir())[:50]])
+    there = [printable(p.name) for p in sorted(parent.iterdir())[:1000]]
+    return nearest(printable(path.name), there, listed=10)
 
 
 def _format_of(path: Path | RemoteFile) -> tuple[str, str]:
@@ -348,6 +356,27 @@ def are_as_noted(now: Sequence[Mapping[str, Any]], noted: Sequence[Mapping[str, 
         for entry, before in zip(now, noted, strict=True)
         for key, value in before.items()
     )
+
+
+def differences_from(noted: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
+    """The first names of what is new, gone and changed in a snapshot, in brackets; "" where none is known."""
+    before, after = ({_name_in(entry): entry for entry in entries} for entries in (noted, now))
+    names = {
+        "new": [name for name in after if name not in before],
+        "gone": [name for name in before if name not in after],
+        "changed": [
+            name
+            for name in after
+            if name in before and not are_as_noted([after[name]], [before[name]])
+        ],
+    }
+    told = "; ".join(f"{what}: {list_names(those)}" for what, those in names.items() if those)
+    return f" ({told})" if told else ""
+
+
+def _name_in(entry: Mapping[str, Any]) -> str:
+    """What a snapshot calls a file, a data set or a package."""
+    return next((str(entry[key]) for key in ("file", "hub", "package") if key in entry), str(entry))
 
 
 def snapshot(sources: Sequence[Found]) -> list[dict[str, Any]]:

@@ -22,13 +22,15 @@ _MAX_TAGS = 62
 
 
 class ColumnTagger(Tagger):
-    """Words and classes that the sources bring: two list columns, or CoNLL-U files with their UPOS."""
+    """Words and classes that the sources bring: two list columns, or a column of CoNLL-U."""
 
     kind: Literal["column"] = "column"
     words_key: str = "words"
-    """Field or column of .jsonl and .parquet files with a list of words; spaces join them to the text."""
+    """Field or column of .jsonl and .parquet files with a list of words; spaces join them to the text.
+    CoNLL-U has its own."""
     tags_key: str = "tags"
-    """Field or column with as many tags; an empty one or null is no class."""
+    """Field or column with as many tags; an empty one or null is no class. In CoNLL-U the universal
+    tags, or ``xpos``, ``feats``, ``deprel``, ``lemma`` or ``form``."""
     class_names: tuple[str, ...] = ()
     """The allowed tags; any other is refused. Empty: all that occur."""
 

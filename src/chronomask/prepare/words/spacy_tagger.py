@@ -29,8 +29,8 @@ class SpacyTagger(Tagger):
 
     kind: Literal["spacy"] = "spacy"
     name: str
-    """Name of an installed pipeline package, such as ``de_core_news_sm``, or its folder; or a language,
-    such as ``de``, of which one pipeline is installed."""
+    """Name of an installed pipeline package, such as ``de_core_news_sm``, or its folder, which has a
+    ``meta.json``; or a language, such as ``de``, of which one pipeline is installed."""
 
     def label(self) -> str:
         """The pipeline's name and version, and spaCy's."""
@@ -165,8 +165,10 @@ _PUBLISHED = (
 
 def _find(name: str, installed: Sequence[str]) -> str:
     """The pipeline that is meant by its name, its folder or its language; raises :class:`UsageError`."""
-    if name in installed or Path(name).is_dir():
+    if name in installed or (Path(name) / "meta.json").is_file():
         return name
+    if "/" in name and Path(name).is_dir():
+        raise UsageError(f"{name} is not the folder of a spaCy pipeline: it has no meta.json")
     if "_" in name or not name.isalpha():
         known = f"; {nearest(name, installed)}" if installed else ""
         download = python_command("-m", "spacy", "download", name)
@@ -203,7 +205,11 @@ def _load(name: str) -> Language:
         # spaCy warns when a pipeline was trained with another minor version; the tags' use is the
         # user's own decision and the manifest records both versions.
         warnings.simplefilter("ignore", UserWarning)
-        pipeline = spacy.load(name)
+        try:
+            pipeline = spacy.load(name)
+        except (OSError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise DataError(f"spaCy cannot load the pipeline '{name}': {why}") from None
     setters = _pos_setters(pipeline)
     if not setters:
         raise DataError(

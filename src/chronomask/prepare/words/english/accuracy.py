@@ -133,7 +133,7 @@ def tagger_accuracy(
     tagged = list(nlp.pipe(docs))
     seconds = time.process_time() - started
 
-    gold = [tag for sentence in sentences for tag in sentence.upos]
+    gold = [tag for sentence in sentences for tag in sentence.tags]
     predicted = [token.pos_ for doc in tagged for token in doc]
     num_gold, num_predicted = Counter(gold), Counter(predicted)
     num_correct = Counter(g for g, p in zip(gold, predicted, strict=True) if g == p)
