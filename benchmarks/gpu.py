@@ -114,7 +114,7 @@ def of_tests(name: str, files: list[str]) -> Callable[[Setting], None]:
                 last = line.strip() or last
                 if line.startswith(("FAILED ", "ERROR ")):  # its summary, with reasons
                     told.append(line.strip())
-                elif " FAILED" in line or " ERROR" in line:
+                elif (" FAILED" in line or " ERROR" in line) and "::" in line:
                     failed.append(next(word for word in line.split() if "::" in word))
                     setting.tell(f"{name}_failures{SO_FAR}", failed)
         setting.tell(f"{name}_end", last.strip("= "))

@@ -432,6 +432,28 @@ def test_every_file_with_tests_for_cuda_is_run() -> None:
     assert marked == {*gpu.CUDA_TESTS, *gpu.GRAPH_TESTS}
 
 
+def test_tests_that_fail_are_named_at_once_and_their_reasons_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script prints what pytest does, alone and with several processes."""
+    printed = [
+        "tests/a.py::test_x FAILED [ 10%]", "[gw0] [ 20%] ERROR tests/b.py::test_y ",
+        "==== ERRORS ====", "FAILED tests/a.py::test_x - why", "==== 1 failed, 1 error ====",
+    ]  # fmt: skip
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in printed) + "exit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    told: dict[str, Any] = {}
+    gpu.FIGURES["tests"].measure(Setting(False, tmp_path, told.__setitem__))
+    assert told == {
+        f"cuda_tests_failures{SO_FAR}": ["tests/a.py::test_x", "tests/b.py::test_y"],
+        "cuda_tests_end": "1 failed, 1 error",
+        "cuda_tests_failures": ["FAILED tests/a.py::test_x - why"],
+        "cuda_tests": "failed",
+    }
+
+
 def test_tests_that_lack_a_package_are_left_out_and_say_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,9 @@ def test_names_of_classes_are_read_off_the_column(
     trainer = trainer_of(tokenizer, named, tmp_path, max_steps=1, given={"class_names": None})
     trainer.train()
     assert trainer.masking.masker.class_names == UPOS_CLASSES
+    uniform = {"class_names": None, "masking": {"content": {"kind": "none"}}}
+    trainer = trainer_of(tokenizer, named, tmp_path, max_steps=1, given=uniform)
+    assert trainer.masking.masker.class_names == ("none",)  # as before names were read
 
 
 def test_a_checkpoint_may_be_named_by_a_path(

@@ -195,6 +195,10 @@ def test_accents_count_in_text_that_is_not_english(
     assert accents.startswith("the tokenizer strips accents, which changes 21% of the letters")
     assert "text in 'en'" in tagger
     caplog.clear()
+    prepared(tmp_path / "bands", texts, tagger="frequency_bands")  # made for any language
+    (accents,) = [record.getMessage() for record in caplog.records]
+    assert accents.startswith("the tokenizer strips accents")
+    caplog.clear()
     prepared(tmp_path / "plain", ["der alte Mann ging mit dem Hund an den Fluss"] * 30)
     (tagger,) = [record.getMessage() for record in caplog.records]
     assert "text in 'en'" in tagger

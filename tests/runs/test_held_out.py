@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,16 @@ def test_what_is_written_is_read(tmp_path: Path, losses: np.ndarray) -> None:
     for own, name in zip(losses, LOSSES_OF_ROWS, strict=True):
         np.testing.assert_array_equal(found[name], own)
     assert read_rows(path, 9) is None  # of another validation than the last
-    path.write_bytes(path.read_bytes()[:200])
+    whole = path.read_bytes()
+    damaged = [
+        whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+        for place in range(len(whole))
+    ]
+    for content in (whole[:200], b"", *damaged[::7]):
+        path.write_bytes(content)
+        with suppress(DataError):  # what else it raises would be a bare traceback
+            read_rows(path, 8)
+    path.write_bytes(whole[:200])
     with pytest.raises(DataError, match=r"validation-rows\.npz cannot be read .*: delete it"):
         read_rows(path, 8)
 

@@ -28,7 +28,7 @@ from chronomask.integrations.order import (
     refuse_several,
     with_row_ids,
 )
-from chronomask.integrations.step import MicroBatch, StepMasking, logits_of
+from chronomask.integrations.step import MicroBatch, StepMasking, logits_of, read_arm
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.rows import COLUMNS, RowCollator
 from chronomask.masking.tally import score
@@ -138,7 +138,9 @@ class TimeVariantTrainer(Trainer):
             kwargs["data_collator"] = RowCollator(tokenizer)
         _refuse_masked_or_untokenised(kwargs)
         if class_names is None:
-            class_names = _names_of_classes(kwargs.get("train_dataset"))
+            # Elsewhere none are needed, and a checkpoint of before they were read has none.
+            needs = read_arm(masking).masking.content.needs_classes
+            class_names = _names_of_classes(kwargs.get("train_dataset")) if needs else ("none",)
         for name in ("train_dataset", "eval_dataset"):
             kwargs[name] = _number_rows(kwargs.get(name))
         self._evaluated: list[torch.Tensor] = []  # of one evaluation: what each batch's rows lost

@@ -42,7 +42,8 @@ def doubt_language(texts: Iterable[str], tokenizer: TokenizerChoice, tagger: Tag
     beginnings = [text[:_LOOKED_AT] for text in texts]
     language = tagger.made_for()
     why = unlikely_language(language, beginnings) if language else None
-    damage = tokenizer.damage(beginnings, english=why is None)
+    english = unlikely_language("en", beginnings) is None
+    damage = tokenizer.damage(beginnings, english=english)
     if damage:
         logger.warning("the tokenizer %s", damage)
     if why:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +48,7 @@ def read_rows(path: Path, step: int) -> RowLosses | None:
             arrays = {name: stored[name] for name in stored.files}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except Exception as error:  # damaged bytes raise errors of many kinds here
         raise DataError(
             f"{path} cannot be read ({error}): delete it, and comparisons go without the rows of this run"
         ) from error
