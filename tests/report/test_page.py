@@ -212,7 +212,7 @@ def test_reference_curves_lie_under_the_loss(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no file shiped: give a CSV file, or shipped"):
         report(folder, tmp_path / "out", reference="shiped")
     shipped = read_curves("shipped")
-    assert {len(tokens) for tokens, _ in shipped.values()} == {10}
+    assert {len(tokens) for tokens, _ in shipped.values()} == {10, 3}  # a minute had three
     assert all(tokens == sorted(tokens) and min(loss) > 3 for tokens, loss in shipped.values())
 
 
