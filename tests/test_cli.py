@@ -394,6 +394,15 @@ def test_a_folder_with_the_name_of_a_type_of_model_is_no_model(
     start = ["pretrain", "--data", tiny_data.path, "--out", tmp_path / "r", "--model", "bert"]
     assert run(*start).code == 0
     assert trained.pop().model == FromConfig(model_type="bert")
+    for file in ("config.yaml", "metrics.jsonl"):
+        (tmp_path / "bert" / file).write_text("")
+    (tmp_path / "bert" / "checkpoints").mkdir()
+    refused = run(*start)  # no new model beside a run that may be meant
+    assert refused.code == 2
+    assert "bert is not a model folder" in refused.err
+    assert "it is a run" in refused.err
+    shutil.rmtree(tmp_path / "bert")
+    (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text("{}")
     assert run(*start).code == 0
     assert trained.pop().model == FromCheckpoint(path="bert")

@@ -52,6 +52,7 @@ __all__ = [
     "Seed",
     "diff",
     "differences",
+    "is_of_before",
     "kind_of",
 ]
 
@@ -147,6 +148,17 @@ class Config(BaseModel):
     def parse(cls, values: Mapping[str, Any], where: str = "the configuration") -> Self:
         """Validate plain values; ``where`` names their origin in errors. Raises UsageError."""
         return cls.from_layers([Layer(where, values)])
+
+    @classmethod
+    def of_before(cls, values: Mapping[str, Any], where: str) -> Self:
+        """:meth:`parse` what a run was begun with; what is refused of a run that is to begin passes where
+        :func:`is_of_before` is asked.
+        """
+        token = _OF_BEFORE.set(True)
+        try:
+            return cls.parse(values, where)
+        finally:
+            _OF_BEFORE.reset(token)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values with every default written out."""
@@ -338,6 +350,17 @@ class Alternative(Config):
 def kind_of(member: Alternative) -> str:
     """The kind of a family's member, for messages; what it can do, its methods say."""
     return member.kind  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_OF_BEFORE: ContextVar[bool] = ContextVar("of before", default=False)
+
+
+def is_of_before() -> bool:
+    """Whether the config that is being validated is that of a run that was begun before, and is only read.
+
+    Settings that a version refuses because earlier ones trained wrongly with them are let through then.
+    """
+    return _OF_BEFORE.get()
 
 
 _VALIDATING: ContextVar[bool] = ContextVar("validating", default=False)

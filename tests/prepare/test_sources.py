@@ -367,7 +367,7 @@ def test_a_file_that_gives_no_document_is_counted(
     documents, skipped = read(tmp_path / name, tmp_path / "b.txt")
     assert [d.text for d in documents] == ["text"]
     assert skipped.counts == {"file without a document": 1}
-    assert f"{tmp_path / name}" in skipped.summary()
+    assert skipped.summary().endswith(f"/{name}")  # a long path is cut in its middle
 
 
 def test_names_of_skipped_documents_are_bounded() -> None:

@@ -234,9 +234,9 @@ def test_processes_count_every_batch_of_a_validation_once(
         return tensor
 
     monkeypatch.setattr(World, "sum", keep)
-    settings = config.validation.model_copy(update={"batch_rows": 3})
 
-    def total(size: int) -> list[torch.Tensor]:
+    def total(size: int, batch_rows: int = 3) -> list[torch.Tensor]:
+        settings = config.validation.model_copy(update={"batch_rows": batch_rows})
         by_class.clear()
         of_rows.clear()
         for rank in range(size):
@@ -249,6 +249,7 @@ def test_processes_count_every_batch_of_a_validation_once(
     alone = total(1)
     assert alone[0][0, 1].sum() > 0
     torch.testing.assert_close(alone[0].sum(-1)[:, :2], alone[1].sum(-1))
+    torch.testing.assert_close(total(1, batch_rows=8)[1], alone[1])  # each loss is in its row
     for size in (2, 3, 7):
         torch.testing.assert_close(total(size), alone)
 

@@ -190,6 +190,8 @@ def _prepared_elsewhere(tasks: Sequence[Task[Any]], task_data: Path, model: Path
             continue
         setting = f"{task.name}.{task.data_setting}="
         data = _data_of_run(model, f"--set {setting}")
+        if data is None and not model.exists() and len(model.parts) != 2:
+            continue  # nor is it a hub's: that there is no such model is said when it is opened
         if data is None:
             raise UsageError(
                 f"{task.name}: {place} is not prepared data, and {model} is of no run that has its own: "
@@ -204,6 +206,7 @@ def _data_of_run(model: Path, flag: str) -> Path | None:
     ``flag``: what other data are named with.
     Raises UsageError for a run on a mixture, and for data that are gone.
     """
+    from chronomask.layers import read_yaml
     from chronomask.runs.layout import RunFolder
     from chronomask.train.config import RunConfig
 
@@ -211,7 +214,8 @@ def _data_of_run(model: Path, flag: str) -> Path | None:
         run = RunFolder(path)
         if run.config.is_file() and run.checkpoints.is_dir():
             run.check_config()
-            paths = RunConfig.load(run.config).at(run).data_paths
+            config = RunConfig.of_before(read_yaml(run.config), str(run.config))
+            paths = config.at(run).data_paths
             first, *others = paths
             if others:
                 raise UsageError(

@@ -240,13 +240,15 @@ def _model(text: str | None, layers: list[Layer]) -> list[Layer]:
 
     Sizes that the recipes give belong to their own type of model, so another type drops them.
     """
+    from chronomask.folders import what_it_is
     from chronomask.layers import merge, nested
     from chronomask.model.config import masked_lm_types
 
     if text is None:
         return []
     known, folder = masked_lm_types(), Path(text)
-    is_folder = folder.is_dir() and (text not in known or (folder / "config.json").is_file())
+    named = text in known and not (folder / "config.json").is_file() and not what_it_is(folder)
+    is_folder = folder.is_dir() and not named
     if "/" in text or is_folder:
         return of_group("--model", text, "model", {"kind": "checkpoint", "path": text})
     if known and text not in known:

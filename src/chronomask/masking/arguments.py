@@ -63,7 +63,8 @@ def refuse_without_epoch(given: Any, epoch: Any, strategy: Strategy) -> None:
     if strategy.turns > 1 and not known and not (isinstance(given, Mapping) and "epoch" in given):
         raise UsageError(
             f"strategy '{kind_of(strategy)}' masks a row in turns over {strategy.turns} epochs, and the rows "
-            "bring no epoch: read them with chronomask.KeyedLoader, or give it as {**batch, 'epoch': number}"
+            "bring no epoch: read them with chronomask.KeyedLoader, or collate them and give it as {**batch, "
+            "'epoch': number}"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from chronomask.config import Config, kind_of
+from chronomask.config import Config, is_of_before, kind_of
 from chronomask.errors import UsageError
 from chronomask.layers import Layer
 from chronomask.masking.content import ContentSchedule, NoContent
@@ -91,7 +91,7 @@ class MaskingConfig(Config):
                 f"continuous law, and ratio '{kind_of(self.ratio)}' is none: choose a law such as "
                 "'uniform_rows', or loss_weight 'inverse_ratio'"
             )
-        if self.budget == "batch" and self.ratio.draws_rows:
+        if self.budget == "batch" and self.ratio.draws_rows and not is_of_before():
             raise ValueError(
                 "budget 'batch' gives all rows of a micro-batch their mean ratio, and ratio "
                 f"'{kind_of(self.ratio)}' draws one for each: set budget 'row', or one ratio for all rows"

@@ -118,7 +118,8 @@ class Masker:
         by its tokens and an ``epoch`` that is not given by the progress: the same rows get the same
         masks at the same progress.
 
-        Raises UsageError for a ``progress`` that is no number from 0 to 1 and for what are no rows,
+        Raises UsageError for a ``progress`` that is no number from 0 to 1, for what are no rows, and for rows
+        without what the config needs: their classes, or the epoch that a strategy of turns counts. Raises
         DataError for token ids that the tokenizer does not have.
         """
         progress = check_progress(progress)

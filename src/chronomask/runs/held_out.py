@@ -50,7 +50,7 @@ def read_rows(path: Path, step: int) -> RowLosses | None:
         return None
     except Exception as error:  # damaged bytes raise errors of many kinds here
         raise DataError(
-            f"{path} cannot be read ({error}): delete it, and comparisons go without the rows of this run"
+            f"{path} cannot be read ({error}): delete it, and comparisons with this run take no rows"
         ) from error
     if int(arrays.pop("step", -1)) != step or set(arrays) != set(LOSSES_OF_ROWS):
         return None

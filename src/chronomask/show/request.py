@@ -114,7 +114,8 @@ def data_of(given: Path | None, run: Run | None, *, for_rows: bool) -> Path | No
 
 def data_paths_of(run: Run) -> list[Path]:
     """Where the data of a run are: one folder, or those of its mixture."""
-    config = RunConfig.load(run.path / "config.yaml").at(RunFolder(run.path))
+    folder = RunFolder(run.path)
+    config = RunConfig.of_before(read_yaml(folder.config), str(folder.config)).at(folder)
     return [Path(path) for path in config.data_paths]
 
 

@@ -29,7 +29,7 @@ class Loss:
 
 def last_losses(runs: Mapping[str, Mapping[int, Run]]) -> dict[str, Loss]:
     """The losses of validation by task: at the fixed ratio, and, where all runs have them, the mean of the
-    yardsticks and that of a single mask.
+    yardsticks and that of a single mask. Raises DataError for a damaged file of row losses.
     """
     if not runs:
         return {}

@@ -175,8 +175,8 @@ def model_of(config: RunConfig, origin: Checkpoint | None) -> FromConfig | FromC
 def config_of(checkpoint: Checkpoint) -> RunConfig:
     """The config that a checkpoint was saved with; raises RunError where it cannot be read."""
     try:
-        return RunConfig.parse(
-            of_earlier_run(checkpoint.state["config"]), where=str(checkpoint.path / STATE)
+        return RunConfig.of_before(
+            of_earlier_run(checkpoint.state["config"]), str(checkpoint.path / STATE)
         )
     except ChronomaskError as error:
         raise RunError(f"the checkpoint's config cannot be read: {error}") from None

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from chronomask.config import Config, Seed, kind_of
+from chronomask.config import Config, Seed, is_of_before, kind_of
 from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
 from chronomask.layers import Layer, merge, nested
@@ -183,7 +183,7 @@ class RunConfig(Config):
             raise ValueError(
                 f"masked_token_budget has no effect with masking.progress '{self.masking.progress}'"
             )
-        if counted:
+        if counted and not is_of_before():
             self._check_moving()
         if self.sharding == "fsdp2" and not self.optimiser.takes_shards:
             raise ValueError(
