@@ -188,6 +188,22 @@ def test_a_damaged_summary_is_no_finished_run(values: dict[str, Any], tmp_path: 
     assert f"{folder}: 1 of " in status(folder)
 
 
+def test_micro_batches_that_decide_masks_may_change_once_a_run_has_ended(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["base"]["masking"] = {"budget": "batch"}
+    study = opened(values, tmp_path)
+    run = study.run_of("fixed", 0)
+    write_text(run.config, study.arms["fixed"].run_config(0).to_yaml())
+    values["base"]["micro_batches"] = 2
+    with pytest.raises(
+        UsageError, match="holds a run with another config: micro_batches is 1 there"
+    ):
+        opened(values, tmp_path)
+    write_text(run.summary, '{"complete": true, "steps": 8}')
+    opened(values, tmp_path)
+
+
 def test_runs_that_are_of_no_arm_any_more_are_told(values: dict[str, Any], tmp_path: Path) -> None:
     study = opened(values, tmp_path)
     folder = study.folder

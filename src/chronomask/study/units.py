@@ -413,8 +413,8 @@ def _check_run(study: Study, unit: Unit) -> None:
     run.check_config()
     before = RunConfig.of_before(read_yaml(run.config), str(run.config))
     changed = unchangeable(before, study.run_config(unit))
-    if run.read_summary() is not None:
-        changed.pop("micro_batches", None)  # no row of it is cut any more
+    if run.summary.exists():
+        changed.pop("micro_batches", None)  # it has ended: no row is cut any more
     if changed:
         listing = "; ".join(
             f"{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
