@@ -19,7 +19,7 @@ TAGS = {"baco": "NOUN", "difu": "VERB", "gahe": "ADJ", ".": "PUNCT", "limo": "DE
 
 
 def write_task_files(folder: Path, data: PreparedData) -> None:
-    """GLUE, SQuAD, BLiMP, a treebank, entities, a collection, held-out rows and a text, by family."""
+    """GLUE, SQuAD, BLiMP and all the others' files, held-out rows and a text, by family."""
     write_glue(folder / "glue")
     asked = [
         ("the film was warm", [("what was warm?", "film")]),
@@ -37,6 +37,9 @@ def write_task_files(folder: Path, data: PreparedData) -> None:
     (folder / "ner").mkdir()
     for part, number in (("train", 30), ("dev", 10)):
         (folder / "ner" / f"{part}.conll").write_text(labelled(number, seed=number))
+    (folder / "classification").mkdir()
+    for part, number in (("train", 30), ("dev", 12)):
+        (folder / "classification" / f"{part}.csv").write_text(rated(number))
     write_collection(folder / "retrieval", [*TAGS])
     shutil.copytree(data.path, folder / "intrinsic")
     (folder / "intrinsic" / "text.txt").write_text("\n".join(made_up_text(2)))
@@ -91,6 +94,16 @@ def labelled(number: int, seed: int) -> str:
             lines += [f"{piece} NN I-NP {mark}" for piece, mark in pairs]
         lines.append("")
     return "\n".join(lines)
+
+
+def rated(number: int) -> str:
+    """Sentences as .csv, of three classes that their middle word tells."""
+    words = {"cold": "bad", "warm": "good", "film": "none"}
+    lines = ["label,text"]
+    for k in range(number):
+        word, label = [*words.items()][k % 3]
+        lines.append(f'{label},"the actor was, {word}"')
+    return "\n".join(lines) + "\n"
 
 
 def write_collection(

@@ -30,6 +30,7 @@ __all__ = [
     "Cached",
     "Task",
     "content_sha256",
+    "file_of_part",
     "files_in",
     "folder_of",
     "is_hub",
@@ -229,6 +230,34 @@ def files_in(folder: Path, ends: tuple[str, ...], *, below: bool = False) -> lis
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+
+
+_PARTS = {
+    "train": ("train",),
+    "dev": ("dev", "val", "valid", "validation", "testa"),
+    "test": ("test", "testb"),
+}
+"""How the name of a part's file ends, before its ending."""
+
+
+def file_of_part(folder: Path, part: str, ends: tuple[str, ...]) -> Path | None:
+    """The file of ``train``, ``dev`` or ``test`` in a folder, maybe compressed; None if there is none.
+
+    Its name without one of the endings ``ends`` ends in the part's name, or in another that is usual for it
+    (of dev ``val``, ``valid``, ``validation``, ``testa``; of test ``testb``). Raises UsageError for several.
+    """
+    forms = tuple(end + packed for end in ends for packed in (*COMPRESSIONS, ""))
+    found = [
+        path
+        for path in files_in(folder, forms)
+        if path.name[: -len(next(form for form in forms if path.name.endswith(form)))].endswith(
+            _PARTS[part]
+        )
+    ]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UsageError(f"{folder} holds several {part} files ({names}): leave only one of them")
+    return found[0] if found else None
 
 
 def parse_json(text: str, where: str) -> Any:

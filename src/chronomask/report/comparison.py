@@ -115,6 +115,7 @@ _TITLES = LOSSES | {
     "blimp": "BLiMP",
     "blimp_supplement": "BLiMP supplement",
     "ewok": "EWoK",
+    "classification": "classification",
     "ner": "named entities",
     "upos_probe": "UPOS probe",
     "mlm": "masked-token loss",

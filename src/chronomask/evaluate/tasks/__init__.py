@@ -12,6 +12,7 @@ from chronomask.errors import UsageError, nearest, shown
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks.babylm import EntityTrackingTask, EwokTask, SupplementTask
 from chronomask.evaluate.tasks.blimp import BlimpTask
+from chronomask.evaluate.tasks.classification import ClassificationTask
 from chronomask.evaluate.tasks.glue import FORMATS, GlueTask
 from chronomask.evaluate.tasks.intrinsic import MaskedLossTask, PseudoPerplexityTask
 from chronomask.evaluate.tasks.ner import EntityTask
@@ -140,6 +141,7 @@ for _task in (
     SupplementTask(),
     EwokTask(),
     EntityTrackingTask(),
+    ClassificationTask(),
     EntityTask(),
     ProbeTask(),
     SimilarityTask(),

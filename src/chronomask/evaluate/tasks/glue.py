@@ -219,6 +219,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
         train, dev = prepared.train, prepared.dev
         tuned = self.tune(model, prepared, seed, progress)
         metrics: dict[str, float] = {}
+        details: dict[str, float] = {}
         arrays: dict[str, NDArray[Any]] = {}
         for number, (name, part) in enumerate(dev.items()):
             suffix = "" if number == 0 else f"_{name.removeprefix('dev_')}"
@@ -229,6 +230,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
                 wanted = ("mcc",) if name == "ax" else self.format.metrics
                 scores = self._scores(wanted, tuned.answers[name], labels)
                 metrics |= {f"{metric}{suffix}": value for metric, value in scores.items()}
+                details |= self.details(labels, tuned.answers[name])
         counts = {"train": len(train.examples)}
         counts |= {name: len(part.examples) for name, part in dev.items()}
         if train.examples.skipped:
@@ -242,7 +244,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
             num_examples=counts,
             data_sha256=prepared.data_sha256,
             packages=("scikit-learn", "scipy"),
-            details=tuned.details,
+            details=tuned.details | details,
             examples=arrays,
             left_out=self.left_out(prepared),
         )
@@ -296,6 +298,10 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
             logits = self.logits(output)
             result[index] = (logits[:, 0] if scores else logits.argmax(-1)).cpu().numpy()
         return result
+
+    def details(self, labels: NDArray[Any], answers: NDArray[Any]) -> dict[str, float]:
+        """What the result says beside the metrics, of the answers [N] to one dev set."""
+        return {}
 
     def score(self, part: GluePart, answers: NDArray[Any]) -> float:
         """The primary metric."""

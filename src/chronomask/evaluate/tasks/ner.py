@@ -24,7 +24,7 @@ from chronomask.evaluate.batches import Encoded, end_to_end
 from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Loss, Positive, outputs
 from chronomask.evaluate.finetuned_task import FineTunedTask, Part
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import files_in, folder_of
+from chronomask.evaluate.task import file_of_part, folder_of
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
 
@@ -34,13 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entity", "EntityTask", "Ner", "Tagged", "entities", "entity_files", "read_tagged"]
 
-_ENDS = tuple(
-    f"{ending}{packed}"
-    for ending in (".txt", ".conll", ".bio", ".iob2", ".tsv")
-    for packed in ("", ".gz", ".xz")
-)
-_PARTS = {"train": ("train",), "dev": ("dev", "valid", "testa"), "test": ("test", "testb")}
-"""How the names of a part's files end, before the ending."""
+_ENDS = (".txt", ".conll", ".bio", ".iob2", ".tsv")
 _OUTSIDE = "O"
 _NO_LABEL = -100
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*:(?=.)")
@@ -238,30 +232,18 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
 
 
 def entity_files(task_data: Path, part: str) -> tuple[Path, Path]:
-    """The training file and the scored one; raises UsageError where it is not clear which.
-
-    Looked for in ``task_data``/ner or ``task_data``: names that end in ``train``, and in ``dev``, ``valid``
-    or ``testa`` (for dev), ``test`` or ``testb`` (for test).
+    """The training file and the scored one, in ``task_data``/ner or ``task_data``, as
+    :func:`chronomask.evaluate.task.file_of_part` finds them; raises UsageError where it is not clear which.
     """
     place = folder_of(task_data, "ner")
     found = []
     for wanted in ("train", part):
-        files = [
-            path
-            for path in files_in(place, _ENDS)
-            if path.name.partition(".")[0].endswith(_PARTS[wanted])
-        ]
-        if not files:
+        if (path := file_of_part(place, wanted, _ENDS)) is None:
             raise UsageError(
-                f"{place} holds no {wanted} file, such as {wanted}.txt or {wanted}.conll (also .gz, .xz): "
+                f"{place} holds no {wanted} file, such as {wanted}.txt or {wanted}.conll (also compressed): "
                 "name a folder with a word and its label a line"
             )
-        if len(files) > 1:
-            names = ", ".join(path.name for path in files)
-            raise UsageError(
-                f"{place} holds several {wanted} files ({names}): leave only one of them"
-            )
-        found.append(files[0])
+        found.append(path)
     return found[0], found[1]
 
 

@@ -1,0 +1,236 @@
+"""Your own labelled texts, or pairs of texts: a classification head, fine-tuned as for GLUE.
+
+A folder holds a file of training examples and one that is scored, as ``.jsonl``, ``.csv`` or ``.tsv``. The
+classes are the labels of the training examples.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chronomask.compressed import COMPRESSIONS
+from chronomask.errors import DataError, UsageError, nearest, need, shown
+from chronomask.evaluate.finetune import FineTuning
+from chronomask.evaluate.task import file_of_part, folder_of, json_lines, texts_in
+from chronomask.evaluate.tasks.glue import FOR_SCORES, Examples, Format, GlueTask
+from chronomask.storage import check_text, files_sha256, read_lines
+
+__all__ = ["Classification", "ClassificationTask", "classification_files", "read_labelled"]
+
+_ENDS = (".jsonl", ".csv", ".tsv")
+_MANY = 50
+"""Classes above which labels may be no classes at all, but scores or identifiers."""
+
+
+class Classification(FineTuning):
+    """The recipe, GLUE's otherwise, and where texts and labels stand."""
+
+    dataset: str | None = None
+    """its folder in DATA/classification; none: DATA/classification, DATA itself, or the only folder there"""
+    text: str = "text"
+    """the column, or key, of the text"""
+    pair: str | None = None
+    """that of a second text, for pairs; none: one text an example"""
+    label: str = "label"
+    """that of the class"""
+    part: Literal["dev", "test"] = "dev"
+    """the part that is scored"""
+
+
+class ClassificationTask(GlueTask):
+    """Accuracy, macro-averaged F1 and Matthews' correlation, and the F1 of each class."""
+
+    family = "classification"
+    formats: ClassVar[Mapping[str, Format]] = {
+        "classification": Format("", (), "", {}, metrics=("accuracy", "macro_f1", "mcc"))
+    }
+    outside_recipe = ("dataset",)
+    config: Classification
+
+    def __init__(self, name: str = "classification", config: FineTuning | None = None) -> None:
+        super().__init__(name, config or Classification())
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Every setting that decides the numbers; the classes are the data's, and not a setting."""
+        return {name: value for name, value in super().recipe.items() if name != "classes"}
+
+    def data_sha256(self, task_data: Path) -> str:
+        """Of the two files."""
+        return files_sha256(classification_files(task_data, self.config))
+
+    def read(self, task_data: Path) -> tuple[Examples, dict[str, Examples]]:
+        """The training examples, and those that are scored."""
+        files = classification_files(task_data, self.config)
+        (texts, names), (scored, others) = (read_labelled(path, self.config) for path in files)
+        classes = _classes(names, files[0])
+        for name in sorted({*others} - classes.keys()):
+            raise DataError(
+                f"{files[1]} has the label {shown(name)}, which {files[0]} never has; "
+                f"{nearest(name, classes)}"
+            )
+        self.format = replace(self.format, classes=classes, class_names=tuple(classes))
+        train, dev = (
+            Examples(
+                [row[0] for row in rows],
+                None if self.config.pair is None else [row[1] for row in rows],
+                np.array([classes[name] for name in labels], np.int64),
+            )
+            for rows, labels in ((texts, names), (scored, others))
+        )
+        return train, {self.config.part: dev}
+
+    def details(self, labels: NDArray[Any], answers: NDArray[Any]) -> dict[str, float]:
+        """``f1/CLASS`` of every class, in [0, 1], in the order of their numbers."""
+        names = self.format.class_names
+        metrics = need("sklearn.metrics", *FOR_SCORES)
+        scores = metrics.f1_score(
+            labels, answers, labels=range(len(names)), average=None, zero_division=0.0
+        )
+        return {f"f1/{name}": float(score) for name, score in zip(names, scores, strict=True)}
+
+
+def classification_files(task_data: Path, config: Classification) -> tuple[Path, Path]:
+    """The training file and the scored one, as :func:`chronomask.evaluate.task.file_of_part` finds them.
+
+    They lie in ``task_data``/classification or ``task_data``, or in the folder ``dataset`` there. Raises
+    UsageError where it is not clear which they are.
+    """
+    place = folder_of(task_data, "classification")
+    if config.dataset is not None:
+        place = place / config.dataset
+    elif file_of_part(place, "train", _ENDS) is None:
+        inner = [path for path in sorted(place.glob("*/")) if file_of_part(path, "train", _ENDS)]
+        if len(inner) > 1:
+            raise UsageError(
+                f"{place} holds several data sets ({', '.join(path.name for path in inner)}): choose one, "
+                f"such as --set classification.dataset={inner[0].name}"
+            )
+        place = inner[0] if inner else place
+    found = {part: file_of_part(place, part, _ENDS) for part in ("train", config.part)}
+    for part, path in found.items():
+        if path is not None:
+            continue
+        other = {"dev": "test", "test": "dev"}.get(part)
+        way_out = "name a folder that holds one"
+        if other and file_of_part(place, other, _ENDS):
+            way_out = (
+                f"score the {other} file with --set classification.part={other}, or add {part}.csv"
+            )
+        raise UsageError(
+            f"{place} holds no {part} file, such as {part}.csv, {part}.tsv or {part}.jsonl (also "
+            f"compressed): {way_out}"
+        )
+    train, scored = found.values()
+    assert train is not None
+    assert scored is not None
+    return train, scored
+
+
+def read_labelled(path: Path, config: Classification) -> tuple[list[list[str]], list[str]]:
+    """The text or two texts of each example, and its label.
+
+    Whole numbers, true and false are labels in ``.jsonl`` too, as they are spelt there. Raises DataError
+    naming the line of what is wrong.
+    """
+    keys = [key for key in (config.text, config.pair) if key is not None]
+    read = _of_json if _ending(path) == ".jsonl" else _of_table
+    texts: list[list[str]] = []
+    labels: list[str] = []
+    for where, values in read(path, [*keys, config.label]):
+        texts.append(texts_in(values, keys, where))
+        label = values[config.label]
+        if not label.strip():
+            raise DataError(f"{where}: the label is empty")
+        labels.append(check_text(label.strip(), where))
+    if not texts:
+        raise DataError(f"{path} holds no examples")
+    return texts, labels
+
+
+def _ending(path: Path) -> str:
+    """That of the file inside, if it is compressed."""
+    return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
+
+
+def _of_json(path: Path, keys: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each object of a ``.jsonl`` file is, and its values; the last of ``keys``, the label, is text."""
+    for where, values in json_lines(read_lines(path), path):
+        _require(keys, [*values], where)
+        label = values[keys[-1]]
+        if isinstance(label, bool | int):
+            label = json.dumps(label)
+        if not isinstance(label, str):
+            raise DataError(
+                f"{where}: the label is {shown(label)}; a class is text, a whole number, true or false"
+            )
+        yield where, {**values, keys[-1]: label}
+
+
+def _of_table(path: Path, keys: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Where each record of a table is, and its values; the first line names the columns.
+
+    In ``.csv`` fields may be quoted with ``"``; in ``.tsv`` a quotation mark is text.
+    """
+    lines = (f"{line}\n" for line in read_lines(path))
+    if _ending(path) == ".csv":
+        reader = csv.reader(lines, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    names: list[str] = []
+    try:
+        for values in reader:
+            where = f"{path}, line {reader.line_num}"
+            if not values:
+                continue
+            if not names:
+                names = [name.strip() for name in values]
+                _require(keys, names, where)
+                continue
+            if len(values) != len(names):
+                raise DataError(
+                    f"{where}: {len(values)} columns instead of {len(names)}; a text with commas stands in "
+                    'quotation marks (") in .csv, and one with tabs cannot be in .tsv'
+                )
+            yield where, dict(zip(names, values, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: no record of .csv ({error})") from None
+    if not names:
+        raise DataError(f"{path} is empty")
+
+
+def _require(keys: list[str], there: list[str], where: str) -> None:
+    """Raise DataError for a column that is not there, or is there twice."""
+    settings = ["text", *(["pair"] if len(keys) > 2 else []), "label"]
+    for key, setting in zip(keys, settings, strict=True):
+        if key not in there:
+            raise DataError(
+                f"{where}: no column {shown(key)}; the columns are {', '.join(map(shown, there))[:300]}: "
+                f"name the right one with --set classification.{setting}=NAME"
+            )
+        if there.count(key) > 1:
+            raise DataError(f"{where}: two columns are called {shown(key)}: rename one of them")
+
+
+def _classes(labels: list[str], path: Path) -> dict[str, int]:
+    """The number of each class: whole numbers in their order, other labels in that of the alphabet."""
+    names = sorted({*labels})
+    if all(name.removeprefix("-").isdecimal() for name in names):
+        names.sort(key=int)
+    if len(names) < 2:
+        raise DataError(f"{path} has one class, {shown(names[0])}: examples of two are needed")
+    if len(names) > max(_MANY, len(labels) / 2):
+        raise DataError(
+            f"{path} has {len(names):,} different labels in {len(labels):,} examples, such as "
+            f"{shown(names[0])}: these are no classes; name the column of the class with "
+            "--set classification.label=NAME"
+        )
+    return {name: number for number, name in enumerate(names)}
