@@ -63,7 +63,7 @@ class Yardstick:
     """1 / part of the rows are used: the more a row hides, the fewer are needed for as many predictions"""
 
     def num_rows(self, rows: int) -> int:
-        """How many of ``rows`` held-out rows it uses, from the first on."""
+        """How many of ``rows`` held-out rows it uses, from the first of them on."""
         return ceil(rows / self.part)
 
 

@@ -166,14 +166,22 @@ def test_document_bounds_cut_at_rows_and_follow_them(train: PreparedSplit) -> No
         )
 
 
-def test_validation_is_the_first_rows_in_order(tiny_data: PreparedData) -> None:
+def test_validation_takes_rows_of_the_whole_split(tiny_data: PreparedData) -> None:
     split = tiny_data.split("held_out")
-    batches = list(validation_batches(split, 10, 4))
-    assert [batch.num_rows for batch in batches] == [4, 4, 2]
-    assert np.concatenate([batch.row_id for batch in batches]).tolist() == list(range(10))
-    assert all((batch.epoch == 0).all() for batch in batches)
-    everything = list(validation_batches(split, 10**9, 64))
-    assert sum(batch.num_rows for batch in everything) == split.num_rows
+
+    def ids(number: int, **options: bool) -> list[int]:
+        batches = list(validation_batches(split, number, 4, **options))
+        assert [batch.num_rows for batch in batches[:-1]] == [4] * (len(batches) - 1)
+        assert all((batch.epoch == 0).all() for batch in batches)
+        return np.concatenate([batch.row_id for batch in batches]).tolist()
+
+    every = ids(10**9)
+    assert sorted(every) == list(range(split.num_rows))
+    assert ids(10) == every[:10]  # and so a yardstick of fewer rows has the first of these
+    quarters = [4 * row // split.num_rows for row in every[: split.num_rows // 3]]
+    assert min(map(quarters.count, range(4))) > split.num_rows / 24
+    assert ids(10, shuffled=False) == list(range(10))
+    assert ids(10**9, shuffled=False) == list(range(split.num_rows))
 
 
 @pytest.mark.parametrize(

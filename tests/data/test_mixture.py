@@ -144,10 +144,13 @@ def test_a_late_step_is_arithmetic(paths: list[str]) -> None:
 def test_validation_takes_from_every_part(paths: list[str]) -> None:
     parts = [DataPart(path=path) for path in paths]
     held_out = open_data(parts).split("held_out")
-    first = np.concatenate([rows.row_id for rows in validation_batches(held_out, 6, 4)])
-    assert first.tolist() == [0, 4, 8, 1, 5, 9]
-    every = np.concatenate([rows.row_id for rows in validation_batches(held_out, 99, 5)])
+    rows = validation_batches(held_out, 6, 4, shuffled=False)
+    assert np.concatenate([each.row_id for each in rows]).tolist() == [0, 4, 8, 1, 5, 9]
+    every = np.concatenate([each.row_id for each in validation_batches(held_out, 99, 5)])
     assert sorted(every.tolist()) == list(range(12))
+    assert (every // 4).tolist() == [0, 1, 2] * 4
+    alone = open_data(parts[:1]).split("held_out")
+    assert every[::3].tolist() == alone.first_rows(99, shuffled=True).tolist()
 
 
 def test_the_fingerprint_names_parts_and_shares(paths: list[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from chronomask.errors import UsageError
 from chronomask.prepare.pipeline import prepare
@@ -186,6 +187,30 @@ def test_a_damaged_summary_is_no_finished_run(values: dict[str, Any], tmp_path: 
     assert "damaged: pretrain fixed, seed 0: " in status(folder)
     write_text(run.summary, '{"complete": false}')
     assert f"{folder}: 1 of " in status(folder)
+
+
+def test_runs_of_a_study_are_validated_on_the_same_rows(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    study = opened(values, tmp_path)
+    run = study.run_of("fixed", 0)
+    before = study.arms["fixed"].run_config(0).to_dict()
+    assert before["validation"].pop("order") == "shuffled"  # as a run of version 0.2 has it
+    write_text(run.config, yaml.safe_dump(before))
+    write_text(run.environment, "{}")
+    with pytest.raises(
+        UsageError,
+        match=r"validation\.order is 'data' there, 'shuffled' now \(with --set "
+        r"base\.validation\.order=data all runs are validated on the same held-out rows\)",
+    ):
+        opened(values, tmp_path)
+    values["base"]["validation"] |= {"order": "data"}
+    opened(values, tmp_path)
+    values["base"]["validation"] |= {"every": 3}
+    opened(values, tmp_path)
+    values["base"]["validation"] |= {"rows": 3}
+    with pytest.raises(UsageError, match=r"validation\.rows is 8 there, 3 now"):
+        opened(values, tmp_path)
 
 
 def test_micro_batches_that_decide_masks_may_change_once_a_run_has_ended(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, UsageError
 from chronomask.masking.masker import Vocabulary, fixed_masker
 from chronomask.model.open import open_tokenizer
+from chronomask.runs.held_out import read_rows
 from chronomask.runs.layout import RunFolder
 from chronomask.train import step as steps
 from chronomask.train import validation
@@ -344,6 +346,11 @@ def test_bf16_stays_near_fp32(config: RunConfig, tmp_path: Path) -> None:
     assert all(t.dtype == torch.float32 for t in weights_of(tmp_path / "bf16").values())
 
 
+def vocabulary_of(config: RunConfig) -> Vocabulary:
+    data = PreparedData.open(config.data)
+    return Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path))
+
+
 TITLES = {
     "words-5": "whole words, 5 %",
     "words-15": "whole words, 15 %",
@@ -351,6 +358,55 @@ TITLES = {
     "words-50": "whole words, 50 %",
     "single": "single mask",
 }
+
+
+def test_validation_is_of_rows_of_all_documents_or_of_the_first_in_the_data(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    split = PreparedData.open(config.data).split("held_out")
+    for order in (None, "data"):
+        settings = {"rows": 5, "batch_rows": 2} | ({} if order is None else {"order": order})
+        run = tmp_path / str(order)
+        pretrain(RunConfig.of(config, steps=1, validation=settings), run, progress=False)
+        kept = read_rows(run / "validation-rows.npz", 1)
+        assert kept is not None
+        rows = split.read(split.first_rows(5, shuffled=order is None))
+        words = (rows.word_id >= 0).sum(1)
+        batch = fixed_masker(vocabulary_of(config))(rows, 0.0)
+        numbers = np.bincount(batch.positions // split.row_length, minlength=5)
+        assert kept["tokens-15"][1].tolist() == numbers.tolist()
+        assert (kept["words-50"][1] > 0).tolist() == [True, False, False, False, False]
+        assert kept["words-50"][1][0] == pytest.approx(words[0] / 2, abs=2)
+
+
+def test_a_run_that_goes_on_with_other_held_out_rows_says_so(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    pretrain(config, run, progress=False)
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    pretrain(run / "config.yaml", run, resume=True, progress=False)
+    assert "validation.order was" not in caplog.text
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    more = RunConfig.of(config, validation={"rows": 7, "order": "data"})
+    pretrain(more, run, resume=True, progress=False)
+    assert "validation.rows was 8 and is 7 now" in caplog.text
+    assert "validation.order was shuffled and is data now" in caplog.text
+    assert "with validation.order=shuffled they stay the same" in caplog.text
+
+
+def test_a_run_of_before_there_was_an_order_keeps_the_first_rows(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    pretrain(config, run, progress=False)
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    del values["validation"]["order"]
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    assert RunConfig.load(run / "config.yaml").validation.order == "data"
+    elsewhere = tmp_path / "config.yaml"  # a file of one's own that names no order has the default
+    elsewhere.write_text(yaml.safe_dump(values))
+    assert RunConfig.load(elsewhere).validation.order == "shuffled"
 
 
 def test_a_validation_that_can_tell_little_is_warned_of(
@@ -380,7 +436,7 @@ def test_the_rows_that_a_warning_of_few_predictions_names_are_enough(
     config: RunConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = PreparedData.open(config.data)
-    masker = fixed_masker(Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path)))
+    masker = fixed_masker(vocabulary_of(config))
     monkeypatch.setattr(validation, "FEW_PREDICTIONS", 40)
     monkeypatch.setattr(yardsticks, "FEW_PREDICTIONS", 40)
     warn_of_few(masker, data.split("held_out"), ValidationConfig(rows=2))
@@ -401,7 +457,7 @@ def test_more_text_is_asked_for_only_where_all_held_out_rows_are_too_few(
 ) -> None:
     data = PreparedData.open(config.data)
     split = data.split("held_out")
-    masker = fixed_masker(Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path)))
+    masker = fixed_masker(vocabulary_of(config))
     for few in range(20, 400, 2):
         monkeypatch.setattr(validation, "FEW_PREDICTIONS", few)
         monkeypatch.setattr(yardsticks, "FEW_PREDICTIONS", few)

@@ -26,6 +26,7 @@ from chronomask.data.manifest import (
     fingerprint,
     read_manifest,
 )
+from chronomask.data.order import visits
 from chronomask.errors import DataError, UsageError, nearest
 from chronomask.folders import what_it_is
 from chronomask.storage import file_sha256, read_object, way_to_read
@@ -75,6 +76,11 @@ class PreparedSplit:
     def has(self, column: Column) -> bool:
         """Whether every token has a number in ``column``."""
         return bool(self.entry.shards) and getattr(self.entry.shards[0], column) is not None
+
+    def first_rows(self, num: int, shuffled: bool = False) -> np.ndarray:
+        """int64: up to ``num`` rows from the beginning, in the data or in a fixed order of all rows."""
+        rows = np.arange(min(num, self.num_rows))
+        return visits(self.num_rows, 0, rows)[0] if shuffled and rows.size else rows
 
     def read(self, row_ids: np.ndarray, epoch: np.ndarray | int = 0) -> Rows:
         """The rows of ``row_ids`` (int64 [B]) in that order; ``epoch`` is copied into the result.

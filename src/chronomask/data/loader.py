@@ -157,14 +157,14 @@ class RowLoader:
 
 
 def validation_batches(
-    split: PreparedSplit | MixedSplit, rows: int, batch_rows: int
+    split: PreparedSplit | MixedSplit, rows: int, batch_rows: int, *, shuffled: bool = True
 ) -> Iterator[Rows]:
-    """The first ``rows`` rows of a split in order (all of them if there are fewer), epoch 0.
+    """``rows`` rows of a split (all of them if there are fewer), epoch 0, the same for every run.
 
-    Of a mixture: the first rows of its parts, mixed.
+    ``shuffled``: the first of a fixed order in which rows of all documents come; else the first in the data,
+    which are those of its first documents. Of a mixture: those of its parts, in the turns of training.
     """
     total = min(rows, split.num_rows)
-    mixed = isinstance(split, MixedSplit)
-    chosen = split.first_rows(total) if mixed else np.arange(total, dtype=np.int64)
+    chosen = split.first_rows(total, shuffled)
     for start in range(0, total, batch_rows):
         yield split.read(chosen[start : start + batch_rows])

@@ -203,10 +203,11 @@ class MixedSplit:
             row_ids[inside] = rows + self._first_rows[k]
         return row_ids, epochs
 
-    def first_rows(self, num: int) -> np.ndarray:
-        """int64: up to ``num`` rows from the beginning of every part, in the order of training.
+    def first_rows(self, num: int, shuffled: bool = False) -> np.ndarray:
+        """int64: up to ``num`` rows from the beginning of every part, in the turns of training.
 
-        No row comes twice: a part that ends leaves its turns to the others.
+        ``shuffled``: from that of a fixed order of all its rows. No row comes twice: a part that ends leaves
+        its turns to the others.
         """
         turns = []
         for k, split in enumerate(self.splits):
@@ -214,8 +215,8 @@ class MixedSplit:
             cycles, index = np.divmod(visit, self._counts[k])
             turns.append(cycles * self._cycle.size + np.flatnonzero(self._cycle == k)[index])
         rows = [
-            np.arange(turn.size) + first
-            for turn, first in zip(turns, self._first_rows, strict=False)
+            split.first_rows(turn.size, shuffled) + first
+            for split, turn, first in zip(self.splits, turns, self._first_rows, strict=False)
         ]
         return np.concatenate(rows)[np.argsort(np.concatenate(turns))][:num]
 

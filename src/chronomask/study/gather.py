@@ -498,7 +498,8 @@ def _data_notices(runs: Sequence[Run]) -> list[str]:
     numbers = predictions_of(runs)
     if not found and len(numbers) > 1:
         found.append(
-            "These runs were not validated on the same held-out rows (validation.rows): their losses rest on "
-            f"{numbers[0]:,} to {numbers[-1]:,} predictions, and are not those of the same words."
+            "These runs were not validated on the same held-out rows (validation.rows, validation.order): "
+            f"their losses rest on {numbers[0]:,} to {numbers[-1]:,} predictions, and are not those of the "
+            "same words."
         )
     return found

@@ -399,6 +399,10 @@ def _check_text(study: Study) -> None:
         )
 
 
+_WHICH_ROWS = ("validation.rows", "validation.order")
+"""What a run that is resumed alone may change, and runs that are compared must have alike."""
+
+
 def _check_run(study: Study, unit: Unit) -> None:
     """Refuse a run folder that was made with another config, or with weights of a run that is not there."""
     run, source = study.run(unit), study.arms[unit.arm].weights_of
@@ -412,7 +416,9 @@ def _check_run(study: Study, unit: Unit) -> None:
         )
     run.check_config()
     before = RunConfig.of_before(read_yaml(run.config), str(run.config))
-    changed = unchangeable(before, study.run_config(unit))
+    now = study.run_config(unit)
+    changed = unchangeable(before, now)
+    changed |= {key: pair for key, pair in diff(before, now).items() if key in _WHICH_ROWS}
     if run.summary.exists():
         changed.pop("micro_batches", None)  # it has ended: no row is cut any more
     if changed:
@@ -421,6 +427,11 @@ def _check_run(study: Study, unit: Unit) -> None:
         )
         if study.arms[unit.arm].equal_labels:
             listing += ", as another version may reckon equal_labels otherwise"
+        if of_rows := [key for key in changed if key in _WHICH_ROWS]:
+            same = " ".join(
+                f"--set {shlex.quote(f'base.{key}={changed[key][0]}')}" for key in of_rows
+            )
+            listing += f" (with {same} all runs are validated on the same held-out rows)"
         raise UsageError(
             f"{run.path} holds a run with another config: {listing}. Remove it to train it again, or "
             f"give another --out; chronomask report {shlex.quote(str(study.folder))} draws a comparison "

@@ -64,7 +64,9 @@ class ValidationConfig(Config):
     at_start: bool = False
     """whether the model is validated before the first step too"""
     rows: Positive = 1024
-    """held-out rows used, from the first on; all of them if there are fewer"""
+    """held-out rows used; all of them if there are fewer"""
+    order: Literal["shuffled", "data"] = "shuffled"
+    """which rows these are: a fixed sample of all documents, or the first in the data, as in version 0.2"""
     batch_rows: Positive = 64
     """rows of a forward pass"""
 
@@ -360,12 +362,17 @@ class RunConfig(Config):
 def of_earlier_run(values: Mapping[str, Any]) -> dict[str, Any]:
     """The config that a run wrote out, with the values that keys had before they existed.
 
-    Until 0.2.0 the weights of ``ptw`` had their published strength, and no key for it.
+    Until 0.2.0 the weights of ``ptw`` had their published strength, and validation took the first held-out
+    rows, and there were no keys for these.
     """
+    before = dict(values)
     match values:
         case {"masking": {"content": {"kind": "ptw", **content}}} if "strength" not in content:
-            return merge(values, {"masking": {"content": {"strength": 1.0}}})
-    return dict(values)
+            before = merge(before, {"masking": {"content": {"strength": 1.0}}})
+    match values:
+        case {"validation": {**validation}} if "order" not in validation:
+            before = merge(before, {"validation": {"order": "data"}})
+    return before
 
 
 def _tell_replaced(name: str, layers: Sequence[Layer], now: Mapping[str, Any]) -> None:

@@ -63,7 +63,7 @@ from chronomask.train.outliers import OutlierState
 from chronomask.train.saving import Saver, Snapshot, take
 from chronomask.train.sharding import Sharded
 from chronomask.train.state import State
-from chronomask.train.validation import expect_no_response, warn_of_few
+from chronomask.train.validation import expect_no_response, warn_of_few, warn_of_other_rows
 from chronomask.yardsticks import losses_in_words
 
 __all__ = ["Run", "compiles", "is_due", "open_run"]
@@ -234,7 +234,9 @@ def open_run(
     logged_every = None
     saved = checkpoint.latest(folder.checkpoints) if resume else None
     if saved is not None:
-        logged_every = checkpoint.check_same_run(saved, config, data.fingerprint).log_every
+        before = checkpoint.check_same_run(saved, config, data.fingerprint)
+        logged_every = before.log_every
+        warn_of_other_rows(before.validation, config.validation)
     elif resume:
         if folder.summary.is_file():
             raise UsageError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from math import ceil
 from typing import Any
@@ -46,6 +47,7 @@ __all__ = [
     "plateau_in_words",
     "validate",
     "warn_of_few",
+    "warn_of_other_rows",
 ]
 
 logger = logging.getLogger(__name__)
@@ -136,6 +138,18 @@ def warn_of_few(
         if needed <= split.num_rows
         else f"prepare more text, or a larger held_out, for the data has {split.num_rows:,}",
     )
+
+
+def warn_of_other_rows(before: ValidationConfig, now: ValidationConfig) -> None:
+    """Say that a run that goes on is validated on other held-out rows from here on."""
+    for name in ("rows", "order"):
+        was, is_now = getattr(before, name), getattr(now, name)
+        if was != is_now:
+            logger.warning(
+                "validation.%s was %s and is %s now: losses from here on are of other held-out rows than "
+                "those before; with validation.%s=%s they stay the same",
+                name, was, is_now, name, was,
+            )  # fmt: skip
 
 
 def expect_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> str | None:
@@ -230,11 +244,12 @@ def _batches(
     """Every batch with its tokens hidden: 0 at the fixed ratio, then the yardsticks, from 1 on; and which of
     the held-out rows its first one is.
     """
-    for number, rows in enumerate(validation_batches(split, config.rows, config.batch_rows)):
+    chosen = partial(validation_batches, split, shuffled=config.order == "shuffled")
+    for number, rows in enumerate(chosen(config.rows, config.batch_rows)):
         yield 0, number * config.batch_rows, rows, masker(rows, 0.0)
     num_rows = min(config.rows, split.num_rows)
     for which, yardstick in enumerate(YARDSTICKS, 1):
         hide = masker_of(yardstick, masker.vocabulary)
-        batches = validation_batches(split, yardstick.num_rows(num_rows), config.batch_rows)
+        batches = chosen(yardstick.num_rows(num_rows), config.batch_rows)
         for number, rows in enumerate(batches):
             yield which, number * config.batch_rows, rows, hide(rows)

@@ -61,7 +61,7 @@ class MaskedLoss(Config):
     prepared: str | None = None
     """folder of prepared data; none: DATA/intrinsic, or DATA itself"""
     rows: Annotated[int, Field(ge=1)] | None = None
-    """held-out rows, from the first on; none: all"""
+    """held-out rows, a fixed sample of all documents; none: all"""
     attention: Literal["documents", "row"] = "documents"
     """what a token sees: its own document, or its whole row; as in training, to be fair to the model"""
     batch_rows: Annotated[int, Field(ge=1)] = 64
@@ -90,9 +90,10 @@ class MaskedLossTask(Task[MaskedLoss]):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Every setting that decides the numbers, the ratio and the yardsticks; not where the data lies."""
+        """Every setting that decides the numbers, ratio, yardsticks and rows; not where the data lies."""
         names = [yardstick.name for yardstick in YARDSTICKS]
-        return {**super().recipe, "masking_ratio": VALIDATION_RATIO, "yardsticks": names}
+        fixed = {"masking_ratio": VALIDATION_RATIO, "yardsticks": names, "row_order": "shuffled"}
+        return {**super().recipe, **fixed}
 
     def data_sha256(self, task_data: Path) -> str:
         """The prepared data's fingerprint."""
@@ -191,7 +192,7 @@ class MaskedLossTask(Task[MaskedLoss]):
     def _scorer(
         self, model: Subject, prepared: PreparedData, shown: Progress
     ) -> Callable[[int, Callable[[Rows], MaskedBatch]], Predictions]:
-        """What scores the first so many held-out rows, hidden as a function of rows says: of each predicted
+        """What scores so many held-out rows, hidden as a function of rows says: of each predicted
         token its loss in nats, whether it was found (0 or 1), its class, its row and its word; all [N].
         """
         import torch
@@ -215,7 +216,7 @@ class MaskedLossTask(Task[MaskedLoss]):
 
         @torch.inference_mode()
         def score(num_rows: int, hide: Callable[[Rows], MaskedBatch]) -> Predictions:
-            """The predictions of the first ``num_rows`` held-out rows."""
+            """The predictions of ``num_rows`` held-out rows."""
             found = []
             for rows in validation_batches(prepared.split("held_out"), num_rows, config.batch_rows):
                 batch = hide(rows)
