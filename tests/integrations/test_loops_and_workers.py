@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 from chronomask.errors import UsageError
 from chronomask.integrations.order import KeyedLoader, KeyedSampler, with_row_ids
+from chronomask.integrations.step import StepMasking
 from chronomask.integrations.transformers import TimeVariantTrainer
 from chronomask.integrations.workers import MaskedLoader, StepBatches, WorkerMasking
 from chronomask.masking.masker import Masker
@@ -51,6 +52,22 @@ def test_scores_are_the_cross_entropy_of_the_predicted_tokens(
     assert model.cls.predictions.bias.grad is not None
     with pytest.raises(UsageError, match="fit neither"):
         score(out.logits[:3], masked)
+
+
+def test_the_ratio_asked_does_not_depend_on_how_a_step_is_cut(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    rows = [dict(row, row_id=k) for k, row in enumerate(rows[:8])]
+    lengths = {len(row["input_ids"]) for row in rows}
+    assert len(lengths) > 1
+    collate = RowCollator(tokenizer, row_length=ROW_LENGTH)
+    said = []
+    for size in (8, 4, 1):
+        masking = StepMasking({"ratio": {"kind": "uniform_rows"}}, tokenizer, UPOS_CLASSES, seed=5)
+        batches = [collate(rows[k : k + size]) for k in range(0, 8, size)]
+        masking.begin_step(batches, 0.5, epoch=0)
+        said.append(masking.take_ratios())
+    assert said[1] == said[2] == pytest.approx(said[0])
 
 
 @pytest.mark.parametrize("content", ["ptw", "token_accuracy"])

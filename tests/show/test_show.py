@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from chronomask.prepare.config import NoTagger
 from chronomask.recipes import find_recipe
 from chronomask.show.request import Request, check
 from chronomask.show.show import inspect_masking, inspect_text
+from chronomask.train.config import RunConfig
 from chronomask.types import UPOS_CLASSES
 from tests.support.fixed_tagger import stand_in_for_english
 from tests.support.sample_text import TEXT
@@ -140,6 +142,17 @@ def test_rows_of_a_mixture_say_of_which_part_they_are(
     )
     assert said in inspect_masking(check(asked))
     assert "these rows are of" not in inspect_masking(check(replace(asked, data=second)))
+
+
+def test_a_run_of_another_type_has_no_sizes_of_the_default_model(run_folder: Path) -> None:
+    config = run_folder / "config.yaml"
+    values = RunConfig.load(config).to_dict()
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 24}
+    values["model"] = {"kind": "config", "model_type": "distilbert", "overrides": sizes}
+    config.write_text(yaml.safe_dump(values))
+    assert "my run" in inspect_masking(Request(text=TEXT, run=run_folder, progress="0.9"))
+    beside = Request(text=TEXT, configs=(config,), progress="0.9")
+    assert "words of several tokens" in inspect_masking(beside)
 
 
 def test_a_text_is_read_as_the_data_of_the_run_were(

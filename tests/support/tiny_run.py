@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from chronomask.data.folder import PreparedData
 from chronomask.train.config import RunConfig
@@ -10,8 +11,11 @@ from chronomask.train.loop import pretrain
 from tests.support.tiny_models import tiny_bert
 
 
-def tiny_run(folder: Path, data: PreparedData) -> Path:
-    """Six steps with a checkpoint at each second, all kept, and a validation of 8 rows at the end."""
+def tiny_run(folder: Path, data: PreparedData, **values: Any) -> Path:
+    """Six steps with a checkpoint at each second, all kept, and a validation of 8 rows at the end.
+
+    ``values``: keys of the run beside these.
+    """
     config = RunConfig.parse(
         {
             "data": str(data.path),
@@ -23,6 +27,7 @@ def tiny_run(folder: Path, data: PreparedData) -> Path:
             "threads": 1,
             "validation": {"every": 0, "rows": 8, "batch_rows": 4},
             "checkpoint": {"every": 2, "keep": "all"},
+            **values,
         }
     )
     pretrain(config, folder / "run", resume=False, progress=False)

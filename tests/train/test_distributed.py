@@ -197,6 +197,28 @@ def test_torchrun_starts_again_what_a_killed_process_brought_down(
     assert json.loads(resumed)["from_step"] == 5
 
 
+@pytest.mark.slow
+def test_several_trainings_of_one_script_find_each_other(tmp_path: Path) -> None:
+    """Six times in a row, one process or the other behind; each sums over both."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, time\n"
+        "from chronomask.train.distributed import join\n"
+        "rank = int(os.environ['RANK'])\n"
+        "for k in range(6):\n"
+        "    if k % 2 == rank:\n"
+        "        time.sleep(0.5)\n"
+        "    with join('cpu') as world:\n"
+        "        assert world.totals(rank + 1) == [3]\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)]
+    ended = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": python_path()},
+        capture_output=True, text=True, timeout=HANG, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+
+
 @pytest.mark.parametrize(("local_rank", "there"), [("", 1), ("0", 1), ("1", 2), ("1", 1), ("3", 2)])
 def test_each_process_of_a_machine_has_a_device_of_its_own(
     local_rank: str, there: int, monkeypatch: pytest.MonkeyPatch

@@ -195,6 +195,29 @@ def test_a_ratio_that_nothing_can_change_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["model.model_type=albert", "activation_checkpointing=true"],
+            "'albert' cannot compute activations again",
+        ),
+        (
+            ["masking.ratio={kind: constant, base: 0}", "learning_rate.follow_labels=sqrt"],
+            "no labels are asked for: set it to null",
+        ),
+    ],
+)
+def test_what_training_refuses_is_refused(
+    config: RunConfig, tmp_path: Path, changes: list[str], message: str
+) -> None:
+    config = config.replace(changes)
+    with pytest.raises(UsageError, match=message):
+        dry_run(config, flops_per_second=1e9)
+    with pytest.raises(UsageError, match=message):
+        pretrain(config, tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
     ("changes", "mended", "message"),
     [
         (["validation.every=4"], ["validation.every=3"], r"after 3 validations .*, and 2 come .*: set val"),

@@ -39,7 +39,7 @@ class Ratios:
             maskable = maskable.double()
         self.predicted += batch.num_predicted
         self.maskable = self.maskable + maskable
-        self.asked = self.asked + batch.masking_ratio * maskable
+        self.asked = self.asked + batch.masking_ratio * num_rows
 
     def note_causal_loss(self, number: int, losses: torch.Tensor) -> None:
         """Take in the losses of ``number`` next tokens."""

@@ -309,7 +309,7 @@ class StepMasking:
             return {}
         total = max(1.0, float(ratios.maskable))
         said = {
-            "masking_ratio": float(ratios.asked) / total,
+            "masking_ratio": float(ratios.asked) / max(1, ratios.rows - ratios.causal_rows),
             "masking_ratio_achieved": ratios.predicted / total,
         }
         if self.objective.has_causal_rows:

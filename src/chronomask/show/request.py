@@ -247,7 +247,7 @@ def masking_in(value: MaskingConfig | Mapping[str, Any] | Path, name: str) -> Na
     """
     keys = read_yaml(value) if isinstance(value, Path) else value
     if isinstance(keys, Mapping) and keys.keys() & RunConfig.model_fields.keys():
-        config = RunConfig.of([{"data": ""}, value])
+        config = RunConfig.of(value, data="")
         return NamedMasking(name, config.masking, config.objective, config.late_masks)
     return NamedMasking(name, MaskingConfig.of(value))
 

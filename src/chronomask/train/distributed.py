@@ -7,6 +7,7 @@ count, so summed gradients are the gradients of the whole step, whatever the sha
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -176,18 +177,23 @@ def _number_on_this_machine() -> int:
     return number
 
 
+_TRAININGS = itertools.count()
+"""How often the processes of this script have found each other, the same for all of them."""
+
+
 def _store() -> Any:
     """Where the processes find each other.
 
     ``torchrun`` keeps one store over its restarts (torch 2.13), in which a process may find the address
     of one that is gone, and both then wait for each other. On one node the count of restarts is the same
-    for all and keeps them apart; nodes count by themselves (docs/cluster.md).
+    for all and keeps them apart; nodes count by themselves (docs/cluster.md). So a process may find those of
+    an earlier training of one script, which the count of these keeps apart.
     """
     public: Any = dist  # torch documents these names and does not list them
     store, _, _ = next(public.rendezvous("env://"))
     one_node = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if one_node else "0"
-    return public.PrefixStore(f"start-{restarts}", store)
+    return public.PrefixStore(f"start-{restarts}-{next(_TRAININGS)}", store)
 
 
 def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -20,7 +20,7 @@ from chronomask.data.mixture import MixedData, open_data
 from chronomask.data.order import shorten_rows
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.model.build import skeleton
+from chronomask.model.build import checkpoint_activations, skeleton
 from chronomask.model.device import peak_flops, precision_on
 from chronomask.model.flops import count_flops
 from chronomask.model.memory import Memory
@@ -158,6 +158,8 @@ def dry_run(
         vocab_size=None if data is not None else vocab_size,
     )
     refuse_layerdrop(model.config, devices)
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
     flops = count_flops(model)
 
     first, lengths = None, np.array([length])
@@ -176,6 +178,7 @@ def dry_run(
     tokens = num_rows * tokens_per_row
     maskable_at = counted or (lambda step: tokens_per_row)
     expected = expect(config, maskable_at)
+    config.learning_rate.refuse_no_labels(expected.labels + expected.next_tokens)
     unknown = unknown_before(config)
     operations = Operations(config, model, flops, lengths, tokens_per_row)
     work = operations.total(maskable_at)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from chronomask.config import Alternative
+from chronomask.errors import UsageError
 
 __all__ = [
     "Constant",
@@ -46,6 +47,14 @@ class LearningRate(Alternative):
             return self.peak * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
         return self.peak * self._share(min(1.0, progress))
+
+    def refuse_no_labels(self, labels: float) -> None:
+        """Raise UsageError where the rate follows the labels of a run that asks for none."""
+        if self.follow_labels is not None and not labels:
+            raise UsageError(
+                f"learning_rate.follow_labels is '{self.follow_labels}', and no labels are asked for: set it "
+                "to null, or raise masking.ratio"
+            )
 
     def factor(self, labels: float, mean_labels: float) -> float:
         """What :meth:`at` is multiplied by at a step of ``labels``; 1 where the rate does not follow them.

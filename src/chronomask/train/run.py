@@ -224,11 +224,7 @@ def open_run(
     labels = None
     if config.learning_rate.follow_labels is not None:
         labels = mean_labels(config, data)
-        if not labels:
-            raise UsageError(
-                f"learning_rate.follow_labels is '{config.learning_rate.follow_labels}', and no labels are "
-                "asked for: set it to null, or raise masking.ratio"
-            )
+        config.learning_rate.refuse_no_labels(labels)
     tokenizer = open_tokenizer(data.tokenizer_path)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     logged_every = None

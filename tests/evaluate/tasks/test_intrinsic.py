@@ -52,6 +52,27 @@ def test_the_loss_is_that_of_the_runs_validation(tmp_path: Path, tiny_data: Prep
     assert metric_of("accuracy", found.examples) == pytest.approx(found.metrics["accuracy"])
 
 
+def test_a_run_is_measured_with_the_attention_it_was_trained_with(
+    tmp_path: Path, tiny_data: PreparedData
+) -> None:
+    run = tiny_run(tmp_path, tiny_data, attention="row")
+    logged = json.loads((run / "validation.jsonl").read_text().splitlines()[-1])
+    subject = find_subject(str(run))
+    task = MaskedLossTask(MaskedLoss.parse({"rows": 8}))
+    found = task.run(subject, tiny_data.path, 0, False)
+    assert found.metrics["loss"] == pytest.approx(logged["loss"], rel=1e-5)
+    assert found.recipe["attention"] == "row"
+    assert task.differing_settings(found) == []
+    apart = MaskedLossTask(MaskedLoss.parse({"rows": 8, "attention": "documents"}))
+    assert apart.differing_settings(found) == ["attention"]
+    other = apart.run(subject, tiny_data.path, 0, False)
+    assert other.metrics["loss"] != found.metrics["loss"]
+    assert other.recipe["attention"] == "documents"
+    of_no_run = find_subject(str(subject.path))
+    alone = task.run(of_no_run, tiny_data.path, 0, False)
+    assert (alone.recipe["attention"] == "row") == (of_no_run.run is not None)
+
+
 def test_other_tokenizers_and_data_without_held_out_rows_are_refused(
     tmp_path: Path, tiny_data: PreparedData
 ) -> None:

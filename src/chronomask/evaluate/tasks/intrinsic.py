@@ -30,7 +30,9 @@ from chronomask.evaluate.pseudo import (
 )
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Task, files_in, folder_of
+from chronomask.layers import read_yaml
 from chronomask.progress import Progress
+from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
 from chronomask.types import Device, MaskedBatch, Precision, Rows
@@ -62,8 +64,9 @@ class MaskedLoss(Config):
     """folder of prepared data; none: DATA/intrinsic, or DATA itself"""
     rows: Annotated[int, Field(ge=1)] | None = None
     """held-out rows, a fixed sample of all documents; none: all"""
-    attention: Literal["documents", "row"] = "documents"
-    """what a token sees: its own document, or its whole row; as in training, to be fair to the model"""
+    attention: Literal["documents", "row"] | None = None
+    """what a token sees: its own document, or its whole row; none: as in training, ``documents`` for a model
+    of no run"""
     batch_rows: Annotated[int, Field(ge=1)] = 64
     """rows of a forward pass"""
     precision: Precision = "fp32"
@@ -95,6 +98,11 @@ class MaskedLossTask(Task[MaskedLoss]):
         fixed = {"masking_ratio": VALIDATION_RATIO, "yardsticks": names, "row_order": "shuffled"}
         return {**super().recipe, **fixed}
 
+    def differing_settings(self, result: TaskResult) -> list[str]:
+        """As of every task; a result says which attention it had."""
+        differing = super().differing_settings(result)
+        return [name for name in differing if name != "attention" or self.config.attention]
+
     def data_sha256(self, task_data: Path) -> str:
         """The prepared data's fingerprint."""
         return self._open(task_data).fingerprint
@@ -125,7 +133,7 @@ class MaskedLossTask(Task[MaskedLoss]):
                 f"{model.name} has positions for {model.max_length} tokens, and {prepared.path} has rows of "
                 f"{prepared.row_length}: prepare shorter rows"
             )
-        check_supported(open_model(model.path), self.config.attention)
+        check_supported(open_model(model.path), self._attention(model))
 
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """One pass over the rows at the fixed ratio, and one for each yardstick."""
@@ -151,7 +159,8 @@ class MaskedLossTask(Task[MaskedLoss]):
         of_words = scores[[own.name for own in YARDSTICKS].index(_OF_WORDS)]
         count = np.bincount(row, minlength=num_rows)
         found = measure(sums, names)
-        return self.result(
+        attention = {"attention": self._attention(model)}
+        return self.with_config(self.config.model_copy(update=attention)).result(
             model,
             seed,
             started,
@@ -207,7 +216,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         from chronomask.model.head import logits_at, token_losses
         from chronomask.model.open import open_model
 
-        config = self.config
+        config, attention = self.config, self._attention(model)
         device = choose_device(config.device)
         opened: Any = open_model(model.path).eval()
         opened.to(device)
@@ -220,7 +229,7 @@ class MaskedLossTask(Task[MaskedLoss]):
             found = []
             for rows in validation_batches(prepared.split("held_out"), num_rows, config.batch_rows):
                 batch = hide(rows)
-                inputs = backbone_inputs(rows, config.attention, padding, offset, device, ours=ours)
+                inputs = backbone_inputs(rows, attention, padding, offset, device, ours=ours)
                 ids, positions, targets = (
                     torch.as_tensor(array).to(device)
                     for array in (batch.input_ids, batch.positions, batch.targets)
@@ -243,6 +252,12 @@ class MaskedLossTask(Task[MaskedLoss]):
             return losses, rights, classes, of_row, words
 
         return score
+
+    def _attention(self, model: Subject) -> Literal["documents", "row"]:
+        """What is asked for, or what the model's run was trained with."""
+        if self.config.attention is not None or model.run is None:
+            return self.config.attention or "documents"
+        return read_yaml(RunFolder(model.run).config).get("attention", "documents")
 
     def _open(self, task_data: Path) -> PreparedData:
         from chronomask.data.folder import PreparedData
