@@ -1,10 +1,11 @@
 """Training and fine-tuning on a CUDA device, figure by figure. ``benchmarks/gpu.sh`` runs it.
 
-Every figure runs in a process of its own, with limits of its own. Nine minutes hold them all because the
+Every figure runs in a process of its own, with a limit of its own. Nine minutes hold them all because the
 processes of a round get ready side by side: they import, compile and warm up, which is most of their time.
-Then they measure one after the other, and nothing else runs. The most important are in the first round. What
-is known is printed and added to ``figures.jsonl`` at once, also the speed so far of a run that is not over:
-a call that is cut off loses nothing. The end is a table against floors and aims, and one JSON object.
+Then they measure one after the other, and nothing else runs. Who is not ready in time is ended and holds up
+nobody. The most important are in the first round. What is known is printed and added to ``figures.jsonl`` at
+once, also the speed so far of a run that is not over: a call that is cut off loses nothing. The end is a
+table against floors and aims, and one JSON object.
 
 Text is made up. Rows are packed; the ratio falls from 0.30 to 0.15 and part-of-speech weights are learnt;
 bfloat16, compiled, no attention dropout. ``--toy`` runs the same code on a CPU, in one process, at sizes that
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
@@ -175,18 +176,31 @@ def of_masking(setting: Setting) -> None:
 
 
 class Figure(NamedTuple):
-    """How something is measured, and for how long at most."""
+    """How something is measured, and what it takes at most."""
 
     measure: Callable[[Setting], None]
-    to_get_ready: int
-    """seconds for imports, compilation and warming up, beside the other figures of its round"""
     to_measure: int
-    """seconds for what follows, alone; 0: it does not wait for a turn"""
+    """seconds for what is measured, alone; 0: it does not wait for a turn"""
+    gigabytes: int
+    """of the device's memory while it gets ready, all its processes together; reckoned where not measured"""
+
+
+class Round(NamedTuple):
+    """Figures whose processes get ready side by side and then measure in turn."""
+
+    to_get_ready: int
+    """seconds for imports, compilation and warming up"""
+    figures: dict[str, Figure]
 
     @property
     def seconds(self) -> int:
-        """Of both together."""
-        return self.to_get_ready + self.to_measure
+        """For all of it."""
+        return self.to_get_ready + sum(each.to_measure for each in self.figures.values())
+
+    def only(self, names: Container[str]) -> Round:
+        """Those of its figures that are named."""
+        chosen = {name: figure for name, figure in self.figures.items() if name in names}
+        return self._replace(figures=chosen)
 
 
 def _of_bf16_weights(name: str, steps: int) -> Callable[[Setting], None]:
@@ -194,59 +208,73 @@ def _of_bf16_weights(name: str, steps: int) -> Callable[[Setting], None]:
 
 
 ROUNDS = (
-    {
-        "bert_base_bf16": Figure(_of_bf16_weights("bert_base", 40), 150, 25),
-        "trainer_eager": Figure(of_trainer(compiled=False), 90, 25),
-        "trainer_compiled": Figure(of_trainer(compiled=True), 150, 15),
-        "modernbert_base_bf16": Figure(_of_bf16_weights("modernbert_base", 32), 150, 30),
-        "masking": Figure(of_masking, 90, 10),
-        "tests": Figure(of_tests("cuda_tests", CUDA_TESTS), 150, 0),
-    },
-    {
-        "bert_large_bf16": Figure(_of_bf16_weights("bert_large", 24), 150, 45),
-        "squad": Figure(of_finetuning("squad"), 120, 10),
-        "squad_trainer_eager": Figure(of_trainer_finetuning("squad", compiled=False), 120, 15),
-        "squad_trainer_compiled": Figure(of_trainer_finetuning("squad", compiled=True), 150, 15),
-        "sst2": Figure(of_finetuning("sst2"), 120, 10),
-        "sst2_trainer_eager": Figure(of_trainer_finetuning("sst2", compiled=False), 120, 15),
-        "sst2_trainer_compiled": Figure(of_trainer_finetuning("sst2", compiled=True), 150, 15),
-        "bert_base": Figure(of_training("bert_base"), 150, 25),
-        "bert_base_row": Figure(
-            of_training("bert_base", "bert_base_row", attention="row"), 150, 25
-        ),
-        "small_graphs": Figure(
-            of_training("small", "small_graphs", steps=100, compile="graphs"), 120, 10
-        ),
-        "small": Figure(of_training("small", steps=100), 120, 10),
-    },
-    {
-        "many_runs_graphs": Figure(of_many_runs("graphs"), 120, 20),
-        "many_runs": Figure(of_many_runs(), 120, 20),
-        "many_runs_mps": Figure(of_many_runs("mps"), 120, 20),
-        "threads": Figure(of_threads, 60, 20),
-        "profile_bert_base": Figure(of_profile("bert_base"), 120, 30),
-        "profile_modernbert_base": Figure(of_profile("modernbert_base"), 120, 30),
-        "bert_base_no_dropout": Figure(
-            of_training("bert_base_no_dropout", **BF16_WEIGHTS), 150, 25
-        ),
-        "modernbert_base": Figure(of_training("modernbert_base", steps=32), 150, 30),
-        "graph_tests": Figure(of_tests("graph_tests", GRAPH_TESTS), 120, 0),
-    },
+    Round(
+        90,
+        {
+            "bert_base_bf16": Figure(_of_bf16_weights("bert_base", 40), 12, 25),
+            "bert_base_no_dropout": Figure(
+                of_training("bert_base_no_dropout", **BF16_WEIGHTS), 12, 24
+            ),
+            "modernbert_base_bf16": Figure(_of_bf16_weights("modernbert_base", 32), 15, 22),
+            "trainer_eager": Figure(of_trainer(compiled=False), 14, 25),
+            "trainer_compiled": Figure(of_trainer(compiled=True), 12, 20),
+            "masking": Figure(of_masking, 4, 2),
+        },
+    ),
+    Round(
+        70,
+        {
+            "bert_large_bf16": Figure(_of_bf16_weights("bert_large", 24), 18, 22),
+            "squad": Figure(of_finetuning("squad"), 4, 3),
+            "squad_trainer_eager": Figure(of_trainer_finetuning("squad", compiled=False), 6, 3),
+            "squad_trainer_compiled": Figure(of_trainer_finetuning("squad", compiled=True), 8, 3),
+            "sst2": Figure(of_finetuning("sst2"), 4, 3),
+            "sst2_trainer_eager": Figure(of_trainer_finetuning("sst2", compiled=False), 6, 3),
+            "sst2_trainer_compiled": Figure(of_trainer_finetuning("sst2", compiled=True), 8, 3),
+            "bert_base": Figure(of_training("bert_base"), 12, 30),
+            "bert_base_row": Figure(
+                of_training("bert_base", "bert_base_row", attention="row"), 12, 30
+            ),
+            "small_graphs": Figure(
+                of_training("small", "small_graphs", steps=100, compile="graphs"), 5, 2
+            ),
+            "small": Figure(of_training("small", steps=100), 5, 2),
+            "threads": Figure(of_threads, 10, 10),
+        },
+    ),
+    Round(
+        55,
+        {
+            "many_runs_graphs": Figure(of_many_runs("graphs"), 12, 16),
+            "many_runs": Figure(of_many_runs(), 14, 16),
+            "many_runs_mps": Figure(of_many_runs("mps"), 12, 16),
+            "profile_bert_base": Figure(of_profile("bert_base"), 12, 25),
+            "profile_modernbert_base": Figure(of_profile("modernbert_base"), 12, 22),
+            "modernbert_base": Figure(of_training("modernbert_base", steps=32), 16, 28),
+        },
+    ),
+    Round(
+        60,
+        {
+            "tests": Figure(of_tests("cuda_tests", CUDA_TESTS), 0, 10),
+            "graph_tests": Figure(of_tests("graph_tests", GRAPH_TESTS), 0, 10),
+        },
+    ),
 )
-"""What is measured, the most important first. A round's processes share the device's memory while they get
-ready. Many small runs stand after one, whose compiled code they find."""
-FIGURES = {name: figure for each in ROUNDS for name, figure in each.items()}
+"""What is measured, the most important first. Many small runs stand after one, whose compiled code they find.
+The tests take minutes and have no turn: last, they hold up no figure and have all the time that is left."""
+FIGURES = {name: figure for each in ROUNDS for name, figure in each.figures.items()}
 SECONDS = 540
 """Of a call, from its start on: what cannot have half its time by then is left out by name."""
 
 
 def measure_all(
-    setting: Setting, rounds: Iterable[Sequence[str]], log: Path, deadline: float = math.inf
+    setting: Setting, rounds: Sequence[Round], log: Path, deadline: float = math.inf
 ) -> Figures:
     """Every figure by name; ``setting`` hears of each the moment it is known, and of what follows from it.
 
     ``log``: a folder for what the processes of the figures print; ``deadline``: when all must be over, in
-    seconds as ``time.time`` counts them.
+    seconds as ``time.time`` counts them. What a round leaves of its time goes to those after it.
     """
     found: Figures = {}
 
@@ -259,44 +287,44 @@ def measure_all(
             if found.get(follows) != value:
                 note(follows, value)
 
-    for names in rounds:
+    own = replace(setting, tell=note)
+    for number, each in enumerate(rounds, start=1):
         if not setting.toy:
-            measure_round(replace(setting, tell=note), names, log, deadline, is_over)
+            of_later = sum(later.seconds for later in rounds[number:])
+            measure_round(own, each, log, deadline - of_later, is_over)
             continue
-        for name in names:
-            FIGURES[name].measure(replace(setting, tell=note))
+        for figure in each.figures.values():
+            figure.measure(own)
             is_over()
     return found
 
 
 def measure_round(
-    setting: Setting,
-    names: Sequence[str],
-    log: Path,
-    deadline: float,
-    is_over: Callable[[], None],
+    setting: Setting, of_round: Round, log: Path, deadline: float, is_over: Callable[[], None]
 ) -> None:
-    """Let the processes of these figures get ready side by side, and then measure in turn.
+    """Let the processes of a round's figures get ready side by side, and then measure in turn.
 
-    ``is_over`` is called after each of them.
+    Turns begin when all are ready, or when the time until ``deadline`` only suffices for those that are. Who
+    is not ready by then is ended, so that nothing runs beside them. ``is_over`` is called after each figure.
     """
+    figures = of_round.figures
     # Processes that compile with a pool for every core each would wait for each other.
-    threads = max(2, (os.cpu_count() or 2) // len(names))
+    threads = max(2, (os.cpu_count() or 2) // len(figures))
     environment = dict(os.environ) | {"TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
     started: list[Apart] = []
 
-    def hear(each: Apart, seconds: float) -> None:
-        each.hear(min(seconds, each.seconds + deadline - time.time()))
+    def left() -> float:
+        return deadline - time.time()
 
     with ExitStack() as ending:
-        for name in names:
-            if deadline - time.time() < FIGURES[name].seconds / 2:
-                left = f"too little of {SECONDS} s was left: --only {name}"
-                setting.tell(f"{name}_left_out", left)
+        for name, figure in figures.items():
+            if left() < (of_round.to_get_ready + figure.to_measure) / 2:
+                too_little = f"too little of {SECONDS} s was left: --only {name}"
+                setting.tell(f"{name}_left_out", too_little)
                 continue
             runs = setting.runs / name
             runs.mkdir()
-            ending.callback(shutil.rmtree, runs, ignore_errors=True)  # checkpoints of gigabytes
+            ending.callback(shutil.rmtree, runs, ignore_errors=True)  # rows and graphs
             ending.callback(quit_mps, runs)
             told = Told(setting.runs / f"{name}.jsonl")
             command = command_of(replace(setting, runs=runs, waits=True), name, told)
@@ -306,23 +334,30 @@ def measure_round(
         getting_ready = dict.fromkeys(started)
         while getting_ready:
             for each in [*getting_ready]:
-                hear(each, FIGURES[each.name].to_get_ready)
+                each.hear()
                 if each.is_over or each.is_ready:
                     del getting_ready[each]
                     took = "took_seconds" if each.is_over else "ready_after_seconds"
                     setting.tell(f"{each.name}_{took}", each.seconds)
                     is_over()
+            ready = [each for each in started if not each.is_over and each not in getting_ready]
+            if left() <= sum(figures[each.name].to_measure for each in ready):
+                break
             time.sleep(0.05)
+        for each in getting_ready:
+            doing = "while it got ready, " if figures[each.name].to_measure else ""
+            each.end(f"{doing}after {each.seconds:.0f} s")
+            is_over()
         for each in started:
             if each.is_over:
                 continue
-            seconds = FIGURES[each.name].to_measure
-            if deadline - time.time() < seconds / 2:
+            seconds = figures[each.name].to_measure
+            if left() < seconds / 2:
                 each.end(f"before its turn: too little of {SECONDS} s was left")
                 continue
             each.begin()
             while not each.is_over:
-                hear(each, seconds)
+                each.hear(min(seconds, each.seconds + left()))
                 time.sleep(0.05)
             setting.tell(f"{each.name}_took_seconds", each.seconds)
             is_over()
@@ -382,10 +417,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing runs on
     kept = nullcontext(chosen.out) if chosen.out else tempfile.TemporaryDirectory()
     only = chosen.only or FIGURES
-    rounds = [[name for name in names if name in only] for names in ROUNDS]
+    rounds = [of_only for each in ROUNDS if (of_only := each.only(only)).figures]
     with kept as out, tempfile.TemporaryDirectory(prefix="gpu-") as runs:
         setting = Setting(chosen.toy, Path(runs), tell_all(Path(out)), chosen.steps)
-        found = report(setting, Path(out), [*filter(None, rounds)], chosen.began + SECONDS)
+        found = report(setting, Path(out), rounds, chosen.began + SECONDS)
     if any(name.endswith("_failed") or value == "failed" for name, value in found.items()):
         raise SystemExit(1)
 
@@ -405,9 +440,7 @@ def tell_all(out: Path) -> Tell:
     return tell
 
 
-def report(
-    setting: Setting, out: Path, rounds: Sequence[Sequence[str]], deadline: float
-) -> Figures:
+def report(setting: Setting, out: Path, rounds: Sequence[Round], deadline: float) -> Figures:
     """Measure; then print and write the table and one JSON object. What was found."""
     device, precision = setting.work("bert_base").device, setting.work("bert_base").precision
     peak = peak_flops(torch.device(device), precision, seconds=0.2 if setting.toy else 1.0)

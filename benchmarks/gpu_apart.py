@@ -116,7 +116,7 @@ class Apart:
         self._since = time.monotonic()
         (self._runs / BEGIN).touch()
 
-    def hear(self, seconds: float) -> None:
+    def hear(self, seconds: float = math.inf) -> None:
         """Note what it has told. It is ended if it takes longer than so many seconds."""
         ended = self._child.poll() is not None  # asked before the last is read
         self._pass_on()

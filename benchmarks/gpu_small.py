@@ -243,7 +243,7 @@ def of_threads(setting: Setting) -> None:
         bare_steps(work, data, setting.folder("thread"), compile="never")
         for _ in range(2 if setting.toy else 8)
     ]
-    count = setting.steps_or(60)
+    count = setting.steps_or(20)
     for one in trains:
         one(0)
     settle(work)

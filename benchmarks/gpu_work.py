@@ -261,7 +261,7 @@ def _profiled(setting: Setting, name: str, steps: int) -> tuple[dict[str, float]
     on_device = work.device == "cuda"
     profiler = profile(activities=[ProfilerActivity.CUDA if on_device else ProfilerActivity.CPU])
     ends: list[float] = []
-    first, last = steps // 2, steps - 1  # the last step validates and saves
+    first, last = steps // 2, steps - 1  # nothing is queued behind the last step
 
     def after_step() -> None:
         if len(ends) + 1 == max(1, first - 2):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,11 +181,12 @@ def ours(
     """Steps of a run: part-of-speech weights, whole words, documents apart; every step logged.
 
     ``changes`` are fields of the run's config. The first step begins before it can be noted and counts
-    from the second on like the ``Trainer``'s.
+    from the second on like the ``Trainer``'s. The run ends with its last step, and is neither validated nor
+    saved.
     """
     masking = {"ratio": {"kind": "constant", "base": ratio}, "content": {"kind": "ptw"}}
     config = run_config(work, data, steps, **({"masking": masking} | changes))
-    with _step_ends(after_step) as ends:
+    with _step_ends(after_step, steps) as ends, suppress(_AllStepsDone):
         pretrain(config, out, progress=False)
     logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return _steps(ends, np.diff([line["tokens_seen"] for line in logged]).tolist())
@@ -329,9 +330,13 @@ def trainer(
     return _steps(clock.ends, tokens[1:].tolist())
 
 
+class _AllStepsDone(BaseException):
+    """Ends a run before the validation and the checkpoint that follow its last step."""
+
+
 @contextmanager
-def _step_ends(after_step: Callable[[], None]) -> Iterator[list[tuple[float, float]]]:
-    """Times at which a run has done a step and logged it.
+def _step_ends(after_step: Callable[[], None], steps: int) -> Iterator[list[tuple[float, float]]]:
+    """Times at which a run has done a step and logged it; raises in it when it has done so many.
 
     A run waits for each of its steps itself. A device has the next one by then, which nothing waits for here:
     it would stand idle until the one after that is asked for.
@@ -343,6 +348,8 @@ def _step_ends(after_step: Callable[[], None]) -> Iterator[list[tuple[float, flo
         advance(self, *arguments)
         ends.append((time.perf_counter(), time.process_time()))
         after_step()
+        if len(ends) == steps:
+            raise _AllStepsDone
 
     RunLog.advance = noted  # pyright: ignore[reportAttributeAccessIssue]
     try:

@@ -21,8 +21,10 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_apart, gpu_goals, gpu_small, sides
+from benchmarks.gpu import Figure, Round
 from benchmarks.gpu_apart import Apart, Told, tell_into
 from benchmarks.gpu_work import SO_FAR, Setting, by_kind
+from chronomask.train import loop
 from tests.support.processes import HANG
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,7 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
         scripts: dict[str, str],
         told: Callable[[str, Any], None] = lambda *_: None,
         deadline: float = math.inf,
+        to_measure: int = HANG,
     ) -> Any:
         def command_of(setting: Setting, figure: str, into: Told) -> list[str]:
             return ["sh", "-c", scripts[figure], figure, str(into.path), str(setting.runs)]
@@ -49,21 +52,24 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
         runs = tmp_path / "runs"
         runs.mkdir()
         setting = Setting(False, runs, told)
-        found = gpu.measure_all(setting, [list(scripts)], tmp_path / "log", deadline)
-        assert not [each for each in runs.iterdir() if each.is_dir()]  # no checkpoint is left
-        begun = [
-            name for name in scripts if not str(found.get(f"{name}_cut_off")).startswith("before")
-        ]
+        of_round = round_of(*scripts, to_measure=to_measure)
+        found = gpu.measure_all(setting, [of_round], tmp_path / "log", deadline)
+        assert not [each for each in runs.iterdir() if each.is_dir()]  # no rows are left
+        cut_off = {name: str(found.get(f"{name}_cut_off", "after")) for name in scripts}
+        begun = [name for name in scripts if cut_off[name].startswith("after")]
         took = [found.pop(f"{name}_took_seconds") for name in begun]
         waited = [name for name, script in scripts.items() if WAITS in script]
-        took += [found.pop(f"{name}_ready_after_seconds") for name in waited]
+        ready = [name for name in waited if not cut_off[name].startswith("while")]
+        took += [found.pop(f"{name}_ready_after_seconds") for name in ready]
         assert all(0 <= seconds < HANG for seconds in took)
         return found
 
-    for name, figure in gpu.FIGURES.items():
-        long = figure._replace(to_get_ready=HANG, to_measure=HANG)
-        monkeypatch.setitem(gpu.FIGURES, name, long)
     return measured
+
+
+def round_of(*names: str, to_measure: int = HANG) -> Round:
+    """A round of these figures, with so many seconds to measure each."""
+    return Round(HANG, {name: gpu.FIGURES[name]._replace(to_measure=to_measure) for name in names})
 
 
 def test_what_fails_is_named_and_the_rest_still_runs(tmp_path: Path, measure: Measure) -> None:
@@ -124,9 +130,8 @@ def test_real_processes_wait_for_their_turn(tmp_path: Path) -> None:
     """At toy size, with the commands of a real call."""
     found: dict[str, Any] = {}
     setting = Setting(True, tmp_path, found.__setitem__, steps=8)
-    gpu.measure_round(
-        setting, ["bert_base", "masking"], tmp_path / "log", math.inf, lambda: None
-    )  # fmt: skip
+    of_round = round_of("bert_base", "masking")
+    gpu.measure_round(setting, of_round, tmp_path / "log", math.inf, lambda: None)
     assert "masking_failed_end" not in found, found
     for name in ("masking", "bert_base"):
         assert found[f"{name}_ready_after_seconds"] > 0  # it has waited
@@ -178,16 +183,17 @@ def test_nothing_runs_on_when_the_call_is_stopped(
     )  # fmt: skip
     setting = Setting(False, tmp_path, tell)
     with pytest.raises(SystemExit):
-        gpu.measure_all(setting, [["small", "squad"]], tmp_path / "log")
+        gpu.measure_all(setting, [round_of("small", "squad")], tmp_path / "log")
     for pid in noted:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
 
 def test_a_figure_without_half_its_time_is_left_out_by_name(tmp_path: Path) -> None:
-    deadline = time.time() + gpu.FIGURES["small"].seconds / 2
+    of_round = round_of("small")
     setting = Setting(False, tmp_path, lambda *_: None)
-    found = gpu.measure_all(setting, [["small"]], tmp_path / "log", deadline)
+    deadline = time.time() + of_round.seconds / 2
+    found = gpu.measure_all(setting, [of_round], tmp_path / "log", deadline)
     assert found == {"small_left_out": "too little of 540 s was left: --only small"}
     assert "left out: small" in gpu_goals.table(found)
 
@@ -353,7 +359,7 @@ def test_no_step_of_a_run_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: waits.append(True))
     monkeypatch.setattr(sides.RunLog, "advance", lambda *_: None)
-    with sides._step_ends(lambda: None) as ends:
+    with sides._step_ends(lambda: None, 4) as ends:
         for step in range(3):
             sides.RunLog.advance(object(), step)  # pyright: ignore[reportArgumentType, reportCallIssue]
     assert len(ends) == 3
@@ -377,22 +383,82 @@ def test_the_daemon_ends_where_its_figure_is_killed(daemon: Path, measure: Measu
     assert daemon.read_text().splitlines() == ["quit mps"]
 
 
-def test_every_figure_is_in_one_round() -> None:
-    assert gpu.SECONDS <= 9 * 60
-    assert len(gpu.FIGURES) == sum(map(len, gpu.ROUNDS))
-    for name, figure in gpu.FIGURES.items():
-        assert (figure.to_measure == 0) == name.endswith("tests"), name
-        assert figure.seconds < gpu.SECONDS / 2
+def test_a_figure_that_does_not_get_ready_holds_up_no_other(
+    tmp_path: Path, measure: Measure
+) -> None:
+    """It is over before the first turn, as is a test without a turn, and keeps what it told."""
+    alive = f"""kill -0 $(cat {tmp_path}/slow) 2> /dev/null || echo '["alone", 1]' >> "$1"\n"""
+    slow = f"""echo '["slow_speed{SO_FAR}", 1]' >> "$1"; echo $$ > {tmp_path}/slow; exec sleep 3600\n"""
+    after_slow = f"""until [ -s {tmp_path}/slow ]; do sleep 0.01; done\n"""
+    late = f"""until [ -e {tmp_path}/small_is_ready ]; do sleep 0.01; done\n"""
+    now = [0.0]
+
+    def told(name: str, _: Any) -> None:
+        if name == "small_ready_after_seconds":
+            (tmp_path / "small_is_ready").touch()
+        if name == "squad_ready_after_seconds":
+            now[0] = 100.0 - 2 * HANG  # what is left suffices for two
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gpu, "time", SimpleNamespace(time=lambda: now[0], sleep=time.sleep))
+        now[0] = 100.0 - 5 * HANG
+        found = measure(
+            {
+                "bert_base": slow + WAITS,
+                "tests": "exec sleep 3600",
+                "small": after_slow + WAITS + alive + TELLS,
+                "squad": late + WAITS + TELLS.replace("speed", "squad_speed"),
+            },
+            told,
+            deadline=100.0,
+        )
+    cut_off = {name: found.pop(f"{name}_cut_off") for name in ("bert_base", "tests")}
+    assert cut_off["bert_base"].startswith("while it got ready, after")
+    assert found == {f"slow_speed{SO_FAR}": 1, "alone": 1, "speed": 2.5, "squad_speed": 2.5}
+
+
+def test_a_round_leaves_later_ones_their_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does not need is theirs as well."""
+    deadlines: list[float] = []
+    monkeypatch.setattr(
+        gpu, "measure_round", lambda *arguments: deadlines.append(arguments[3])
+    )  # fmt: skip
+    rounds = [Round(50, {"small": Figure(print, 10, 1)}), Round(30, {"squad": Figure(print, 5, 1)})]
+    gpu.measure_all(Setting(False, tmp_path, print), [*rounds, rounds[0]], tmp_path, 1000)
+    assert deadlines == [1000 - 60 - 35, 1000 - 60, 1000]
+
+
+def test_a_run_ends_with_its_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its figures are told without the validation and the checkpoint of gigabytes that would follow."""
+    for name in ("_validate", "_save"):
+        monkeypatch.setattr(loop, name, lambda *_, **__: pytest.fail("it went on"))
+    told: dict[str, Any] = {}
+    gpu.FIGURES["small"].measure(Setting(True, tmp_path, told.__setitem__, steps=4))
+    assert {"small_tokens_per_second", "small_mfu", "small_peak_memory_bytes"} <= set(told)
+
+
+def test_the_rounds_fit_into_a_call_and_their_processes_onto_a_card() -> None:
+    starts = 20  # seconds for wheels, imports and the rate of a product
+    assert starts + sum(each.seconds for each in gpu.ROUNDS) == gpu.SECONDS == 9 * 60
+    assert len(gpu.FIGURES) == sum(len(each.figures) for each in gpu.ROUNDS)
+    for each in gpu.ROUNDS:
+        assert sum(figure.gigabytes for figure in each.figures.values()) <= 125  # of 150
+        without_turn = {name for name, figure in each.figures.items() if not figure.to_measure}
+        assert without_turn == set(each.figures if each is gpu.ROUNDS[-1] else ())
 
 
 def test_the_page_has_the_rounds_as_they_are() -> None:
     page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d) \| (`.*) \|$", page, re.MULTILINE)
-    assert [int(number) for number, _ in rows] == [1, 2, 3]
-    for (_, figures), names in zip(rows, gpu.ROUNDS, strict=True):
-        shown = re.findall(r"`(\w+)` (\d+) \+ (\d+)", figures)
-        limits = {name: (int(ready), int(measured)) for name, ready, measured in shown}
-        assert limits == {name: (f.to_get_ready, f.to_measure) for name, f in names.items()}
+    rows = re.findall(r"^\| (\d) \| (\d+) s \| (`.*) \| (\d+) GB \|$", page, re.MULTILINE)
+    assert [int(number) for number, *_ in rows] == [1, 2, 3, 4]
+    for (_, to_get_ready, figures, gigabytes), each in zip(rows, gpu.ROUNDS, strict=True):
+        assert int(to_get_ready) == each.to_get_ready
+        assert int(gigabytes) == sum(figure.gigabytes for figure in each.figures.values())
+        shown = re.findall(r"`(\w+)`(?: (\d+) s)?", figures)
+        limits = [(name, int(seconds or 0)) for name, seconds in shown]
+        assert limits == [(name, figure.to_measure) for name, figure in each.figures.items()]
     explained = set(re.findall(r"`(\w+)`", page))
     assert set(gpu.FIGURES) <= explained
 
@@ -401,10 +467,10 @@ def test_the_page_has_the_rounds_as_they_are() -> None:
     ("arguments", "names"),
     [
         (
-            ["--only", "squad", "masking", "--only", "modernbert_base", "sst2"],
-            [["masking"], ["squad", "sst2"], ["modernbert_base"]],
+            ["--only", "squad", "masking", "--only", "tests", "sst2"],
+            [["masking"], ["squad", "sst2"], ["tests"]],
         ),
-        ([], [[*names] for names in gpu.ROUNDS]),
+        ([], [[*each.figures] for each in gpu.ROUNDS]),
     ],
 )
 def test_a_call_has_the_figures_that_were_asked_for(
@@ -413,8 +479,8 @@ def test_a_call_has_the_figures_that_were_asked_for(
     """Its nine minutes count from when the script began; a test that fails is an exit status."""
     chosen: list[Any] = []
 
-    def report(setting: Setting, out: Path, names: Any, deadline: float) -> dict[str, Any]:
-        chosen.extend([list(names), deadline])
+    def report(setting: Setting, out: Path, rounds: Any, deadline: float) -> dict[str, Any]:
+        chosen.extend([[[*each.figures] for each in rounds], deadline])
         return {"cuda_tests": "failed"}
 
     monkeypatch.setattr(gpu, "report", report)
