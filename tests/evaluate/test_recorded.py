@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -196,6 +197,60 @@ def test_steps_are_forgotten_where_another_one_needs_their_memory() -> None:
         run(1, 2, 3)
 
 
+def test_no_recording_is_left_when_memory_is_given_back() -> None:
+    kept: list[weakref.ref[Any]] = []
+
+    class Graph:
+        def replay(self) -> None: ...
+
+    class Closing(Rerun):
+        @contextmanager
+        def open(self) -> Iterator[None]:
+            try:
+                yield
+            finally:
+                assert [graph() for graph in kept] == [None]
+                self.closed = True
+
+        def record(self, run: Callable[[], None]) -> Callable[[], None]:
+            graph = Graph()
+            kept.append(weakref.ref(graph))
+            return graph.replay
+
+    steps = RecordedSteps(lambda inputs, index: None, CPU, recorder := Closing(), "tiny")
+    with steps.open():
+        for _ in range(3):
+            steps({"input_ids": torch.ones(1, 4)}, np.arange(1))
+        assert kept[0]() is not None
+    assert recorder.closed
+
+
+def test_fine_tunings_on_a_device_share_a_stream_and_give_their_memory_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    class Stream:
+        def __init__(self, device: object) -> None:
+            done.append("stream")
+
+        def wait_stream(self, other: object) -> None: ...
+
+    before = Stream(None)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: before)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("memory"))
+    nowhere = torch.device("cuda", 99)  # no other test's
+    for _ in range(2):
+        recorder = recorder_on(nowhere)
+        assert recorder is not None
+        with recorder.open():
+            done.append("steps")
+    assert done == ["stream", "stream", "steps", "memory", "steps", "memory"]
+
+
 @pytest.fixture(scope="module")
 def task_data(tmp_path_factory: pytest.TempPathFactory, tiny_data: PreparedData) -> Path:
     write_task_files(folder := tmp_path_factory.mktemp("files"), tiny_data)
@@ -275,3 +330,13 @@ def test_cuda_graphs_train_as_steps_without_them(
     moved = distance(first, eager)
     assert distance(eager, broken) < limit * moved  # with the same numbers dropped
     assert distance(eager, replayed) < limit * moved
+
+
+@pytest.mark.gpu
+def test_fine_tuning_again_takes_no_more_memory() -> None:
+    reserved = []
+    for _ in range(4):
+        train(model_of("phrases", "bert").cuda(), "phrases")
+        torch.cuda.empty_cache()
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[-1] <= reserved[0]

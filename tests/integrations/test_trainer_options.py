@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import datasets
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -32,6 +34,7 @@ from tests.support.recording_trainer import (
 from tests.support.tiny_models import SIZES
 from tests.support.worded_rows import tiny_model
 
+CPU = torch.device("cpu")
 ALMOST_NOTHING = {
     "input_ids": [2, 20, 21, 3],
     "word_ids": [None, 0, 1, None],
@@ -196,6 +199,36 @@ def test_rows_made_on_reading_train_as_others_do(
     read.train()
     kept.train()
     assert torch.equal(read.trained.all_labels(), kept.trained.all_labels())
+
+
+@pytest.mark.parametrize("weighs", [{}, {"loss_weight": {"kind": "inverse_ratio"}}])
+def test_rows_are_masked_on_the_host_and_no_number_is_asked_of_the_device(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weighs: dict[str, Any],
+) -> None:
+    """A device whose tensors have no numbers: to ask for one fails."""
+    nowhere = torch.device("meta")
+    trainer = trainer_of(tokenizer, rows, tmp_path, LINEAR.to_dict() | weighs)
+    expected, divisor = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, CPU)
+    monkeypatch.setattr(accelerate.Accelerator, "device", nowhere)
+    batches = iter(trainer.get_train_dataloader())
+    found, its_divisor = trainer.get_batch_samples(batches, 2, nowhere)
+    assert isinstance(divisor, torch.Tensor)
+    assert isinstance(its_divisor, torch.Tensor)
+    assert (its_divisor.device, its_divisor.dtype) == (nowhere, divisor.dtype)
+    for one, other in zip(expected, found, strict=True):
+        assert all(isinstance(part.rows.input_ids, np.ndarray) for part in other["masked"].parts)
+        assert one["masked"].predictions == other["masked"].predictions
+        for name in ("input_ids", "attention_mask", "labels"):
+            assert other[name].device == nowhere
+            assert (one[name].shape, one[name].dtype) == (other[name].shape, other[name].dtype)
+    for loader in (trainer.get_eval_dataloader(), trainer.get_test_dataloader(rows)):
+        batch = next(iter(loader))
+        assert all(torch.as_tensor(value).device == CPU for value in batch.values())
+        assert trainer.masking.begin_evaluation(batch, nowhere).parts[0].batch.labels.is_meta
 
 
 def test_any_collator_that_pads_serves_for_training_and_evaluation(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from transformers import BertConfig, BertModel
 
 from chronomask.model import compiled_dropout
@@ -27,7 +29,7 @@ def key_of(low: int, high: int) -> tuple[torch.Tensor, int]:
     return torch.tensor([low, high], dtype=torch.int32), low % 2**32 | high % 2**32 << 32
 
 
-def compiled(what: object, backend: str = PARTITIONED) -> object:
+def compiled(what: object, backend: object = PARTITIONED) -> object:
     torch._dynamo.reset()
     return torch.compile(what, backend=backend, fullgraph=True, dynamic=False)  # type: ignore[call-overload]
 
@@ -47,6 +49,33 @@ def test_a_key_drops_what_it_drops_on_the_host(
         (gradient,) = torch.autograd.grad(found, values, given)
         assert torch.equal(found, Kept(of_host, dropout).of(values))
         assert torch.equal(gradient, Kept(of_host, dropout).of(given))
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (0, 4), (2, 3, 1, 5)])
+def test_places_are_counted_in_the_order_of_memory(shape: tuple[int, ...]) -> None:
+    places = compiled_dropout._places(torch.empty(shape), 7)
+    number = places.numel()
+    assert places.dtype == torch.int32
+    assert torch.equal(places, torch.arange(7, 7 + number, dtype=torch.int32).view(shape))
+
+
+def test_places_have_the_loops_of_the_values_in_both_graphs() -> None:
+    """A gradient that is made by a loop for each dimension can be dropped from by the same kernel then."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    values = torch.randn(5, 33, 7).requires_grad_()
+    backend = aot_autograd(
+        fw_compiler=keep, bw_compiler=keep, partition_fn=min_cut_rematerialization_partition
+    )
+    compiled(KeyedDropout(0.4), backend)(values).sum().backward()  # type: ignore[operator]
+    assert len(graphs) == 2
+    for graph in graphs:
+        counts = [node.meta["val"].numel() for node in graph.graph.nodes if "arange" in node.name]
+        assert sorted(counts) == [5, 7, 33], graph.code
 
 
 @pytest.mark.gpu

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, RunError, UsageError
+from chronomask.study import execute
 from chronomask.study.command import status
 from chronomask.study.execute import do_unit, run_one, run_study, share_of
 from chronomask.study.times import NOTED
@@ -148,6 +151,41 @@ def test_what_another_process_is_at_is_waited_for(
     assert all(study.is_complete(unit) for unit in study.units)
     assert told[-1].startswith("[4/4] ")
     assert ("done by another process" in " ".join(told)) == (ends == "done")
+
+
+@pytest.mark.parametrize(
+    ("cores", "number", "given", "threads"),
+    [(16, 1, {}, (None, None)), (16, 3, {}, ("5", "5")), (2, 12, {}, ("1", "1")), (96, 2, {}, ("48", "32")),
+     (16, 2, {"OMP_NUM_THREADS": "3"}, ("3", "8")),
+     (16, 2, {"TORCHINDUCTOR_COMPILE_THREADS": "4"}, ("8", "4"))],
+)  # fmt: skip
+def test_processes_share_the_cores_unless_told_otherwise(
+    values: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    number: int,
+    given: dict[str, str],
+    threads: tuple[str | None, str | None],
+) -> None:
+    names = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    found: list[tuple[str | None, ...]] = []
+    process = SimpleNamespace(start=lambda: found.append(tuple(map(os.environ.get, names))))
+    monkeypatch.setattr(
+        execute.multiprocessing,
+        "get_context",
+        lambda kind: SimpleNamespace(Process=lambda **_: process),
+    )
+    before = dict(os.environ)
+    worker = execute._start(opened(values, tmp_path), 0, number, [])
+    worker.pipe.close()
+    assert found == [threads]
+    assert dict(os.environ) == before
 
 
 def test_what_another_process_has_done_meanwhile_leaves_its_time_alone(

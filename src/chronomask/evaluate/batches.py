@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chronomask.errors import UsageError
-from chronomask.types import send
+from chronomask.types import send_all
 
 if TYPE_CHECKING:
     import torch
@@ -87,8 +87,9 @@ class Encoded:
         made = {"input_ids": pad(self.ids, self.pad_token_id)}
         if self.types is not None and _takes_types(model):
             made["token_type_ids"] = pad(self.types, 0)
-        inputs = {name: send(value, device) for name, value in made.items()}
-        return inputs | padded_rows(model, real, device, one_shape=length is not None)
+        return send_all(made, device) | padded_rows(
+            model, real, device, one_shape=length is not None
+        )
 
 
 def encode(

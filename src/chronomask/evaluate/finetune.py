@@ -176,7 +176,7 @@ def fine_tune(
     longest = int(lengths.max())
     run = None if recorder is None else RecordedSteps(train_on_one, device, recorder, label)
     with (
-        nullcontext() if recorder is None else recorder.open(),
+        nullcontext() if run is None else run.open(),
         Progress(label, len(examples) * recipe.epochs, shown=progress) as shown,
     ):
         for epoch in range(recipe.epochs):

@@ -19,7 +19,7 @@ from chronomask.model.last_layer import ENDINGS, asks_alone, ending_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["FIRST_TOKEN_HEADS", "Logits", "SpanClassifier", "run_headed"]
+__all__ = ["FIRST_TOKEN_HEADS", "Logits", "SpanClassifier", "run_headed", "without_unread_mask"]
 
 
 class Logits(NamedTuple):
@@ -44,7 +44,7 @@ class SpanClassifier(nn.Module):
 
     def forward(self, spans: torch.Tensor, **inputs: Any) -> Logits:
         """``spans`` int64 [B, 2, 2]: the first token of each span, and the first after it."""
-        states = self.encoder(**inputs).last_hidden_state
+        states = self.encoder(**without_unread_mask(self.encoder, inputs)).last_hidden_state
         place = torch.arange(states.shape[1], device=states.device)
         inside = (place >= spans[..., :1]) & (place < spans[..., 1:])  # [B, 2, T]
         means = inside.to(states.dtype) @ states / inside.sum(-1, keepdim=True).clamp_min(1)
@@ -81,9 +81,7 @@ def run_headed(model: Any, inputs: Mapping[str, Any]) -> Any:
     ending = None if head is None else ending_of(model)
     more = dict(inputs)
     if head is None or ending is None:
-        if "documents" in more and not _reads_padding(model):
-            del more["attention_mask"]  # of which transformers would make a mask that nothing reads
-        return model(**more)
+        return model(**without_unread_mask(model, more))
     input_ids = more.pop("input_ids")
     first = torch.arange(0, input_ids.numel(), input_ids.shape[1], device=input_ids.device)
     if asks_alone(model, ending, more, compiled=False):
@@ -95,11 +93,22 @@ def run_headed(model: Any, inputs: Mapping[str, Any]) -> Any:
     return Logits(head(model, states))
 
 
+def without_unread_mask(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """``inputs`` without ``attention_mask`` [B, T] where documents say all that the model asks of it.
+
+    transformers would ask the device whether it hides anything, and make a mask [B, 1, T, T] of it.
+    """
+    unread = "documents" in inputs and not _reads_padding(model)
+    return {name: each for name, each in inputs.items() if not unread or name != "attention_mask"}
+
+
 def _reads_padding(model: Any) -> bool:
     """Whether more than attention may ask which tokens are padding, as a head on the mean of tokens does."""
     config: Any = getattr(model, "config", None)  # which a head of ours does not have
-    known = config is not None and config.model_type in ENDINGS
-    return not known or getattr(config, "classifier_pooling", "cls") != "cls"
+    if config is None or config.model_type not in ENDINGS:
+        return True
+    has_head = model.base_model is not model
+    return has_head and getattr(config, "classifier_pooling", "cls") != "cls"
 
 
 def _first_token_head(model: Any) -> Callable[[Any, torch.Tensor], torch.Tensor] | None:

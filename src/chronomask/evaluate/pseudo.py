@@ -26,10 +26,9 @@ from chronomask.errors import UsageError
 from chronomask.evaluate.batches import by_tokens
 from chronomask.evaluate.subject import Subject
 from chronomask.progress import Progress
-from chronomask.types import Device, Precision
+from chronomask.types import Device, Precision, send_all
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
@@ -245,9 +244,6 @@ def pseudo_log_likelihood(
     batch_tokens = config.batch_tokens or (2048 if device.type == "cpu" else 65536)
     log_p = np.zeros(copies.target.size)
 
-    def move(array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(device)
-
     with (
         torch.inference_mode(),
         Progress(label, copies.target.size, "masked copies", shown=progress) as shown,
@@ -257,9 +253,10 @@ def pseudo_log_likelihood(
                 sentences, index, mask_token_id, pad_token_id
             )
             inputs = padded_rows(model, real, device)
+            sent = send_all({"ids": ids, "position": position, "target": target}, device)
             with autocast(device, config.precision):
-                logits = logits_at(model, move(ids), move(position), inputs)
-            loss, _, _ = token_losses(logits.float(), move(target))
+                logits = logits_at(model, sent["ids"], sent["position"], inputs)
+            loss, _, _ = token_losses(logits.float(), sent["target"])
             log_p[index] = -loss.double().cpu().numpy()
             shown.advance(index.size)
     total = np.zeros(sentences.bounds.size - 1)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,7 +43,7 @@ class Recorder(Protocol):
     """What records on a device."""
 
     def open(self) -> Any:
-        """A context in which all steps run, recorded or not."""
+        """A context in which all steps run, recorded or not; at its end nothing refers to a recording."""
         ...
 
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
@@ -66,6 +67,16 @@ class RecordedSteps:
         self._step, self._device, self._label = step, device, label
         self._recorder: Recorder | None = recorder
         self._kinds: dict[Any, _Kind] = {}
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """A context in which all steps run; at its end what was recorded is forgotten."""
+        assert self._recorder is not None  # it is opened once, before any step
+        with self._recorder.open():
+            try:
+                yield
+            finally:
+                self._kinds.clear()
 
     def __call__(
         self, inputs: Mapping[str, Any], index: np.ndarray, *, comes_again: bool = True
@@ -172,11 +183,15 @@ class _CudaGraphs:
 
     Random numbers are drawn from torch's generator of the device, which goes on with each replay as with a
     step that is not recorded.
+
+    torch keeps memory for the stream that it was taken on, and that of graphs for no others. So a device has
+    one stream for all that are made, and memory is given back when the graphs of one are gone: without this,
+    each fine-tuning of a process would take the memory of its steps anew.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _stream_on(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     @contextmanager
@@ -192,6 +207,7 @@ class _CudaGraphs:
                 yield
         finally:
             before.wait_stream(self._stream)
+            torch.cuda.empty_cache()
 
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
         """Record what ``run`` starts, and start none of it; it waits for the device."""
@@ -219,3 +235,8 @@ class _CudaGraphs:
         with suppress(RuntimeError):  # if the allocator was told that the recording is over
             torch._C._cuda_endAllocateToPool(index, self._pool)
             torch._C._cuda_releasePool(index, self._pool)
+
+
+@cache
+def _stream_on(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

@@ -5,7 +5,7 @@ All tokens count, the special ones included, as in the mean pooling of Reimers a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from chronomask.config import Config
 from chronomask.evaluate.batches import Encoded, by_tokens
 from chronomask.evaluate.subject import Subject
 from chronomask.progress import Progress
-from chronomask.types import Device, Precision
+from chronomask.types import Device, Precision, send
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,6 +59,7 @@ def unit_vectors(
     import torch
     from torch.nn import functional
 
+    from chronomask.evaluate.heads import without_unread_mask
     from chronomask.model.device import autocast
 
     device = next(encoder.parameters()).device
@@ -66,10 +67,10 @@ def unit_vectors(
     filled = np.flatnonzero(texts.lengths)
     for batch in by_tokens(texts.lengths[filled], config.batch_tokens, encoder):
         index = filled[batch]
-        inputs: dict[str, Any] = texts.batch(index, encoder, device)
+        inputs = without_unread_mask(encoder, texts.batch(index, encoder, device))
         with torch.inference_mode(), autocast(device, config.precision):
             states = encoder(**inputs).last_hidden_state.float()
-        lengths = torch.from_numpy(texts.lengths[index]).to(device)[:, None]
+        lengths = send(texts.lengths[index], device)[:, None]
         real = torch.arange(states.shape[1], device=device) < lengths
         mean = (states * real[..., None]).sum(1) / lengths
         vectors[index] = functional.normalize(mean, dim=1).cpu().numpy()

@@ -197,16 +197,19 @@ class StepMasking:
         epoch: int | None = None,
         *,
         pooled: bool = True,
+        device: torch.device | None = None,
     ) -> list[MicroBatch]:
         """The micro-batches of this process's part of a step, masked at ``progress``.
 
         ``batches``: unmasked rows, each as a masker takes them; ``epoch``: None where they know it
         themselves. ``pooled``: whether predictions are counted over the processes of torch.distributed, all
-        of which must then call it. Raises UsageError where the model must be known and is not.
+        of which must then call it. ``device``: where rows go once they are masked; None: they stay
+        where they are, and where the model is :attr:`runs_model` they go where it was attached. Raises
+        UsageError where the model must be known and is not.
         """
         given = [self.masker.rows_of(batch, progress, epoch) for batch in batches]
         if not self.runs_model:
-            parts = [[self._whole_part(rows, progress)] for rows in given]
+            parts = [[_whole_part(self.masker, rows, progress, device)] for rows in given]
         else:
             if self._forward is None:
                 raise UsageError(
@@ -223,11 +226,6 @@ class StepMasking:
         *counts, processes = _sum_over_processes([*astuple(predictions), 1.0], self.masker, pooled)
         self._note(parts)
         return [MicroBatch(tuple(each), Predictions(*counts), processes) for each in parts]
-
-    def _whole_part(self, rows: Rows, progress: float) -> Part:
-        """Masked rows for a model that computes all logits itself."""
-        batch = self.masker(rows, progress)
-        return Part(rows, batch, batch.inputs())
 
     def _with_scores(self, rows: Sequence[Rows], scorer: Scorer, pooled: bool) -> list[Rows]:
         """Host rows of a step with what the model finds hard in them."""
@@ -286,11 +284,15 @@ class StepMasking:
         """The batch masked for evaluation."""
         return self.begin_evaluation(batch).parts[0].batch
 
-    def begin_evaluation(self, batch: Mapping[str, Any]) -> MicroBatch:
-        """The batch masked for evaluation, a step by itself; raises UsageError where it cannot be."""
+    def begin_evaluation(
+        self, batch: Mapping[str, Any], device: torch.device | None = None
+    ) -> MicroBatch:
+        """The batch masked for evaluation, a step by itself; raises UsageError where it cannot be.
+
+        ``device``: as for :meth:`begin_step`.
+        """
         rows = self.masker.rows_of(batch, 0.0, epoch=0, uniform=True)
-        masked = self._evaluation(rows, 0.0)
-        part = Part(rows, masked, masked.inputs())
+        part = _whole_part(self._evaluation, rows, 0.0, device)
         return MicroBatch((part,), Predictions.of([part]))
 
     def _note(self, parts: Sequence[Sequence[Part]]) -> None:
@@ -392,6 +394,17 @@ def logits_of(outputs: Any) -> torch.Tensor:
             "language modelling, as AutoModelForMaskedLM opens it"
         )
     return outputs["logits"]
+
+
+def _whole_part(masker: Masker, rows: Rows, progress: float, device: torch.device | None) -> Part:
+    """Masked rows for a model that computes all logits itself, on ``device``; None: where the rows are."""
+    if device is None:
+        batch = masker(rows, progress)
+    else:
+        if not isinstance(rows.input_ids, np.ndarray) and rows.input_ids.is_cpu:
+            rows = rows.on_host()  # numpy arrays are sent in one piece
+        batch = masker(rows, progress).to(device)
+    return Part(rows, batch, batch.inputs())
 
 
 def _as_documents(rows: Rows) -> Rows:

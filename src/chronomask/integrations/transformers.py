@@ -194,9 +194,11 @@ class TimeVariantTrainer(Trainer):
         # A Trainer resumed at its last step runs one step more.
         progress = min(1.0, self.state.global_step / max(1, self.state.max_steps))
         self.masking.attach(self.model, device)  # model_init may have made another
-        micros = self.masking.begin_step(batches, progress, self._masking_callback.epoch)
+        epoch = self._masking_callback.epoch
+        micros = self.masking.begin_step(batches, progress, epoch, device=device)
         divisor = micros[0].predictions.divisor if micros else 0.0
-        return [_inputs(micro) for micro in micros], torch.tensor(divisor, device=device)
+        # A tensor made of a number on the host would be copied, and waited for.
+        return [_inputs(micro) for micro in micros], torch.full((), divisor, device=device)
 
     def compute_loss(
         self,
@@ -234,7 +236,7 @@ class TimeVariantTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """As ``Trainer.prediction_step``, on rows masked the same at every evaluation."""
-        masked = _inputs(self.masking.begin_evaluation(inputs))
+        masked = _inputs(self.masking.begin_evaluation(inputs, self.args.device))
         self._sums_of_rows = None  # and stays so where a subclass computes another loss
         result = super().prediction_step(model, masked, prediction_loss_only, ignore_keys)
         if self._sums_of_rows is not None:
@@ -267,14 +269,21 @@ class TimeVariantTrainer(Trainer):
             metrics[name] = loss / number if number else math.nan
         return output
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As ``Trainer.get_train_dataloader``; batches stay on the host until they are masked."""
+        return _keep_on_host(super().get_train_dataloader())
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """As ``Trainer.get_eval_dataloader``; rows of a data set given here are numbered too."""
+        """As ``Trainer.get_eval_dataloader``; rows of a data set given here are numbered too, and batches
+        stay on the host until they are masked.
+        """
         known = eval_dataset is None or isinstance(eval_dataset, str)
-        return super().get_eval_dataloader(eval_dataset if known else _number_rows(eval_dataset))
+        numbered = eval_dataset if known else _number_rows(eval_dataset)
+        return _keep_on_host(super().get_eval_dataloader(numbered))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """As ``Trainer.get_test_dataloader``; rows are numbered too."""
-        return super().get_test_dataloader(_number_rows(test_dataset))
+        """As :meth:`get_eval_dataloader`."""
+        return _keep_on_host(super().get_test_dataloader(_number_rows(test_dataset)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As ``Trainer.log``; training logs also have what masking did (``StepMasking.take_ratios``)."""
@@ -383,6 +392,18 @@ def _names_of_classes(dataset: Any) -> Sequence[str]:
     features = getattr(dataset, "features", None)
     column = features.get("token_class") if isinstance(features, Mapping) else None
     return getattr(getattr(column, "feature", None), "names", None) or ("none",)
+
+
+def _keep_on_host(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """The loader, which does not send its batches to a device.
+
+    Masking there would wait for the step that is at work on it.
+    """
+    from accelerate.data_loader import DataLoaderShard
+
+    if isinstance(loader, DataLoaderShard):
+        loader.device = None
+    return loader
 
 
 def _number_rows(dataset: Any) -> Any:

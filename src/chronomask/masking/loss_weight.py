@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from chronomask.config import Alternative
+from chronomask.types import send
 
 __all__ = [
     "DerivativeWeight",
@@ -95,7 +96,7 @@ def weigh_labels(
 
     num_rows, row_length = maskable.shape
     row = torch.as_tensor(positions) // row_length
-    weights = torch.from_numpy(of_row).to(row.device)[row]
+    weights = send(of_row, row.device)[row]
     if per == "row":
         weights = weights / torch.bincount(row, minlength=num_rows)[row]
     divisor = {"label": None, "token": maskable.sum(), "row": maskable.any(1).sum()}[per]

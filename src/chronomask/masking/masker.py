@@ -34,7 +34,7 @@ from chronomask.masking.rows import RowCollator, as_rows
 from chronomask.masking.select import dense, exact, published
 from chronomask.masking.strategy import Strategy, Token
 from chronomask.masking.tally import StepTally
-from chronomask.types import ClassTally, MaskedBatch, Rows
+from chronomask.types import ClassTally, MaskedBatch, Rows, send
 from chronomask.vocabulary import Vocabulary, check_padding
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ class Masker:
         levels = exact.level_weights(content.strength_at(progress))
         if on_device:
             classes = dense.levels(units, per_token, strategy.each_token)
-            return classes, torch.from_numpy(levels).to(rows.input_ids.device)
+            return classes, send(levels, rows.input_ids.device)
         return exact.levels(units, per_token, strategy.each_token), levels
 
     def _by_unit(self, strategy: Strategy) -> bool:
@@ -481,7 +481,7 @@ class Masker:
             keys[keyed.Stream.TOKEN],
             self._replace_bounds(progress),
             self.vocabulary.mask_token_id,
-            torch.from_numpy(self.vocabulary.ordinary_ids).to(device),
+            send(self.vocabulary.ordinary_ids, device),
         )
         positions = selected.flatten().nonzero()[:, 0]
         return MaskedBatch(

@@ -18,7 +18,7 @@ import torch
 
 from chronomask.errors import DataError, UsageError, shown
 from chronomask.masking.word_marks import ALONE, BEGINS, read_marks
-from chronomask.types import NO_CLASS, Rows
+from chronomask.types import NO_CLASS, Rows, send
 from chronomask.vocabulary import check_padding, vocabulary_size
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def as_rows(
         token_class=batch["token_class"] if "token_class" in batch else _no_classes(batch),
         row_id=_whole_numbers("row_id", batch["row_id"]),
         epoch=np.broadcast_to(_whole_numbers("epoch", epoch), (num_rows,)),
-        cu_seqlens=torch.from_numpy(bounds).to(batch["input_ids"].device) if on_device else bounds,
+        cu_seqlens=send(bounds, batch["input_ids"].device) if on_device else bounds,
         attention_mask=batch.get("attention_mask"),
         scores=batch.get("scores"),
         ngrams=batch.get("ngrams"),
@@ -268,7 +268,7 @@ def _collate(given: Any, collate: RowCollator | None) -> Mapping[str, Any]:
     row_id = _row_ids(features) if "row_id" in features[0] else _content_numbers(batch)
     if not isinstance(ids, np.ndarray):
         device = ids.device if isinstance(ids, torch.Tensor) else "cpu"
-        batch = {name: torch.from_numpy(value).to(device) for name, value in batch.items()}
+        batch = {name: send(value, device) for name, value in batch.items()}
     epoch = {"epoch": given["epoch"]} if isinstance(given, Mapping) and "epoch" in given else {}
     return batch | {"row_id": row_id} | epoch
 

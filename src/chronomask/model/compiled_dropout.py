@@ -60,14 +60,28 @@ def _is_kept(values: torch.Tensor, key: torch.Tensor, dropout: float, start: int
     The hash is that of the host, in signed numbers: their sums and products have the same bits. ``start``:
     the number of the first place, which changes nothing.
     """
-    places = torch.arange(start, start + values.numel(), dtype=torch.int32, device=values.device)
-    x = places.view(values.shape) + (key[0] - start)
+    x = _places(values, start) + (key[0] - start)
     x = (x ^ _shift(x, 17)) * _with_sign(0xED5AD4BB) + key[1]
     x = (x ^ _shift(x, 11)) * _with_sign(0xAC4C1B51)
     x = (x ^ _shift(x, 15)) * 0x31848BAB
     x = x ^ _shift(x, 14)
     threshold = min(round(dropout * 2**32), 2**32 - 1)
     return (x ^ _LOWEST) >= threshold + _LOWEST  # as numbers without a sign compare
+
+
+def _places(values: torch.Tensor, start: int) -> torch.Tensor:
+    """The number of each place from ``start`` on, int32, of the shape of ``values``.
+
+    It is a sum along the dimensions: a count of all places at once, viewed in that shape, would have a loop
+    of its own, which the compiler does not fuse with the gradient of a normalisation.
+    """
+    places = torch.full((), start, dtype=torch.int32, device=values.device)
+    step = 1
+    for size in reversed(values.shape):
+        along = torch.arange(size, dtype=torch.int32, device=values.device) * step
+        places = along.view(size, *[1] * places.dim()) + places
+        step *= size
+    return places
 
 
 def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:

@@ -450,8 +450,10 @@ def _start(study: Study, k: int, number: int, devices: Sequence[str]) -> _Worker
     environment = {}
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices[k % len(devices)]
-    if number > 1 and "OMP_NUM_THREADS" not in os.environ:
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // number))
+    if number > 1:  # else each computes and compiles as if all cores were its own
+        share = max(1, (os.cpu_count() or 1) // number)
+        threads = {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": min(32, share)}
+        environment |= {name: str(n) for name, n in threads.items() if name not in os.environ}
     process = multiprocessing.get_context("spawn").Process(
         target=_serve, args=(there, study.config.to_dict(), study.folder), daemon=False
     )

@@ -230,13 +230,10 @@ class MaskedLossTask(Task[MaskedLoss]):
             for rows in validation_batches(prepared.split("held_out"), num_rows, config.batch_rows):
                 batch = hide(rows)
                 inputs = backbone_inputs(rows, attention, padding, offset, device, ours=ours)
-                ids, positions, targets = (
-                    torch.as_tensor(array).to(device)
-                    for array in (batch.input_ids, batch.positions, batch.targets)
-                )
+                sent = batch.to(device)
                 with autocast(device, config.precision):
-                    logits = logits_at(opened, ids, positions, inputs)
-                loss, right, _ = token_losses(logits.float(), targets)
+                    logits = logits_at(opened, sent.input_ids, sent.positions, inputs)
+                loss, right, _ = token_losses(logits.float(), sent.targets)
                 places = np.asarray(batch.positions)
                 found.append(
                     (

@@ -25,7 +25,7 @@ from chronomask.evaluate.task import Cached, Task, files_in, folder_of
 from chronomask.progress import Progress
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
-from chronomask.types import UPOS, Device
+from chronomask.types import UPOS, Device, send
 
 if TYPE_CHECKING:
     import torch
@@ -155,6 +155,8 @@ class ProbeTask(Task[ProbeConfig]):
         """
         import torch
 
+        from chronomask.evaluate.heads import without_unread_mask
+
         config = self.config
         longest = min(config.max_length, model.max_length)
         rows, words, tags = word_pieces(model.tokenizer, part, longest)
@@ -172,14 +174,14 @@ class ProbeTask(Task[ProbeConfig]):
         ):
             size = max(1, config.batch_tokens // longest)
             for index in by_length(encoded.lengths, size, encoder):
-                inputs = encoded.batch(index, encoder, device)
+                inputs = without_unread_mask(encoder, encoded.batch(index, encoder, device))
                 states = encoder(**inputs, output_hidden_states=True).hidden_states[config.layer]
                 lengths = encoded.lengths[index]
                 place = np.arange(lengths.max())
                 real = place < lengths[:, None]
                 of_token = np.full(real.shape, -1)
                 of_token[real] = word_of[(encoded.bounds[index][:, None] + place)[real]]
-                flat = torch.from_numpy(of_token.ravel()).to(device)
+                flat = send(of_token.ravel(), device)
                 chosen = flat >= 0
                 if states.shape[1] < real.shape[1]:
                     raise UsageError(

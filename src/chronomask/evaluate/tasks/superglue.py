@@ -28,6 +28,7 @@ from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import json_lines, one_file, task_folder, texts_in
 from chronomask.evaluate.tasks.glue import ENTAILMENT, NLI_NAMES, Examples, Format, GlueTask
 from chronomask.storage import files_sha256, read_lines
+from chronomask.types import send
 
 if TYPE_CHECKING:
     import torch
@@ -223,10 +224,8 @@ class SpanRows(Encoded):
         length: int | None = None,
     ) -> dict[str, Any]:
         """What :class:`chronomask.evaluate.heads.SpanClassifier` is given."""
-        import torch
-
         inputs = Encoded.batch(self, index, model.encoder, device, length=length)
-        return inputs | {"spans": torch.from_numpy(self.spans[index]).to(device)}
+        return inputs | {"spans": send(self.spans[index], device)}
 
 
 class SpanTask(SuperGlueTask):

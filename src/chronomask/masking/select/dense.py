@@ -15,6 +15,7 @@ from chronomask import keyed
 from chronomask.masking.config import Budget
 from chronomask.masking.select.draws import LONGEST, NEWTON_STEPS, ORDER_BITS, TOLERANCE
 from chronomask.masking.select.exact import LEVEL_WEIGHTS, RowRandomness, share_ratio
+from chronomask.types import send
 
 __all__ = ["levels", "replace", "select"]
 
@@ -94,7 +95,7 @@ def select(
 def _host(values: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Per-row numbers from the host, copied without waiting."""
     wide = np.float64 if dtype == torch.float64 else np.int64
-    return torch.from_numpy(values.astype(wide)).to(device, non_blocking=True)
+    return send(values.astype(wide), device)
 
 
 def _units(unit_id: torch.Tensor, maskable: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,7 +193,7 @@ def levels(unit_id: torch.Tensor, token_weight: torch.Tensor, each_token: bool) 
     grid = (token_weight * 2.0**16).round().to(torch.int64)  # whole numbers add up in any order
     total = torch.zeros_like(grid).scatter_add(1, unit, grid)
     mean = (total * 2.0**-16 / size.clamp(min=1)).gather(1, unit)
-    between = torch.from_numpy(LEVEL_WEIGHTS[:-1] * LEVEL_WEIGHTS[1:]).to(unit_id.device)
+    between = send(LEVEL_WEIGHTS[:-1] * LEVEL_WEIGHTS[1:], unit_id.device)
     return torch.searchsorted(-between, -(mean * mean), side="left")
 
 
