@@ -145,6 +145,17 @@ def test_a_step_without_predictions_is_no_loss_of_zero() -> None:
     assert torch.equal(masker.state_dict()["response.values"], before)
 
 
+@pytest.mark.parametrize("content", ["ptw", "learning_progress", "token_accuracy"])
+def test_a_step_that_predicts_nothing_teaches_nothing(content: str) -> None:
+    masker = masker_of(content={"kind": content}, ratio=0.0)
+    batch = masker(ROWS, 0.2)
+    assert batch.num_predicted == 0
+    before = masker.state_dict()
+    masker.observe(batch, *losses_of(batch))
+    masker.end_step()
+    assert all(before[name].equal(tensor) for name, tensor in masker.state_dict().items())
+
+
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 @pytest.mark.parametrize(
     "content", ["ptw", "token_accuracy", "reducible_loss", "learning_progress"]
