@@ -135,6 +135,10 @@ def test_a_ratio_that_follows_the_training_loss_needs_no_names_of_classes() -> N
         few = Masker.for_tokenizer(tokenizer, content=content, class_names=("none", "A"))
         with pytest.raises(UsageError, match=r"token class 3, this masker knows 2 \(none, A\)"):
             few(features, 0.1)
+    held = Masker.for_tokenizer(tokenizer, class_names=("none", "A"))
+    held.hold(class_weights=[1.0, 0.5])
+    with pytest.raises(UsageError, match=r"token class 3, this masker knows 2 \(none, A\)"):
+        held(features, 0.1)
 
 
 def test_a_step_without_predictions_is_no_loss_of_zero() -> None:
