@@ -251,6 +251,7 @@ def test_what_cannot_be_is_refused_before_any_work(
     nothing = replace(QUICK, preparation=[*QUICK.preparation, Layer("--set", {"held_out": 0})])
     refuse("held_out is 0", checkpoint, text, out, nothing)
     refuse("--task-data", checkpoint, text, out, Plan(tasks=("cola",)))
+    refuse("--seeds 0", checkpoint, text, out, Plan(seeds=0))
     refuse("--new-words 0", checkpoint, text, out, Plan(new_words=0))
     refuse("--min-count -1", checkpoint, text, out, Plan(new_words=1, min_count=-1))
     refuse("name the text itself", checkpoint, text, out, Plan(new_words=1, also=tiny_data.path))

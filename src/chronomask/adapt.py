@@ -393,6 +393,8 @@ def _check_plan(plan: Plan) -> RunConfig:
 
     if not math.isfinite(plan.epochs) or plan.epochs <= 0:
         raise UsageError(f"--epochs {plan.epochs}: give a number of passes above 0")
+    if plan.seeds < 1:
+        raise UsageError(f"--seeds {plan.seeds}: give a number above 0")
     for task in make_tasks(plan.tasks) if plan.tasks else ():
         task.check_packages()
     if plan.new_words is not None:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader, validation_batches
-from chronomask.data.mixture import DataPart, MixedData, MixedSplit, open_data, shares
+from chronomask.data.mixture import (
+    MOST_ROWS,
+    DataPart,
+    MixedData,
+    MixedSplit,
+    open_data,
+    shares,
+)
 from chronomask.data.writer import RowWriter, write_manifest
 from chronomask.errors import DataError, UsageError
 from chronomask.train.config import RunConfig
@@ -65,6 +72,11 @@ def test_weights_are_proportions() -> None:
     assert shares([0.7, 0.3]) == shares([70, 30]) == [7, 3]
     assert sum(shares([1, 1e-9])) <= 10_001
     assert shares([1, 1e-9])[1] == 1
+    weights = [0.123456, 1, 7.7]  # no whole numbers that are few enough have their proportions
+    rounded = shares(weights)
+    assert sum(rounded) == MOST_ROWS
+    wanted = MOST_ROWS * np.array(weights) / sum(weights)
+    assert np.abs(rounded - wanted).max() < 1
 
 
 def test_every_step_has_its_shares(paths: list[str]) -> None:

@@ -139,6 +139,8 @@ def test_a_damaged_checkpoint_costs_only_itself(
 def test_what_cannot_run_is_refused_before_any_work(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="blimp"):
         evaluate_curve(run, Plan(("blimp",), tmp_path, 1), tmp_path / "out", progress=False)
+    with pytest.raises(UsageError, match="seeds is 0; it must be 1 or more"):
+        evaluate_curve(run, Plan(("mlm",), tmp_path, 0), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
 

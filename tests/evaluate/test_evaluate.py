@@ -255,7 +255,7 @@ def test_seeds_are_a_number_of_them_or_the_seeds_each_once(
     assert [(result.seed, type(result.seed)) for result in found] == [(5, int), (7, int)]
     (one,) = evaluate(subject, tasks, glue, np.int64(1), tmp_path / "one", progress=False)
     assert one.seed == 0
-    for wrong in (0, -1, 1.5, "3", [1.5], None, np.zeros(2)):
+    for wrong in (0, -1, 1.5, "3", [1.5], None, np.zeros(2), [], range(0)):
         with pytest.raises(UsageError, match=r"seeds is .*; give how many there are to be"):
             evaluate(subject, tasks, glue, wrong, progress=False)  # pyright: ignore[reportArgumentType]
 

@@ -15,7 +15,13 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from chronomask.errors import UsageError
 from chronomask.evaluate.evaluate import evaluate
-from chronomask.evaluate.pseudo import PseudoLikelihood, Score, encode_sentences
+from chronomask.evaluate.pseudo import (
+    PseudoLikelihood,
+    Score,
+    Sentences,
+    _Copies,
+    encode_sentences,
+)
 from chronomask.evaluate.subject import find_subject
 from chronomask.evaluate.tasks import make_tasks
 from chronomask.evaluate.tasks.blimp import BlimpTask
@@ -119,6 +125,12 @@ def test_words_are_numbered_apart_from_text_to_text() -> None:
     first = sentences.word[: sentences.bounds[1]]
     assert np.unique(first).size == 3  # none, the word, the mark
     assert not set(first[first >= 0]) & set(sentences.word[sentences.bounds[1] :])
+
+
+def test_a_word_ends_where_its_sentence_does() -> None:
+    """In sentences of one word of the same number, without special tokens around it."""
+    sentences = Sentences(np.array([5, 6]), np.array([0, 0]), np.array([0, 1, 2]))
+    assert _Copies.of(sentences, "within_word_l2r").end.tolist() == [1, 2]
 
 
 def test_without_marks_the_score_is_refused_with_a_way_out() -> None:

@@ -135,6 +135,31 @@ def test_token_accuracy_follows_its_formula_and_its_clock() -> None:
     assert weights[8] == 1.0
 
 
+@pytest.mark.parametrize("kind", ["ptw", "ptw_faithful", "learning_progress", "reducible_loss"])
+def test_what_has_no_class_moves_no_weight(kind: str) -> None:
+    found = []
+    for number in (0, 3):
+        state = state_of(kind=kind)
+        for losses in ([4.0, 2.0, 1.0], [1.0, 2.0, 3.0]):
+            state.update(tally_of([*losses, *[9.0] * number], [1, 2, 3, *[0] * number]))
+        weights = state.weights()
+        assert weights is not None
+        found.append(weights[1:].tolist())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("kind", ["token_accuracy", "token_probability"])
+def test_weights_by_token_go_by_what_was_counted_since_their_last_update(kind: str) -> None:
+    state = state_of(kind=kind, every=1, keep=0.0)
+    each = np.ones(100, int)
+    state.update(ClassTally(0.1 * each, each, each))
+    state.update(ClassTally(3.0 * each, each, 0 * each))
+    weights = state.weights()
+    assert weights is not None
+    easy = 0.0 if kind == "token_accuracy" else math.exp(-3.0)
+    assert weights.numpy() == pytest.approx(1 - easy)
+
+
 @pytest.mark.parametrize("kind", ["none", "ptw", "ptw_faithful", "token_accuracy"])
 def test_state_restores(kind: str) -> None:
     size = 100 if kind == "token_accuracy" else NUM_CLASSES

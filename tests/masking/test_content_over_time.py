@@ -106,6 +106,18 @@ def test_units_have_the_chance_of_their_weight_to_the_strength(strength: float) 
     assert math.log(odds[0] / odds[1]) == pytest.approx(strength * math.log(10), rel=0.01)
 
 
+def test_weights_by_token_have_the_strength_once() -> None:
+    """To the power ½ a token of weight ¼ is one of weight ½, to the last bit."""
+    rows, found = rows_like_text(16, 64), []
+    for right, strength in ((3, 0.5), (2, 1.0)):
+        content = {"kind": "token_accuracy", "every": 1, "keep": 0, "strength": strength}
+        masker = masker_of(content, strategy={"kind": "token"})
+        count = np.full(masker.num_feedback_classes, 4)
+        masker.update(ClassTally(count, count, np.where(np.arange(count.size) % 2, right, 0)))
+        found.append(labels(masker, rows, 0.5))
+    assert np.array_equal(*found)
+
+
 def test_learning_progress_is_the_slow_average_less_the_fast_one() -> None:
     content = {"kind": "learning_progress", "ema_decay": 0.75, "fast_decay": 0.5}
     content["weight_map"] = {"kind": "nats", "slope": 1.0, "reference": 0.0}
@@ -132,6 +144,15 @@ def test_learning_progress_is_the_slow_average_less_the_fast_one() -> None:
     assert weights.tolist() == pytest.approx([0.5] * 4, abs=1e-9)
 
 
+def test_rounding_is_no_learning_progress() -> None:
+    """After one step both averages are the same losses, but for their last bits."""
+    state = ContentSchedule.parse({"kind": "learning_progress"}).begin(CLASSES, 10)
+    state.update(step([k / 10 for k in range(1, len(CLASSES))], [*range(1, len(CLASSES))]))
+    weights = state.weights()
+    assert weights is not None
+    assert weights.tolist() == [0.5] * len(CLASSES)
+
+
 def test_reducible_loss_lies_above_what_is_given_or_above_the_own_floor() -> None:
     given = {"kind": "reducible_loss", "reference": {"A": 1.0, "B": 3.0, "C": 0.0}}
     state = ContentSchedule.parse(given).begin(NAMES, 10)
@@ -153,6 +174,12 @@ def test_reducible_loss_lies_above_what_is_given_or_above_the_own_floor() -> Non
     assert weights is not None
     assert weights[1] == pytest.approx(1 / (1 + math.exp(2.0 - running)))
     assert weights[2] == pytest.approx(0.5)
+    # The fast average of a class that is not seen for long fades to nothing, and its floor stays.
+    fading = ContentSchedule.parse(own | {"ema_decay": 0.9, "fast_decay": 0.5}).begin(NAMES, 10)
+    fading.update(step([2.0, 5.0, 0.0], [4, 1, 0]))
+    for _ in range(1200):
+        fading.update(step([2.0, 0.0, 0.0], [4, 0, 0]))
+    assert fading.state_dict()["floor"][1:].tolist() == [2.0, 5.0, math.inf]
 
 
 def test_a_reference_is_read_from_a_file_and_written_out(tmp_path: Path) -> None:

@@ -135,6 +135,10 @@ def test_a_ratio_that_follows_the_training_loss_needs_no_names_of_classes() -> N
         few = Masker.for_tokenizer(tokenizer, content=content, class_names=("none", "A"))
         with pytest.raises(UsageError, match=r"token class 3, this masker knows 2 \(none, A\)"):
             few(features, 0.1)
+    held = Masker.for_tokenizer(tokenizer, class_names=("none", "A"))
+    held.hold(class_weights=[1.0, 0.5])
+    with pytest.raises(UsageError, match=r"token class 3, this masker knows 2 \(none, A\)"):
+        held(features, 0.1)
 
 
 def test_a_step_without_predictions_is_no_loss_of_zero() -> None:
@@ -143,6 +147,17 @@ def test_a_step_without_predictions_is_no_loss_of_zero() -> None:
     before = masker.state_dict()["response.values"]
     masker.update(ClassTally(nothing, nothing.astype(int), nothing.astype(int)))
     assert torch.equal(masker.state_dict()["response.values"], before)
+
+
+@pytest.mark.parametrize("content", ["ptw", "learning_progress", "token_accuracy"])
+def test_a_step_that_predicts_nothing_teaches_nothing(content: str) -> None:
+    masker = masker_of(content={"kind": content}, ratio=0.0)
+    batch = masker(ROWS, 0.2)
+    assert batch.num_predicted == 0
+    before = masker.state_dict()
+    masker.observe(batch, *losses_of(batch))
+    masker.end_step()
+    assert all(before[name].equal(tensor) for name, tensor in masker.state_dict().items())
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])

@@ -167,6 +167,17 @@ def test_the_pieces_of_a_row_have_their_turns_too(epochs: int, pieces: int) -> N
     assert (first != next_first).any(1).mean() > 0.9  # dealt anew
 
 
+def test_the_pieces_of_a_row_are_dealt_apart() -> None:
+    """In rows whose two halves are alike, or one random number could pass for two."""
+    rows = rows_like_text(4, 64)
+    bounds = np.arange(0, 4 * 64 + 1, 64, dtype=rows.cu_seqlens.dtype)
+    words = np.tile(np.arange(32, dtype=np.int32), (4, 2))
+    rows = cut_rows(replace(rows, word_id=words, cu_seqlens=bounds), 2)
+    masked = labels(masker_of({"kind": "explored", "epochs": 2}, 0.5), rows, 0.0) >= 0
+    first, second = masked.reshape(4, 2, 32).transpose(1, 0, 2)
+    assert (first != second).any(1).all()
+
+
 def test_explored_masks_are_disjoint_at_lower_ratios_and_meet_them() -> None:
     masker = masker_of({"kind": "explored", "epochs": 4}, 0.15)
     masked, repeats = np.zeros(ROWS.input_ids.shape), 40

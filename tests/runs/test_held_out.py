@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,16 @@ def test_what_is_written_is_read(tmp_path: Path, losses: np.ndarray) -> None:
     path.write_bytes(whole[:200])
     with pytest.raises(DataError, match=r"validation-rows\.npz cannot be read .*: delete it"):
         read_rows(path, 8)
+
+
+def test_rows_of_other_yardsticks_are_as_if_none_were_kept(
+    tmp_path: Path, losses: np.ndarray
+) -> None:
+    path = tmp_path / "validation-rows.npz"
+    names = [*LOSSES_OF_ROWS[:-1], "of another version"]
+    kept: dict[str, Any] = dict(zip(names, losses, strict=True))
+    np.savez(path, step=np.int64(8), **kept)
+    assert read_rows(path, 8) is None
 
 
 @pytest.mark.parametrize("names", [LOSSES_OF_ROWS[:1], LOSSES_OF_ROWS[1:], ("single",)])

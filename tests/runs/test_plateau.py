@@ -15,12 +15,24 @@ from tests.support.synthetic_runs import write_run
 
 @pytest.mark.parametrize(
     ("losses", "since"),
-    [([7.0, 6.25, 6.3], 20), ([6.2, 6.25, 6.3], 10), ([7.0, 6.9, 6.3], None), ([6.3] * 3, 10)],
+    [
+        ([7.0, 6.25, 6.3], 20),
+        ([5.0, 6.25, 6.3], 20),
+        ([6.2, 6.25, 6.3], 10),
+        ([7.0, 6.9, 6.3], None),
+        ([6.3] * 3, 10),
+    ],
 )
 def test_a_loss_stands_still_since_the_first_of_its_last_like_values(
     losses: list[float], since: int | None
 ) -> None:
     assert still_since([10, 20, 30], losses) == since
+
+
+@pytest.mark.parametrize(("window", "told"), [(32, False), (33, True)])
+def test_a_window_that_is_narrow_is_told_of_no_narrower_one(window: int, told: bool) -> None:
+    model = {"model_type": "modernbert", "local_attention": window}
+    assert ("a narrower window" in what_helped([model])) == told
 
 
 def test_a_model_is_known_by_its_checkpoint_or_else_by_what_was_asked(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from chronomask.runs.rules import (
     CHANGEABLE,
     expect,
     maskable_tokens,
+    mean_labels,
     progress,
     refuse_unsuited,
     unchangeable,
@@ -98,6 +99,17 @@ def test_cut_rows_have_fewer_tokens_to_mask(tiny_data: PreparedData) -> None:
     cut = maskable_tokens(run("length_warmup.start_length=4", "length_warmup.steps=9"), tiny_data)
     assert whole(0) == whole(9) == cut(9)
     assert cut(0) < cut(3) < cut(6) < cut(9) < tiny_data.row_length
+
+
+def test_a_budget_of_the_batch_counts_no_more_labels_than_can_be_masked(
+    tiny_data: PreparedData,
+) -> None:
+    """Its ratio is a share of whole rows, whose special tokens and padding are never masked."""
+    masking = {"ratio": 1.0, "budget": "batch"}
+    plan = RunConfig.parse(run().to_dict() | {"data": str(tiny_data.path), "masking": masking})
+    most = 8 * maskable_tokens(plan, tiny_data)(0)
+    assert most < 8 * tiny_data.row_length
+    assert mean_labels(plan, tiny_data) == pytest.approx(most)
 
 
 def test_content_by_scores_needs_data_with_scores(tiny_data: PreparedData) -> None:

@@ -108,6 +108,15 @@ def test_wrong_columns_are_refused_by_name() -> None:
     a = {"prediction": np.ones(2), "label": np.array([0, 1])}
     with pytest.raises(DataError, match="'label' differs"):
         interval({(0, 0): a, (1, 0): {**a, "label": np.array([1, 0])}}, "mcc", key=0)
+    pair = {"prediction": np.ones(3), "label": np.ones(3)}
+    for other, columns in (
+        (one | {"weight": np.arange(3)}, "correct, weight"),
+        (pair, "prediction"),
+    ):
+        with pytest.raises(DataError, match=f"one .* columns correct and another {columns}"):
+            interval({(0, 0): one, (1, 0): other}, "accuracy", key=0)
+        with pytest.raises(DataError, match=f"one .* columns {columns}.* and another correct"):
+            interval({(0, 0): other, (1, 0): one}, "accuracy", key=0)
     with pytest.raises(DataError, match="no examples"):
         metric_of("correct", {"correct": np.empty(0)})
 
@@ -212,6 +221,9 @@ def test_seeds_that_do_not_pair_are_named() -> None:
     fewer = {name: each for name, each in results.items() if name != (1, 1)}
     with pytest.raises(DataError, match=r"\(1, 1\)"):
         paired_difference(results, fewer, "score", key=0)
+    first = {(0, f): results[0, f] for f in range(2)}
+    with pytest.raises(DataError, match=r"only one of them has \(1, 0\), \(1, 1\)"):
+        compare_pairs({"a": results, "b": first}, None, [("a", "b")], "score", key=0)
     with pytest.raises(DataError, match=r"unequal .*0: 2, 1: 1"):
         interval(fewer, "score", key=0)
     with pytest.raises(UsageError, match="'x' is none of the arms a"):
@@ -304,6 +316,17 @@ def test_without_scatter_of_seeds_p_counts_resamples() -> None:
     alike = {"a": arms["b"], "b": arms["b"]}  # all resamples are 0, which is on neither side
     _, found = compare_pairs(alike, None, [("a", "b")], "score", draws=199, key=1)
     assert found["a", "b"].p_value == 1.0
+
+
+def test_seeds_that_differ_in_rounding_alone_do_not_scatter() -> None:
+    base = np.random.default_rng(0).random(40)
+    gaps = {seed: 0.3 * (1 + seed * 2.0**-50) for seed in range(3)}
+    arms: dict[str, Results] = {
+        "a": {(seed, 0): {"score": base + gap} for seed, gap in gaps.items()},
+        "b": {(seed, 0): {"score": base} for seed in gaps},
+    }
+    _, found = compare_pairs(arms, None, [("a", "b")], "score", draws=999, key=0)
+    assert found["a", "b"].p_value == 2 / 1000
 
 
 def test_one_pre_training_seed_has_no_p() -> None:

@@ -16,6 +16,7 @@ from transformers import AutoModelForMaskedLM
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.evaluate import default_out
 from chronomask.evaluate.subject import find_subject
+from chronomask.masking.masker import Masker
 from chronomask.report.arms import arm_row
 from chronomask.runs.read import read_run
 from chronomask.train.averaging import Average, Averaging, Ema, Tail
@@ -115,6 +116,17 @@ def test_a_run_with_averaging_gives_the_mean_and_trains_as_without(
     assert told.validation.last("raw_mean_loss") == plain["validation_mean_loss"]
     assert arm_row(told).raw_validation_loss == plain["validation_loss"]
     check_what_stands_for_the_run(tmp_path / "tail", summary)
+
+
+def test_a_ratio_responds_to_the_weights_as_they_are_trained(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(Masker, "observe_validation", lambda _, loss: seen.append(loss))
+    averaged = config.replace(["steps=4", "averaging={kind: ema, decay: 0.9}"])
+    pretrain(averaged, tmp_path / "run", progress=False)
+    logged = lines(tmp_path / "run" / "validation.jsonl")
+    assert seen == [line["raw_loss"] for line in logged] != [line["loss"] for line in logged]
 
 
 def check_what_stands_for_the_run(run: Path, summary: dict[str, Any]) -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from chronomask import storage
-from chronomask.errors import RunError
+from chronomask.errors import DataError, RunError
+from chronomask.runs.layout import OPTIMISER
 from chronomask.train import checkpoint, saving
+from chronomask.train.checkpoint import Checkpoint
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
+from chronomask.train.state import State
 from tests.support.tiny_training import assert_same_run
 
 
@@ -147,3 +153,24 @@ def test_another_format_version_is_refused(
         pretrain(config, tmp_path / "run", progress=False)
     with pytest.raises(RunError, match="format 99; this version of chronomask reads format 1"):
         pretrain(config, tmp_path / "run", resume=True, progress=False)
+
+
+def test_every_field_of_the_state_is_in_a_checkpoint(config: RunConfig) -> None:
+    """Those to come as well."""
+    state = State.start(2)
+    for part in (state, state.window):
+        for number, field in enumerate(fields(part), 1):
+            if field.name not in ("window", "by_class"):
+                setattr(part, field.name, number)
+    saved = json.loads(json.dumps(state.to_json(config, "fingerprint")))
+    assert State.from_checkpoint(saved, state.tensors()) == state
+
+
+@pytest.mark.parametrize(("name", "shape"), [("weight", (3, 2)), ("gone", (2, 2))])
+def test_moments_of_another_model_are_refused(
+    tmp_path: Path, name: str, shape: tuple[int, int]
+) -> None:
+    model = torch.nn.Linear(2, 2)
+    safetensors.torch.save_file({f"exp_avg/{name}": torch.zeros(shape)}, tmp_path / OPTIMISER)
+    with pytest.raises(DataError, match=f"'exp_avg/{name}' fits no parameter of the model"):
+        Checkpoint(tmp_path, {}).load_optimiser(torch.optim.AdamW(model.parameters()), model)

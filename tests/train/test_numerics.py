@@ -285,6 +285,25 @@ def test_a_value_stands_out_by_the_last_steps() -> None:
     assert state.remember(-50.0, 1.0) == ""
 
 
+@pytest.mark.parametrize("watch", ["loss", "gradient_norm", "either"])
+def test_a_step_is_judged_by_what_is_watched(watch: Any) -> None:
+    state = SkipOutliers(window=4, after=3, watch=watch).begin()
+    for value in (0.9, 1.0, 1.1):
+        state.remember(value, value)
+    usual, high = torch.tensor(1.0), torch.tensor(100.0)
+    for name, values in {"loss": (high, usual), "gradient_norm": (usual, high)}.items():
+        assert bool(state.stands_out(*values)) == (watch in (name, "either"))
+
+
+def test_a_shorter_window_goes_by_its_own_steps_from_the_first_on() -> None:
+    long, short = (SkipOutliers(window=window, after=2).begin() for window in (8, 3))
+    for value in (50.0, 0.9, 1.0, 1.1):
+        long.remember(value, value)
+    short.load_state_dict(long.state_dict())
+    assert bool(short.stands_out(torch.tensor(5.0), torch.tensor(1.0)))
+    assert short.remember(5.0, 1.0) == "loss 5 is above 1.6"
+
+
 def test_a_new_level_is_known_in_time() -> None:
     state = SkipOutliers(window=8, after=4, watch="gradient_norm").begin()
     noise, told, judged = [0.9, 1.0, 1.1, 1.0], [], []

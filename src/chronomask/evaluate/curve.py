@@ -65,8 +65,9 @@ def evaluate_curve(
     lets processes share work. A checkpoint
     that fails does not stop the others: RunError names those that failed when all are done.
     """
-    if workers < 1:
-        raise UsageError(f"workers is {workers}; it must be 1 or more")
+    for name, number in (("workers", workers), ("seeds", plan.seeds)):
+        if number < 1:
+            raise UsageError(f"{name} is {number}; it must be 1 or more")
     checkpoints = checkpoints_of(run, every)
     tasks = make_tasks(plan.tasks, plan.overrides, plan.limit)
     refuse_file(out, "what an evaluation writes")

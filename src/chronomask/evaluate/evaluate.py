@@ -149,7 +149,7 @@ def _find_seeds(seeds: Any) -> list[int]:
     if isinstance(seeds, Integral) and int(seeds) >= 1:
         return list(range(int(seeds)))
     found: list[Any] = list(seeds) if isinstance(seeds, Iterable) else [None]
-    if not all(isinstance(seed, Integral) for seed in found):  # numpy's numbers too
+    if not found or not all(isinstance(seed, Integral) for seed in found):  # numpy's numbers too
         raise UsageError(
             f"seeds is {shown(seeds)}; give how many there are to be, 1 or more, or whole numbers as a list"
         )

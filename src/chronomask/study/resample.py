@@ -71,7 +71,7 @@ def metric_of(metric: str, examples: Examples) -> float:
 def metric_over_counts(metric: str, sets: Sequence[Examples], counts: Iterable[Counts]) -> Floats:
     """The metric [R, G] of ``sets`` (G results on the same N examples) under blocks of ``counts``
     [r, N], how often each example counts; raises DataError as :func:`metric_over_resamples`, and if
-    the sets are not on the same examples.
+    the sets are not on the same examples or have other columns.
     """
     found, _ = _metric(metric, sets)
     return np.concatenate([found(block) for block in counts])
@@ -123,6 +123,12 @@ def _check_columns(metric: str, sets: Sequence[Examples]) -> list[Examples]:
         )
     if lengths == {0}:
         raise DataError(f"'{metric}' has no examples to be computed from")
+    for examples, columns in zip(sets, needed, strict=True):
+        if columns.keys() != needed[0].keys():
+            raise DataError(
+                f"'{metric}': one result has the columns {', '.join(sets[0])} and another "
+                f"{', '.join(examples)}: evaluate them with the same version of chronomask"
+            )
     for name in ("label", "weight"):
         present = [columns[name] for columns in needed if name in columns]
         if any(not np.array_equal(present[0], other) for other in present[1:]):

@@ -142,4 +142,5 @@ class _LastValues(OutlierState):
             raise DataError(
                 f"the checkpoint has no '{_TENSOR}', which outliers 'skip' needs: it was trained without"
             )
-        self._values = state[_TENSOR]
+        # A branch may have a shorter window than the run before it.
+        self._values = state[_TENSOR][:, -self._rule.window :].contiguous()

@@ -427,6 +427,16 @@ def test_learning_rate_is_chosen_on_a_slice_of_train_alone(
     assert other.metrics["accuracy"] == pytest.approx(1 - result.metrics["accuracy"])
 
 
+def test_of_learning_rates_that_score_the_same_the_lowest_is_chosen(
+    subject: Subject, tmp_path: Path
+) -> None:
+    separable(tmp_path, "SST-2", 20, 4)
+    config = QUICK.replace(["learning_rates=[1e-9,1e-10]"])
+    details = GlueTask("sst2", config).run(subject, tmp_path, 0, progress=False).details
+    assert details["held_out_score_at_1e-09"] == details["held_out_score_at_1e-10"]
+    assert details["learning_rate"] == 1e-10
+
+
 def test_a_learning_rate_whose_loss_is_not_finite_is_not_chosen(
     subject: Subject, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -94,7 +94,8 @@ def test_pseudo_perplexity_by_hand(tmp_path: Path, tiny_tokenizer: Path) -> None
     save_tiny(tmp_path / "model", tiny_tokenizer)
     text = tmp_path / "text.txt"
     texts = [" ".join(each.split()[:6]) for each in made_up_text(3)]
-    text.write_text("\n\n".join(texts) + "\n")
+    texts[0] += " é"  # one character of two bytes
+    text.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
     subject = find_subject(str(tmp_path / "model"))
     task = PseudoPerplexityTask()
     task.check(subject, tmp_path)

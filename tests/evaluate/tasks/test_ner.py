@@ -54,6 +54,7 @@ def model(tmp_path: Path, tiny_tokenizer: Path) -> Path:
         ("I-PER I-LOC", "PER 0 0, LOC 1 1"),
         ("B-PER I-LOC", "PER 0 0, LOC 1 1"),  # not after the scheme
         ("S-PER S-PER B-LOC I-LOC E-LOC", "PER 0 0, PER 1 1, LOC 2 4"),
+        ("B-PER S-PER", "PER 0 0, PER 1 1"),
         ("B-LOC E-LOC I-LOC", "LOC 0 1, LOC 2 2"),
         ("B-A-B I-A-B", "A-B 0 1"),
         ("O I-PER", "PER 1 1"),

@@ -114,6 +114,12 @@ def test_the_best_are_those_of_one_sort_whatever_the_blocks(block: int) -> None:
     assert best == [pair for pair in everything if pair[1] != "d7"][:10]
 
 
+def test_the_query_itself_takes_the_place_of_no_document() -> None:
+    scores = np.array([0.75, 0.5, 0.25, 0.125], np.float32)
+    found = merge_best([], scores, ["asked", "a", "b", "c"], "asked", 2)
+    assert found == [(0.5, "a"), (0.25, "b")]
+
+
 def test_retrieval_is_that_of_all_cosines(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
