@@ -23,6 +23,7 @@ from chronomask.evaluate.tasks.intrinsic import (
 )
 from chronomask.masking.yardsticks import masker_of
 from chronomask.model.open import open_tokenizer
+from chronomask.runs.held_out import read_rows
 from chronomask.study.statistics import metric_of
 from chronomask.vocabulary import Vocabulary, vocabulary_size
 from chronomask.yardsticks import YARDSTICKS
@@ -47,7 +48,12 @@ def test_the_loss_is_that_of_the_runs_validation(tmp_path: Path, tiny_data: Prep
     details = found.details.items()
     classes = {k.removeprefix("loss/"): v for k, v in details if k.startswith("loss/")}
     assert classes == pytest.approx(logged["class_loss"], rel=1e-5)
-    # What intervals are computed from gives the metric back.
+    # What intervals are computed from is of the rows in the order of validation, and gives the metric back.
+    kept = read_rows(run / "validation-rows.npz", logged["step"])
+    assert kept is not None
+    assert found.examples["weight"].tolist() == kept["tokens-15"][1].tolist()
+    losses = found.examples["loss"] * found.examples["weight"]
+    assert losses == pytest.approx(kept["tokens-15"][0], rel=1e-4)
     assert metric_of("loss", found.examples) == pytest.approx(found.metrics["loss"])
     assert metric_of("accuracy", found.examples) == pytest.approx(found.metrics["accuracy"])
 

@@ -226,7 +226,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         @torch.inference_mode()
         def score(num_rows: int, hide: Callable[[Rows], MaskedBatch]) -> Predictions:
             """The predictions of ``num_rows`` held-out rows."""
-            found = []
+            found, first = [], 0
             for rows in validation_batches(prepared.split("held_out"), num_rows, config.batch_rows):
                 batch = hide(rows)
                 inputs = backbone_inputs(rows, attention, padding, offset, device, ours=ours)
@@ -240,10 +240,11 @@ class MaskedLossTask(Task[MaskedLoss]):
                         loss.double().cpu().numpy(),
                         right.double().cpu().numpy(),
                         np.asarray(batch.target_class),
-                        rows.row_id[places // rows.row_length],
+                        first + places // rows.row_length,
                         np.asarray(rows.word_id).ravel()[places],
                     )
                 )
+                first += rows.num_rows
                 shown.advance(rows.num_rows)
             losses, rights, classes, of_row, words = map(np.concatenate, zip(*found, strict=True))
             return losses, rights, classes, of_row, words
