@@ -3,9 +3,9 @@
 Every figure runs in a process of its own, with a limit of its own. Nine minutes hold them all because the
 processes of a round get ready side by side: they import, compile and warm up, which is most of their time.
 Then they measure one after the other, and nothing else runs. One that is not ready in time is ended, and
-holds up no other. The most important are in the first round. What is known is printed and added to ``figures.jsonl`` at
-once, also the speed so far of a run that is not over: a call that is cut off loses nothing. The end is a
-table against floors and aims, and one JSON object.
+holds up no other. The most important are in the first round. What is known is printed and added to
+``figures.jsonl`` at once, also the speed so far of a run that is not over: a call that is cut off loses
+nothing. The end is a table against floors and aims, and one JSON object.
 
 Text is made up. Rows are packed; the ratio falls from 0.30 to 0.15 and part-of-speech weights are learnt;
 bfloat16, compiled, no attention dropout. ``--toy`` runs the same code on a CPU, in one process, at sizes that
@@ -305,7 +305,8 @@ def measure_round(
     """Let the processes of a round's figures get ready side by side, and then measure in turn.
 
     Turns begin when all are ready, or when the time until ``deadline`` only suffices for those that are. One
-    that is not ready by then is ended, so that nothing runs beside them. ``is_over`` is called after each figure.
+    that is not ready by then is ended, so that nothing runs beside them. ``is_over`` is called after each
+    figure.
     """
     figures = of_round.figures
     # Processes that compile with a pool for every core each would wait for each other.
