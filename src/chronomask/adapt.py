@@ -461,18 +461,29 @@ def _measure(
     progress: bool,
 ) -> dict[str, list[TaskResult]]:
     """Losses on the held-out rows of each text, then downstream tasks."""
-    from chronomask.evaluate.evaluate import evaluate
+    from chronomask.evaluate.evaluate import OtherResult, evaluate
     from chronomask.evaluate.tasks import make_tasks
 
     loss = make_tasks(["mlm"], [f"attention={attention}"])
-    results = {
-        name: evaluate(model, loss, text.path, 1, out / name, progress=progress)
-        for name, text in texts.items()
-    }
-    if plan.tasks and plan.task_data is not None:
-        results["tasks"] = evaluate(
-            model, list(plan.tasks), plan.task_data, plan.seeds, out / "tasks", progress=progress
-        )
+    try:
+        results = {
+            name: evaluate(model, loss, text.path, 1, out / name, progress=progress)
+            for name, text in texts.items()
+        }
+        if plan.tasks and plan.task_data is not None:
+            results["tasks"] = evaluate(
+                model,
+                list(plan.tasks),
+                plan.task_data,
+                plan.seeds,
+                out / "tasks",
+                progress=progress,
+            )
+    except OtherResult as error:
+        both = " and ".join(str(out.with_name(name)) for name in ("before", "after"))
+        raise UsageError(
+            f"{error.difference}; remove {both} to measure again, and repeat the command"
+        ) from None
     return results
 
 

@@ -193,24 +193,26 @@ def test_runs_of_a_study_are_validated_on_the_same_rows(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
     study = opened(values, tmp_path)
+    assert study.arms["decay"].config.validation.shuffled
     run = study.run_of("fixed", 0)
     before = study.arms["fixed"].run_config(0).to_dict()
-    assert before["validation"].pop("order") == "shuffled"  # as a run of version 0.2 has it
+    del before["validation"]["order"]  # as a run of version 0.2 has it
     write_text(run.config, yaml.safe_dump(before))
     write_text(run.environment, "{}")
-    with pytest.raises(
-        UsageError,
-        match=r"validation\.order is 'data' there, 'shuffled' now \(with --set "
-        r"base\.validation\.order=data all runs are validated on the same held-out rows\)",
-    ):
-        opened(values, tmp_path)
-    values["base"]["validation"] |= {"order": "data"}
-    opened(values, tmp_path)
+    study = opened(values, tmp_path)
+    assert all(not arm.config.validation.shuffled for arm in study.arms.values())
+    assert study.config.base["validation"]["order"] == "data"  # so its own file says so
     values["base"]["validation"] |= {"every": 3}
     opened(values, tmp_path)
-    values["base"]["validation"] |= {"rows": 3}
-    with pytest.raises(UsageError, match=r"validation\.rows is 8 there, 3 now"):
+    values["base"]["validation"] |= {"rows": 3, "order": "shuffled"}
+    with pytest.raises(
+        UsageError,
+        match=r"validation\.rows is 8 there, 3 now; validation\.order is 'data' there, 'shuffled' now "
+        r"\(with base\.validation\.rows: 8 and base\.validation\.order: data in the study all its runs",
+    ):
         opened(values, tmp_path)
+    values["base"]["validation"] |= {"rows": 8, "order": "data"}
+    opened(values, tmp_path)
 
 
 def test_micro_batches_that_decide_masks_may_change_once_a_run_has_ended(

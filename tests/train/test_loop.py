@@ -24,7 +24,8 @@ from chronomask.errors import RunError, UsageError
 from chronomask.masking.masker import Vocabulary, fixed_masker
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.held_out import read_rows
-from chronomask.runs.layout import RunFolder
+from chronomask.runs.layout import HASHES, RunFolder
+from chronomask.storage import file_sha256, write_json
 from chronomask.train import step as steps
 from chronomask.train import validation
 from chronomask.train.config import RunConfig, ValidationConfig
@@ -34,7 +35,7 @@ from chronomask.train.forward import Forward, Predictions
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
 from chronomask.train.state import State
-from chronomask.train.validation import expect_few, warn_of_few
+from chronomask.train.validation import expect_few, warn_of_few, warn_of_other_rows
 from tests.support.golden_runs import make_data
 from tests.support.tiny_training import WITHOUT_DROPOUT, assert_close, lines, weights_of
 
@@ -351,6 +352,17 @@ def vocabulary_of(config: RunConfig) -> Vocabulary:
     return Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path))
 
 
+def forget_order(path: Path) -> None:
+    """Make a run's config, or a checkpoint's state, one of before there was ``validation.order``."""
+    is_config = path.suffix == ".yaml"
+    values = yaml.safe_load(path.read_text())
+    del (values if is_config else values["config"])["validation"]["order"]
+    path.write_text(yaml.safe_dump(values) if is_config else json.dumps(values))
+    if not is_config:
+        hashes = json.loads((path.parent / HASHES).read_text())
+        write_json(path.parent / HASHES, hashes | {path.name: file_sha256(path)})
+
+
 TITLES = {
     "words-5": "whole words, 5 %",
     "words-15": "whole words, 15 %",
@@ -384,29 +396,48 @@ def test_a_run_that_goes_on_with_other_held_out_rows_says_so(
 ) -> None:
     run = tmp_path / "run"
     pretrain(config, run, progress=False)
-    shutil.rmtree(run / "checkpoints" / "step-00000012")
-    pretrain(run / "config.yaml", run, resume=True, progress=False)
-    assert "validation.order was" not in caplog.text
-    shutil.rmtree(run / "checkpoints" / "step-00000012")
-    more = RunConfig.of(config, validation={"rows": 7, "order": "data"})
-    pretrain(more, run, resume=True, progress=False)
-    assert "validation.rows was 8 and is 7 now" in caplog.text
-    assert "validation.order was shuffled and is data now" in caplog.text
-    assert "with validation.order=shuffled they stay the same" in caplog.text
+
+    def go_on(**validation: Any) -> str:
+        shutil.rmtree(run / "checkpoints" / "step-00000012")
+        caplog.clear()
+        pretrain(RunConfig.of(config, validation=validation), run, resume=True, progress=False)
+        return caplog.text
+
+    assert "of other held-out rows" not in go_on(every=3)
+    told = "losses from here on are of other held-out rows than those before; with "
+    assert f"{told}validation.rows=8 and validation.order=shuffled they stay" in go_on(
+        rows=7, order="data"
+    )
+    assert f"{told}validation.order=shuffled they stay" in go_on(order="data")
+
+
+def test_only_rows_that_are_there_are_other_ones(caplog: pytest.LogCaptureFixture) -> None:
+    before = ValidationConfig(rows=1024)
+    warn_of_other_rows(before, ValidationConfig(rows=2048), 54)
+    warn_of_other_rows(before, ValidationConfig(rows=1024, order="shuffled"), 5400)
+    assert not caplog.records
+    warn_of_other_rows(before, ValidationConfig(rows=2048, order="data"), 54)
+    assert "losses of the yardsticks from here on are of other" in caplog.text
+    assert "validation.rows" not in caplog.text
 
 
 def test_a_run_of_before_there_was_an_order_keeps_the_first_rows(
-    config: RunConfig, tmp_path: Path
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
-    pretrain(config, run, progress=False)
-    values = yaml.safe_load((run / "config.yaml").read_text())
-    del values["validation"]["order"]
-    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    config = RunConfig.of(config, validation={"rows": 5})
+    first = pretrain(RunConfig.of(config, validation={"order": "data"}), run, progress=False)
+    rows = (run / "validation-rows.npz").read_bytes()
+    for path in (run / "config.yaml", *run.glob("checkpoints/*/state.json")):
+        forget_order(path)
     assert RunConfig.load(run / "config.yaml").validation.order == "data"
-    elsewhere = tmp_path / "config.yaml"  # a file of one's own that names no order has the default
-    elsewhere.write_text(yaml.safe_dump(values))
-    assert RunConfig.load(elsewhere).validation.order == "shuffled"
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    # Repeated with the config that it was begun with, which names no order.
+    again = pretrain(config, run, resume=True, progress=False)
+    assert "of other held-out rows" not in caplog.text
+    assert again["validation_loss"] == first["validation_loss"]
+    assert (run / "validation-rows.npz").read_bytes() == rows
+    assert RunConfig.load(run / "config.yaml").validation.order == "data"
 
 
 def test_a_validation_that_can_tell_little_is_warned_of(

@@ -23,7 +23,7 @@ from chronomask.runs.result import TaskResult
 from chronomask.storage import make_folder, refuse_file
 from chronomask.yardsticks import losses_in_words
 
-__all__ = ["check_tasks", "default_out", "evaluate", "results_table"]
+__all__ = ["OtherResult", "check_tasks", "default_out", "evaluate", "results_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -235,6 +235,14 @@ def check_tasks(model: Subject, tasks: Sequence[Task[Any]], task_data: Path) -> 
     raise kind(listing + way_out)
 
 
+class OtherResult(UsageError):
+    """A result is there that was made otherwise than the one that is asked for: what differs."""
+
+    def __init__(self, difference: str) -> None:
+        self.difference = difference
+        super().__init__(f"{difference}: choose another --out, or replace it with --force")
+
+
 def _read_existing(
     model: Subject, task_data: Path, wanted: Sequence[tuple[Task[Any], int]], out: Path
 ) -> dict[tuple[str, int], TaskResult]:
@@ -255,9 +263,8 @@ def _read_existing(
             differing.append("data")
         differing += [f"recipe.{name}" for name in task.differing_settings(result)]
         if differing:
-            raise UsageError(
-                f"{path} already exists and was made with other {', '.join(differing)} (of {result.model}): "
-                "choose another --out, or replace it with --force"
+            raise OtherResult(
+                f"{path} already exists and was made with other {', '.join(differing)} (of {result.model})"
             )
         there[task.name, seed] = result
     return there

@@ -496,10 +496,15 @@ def _data_notices(runs: Sequence[Run]) -> list[str]:
             "These runs were not validated at the same masking ratio: do not compare their losses."
         )
     numbers = predictions_of(runs)
-    if not found and len(numbers) > 1:
+    orders = {(run.config.get("validation") or {}).get("order", "data") == "data" for run in runs}
+    if not found and (len(numbers) > 1 or len(orders) > 1):
+        several = (
+            ""
+            if len(numbers) < 2
+            else f" rest on {numbers[0]:,} to {numbers[-1]:,} predictions, and"
+        )
         found.append(
             "These runs were not validated on the same held-out rows (validation.rows, validation.order): "
-            f"their losses rest on {numbers[0]:,} to {numbers[-1]:,} predictions, and are not those of the "
-            "same words."
+            f"their losses{several} are not those of the same words."
         )
     return found

@@ -18,7 +18,7 @@ from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.task import Task, is_hub
 from chronomask.evaluate.tasks import make_task
 from chronomask.folders import what_it_is
-from chronomask.layers import read_yaml
+from chronomask.layers import merge, nested, read_yaml
 from chronomask.prepare.config import PrepareConfig
 from chronomask.runs.layout import RunFolder, step_name
 from chronomask.runs.result import TaskResult, versions_here
@@ -27,7 +27,7 @@ from chronomask.storage import read_object, refuse_file, write_text
 from chronomask.study import STUDY_FILE
 from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
-from chronomask.train.config import RunConfig
+from chronomask.train.config import RunConfig, ValidationConfig
 
 __all__ = [
     "START_KEYS",
@@ -137,9 +137,11 @@ class Study:
         if not path.is_file():
             return False
         if changed := self.tasks[unit.task].differing_settings(TaskResult.load(path)):
+            task = self.tasks[unit.task].config
+            back = ", or set the recipe back" if {*changed} <= {*task.to_dict()} else ""
             raise UsageError(
-                f"{path} was made with another recipe ({', '.join(changed)} differ): delete the results "
-                "of this task to make them again, or set the recipe back"
+                f"{path} was made with another recipe ({', '.join(changed)}): delete the results of this "
+                f"task to make them again{back}"
             )
         return True
 
@@ -201,6 +203,7 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
         raise UsageError(
             f"{folder} is not empty and holds no study{what_it_is(folder)}; give another --out"
         )
+    config = _with_rows_of_runs(config, folder)
     data = _data_folder(config, folder)
     if config.prepare is None and not (data / MANIFEST).is_file():
         raise UsageError(
@@ -399,8 +402,36 @@ def _check_text(study: Study) -> None:
         )
 
 
-_WHICH_ROWS = ("validation.rows", "validation.order")
-"""What a run that is resumed alone may change, and runs that are compared must have alike."""
+def _with_rows_of_runs(config: StudyConfig, folder: Path) -> StudyConfig:
+    """The study, whose runs are validated on the held-out rows that those in its folder have, unless it names
+    others itself.
+    """
+    base = nested(config.base)
+    if (base.get("validation") or {}).get("order") is not None:
+        return config
+    for path in sorted((folder / "runs").glob("*/seed-*")):
+        run = RunFolder(path)
+        if run.is_run() and run.config.is_file():
+            before = RunConfig.of_before(read_yaml(run.config), str(run.config))
+            if before.validation.order is None:
+                return config
+            order = {"validation": {"order": before.validation.order}}
+            return config.model_copy(update={"base": merge(base, order)})
+    return config
+
+
+def _other_rows(before: ValidationConfig, now: ValidationConfig) -> dict[str, tuple[Any, Any]]:
+    """In which settings the held-out rows of two runs differ: dotted key → (before, now).
+
+    A run that is resumed alone may change them; runs that are compared must have them alike.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    if before.rows != now.rows:
+        found["validation.rows"] = before.rows, now.rows
+    if before.shuffled != now.shuffled:
+        orders = ("shuffled" if each.shuffled else "data" for each in (before, now))
+        found["validation.order"] = next(orders), next(orders)
+    return found
 
 
 def _check_run(study: Study, unit: Unit) -> None:
@@ -418,7 +449,7 @@ def _check_run(study: Study, unit: Unit) -> None:
     before = RunConfig.of_before(read_yaml(run.config), str(run.config))
     now = study.run_config(unit)
     changed = unchangeable(before, now)
-    changed |= {key: pair for key, pair in diff(before, now).items() if key in _WHICH_ROWS}
+    changed |= _other_rows(before.validation, now.validation)
     if run.summary.exists():
         changed.pop("micro_batches", None)  # it has ended: no row is cut any more
     if changed:
@@ -427,11 +458,9 @@ def _check_run(study: Study, unit: Unit) -> None:
         )
         if study.arms[unit.arm].equal_labels:
             listing += ", as another version may reckon equal_labels otherwise"
-        if of_rows := [key for key in changed if key in _WHICH_ROWS]:
-            same = " ".join(
-                f"--set {shlex.quote(f'base.{key}={changed[key][0]}')}" for key in of_rows
-            )
-            listing += f" (with {same} all runs are validated on the same held-out rows)"
+        if of_rows := _other_rows(before.validation, now.validation):
+            same = " and ".join(f"base.{key}: {was}" for key, (was, _) in of_rows.items())
+            listing += f" (with {same} in the study all its runs are validated on the same rows)"
         raise UsageError(
             f"{run.path} holds a run with another config: {listing}. Remove it to train it again, or "
             f"give another --out; chronomask report {shlex.quote(str(study.folder))} draws a comparison "

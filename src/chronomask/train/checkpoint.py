@@ -193,8 +193,12 @@ class OtherRun(UsageError):
         )
 
 
-def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) -> RunConfig:
-    """The config it was saved with; refuses another run: OtherRun names every field that differs."""
+def check_same_run(
+    checkpoint: Checkpoint, config: RunConfig, fingerprint: str
+) -> tuple[RunConfig, RunConfig]:
+    """The config it was saved with, and that with which the run goes on: ``config``, on the same held-out
+    rows unless it names others. Refuses another run: OtherRun names every field that differs.
+    """
     problems = []
     if checkpoint.state["data_fingerprint"] != fingerprint:
         problems.append(
@@ -202,13 +206,17 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) 
             f"now {fingerprint[:12]}…)"
         )
     before = config_of(checkpoint)
+    validation = config.validation
+    if validation.order is None:
+        validation = validation.model_copy(update={"order": before.validation.order})
+    config = config.model_copy(update={"validation": validation})
     for key, (old, new) in unchangeable(before, config).items():
         problems.append(f"{key} (checkpoint {old!r}, now {new!r})")
     if problems:
         raise OtherRun(
             f"{checkpoint.path} belongs to another run; these differ: {'; '.join(problems)}"
         )
-    return before
+    return before, config
 
 
 def tidy(folder: Path, step: int, keep: int | None) -> None:

@@ -65,10 +65,16 @@ class ValidationConfig(Config):
     """whether the model is validated before the first step too"""
     rows: Positive = 1024
     """held-out rows used; all of them if there are fewer"""
-    order: Literal["shuffled", "data"] = "shuffled"
-    """which rows these are: a fixed sample of all documents, or the first in the data, as in version 0.2"""
+    order: Literal["shuffled", "data"] | None = None
+    """which rows these are: a fixed sample of all documents, or the first in the data, as in version 0.2;
+    none: as the run or the study began, ``shuffled`` where it begins now"""
     batch_rows: Positive = 64
     """rows of a forward pass"""
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether the rows are a sample of all documents."""
+        return self.order != "data"
 
 
 class CheckpointConfig(Config):
@@ -363,7 +369,7 @@ def of_earlier_run(values: Mapping[str, Any]) -> dict[str, Any]:
     """The config that a run wrote out, with the values that keys had before they existed.
 
     Until 0.2.0 the weights of ``ptw`` had their published strength, and validation took the first held-out
-    rows, and there were no keys for these.
+    rows; no key said so.
     """
     before = dict(values)
     match values:

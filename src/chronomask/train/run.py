@@ -230,9 +230,10 @@ def open_run(
     logged_every = None
     saved = checkpoint.latest(folder.checkpoints) if resume else None
     if saved is not None:
-        before = checkpoint.check_same_run(saved, config, data.fingerprint)
+        before, config = checkpoint.check_same_run(saved, config, data.fingerprint)
         logged_every = before.log_every
-        warn_of_other_rows(before.validation, config.validation)
+        num_rows = data.split("held_out").num_rows
+        warn_of_other_rows(before.validation, config.validation, num_rows)
     elif resume:
         if folder.summary.is_file():
             raise UsageError(

@@ -140,16 +140,21 @@ def warn_of_few(
     )
 
 
-def warn_of_other_rows(before: ValidationConfig, now: ValidationConfig) -> None:
-    """Say that a run that goes on is validated on other held-out rows from here on."""
-    for name in ("rows", "order"):
-        was, is_now = getattr(before, name), getattr(now, name)
-        if was != is_now:
-            logger.warning(
-                "validation.%s was %s and is %s now: losses from here on are of other held-out rows than "
-                "those before; with validation.%s=%s they stay the same",
-                name, was, is_now, name, was,
-            )  # fmt: skip
+def warn_of_other_rows(before: ValidationConfig, now: ValidationConfig, num_rows: int) -> None:
+    """Say that a run that goes on is validated on other held-out rows from here on, of ``num_rows``."""
+    was, rows = min(before.rows, num_rows), min(now.rows, num_rows)
+    same = []
+    if was != rows:
+        same.append(f"validation.rows={before.rows}")
+    if before.shuffled != now.shuffled:
+        same.append(f"validation.order={'shuffled' if before.shuffled else 'data'}")
+    if same:
+        all_there = "of the yardsticks " if was == rows == num_rows else ""
+        logger.warning(
+            "losses %sfrom here on are of other held-out rows than those before; with %s they stay the same",
+            all_there,
+            " and ".join(same),
+        )
 
 
 def expect_few(split: PreparedSplit | MixedSplit, config: ValidationConfig) -> str | None:
@@ -244,7 +249,7 @@ def _batches(
     """Every batch with its tokens hidden: 0 at the fixed ratio, then the yardsticks, from 1 on; and which of
     the held-out rows its first one is.
     """
-    chosen = partial(validation_batches, split, shuffled=config.order == "shuffled")
+    chosen = partial(validation_batches, split, shuffled=config.shuffled)
     for number, rows in enumerate(chosen(config.rows, config.batch_rows)):
         yield 0, number * config.batch_rows, rows, masker(rows, 0.0)
     num_rows = min(config.rows, split.num_rows)

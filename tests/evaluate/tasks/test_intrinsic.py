@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,17 @@ def test_a_run_is_measured_with_the_attention_it_was_trained_with(
     task = MaskedLossTask(MaskedLoss.parse({"rows": 8}))
     found = task.run(subject, tiny_data.path, 0, False)
     assert found.metrics["loss"] == pytest.approx(logged["loss"], rel=1e-5)
-    assert found.recipe["attention"] == "row"
-    assert task.differing_settings(found) == []
+    assert found.details["attention_is_row"] == 1.0
+    assert task.differing_settings(found) == []  # as the recipe of runs with another attention is
     apart = MaskedLossTask(MaskedLoss.parse({"rows": 8, "attention": "documents"}))
     assert apart.differing_settings(found) == ["attention"]
     other = apart.run(subject, tiny_data.path, 0, False)
     assert other.metrics["loss"] != found.metrics["loss"]
-    assert other.recipe["attention"] == "documents"
-    of_no_run = find_subject(str(subject.path))
-    alone = task.run(of_no_run, tiny_data.path, 0, False)
-    assert (alone.recipe["attention"] == "row") == (of_no_run.run is not None)
+    assert other.details["attention_is_row"] == 0.0
+    assert task.differing_settings(other) == ["attention"]
+    shutil.copytree(subject.path, tmp_path / "alone")
+    of_no_run = task.run(find_subject(str(tmp_path / "alone")), tiny_data.path, 0, False)
+    assert of_no_run.metrics == other.metrics
 
 
 def test_other_tokenizers_and_data_without_held_out_rows_are_refused(

@@ -98,11 +98,6 @@ class MaskedLossTask(Task[MaskedLoss]):
         fixed = {"masking_ratio": VALIDATION_RATIO, "yardsticks": names, "row_order": "shuffled"}
         return {**super().recipe, **fixed}
 
-    def differing_settings(self, result: TaskResult) -> list[str]:
-        """As of every task; a result says which attention it had."""
-        differing = super().differing_settings(result)
-        return [name for name in differing if name != "attention" or self.config.attention]
-
     def data_sha256(self, task_data: Path) -> str:
         """The prepared data's fingerprint."""
         return self._open(task_data).fingerprint
@@ -159,8 +154,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         of_words = scores[[own.name for own in YARDSTICKS].index(_OF_WORDS)]
         count = np.bincount(row, minlength=num_rows)
         found = measure(sums, names)
-        attention = {"attention": self._attention(model)}
-        return self.with_config(self.config.model_copy(update=attention)).result(
+        return self.result(
             model,
             seed,
             started,
@@ -184,6 +178,7 @@ class MaskedLossTask(Task[MaskedLoss]):
             },
             data_sha256=prepared.fingerprint,
             details={
+                "attention_is_row": float(self._attention(model) == "row"),
                 **dict(_by_class(loss, right, token_class, names)),
                 **{
                     f"yardstick_{kind}/{name}": value
