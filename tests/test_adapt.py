@@ -91,6 +91,17 @@ def test_a_checkpoint_is_continued_and_measured(
 
     again = adapt(checkpoint, text, out, plan, progress=False)  # nothing is done twice
     assert str(again) == str(done)
+
+    result = out / "before" / "data" / "mlm-seed0.json"  # as another version might have left it
+    values = json.loads(result.read_text())
+    result.write_text(json.dumps(values | {"recipe": values["recipe"] | {"row_order": "data"}}))
+    with pytest.raises(
+        UsageError, match=r"other recipe\.row_order .*; remove .*before and .*after to"
+    ):
+        adapt(checkpoint, text, out, plan, progress=False)
+    shutil.rmtree(out / "before")
+    shutil.rmtree(out / "after")
+    assert str(adapt(checkpoint, text, out, plan, progress=False)) == str(done)
     assert (done.run / "summary.json").stat().st_mtime <= (out / "after").stat().st_mtime
 
 
