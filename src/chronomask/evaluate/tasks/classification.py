@@ -206,7 +206,7 @@ def _of_table(path: Path, keys: list[str]) -> Iterator[tuple[str, dict[str, str]
 
     In ``.csv`` fields may be quoted with ``"``; in ``.tsv`` a quotation mark is text.
     """
-    records = _quoted(path) if name_inside(path).endswith(".csv") else _tab_separated(path)
+    records = _records_of_csv(path) if name_inside(path).endswith(".csv") else _records_of_tsv(path)
     names: list[str] = []
     for number, values in records:
         where = f"{path}, line {number}"
@@ -226,13 +226,13 @@ def _of_table(path: Path, keys: list[str]) -> Iterator[tuple[str, dict[str, str]
         raise DataError(f"{path} is empty")
 
 
-def _tab_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _records_of_tsv(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The number and the fields of each line."""
     for number, line in enumerate(read_lines(path), 1):
         yield number, line.split("\t")
 
 
-def _quoted(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _records_of_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The number of the last line of each record, and its fields without blanks before them."""
     lines = (f"{line}\n" for line in read_lines(path))
     reader = csv.reader(lines, strict=True, skipinitialspace=True)
