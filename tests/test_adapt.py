@@ -279,6 +279,13 @@ def test_what_cannot_be_is_refused_before_any_work(
     refuse("another tokenizer", checkpoint, text, out, replace(QUICK, also=other))
     refuse("unknown task", checkpoint, text, out, Plan(tasks=("kola",)))
     refuse("CoLA", checkpoint, text, out, Plan(tasks=("cola",), task_data=tmp_path))
+    refuse("no task was named", checkpoint, text, out, Plan(task_settings=["cola.epochs=1"]))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "dev.csv").write_text("text,label\na,x\n")
+    (tmp_path / "own" / "train.csv").write_text("text,label\na,x\nb,y\n")
+    settings = ["max_length=32", "classification.part=test"]
+    own = Plan(tasks=("classification",), task_data=tmp_path / "own", task_settings=settings)
+    refuse(r"no test file.* --set classification\.part=dev", checkpoint, text, out, own)
     long = [Layer("--row-length 4096", {"row_length": 4096})]
     match = r"--row-length 4096: .* positions for 32 tokens: --row-length 32"
     refuse(match, checkpoint, text, out, Plan(preparation=long))

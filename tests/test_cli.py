@@ -590,6 +590,12 @@ def test_adapt_sets_the_preparation_and_the_run(
     assert [layer.values for layer in plan.preparation] == of_text
     assert [layer.values for layer in plan.layers] == [{"seed": 3}]
 
+    words = ["--tasks", "cola,ner", "--set", "glue.epochs=1", "--set", "ner.part=test", *sets]
+    refused(run("adapt", "model", "text", "--out", tmp_path / "out", *words), 2, "enough")
+    assert plans[1].tasks == ("cola", "ner")
+    assert list(plans[1].task_settings) == ["glue.epochs=1", "ner.part=test"]
+    assert [layer.values for layer in plans[1].layers] == [{"seed": 3}]
+
 
 def test_pretrain_resume_and_report(
     run,

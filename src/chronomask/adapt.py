@@ -38,6 +38,7 @@ from chronomask.storage import read_object, refuse_file, replacing_folder, write
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
     from chronomask.evaluate.subject import Subject
+    from chronomask.evaluate.task import Task
     from chronomask.model.config import AttentionScope
     from chronomask.runs.result import TaskResult
     from chronomask.train.config import RunConfig
@@ -76,6 +77,8 @@ class Plan:
     """downstream tasks to measure before and after"""
     task_data: Path | None = None
     """folder of their files"""
+    task_settings: Sequence[str] = ()
+    """changes of their recipes, such as ``cola.epochs=2``"""
     seeds: int = 1
     """fine-tuning seeds of each task"""
     new_words: int | None = None
@@ -116,7 +119,7 @@ def adapt(
     first = find_subject(str(checkpoint))
     _check_model(first, asked.attention, asked)
     row_length = _row_length(first, plan)
-    for task in make_tasks(plan.tasks) if plan.tasks else ():
+    for task in _tasks(plan):
         task.check(first, Path(plan.task_data or "."))
     (loss,) = make_tasks(["mlm"], [f"attention={asked.attention}"])
     if plan.also is not None and _is_prepared(plan.also):
@@ -389,13 +392,11 @@ def _refuse_decided(plan: Plan) -> None:
 
 def _check_plan(plan: Plan) -> RunConfig:
     """The run as it is asked for, text and checkpoint still unknown; raises UsageError for what cannot be."""
-    from chronomask.evaluate.tasks import make_tasks
-
     if not math.isfinite(plan.epochs) or plan.epochs <= 0:
         raise UsageError(f"--epochs {plan.epochs}: give a number of passes above 0")
     if plan.seeds < 1:
         raise UsageError(f"--seeds {plan.seeds}: give a number above 0")
-    for task in make_tasks(plan.tasks) if plan.tasks else ():
+    for task in _tasks(plan):
         task.check_packages()
     if plan.new_words is not None:
         for name, value in (("--new-words", plan.new_words), ("--min-count", plan.min_count)):
@@ -409,6 +410,13 @@ def _check_plan(plan: Plan) -> RunConfig:
     if plan.tasks and plan.task_data is None:
         raise UsageError("name the folder of the tasks' files: --task-data FOLDER")
     return _run_config(plan, {})
+
+
+def _tasks(plan: Plan) -> list[Task[Any]]:
+    from chronomask.evaluate.tasks import make_tasks
+
+    asked = plan.tasks or plan.task_settings
+    return make_tasks(plan.tasks, plan.task_settings) if asked else []
 
 
 def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, start: Path, name: str) -> RunConfig:
@@ -465,26 +473,19 @@ def _measure(
     from chronomask.evaluate.tasks import make_tasks
 
     loss = make_tasks(["mlm"], [f"attention={attention}"])
+    measured = [(name, loss, text.path, 1) for name, text in texts.items()]
+    if plan.tasks and plan.task_data is not None:
+        measured.append(("tasks", _tasks(plan), plan.task_data, plan.seeds))
     try:
-        results = {
-            name: evaluate(model, loss, text.path, 1, out / name, progress=progress)
-            for name, text in texts.items()
+        return {
+            name: evaluate(model, tasks, place, seeds, out / name, progress=progress)
+            for name, tasks, place, seeds in measured
         }
-        if plan.tasks and plan.task_data is not None:
-            results["tasks"] = evaluate(
-                model,
-                list(plan.tasks),
-                plan.task_data,
-                plan.seeds,
-                out / "tasks",
-                progress=progress,
-            )
     except OtherResult as error:
         both = " and ".join(str(out.with_name(name)) for name in ("before", "after"))
         raise UsageError(
             f"{error.difference}; remove {both} to measure again, and repeat the command"
         ) from None
-    return results
 
 
 def _export(first: Subject, last: Subject, done: Adaptation) -> None:

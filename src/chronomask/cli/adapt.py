@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,7 +105,9 @@ def adapt(
     from chronomask.adapt import Plan
     from chronomask.adapt import adapt as run_adapt
 
-    changes = of_overrides(overrides)
+    names = tuple(filter(None, map(str.strip, tasks.split(","))))
+    of_tasks = [text for text in overrides or () if _is_of_tasks(text, names)]
+    changes = of_overrides(text for text in overrides or () if text not in of_tasks)
     of_text_alone = [change for change in changes if _is_of_preparation(change)]
     plan = Plan(
         epochs=epochs,
@@ -124,8 +127,9 @@ def adapt(
             *of_text_alone,
         ],
         also=also,
-        tasks=tuple(filter(None, map(str.strip, tasks.split(",")))),
+        tasks=names,
         task_data=task_data,
+        task_settings=of_tasks,
         seeds=seeds,
         new_words=new_words,
         min_count=min_count,
@@ -133,6 +137,16 @@ def adapt(
     done = run_adapt(checkpoint, sources, out, plan, progress=not quiet)
     print(done)
     print(f"model: {done.model}")
+
+
+def _is_of_tasks(override: str, names: Sequence[str]) -> bool:
+    """Whether ``--set NAME.KEY=VALUE`` is addressed to one of the tasks ``names``, or to its family."""
+    if not names:
+        return False
+    from chronomask.evaluate.tasks import make_tasks
+
+    head = override.partition("=")[0].partition(".")[0].strip()
+    return any(head in (task.name, task.family) for task in make_tasks(names))
 
 
 def _is_of_preparation(change: Layer) -> bool:

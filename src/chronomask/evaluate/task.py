@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ __all__ = [
     "is_there",
     "json_lines",
     "load_split",
+    "name_inside",
+    "no_file_of_part",
     "one_file",
     "parse_json",
     "task_folder",
@@ -234,30 +237,60 @@ def files_in(folder: Path, ends: tuple[str, ...], *, below: bool = False) -> lis
 
 _PARTS = {
     "train": ("train",),
-    "dev": ("dev", "val", "valid", "validation", "testa"),
+    "dev": ("dev", "val", "valid", "validation", "testa", "eval"),
     "test": ("test", "testb"),
 }
-"""How the name of a part's file ends, before its ending."""
+"""What a part is called in the names of files."""
 
 
 def file_of_part(folder: Path, part: str, ends: tuple[str, ...]) -> Path | None:
     """The file of ``train``, ``dev`` or ``test`` in a folder, maybe compressed; None if there is none.
 
-    Its name without one of the endings ``ends`` ends in the part's name, or in another that is usual for it
-    (of dev ``val``, ``valid``, ``validation``, ``testa``; of test ``testb``). Raises UsageError for several.
+    Its name without one of the endings ``ends``, or else up to its first stop, is the part's name, or ends in
+    it behind what is no letter; capitals are no difference. Other usual names are known too (of dev ``val``,
+    ``valid``, ``validation``, ``eval``, ``testa``; of test ``testb``). Raises UsageError for several.
     """
-    forms = tuple(end + packed for end in ends for packed in (*COMPRESSIONS, ""))
-    found = [
-        path
-        for path in files_in(folder, forms)
-        if path.name[: -len(next(form for form in forms if path.name.endswith(form)))].endswith(
-            _PARTS[part]
-        )
-    ]
+    found = [path for path in _visible_files(folder) if _part_of(path, ends) == part]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise UsageError(f"{folder} holds several {part} files ({names}): leave only one of them")
     return found[0] if found else None
+
+
+def no_file_of_part(folder: Path, part: str, ends: tuple[str, ...], way_out: str) -> UsageError:
+    """What to raise where :func:`file_of_part` finds none; it names files that are there and are not read."""
+    if is_hub(folder):
+        return UsageError("only files of your own are read, and none of the hub: name their folder")
+    if not folder.is_dir():
+        return UsageError(f"there is no folder {folder}: name the folder that holds the files")
+    *most, last = (f"{part}{end}" for end in ends)
+    others = [path.name for path in _visible_files(folder)]
+    there = f", but {', '.join(others[:5])}{', …' if others[5:] else ''}" if others else ""
+    return UsageError(
+        f"{folder} holds no {part} file, such as {', '.join(most)} or {last} (also compressed){there}: "
+        f"{way_out}"
+    )
+
+
+def name_inside(path: Path) -> str:
+    """The name of a file in lower case; of a compressed one, that of the file inside."""
+    return (path.stem if path.suffix in COMPRESSIONS else path.name).lower()
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return files_in(folder, ("",))
+
+
+def _part_of(path: Path, ends: tuple[str, ...]) -> str | None:
+    """The part whose file it is by its name."""
+    stem, stop, ending = name_inside(path).rpartition(".")
+    if stop + ending not in ends:
+        return None
+    for text in (stem, stem.partition(".")[0]):
+        for part, names in _PARTS.items():
+            if re.search(rf"(?<![^\W\d_])(?:{'|'.join(names)})\Z", text):
+                return part
+    return None
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -105,8 +105,18 @@ def test_files_are_found_by_their_part(data: Path) -> None:
     (data / "ner" / "dev.conll").write_text(labelled(2, 3))
     with pytest.raises(UsageError, match=r"several dev files \(dev.conll, valid.conll.gz\)"):
         entity_files(data, "dev")
-    with pytest.raises(UsageError, match="no train file"):
+    with pytest.raises(UsageError, match=r"there is no folder .*none"):
         entity_files(data / "none", "dev")
+    (data / "ner" / "train.txt").rename(data / "ner" / "train.iob")
+    with pytest.raises(UsageError, match=r"no train file.*\), but dev\.conll, .*train\.iob,"):
+        entity_files(data, "dev")
+
+
+def test_an_ending_may_stand_before_the_ending(tmp_path: Path) -> None:
+    for name in ("train.iob.txt", "dev.iob.txt", "interval.txt"):
+        (tmp_path / name).write_text("a O\n")
+    found = entity_files(tmp_path, "dev")
+    assert [path.name for path in found] == ["train.iob.txt", "dev.iob.txt"]
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from chronomask.errors import DataError, UsageError, nearest, shown
+from chronomask.errors import DataError, nearest, shown
 from chronomask.evaluate.batches import Encoded, end_to_end
 from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Loss, Positive, outputs
 from chronomask.evaluate.finetuned_task import FineTunedTask, Part
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import file_of_part, folder_of
+from chronomask.evaluate.task import file_of_part, folder_of, no_file_of_part
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
 
@@ -239,9 +239,11 @@ def entity_files(task_data: Path, part: str) -> tuple[Path, Path]:
     found = []
     for wanted in ("train", part):
         if (path := file_of_part(place, wanted, _ENDS)) is None:
-            raise UsageError(
-                f"{place} holds no {wanted} file, such as {wanted}.txt or {wanted}.conll (also compressed): "
-                "name a folder with a word and its label a line"
+            raise no_file_of_part(
+                place,
+                wanted,
+                _ENDS,
+                "name a folder that holds one, with a word and its label a line",
             )
         found.append(path)
     return found[0], found[1]
