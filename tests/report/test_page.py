@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from chronomask.errors import DataError, UsageError
@@ -323,10 +324,17 @@ def test_validation_on_other_rows_is_pointed_out(tmp_path: Path) -> None:
     text = "".join(json.dumps(line) + "\n" for line in fewer)
     (folders[1] / "validation.jsonl").write_text(text)
     page = report(folders, tmp_path / "two").read_text(encoding="utf-8")
-    assert (
-        "not validated on the same held-out rows (validation.rows): their losses rest on 30" in page
+    said = (
+        "not validated on the same held-out rows (validation.rows, validation.order): their losses"
     )
+    assert f"{said} rest on 30 to " in page
     assert "All arms answer the same test" not in page
+    (folders[1] / "validation.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    config = yaml.safe_load((folders[1] / "config.yaml").read_text())
+    config["validation"] = config.get("validation", {}) | {"order": None}  # as of a run of now
+    (folders[1] / "config.yaml").write_text(yaml.safe_dump(config))
+    page = report(folders, tmp_path / "three").read_text(encoding="utf-8")
+    assert f"{said} are not those of the same words" in page
 
 
 def test_several_seeds_of_an_arm_are_one_line(tmp_path: Path) -> None:
