@@ -25,8 +25,8 @@ STUDIES = {
     name: json.loads((RESULTS / name / "comparison.json").read_text())
     for name in (
         "courses", "eight-ways", "equal-labels", "equal-labels-small", "harder-first", "larger-vocabulary",
-        "next-tokens", "next-tokens-hidden", "over-time", "spread", "strategies", "tiny", "tokens-at-last",
-        "tokens-longer",
+        "next-tokens", "next-tokens-hidden", "over-time", "spread", "strategies", "tiny", "tokens-again",
+        "tokens-at-last", "tokens-longer",
     )
 }  # fmt: skip
 MEASURES = {
@@ -195,6 +195,7 @@ def test_the_studies_at_equal_labels_gave_what_their_tables_say(name: str, seeds
         "next-tokens-hidden",
         "spread",
         "strategies",
+        "tokens-again",
         "tokens-at-last",
         "tokens-longer",
         "larger-vocabulary",
@@ -273,7 +274,15 @@ def test_groups_of_words_of_harder_words_first_are_those_of_the_file() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["larger-vocabulary", "next-tokens", "spread", "strategies", "tokens-at-last", "tokens-longer"],
+    [
+        "larger-vocabulary",
+        "next-tokens",
+        "spread",
+        "strategies",
+        "tokens-again",
+        "tokens-at-last",
+        "tokens-longer",
+    ],
 )
 def test_yardsticks_by_ratio_are_those_of_the_file(name: str) -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
