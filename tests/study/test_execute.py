@@ -173,7 +173,7 @@ def test_processes_share_the_cores_unless_told_otherwise(
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(execute, "available_cores", lambda: cores)
     found: list[tuple[str | None, ...]] = []
     process = SimpleNamespace(start=lambda: found.append(tuple(map(os.environ.get, names))))
     monkeypatch.setattr(

@@ -6,7 +6,6 @@ that was interrupted, or whose run has trained on since, is completed by the sam
 
 from __future__ import annotations
 
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.evaluate.evaluate import check_tasks, evaluate
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import make_tasks
-from chronomask.processes import can_share_work
+from chronomask.machine import available_cores, can_share_work
 from chronomask.runs.layout import RunFolder, checkpoints_in, step_of
 from chronomask.runs.result import TaskResult
 from chronomask.storage import refuse_file
@@ -84,7 +83,7 @@ def evaluate_curve(
                 failed[path] = error
             _print_state(path, found, failed, len(jobs), progress)
     else:
-        threads = max(1, (os.cpu_count() or 1) // num_workers)
+        threads = max(1, available_cores() // num_workers)
         with ProcessPoolExecutor(
             num_workers, get_context("spawn"), initializer=_begin_worker, initargs=(threads,)
         ) as pool:

@@ -91,7 +91,9 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
     that the architecture cannot take.
     """
     from chronomask.model.attention import without_cudnn  # brings torch, as tasks that run do
+    from chronomask.model.device import use_own_cores
 
+    use_own_cores()
     try:
         with without_cudnn():  # a model's own attention may be given a mask
             return task.run(model, task_data, seed, progress)

@@ -26,9 +26,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from chronomask.errors import DataError, UsageError, nearest
+from chronomask.machine import memory_of_process
 from chronomask.model.attention import check_supported, implementation_for
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
-from chronomask.model.device import memory_of_process
 from chronomask.model.documents import position_offset
 from chronomask.model.host import use_host_kernels
 from chronomask.model.modernbert import use_one_pass_gradients

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import torch
 
 from chronomask.errors import UsageError, nearest, python_command, shown
+from chronomask.machine import available_cores
 from chronomask.types import Device, Precision
 
 __all__ = [
@@ -32,13 +33,13 @@ __all__ = [
     "gpu_out_of_reach",
     "is_fast_width",
     "memory_lacking",
-    "memory_of_process",
     "peak_flops",
     "peak_memory",
     "precision_on",
     "product_dtype",
     "slow_on_host",
     "slow_paths",
+    "use_own_cores",
 ]
 
 DATA_SHEET_FLOPS = {
@@ -352,23 +353,15 @@ def slow_on_host(precision: Literal["fp32", "bf16"]) -> list[str]:
     ]
 
 
-def memory_of_process() -> int:
-    """Bytes of the host's memory for each process of a run: what the machine or its container has, shared.
+def use_own_cores() -> None:
+    """Compute with no more threads than this process has processor cores' time for.
 
-    torchrun tells how many processes run on this machine.
+    torch has a thread for each core that a process may run on, and knows nothing of a container's share of
+    their time. A number in ``OMP_NUM_THREADS`` is kept.
     """
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in _CONTAINER_LIMITS:
-        with suppress(OSError, ValueError):  # no such file, or "max" in it
-            limits.append(int(path.read_text()))
-    return min(limits) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-_CONTAINER_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-"""Of control groups in version 2 and 1, as a container sees its own."""
+    cores = available_cores()
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)
 
 
 def memory_lacking(error: BaseException) -> str | None:

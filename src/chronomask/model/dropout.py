@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from chronomask.compiled import KEPT
+from chronomask.machine import available_cores
 from chronomask.model.bfloat16 import of_bits, to_bits
 from chronomask.model.compiled_dropout import drop_in_graph, fits
 
@@ -189,7 +190,7 @@ def share(fill: Callable[[int, int], None], items: int, size: int) -> None:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), "dropout")
+    return ThreadPoolExecutor(available_cores(), "dropout")
 
 
 if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads

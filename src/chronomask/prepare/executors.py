@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from chronomask.config import Alternative
 from chronomask.errors import ChronomaskError, RunError, UsageError
+from chronomask.machine import can_share_work
 from chronomask.prepare.work import lock, mark_file
-from chronomask.processes import can_share_work
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

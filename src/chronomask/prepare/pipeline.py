@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from chronomask.data.manifest import MANIFEST, WORK
 from chronomask.data.scores import score_split
 from chronomask.data.writer import RowWriter, write_column, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.machine import available_cores
 from chronomask.prepare.clean import (
     FILTER,
     SIGN,
@@ -334,7 +334,7 @@ class _Run:
                 others = {key[4:]: known[key] for key in counted} if stage.name == ANNOTATE else {}
                 bar.advance(sizes[number], **others)
 
-            workers = self.config.workers or os.cpu_count() or 1
+            workers = self.config.workers or available_cores()
             run_stage(stage, numbers, workers, self.config.executor, report)
 
     def until_annotated(self) -> tuple[Gathered, SavedTokenizer, PartJob]:

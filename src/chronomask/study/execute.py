@@ -25,6 +25,7 @@ from types import FrameType
 from typing import TextIO
 
 from chronomask.errors import ChronomaskError, RunError, Stopped, UsageError
+from chronomask.machine import available_cores
 from chronomask.study.config import StudyConfig
 from chronomask.study.times import Allowance, longest_of_tasks, note_time
 from chronomask.study.units import Study, Unit, as_study_setting, check_shared_start, open_study
@@ -451,7 +452,7 @@ def _start(study: Study, k: int, number: int, devices: Sequence[str]) -> _Worker
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices[k % len(devices)]
     if number > 1:  # else each computes and compiles as if all cores were its own
-        share = max(1, (os.cpu_count() or 1) // number)
+        share = max(1, available_cores() // number)
         threads = {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": min(32, share)}
         environment |= {name: str(n) for name, n in threads.items() if name not in os.environ}
     process = multiprocessing.get_context("spawn").Process(

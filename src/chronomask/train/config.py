@@ -160,7 +160,7 @@ class RunConfig(Config):
     peak_flops: Annotated[float, Field(gt=0)] | None = None
     """FLOP/s of a device, of which ``mfu`` is a share; null: those of a dense product, measured"""
     threads: Threads | None = None
-    """CPU threads of tensor operations; none leaves torch's own choice"""
+    """CPU threads of tensor operations; none: torch's own choice, at most what a container has"""
     sharding: Literal["none", "fsdp2"] = "none"
     """with several processes: whole copies of the state in each, or a share of it (FSDP2)"""
     deterministic: bool = False

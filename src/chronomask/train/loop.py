@@ -30,7 +30,7 @@ from chronomask.data.order import shorten_rows
 from chronomask.errors import RunError, Stopped
 from chronomask.masking.tally import class_means
 from chronomask.model.attention import without_cudnn
-from chronomask.model.device import cuda_graphs, peak_memory
+from chronomask.model.device import cuda_graphs, peak_memory, use_own_cores
 from chronomask.model.flash import own_kernels_after
 from chronomask.model.head import compile_budget
 from chronomask.runs.held_out import write_rows
@@ -90,7 +90,9 @@ def pretrain(
     config = RunConfig.of(config, **changes)
     folder = RunFolder(Path(out))
     folder.check_free(resume)
-    if config.threads is not None:
+    if config.threads is None:
+        use_own_cores()
+    else:
         torch.set_num_threads(config.threads)
     with (
         determinism(config.deterministic),

@@ -15,7 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from chronomask.errors import RunError, amount
-from chronomask.model.device import memory_lacking, memory_of_process, precision_on
+from chronomask.machine import memory_of_process
+from chronomask.model.device import memory_lacking, precision_on
 from chronomask.model.memory import Memory, estimate_memory
 from chronomask.runs.layout import checkpoints_in
 from chronomask.runs.rules import expect, unchangeable
