@@ -2,7 +2,8 @@
 
     python -m benchmarks.processor_bf16 [--steps 3] [--rounds 4] [--threads 1] [--toy] [--json]
 
-It pays on processors that have units for it, such as Intel's with AMX, where ``precision: auto`` chooses it.
+It pays on processors that have units for it, which are Intel's with AMX and AMD's since Zen 4, where
+``precision: auto`` chooses it.
 Sides take turns in short rounds as in ``benchmarks.training``, and figures are ratios of the median seconds
 that a token takes:
 

@@ -50,7 +50,8 @@ Device = Literal["auto", "cpu", "cuda"]
 """Where a model computes; ``auto`` takes a CUDA device if there is one."""
 Precision = Literal["fp32", "bf16", "auto"]
 """Of matrix products; weights, sums and optimiser state are float32 always. ``auto``: bf16 on CUDA
-devices that compute it and on processors with AMX, else fp32."""
+devices that compute it and on processors that are faster with it (Intel's with AMX, AMD's since Zen 4), else
+fp32."""
 
 VISIT_BITS = 32
 """Low bits of a row's epoch that count its visits; above them a part of a row says which part it is."""

@@ -239,15 +239,15 @@ def test_where_files_lie_and_what_computes_are_in_no_recipe(
         assert TaskResult.load(path) == result
 
 
-@pytest.mark.parametrize(("amx", "precision"), [(False, "fp32"), (True, "bf16")])
+@pytest.mark.parametrize(("faster", "precision"), [(False, "fp32"), (True, "bf16")])
 def test_a_result_says_which_precision_auto_was(
-    amx: bool,
+    faster: bool,
     precision: str,
     tmp_path: Path,
     tiny_data: PreparedData,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(device, "_host_has_amx", lambda: amx)
+    monkeypatch.setattr(device, "_host_is_faster_in_bf16", lambda: faster)
     (tmp_path / "text.txt").write_text("baco difu\n")
     model = find_subject(str(save(tmp_path, tiny_data)))
     (task,) = make_tasks(["pseudo_perplexity"], ["precision=auto", "device=cpu"])

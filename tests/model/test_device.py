@@ -34,7 +34,7 @@ def test_auto_is_bf16_where_a_cuda_device_or_a_processor_has_units_for_it(
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     for able, other in ((True, False), (False, True)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, a=able: a)
-        monkeypatch.setattr(device_module, "_host_has_amx", lambda a=other: a)
+        monkeypatch.setattr(device_module, "_host_is_faster_in_bf16", lambda a=other: a)
         assert precision_on(cuda, "auto") == ("bf16" if able else "fp32")
         assert precision_on(cpu, "auto") == ("bf16" if other else "fp32")
         assert precision_on(torch.device("meta"), "auto") == "fp32"
@@ -46,16 +46,19 @@ def test_auto_is_bf16_where_a_cuda_device_or_a_processor_has_units_for_it(
 
 
 @pytest.mark.parametrize(
-    ("features", "has"),
+    ("name", "features", "faster"),
     [
-        ({"amx-bf16": True, "avx512bf16": True}, True),
-        ({"amx-bf16": False, "avx512bf16": True}, False),
-        ({}, False),
-        (None, False),
+        ("sapphirerapids", {"amx-bf16": True, "avx512bf16": True}, True),
+        ("cooperlake", {"amx-bf16": False, "avx512bf16": True}, False),
+        ("znver4", {"amx-bf16": False, "avx512bf16": True}, True),
+        ("znver5", {"avx512bf16": True}, True),
+        ("znver4", {"avx512bf16": False}, False),
+        ("znver3", {}, False),
+        ("apple-m2", None, False),
     ],
 )
-def test_a_processor_says_whether_it_has_matrix_units(
-    features: dict[str, bool] | None, has: bool, monkeypatch: pytest.MonkeyPatch
+def test_it_is_known_of_which_kinds_of_processors_bfloat16_is_faster(
+    name: str, features: dict[str, bool] | None, faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked() -> dict[str, bool]:
         if features is None:
@@ -63,14 +66,15 @@ def test_a_processor_says_whether_it_has_matrix_units(
         return features
 
     monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", asked)
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_name", lambda: name)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert device_module._host_has_amx.__wrapped__() == has
+    assert device_module._host_is_faster_in_bf16.__wrapped__() == faster
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert not device_module._host_has_amx.__wrapped__()
+    assert not device_module._host_is_faster_in_bf16.__wrapped__()
 
 
 @pytest.mark.parametrize(
-    ("precision", "amx", "dtype"),
+    ("precision", "faster", "dtype"),
     [
         ("fp32", True, torch.float32),
         ("auto", False, torch.float32),
@@ -79,9 +83,9 @@ def test_a_processor_says_whether_it_has_matrix_units(
     ],
 )
 def test_products_are_computed_in_it(
-    precision: str, amx: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    precision: str, faster: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_module, "_host_has_amx", lambda: amx)
+    monkeypatch.setattr(device_module, "_host_is_faster_in_bf16", lambda: faster)
     matrix = torch.ones(4, 4)
     with autocast(torch.device("cpu"), precision):  # pyright: ignore[reportArgumentType]
         assert (matrix @ matrix).dtype == dtype

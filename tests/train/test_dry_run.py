@@ -363,11 +363,11 @@ def test_memory_is_that_of_bfloat16_where_auto_means_it(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     memory = {}
-    for amx in (False, True):
-        monkeypatch.setattr(device_module, "_host_has_amx", lambda amx=amx: amx)
+    for faster in (False, True):
+        monkeypatch.setattr(device_module, "_host_is_faster_in_bf16", lambda faster=faster: faster)
         for precision in ("fp32", "auto", "bf16"):
             changed = config.replace(["device=cpu", f"precision={precision}"])
-            memory[amx, precision] = dry_run(changed, flops_per_second=1e9).memory
+            memory[faster, precision] = dry_run(changed, flops_per_second=1e9).memory
     assert memory[False, "auto"] == memory[False, "fp32"] != memory[False, "bf16"]
     assert memory[True, "auto"] == memory[True, "bf16"] != memory[True, "fp32"]
 

@@ -98,7 +98,7 @@ def test_a_run_resumes_bit_for_bit_and_learns_as_in_float32(
 def test_without_bfloat16_in_force_nothing_is_copied(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "_host_has_amx", lambda: False)
+    monkeypatch.setattr(device, "_host_is_faster_in_bf16", lambda: False)
     short = config.replace(["steps=2", "log_every=1"])
     pretrain(short, tmp_path / "plain", progress=False)
     pretrain(

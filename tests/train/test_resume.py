@@ -195,7 +195,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_names_what_differs(
 def test_another_precision_than_the_run_began_in_is_told(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(device, "_host_has_amx", lambda: False)
+    monkeypatch.setattr(device, "_host_is_faster_in_bf16", lambda: False)
     config = config.replace(["precision=auto", "steps=3"])
     with monkeypatch.context() as patch:
         ask_to_stop_after(patch, 2, signal.SIGTERM)

@@ -88,9 +88,9 @@ def test_a_run_says_once_what_makes_it_slow(
 
 
 @pytest.mark.parametrize(
-    ("precision", "amx", "told"),
+    ("precision", "faster", "told"),
     [
-        ("fp32", True, "several times slower than bfloat16"),
+        ("fp32", True, "half as fast as in bfloat16"),
         ("fp32", False, None),
         ("auto", True, None),
         ("auto", False, None),
@@ -100,14 +100,14 @@ def test_a_run_says_once_what_makes_it_slow(
 )
 def test_the_slower_precision_on_a_processor_is_told_with_the_way_out(
     precision: str,
-    amx: bool,
+    faster: bool,
     told: str | None,
     config: RunConfig,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(device_module, "_host_has_amx", lambda: amx)
+    monkeypatch.setattr(device_module, "_host_is_faster_in_bf16", lambda: faster)
     with caplog.at_level(logging.WARNING):
         run, _ = runs.open_run(
             config.replace([f"precision={precision}"]),
@@ -119,5 +119,7 @@ def test_the_slower_precision_on_a_processor_is_told_with_the_way_out(
     assert len(said) == (told is not None)
     assert all(str(told) in line and "set precision: auto" in line for line in said)
     in_force = json.loads((tmp_path / "run" / "environment.json").read_text())["precision"]
-    assert in_force == ("bf16" if precision == "bf16" or (precision == "auto" and amx) else "fp32")
+    assert in_force == (
+        "bf16" if precision == "bf16" or (precision == "auto" and faster) else "fp32"
+    )
     assert run.forward.precision == in_force

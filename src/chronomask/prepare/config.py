@@ -128,7 +128,8 @@ class PrepareConfig(Config):
     part_characters: int = Field(default=1_000_000, ge=1_000)
     """Text that a worker processes at a time, in characters; an interruption loses at most that."""
     workers: int = Field(default=0, ge=0, le=1024)
-    """Processes, or tasks of a cluster; 0: one per processor core. The result is the same for any number."""
+    """Processes, or tasks of a cluster; 0: as many as there are processor cores
+    for it. The result is the same for any number."""
     executor: Annotated[Executor, BeforeValidator(_without_slurm)] = LocalExecutor()
     """Where the workers are. The result is the same anywhere."""
 

@@ -146,8 +146,8 @@ class RunConfig(Config):
     device: Device = "auto"
     """where training runs; auto takes a CUDA device if there is one"""
     precision: Precision = "fp32"
-    """of the forward and backward pass; auto: bf16 on CUDA devices that compute it and on processors with
-    AMX, else fp32"""
+    """of the forward and backward pass; auto: bf16 on CUDA devices that compute it and on processors that
+    are faster with it (Intel's with AMX, AMD's since Zen 4), else fp32"""
     bf16_weights: bool = False
     """whether a bfloat16 copy of the weights computes the forward and backward pass where the precision is
     bf16, norms and residual stream included; the optimiser and checkpoints keep float32 weights"""
