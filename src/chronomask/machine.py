@@ -1,8 +1,8 @@
 """What a process may use of this machine: processor cores, memory, and semaphores to share work by.
 
-A job of a scheduler or a container seldom has all that the machine has. The system tells which cores it may run
-on. How much of their time it has, and how much memory, is written in the files of its control group and of those
-above it (https://docs.kernel.org/admin-guide/cgroup-v2.html; version 1 has other files).
+A job of a scheduler or a container seldom has all that the machine has. The system tells which cores it may
+run on. How much of their time it has, and how much memory, is written in the files of its control group and
+of those above it (https://docs.kernel.org/admin-guide/cgroup-v2.html; version 1 has other files).
 """
 
 from __future__ import annotations
