@@ -24,6 +24,7 @@ from chronomask.runs.layout import (
     CONTENT,
     DISCARDED,
     FORMAT_VERSION,
+    HASHES,
     MODEL,
     OPTIMISER,
     STATE,
@@ -37,7 +38,7 @@ from chronomask.runs.layout import (
     step_of,
 )
 from chronomask.runs.rules import unchangeable
-from chronomask.storage import read_object
+from chronomask.storage import file_sha256, read_object
 from chronomask.train.config import RunConfig, of_earlier_run
 from chronomask.train.sharding import like
 
@@ -71,6 +72,11 @@ class Checkpoint:
     def first_step(self) -> int:
         """Number of steps of the runs from which its run branched; 0 in checkpoints of older versions."""
         return self.state.get("first_step", 0)
+
+    @property
+    def sha256(self) -> str:
+        """Of the hashes of all its files."""
+        return file_sha256(self.path / HASHES)
 
     @property
     def model_path(self) -> Path:

@@ -66,6 +66,16 @@ class World:
         dist.all_reduce(tensor, dist.ReduceOp.MIN)
         return int(tensor)
 
+    def differ(self, values: Iterable[int]) -> list[bool]:
+        """Of each of some numbers below 2⁶³ whether processes have different ones."""
+        own = torch.tensor(list(values), dtype=torch.int64)
+        if self.size == 1:
+            return [False] * len(own)
+        most, least = own, -own
+        for tensor in (most, least):
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return (most != -least).tolist()
+
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over all processes; parameters without one are left out.
 

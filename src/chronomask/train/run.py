@@ -50,6 +50,7 @@ from chronomask.runs.rules import (
 )
 from chronomask.storage import read_object, read_text, write_json, write_text
 from chronomask.train import checkpoint
+from chronomask.train.agreement import refuse_unlike
 from chronomask.train.averaging import Average
 from chronomask.train.checkpoint import Checkpoint
 from chronomask.train.config import RunConfig
@@ -360,7 +361,9 @@ def open_run(
     elif origin is not None:
         origin.load_optimiser(run.optimiser, model)
         _take_over(run, origin)
-    world.wait()  # nobody reads any more: from here on the first process may write
+    weights = str(initial_weights if saved is None else saved.sha256)
+    # Nobody reads any more then: from here on the first process may write.
+    refuse_unlike(world, config, data.fingerprint, state.step, weights, precision)
     with world.together():
         if world.is_first and run.finished is None:
             _begin_folder(run, state, origin, resumed=saved is not None)

@@ -1,0 +1,58 @@
+"""Whether all processes of a run do the same: they open config, data and checkpoints each by itself.
+
+On one machine they see the same files. Two machines may have a disk each: then one may find a checkpoint that
+another has not, and sums over both would mean nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from chronomask.errors import UsageError, shown
+from chronomask.train.config import RunConfig
+from chronomask.train.distributed import World
+
+__all__ = ["refuse_unlike"]
+
+_OWN = {"name", "data", "branch", "device", "loggers", "peak_flops", "threads", "loader_workers"}
+"""Keys of a config that may differ from machine to machine. What lies at the places that they name is
+compared by its content."""
+
+
+def refuse_unlike(
+    world: World, config: RunConfig, fingerprint: str, step: int, weights: str, precision: str
+) -> None:
+    """Raise UsageError in every process where they have other settings, or begin otherwise.
+
+    ``fingerprint``: of the data; ``step``, ``weights``: where the run begins, and a hash of what with;
+    ``precision``: the one in force, which ``auto`` chooses by the machine. No process goes on before all are
+    here.
+    """
+    values = {key: value for key, value in config.to_dict().items() if key not in _OWN}
+    values["model"].pop("path", None)
+    values |= {
+        "the data's fingerprint": fingerprint,
+        "step": step,
+        "weights (SHA-256)": weights,
+        "precision in force": precision,
+    }
+    unlike = [
+        name
+        for name, differs in zip(values, world.differ(map(_number, values.values())), strict=True)
+        if differs
+    ]
+    if unlike:
+        here = ", ".join(f"{name} {shown(values[name])}" for name in unlike)
+        raise UsageError(
+            f"process {world.rank} of {world.size}, counted from 0, has {here}, and another process has "
+            "something else: start all with the same command, and let the run's folder and the data lie on a "
+            "disk that all machines see"
+        )
+
+
+def _number(value: Any) -> int:
+    """56 bits of a hash of a value of a config."""
+    text = json.dumps(value, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])

@@ -1,0 +1,84 @@
+"""Processes that would do different things are refused, each told what it has."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chronomask.data.folder import PreparedData
+from chronomask.data.scores import add_scores
+from chronomask.runs.layout import RunFolder
+from chronomask.train.config import RunConfig
+from tests.support.tiny_training import Driver
+
+
+def refused(driver: Driver, first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """What two processes say that are refused."""
+    answer = driver.answer([first, second])
+    assert answer["codes"] == [2, 2], answer["errors"]
+    return answer["errors"]
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "said"),
+    [
+        ("seed=5", "seed=0", ["seed 5", "weights", "seed 0"]),
+        ("masking.ratio.base=0.2", "masking.ratio.base=0.3", ["masking {", "masking {"]),
+        ("micro_batches=1", "micro_batches=2", ["micro_batches 1", "micro_batches 2"]),
+    ],
+)
+def test_other_settings(
+    key: str, other: str, said: list[str], config: RunConfig, tmp_path: Path, driver: Driver
+) -> None:
+    specs: list[dict[str, Any]] = [
+        {"config": config.replace([each]).to_dict(), "out": str(tmp_path / "run")}
+        for each in (key, other)
+    ]
+    first, second = refused(driver, *specs)
+    assert said[0] in first
+    assert said[-1] in second
+    assert all(words in first for words in said[:-1])
+    assert "process 1 of 2" in second
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_other_data(
+    config: RunConfig, tiny_data: PreparedData, tmp_path: Path, driver: Driver
+) -> None:
+    other = tmp_path / "data"
+    shutil.copytree(tiny_data.path, other)
+    length = tiny_data.row_length
+    names = ("train", "held_out")
+    add_scores(other, {name: np.ones((tiny_data.split(name).num_rows, length)) for name in names})
+    spec = {"config": config.to_dict(), "out": str(tmp_path / "run")}
+    elsewhere = spec | {"config": config.replace([f"data={other}"]).to_dict()}
+    first, _ = refused(driver, spec, elsewhere)
+    assert f"the data's fingerprint '{tiny_data.fingerprint}'" in first
+
+
+def test_a_checkpoint_that_one_process_does_not_find(
+    config: RunConfig, tmp_path: Path, driver: Driver
+) -> None:
+    """As where each of two machines has a disk of its own, and the first alone writes."""
+    spec = {"config": config.to_dict(), "out": str(tmp_path / "run"), "resume": True}
+    assert driver.codes(spec | {"ask_to_stop": [0, 4]}) == [143]
+    before = sorted(path.name for path in RunFolder(tmp_path / "run").checkpoints.iterdir())
+    first, second = refused(driver, spec, spec | {"out": str(tmp_path / "elsewhere")})
+    assert "step 4" in first
+    assert "step 0" in second
+    assert "a disk that all machines see" in second
+    assert sorted(path.name for path in RunFolder(tmp_path / "run").checkpoints.iterdir()) == before
+
+
+def test_places_may_differ(
+    config: RunConfig, tiny_data: PreparedData, tmp_path: Path, driver: Driver
+) -> None:
+    shutil.copytree(tiny_data.path, tmp_path / "data")
+    spec = {"config": config.to_dict(), "out": str(tmp_path / "run")}
+    elsewhere = config.replace([f"data={tmp_path / 'data'}", "threads=2", "loader_workers=0"])
+    answer = driver.answer([spec, spec | {"config": elsewhere.to_dict()}])
+    assert answer["codes"] == [0, 0], answer["errors"]
