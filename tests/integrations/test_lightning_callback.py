@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
@@ -18,6 +19,7 @@ from chronomask.errors import UsageError
 from chronomask.integrations.lightning import TimeVariantMasking
 from chronomask.integrations.order import KeyedLoader, with_row_ids
 from chronomask.masking.config import MaskingConfig
+from chronomask.masking.masker import Masker
 from chronomask.masking.rows import RowCollator
 from chronomask.types import UPOS_CLASSES
 from tests.support.worded_rows import ROW_LENGTH, tiny_model
@@ -261,6 +263,21 @@ def test_a_responsive_ratio_watches_what_is_logged(
     for _ in range(4):  # not validations of a training
         trainer.validate(Module(tokenizer), held_out, verbose=False)
     assert alone.masking.masker.ratio_at(1.0) == 0.3
+
+
+def test_a_responsive_ratio_watches_the_mean_over_ranks(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A module logs its own rank's loss, which is another in each of them."""
+    seen: list[float] = []
+    monkeypatch.setattr(SingleDeviceStrategy, "reduce", lambda _, loss, *__, **___: 0 * loss + 7)
+    monkeypatch.setattr(Masker, "observe_validation", lambda _, loss: seen.append(loss))
+    watching = MaskingConfig.parse({"ratio": {"kind": "responsive"}})
+    fit(tokenizer, rows, tmp_path, masking=watching, validate=True, max_steps=-1, max_epochs=1)
+    assert seen == [7.0]
 
 
 def test_what_would_order_or_mask_rows_otherwise_is_refused(

@@ -26,8 +26,8 @@ from chronomask.model.open import open_tokenizer
 from chronomask.runs.held_out import read_rows
 from chronomask.runs.layout import HASHES, RunFolder
 from chronomask.storage import file_sha256, write_json
+from chronomask.train import dump, validation
 from chronomask.train import step as steps
-from chronomask.train import validation
 from chronomask.train.config import RunConfig, ValidationConfig
 from chronomask.train.distributed import World
 from chronomask.train.dry_run import as_text, dry_run
@@ -268,6 +268,17 @@ def test_with_nothing_to_predict_the_weights_stay_and_the_schedules_go_on(
     pretrain(other, tmp_path / "other", progress=False)
     ours, theirs = weights_of(tmp_path / "run"), weights_of(tmp_path / "other")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_rows_of_a_loss_that_is_not_finite_are_named_by_the_process_that_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(0, 2, torch.device("cpu"))
+    monkeypatch.setattr(World, "totals", lambda *_: [3.0])  # of which none are here
+    assert dump._where([], [], world) == "in training rows of another process, which names them"
+    assert dump._where([4, 9, 2], [], world) == "in training rows 4, 9, 2"
+    monkeypatch.setattr(World, "totals", lambda *_: [0.0])  # a gradient overflowed
+    assert dump._where([], [], world).startswith("somewhere in training rows")
 
 
 def test_a_non_finite_loss_stops_before_the_update(

@@ -202,7 +202,9 @@ class TimeVariantMasking(Callback):
                 f"masking.ratio watches {self.monitor!r}, which validation_step did not log; "
                 f"logged: {', '.join(sorted(trainer.callback_metrics)) or 'nothing'}"
             )
-        self.masking.masker.observe_validation(float(trainer.callback_metrics[self.monitor]))
+        # Logged without sync_dist it is the mean of this process's batches alone.
+        own = trainer.callback_metrics[self.monitor].to(trainer.strategy.root_device)
+        self.masking.masker.observe_validation(float(trainer.strategy.reduce(own)))
 
     def state_dict(self) -> dict[str, Any]:
         """All state: tensors and plain text."""

@@ -73,9 +73,7 @@ def not_finite(
         kept = f"It is kept in {folder}: {again} computes it again"
     except (RunError, UsageError, OSError, SafetensorError) as error:
         kept = f"It could not be dumped: {error}"
-    where = "in training rows" if bad else "somewhere in training rows"  # a gradient overflowed
-    bad = bad or [row for part in parts for row in part.rows.row_id.tolist()]
-    shown = ", ".join(map(str, bad[:16])) + (f" and {len(bad) - 16} more" if len(bad) > 16 else "")
+    where = _where(bad, parts, world)
     saved = checkpoints_in(run.folder.checkpoints)
     branching = (
         f", or go on from before: pretrain --branch {shlex.quote(str(saved[0]))} --out ANOTHER"
@@ -92,9 +90,20 @@ def not_finite(
             "weights give a finite loss"
         )
     return RunError(
-        f"step {state.step + 1:,}: loss {loss}, gradient norm {norm}, {where} {shown}; the update was "
+        f"step {state.step + 1:,}: loss {loss}, gradient norm {norm}, {where}; the update was "
         f"not made. {kept}. {mend}, and start again in another folder{branching}"
     )
+
+
+def _where(bad: Sequence[int], parts: Sequence[Part], world: World) -> str:
+    """In which rows a loss was not finite; all processes call this."""
+    in_all = world.totals(len(bad))[0]
+    if in_all and not bad:
+        return "in training rows of another process, which names them"
+    rows = bad or [row for part in parts for row in part.rows.row_id.tolist()]
+    more = f" and {len(rows) - 16} more" if len(rows) > 16 else ""
+    somewhere = "" if bad else "somewhere "  # a gradient overflowed
+    return f"{somewhere}in training rows {', '.join(map(str, rows[:16]))}{more}"
 
 
 @dataclass(frozen=True, slots=True)
