@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from importlib import import_module
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -660,6 +661,35 @@ def test_what_all_processes_would_say_is_said_once(
         assert failure.error_file_data["message"]["message"] == "the reason"
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE")  # another launcher reads no file
     assert run("pretrain").err == "chronomask: the reason\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ZeroDivisionError("the reason"), "ZeroDivisionError: the reason"),
+        (OSError(5, "the reason"), "[Errno 5] the reason"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), None),
+    ],
+)
+def test_torchrun_hears_what_ended_a_process_by_itself(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, told: str | None
+) -> None:
+    """Not that a process has lost another, which is no cause."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_refuse_empty", fail)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(type(error)):
+        run("pretrain")
+    if told is None:
+        assert not (tmp_path / "error.json").exists()
+        return
+    failure = ProcessFailure(0, 1, 1, str(tmp_path / "error.json"))
+    assert failure.error_file_data["message"]["message"] == told
+    assert failure.timestamp < time.time() - 0.5  # before those of the same second
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,14 @@ def main() -> None:
         else:
             fault = _fault_of_output(more="\n")  # unbuffered output does not fail again by itself
             if fault is None or fault.errno != error.errno:
+                _tell_launcher(str(error))
                 raise
         code = 1
+    except Exception as error:
+        # Where another process ended, this one has lost it: that is no cause.
+        if not any(name in str(error) for name in ("gloo", "NCCL", "Connection closed by peer")):
+            _tell_launcher(f"{type(error).__name__}: {error}")
+        raise
     fault = fault or _fault_of_output()
     if fault is not None and fault.errno != errno.EPIPE:
         way_out = "send it to another place" + _OF_THE_PLACE.get(fault.errno or 0, "")
@@ -186,13 +192,21 @@ def _said_elsewhere(error: ChronomaskError) -> bool:
     All processes of a run refuse the same request and stop at the same step, and the first one says so. What
     happened to one of them alone stands in its error file, which ``torchrun`` reads into its last message.
     """
-    rank, file = os.environ.get("RANK"), os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if rank is None or file is None:
+    told = _tell_launcher(str(error))
+    return told and os.environ["RANK"] != "0" and isinstance(error, Stopped | UsageError)
+
+
+def _tell_launcher(message: str) -> bool:
+    """Let ``torchrun`` have the reason why this process ends; whether it started this and others."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if "RANK" not in os.environ or file is None:
         return False
-    now = {"timestamp": str(int(time.time()))}
+    # It takes the earliest as the root cause: a second earlier than those that end in the same one, and say
+    # nothing.
+    when = {"timestamp": str(int(time.time()) - 1)}
     with suppress(OSError):
-        Path(file).write_text(json.dumps({"message": {"message": str(error), "extraInfo": now}}))
-    return rank != "0" and isinstance(error, Stopped | UsageError)
+        Path(file).write_text(json.dumps({"message": {"message": message, "extraInfo": when}}))
+    return True
 
 
 def _refuse(message: str) -> None:
