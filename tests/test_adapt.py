@@ -218,7 +218,7 @@ def test_every_common_encoder_is_continued(
     layers = [Layer("--steps 20", changes | seldom)]
     plan = Plan(layers=layers, preparation=[Layer("--row-length 32", short)])
     if model_type in ("deberta-v2", "mpnet"):  # their attention takes no mask of documents
-        refuse("set attention: row", "owner/tiny", tmp_path / "mine.txt", tmp_path / "out", plan)
+        refuse("set attention=row", "owner/tiny", tmp_path / "mine.txt", tmp_path / "out", plan)
         plan = replace(plan, layers=[*layers, Layer("--set attention=row", {"attention": "row"})])
     done = adapt("owner/tiny", tmp_path / "mine.txt", tmp_path / "out", plan, progress=False)
 

@@ -197,5 +197,5 @@ def test_dropout_on_the_host_has_the_right_mean_and_follows_torchs_seed() -> Non
 def test_architecture_that_cannot_separate_is_refused(
     model_type: str, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    with pytest.raises(UsageError, match=rf"'{model_type}' .*set attention: row"):
+    with pytest.raises(UsageError, match=rf"'{model_type}' .*set attention=row"):
         small(model_type, tokenizer, "documents")

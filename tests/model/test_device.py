@@ -133,11 +133,11 @@ FAST = Facts("bert", "bf16", True, True, 0.0, "model.overrides.dropout", True, 6
     ("facts", "words"),
     [
         (FAST, []),
-        (replace(FAST, precision="fp32"), ["set precision: bf16"]),
+        (replace(FAST, precision="fp32"), ["set precision=bf16"]),
         (replace(FAST, precision="fp32", computes_bf16=False), []),
         (replace(FAST, attention_dropout=0.1), ["0.1 .*set model.overrides.dropout=0.0"]),
         (replace(FAST, attention_dropout=0.1, dropout_key=None), ["config.json of the checkpoint"]),
-        (replace(FAST, compiled=False), ["set compile: auto"]),
+        (replace(FAST, compiled=False), ["set compile=auto"]),
         (replace(FAST, head_width=20), ["20 wide, .*set model.overrides.num_attention_heads"]),
         (replace(FAST, head_width=264, sets_sizes=False), ["264 wide, .*choose a checkpoint"]),
         (replace(FAST, head_width=20, precision="fp32", computes_bf16=False), []),
@@ -150,7 +150,7 @@ FAST = Facts("bert", "bf16", True, True, 0.0, "model.overrides.dropout", True, 6
         (replace(FAST, vocab_size=30522, sets_sizes=False), []),
         (replace(FAST, vocab_size=30522, precision="fp32", computes_bf16=False), []),
         (replace(FAST, devices=8), ["one of 8 devices .*--nproc-per-node 8 "]),
-        (replace(FAST, precision="fp32", compiled=False), ["precision: bf16", "compile: auto"]),
+        (replace(FAST, precision="fp32", compiled=False), ["precision=bf16", "compile=auto"]),
     ],
 )
 def test_a_slow_path_is_told_with_the_setting_that_mends_it(facts: Facts, words: list[str]) -> None:

@@ -330,6 +330,10 @@ def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, A
         ({"prepare": {"sources": ["x"]}}, "not both"),
         ({"arm": {}}, "did you mean 'arms'"),
         ({"arms": {"a/b": {}}}, "names a folder"),
+        ({"arms": {"": {}}}, "names a folder"),
+        ({"arms": {"_a": {}}}, "names a folder"),
+        ({"arms": {"a\u200bb": {}}}, "names a folder"),  # of no width
+        ({"arms": {"É": {}, "é": {}}}, "differ in capitals or blanks alone"),
         ({"arms": {"MRD": {}, "mrd": {}}}, "'MRD' and 'mrd' differ in capitals or blanks alone"),
         ({"arms": {"MRD + PTW": {}, "MRD+PTW": {}}}, "differ in capitals or blanks alone"),
         ({"arms": {"MRD": {}, "MRD ": {}}}, "end with neither a blank nor a stop"),
@@ -344,6 +348,22 @@ def test_equal_labels_refuses_what_cannot_be_known_or_scaled(values: dict[str, A
 def test_mistakes_in_a_study(values: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         StudyConfig.parse({**values, **changes})
+
+
+def test_names_of_arms_may_be_of_any_script(values: dict[str, Any]) -> None:
+    """Accents are parts of letters, however a file has them."""
+    names = ["falling e\u0301", "마스크 15%", "हिन्दी", "３割"]
+    found = StudyConfig.parse(
+        {
+            **values,
+            "arms": {name: {} for name in names},
+            "baseline": names[0],
+            "contrasts": [names[:2]],
+        }
+    )
+    assert list(found.arms) == ["falling \u00e9", *names[1:]]
+    assert found.baseline == "falling \u00e9"
+    assert found.contrasts == (("falling \u00e9", names[1]),)
 
 
 def test_an_arm_that_is_given_twice_is_refused(values: dict[str, Any], tmp_path: Path) -> None:

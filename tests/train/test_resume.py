@@ -15,13 +15,17 @@ from typer.testing import CliRunner
 
 from chronomask.cli import app
 from chronomask.data.folder import PreparedData
+from chronomask.data.scores import add_scores, scores_named
 from chronomask.errors import Stopped, UsageError
 from chronomask.model import device
+from chronomask.prepare.config import PrepareConfig
+from chronomask.prepare.pipeline import prepare
 from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import listen
 from chronomask.train.loop import pretrain
 from chronomask.train.state import State
+from tests.support.fixed_tagger import FixedTagger, stand_in_for_english
 from tests.support.tiny_training import Driver, ask_to_stop_after, assert_same_run, lines
 
 
@@ -190,6 +194,25 @@ def test_a_checkpoint_of_another_run_is_refused_and_names_what_differs(
     assert "log_every" not in message
     same = config.replace(["log_every=1", "loader_workers=0", "checkpoint.keep=1", "threads=2"])
     pretrain(same, tmp_path / "run", resume=True, progress=False)
+
+
+def test_rows_that_have_scores_since_are_made_again_as_they_were(
+    config: RunConfig, tiny_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in_for_english(monkeypatch, FixedTagger())  # as it was prepared
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data.path, data)
+    config = config.replace([f"data={data}", "steps=3", "checkpoint.every=2"])
+    pretrain(config, tmp_path / "run", progress=False)
+    (tmp_path / "run" / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000003")
+    add_scores(data, scores_named("informativeness"))
+    told = r"data fingerprint .*Scores or collocations were added .*prepare DATA/config.yaml --out FOLDER"
+    with pytest.raises(UsageError, match=told):
+        pretrain(config, tmp_path / "run", resume=True, progress=False)
+    prepare(PrepareConfig.of(data / "config.yaml"), tmp_path / "again", progress=False)
+    mended = config.replace([f"data={tmp_path / 'again'}"])
+    pretrain(mended, tmp_path / "run", resume=True, progress=False)
 
 
 def test_another_precision_than_the_run_began_in_is_told(

@@ -83,7 +83,7 @@ def test_a_run_says_once_what_makes_it_slow(
     said = [line for line in caplog.messages if line.startswith("slower than it need be")]
     assert len(said) == 3
     assert "set model.overrides.attention_probs_dropout_prob=0.0" in said[0]
-    assert "set compile: auto" in said[1]
+    assert "set compile=auto" in said[1]
     assert "one of 4 devices is used: torchrun --nproc-per-node 4 -m chronomask" in said[2]
 
 
@@ -117,7 +117,7 @@ def test_the_slower_precision_on_a_processor_is_told_with_the_way_out(
         )
     said = [line for line in caplog.messages if line.startswith("slower than it need be")]
     assert len(said) == (told is not None)
-    assert all(str(told) in line and "set precision: auto" in line for line in said)
+    assert all(str(told) in line and "set precision=auto" in line for line in said)
     in_force = json.loads((tmp_path / "run" / "environment.json").read_text())["precision"]
     assert in_force == (
         "bf16" if precision == "bf16" or (precision == "auto" and faster) else "fp32"

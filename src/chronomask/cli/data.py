@@ -88,7 +88,10 @@ def data_score(
         ),
     ],
 ) -> None:
-    """Store how hard each token is beside the rows, so that masking can use it."""
+    """Store how hard each token is beside the rows, so that masking can use it.
+
+    A run that has begun on the rows does not go on with them then.
+    """
     from chronomask.data.scores import add_scores, scores_named
 
     data = add_scores(folder, scores_named(scores))
@@ -108,7 +111,10 @@ def data_ngrams(
     ] = 3.0,
     quiet: Quiet = False,
 ) -> None:
-    """Find the collocations of two to five words, for `masking.strategy.kind=pmi` to mask together."""
+    """Find the collocations of two to five words, for `masking.strategy.kind=pmi` to mask together.
+
+    A run that has begun on the rows does not go on with them then.
+    """
     from chronomask.data.folder import PreparedData
     from chronomask.data.ngrams import add_ngrams, find_ngrams
 

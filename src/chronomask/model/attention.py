@@ -376,9 +376,9 @@ def check_supported(model: PreTrainedModel, scope: AttentionScope, causal: bool 
     if causal:
         raise UsageError(
             f"model type '{config.model_type}' {why}, so its tokens could see the next token, which causal "
-            "rows predict; set objective: {kind: mlm}, or choose another model, such as bert or modernbert"
+            "rows predict; set objective.kind=mlm, or choose another model, such as bert or modernbert"
         )
     raise UsageError(
         f"model type '{config.model_type}' {why}, so packed documents would see each other; "
-        "set attention: row to accept that, or choose another model"
+        "set attention=row to accept that, or choose another model"
     )

@@ -174,7 +174,7 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     if not model.supports_gradient_checkpointing:
         raise UsageError(
             f"model type '{model.config.model_type}' cannot compute activations again; "
-            "set activation_checkpointing: false, or raise micro_batches to save memory"
+            "set activation_checkpointing=false, or raise micro_batches to save memory"
         )
     # transformers renamed it; versions without the new name have the old one
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)

@@ -301,7 +301,7 @@ def slow_paths(facts: Facts) -> list[str]:
     if facts.precision == "fp32" and facts.computes_bf16:
         found.append(
             "matrix products and attention run in float32, several times slower than bfloat16 on this "
-            "device: set precision: bf16"
+            "device: set precision=bf16"
         )
     if not facts.named_attention:
         found.append(
@@ -329,7 +329,7 @@ def slow_paths(facts: Facts) -> list[str]:
             f"of {_FAST_MULTIPLE} up to {_WIDEST_HEAD}: {mend}"
         )
     if not facts.compiled:
-        found.append("the model is not compiled: set compile: auto")
+        found.append("the model is not compiled: set compile=auto")
     if facts.precision == "bf16" and facts.sets_sizes and facts.vocab_size % _FAST_MULTIPLE:
         filled_up = -(-facts.vocab_size // _FAST_MULTIPLE) * _FAST_MULTIPLE
         found.append(
@@ -349,10 +349,10 @@ def slow_on_host(precision: Literal["fp32", "bf16"]) -> list[str]:
     if precision == precision_on(torch.device("cpu"), "auto"):
         return []
     if precision == "bf16":
-        return ["this processor computes bfloat16 slower than float32: set precision: auto"]
+        return ["this processor computes bfloat16 slower than float32: set precision=auto"]
     return [
         "matrix products run in float32, half as fast as in bfloat16 on this processor or slower: set "
-        "precision: auto"
+        "precision=auto"
     ]
 
 

@@ -85,7 +85,7 @@ def _check_reads_forwards(
     if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
         raise UsageError(
             f"model type '{model.config.model_type}' lets tokens see the next one, which causal rows "
-            "predict: set objective: {kind: mlm}, or choose another model, such as bert or modernbert"
+            "predict: set objective.kind=mlm, or choose another model, such as bert or modernbert"
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
+from unicodedata import category, normalize
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -22,15 +23,22 @@ Seed = Annotated[int, Field(ge=0)]
 
 def _names_a_folder(name: str) -> str:
     """The name of an arm, as the name of a folder on every file system."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._+=%,()-]*", name) or name[-1] in " .":
+    kinds = [category(character)[0] for character in name]
+    fits = all(
+        kind in "LNM" or character in " ._+=%,()-"
+        for kind, character in zip(kinds, name, strict=True)
+    )
+    if kinds[:1] not in (["L"], ["N"]) or not fits or name[-1] in " .":
         raise ValueError(
-            "the name of an arm names a folder: begin with a letter (A to Z, a to z) or a digit, go on with "
+            "the name of an arm names a folder: begin with a letter or a digit of any script, go on with "
             "these, blanks and . _ + = % , ( ) -, and end with neither a blank nor a stop"
         )
     return name
 
 
-ArmName = Annotated[str, Field(max_length=60), AfterValidator(_names_a_folder)]
+Composed = Annotated[str, AfterValidator(partial(normalize, "NFC"))]
+"""A name whose accents are parts of letters, however a file has them."""
+ArmName = Annotated[Composed, Field(max_length=60), AfterValidator(_names_a_folder)]
 
 
 class TaskPlan(Config):
@@ -57,9 +65,9 @@ class StudyConfig(Config):
     """text to prepare in the study's folder; without it ``base.data`` names prepared data"""
     arms: Annotated[dict[ArmName, dict[str, Any]], Field(min_length=1)]
     """name → fields of the run config that differ, nested or dotted; see :mod:`chronomask.study.arms`"""
-    baseline: str = ""
+    baseline: Composed = ""
     """the arm that others are compared with; the first one if not given"""
-    contrasts: tuple[tuple[str, str], ...] = ()
+    contrasts: tuple[tuple[Composed, Composed], ...] = ()
     """pairs of arms that the study is about, ``[A, B]`` for A minus B: they alone are tested, with Holm's
     correction over them, of the headline by itself and of all other measures together; every other difference
     is exploratory. None: all arms against the baseline are tested"""

@@ -188,14 +188,20 @@ def config_of(checkpoint: Checkpoint) -> RunConfig:
         raise RunError(f"the checkpoint's config cannot be read: {error}") from None
 
 
+_OWN_SETTINGS = "Resume with the run's own config.yaml and data"
+_OWN_DATA = (
+    "Scores or collocations were added to the data since, or it was prepared otherwise: make it again as it "
+    "was in another folder (chronomask prepare DATA/config.yaml --out FOLDER) and name that with --data"
+)
+
+
 class OtherRun(UsageError):
     """A run was to go on with other settings or data: what differs, and how it goes on."""
 
-    def __init__(self, difference: str) -> None:
+    def __init__(self, difference: str, way_out: str) -> None:
         self.difference = difference
         super().__init__(
-            f"{difference}. Resume with the run's own config.yaml; to go on with other settings, give "
-            "pretrain --branch and another output folder"
+            f"{difference}. {way_out}; to go on otherwise, give pretrain --branch and another output folder"
         )
 
 
@@ -205,8 +211,9 @@ def check_same_run(
     """The config it was saved with, and that with which the run goes on: ``config``, on the same held-out
     rows unless it names others. Refuses another run: OtherRun names every field that differs.
     """
-    problems = []
+    problems, way_out = [], _OWN_SETTINGS
     if checkpoint.state["data_fingerprint"] != fingerprint:
+        way_out = _OWN_DATA
         problems.append(
             f"data fingerprint (checkpoint {checkpoint.state['data_fingerprint'][:12]}…, "
             f"now {fingerprint[:12]}…)"
@@ -218,9 +225,11 @@ def check_same_run(
     config = config.model_copy(update={"validation": validation})
     for key, (old, new) in unchangeable(before, config).items():
         problems.append(f"{key} (checkpoint {old!r}, now {new!r})")
+        way_out = _OWN_SETTINGS
     if problems:
         raise OtherRun(
-            f"{checkpoint.path} belongs to another run; these differ: {'; '.join(problems)}"
+            f"{checkpoint.path} belongs to another run; these differ: {'; '.join(problems)}",
+            way_out,
         )
     return before, config
 

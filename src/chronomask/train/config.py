@@ -243,7 +243,7 @@ class RunConfig(Config):
         if still is not None:
             raise ValueError(
                 f"masking.progress 'masked_tokens' stands still where nothing is masked, and masking.ratio "
-                f"'{kind_of(ratio)}' is 0 at progress {still:g}: set masking.progress: steps, or a ratio "
+                f"'{kind_of(ratio)}' is 0 at progress {still:g}: set masking.progress=steps, or a ratio "
                 "above 0 there"
             )
 
