@@ -79,7 +79,8 @@ class FineTuning(Config):
     max_gradient_norm: Positive = 1.0
     """gradients longer than this are shortened to it"""
     precision: Precision = "fp32"
-    """of matrix products, weights and sums are float32; auto: bf16 on CUDA devices that compute it"""
+    """of matrix products, weights and sums are float32; auto: bf16 where the device is
+    faster with it"""
     device: Device = "auto"
     """auto: a CUDA device if there is one"""
     limit: AtLeastOne | None = None

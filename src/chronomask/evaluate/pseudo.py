@@ -59,7 +59,8 @@ class PseudoLikelihood(Config):
     """tokens of a forward pass, over all its masked copies; none: 2048 on the host (what stays in its
     caches), 65536 on a CUDA device"""
     precision: Precision = "fp32"
-    """of matrix products, weights and sums are float32; auto: bf16 on CUDA devices that compute it"""
+    """of matrix products, weights and sums are float32; auto: bf16 where the device is
+    faster with it"""
     device: Device = "auto"
     """auto: a CUDA device if there is one"""
     limit: Annotated[int, Field(ge=1)] | None = None

@@ -31,7 +31,8 @@ class Pooling(Config):
     batch_tokens: Annotated[int, Field(ge=1)] = 16384
     """tokens of a forward pass"""
     precision: Precision = "fp32"
-    """of matrix products, weights and sums are float32; auto: bf16 on CUDA devices that compute it"""
+    """of matrix products, weights and sums are float32; auto: bf16 where the device is
+    faster with it"""
     device: Device = "auto"
     """auto: a CUDA device if there is one"""
     limit: Annotated[int, Field(ge=1)] | None = None
