@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 from importlib import import_module
@@ -16,7 +17,10 @@ import torch
 
 import chronomask as cm
 from chronomask.data.folder import PreparedData
+from chronomask.errors import Stopped, UsageError
 from chronomask.prepare import pipeline
+from chronomask.prepare.pipeline import OtherData
+from chronomask.train.checkpoint import OtherRun
 from tests.support.corpus import made_up_text
 from tests.support.documents import python_blocks
 from tests.support.fixed_tagger import FixedTagger, stand_in_for_english
@@ -221,3 +225,19 @@ def test_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monkey
     assert names["losses"].requires_grad
     assert names["batch"].num_predicted == len(names["losses"]) > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_rooms_and_errors_go_to_other_processes() -> None:
+    """A pool of processes sends what it is to call, and gets back what that raised."""
+    for room in ("adapt", "evaluate", "prepare", "report", "study"):
+        assert pickle.loads(pickle.dumps(getattr(cm, room))) is getattr(cm, room)
+    for error in (
+        Stopped("asked", 15),
+        OtherData("of another config"),
+        OtherRun("of another run", "a way"),
+        UsageError("no"),
+    ):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+        assert vars(again) == vars(error)

@@ -17,7 +17,14 @@ __version__ = "0.2.0"
 _HOMES = {
     "chronomask.data.loader": ("RowLoader",),
     "chronomask.data.mixture": ("open_data",),
-    "chronomask.errors": ("ChronomaskError", "DataError", "RunError", "UsageError"),
+    "chronomask.errors": (
+        "ChronomaskError",
+        "DataError",
+        "OutOfTime",
+        "RunError",
+        "Stopped",
+        "UsageError",
+    ),
     "chronomask.integrations.lightning": ("TimeVariantMasking",),
     "chronomask.integrations.order": ("KeyedLoader", "with_row_ids"),
     "chronomask.integrations.step": ("StepMasking",),
@@ -77,6 +84,10 @@ class _Room(ModuleType):
     def __call__(self, *args: Any, **options: Any) -> Any:
         """What the room's own function says."""
         return _function_of(self)(*args, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which is given the function by its name, as any other."""
+        return import_module, (self.__name__,)
 
     @property
     def __signature__(self) -> Any:

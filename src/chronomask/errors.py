@@ -38,6 +38,16 @@ class ChronomaskError(Exception):
         """``message``: what acts on a terminal is escaped in it, for it may hold names of any file."""
         super().__init__("\n".join(map(printable, message.split("\n"))))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, for another process: a subclass need not take what it was made of."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[ChronomaskError], args: tuple[Any, ...], values: dict[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(values)
+    return error
+
 
 class UsageError(ChronomaskError):
     """A request that cannot be met: an unknown name, key or value, or a path that does not exist."""

@@ -209,7 +209,7 @@ class PreparedData(WithManifest):
     """A prepared folder, opened for reading."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
+        self.path = path.absolute()  # a notebook may change its folder
         self.manifest = manifest
         self._splits: dict[str, PreparedSplit] = {}
 

@@ -33,6 +33,7 @@ from chronomask.model.attention import without_cudnn
 from chronomask.model.device import cuda_graphs, peak_memory, use_own_cores
 from chronomask.model.flash import own_kernels_after
 from chronomask.model.head import compile_budget
+from chronomask.model.isolation import isolated
 from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
 from chronomask.storage import read_object, read_text, write_json
@@ -90,11 +91,8 @@ def pretrain(
     config = RunConfig.of(config, **changes)
     folder = RunFolder(Path(out))
     folder.check_free(resume)
-    if config.threads is None:
-        use_own_cores()
-    else:
-        torch.set_num_threads(config.threads)
     with (
+        isolated(),
         determinism(config.deterministic),
         own_kernels_after(),
         without_cudnn(),  # a model's own attention may be given a mask
@@ -104,6 +102,10 @@ def pretrain(
         compile_budget() if compiles(config, world.device) else nullcontext(),
         cuda_graphs() if config.compile == "graphs" else nullcontext(),
     ):
+        if config.threads is None:
+            use_own_cores()
+        else:
+            torch.set_num_threads(config.threads)
         config.sizes.refuse_too_few(world.size)
         found = None
         if config.hours is not None:

@@ -1,0 +1,100 @@
+"""What a caller has set in torch changes no number of ours, and is as it was afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from chronomask.data.folder import PreparedData
+from chronomask.model.isolation import isolated
+from chronomask.train.config import RunConfig
+from chronomask.train.loop import pretrain
+from tests.support.tiny_training import run_values, weights_of
+
+
+@contextmanager
+def doubles() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def elsewhere() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+SETTINGS: list[Callable[[], AbstractContextManager[object]]] = [
+    torch.no_grad,
+    torch.inference_mode,
+    lambda: torch.autocast("cpu", torch.bfloat16),
+    doubles,
+    elsewhere,
+]
+
+
+@pytest.fixture(scope="module")
+def weights(
+    tiny_data: PreparedData, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    """Of a run of a few steps."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    pretrain(short(tiny_data), out, progress=False)
+    return weights_of(out)
+
+
+def short(data: PreparedData) -> RunConfig:
+    return RunConfig.parse(run_values(data) | {"steps": 2, "threads": 1})
+
+
+@pytest.mark.parametrize(
+    "setting", SETTINGS, ids=["grad", "inference", "autocast", "dtype", "device"]
+)
+def test_training_is_the_same_and_leaves_it(
+    setting: Callable[[], AbstractContextManager[object]],
+    weights: dict[str, torch.Tensor],
+    tiny_data: PreparedData,
+    tmp_path: Path,
+) -> None:
+    def now() -> tuple[object, ...]:
+        return (
+            torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), torch.get_num_threads(),
+        )  # fmt: skip
+
+    with setting():
+        before = now()
+        pretrain(short(tiny_data), tmp_path / "run", progress=False)
+        assert now() == before
+    found = weights_of(tmp_path / "run")
+    assert all(torch.equal(found[name], own) for name, own in weights.items())
+
+
+def test_random_numbers_and_threads_go_on_as_if_nothing_had_been() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    threads = torch.get_num_threads()
+    with isolated():
+        torch.manual_seed(8)
+        torch.rand(100)
+        torch.set_num_threads(threads + 1)
+    assert torch.equal(torch.rand(4), expected)
+    assert torch.get_num_threads() == threads
+
+
+def test_it_is_put_back_after_an_error() -> None:
+    with doubles():
+        with pytest.raises(ZeroDivisionError), isolated():
+            _ = 1 / 0
+        assert torch.get_default_dtype() == torch.float64
