@@ -17,14 +17,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "chronomask.data.loader": ("RowLoader",),
     "chronomask.data.mixture": ("open_data",),
-    "chronomask.errors": (
-        "ChronomaskError",
-        "DataError",
-        "OutOfTime",
-        "RunError",
-        "Stopped",
-        "UsageError",
-    ),
+    "chronomask.errors": ("ChronomaskError", "DataError", "RunError", "UsageError"),
     "chronomask.integrations.lightning": ("TimeVariantMasking",),
     "chronomask.integrations.order": ("KeyedLoader", "with_row_ids"),
     "chronomask.integrations.step": ("StepMasking",),
