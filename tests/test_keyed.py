@@ -99,3 +99,14 @@ def test_all_streams_at_once_are_the_streams_one_by_one() -> None:
     together = keyed.keys_by_stream(11, epoch, row)
     for stream in Stream:
         np.testing.assert_array_equal(together[stream], keyed.row_keys(11, stream, epoch, row))
+
+
+def test_a_seed_may_be_a_number_of_numpy() -> None:
+    """As ``rng.integers`` gives them."""
+    for seed in (np.int64(3), np.int32(3), np.uint8(3), np.int64(-1)):
+        assert keyed.row_keys(seed, Stream.SELECT, 0, 5) == keyed.row_keys(
+            int(seed), Stream.SELECT, 0, 5
+        )  # pyright: ignore[reportArgumentType]
+        one = np.array([5])
+        both = [keyed.keys_by_stream(given, one, one) for given in (seed, int(seed))]  # pyright: ignore[reportArgumentType]
+        assert np.array_equal(*both)

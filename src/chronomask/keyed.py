@@ -110,7 +110,7 @@ def row_keys(
     seed: int, stream: Stream, epoch: np.ndarray | int, row: np.ndarray | int
 ) -> np.ndarray:
     """uint64 key(s) for (seed, stream, epoch, row); ``epoch`` and ``row`` broadcast together."""
-    start = _absorb(np.uint64(seed % 2**64), np.uint64(0))
+    start = _absorb(np.uint64(int(seed) % 2**64), np.uint64(0))
     by_epoch = _absorb(start, np.asarray(epoch).astype(np.uint64))
     base = _absorb(by_epoch, np.asarray(row).astype(np.uint64))
     return _absorb(base, np.uint64(int(stream)))
@@ -122,7 +122,7 @@ def keys_by_stream(seed: int, epoch: np.ndarray, row: np.ndarray) -> np.ndarray:
     ``epoch`` and ``row``: integers [B]. One compiled call, for those who need several streams.
     """
     keys = np.empty((_NUM_STREAMS, row.size), np.uint64)
-    _fill_keys(np.uint64(seed % 2**64), epoch.astype(np.uint64), row.astype(np.uint64), keys)
+    _fill_keys(np.uint64(int(seed) % 2**64), epoch.astype(np.uint64), row.astype(np.uint64), keys)
     return keys
 
 

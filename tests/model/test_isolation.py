@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chronomask.data.folder import PreparedData
-from chronomask.model.isolation import isolated
+from chronomask.model.isolation import isolation
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from tests.support.tiny_training import run_values, weights_of
@@ -85,7 +85,7 @@ def test_random_numbers_and_threads_go_on_as_if_nothing_had_been() -> None:
     expected = torch.rand(4)
     torch.manual_seed(3)
     threads = torch.get_num_threads()
-    with isolated():
+    with isolation():
         torch.manual_seed(8)
         torch.rand(100)
         torch.set_num_threads(threads + 1)
@@ -95,6 +95,6 @@ def test_random_numbers_and_threads_go_on_as_if_nothing_had_been() -> None:
 
 def test_it_is_put_back_after_an_error() -> None:
     with doubles():
-        with pytest.raises(ZeroDivisionError), isolated():
+        with pytest.raises(ZeroDivisionError), isolation():
             _ = 1 / 0
         assert torch.get_default_dtype() == torch.float64

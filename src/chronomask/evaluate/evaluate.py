@@ -92,10 +92,10 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
     """
     from chronomask.model.attention import without_cudnn  # brings torch, as tasks that run do
     from chronomask.model.device import use_own_cores
-    from chronomask.model.isolation import isolated
+    from chronomask.model.isolation import isolation
 
     try:
-        with isolated(), without_cudnn():  # a model's own attention may be given a mask
+        with isolation(), without_cudnn():  # a model's own attention may be given a mask
             use_own_cores()
             return task.run(model, task_data, seed, progress)
     except Exception as error:

@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-__all__ = ["isolated"]
+__all__ = ["isolation"]
 
 
 @contextmanager
-def isolated() -> Iterator[None]:
+def isolation() -> Iterator[None]:
     """While open torch is set as a process begins with it; afterwards as it was, generators and the number
     of threads included.
     """

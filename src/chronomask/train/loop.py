@@ -33,7 +33,7 @@ from chronomask.model.attention import without_cudnn
 from chronomask.model.device import cuda_graphs, peak_memory, use_own_cores
 from chronomask.model.flash import own_kernels_after
 from chronomask.model.head import compile_budget
-from chronomask.model.isolation import isolated
+from chronomask.model.isolation import isolation
 from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
 from chronomask.storage import read_object, read_text, write_json
@@ -92,7 +92,7 @@ def pretrain(
     folder = RunFolder(Path(out))
     folder.check_free(resume)
     with (
-        isolated(),
+        isolation(),
         determinism(config.deterministic),
         own_kernels_after(),
         without_cudnn(),  # a model's own attention may be given a mask
