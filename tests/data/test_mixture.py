@@ -161,6 +161,10 @@ def test_validation_takes_from_every_part(paths: list[str]) -> None:
     every = np.concatenate([each.row_id for each in validation_batches(held_out, 99, 5)])
     assert sorted(every.tolist()) == list(range(12))
     assert (every // 4).tolist() == [0, 1, 2] * 4
+    assert (
+        open_data([paths[0]]).split("train").num_rows
+        == open_data(parts[:1]).split("train").num_rows
+    )
     alone = open_data(parts[:1]).split("held_out")
     assert every[::3].tolist() == alone.first_rows(99, shuffled=True).tolist()
 

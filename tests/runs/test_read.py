@@ -90,6 +90,11 @@ def test_all_folders_are_looked_at_before_one_is_read(folder: Path, tmp_path: Pa
         read_runs([folder, tmp_path / "nowhere"])
 
 
+def test_a_path_alone_is_one_run(folder: Path) -> None:
+    for path in (folder, str(folder)):
+        assert [run.path for run in read_runs(path)] == [folder]
+
+
 def test_no_run_at_all() -> None:
     with pytest.raises(UsageError, match="no run folder given"):
         read_runs([])

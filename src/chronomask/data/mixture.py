@@ -58,8 +58,8 @@ DataChoice = Annotated[
 """A folder of prepared data, or a mixture of several; a part's path alone has weight 1."""
 
 
-def open_data(data: str | Path | Sequence[DataPart]) -> PreparedData | MixedData:
-    """Prepared data, or a mixture of several.
+def open_data(data: str | Path | Sequence[str | Path | DataPart]) -> PreparedData | MixedData:
+    """Prepared data, or a mixture of several; a part's path alone has weight 1.
 
     Raises as :meth:`PreparedData.open` does, and :class:`UsageError` where the parts do not fit together.
     """
@@ -67,8 +67,9 @@ def open_data(data: str | Path | Sequence[DataPart]) -> PreparedData | MixedData
         return PreparedData.open(data)
     if not data:
         raise UsageError("data is an empty list; name at least one folder of prepared data")
-    parts = [PreparedData.open(part.path) for part in data]
-    return MixedData(parts, shares([part.weight for part in data]))
+    named = [DataPart(path=str(part)) if isinstance(part, str | Path) else part for part in data]
+    parts = [PreparedData.open(part.path) for part in named]
+    return MixedData(parts, shares([part.weight for part in named]))
 
 
 def shares(weights: Sequence[float]) -> list[int]:

@@ -78,12 +78,14 @@ class Run:
         return self.metrics.last(key)
 
 
-def read_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """The runs in the order given.
+def read_runs(paths: str | Path | Sequence[str | Path]) -> list[Run]:
+    """The runs in the order given; a path alone is one of them.
 
     Raises :class:`UsageError` for no folder, a folder given twice or one that is no run, and
     :class:`DataError` for results files that cannot be read.
     """
+    if isinstance(paths, str | Path):
+        paths = [paths]
     if not paths:
         raise UsageError("no run folder given; name at least one folder written by pretrain")
     folders = [Path(path) for path in paths]
