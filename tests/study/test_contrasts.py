@@ -341,7 +341,7 @@ def _contrasts_that_cannot_be_tested_are_named(study: Study) -> None:
 
     study.run_of("decay", 0).summary.unlink()
     found = json.loads(compare_study(study).read_text())
-    assert found["notices"][-1].endswith("is not tested: no run of “decay” is complete.")
+    assert found["notices"][-1].endswith("is not tested: no run of “decay” is left to compare.")
     assert "not tested: no run of “decay”" in report_of_study(study.folder).read_text()
 
 
