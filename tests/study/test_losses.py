@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chronomask.report.answer import answer
+from chronomask.report.sentences import findings
 from chronomask.runs.read import read_run
 from chronomask.study.command import report
 from chronomask.study.contrasts import compare_runs
@@ -50,6 +51,9 @@ def seeds_of(found: dict[str, Any]) -> dict[str, list[str]]:
 def test_a_seed_in_which_a_run_diverged_is_no_arms(tmp_path: Path) -> None:
     found = compared(tmp_path, half="0 1!", quarter="0 1 2")
     assert seeds_of(found) == {"half": ["0"], "quarter": ["0"]}
+    assert found["notices"][1:] == [
+        "Losses are compared on the seeds that all arms have; left out: “quarter” seed 2."
+    ]
     # With none in common it does not come back for the others.
     found = compared(tmp_path / "none", half="0! 1", quarter="0 2")
     assert seeds_of(found) == {"half": ["1"], "quarter": ["2"]}
@@ -104,3 +108,25 @@ def test_arms_that_share_no_seed_have_their_own_and_no_interval_between_them(
     assert own["difference_low"] is None
     assert [own["low"] is None, own["covers"] == []] == [quarter == "1"] * 2
     assert found["notices"][-1].startswith("No seed is common to all arms")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "weights", "alike"),
+    [
+        ({"half": "0", "quarter": "1 2"}, "abc", False),  # none is shared
+        ({"half": "0 1", "quarter": "1 2"}, "abbc", True),
+        ({"half": "0 1", "quarter": "1 2"}, "abcd", False),
+        ({"half": "0 1", "quarter": "0 1"}, "abac", False),
+    ],
+)
+def test_a_like_start_is_that_of_the_seeds_that_arms_share(
+    tmp_path: Path, seeds: dict[str, str], weights: str, alike: bool
+) -> None:
+    compared(tmp_path, **seeds)
+    folders = [tmp_path / f"{arm}-{seed}" for arm, own in seeds.items() for seed in own.split()]
+    for folder, letter in zip(folders, weights, strict=True):
+        noted = {"initial_weights_sha256": letter, "data_fingerprint": "d"}
+        (folder / "environment.json").write_text(json.dumps(noted))
+    found, _ = compare_runs([read_run(path) for path in folders], "made up")
+    assert found["shared_start"] is alike
+    assert ("from the same initial weights" in findings(found, {})[0]) is alike

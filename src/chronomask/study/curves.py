@@ -19,7 +19,8 @@ from chronomask.errors import DataError
 from chronomask.report.comparison import AXIS_NAMES, FREQUENCIES, LOSS, LOSSES, MEAN_LOSS, PAIRS
 from chronomask.runs.layout import MODEL
 from chronomask.runs.read import Run
-from chronomask.study.gather import ArmRuns, Gathered, predictions_of
+from chronomask.study.gather import ArmRuns, Gathered
+from chronomask.study.notices import predictions_of
 from chronomask.study.statistics import Floats, Interval, half_width, mean_intervals
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ are refused; of other runs that is said beside the numbers.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +15,11 @@ from typing import Any
 from chronomask.errors import DataError, RunError
 from chronomask.report.arms import group_by_arm
 from chronomask.report.comparison import first_few, flatten, join_words, task_title
-from chronomask.report.yardstick_tables import last_yardsticks
 from chronomask.runs.layout import RunFolder, step_of
 from chronomask.runs.read import Run, read_run
 from chronomask.runs.result import TaskResult, read_results
+from chronomask.study.notices import data_notices, device_notices, few_notices
 from chronomask.study.units import START_KEYS, Study, Unit, check_shared_start, steps_of
-from chronomask.yardsticks import YARDSTICKS, few_in_words, telling_predictions
 
 __all__ = [
     "ArmRuns",
@@ -30,7 +28,6 @@ __all__ = [
     "TaskResults",
     "from_runs",
     "from_study",
-    "predictions_of",
 ]
 
 Pair = tuple[int, int]
@@ -112,13 +109,15 @@ class Gathered:
         }
 
     def shared_start(self) -> bool:
-        """Whether runs of a seed began with the same weights on the same data, as they noted it."""
-        starts: dict[int, set[tuple[str | None, ...]]] = {}
-        for arm in self.arms:
-            for seed, run in arm.runs.items():
-                noted = tuple(run.environment.get(key) for key in START_KEYS)
-                starts.setdefault(seed, set()).add(noted)
-        return all(len(found) == 1 and None not in next(iter(found)) for found in starts.values())
+        """Whether arms share seeds, and runs of each of these noted the same first weights and data."""
+        starts: dict[int, list[tuple[str | None, ...]]] = {}
+        for run, seed in ((run, seed) for arm in self.arms for seed, run in arm.runs.items()):
+            noted = tuple(run.environment.get(key) for key in START_KEYS)
+            starts.setdefault(seed, []).append(noted)
+        shared = [found for found in starts.values() if len(found) > 1]
+        return bool(shared) and all(
+            len(set(found)) == 1 and None not in found[0] for found in shared
+        )
 
     def with_other_weights(self) -> list[str]:
         """The arms of which a run began with other weights than the baseline's of its seed."""
@@ -231,27 +230,9 @@ def _not_shared(
 
 def _note_unlike(gathered: Gathered) -> None:
     """Add notices of runs whose losses or times do not compare, or rest on too little."""
-    found = _data_notices(gathered.runs)
+    found = data_notices(gathered.runs)
     gathered.losses_compare = not found
-    gathered.notices += [*found, *_device_notices(gathered.runs), *_few_notices(gathered.runs)]
-
-
-def _few_notices(runs: Sequence[Run]) -> list[str]:
-    """Of the run whose last validation rests on the fewest predictions, where these are too few."""
-    found: list[tuple[float, str]] = []
-    for run in runs:
-        counts = last_yardsticks(run, "yardstick_count")
-        numbers = [int(counts.get(own.name, 0)) for own in YARDSTICKS]
-        at_ratio = run.validation.last("num_predicted") if len(run.validation) else math.nan
-        if counts and math.isfinite(at_ratio) and (few := few_in_words(int(at_ratio), numbers)):
-            found.append((telling_predictions(int(at_ratio), numbers), few))
-    if not found:
-        return []
-    few = min(found)[1]
-    return [
-        f"{few[:1].upper()}{few[1:]}. Intervals over seeds do not have that in them, for all runs answer the "
-        "same predictions: hold out more text, or raise validation.rows."
-    ]
+    gathered.notices += [*found, *device_notices(gathered.runs), *few_notices(gathered.runs)]
 
 
 def _with_differences(arms: Sequence[ArmRuns]) -> list[ArmRuns]:
@@ -465,46 +446,3 @@ def _differing(left: Any, right: Any) -> str:
 
 def _as_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
-
-
-def predictions_of(runs: Iterable[Run]) -> list[int]:
-    """On how many predictions the runs' last validations rest: the different numbers, rising."""
-    found = {run.validation.last("num_predicted") for run in runs}
-    return sorted(int(number) for number in found if number == number)
-
-
-def _device_notices(runs: Iterable[Run]) -> list[str]:
-    """A notice if runs were made on unlike devices: their times do not compare."""
-    names = {
-        str(run.environment.get("device_name") or run.environment.get("processor")) for run in runs
-    } - {"None"}
-    if len(names) < 2:
-        return []
-    return [f"Runs were made on {' and '.join(sorted(names))}: do not compare their times."]
-
-
-def _data_notices(runs: Sequence[Run]) -> list[str]:
-    """Notices where the losses of runs do not compare."""
-    found = []
-    ratios = {float(ratio) for run in runs for ratio in run.validation["masking_ratio"]}
-    if len({run.summary.get("data_fingerprint") for run in runs if run.summary}) > 1:
-        found.append(
-            "These runs were not trained on the same prepared data: do not compare their losses."
-        )
-    if len({ratio for ratio in ratios if ratio == ratio}) > 1:
-        found.append(
-            "These runs were not validated at the same masking ratio: do not compare their losses."
-        )
-    numbers = predictions_of(runs)
-    orders = {(run.config.get("validation") or {}).get("order", "data") == "data" for run in runs}
-    if not found and (len(numbers) > 1 or len(orders) > 1):
-        several = (
-            ""
-            if len(numbers) < 2
-            else f" rest on {numbers[0]:,} to {numbers[-1]:,} predictions, and"
-        )
-        found.append(
-            "These runs were not validated on the same held-out rows (validation.rows, validation.order): "
-            f"their losses{several} are not those of the same words."
-        )
-    return found

@@ -52,7 +52,7 @@ def runs_to_compare(gathered: Gathered) -> tuple[RunsByArm, list[str]]:
             finite[arm.name] = kept
             diverged.update(lost)
         if lost:
-            notices.append(_diverged(arm.name, lost, stays=arm.name in finite))
+            notices.append(_divergence(arm.name, lost, stays=arm.name in finite))
     left = {
         name: {seed: run for seed, run in runs.items() if seed not in diverged}
         for name, runs in finite.items()
@@ -68,12 +68,18 @@ def runs_to_compare(gathered: Gathered) -> tuple[RunsByArm, list[str]]:
     common = set.intersection(*map(set, arms.values()))
     if not common:
         return arms, [*notices, _of_unlike_seeds(arms)]
+    alone = {name: [seed for seed in runs if seed not in common] for name, runs in arms.items()}
+    if beside := [f"“{name}” {_seeds(seeds)}" for name, seeds in alone.items() if seeds]:
+        notices.append(
+            "Losses are compared on the seeds that all arms have; left out: "
+            f"{join_words(first_few(beside))}."
+        )
     return {
         name: {seed: runs[seed] for seed in sorted(common)} for name, runs in arms.items()
     }, notices
 
 
-def _diverged(arm: str, seeds: Sequence[int], *, stays: bool) -> str:
+def _divergence(arm: str, seeds: Sequence[int], *, stays: bool) -> str:
     """A notice of an arm's runs whose training went out of bounds; ``stays``: it has others."""
     what = (
         "its seed is left out of every comparison of losses, of all arms"
