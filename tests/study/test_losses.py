@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from chronomask.report.answer import answer
 from chronomask.report.sentences import findings
+from chronomask.report.tables import task_table
 from chronomask.runs.read import read_run
 from chronomask.study.command import report
 from chronomask.study.contrasts import compare_runs
@@ -108,6 +110,18 @@ def test_arms_that_share_no_seed_have_their_own_and_no_interval_between_them(
     assert own["difference_low"] is None
     assert [own["low"] is None, own["covers"] == []] == [quarter == "1"] * 2
     assert found["notices"][-1].startswith("No seed is common to all arms")
+    number = len(quarter.split())
+    note = task_table(found["tasks"][0], found, {"half": 0, "quarter": 1})["note"]
+    if number == 1:
+        assert note.startswith("1 pre-training seed, 1 result an arm")
+        assert note.endswith("One seed: no intervals.")
+    else:
+        assert note.startswith("1 to 2 pre-training seeds, 1 to 2 results an arm")
+        assert note.endswith("Intervals allow for other pre-training seeds.")
+    for name in ("tasks", "differences"):
+        lines = (tmp_path / "page" / "csv" / f"{name}.csv").read_text().splitlines()
+        last = next(line for line in csv.DictReader(lines) if line["arm"] == "quarter")
+        assert last["pre_training_seeds"] == str(number)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What must be known beside the numbers of runs, a sentence each: that they do not compare, or rest on little."""
+"""What must be known beside the numbers of runs: that they do not compare, or rest on little."""
 
 from __future__ import annotations
 
