@@ -25,11 +25,13 @@ __all__ = [
     "arms_table",
     "group_by_arm",
     "group_mean",
+    "identity_of",
     "mean_ratios",
     "mean_row",
     "mean_run",
     "present_classes",
     "ratios_of",
+    "seed_of",
 ]
 
 _SEED_AT_END = re.compile(r"[\s_.,:#(-]*(seed)?[\s_:=-]*\d+\)?$", re.IGNORECASE)
@@ -73,8 +75,8 @@ def group_by_arm(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
     """
     groups: list[tuple[str, dict[int, Run]]] = []
     for run in runs:
-        seed = _seed_of(run)
-        identity = _identity(run)
+        seed = seed_of(run)
+        identity = identity_of(run)
         for known, by_seed in groups:
             if known == identity and seed not in by_seed:
                 by_seed[seed] = run
@@ -230,12 +232,13 @@ def group_mean(series: Series, key: str, group: str) -> float:
     return total / count if count else float("nan")
 
 
-def _seed_of(run: Run) -> int:
+def seed_of(run: Run) -> int:
+    """The run's seed; 0 where its config names none."""
     seed = run.config.get("seed", 0)
     return seed if isinstance(seed, int) else 0
 
 
-def _identity(run: Run) -> str:
+def identity_of(run: Run) -> str:
     """What runs of one arm share, as text."""
     config = {key: value for key, value in run.config.items() if key not in _OWN}
     data = (run.summary or {}).get("data_fingerprint") or run.environment.get("data_fingerprint")

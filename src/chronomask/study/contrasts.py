@@ -34,7 +34,8 @@ from chronomask.runs.read import Run
 from chronomask.storage import write_json
 from chronomask.study.curves import Cost, Costs, draw_curves, reach
 from chronomask.study.gather import ArmRuns, Gathered, TaskResults, from_runs, from_study
-from chronomask.study.losses import Loss, RunsByArm, last_losses, runs_to_compare
+from chronomask.study.losses import Loss, last_losses, runs_to_compare
+from chronomask.study.notices import RunsByArm
 from chronomask.study.statistics import (
     Comparison,
     Difference,
@@ -111,6 +112,7 @@ def compare_runs(runs: Sequence[Run], title: str) -> tuple[Numbers, dict[str, li
             {pair[1] for task in gathered.final for by in task.arms.values() for pair in by}
         ),
         "shared_start": gathered.shared_start(),
+        "other_weights": gathered.with_other_weights(),
         "data": {"fingerprint": ", ".join(filter(None, dict.fromkeys(fingerprints)))},
         "versions": gathered.environments(),
     }

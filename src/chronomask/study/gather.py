@@ -18,7 +18,14 @@ from chronomask.report.comparison import first_few, flatten, join_words, task_ti
 from chronomask.runs.layout import RunFolder, step_of
 from chronomask.runs.read import Run, read_run
 from chronomask.runs.result import TaskResult, read_results
-from chronomask.study.notices import data_notices, device_notices, few_notices
+from chronomask.study.notices import (
+    branch_notices,
+    data_notices,
+    device_notices,
+    few_notices,
+    repetition_notices,
+    without_copies,
+)
 from chronomask.study.units import START_KEYS, Study, Unit, check_shared_start, steps_of
 
 __all__ = [
@@ -120,20 +127,33 @@ class Gathered:
         )
 
     def with_other_weights(self) -> list[str]:
-        """The arms of which a run began with other weights than the baseline's of its seed."""
+        """The arms of which a run began with other weights than the baseline's of its seed.
+
+        None where starts differ in more than that, or it is not known: where an arm shares no seed with the
+        baseline, and where runs of one seed have other data, go on from another step or did not note weights.
+        """
         theirs = self.arm(self.baseline).runs
-        return [
-            arm.name
-            for arm in self.arms
-            if any(
-                _weights(run) != _weights(theirs[s]) for s, run in arm.runs.items() if s in theirs
-            )
-        ]
+        found = []
+        for arm in self.arms:
+            starts = [
+                (_start_of(run), _start_of(theirs[seed]))
+                for seed, run in arm.runs.items()
+                if seed in theirs
+            ]
+            if arm.runs and not starts:
+                return []
+            for (weights, *rows), (other, *their_rows) in starts:
+                if None in (weights, other) or rows != their_rows:
+                    return []
+            if any(own != other for own, other in starts):
+                found.append(arm.name)
+        return found
 
 
-def _weights(run: Run) -> str | None:
-    """The hash of the weights that a run began with."""
-    return run.environment.get("initial_weights_sha256")
+def _start_of(run: Run) -> list[Any]:
+    """The hash of the weights that a run began with, then what decides which rows its seed brings when."""
+    keys = ("initial_weights_sha256", "data_fingerprint", "branch")
+    return [run.environment.get(key) for key in keys]
 
 
 def from_study(study: Study) -> Gathered:
@@ -178,9 +198,11 @@ def from_runs(runs: Sequence[Run]) -> Gathered:
     Runs of one arm (see :func:`~chronomask.report.arms.group_by_arm`) that are not complete are left out
     where others are; an arm of unfinished runs alone is shown, and compared with nothing.
     """
-    notices: list[str] = []
+    runs, notices = without_copies(runs)
+    by_arm = group_by_arm(runs)
+    notices += repetition_notices(by_arm)
     arms: list[ArmRuns] = []
-    for name, of_arm in group_by_arm(runs).items():
+    for name, of_arm in by_arm.items():
         complete = {seed: run for seed, run in of_arm.items() if run.summary is not None}
         if complete and len(complete) < len(of_arm):
             unfinished = ", ".join(str(seed) for seed in of_arm if seed not in complete)
@@ -232,7 +254,12 @@ def _note_unlike(gathered: Gathered) -> None:
     """Add notices of runs whose losses or times do not compare, or rest on too little."""
     found = data_notices(gathered.runs)
     gathered.losses_compare = not found
-    gathered.notices += [*found, *device_notices(gathered.runs), *few_notices(gathered.runs)]
+    gathered.notices += [
+        *branch_notices({arm.name: arm.runs for arm in gathered.arms}),
+        *found,
+        *device_notices(gathered.runs),
+        *few_notices(gathered.runs),
+    ]
 
 
 def _with_differences(arms: Sequence[ArmRuns]) -> list[ArmRuns]:

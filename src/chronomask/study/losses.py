@@ -14,11 +14,9 @@ from chronomask.runs.held_out import LOSSES_OF_ROWS, RowLosses, mean_of_rows, re
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import Run
 from chronomask.study.gather import Gathered
+from chronomask.study.notices import RunsByArm, seeds_in_words
 
-__all__ = ["Loss", "RunsByArm", "last_losses", "runs_to_compare"]
-
-RunsByArm = Mapping[str, Mapping[int, Run]]
-"""Arm → seed → run."""
+__all__ = ["Loss", "last_losses", "runs_to_compare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def runs_to_compare(gathered: Gathered) -> tuple[RunsByArm, list[str]]:
     if not common:
         return arms, [*notices, _of_unlike_seeds(arms)]
     alone = {name: [seed for seed in runs if seed not in common] for name, runs in arms.items()}
-    if beside := [f"“{name}” {_seeds(seeds)}" for name, seeds in alone.items() if seeds]:
+    if beside := [f"“{name}” {seeds_in_words(seeds)}" for name, seeds in alone.items() if seeds]:
         notices.append(
             "Losses are compared on the seeds that all arms have; left out: "
             f"{join_words(first_few(beside))}."
@@ -87,23 +85,18 @@ def _divergence(arm: str, seeds: Sequence[int], *, stays: bool) -> str:
         else "the arm has no other that is complete, so that it is left out of every comparison of losses"
     )
     return (
-        f"“{arm}” ended with a loss that is no number with {_seeds(seeds)}: such a run has diverged, and "
-        f"{what}."
+        f"“{arm}” ended with a loss that is no number with {seeds_in_words(seeds)}: such a run has "
+        f"diverged, and {what}."
     )
 
 
 def _of_unlike_seeds(arms: RunsByArm) -> str:
     """A notice of arms that no seed is common to."""
-    own = [f"“{name}” {_seeds(list(runs))}" for name, runs in arms.items()]
+    own = [f"“{name}” {seeds_in_words(list(runs))}" for name, runs in arms.items()]
     return (
         f"No seed is common to all arms ({join_words(first_few(own))}): losses are means over each arm’s own "
         "seeds, so that their differences are of other seeds too, and have no interval."
     )
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    """``seed 3``, ``seeds 0 and 1``."""
-    return f"seed{'s' * (len(seeds) > 1)} {join_words([str(seed) for seed in seeds])}"
 
 
 def last_losses(runs: RunsByArm) -> dict[str, Loss]:

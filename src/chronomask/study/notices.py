@@ -3,13 +3,87 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from chronomask.report.arms import identity_of, seed_of
+from chronomask.report.comparison import first_few, join_words
 from chronomask.report.yardstick_tables import last_yardsticks
+from chronomask.runs.layout import RunFolder, branch_folder
 from chronomask.runs.read import Run
 from chronomask.yardsticks import YARDSTICKS, few_in_words, telling_predictions
 
-__all__ = ["data_notices", "device_notices", "few_notices", "predictions_of"]
+__all__ = [
+    "RunsByArm",
+    "branch_notices",
+    "data_notices",
+    "device_notices",
+    "few_notices",
+    "predictions_of",
+    "repetition_notices",
+    "seeds_in_words",
+    "without_copies",
+]
+
+RunsByArm = Mapping[str, Mapping[int, Run]]
+"""Arm → seed → run."""
+
+
+def seeds_in_words(seeds: Sequence[int]) -> str:
+    """``seed 3``, ``seeds 0 and 1``."""
+    return f"seed{'s' * (len(seeds) > 1)} {join_words([str(seed) for seed in seeds])}"
+
+
+def without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs but those that are a copy of one before, with a notice of each of these.
+
+    A log has times in it, so that of two runs that were made it is never the same.
+    """
+    found: dict[tuple[str, int, bytes], Run] = {}
+    notices = []
+    for run in runs:
+        key = (identity_of(run), seed_of(run), RunFolder(run.path).metrics.read_bytes())
+        if (first := found.setdefault(key, run)) is not run:
+            notices.append(
+                f"{run.path} is left out as a copy of {first.path}: their logs are the same byte for byte."
+            )
+    return list(found.values()), notices
+
+
+def repetition_notices(arms: RunsByArm) -> list[str]:
+    """Notices of arms that are one way to mask, and apart only because they have a seed twice."""
+    alike: dict[str, list[str]] = {}
+    for name, runs in arms.items():
+        alike.setdefault(identity_of(next(iter(runs.values()))), []).append(name)
+    notices = []
+    for names in alike.values():
+        if len(names) > 1:
+            seeds = sorted({seed for name in names[1:] for seed in arms[name]})
+            notices.append(
+                f"{join_words(first_few([f'“{name}”' for name in names]))} are the same way to mask, with "
+                f"several runs of {seeds_in_words(seeds)}: an arm has one of each seed, so that they stand "
+                "apart. Leave out what you do not mean to compare."
+            )
+    return notices
+
+
+def branch_notices(arms: RunsByArm) -> list[str]:
+    """Notices of arms that go on from other runs: whose they are, and what their numbers count."""
+    known = {
+        run.path.resolve(): f"“{name}”" for name, runs in arms.items() for run in runs.values()
+    }
+    notices = []
+    for name, runs in arms.items():
+        origins: dict[str, None] = {}
+        for run in runs.values():
+            if isinstance(branch := run.environment.get("branch"), dict):
+                folder = branch_folder(branch["checkpoint"]).path
+                origins[f"step {branch['step']:,} of {known.get(folder.resolve(), folder)}"] = None
+        if origins:
+            notices.append(
+                f"“{name}” goes on from {join_words(first_few(list(origins)))}, with the weights that it had "
+                "there: its steps, tokens and labels are those after that."
+            )
+    return notices
 
 
 def few_notices(runs: Sequence[Run]) -> list[str]:
