@@ -14,9 +14,14 @@ from typing import Any
 import pytest
 from scipy.stats import t
 
+from chronomask.report.comparison import LOSSES
 from chronomask.study.arms import resolve_arms
 from chronomask.study.config import load_study
 from chronomask.study.curves import reach
+from chronomask.study.plan import (
+    STORED_SPREADS,
+    _beside_baseline,  # pyright: ignore[reportPrivateUsage]
+)
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 if not (RESULTS / "tiny").is_dir():
@@ -348,3 +353,18 @@ def test_files_of_a_study_agree(folder: str) -> None:
         for arm, own in published["arms"].items():
             for key, value in own.get("step", {}).items():
                 assert value == (found[arm]["step"][key] and pytest.approx(found[arm]["step"][key]))
+
+
+def test_the_stored_scatter_of_a_plan_is_that_of_the_studies_it_names() -> None:
+    for name, (seeds, examples, metric, unit) in STORED_SPREADS.items():
+        of_seeds = (
+            "equal-labels-small" if name in ("mean_loss", "single_mask_loss") else "eight-ways"
+        )
+        (task,) = (own for own in STUDIES[of_seeds]["tasks"] if own["task"] == name)
+        pairs = _beside_baseline(task, STUDIES[of_seeds]["baseline"])
+        found = [math.sqrt(mean(own**2 for own in spread)) for spread in zip(*pairs, strict=True)]
+        if name in LOSSES:
+            (task,) = (own for own in STUDIES["tokens-longer"]["tasks"] if own["task"] == name)
+            found[1] = task["arms"]["tokens to a quarter"]["examples_spread"]
+        assert [float(f"{spread:.2g}") for spread in found] == [seeds, examples], name
+        assert (task["metric"], task["unit"]) == (metric, unit)

@@ -12,6 +12,7 @@ import pytest
 
 from chronomask.report.arms import arm_row, group_by_arm, mean_ratios, mean_run
 from chronomask.runs.read import Series, read_run
+from chronomask.yardsticks import CONTENT, group_of
 from tests.support.synthetic_runs import cosine, write_run
 
 
@@ -28,6 +29,35 @@ def test_the_mean_of_runs(tmp_path: Path) -> None:
     weights = [run.metrics.per_class["class_weight"]["NOUN"] for run in runs]
     np.testing.assert_allclose(
         mean.metrics.per_class["class_weight"]["NOUN"], (weights[0][: len(common)] + weights[1]) / 2
+    )
+
+
+def test_the_mean_of_windows_is_that_of_the_runs(tmp_path: Path) -> None:
+    """Each run's own loss, predictions and share of content words; a class that one lacks counts 0 there."""
+    folders = [write_run(tmp_path / "a", "a"), write_run(tmp_path / "b", "b", cosine, gain=1.0)]
+    path = folders[1] / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for key in ("class_loss", "class_accuracy", "class_count"):
+        del lines[3][key]["NOUN"]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    runs = [read_run(folder) for folder in folders]
+    metrics = mean_run(runs, "mean").metrics
+    own: list[tuple[float, ...]] = []
+    for folder in folders:
+        line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[3])
+        counts, losses = line["class_count"], line["class_loss"]
+        total = sum(counts.values())
+        content = sum(n for name, n in counts.items() if group_of(name) == CONTENT)
+        loss = sum(losses[name] * n for name, n in counts.items()) / total
+        own.append((loss, total, content / total, counts.get("NOUN", 0)))
+    loss, total, share, nouns = np.mean(own, axis=0)
+    assert metrics["window_loss"][3] == pytest.approx(loss, abs=1e-12)
+    assert metrics["window_predictions"][3] == pytest.approx(total)
+    assert metrics["content_share"][3] == pytest.approx(share, abs=1e-12)
+    assert metrics.per_class["class_count"]["NOUN"][3] == nouns
+    assert (
+        metrics.per_class["class_loss"]["NOUN"][3]
+        == runs[0].metrics.per_class["class_loss"]["NOUN"][3]
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
+from chronomask.report.arms import mean_run
 from chronomask.report.comparison import in_unit, mean_text, unit_of
 from chronomask.report.drawing import ArmLine
 from chronomask.report.figures import curve_picture, reference_picture
@@ -44,14 +45,14 @@ def test_few_predictions_draw_no_plunge(tmp_path: Path, monkeypatch: pytest.Monk
         (training_loss, "loss", "training"),
         (predicted_tokens, "content_share", "share"),
     ):
-        picture = draw({0: run})
+        picture = draw({0: mean_run([run], run.name)})
         assert picture is not None
         assert f"fewer than {FEW_PREDICTIONS} predictions are not drawn" in picture.caption
         assert np.isnan(drawn[prefix].y[-3:]).all()
         assert np.isfinite(drawn[prefix].y[:-3]).all()
         assert len(picture.rows) == len(run.metrics)  # the numbers stay in the download
         assert picture.rows[-1][picture.columns.index(column)] is not None
-    whole = training_loss({0: read_run(tmp_path / "run")})
+    whole = training_loss({0: mean_run([read_run(tmp_path / "run")], "MRD")})
     assert whole is not None
     assert "not drawn" not in whole.caption
 
@@ -70,7 +71,7 @@ def test_squad_is_in_per_cent_already() -> None:
 
 
 def test_next_tokens_have_a_panel_of_their_own(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "run", "MRD"))
+    run = mean_run([read_run(write_run(tmp_path / "run", "MRD"))], "MRD")
     plain = training_loss({0: run})
     assert plain is not None
     loss = np.linspace(6, 4, len(run.metrics))

@@ -289,7 +289,7 @@ def test_a_shared_start_is_claimed_only_where_it_is_known(
     second: dict[str, str], shared: bool, tmp_path: Path
 ) -> None:
     starts = ({"initial_weights_sha256": "w", "data_fingerprint": "d"}, second)
-    folders = [write_run(tmp_path / name, name, steps=50) for name in ("a", "b")]
+    folders = [write_run(tmp_path / n, n, steps=50, weighted=n == "b") for n in ("a", "b")]
     for folder, start in zip(folders, starts, strict=True):
         path = folder / "environment.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | start))
@@ -315,7 +315,7 @@ def test_no_interval_is_claimed_for_losses_on_different_data(tmp_path: Path) -> 
 
 
 def test_validation_on_other_rows_is_pointed_out(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / name, name, steps=50) for name in ("a", "b")]
+    folders = [write_run(tmp_path / n, n, steps=50, weighted=n == "b") for n in ("a", "b")]
     page = report(folders, tmp_path / "one").read_text()
     assert "not validated on the same" not in page
     assert "All arms answer the same test" in page

@@ -594,8 +594,7 @@ def test_of_a_baseline_that_is_missing_or_no_number_it_is_told() -> None:
     )
     made["arms"] = [{**base, "complete": True}, {**other, "complete": True}]
     assert answer(made) == (
-        "The baseline “base” ended with a loss that is no number, so there is nothing to compare the others "
-        "with."
+        "No loss of the baseline “base” is left to compare the others with: “Before you read on” says why."
     )
     made["arms"] = made["arms"][:1]
     assert answer(made) == "“base” ended with a loss that is no number: it diverged."

@@ -39,7 +39,9 @@ def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None
         compare_study(study)
     run_study(study, [unit for unit in study.in_order() if (unit.arm, unit.seed) != ("decay", 1)])
     found = json.loads(compare_study(study).read_text())
-    assert len(found["notices"]) == 3  # a run and its results are missing, and rows to validate on
+    assert (
+        len(found["notices"]) == 4
+    )  # a run, its results and rows to validate on are missing, and a seed
     assert [task["seeds"] for task in found["tasks"]] == [[0]] * 4
     assert found["tasks"][0]["arms"]["decay"]["difference_low"] is None
 
@@ -341,7 +343,7 @@ def _contrasts_that_cannot_be_tested_are_named(study: Study) -> None:
 
     study.run_of("decay", 0).summary.unlink()
     found = json.loads(compare_study(study).read_text())
-    assert found["notices"][-1].endswith("is not tested: no run of “decay” is complete.")
+    assert found["notices"][-1].endswith("is not tested: no run of “decay” is left to compare.")
     assert "not tested: no run of “decay”" in report_of_study(study.folder).read_text()
 
 

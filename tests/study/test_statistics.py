@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 from sklearn import metrics
 
 from chronomask.errors import DataError, UsageError
@@ -15,6 +15,7 @@ from chronomask.study.resample import Examples
 from chronomask.study.statistics import (
     Interval,
     Results,
+    _half_widths,  # pyright: ignore[reportPrivateUsage]
     compare,
     compare_pairs,
     holm,
@@ -486,7 +487,36 @@ def test_the_smallest_difference_is_found_as_often_as_it_says() -> None:
         found = stats.nct.sf(stats.t.ppf(0.975, seeds - 1), seeds - 1, effect)
         assert found == pytest.approx(0.8, abs=2e-3)
     only_examples = smallest_difference(0.0, n, examples_spread=1.0)
-    assert only_examples == pytest.approx(1.96 + 0.842, abs=0.03)
+    assert only_examples == pytest.approx(stats.norm.isf(0.025) + stats.norm.isf(0.2), rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 8, 0.05 / 24])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 12])
+@pytest.mark.parametrize("error", [1e-4, 0.01, 0.05, 0.3, 1.0, 10.0, 100.0])
+def test_the_width_that_is_planned_with_is_that_of_the_interval(
+    error: float, seeds: int, alpha: float
+) -> None:
+    """The quantile of a normal plus ``error`` times Student's t, by a fine sum over the normal."""
+    (width,) = _half_widths(np.array([error]), 1.0, seeds - 1, alpha)
+    normal = np.linspace(-9, 9, 200_001)
+    tails = stats.t.sf((width - normal) / error, seeds - 1)
+    beyond = integrate.trapezoid(stats.norm.pdf(normal) * tails, normal)
+    assert beyond == pytest.approx(alpha / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread"), [(2, 0.01), (2, 1.0), (2, 30.0), (3, 0.05), (12, 1.0)]
+)
+def test_the_smallest_difference_has_its_power_over_all_spreads_that_may_be_found(
+    seeds: int, spread: float
+) -> None:
+    alpha, free = 0.05 / 24, seeds - 1
+    effect = smallest_difference(spread, seeds, examples_spread=1.0, alpha=alpha)
+    share = (np.arange(4000) + 0.5) / 4000
+    found = spread * np.sqrt(stats.chi2.ppf(share, free) / free / seeds)
+    limits = _half_widths(found, 1.0, free, alpha)
+    power = stats.norm.cdf((effect - limits) / math.hypot(spread / math.sqrt(seeds), 1)).mean()
+    assert power == pytest.approx(0.8, abs=2e-3)
 
 
 @pytest.mark.parametrize(("of_seeds", "of_examples"), [(0.02, 0.1), (0.2, 0.6), (0.2, 0.0)])

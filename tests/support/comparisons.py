@@ -18,7 +18,7 @@ def task(
     arms: dict[str, Any] = {
         "base": {
             "mean": 0.5, "spread": 0.01, "low": 0.4, "high": 0.6,
-            "covers": ["pre-training seeds"], "by_seed": {},
+            "covers": ["pre-training seeds"], "by_seed": {str(seed): [0.5] for seed in range(seeds)},
         }
     }  # fmt: skip
     for arm, limit in limits.items():

@@ -140,8 +140,8 @@ def _answer_of_the_unfinished(study: Numbers) -> str:
         if len(study["arms"]) == 1:
             return f"“{baseline}” ended with a loss that is no number: it diverged."
         return (
-            f"The baseline “{baseline}” ended with a loss that is no number, so there is nothing to compare "
-            "the others with."
+            f"No loss of the baseline “{baseline}” is left to compare the others with: “Before you read on” "
+            "says why."
         )
     last = {name: (arm["mean"][-1], arm["step"][-1]) for name, arm in curve["arms"].items()}
     name, (loss, step) = min(last.items(), key=lambda item: item[1])

@@ -17,7 +17,7 @@ import numpy as np
 
 from chronomask.report.comparison import ABSENT, MEAN_LOSS, task_title, thousands
 from chronomask.runs.read import Run, Series
-from chronomask.yardsticks import group_of
+from chronomask.yardsticks import CONTENT, group_of
 
 __all__ = [
     "ArmRow",
@@ -25,11 +25,13 @@ __all__ = [
     "arms_table",
     "group_by_arm",
     "group_mean",
+    "identity_of",
     "mean_ratios",
     "mean_row",
     "mean_run",
     "present_classes",
     "ratios_of",
+    "seed_of",
 ]
 
 _SEED_AT_END = re.compile(r"[\s_.,:#(-]*(seed)?[\s_:=-]*\d+\)?$", re.IGNORECASE)
@@ -73,8 +75,8 @@ def group_by_arm(runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
     """
     groups: list[tuple[str, dict[int, Run]]] = []
     for run in runs:
-        seed = _seed_of(run)
-        identity = _identity(run)
+        seed = seed_of(run)
+        identity = identity_of(run)
         for known, by_seed in groups:
             if known == identity and seed not in by_seed:
                 by_seed[seed] = run
@@ -191,20 +193,21 @@ def mean_run(runs: Sequence[Run], name: str) -> Run:
     """Runs of one arm as one, under its name, for the figures that draw one line an arm.
 
     Column by column the mean of what they logged at the steps that all have; a value that one lacks is
-    left out of the mean.
+    left out of the mean, but that a class was not predicted is a count of 0. ``metrics`` has columns more, of
+    the predictions since the line before: ``window_loss`` and ``window_predictions``, ``content_share`` and
+    ``predictions_with_class``.
     """
     first = runs[0]
-    if len(runs) == 1:
-        metrics, validation = first.metrics, first.validation
-    else:
-        metrics = _mean_series([run.metrics for run in runs])
-        validation = _mean_series([run.validation for run in runs])
+    metrics, validation = (
+        [_with_windows(run.metrics) for run in runs],
+        [run.validation for run in runs],
+    )
     return Run(
         path=first.path,
         name=name,
         config=first.config,
-        metrics=metrics,
-        validation=validation,
+        metrics=_mean_series(metrics),
+        validation=_mean_series(validation),
         summary=first.summary,
         environment=first.environment,
         notices=(),
@@ -230,12 +233,13 @@ def group_mean(series: Series, key: str, group: str) -> float:
     return total / count if count else float("nan")
 
 
-def _seed_of(run: Run) -> int:
+def seed_of(run: Run) -> int:
+    """The run's seed; 0 where its config names none."""
     seed = run.config.get("seed", 0)
     return seed if isinstance(seed, int) else 0
 
 
-def _identity(run: Run) -> str:
+def identity_of(run: Run) -> str:
     """What runs of one arm share, as text."""
     config = {key: value for key, value in run.config.items() if key not in _OWN}
     data = (run.summary or {}).get("data_fingerprint") or run.environment.get("data_fingerprint")
@@ -288,8 +292,51 @@ def _window_means(step: np.ndarray, values: np.ndarray) -> np.ndarray:
     return (first + values) / 2
 
 
+def _with_windows(metrics: Series) -> Series:
+    """The lines of a run with what :func:`mean_run` has of the predictions since the line before."""
+    loss, predictions = _window_loss(metrics)
+    share, with_class = _content_share(metrics)
+    windows = {"window_loss": loss, "window_predictions": predictions}
+    windows |= {"content_share": share, "predictions_with_class": with_class}
+    return Series(metrics.columns | windows, metrics.per_class)
+
+
+def _window_loss(metrics: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Mean loss and number of predicted tokens per line: since the line before where classes say, else of
+    the line's own step, of which the number is that of an average step since.
+    """
+    counts, losses = (metrics.per_class.get(key, {}) for key in ("class_count", "class_loss"))
+    if counts and counts.keys() >= losses.keys():
+        total, number = np.zeros((2, len(metrics)))
+        for name, values in losses.items():
+            there = np.isfinite(values) & np.isfinite(counts[name])
+            total += np.where(there, values * counts[name], 0.0)
+            number += np.where(there, counts[name], 0.0)
+        return np.divide(total, number, out=np.full(len(metrics), np.nan), where=number > 0), number
+    steps = np.diff(metrics["step"], prepend=0.0)
+    return metrics["loss"], np.diff(metrics["masked_tokens"], prepend=0.0) / np.maximum(steps, 1)
+
+
+def _content_share(metrics: Series) -> tuple[np.ndarray, np.ndarray]:
+    """Share of content words among predicted tokens with a class, and how many those are, per line."""
+    counts = metrics.per_class.get("class_count", {})
+    content, total = np.zeros((2, len(metrics)))
+    for name, values in counts.items():
+        if name == "none":
+            continue
+        total += np.nan_to_num(values)
+        if group_of(name) == CONTENT:
+            content += np.nan_to_num(values)
+    nothing = np.full(len(metrics), np.nan)
+    if not content.any():  # classes that are not parts of speech have no content words
+        return nothing, total
+    return np.divide(content, total, out=nothing, where=total > 0), total
+
+
 def _mean_series(all_series: Sequence[Series]) -> Series:
     """Means of every column, per class too, at the steps that all have."""
+    if len(all_series) == 1:
+        return all_series[0]
     steps = all_series[0]["step"]
     for series in all_series[1:]:
         steps = np.intersect1d(steps, series["step"])
@@ -298,18 +345,27 @@ def _mean_series(all_series: Sequence[Series]) -> Series:
     columns = {
         key: _mean_of([s[key][at] for s, at in zip(all_series, rows, strict=True)]) for key in keys
     }
+    classes = dict.fromkeys(
+        (key, name)
+        for series in all_series
+        for key, own in series.per_class.items()
+        for name in own
+    )
     per_class: dict[str, dict[str, np.ndarray]] = {}
-    for series in all_series:
-        for key, classes in series.per_class.items():
-            per_class.setdefault(key, {}).update(dict.fromkeys(classes, np.empty(0)))
-    nothing = np.full(len(steps), np.nan)
-    for key, classes in per_class.items():
-        for name in classes:
-            found = [s.per_class.get(key, {}).get(name) for s in all_series]
-            classes[name] = _mean_of(
-                [nothing if v is None else v[at] for v, at in zip(found, rows, strict=True)]
-            )
+    for key, name in classes:
+        found = [_class_column(s, key, name)[at] for s, at in zip(all_series, rows, strict=True)]
+        per_class.setdefault(key, {})[name] = _mean_of(found)
     return Series(columns, per_class)
+
+
+def _class_column(series: Series, key: str, name: str) -> np.ndarray:
+    """A class's values, NaN where it has none; 0 as a count where other classes of the line were counted."""
+    classes = series.per_class.get(key, {})
+    values = classes.get(name, np.full(len(series), np.nan))
+    if key == "class_count" and classes:
+        are_counted = np.isfinite(np.stack(list(classes.values()))).any(0)
+        return np.where(are_counted & ~np.isfinite(values), 0.0, values)
+    return values
 
 
 def _mean_of(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -226,7 +226,7 @@ def difference_picture(
                     (
                         task["task"], task["metric"], name, numbers["difference"],
                         numbers["difference_low"], numbers["difference_high"], numbers["p"],
-                        numbers.get("p_holm"), len(task["seeds"]),
+                        numbers.get("p_holm"), len(numbers["by_seed"]),
                     )
                 )  # fmt: skip
     return Picture(

@@ -216,7 +216,7 @@ def _tasks_csv(out: Path, study: Numbers) -> Download:
         [
             task["task"],
             task["metric"],
-            len(task["seeds"]),
+            len(numbers["by_seed"]),
             name,
             *(numbers.get(key) for key in keys),
         ]

@@ -7,7 +7,7 @@ the best value and for an interval that excludes zero.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from chronomask.report.comparison import (
@@ -284,23 +284,33 @@ def task_table(task: Numbers, study: Numbers, arms: Mapping[str, int]) -> Number
                 p_text(numbers.get("p_holm")),
             ]
         rows.append({"legend": mark_of(arms, name), "cells": cells, "best": name in best})
-    number = len(task["seeds"])
-    results = number * max(1, len(task["task_seeds"]))
-    counts = ", ".join(f"{size:,} {part}" for part, size in task["num_examples"].items())
-    covers = next(iter(task["arms"].values()))["covers"]
-    notes = [
-        f"{number} pre-training {'seed' if number == 1 else 'seeds'}, {results} "
-        f"{'result' if results == 1 else 'results'} an arm{f'; examples: {counts}' if counts else ''}.",
-        f"Intervals allow for other {' and '.join(covers)}."
-        if covers
-        else "One seed: no intervals.",
-    ]
     return {
         "title": task_title(task),
         "unit": unit_of(task),
-        "note": " ".join(notes),
+        "note": _note(task),
         "rows": rows,
     }
+
+
+def _note(task: Numbers) -> str:
+    """On how many seeds and results an arm's numbers rest, and what the intervals allow for."""
+    arms = [numbers["by_seed"].values() for numbers in task["arms"].values()]
+    seeds = _span({len(by_seed) for by_seed in arms}, "pre-training seed")
+    results = _span({sum(map(len, by_seed)) for by_seed in arms}, "result")
+    counts = ", ".join(f"{size:,} {part}" for part, size in task["num_examples"].items())
+    covers = next((own["covers"] for own in task["arms"].values() if own["covers"]), ())
+    allow = (
+        f"Intervals allow for other {' and '.join(covers)}."
+        if covers
+        else "One seed: no intervals."
+    )
+    return f"{seeds}, {results} an arm{f'; examples: {counts}' if counts else ''}. {allow}"
+
+
+def _span(numbers: Collection[int], what: str) -> str:
+    """``1 result``, ``3 results``, ``1 to 2 results``."""
+    least, most = min(numbers), max(numbers)
+    return f"{least if least == most else f'{least} to {most}'} {what}{'' if most == 1 else 's'}"
 
 
 def reach_table(reach: Numbers, arms: Mapping[str, int]) -> Numbers | None:

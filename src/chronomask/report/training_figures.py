@@ -1,7 +1,7 @@
 """Figures from the logs of training: its loss, how much was masked, what was predicted.
 
-They take the mean run of each arm by its place among the arms, which decides its colour. Each returns a
-:class:`Picture`, or None where there is nothing to draw.
+They take the mean run of each arm (:func:`~chronomask.report.arms.mean_run`) by its place among the arms,
+which decides its colour. Each returns a :class:`Picture`, or None where there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from chronomask.report.drawing import (
     to_svg,
 )
 from chronomask.report.figures import Row, arm_legend, cell, thin_out
-from chronomask.runs.read import Run, Series
-from chronomask.yardsticks import CONTENT, group_of
+from chronomask.runs.read import Run
 
 __all__ = [
     "FEW_PREDICTIONS",
@@ -48,7 +47,9 @@ def training_loss(runs: Mapping[int, Run]) -> Picture | None:
     for index, run in runs.items():
         where = thin_out(run.metrics)
         step = run.metrics["step"][where]
-        loss, predictions = (values[where] for values in _window_loss(run.metrics))
+        loss, predictions = (
+            run.metrics[key][where] for key in ("window_loss", "window_predictions")
+        )
         enough = predictions >= FEW_PREDICTIONS
         left_out += int((np.isfinite(loss) & ~enough).sum())
         if (np.isfinite(loss) & enough).any():
@@ -205,7 +206,9 @@ def predicted_tokens(runs: Mapping[int, Run]) -> Picture | None:
     for index, run in runs.items():
         where = thin_out(run.metrics)
         step, masked = run.metrics["step"][where], run.metrics["masked_tokens"][where]
-        share, predictions = (values[where] for values in _content_share(run.metrics))
+        share, predictions = (
+            run.metrics[key][where] for key in ("content_share", "predictions_with_class")
+        )
         enough = predictions >= FEW_PREDICTIONS
         left_out += int((np.isfinite(share) & ~enough).sum())
         totals.append(ArmLine(index, run.name, step, masked))
@@ -283,38 +286,6 @@ def _ratio_panel(index: int, run: Run, top: float, last_step: float) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         return to_svg(axes, f"ratio-{index}", f"Masking ratio over time of {run.name}")
-
-
-def _window_loss(metrics: Series) -> tuple[np.ndarray, np.ndarray]:
-    """Mean loss and number of predicted tokens per line: since the line before where classes say, else of
-    the line's own step, of which the number is that of an average step since.
-    """
-    counts, losses = (metrics.per_class.get(key, {}) for key in ("class_count", "class_loss"))
-    if counts and counts.keys() >= losses.keys():
-        total, number = np.zeros((2, len(metrics)))
-        for name, values in losses.items():
-            there = np.isfinite(values) & np.isfinite(counts[name])
-            total += np.where(there, values * counts[name], 0.0)
-            number += np.where(there, counts[name], 0.0)
-        return np.divide(total, number, out=np.full(len(metrics), np.nan), where=number > 0), number
-    steps = np.diff(metrics["step"], prepend=0.0)
-    return metrics["loss"], np.diff(metrics["masked_tokens"], prepend=0.0) / np.maximum(steps, 1)
-
-
-def _content_share(metrics: Series) -> tuple[np.ndarray, np.ndarray]:
-    """Share of content words among predicted tokens with a class, and how many those are, per line."""
-    counts = metrics.per_class.get("class_count", {})
-    content, total = np.zeros((2, len(metrics)))
-    for name, values in counts.items():
-        if name == "none":
-            continue
-        total += np.nan_to_num(values)
-        if group_of(name) == CONTENT:
-            content += np.nan_to_num(values)
-    nothing = np.full(len(metrics), np.nan)
-    if not content.any():  # classes that are not parts of speech have no content words
-        return nothing, total
-    return np.divide(content, total, out=nothing, where=total > 0), total
 
 
 def _rows(run: Run, *columns: np.ndarray) -> list[Row]:

@@ -34,7 +34,8 @@ from chronomask.runs.read import Run
 from chronomask.storage import write_json
 from chronomask.study.curves import Cost, Costs, draw_curves, reach
 from chronomask.study.gather import ArmRuns, Gathered, TaskResults, from_runs, from_study
-from chronomask.study.losses import Loss, last_losses
+from chronomask.study.losses import Loss, last_losses, runs_to_compare
+from chronomask.study.notices import RunsByArm
 from chronomask.study.statistics import (
     Comparison,
     Difference,
@@ -111,6 +112,7 @@ def compare_runs(runs: Sequence[Run], title: str) -> tuple[Numbers, dict[str, li
             {pair[1] for task in gathered.final for by in task.arms.values() for pair in by}
         ),
         "shared_start": gathered.shared_start(),
+        "other_weights": gathered.with_other_weights(),
         "data": {"fingerprint": ", ".join(filter(None, dict.fromkeys(fingerprints)))},
         "versions": gathered.environments(),
     }
@@ -122,7 +124,7 @@ def _compare_arms(
 ) -> Numbers:
     """What a study and other runs have in common."""
     baseline = gathered.baseline
-    compared = _runs_to_compare(gathered)
+    compared, left_out = runs_to_compare(gathered)
     curves = draw_curves(gathered, compared, costs)
     tasks = [
         _loss_task(task, loss, baseline, contrasts, gathered.losses_compare)
@@ -134,7 +136,11 @@ def _compare_arms(
     compared_curves = [
         curve for curve in curves if gathered.losses_compare or curve["quantity"] not in LOSSES
     ]
-    notices = [*gathered.notices, *_not_finite(gathered), *_not_tested(tasks, contrasts, gathered)]
+    notices = [
+        *gathered.notices,
+        *left_out,
+        *_not_tested(tasks, contrasts, gathered, compared),
+    ]
     return {
         "schema_version": SCHEMA_VERSION,
         "chronomask_version": __version__,
@@ -149,53 +155,16 @@ def _compare_arms(
         "tasks": tasks,
         "p_values": P_VALUES,
         "yardsticks": list_yardsticks(compared),
-        "reach": [reach(curve, baseline, finished) for curve in compared_curves],
+        "reach": [
+            reach(curve, baseline, compared if curve["quantity"] in LOSSES else finished)
+            for curve in compared_curves
+        ],
         "curves": curves,
     }
 
 
-def _runs_to_compare(gathered: Gathered) -> dict[str, dict[int, Run]]:
-    """Complete arms on the seeds that all of them validated to a number, the baseline first among them.
-
-    With no seed in common each has its own: then their means are shown, and no difference is paired.
-    """
-    arms = {}
-    for arm in gathered.arms:
-        runs = {s: run for s, run in arm.runs.items() if _ends_in_a_number(run)}
-        if runs and arm.complete:
-            arms[arm.name] = runs
-    if gathered.baseline not in arms:
-        return {}
-    common = set.intersection(*(set(runs) for runs in arms.values()))
-    return {
-        name: {seed: runs[seed] for seed in sorted(common or runs)} for name, runs in arms.items()
-    }
-
-
-def _ends_in_a_number(run: Run) -> bool:
-    """Whether a run was validated, and its last validation did not find a loss that is no number."""
-    return len(run.validation["loss"]) > 0 and math.isfinite(run.validation["loss"][-1])
-
-
-def _not_finite(gathered: Gathered) -> list[str]:
-    """Notices of runs whose training went out of bounds: their losses are compared with nothing."""
-    found = []
-    for arm in gathered.arms:
-        seeds = [
-            str(seed)
-            for seed, run in sorted(arm.runs.items())
-            if len(run.validation["loss"]) and not _ends_in_a_number(run)
-        ]
-        if seeds:
-            found.append(
-                f"“{arm.name}” ended with a loss that is no number with {_seeds(seeds)}: such a run has "
-                "diverged, and its seed is left out of every comparison of losses, of all arms."
-            )
-    return found
-
-
 def _not_tested(
-    tasks: Sequence[Numbers], contrasts: Sequence[Pair], gathered: Gathered
+    tasks: Sequence[Numbers], contrasts: Sequence[Pair], gathered: Gathered, compared: RunsByArm
 ) -> list[str]:
     """Notices of declared contrasts that are not tested on some measure or on none, with the reason."""
     found = []
@@ -216,21 +185,21 @@ def _not_tested(
         )
         found.append(
             f"The declared contrast of “{pair[0]}” and “{pair[1]}” is not tested{on}: "
-            f"{_why_not_tested(pair, missing, gathered)}."
+            f"{_why_not_tested(pair, missing, gathered, compared)}."
         )
     return found
 
 
-def _why_not_tested(pair: Pair, missing: Sequence[str], gathered: Gathered) -> str:
+def _why_not_tested(
+    pair: Pair, missing: Sequence[str], gathered: Gathered, compared: RunsByArm
+) -> str:
     """The reason that a contrast has no p value on the tasks that are missing."""
-    usable = {
-        name: {s for s, run in gathered.arm(name).runs.items() if _ends_in_a_number(run)}
-        for name in (*pair, gathered.baseline)
-    }
-    for name, seeds in usable.items():
-        if not seeds:
-            return f"no run of “{name}” is complete"
-    shared = set.intersection(*usable.values())
+    involved = (*pair, gathered.baseline)
+    for name in involved:
+        if name not in compared:
+            runs = gathered.arm(name).runs
+            return f"no run of “{name}” is {'left to compare' if runs else 'complete'}"
+    shared = set.intersection(*(set(compared[name]) for name in involved))
     if len(shared) < 2:
         has = "no seed" if not shared else f"only seed {shared.pop()}"
         return f"{has} is complete in all arms, and a test needs two"
@@ -239,11 +208,6 @@ def _why_not_tested(pair: Pair, missing: Sequence[str], gathered: Gathered) -> s
     if set(missing) - unlike or not missing:
         reasons.append("its results are there for fewer than two seeds that all arms share")
     return ", and ".join(reasons)
-
-
-def _seeds(seeds: Sequence[str]) -> str:
-    """``seed 3``, ``seeds 0 and 1``."""
-    return f"seed{'s' if len(seeds) > 1 else ''} {join_words(seeds)}"
 
 
 def _loss_task(

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from chronomask.errors import DataError
-from chronomask.report.comparison import AXIS_NAMES, FREQUENCIES, LOSS, MEAN_LOSS, PAIRS
+from chronomask.report.comparison import AXIS_NAMES, FREQUENCIES, LOSS, LOSSES, MEAN_LOSS, PAIRS
 from chronomask.runs.layout import MODEL
 from chronomask.runs.read import Run
-from chronomask.study.gather import ArmRuns, Gathered, predictions_of
+from chronomask.study.gather import ArmRuns, Gathered
+from chronomask.study.notices import predictions_of
 from chronomask.study.statistics import Floats, Interval, half_width, mean_intervals
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ def draw_curves(
     curves = [*drawn, *(_task_curve(t, gathered, costs) for t in tasks)]
     finished = {arm.name for arm in gathered.arms if arm.complete}
     for curve in curves if gathered.losses_compare else curves[len(drawn) :]:
-        _add_differences(curve, gathered.baseline, finished)
+        among = compared if curve["quantity"] in LOSSES else finished
+        _add_differences(curve, gathered.baseline, among)
     return curves
 
 

@@ -8,7 +8,6 @@ are refused; of other runs that is said beside the numbers.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +15,18 @@ from typing import Any
 from chronomask.errors import DataError, RunError
 from chronomask.report.arms import group_by_arm
 from chronomask.report.comparison import first_few, flatten, join_words, task_title
-from chronomask.report.yardstick_tables import last_yardsticks
 from chronomask.runs.layout import RunFolder, step_of
 from chronomask.runs.read import Run, read_run
 from chronomask.runs.result import TaskResult, read_results
+from chronomask.study.notices import (
+    branch_notices,
+    data_notices,
+    device_notices,
+    few_notices,
+    repetition_notices,
+    without_copies,
+)
 from chronomask.study.units import START_KEYS, Study, Unit, check_shared_start, steps_of
-from chronomask.yardsticks import YARDSTICKS, few_in_words, telling_predictions
 
 __all__ = [
     "ArmRuns",
@@ -30,7 +35,6 @@ __all__ = [
     "TaskResults",
     "from_runs",
     "from_study",
-    "predictions_of",
 ]
 
 Pair = tuple[int, int]
@@ -112,29 +116,44 @@ class Gathered:
         }
 
     def shared_start(self) -> bool:
-        """Whether runs of a seed began with the same weights on the same data, as they noted it."""
-        starts: dict[int, set[tuple[str | None, ...]]] = {}
-        for arm in self.arms:
-            for seed, run in arm.runs.items():
-                noted = tuple(run.environment.get(key) for key in START_KEYS)
-                starts.setdefault(seed, set()).add(noted)
-        return all(len(found) == 1 and None not in next(iter(found)) for found in starts.values())
+        """Whether arms share seeds, and runs of each of these noted the same first weights and data."""
+        starts: dict[int, list[tuple[str | None, ...]]] = {}
+        for run, seed in ((run, seed) for arm in self.arms for seed, run in arm.runs.items()):
+            noted = tuple(run.environment.get(key) for key in START_KEYS)
+            starts.setdefault(seed, []).append(noted)
+        shared = [found for found in starts.values() if len(found) > 1]
+        return bool(shared) and all(
+            len(set(found)) == 1 and None not in found[0] for found in shared
+        )
 
     def with_other_weights(self) -> list[str]:
-        """The arms of which a run began with other weights than the baseline's of its seed."""
+        """The arms of which a run began with other weights than the baseline's of its seed.
+
+        None where starts differ in more than that, or it is not known: where an arm shares no seed with the
+        baseline, and where runs of one seed have other data, go on from another step or did not note weights.
+        """
         theirs = self.arm(self.baseline).runs
-        return [
-            arm.name
-            for arm in self.arms
-            if any(
-                _weights(run) != _weights(theirs[s]) for s, run in arm.runs.items() if s in theirs
-            )
-        ]
+        found = []
+        for arm in self.arms:
+            starts = [
+                (_start_of(run), _start_of(theirs[seed]))
+                for seed, run in arm.runs.items()
+                if seed in theirs
+            ]
+            if arm.runs and not starts:
+                return []
+            for (weights, *rows), (other, *their_rows) in starts:
+                if None in (weights, other) or rows != their_rows:
+                    return []
+            if any(own != other for own, other in starts):
+                found.append(arm.name)
+        return found
 
 
-def _weights(run: Run) -> str | None:
-    """The hash of the weights that a run began with."""
-    return run.environment.get("initial_weights_sha256")
+def _start_of(run: Run) -> list[Any]:
+    """The hash of the weights that a run began with, then what decides which rows its seed brings when."""
+    keys = ("initial_weights_sha256", "data_fingerprint", "branch")
+    return [run.environment.get(key) for key in keys]
 
 
 def from_study(study: Study) -> Gathered:
@@ -179,9 +198,11 @@ def from_runs(runs: Sequence[Run]) -> Gathered:
     Runs of one arm (see :func:`~chronomask.report.arms.group_by_arm`) that are not complete are left out
     where others are; an arm of unfinished runs alone is shown, and compared with nothing.
     """
-    notices: list[str] = []
+    runs, notices = without_copies(runs)
+    by_arm = group_by_arm(runs)
+    notices += repetition_notices(by_arm)
     arms: list[ArmRuns] = []
-    for name, of_arm in group_by_arm(runs).items():
+    for name, of_arm in by_arm.items():
         complete = {seed: run for seed, run in of_arm.items() if run.summary is not None}
         if complete and len(complete) < len(of_arm):
             unfinished = ", ".join(str(seed) for seed in of_arm if seed not in complete)
@@ -231,26 +252,13 @@ def _not_shared(
 
 def _note_unlike(gathered: Gathered) -> None:
     """Add notices of runs whose losses or times do not compare, or rest on too little."""
-    found = _data_notices(gathered.runs)
+    found = data_notices(gathered.runs)
     gathered.losses_compare = not found
-    gathered.notices += [*found, *_device_notices(gathered.runs), *_few_notices(gathered.runs)]
-
-
-def _few_notices(runs: Sequence[Run]) -> list[str]:
-    """Of the run whose last validation rests on the fewest predictions, where these are too few."""
-    found: list[tuple[float, str]] = []
-    for run in runs:
-        counts = last_yardsticks(run, "yardstick_count")
-        numbers = [int(counts.get(own.name, 0)) for own in YARDSTICKS]
-        at_ratio = run.validation.last("num_predicted") if len(run.validation) else math.nan
-        if counts and math.isfinite(at_ratio) and (few := few_in_words(int(at_ratio), numbers)):
-            found.append((telling_predictions(int(at_ratio), numbers), few))
-    if not found:
-        return []
-    few = min(found)[1]
-    return [
-        f"{few[:1].upper()}{few[1:]}. Intervals over seeds do not have that in them, for all runs answer the "
-        "same predictions: hold out more text, or raise validation.rows."
+    gathered.notices += [
+        *branch_notices({arm.name: arm.runs for arm in gathered.arms}),
+        *found,
+        *device_notices(gathered.runs),
+        *few_notices(gathered.runs),
     ]
 
 
@@ -465,46 +473,3 @@ def _differing(left: Any, right: Any) -> str:
 
 def _as_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
-
-
-def predictions_of(runs: Iterable[Run]) -> list[int]:
-    """On how many predictions the runs' last validations rest: the different numbers, rising."""
-    found = {run.validation.last("num_predicted") for run in runs}
-    return sorted(int(number) for number in found if number == number)
-
-
-def _device_notices(runs: Iterable[Run]) -> list[str]:
-    """A notice if runs were made on unlike devices: their times do not compare."""
-    names = {
-        str(run.environment.get("device_name") or run.environment.get("processor")) for run in runs
-    } - {"None"}
-    if len(names) < 2:
-        return []
-    return [f"Runs were made on {' and '.join(sorted(names))}: do not compare their times."]
-
-
-def _data_notices(runs: Sequence[Run]) -> list[str]:
-    """Notices where the losses of runs do not compare."""
-    found = []
-    ratios = {float(ratio) for run in runs for ratio in run.validation["masking_ratio"]}
-    if len({run.summary.get("data_fingerprint") for run in runs if run.summary}) > 1:
-        found.append(
-            "These runs were not trained on the same prepared data: do not compare their losses."
-        )
-    if len({ratio for ratio in ratios if ratio == ratio}) > 1:
-        found.append(
-            "These runs were not validated at the same masking ratio: do not compare their losses."
-        )
-    numbers = predictions_of(runs)
-    orders = {(run.config.get("validation") or {}).get("order", "data") == "data" for run in runs}
-    if not found and (len(numbers) > 1 or len(orders) > 1):
-        several = (
-            ""
-            if len(numbers) < 2
-            else f" rest on {numbers[0]:,} to {numbers[-1]:,} predictions, and"
-        )
-        found.append(
-            "These runs were not validated on the same held-out rows (validation.rows, validation.order): "
-            f"their losses{several} are not those of the same words."
-        )
-    return found

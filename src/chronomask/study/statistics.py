@@ -56,7 +56,7 @@ Pair = tuple[str, str]
 Floats = NDArray[np.float64]
 """An array of numbers of double precision."""
 
-_SPREADS_TRIED = 32
+_SPREADS_TRIED = 512
 """Spreads of seeds over which the power of a study is averaged."""
 
 DRAWS = 2000
@@ -253,22 +253,25 @@ def smallest_difference(
 def _half_widths(errors: Floats, examples_spread: float, free: int, alpha: float) -> Floats:
     """Half the width of an interval of level 1 − ``alpha`` at each of ``errors`` [K], standard errors over
     seeds, where the resamples of the examples are normal.
+
+    The sum of a normal and a scaled Student t is normal with a variance of its own for each χ² that the t
+    divides by. In the logarithm of that χ² the mean over it is an integral of a smooth function, however the
+    two scales compare.
     """
     special = need("scipy.special", "report", "The power of a study")
-    students = -float(special.stdtrit(free, alpha / 2))
-    low, high = np.zeros_like(errors), students * errors
+    stats = need("scipy.stats", "report", "The power of a study")
     if not examples_spread:
-        return high
-    normal = np.linspace(-6, 6, 61)
-    weights = np.exp(-(normal**2) / 2)
+        return -float(special.stdtrit(free, alpha / 2)) * errors
+    ends = stats.chi2.ppf(1e-9, free), stats.chi2.isf(1e-9, free)
+    squares = np.geomspace(*ends, 64)
+    weights = stats.chi2.pdf(squares, free) * squares
     weights /= weights.sum()
-    errors = np.maximum(errors, 0.05 * examples_spread)[:, None]  # the grid is no finer
-    high = high + 6 * examples_spread
-    for _ in range(30):
+    scales = np.sqrt(examples_spread**2 + free / squares * errors[:, None] ** 2)
+    low = np.zeros_like(errors)
+    high = -special.ndtri(alpha / 4) * examples_spread - special.stdtrit(free, alpha / 4) * errors
+    for _ in range(32):
         middle = (low + high) / 2
-        outside = (
-            special.stdtr(free, (examples_spread * normal - middle[:, None]) / errors) @ weights
-        )
+        outside = special.ndtr(-middle[:, None] / scales) @ weights
         low, high = (
             np.where(outside > alpha / 2, new, old) for new, old in ((middle, low), (high, middle))
         )
