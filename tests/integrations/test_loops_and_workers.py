@@ -531,3 +531,18 @@ def test_scores_of_ones_own_reach_the_masks(
     assert given[labels >= 0].mean() > given.mean() + 0.2
     with pytest.raises(UsageError, match="these rows have none"):
         masker(RowCollator(tokenizer)(numbered), 0.5)
+
+
+def test_accelerate_saves_and_restores_the_masking(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """It calls ``load_state_dict`` with the state alone."""
+    accelerator = Accelerator(cpu=True)
+    masking = StepMasking("arms/ptw", tokenizer, UPOS_CLASSES)
+    state = {name: tensor + 1 for name, tensor in masking.state_dict().items()}
+    masking.load_state_dict(state)
+    accelerator.register_for_checkpointing(masking)
+    accelerator.save_state(str(tmp_path))
+    masking.load_state_dict({name: tensor - 1 for name, tensor in state.items()})
+    accelerator.load_state(str(tmp_path))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in masking.state_dict().items())

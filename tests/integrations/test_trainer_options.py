@@ -172,6 +172,11 @@ def test_a_loss_of_ones_own_is_evaluated_as_the_trainer_does(
     assert trainer_of(tokenizer, rows, tmp_path, kind=Own).evaluate()["eval_loss"] == 3.0
 
 
+class _Interrupting(TrainerCallback):
+    def on_step_begin(self, *_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+
 def test_a_responsive_ratio_watches_validations_of_training_alone(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -180,6 +185,13 @@ def test_a_responsive_ratio_watches_validations_of_training_alone(
     for _ in range(4):
         trainer.evaluate()
     assert trainer.masking.masker.ratio_at(1.0) == 0.3
+    broken = trainer_of(tokenizer, rows, tmp_path, RESPONSIVE, max_steps=1, **options)
+    broken.add_callback(_Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    for _ in range(4):
+        broken.evaluate()
+    assert broken.masking.masker.ratio_at(1.0) == 0.3
     several = {"eval_dataset": {"web": rows[:4], "books": rows[4:8]}}
     with pytest.raises(UsageError, match=r"watches one validation loss.*dict of web, books"):
         trainer_of(tokenizer, rows, tmp_path, RESPONSIVE, given=several, **options).train()

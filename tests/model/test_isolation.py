@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from chronomask.data.folder import PreparedData
+from chronomask.errors import UsageError
 from chronomask.model.isolation import isolation
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
@@ -98,3 +100,19 @@ def test_it_is_put_back_after_an_error() -> None:
         with pytest.raises(ZeroDivisionError), isolation():
             _ = 1 / 0
         assert torch.get_default_dtype() == torch.float64
+
+
+def test_one_thread_has_it_at_a_time() -> None:
+    """Nested in that thread it may be, as where an adaptation evaluates."""
+
+    def use() -> str:
+        try:
+            with isolation(), isolation():
+                return "used"
+        except UsageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(1) as pool:
+        with isolation():
+            assert "in a process of its own" in pool.submit(use).result()
+        assert pool.submit(use).result() == "used"

@@ -339,9 +339,17 @@ class StepMasking:
         """All state as tensors on the host."""
         return {name: tensor.cpu() for name, tensor in self.masker.state_dict().items()}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor], settings: str, where: str) -> None:
-        """Restore; raises UsageError when ``settings``, saved with the state, are not this run's."""
-        saved, own = json.loads(settings), json.loads(self.settings())
+    def load_state_dict(
+        self,
+        state: dict[str, torch.Tensor],
+        settings: str | None = None,
+        where: str = "the checkpoint",
+    ) -> None:
+        """Restore; raises UsageError when ``settings``, saved with the state, are not this run's. None: they
+        were not saved, as where a library saves what has a state.
+        """
+        own = json.loads(self.settings())
+        saved = own if settings is None else json.loads(settings)
         for name in own | saved:
             if saved.get(name) != own.get(name):
                 raise UsageError(

@@ -46,14 +46,15 @@ class MaskingCallback(TrainerCallback):
     """What masking does between batches: feedback once per optimiser step, and from validations.
 
     :class:`TimeVariantTrainer` adds it by itself. ``epoch``: the visit of the data under way; ``state``: what
-    every training begins with, also one that begins anew with smaller batches; None: with what is there.
+    every training begins with, also one that begins anew with smaller batches; None: with what is there;
+    ``in_training``: whether a validation is one of a training.
     """
 
     def __init__(self, masking: StepMasking) -> None:
         self.masking = masking
         self.epoch = 0
         self.state: dict[str, torch.Tensor] | None = None
-        self._training = False
+        self.in_training = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -66,13 +67,7 @@ class MaskingCallback(TrainerCallback):
             )
         if self.state is not None:
             self.masking.begin_in(self.state)
-        self._training = True
         self.epoch = int(state.epoch) - 1
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._training = False
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -89,7 +84,7 @@ class MaskingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         loss = kwargs.get("metrics", {}).get("eval_loss")
-        if self._training and loss is not None:
+        if self.in_training and loss is not None:
             self.masking.masker.observe_validation(loss)
 
 
@@ -182,7 +177,11 @@ class TimeVariantTrainer(Trainer):
         elif self.model_init is not None:
             self.masking.begin_in(self._untrained)
         self._masking_callback.state = _copy_state(self.masking.state_dict())
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self._masking_callback.in_training = True
+        try:
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            self._masking_callback.in_training = False
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

@@ -6,19 +6,39 @@ default dtype, the default device or autocast was set, and gradients or random n
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 
+from chronomask.errors import UsageError
+
 __all__ = ["isolation"]
+
+_IN_USE = threading.RLock()
+"""Settings and random numbers are those of a process, so one thread has them."""
 
 
 @contextmanager
 def isolation() -> Iterator[None]:
     """While open torch is set as a process begins with it; afterwards as it was, generators and the number
-    of threads included.
+    of threads included. Raises UsageError where another thread has it open.
     """
+    if not _IN_USE.acquire(blocking=False):
+        raise UsageError(
+            "another thread of this process trains or evaluates already, and both would draw from the same "
+            "random numbers: start one of them in a process of its own, or after the other"
+        )
+    with ExitStack() as modes:
+        modes.callback(_IN_USE.release)
+        modes.enter_context(_as_it_begins())
+        yield
+
+
+@contextmanager
+def _as_it_begins() -> Iterator[None]:
+    """torch's settings are those of a process that has changed none."""
     generators = (torch.default_generator, *torch.cuda.default_generators)
     states = [generator.get_state() for generator in generators]
     threads = torch.get_num_threads()
