@@ -663,11 +663,27 @@ def test_what_all_processes_would_say_is_said_once(
     assert run("pretrain").err == "chronomask: the reason\n"
 
 
+def test_torchrun_hears_of_a_full_disk(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "a/file")
+
+    monkeypatch.setattr(cli, "_refuse_empty", fail)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    assert run("pretrain").code == 1
+    told = ProcessFailure(0, 1, 1, str(tmp_path / "error.json")).error_file_data["message"]
+    assert told["message"].startswith("a/file: No space left on device")
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
         (ZeroDivisionError("the reason"), "ZeroDivisionError: the reason"),
         (OSError(5, "the reason"), "[Errno 5] the reason"),
+        (ValueError("no ratio 'gloomy'"), "ValueError: no ratio 'gloomy'"),
+        (RuntimeError("NCCL error: out of memory"), "RuntimeError: NCCL error: out of memory"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), None),
     ],
 )

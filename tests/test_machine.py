@@ -130,6 +130,18 @@ JOB = "0::/slurm/job_7/step_0\n"
         (JOB, {"cpu.max": "50000 100000\n"}, 1),  # as a container sees its own group
         (JOB, {"cpu.max": "9000000 100000\n"}, 64),
         (JOB, {"cpu.max": "nonsense"}, 64),
+        (JOB, {"cpu.max": "1000 0\n"}, 64),
+        ("0::a", {"a/cpu.max": "200000 100000\n"}, 2),
+        ("0::/a:b\u2028c\n", {"a:b\u2028c/cpu.max": "200000 100000\n"}, 2),
+        ("nonsense", {"cpu.max": "200000 100000\n"}, 2),
+        (
+            "4:cpu,cpuacct:/a\n",
+            {
+                "cpu,cpuacct/a/cpu.cfs_quota_us": "300000\n",
+                "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
         (
             "4:cpu,cpuacct:/docker/a\n3:memory:/docker/b\n",
             {"cpu/docker/a/cpu.cfs_quota_us": "300000\n",

@@ -34,7 +34,7 @@ def available_cores() -> int:
     limits = [len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1]
     for group in _groups("cpu"):
         for names in _CORES:
-            with suppress(OSError, ValueError):  # no such file, or "max" in it
+            with suppress(OSError, ValueError, ZeroDivisionError):  # no such file, or "max" in it
                 text = " ".join((group / name).read_text() for name in names)
                 share, period = map(int, text.split())
                 if share > 0:  # else -1, no limit
@@ -61,17 +61,18 @@ def _groups(controller: str) -> Iterator[Path]:
     Some do not exist, because a container sees its own group as the uppermost.
     """
     try:
-        lines = _OWN_GROUPS.read_text().splitlines()
+        text = _OWN_GROUPS.read_bytes().decode(errors="surrogateescape")
     except OSError:  # not Linux
         return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+    for line in text.rstrip("\n").split("\n"):
+        controllers, _, path = line.partition(":")[2].partition(":")
         if controllers and controller not in controllers.split(","):
             continue
-        top = _ALL_GROUPS / controller if controllers else _ALL_GROUPS
-        own = PurePosixPath(path)
-        for group in (own, *own.parents):
-            yield top / group.relative_to("/")
+        own = PurePosixPath(path.lstrip("/"))
+        # In version 1 a controller has a folder of its own, or one with others.
+        for top in dict.fromkeys((controllers and controller, controllers)):
+            for group in (own, *own.parents):
+                yield _ALL_GROUPS / top / group
 
 
 @cache

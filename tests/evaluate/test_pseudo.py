@@ -204,3 +204,22 @@ def test_the_way_out_works_from_the_command_line(tmp_path: Path) -> None:
     tasks = make_tasks(["pseudo_perplexity"], [way_out])
     (result,) = evaluate(tmp_path / "model", tasks, tmp_path, 1, tmp_path / "out", progress=False)
     assert result.recipe["score"] == "original"
+
+
+def test_a_special_token_that_a_text_spells_is_not_predicted() -> None:
+    """As text in HTML spells some: pieces of it are predicted, and the token itself never is."""
+    pieces = [
+        ("<unk>", 0.0),
+        *((f"▁{word}", -1.0) for word in ("see", "end")),
+        ("▁", -2.0),
+        ("</s>", -3.0),
+    ]
+    raw = Tokenizer(models.Unigram([*pieces, *((letter, -4.0) for letter in "<>/s")], unk_id=0))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace()
+    looked_up = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", eos_token="</s>")
+    cut = bpe("_", [], more="<>/")
+    cut.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    for tokenizer, least in ((looked_up, 2), (cut, 9)):
+        sentences, _ = encode_sentences(tokenizer, ["see </s> end"], 64, "original")
+        assert (sentences.ids[sentences.word >= 0] != tokenizer.eos_token_id).all()
+        assert sentences.num_scored >= least

@@ -24,15 +24,6 @@ from chronomask.evaluate.subject import find_subject
 from tests.support.official_model import make_tokenizer, save_model
 
 
-def test_a_text_that_spells_a_special_token_is_ordinary_text(model_folder: Path) -> None:
-    tokenizer = find_subject(str(model_folder)).tokenizer
-    for name in (tokenizer.mask_token, tokenizer.sep_token, tokenizer.cls_token):
-        plain = make_tokenizer()(str(name), add_special_tokens=False)["input_ids"]
-        assert plain == [tokenizer.convert_tokens_to_ids(name)]  # what transformers makes of it
-        (_, *ids, _) = tokenizer(f"{name}")["input_ids"]
-        assert plain[0] not in ids
-
-
 def make_checkpoint(run: Path, step: int, model: Path) -> Path:
     """A checkpoint as training writes it, as far as evaluation reads it."""
     path = run / "checkpoints" / f"step-{step:08d}"

@@ -273,11 +273,14 @@ def test_a_responsive_ratio_watches_the_mean_over_ranks(
 ) -> None:
     """A module logs its own rank's loss, which is another in each of them."""
     seen: list[float] = []
-    monkeypatch.setattr(SingleDeviceStrategy, "reduce", lambda _, loss, *__, **___: 0 * loss + 7)
+    monkeypatch.setattr(SingleDeviceStrategy, "reduce", lambda _, loss, *__, **___: loss.fill_(7))
     monkeypatch.setattr(Masker, "observe_validation", lambda _, loss: seen.append(loss))
     watching = MaskingConfig.parse({"ratio": {"kind": "responsive"}})
-    fit(tokenizer, rows, tmp_path, masking=watching, validate=True, max_steps=-1, max_epochs=1)
+    module, _ = fit(
+        tokenizer, rows, tmp_path, masking=watching, validate=True, max_steps=-1, max_epochs=1
+    )
     assert seen == [7.0]
+    assert module.trainer.callback_metrics["val_loss"] != 7.0  # which others read too
 
 
 def test_what_would_order_or_mask_rows_otherwise_is_refused(

@@ -36,12 +36,23 @@ def elsewhere() -> Iterator[None]:
         torch.set_default_device(None)
 
 
+@contextmanager
+def coarse() -> Iterator[None]:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 SETTINGS: list[Callable[[], AbstractContextManager[object]]] = [
     torch.no_grad,
     torch.inference_mode,
     lambda: torch.autocast("cpu", torch.bfloat16),
     doubles,
     elsewhere,
+    lambda: torch.device("meta"),
+    coarse,
 ]
 
 
@@ -60,7 +71,9 @@ def short(data: PreparedData) -> RunConfig:
 
 
 @pytest.mark.parametrize(
-    "setting", SETTINGS, ids=["grad", "inference", "autocast", "dtype", "device"]
+    "setting",
+    SETTINGS,
+    ids=["grad", "inference", "autocast", "dtype", "device", "with device", "products"],
 )
 def test_training_is_the_same_and_leaves_it(
     setting: Callable[[], AbstractContextManager[object]],
@@ -72,6 +85,7 @@ def test_training_is_the_same_and_leaves_it(
         return (
             torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), torch.get_num_threads(),
+            torch.get_float32_matmul_precision(),
         )  # fmt: skip
 
     with setting():

@@ -15,9 +15,11 @@ from chronomask.report.drawing import (
     compact,
     darker,
     lines_panel,
+    panel,
     shorten,
     spread,
     text_width,
+    to_svg,
 )
 from chronomask.yardsticks import CONTENT, FUNCTION, OTHER, PUNCTUATION, group_of
 
@@ -110,3 +112,15 @@ def test_dollar_signs_in_names_are_dollar_signs() -> None:
     assert priced == pytest.approx(plain + 2 * (text_width("a$b") - text_width("ab")), rel=0.01)
     line = ArmLine(0, r"$\frac$", np.arange(3.0), np.arange(3.0))
     assert "<svg" in lines_panel([line], "$a$", "steps", "loss $", "x")
+
+
+def test_letters_that_the_font_lacks_are_left_to_the_readers_fonts() -> None:
+    """Drawn as paths they would be boxes. All other figures are the same with any fonts."""
+    for name, kept in (("falling é", False), ("마스크 15%", True)):
+        with appearance():
+            axes = panel("loss", "steps", "nats")
+            axes.plot([0, 1], [0, 1], label=name)
+            axes.legend()
+            svg = to_svg(axes, "a", "a line")
+        assert (f">{name}<" in svg) == kept
+        assert ("<text" in svg) == kept

@@ -27,6 +27,13 @@ def test_columns_equal_the_lines(folder: Path) -> None:
     assert run.notices == ()
 
 
+def test_keys_of_columns_can_be_looked_for(folder: Path) -> None:
+    metrics = read_run(folder).metrics
+    assert "loss" in metrics
+    assert "no_such_key" not in metrics
+    assert list(metrics) == list(metrics.columns)
+
+
 def test_an_absent_key_reads_as_nan(folder: Path) -> None:
     assert np.isnan(read_run(folder).metrics["no_such_key"]).all()
 

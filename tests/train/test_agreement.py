@@ -74,6 +74,18 @@ def test_a_checkpoint_that_one_process_does_not_find(
     assert sorted(path.name for path in RunFolder(tmp_path / "run").checkpoints.iterdir()) == before
 
 
+def test_a_folder_with_a_budget_of_hours_that_one_process_does_not_find(
+    config: RunConfig, tmp_path: Path, driver: Driver
+) -> None:
+    """Before one of them tries out how long steps take, and waits for the other."""
+    budget = config.to_dict() | {"hours": 0.02}
+    spec = {"config": budget, "out": str(tmp_path / "run"), "resume": True}
+    assert driver.codes(spec | {"ask_to_stop": [0, 4]}) == [143]
+    first, second = refused(driver, spec, spec | {"out": str(tmp_path / "elsewhere")})
+    assert "checkpoints ['step-00000004']" in first
+    assert "checkpoints []" in second
+
+
 def test_places_may_differ(
     config: RunConfig, tiny_data: PreparedData, tmp_path: Path, driver: Driver
 ) -> None:

@@ -254,3 +254,20 @@ def test_each_schedule_goes_on_by_itself(
     assert len(set((run.masker.class_weights() or {}).values())) > 2
     assert "masking.ratio begins anew: the checkpoint holds no state of a responsive" in caplog.text
     assert "masking.content begins anew" not in caplog.text
+
+
+def test_in_python_a_branch_has_the_config_of_its_run_too(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    first = config.replace(["steps=2", "seed=4", "z_loss=0.001", "name=first"])
+    pretrain(first, tmp_path / "first", progress=False)
+    for path in (
+        tmp_path / "first",
+        str(next((tmp_path / "first" / "checkpoints").glob("step-*"))),
+    ):
+        found = RunConfig.of({"z_loss": 0.002}, branch=path, steps=3)
+        changed = {"z_loss": 0.002, "steps": 3, "branch": str(path), "name": None}
+        assert found.to_dict() == first.to_dict() | changed
+    assert RunConfig.of(config, branch=tmp_path / "first").z_loss == config.z_loss  # a whole one
+    pretrain({}, tmp_path / "more", branch=tmp_path / "first", steps=1, progress=False)
+    assert RunConfig.of(tmp_path / "more" / "config.yaml").seed == 4

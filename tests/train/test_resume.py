@@ -18,8 +18,6 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.scores import add_scores, scores_named
 from chronomask.errors import Stopped, UsageError
 from chronomask.model import device
-from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.pipeline import prepare
 from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import listen
@@ -207,10 +205,11 @@ def test_rows_that_have_scores_since_are_made_again_as_they_were(
     (tmp_path / "run" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000003")
     add_scores(data, scores_named("informativeness"))
-    told = r"data fingerprint .*Scores or collocations were added .*prepare DATA/config.yaml --out FOLDER"
+    told = r"data fingerprint .*Scores or collocations were added .*prepare --config DATA/config.yaml --out"
     with pytest.raises(UsageError, match=told):
         pretrain(config, tmp_path / "run", resume=True, progress=False)
-    prepare(PrepareConfig.of(data / "config.yaml"), tmp_path / "again", progress=False)
+    words = ["prepare", "--config", str(data / "config.yaml"), "--out", str(tmp_path / "again")]
+    assert CliRunner().invoke(app, words).exit_code == 0
     mended = config.replace([f"data={tmp_path / 'again'}"])
     pretrain(mended, tmp_path / "run", resume=True, progress=False)
 

@@ -89,6 +89,8 @@ _OF_THE_PLACE = {
     errno.EROFS: "", errno.ENAMETOOLONG: "", errno.ELOOP: "",
 }  # fmt: skip
 """What a system refuses because of the place that was named, wherever it is met, and what else may help."""
+_LOST_ANOTHER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+"""What gloo and NCCL say in a process that waits for one that has ended, which is no cause."""
 _GO_ON = ("adapt", "evaluate", "prepare", "quickstart", "study")
 """Commands that keep what they have done, and take no option to go on."""
 
@@ -122,7 +124,9 @@ def main() -> None:
     except OSError as error:
         if error.errno in _OF_THE_PLACE and error.filename:
             way_out = "name another place" + _OF_THE_PLACE[error.errno]
-            _refuse(f"{error.filename}: {error.strerror}; {way_out}")
+            message = f"{error.filename}: {error.strerror}; {way_out}"
+            _tell_launcher(message)
+            _refuse(message)
         else:
             fault = _fault_of_output(more="\n")  # unbuffered output does not fail again by itself
             if fault is None or fault.errno != error.errno:
@@ -130,8 +134,7 @@ def main() -> None:
                 raise
         code = 1
     except Exception as error:
-        # Where another process ended, this one has lost it: that is no cause.
-        if not any(name in str(error) for name in ("gloo", "NCCL", "Connection closed by peer")):
+        if not any(words in str(error) for words in _LOST_ANOTHER):
             _tell_launcher(f"{type(error).__name__}: {error}")
         raise
     fault = fault or _fault_of_output()

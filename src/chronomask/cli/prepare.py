@@ -69,7 +69,7 @@ def prepare(
         str | None, config_flag("SHARE", "Share of the documents that is kept for validation.")
     ] = None,
     workers: Annotated[
-        str | None, config_flag("N", "Processes; 0 is one per processor core.")
+        str | None, config_flag("N", "Processes; 0 is as many as there are processor cores for it.")
     ] = None,
     executor: Annotated[str | None, config_flag("KIND", "Where they run: local or ray.")] = None,
     only: Annotated[

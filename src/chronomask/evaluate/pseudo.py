@@ -115,7 +115,11 @@ def encode_sentences(
     A text of more than ``max_length`` tokens becomes several sentences. Raises UsageError where ``score``
     needs words and nothing tells them; ``task`` is named in the way out. ``begins`` [N]: the character of
     each text up to which its tokens are context, and not predicted.
+
+    A text that spells a special token ("</s>") is ordinary text, as it is to preparation. Where a tokenizer
+    makes that token of it all the same, as those do that look it up like other pieces, it is not predicted.
     """
+    specials = set(tokenizer.all_special_ids).difference([tokenizer.unk_token_id])
     ids: list[list[int]] = []
     words: list[list[int]] = []
     source: list[int] = []
@@ -131,14 +135,20 @@ def encode_sentences(
             return_offsets_mapping=True,
             return_attention_mask=False,
             return_token_type_ids=False,
+            split_special_tokens=True,
         )
         special: Any = encoded["special_tokens_mask"]
         origin: Any = encoded.get("overflow_to_sample_mapping", range(len(special)))
         spans: Any = encoded["offset_mapping"]
         for number, (row, marks) in enumerate(zip(encoded["input_ids"], special, strict=True)):
-            found = zip(encoded.word_ids(number), marks, strict=True)
+            found = zip(row, encoded.word_ids(number), marks, strict=True)
             ids.append(row)
-            words.append([-1 if mark or word is None else word for word, mark in found])
+            words.append(
+                [
+                    -1 if mark or word is None or token in specials else word
+                    for token, word, mark in found
+                ]
+            )
             source.append(begin + origin[number])
             joined = joined or _joins_words(words[-1], spans[number], texts[source[-1]])
             if begins is not None:

@@ -84,13 +84,8 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer beside the weights; raises DataError.
-
-        A text that spells a special token ("</s>") is ordinary text to it, as it is to preparation.
-        """
-        tokenizer = open_tokenizer(self.path)
-        tokenizer.split_special_tokens = True
-        return tokenizer
+        """The tokenizer beside the weights; raises DataError."""
+        return open_tokenizer(self.path)
 
     @cached_property
     def config(self) -> PretrainedConfig:

@@ -202,8 +202,8 @@ class TimeVariantMasking(Callback):
                 f"masking.ratio watches {self.monitor!r}, which validation_step did not log; "
                 f"logged: {', '.join(sorted(trainer.callback_metrics)) or 'nothing'}"
             )
-        # Logged without sync_dist it is the mean of this process's batches alone.
-        own = trainer.callback_metrics[self.monitor].to(trainer.strategy.root_device)
+        # Logged without sync_dist it is the mean of this process's batches alone. It is reduced in place.
+        own = trainer.callback_metrics[self.monitor].to(trainer.strategy.root_device, copy=True)
         self.masking.masker.observe_validation(float(trainer.strategy.reduce(own)))
 
     def state_dict(self) -> dict[str, Any]:

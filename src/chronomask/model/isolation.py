@@ -38,11 +38,12 @@ def isolation() -> Iterator[None]:
 
 @contextmanager
 def _as_it_begins() -> Iterator[None]:
-    """torch's settings are those of a process that has changed none."""
+    """Torch's settings are those of a process that has changed none."""
     generators = (torch.default_generator, *torch.cuda.default_generators)
     states = [generator.get_state() for generator in generators]
-    threads = torch.get_num_threads()
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    seed = torch.initial_seed()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    products = torch.get_float32_matmul_precision()
     with ExitStack() as modes:
         if torch.is_inference_mode_enabled():
             modes.enter_context(torch.inference_mode(False))
@@ -50,16 +51,18 @@ def _as_it_begins() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 modes.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":  # it makes every call slower
+            modes.enter_context(torch.device("cpu"))
         torch.set_default_dtype(torch.float32)
-        if device.type != "cpu":  # to set the default itself would make every call slower
-            torch.set_default_device(None)
+        torch.set_float32_matmul_precision("highest")
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
-            if device.type != "cpu":
-                torch.set_default_device(device)
+            torch.set_float32_matmul_precision(products)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
+            for generator in torch.cuda.default_generators[len(generators) - 1 :]:
+                generator.manual_seed(seed)  # they were not there yet, and would have had it

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -150,7 +152,8 @@ def arm_style(index: int) -> str:
 @contextmanager
 def appearance() -> Iterator[None]:
     """Settings for everything drawn inside, whatever the user's own matplotlib settings are."""
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # see to_svg
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(
             {
@@ -367,9 +370,12 @@ def to_svg(axes: Axes, prefix: str, description: str) -> str:
     buffer = io.StringIO()
     figure = axes.get_figure(root=True)
     assert figure is not None
-    FigureCanvasSVG(figure).print_svg(
-        buffer, metadata={"Creator": None, "Date": None, "Format": None, "Type": None}
-    )
+    # A letter that is not in the font would be drawn as a box: the reader's fonts have it, maybe.
+    kind = "path" if _has_letters_of(figure) else "none"
+    with matplotlib.rc_context({"svg.fonttype": kind}):
+        FigureCanvasSVG(figure).print_svg(
+            buffer, metadata={"Creator": None, "Date": None, "Format": None, "Type": None}
+        )
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)  # would style the whole page
@@ -387,6 +393,15 @@ def to_svg(axes: Axes, prefix: str, description: str) -> str:
         f'aria-label="{escape(description)}">'
     )
     return re.sub(r"\n\s*", "\n", start + svg[opening.end() :])
+
+
+def _has_letters_of(figure: Figure) -> bool:
+    """Whether our font has every letter that stands in a figure."""
+    letters = get_font(findfont(_FONT)).get_charmap()
+    texts: list[Any] = figure.findobj(Text)
+    return all(
+        ord(letter) in letters for text in texts for letter in text.get_text().replace("\n", "")
+    )
 
 
 def compact(value: float) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,14 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.columns["step"])
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys of the columns."""
+        return iter(self.columns)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a line has the key."""
+        return key in self.columns
 
     def __getitem__(self, key: str) -> np.ndarray:
         """The column ``key``, all NaN if no line has it."""

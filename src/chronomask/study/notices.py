@@ -110,14 +110,23 @@ def predictions_of(runs: Iterable[Run]) -> list[int]:
     return sorted(int(number) for number in found if number == number)
 
 
-def device_notices(runs: Iterable[Run]) -> list[str]:
-    """A notice if runs were made on unlike devices: their times do not compare."""
+def device_notices(runs: Sequence[Run]) -> list[str]:
+    """Notices if runs were made on unlike devices, whose times do not compare, or in unlike precisions."""
     names = {
         str(run.environment.get("device_name") or run.environment.get("processor")) for run in runs
     } - {"None"}
-    if len(names) < 2:
-        return []
-    return [f"Runs were made on {' and '.join(sorted(names))}: do not compare their times."]
+    found = []
+    if len(names) > 1:
+        found.append(
+            f"Runs were made on {' and '.join(sorted(names))}: do not compare their times."
+        )
+    precisions = {str(run.environment.get("precision")) for run in runs} - {"None"}
+    if len(precisions) > 1:
+        found.append(
+            f"Some runs computed in {' and some in '.join(sorted(precisions))}: their times do not compare, "
+            "and their losses differ by rounding too. precision: fp32 is the same on every device."
+        )
+    return found
 
 
 def data_notices(runs: Sequence[Run]) -> list[str]:

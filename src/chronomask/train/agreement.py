@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from chronomask.errors import UsageError, shown
+from chronomask.runs.layout import RunFolder, checkpoints_in
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 
-__all__ = ["refuse_unlike"]
+__all__ = ["refuse_other_folder", "refuse_unlike"]
 
 _OWN = {"name", "data", "branch", "device", "loggers", "peak_flops", "threads", "loader_workers"}
 """Keys of a config that may differ from machine to machine. What lies at the places that they name is
@@ -38,11 +40,22 @@ def refuse_unlike(
         "weights (SHA-256)": weights,
         "precision in force": precision,
     }
-    unlike = [
-        name
-        for name, differs in zip(values, world.differ(map(_number, values.values())), strict=True)
-        if differs
-    ]
+    _refuse(world, values)
+
+
+def refuse_other_folder(world: World, folder: RunFolder) -> None:
+    """Raise UsageError in every process where they do not find the same in the run's folder, for what is done
+    before a run is opened.
+    """
+    config = folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None
+    saved = [path.name for path in checkpoints_in(folder.checkpoints)]
+    _refuse(world, {"config.yaml": config, "checkpoints": saved})
+
+
+def _refuse(world: World, values: Mapping[str, Any]) -> None:
+    """Raise UsageError in every process where one of the values, by what it is called, is not the same."""
+    differing = world.differ(map(_number, values.values()))
+    unlike = [name for name, differs in zip(values, differing, strict=True) if differs]
     if unlike:
         here = ", ".join(f"{name} {shown(values[name])}" for name in unlike)
         raise UsageError(

@@ -191,7 +191,8 @@ def config_of(checkpoint: Checkpoint) -> RunConfig:
 _OWN_SETTINGS = "Resume with the run's own config.yaml and data"
 _OWN_DATA = (
     "Scores or collocations were added to the data since, or it was prepared otherwise: make it again as it "
-    "was in another folder (chronomask prepare DATA/config.yaml --out FOLDER) and name that with --data"
+    "was in another folder (chronomask prepare --config DATA/config.yaml --out FOLDER) and name that with "
+    "--data"
 )
 
 

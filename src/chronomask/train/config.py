@@ -336,6 +336,20 @@ class RunConfig(Config):
         )
 
     @classmethod
+    def of(cls, value: Any, **changes: Any) -> Self:
+        """As :meth:`Config.of`; with ``branch`` among the changes ``value`` is laid over the config of the
+        run that is branched from, unless it is a whole config.
+        """
+        branch = changes.get("branch")
+        if branch is not None and not isinstance(value, cls):
+            run = branch_folder(branch)
+            run.check_config()
+            parts = value if isinstance(value, list | tuple) else [value]
+            value = [run.config, {"name": None}, *parts] if run.is_run() else value
+            changes["branch"] = str(branch)
+        return super().of(value, **changes)
+
+    @classmethod
     def from_layers(cls, layers: Sequence[Layer]) -> Self:
         """As in :class:`~chronomask.config.Config`; a run's own file may be of an earlier version."""
         own = [

@@ -38,6 +38,7 @@ from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
 from chronomask.storage import read_object, read_text, write_json
 from chronomask.train import budget, distributed
+from chronomask.train.agreement import refuse_other_folder
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
 from chronomask.train.distributed import StopRequest, World
@@ -109,6 +110,7 @@ def pretrain(
         config.sizes.refuse_too_few(world.size)
         found = None
         if config.hours is not None:
+            refuse_other_folder(world, folder)
             config, found = _fix_steps(config, folder, world, stop, resume=resume)
         run, state = open_run(config, folder, world, resume=resume)
         if run.finished is not None:
