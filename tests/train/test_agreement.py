@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.scores import add_scores
+from chronomask.errors import UsageError
 from chronomask.runs.layout import RunFolder
+from chronomask.train.agreement import refuse_unlike
 from chronomask.train.config import RunConfig
+from chronomask.train.distributed import World
 from tests.support.tiny_training import Driver
 
 
@@ -84,6 +88,16 @@ def test_a_folder_with_a_budget_of_hours_that_one_process_does_not_find(
     first, second = refused(driver, spec, spec | {"out": str(tmp_path / "elsewhere")})
     assert "checkpoints ['step-00000004']" in first
     assert "checkpoints []" in second
+
+
+def test_machines_that_choose_other_precisions(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(0, 2, torch.device("cpu"))
+    last = [False] * len(config.to_dict()) + [True]  # as if all but the last value were alike
+    monkeypatch.setattr(World, "differ", lambda _, values: last[-len(list(values)) :])
+    with pytest.raises(UsageError, match=r"precision in force 'bf16'.*set precision=fp32"):
+        refuse_unlike(world, config, "fingerprint", 0, "weights", "bf16")
 
 
 def test_places_may_differ(

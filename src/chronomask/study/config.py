@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 from unicodedata import category, normalize
@@ -36,9 +35,7 @@ def _names_a_folder(name: str) -> str:
     return name
 
 
-Composed = Annotated[str, AfterValidator(partial(normalize, "NFC"))]
-"""A name whose accents are parts of letters, however a file has them."""
-ArmName = Annotated[Composed, Field(max_length=60), AfterValidator(_names_a_folder)]
+ArmName = Annotated[str, Field(max_length=60), AfterValidator(_names_a_folder)]
 
 
 class TaskPlan(Config):
@@ -65,9 +62,9 @@ class StudyConfig(Config):
     """text to prepare in the study's folder; without it ``base.data`` names prepared data"""
     arms: Annotated[dict[ArmName, dict[str, Any]], Field(min_length=1)]
     """name → fields of the run config that differ, nested or dotted; see :mod:`chronomask.study.arms`"""
-    baseline: Composed = ""
+    baseline: str = ""
     """the arm that others are compared with; the first one if not given"""
-    contrasts: tuple[tuple[Composed, Composed], ...] = ()
+    contrasts: tuple[tuple[str, str], ...] = ()
     """pairs of arms that the study is about, ``[A, B]`` for A minus B: they alone are tested, with Holm's
     correction over them, of the headline by itself and of all other measures together; every other difference
     is exploratory. None: all arms against the baseline are tested"""
@@ -143,7 +140,8 @@ class StudyConfig(Config):
         """Arms name folders, and not every file system tells capitals apart; nor do readers see blanks."""
         seen: dict[str, str] = {}
         for name in self.arms:
-            other = seen.setdefault("".join(name.casefold().split()), name)
+            alike = normalize("NFKC", "".join(name.casefold().split()))
+            other = seen.setdefault(alike, name)
             if other != name:
                 raise ValueError(
                     f"the names of the arms '{other}' and '{name}' differ in capitals or blanks alone: "

@@ -18,6 +18,7 @@ from chronomask.train.distributed import World
 
 __all__ = ["refuse_other_folder", "refuse_unlike"]
 
+_PRECISION = "precision in force"
 _OWN = {"name", "data", "branch", "device", "loggers", "peak_flops", "threads", "loader_workers"}
 """Keys of a config that may differ from machine to machine. What lies at the places that they name is
 compared by its content."""
@@ -38,7 +39,7 @@ def refuse_unlike(
         "the data's fingerprint": fingerprint,
         "step": step,
         "weights (SHA-256)": weights,
-        "precision in force": precision,
+        _PRECISION: precision,
     }
     _refuse(world, values)
 
@@ -58,10 +59,15 @@ def _refuse(world: World, values: Mapping[str, Any]) -> None:
     unlike = [name for name, differs in zip(values, differing, strict=True) if differs]
     if unlike:
         here = ", ".join(f"{name} {shown(values[name])}" for name in unlike)
+        way_out = (
+            "set precision=fp32, which every machine has"
+            if unlike == [_PRECISION]
+            else "start all with the same command, and let the run's folder and the data lie on a disk that "
+            "all machines see"
+        )
         raise UsageError(
             f"process {world.rank} of {world.size}, counted from 0, has {here}, and another process has "
-            "something else: start all with the same command, and let the run's folder and the data lie on a "
-            "disk that all machines see"
+            f"something else: {way_out}"
         )
 
 
