@@ -10,7 +10,7 @@ from chronomask.compiled import KEPT
 from chronomask.keyed import Scalar
 
 # numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
-# compiled in: 0098e81f43cd
+# compiled in: ff852ccec1ad
 
 __all__ = ["replace"]
 
