@@ -127,6 +127,26 @@ def test_an_argument_without_characters_is_no_folder(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell leaves that of ``--out=~/data``; a folder of the name ``~`` is a trap for who removes it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    text = tmp_path / "home" / "words.txt"
+    text.parent.mkdir()
+    text.write_text("a few words\n\n" * 400)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    settings = ["--vocab-size", "200", "--set", "txt_documents=lines", "--tagger", "none"]
+    assert run("prepare", "~/words.txt", "--out=~/data", *settings).code == 0
+    assert (text.parent / "data" / "manifest.json").exists()
+    (text.parent / "run.yaml").write_text("data: ~/nowhere\n")
+    refused(
+        run("pretrain", "~/run.yaml", "--out", "r"), 2, f"{text.parent}/nowhere is not a folder"
+    )
+    assert list(Path().iterdir()) == []
+
+
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_every_command_explains_itself(run, flag: str) -> None:
     for words in commands():

@@ -90,6 +90,26 @@ def test_values_that_are_no_mapping_are_refused(values: Any) -> None:
         Whole.parse(values)
 
 
+class Places(Config):
+    one: str
+    path: Path
+    several: tuple[str, ...] = ()
+
+
+def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = {"one": "~/a", "path": "~/b", "several": ["~/c", "d~/e", "~"]}
+    file = tmp_path / "places.yaml"
+    file.write_text(as_yaml(given))
+    there = Places(one=f"{tmp_path}/a", path=tmp_path / "b", several=(f"{tmp_path}/c", "d~/e", "~"))
+    assert Places.load(file) == there
+    assert Places.of("~/places.yaml") == Places.of(given) == Places(**given) == there
+    monkeypatch.chdir(tmp_path)
+    Path("~").mkdir()
+    Path("~/a").touch()
+    assert Places.of(given).one == "~/a"  # a file of that very name
+
+
 def test_dotted_keys_mean_groups_of_keys() -> None:
     assert nested({"a.b.c": 1, "a.d": 2, "e": {"f.g": 3}}) == {
         "a": {"b": {"c": 1}, "d": 2},

@@ -44,6 +44,7 @@ from chronomask.explain import (
 )
 from chronomask.layers import Layer, overlay, read_yaml, with_kinds
 from chronomask.recipes import find_recipe
+from chronomask.storage import as_a_shell_has_it
 from chronomask.yaml_text import as_yaml, control_character
 
 __all__ = [
@@ -193,6 +194,8 @@ class Config(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _refuse_surprises(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(values, Mapping):
+            values = {name: _in_home_folder(value) for name, value in values.items()}
         token = _VALIDATING.set(True)
         try:
             config = handler(values)
@@ -204,6 +207,15 @@ class Config(BaseModel):
             if surprises:
                 raise ValidationError.from_exception_data(cls.__name__, surprises)
         return config
+
+
+def _in_home_folder(value: Any) -> Any:
+    """A path that begins with ``~/``, or the items of a list, as a shell has them; else the value itself."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_in_home_folder, value))
+    if isinstance(value, str | Path) and str(value).startswith("~/"):
+        return type(value)(as_a_shell_has_it(Path(value)))
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chronomask.errors import UsageError, nearest, shown
+from chronomask.storage import as_a_shell_has_it
 
 __all__ = ["Recipe", "find_recipe", "is_recipe", "recipes"]
 
@@ -51,7 +52,7 @@ def find_recipe(name: str | Path, *groups: str) -> Path:
     for full in (text, *(f"{group}/{text}" for group in groups)):
         if full in known:
             return known[full]
-    path = Path(text)
+    path = as_a_shell_has_it(Path(text))
     if path.exists():
         return path
     if "=" in text:  # a common way to give settings, but not that of these commands

@@ -31,6 +31,7 @@ __all__ = [
     "READABLE",
     "UNPACKED_LIMIT",
     "LongLine",
+    "as_a_shell_has_it",
     "byte_lines",
     "bytes_sha256",
     "check_text",
@@ -89,6 +90,15 @@ _OTHER_KINDS = {
     b"%PDF": "a PDF document: take its text out first, such as with pdftotext",
 }
 """What files of other kinds begin with, what they are, and what to do."""
+
+
+def as_a_shell_has_it(path: Path) -> Path:
+    """A path with the home folder for its ``~``, unless there is a file of that very name."""
+    if os.path.lexists(path):
+        return path
+    with contextlib.suppress(RuntimeError):  # of a user who is not known
+        return path.expanduser()
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

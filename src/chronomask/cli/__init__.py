@@ -105,7 +105,8 @@ def main() -> None:
     try:
         _refuse_lost_folder()
         _refuse_empty(sys.argv)
-        code = app(prog_name="chronomask", standalone_mode=False)
+        words = [_in_home_folder(word) for word in sys.argv[1:]]
+        code = app(words, prog_name="chronomask", standalone_mode=False)
         if code == _INTERRUPTED:
             goes_on = sys.argv[1] in _GO_ON
             _refuse(f"interrupted{'; the same command goes on with what is left' * goes_on}")
@@ -187,6 +188,19 @@ def _refuse_empty(words: Sequence[str]) -> None:
                 f"{where} is empty, as a variable of the shell without a value makes it; give one, or leave "
                 "it out"
             )
+
+
+def _in_home_folder(word: str) -> str:
+    """An argument whose path begins with ``~/``, as the shell has it where it stands alone.
+
+    A shell leaves the ``~`` of ``--out=~/run``, which would make a folder of that name.
+    """
+    flag, equals, path = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    if not path.startswith("~/"):
+        return word
+    from chronomask.storage import as_a_shell_has_it
+
+    return f"{flag}{equals}{as_a_shell_has_it(Path(path))}"
 
 
 def _said_elsewhere(error: ChronomaskError) -> bool:

@@ -6,11 +6,9 @@ be what it claims, is refused.
 
 from __future__ import annotations
 
-import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
@@ -36,6 +34,7 @@ from chronomask.prepare.read.files import (
 from chronomask.prepare.read.packages import installed_versions, read_installed
 from chronomask.prepare.read.readers import READERS, TAGGED_FORMATS
 from chronomask.prepare.read.records import Fields, from_record
+from chronomask.storage import as_a_shell_has_it
 from chronomask.types import Document
 
 __all__ = [
@@ -45,7 +44,6 @@ __all__ = [
     "InstalledPackages",
     "Source",
     "are_as_noted",
-    "as_a_shell_has_it",
     "differences_from",
     "find_sources",
     "snapshot",
@@ -173,15 +171,6 @@ class _File:
             yield document
         if not gave_any and skipped.counts == before:
             skipped.add("file without a document", str(self), size or 0, "files")
-
-
-def as_a_shell_has_it(path: Path) -> Path:
-    """A path with the home folder for its ``~``, unless there is a file of that very name."""
-    if os.path.lexists(path):
-        return path
-    with suppress(RuntimeError):  # of a user who is not known
-        return path.expanduser()
-    return path
 
 
 def _no_words(source: str) -> str:
