@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from chronomask.model.isolation import isolation
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from tests.support.tiny_training import run_values, weights_of
+
+BACKENDS: Any = torch.backends  # its attributes are made when torch is imported
 
 
 @contextmanager
@@ -43,6 +46,20 @@ def coarse() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision("highest")
+        for backend in (BACKENDS.cuda.matmul, BACKENDS.mkldnn.matmul):
+            backend.fp32_precision = "none"
+
+
+@contextmanager
+def coarse_everywhere() -> Iterator[None]:
+    """The newer way, which transformers takes; asked in the old one torch raises."""
+    BACKENDS.fp32_precision = "tf32"
+    BACKENDS.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        BACKENDS.mkldnn.matmul.fp32_precision = "none"
+        BACKENDS.fp32_precision = "none"
 
 
 SETTINGS: list[Callable[[], AbstractContextManager[object]]] = [
@@ -53,6 +70,7 @@ SETTINGS: list[Callable[[], AbstractContextManager[object]]] = [
     elsewhere,
     lambda: torch.device("meta"),
     coarse,
+    coarse_everywhere,
 ]
 
 
@@ -73,7 +91,16 @@ def short(data: PreparedData) -> RunConfig:
 @pytest.mark.parametrize(
     "setting",
     SETTINGS,
-    ids=["grad", "inference", "autocast", "dtype", "device", "with device", "products"],
+    ids=[
+        "grad",
+        "inference",
+        "autocast",
+        "dtype",
+        "device",
+        "with device",
+        "products",
+        "products of all",
+    ],
 )
 def test_training_is_the_same_and_leaves_it(
     setting: Callable[[], AbstractContextManager[object]],
@@ -85,7 +112,7 @@ def test_training_is_the_same_and_leaves_it(
         return (
             torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), torch.get_num_threads(),
-            torch.get_float32_matmul_precision(),
+            BACKENDS.fp32_precision, *products(),
         )  # fmt: skip
 
     with setting():
@@ -94,6 +121,26 @@ def test_training_is_the_same_and_leaves_it(
         assert now() == before
     found = weights_of(tmp_path / "run")
     assert all(torch.equal(found[name], own) for name, own in weights.items())
+
+
+def products() -> tuple[str, str]:
+    return BACKENDS.cuda.matmul.fp32_precision, BACKENDS.mkldnn.matmul.fp32_precision
+
+
+def test_products_follow_later_settings_as_if_nothing_had_been() -> None:
+    """What follows all backends goes on to follow them, and what was set in the old way is asked so again."""
+    for setting, later in ((nullcontext, "tf32"), (coarse_everywhere, "ieee")):
+        with setting():
+            BACKENDS.mkldnn.matmul.fp32_precision = "none"
+            with isolation():
+                assert {*products()} <= {"none", "ieee"}
+            BACKENDS.fp32_precision = later
+            assert products() == (later, later)
+            BACKENDS.fp32_precision = "none"
+    with coarse():
+        with isolation():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
 
 
 def test_random_numbers_and_threads_go_on_as_if_nothing_had_been() -> None:

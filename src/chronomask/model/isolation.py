@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import torch
 
@@ -43,8 +44,8 @@ def _as_it_begins() -> Iterator[None]:
     states = [generator.get_state() for generator in generators]
     seed = torch.initial_seed()
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    products = torch.get_float32_matmul_precision()
     with ExitStack() as modes:
+        modes.enter_context(_whole_products())
         if torch.is_inference_mode_enabled():
             modes.enter_context(torch.inference_mode(False))
         modes.enter_context(torch.enable_grad())
@@ -54,15 +55,42 @@ def _as_it_begins() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":  # it makes every call slower
             modes.enter_context(torch.device("cpu"))
         torch.set_default_dtype(torch.float32)
-        torch.set_float32_matmul_precision("highest")
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
-            torch.set_float32_matmul_precision(products)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
             for generator in torch.cuda.default_generators[len(generators) - 1 :]:
                 generator.manual_seed(seed)  # they were not there yet, and would have had it
+
+
+@contextmanager
+def _whole_products() -> Iterator[None]:
+    """Products of float32 matrices are of whole float32 numbers, whichever way a caller chose others.
+
+    Torch has an old way, of all backends at once, and one for each backend. It raises where the old one is
+    asked and the other was used, as transformers' ``Trainer`` does for ``tf32`` and ``torch_compile``
+    (https://docs.pytorch.org/docs/stable/notes/numerical_accuracy.html).
+    """
+    known: Any = torch.backends  # its attributes are made when torch is imported
+    backends = (known.cuda.matmul, known.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    if all(precision in ("none", "ieee") for precision in before):
+        yield
+        return
+    at_once = None
+    with suppress(RuntimeError):
+        at_once = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if at_once is not None:
+            torch.set_float32_matmul_precision(at_once)
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = "none"  # so that it follows what is set for all backends
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision
