@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from chronomask.errors import RunError
 from chronomask.train import loop, memory
@@ -24,6 +25,11 @@ CUDA = (
 HOST = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: 12"
 )
+BESIDE = [
+    torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+"""Of what a device allocates beside torch's allocator."""
 
 
 def out_of(error: Exception, at: int, patch: pytest.MonkeyPatch, name: str) -> None:
@@ -39,7 +45,9 @@ def out_of(error: Exception, at: int, patch: pytest.MonkeyPatch, name: str) -> N
     patch.setattr(loop, name, fail)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError(CUDA), RuntimeError(HOST), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(CUDA), RuntimeError(HOST), MemoryError(), *BESIDE]
+)
 def test_a_step_without_memory_names_what_takes_less_and_that_goes_on(
     config: RunConfig, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,6 +61,22 @@ def test_a_step_without_memory_names_what_takes_less_and_that_goes_on(
     way_out = f"micro_batches={2 * config.micro_batches}"
     assert f"set {way_out} or activation_checkpointing=true; then the same command goes on" in said
     pretrain(config.replace([way_out]), tmp_path / "run", resume=True, progress=False)
+
+
+@pytest.mark.parametrize("hours", [None, 0.01])
+def test_a_model_that_finds_no_place_is_told_before_the_first_step(
+    config: RunConfig, tmp_path: Path, hours: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError(CUDA)
+
+    monkeypatch.setattr(nn.Module, "to", full)
+    said = (
+        "cpu has too little memory for the model and what its optimiser keeps: CUDA out of memory"
+    )
+    with pytest.raises(RunError, match=said) as refused:
+        pretrain(config, tmp_path / "run", progress=False, hours=hours)
+    assert "choose a smaller model, or end what else has memory there" in str(refused.value)
 
 
 def test_what_takes_less_is_nothing_that_a_resume_refuses(

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from chronomask.model.device import memory_lacking
 from chronomask.model.documents import Documents
 from chronomask.types import pack, packed_size, unpack
 
@@ -96,8 +97,10 @@ class RecordedSteps:
             return kind.replay()
         try:
             return self._run(kind)
-        except torch.OutOfMemoryError as error:
-            if all(each.replay is None for each in self._kinds.values()):
+        except RuntimeError as error:
+            if memory_lacking(error) is None or all(
+                each.replay is None for each in self._kinds.values()
+            ):
                 raise
             self._give_up(error)
         torch.cuda.empty_cache()

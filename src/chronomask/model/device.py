@@ -221,7 +221,10 @@ def peak_flops(device: torch.device, precision: Precision, seconds: float = 0.2)
     cuda = device.type == "cuda"
     bf16 = precision_on(device, precision) == "bf16"
     dtype = torch.bfloat16 if bf16 else torch.float32
-    size = 8192 if cuda else 256 if bf16 else 1024
+    size = 256 if bf16 else 1024
+    if cuda:
+        free, _ = torch.cuda.mem_get_info(device)  # other processes may have filled it
+        size = next((size for size in (8192, 4096, 2048) if 3 * 4 * size**2 < free), 1024)
     with torch.no_grad():
         a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
         best = float("inf")
@@ -367,15 +370,24 @@ def use_own_cores() -> None:
         torch.set_num_threads(cores)
 
 
+_LACKING = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "HIP error: out of memory",
+    "_ALLOC_FAILED",
+)
+"""What errors without a class of their own say: of torch's allocator on the host, and of what a device's
+libraries allocate beside it (for graphs, pinned memory, a context, workspaces of cuBLAS and cuDNN)."""
+
+
 def memory_lacking(error: BaseException) -> str | None:
     """What an allocator said that had no memory left, of a device or of the host; None for other errors.
 
     It is the beginning of what it said, without a stop at its end.
     """
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    # The host's allocator in torch has no error of its own.
     if not known and not (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _LACKING)
     ):
         return None
     sentences = " ".join(str(error).split()).split(". ")

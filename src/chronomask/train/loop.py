@@ -44,7 +44,11 @@ from chronomask.train.determinism import determinism
 from chronomask.train.distributed import StopRequest, World
 from chronomask.train.faults import telling_what_fails
 from chronomask.train.log import RunLog
-from chronomask.train.memory import telling_what_takes_less, warn_of_little_memory
+from chronomask.train.memory import (
+    telling_of_opening,
+    telling_what_takes_less,
+    warn_of_little_memory,
+)
 from chronomask.train.run import Run, compiles, is_due, open_run
 from chronomask.train.state import State
 from chronomask.train.step import (
@@ -112,7 +116,8 @@ def pretrain(
         if config.hours is not None:
             refuse_other_folder(world, folder)
             config, found = _fix_steps(config, folder, world, stop, resume=resume)
-        run, state = open_run(config, folder, world, resume=resume)
+        with telling_of_opening(world):
+            run, state = open_run(config, folder, world, resume=resume)
         if run.finished is not None:
             if world.is_first:
                 logger.warning(
@@ -179,7 +184,8 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
     chatter.setLevel(logging.ERROR)  # the run itself says it again
     try:
         at = clock()
-        run, state = open_run(budget.trial_config(config), trial, world, resume=False)
+        with telling_of_opening(world):
+            run, state = open_run(budget.trial_config(config), trial, world, resume=False)
         times = [clock() - at]
         chatter.setLevel(level)
         warn_of_little_memory(run, world)

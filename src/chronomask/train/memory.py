@@ -24,7 +24,12 @@ from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.run import Run
 
-__all__ = ["memory_of_step", "telling_what_takes_less", "warn_of_little_memory"]
+__all__ = [
+    "memory_of_step",
+    "telling_of_opening",
+    "telling_what_takes_less",
+    "warn_of_little_memory",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +120,21 @@ _BYTES_OF_A_TOKEN = 64
 def _mean_numbers(config: RunConfig, model: nn.Module) -> int:
     """Numbers of a mean of the weights, if one is kept."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad and config.averaging)
+
+
+@contextmanager
+def telling_of_opening(world: World) -> Iterator[None]:
+    """Say what to do where a model and its optimiser's state find no place on the device; raises RunError."""
+    try:
+        yield
+    except Exception as error:
+        if (why := memory_lacking(error)) is None:
+            raise
+        clear_frames(error.__traceback__)  # which hold tensors
+        raise RunError(
+            f"{world.device} has too little memory for the model and what its optimiser keeps: {why}; "
+            "choose a smaller model, or end what else has memory there"
+        ) from error
 
 
 @contextmanager
