@@ -1,4 +1,4 @@
-"""What a process may use of this machine: processor cores, memory, and semaphores to share work by.
+"""What a process may use of this machine: processor cores, memory, open files, semaphores to share work by.
 
 A job of a scheduler or a container seldom has all that the machine has. The system tells which cores it may
 run on. How much of their time it has, and how much memory, is written in the files of its control group and
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -16,7 +17,7 @@ from math import ceil
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 
-__all__ = ["available_cores", "can_share_work", "memory_of_process"]
+__all__ = ["available_cores", "can_share_work", "make_room_for_files", "memory_of_process"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,22 @@ def memory_of_process() -> int:
             with suppress(OSError, ValueError):
                 limits.append(int((group / name).read_text()))
     return min(limits) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def make_room_for_files() -> None:
+    """Let this process open some hundreds of files more, as far as the system lets it.
+
+    A system allows a process few open files at first (1,024, or 256 on macOS) and more where it asks. A
+    file that is mapped into memory counts as an open one.
+    """
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # no list of open files, or not so many are allowed
+        num_open = sum(1 for _ in Path("/dev/fd").iterdir())
+        if allowed != resource.RLIM_INFINITY and num_open + 512 > allowed:
+            wanted = max(4096, 2 * allowed)
+            if most != resource.RLIM_INFINITY:
+                wanted = min(wanted, most)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _groups(controller: str) -> Iterator[Path]:

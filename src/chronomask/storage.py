@@ -262,7 +262,11 @@ def read_object(path: Path) -> dict[str, Any] | None:
 
 
 def way_to_read(error: BaseException, otherwise: str) -> str:
-    """What to do about a file that cannot be read: ``otherwise``, unless this user may not read it."""
+    """What to do about a file that cannot be read: ``otherwise``, unless it is not at fault, because this
+    user may not read it or this process has too many files open.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "let a process open more files, such as with  ulimit -n 65536"
     return READABLE if isinstance(error, PermissionError) else otherwise
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from chronomask.data.manifest import MANIFEST, fingerprint, values_sha256
 from chronomask.data.writer import RowWriter, write_manifest
 from chronomask.errors import DataError, RunError, UsageError
 from tests.support.prepared_rows import FACTS, made_rows, written
+from tests.support.processes import python_path
 
 
 @pytest.fixture
@@ -53,6 +58,39 @@ def test_rows_come_back(
     assert rows.input_ids.dtype == np.int64
     assert rows.word_id.dtype == np.int32
     assert rows.token_class.dtype == np.uint8
+
+
+def test_more_shards_are_read_than_a_process_may_open_files_at_first(tmp_path: Path) -> None:
+    data = written(tmp_path, num_rows=70, shard_rows=1, batch=7)
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    num_open = sum(1 for _ in Path("/dev/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 100, allowed[1]))
+    try:
+        rows = data.split("train").read(np.arange(70))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+    np.testing.assert_array_equal(rows.input_ids, made_rows(70)[0])
+
+
+def test_a_system_that_allows_no_more_files_is_told_as_the_reason(tmp_path: Path) -> None:
+    """And not that the data must be prepared again."""
+    data = written(tmp_path, num_rows=70, shard_rows=1, batch=7)
+    code = (
+        "import resource, sys, numpy as np; from chronomask.data.folder import PreparedData\n"
+        "data = PreparedData.open(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (90, 90))\n"
+        "data.split('train').read(np.arange(70))"
+    )
+    env = os.environ | {"PYTHONPATH": python_path()}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(data.path)],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    assert "Too many open files" in ended.stderr
+    assert "let a process open more files, such as with  ulimit -n 65536" in ended.stderr
+    assert "--force" not in ended.stderr
 
 
 def test_words_are_counted_per_row(tmp_path: Path) -> None:

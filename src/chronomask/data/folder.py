@@ -29,6 +29,7 @@ from chronomask.data.manifest import (
 from chronomask.data.order import visits
 from chronomask.errors import DataError, UsageError, nearest
 from chronomask.folders import what_it_is
+from chronomask.machine import make_room_for_files
 from chronomask.storage import file_sha256, read_object, way_to_read
 from chronomask.types import Rows
 
@@ -163,6 +164,8 @@ class PreparedSplit:
     def _map(self, shard: int, name: Array) -> np.ndarray:
         entry = self.entry.shards[shard]
         file = self.path.parent / getattr(entry, name).file
+        if not len(self._open) % 64:
+            make_room_for_files()
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
