@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, UsageError
-from chronomask.prepare import pipeline
+from chronomask.prepare import clean, pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.work import hash_position
@@ -183,6 +184,26 @@ def test_equal_texts_are_kept_once(tmp_path: Path) -> None:
             "names": [f"{file}:{k}" for k in range(40, 47)],
         }
     }
+
+
+def test_of_equal_texts_the_first_is_kept_in_whichever_part_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the plain way: a set of texts met. Few hashes are compared at a time, and some parts have none."""
+    monkeypatch.setattr(clean, "_AT_ONCE", 5)
+    rng = np.random.default_rng(0)
+    met: set[str] = set()
+    expected: dict[int, list[int]] = {}
+    for number, size in enumerate((9, 0, 40, 1, 60, 0)):
+        texts = [f"text {k}" for k in rng.integers(0, 50, size)]
+        clean.ExactDuplicates().sign(texts, tmp_path, number)
+        expected[number] = []
+        for place, text in enumerate(texts):
+            if text in met:
+                expected[number].append(place)
+            met.add(text)
+    assert clean.ExactDuplicates().duplicates(tmp_path, 6) == expected
+    assert sum(map(len, expected.values())) > 40
 
 
 def test_texts_that_differ_in_numbers_are_no_duplicates(tmp_path: Path) -> None:

@@ -208,16 +208,29 @@ def _write_hashes(texts: Sequence[str], places: Iterable[int], work: Path, numbe
 
 def _met_before(work: Path, num_parts: int) -> dict[int, list[int]]:
     """Of the texts whose hashes were written, those whose hash was met before: their places in each part."""
-    parts = [np.fromfile(_hashes_file(work, number), _HASH) for number in range(num_parts)]
-    together = np.concatenate(parts)
-    _, first = np.unique(together["hash"], return_index=True)
-    again = np.ones(together.size, bool)
-    again[first] = False
-    of_part = np.repeat(np.arange(num_parts), [part.size for part in parts])
+    files = [_hashes_file(work, number) for number in range(num_parts)]
+    ends = np.cumsum([0, *(file.stat().st_size // _HASH.itemsize for file in files)])
+    hashes = np.empty(ends[-1], _HASH["hash"])
+    for file, start, end in zip(files, ends, ends[1:], strict=False):
+        hashes[start:end] = np.fromfile(file, _HASH)["hash"]
+    order = np.argsort(hashes, kind="stable")  # of equal ones the first comes first
+    again = [np.empty(0, order.dtype)]
+    for start in range(1, order.size, _AT_ONCE):
+        these = order[start : start + _AT_ONCE]
+        before = order[start - 1 : start - 1 + these.size]
+        again.append(these[hashes[these] == hashes[before]])
+    repeated = np.sort(np.concatenate(again))
+    of_part = np.split(repeated, np.searchsorted(repeated, ends[1:-1]))
     return {
-        number: together["place"][again & (of_part == number)].tolist()
-        for number in range(num_parts)
+        number: np.fromfile(file, _HASH)["place"][indices - ends[number]].tolist()
+        if indices.size
+        else []
+        for number, (file, indices) in enumerate(zip(files, of_part, strict=True))
     }
+
+
+_AT_ONCE = 1 << 20
+"""Hashes compared at a time, so that no copy of all of them is made."""
 
 
 def _hashes_file(work: Path, number: int) -> Path:
