@@ -312,9 +312,12 @@ def read_lines(path: Path) -> Iterator[str]:
         yield from lines_in(handle, path)
 
 
-def text_of(content: bytes, name: object) -> str:
-    """Bytes as text; raises DataError, naming ``name`` and the line, for what is not UTF-8."""
-    return _decode(_without_mark(content, name), name, 1)
+def text_of(content: bytes, name: object, line: int = 1) -> str:
+    """Bytes as text; raises DataError, naming ``name`` and the line, for what is not UTF-8.
+
+    ``line``: the number of the first of them.
+    """
+    return _decode(_without_mark(content, name), name, line)
 
 
 def check_text(text: str, where: str) -> str:

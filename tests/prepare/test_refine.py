@@ -189,7 +189,7 @@ def test_equal_texts_are_kept_once(tmp_path: Path) -> None:
 def test_of_equal_texts_the_first_is_kept_in_whichever_part_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside the plain way: a set of texts met. Few hashes are compared at a time, and some parts have none."""
+    """Beside a set of texts that were met. Few hashes are compared at a time, and some parts have none."""
     monkeypatch.setattr(clean, "_AT_ONCE", 5)
     rng = np.random.default_rng(0)
     met: set[str] = set()

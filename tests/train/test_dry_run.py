@@ -298,7 +298,7 @@ def test_validations_are_a_small_share_of_a_recipe(name: str) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_validations_are_a_small_share_of_a_study(name: str) -> None:
-    """Of the runs of its base; only the quickstart's are too short for that (docs/training.md)."""
+    """Of the runs of its base."""
     study = load_study(CONFIGS / "study" / f"{name}.yaml")
     assert study.prepare is not None
     size = study.prepare.tokenizer.to_dict()["vocab_size"]
@@ -309,7 +309,7 @@ def test_validations_are_a_small_share_of_a_study(name: str) -> None:
         ]
     )
     said = dry_run(config, flops_per_second=4e14, row_length=study.prepare.row_length)
-    assert 0 < said.validation_share < (0.07 if name == "quickstart" else 0.03)
+    assert 0 < said.validation_share < 0.03
 
 
 def test_the_share_of_validations_by_hand(config: RunConfig) -> None:

@@ -237,7 +237,7 @@ def quickstart(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write everything to.")
     ] = Path("runs/quickstart"),
-    steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each arm.")] = 360,
+    steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each arm.")] = 510,
     quiet: Quiet = False,
 ) -> None:
     """Train four arms on English text that is already on this machine, and compare them."""

@@ -154,18 +154,21 @@ def _check_is_run(path: Path) -> None:
         )
 
 
-def read_log(path: Path) -> list[str]:
-    """The lines of a log; the last is what stands after the last line end, "" unless a writer was cut off.
+def read_log(path: Path) -> Iterator[tuple[str, bool]]:
+    """The lines of a log one after the other, and whether each has its line end: the last one has none where
+    a writer was cut off.
 
     A character that was cut in half there becomes U+FFFD. Raises DataError for a file that cannot be read
     or is not UTF-8.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                whole = line.endswith(b"\n")
+                text = text_of(line[:-1], path, number) if whole else line.decode(errors="replace")
+                yield text, whole
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    whole, _, rest = content.rpartition(b"\n")
-    return [*(text_of(whole, path).split("\n") if whole else []), rest.decode(errors="replace")]
 
 
 _WITHOUT_LINE = "remove the line to read the run without it"
@@ -176,15 +179,13 @@ _LISTS = ("skipped_steps",)
 def _read_series(path: Path) -> tuple[Series, list[str]]:
     """The columns of a JSON-lines file, and what was left out of them."""
     lines, notices = [], []
-    texts = read_log(path)
-    for number, text in enumerate(texts, start=1):
+    for number, (text, whole) in enumerate(read_log(path), start=1):
         if not text.strip():
             continue
         try:
             line = json.loads(text)
         except (ValueError, RecursionError) as error:
-            # Only a line without its line end can be one whose writer was cut off.
-            if number == len(texts):
+            if not whole:  # its writer was cut off
                 notices.append(f"the last line of {path.name} is half-written: 1 line left out")
                 continue
             raise DataError(

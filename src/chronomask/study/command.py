@@ -251,7 +251,7 @@ def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
     from chronomask.report.arms import arms_table
     from chronomask.runs.read import read_run
 
-    every = max(1, steps // 3)
+    every = max(1, steps // 2)
     change = Layer(f"--steps {steps}", {"base.steps": steps, "base.validation.every": every})
     study = _open(QUICKSTART, out, [change])
     _do(study, study.in_order(), quiet=quiet, shown=not quiet)

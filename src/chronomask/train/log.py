@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -21,7 +21,7 @@ from chronomask.progress import Progress
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import read_log
 from chronomask.runs.result import versions_here
-from chronomask.storage import said_by_system, way_on, write_text
+from chronomask.storage import replacing, said_by_system, way_on
 from chronomask.train.loggers import Logger, Sink, open_sinks
 
 __all__ = ["RunLog", "environment"]
@@ -55,19 +55,20 @@ class RunLog:
         self.active = active
         self._files: dict[str, IO[str]] = {}
         self._sinks: list[Sink] = []
-        self._progress = Progress(
-            name, steps, "steps", shown=progress and active, done=max(0, step)
-        )
+        self._speeds: list[float] = []
         self._done = max(0, step)
-        if not active:
-            return
-        self._sinks = open_sinks(loggers, folder, step=step, name=name, config=config or {})
-        for path in (self.folder.metrics, self.folder.validation):
-            kept = _lines_up_to(path, step)
-            if path == self.folder.metrics and logged_every is not None:
-                _tell_missing(path, kept, step, logged_every)
-            write_text(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept))
-            self._files[path.stem] = path.open("a", encoding="utf-8")
+        if active:
+            self._sinks = open_sinks(loggers, folder, step=step, name=name, config=config or {})
+            for path in (self.folder.metrics, self.folder.validation):
+                kept = _cut_off(path, step)
+                if path == self.folder.metrics:
+                    self._speeds += [speed for _, speed in kept if speed is not None]
+                    if logged_every is not None:
+                        _tell_missing(path, {at for at, _ in kept}, step, logged_every)
+                self._files[path.stem] = path.open("a", encoding="utf-8")
+        # Its clock starts at once, and a long log takes a while.
+        shown = progress and active
+        self._progress = Progress(name, steps, "steps", shown=shown, done=self._done)
 
     def __enter__(self) -> Self:
         self._progress.__enter__()
@@ -91,6 +92,8 @@ class RunLog:
         if not self.active:
             return
         file = self._files[kind]
+        if kind == "metrics":
+            self._speeds += filter(None, [values.get("tokens_per_second")])
         with _writing(file.name):
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
             file.flush()
@@ -116,11 +119,7 @@ class RunLog:
 
     def median_speed(self) -> float | None:
         """Median of the logged tokens per second; None without a line or where nothing is written."""
-        if not self.active:
-            return None
-        lines = filter(None, read_log(self.folder.metrics))
-        speeds = [json.loads(line)["tokens_per_second"] for line in lines]
-        return median(speeds) if speeds else None
+        return median(self._speeds) if self._speeds else None
 
     def close(self) -> None:
         """Close files and loggers; raises RunError where the last of them cannot be written."""
@@ -155,28 +154,34 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _lines_up_to(path: Path, step: int) -> list[dict[str, Any]]:
-    """Lines of a log whose step is at most ``step``; how many others go, and why, is logged.
+def _cut_off(path: Path, step: int) -> list[tuple[int, float | None]]:
+    """Leave in a log the lines whose step is at most ``step``: the step of each, and its tokens per second.
 
-    A last line that was cut short belongs to a later step. Raises DataError for a file that is not UTF-8.
+    How many lines go, and why, is logged. A last line that was cut short belongs to a later step. A log may
+    be long: its lines are read one by one, and it is written anew only where one of them goes. Raises
+    DataError for a file that is not UTF-8.
     """
     if not path.is_file():
         return []
-    kept, later, damaged = [], 0, 0
-    texts = read_log(path)
-    for number, text in enumerate(texts, start=1):
+    kept: list[tuple[int, float | None]] = []
+    gone: set[int] = set()
+    later, damaged, whole = 0, 0, True
+    for number, (text, whole) in enumerate(read_log(path), start=1):
         try:
             line = json.loads(text)
-            is_later = line["step"] > step
-        except (ValueError, RecursionError, TypeError, KeyError):
-            if not text:
+            if line["step"] <= step:
+                kept.append((line["step"], line.get("tokens_per_second")))
                 continue
-            torn = number == len(texts)
-            later, damaged = later + torn, damaged + (not torn)
-            continue
-        later += is_later
-        if not is_later:
-            kept.append(line)
+            later += 1
+        except (ValueError, RecursionError, TypeError, KeyError):
+            later += not whole
+            damaged += whole and bool(text)
+        gone.add(number)
+    if gone or not whole:
+        with replacing(path) as writing, writing.open("w", encoding="utf-8") as file:
+            for number, (text, _) in enumerate(read_log(path), start=1):
+                if number not in gone:
+                    file.write(f"{text}\n")
     if later:
         logger.info(
             "%s: lines after step %s are written again: %s", path, f"{max(0, step):,}", later
@@ -186,10 +191,9 @@ def _lines_up_to(path: Path, step: int) -> list[dict[str, Any]]:
     return kept
 
 
-def _tell_missing(path: Path, lines: Sequence[Mapping[str, Any]], step: int, every: int) -> None:
+def _tell_missing(path: Path, steps: Set[int], step: int, every: int) -> None:
     """Say how many lines a log should have up to ``step`` and has not."""
-    due = set(range(every, step + 1, every))
-    missing = sorted(due - {line["step"] for line in lines})
+    missing = sorted(set(range(every, step + 1, every)) - steps)
     if missing:
         logger.warning(
             "%s lacks the lines of %s before the checkpoint, from step %s to step %s",
