@@ -32,6 +32,23 @@ def test_work_that_was_done_before_has_no_rate(
     assert capsys.readouterr().err == "reading: 3,000,000 characters in 0 s\n"
 
 
+def test_slow_work_and_what_was_done_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("chronomask.progress.time.monotonic", lambda: now[0])
+    with Progress("run", 100, "steps", done=90) as progress:
+        now[0] += 24.0
+        progress.advance(1)
+        now[0] += 24.0
+        progress.advance(9)
+    assert capsys.readouterr().err.splitlines() == [
+        "run: 91%, 0.042 steps/s, about 3:36 min left",
+        "run: 100%, 0.2 steps/s, about 0 s left",
+        "run: 100 steps in 48 s, 0.2 steps/s",
+    ]
+
+
 def test_progress_that_is_not_shown_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("cola seed 0", 4, shown=False) as progress:
         progress.advance(4)

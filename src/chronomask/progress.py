@@ -109,14 +109,18 @@ class Progress:
         if seconds < _LEAST_SECONDS:
             return []
         counted = {self._unit: self._done - self._before, **self._others}
-        return [
-            f"{number / seconds:,.{0 if number > 9 * seconds else 1}f} {name}/s"
-            for name, number in counted.items()
-        ]
+        return [f"{_rate(number / seconds)} {name}/s" for name, number in counted.items()]
 
     def _print(self, parts: list[str]) -> None:
         shown = ", ".join([*parts, self._note] if self._note else parts)
         print(f"{self._label}: {shown}", file=sys.stderr, flush=True)
+
+
+def _rate(rate: float) -> str:
+    """A number with the digits that tell something: 1,234, 5.0 or 0.042."""
+    if 0 < rate < 0.1:
+        return f"{rate:.2g}"
+    return f"{rate:,.{0 if rate > 9 else 1}f}"
 
 
 def clock(seconds: float) -> str:

@@ -230,21 +230,19 @@ class RayExecutor(Executor):
 def run_stage(
     stage: Stage, numbers: Sequence[int], workers: int, executor: Executor, done: Done
 ) -> None:
-    """Run those of a stage's parts that are not done; ``done`` is told of every finished one.
+    """Run those of a stage's parts that are not done; ``done`` is told of every one that is finished then.
 
     A process that is killed costs the parts it had in hand: they are run again with fresh processes.
     Parts that another machine has in hand are waited for. Raises :class:`RunError` naming the parts
     that raised an error, or that still are not done.
     """
-    reported: set[int] = set()
+    reported = set(filter(stage.is_done, numbers))
 
     def report(number: int) -> None:
         if number not in reported:
             reported.add(number)
             done(number)
 
-    for number in filter(stage.is_done, numbers):
-        report(number)
     attempts = 0
     while todo := [number for number in numbers if not stage.is_done(number)]:
         if attempts == _ATTEMPTS:

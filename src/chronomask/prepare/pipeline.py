@@ -325,8 +325,11 @@ class _Run:
         numbers, sizes = list(range(gathered.num_parts)), gathered.part_characters
         if self.share is not None:
             own = list(filter(self.share.has, numbers))
-            numbers = own + [number for number in numbers if number not in set(own)] * whole
-        with Progress(label, sum(sizes[k] for k in numbers), "characters", shown=self.shown) as bar:
+            numbers = own + [number for number in numbers if not self.share.has(number)] * whole
+        total, before = (
+            sum(sizes[k] for k in some) for some in (numbers, filter(stage.is_done, numbers))
+        )
+        with Progress(label, total, "characters", shown=self.shown, done=before) as bar:
 
             def report(number: int) -> None:
                 known = read_mark(self.work, stage.name, number)
@@ -423,18 +426,23 @@ class _Run:
         if job.keeps_documents:
             write_table(self.work, gathered.num_parts, config.metadata_keys, out / DOCUMENTS_FILE)
         specials = Specials(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)
+        parts = [counts_of(self.work, number) for number in range(gathered.num_parts)]
+        sizes = {split: [int(part.characters[split][0]) for part in parts] for split in SPLITS}
         entries, counts = {}, {}
-        for split in SPLITS:
-            writer = RowWriter(out, split, config.row_length, tokenizer.vocab_size)
-            entries[split], counts[split] = write_split(
-                self.work,
-                writer,
-                split,
-                gathered.num_parts,
-                config.packing,
-                config.row_length,
-                specials,
-            )
+        total = sum(map(sum, sizes.values()))
+        with Progress("writing rows", total, "characters", shown=self.shown) as bar:
+            for split in SPLITS:
+                writer = RowWriter(out, split, config.row_length, tokenizer.vocab_size)
+                entries[split], counts[split] = write_split(
+                    self.work,
+                    writer,
+                    split,
+                    gathered.num_parts,
+                    config.packing,
+                    config.row_length,
+                    specials,
+                    lambda number, of=sizes[split]: bar.advance(of[number]),
+                )
         if not entries["train"].num_rows:
             raise DataError(
                 "no document gave a token to train on; check the sources and the tokenizer"
@@ -448,7 +456,6 @@ class _Run:
                 entries[split] = write_column(
                     out, split, entry, "scores", score_split(scorer, rows)
                 )
-        parts = [counts_of(self.work, number) for number in range(gathered.num_parts)]
         report = statistics(counts, job.class_names, gathered, parts, self.state["sources"])
         write_json(out / "statistics.json", report, indent=1)
         # Workers and executor are this machine's business: equal rows come with an equal config.

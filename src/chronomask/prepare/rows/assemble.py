@@ -7,7 +7,7 @@ numbers and keeps well ahead of many annotating workers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,12 @@ def write_split(
     packing: Packing,
     row_length: int,
     specials: Specials,
+    done: Callable[[int], None],
 ) -> tuple[SplitEntry, dict[str, Any]]:
-    """Pack and write one split; returns its manifest entry and its counts for people."""
+    """Pack and write one split; returns its manifest entry and its counts for people.
+
+    ``done`` is told of every part whose tokens were taken.
+    """
     tally = np.zeros((2, MAX_CLASSES), np.int64)
     num_documents = num_unknown = 0
 
@@ -52,6 +56,7 @@ def write_split(
                 tally[:] += totals(part.annotation)
                 num_unknown += int(np.count_nonzero(is_special(part.annotation)))
                 yield Pieces(part.ids, part.annotation, part.lengths)
+            done(number)
 
     for rows in packing.pack(pieces(), row_length, specials):
         writer.write(rows.ids, rows.annotation, rows.bounds, rows.num_tokens)
