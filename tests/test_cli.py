@@ -147,6 +147,31 @@ def test_a_tilde_that_the_shell_left_is_the_home_folder(
     assert list(Path().iterdir()) == []
 
 
+def test_what_runs_once_is_refused_under_torchrun(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process would do all of it; a job whose machines have a number each is not meant."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(run("study", "run", "no-study.yaml", "--out", "s"), 2, "no-study.yaml")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some-run")
+    where_it_is_said = {
+        ("study", "run", "no-study.yaml", "--out", "s"): "study run --workers",
+        ("adapt", "a", "b", "--out", "c"): "pretrain adapt --model",
+        ("evaluate", "a", "--tasks", "mlm"): "several commands at once",
+        ("prepare", "a", "--out", "b"): "--only",
+        ("quickstart",): "start it without torchrun",
+        ("replay", "a"): "start it without torchrun",
+    }
+    for words, way_out in where_it_is_said.items():
+        refused(run(*words), 2, f"{words[0]} runs in one process, and torchrun started 2", way_out)
+    assert run("recipes").code == 0
+    refused(run("pretrain", "bert-tiny", "--data", "none", "--out", "r"), 2, "none is not a folder")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refused(run("study", "run", "no-study.yaml", "--out", "s"), 2, "no-study.yaml")
+
+
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_every_command_explains_itself(run, flag: str) -> None:
     for words in commands():

@@ -91,6 +91,16 @@ _OF_THE_PLACE = {
 """What a system refuses because of the place that was named, wherever it is met, and what else may help."""
 _LOST_ANOTHER = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 """What gloo and NCCL say in a process that waits for one that has ended, which is no cause."""
+_ALONE = {
+    "adapt": "; on several devices, pretrain adapt --model MODEL --data DATA continues a model, on text that "
+    "was prepared with its tokenizer",
+    "evaluate": "; tasks may be evaluated by several commands at once, each on a device of its own",
+    "prepare": "; --workers sets how many processes it uses here, and --only shares it with other machines",
+    "quickstart": "",
+    "replay": "",
+    "study": "; study run --workers sets how many of its runs go on at once",
+}
+"""Commands that torchrun cannot share out, and what can."""
 _GO_ON = ("adapt", "evaluate", "prepare", "quickstart", "study")
 """Commands that keep what they have done, and take no option to go on."""
 
@@ -105,6 +115,7 @@ def main() -> None:
     try:
         _refuse_lost_folder()
         _refuse_empty(sys.argv)
+        _refuse_several(sys.argv[1:2])
         words = [_in_home_folder(word) for word in sys.argv[1:]]
         code = app(words, prog_name="chronomask", standalone_mode=False)
         if code == _INTERRUPTED:
@@ -187,6 +198,17 @@ def _refuse_empty(words: Sequence[str]) -> None:
             raise UsageError(
                 f"{where} is empty, as a variable of the shell without a value makes it; give one, or leave "
                 "it out"
+            )
+
+
+def _refuse_several(command: Sequence[str]) -> None:
+    """Raise UsageError where torchrun started a command several times that runs once."""
+    size = os.environ.get("WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
+    for name in {*command} & {*_ALONE}:
+        if size != "1":
+            raise UsageError(
+                f"{name} runs in one process, and torchrun started {size}: start it without torchrun"
+                f"{_ALONE[name]}"
             )
 
 
