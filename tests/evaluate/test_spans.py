@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from chronomask.errors import UsageError
@@ -56,6 +56,13 @@ def begun() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def without(taken: str) -> PreTrainedTokenizerFast:
+    """A tokenizer whose normalizer takes characters away."""
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(taken), "")
+    return tokenizer
+
+
 def questions() -> Questions:
     asked = []
     for number, context in enumerate(CONTEXTS):
@@ -68,7 +75,9 @@ def questions() -> Questions:
 
 
 @pytest.mark.parametrize(
-    "tokenizer", [make_tokenizer(), byte_level(), begun()], ids=["bert", "byte-level", "begun"]
+    "tokenizer",
+    [make_tokenizer(), byte_level(), begun(), without("[0-9]"), without("[0-9a]")],
+    ids=["bert", "byte-level", "begun", "without digits", "without digits and a letter"],
 )
 @pytest.mark.parametrize(("max_length", "stride"), [(64, 8), (64, 0), (110, 40), (2000, 128)])
 def test_windows_are_the_tokenizers_own(
@@ -245,3 +254,8 @@ def test_windows_without_room_are_refused() -> None:
             stride=shared,
             max_question_tokens=asked,
         )
+
+
+def test_a_tokenizer_that_makes_no_token_is_refused() -> None:
+    with pytest.raises(UsageError, match="makes no token of any text"):
+        make_windows(without("."), questions(), max_length=64, stride=8, max_question_tokens=20)

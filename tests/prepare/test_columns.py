@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import ColumnTagger, PrepareConfig
@@ -273,6 +275,16 @@ def test_the_rows_have_the_columns_words_and_classes(tmp_path: Path) -> None:
             ("Ber lin", "LOC"), ("grows", "O"),
         ]
     )  # fmt: skip
+
+
+def test_another_text_is_refused_and_the_way_out_shows_rows(tmp_path: Path) -> None:
+    data = prepared(write(tmp_path / "a.jsonl", RECORDS), tmp_path / "out")
+    command = ["inspect", "--data", str(data.path)]
+    refused = CliRunner().invoke(app, [*command, "Anna grows."])
+    assert "leave the text out, and rows of the prepared data are shown" in str(refused.exception)
+    shown = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "hidden as [MASK]" in shown.output
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -240,6 +240,31 @@ def test_the_advice_for_a_vocabulary_alone_makes_a_tokenizer(
     assert open_tokenizer(tmp_path)("river")["input_ids"] == [2, 5, 3]
 
 
+@pytest.mark.parametrize(
+    ("entry", "setting"),
+    [("Şehir", "do_lower_case=False"), ("şehir", "strip_accents=False"), ("river", "")],
+)
+@pytest.mark.parametrize("config", [None, '{"tokenizer_class": "BertTokenizer"}'])
+def test_the_advice_for_a_vocabulary_keeps_its_entries(
+    config: str | None, entry: str, setting: str, tmp_path: Path
+) -> None:
+    lines = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", entry]
+    (tmp_path / "vocab.txt").write_text("\n".join(lines), encoding="utf-8")
+    if config is not None:
+        (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(UsageError) as refused:
+        TokenizerFolder(path=str(tmp_path)).folder()
+    advised = re.search(
+        r"\w+Tokenizer\.from_pretrained.*save_pretrained\('.+?'\)", str(refused.value)
+    )
+    assert advised is not None
+    assert ("=False" in advised[0]) == bool(setting)
+    assert setting in advised[0]
+    names = {"BertTokenizer": transformers.BertTokenizer, "AutoTokenizer": AutoTokenizer}
+    eval(advised[0], names)
+    assert open_tokenizer(tmp_path)(entry)["input_ids"] == [2, 5, 3]
+
+
 def test_folders_that_are_no_tokenizer(tiny_tokenizer: Path, tmp_path: Path) -> None:
     def build(folder: Path) -> None:
         TokenizerFolder(path=str(folder)).save([], 64, tmp_path / "out")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -208,6 +209,22 @@ def merge_spans(found: Sequence[Span], number: int) -> list[Span]:
     return list(best.values())[:number]
 
 
+def _any_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text of at least one token; raises UsageError where no entry's text has any.
+
+    A normalizer may take digits away, or letters.
+    """
+    special = set(tokenizer.all_special_ids)
+    others = (number for number in tokenizer.get_vocab().values() if number not in special)
+    for text in chain(("1", "a"), (str(tokenizer.decode([number])) for number in others)):
+        if tokenizer.encode(text, add_special_tokens=False):
+            return text
+    raise UsageError(
+        f"the tokenizer ({type(tokenizer).__name__}) makes no token of any text, nor of its entries: "
+        "its normalizer takes all of them away; save the model with the tokenizer it was trained with"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Frame:
     """The special tokens that a tokenizer puts around a pair of texts, and their types."""
@@ -232,7 +249,8 @@ class _Frame:
                 "answers need: save the model with a fast tokenizer (tokenizer.json)"
             )
         check_pairs(tokenizer)
-        probe = tokenizer("1", "1", return_token_type_ids=True)
+        text = _any_text(tokenizer)
+        probe = tokenizer(text, text, return_token_type_ids=True)
         ids = np.asarray(probe["input_ids"], np.int32)
         types = np.asarray(probe["token_type_ids"], np.uint8)
         of_text = probe.sequence_ids()

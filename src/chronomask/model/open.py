@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from chronomask.errors import DataError, UsageError
 from chronomask.folders import what_it_is
+from chronomask.model.tokenizer_file import follow_file
 from chronomask.storage import READABLE, read_object
 
 if TYPE_CHECKING:  # preparing text opens tokenizers in processes that have no use for torch
@@ -184,8 +185,12 @@ def open_config(folder: str | Path, **changes: Any) -> PretrainedConfig:
     return config
 
 
-def open_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a local folder; raises UsageError where there is no folder, DataError for damage."""
+def open_tokenizer(folder: str | Path, *, as_class: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer in a local folder; raises UsageError where there is no folder, DataError for damage.
+
+    A ``tokenizer.json`` is followed as :func:`chronomask.model.tokenizer_file.follow_file` says;
+    ``as_class``: whether it is left to transformers instead what its class takes of the file.
+    """
     from transformers import AutoTokenizer
 
     if not Path(folder).is_dir():
@@ -195,6 +200,8 @@ def open_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
+            if not as_class:
+                tokenizer = follow_file(Path(folder), tokenizer)
     except Exception as error:  # the tokenizers library raises bare Exceptions
         why = one_line(error)
         if "trust_remote_code" in why:

@@ -230,8 +230,8 @@ def _save_with(folder: Path, words: Sequence[NewWord]) -> None:
 
 
 def _takes(folder: Path, expected: Mapping[str, int], words: Sequence[NewWord]) -> bool:
-    """Whether the tokenizer that opens has these entries, and each word as one token."""
-    tokenizer: Any = open_tokenizer(folder)
+    """Whether the tokenizer that transformers opens has these entries, and each word as one token."""
+    tokenizer: Any = open_tokenizer(folder, as_class=True)
     backend = tokenizer.backend_tokenizer
     return tokenizer.get_vocab() == expected and all(
         _pieces(backend, new.token) == (new.token,) for new in words

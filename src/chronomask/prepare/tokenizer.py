@@ -6,6 +6,8 @@ library alone; transformers is imported only to save and load folders.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,11 +19,14 @@ from chronomask.errors import UsageError, shown
 from chronomask.folders import what_it_is
 from chronomask.model.open import download, is_hub_name, open_tokenizer, snapshot_within
 from chronomask.prepare.read.files import file_state
-from chronomask.storage import file_sha256
+from chronomask.storage import file_sha256, read_object
 from chronomask.vocabulary import other_roles, vocabulary_size
 
 __all__ = ["SavedTokenizer", "TokenizerChoice", "TokenizerFolder", "open_saved"]
 
+_SPECIAL = re.compile(r"\[.*\]|<.*>")
+_MANY_CHANGED = 0.01
+"""Share of a vocabulary's entries that a setting may put out of reach unnoticed."""
 MOST_IDS = 1 << 24
 """Ids that a given tokenizer may span: a model needs a row of weights for each."""
 
@@ -116,11 +121,12 @@ class TokenizerFolder(TokenizerChoice):
             # A vocabulary without a config does not say whose it is.
             bare = "vocab.txt" in files and not files & {"config.json", "tokenizer_config.json"}
             opener = "BertTokenizer" if bare else "AutoTokenizer"
+            setting = _setting_for(folder)
             raise UsageError(
                 f"tokenizer folder {self.path} has no tokenizer.json: only fast tokenizers tell the "
                 "character offsets that words need. Where it has another form (vocab.txt, *.model), "
-                f"{opener}.from_pretrained('{self.path}').save_pretrained('{self.path}') of transformers "
-                "writes it"
+                f"{opener}.from_pretrained('{self.path}'{setting}).save_pretrained('{self.path}') of "
+                "transformers writes it"
             )
         return folder
 
@@ -172,6 +178,30 @@ class TokenizerFolder(TokenizerChoice):
                 f"{' and '.join(shared)} token; give it another with tokenizer.add_special_tokens("
                 f"{{'{role}_token': '<{role}>'}}) and save it again"
             )
+
+
+def _setting_for(folder: Path) -> str:
+    """The setting with which BERT's class keeps the entries of a ``vocab.txt``, as a further argument.
+
+    It lower-cases texts and strips accents otherwise, and entries that have them would never occur.
+    """
+    vocabulary, config = folder / "vocab.txt", read_object(folder / "tokenizer_config.json") or {}
+    if not vocabulary.is_file():
+        return ""
+    lines = vocabulary.read_text(encoding="utf-8", errors="replace").splitlines()
+    entries = [line for line in lines if not _SPECIAL.fullmatch(line)]
+    changed = {
+        "do_lower_case": sum(entry != entry.lower() for entry in entries),
+        "strip_accents": sum(_has_marks(entry) for entry in entries),
+    }
+    for setting, number in changed.items():
+        if config.get(setting) is None and number > _MANY_CHANGED * len(entries):
+            return f", {setting}=False"
+    return ""
+
+
+def _has_marks(entry: str) -> bool:
+    return any(unicodedata.category(c) == "Mn" for c in unicodedata.normalize("NFD", entry))
 
 
 def open_saved(folder: Path) -> SavedTokenizer:

@@ -19,7 +19,7 @@ from chronomask.errors import DataError, UsageError
 from chronomask.masking.masker import Vocabulary
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
-from chronomask.prepare.encoding import ByteRuns, for_documents, load_backend
+from chronomask.prepare.encoding import ByteRuns, for_documents
 from chronomask.prepare.tokenizer import TokenizerFolder
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Spans, Tagger
@@ -87,15 +87,16 @@ def of_text(
         tagger = PrepareConfig.load(data.path / "config.yaml").tagger
         spans = tagger.open(data.path).tag([text])[0]
     if isinstance(tokenizer, Path):
-        opened, backend = _open_tokenizer(tokenizer), load_backend(tokenizer)
-        return _cut_by_tokenizer(text, tagger, spans, opened, backend, tokenizer.name)
+        opened = _open_tokenizer(tokenizer)
+        return _cut_by_tokenizer(text, tagger, spans, opened, _backend_of(opened), tokenizer.name)
     if tokenizer is not None:
         backend = _backend_of(tokenizer)
         name = Path(tokenizer.name_or_path).name or type(tokenizer).__name__
         return _cut_by_tokenizer(text, tagger, spans, tokenizer, backend, name)
     if data is not None:
-        opened, backend = _open_tokenizer(data.tokenizer_path), load_backend(data.tokenizer_path)
-        return _cut_by_tokenizer(text, tagger, spans, opened, backend, f"that of {data.path.name}")
+        opened = _open_tokenizer(data.tokenizer_path)
+        name = f"that of {data.path.name}"
+        return _cut_by_tokenizer(text, tagger, spans, opened, _backend_of(opened), name)
     return _words_as_tokens(text, tagger, spans)
 
 

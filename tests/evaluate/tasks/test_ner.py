@@ -160,6 +160,15 @@ def test_numbers_and_colons_may_be_words(tmp_path: Path) -> None:
     assert read_tagged(path).words == [["1", "2"], ["a"]]
 
 
+def test_only_blanks_and_tabs_part_columns(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    lines = "10\xa0000 B-NUM\n New\u202fYork  B-LOC \n\u3000 O\n"
+    path.write_text(lines, encoding="utf-8")
+    assert read_tagged(path).words == [["10\xa0000", "New\u202fYork", "�"]]
+    path.write_text(lines.replace(" B", "\tB").replace(" O", "\tO"), encoding="utf-8")
+    assert read_tagged(path).words == [["10\xa0000", "New\u202fYork", "�"]]
+
+
 def test_a_label_that_training_never_has(model: Path, data: Path) -> None:
     (data / "ner" / "test.bio").write_text("Bonn B-LOCC\n")
     with pytest.raises(DataError, match=r"B-LOCC.*did you mean 'B-LOC'"):

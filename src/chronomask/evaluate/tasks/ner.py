@@ -37,6 +37,8 @@ __all__ = ["Entity", "EntityTask", "Ner", "Tagged", "entities", "entity_files", 
 _ENDS = (".txt", ".conll", ".bio", ".iob2", ".tsv")
 _OUTSIDE = "O"
 _NO_LABEL = -100
+_BLANKS = re.compile(" +")
+"""What parts columns without tabs; other space, such as a no-break space, belongs to a word."""
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*:(?=.)")
 """What WikiANN has before every word."""
 
@@ -266,7 +268,7 @@ def read_tagged(path: Path) -> Tagged:
             continue
         if line.startswith("-DOCSTART-"):
             continue
-        columns = line.split("\t") if "\t" in line else line.split()
+        columns = line.split("\t") if "\t" in line else _BLANKS.split(line.strip(" "))
         if line.startswith("# ") and not (len(columns) == width and _is_label(columns[-1].strip())):
             continue
         if len(columns) < 2:

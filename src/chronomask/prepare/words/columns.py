@@ -90,7 +90,8 @@ class ColumnTagger(Tagger):
     def open(self, folder: Path | None = None) -> WordFinder:
         """Raises :class:`UsageError`: other texts have no such columns."""
         raise UsageError(
-            "tagger.kind=column has words and classes for its own sources alone, not for other text"
+            "tagger.kind=column has words and classes for its own sources alone, not for other text: leave "
+            "the text out, and rows of the prepared data are shown"
         )
 
     def given(self, documents: Sequence[Document], class_names: Sequence[str]) -> list[Spans]:
