@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from transformers import (
     AutoModelForMaskedLM,
@@ -21,13 +22,16 @@ from transformers import (
 
 from chronomask.adapt import Plan, adapt, extend_vocabulary
 from chronomask.adaptation_folder import check_apart
+from chronomask.cli import app
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError
+from chronomask.errors import RunError, UsageError
+from chronomask.evaluate.tasks.intrinsic import MaskedLossTask
 from chronomask.layers import Layer
 from chronomask.model.export import export, weights_sha256
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import ByteLevelBPE, Unigram, WordPiece
 from chronomask.prepare.pipeline import prepare
+from chronomask.train import loop
 from tests.support.corpus import made_up_text
 from tests.support.tiny_models import small
 from tests.support.tiny_run import tiny_run
@@ -527,3 +531,43 @@ def test_a_tokenizer_without_a_mask_token(checkpoint: Path, text: Path, tmp_path
     tokenizer.mask_token = None
     tokenizer.save_pretrained(other)
     refuse("no mask token", other, text, tmp_path / "out", QUICK)
+
+
+@pytest.mark.parametrize("part", ["train", "measure"])
+def test_what_takes_less_memory_is_what_adapt_takes(
+    part: str, checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command goes on, with no option of another command's."""
+    out = tmp_path / "out"
+    command = [
+        "adapt",
+        str(checkpoint),
+        str(text),
+        "--out",
+        str(out),
+        "--quiet",
+        "--tagger",
+        "none",
+    ]
+    command += ["--rows", "4", "--steps", "2", "--device", "cpu", "--set", "threads=1"]
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        if part == "train":
+            patch.setattr(loop, "finish", fail)
+        else:
+            patch.setattr(MaskedLossTask, "run", fail)
+        with pytest.raises(RunError) as refused:
+            app(command, standalone_mode=False)
+    said = str(refused.value)
+    found = re.search(r"(?:set|--set) ([a-z_.]+=\d+)", said)
+    assert found is not None, said
+    assert found[1] == ("micro_batches=2" if part == "train" else "mlm.batch_rows=32")
+    assert "--resume" not in said
+    assert ("; then the same command or call goes on" in said) == (part == "train")
+    app([*command, "--set", found[1]], standalone_mode=False)
+    assert (out / "model" / "config.json").is_file()
+    result = json.loads(next((out / "before" / "data").glob("*.json")).read_text())
+    assert result["task"] == "mlm"

@@ -32,6 +32,7 @@ from chronomask.adaptation_folder import check_apart, check_output, mark, parts_
 from chronomask.errors import DataError, UsageError, amount, shown
 from chronomask.layers import Layer
 from chronomask.recipes import find_recipe
+from chronomask.runs.continuation import begun_by
 from chronomask.runs.layout import RunFolder
 from chronomask.storage import read_object, refuse_file, replacing_folder, write_json, write_text
 
@@ -78,7 +79,7 @@ class Plan:
     task_data: Path | None = None
     """folder of their files"""
     task_settings: Sequence[str] = ()
-    """changes of their recipes, such as ``cola.epochs=2``"""
+    """changes of their recipes, such as ``cola.epochs=2``, and of the loss, such as ``mlm.batch_rows=8``"""
     seeds: int = 1
     """fine-tuning seeds of each task"""
     new_words: int | None = None
@@ -105,7 +106,6 @@ def adapt(
     of another adaptation; otherwise as ``prepare``, ``pretrain`` and ``evaluate`` do.
     """
     from chronomask.evaluate.subject import find_subject
-    from chronomask.evaluate.tasks import make_tasks
 
     plan, out = plan or Plan(), Path(out)
     _refuse_decided(plan)
@@ -121,7 +121,7 @@ def adapt(
     row_length = _row_length(first, plan)
     for task in _tasks(plan):
         task.check(first, Path(plan.task_data or "."))
-    (loss,) = make_tasks(["mlm"], [f"attention={asked.attention}"])
+    loss = _loss(plan, asked.attention)
     if plan.also is not None and _is_prepared(plan.also):
         loss.check(first, Path(plan.also))
 
@@ -415,8 +415,16 @@ def _check_plan(plan: Plan) -> RunConfig:
 def _tasks(plan: Plan) -> list[Task[Any]]:
     from chronomask.evaluate.tasks import make_tasks
 
-    asked = plan.tasks or plan.task_settings
-    return make_tasks(plan.tasks, plan.task_settings) if asked else []
+    settings = [text for text in plan.task_settings if "mlm" in plan.tasks or text[:4] != "mlm."]
+    return make_tasks(plan.tasks, settings) if plan.tasks or settings else []
+
+
+def _loss(plan: Plan, attention: AttentionScope) -> Task[Any]:
+    """What every adaptation measures on held-out rows."""
+    from chronomask.evaluate.tasks import make_tasks
+
+    settings = [text for text in plan.task_settings if text[:4] == "mlm."]
+    return make_tasks(["mlm"], [f"attention={attention}", *settings])[0]
 
 
 def _fit_run(asked: RunConfig, plan: Plan, data: PreparedData, start: Path, name: str) -> RunConfig:
@@ -453,7 +461,8 @@ def _train(config: RunConfig, folder: Path, progress: bool) -> None:
     from chronomask.train.loop import pretrain
 
     try:
-        pretrain(config, folder, resume=RunFolder(folder).is_run(), progress=progress)
+        with begun_by("command or call"):
+            pretrain(config, folder, resume=RunFolder(folder).is_run(), progress=progress)
     except OtherRun as error:
         raise UsageError(
             f"{error.difference}; repeat the command with the settings that it had, or choose another --out"
@@ -470,10 +479,9 @@ def _measure(
 ) -> dict[str, list[TaskResult]]:
     """Losses on the held-out rows of each text, then downstream tasks."""
     from chronomask.evaluate.evaluate import OtherResult, evaluate
-    from chronomask.evaluate.tasks import make_tasks
 
-    loss = make_tasks(["mlm"], [f"attention={attention}"])
-    measured = [(name, loss, text.path, 1) for name, text in texts.items()]
+    loss = _loss(plan, attention)
+    measured = [(name, [loss], text.path, 1) for name, text in texts.items()]
     if plan.tasks and plan.task_data is not None:
         measured.append(("tasks", _tasks(plan), plan.task_data, plan.seeds))
     try:

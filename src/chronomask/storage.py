@@ -51,8 +51,8 @@ __all__ = [
     "share",
     "text_of",
     "unwritten",
-    "way_on",
     "way_to_read",
+    "way_to_write",
     "write_bytes",
     "write_json",
     "write_text",
@@ -270,10 +270,9 @@ def way_to_read(error: BaseException, otherwise: str) -> str:
     return READABLE if isinstance(error, PermissionError) else otherwise
 
 
-def way_on(why: str) -> str:
-    """How a run goes on that could not write; ``why``: as :func:`said_by_system` gives it."""
-    first = "Make room" if why in _FULL else "See to it that files can be written there"
-    return f"{first}; then the same command continues (pretrain: with --resume)"
+def way_to_write(why: str) -> str:
+    """What to do where files cannot be written; ``why``: as :func:`said_by_system` gives it."""
+    return "Make room" if why in _FULL else "See to it that files can be written there"
 
 
 def bytes_sha256(content: bytes) -> str:

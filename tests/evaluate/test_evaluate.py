@@ -153,6 +153,27 @@ def test_a_task_without_memory_names_what_takes_less(
     ):
         evaluate(subject, make_tasks(["cola"], QUICK), glue, [0], tmp_path / "out", progress=False)
     assert make_tasks(["cola"], ["cola.batch_size=4"])  # the way out
+    least = make_tasks(["cola"], [*QUICK, "cola.batch_size=1"])
+    with pytest.raises(
+        RunError, match=r"GiB\): end what else has memory there, or evaluate a"
+    ) as no:
+        evaluate(subject, least, glue, [0], tmp_path / "out", progress=False)
+    assert "batch_size" not in str(no.value)
+
+
+def test_bfloat16_on_a_card_that_does_not_compute_it_is_refused(
+    subject: Subject, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    asked = make_tasks(["cola"], [*QUICK, "cola.precision=bf16", "cola.device=cuda"])
+    with pytest.raises(
+        UsageError, match=r"Tesla T4 does not compute it: --set cola\.precision=fp32"
+    ):
+        evaluate(subject, asked, glue, [0], tmp_path / "out", progress=False)
+    mended = make_tasks(["cola"], [*QUICK, "cola.precision=bf16", "cola.device=cpu"])
+    assert evaluate(subject, mended, glue, [0], tmp_path / "out", progress=False)
 
 
 def test_results_of_something_else_are_refused_and_kept(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.scores import add_scores
 from chronomask.errors import UsageError
 from chronomask.runs.layout import RunFolder
-from chronomask.train.agreement import refuse_unlike
+from chronomask.train.agreement import refuse_other_folder, refuse_unlike
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from tests.support.tiny_training import Driver
@@ -98,6 +99,59 @@ def test_machines_that_choose_other_precisions(
     monkeypatch.setattr(World, "differ", lambda _, values: last[-len(list(values)) :])
     with pytest.raises(UsageError, match=r"precision in force 'bf16'.*set precision=fp32"):
         refuse_unlike(world, config, "fingerprint", 0, "weights", "bf16")
+
+
+def numbers_of(patch: pytest.MonkeyPatch, compare: Callable[[World], None]) -> list[int]:
+    """What a process would compare with others."""
+    seen: list[int] = []
+
+    def alike(_: World, values: Iterable[int]) -> list[bool]:
+        seen.extend(values)
+        return [False] * len(seen)
+
+    patch.setattr(World, "differ", alike)
+    compare(World(0, 2, torch.device("cpu")))
+    return seen
+
+
+def test_a_model_from_a_folder_may_lie_elsewhere_on_each_machine(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(*changes: str) -> list[int]:
+        own = config.replace(["model={kind: checkpoint, path: here}", *changes])
+        return numbers_of(monkeypatch, lambda world: refuse_unlike(world, own, "", 0, "", "fp32"))
+
+    assert of() == of("model.path=/there/too")
+    assert of() != of("model.longer_rows=true")
+
+
+def test_the_order_in_which_settings_are_given_does_not_matter(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(**overrides: int) -> list[int]:
+        model = {"kind": "config", "model_type": "bert", "overrides": overrides}
+        own = RunConfig.parse(config.to_dict() | {"model": model})
+        return numbers_of(monkeypatch, lambda world: refuse_unlike(world, own, "", 0, "", "fp32"))
+
+    one = of(hidden_size=32, num_attention_heads=2)
+    assert one == of(num_attention_heads=2, hidden_size=32)
+    assert one != of(num_attention_heads=4, hidden_size=32)
+
+
+def test_a_folder_without_checkpoints_is_compared_by_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From it a run that is resumed has its number of steps."""
+    found = []
+    for text in ("steps: 4\n", "steps: 5\n", None):
+        folder = RunFolder(tmp_path / str(text)[:8])
+        folder.path.mkdir()
+        if text is not None:
+            folder.config.write_text(text)
+        found.append(
+            numbers_of(monkeypatch, lambda world, own=folder: refuse_other_folder(world, own))
+        )
+    assert len({tuple(numbers) for numbers in found}) == 3
 
 
 def test_places_may_differ(

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from chronomask import storage
 from chronomask.errors import DataError, RunError
+from chronomask.runs.continuation import begun_by
 from chronomask.runs.layout import OPTIMISER
 from chronomask.train import checkpoint, saving
 from chronomask.train.checkpoint import Checkpoint
@@ -116,12 +117,12 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_nothing_half_written(
         patch.setattr(saving, "save_file", full_save)
         patch.setattr(saving, "export", full_export)
         patch.setattr(storage, "flush", full_flush)
-        with pytest.raises(RunError) as stopped:
+        with pytest.raises(RunError) as stopped, begun_by("command", "--resume"):
             pretrain(config, tmp_path / "run", progress=False)
     message = str(stopped.value)
     assert "step-00000003 could not be saved: No space left on device" in message
     assert "step-00000002, step-00000001" in message
-    assert "--resume" in message
+    assert message.endswith("Make room; then the same command goes on with --resume")
     folder = tmp_path / "run" / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000001", "step-00000002"]
 

@@ -21,6 +21,7 @@ from chronomask.train.dry_run import dry_run
 from chronomask.train.loop import pretrain
 from chronomask.train.run import open_run
 from chronomask.train.validation import validate
+from chronomask.types import Device
 from tests.support.processes import HANG, python_path
 from tests.support.tiny_training import (
     WITHOUT_DROPOUT,
@@ -219,14 +220,50 @@ def test_several_trainings_of_one_script_find_each_other(tmp_path: Path) -> None
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.fixture
+def current(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """torch's current CUDA device on a machine without one, and those before it."""
+    known = [0]
+
+    def exchange(device: int) -> int:
+        before = known[-1]
+        known.append(device)
+        return before
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: known[-1])
+    monkeypatch.setattr(torch.cuda, "_exchange_device", exchange)
+    monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", exchange)
+    return known
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_process_alone_has_the_device_of_its_caller_who_has_it_still(
+    device: Device, current: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``evaluate`` has it, which takes torch's current device."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    current.append(1)  # torch.cuda.set_device(1)
+    with join(device) as world:
+        assert world.device == torch.device("cuda", torch.cuda.current_device())
+        assert torch.cuda.current_device() == 1
+    assert torch.cuda.current_device() == 1
+    with join("cpu") as world:
+        assert world.device == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with join(device) as world:
+        assert world.device == torch.device("cuda", 3)
+        assert torch.cuda.current_device() == 3
+    assert torch.cuda.current_device() == 1
+
+
 @pytest.mark.parametrize(("local_rank", "there"), [("", 1), ("0", 1), ("1", 2), ("1", 1), ("3", 2)])
 def test_each_process_of_a_machine_has_a_device_of_its_own(
-    local_rank: str, there: int, monkeypatch: pytest.MonkeyPatch
+    local_rank: str, there: int, current: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     if local_rank:
@@ -234,12 +271,13 @@ def test_each_process_of_a_machine_has_a_device_of_its_own(
     number = int(local_rank or 0)
     if number < there:
         with join("auto") as world:
-            assert [world.device] == chosen == [torch.device("cuda", number)]
+            assert world.device == torch.device("cuda", number)
+            assert torch.cuda.current_device() == number
         return
     said = rf"process {number} .* torch finds {there}: .*--nproc-per-node {there}\)"
     with pytest.raises(UsageError, match=said), join("auto"):
         raise AssertionError("it had a device")
-    assert not chosen
+    assert current == [0]
 
 
 def test_processes_count_every_batch_of_a_validation_once(

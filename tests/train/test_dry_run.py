@@ -372,6 +372,29 @@ def test_memory_is_that_of_bfloat16_where_auto_means_it(
     assert memory[True, "auto"] == memory[True, "bf16"] != memory[True, "fp32"]
 
 
+def test_memory_on_a_card_is_that_of_the_precision_it_computes(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A T4 has no units for bfloat16: a run there is in float32, and so is what it takes."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = {}
+    for computes in (False, True):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, computes=computes: computes
+        )
+        for key in ("auto", "fp32", "bf16"):
+            changed = config.replace(["device=auto", f"precision={key}"])
+            found[computes, key] = dry_run(changed, flops_per_second=1e9)
+    memory = {key: run.memory for key, run in found.items()}
+    assert memory[False, "auto"] == memory[False, "fp32"] != memory[False, "bf16"]
+    assert memory[True, "auto"] == memory[True, "bf16"] != memory[True, "fp32"]
+    assert "GB in fp32 (" in as_text(found[False, "auto"])
+    assert "GB in bf16 (" in as_text(found[True, "auto"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    elsewhere = dry_run(config.replace(["device=cuda", "precision=auto"]), flops_per_second=1e9)
+    assert elsewhere.precision == "bf16"
+
+
 @pytest.mark.parametrize("price", ["-1", "nan", "inf", "two"])
 def test_a_price_that_is_none_is_refused(price: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match=f"--price-per-hour .*{price}.*: give a number, such as"):

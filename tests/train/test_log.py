@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_written_is_a_run_error(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(run_log._files["metrics"], "write", full, raising=False)
-    with pytest.raises(RunError, match=r"jsonl cannot be written: No space left .*--resume"):
+    with pytest.raises(RunError, match=r"jsonl cannot be written: No space left .*resume=True"):
         run_log.write("metrics", {"step": 1})
     run_log.close()
 

@@ -131,7 +131,7 @@ def test_what_wandb_refuses_is_told_with_the_way_on(
 
     monkeypatch.setattr(wandb, "init", refuse)
     config, run = config.replace(["steps=1"]), tmp_path / "run"
-    with pytest.raises(UsageError, match=r"No API key .*wandb login.*mode: offline.*--resume"):
+    with pytest.raises(UsageError, match=r"No API key .*wandb login.*mode: offline.*resume=True"):
         pretrain(config.replace(["loggers=[wandb]"]), run, progress=False)
     pretrain(config, run, resume=True, progress=False)
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from chronomask.errors import RunError
+from chronomask.cli import app
+from chronomask.errors import RunError, UsageError
+from chronomask.runs.layout import RunFolder
 from chronomask.train import loop, memory
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
@@ -59,7 +61,9 @@ def test_a_step_without_memory_names_what_takes_less_and_that_goes_on(
     assert ("Tried to allocate 2.00 GiB. A micro-batch" in said) == (error.args == (CUDA,))
     assert "free. See" not in said
     way_out = f"micro_batches={2 * config.micro_batches}"
-    assert f"set {way_out} or activation_checkpointing=true; then the same command goes on" in said
+    assert (
+        f"set {way_out} or activation_checkpointing=true; then the same call goes on with" in said
+    )
     pretrain(config.replace([way_out]), tmp_path / "run", resume=True, progress=False)
 
 
@@ -100,9 +104,68 @@ def test_a_validation_without_memory_names_its_own_setting(
         with pytest.raises(RunError) as refused:
             pretrain(config, tmp_path / "run", progress=False)
     way_out = f"validation.batch_rows={max(1, config.validation.batch_rows // 2)}"
-    assert f"set {way_out}; then the same command goes on with --resume" in str(refused.value)
+    assert f"set {way_out}; then the same call goes on with resume=True" in str(refused.value)
     pretrain(config.replace([way_out]), tmp_path / "run", resume=True, progress=False)
     assert_close(weights_of(tmp_path / "whole"), weights_of(tmp_path / "run"))
+
+
+def test_a_command_goes_on_with_its_own_option(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "config.yaml", tmp_path / "run"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    command = ["pretrain", str(file), "--out", str(out), "--quiet"]
+    with monkeypatch.context() as patch:
+        out_of(torch.OutOfMemoryError(CUDA), 3, patch, "finish")
+        with pytest.raises(RunError) as refused:
+            app(command, standalone_mode=False)
+    found = re.search(
+        r"set (micro_batches=\d+) or .*=true; then the same command goes on with (--resume)$",
+        str(refused.value),
+    )
+    assert found is not None, refused.value
+    with pytest.raises(UsageError, match=r"already holds a run: .* goes on with --resume, or"):
+        app(command, standalone_mode=False)
+    app([*command, "--set", found[1], found[2]], standalone_mode=False)
+    assert RunFolder(out).read_summary() is not None
+
+
+@pytest.mark.parametrize("part", ["finish", "validate"])
+def test_a_trial_without_memory_begins_again(
+    config: RunConfig, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        out_of(torch.OutOfMemoryError(CUDA), 1, patch, part)
+        with pytest.raises(RunError, match=r"; then the same call begins again$") as refused:
+            pretrain(config, tmp_path / "run", progress=False, hours=0.01)
+    found = re.search(r"set ([a-z_.]+=\d+)", str(refused.value))
+    assert found is not None
+    mended = config.replace([found[1], "checkpoint.every=0"])
+    assert pretrain(mended, tmp_path / "run", progress=False, hours=0.005)["complete"]
+
+
+def test_what_is_in_force_is_not_advised(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least = config.replace(
+        [
+            "micro_batches=8", "activation_checkpointing=true", "validation.batch_rows=1",
+            "validation.rows=2",
+        ]
+    )  # fmt: skip
+    for part, what in (
+        ("finish", "A micro-batch has up to 1 row of"),
+        ("validate", "A validation takes 1 row at a time"),
+    ):
+        with monkeypatch.context() as patch:
+            out_of(torch.OutOfMemoryError(CUDA), 1, patch, part)
+            with pytest.raises(RunError, match=what) as refused:
+                pretrain(least, tmp_path / part, progress=False)
+        said = str(refused.value).partition(what)[2]
+        assert "set " not in said
+        assert "end what else has memory there, then the same call goes on with resume" in said
+        assert "another output folder, with shorter rows or a smaller model" in said
+        pretrain(least, tmp_path / part, progress=False, resume=True)
 
 
 def test_nothing_is_held_that_the_failed_step_made(
@@ -154,6 +217,24 @@ def test_a_host_with_too_little_memory_is_told_before_the_first_step(
     caplog.clear()
     pretrain(config.replace([found[1]]), tmp_path / "less", progress=False)
     assert _warnings(caplog) == []
+
+
+def test_a_host_that_cannot_hold_a_row_is_not_told_what_is_in_force(
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(memory, "memory_of_process", lambda: 1000)
+    one_row = config.replace(["steps=1", "micro_batches=1", "rows_per_step=1"])
+    for name, change, said in (
+        ("plain", "activation_checkpointing=false", "set activation_checkpointing=true, or begin"),
+        ("least", "activation_checkpointing=true", "begin another run, with shorter rows or"),
+    ):
+        caplog.clear()
+        pretrain(one_row.replace([change]), tmp_path / name, progress=False)
+        (told,) = _warnings(caplog)
+        assert f"without a word; {said}" in told
 
 
 def test_more_rows_than_the_host_can_hold_are_told_before_they_are_read(

@@ -45,7 +45,7 @@ def test_a_signal_stops_at_the_step_boundary_and_resume_equals_never_stopped(
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
         ask_to_stop_after(patch, step, signal_number)
-        with pytest.raises(Stopped, match=f"after step {step} of 12.*--resume") as stopped:
+        with pytest.raises(Stopped, match=f"after step {step} of 12.*resume=True") as stopped:
             pretrain(config, tmp_path / "cut", progress=False)
     assert stopped.value.exit_code == exit_code
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
@@ -168,7 +168,7 @@ def test_a_complete_run_returns_its_summary_at_once(config: RunConfig, tmp_path:
 def test_a_folder_that_holds_something_is_refused(config: RunConfig, tmp_path: Path) -> None:
     config = config.replace(["steps=1"])
     pretrain(config, tmp_path / "run", progress=False)
-    with pytest.raises(UsageError, match=r"already holds a run.*--resume"):
+    with pytest.raises(UsageError, match=r"already holds a run.*resume=True"):
         pretrain(config, tmp_path / "run", progress=False)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("years of work")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 import torch
 
 from chronomask.data.folder import PreparedData
+from chronomask.errors import UsageError
 from chronomask.model import device as device_module
 from chronomask.model.attention import attention_dropout, head_width, implementation_for
 from chronomask.model.build import _architecture
 from chronomask.model.config import FromConfig
-from chronomask.model.device import Facts, slow_paths
+from chronomask.model.device import Facts, refuse_emulation, slow_paths
 from chronomask.model.documents import DOCUMENTS_ATTENTION
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import PrepareConfig
@@ -24,11 +26,33 @@ from chronomask.runs.layout import RunFolder
 from chronomask.train import run as runs
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
+from chronomask.train.loop import pretrain
 
 
 @pytest.fixture(autouse=True)
 def _device_that_computes_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+
+
+@pytest.mark.parametrize("recipe", ["bert-base", "modernbert-base"])
+def test_bfloat16_on_a_card_that_does_not_compute_it_is_refused_before_any_work(
+    recipe: str, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those recipes ask for it: its products would be emulated, and attention has no kernel there."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    asked = RunConfig.load(find_recipe(recipe)).precision
+    own = config.replace([f"precision={asked}", "device=cuda", "compile=never"])
+    said = "precision is bf16, and Tesla T4 does not compute it: set precision=fp32"
+    with pytest.raises(UsageError, match=said):
+        pretrain(own, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    for precision in ("auto", "fp32"):
+        refuse_emulation(torch.device("cuda", 0), precision, "")
+    refuse_emulation(torch.device("cpu"), "bf16", "")
 
 
 @pytest.mark.parametrize("recipe", ["bert-base", "bert-large", "modernbert-base", "hour-en"])

@@ -140,12 +140,14 @@ def adapt(
 
 
 def _is_of_tasks(override: str, names: Sequence[str]) -> bool:
-    """Whether ``--set NAME.KEY=VALUE`` is addressed to one of the tasks ``names``, or to its family."""
-    if not names:
-        return False
+    """Whether ``--set NAME.KEY=VALUE`` is addressed to one of the tasks ``names``, or to its family, or to
+    the loss that is measured of every text.
+    """
+    head = override.partition("=")[0].partition(".")[0].strip()
+    if head == "mlm" or not names:
+        return head == "mlm"
     from chronomask.evaluate.tasks import make_tasks
 
-    head = override.partition("=")[0].partition(".")[0].strip()
     return any(head in (task.name, task.family) for task in make_tasks(names))
 
 

@@ -177,7 +177,11 @@ def pretrain(
             raise UsageError(f"{flag} belongs to --dry-run: give both, or leave it out")
     if out is None:
         raise UsageError("give a folder for the run: --out RUN")
-    _train(config, out, resume, quiet)
+
+    from chronomask.runs.continuation import begun_by
+
+    with begun_by("command", "--resume"):
+        _train(config, out, resume, quiet)
 
 
 def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None) -> list[Layer]:

@@ -91,9 +91,13 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
     that the architecture cannot take.
     """
     from chronomask.model.attention import without_cudnn  # brings torch, as tasks that run do
-    from chronomask.model.device import use_own_cores
+    from chronomask.model.device import choose_device, refuse_emulation, use_own_cores
     from chronomask.model.isolation import isolation
 
+    settings = task.config.to_dict()
+    if "precision" in settings:
+        device = choose_device(settings.get("device", "auto"))
+        refuse_emulation(device, settings["precision"], f"--set {task.name}.precision=fp32")
     try:
         with isolation(), without_cudnn():  # a model's own attention may be given a mask
             use_own_cores()
@@ -110,15 +114,16 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
                 f"of it cannot take these rows ({fault}): evaluate another model, or leave the task out"
             ) from error
         clear_frames(error.__traceback__)  # which hold tensors
-        settings = task.config.to_dict().items()
         # None: as many as the device is known to hold, which is at least twice of this.
         ways = [
-            f"--set {task.name}.{name}={1024 if size is None else max(1, size // 2)}"
-            for name, size in settings
-            if name.startswith("batch_")
+            f"--set {task.name}.{name}={1024 if size is None else size // 2}"
+            for name, size in settings.items()
+            if name.startswith("batch_") and size != 1
         ]
-        mend = f": {' or '.join(ways)} takes less" if ways else ""
-        raise RunError(f"{task.name}: there is too little memory ({why}){mend}") from error
+        mend = f"{' or '.join(ways)} takes less"
+        if not ways:
+            mend = "end what else has memory there, or evaluate a smaller model"
+        raise RunError(f"{task.name}: there is too little memory ({why}): {mend}") from error
 
 
 def _in_line(result: TaskResult) -> str:

@@ -37,6 +37,7 @@ __all__ = [
     "peak_memory",
     "precision_on",
     "product_dtype",
+    "refuse_emulation",
     "slow_on_host",
     "slow_paths",
     "use_own_cores",
@@ -99,6 +100,17 @@ def gpu_out_of_reach() -> str | None:
         f"used: its driver may be too old for CUDA {torch.version.cuda}; "
         f"{python_command('-c', 'import torch; torch.cuda.init()')} says why"
     )
+
+
+def refuse_emulation(device: torch.device, precision: Precision, way_out: str) -> None:
+    """Raise UsageError for bfloat16 on a CUDA device without units for it, with the setting that is another
+    precision: torch emulates its products, slower than in float32, and attention has no kernels.
+    """
+    if device.type == "cuda" and precision == "bf16" and precision_on(device, "auto") != "bf16":
+        raise UsageError(
+            f"precision is bf16, and {torch.cuda.get_device_name(device)} does not compute it: {way_out}, or "
+            "use a device that does"
+        )
 
 
 def precision_on(device: torch.device, precision: Precision) -> Literal["fp32", "bf16"]:

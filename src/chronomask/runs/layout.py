@@ -38,6 +38,7 @@ from filelock import FileLock, Timeout
 from chronomask.errors import DataError, UsageError, python_command
 from chronomask.folders import is_prepared_data, what_it_is
 from chronomask.layers import read_yaml
+from chronomask.runs.continuation import goes_on
 from chronomask.storage import READABLE, file_sha256, read_object, refuse_file
 
 __all__ = [
@@ -275,8 +276,7 @@ class RunFolder:
             )
         if not resume:
             raise UsageError(
-                f"{self.path} already holds a run: continue it with --resume, or give another output "
-                "folder"
+                f"{self.path} already holds a run: {goes_on()}, or give another output folder"
             )
 
 

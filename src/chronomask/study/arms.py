@@ -25,6 +25,7 @@ from chronomask.layers import merge, nested
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import expect, maskable_tokens, unknown_before
 from chronomask.study.config import StudyConfig
+from chronomask.study.settings import naming_settings
 from chronomask.train.config import RunConfig
 
 __all__ = ["Arm", "check_declared", "resolve_arms"]
@@ -67,7 +68,8 @@ class Arm:
 
 def resolve_arms(study: StudyConfig, data: str) -> dict[str, Arm]:
     """All arms by name, trained on the prepared folder ``data``; raises UsageError for unfair ones."""
-    base = RunConfig.parse({**study.base, "data": data}, "base")
+    with naming_settings():
+        base = RunConfig.parse({**study.base, "data": data}, "base")
     names = [study.baseline, *(name for name in study.arms if name != study.baseline)]
     arms: dict[str, Arm] = {}
     for name in names:
@@ -114,14 +116,15 @@ def _resolve(
         values = RunConfig.parse({**start, "data": base.data}, f"{where}: base").to_dict()
     else:
         values = base.to_dict()
-    config = RunConfig.parse(merge(values, changes), where)
+    declared = tuple(_declared_fields(changes, base.to_dict()))
+    with naming_settings(name, declared):
+        config = RunConfig.parse(merge(values, changes), where)
     if config.hours is not None:
         raise UsageError(
             f"{where}: hours decides the steps where the run trains, and a study compares runs whose steps "
             "are known: set hours null, and give steps"
         )
     config = config.model_copy(update={"name": name, "seed": 0})
-    declared = tuple(_declared_fields(changes, base.to_dict()))
     mode = fields.get("equal_labels")
     if mode is not None:
         if mode not in ("steps", "ratio"):

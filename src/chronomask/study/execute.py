@@ -26,9 +26,11 @@ from typing import TextIO
 
 from chronomask.errors import ChronomaskError, RunError, Stopped, UsageError
 from chronomask.machine import available_cores
+from chronomask.runs.continuation import begun_by
 from chronomask.study.config import StudyConfig
+from chronomask.study.settings import as_setting_of_task, naming_settings
 from chronomask.study.times import Allowance, longest_of_tasks, note_time
-from chronomask.study.units import Study, Unit, as_study_setting, check_shared_start, open_study
+from chronomask.study.units import Study, Unit, check_shared_start, open_study
 
 __all__ = [
     "ELSEWHERE",
@@ -206,8 +208,9 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
     elif unit.kind == "pretrain":
         from chronomask.train.loop import pretrain
 
-        run = study.run(unit)
-        pretrain(study.run_config(unit), run.path, resume=run.is_run(), progress=shown)
+        run, declared = study.run(unit), study.arms[unit.arm].declared
+        with begun_by("command or call"), naming_settings(unit.arm, declared):
+            pretrain(study.run_config(unit), run.path, resume=run.is_run(), progress=shown)
         check_shared_start(study, unit.seed)
     else:
         from chronomask.evaluate.evaluate import evaluate
@@ -223,7 +226,7 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
                 progress=shown,
             )
         except (UsageError, RunError) as error:
-            raise type(error)(as_study_setting(str(error), unit.task)) from None
+            raise type(error)(as_setting_of_task(str(error), unit.task)) from None
 
 
 @contextlib.contextmanager

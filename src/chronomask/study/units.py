@@ -27,13 +27,13 @@ from chronomask.storage import read_object, refuse_file, write_text
 from chronomask.study import STUDY_FILE
 from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
+from chronomask.study.settings import as_setting_of_task
 from chronomask.train.config import RunConfig, ValidationConfig
 
 __all__ = [
     "START_KEYS",
     "Study",
     "Unit",
-    "as_study_setting",
     "begin",
     "check_shared_start",
     "check_task_data",
@@ -254,7 +254,7 @@ def check_task_data(study: Study, *, from_hub: bool = True) -> None:
                         "made with, or remove the results of this task to make them again"
                     )
         except (UsageError, DataError) as error:
-            problems.append(f"{name}: {as_study_setting(str(error), name)}")
+            problems.append(f"{name}: {as_setting_of_task(str(error), name)}")
             own = study.config.tasks[name].data is not None
             ways_out.append(f"--set {f'tasks.{name}.data' if own else 'task_data'}=FOLDER")
     if problems:
@@ -271,11 +271,6 @@ def _data_of_results(study: Study) -> dict[str, dict[str, Path]]:
             path = study.result(unit)
             found.setdefault(unit.task, {}).setdefault(TaskResult.load(path).data_sha256, path)
     return found
-
-
-def as_study_setting(text: str, task: str) -> str:
-    """A message of a task with its settings named as a study's command line names them."""
-    return text.replace(f"--set {task}.", f"--set tasks.{task}.settings.")
 
 
 def check_versions(study: Study, waiting: Iterable[Unit]) -> None:

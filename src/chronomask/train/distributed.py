@@ -151,33 +151,35 @@ def refuse_layerdrop(architecture: PretrainedConfig, processes: int) -> None:
 def join(device: Device) -> Iterator[World]:
     """Take this process's place among those that ``torchrun`` started; alone without it.
 
+    Its CUDA device is torch's current one while this is open, and afterwards the one before is.
+
     Raises UsageError where CUDA is asked for and there is none, or fewer devices than processes.
     """
     own = choose_device(device)
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if own.type == "cuda":
-        own = torch.device("cuda", _number_on_this_machine())
-        torch.cuda.set_device(own)
-    started = size > 1 and not dist.is_initialized()
-    if started:
-        # Numbers of the host go from host to host: no device is waited for.
-        backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_store(), rank=rank, world_size=size)
-    chatter = logging.getLogger("chronomask")
-    level = chatter.level
-    if rank:  # what all processes would say, the first one says
-        chatter.setLevel(logging.ERROR)
-    try:
+    with ExitStack() as modes:
+        if own.type == "cuda":
+            own = torch.device("cuda", _number_on_this_machine())
+            modes.enter_context(torch.cuda.device(own))
+        if size > 1 and not dist.is_initialized():
+            # Numbers of the host go from host to host: no device is waited for.
+            backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=_store(), rank=rank, world_size=size)
+            modes.callback(dist.destroy_process_group)
+        chatter = logging.getLogger("chronomask")
+        modes.callback(chatter.setLevel, chatter.level)
+        if rank:  # what all processes would say, the first one says
+            chatter.setLevel(logging.ERROR)
         yield World(rank, size, own)
-    finally:
-        chatter.setLevel(level)
-        if started:
-            dist.destroy_process_group()
 
 
 def _number_on_this_machine() -> int:
-    """Which of the machine's processes this is, and so which CUDA device it has; raises UsageError."""
-    number, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    """Which CUDA device this process has: that of its number among those that ``torchrun`` started on this
+    machine, without it the one that its caller uses. Raises UsageError where there are fewer.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        return torch.cuda.current_device()
+    number, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if number >= devices:
         raise UsageError(
             f"process {number} of this machine, counted from 0, has no CUDA device, for torch finds "

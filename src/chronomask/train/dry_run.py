@@ -77,6 +77,8 @@ class DryRun:
     flops: float
     memory: Memory
     """of one device, at the largest step and the highest ratio"""
+    precision: Literal["fp32", "bf16"]
+    """in force, and that of ``memory``"""
     devices: int
     flops_per_second: float
     """of one device"""
@@ -186,7 +188,8 @@ def dry_run(
     here = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
     cuda = config.device == "cuda" or here.type == "cuda"
     cuda |= config.device == "auto" and config.precision == "bf16"  # meant for a GPU elsewhere
-    meant_for_bf16 = cuda and config.precision == "auto"
+    elsewhere = cuda and here.type == "cpu"
+    meant_for_bf16 = elsewhere and config.precision == "auto"
     bf16 = meant_for_bf16 or precision_on(here, config.precision) == "bf16"
     memory = memory_of_step(
         config,
@@ -198,7 +201,7 @@ def dry_run(
         on_cuda=cuda,
     )
     rate_is = "given" if flops_per_second else "measured"
-    if rate_is == "measured" and cuda and here.type == "cpu":
+    if rate_is == "measured" and elsewhere:
         rate_is = "of an H200"
     rate = flops_per_second or (
         ON_AN_H200 if rate_is == "of an H200" else peak_flops(here, config.precision)
@@ -224,6 +227,7 @@ def dry_run(
         flops_per_token=work / tokens,
         flops=work,
         memory=memory,
+        precision="bf16" if bf16 else "fp32",
         devices=devices,
         flops_per_second=rate,
         rate_is=rate_is,
@@ -313,7 +317,7 @@ def as_text(run: DryRun, price_per_hour: float | None = None) -> str:
         ("predicted tokens", _describe_predicted(run)),
         ("FLOPs per token", f"{run.flops_per_token:.4g} (forwards and backwards)"),
         ("FLOPs", f"{run.flops:.4g}"),
-        ("memory of a device", f"{memory.total / 1e9:.2f} GB ({parts})"),
+        ("memory of a device", f"{memory.total / 1e9:.2f} GB in {run.precision} ({parts})"),
         ("rate of a device", f"{run.flops_per_second:.4g} FLOP/s ({_SOURCES[run.rate_is]})"),
         ("time", f"{_time(run.seconds)} on {run.devices} device{'s' if run.devices > 1 else ''}"),
         ("cost", cost_in_words(run.seconds * run.devices, price_per_hour)),

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.model.device import choose_device
+from chronomask.model.device import choose_device, refuse_emulation
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.model.trial import settle
 from chronomask.runs.layout import checkpoints_in, damage
@@ -137,6 +137,7 @@ def replay(folder: str | Path, device: str = "cpu") -> Replayed:
     settle(model, tokenizer, config.row_lengths(length), attention=config.attention)
     model.to(target)  # pyright: ignore[reportArgumentType]
     precision = report.get("precision", config.precision)  # older dumps name none
+    refuse_emulation(target, precision, "replay it with --device cpu")
     working_copy = WorkingCopy(model) if config.bf16_weights and precision == "bf16" else None
     computing = model if working_copy is None else working_copy.model
     forward = Forward(

@@ -13,6 +13,7 @@ from traceback import clear_frames
 from chronomask.errors import ChronomaskError, RunError
 from chronomask.model.device import memory_lacking
 from chronomask.model.open import fault_of_architecture, one_line
+from chronomask.runs.continuation import goes_on
 from chronomask.train.run import Run
 
 __all__ = ["telling_what_fails"]
@@ -38,7 +39,7 @@ def telling_what_fails(run: Run) -> Iterator[None]:
             clear_frames(error.__traceback__)  # which hold tensors
             raise RunError(
                 f"{kind} cannot be compiled here ({type(error).__name__}: {one_line(error)[:_SHOWN]}): set "
-                "compile=never; the same command with it goes on with --resume"
+                f"compile=never; then {goes_on()}"
             ) from error
         if (fault := fault_of_architecture(error)) is None:
             raise

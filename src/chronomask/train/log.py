@@ -18,10 +18,11 @@ import torch
 
 from chronomask.errors import RunError, amount
 from chronomask.progress import Progress
+from chronomask.runs.continuation import goes_on
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import read_log
 from chronomask.runs.result import versions_here
-from chronomask.storage import replacing, said_by_system, way_on
+from chronomask.storage import replacing, said_by_system, way_to_write
 from chronomask.train.loggers import Logger, Sink, open_sinks
 
 __all__ = ["RunLog", "environment"]
@@ -135,7 +136,9 @@ def _writing(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = str(said_by_system(error))
-        raise RunError(f"{path} cannot be written: {why}. {way_on(why)}") from error
+        raise RunError(
+            f"{path} cannot be written: {why}. {way_to_write(why)}; then {goes_on()}"
+        ) from error
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 from chronomask.config import Alternative, kind_of
 from chronomask.errors import UsageError
+from chronomask.runs.continuation import goes_on
 from chronomask.storage import write_text
 
 __all__ = ["Logger", "Sink", "check_installed", "open_sinks"]
@@ -137,8 +138,8 @@ class _WandB:
         except wandb.Error as error:
             raise UsageError(
                 f"logger 'wandb' does not begin ({error}): log in with `wandb login`, or give "
-                "loggers=[{kind: wandb, mode: offline}] or loggers=[]; then go on with --resume, for "
-                f"{folder} is begun"
+                "loggers=[{kind: wandb, mode: offline}] or loggers=[]; "
+                f"then {goes_on()}, for {folder} is begun"
             ) from None
         for kind in ("train", "validation"):
             self._run.define_metric(f"{kind}/*", step_metric="step")

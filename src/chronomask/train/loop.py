@@ -30,10 +30,11 @@ from chronomask.data.order import shorten_rows
 from chronomask.errors import RunError, Stopped
 from chronomask.masking.tally import class_means
 from chronomask.model.attention import without_cudnn
-from chronomask.model.device import cuda_graphs, peak_memory, use_own_cores
+from chronomask.model.device import cuda_graphs, peak_memory, refuse_emulation, use_own_cores
 from chronomask.model.flash import own_kernels_after
 from chronomask.model.head import compile_budget
 from chronomask.model.isolation import isolation
+from chronomask.runs.continuation import goes_on, on_trial
 from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
 from chronomask.storage import read_object, read_text, write_json
@@ -112,6 +113,7 @@ def pretrain(
         else:
             torch.set_num_threads(config.threads)
         config.sizes.refuse_too_few(world.size)
+        refuse_emulation(world.device, config.precision, "set precision=fp32")
         found = None
         if config.hours is not None:
             refuse_other_folder(world, folder)
@@ -165,7 +167,8 @@ def _fix_steps(
     if steps is not None:
         return config.replace([f"steps={steps}"]), None
     began = budget.clock()
-    costs = _try_out(config, folder, world, stop)
+    with on_trial():
+        costs = _try_out(config, folder, world, stop)
     left = 3600 * config.hours - (budget.clock() - began)
     own = budget.steps_within(config, costs, left) if world.is_first else 0
     steps = int(world.totals(own)[0])
@@ -201,14 +204,13 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
             trial.path, step=-1, steps=config.steps, name="", active=world.is_first, progress=False
         )
         upcoming = cast("Generator[Rows]", iter(run.loader))
-        less = telling_what_takes_less(run, world, on_trial=True)
+        less = telling_what_takes_less(run, world)
         with log, closing(upcoming), closing(run.saver), telling_what_fails(run), less:
             for number in range(budget.TRIAL_STEPS):
                 state.step = number * run.config.steps // budget.TRIAL_STEPS
                 if measure(_step_alone, run, state, world, stop, upcoming) is None:
                     raise Stopped(
-                        "stopped on request while speed was measured: nothing is trained yet, begin again "
-                        "with the same command",
+                        f"stopped on request while speed was measured: nothing is trained yet; {goes_on()}",
                         stop.signal_number or SIGTERM,
                     )
             measure(_validate, run, state, log, world)
@@ -265,8 +267,7 @@ def _train(
             _save(run, state, log, world, background=False)
             raise Stopped(
                 f"stopped after step {state.step:,} of {config.steps:,} on request; "
-                f"the state is saved in {run.folder.path}: the same command continues it (pretrain: with "
-                "--resume)",
+                f"the state is saved in {run.folder.path}: {goes_on()}",
                 stop.signal_number or SIGTERM,  # another process may be the one that was asked
             )
         ahead = draw_ahead(run, state, world, upcoming, queued)

@@ -18,6 +18,7 @@ from chronomask.errors import RunError, amount
 from chronomask.machine import memory_of_process
 from chronomask.model.device import memory_lacking, precision_on
 from chronomask.model.memory import Memory, estimate_memory
+from chronomask.runs.continuation import goes_on
 from chronomask.runs.layout import checkpoints_in
 from chronomask.runs.rules import expect, unchangeable
 from chronomask.train.config import RunConfig
@@ -89,13 +90,22 @@ def _what_fits(run: Run, world: World, has: int) -> str:
     number = min(run.config.micro_batches, rows)
     while number < rows:
         number = min(2 * number, rows)
-        takes = _on_host(run, run.config.replace([f"micro_batches={number}"]), world)
-        if takes <= 0.75 * has:
-            return f"set micro_batches={number}, which takes up to {takes / 1e9:.1f} GB"
-    fewer = has // 4 // (_BYTES_OF_A_TOKEN * run.data.row_length)
-    if fewer < rows:
-        return f"set rows_per_step={max(1, fewer) * world.size} or fewer"
-    return "prepare shorter rows, set activation_checkpointing=true, or choose a smaller model"
+        smaller = f"micro_batches={number}"
+        takes = _on_host(run, run.config.replace([smaller]), world)
+        if takes <= 0.75 * has and _may_have(run, smaller):
+            return f"set {smaller}, which takes up to {takes / 1e9:.1f} GB"
+    fewer = max(1, has // 4 // (_BYTES_OF_A_TOKEN * run.data.row_length))
+    if fewer < rows and not checkpoints_in(run.folder.checkpoints):
+        return f"set rows_per_step={fewer * world.size} or fewer"
+    if not run.config.activation_checkpointing:
+        return "set activation_checkpointing=true, or begin another run, with shorter rows or a smaller model"
+    return "begin another run, with shorter rows or a smaller model"
+
+
+def _may_have(run: Run, setting: str) -> bool:
+    """Whether the run may go on with a setting: once it has a checkpoint, it has some for good."""
+    begun = checkpoints_in(run.folder.checkpoints)
+    return not begun or not unchangeable(run.config, run.config.replace([setting]))
 
 
 def _on_host(run: Run, config: RunConfig, world: World) -> int:
@@ -138,12 +148,10 @@ def telling_of_opening(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def telling_what_takes_less(
-    run: Run, world: World, *, validating: bool = False, on_trial: bool = False
-) -> Iterator[None]:
+def telling_what_takes_less(run: Run, world: World, *, validating: bool = False) -> Iterator[None]:
     """Name the settings that take less memory where there is too little; raises RunError.
 
-    ``validating``: it is a validation and no step; ``on_trial``: nothing is trained yet.
+    ``validating``: it is a validation and no step.
     """
     try:
         yield
@@ -151,32 +159,31 @@ def telling_what_takes_less(
         if (why := memory_lacking(error)) is None:
             raise
         clear_frames(error.__traceback__)  # which hold tensors
-        advice = _of_validation(run) if validating else _of_training(run, world)
-        again = (
-            "run the same command again" if on_trial else "the same command goes on with --resume"
+        what, ways = _of_validation(run) if validating else _of_training(run, world)
+        mend = (
+            f"set {' or '.join(ways)}; then {goes_on()}"
+            if ways
+            else f"end what else has memory there, then {goes_on()}; or begin in another output folder, with "
+            "shorter rows or a smaller model"
         )
-        raise RunError(
-            f"{world.device} has too little memory: {why}. {advice}; then {again}"
-        ) from error
+        raise RunError(f"{world.device} has too little memory: {why}. {what}: {mend}") from error
 
 
-def _of_validation(run: Run) -> str:
+def _of_validation(run: Run) -> tuple[str, list[str]]:
+    """What a validation takes, and the settings that take less."""
     rows = run.config.validation.batch_rows
-    return (
-        f"A validation takes {rows} rows at a time: set validation.batch_rows={max(1, rows // 2)}"
-    )
+    ways = [f"validation.batch_rows={rows // 2}"] if rows > 1 else []
+    return f"A validation takes {amount(rows, 'rows')} at a time", ways
 
 
-def _of_training(run: Run, world: World) -> str:
+def _of_training(run: Run, world: World) -> tuple[str, list[str]]:
+    """The same of a step."""
     config = run.config
     rows = -(-config.rows_per_step // world.size)
     batches = min(config.micro_batches, rows)
     smaller = f"micro_batches={min(2 * batches, rows)}"
-    begun = checkpoints_in(run.folder.checkpoints)
-    frozen = begun and unchangeable(config, config.replace([smaller]))
-    ways = [] if batches == rows or frozen else [smaller]
+    ways = [smaller] if batches < rows and _may_have(run, smaller) else []
     if not config.activation_checkpointing:
         ways.append("activation_checkpointing=true")
-    mend = f"set {' or '.join(ways)}" if ways else "prepare shorter rows, or choose a smaller model"
     most = amount(-(-rows // batches), "rows")
-    return f"A micro-batch has up to {most} of {run.data.row_length:,} tokens: {mend}"
+    return f"A micro-batch has up to {most} of {run.data.row_length:,} tokens", ways

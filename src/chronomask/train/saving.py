@@ -15,6 +15,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask.errors import RunError
 from chronomask.model.export import export
+from chronomask.runs.continuation import goes_on
 from chronomask.runs.layout import (
     AVERAGED,
     CONTENT,
@@ -40,7 +42,7 @@ from chronomask.runs.layout import (
     remove,
     step_name,
 )
-from chronomask.storage import file_sha256, flush, said_by_system, share, way_on, write_json
+from chronomask.storage import file_sha256, flush, said_by_system, share, way_to_write, write_json
 from chronomask.train.sharding import whole
 
 __all__ = ["Saver", "Snapshot", "save", "take"]
@@ -188,7 +190,7 @@ class Saver:
         """
         self.finish()
         if background:
-            self._writing = self._pool.submit(self._write, snapshot)
+            self._writing = self._pool.submit(copy_context().run, self._write, snapshot)
         else:
             self._write(snapshot)
 
@@ -240,4 +242,4 @@ def _describe_failure(final: Path, why: str, before: list[str]) -> str:
         if before
         else "there is no earlier one"
     )
-    return f"{final} could not be saved: {why}; {intact}. {way_on(why)}"
+    return f"{final} could not be saved: {why}; {intact}. {way_to_write(why)}; then {goes_on()}"

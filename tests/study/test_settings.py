@@ -1,0 +1,123 @@
+"""What a run advises names settings as a study's command line does, and works when it is followed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from chronomask.cli import app
+from chronomask.errors import RunError, UsageError
+from chronomask.runs.layout import RunFolder
+from chronomask.study.settings import as_setting_of_run, as_setting_of_task, naming_settings
+from chronomask.train import loop
+from chronomask.train.checkpoint import OtherRun
+from tests.support.opened_study import opened
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_run_without_memory_goes_on_with_what_it_advises(
+    own: bool, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``own``: the arm has its own number of micro-batches, which stands before that of the base."""
+    values |= {"seeds": [0], "tasks": {}, "curve_steps": [], "arms": {"one": {}}}
+    values["arms"]["two"] = {"masking.ratio": 0.3}
+    if own:
+        values["arms"]["two"]["micro_batches"] = 1
+    file, out = tmp_path / "study.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = ["study", "run", str(file), "--out", str(out), "--quiet"]
+    finish = loop.finish
+
+    def fail(run: Any, state: Any, *others: Any) -> Any:
+        if run.folder.path.parts[-2] == "two" and state.step == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return finish(run, state, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "finish", fail)
+        with pytest.raises(RunError) as refused:
+            app(command, standalone_mode=False)
+    said = str(refused.value)
+    assert "--resume" not in said
+    where = "arms.two" if own else "base"
+    ways = rf"set ({where}\.micro_batches=2) or (base\.activation_checkpointing=true); then the same command"
+    found = re.search(ways, said)
+    assert found is not None, said
+    log = (out / "logs" / "two" / "seed-0" / "pretrain.log").read_text()
+    assert found[0] in log
+    app([*command, "--set", found[1], "--set", found[2]], standalone_mode=False)
+    assert RunFolder(out / "runs" / "two" / "seed-0").read_summary() is not None
+
+
+def test_what_a_run_warns_of_names_settings_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make = logging.getLogRecordFactory()
+    with naming_settings("a", ["masking"]):
+        loop.logger.warning("slower than it need be: set %s", "precision=auto")
+        logging.getLogger("another").warning("set steps=%d", 1)
+    assert logging.getLogRecordFactory() is make
+    loop.logger.warning("set steps=1")
+    assert caplog.messages == [
+        "slower than it need be: set base.precision=auto", "set steps=1", "set steps=1",
+    ]  # fmt: skip
+
+
+def test_what_the_config_of_a_study_advises_names_settings_so(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """A ratio of 0 at the start, at which a run that goes by its labels would never move."""
+    masking = {"ratio": {"kind": "linear", "start": 0.0, "end": 0.3}, "progress": "masked_tokens"}
+    stuck = {"masking": masking, "masked_token_budget": 1000}
+    with pytest.raises(UsageError, match=r"set arms\.decay\.masking\.progress=steps"):
+        opened(values | {"arms": {"fixed": {}, "decay": stuck}}, tmp_path)
+    values["base"] |= stuck
+    with pytest.raises(UsageError, match=r"^base.*set base\.masking\.progress=steps"):
+        opened(values | {"arms": {"fixed": {}}}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        (
+            "set precision=fp32 and bf16_weights=false, or choose another model",
+            "set base.precision=fp32 and base.bf16_weights=false, or choose another model",
+        ),
+        ("or give loggers=[{kind: wandb}] or loggers=[]", None),
+        ("give validation.rows=30", "give base.validation.rows=30"),
+        ("lower learning_rate.peak (now 1), with steps=5", None),
+        ("/tmp/data=1/steps=2 and f(x, seed=3) have steps == 5", ""),
+        ("pretrain --resume with steps and model", ""),
+    ],
+)
+def test_what_is_advised_and_nothing_else_is_named(said: str, named: str | None) -> None:
+    known = {"loggers=": "base.loggers=", "steps=5": "base.steps=5"}
+    if named is None:
+        named = said
+        for before, after in known.items():
+            named = named.replace(before, after)
+    assert as_setting_of_run(said) == (named or said)
+
+
+def test_settings_of_an_arm_are_those_it_declares_and_what_lies_in_them() -> None:
+    said = "set masking.progress=steps or steps=5 or masking={} or model.longer_rows=true"
+    assert as_setting_of_run(said, "a", ["masking.progress", "model"]) == (
+        "set arms.a.masking.progress=steps or base.steps=5 or arms.a.masking={} or "
+        "arms.a.model.longer_rows=true"
+    )
+    assert as_setting_of_task("--set cola.batch_size=4", "cola") == (
+        "--set tasks.cola.settings.batch_size=4"
+    )
+
+
+def test_an_error_stays_of_its_kind() -> None:
+    said = r"^other\. set base\.steps=5; to go on"
+    with pytest.raises(OtherRun, match=said) as refused, naming_settings():
+        raise OtherRun("other", "set steps=5")
+    assert refused.value.difference == "other"
