@@ -6,8 +6,10 @@ Files and keys are described in ``docs/contracts.md``.
 from __future__ import annotations
 
 import json
+import math
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +180,7 @@ _LISTS = ("skipped_steps",)
 
 def _read_series(path: Path) -> tuple[Series, list[str]]:
     """The columns of a JSON-lines file, and what was left out of them."""
-    lines, notices = [], []
+    columns, notices, count = _Columns(path), [], 0
     for number, (text, whole) in enumerate(read_log(path), start=1):
         if not text.strip():
             continue
@@ -195,41 +197,85 @@ def _read_series(path: Path) -> tuple[Series, list[str]]:
             raise DataError(
                 f"{path} line {number} is not a JSON object with a whole 'step'; {_WITHOUT_LINE}"
             )
-        lines.append((number, line))
+        columns.add(number, line)
+        count += 1
 
-    current = _latest(lines)
-    if len(current) < len(lines):
-        dropped = len(lines) - len(current)
+    if dropped := count - len(columns):
         notices.append(f"{path.name} repeats steps after a resume: {dropped} older lines left out")
-    return _columns(path, current), notices
+    return columns.as_series(), notices
 
 
-def _latest(lines: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
-    """Lines with strictly rising steps: a resumed run writes again what it had not yet saved."""
-    kept: list[tuple[int, dict[str, Any]]] = []
-    for number, line in lines:
-        while kept and kept[-1][1]["step"] >= line["step"]:
-            kept.pop()
-        kept.append((number, line))
-    return kept
+class _Columns:
+    """The columns of a log, filled while its lines are read, so that no line is kept beside them.
 
+    Their steps rise strictly: a resumed run writes again what it had not yet saved, and the older lines go.
+    """
 
-def _columns(path: Path, lines: list[tuple[int, dict[str, Any]]]) -> Series:
-    columns: dict[str, np.ndarray] = {"step": np.empty(0)}
-    per_class: dict[str, dict[str, np.ndarray]] = {}
-    for row, (number, line) in enumerate(lines):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._steps: list[int] = []
+        self._filled: dict[tuple[str | None, ...], tuple[int, array[float]]] = {}
+        """(key,) or (key, class) → the row where it begins, and its values from there on; (key, None) stands
+        for all classes of a key, and has no values"""
+        self._refused: list[tuple[int, str]] = []
+        """row, and what is wrong with it"""
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(self, number: int, line: Mapping[str, Any]) -> None:
+        """Put line ``number`` of the file behind those of lower steps; the others go."""
+        row = len(self._steps)
+        while row and self._steps[row - 1] >= line["step"]:
+            row -= 1
+        self._drop_from(row)
+        self._steps.append(line["step"])
+        filled = self._filled
         for key, value in line.items():
             if key in _LISTS:
                 continue
-            group = per_class.setdefault(key, {}) if isinstance(value, dict) else columns
-            items = value.items() if isinstance(value, dict) else [(key, value)]
-            for name, item in items:
-                if item is not None and not isinstance(item, int | float):
-                    place = key if name == key else f"{key}.{name}"
-                    raise DataError(
-                        f"{path} line {number}: {place} is {item!r}, not a number; {_WITHOUT_LINE}"
-                    )
-                if name not in group or not len(group[name]):
-                    group[name] = np.full(len(lines), np.nan)
-                group[name][row] = np.nan if item is None else item
-    return Series(columns, per_class)
+            items: Iterable[tuple[tuple[str | None, ...], Any]] = [((key,), value)]
+            if isinstance(value, dict):
+                filled.setdefault((key, None), (row, array("d")))
+                items = [((key, name), item) for name, item in value.items()]
+            for place, item in items:
+                if item is None:
+                    item = math.nan
+                elif not isinstance(item, int | float):
+                    name = ".".join(map(str, place))
+                    self._refused.append((row, f"line {number}: {name} is {item!r}, not a number"))
+                    continue
+                if place not in filled:
+                    filled[place] = row, array("d")
+                begin, values = filled[place]
+                if absent := row - begin - len(values):
+                    values.extend([math.nan] * absent)
+                values.append(item)
+
+    def _drop_from(self, row: int) -> None:
+        """Forget the rows from ``row`` on, and what begins in them."""
+        if row == len(self._steps):
+            return
+        del self._steps[row:]
+        self._refused = [own for own in self._refused if own[0] < row]
+        self._filled = {place: own for place, own in self._filled.items() if own[0] < row}
+        for begin, values in self._filled.values():
+            del values[row - begin :]
+
+    def as_series(self) -> Series:
+        """The columns as arrays; raises DataError for the first value that is no number."""
+        for _, problem in self._refused[:1]:
+            raise DataError(f"{self._path} {problem}; {_WITHOUT_LINE}")
+        columns: dict[str, np.ndarray] = {"step": np.empty(0)}
+        per_class: dict[str, dict[str, np.ndarray]] = {}
+        for place in list(self._filled):
+            begin, values = self._filled.pop(place)
+            key, *names = map(str, place)
+            if place[-1] is None:
+                per_class[key] = {}
+                continue
+            column = np.full(len(self), np.nan)
+            column[begin : begin + len(values)] = values
+            group, name = (per_class[key], names[0]) if names else (columns, key)
+            group[name] = column
+        return Series(columns, per_class)
