@@ -91,7 +91,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=_TEXTS_KEPT)
 def _values_of(text: str, where: str) -> Any:
-    """What a text holds, kept because the config of a run is asked for in several places; not to be changed."""
+    """What a text holds, which nobody may change: kept, for a run's config is asked for in several places."""
     return from_yaml(text, where)
 
 

@@ -19,10 +19,11 @@ import numpy as np
 from chronomask.errors import DataError, UsageError
 from chronomask.folders import what_it_is
 from chronomask.layers import read_yaml
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.layout import RunFolder
 from chronomask.storage import read_object, text_of
 
-__all__ = ["Run", "Series", "read_log", "read_run", "read_runs"]
+__all__ = ["Run", "Series", "progress_of_reading", "read_log", "read_run", "read_runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,10 @@ class Run:
         return self.metrics.last(key)
 
 
-def read_runs(paths: str | Path | Sequence[str | Path]) -> list[Run]:
+def read_runs(paths: str | Path | Sequence[str | Path], *, progress: bool = False) -> list[Run]:
     """The runs in the order given; a path alone is one of them.
 
+    ``progress``: show how far it is where that takes longer.
     Raises :class:`UsageError` for no folder, a folder given twice or one that is no run, and
     :class:`DataError` for results files that cannot be read.
     """
@@ -104,21 +106,32 @@ def read_runs(paths: str | Path | Sequence[str | Path]) -> list[Run]:
             raise UsageError(f"run folder {folder} is given {count} times")
     for folder in folders:  # all of them before the first is read, which may take long
         _check_is_run(folder)
-    return [read_run(folder) for folder in folders]
+    with progress_of_reading(folders, shown=progress) as shown:
+        return [read_run(folder, shown) for folder in folders]
 
 
-def read_run(path: str | Path) -> Run:
-    """The run in folder ``path``; raises UsageError if it is no run, DataError if it is damaged."""
+def progress_of_reading(folders: Iterable[Path], *, shown: bool) -> Progress:
+    """What shows how many bytes of the logs of these runs :func:`read_run` has read."""
+    logs = (log for run in map(RunFolder, folders) for log in (run.metrics, run.validation))
+    size = sum(log.stat().st_size for log in logs if log.is_file())
+    return Progress("reading runs", size, "bytes", shown=shown, brief=True)
+
+
+def read_run(path: str | Path, shown: Progress = NOT_SHOWN) -> Run:
+    """The run in folder ``path``; raises UsageError if it is no run, DataError if it is damaged.
+
+    ``shown``: counts the bytes of its logs.
+    """
     path = Path(path)
     _check_is_run(path)
     folder = RunFolder(path)
     config = read_yaml(folder.config)
-    metrics, metric_notices = _read_series(folder.metrics)
+    metrics, metric_notices = _read_series(folder.metrics, shown)
     if not len(metrics):
         raise DataError(f"{folder.metrics} is empty: the run has not logged a step yet")
     validation, validation_notices = Series({"step": np.empty(0)}, {}), []
     if folder.validation.is_file():
-        validation, validation_notices = _read_series(folder.validation)
+        validation, validation_notices = _read_series(folder.validation, shown)
     summary = folder.read_summary()
 
     notices = [*metric_notices, *validation_notices]
@@ -176,12 +189,18 @@ def read_log(path: Path) -> Iterator[tuple[str, bool]]:
 _WITHOUT_LINE = "remove the line to read the run without it"
 _LISTS = ("skipped_steps",)
 """Keys of a log whose values are lists of steps, and no column."""
+_LINES_BETWEEN = 256
+"""Lines of a log after which it is shown how much is read."""
 
 
-def _read_series(path: Path) -> tuple[Series, list[str]]:
+def _read_series(path: Path, shown: Progress) -> tuple[Series, list[str]]:
     """The columns of a JSON-lines file, and what was left out of them."""
-    columns, notices, count = _Columns(path), [], 0
+    columns, notices, count, size = _Columns(path), [], 0, 0
     for number, (text, whole) in enumerate(read_log(path), start=1):
+        size += len(text.encode()) + 1
+        if number % _LINES_BETWEEN == 0:
+            shown.advance(size)
+            size = 0
         if not text.strip():
             continue
         try:
@@ -200,6 +219,7 @@ def _read_series(path: Path) -> tuple[Series, list[str]]:
         columns.add(number, line)
         count += 1
 
+    shown.advance(size)
     if dropped := count - len(columns):
         notices.append(f"{path.name} repeats steps after a resume: {dropped} older lines left out")
     return columns.as_series(), notices
