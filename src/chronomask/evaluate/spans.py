@@ -6,7 +6,7 @@ of a context share ``stride`` tokens. Contexts are tokenised once, however many 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,8 @@ def make_windows(
 ) -> Windows:
     """Windows of at most ``max_length`` tokens; questions are cut at ``max_question_tokens``.
 
-    ``shown``: counts the questions. Raises UsageError for a tokenizer without character offsets, and for sizes that leave no room.
+    ``shown``: counts the questions. Raises UsageError for a tokenizer without character offsets, and for
+    sizes that leave no room.
     """
     frame = _Frame.of(tokenizer)
     fitting = fitting_sizes(
@@ -131,23 +132,14 @@ def make_windows(
             f"{max_question_tokens}, no more than the {stride} that windows share: lower these, "
             f"such as {ways}"
         )
-    of_context: dict[int, tuple[NDArray[np.int32], NDArray[np.int32]]] = {}
     rows: list[NDArray[np.int32]] = []
     types: list[NDArray[np.uint8]] = []
     places: list[tuple[int, int, int, int]] = []
     offsets: list[NDArray[np.int32]] = []
     shortened = unseen = 0
-    for number, question in enumerate(questions.questions):
-        if number % _QUESTIONS_AT_ONCE == 0:
-            some = questions.questions[number : number + _QUESTIONS_AT_ONCE]
-            texts = tokenizer([own.text.strip() for own in some], add_special_tokens=False)
-            needed = sorted({own.context for own in some} - of_context.keys())
-            tokens = _tokenise(tokenizer, [questions.contexts[k] for k in needed])
-            of_context.update(zip(needed, tokens, strict=True))
-        asked = texts["input_ids"][number % _QUESTIONS_AT_ONCE]
+    for number, (question, asked, ids, spans) in enumerate(_tokens_of(tokenizer, questions)):
         shortened += len(asked) > max_question_tokens
         asked = asked[:max_question_tokens]
-        ids, spans = of_context[question.context]
         gold = _gold_tokens(question, spans)
         before = frame.before + len(asked)
         size = max_length - frame.size - len(asked)
@@ -275,6 +267,21 @@ class _Frame:
             )
         )
         return ids, kinds
+
+
+def _tokens_of(
+    tokenizer: PreTrainedTokenizerBase, questions: Questions
+) -> Iterator[tuple[Question, list[int], NDArray[np.int32], NDArray[np.int32]]]:
+    """Each question with its own token ids, and those and the characters of its context."""
+    of_context: dict[int, tuple[NDArray[np.int32], NDArray[np.int32]]] = {}
+    for begin in range(0, len(questions), _QUESTIONS_AT_ONCE):
+        some = questions.questions[begin : begin + _QUESTIONS_AT_ONCE]
+        texts = tokenizer([own.text.strip() for own in some], add_special_tokens=False)
+        needed = sorted({own.context for own in some} - of_context.keys())
+        tokens = _tokenise(tokenizer, [questions.contexts[k] for k in needed])
+        of_context.update(zip(needed, tokens, strict=True))
+        for question, asked in zip(some, texts["input_ids"], strict=True):
+            yield question, asked, *of_context[question.context]
 
 
 def _tokenise(

@@ -187,7 +187,8 @@ class CopaTask(SuperGlueTask):
         check_pairs(model.tokenizer)
         texts = [text for text in examples.texts for _ in range(2)]
         choices = [c for pair in zip(examples.pairs, examples.second, strict=True) for c in pair]
-        rows = encode(model.tokenizer, texts, choices, self.config.max_length, shown)
+        rows = encode(model.tokenizer, texts, choices, self.config.max_length)
+        shown.advance(len(examples))
         return ChoiceRows(
             rows.ids, rows.types, rows.bounds, rows.pad_token_id, left_out=rows.left_out
         )
