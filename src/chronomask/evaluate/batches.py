@@ -122,7 +122,9 @@ def encode(
         for number in np.flatnonzero([len(row) > max_length for row in ids]).tolist():
             size = len(ids[number])
             if tokenizer.is_fast:
-                kept = _kept(encoded.sequence_ids(number), max_length, tokenizer.truncation_side)
+                kept = _choose_tokens(
+                    encoded.sequence_ids(number), max_length, tokenizer.truncation_side
+                )
                 for column in (ids, kinds) if kinds else (ids,):
                     column[number] = np.asarray(column[number])[kept]
             else:  # it does not say which text a token is of
@@ -146,7 +148,7 @@ def encode(
     return replace(end_to_end(rows, types or None, tokenizer), left_out=left_out)
 
 
-def _kept(of_text: Sequence[int | None], max_length: int, side: str) -> NDArray[np.bool_]:
+def _choose_tokens(of_text: Sequence[int | None], max_length: int, side: str) -> NDArray[np.bool_]:
     """Which tokens of a longer row a fast tokenizer keeps that cuts it at ``max_length``, [tokens].
 
     ``of_text``: the text that each token is of, 0 or 1, None for a special one; ``side``: where texts are
