@@ -110,6 +110,18 @@ def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Places.of(given).one == "~/a"  # a file of that very name
 
 
+def test_what_was_read_of_a_file_may_be_changed_and_so_may_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {kind: config, layers: [1, 2]}\nmasking.ratio.base: 0.3")
+    first = read_yaml(path)
+    first["model"]["layers"].append(3)
+    first["masking"]["ratio"]["base"] = 0.5
+    second = {"model": {"kind": "config", "layers": [1, 2]}, "masking": {"ratio": {"base": 0.3}}}
+    assert read_yaml(path) == second
+    path.write_text("steps: 7")
+    assert read_yaml(path) == {"steps": 7}
+
+
 def test_dotted_keys_mean_groups_of_keys() -> None:
     assert nested({"a.b.c": 1, "a.d": 2, "e": {"f.g": 3}}) == {
         "a": {"b": {"c": 1}, "d": 2},

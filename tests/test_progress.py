@@ -53,3 +53,19 @@ def test_progress_that_is_not_shown_says_nothing(capsys: pytest.CaptureFixture[s
     with Progress("cola seed 0", 4, shown=False) as progress:
         progress.advance(4)
     assert capsys.readouterr().err == ""
+
+
+def test_brief_work_is_told_only_where_it_is_not_brief(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("chronomask.progress.time.monotonic", lambda: now[0])
+    for seconds in (1.0, 11.0):
+        with Progress("cola encoding", 400, brief=True) as progress:
+            now[0] += seconds
+            progress.advance(200)
+            progress.advance(200)
+    assert capsys.readouterr().err.splitlines() == [
+        "cola encoding: 50%, 18 examples/s, about 11 s left",
+        "cola encoding: 400 examples in 11 s, 36 examples/s",
+    ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -33,6 +33,9 @@ __all__ = [
     "read_yaml",
     "with_kinds",
 ]
+
+_TEXTS_KEPT = 4096
+"""YAML files whose values are kept: a run's config is some 20 kB of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +80,19 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             f"{where} is empty: write keys and values into it, such as steps: 100, or a recipe's, as "
             "chronomask recipes NAME prints them"
         )
-    values = from_yaml(text, where)
+    values = _values_of(text, where)
     if values is None:
         return {}
     if not isinstance(values, dict):
         kind = "a list" if isinstance(values, list) else shown(values)
         raise UsageError(f"{where} must hold keys and values, such as steps: 100, not {kind}")
     return nested(values)
+
+
+@lru_cache(maxsize=_TEXTS_KEPT)
+def _values_of(text: str, where: str) -> Any:
+    """What a text holds, which nobody may change: kept, for a run's config is asked for in several places."""
+    return from_yaml(text, where)
 
 
 def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +138,10 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
         first, *rest = str(path).split(".")
         for key in reversed(rest):
             value = {key: value}
-        result = merge(result, {first: value})
+        if first in result:
+            result = merge(result, {first: value})
+        else:
+            result[first] = copy.deepcopy(value)
     return result
 
 

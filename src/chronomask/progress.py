@@ -9,10 +9,12 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "clock"]
+__all__ = ["NOT_SHOWN", "Progress", "clock"]
 
 _SECONDS_BETWEEN_LINES = 10.0
 """Least time between plain lines, so that the log of long work stays readable."""
+_SECONDS_BEFORE_BAR = 1.0
+"""Time that brief work may take before its bar appears."""
 _LEAST_SECONDS = 0.01
 """Time over which a rate is told."""
 
@@ -21,7 +23,8 @@ class Progress:
     """How much of ``total`` is done (None: not known), at what rate, and how long the rest will take.
 
     ``unit``: what is counted, in the plural. ``done``: what was done before, by an interrupted run.
-    ``shown``: False shows nothing. On stderr.
+    ``shown``: False shows nothing. ``brief``: work that is mostly over at once is told only where it is
+    not: its bar comes after a second, and a line in the end only after another. On stderr.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class Progress:
         *,
         shown: bool = True,
         done: int = 0,
+        brief: bool = False,
     ) -> None:
         """Start the clock; the bar appears at once, the first line after ten seconds."""
         self._label, self._total, self._unit = label, total, unit
@@ -41,6 +45,7 @@ class Progress:
         self._started = self._last_line = time.monotonic()
         terminal = shown and sys.stderr.isatty()
         self._lines = shown and not terminal
+        self._tells_end = not brief
         self._bar: tqdm[Any] | None = None
         if terminal:  # tqdm starts a thread, also for a bar that it does not show
             self._bar = tqdm(
@@ -51,6 +56,7 @@ class Progress:
                 unit_scale=True,
                 leave=False,
                 dynamic_ncols=True,
+                delay=_SECONDS_BEFORE_BAR if brief else 0,
             )
 
     def __enter__(self) -> Self:
@@ -64,7 +70,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        if self._lines and kind is None:
+        if self._lines and self._tells_end and kind is None:
             seconds = time.monotonic() - self._started
             self._print([f"{self._done:,} {self._unit} in {clock(seconds)}", *self._rates(seconds)])
 
@@ -85,6 +91,7 @@ class Progress:
             self._bar.update(done)
         if self._lines and now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
+            self._tells_end = True
             self._print(self._state(now - self._started))
 
     def tell(self, text: str) -> None:
@@ -114,6 +121,10 @@ class Progress:
     def _print(self, parts: list[str]) -> None:
         shown = ", ".join([*parts, self._note] if self._note else parts)
         print(f"{self._label}: {shown}", file=sys.stderr, flush=True)
+
+
+NOT_SHOWN = Progress("", None, shown=False)
+"""For work of which nobody asks how far it is."""
 
 
 def _rate(rate: float) -> str:

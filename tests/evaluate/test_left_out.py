@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import processors
+from transformers import ByT5Tokenizer
 
 from chronomask.evaluate.batches import encode
 from chronomask.evaluate.evaluate import evaluate
@@ -16,6 +21,7 @@ from chronomask.evaluate.tasks import make_tasks
 from chronomask.evaluate.tasks.glue import GlueTask
 from chronomask.evaluate.tasks.ner import EntityTask, Ner, Tagged
 from chronomask.runs.result import TaskResult
+from tests.support.official_model import make_tokenizer
 
 
 @pytest.mark.parametrize("pairs", [None, ["film", "the film", "a", "the the the"]])
@@ -32,6 +38,78 @@ def test_cut_examples_are_those_that_an_uncut_row_would_be_longer_than(
         ("tokens cut off", lost.sum()),
     ]
     assert not any(whole.left_out.values())
+
+
+_ENDS = [("[CLS]", 2), ("[SEP]", 3)]
+_POST_PROCESSORS = {
+    "none": None,
+    "byte level": processors.ByteLevel(),
+    "bert": processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2)),
+    "roberta": processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2)),
+    "second text first": processors.TemplateProcessing(
+        single="$A [SEP]", pair="$B:1 [SEP] $A:0 [CLS]:0", special_tokens=_ENDS
+    ),
+    "sequence": processors.Sequence(
+        [
+            processors.ByteLevel(),
+            processors.TemplateProcessing(
+                single="[CLS] $A [SEP]",
+                pair="[CLS] $A [SEP] [SEP] $B:1 [SEP]:1",
+                special_tokens=_ENDS,
+            ),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", _POST_PROCESSORS)
+def test_rows_are_cut_as_the_tokenizer_cuts_them(name: str, side: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = _POST_PROCESSORS[name]
+    tokenizer.truncation_side = side
+    _check_encoding(tokenizer)
+
+
+def test_rows_of_a_slow_tokenizer_are_cut_as_it_cuts_them() -> None:
+    _check_encoding(ByT5Tokenizer())
+
+
+def _check_encoding(tokenizer: Any) -> None:
+    """Rows, types and counts are those of texts that are tokenised one by one, cut and whole."""
+    rng = np.random.default_rng(5)
+    words = ["the", "film", "was", "warm", "what", "key"]
+
+    def texts() -> list[str]:
+        return [" ".join(rng.choice(words, n)) for n in (*range(8), *rng.integers(0, 30, 200))]
+
+    for first, second in ((texts(), None), (texts(), texts())):
+        for longest in (8, 9, 13):
+            rows, types, left_out = _one_by_one(tokenizer, first, second, longest)
+            found = encode(tokenizer, first, second, longest)
+            bounds = found.bounds.tolist()
+            assert [found.ids[a:b].tolist() for a, b in pairwise(bounds)] == rows
+            assert dict(found.left_out) == left_out
+            assert left_out["tokens cut off"] > 0
+            assert ([] if found.types is None else found.types.tolist()) == [*chain(*types)]
+
+
+def _one_by_one(
+    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, longest: int
+) -> tuple[list[list[int]], list[list[int]], dict[str, int]]:
+    rows, types, cut, lost = [], [], 0, 0
+    for number, text in enumerate(texts):
+        inputs = [text], None if pairs is None else [pairs[number]]
+        has_types = pairs is not None
+        own = tokenizer(
+            *inputs, truncation=True, max_length=longest, return_token_type_ids=has_types
+        )
+        whole = tokenizer(*inputs, verbose=False)["input_ids"][0]
+        rows += own["input_ids"]
+        types += own.get("token_type_ids", [])
+        cut += len(whole) > len(rows[-1])
+        lost += len(whole) - len(rows[-1])
+    return rows, types, {f"examples cut at {longest} tokens": cut, "tokens cut off": lost}
 
 
 def test_questions_that_are_cut_and_answers_that_no_window_holds(subject: Subject) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,6 +161,21 @@ def test_every_context_of_many_has_its_own_windows() -> None:
     for k, at in enumerate(windows.context_at):
         row = windows.ids[windows.bounds[k] : windows.bounds[k + 1]]
         assert row[at:-1].tolist() == read[k]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 7])
+def test_windows_do_not_depend_on_how_many_questions_are_tokenised_at_once(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: dict[str, Any] = {"max_length": 40, "stride": 8, "max_question_tokens": 8}
+    expected = make_windows(make_tokenizer(), questions(), **sizes)
+    monkeypatch.setattr("chronomask.evaluate.spans._QUESTIONS_AT_ONCE", at_once)
+    found = make_windows(make_tokenizer(), questions(), **sizes)
+    for name in ("ids", "types", "bounds", "question", "context_at", "answer"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    for own, other in zip(found.offsets, expected.offsets, strict=True):
+        np.testing.assert_array_equal(own, other)
+    assert found.left_out == expected.left_out
 
 
 def test_a_context_longer_than_the_model_takes_is_not_warned_of(

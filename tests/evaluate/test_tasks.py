@@ -53,6 +53,7 @@ def test_every_task_runs_at_its_defaults(
     arguments = [str(tmp_path / "model"), "--tasks", ",".join(REGISTRY), "--task-data", task_data]
     command = ["chronomask", "evaluate", *map(str, arguments), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr("chronomask.progress._SECONDS_BETWEEN_LINES", -1.0)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert not stopped.value.code
@@ -66,6 +67,10 @@ def test_every_task_runs_at_its_defaults(
         assert np.isfinite(list(result.metrics.values())).all()
         assert f"{name} seed 0: " in shown.err
         assert f"\n{name} " in f"\n{shown.out}"
+        # One has no text, and the other is shown by its documents from the first to the last.
+        assert (f"\n{name} encoding: 100%, " in f"\n{shown.err}") == (
+            name not in ("mlm", "retrieval")
+        )
 
 
 def test_every_task_runs_at_its_defaults_in_a_study(

@@ -1,12 +1,20 @@
 import json
 import re
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chronomask.errors import DataError, UsageError
-from chronomask.runs.read import read_run, read_runs
+from chronomask.runs.read import (  # pyright: ignore[reportPrivateUsage]
+    _Columns,
+    read_run,
+    read_runs,
+)
 from tests.support.synthetic_runs import write_run
 
 
@@ -25,6 +33,93 @@ def test_columns_equal_the_lines(folder: Path) -> None:
     assert weights.tolist() == [line["class_weight"]["NOUN"] for line in lines]
     assert run.summary is not None
     assert run.notices == ()
+
+
+_VALUE = st.none() | st.floats() | st.integers(-9, 9) | st.booleans() | st.sampled_from(["x", [1]])
+_GROUP = st.dictionaries(st.sampled_from(["NOUN", "", "None"]), _VALUE)
+_LINE = st.tuples(
+    st.integers(1, 6),
+    st.dictionaries(st.sampled_from(["loss", "skipped_steps", "class_loss"]), _VALUE | _GROUP),
+)
+
+
+@given(st.lists(_LINE, max_size=10))
+def test_columns_are_those_of_the_lines_that_are_left(drawn: list[tuple[int, Any]]) -> None:
+    """Steps that are repeated, keys that come late or only in lines that go, and what is no number."""
+    lines = [{"step": step, **values} for step, values in drawn]
+    columns = _Columns(Path("log"))
+    for number, line in enumerate(lines, start=1):
+        columns.add(number, line)
+    kept: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(lines, start=1):
+        while kept and kept[-1][1]["step"] >= line["step"]:
+            kept.pop()
+        kept.append((number, line))
+    cells = [
+        (number, row, key, name, value)
+        for row, (number, line) in enumerate(kept)
+        for key, own in line.items()
+        if key != "skipped_steps"
+        for name, value in (own.items() if isinstance(own, dict) else [(None, own)])
+    ]
+    wrong = [cell for cell in cells if not isinstance(cell[-1], int | float | None)]
+    if wrong:
+        number, _, key, name, value = wrong[0]
+        place = key if name is None else f"{key}.{name}"
+        with pytest.raises(DataError) as caught:
+            columns.as_series()
+        assert str(caught.value).startswith(
+            f"log line {number}: {place} is {value!r}, not a number;"
+        )
+        return
+    expected: dict[tuple[str, str | None], np.ndarray] = {("step", None): np.empty(0)}
+    for _, row, key, name, value in cells:
+        if not expected.get((key, name), np.empty(0)).size:
+            expected[key, name] = np.full(len(kept), np.nan)
+        expected[key, name][row] = np.nan if value is None else value
+    groups = {
+        key: None
+        for _, line in kept
+        for key, own in line.items()
+        if isinstance(own, dict) and key != "skipped_steps"
+    }
+    series = columns.as_series()
+    found: dict[tuple[str, str | None], np.ndarray] = {
+        (key, None): column for key, column in series.columns.items()
+    }
+    found |= {(key, name): own for key, by in series.per_class.items() for name, own in by.items()}
+    assert list(series.per_class) == list(groups)
+    assert found.keys() == expected.keys()
+    for place, column in expected.items():
+        np.testing.assert_array_equal(found[place], column)
+
+
+def test_reading_a_long_log_takes_memory_for_its_columns_alone(folder: Path) -> None:
+    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    with (folder / "metrics.jsonl").open("w") as file:
+        for step in range(1, 4001):
+            file.write(json.dumps({**line, "step": step}) + "\n")
+    tracemalloc.start()
+    metrics = read_run(folder).metrics
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    held = [
+        *metrics.columns.values(),
+        *(c for by in metrics.per_class.values() for c in by.values()),
+    ]
+    assert peak < 3 * sum(column.nbytes for column in held) + 500_000
+
+
+def test_how_far_the_reading_is_is_shown(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chronomask.progress._SECONDS_BETWEEN_LINES", -1.0)
+    read_runs(folder)
+    assert capsys.readouterr().err == ""
+    read_runs(folder, progress=True)
+    size = sum((folder / name).stat().st_size for name in ("metrics.jsonl", "validation.jsonl"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith(f"reading runs: {size:,} bytes in ")
 
 
 def test_keys_of_columns_can_be_looked_for(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ import pytest
 from scipy import stats
 
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.layers import _values_of  # pyright: ignore[reportPrivateUsage]
+from chronomask.runs.read import read_log
 from chronomask.runs.result import TaskResult
 from chronomask.study.command import report, report_of_study
 from chronomask.study.contrasts import (
@@ -30,7 +33,41 @@ from chronomask.study.gather import (  # pyright: ignore[reportPrivateUsage]
 )
 from chronomask.study.statistics import smallest_difference
 from chronomask.study.units import Study
+from chronomask.yaml_text import from_yaml
 from tests.support.opened_study import opened
+
+
+def test_the_report_of_a_study_reads_every_run_once(
+    values: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study = opened(values, tmp_path)
+    run_study(study, [unit for unit in study.in_order() if unit.kind == "pretrain"])
+    read, parsed = [], []
+
+    def from_yaml_counted(text: str, where: str) -> Any:
+        parsed.append(where)
+        return from_yaml(text, where)
+
+    def read_log_counted(path: Path) -> Iterator[tuple[str, bool]]:
+        read.append(path)
+        return read_log(path)
+
+    monkeypatch.setattr("chronomask.layers.from_yaml", from_yaml_counted)
+    monkeypatch.setattr("chronomask.runs.read.read_log", read_log_counted)
+    monkeypatch.setattr("chronomask.progress._SECONDS_BETWEEN_LINES", -1.0)
+    _values_of.cache_clear()
+    page = report_of_study(study.folder).read_bytes()
+    logs = sorted(study.folder.glob("runs/*/*/[mv]*.jsonl"))
+    assert len(logs) == 8
+    assert sorted(read) == logs
+    assert len(parsed) == len({*parsed}) == 5  # the study's own file, and each run's
+    assert "reading runs: 100%, " in capsys.readouterr().err
+    assert (
+        report(study.folder, tmp_path / "again").read_bytes() == page
+    )  # which reads the runs itself
 
 
 def test_a_study_from_end_to_end(values: dict[str, Any], tmp_path: Path) -> None:

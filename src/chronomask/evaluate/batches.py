@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chronomask.errors import UsageError
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.types import send_all
 
 if TYPE_CHECKING:
@@ -97,41 +98,75 @@ def encode(
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     max_length: int,
+    shown: Progress = NOT_SHOWN,
 ) -> Encoded:
-    """Texts, or pairs of texts, with their special tokens; the longer of a pair is cut first."""
-    rows: list[list[int]] = []
-    types: list[list[int]] = []
+    """Texts, or pairs of texts, with their special tokens; the longer of a pair is cut first.
+
+    They are tokenised whole, and cut here, so that what they lose is known at no further cost. ``shown``:
+    counts the texts, or the pairs.
+    """
+    rows: list[Sequence[int] | NDArray[Any]] = []
+    types: list[Sequence[int] | NDArray[Any]] = []
+    cut = lost = 0
     for begin in range(0, len(texts), _TEXTS_AT_ONCE):
         part = slice(begin, begin + _TEXTS_AT_ONCE)
         encoded = tokenizer(
             list(texts[part]),
             None if pairs is None else list(pairs[part]),
-            truncation=True,
-            max_length=max_length,
             return_attention_mask=False,
             return_token_type_ids=pairs is not None,
+            verbose=False,
         )
-        rows += encoded["input_ids"]
-        types += encoded.get("token_type_ids", [])
-    made = end_to_end(rows, types or None, tokenizer)
-    return replace(made, left_out=_count_cut(tokenizer, texts, pairs, made.lengths, max_length))
+        ids: list[Any] = encoded["input_ids"]
+        kinds: list[Any] = encoded.get("token_type_ids", [])
+        for number in np.flatnonzero([len(row) > max_length for row in ids]).tolist():
+            size = len(ids[number])
+            if tokenizer.is_fast:
+                kept = _choose_tokens(
+                    encoded.sequence_ids(number), max_length, tokenizer.truncation_side
+                )
+                for column in (ids, kinds) if kinds else (ids,):
+                    column[number] = np.asarray(column[number])[kept]
+            else:  # it does not say which text a token is of
+                one = slice(begin + number, begin + number + 1)
+                short = tokenizer(
+                    list(texts[one]),
+                    None if pairs is None else list(pairs[one]),  # "" alone would be no pair
+                    truncation=True,
+                    max_length=max_length,
+                    return_token_type_ids=pairs is not None,
+                )
+                ids[number] = short["input_ids"][0]
+                if kinds:
+                    kinds[number] = short["token_type_ids"][0]
+            cut += 1
+            lost += size - len(ids[number])
+        rows += ids
+        types += kinds
+        shown.advance(len(ids))
+    left_out = {f"examples cut at {max_length} tokens": cut, "tokens cut off": lost}
+    return replace(end_to_end(rows, types or None, tokenizer), left_out=left_out)
 
 
-def _count_cut(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    lengths: NDArray[np.int64],
-    max_length: int,
-) -> dict[str, int]:
-    """How many examples of these lengths were longer, and how many tokens they lost."""
-    cut = lost = 0
-    for number in np.flatnonzero(lengths >= max_length).tolist():
-        pair = None if pairs is None else pairs[number]
-        more = len(tokenizer(texts[number], pair, verbose=False)["input_ids"]) - lengths[number]
-        cut += more > 0
-        lost += int(more)
-    return {f"examples cut at {max_length} tokens": cut, "tokens cut off": lost}
+def _choose_tokens(of_text: Sequence[int | None], max_length: int, side: str) -> NDArray[np.bool_]:
+    """Which tokens of a longer row a fast tokenizer keeps that cuts it at ``max_length``, [tokens].
+
+    ``of_text``: the text that each token is of, 0 or 1, None for a special one; ``side``: where texts are
+    cut, "right" or "left". The longer text is cut to what the other leaves; where that is less than the
+    other has, each has a half, the longer one the odd token.
+    """
+    owner = np.array([-1 if text is None else text for text in of_text])
+    places = [np.flatnonzero(owner == text) for text in (0, 1)]
+    room = max_length - int((owner < 0).sum())
+    longer = int(places[0].size <= places[1].size)
+    few = places[1 - longer].size
+    many = max(few, room - few)
+    if few + many > room:
+        few, many = room // 2, room - room // 2
+    kept = np.ones(owner.size, bool)
+    for own, size in ((places[longer], many), (places[1 - longer], few)):
+        kept[own[size:] if side == "right" else own[: own.size - size]] = False
+    return kept
 
 
 def end_to_end(

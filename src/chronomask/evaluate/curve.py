@@ -70,7 +70,7 @@ def evaluate_curve(
     checkpoints = checkpoints_of(run, every)
     tasks = make_tasks(plan.tasks, plan.overrides, plan.limit)
     refuse_file(out, "what an evaluation writes")
-    check_tasks(_newest_whole(checkpoints), tasks, plan.task_data)
+    check_tasks(_newest_whole(checkpoints), tasks, plan.task_data, progress=progress)
     jobs = {path: out / path.name for path in checkpoints}
     found: dict[Path, list[TaskResult]] = {}
     failed: dict[Path, ChronomaskError] = {}

@@ -62,7 +62,7 @@ def evaluate(
     task_data, out = Path(task_data), default_out(model) if out is None else Path(out)
     refuse_file(out, "what an evaluation writes")
     wanted = list(_units(tasks, seeds))
-    check_tasks(model, tasks, task_data)
+    check_tasks(model, tasks, task_data, progress=progress)
     there = {} if force else _read_existing(model, task_data, wanted, out)
     if len(there) < len(wanted):
         make_folder(out)  # before hours of work, and not when their first result is there
@@ -223,12 +223,14 @@ def _units(tasks: Sequence[Task[Any]], seeds: Iterable[int]) -> Iterator[tuple[T
             yield task, seed
 
 
-def check_tasks(model: Subject, tasks: Sequence[Task[Any]], task_data: Path) -> None:
+def check_tasks(
+    model: Subject, tasks: Sequence[Task[Any]], task_data: Path, *, progress: bool = False
+) -> None:
     """Check all tasks; raises one UsageError or DataError that names the problem of each."""
     problems: dict[str, ChronomaskError] = {}
     for task in tasks:
         try:
-            task.check(model, task_data)
+            task.check_long(model, task_data, progress)
         except (UsageError, DataError) as error:
             problems[task.name] = error
     if not problems:

@@ -32,6 +32,7 @@ from chronomask.evaluate.finetune import (
 )
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Cached, Task
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         """The training examples, and the dev sets by name, the one that comparisons use first."""
 
     @abstractmethod
-    def encode(self, model: Subject, examples: Examples) -> Tokens:
-        """Examples as tokens."""
+    def encode(self, model: Subject, examples: Examples, shown: Progress = NOT_SHOWN) -> Tokens:
+        """Examples as tokens; ``shown``: counts them."""
 
     @abstractmethod
     def groups(self, examples: Examples) -> NDArray[np.int64]:
@@ -147,13 +148,18 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         """Settings for a model whose rows are shorter than ``max_length``."""
         return {"max_length": model.max_length}
 
-    def part(self, model: Subject, examples: Examples) -> Part[Examples, Tokens]:
+    def part(
+        self, model: Subject, examples: Examples, progress: bool = False
+    ) -> Part[Examples, Tokens]:
         """Examples and their tokens: at most ``limit``, spread over the file, in its order.
 
-        Raises UsageError where one is a token that the model has no weights for.
+        ``progress``: show how far it is. Raises UsageError where one is a token that the model has no
+        weights for.
         """
         examples = at_most(self.config.limit, examples)
-        encoded = self.encode(model, examples)
+        label = f"{self.name} encoding"
+        with Progress(label, len(examples), shown=progress, brief=True) as shown:
+            encoded = self.encode(model, examples, shown)
         if encoded.ids.max(initial=0) >= getattr(model.config, "vocab_size", math.inf):
             model.check_tokens()
         return Part(examples, encoded)
@@ -166,12 +172,12 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
 
         def make() -> Prepared[Examples, Tokens]:
             examples, dev_sets = self.read(task_data)
-            train, held_out = self.part(model, examples), None
-            dev = {name: self.part(model, each) for name, each in dev_sets.items()}
+            train, held_out = self.part(model, examples, progress), None
+            dev = {name: self.part(model, each, progress) for name, each in dev_sets.items()}
             rate, choice = self.config.learning_rate, {}
             if self._chooses:
                 inside, outside = (
-                    Part(each := train.examples.take(index), self.encode(model, each))
+                    self.part(model, train.examples.take(index), progress)
                     for index in self._slices(train.examples)
                 )
                 if self.config.learning_rates:

@@ -24,6 +24,7 @@ from chronomask.evaluate.pseudo import (
 )
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Cached, Task
+from chronomask.progress import Progress
 
 __all__ = ["Candidate", "LikelihoodTask", "even_weights"]
 
@@ -66,10 +67,14 @@ class LikelihoodTask(Task[PseudoLikelihood], Generic[Item]):
 
     def check(self, model: Subject, task_data: Path) -> None:
         """Read and encode every text; raises UsageError or DataError."""
+        self.check_long(model, task_data, progress=False)
+
+    def check_long(self, model: Subject, task_data: Path, progress: bool) -> None:
+        """:meth:`check`; ``progress``: show how far the encoding is."""
         self._read.forget()  # the files may be others by now; what is read here is what is measured
         self.items(task_data)
         check_pseudo(model, self.config)
-        self._sentences(model, task_data)
+        self._sentences(model, task_data, progress)
 
     def items(self, task_data: Path) -> tuple[list[Item], str]:
         """The items, and the hash of their files."""
@@ -88,28 +93,33 @@ class LikelihoodTask(Task[PseudoLikelihood], Generic[Item]):
         """The pseudo-log-likelihood of every text, in nats; each different text is scored once."""
         from chronomask.model.device import choose_device
 
-        texts, sentences = self._sentences(model, task_data)
+        texts, sentences = self._sentences(model, task_data, progress)
         opened = model.masked_lm(choose_device(self.config.device))
         found = pseudo_log_likelihood(
             opened, sentences, model.tokenizer, self.config, label=self.name, progress=progress
         )
         return dict(zip(texts, found.tolist(), strict=True))
 
-    def _sentences(self, model: Subject, task_data: Path) -> tuple[list[Candidate], Sentences]:
+    def _sentences(
+        self, model: Subject, task_data: Path, progress: bool
+    ) -> tuple[list[Candidate], Sentences]:
         """The different texts, as they are and as tokens; raises UsageError for one that is too long."""
         items, digest = self.items(task_data)
 
         def encode() -> tuple[list[Candidate], Sentences]:
             """Encode them; refuse one that is cut, and one of which nothing is predicted."""
             texts = sorted({each for item in items for each in self.candidates(item)})
-            sentences, source = encode_sentences(
-                model.tokenizer,
-                [each.text for each in texts],
-                model.max_length,
-                self.config.score,
-                self.name,
-                [each.begin for each in texts],
-            )
+            label = f"{self.name} encoding"
+            with Progress(label, len(texts), "sentences", shown=progress, brief=True) as bar:
+                sentences, source = encode_sentences(
+                    model.tokenizer,
+                    [each.text for each in texts],
+                    model.max_length,
+                    self.config.score,
+                    self.name,
+                    [each.begin for each in texts],
+                    bar,
+                )
             if source.size > len(texts):
                 long = texts[int(source[np.flatnonzero(np.diff(source) == 0)[0]])].text
                 raise UsageError(

@@ -25,7 +25,7 @@ from chronomask.config import Config
 from chronomask.errors import UsageError
 from chronomask.evaluate.batches import by_tokens
 from chronomask.evaluate.subject import Subject
-from chronomask.progress import Progress
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.types import Device, Precision, send_all
 
 if TYPE_CHECKING:
@@ -109,12 +109,13 @@ def encode_sentences(
     score: Score = "within_word_l2r",
     task: str = "blimp",
     begins: Sequence[int] | None = None,
+    shown: Progress = NOT_SHOWN,
 ) -> tuple[Sentences, NDArray[np.int64]]:
     """Texts as tokens, and for each sentence the text it comes from int64 [N].
 
     A text of more than ``max_length`` tokens becomes several sentences. Raises UsageError where ``score``
     needs words and nothing tells them; ``task`` is named in the way out. ``begins`` [N]: the character of
-    each text up to which its tokens are context, and not predicted.
+    each text up to which its tokens are context, and not predicted. ``shown``: counts the texts.
 
     A text that spells a special token ("</s>") is ordinary text, as it is to preparation. Where a tokenizer
     makes that token of it all the same, as those do that look it up like other pieces, it is not predicted.
@@ -154,6 +155,7 @@ def encode_sentences(
             if begins is not None:
                 ends = np.array(spans[number], np.int64).reshape(-1, 2)[:, 1]
                 context.append(ends <= begins[source[-1]])
+        shown.advance(len(texts[begin : begin + _TEXTS_AT_ONCE]))
     bounds = np.concatenate(([0], np.cumsum([len(row) for row in ids]))).astype(np.int64)
     flat = [np.array([t for row in rows for t in row], np.int64) for rows in (ids, words)]
     sentences = Sentences(flat[0], flat[1], bounds)

@@ -6,7 +6,7 @@ of a context share ``stride`` tokens. Contexts are tokenised once, however many 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from chronomask.errors import UsageError
 from chronomask.evaluate.batches import Encoded, check_pairs, end_to_end
+from chronomask.progress import NOT_SHOWN, Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +31,8 @@ __all__ = [
     "make_windows",
     "merge_spans",
 ]
+
+_QUESTIONS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +114,12 @@ def make_windows(
     max_length: int,
     stride: int,
     max_question_tokens: int,
+    shown: Progress = NOT_SHOWN,
 ) -> Windows:
     """Windows of at most ``max_length`` tokens; questions are cut at ``max_question_tokens``.
 
-    Raises UsageError for a tokenizer without character offsets, and for sizes that leave no room.
+    ``shown``: counts the questions. Raises UsageError for a tokenizer without character offsets, and for
+    sizes that leave no room.
     """
     frame = _Frame.of(tokenizer)
     fitting = fitting_sizes(
@@ -128,22 +133,14 @@ def make_windows(
             f"{max_question_tokens}, no more than the {stride} that windows share: lower these, "
             f"such as {ways}"
         )
-    texts = tokenizer(
-        [question.text.strip() for question in questions.questions], add_special_tokens=False
-    )["input_ids"]
-    needed = sorted({question.context for question in questions.questions})
-    tokens = _tokenise(tokenizer, [questions.contexts[k] for k in needed])
-    of_context = dict(zip(needed, tokens, strict=True))
-
     rows: list[NDArray[np.int32]] = []
     types: list[NDArray[np.uint8]] = []
     places: list[tuple[int, int, int, int]] = []
     offsets: list[NDArray[np.int32]] = []
     shortened = unseen = 0
-    for number, (question, asked) in enumerate(zip(questions.questions, texts, strict=True)):
+    for number, (question, asked, ids, spans) in enumerate(_tokens_of(tokenizer, questions)):
         shortened += len(asked) > max_question_tokens
         asked = asked[:max_question_tokens]
-        ids, spans = of_context[question.context]
         gold = _gold_tokens(question, spans)
         before = frame.before + len(asked)
         size = max_length - frame.size - len(asked)
@@ -162,6 +159,7 @@ def make_windows(
             if end == len(ids):
                 break
         unseen += bool(question.answers) and not seen
+        shown.advance()
     table = np.asarray(places, np.int64)
     tokens = end_to_end(rows, types if frame.two_types else None, tokenizer)
     return Windows(
@@ -289,23 +287,37 @@ class _Frame:
         return ids, kinds
 
 
+def _tokens_of(
+    tokenizer: PreTrainedTokenizerBase, questions: Questions
+) -> Iterator[tuple[Question, list[int], NDArray[np.int32], NDArray[np.int32]]]:
+    """Each question with its own token ids, and those and the characters of its context."""
+    of_context: dict[int, tuple[NDArray[np.int32], NDArray[np.int32]]] = {}
+    for begin in range(0, len(questions), _QUESTIONS_AT_ONCE):
+        some = questions.questions[begin : begin + _QUESTIONS_AT_ONCE]
+        texts = tokenizer([own.text.strip() for own in some], add_special_tokens=False)
+        needed = sorted({own.context for own in some} - of_context.keys())
+        tokens = _tokenise(tokenizer, [questions.contexts[k] for k in needed])
+        of_context.update(zip(needed, tokens, strict=True))
+        for question, asked in zip(some, texts["input_ids"], strict=True):
+            yield question, asked, *of_context[question.context]
+
+
 def _tokenise(
     tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """Token ids int32 [n] and characters int32 [n, 2] of each text."""
-    result = []
-    for begin in range(0, len(texts), 1024):
-        encoded = tokenizer(
-            texts[begin : begin + 1024],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            verbose=False,  # texts longer than the model's rows are cut into windows
-        )
-        for ids, spans in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            result.append(
-                (np.asarray(ids, np.int32), np.asarray(spans, np.int32).reshape(len(ids), 2))
-            )
-    return result
+    if not texts:
+        return []
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        verbose=False,  # texts longer than the model's rows are cut into windows
+    )
+    return [
+        (np.asarray(ids, np.int32), np.asarray(spans, np.int32).reshape(len(ids), 2))
+        for ids, spans in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ]
 
 
 def _gold_tokens(question: Question, spans: NDArray[np.int32]) -> tuple[int, int] | None:

@@ -111,6 +111,10 @@ class Task(ABC, Generic[Recipe]):
     def check(self, model: Subject, task_data: Path) -> None:
         """Raise UsageError or DataError for all that would fail later: files, columns, labels, heads."""
 
+    def check_long(self, model: Subject, task_data: Path, progress: bool) -> None:
+        """:meth:`check`; where that may take long, ``progress`` allows it to show how far it is."""
+        self.check(model, task_data)
+
     @abstractmethod
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
         """Do the work; ``progress`` allows it to show how far it is."""

@@ -7,7 +7,7 @@ A section appears where there is something to show. ``report.html`` needs no oth
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from chronomask.report.tables import (
     task_table,
 )
 from chronomask.report.yardstick_tables import yardstick_tables, yardsticks_csv
-from chronomask.runs.read import Run, read_run
+from chronomask.runs.read import Run, progress_of_reading, read_run
 from chronomask.storage import write_text
 
 __all__ = ["write_page", "write_page_of_study"]
@@ -54,22 +54,33 @@ _MEANS = (
 
 
 def write_page_of_study(
-    folder: Path, out: Path | None = None, known: Curves | None = None, title: str | None = None
+    folder: Path,
+    out: Path | None = None,
+    known: Curves | None = None,
+    title: str | None = None,
+    *,
+    read: Iterable[Run] = (),
+    progress: bool = False,
 ) -> Path:
     """Write the page of a study that was compared, from its files alone, into its folder or ``out``.
 
     ``title``: of the page, else the study's name. Runs whose logs are not there are left out of the figures
-    from inside the arms, and that is said.
+    from inside the arms, and that is said. ``read``: runs of the study that are read already;
+    ``progress``: show how far the reading of the others is.
     Returns the page's path. Raises UsageError or DataError for a folder without a comparison.
     """
     study = read_comparison(folder)
+    there = {run.path: run for run in read}
+    paths = {arm["name"]: [folder / run["folder"] for run in arm["runs"]] for arm in study["arms"]}
     runs: dict[str, list[Run]] = {}
     problems = []
-    for arm in study["arms"]:
-        try:
-            runs[arm["name"]] = [read_run(folder / run["folder"]) for run in arm["runs"]]
-        except ChronomaskError:
-            problems.append(f"“{arm['name']}”")
+    waiting = (path for own in paths.values() for path in own if path not in there)
+    with progress_of_reading(waiting, shown=progress) as shown:
+        for name, own in paths.items():
+            try:
+                runs[name] = [there.get(path) or read_run(path, shown) for path in own]
+            except ChronomaskError:
+                problems.append(f"“{name}”")
     if problems:
         study["notices"].append(
             f"The runs’ logs of {', '.join(problems)} are not beside this page or cannot be read: the "

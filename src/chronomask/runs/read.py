@@ -6,8 +6,10 @@ Files and keys are described in ``docs/contracts.md``.
 from __future__ import annotations
 
 import json
+import math
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ import numpy as np
 from chronomask.errors import DataError, UsageError
 from chronomask.folders import what_it_is
 from chronomask.layers import read_yaml
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.layout import RunFolder
 from chronomask.storage import read_object, text_of
 
-__all__ = ["Run", "Series", "read_log", "read_run", "read_runs"]
+__all__ = ["Run", "Series", "progress_of_reading", "read_log", "read_run", "read_runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,10 @@ class Run:
         return self.metrics.last(key)
 
 
-def read_runs(paths: str | Path | Sequence[str | Path]) -> list[Run]:
+def read_runs(paths: str | Path | Sequence[str | Path], *, progress: bool = False) -> list[Run]:
     """The runs in the order given; a path alone is one of them.
 
+    ``progress``: show how far it is where that takes longer.
     Raises :class:`UsageError` for no folder, a folder given twice or one that is no run, and
     :class:`DataError` for results files that cannot be read.
     """
@@ -102,21 +106,32 @@ def read_runs(paths: str | Path | Sequence[str | Path]) -> list[Run]:
             raise UsageError(f"run folder {folder} is given {count} times")
     for folder in folders:  # all of them before the first is read, which may take long
         _check_is_run(folder)
-    return [read_run(folder) for folder in folders]
+    with progress_of_reading(folders, shown=progress) as shown:
+        return [read_run(folder, shown) for folder in folders]
 
 
-def read_run(path: str | Path) -> Run:
-    """The run in folder ``path``; raises UsageError if it is no run, DataError if it is damaged."""
+def progress_of_reading(folders: Iterable[Path], *, shown: bool) -> Progress:
+    """What shows how many bytes of the logs of these runs :func:`read_run` has read."""
+    logs = (log for run in map(RunFolder, folders) for log in (run.metrics, run.validation))
+    size = sum(log.stat().st_size for log in logs if log.is_file())
+    return Progress("reading runs", size, "bytes", shown=shown, brief=True)
+
+
+def read_run(path: str | Path, shown: Progress = NOT_SHOWN) -> Run:
+    """The run in folder ``path``; raises UsageError if it is no run, DataError if it is damaged.
+
+    ``shown``: counts the bytes of its logs.
+    """
     path = Path(path)
     _check_is_run(path)
     folder = RunFolder(path)
     config = read_yaml(folder.config)
-    metrics, metric_notices = _read_series(folder.metrics)
+    metrics, metric_notices = _read_series(folder.metrics, shown)
     if not len(metrics):
         raise DataError(f"{folder.metrics} is empty: the run has not logged a step yet")
     validation, validation_notices = Series({"step": np.empty(0)}, {}), []
     if folder.validation.is_file():
-        validation, validation_notices = _read_series(folder.validation)
+        validation, validation_notices = _read_series(folder.validation, shown)
     summary = folder.read_summary()
 
     notices = [*metric_notices, *validation_notices]
@@ -174,12 +189,18 @@ def read_log(path: Path) -> Iterator[tuple[str, bool]]:
 _WITHOUT_LINE = "remove the line to read the run without it"
 _LISTS = ("skipped_steps",)
 """Keys of a log whose values are lists of steps, and no column."""
+_LINES_BETWEEN = 256
+"""Lines of a log after which it is shown how much is read."""
 
 
-def _read_series(path: Path) -> tuple[Series, list[str]]:
+def _read_series(path: Path, shown: Progress) -> tuple[Series, list[str]]:
     """The columns of a JSON-lines file, and what was left out of them."""
-    lines, notices = [], []
+    columns, notices, count, size = _Columns(path), [], 0, 0
     for number, (text, whole) in enumerate(read_log(path), start=1):
+        size += len(text.encode()) + 1
+        if number % _LINES_BETWEEN == 0:
+            shown.advance(size)
+            size = 0
         if not text.strip():
             continue
         try:
@@ -195,41 +216,86 @@ def _read_series(path: Path) -> tuple[Series, list[str]]:
             raise DataError(
                 f"{path} line {number} is not a JSON object with a whole 'step'; {_WITHOUT_LINE}"
             )
-        lines.append((number, line))
+        columns.add(number, line)
+        count += 1
 
-    current = _latest(lines)
-    if len(current) < len(lines):
-        dropped = len(lines) - len(current)
+    shown.advance(size)
+    if dropped := count - len(columns):
         notices.append(f"{path.name} repeats steps after a resume: {dropped} older lines left out")
-    return _columns(path, current), notices
+    return columns.as_series(), notices
 
 
-def _latest(lines: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
-    """Lines with strictly rising steps: a resumed run writes again what it had not yet saved."""
-    kept: list[tuple[int, dict[str, Any]]] = []
-    for number, line in lines:
-        while kept and kept[-1][1]["step"] >= line["step"]:
-            kept.pop()
-        kept.append((number, line))
-    return kept
+class _Columns:
+    """The columns of a log, filled while its lines are read, so that no line is kept beside them.
 
+    Their steps rise strictly: a resumed run writes again what it had not yet saved, and the older lines go.
+    """
 
-def _columns(path: Path, lines: list[tuple[int, dict[str, Any]]]) -> Series:
-    columns: dict[str, np.ndarray] = {"step": np.empty(0)}
-    per_class: dict[str, dict[str, np.ndarray]] = {}
-    for row, (number, line) in enumerate(lines):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._steps: list[int] = []
+        self._filled: dict[tuple[str | None, ...], tuple[int, array[float]]] = {}
+        """(key,) or (key, class) → the row where it begins, and its values from there on; (key, None) stands
+        for all classes of a key, and has no values"""
+        self._refused: list[tuple[int, str]] = []
+        """row, and what is wrong with it"""
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(self, number: int, line: Mapping[str, Any]) -> None:
+        """Put line ``number`` of the file behind those of lower steps; the others go."""
+        row = len(self._steps)
+        while row and self._steps[row - 1] >= line["step"]:
+            row -= 1
+        self._drop_from(row)
+        self._steps.append(line["step"])
+        filled = self._filled
         for key, value in line.items():
             if key in _LISTS:
                 continue
-            group = per_class.setdefault(key, {}) if isinstance(value, dict) else columns
-            items = value.items() if isinstance(value, dict) else [(key, value)]
-            for name, item in items:
-                if item is not None and not isinstance(item, int | float):
-                    place = key if name == key else f"{key}.{name}"
-                    raise DataError(
-                        f"{path} line {number}: {place} is {item!r}, not a number; {_WITHOUT_LINE}"
-                    )
-                if name not in group or not len(group[name]):
-                    group[name] = np.full(len(lines), np.nan)
-                group[name][row] = np.nan if item is None else item
-    return Series(columns, per_class)
+            items: Iterable[tuple[tuple[str | None, ...], Any]] = [((key,), value)]
+            if isinstance(value, dict):
+                filled.setdefault((key, None), (row, array("d")))
+                items = [((key, name), item) for name, item in value.items()]
+            for place, item in items:
+                if item is None:
+                    item = math.nan
+                elif not isinstance(item, int | float):
+                    name = ".".join(map(str, place))
+                    self._refused.append((row, f"line {number}: {name} is {item!r}, not a number"))
+                    continue
+                if place not in filled:
+                    filled[place] = row, array("d")
+                begin, values = filled[place]
+                if absent := row - begin - len(values):
+                    values.extend([math.nan] * absent)
+                values.append(item)
+
+    def _drop_from(self, row: int) -> None:
+        """Forget the rows from ``row`` on, and what begins in them."""
+        if row == len(self._steps):
+            return
+        del self._steps[row:]
+        self._refused = [own for own in self._refused if own[0] < row]
+        self._filled = {place: own for place, own in self._filled.items() if own[0] < row}
+        for begin, values in self._filled.values():
+            del values[row - begin :]
+
+    def as_series(self) -> Series:
+        """The columns as arrays; raises DataError for the first value that is no number."""
+        for _, problem in self._refused[:1]:
+            raise DataError(f"{self._path} {problem}; {_WITHOUT_LINE}")
+        columns: dict[str, np.ndarray] = {"step": np.empty(0)}
+        per_class: dict[str, dict[str, np.ndarray]] = {}
+        for place in list(self._filled):
+            begin, values = self._filled.pop(place)
+            key, *names = map(str, place)
+            if place[-1] is None:
+                per_class[key] = {}
+                continue
+            column = np.full(len(self), np.nan)
+            column[begin : begin + len(values)] = values
+            group, name = (per_class[key], names[0]) if names else (columns, key)
+            group[name] = column
+        return Series(columns, per_class)

@@ -78,7 +78,7 @@ def study(
 
     opened = open_study(study_of(config, **changes), Path(out))
     _do(opened, opened.in_order(), workers=workers, quiet=not progress, allowance=allowance)
-    return _compare_and_write(opened)
+    return _compare_and_write(opened, progress)
 
 
 def run(
@@ -134,7 +134,7 @@ def run(
     if allowance is not None and allowance.left <= 0:
         command = shlex.join(["chronomask", "study", "report", str(out)])
         return f"{text}; no time is left to compare them, which  {command}  does"
-    return f"{text}\nreport: {_compare_and_write(study)}"
+    return f"{text}\nreport: {_compare_and_write(study, not quiet)}"
 
 
 def plan(
@@ -209,7 +209,7 @@ def status(out: Path) -> str:
 
 def report_of_study(out: Path) -> Path:
     """Compare what is complete of the study in a folder and write its page; the page's path."""
-    return _compare_and_write(_open(None, out))
+    return _compare_and_write(_open(None, out), progress=True)
 
 
 def report(
@@ -255,7 +255,7 @@ def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
     change = Layer(f"--steps {steps}", {"base.steps": steps, "base.validation.every": every})
     study = _open(QUICKSTART, out, [change])
     _do(study, study.in_order(), quiet=quiet, shown=not quiet)
-    page = _compare_and_write(study)
+    page = _compare_and_write(study, not quiet)
     arms = {
         arm: [read_run(study.run_of(arm, seed).path) for seed in study.config.seeds]
         for arm in study.arms
@@ -419,7 +419,7 @@ def _report(
                 )
             from chronomask.report.page import write_page_of_study
 
-            return write_page_of_study(folder, out, known, title), {}
+            return write_page_of_study(folder, out, known, title, progress=True), {}
         if (folder / STUDY_FILE).is_file():
             raise UsageError(
                 f"{folder} is a study that was not compared yet: "
@@ -427,7 +427,7 @@ def _report(
             )
     from chronomask.runs.read import read_runs
 
-    read = read_runs(folders)
+    read = read_runs(folders, progress=True)
 
     from chronomask.report.page import write_page
     from chronomask.study.contrasts import compare_runs
@@ -436,15 +436,17 @@ def _report(
     return write_page(comparison, arms, out, known), arms
 
 
-def _compare_and_write(study: Study) -> Path:
+def _compare_and_write(study: Study, progress: bool) -> Path:
     from chronomask.report.page import write_page_of_study
     from chronomask.study.contrasts import compare_study
+    from chronomask.study.gather import from_study
 
     # Calls in one folder may end at once, and would write the same files.
     with (study.folder / STUDY_FILE).open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        compare_study(study)
-        return write_page_of_study(study.folder)
+        gathered = from_study(study, progress=progress)
+        compare_study(study, gathered)
+        return write_page_of_study(study.folder, read=gathered.runs)
 
 
 def _cell(study: Study, arm: str, seed: int, complete: set[int]) -> str:

@@ -58,11 +58,14 @@ __all__ = ["compare_runs", "compare_study"]
 Numbers = dict[str, Any]
 
 
-def compare_study(study: Study) -> Path:
-    """Write ``comparison.json`` into the study's folder. Raises as :func:`gather.from_study` does."""
+def compare_study(study: Study, gathered: Gathered | None = None) -> Path:
+    """Write ``comparison.json`` into the study's folder; ``gathered``: what :func:`gather.from_study` gave.
+
+    Raises as that does.
+    """
     from chronomask.data.folder import PreparedData
 
-    gathered = from_study(study)
+    gathered = gathered or from_study(study)
     if study.config.prepare is not None and not study.data.exists():
         raise UsageError(
             f"{study.data} is gone, and its text is part of a comparison: chronomask study run prepares it "

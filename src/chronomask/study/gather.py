@@ -16,7 +16,7 @@ from chronomask.errors import DataError, RunError
 from chronomask.report.arms import group_by_arm
 from chronomask.report.comparison import first_few, flatten, join_words, task_title
 from chronomask.runs.layout import RunFolder, step_of
-from chronomask.runs.read import Run, read_run
+from chronomask.runs.read import Run, progress_of_reading, read_run
 from chronomask.runs.result import TaskResult, read_results
 from chronomask.study.notices import (
     branch_notices,
@@ -156,17 +156,21 @@ def _start_of(run: Run) -> list[Any]:
     return [run.environment.get(key) for key in keys]
 
 
-def from_study(study: Study) -> Gathered:
-    """Everything of a study that is complete. Raises DataError or RunError for what cannot be compared."""
+def from_study(study: Study, *, progress: bool = False) -> Gathered:
+    """Everything of a study that is complete; ``progress``: show how far the reading of many runs is.
+
+    Raises DataError or RunError for what cannot be compared.
+    """
     arms = [
         ArmRuns(name, arm.config.masking.to_dict(), arm.differs, arm.equal_labels, {})
         for name, arm in study.arms.items()
     ]
     by_name = {arm.name: arm for arm in arms}
     training = [unit for unit in study.units if unit.kind == "pretrain"]
-    for unit in training:
-        if study.is_complete(unit):
-            by_name[unit.arm].runs[unit.seed] = read_run(study.run(unit).path)
+    complete = [unit for unit in training if study.is_complete(unit)]
+    with progress_of_reading((study.run(u).path for u in complete), shown=progress) as shown:
+        for unit in complete:
+            by_name[unit.arm].runs[unit.seed] = read_run(study.run(unit).path, shown)
     gathered = Gathered(study.config.baseline, arms, [], [])
     if not gathered.runs:
         raise RunError(f"no run of {study.folder} is complete: there is nothing to compare yet")

@@ -32,6 +32,7 @@ from chronomask.evaluate.task import (
     one_file,
     task_folder,
 )
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
 
@@ -249,11 +250,12 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
             left_out=self.left_out(prepared),
         )
 
-    def encode(self, model: Subject, examples: Examples) -> Encoded:
+    def encode(self, model: Subject, examples: Examples, shown: Progress = NOT_SHOWN) -> Encoded:
         """A row of tokens for each example."""
         if examples.pairs is not None:
             check_pairs(model.tokenizer)
-        return encode(model.tokenizer, examples.texts, examples.pairs, self.config.max_length)
+        longest = self.config.max_length
+        return encode(model.tokenizer, examples.texts, examples.pairs, longest, shown)
 
     def left_out(self, prepared: Prepared[Examples, Encoded]) -> dict[str, int]:
         """Rows of the files that are cut off, too."""

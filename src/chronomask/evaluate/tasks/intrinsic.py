@@ -296,9 +296,13 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
 
     def check(self, model: Subject, task_data: Path) -> None:
         """Read and encode the text; raises UsageError or DataError."""
+        self.check_long(model, task_data, progress=False)
+
+    def check_long(self, model: Subject, task_data: Path, progress: bool) -> None:
+        """:meth:`check`; ``progress``: show how far the encoding is."""
         texts = self._lines(task_data)
         check_pseudo(model, self.config)
-        if not self._encode(model, texts)[0].num_scored.sum():
+        if not self._encode(model, texts, progress)[0].num_scored.sum():
             raise DataError(f"{self._file(task_data)} has no token that {model.name} could predict")
 
     def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
@@ -307,7 +311,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
 
         started = time.monotonic()
         texts = self._lines(task_data)
-        sentences, source = self._encode(model, texts)
+        sentences, source = self._encode(model, texts, progress)
         opened = model.masked_lm(choose_device(self.config.device))
         log_p = pseudo_log_likelihood(
             opened, sentences, model.tokenizer, self.config, label=self.name, progress=progress
@@ -338,10 +342,14 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
             },
         )
 
-    def _encode(self, model: Subject, texts: list[str]) -> tuple[Sentences, NDArray[np.int64]]:
-        return encode_sentences(
-            model.tokenizer, texts, model.max_length, self.config.score, self.name
-        )
+    def _encode(
+        self, model: Subject, texts: list[str], progress: bool
+    ) -> tuple[Sentences, NDArray[np.int64]]:
+        tokenizer, config, label = model.tokenizer, self.config, f"{self.name} encoding"
+        with Progress(label, len(texts), "lines", shown=progress, brief=True) as bar:
+            return encode_sentences(
+                tokenizer, texts, model.max_length, config.score, self.name, shown=bar
+            )
 
     def _file(self, task_data: Path) -> Path:
         """The text file; raises UsageError where it is not clear which."""

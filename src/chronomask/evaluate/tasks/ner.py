@@ -25,6 +25,7 @@ from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Loss, Positive,
 from chronomask.evaluate.finetuned_task import FineTunedTask, Part
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import file_of_part, folder_of, no_file_of_part
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
 
@@ -119,11 +120,11 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
             )
         return train, {self.config.part: scored}
 
-    def encode(self, model: Subject, examples: Tagged) -> WordRows:
+    def encode(self, model: Subject, examples: Tagged, shown: Progress = NOT_SHOWN) -> WordRows:
         """Rows of at most ``max_length`` tokens; every word has its first token in one of them."""
         model.check_offsets()
         rows, words, cut, longest = [], [], 0, self.config.max_length
-        for ids, word in _rows_of(model.tokenizer, examples.words, longest):
+        for ids, word in _rows_of(model.tokenizer, examples.words, longest, shown):
             rows.append(ids[:longest])
             words.append(word[:longest])
             cut += len(ids) > longest
@@ -372,7 +373,7 @@ def _f1_by_kind(gold: list[list[str]], answers: list[list[str]]) -> dict[str, fl
 
 
 def _rows_of(
-    tokenizer: Any, sentences: Sequence[Sequence[str]], max_length: int
+    tokenizer: Any, sentences: Sequence[Sequence[str]], max_length: int, shown: Progress
 ) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
     """Ids of each row, and int64 the word that begins at each token, counted over all sentences, or −1.
 
@@ -398,6 +399,7 @@ def _rows_of(
             first = np.zeros(len(offsets), bool)
             first[np.flatnonzero(real)[np.unique(word[real], return_index=True)[1]]] = True
             yield ids, np.where(first, begin + word, -1)
+        shown.advance()
 
 
 def _first_tokens(

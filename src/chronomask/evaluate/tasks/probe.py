@@ -22,7 +22,7 @@ from chronomask.errors import UsageError
 from chronomask.evaluate.batches import by_length, end_to_end
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Cached, Task, files_in, folder_of
-from chronomask.progress import Progress
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256, read_lines
 from chronomask.types import UPOS, Device, send
@@ -159,7 +159,9 @@ class ProbeTask(Task[ProbeConfig]):
 
         config = self.config
         longest = min(config.max_length, model.max_length)
-        rows, words, tags = word_pieces(model.tokenizer, part, longest)
+        label = f"{self.name} encoding"
+        with Progress(label, len(part), "sentences", shown=progress, brief=True) as bar:
+            rows, words, tags = word_pieces(model.tokenizer, part, longest, bar)
         encoded = end_to_end(rows, None, model.tokenizer)
         word_of = np.concatenate(words)  # of every token, in the order of `encoded.ids`
         if config.pieces == "first":
@@ -231,19 +233,20 @@ def treebank_files(task_data: Path, config: ProbeConfig) -> tuple[Path, Path]:
 
 
 def word_pieces(
-    tokenizer: Any, part: Sequence[Sentence], max_length: int
+    tokenizer: Any, part: Sequence[Sentence], max_length: int, shown: Progress = NOT_SHOWN
 ) -> tuple[list[list[int]], list[NDArray[np.int64]], NDArray[np.int64]]:
     """Rows of token ids; for each row the word of every token (−1: of none), numbered through all rows;
     and the words' tags int64 [W] as numbers in ``UPOS``.
 
     A token belongs to the word that holds its last character. A sentence of more than ``max_length``
-    tokens is halved until its parts fit, so that no word is lost.
+    tokens is halved until its parts fit, so that no word is lost. ``shown``: counts the sentences.
     """
     rows: list[list[int]] = []
     words: list[NDArray[np.int64]] = []
     tags: list[int] = []
     waiting = [as_text([sentence]) for sentence in reversed(part)]
     waiting = [(text, list(zip(w.starts, w.ends, w.tags, strict=True))) for text, w in waiting]
+    left = len(waiting)
     while waiting:
         text, spans = waiting.pop()
         encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
@@ -264,6 +267,9 @@ def word_pieces(
         rows.append(ids[:max_length])
         words.append(np.where(inside, word + len(tags), -1))
         tags += [UPOS.index(tag) for _, _, tag in spans]
+        if len(waiting) < left:  # the last part of a sentence
+            left = len(waiting)
+            shown.advance()
     return rows, words, np.array(tags, np.int64)
 
 

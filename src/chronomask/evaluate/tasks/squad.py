@@ -43,6 +43,7 @@ from chronomask.evaluate.task import (
     load_split,
     parse_json,
 )
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.result import TaskResult
 from chronomask.storage import check_text, files_sha256, read_text
 
@@ -154,7 +155,7 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
             left_out=self.left_out(prepared),
         )
 
-    def encode(self, model: Subject, examples: Questions) -> Windows:
+    def encode(self, model: Subject, examples: Questions, shown: Progress = NOT_SHOWN) -> Windows:
         """Windows of tokens, one or more a question."""
         return make_windows(
             model.tokenizer,
@@ -162,6 +163,7 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
             max_length=self.config.max_length,
             stride=self.config.stride,
             max_question_tokens=self.config.max_question_tokens,
+            shown=shown,
         )
 
     def fitting(self, model: Subject) -> dict[str, int]:

@@ -61,7 +61,10 @@ class SimilarityTask(Task[Pooling]):
         started = time.monotonic()
         pairs = self._pairs(task_data)
         longest = min(self.config.max_length, model.max_length)
-        texts = encode(model.tokenizer, [*pairs.texts, *(pairs.pairs or [])], None, longest)
+        both = [*pairs.texts, *(pairs.pairs or [])]
+        label = f"{self.name} encoding"
+        with Progress(label, len(both), "sentences", shown=progress, brief=True) as shown:
+            texts = encode(model.tokenizer, both, None, longest, shown)
         encoder = model.open_as("AutoModel", choose_device(self.config.device)).eval()
         with Progress(self.name, len(texts), "sentences", shown=progress) as shown:
             first, second = np.split(unit_vectors(encoder, texts, self.config, shown), 2)

@@ -27,6 +27,7 @@ from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Positive, open_
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import json_lines, one_file, task_folder, texts_in
 from chronomask.evaluate.tasks.glue import ENTAILMENT, NLI_NAMES, Examples, Format, GlueTask
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.storage import files_sha256, read_lines
 from chronomask.types import send
 
@@ -179,7 +180,7 @@ class CopaTask(SuperGlueTask):
         premises, firsts, seconds = (list(column) for column in zip(*rows, strict=True))
         return Choices(premises, firsts, np.array(labels, np.int64), second=seconds)
 
-    def encode(self, model: Subject, examples: Examples) -> ChoiceRows:
+    def encode(self, model: Subject, examples: Examples, shown: Progress = NOT_SHOWN) -> ChoiceRows:
         """Two rows for each example: the premise with either choice."""
         assert isinstance(examples, Choices)
         assert examples.pairs is not None
@@ -187,6 +188,7 @@ class CopaTask(SuperGlueTask):
         texts = [text for text in examples.texts for _ in range(2)]
         choices = [c for pair in zip(examples.pairs, examples.second, strict=True) for c in pair]
         rows = encode(model.tokenizer, texts, choices, self.config.max_length)
+        shown.advance(len(examples))
         return ChoiceRows(
             rows.ids, rows.types, rows.bounds, rows.pad_token_id, left_out=rows.left_out
         )
@@ -248,7 +250,7 @@ class SpanTask(SuperGlueTask):
         places = (_spans(values, where) for where, values in json_lines(read_lines(file), file))
         return Marked(found.texts, found.pairs, found.labels, spans=list(places))
 
-    def encode(self, model: Subject, examples: Examples) -> SpanRows:
+    def encode(self, model: Subject, examples: Examples, shown: Progress = NOT_SHOWN) -> SpanRows:
         """A row of tokens for each example, and where its spans are."""
         assert isinstance(examples, Marked)
         model.check_offsets()
@@ -266,6 +268,7 @@ class SpanTask(SuperGlueTask):
                 return_offsets_mapping=True,
                 return_token_type_ids=examples.pairs is not None,
             )
+            shown.advance()
             rows.append(encoded["input_ids"])
             types += [encoded["token_type_ids"]] if "token_type_ids" in encoded else []
             of_text = np.array([-1 if n is None else n for n in encoded.sequence_ids()])
