@@ -34,7 +34,7 @@ __all__ = [
     "with_kinds",
 ]
 
-_TEXTS_KEPT = 4096
+_TEXTS_KEPT = 1024
 """YAML files whose values are kept: a run's config is some 20 kB of them."""
 
 
