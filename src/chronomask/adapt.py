@@ -22,19 +22,25 @@ import math
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from chronomask.adaptation import Adaptation, NewWords, extend_card, public_name
+from chronomask.adaptation import Adaptation, NewWords, Plan, extend_card, public_name
 from chronomask.adaptation_folder import check_apart, check_output, mark, parts_in
 from chronomask.errors import DataError, UsageError, amount, shown
 from chronomask.layers import Layer
 from chronomask.recipes import find_recipe
 from chronomask.runs.continuation import begun_by
 from chronomask.runs.layout import RunFolder
-from chronomask.storage import read_object, refuse_file, replacing_folder, write_json, write_text
+from chronomask.storage import (
+    as_a_shell_has_it,
+    read_object,
+    refuse_file,
+    replacing_folder,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
@@ -62,32 +68,6 @@ _DECIDED = {
 """Settings that are none here, and what decides them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is asked for beside checkpoint, text and folder."""
-
-    epochs: float = 1.0
-    """passes over the text, unless ``layers`` name the steps"""
-    layers: Sequence[Layer] = ()
-    """changes of the run's config, over the recipe ``adapt``"""
-    preparation: Sequence[Layer] = ()
-    """changes of the preparation"""
-    also: str | Path | None = None
-    """other text, or prepared data, to measure on before and after: it shows what is forgotten"""
-    tasks: Sequence[str] = ()
-    """downstream tasks to measure before and after"""
-    task_data: Path | None = None
-    """folder of their files"""
-    task_settings: Sequence[str] = ()
-    """changes of their recipes, such as ``cola.epochs=2``, and of the loss, such as ``mlm.batch_rows=8``"""
-    seeds: int = 1
-    """fine-tuning seeds of each task"""
-    new_words: int | None = None
-    """words of the text to add to the vocabulary, at most; None: the tokenizer stays as it is"""
-    min_count: int = 10
-    """how often a new word must occur in the text"""
-
-
 def adapt(
     checkpoint: str | Path,
     sources: str | Path | Sequence[str | Path],
@@ -107,7 +87,7 @@ def adapt(
     """
     from chronomask.evaluate.subject import find_subject
 
-    plan, out = plan or Plan(), Path(out)
+    plan, out = plan or Plan(), as_a_shell_has_it(out)
     _refuse_decided(plan)
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     # Whatever can be refused is, before a model is looked for or a text is read.
@@ -183,7 +163,7 @@ def extend_vocabulary(
         raise UsageError(
             f"texts is {shown(texts)}: give a list of texts, such as [Path('books.txt').read_text()]"
         )
-    model, out = find_subject(str(checkpoint)), Path(out)
+    model, out = find_subject(str(checkpoint)), as_a_shell_has_it(out)
     _check_model(model, "row")
     refuse_file(out, "a checkpoint")
     if out.exists():

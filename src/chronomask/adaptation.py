@@ -1,4 +1,4 @@
-"""What an adaptation came to: its measures before and after, as a table, a summary, and a model's card."""
+"""What an adaptation is asked for, and what it came to: its measures before and after."""
 
 from __future__ import annotations
 
@@ -9,11 +9,39 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from chronomask.layers import Layer
+
 if TYPE_CHECKING:
     from chronomask.evaluate.subject import Subject
     from chronomask.runs.result import TaskResult
 
-__all__ = ["Adaptation", "NewWords", "extend_card", "public_name"]
+__all__ = ["Adaptation", "NewWords", "Plan", "extend_card", "public_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked for beside checkpoint, text and folder."""
+
+    epochs: float = 1.0
+    """passes over the text, unless ``layers`` name the steps"""
+    layers: Sequence[Layer] = ()
+    """changes of the run's config, over the recipe ``adapt``"""
+    preparation: Sequence[Layer] = ()
+    """changes of the preparation"""
+    also: str | Path | None = None
+    """other text, or prepared data, to measure on before and after: it shows what is forgotten"""
+    tasks: Sequence[str] = ()
+    """downstream tasks to measure before and after"""
+    task_data: Path | None = None
+    """folder of their files"""
+    task_settings: Sequence[str] = ()
+    """changes of their recipes, such as ``cola.epochs=2``, and of the loss, such as ``mlm.batch_rows=8``"""
+    seeds: int = 1
+    """fine-tuning seeds of each task"""
+    new_words: int | None = None
+    """words of the text to add to the vocabulary, at most; None: the tokenizer stays as it is"""
+    min_count: int = 10
+    """how often a new word must occur in the text"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ def _in_home_folder(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(_in_home_folder, value))
     if isinstance(value, str | Path) and str(value).startswith("~/"):
-        return type(value)(as_a_shell_has_it(Path(value)))
+        return type(value)(as_a_shell_has_it(value))
     return value
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from chronomask.errors import RunError, UsageError, shown
 from chronomask.evaluate.subject import find_subject
 from chronomask.runs.layout import RunFolder, checkpoints_in
+from chronomask.storage import as_a_shell_has_it
 
 __all__ = ["Upload", "check_repo", "plan_push", "push"]
 
@@ -57,7 +58,7 @@ def plan_push(run: str | Path, *, revisions: bool = False) -> list[Upload]:
     where there is no model or no card, DataError for a damaged checkpoint, and for a model without a
     tokenizer.
     """
-    path = Path(run)
+    path = as_a_shell_has_it(run)
     if not path.exists():
         raise UsageError(f"{path} does not exist: name a run, a checkpoint or a model folder")
     # What adapt leaves: the model with a card that tells what was gained is beside the run.

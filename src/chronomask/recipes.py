@@ -52,7 +52,7 @@ def find_recipe(name: str | Path, *groups: str) -> Path:
     for full in (text, *(f"{group}/{text}" for group in groups)):
         if full in known:
             return known[full]
-    path = as_a_shell_has_it(Path(text))
+    path = as_a_shell_has_it(text)
     if path.exists():
         return path
     if "=" in text:  # a common way to give settings, but not that of these commands

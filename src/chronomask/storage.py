@@ -92,8 +92,9 @@ _OTHER_KINDS = {
 """What files of other kinds begin with, what they are, and what to do."""
 
 
-def as_a_shell_has_it(path: Path) -> Path:
+def as_a_shell_has_it(path: str | Path) -> Path:
     """A path with the home folder for its ``~``, unless there is a file of that very name."""
+    path = Path(path)
     if os.path.lexists(path):
         return path
     with contextlib.suppress(RuntimeError):  # of a user who is not known

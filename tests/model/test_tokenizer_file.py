@@ -11,12 +11,14 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
+from chronomask.evaluate.subject import find_subject
 from chronomask.model.build import build_model
 from chronomask.model.config import FromCheckpoint
 from chronomask.model.export import export
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.tokenizer import TokenizerFolder
 from chronomask.show.subject import of_text
+from chronomask.storage import files_sha256
 
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ROBERTA = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
@@ -217,3 +219,18 @@ def test_data_of_an_earlier_version_fits_its_checkpoint(tmp_path: Path) -> None:
     opened = open_tokenizer(tmp_path / "tokenizer")
     assert ids(opened) == ids(earlier)
     build_model(FromCheckpoint(path=str(folder)), opened, row_length=8, seed=0, attention="row")
+
+
+def test_results_that_were_made_with_the_class_s_tokens_are_those_of_another_setup(
+    tmp_path: Path,
+) -> None:
+    """Its files are the same, and what is made of them is not."""
+    ours = save(word_piece(lowercase=False), tmp_path / "ours", "BertTokenizer")
+    theirs = save(word_piece(lowercase=True), tmp_path / "theirs", "BertTokenizer")
+    for folder, is_the_class in ((ours, False), (theirs, True)):
+        bert(12).save_pretrained(folder)
+        files = [
+            folder / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")
+        ]
+        found = find_subject(str(folder)).setup_sha256
+        assert (found == files_sha256(files)) == is_the_class

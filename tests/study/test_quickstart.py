@@ -58,4 +58,5 @@ def test_it_runs_reports_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [arm["steps"] for arm in found["arms"]] == [20.0] * 4
     before = (out / "runs" / "PTW" / "seed-0" / "summary.json").stat().st_mtime_ns
     assert command.quickstart(out, 20, quiet=True) == table
+    assert command.quickstart(out, quiet=True) == table  # as the study that it was begun as
     assert (out / "runs" / "PTW" / "seed-0" / "summary.json").stat().st_mtime_ns == before

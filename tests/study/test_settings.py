@@ -13,7 +13,10 @@ import yaml
 
 from chronomask.cli import app
 from chronomask.errors import RunError, UsageError
+from chronomask.layers import Layer
 from chronomask.runs.layout import RunFolder
+from chronomask.study.arms import resolve_arms
+from chronomask.study.config import load_study
 from chronomask.study.settings import as_setting_of_run, as_setting_of_task, naming_settings
 from chronomask.train import loop
 from chronomask.train.checkpoint import OtherRun
@@ -121,3 +124,32 @@ def test_an_error_stays_of_its_kind() -> None:
     with pytest.raises(OtherRun, match=said) as refused, naming_settings():
         raise OtherRun("other", "set steps=5")
     assert refused.value.difference == "other"
+
+
+def test_an_arm_whose_name_a_dotted_key_cannot_hold_is_named_in_a_group(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    said = "set micro_batches=2 or precision=fp32; then, or --set 'micro_batches=2'."
+    name = "fixed 22.5 %, late"
+    advised = as_setting_of_run(said, name, ["micro_batches"])
+    group = 'arms={"fixed 22.5 %, late": {micro_batches: 2}}'
+    assert advised == f"set '{group}' or base.precision=fp32; then, or --set '{group}'."
+    values |= {"arms": {"fixed": {}, name: {"micro_batches": 1}}}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    study = load_study(file, [Layer.of_override(group)])
+    arm = resolve_arms(study, "data")[name]
+    assert (arm.config.micro_batches, arm.own_fields) == (2, ("micro_batches",))
+
+
+def test_an_arm_that_starts_from_a_config_of_its_own_is_given_settings_itself(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values |= {"arms": {"fixed": {}, "own": {"base": values["base"], "masking.ratio": 0.3}}}
+    arm = resolve_arms(opened(values, tmp_path).config, "data")["own"]
+    advised = as_setting_of_run("set micro_batches=2", "own", arm.own_fields)
+    assert advised == "set arms.own.micro_batches=2"
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    study = load_study(file, [Layer.of_override(advised.removeprefix("set "))])
+    assert resolve_arms(study, "data")["own"].config.micro_batches == 2

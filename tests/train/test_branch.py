@@ -271,3 +271,10 @@ def test_in_python_a_branch_has_the_config_of_its_run_too(
     assert RunConfig.of(config, branch=tmp_path / "first").z_loss == config.z_loss  # a whole one
     pretrain({}, tmp_path / "more", branch=tmp_path / "first", steps=1, progress=False)
     assert RunConfig.of(tmp_path / "more" / "config.yaml").seed == 4
+
+
+def test_a_branch_of_what_is_not_there_is_refused_from_python_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=r"branch .*none: there is no run; give a run's folder"):
+        pretrain({}, tmp_path / "out", branch=tmp_path / "none", steps=3)

@@ -17,6 +17,7 @@ import torch
 import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+import chronomask as cm
 from chronomask import yardsticks
 from chronomask.data.annotation import SPECIAL
 from chronomask.data.folder import PreparedData
@@ -37,7 +38,13 @@ from chronomask.train.run import open_run
 from chronomask.train.state import State
 from chronomask.train.validation import expect_few, warn_of_few, warn_of_other_rows
 from tests.support.golden_runs import make_data
-from tests.support.tiny_training import WITHOUT_DROPOUT, assert_close, lines, weights_of
+from tests.support.tiny_training import (
+    WITHOUT_DROPOUT,
+    assert_close,
+    lines,
+    run_values,
+    weights_of,
+)
 
 
 def test_a_run_leaves_what_the_contract_says(config: RunConfig, tmp_path: Path) -> None:
@@ -573,3 +580,23 @@ def test_labels_that_are_missing_by_chance_stop_nothing(caplog: pytest.LogCaptur
         state.step += 1
     assert caplog.text == ""
     assert state.unpredicted == 0.5
+
+
+def test_folders_in_the_home_folder(
+    tiny_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shell has replaced the ``~`` of a call from Python."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "data").symlink_to(tiny_data.path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cm.pretrain({**run_values(tiny_data), "data": "~/data", "steps": 2}, "~/run", progress=False)
+    assert cm.read_run("~/run").summary == cm.read_runs(["~/run"])[0].summary
+    assert cm.open_data("~/data").fingerprint == tiny_data.fingerprint
+    (result,) = cm.evaluate("~/run", "mlm", "~/data", out="~/results", progress=False)
+    assert result.step == 2
+    cm.report("~/run", "~/report")
+    made = {path.name for path in (tmp_path / "home").iterdir()}
+    assert made >= {"data", "run", "results", "report"}
+    assert list(Path().iterdir()) == []

@@ -257,3 +257,30 @@ def test_more_rows_than_the_host_can_hold_are_told_before_they_are_read(
     with pytest.raises(KeyboardInterrupt):
         pretrain(fewer, tmp_path / "fewer", progress=False)
     assert _warnings(caplog) == []
+
+
+def test_a_model_that_finds_no_place_when_it_goes_on_stays_the_model(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain(config, tmp_path / "run", progress=False)
+    summary = RunFolder(tmp_path / "run").summary
+    summary.unlink()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError(CUDA)
+
+    monkeypatch.setattr(nn.Module, "to", full)
+    with pytest.raises(
+        RunError, match=r"; end what else has memory there, then the same call goes on"
+    ):
+        pretrain(config, tmp_path / "run", resume=True, progress=False)
+
+
+def test_a_validation_of_few_rows_is_advised_fewer_than_it_takes(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = config.replace(["validation.rows=6", "validation.batch_rows=64"])
+    out_of(torch.OutOfMemoryError(CUDA), 1, monkeypatch, "validate")
+    said = r"takes 6 rows at a time: set validation\.batch_rows=3;"
+    with pytest.raises(RunError, match=said):
+        pretrain(few, tmp_path / "run", progress=False)

@@ -116,8 +116,8 @@ def main() -> None:
         _refuse_lost_folder()
         _refuse_empty(sys.argv)
         _refuse_several(sys.argv[1:2])
-        words = [_in_home_folder(word) for word in sys.argv[1:]]
-        code = app(words, prog_name="chronomask", standalone_mode=False)
+        sys.argv[1:] = map(_in_home_folder, sys.argv[1:])
+        code = app(prog_name="chronomask", standalone_mode=False)
         if code == _INTERRUPTED:
             goes_on = sys.argv[1] in _GO_ON
             _refuse(f"interrupted{'; the same command goes on with what is left' * goes_on}")
@@ -222,7 +222,7 @@ def _in_home_folder(word: str) -> str:
         return word
     from chronomask.storage import as_a_shell_has_it
 
-    return f"{flag}{equals}{as_a_shell_has_it(Path(path))}"
+    return f"{flag}{equals}{as_a_shell_has_it(path)}"
 
 
 def _said_elsewhere(error: ChronomaskError) -> bool:

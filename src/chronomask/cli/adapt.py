@@ -143,9 +143,10 @@ def _is_of_tasks(override: str, names: Sequence[str]) -> bool:
     """Whether ``--set NAME.KEY=VALUE`` is addressed to one of the tasks ``names``, or to its family, or to
     the loss that is measured of every text.
     """
-    head = override.partition("=")[0].partition(".")[0].strip()
-    if head == "mlm" or not names:
-        return head == "mlm"
+    key = override.partition("=")[0].strip()
+    head = key.partition(".")[0]
+    if key.startswith("mlm.") or not names:
+        return key.startswith("mlm.")
     from chronomask.evaluate.tasks import make_tasks
 
     return any(head in (task.name, task.family) for task in make_tasks(names))

@@ -237,7 +237,10 @@ def quickstart(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder to write everything to.")
     ] = Path("runs/quickstart"),
-    steps: Annotated[int, typer.Option(min=20, help="Optimiser steps of each arm.")] = 510,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=20, help="Optimiser steps of each arm: 510, or those of what is there."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train four arms on English text that is already on this machine, and compare them."""

@@ -30,7 +30,7 @@ from chronomask.data.order import visits
 from chronomask.errors import DataError, UsageError, nearest
 from chronomask.folders import what_it_is
 from chronomask.machine import make_room_for_files
-from chronomask.storage import file_sha256, read_object, way_to_read
+from chronomask.storage import as_a_shell_has_it, file_sha256, read_object, way_to_read
 from chronomask.types import Rows
 
 __all__ = [
@@ -224,7 +224,7 @@ class PreparedData(WithManifest):
         Raises :class:`UsageError` where there is no prepared data, :class:`DataError` where it is
         damaged or of another schema version.
         """
-        path = Path(path)
+        path = as_a_shell_has_it(path)
         file = path / MANIFEST
         if not path.is_dir():
             way_out = (

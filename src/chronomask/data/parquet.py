@@ -28,7 +28,14 @@ from chronomask.data.manifest import (
 )
 from chronomask.data.writer import RowWriter, id_dtype, write_column
 from chronomask.errors import ChronomaskError, DataError, UsageError, need
-from chronomask.storage import names_file, refuse_file, said_by_system, unwritten, write_bytes
+from chronomask.storage import (
+    as_a_shell_has_it,
+    names_file,
+    refuse_file,
+    said_by_system,
+    unwritten,
+    write_bytes,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,7 +64,7 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
     for damaged data, :class:`RunError` where writing fails.
     """
     need("pyarrow", "prepare", "Reading and writing Parquet")
-    out = Path(out)
+    out = as_a_shell_has_it(out)
     if out.exists():
         raise UsageError(f"{out} exists; choose another place to export to, or remove it")
     data.verify()
@@ -202,7 +209,7 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
     rows are missing or not those that were exported.
     """
     need("pyarrow", "prepare", "Reading and writing Parquet")
-    source, out = Path(source), Path(out)
+    source, out = as_a_shell_has_it(source), as_a_shell_has_it(out)
     files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not files or not all(file.is_file() for file in files):
         raise UsageError(

@@ -157,7 +157,7 @@ def _choose_tokens(of_text: Sequence[int | None], max_length: int, side: str) ->
     """
     owner = np.array([-1 if text is None else text for text in of_text])
     places = [np.flatnonzero(owner == text) for text in (0, 1)]
-    room = max_length - int((owner < 0).sum())
+    room = max(0, max_length - int((owner < 0).sum()))
     longer = int(places[0].size <= places[1].size)
     few = places[1 - longer].size
     many = max(few, room - few)

@@ -20,7 +20,7 @@ from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_tasks
 from chronomask.runs.layout import RunFolder, model_in
 from chronomask.runs.result import TaskResult
-from chronomask.storage import make_folder, refuse_file
+from chronomask.storage import as_a_shell_has_it, make_folder, refuse_file
 from chronomask.yardsticks import losses_in_words
 
 __all__ = ["OtherResult", "check_tasks", "default_out", "evaluate", "results_table"]
@@ -59,7 +59,8 @@ def evaluate(
             "a hub name"
         )
     seeds = _find_seeds(seeds)
-    task_data, out = Path(task_data), default_out(model) if out is None else Path(out)
+    task_data = as_a_shell_has_it(task_data)
+    out = default_out(model) if out is None else as_a_shell_has_it(out)
     refuse_file(out, "what an evaluation writes")
     wanted = list(_units(tasks, seeds))
     check_tasks(model, tasks, task_data, progress=progress)

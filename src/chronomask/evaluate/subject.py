@@ -38,7 +38,7 @@ from chronomask.runs.layout import (
     run_of,
     step_of,
 )
-from chronomask.storage import files_sha256
+from chronomask.storage import as_a_shell_has_it, bytes_sha256, files_sha256
 from chronomask.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
@@ -78,9 +78,16 @@ class Subject:
 
     @cached_property
     def setup_sha256(self) -> str:
-        """SHA-256 over the files of its config and tokenizer in the order of their names."""
+        """SHA-256 over the files of its config and tokenizer in the order of their names.
+
+        Another one where the tokenizer is that of its tokenizer.json and not the class's, which results of
+        earlier versions were made with.
+        """
         found = sorted(file for file in self.path.iterdir() if _SETUP.fullmatch(file.name))
-        return files_sha256(found)
+        files = files_sha256(found)
+        if type(self.tokenizer) is type(open_tokenizer(self.path, as_class=True)):
+            return files
+        return bytes_sha256(f"{files}, tokenizer.json".encode())
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -170,7 +177,7 @@ def find_subject(model: str) -> Subject:
     A run folder stands for its newest checkpoint, whose model's files are checked against their hashes; a
     checkpoint for its averaged model if it has one, and ``transformers`` in it for the weights as trained.
     """
-    path = Path(model)
+    path = as_a_shell_has_it(model)
     run = RunFolder(path)
     if checkpoints := checkpoints_in(run.checkpoints):
         return _checkpoint(checkpoints[0], model)

@@ -62,7 +62,7 @@ from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.work import SPLITS, WORK_FORMAT, lock, mark_file, read_mark, read_text
 from chronomask.progress import Progress
-from chronomask.storage import said_by_system, write_json, write_text
+from chronomask.storage import as_a_shell_has_it, said_by_system, write_json, write_text
 
 __all__ = ["OtherData", "prepare", "prepare_share"]
 
@@ -101,7 +101,7 @@ def prepare(
     the workers fail. A half-written folder cannot be opened.
     """
     _refuse_in_worker()
-    run = _Run.of(PrepareConfig.of(config, **changes), Path(out), progress)
+    run = _Run.of(PrepareConfig.of(config, **changes), as_a_shell_has_it(out), progress)
     if not force and run.is_finished():
         return run.reuse()
     run.check_tagger()
@@ -141,7 +141,7 @@ def prepare_share(
     parts are left to other shares; when none is, :func:`prepare` finishes the folder. Raises as
     :func:`prepare` does, and :class:`UsageError` where other shares have another config.
     """
-    run = _Run.of(config, Path(out), progress, share)
+    run = _Run.of(config, as_a_shell_has_it(out), progress, share)
     if not run.is_finished():
         run.check_tagger()
     with _beside_others(run), run.going():

@@ -20,6 +20,7 @@ from chronomask.report.comparison import ABSENT, mean_text, task_title, unit_of
 from chronomask.report.render import csv_text
 from chronomask.runs.layout import RunFolder, step_of
 from chronomask.runs.result import TaskResult, read_results
+from chronomask.storage import as_a_shell_has_it
 
 __all__ = ["ModelTable", "compare"]
 
@@ -101,7 +102,7 @@ def compare(
         raise UsageError(
             "no results were named: give folders that chronomask evaluate wrote, or runs"
         )
-    folders = [_folder_of_results(Path(path)) for path in given]
+    folders = [_folder_of_results(as_a_shell_has_it(path)) for path in given]
     for folder, times in Counter(folder.resolve() for folder in folders).items():
         if times > 1:
             raise UsageError(f"results {folder} are given {times} times")

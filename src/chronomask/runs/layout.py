@@ -39,7 +39,7 @@ from chronomask.errors import DataError, UsageError, python_command
 from chronomask.folders import is_prepared_data, what_it_is
 from chronomask.layers import read_yaml
 from chronomask.runs.continuation import goes_on
-from chronomask.storage import READABLE, file_sha256, read_object, refuse_file
+from chronomask.storage import READABLE, as_a_shell_has_it, file_sha256, read_object, refuse_file
 
 __all__ = [
     "AVERAGED",
@@ -325,7 +325,7 @@ def model_in(checkpoint: Path) -> Path:
 
 def branch_folder(path: str | Path) -> RunFolder:
     """The run folder that a path to branch from lies in: a run's own, or that of one of its checkpoints."""
-    path = Path(path)
+    path = as_a_shell_has_it(path)
     return (run_of(path) if step_of(path) is not None else None) or RunFolder(path)
 
 

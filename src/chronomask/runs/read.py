@@ -21,7 +21,7 @@ from chronomask.folders import what_it_is
 from chronomask.layers import read_yaml
 from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.layout import RunFolder
-from chronomask.storage import read_object, text_of
+from chronomask.storage import as_a_shell_has_it, read_object, text_of
 
 __all__ = ["Run", "Series", "progress_of_reading", "read_log", "read_run", "read_runs"]
 
@@ -100,7 +100,7 @@ def read_runs(paths: str | Path | Sequence[str | Path], *, progress: bool = Fals
         paths = [paths]
     if not paths:
         raise UsageError("no run folder given; name at least one folder written by pretrain")
-    folders = [Path(path) for path in paths]
+    folders = [as_a_shell_has_it(path) for path in paths]
     for folder, count in Counter(folder.resolve() for folder in folders).items():
         if count > 1:
             raise UsageError(f"run folder {folder} is given {count} times")
@@ -122,7 +122,7 @@ def read_run(path: str | Path, shown: Progress = NOT_SHOWN) -> Run:
 
     ``shown``: counts the bytes of its logs.
     """
-    path = Path(path)
+    path = as_a_shell_has_it(path)
     _check_is_run(path)
     folder = RunFolder(path)
     config = read_yaml(folder.config)

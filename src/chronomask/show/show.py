@@ -31,6 +31,7 @@ from chronomask.show.request import (
 from chronomask.show.subject import Subject, of_rows, of_text, shorten
 from chronomask.show.terminal import in_terminal
 from chronomask.show.view import View, look
+from chronomask.storage import as_a_shell_has_it
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,7 +69,7 @@ class Picture:
 
     def save(self, out: str | Path) -> Path:
         """Write the picture as a page of its own: a .html file, or ``inspect.html`` in a folder."""
-        return write_page(Path(out), self.subject, self.views, self.notices, self.seed)
+        return write_page(as_a_shell_has_it(out), self.subject, self.views, self.notices, self.seed)
 
 
 def inspect_text(
@@ -104,7 +105,7 @@ def inspect_text(
         named = masking_in(find_recipe(masking), Path(masking).stem)
     else:
         named = masking_in(masking, "masking")
-    given = None if data is None else Path(data)
+    given = None if data is None else as_a_shell_has_it(data)
     place = data_of(given, opened, for_rows=False)
     prepared = PreparedData.open(place) if place is not None else None
     shown, notices = _text_to_show(text, prepared, opened)

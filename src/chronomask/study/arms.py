@@ -52,6 +52,8 @@ class Arm:
     equal_labels: str | None
     weights_of: str | None = None
     """the arm whose runs' last class weights its runs of the same seed take; ``config`` has none instead"""
+    own_fields: tuple[str, ...] = ()
+    """those that it must be given itself: the declared ones, or all if it starts from a config of its own"""
 
     def run_config(self, seed: int, source: RunFolder | None = None) -> RunConfig:
         """Its run of a seed; ``source``: the run that ended with the weights it takes, if it takes any.
@@ -139,7 +141,8 @@ def _resolve(
     if weights_of is not None:
         before = differs.get(_WEIGHTS, (None, None))[0]
         differs[_WEIGHTS] = (before, f"those that “{weights_of}” ended with, seed by seed")
-    return Arm(name, config, declared, differs, mode, weights_of)
+    own = declared if start is None else tuple(RunConfig.model_fields)
+    return Arm(name, config, declared, differs, mode, weights_of, own)
 
 
 def _take_source(changes: dict[str, Any]) -> str | None:

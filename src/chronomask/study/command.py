@@ -24,7 +24,7 @@ from chronomask.errors import (
     need,
 )
 from chronomask.folders import what_it_is
-from chronomask.storage import refuse_file
+from chronomask.storage import as_a_shell_has_it, refuse_file
 from chronomask.study import STUDY_FILE
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def study(
     from chronomask.study.config import study_of
     from chronomask.study.units import open_study
 
-    opened = open_study(study_of(config, **changes), Path(out))
+    opened = open_study(study_of(config, **changes), as_a_shell_has_it(out))
     _do(opened, opened.in_order(), workers=workers, quiet=not progress, allowance=allowance)
     return _compare_and_write(opened, progress)
 
@@ -227,7 +227,7 @@ def report(
     The same files give the same bytes. Raises UsageError for no folder, one given
     twice or one that is neither, and DataError for files that cannot be read.
     """
-    return _report(runs, Path(out), title, reference)[0]
+    return _report(runs, as_a_shell_has_it(out), title, reference)[0]
 
 
 def report_in_words(
@@ -242,18 +242,21 @@ def report_in_words(
     return f"{arms_table(arms)}\nreport: {page}" if arms else f"report: {page}"
 
 
-def quickstart(out: Path, steps: int, quiet: bool = False) -> str:
+def quickstart(out: Path, steps: int | None = None, quiet: bool = False) -> str:
     """The study of four arms that needs nothing but this machine; its arms as a table, and its page.
 
-    What is there already is used again, so an interrupted quickstart goes on where it stopped.
+    What is there already is used again, so an interrupted quickstart goes on where it stopped, as the study
+    that it was begun as. ``steps``: other ones than those of that study, or of the recipe.
     """
     from chronomask.layers import Layer
     from chronomask.report.arms import arms_table
     from chronomask.runs.read import read_run
 
-    every = max(1, steps // 2)
-    change = Layer(f"--steps {steps}", {"base.steps": steps, "base.validation.every": every})
-    study = _open(QUICKSTART, out, [change])
+    changes = []
+    if steps is not None:
+        every = max(1, steps // 2)
+        changes = [Layer(f"--steps {steps}", {"base.steps": steps, "base.validation.every": every})]
+    study = _open(None if (out / STUDY_FILE).is_file() else QUICKSTART, out, changes)
     _do(study, study.in_order(), quiet=quiet, shown=not quiet)
     page = _compare_and_write(study, not quiet)
     arms = {
@@ -409,7 +412,9 @@ def _report(
 
     refuse_file(out, "a report, with report.html and its numbers as csv/*.csv,")
     known = None if reference is None else read_curves(str(reference))
-    folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)]
+    folders = [
+        as_a_shell_has_it(folder) for folder in ([runs] if isinstance(runs, str | Path) else runs)
+    ]
     for folder in folders:
         if (folder / FILE).is_file():
             if len(folders) > 1:

@@ -187,7 +187,7 @@ def _with_files(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Values of a study with the run configs they name read from ``folder``, and short forms written out."""
     values = dict(given)
     if isinstance(values.get("base"), str):
-        values["base"] = read_yaml(folder / as_a_shell_has_it(Path(values["base"])))
+        values["base"] = read_yaml(folder / as_a_shell_has_it(values["base"]))
     arms = values.get("arms")
     if isinstance(arms, Mapping):
         values["arms"] = {name: _arm(fields, folder) for name, fields in arms.items()}
@@ -202,5 +202,5 @@ def _with_files(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _arm(fields: Any, folder: Path) -> Any:
     """An arm's fields with the run config it names put in place; an arm without fields is the base."""
     if isinstance(fields, Mapping) and isinstance(fields.get("base"), str):
-        return {**fields, "base": read_yaml(folder / as_a_shell_has_it(Path(fields["base"])))}
+        return {**fields, "base": read_yaml(folder / as_a_shell_has_it(fields["base"]))}
     return {} if fields is None else fields

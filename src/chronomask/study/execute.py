@@ -208,8 +208,8 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
     elif unit.kind == "pretrain":
         from chronomask.train.loop import pretrain
 
-        run, declared = study.run(unit), study.arms[unit.arm].declared
-        with begun_by("command or call"), naming_settings(unit.arm, declared):
+        run, of_arm = study.run(unit), study.arms[unit.arm].own_fields
+        with begun_by("command or call"), naming_settings(unit.arm, of_arm):
             pretrain(study.run_config(unit), run.path, resume=run.is_run(), progress=shown)
         check_shared_start(study, unit.seed)
     else:

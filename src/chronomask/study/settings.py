@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ __all__ = ["as_setting_of_run", "as_setting_of_task", "naming_settings"]
 
 _ADVICE = re.compile(
     r"(?P<before>\b(?:set|or|and|with|give) |--set '?)"
-    rf"(?P<key>(?:{'|'.join(RunConfig.model_fields)})\b[\w.]*)(?==[^\s=])"
+    rf"(?P<key>(?:{'|'.join(RunConfig.model_fields)})\b[\w.]*)=(?P<value>\[.*?\]|[^\s=;,]*[^\s=;,.:)'])"
 )
 """A setting of a run with a value, where a message advises it."""
 
@@ -31,13 +32,19 @@ def as_setting_of_run(text: str, arm: str = "", declared: Iterable[str] = ()) ->
 
     >>> as_setting_of_run("set steps=9 or masking.budget=row", "late", ["masking"])
     'set base.steps=9 or arms.late.masking.budget=row'
+
+    A name that a dotted key or a shell would cut apart stands in a group of arms.
     """
     own = tuple(f"{field}." for field in declared)
 
     def name(advice: re.Match[str]) -> str:
-        key = f"{advice['key']}."
-        of_arm = any(key.startswith(field) or field.startswith(key) for field in own)
-        return f"{advice['before']}{f'arms.{arm}' if of_arm else 'base'}.{advice['key']}"
+        before, key, value = advice["before"], advice["key"], advice["value"]
+        of_arm = any(f"{key}.".startswith(field) or field.startswith(f"{key}.") for field in own)
+        if of_arm and not re.fullmatch(r"[\w-]+", arm):
+            quote = "" if before.endswith("'") else "'"
+            group = f"{{{json.dumps(arm, ensure_ascii=False)}: {{{key}: {value}}}}}"
+            return f"{before}{quote}arms={group}{quote}"
+        return f"{before}{f'arms.{arm}' if of_arm else 'base'}.{key}={value}"
 
     return _ADVICE.sub(name, text)
 

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from chronomask.config import Config, Seed, is_of_before, kind_of
 from chronomask.data.mixture import DataChoice
 from chronomask.data.order import BatchWarmUp, LengthWarmUp, Sizes
+from chronomask.errors import UsageError
 from chronomask.layers import Layer, merge, nested
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.objective import LateMasks, MaskedOnly, Objective
@@ -343,6 +344,10 @@ class RunConfig(Config):
         branch = changes.get("branch")
         if branch is not None and not isinstance(value, cls):
             run = branch_folder(branch)
+            if not run.path.is_dir():
+                raise UsageError(
+                    f"branch {branch}: there is no run; give a run's folder or a checkpoint's"
+                )
             run.check_config()
             parts = value if isinstance(value, list | tuple) else [value]
             value = [run.config, {"name": None}, *parts] if run.is_run() else value

@@ -37,7 +37,7 @@ from chronomask.model.isolation import isolation
 from chronomask.runs.continuation import goes_on, on_trial
 from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
-from chronomask.storage import read_object, read_text, write_json
+from chronomask.storage import as_a_shell_has_it, read_object, read_text, write_json
 from chronomask.train import budget, distributed
 from chronomask.train.agreement import refuse_other_folder
 from chronomask.train.config import RunConfig
@@ -95,7 +95,7 @@ def pretrain(
     or SIGINT, once the state is saved.
     """
     config = RunConfig.of(config, **changes)
-    folder = RunFolder(Path(out))
+    folder = RunFolder(as_a_shell_has_it(out))
     folder.check_free(resume)
     with (
         isolation(),
@@ -118,7 +118,7 @@ def pretrain(
         if config.hours is not None:
             refuse_other_folder(world, folder)
             config, found = _fix_steps(config, folder, world, stop, resume=resume)
-        with telling_of_opening(world):
+        with telling_of_opening(world, folder):
             run, state = open_run(config, folder, world, resume=resume)
         if run.finished is not None:
             if world.is_first:
@@ -187,7 +187,7 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
     chatter.setLevel(logging.ERROR)  # the run itself says it again
     try:
         at = clock()
-        with telling_of_opening(world):
+        with telling_of_opening(world, trial):
             run, state = open_run(budget.trial_config(config), trial, world, resume=False)
         times = [clock() - at]
         chatter.setLevel(level)

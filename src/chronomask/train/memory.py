@@ -19,7 +19,7 @@ from chronomask.machine import memory_of_process
 from chronomask.model.device import memory_lacking, precision_on
 from chronomask.model.memory import Memory, estimate_memory
 from chronomask.runs.continuation import goes_on
-from chronomask.runs.layout import checkpoints_in
+from chronomask.runs.layout import RunFolder, checkpoints_in
 from chronomask.runs.rules import expect, unchangeable
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
@@ -133,7 +133,7 @@ def _mean_numbers(config: RunConfig, model: nn.Module) -> int:
 
 
 @contextmanager
-def telling_of_opening(world: World) -> Iterator[None]:
+def telling_of_opening(world: World, folder: RunFolder) -> Iterator[None]:
     """Say what to do where a model and its optimiser's state find no place on the device; raises RunError."""
     try:
         yield
@@ -141,9 +141,13 @@ def telling_of_opening(world: World) -> Iterator[None]:
         if (why := memory_lacking(error)) is None:
             raise
         clear_frames(error.__traceback__)  # which hold tensors
+        mend = "end what else has memory there"
+        if checkpoints_in(folder.checkpoints):
+            mend += f", then {goes_on()}"
+        else:
+            mend = f"choose a smaller model, or {mend}"
         raise RunError(
-            f"{world.device} has too little memory for the model and what its optimiser keeps: {why}; "
-            "choose a smaller model, or end what else has memory there"
+            f"{world.device} has too little memory for the model and what its optimiser keeps: {why}; {mend}"
         ) from error
 
 
@@ -159,7 +163,7 @@ def telling_what_takes_less(run: Run, world: World, *, validating: bool = False)
         if (why := memory_lacking(error)) is None:
             raise
         clear_frames(error.__traceback__)  # which hold tensors
-        what, ways = _of_validation(run) if validating else _of_training(run, world)
+        what, ways = (_of_validation if validating else _of_training)(run, world)
         mend = (
             f"set {' or '.join(ways)}; then {goes_on()}"
             if ways
@@ -169,9 +173,11 @@ def telling_what_takes_less(run: Run, world: World, *, validating: bool = False)
         raise RunError(f"{world.device} has too little memory: {why}. {what}: {mend}") from error
 
 
-def _of_validation(run: Run) -> tuple[str, list[str]]:
+def _of_validation(run: Run, world: World) -> tuple[str, list[str]]:
     """What a validation takes, and the settings that take less."""
-    rows = run.config.validation.batch_rows
+    validation = run.config.validation
+    all_rows = min(validation.rows, run.data.split("held_out").num_rows)
+    rows = min(validation.batch_rows, max(1, -(-all_rows // world.size)))
     ways = [f"validation.batch_rows={rows // 2}"] if rows > 1 else []
     return f"A validation takes {amount(rows, 'rows')} at a time", ways
 

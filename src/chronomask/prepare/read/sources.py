@@ -100,7 +100,7 @@ class Files(Source):
                 "a source is empty text, as of a variable without a value; name a file or a folder, such as "
                 ". for this one"
             )
-        path = as_a_shell_has_it(Path(self.path.removeprefix("file://")))
+        path = as_a_shell_has_it(self.path.removeprefix("file://"))
         if path.is_file():
             return self._of_formats([path], True, formats, skipped)
         if not path.is_dir():
