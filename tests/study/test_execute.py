@@ -21,9 +21,10 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study import execute
 from chronomask.study.command import status
-from chronomask.study.execute import do_unit, run_one, run_study, share_of
+from chronomask.study.execute import run_one, run_study, share_of
 from chronomask.study.times import NOTED
 from chronomask.study.units import Study, check_shared_start, check_versions, open_study, start_of
+from chronomask.study.work import do_unit
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from tests.support.opened_study import opened

@@ -169,7 +169,7 @@ def plan(
 
 def status(out: Path) -> str:
     """How far the study in a folder is: a line of sums, then one per arm, with a cell per seed."""
-    from chronomask.study.execute import has_failed
+    from chronomask.study.work import has_failed
 
     study = _open(None, out)
     complete: set[int] = set()

@@ -1,60 +1,45 @@
 """Doing the units of a study: one after the other here, or by several processes, each with its device.
 
-A unit is done under a lock, and what it prints goes into a log of its own. One that fails is named with its
-log and what needs it is left out; everything else goes on. A call may be given a time: units then run in
-processes even if there is one alone, which are asked to stop before that time is up.
+A unit that fails is named with its log and what needs it is left out; everything else goes on. A call may be
+given a time: units then run in processes even if there is one alone, which are asked to stop before that time
+is up.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import multiprocessing
 import os
-import re
 import signal
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
 
-from chronomask.errors import ChronomaskError, RunError, Stopped, UsageError
+from chronomask.errors import RunError, Stopped, UsageError
 from chronomask.machine import available_cores
-from chronomask.runs.continuation import begun_by
 from chronomask.study.config import StudyConfig
-from chronomask.study.settings import as_setting_of_task, naming_settings
 from chronomask.study.times import Allowance, longest_of_tasks, note_time
-from chronomask.study.units import Study, Unit, check_shared_start, open_study
+from chronomask.study.units import Study, Unit, open_study
+from chronomask.study.work import ELSEWHERE, THERE, do_unit, note_failure, write_in_log
 
 __all__ = [
-    "ELSEWHERE",
-    "THERE",
     "Outcome",
     "cuda_devices",
-    "do_unit",
-    "has_failed",
     "run_one",
     "run_study",
     "share_of",
 ]
 
 Tell = Callable[[str], None]
-ELSEWHERE = "another process is working on it"
-"""What :func:`do_unit` returns of a unit that another process is at."""
-THERE = "another process has done it"
-"""What :func:`do_unit` returns of a unit that is complete by now."""
 _PAUSE = 2.0
 """Seconds until a unit that another process was at is looked at again."""
 _TICK = 0.5
 """Seconds that whoever waits for a unit waits at once."""
-_FAILED = "failed: "
-"""How the line of a log goes on, behind its time, that says why a unit failed."""
 
 
 @dataclass(slots=True)
@@ -159,113 +144,6 @@ def share_of(study: Study, only: str) -> list[Unit]:
     return [unit for unit in units if unit.kind == "prepare" or groups[unit.number] in mine]
 
 
-def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
-    """Do a unit unless it is complete; returns None, or why it failed in one line.
-
-    ``shown``: it prints to the terminal instead of its log. Raises Stopped if it was asked to stop, with
-    its state saved. Where another process is at the unit it returns ``ELSEWHERE``, but waits for the
-    preparation; of a unit that is complete, ``THERE``.
-    """
-    log = study.log(unit)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8", buffering=1) as file:
-        try:
-            with _lock(unit, file) as is_mine, _printing_to(None if shown else file):
-                if not is_mine:
-                    return ELSEWHERE
-                if study.is_complete(unit):
-                    return THERE
-                print(f"{_now()} {unit}", file=file)
-                _do(study, unit, shown)
-                print(f"{_now()} done", file=file)
-                return None
-        except Stopped:  # who waits for it writes that down, also of what is killed
-            raise
-        except Exception as error:  # whatever it is, the other units go on
-            why = str(error)
-            if not isinstance(error, ChronomaskError):
-                traceback.print_exc(file=file)
-                why = f"{type(error).__name__}: {why.strip().splitlines()[0] if why else ''}"
-            print(f"{_now()} {_FAILED}{why}", file=file)
-            return why
-
-
-def has_failed(study: Study, unit: Unit) -> bool:
-    """Whether a unit failed when it was last begun; neither one at work nor one that was killed has."""
-    path = study.log(unit)
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    noted = re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)", text, re.MULTILINE)
-    return bool(noted) and noted[-1].startswith(_FAILED)
-
-
-def _do(study: Study, unit: Unit, shown: bool) -> None:
-    """The work itself; each kind imports what it alone needs, so that who trains loads no tagger."""
-    if unit.kind == "prepare":
-        from chronomask.prepare.pipeline import prepare
-
-        assert study.config.prepare is not None  # else it is complete
-        prepare(study.config.prepare, study.data, progress=shown)
-    elif unit.kind == "pretrain":
-        from chronomask.train.loop import pretrain
-
-        run, of_arm = study.run(unit), study.arms[unit.arm].own_fields
-        with begun_by("command or call"), naming_settings(unit.arm, of_arm):
-            pretrain(study.run_config(unit), run.path, resume=run.is_run(), progress=shown)
-        check_shared_start(study, unit.seed)
-    else:
-        from chronomask.evaluate.evaluate import evaluate
-        from chronomask.evaluate.subject import find_subject
-
-        try:
-            evaluate(
-                find_subject(str(study.run(unit).checkpoint(unit.step))),
-                [study.tasks[unit.task]],
-                study.task_data(unit.task),
-                [unit.task_seed],
-                study.run(unit).results_of(unit.step),
-                progress=shown,
-            )
-        except (UsageError, RunError) as error:
-            raise type(error)(as_setting_of_task(str(error), unit.task)) from None
-
-
-@contextlib.contextmanager
-def _lock(unit: Unit, file: TextIO) -> Iterator[bool]:
-    """Keep other processes from doing the unit as well; False: another one is at it."""
-    wait = unit.kind == "prepare"
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-
-@contextlib.contextmanager
-def _printing_to(file: TextIO | None) -> Iterator[None]:
-    """What is printed goes into a file; None changes nothing."""
-    if file is None:
-        yield
-        return
-    with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        yield
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _write_in_log(study: Study, unit: Unit, text: str) -> None:
-    """Write down of a unit what its own process could not."""
-    log = study.log(unit)
-    log.parent.mkdir(parents=True, exist_ok=True)  # its process may have just been started
-    with log.open("a", encoding="utf-8") as file:
-        print(f"{_now()} {text}", file=file)
-
-
 class _Queue:
     """Which unit comes next, and what became of the others."""
 
@@ -362,7 +240,7 @@ class _Queue:
     def stop(self, unit: Unit, seconds: float) -> None:
         """Note that a unit was asked to stop before it was done."""
         self._outcome.stopped.append(unit)
-        _write_in_log(self._study, unit, "stopped on request")
+        write_in_log(self._study, unit, "stopped on request")
         note_time(self._study, unit, seconds, workers=self.workers, complete=False)
 
 
@@ -414,7 +292,7 @@ def _run_with_processes(study: Study, queue: _Queue, allowance: Allowance | None
                             queue.stop(unit, took)
                             continue
                         failure = f"its process ended with exit code {worker.process.exitcode}"
-                        _write_in_log(study, unit, f"{_FAILED}{failure}")
+                        note_failure(study, unit, failure)
                         k = workers.index(worker)
                         workers[k] = _start(study, k, number, devices)
                     queue.finish(unit, failure, took)
