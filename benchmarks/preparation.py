@@ -61,8 +61,8 @@ from chronomask.prepare.config import EnglishTagger, PrepareConfig
 from chronomask.prepare.encoding import load_backend
 from chronomask.prepare.executors import Stage, run_stage
 from chronomask.prepare.pipeline import prepare
-from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.gather import gather
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import find_sources
 from chronomask.prepare.rows.annotate import (
     ANNOTATE,

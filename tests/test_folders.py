@@ -12,7 +12,7 @@ from chronomask.errors import UsageError
 from chronomask.evaluate.subject import find_subject
 from chronomask.folders import what_it_is
 from chronomask.model.open import model_folder, open_config
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.records import Fields
 from chronomask.prepare.read.sources import Files
 from chronomask.prepare.tokenizer import TokenizerFolder

@@ -246,7 +246,7 @@ def _preparation(sources: Sequence[str | Path], plan: Plan) -> list[Layer]:
     Raises UsageError for changes that cannot be, and for text that is not there.
     """
     from chronomask.prepare.config import PrepareConfig
-    from chronomask.prepare.read.files import Skipped
+    from chronomask.prepare.read.left_out import Skipped
     from chronomask.prepare.read.sources import find_sources
 
     layers = [

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from chronomask.errors import UsageError
 from chronomask.folders import is_of_preparation, is_of_training, what_it_is
-from chronomask.prepare.read.files import Skipped, find_local, is_address
+from chronomask.prepare.read.find import find_local, is_address
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.storage import as_a_shell_has_it, refuse_file, write_text
 
 __all__ = ["check_apart", "check_output", "mark", "parts_in"]

@@ -21,6 +21,8 @@ __all__ = [
     "UsageError",
     "amount",
     "check_installed",
+    "in_words",
+    "middle_out",
     "nearest",
     "need",
     "printable",
@@ -158,6 +160,19 @@ def _escape(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # how the system hands over such a byte
         return f"\\x{ord(character) - 0xDC00:02x}"
     return repr(character)[1:-1]
+
+
+def middle_out(name: str, limit: int) -> str:
+    """A name of at most ``limit`` characters, the middle of a longer one left out."""
+    half = limit // 2 - 1
+    return name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
+
+
+def in_words(error: BaseException) -> str:
+    """An error of a file or of what reads it, as part of a sentence on one line."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    kind = "" if isinstance(error, OSError) and text else type(error).__name__
+    return middle_out(printable(": ".join(filter(None, (kind, text)))), 300)
 
 
 def python_command(*words: str) -> str:

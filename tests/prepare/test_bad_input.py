@@ -88,7 +88,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import find_sources
 import torch
 from chronomask.model.device import peak_memory

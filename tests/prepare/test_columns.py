@@ -20,7 +20,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import ColumnTagger, PrepareConfig
 from chronomask.prepare.pipeline import prepare
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import find_sources
 from chronomask.prepare.words.tagger import split_long
 from chronomask.types import UPOS_CLASSES, Document, TaggedWords

@@ -21,7 +21,7 @@ import zstandard
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import are_as_noted, find_sources, snapshot
 from tests.support.corpus import made_up_text
 from tests.support.reading import read

@@ -19,7 +19,7 @@ from chronomask.compressed import decompressed
 from chronomask.errors import DataError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.read import files, parquet
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import find_sources
 from chronomask.storage import LongLine, byte_lines
 from tests.support.bombs import KINDS, LIMIT_MIB, peak_mib, write

@@ -17,7 +17,8 @@ from chronomask.errors import DataError, UsageError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.read import files, readers
-from chronomask.prepare.read.files import Skipped, find_local
+from chronomask.prepare.read.find import find_local
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.show.prepared import as_text, look_into
 from tests.support.corpus import made_up_text
 from tests.support.reading import read

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, processors
 
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
 from chronomask.prepare.encoding import load_backend
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import find_sources
 from chronomask.prepare.rows.annotate import Annotator
 from chronomask.prepare.words.bands import BandWords

@@ -19,7 +19,7 @@ import pytest
 import zstandard
 
 from chronomask.errors import ChronomaskError, DataError, UsageError
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from tests.support.reading import read
 
 DOCUMENTS = [

@@ -176,7 +176,7 @@ import sys
 from pathlib import Path
 from chronomask.errors import DataError
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import find_sources
 import csv, json, lzma, gzip, zstandard, fsspec
 from fsspec.implementations import zip, tar

@@ -24,7 +24,7 @@ import zstandard
 
 from chronomask.errors import ChronomaskError
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import find_sources
 from tests.support.fuzz_configs import command, no_hang
 

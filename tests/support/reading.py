@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.prepare.config import PrepareConfig
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import find_sources
 from chronomask.types import Document
 

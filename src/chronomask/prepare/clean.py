@@ -24,7 +24,7 @@ from pydantic import Field
 
 from chronomask.config import Alternative, Config
 from chronomask.errors import DataError, UsageError, nearest, need
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.work import leave_out, mark, read_mark, read_text, write_text, write_work
 from chronomask.types import Document
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import printable
-from chronomask.prepare.read.files import Skipped, is_address, list_names
+from chronomask.prepare.read.find import is_address
+from chronomask.prepare.read.left_out import Skipped, list_names
 from chronomask.prepare.read.records import how_to_read
 from chronomask.prepare.tokenizer import TokenizerChoice
 from chronomask.prepare.words.tagger import Tagger

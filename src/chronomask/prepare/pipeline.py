@@ -47,8 +47,8 @@ from chronomask.prepare.doubts import (
 )
 from chronomask.prepare.executors import Share, Stage, Task, run_stage
 from chronomask.prepare.output import STATE, alone, check_output, in_use, lock_of, remove
-from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.gather import Gathered, bound_again, gather, is_gathered, sample_texts
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import (
     Found,
     are_as_noted,

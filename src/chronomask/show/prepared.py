@@ -11,7 +11,7 @@ import numpy as np
 
 from chronomask.data.folder import PreparedData
 from chronomask.data.summary import MOST_PIECES, SplitSummary, summarise
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.report.render import page_path, render
 from chronomask.storage import write_text
 from chronomask.yardsticks import CONTENT, FUNCTION, group_of

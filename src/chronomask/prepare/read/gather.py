@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.errors import DataError
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.records import Fields, how_to_read
 from chronomask.prepare.read.sources import Found
 from chronomask.prepare.words.tagger import split_long

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-from chronomask.errors import DataError, need, printable
-from chronomask.prepare.read.files import Skipped, SourceFile, in_words, open_source
+from chronomask.errors import DataError, in_words, need, printable
+from chronomask.prepare.read.files import SourceFile, open_source
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.records import NOT_UTF8, Fields, from_record
 from chronomask.types import Document
 

@@ -20,7 +20,8 @@ from typing import IO, Any
 
 from chronomask.conllu import COLUMNS, as_text, by_document, sentences
 from chronomask.errors import DataError, nearest, printable, shown
-from chronomask.prepare.read.files import Skipped, SourceFile, lines_of, open_source
+from chronomask.prepare.read.files import SourceFile, lines_of, open_source
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.parquet import read_parquet
 from chronomask.prepare.read.records import (
     NOT_UTF8,

@@ -9,7 +9,7 @@ from datetime import date, time
 from typing import Any, Literal
 
 from chronomask.errors import DataError, nearest, printable, shown
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.types import Document, TaggedWords
 
 __all__ = [

@@ -17,20 +17,17 @@ from pydantic import Field
 
 from chronomask.compressed import COMPRESSIONS
 from chronomask.config import Alternative
-from chronomask.errors import DataError, UsageError, nearest, need, printable
+from chronomask.errors import DataError, UsageError, in_words, nearest, need, printable
 from chronomask.folders import is_of_training, what_it_is
-from chronomask.prepare.read.files import (
+from chronomask.prepare.read.files import SourceFile, file_state
+from chronomask.prepare.read.find import (
     RemoteFile,
-    Skipped,
-    SourceFile,
     check_regular,
-    file_state,
     find_local,
     find_remote,
-    in_words,
     is_address,
-    list_names,
 )
+from chronomask.prepare.read.left_out import Skipped, list_names
 from chronomask.prepare.read.packages import installed_versions, read_installed
 from chronomask.prepare.read.readers import READERS, TAGGED_FORMATS
 from chronomask.prepare.read.records import Fields, from_record

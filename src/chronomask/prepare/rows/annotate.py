@@ -21,7 +21,7 @@ from chronomask.data.annotation import annotate as annotate_bytes
 from chronomask.data.annotation import is_special
 from chronomask.data.writer import id_dtype
 from chronomask.prepare.encoding import ByteRuns, load_backend
-from chronomask.prepare.read.files import Skipped
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.rows.assemble import keep_documents
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.memo import ChunkMemo, may_be_cut, token_arrays

@@ -17,8 +17,8 @@ from chronomask.data.annotation import MAX_CLASSES, is_special, totals
 from chronomask.data.folder import SplitEntry
 from chronomask.data.writer import RowWriter
 from chronomask.errors import need
-from chronomask.prepare.read.files import Skipped
 from chronomask.prepare.read.gather import Gathered
+from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.rows.pack import Packing, Pieces, Specials
 from chronomask.prepare.work import SPLITS, PartCounts, read_tokens, write_work
 from chronomask.storage import replacing
