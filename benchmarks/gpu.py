@@ -67,7 +67,7 @@ from chronomask.model.device import peak_flops
 from chronomask.model.documents import backbone_inputs
 from chronomask.runs.layout import RunFolder
 from chronomask.train.distributed import World
-from chronomask.train.run import open_run
+from chronomask.train.open import open_run
 
 CUDA_TESTS = [
     "tests/model/test_attention.py",

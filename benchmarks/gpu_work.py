@@ -25,7 +25,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.evaluate import heads
 from chronomask.model import attention, head
 from chronomask.train import loop
-from chronomask.train import run as runs
+from chronomask.train import open as opening
 from chronomask.train import step as steps
 
 __all__ = [
@@ -314,7 +314,7 @@ def at_toy_size(setting: Setting) -> Iterator[None]:
         (attention, "varlen_fits", lambda *_: True),
         (head, "asks_alone", _asks_alone),
         (heads, "asks_alone", _asks_alone),
-        (runs, "COMPILER", "eager"),
+        (opening, "COMPILER", "eager"),
     ]
     before = [getattr(module, name) for module, name, _ in patches]
     for module, name, value in patches:

@@ -28,7 +28,8 @@ from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Predictions, parts_of
-from chronomask.train.run import Run, open_run
+from chronomask.train.open import open_run
+from chronomask.train.run import Run
 from chronomask.train.updates import update
 
 RATIOS = (0.5, 0.3, 0.15)

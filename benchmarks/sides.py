@@ -41,7 +41,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.log import RunLog
 from chronomask.train.loop import pretrain
-from chronomask.train.run import open_run
+from chronomask.train.open import open_run
 from chronomask.train.updates import update
 from chronomask.types import UPOS_CLASSES, Precision
 

@@ -23,7 +23,7 @@ from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import join
 from chronomask.train.loop import pretrain
-from chronomask.train.run import open_run
+from chronomask.train.open import open_run
 from chronomask.train.validation import validate
 
 

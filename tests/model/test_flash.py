@@ -21,7 +21,8 @@ from chronomask.errors import RunError
 from chronomask.model import flash, flash4
 from chronomask.model.documents import documents_between
 from chronomask.model.flash import AttentionCase, activate_fastest, case_of, own_kernels_after
-from chronomask.train import loop, run
+from chronomask.train import loop
+from chronomask.train import open as opening
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
 from chronomask.train.loop import pretrain
@@ -255,7 +256,7 @@ def test_a_run_tries_them_on_its_rows(
 ) -> None:
     """Where attention has no dropout, which none of them knows."""
     cases: list[AttentionCase] = []
-    monkeypatch.setattr(run, "activate_fastest", lambda case, _: cases.append(case))
+    monkeypatch.setattr(opening, "activate_fastest", lambda case, _: cases.append(case))
     model = small("bert", tokenizer, "row")
     model.config.attention_probs_dropout_prob = dropout
     changes: dict[str, Any] = {
@@ -265,7 +266,7 @@ def test_a_run_tries_them_on_its_rows(
     }
     config = RunConfig.parse({"data": "data", "steps": 4, "rows_per_step": 2, **changes})
     for device in ("cpu", "cuda"):
-        run._use_fastest_attention(model, torch.device(device), config, 64, 300)
+        opening._use_fastest_attention(model, torch.device(device), config, 64, 300)
     if dropout:
         assert not cases
     else:
@@ -286,7 +287,7 @@ def test_after_a_run_torchs_own_are_back(
         used.append(flash4.is_on())
         return finish(*arguments)
 
-    monkeypatch.setattr(run, "_use_fastest_attention", use)
+    monkeypatch.setattr(opening, "_use_fastest_attention", use)
     monkeypatch.setattr(loop, "finish", finish_and_look)
     pretrain(run_values(tiny_data) | {"steps": 1}, tmp_path / "run", progress=False)
     assert used == [True]

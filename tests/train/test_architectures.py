@@ -18,7 +18,7 @@ from chronomask.model.build import build_model
 from chronomask.model.config import FromConfig
 from chronomask.model.open import open_tokenizer
 from chronomask.model.trial import settle
-from chronomask.train import run as runs
+from chronomask.train import open as opening
 from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import dry_run
 from chronomask.train.loop import pretrain
@@ -178,7 +178,7 @@ def test_what_an_architecture_cannot_do_in_the_middle_of_a_run_is_told_as_that(
 def test_what_cannot_be_compiled_goes_on_without(
     tiny_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "COMPILER", "eager")
+    monkeypatch.setattr(opening, "COMPILER", "eager")
     run = config(tiny_data, "yoso", sizes("bert")).replace(["compile=always"])
     with pytest.raises(
         RunError, match=r"'yoso' cannot be compiled here .*: set compile=never; the"

@@ -23,7 +23,7 @@ from chronomask.train.distributed import World
 from chronomask.train.dry_run import dry_run
 from chronomask.train.dump import replay
 from chronomask.train.loop import pretrain
-from chronomask.train.run import open_run
+from chronomask.train.open import open_run
 from tests.support.tiny_training import (
     WITHOUT_DROPOUT,
     ask_to_stop_after,

@@ -16,7 +16,8 @@ from chronomask.data.order import BatchWarmUp, Sizes
 from chronomask.errors import UsageError
 from chronomask.model import head
 from chronomask.recipes import find_recipe
-from chronomask.train import loop, run, step
+from chronomask.train import loop, step
+from chronomask.train import open as opening
 from chronomask.train.config import RunConfig
 from chronomask.train.log import RunLog
 from chronomask.train.loop import pretrain
@@ -64,7 +65,7 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:
         seen.update(tuple(shape) for shape in ids if len(shape) == 2 and shape[0] > 1)
         return graph.forward
 
-    monkeypatch.setattr(run, "COMPILER", note)
+    monkeypatch.setattr(opening, "COMPILER", note)
     return seen
 
 
@@ -106,7 +107,7 @@ def test_more_than_sixteen_shapes_of_one_function_in_one_run(
     """The head, which a moving ratio compiles again; here it is padded to more sizes than it is as a rule."""
     monkeypatch.setattr(head, "PADDED_SIZES", tuple(number / 24 for number in range(1, 25)))
     made: list[int] = []
-    monkeypatch.setattr(run, "COMPILER", lambda graph, _: made.append(1) or graph.forward)
+    monkeypatch.setattr(opening, "COMPILER", lambda graph, _: made.append(1) or graph.forward)
     ratio = {"kind": "linear", "start": 0.8, "end": 0.02}
     config = config_of(data, steps=2, rows_per_step=8, compile="always")
     config = RunConfig.of(config, model={"overrides": SMALL}, masking={"ratio": ratio})
@@ -122,7 +123,7 @@ def test_a_ratio_that_moves_compiles_nothing_after_the_first_step(
     config = config_of(data, steps=8, rows_per_step=12, micro_batches=2, compile="always")
     config = RunConfig.of(config, model={"overrides": SMALL}, masking={"ratio": ratio})
     made: list[int] = []
-    monkeypatch.setattr(run, "COMPILER", lambda graph, _: made.append(1) or graph.forward)
+    monkeypatch.setattr(opening, "COMPILER", lambda graph, _: made.append(1) or graph.forward)
     advance, by_step = RunLog.advance, []
 
     def note(self: RunLog, *arguments: Any) -> None:
@@ -248,7 +249,7 @@ def test_nothing_that_a_graph_overwrites_is_kept(
     take_out = step._take_out_of_graphs
     monkeypatch.setattr(step, "_take_out_of_graphs", count)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
-    monkeypatch.setattr(run, "COMPILER", note)
+    monkeypatch.setattr(opening, "COMPILER", note)
     pretrain(config, tmp_path / "plain", progress=False)
     assert asked
     assert not any(asked)

@@ -19,7 +19,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World, _buckets, join
 from chronomask.train.dry_run import dry_run
 from chronomask.train.loop import pretrain
-from chronomask.train.run import open_run
+from chronomask.train.open import open_run
 from chronomask.train.validation import validate
 from chronomask.types import Device
 from tests.support.processes import HANG, python_path

@@ -16,7 +16,8 @@ from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.foresight import _first_turn
-from chronomask.train.run import Run, open_run
+from chronomask.train.open import open_run
+from chronomask.train.run import Run
 from chronomask.types import Rows
 from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text
 from tests.support.tiny_training import Driver, weights_of

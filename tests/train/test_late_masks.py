@@ -18,7 +18,7 @@ from chronomask.train.distributed import World
 from chronomask.train.dry_run import dry_run
 from chronomask.train.forward import Forward, parts_of
 from chronomask.train.loop import pretrain
-from chronomask.train.run import open_run
+from chronomask.train.open import open_run
 from tests.support.tiny_training import WITHOUT_DROPOUT, assert_close, lines, weights_of
 
 LATE = (

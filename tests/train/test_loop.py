@@ -34,7 +34,7 @@ from chronomask.train.distributed import World
 from chronomask.train.dry_run import as_text, dry_run
 from chronomask.train.forward import Forward, Predictions
 from chronomask.train.loop import pretrain
-from chronomask.train.run import open_run
+from chronomask.train.open import open_run
 from chronomask.train.state import State
 from chronomask.train.validation import expect_few, warn_of_few, warn_of_other_rows
 from tests.support.golden_runs import make_data

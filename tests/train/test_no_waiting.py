@@ -27,7 +27,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.forward import Predictions, parts_of
 from chronomask.train.loop import pretrain
-from chronomask.train.run import open_run
+from chronomask.train.open import open_run
 from chronomask.types import MaskedBatch, pack, packed_size, send, send_all, unpack
 from tests.support.tiny_training import weights_of
 

@@ -23,7 +23,7 @@ from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import PrepareConfig
 from chronomask.recipes import find_recipe
 from chronomask.runs.layout import RunFolder
-from chronomask.train import run as runs
+from chronomask.train import open as opening
 from chronomask.train.config import RunConfig
 from chronomask.train.distributed import World
 from chronomask.train.loop import pretrain
@@ -67,9 +67,9 @@ def test_recipes_for_a_gpu_take_no_slow_path(recipe: str, tiny_data: PreparedDat
     key, dropout = attention_dropout(architecture)
     facts = Facts(
         model_type=architecture.model_type,
-        precision=runs.precision_on(cuda, config.precision),
+        precision=opening.precision_on(cuda, config.precision),
         computes_bf16=True,
-        compiled=runs.compiles(config, cuda),
+        compiled=opening.compiles(config, cuda),
         attention_dropout=dropout,
         dropout_key=key,
         named_attention=implementation_for(architecture) == DOCUMENTS_ATTENTION,
@@ -88,9 +88,9 @@ def test_a_run_says_once_what_makes_it_slow(
 ) -> None:
     """Opened on a CPU that calls itself a CUDA device: dropout of attention, not compiled."""
 
-    asked = runs._slow_paths
+    asked = opening._slow_paths
     monkeypatch.setattr(
-        runs,
+        opening,
         "_slow_paths",
         lambda run, *others: asked(
             replace(run, forward=replace(run.forward, device=torch.device("cuda"))), *others
@@ -98,7 +98,7 @@ def test_a_run_says_once_what_makes_it_slow(
     )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with caplog.at_level(logging.WARNING):
-        runs.open_run(
+        opening.open_run(
             config.replace(["precision=bf16", "model.overrides.attention_probs_dropout_prob=0.1"]),
             RunFolder(tmp_path / "run"),
             World(0, 1, torch.device("cpu")),
@@ -133,7 +133,7 @@ def test_the_slower_precision_on_a_processor_is_told_with_the_way_out(
 ) -> None:
     monkeypatch.setattr(device_module, "_host_is_faster_in_bf16", lambda: faster)
     with caplog.at_level(logging.WARNING):
-        run, _ = runs.open_run(
+        run, _ = opening.open_run(
             config.replace([f"precision={precision}"]),
             RunFolder(tmp_path / "run"),
             World(0, 1, torch.device("cpu")),

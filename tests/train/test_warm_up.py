@@ -200,7 +200,7 @@ def test_no_step_is_faster_than_the_device(
     given: float | None, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rate that is given, or measured on a busy device, may be too little: a faster step raises it."""
-    monkeypatch.setattr("chronomask.train.run.peak_flops", lambda device, precision: 1.0)
+    monkeypatch.setattr("chronomask.train.open.peak_flops", lambda device, precision: 1.0)
     values = config.to_dict() | {"peak_flops": given, "log_every": 1}
     pretrain(RunConfig.parse(values), tmp_path / "run", progress=False)
     logged = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -50,7 +50,8 @@ from chronomask.train.memory import (
     telling_what_takes_less,
     warn_of_little_memory,
 )
-from chronomask.train.run import Run, compiles, is_due, open_run
+from chronomask.train.open import compiles, open_run
+from chronomask.train.run import Run, is_due
 from chronomask.train.state import State
 from chronomask.train.step import (
     Step,
