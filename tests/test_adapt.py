@@ -353,6 +353,22 @@ def test_the_checkpoint_is_not_the_folder_of_its_adaptation(
     assert sorted(checkpoint.iterdir()) == before
 
 
+def test_the_model_of_an_adaptation_is_not_continued_in_its_own_folder(
+    checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    """What must be removed there to adapt anew, or is written over, would be the model itself."""
+    out = tmp_path / "out"
+    shutil.copytree(checkpoint, out / "model")
+    (out / ".adaptation").touch()
+    before = contents(out)
+    for place in (out, out / "." / "model" / ".."):
+        with pytest.raises(
+            UsageError, match=r"out.* holds .*model, the checkpoint that is continued"
+        ):
+            adapt(out / "model", text, place, QUICK, progress=False)
+    assert contents(out) == before
+
+
 def contents(folder: Path) -> dict[str, int]:
     """Every file below a folder and when it was written."""
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}

@@ -27,10 +27,12 @@ _LOG = "metrics.jsonl"
 
 
 def check_output(out: Path, checkpoint: str | Path) -> None:
-    """Raise UsageError where ``out`` is no folder, the checkpoint, or holds what no adaptation wrote."""
+    """Raise UsageError where ``out`` is no folder, holds the checkpoint, or what no adaptation wrote."""
     refuse_file(out, "an adaptation")
-    if out.resolve() == Path(checkpoint).resolve():
-        raise UsageError(f"{out} is the checkpoint that is continued: choose another --out")
+    path = as_a_shell_has_it(checkpoint)
+    if path.exists() and _is_within(path, out):
+        lies = "is" if path.resolve() == out.resolve() else f"holds {checkpoint},"
+        raise UsageError(f"{out} {lies} the checkpoint that is continued: choose another --out")
     if not _may_write(out):
         raise UsageError(
             f"{out} is not empty and holds no adaptation{what_it_is(out)}; choose another --out"

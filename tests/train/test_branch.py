@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from typer.testing import CliRunner
 
+from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import RunError, Stopped, UsageError
 from chronomask.prepare.config import PrepareConfig
@@ -254,6 +257,28 @@ def test_each_schedule_goes_on_by_itself(
     assert len(set((run.masker.class_weights() or {}).values())) > 2
     assert "masking.ratio begins anew: the checkpoint holds no state of a responsive" in caplog.text
     assert "masking.content begins anew" not in caplog.text
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_config_of_a_run_as_recipe_makes_a_run_of_its_own(
+    config: RunConfig, tmp_path: Path, named: bool
+) -> None:
+    """With the name that the run was given, but not with that of its folder; and --branch is heeded."""
+    first = config.replace(["steps=2", f"name={'mine' if named else 'null'}"])
+    pretrain(first, tmp_path / "first", progress=False)
+    recipe, branch = str(tmp_path / "first" / "config.yaml"), str(tmp_path / "first")
+    first_written = Path(recipe).read_text(encoding="utf-8")
+    assert f"name: {'mine' if named else 'first'}\n" in first_written
+    for name, more in (("again", []), ("branched", ["--branch", branch])):
+        done = CliRunner().invoke(
+            app, ["pretrain", recipe, "--out", str(tmp_path / name), "--quiet", *more]
+        )
+        assert done.exit_code == 0, done.output
+        written = yaml.safe_load((tmp_path / name / "config.yaml").read_text(encoding="utf-8"))
+        assert written["name"] == ("mine" if named else name)
+        assert written["branch"] == (branch if more else None)
+    assert pretrain(first, tmp_path / "first", resume=True, progress=False)["complete"]
+    assert first_written == (tmp_path / "first" / "config.yaml").read_text(encoding="utf-8")
 
 
 def test_in_python_a_branch_has_the_config_of_its_run_too(

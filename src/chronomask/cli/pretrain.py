@@ -199,11 +199,12 @@ def _first_layers(recipes: list[str], resumed: Path | None, branch: Path | None)
                 f"--branch {branch}: there is no run{what_it_is(branch)}; give a run's folder or a "
                 "checkpoint's"
             )
-        first = [
+        return [
             Layer.of_file(run.config),
-            Layer("--branch", {"branch": str(branch), "name": None}),
+            Layer("--branch", {"name": None}),
+            *(Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes),
+            Layer("--branch", {"branch": str(branch)}),  # a recipe may be the config of a run
         ]
-        return first + [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]
     if recipes:
         return [Layer.of_file(find_recipe(recipe, "", "arms")) for recipe in recipes]
     if resumed is not None:

@@ -358,7 +358,9 @@ class RunConfig(Config):
     def from_layers(cls, layers: Sequence[Layer]) -> Self:
         """As in :class:`~chronomask.config.Config`; a run's own file may be of an earlier version."""
         own = [
-            replace(layer, values=of_earlier_run(layer.values)) if _is_of_a_run(layer) else layer
+            replace(layer, values=of_earlier_run(_without_its_folders_name(layer)))
+            if _is_of_a_run(layer)
+            else layer
             for layer in layers
         ]
         config = super().from_layers(own)
@@ -423,6 +425,12 @@ def _tell_replaced(name: str, layers: Sequence[Layer], now: Mapping[str, Any]) -
             "%s brings defaults of its own: %s; keep what was by adding  %s",
             layers[number].origin, ", ".join(changes), keep,
         )  # fmt: skip
+
+
+def _without_its_folders_name(layer: Layer) -> dict[str, Any]:
+    """A run's own config; a name that it has of its folder is not that of a run in another one."""
+    own = Path(layer.origin).resolve().parent.name
+    return {key: value for key, value in layer.values.items() if (key, value) != ("name", own)}
 
 
 def _is_of_a_run(layer: Layer) -> bool:
