@@ -74,6 +74,12 @@ def test_two_ranks_of_the_trainer_equal_one(scripts: Scripts) -> None:
         torch.testing.assert_close(ranks[0]["state"][name], value, rtol=1e-5, atol=0)
     # A stream's rows are divided as they come.
     assert ranks[0]["stream"]["loss"] == pytest.approx(alone["stream"]["loss"], rel=1e-5)
+    # Streams of shards do not wait for one another, and what fills their last batches up is not counted.
+    assert alone["shards"].keys() == {
+        "steps", "eval_held_out_loss", "eval_few_loss", "eval_list_loss",
+    }  # fmt: skip
+    for rank in ranks:
+        assert rank["shards"] == pytest.approx(alone["shards"], rel=1e-6)
     # Also where rows are of two kinds, masks enter late and log² Z is minimised.
     one, others = alone["own"], [rank["own"] for rank in ranks]
     assert others[0]["loss"] == pytest.approx(one["loss"], rel=1e-4)

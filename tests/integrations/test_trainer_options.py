@@ -198,6 +198,50 @@ def test_a_responsive_ratio_watches_validations_of_training_alone(
     trainer_of(tokenizer, rows, tmp_path, LINEAR, given=several, max_steps=1, **options).train()
 
 
+def test_an_evaluation_on_start_is_not_watched_again_on_resume(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True}
+    options |= {"save_strategy": "steps", "save_steps": 1}
+    whole = trainer_of(tokenizer, rows, tmp_path / "whole", RESPONSIVE, max_steps=6, **options)
+    whole.train()
+    for at in (1, 2, 5):
+        again = trainer_of(tokenizer, rows, tmp_path / "whole", RESPONSIVE, max_steps=6, **options)
+        again.train(str(tmp_path / "whole" / f"checkpoint-{at}"))
+        for name, value in whole.masking.state_dict().items():
+            assert torch.equal(again.masking.state_dict()[name], value), (at, name)
+    assert whole.masking.masker.ratio_at(1.0) != 0.3  # it did respond
+
+
+class _Unnamed(torch.nn.Module):
+    """A model whose forward names no labels."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, input_ids: Any, attention_mask: Any = None) -> Any:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask)
+
+
+class _AnyNames(_Unnamed):
+    def forward(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
+
+
+@pytest.mark.parametrize("kind", [_Unnamed, _AnyNames])
+def test_evaluation_does_not_go_by_the_names_of_the_models_arguments(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path, kind: Any
+) -> None:
+    """Labels are never among them: the model is called without."""
+    model = tiny_model(tokenizer)
+    usual, wrapped = (
+        trainer_of(tokenizer, rows, tmp_path, model=each, remove_unused_columns=False)
+        for each in (model, kind(model))
+    )
+    assert wrapped.evaluate()["eval_loss"] == usual.evaluate()["eval_loss"]
+
+
 def test_rows_made_on_reading_train_as_others_do(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def main(folder: Path, batch_size: int) -> None:
     seen = {
         "own": train(folder, batch_size, TWO_KINDS_OF_ROWS),
         "stream": train(folder, batch_size, LEARNING, as_stream=True),
+        "shards": train_on_shards(folder),
         **train(folder, batch_size, LEARNING),
     }
     torch.save(seen, folder / f"seen-{rank}.pt")
@@ -77,6 +78,46 @@ def train(folder: Path, batch_size: int, masking: Any, as_stream: bool = False) 
     logged = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     shown = torch.stack(inputs) if inputs else None
     return {"inputs": shown, "loss": logged, "state": trainer.masking.state_dict()}
+
+
+def train_on_shards(folder: Path) -> dict[str, Any]:
+    """Losses of validations, and steps done, where two streams have shards of unequal numbers of rows."""
+    tokenizer = make_tokenizer()
+    rows = make_rows(tokenizer, 13)
+    trainer = TimeVariantTrainer(
+        tiny_model(tokenizer),
+        TrainingArguments(
+            str(folder),
+            max_steps=5,
+            per_device_train_batch_size=2,
+            per_device_eval_batch_size=3,
+            learning_rate=0.0,
+            eval_strategy="steps",
+            eval_steps=4,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        ),
+        masking={"ratio": 0.3},
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(rows).to_iterable_dataset(num_shards=2),
+        eval_dataset={
+            "held_out": Dataset.from_list(rows).to_iterable_dataset(num_shards=3),
+            "few": Dataset.from_list(rows[:1]).to_iterable_dataset(),
+            "list": rows,
+        },
+        data_collator=RowCollator(tokenizer, row_length=ROW_LENGTH),
+    )
+    trainer.train()
+    losses = {
+        name: value
+        for line in trainer.state.log_history
+        for name, value in line.items()
+        if name.endswith("_loss") and name.startswith("eval")
+    }
+    return {"steps": trainer.state.global_step, **losses}
 
 
 if __name__ == "__main__":

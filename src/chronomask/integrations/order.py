@@ -15,6 +15,9 @@ from chronomask.masking.rows import number_of_tokens
 
 __all__ = ["KeyedLoader", "KeyedSampler", "with_row_ids"]
 
+FILLS = -1
+"""Number of a row that only fills a batch up, and of which nothing is counted."""
+
 
 def with_row_ids(dataset: Any) -> Any:
     """The data set with a ``row_id`` per row: its place in the data set, whatever order it is read in.
@@ -141,6 +144,39 @@ class _SizedStream(_NumberedStream):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+
+class FilledStream(_NumberedStream):
+    """One whose rows are as many as some processes read together, batch by batch: it ends with rows that
+    fill the last batches up and have the number :data:`FILLS`.
+
+    It has no length: accelerate, which shares a stream out, would cut a wrong remainder off by it.
+    """
+
+    def __init__(self, dataset: Any, multiple: int) -> None:
+        super().__init__(dataset)
+        self.multiple = multiple
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        number, last = 0, {}
+        for row in super().__iter__():
+            number, last = number + 1, row
+            yield row
+        yield from [{**last, "row_id": FILLS}] * (-number % self.multiple)
+
+
+def shared_by_rows(dataset: Any) -> Any:
+    """The data set, which accelerate shares out row by row also where it is a stream of several shards.
+
+    Given whole shards, which differ in their numbers of rows, one process would wait at the end for another.
+    """
+    has_shards = isinstance(dataset, IterableDataset) and hasattr(dataset, "shard")
+    return _NumberedStream(dataset) if has_shards else dataset
+
+
+def filled(dataset: Any, multiple: int) -> Any:
+    """The data set, which fills up the last of ``multiple`` rows where it is a stream."""
+    return dataset if _has_places(dataset) else FilledStream(dataset, multiple)
 
 
 class KeyedSampler(Sampler[int]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from chronomask.errors import UsageError
 from chronomask.integrations.order import (
+    FILLS,
     check_rows,
+    filled,
     made_on_reading,
     refuse_several,
+    shared_by_rows,
     with_row_ids,
 )
 from chronomask.integrations.step import MicroBatch, StepMasking, logits_of, read_arm
@@ -47,7 +50,7 @@ class MaskingCallback(TrainerCallback):
 
     :class:`TimeVariantTrainer` adds it by itself. ``epoch``: the visit of the data under way; ``state``: what
     every training begins with, also one that begins anew with smaller batches; None: with what is there;
-    ``in_training``: whether a validation is one of a training.
+    ``in_training``: whether a validation is one of a training; ``first_step``: the one it began at.
     """
 
     def __init__(self, masking: StepMasking) -> None:
@@ -55,6 +58,7 @@ class MaskingCallback(TrainerCallback):
         self.epoch = 0
         self.state: dict[str, torch.Tensor] | None = None
         self.in_training = False
+        self.first_step = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -68,6 +72,7 @@ class MaskingCallback(TrainerCallback):
         if self.state is not None:
             self.masking.begin_in(self.state)
         self.epoch = int(state.epoch) - 1
+        self.first_step = state.global_step
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -84,7 +89,9 @@ class MaskingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         loss = kwargs.get("metrics", {}).get("eval_loss")
-        if self.in_training and loss is not None:
+        # With eval_on_start a resumed training evaluates where one without a stop does not.
+        again = self.first_step and state.global_step == self.first_step
+        if self.in_training and loss is not None and not again:
             self.masking.masker.observe_validation(loss)
 
 
@@ -137,11 +144,16 @@ class TimeVariantTrainer(Trainer):
             needs = read_arm(masking).masking.content.needs_classes
             class_names = _names_of_classes(kwargs.get("train_dataset")) if needs else ("none",)
         for name in ("train_dataset", "eval_dataset"):
-            kwargs[name] = _number_rows(kwargs.get(name))
+            kwargs[name] = _of_every(with_row_ids, kwargs.get(name))
         self._evaluated: list[torch.Tensor] = []  # of one evaluation: what each batch's rows lost
         self._sums_of_rows: torch.Tensor | None = None
         super().__init__(model, args, **kwargs)
         _refuse_unsupported(self.args)
+        # Else they are those that the model's forward names, which is given none here.
+        if self.args.label_names is None:
+            self.label_names = ["labels"]
+        self.train_dataset = _of_every(shared_by_rows, self.train_dataset)
+        self.eval_dataset = _of_every(self._to_evaluate, self.eval_dataset)
         seed = self.args.seed if masking_seed is None else masking_seed
         self.masking = StepMasking(masking, tokenizer, class_names, seed, self.args.device)
         if self.masking.runs_model:
@@ -236,9 +248,15 @@ class TimeVariantTrainer(Trainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """As ``Trainer.prediction_step``, on rows masked the same at every evaluation."""
         masked = _inputs(self.masking.begin_evaluation(inputs, self.args.device))
+        fills = torch.as_tensor(inputs.get("row_id", ())) == FILLS
+        if fills.any():  # these rows count neither for the loss nor for other measures
+            fills = fills.to(masked["labels"].device)[:, None]
+            masked["labels"] = masked["labels"].masked_fill(fills, -100)
         self._sums_of_rows = None  # and stays so where a subclass computes another loss
         result = super().prediction_step(model, masked, prediction_loss_only, ignore_keys)
         if self._sums_of_rows is not None:
+            if fills.any():
+                self._sums_of_rows.masked_fill_(fills, 0.0)
             sums: Any = self.accelerator.pad_across_processes(self._sums_of_rows)
             gathered: Any = self.gather_function(sums)
             self._evaluated.append(gathered)
@@ -277,12 +295,18 @@ class TimeVariantTrainer(Trainer):
         stay on the host until they are masked.
         """
         known = eval_dataset is None or isinstance(eval_dataset, str)
-        numbered = eval_dataset if known else _number_rows(eval_dataset)
-        return _keep_on_host(super().get_eval_dataloader(numbered))
+        read = eval_dataset if known else _of_every(self._to_evaluate, eval_dataset)
+        return _keep_on_host(super().get_eval_dataloader(read))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """As :meth:`get_eval_dataloader`."""
-        return _keep_on_host(super().get_test_dataloader(_number_rows(test_dataset)))
+        read = _of_every(self._to_evaluate, test_dataset)
+        return _keep_on_host(super().get_test_dataloader(read))
+
+    def _to_evaluate(self, dataset: Any) -> Any:
+        """The data set with numbered rows, of which several processes count each once."""
+        rows, number = with_row_ids(dataset), self.args.world_size
+        return rows if number == 1 else filled(rows, number * self.args.eval_batch_size)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As ``Trainer.log``; training logs also have what masking did (``StepMasking.take_ratios``)."""
@@ -405,12 +429,13 @@ def _keep_on_host(loader: DataLoader[Any]) -> DataLoader[Any]:
     return loader
 
 
-def _number_rows(dataset: Any) -> Any:
+def _of_every(change: Callable[[Any], Any], dataset: Any) -> Any:
+    """``change`` of a data set, or of each of several by name."""
     if dataset is None:
         return None
     if isinstance(dataset, dict):
-        return {name: _number_rows(part) for name, part in dataset.items()}
-    return with_row_ids(dataset)
+        return {name: _of_every(change, part) for name, part in dataset.items()}
+    return change(dataset)
 
 
 def _refuse_unsupported(args: TrainingArguments) -> None:
