@@ -915,6 +915,8 @@ def test_an_interrupted_command_says_whether_it_goes_on(
     monkeypatch.setattr(pipeline, "prepare", interrupt)
     stopped = run("prepare", tmp_path / "a.txt", "--out", out)
     refused(stopped, 130, "interrupted; the same command goes on with what is left")
+    stopped = run("prepare", tmp_path / "a.txt", "--out", out, "--force")
+    refused(stopped, 130, "interrupted; without --force it goes on with what is left")
     monkeypatch.setattr(PreparedData, "open", interrupt)
     stopped = run("data", "info", out)
     refused(stopped, 130, "interrupted\n")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,10 +16,12 @@ from typer.testing import CliRunner
 from chronomask.cli import app
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, RunError, UsageError
-from chronomask.evaluate.curve import Plan, checkpoints_of, evaluate_curve
+from chronomask.evaluate import curve
+from chronomask.evaluate.curve import Plan, _evaluate_one, checkpoints_of, evaluate_curve
 from chronomask.layers import read_yaml
 from chronomask.runs.result import TaskResult, read_results
 from chronomask.yaml_text import as_yaml
+from tests.support.processes import end_while_workers_wait
 from tests.support.tiny_run import tiny_run
 
 
@@ -121,6 +127,51 @@ def test_processes_give_what_one_gives_and_whole_results_are_kept(
     assert several[2][0].metrics["loss"] > several[6][0].metrics["loss"]
     stored = TaskResult.load(TaskResult.path_in(tmp_path / "several" / "step-00000004", "mlm", 0))
     assert stored == several[4][0]
+
+
+def kill_once(mark: Path, path: Path, *others: Any) -> list[TaskResult]:
+    """Runs in a worker: the first one to come here is killed."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return _evaluate_one(path, *others)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+def kill_always(*_: Any) -> list[TaskResult]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_no_checkpoint(
+    run: Path, tiny_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(("mlm",), tiny_data.path, 1, limit=4)
+    monkeypatch.setattr(curve, "_evaluate_one", partial(kill_once, tmp_path / "killed"))
+    found = evaluate_curve(run, plan, tmp_path / "out", workers=2, progress=False)
+    assert (tmp_path / "killed").is_file()
+    assert list(found) == [2, 4, 6]
+    assert all(results[0].metrics["loss"] > 0 for results in found.values())
+    monkeypatch.setattr(curve, "_evaluate_one", kill_always)
+    monkeypatch.setattr(curve, "_ATTEMPTS", 1)
+    said = r"3 of 3 .*step-00000002: its process was killed, .* give fewer --workers"
+    with pytest.raises(RunError, match=said):
+        evaluate_curve(run, plan, tmp_path / "none", workers=2, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_outlives_its_parent(
+    run: Path, tiny_data: PreparedData, tmp_path: Path, number: int
+) -> None:
+    """Nor does it take the next checkpoint; they would wait for an hour."""
+    words = ["evaluate", str(run), "--tasks", "mlm", "--task-data", str(tiny_data.path), "--quiet"]
+    words += ["--every", "1", "--workers", "2", "--out", str(tmp_path / "out")]
+    code = end_while_workers_wait(tmp_path, words, number)
+    assert code == (130 if number == signal.SIGINT else -number)
+    assert len(list(tmp_path.glob("ready-*"))) == 2
 
 
 def test_a_damaged_checkpoint_costs_only_itself(

@@ -6,14 +6,17 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chronomask.errors import DataError, UsageError
+from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.work import lock
@@ -87,6 +90,7 @@ def test_a_field_over_many_lines_is_left_where_it_gets_too_long(tmp_path: Path) 
 MEASURE = """
 import sys
 from pathlib import Path
+from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import find_sources
@@ -216,6 +220,31 @@ def test_a_killed_preparation_goes_on(tmp_path: Path) -> None:
     assert not (out / "manifest.json").exists()
     whole = prepare(made, tmp_path / "whole", progress=False)
     assert files(prepare(made, out, progress=False).path) == files(whole.path)
+
+
+def test_what_was_killed_behind_its_manifest_is_tidied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "a.txt", tmp_path / "out"
+    file.write_text("\n\n".join(made_up_text(20)))
+    remove = shutil.rmtree
+
+    def remove_or_die(path: Path, **options: Any) -> None:
+        if path.name == ".work":
+            sys.exit("killed")
+        remove(path, **options)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(pipeline.shutil, "rmtree", remove_or_die)
+        with pytest.raises(SystemExit, match="killed"):
+            prepare(tiny_config(file), out, progress=False)
+    assert (out / "manifest.json").is_file()
+    assert (out / ".work").is_dir()
+    with lock(out / ".lock"):  # another one is at it
+        prepare(tiny_config(file), out, progress=False)
+    assert (out / ".work").is_dir()
+    prepare(tiny_config(file), out, progress=False)
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]
 
 
 def test_two_preparations_of_one_folder_do_not_meet(tmp_path: Path) -> None:

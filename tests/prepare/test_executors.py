@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,7 @@ from chronomask.prepare.executors import Stage, run_task
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.rows import annotate
 from tests.support.corpus import made_up_text
-from tests.support.processes import HANG, python_path
+from tests.support.processes import HANG, end_while_workers_wait, python_path
 from tests.support.reading import files, tiny_config
 
 
@@ -110,23 +108,8 @@ def test_no_worker_outlives_its_parent(
     """Killed while both workers are in the middle of writing a file; they would wait for an hour."""
     made, out = tiny_config(corpus, workers=2), tmp_path / "out"
     (tmp_path / "a.yaml").write_text(made.to_yaml())
-    (tmp_path / "alive").touch()
-    parent = subprocess.Popen(
-        [
-            sys.executable, "-m", "tests.support.killed_parent", str(tmp_path), "prepare", "--config",
-            str(tmp_path / "a.yaml"), "--out", str(out), "--quiet",
-        ],
-        env=os.environ | {"PYTHONPATH": python_path()},
-    )  # fmt: skip
-    try:
-        while len(list(tmp_path.glob("ready-*"))) < 2:
-            assert parent.poll() is None, "it ended before its workers began"
-            time.sleep(0.05)
-    finally:
-        parent.send_signal(number)
-        assert parent.wait(HANG) == -number
-    with (tmp_path / "alive").open("a") as alive:
-        fcntl.flock(alive, fcntl.LOCK_EX)  # held by every worker that lives
+    words = ["prepare", "--config", str(tmp_path / "a.yaml"), "--out", str(out), "--quiet"]
+    assert end_while_workers_wait(tmp_path, words, number) == -number
     assert not (out / MANIFEST).exists()
     assert not list((out / ".work").glob("annotate-*.json"))
     assert run(made, out) == whole

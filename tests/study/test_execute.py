@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from chronomask.cli import app
 from chronomask.data.folder import PreparedData
@@ -28,7 +29,7 @@ from chronomask.study.work import do_unit
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from tests.support.opened_study import opened
-from tests.support.processes import HANG
+from tests.support.processes import HANG, end_while_workers_wait
 from tests.support.tiny_training import assert_same_run
 
 
@@ -397,3 +398,14 @@ def test_processes_stop_and_go_on(values: dict[str, Any], tmp_path: Path) -> Non
         for log in logs
     ]
     assert all(0 < state["step"] < 10**9 for state in saved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_outlives_its_parent(values: dict[str, Any], tmp_path: Path, number: int) -> None:
+    """They are asked to stop, as by SIGTERM, which saves the state of a run."""
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    words = ["study", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+    code = end_while_workers_wait(tmp_path, [*words, "--workers", "2"], number)
+    assert code == {signal.SIGKILL: -number, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert len(list(tmp_path.glob("ready-*"))) == 2

@@ -105,6 +105,14 @@ _GO_ON = ("adapt", "evaluate", "prepare", "quickstart", "study")
 """Commands that keep what they have done, and take no option to go on."""
 
 
+def _how_to_go_on(words: Sequence[str]) -> str:
+    """How an interrupted command does what is left; empty where it keeps nothing."""
+    if words[0] not in _GO_ON:
+        return ""
+    same = "without --force it" if "--force" in words else "the same command"
+    return f"; {same} goes on with what is left"
+
+
 def main() -> None:
     """Entry point: deliberate refusals become one message on stderr and an exit code."""
     # Threads that wait without spinning: on a shared machine spinning ones starve everybody.
@@ -119,8 +127,7 @@ def main() -> None:
         sys.argv[1:] = map(_in_home_folder, sys.argv[1:])
         code = app(prog_name="chronomask", standalone_mode=False)
         if code == _INTERRUPTED:
-            goes_on = sys.argv[1] in _GO_ON
-            _refuse(f"interrupted{'; the same command goes on with what is left' * goes_on}")
+            _refuse(f"interrupted{_how_to_go_on(sys.argv[1:])}")
     except ChronomaskError as error:
         if not _said_elsewhere(error):
             _refuse(str(error))

@@ -6,22 +6,33 @@ that was interrupted, or whose run has trained on since, is completed by the sam
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from threading import Thread
 
 from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.evaluate.evaluate import check_tasks, evaluate
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import make_tasks
 from chronomask.machine import available_cores, can_share_work
+from chronomask.processes import deaf_to_interrupts, end_with_parent
 from chronomask.runs.layout import RunFolder, checkpoints_in, step_of
 from chronomask.runs.result import TaskResult
 from chronomask.storage import refuse_file
 
 __all__ = ["Plan", "checkpoints_of", "evaluate_curve"]
+
+_ATTEMPTS = 3
+"""How often a checkpoint is evaluated whose process is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +72,8 @@ def evaluate_curve(
     """Results by step. Raises UsageError or DataError before any work where a task cannot run.
 
     With ``workers`` above 1 each is a fresh process with its share of the processor cores, where the machine
-    lets processes share work. A checkpoint
-    that fails does not stop the others: RunError names those that failed when all are done.
+    lets processes share work. A checkpoint that fails, or whose process is killed, does not stop the others:
+    RunError names those that failed when all are done.
     """
     for name, number in (("workers", workers), ("seeds", plan.seeds)):
         if number < 1:
@@ -72,32 +83,15 @@ def evaluate_curve(
     refuse_file(out, "what an evaluation writes")
     check_tasks(_newest_whole(checkpoints), tasks, plan.task_data, progress=progress)
     jobs = {path: out / path.name for path in checkpoints}
-    found: dict[Path, list[TaskResult]] = {}
-    failed: dict[Path, ChronomaskError] = {}
+    state = _State(len(jobs), progress)
     num_workers = min(workers, len(checkpoints))
     if num_workers == 1 or not can_share_work():
         for path, folder in jobs.items():
-            try:
-                found[path] = _evaluate_one(path, plan, folder, progress)
-            except ChronomaskError as error:
-                failed[path] = error
-            _print_state(path, found, failed, len(jobs), progress)
+            with state.of(path) as done:
+                done(_evaluate_one(path, plan, folder, progress))
     else:
-        threads = max(1, available_cores() // num_workers)
-        with ProcessPoolExecutor(
-            num_workers, get_context("spawn"), initializer=_begin_worker, initargs=(threads,)
-        ) as pool:
-            running = {
-                pool.submit(_evaluate_one, path, plan, folder, False): path
-                for path, folder in jobs.items()
-            }
-            for future in as_completed(running):
-                path = running[future]
-                try:
-                    found[path] = future.result()
-                except ChronomaskError as error:
-                    failed[path] = error
-                _print_state(path, found, failed, len(jobs), progress)
+        _evaluate_in_processes(jobs, plan, num_workers, state)
+    found, failed = state.found, state.failed
     if failed:
         listing = "; ".join(f"{path.name}: {error}" for path, error in sorted(failed.items()))
         raise RunError(
@@ -117,10 +111,88 @@ def _newest_whole(checkpoints: list[Path]) -> Subject:
     return find_subject(str(checkpoints[-1]))
 
 
-def _begin_worker(threads: int) -> None:
+@dataclass(slots=True)
+class _State:
+    """What became of the checkpoints."""
+
+    total: int
+    shown: bool
+    found: dict[Path, list[TaskResult]] = field(default_factory=dict)
+    failed: dict[Path, ChronomaskError] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, path: Path) -> Iterator[Callable[[list[TaskResult]], None]]:
+        """Note the results of a checkpoint, or why it has none, and print how far the whole is."""
+        try:
+            yield partial(self.found.__setitem__, path)
+        except ChronomaskError as error:
+            self.failed[path] = error
+        if self.shown:
+            done = len(self.found) + len(self.failed)
+            scores = [
+                f"{one.task} {one.metrics[one.primary]:.4f}" for one in self.found.get(path, ())
+            ]
+            what = "  ".join(scores) if path in self.found else "failed"
+            print(f"[{done}/{self.total}] {path.name}: {what}", file=sys.stderr, flush=True)
+
+
+def _evaluate_in_processes(
+    jobs: Mapping[Path, Path], plan: Plan, num_workers: int, state: _State
+) -> None:
+    """Evaluate checkpoints in processes started for them; where one is killed, the others go on anew."""
+    left = dict(jobs)
+    for _ in range(_ATTEMPTS):
+        context = get_context("spawn")
+        stop = context.Event()
+        threads = max(1, available_cores() // num_workers)
+        pool = ProcessPoolExecutor(
+            min(num_workers, len(left)),
+            context,
+            initializer=_begin_worker,
+            initargs=(threads, stop),
+        )
+        try:
+            with deaf_to_interrupts():  # the first of them starts the workers
+                running = {
+                    pool.submit(_evaluate_one, path, plan, folder, False): path
+                    for path, folder in left.items()
+                }
+            for future in as_completed(running):
+                if isinstance(future.exception(), BrokenProcessPool):
+                    continue  # a worker was killed, and the others with it
+                path = running[future]
+                with state.of(path) as done:
+                    done(future.result())
+                del left[path]
+        except BrokenProcessPool:  # raised by handing in
+            pass
+        except BaseException:
+            stop.set()  # whole results are on the disk, and what is at work is begun again
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        if not left:
+            return
+    for path in left:
+        with state.of(path):
+            raise RunError(
+                f"its process was killed, or another beside it, {_ATTEMPTS} times. In a script of yours, put "
+                'the call below  if __name__ == "__main__":  first. If memory ran out, give fewer --workers'
+            )
+
+
+def _begin_worker(threads: int, stop: Event) -> None:
+    """Prepare a worker process, which ends with its parent or once ``stop`` is set."""
     import torch
 
+    end_with_parent()
+    Thread(target=_end_when_set, args=(stop,), daemon=True).start()
     torch.set_num_threads(threads)
+
+
+def _end_when_set(stop: Event) -> None:
+    stop.wait()
+    os._exit(1)
 
 
 def _evaluate_one(path: Path, plan: Plan, folder: Path, progress: bool) -> list[TaskResult]:
@@ -133,18 +205,3 @@ def _evaluate_one(path: Path, plan: Plan, folder: Path, progress: bool) -> list[
         force=plan.force,
         progress=progress,
     )
-
-
-def _print_state(
-    path: Path,
-    found: dict[Path, list[TaskResult]],
-    failed: dict[Path, ChronomaskError],
-    total: int,
-    progress: bool,
-) -> None:
-    if not progress:
-        return
-    done = len(found) + len(failed)
-    scores = [f"{one.task} {one.metrics[one.primary]:.4f}" for one in found.get(path, ())]
-    state = "  ".join(scores) if path in found else "failed"
-    print(f"[{done}/{total}] {path.name}: {state}", file=sys.stderr, flush=True)

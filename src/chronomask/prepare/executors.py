@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import signal
 import sys
 import time
 from abc import abstractmethod
@@ -21,15 +20,15 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from chronomask.config import Alternative
 from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.machine import can_share_work
 from chronomask.prepare.work import lock, mark_file
+from chronomask.processes import deaf_to_interrupts, end_with_parent
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -141,27 +140,12 @@ def as_message(error: BaseException) -> str:
 
 
 def begin_worker(runs_on_torch: bool) -> None:
-    """Prepare a worker process, which ends with its parent, however that ends."""
-    Thread(target=_end_with_parent, daemon=True).start()
-    # Ctrl-C reaches the parent, which lets the parts in hand finish and hands out no more.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a worker process. What it writes is a draft under another name until a part is done."""
+    end_with_parent()
     if not runs_on_torch:
         # spaCy imports torch if it is there, for models other than the bundled one: two seconds and
         # 190 MB for every worker.
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-
-
-def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one, then end at once.
-
-    A parent that is killed cannot say goodbye, and a worker that waits for it would wait for ever: its end of
-    the queue stays open, because the workers hold the other end too. What is being written then is a draft
-    under another name, and no mark says that the part is done.
-    """
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 Failures = dict[int, str]
@@ -306,7 +290,9 @@ def _as_handed_in(
     rest = iter(numbers)
     while True:
         for number in rest:
-            waiting[pool.submit(run_task, stage, number)] = number
+            # Ctrl-C reaches this process, which lets the parts in hand finish and hands out no more.
+            with deaf_to_interrupts():  # the first of them starts the workers
+                waiting[pool.submit(run_task, stage, number)] = number
             if len(waiting) >= ahead:
                 break
         if not waiting:

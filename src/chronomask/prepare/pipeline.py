@@ -223,6 +223,9 @@ class _Run:
         if not are_as_noted(now, noted):
             what = differences_from(noted, now)
             raise OtherData(f"the sources have changed since {self.out} was prepared{what}")
+        if self.work.is_dir():  # of a preparation that was killed behind its manifest
+            with suppress(UsageError), alone(self.out):
+                shutil.rmtree(self.work, ignore_errors=True)
         return data
 
     def is_begun(self) -> bool:

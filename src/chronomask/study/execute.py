@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,6 +23,7 @@ from types import FrameType
 
 from chronomask.errors import RunError, Stopped, UsageError
 from chronomask.machine import available_cores
+from chronomask.processes import deaf_to_interrupts, end_with_parent
 from chronomask.study.config import StudyConfig
 from chronomask.study.times import Allowance, longest_of_tasks, note_time
 from chronomask.study.units import Study, Unit, open_study
@@ -342,7 +344,8 @@ def _start(study: Study, k: int, number: int, devices: Sequence[str]) -> _Worker
     before = dict(os.environ)
     os.environ.update(environment)  # libraries read it while they are imported
     try:
-        process.start()
+        with deaf_to_interrupts():  # this process says when to stop
+            process.start()
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -352,7 +355,7 @@ def _start(study: Study, k: int, number: int, devices: Sequence[str]) -> _Worker
 
 def _serve(pipe: Connection, values: dict[str, object], folder: Path) -> None:
     """A worker process: unit numbers in, None or a failure out."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says when to stop
+    end_with_parent(partial(os.kill, os.getpid(), signal.SIGTERM))  # which saves the state of a run
     study = open_study(StudyConfig.parse(values), folder)
     with contextlib.suppress(EOFError, OSError, Stopped):
         while True:
