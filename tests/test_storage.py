@@ -1,8 +1,10 @@
 import errno
 import gzip
 import io
+import json
 import lzma
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from chronomask.storage import (
     replacing_folder,
     said_by_system,
     text_of,
+    write_json,
     write_text,
 )
 
@@ -62,6 +65,36 @@ def test_a_folder_of_any_name_is_taken(tmp_path: Path) -> None:
     (tmp_path / "old.json").mkdir()  # one that is there already
     for name in ("old.json", "bert.v1", "a.b", "new"):
         refuse_file(tmp_path / name, "a run")
+
+
+def test_several_may_write_the_same_file_at_once(tmp_path: Path) -> None:
+    """Each of them writes beside the others; the file is that of one of them, and no draft is left."""
+    file = tmp_path / "a.json"
+    failed: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for _ in range(40):
+                write_json(file, [number] * 2000)
+                assert len(set(json.loads(file.read_text()))) == 1
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_draft_of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
+    file, draft = tmp_path / "a.txt", tmp_path / ".a.txt.writing"
+    draft.write_text("half of something longer")
+    write_text(file, "whole")
+    assert file.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_draft(

@@ -13,12 +13,14 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,12 +165,17 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
     """A path to write a new file to; when the block ends the file takes the place of ``path``.
 
     For writers that need a path of their own, such as Parquet's. If the block fails, ``path`` stays
-    what it was. ``writer`` names the process where several may write the same file at once: each then
-    writes beside the others, and the last one's file stays. Raises as :func:`write_bytes` does.
+    what it was. Where several processes write the same file at once, each writes beside the others, and the
+    last one's file stays. ``writer`` names the process where the others may be on other machines, whose
+    locks are not seen everywhere. Raises as :func:`write_bytes` does.
     """
     make_folder(path.parent)
     writing = path.with_name(f".{path.name}{writer and '.' + writer}.writing")
+    held = None
     try:
+        if (held := _hold(writing)) is None:
+            own = f"{os.getpid()}-{threading.get_ident()}"
+            writing = path.with_name(f".{path.name}.{own}.writing")
         yield writing
         flush(writing)
         writing.replace(path)
@@ -178,6 +185,31 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
             writing.unlink(missing_ok=True)
         _tell_unwritten(path, error)
         raise
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _hold(draft: Path) -> int | None:
+    """Make a draft and keep it locked until the descriptor is closed; None where another process has it.
+
+    So the name of a draft can be one that the next writer takes over where this one is killed.
+    """
+    while True:
+        held = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            return None
+        except OSError:
+            return held  # a file system without locks
+        try:
+            if draft.stat().st_ino == os.fstat(held).st_ino:
+                return held
+        except FileNotFoundError:
+            pass  # it took its place meanwhile, and what is held is no draft any more
+        os.close(held)
 
 
 @contextlib.contextmanager
