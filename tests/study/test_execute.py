@@ -25,7 +25,7 @@ from chronomask.study.command import status
 from chronomask.study.execute import run_one, run_study, share_of
 from chronomask.study.times import NOTED
 from chronomask.study.units import Study, check_shared_start, check_versions, open_study, start_of
-from chronomask.study.work import do_unit
+from chronomask.study.work import do_unit, write_in_log
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 from tests.support.opened_study import opened
@@ -229,6 +229,24 @@ def test_only_what_ended_with_an_error_is_said_to_have_failed(
     with study.log(unit).open("a") as log:
         log.write(f"2026-11-30 04:06:20 {unit}\nthe validation loss has hardly moved\n")
     assert "failed" not in status(study.folder)
+
+
+def test_a_log_that_cannot_be_written_fails_its_unit_alone(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    study = opened(values | {"tasks": {}, "curve_steps": []}, tmp_path)
+    first, *others = (unit for unit in study.units if unit.kind == "pretrain")
+    study.log(first).parent.mkdir(parents=True)
+    study.log(first).symlink_to("/dev/full")
+    outcome = run_study(study, [first, others[0]])
+    (unit, why), *more = outcome.failed
+    assert not more
+    assert unit == first
+    assert why.startswith(
+        f"{study.log(first)} cannot be written: No space left on device; make room"
+    )
+    assert outcome.done == [others[0]]
+    write_in_log(study, first, "stopped on request")
 
 
 def test_runs_are_those_of_pretrain(values: dict[str, Any], tmp_path: Path) -> None:

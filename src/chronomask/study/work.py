@@ -12,6 +12,7 @@ from typing import TextIO
 
 from chronomask.errors import ChronomaskError, RunError, Stopped, UsageError
 from chronomask.runs.continuation import begun_by
+from chronomask.storage import said_by_system, unwritten
 from chronomask.study.settings import as_setting_of_task, naming_settings
 from chronomask.study.units import Study, Unit, check_shared_start
 
@@ -33,27 +34,35 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
     preparation; of a unit that is complete, ``THERE``.
     """
     log = study.log(unit)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8", buffering=1) as file:
-        try:
-            with _lock(unit, file) as is_mine, _printing_to(None if shown else file):
-                if not is_mine:
-                    return ELSEWHERE
-                if study.is_complete(unit):
-                    return THERE
-                print(f"{_now()} {unit}", file=file)
-                _do(study, unit, shown)
-                print(f"{_now()} done", file=file)
-                return None
-        except Stopped:  # who waits for it writes that down, also of what is killed
-            raise
-        except Exception as error:  # whatever it is, the other units go on
-            why = str(error)
-            if not isinstance(error, ChronomaskError):
-                traceback.print_exc(file=file)
-                why = f"{type(error).__name__}: {why.strip().splitlines()[0] if why else ''}"
-            print(f"{_now()} {_FAILED}{why}", file=file)
-            return why
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8", buffering=1) as file:
+            return _do_under_lock(study, unit, file, shown)
+    except OSError as error:  # of the log; one of the work is in it
+        return str(unwritten(log, said_by_system(error) or str(error)))
+
+
+def _do_under_lock(study: Study, unit: Unit, file: TextIO, shown: bool) -> str | None:
+    """As :func:`do_unit`, with the log open."""
+    try:
+        with _lock(unit, file) as is_mine, _printing_to(None if shown else file):
+            if not is_mine:
+                return ELSEWHERE
+            if study.is_complete(unit):
+                return THERE
+            print(f"{_now()} {unit}", file=file)
+            _do(study, unit, shown)
+            print(f"{_now()} done", file=file)
+            return None
+    except Stopped:  # who waits for it writes that down, also of what is killed
+        raise
+    except Exception as error:  # whatever it is, the other units go on
+        why = str(error)
+        if not isinstance(error, ChronomaskError):
+            traceback.print_exc(file=file)
+            why = f"{type(error).__name__}: {why.strip().splitlines()[0] if why else ''}"
+        print(f"{_now()} {_FAILED}{why}", file=file)
+        return why
 
 
 def has_failed(study: Study, unit: Unit) -> bool:
@@ -125,11 +134,12 @@ def _now() -> str:
 
 
 def write_in_log(study: Study, unit: Unit, text: str) -> None:
-    """Write down of a unit what its own process could not."""
+    """Write down of a unit what its own process could not; nothing where that cannot be written either."""
     log = study.log(unit)
-    log.parent.mkdir(parents=True, exist_ok=True)  # its process may have just been started
-    with log.open("a", encoding="utf-8") as file:
-        print(f"{_now()} {text}", file=file)
+    with contextlib.suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)  # its process may have just been started
+        with log.open("a", encoding="utf-8") as file:
+            print(f"{_now()} {text}", file=file)
 
 
 def note_failure(study: Study, unit: Unit, why: str) -> None:
