@@ -215,6 +215,7 @@ class StepMasking:
                 raise UsageError(
                     f"{_RUNNING} need the model: call attach(model) once before the first step"
                 )
+            _refuse_token_types(given)
             rows = [_as_documents(each) for each in given]
             if self._scorer is not None:
                 rows = self._with_scores(rows, self._scorer, pooled)
@@ -413,6 +414,21 @@ def _whole_part(masker: Masker, rows: Rows, progress: float, device: torch.devic
             rows = rows.on_host()  # numpy arrays are sent in one piece
         batch = masker(rows, progress).to(device)
     return Part(rows, batch, batch.inputs())
+
+
+def _refuse_token_types(given: Sequence[Rows]) -> None:
+    """Raise UsageError for rows of several segments, of which a model run by its layers is not told."""
+    for rows in given:
+        if rows.token_type_ids is not None:
+            row = rows.row_id[int(np.argmax(_on_host(rows.token_type_ids).any(1)))]
+            raise UsageError(
+                f"row {row} has token_type_ids other than 0, which {_RUNNING} do not pass to the model: "
+                "leave the column out of the data set, or leave these keys out"
+            )
+
+
+def _on_host(values: Any) -> np.ndarray:
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else values
 
 
 def _as_documents(rows: Rows) -> Rows:
