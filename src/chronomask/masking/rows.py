@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLUMNS",
+    "TABLES_AS_ROWS",
     "RowCollator",
     "as_rows",
+    "is_table",
     "number_of_tokens",
 ]
 
@@ -44,6 +46,9 @@ COLUMNS = (
     "row_id",
 )
 """Columns of a data set that :class:`RowCollator` reads; the others are left out."""
+
+TABLES_AS_ROWS = "read the data set without its format, as dataset.with_format(None) gives it"
+"""The way out for a data set of which each row is a table."""
 
 
 class RowCollator:
@@ -367,7 +372,8 @@ def _token_ids(feature: Mapping[str, Any], index: int) -> np.ndarray:
 def _why_not_ids(feature: Any, index: int, ids: np.ndarray | None) -> str:
     """The sentence about a row whose token ids are not a flat list of whole numbers."""
     if not isinstance(feature, Mapping):
-        return f"row {index} is not a feature: a dictionary with 'input_ids'"
+        way_out = f": {TABLES_AS_ROWS}" if is_table(feature) else ""
+        return f"row {index} is not a feature: a dictionary with 'input_ids'{way_out}"
     if "input_ids" not in feature:
         return f"row {index} has no 'input_ids' (it has {_list_keys(feature)})"
     row, given = feature.get("row_id", index), feature["input_ids"]
@@ -456,6 +462,11 @@ def _on_host(values: Any) -> Any:
     if isinstance(values, list):  # by far the most frequent, and told apart in no time
         return values
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+
+
+def is_table(row: Any) -> bool:
+    """Whether a row is a table of its own, as some formats of a data set give it."""
+    return type(row).__module__.split(".")[0] in ("pandas", "polars", "pyarrow")
 
 
 def _list_keys(mapping: Mapping[str, Any]) -> str:
