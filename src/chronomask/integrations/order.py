@@ -244,7 +244,9 @@ class ReadByItsLoader:
             raise UsageError(
                 "another loader, such as accelerate's prepare makes, reads the order of a KeyedLoader or "
                 "MaskedLoader, which divides its rows among processes by itself: leave the loader out of "
-                "prepare(...), and move its batches with accelerate.utils.send_to_device"
+                "prepare(...), and move its batches with accelerate.utils.send_to_device; to go on in the "
+                "middle, give it load_state_dict (KeyedLoader) or start_step (MaskedLoader), not "
+                "skip_first_batches"
             )
         self._allowed -= 1
         yield from super().__iter__()  # type: ignore[misc]

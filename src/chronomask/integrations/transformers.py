@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +256,10 @@ class TimeVariantTrainer(Trainer):
         if fills.any():  # these rows count neither for the loss nor for other measures
             fills = fills.to(masked["labels"].device)[:, None]
             masked["labels"] = masked["labels"].masked_fill(fills, -100)
+        if "inputs" in self.args.include_for_metrics and isinstance(inputs, MutableMapping):
+            inputs["input_ids"] = masked[
+                "input_ids"
+            ]  # what the Trainer hands on is what the model saw
         self._sums_of_rows = None  # and stays so where a subclass computes another loss
         result = super().prediction_step(model, masked, prediction_loss_only, ignore_keys)
         if self._sums_of_rows is not None:

@@ -316,9 +316,14 @@ def _rows_of_columns(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, column in columns.items():
         dimensions = 1 if name == "row_id" else 2
         if isinstance(column, np.ndarray) and column.ndim != dimensions:
+            way_out = "give a single row as [1, T]"
+            if column.ndim > dimensions:
+                way_out = "give one value per token"
+            if name == "attention_mask" and column.ndim > dimensions:
+                way_out += ", 0 for padding and else 1; which tokens see each other is the model's own to say"
+            shape = "[B]" if name == "row_id" else "[B, T]"
             raise UsageError(
-                f"{name} has the shape {list(column.shape)}, a batch of rows has [B, T]: give a "
-                "single row as [1, T]"
+                f"{name} has the shape {list(column.shape)}, a batch of rows has {shape}: {way_out}"
             )
         if len(column) != len(columns["input_ids"]):
             raise UsageError(
