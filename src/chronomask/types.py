@@ -103,7 +103,9 @@ class Rows:
     ``attention_mask`` int64 [B, T], 0 where the model must not look (padding); None where unknown;
     ``scores`` float32 [B, T], how hard each token is, higher = harder; None where the data has none;
     ``ngrams`` uint8 [B, T], at the first token of a word how many words the longest collocation has that
-    begins with it, 0 for none; None where none were looked for.
+    begins with it, 0 for none; None where none were looked for;
+    ``token_type_ids`` int64 [B, T], which segment of the text a token is of, as models of sentence pairs are
+    told it; None where all are of segment 0, which is what models take for granted.
     """
 
     input_ids: Array
@@ -116,6 +118,7 @@ class Rows:
     attention_mask: Array | None = None
     scores: Array | None = None
     ngrams: Array | None = None
+    token_type_ids: Array | None = None
 
     @property
     def num_rows(self) -> int:
@@ -147,6 +150,7 @@ class Rows:
             None if self.attention_mask is None else self.attention_mask[start:stop],
             None if self.scores is None else self.scores[start:stop],
             None if self.ngrams is None else self.ngrams[start:stop],
+            None if self.token_type_ids is None else self.token_type_ids[start:stop],
         )
 
     def micro_batches(self, num: int) -> Iterator[Rows]:
@@ -180,6 +184,7 @@ class Rows:
             of(self.attention_mask),
             of(self.scores),
             of(self.ngrams),
+            of(self.token_type_ids),
         )
 
     def pad_to(self, num: int, pad_token_id: int) -> Rows:
@@ -193,7 +198,7 @@ class Rows:
             return np.concatenate((values, np.full((more, *values.shape[1:]), fill, values.dtype)))
 
         ends = self.cu_seqlens[-1] + length * np.arange(1, more + 1, dtype=self.cu_seqlens.dtype)
-        mask = self.attention_mask
+        mask, types = self.attention_mask, self.token_type_ids
         return Rows(
             lengthen(self.input_ids, pad_token_id),
             lengthen(self.word_id, -1),
@@ -202,17 +207,21 @@ class Rows:
             lengthen(self.epoch, 0),
             np.concatenate((self.cu_seqlens, ends)),
             attention_mask=None if mask is None else lengthen(mask, 0),
+            token_type_ids=None if types is None else lengthen(types, 0),
         )
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows as torch tensors on ``device`` (a copy that does not wait for the host)."""
         moved = (
             "input_ids", "word_id", "token_class", "cu_seqlens", "attention_mask", "scores", "ngrams",
+            "token_type_ids",
         )  # fmt: skip
         return replace(self, **send_all({name: getattr(self, name) for name in moved}, device))
 
     def on_host(self) -> Rows:
-        """The same rows as numpy arrays, but for ``attention_mask``, which is only passed on."""
+        """The same rows as numpy arrays, but for what is only passed on: ``attention_mask`` and
+        ``token_type_ids``.
+        """
 
         def of(values: Array | None) -> Array | None:
             if values is None or isinstance(values, np.ndarray):
@@ -230,6 +239,7 @@ class Rows:
             self.attention_mask,
             of(self.scores),
             of(self.ngrams),
+            self.token_type_ids,
         )
 
 
@@ -246,7 +256,7 @@ class MaskedBatch:
     ``loss_weights`` float32 [N]: what each predicted token's loss counts; None: all alike;
     ``divisor``: what the batch adds to the number that the step's sum of weighted losses is divided by
     (number or 0-d tensor); None: its predicted tokens, see :attr:`loss_divisor`;
-    ``cu_seqlens``, ``attention_mask`` as in :class:`Rows`.
+    ``cu_seqlens``, ``attention_mask``, ``token_type_ids`` as in :class:`Rows`.
     """
 
     input_ids: Array
@@ -260,6 +270,7 @@ class MaskedBatch:
     attention_mask: Array | None = None
     loss_weights: Array | None = None
     divisor: Any = None
+    token_type_ids: Array | None = None
 
     @property
     def num_predicted(self) -> int:
@@ -271,20 +282,26 @@ class MaskedBatch:
         return self.num_predicted if self.divisor is None else self.divisor
 
     def inputs(self) -> dict[str, torch.Tensor]:
-        """The model's keyword inputs: ``input_ids``, and ``attention_mask`` where it is known.
+        """The model's keyword inputs: ``input_ids``, ``attention_mask`` where it is known, and
+        ``token_type_ids`` where some token of the batch is not of segment 0.
+
+        Models take segment 0 for granted, and many are given none, though their tokenizers count segments: a
+        batch of a single segment is one for all of them. Where rows have more, and the model's forward
+        takes no ``token_type_ids``, leave the column out of the rows.
 
         Documents packed into one row see each other: nothing here keeps them apart.
         """
         import torch
 
-        known = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        known = {name: getattr(self, name) for name in names}
         return {name: torch.as_tensor(value) for name, value in known.items() if value is not None}
 
     def to(self, device: torch.device | str) -> MaskedBatch:
         """The same batch as torch tensors on ``device`` (a copy that does not wait for the host)."""
         moved = (
             "input_ids", "labels", "positions", "targets", "target_class", "cu_seqlens",
-            "attention_mask", "loss_weights",
+            "attention_mask", "loss_weights", "token_type_ids",
         )  # fmt: skip
         arrays = send_all({name: getattr(self, name) for name in moved}, device)
         return MaskedBatch(

@@ -11,7 +11,7 @@ import datasets
 import pandas
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, skip_first_batches
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 
@@ -148,6 +148,14 @@ def test_a_keyed_loader_goes_on_where_it_was(
             first.set_epoch(1)
             assert left == [batch["row_id"].tolist() for batch in first]
     assert list(KeyedSampler(10, seed=1)) != list(KeyedSampler(10, seed=2))
+
+
+def test_a_keyed_loader_that_accelerate_is_to_go_on_with_names_its_own_way(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
+) -> None:
+    loader = KeyedLoader(rows, batch_size=4, collate_fn=RowCollator(tokenizer))
+    with pytest.raises(UsageError, match=r"load_state_dict .*not skip_first_batches"):
+        next(iter(skip_first_batches(loader, 2)))
 
 
 def test_a_keyed_loader_refuses_what_torch_makes_of_lists() -> None:

@@ -83,6 +83,12 @@ def test_two_ranks_of_the_trainer_equal_one(scripts: Scripts) -> None:
     # Also where rows are of two kinds, masks enter late and log² Z is minimised.
     one, others = alone["own"], [rank["own"] for rank in ranks]
     assert others[0]["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    # Ratios that are logged are those of all processes.
+    for ratios, expected in (
+        (ranks[0]["ratios"], alone["ratios"]),
+        (others[0]["ratios"], one["ratios"]),
+    ):
+        torch.testing.assert_close(torch.tensor(ratios), torch.tensor(expected))
     for name, value in one["state"].items():
         assert torch.equal(others[0]["state"][name], others[1]["state"][name])
         torch.testing.assert_close(others[0]["state"][name], value, rtol=1e-3, atol=0)

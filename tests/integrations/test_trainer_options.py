@@ -313,6 +313,25 @@ def test_ratios_are_those_since_somebody_asked(
     assert trainer.masking.take_ratios() == {}
 
 
+def test_metrics_of_inputs_get_what_the_model_saw(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    given: list[Any] = []
+
+    def measure(prediction: Any) -> dict[str, float]:
+        given.append(prediction)
+        return {}
+
+    trainer = trainer_of(
+        tokenizer, rows, tmp_path, LINEAR, given={"compute_metrics": measure},
+        include_for_metrics=["inputs"],
+    )  # fmt: skip
+    trainer.evaluate()
+    seen = torch.cat(trainer.evaluated.inputs).numpy()
+    assert (given[0].inputs == seen).all()
+    assert (seen == tokenizer.mask_token_id).any()
+
+
 Changes = Callable[[PreTrainedTokenizerFast, list[dict[str, Any]]], dict[str, Any]]
 MISTAKES: list[tuple[str, Changes]] = [
     (

@@ -292,6 +292,10 @@ WRONG = {
         torch.tensor([2, 5, 3]),
         r"shape \[3\], .* give a single row as \[1, T\]",
     ),
+    "attention between tokens": (
+        {"input_ids": torch.full((1, 3), 5), "attention_mask": torch.ones(1, 1, 3, 3)},
+        r"shape \[1, 1, 3, 3\], .* one value per token, 0 for padding and else 1",
+    ),
     "embeddings": (torch.zeros(2, 3, 4), r"shape \[2, 3, 4\], a batch of rows has \[B, T\]"),
     "floats": (torch.zeros(2, 3), "row 0 holds float32 values, such as 0.0; token ids are whole"),
     "truth values": (np.ones((2, 3), bool), "row 0 holds bool values"),

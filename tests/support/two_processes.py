@@ -35,7 +35,7 @@ def main(folder: Path, batch_size: int) -> None:
 
 
 def train(folder: Path, batch_size: int, masking: Any, as_stream: bool = False) -> dict[str, Any]:
-    """What the model was given, the losses that were logged, and the state of content.
+    """What the model was given, the losses and ratios that were logged, and the state of content.
 
     ``as_stream``: read rows that have no places.
     """
@@ -77,7 +77,11 @@ def train(folder: Path, batch_size: int, masking: Any, as_stream: bool = False) 
     trainer.train()
     logged = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     shown = torch.stack(inputs) if inputs else None
-    return {"inputs": shown, "loss": logged, "state": trainer.masking.state_dict()}
+    names = ("masking_ratio", "masking_ratio_achieved", "causal_share")
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    ratios = [[line[name] for name in names if name in line] for line in lines]
+    state = trainer.masking.state_dict()
+    return {"inputs": shown, "loss": logged, "state": state, "ratios": ratios}
 
 
 def train_on_shards(folder: Path) -> dict[str, Any]:

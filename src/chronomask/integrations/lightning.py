@@ -40,11 +40,12 @@ class TimeVariantMasking(Callback):
     ``masking``: how much, what and how: a config, a dict of its fields, or the path of one as YAML; or an
     arm, such as "arms/gpt-bert": the keys ``masking``, ``objective``, ``late_masks`` and ``z_loss`` of a
     run's config. Batches must come from a :class:`~chronomask.masking.rows.RowCollator`; the module then gets
-    ``input_ids``, ``attention_mask`` and ``labels``, to be passed to the model as they are. With a
-    content schedule that learns from losses, ``training_step`` must return a dictionary with
-    ``loss`` and ``logits`` [B, T, V], or the :meth:`loss` of this callback; where the loss is another than
-    the mean over labels, it must be the latter. ``class_names``: names of the classes in the data's
-    ``token_class`` column. ``monitor``: the logged validation loss that a responsive ratio watches.
+    ``input_ids``, ``attention_mask`` and ``labels``, and ``token_type_ids`` where some are not 0, to be
+    passed to the model as they are. With a content schedule that learns from losses, ``training_step`` must
+    return a dictionary with ``loss`` and ``logits`` [B, T, V], or the :meth:`loss` of this callback; where
+    the loss is another than the mean over labels, it must be the latter. ``class_names``: names of the
+    classes in the data's ``token_class`` column. ``monitor``: the logged validation loss that
+    a responsive ratio watches.
 
     Under gradient accumulation Lightning averages the losses of the micro-batches, whatever they
     predict; feedback is pooled over them and over ranks.

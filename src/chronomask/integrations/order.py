@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from chronomask.data.order import visits
 from chronomask.errors import UsageError
-from chronomask.masking.rows import number_of_tokens
+from chronomask.masking.rows import TABLES_AS_ROWS, is_table, number_of_tokens
 
 __all__ = ["KeyedLoader", "KeyedSampler", "with_row_ids"]
 
@@ -25,7 +25,8 @@ def with_row_ids(dataset: Any) -> Any:
     A Hugging Face ``datasets.Dataset`` gets a column; any other sized, indexed data set of
     dictionaries is wrapped. The rows of a stream have no place of their own: each gets a hash of its
     ``input_ids``, which is the same in every epoch, process and run, unless it brings a ``row_id``. What has
-    row ids is returned as it is. Raises UsageError as :func:`check_rows` does, and for several data sets by
+    row ids is returned as it is, and shows them where its format hid the column. Raises
+    UsageError as :func:`check_rows` does, and for several data sets by
     name.
     """
     refuse_several(dataset, "the data set")
@@ -34,7 +35,7 @@ def with_row_ids(dataset: Any) -> Any:
     if made_on_reading(dataset):
         columns = None  # of what rows are made of, and not of the rows
     if isinstance(columns, list) and "row_id" in columns:
-        return dataset
+        return _show_row_ids(dataset)
     if not _has_places(dataset):
         if hasattr(dataset, "map"):
             return dataset.map(_number)
@@ -42,6 +43,17 @@ def with_row_ids(dataset: Any) -> Any:
     if isinstance(columns, list) and hasattr(dataset, "add_column"):
         return dataset.add_column("row_id", list(range(len(dataset))))
     return dataset if len(dataset) and "row_id" in dataset[0] else _Numbered(dataset)
+
+
+def _show_row_ids(dataset: Any) -> Any:
+    """A data set that has row ids, with a format that shows them."""
+    form = getattr(dataset, "format", None)
+    if not isinstance(form, Mapping):
+        return dataset
+    shown = form.get("columns")
+    if shown is None or "row_id" in shown or form["output_all_columns"]:
+        return dataset
+    return dataset.with_format(form["type"], [*shown, "row_id"], **form["format_kwargs"])
 
 
 def check_rows(dataset: Any, name: str = "the data set") -> None:
@@ -87,7 +99,9 @@ def _check_row(row: Any, name: str) -> None:
     if hasattr(row, "keys"):
         return
     way_out = "give its rows as [{'input_ids': row} for row in rows]"
-    if isinstance(row, str):
+    if is_table(row):
+        way_out = TABLES_AS_ROWS
+    elif isinstance(row, str):
         way_out = (
             "tokenise it first, as [{'input_ids': ids} for ids in tokenizer(texts)['input_ids']]"
         )
@@ -115,6 +129,10 @@ class _Numbered(Dataset[dict[str, Any]]):
 
 def _number(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with a number made of its tokens, if it has none; raises UsageError for one without any."""
+    if is_table(row):
+        raise UsageError(
+            f"a row of the stream is a table, a {type(row).__name__}: {TABLES_AS_ROWS}"
+        )
     _check_row(row, "the stream")
     if "row_id" not in row and "input_ids" not in row:
         raise UsageError(
@@ -226,7 +244,9 @@ class ReadByItsLoader:
             raise UsageError(
                 "another loader, such as accelerate's prepare makes, reads the order of a KeyedLoader or "
                 "MaskedLoader, which divides its rows among processes by itself: leave the loader out of "
-                "prepare(...), and move its batches with accelerate.utils.send_to_device"
+                "prepare(...), and move its batches with accelerate.utils.send_to_device; to go on in the "
+                "middle, give it load_state_dict (KeyedLoader) or start_step (MaskedLoader), not "
+                "skip_first_batches"
             )
         self._allowed -= 1
         yield from super().__iter__()  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +20,27 @@ class Ratios:
     Those that may lie on a device stay there, and nothing waits for them.
     """
 
-    rows: int = 0
-    causal_rows: int = 0
-    predicted: int = 0
+    rows: float = 0
+    causal_rows: float = 0
+    predicted: float = 0
     maskable: Any = 0
     asked: Any = 0.0
     causal_predicted: int = 0
     causal_loss: Any = 0.0
+
+    @property
+    def counts(self) -> tuple[Any, ...]:
+        """What masking says before the model has run: all but the losses."""
+        return self.rows, self.causal_rows, self.predicted, self.maskable, self.asked
+
+    def add_counts(self, counts: Sequence[Any]) -> None:
+        """Take in the :attr:`counts` of a step."""
+        rows, causal_rows, predicted, maskable, asked = counts
+        self.rows += rows
+        self.causal_rows += causal_rows
+        self.predicted += predicted
+        self.maskable = self.maskable + maskable
+        self.asked = self.asked + asked
 
     def note(self, part: Part) -> None:
         """Take in rows that were masked, or are causal."""

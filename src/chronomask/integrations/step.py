@@ -215,6 +215,7 @@ class StepMasking:
                 raise UsageError(
                     f"{_RUNNING} need the model: call attach(model) once before the first step"
                 )
+            _refuse_token_types(given)
             rows = [_as_documents(each) for each in given]
             if self._scorer is not None:
                 rows = self._with_scores(rows, self._scorer, pooled)
@@ -223,8 +224,15 @@ class StepMasking:
                 for each in rows
             ]
         predictions = Predictions.of([part for each in parts for part in each])
-        *counts, processes = _sum_over_processes([*astuple(predictions), 1.0], self.masker, pooled)
-        self._note(parts)
+        step = Ratios()
+        for part in (part for each in parts for part in each):
+            step.note(part)
+        shared = pooled and _in_processes()
+        told = step.counts if shared else ()  # else they stay where they are, and nothing waits
+        numbers = [*astuple(predictions), 1.0, *told]
+        sums = _sum_over_processes(numbers, self.masker, pooled)
+        *counts, processes = sums[: len(numbers) - len(told)]
+        self._ratios.add_counts(sums[-len(told) :] if shared else step.counts)
         return [MicroBatch(tuple(each), Predictions(*counts), processes) for each in parts]
 
     def _with_scores(self, rows: Sequence[Rows], scorer: Scorer, pooled: bool) -> list[Rows]:
@@ -295,16 +303,11 @@ class StepMasking:
         part = _whole_part(self._evaluation, rows, 0.0, device)
         return MicroBatch((part,), Predictions.of([part]))
 
-    def _note(self, parts: Sequence[Sequence[Part]]) -> None:
-        """Keep what :meth:`take_ratios` tells."""
-        for part in (part for each in parts for part in each):
-            self._ratios.note(part)
-
     def take_ratios(self) -> dict[str, float]:
-        """What masking did since the last call, in this process.
+        """What masking did since the last call, in all processes where steps are ``pooled``.
 
         ``masking_ratio`` (asked) and ``masking_ratio_achieved``; where rows are causal, also their share
-        ``causal_share``, and ``causal_loss``, the mean loss of a next token, where there was one.
+        ``causal_share``, and ``causal_loss``, the mean loss of a next token in this process, if it had one.
         """
         ratios, self._ratios = self._ratios, Ratios()
         if not ratios.rows:
@@ -415,6 +418,21 @@ def _whole_part(masker: Masker, rows: Rows, progress: float, device: torch.devic
     return Part(rows, batch, batch.inputs())
 
 
+def _refuse_token_types(given: Sequence[Rows]) -> None:
+    """Raise UsageError for rows of several segments, of which a model run by its layers is not told."""
+    for rows in given:
+        if rows.token_type_ids is not None:
+            row = rows.row_id[int(np.argmax(_on_host(rows.token_type_ids).any(1)))]
+            raise UsageError(
+                f"row {row} has token_type_ids other than 0, which {_RUNNING} do not pass to the model: "
+                "leave the column out of the data set, or leave these keys out"
+            )
+
+
+def _on_host(values: Any) -> np.ndarray:
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else values
+
+
 def _as_documents(rows: Rows) -> Rows:
     """Rows on the host, whose padding is no part of their document.
 
@@ -437,10 +455,14 @@ def _as_documents(rows: Rows) -> Rows:
     return replace(rows, cu_seqlens=bounds, attention_mask=None)
 
 
+def _in_processes() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def _sum_over_processes(values: Sequence[Any], masker: Masker, pooled: bool) -> list[float]:
     """Numbers (or 0-d tensors) summed over the processes of torch.distributed, if there are any."""
     numbers = [float(value) for value in values]
-    if not (pooled and torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not (pooled and _in_processes()):
         return numbers
     sums = torch.tensor(numbers, dtype=torch.float64, device=masker.content.device)
     torch.distributed.all_reduce(sums)

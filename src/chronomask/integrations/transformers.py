@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
 
 from chronomask.errors import UsageError
 from chronomask.integrations.order import (
@@ -41,6 +42,9 @@ from chronomask.types import MaskedBatch
 
 __all__ = ["MaskingCallback", "TimeVariantTrainer"]
 
+logger = logging.get_logger(__name__)
+
+_TYPES = "token_type_ids"
 _MASKED = "masked"
 """Key under which a masked batch travels beside the model's own inputs."""
 
@@ -209,7 +213,7 @@ class TimeVariantTrainer(Trainer):
         micros = self.masking.begin_step(batches, progress, epoch, device=device)
         divisor = micros[0].predictions.divisor if micros else 0.0
         # A tensor made of a number on the host would be copied, and waited for.
-        return [_inputs(micro) for micro in micros], torch.full((), divisor, device=device)
+        return [self._inputs(micro) for micro in micros], torch.full((), divisor, device=device)
 
     def compute_loss(
         self,
@@ -247,11 +251,15 @@ class TimeVariantTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """As ``Trainer.prediction_step``, on rows masked the same at every evaluation."""
-        masked = _inputs(self.masking.begin_evaluation(inputs, self.args.device))
+        masked = self._inputs(self.masking.begin_evaluation(inputs, self.args.device))
         fills = torch.as_tensor(inputs.get("row_id", ())) == FILLS
         if fills.any():  # these rows count neither for the loss nor for other measures
             fills = fills.to(masked["labels"].device)[:, None]
             masked["labels"] = masked["labels"].masked_fill(fills, -100)
+        if "inputs" in self.args.include_for_metrics and isinstance(inputs, MutableMapping):
+            inputs["input_ids"] = masked[
+                "input_ids"
+            ]  # what the Trainer hands on is what the model saw
         self._sums_of_rows = None  # and stays so where a subclass computes another loss
         result = super().prediction_step(model, masked, prediction_loss_only, ignore_keys)
         if self._sums_of_rows is not None:
@@ -337,10 +345,25 @@ class TimeVariantTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
     def _set_signature_columns_if_needed(self) -> None:
-        # The collator's columns are not arguments of the model, yet must reach the collator.
+        # The collator's columns are not arguments of the model, yet must reach the collator; but for token
+        # types, of which only the model has a use.
         super()._set_signature_columns_if_needed()
         known = self._signature_columns or []
-        self._signature_columns = [*known, *(name for name in COLUMNS if name not in known)]
+        missing = (name for name in COLUMNS if name not in known and name != _TYPES)
+        self._signature_columns = [*known, *missing]
+
+    def _inputs(self, micro: MicroBatch) -> dict[str, Any]:
+        """What is handed to ``compute_loss``: the model's inputs, labels, and the micro-batch itself."""
+        inputs = _inputs(micro)
+        if _TYPES in inputs:
+            self._set_signature_columns_if_needed()
+            if _TYPES not in (self._signature_columns or ()):
+                del inputs[_TYPES]
+                logger.warning_once(
+                    f"the rows have token_type_ids, and the forward of {type(self.model).__name__} names no "
+                    "such argument: it is given none"
+                )
+        return inputs
 
     def _refuse_what_runs_the_model(self) -> None:
         """Raise UsageError for arguments under which the layers cannot be run one by one."""
@@ -359,7 +382,7 @@ class TimeVariantTrainer(Trainer):
 
 
 def _inputs(micro: MicroBatch) -> dict[str, Any]:
-    """What the Trainer hands to ``compute_loss``: the model's inputs, and the micro-batch itself."""
+    """The inputs and labels of all parts of a micro-batch, joined, and the micro-batch itself."""
     batches = [part.batch for part in micro.parts]
     every = [batch.inputs() | {"labels": torch.as_tensor(batch.labels)} for batch in batches]
     joined = every[0] if len(every) == 1 else {

@@ -42,7 +42,8 @@ class MaskedLoader(DataLoader[dict[str, torch.Tensor]]):
     of training; ``collate_fn``: a :class:`~chronomask.masking.rows.RowCollator`; ``seed`` keys the order
     of the rows; to resume, start at ``start_step``. ``options`` are those of a DataLoader that do not say
     which rows come when. A batch is what the model takes: ``input_ids``, ``attention_mask`` and ``labels``
-    (−100 = not predicted), all int64 [B, T]. Raises UsageError for masking that learns from losses.
+    (−100 = not predicted), all int64 [B, T], and ``token_type_ids`` where some are not 0. Raises
+    UsageError for masking that learns from losses.
     """
 
     def __init__(
@@ -173,7 +174,9 @@ class WorkerMasking:
         self.num_steps = num_steps
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """``input_ids``, ``attention_mask``, ``labels`` int64 [B, T], −100 = not predicted."""
+        """``input_ids``, ``attention_mask``, ``labels`` int64 [B, T], −100 = not predicted; and
+        ``token_type_ids`` where some are not 0.
+        """
         steps = {int(feature.get("step", -1)) for feature in features}
         step = steps.pop()
         if steps or step < 0:

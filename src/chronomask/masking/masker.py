@@ -426,6 +426,7 @@ class Masker:
             masking_ratio=float(ratio.sum()) / rows.num_rows,
             cu_seqlens=rows.cu_seqlens,
             attention_mask=rows.attention_mask,
+            token_type_ids=rows.token_type_ids,
             **self._weigh_losses(rows, ratio, positions, progress),
         )
 
@@ -494,6 +495,7 @@ class Masker:
             masking_ratio=float(ratio.sum()) / rows.num_rows,
             cu_seqlens=rows.cu_seqlens,
             attention_mask=rows.attention_mask,
+            token_type_ids=rows.token_type_ids,
             **self._weigh_losses(rows, ratio, positions, progress),
         )
 

@@ -164,4 +164,5 @@ def next_tokens(rows: Rows) -> MaskedBatch:
         masking_ratio=0.0,
         cu_seqlens=rows.cu_seqlens,
         attention_mask=rows.attention_mask,
+        token_type_ids=rows.token_type_ids,
     )

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from chronomask.errors import DataError, UsageError, shown
+from chronomask.masking.positions import refuse_positions
 from chronomask.masking.word_marks import ALONE, BEGINS, read_marks
 from chronomask.types import NO_CLASS, Rows, send
 from chronomask.vocabulary import check_padding, vocabulary_size
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLUMNS",
+    "TABLES_AS_ROWS",
     "RowCollator",
     "as_rows",
+    "is_table",
     "number_of_tokens",
 ]
 
@@ -39,9 +42,13 @@ COLUMNS = (
     "token_class",
     "scores",
     "ngrams",
+    "token_type_ids",
     "row_id",
 )
 """Columns of a data set that :class:`RowCollator` reads; the others are left out."""
+
+TABLES_AS_ROWS = "read the data set without its format, as dataset.with_format(None) gives it"
+"""The way out for a data set of which each row is a table."""
 
 
 class RowCollator:
@@ -51,7 +58,8 @@ class RowCollator:
     (:func:`~chronomask.integrations.order.with_row_ids` adds it). It may have ``attention_mask``;
     ``special_tokens_mask`` (1 = never masked; otherwise the tokenizer's special ids are never masked);
     ``word_ids``, one number per token as ``BatchEncoding.word_ids()`` gives it, None or −1 = never
-    masked; ``token_class``, one class number per token, 0 = none. Without ``word_ids``, words are read
+    masked; ``token_class``, one class number per token, 0 = none; ``token_type_ids``, which segment of
+    the text a token is of, as tokenizers count them in pairs of texts. Without ``word_ids``, words are read
     off the vocabulary's marks (:func:`~chronomask.masking.word_marks.word_marks`).
 
     ``row_length``: pad every batch to this many tokens; None: to the longest row of the batch, then
@@ -92,8 +100,8 @@ class RowCollator:
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """``input_ids``, ``attention_mask`` int64 [B, T], ``word_id`` int32 [B, T] as tensors, and
         ``row_id`` int64 [B] as a numpy array: it keys random numbers and stays on the host. Where the
-        features have them, also ``token_class`` and ``ngrams`` uint8 [B, T] and ``scores`` float32 [B, T].
-        Raises UsageError or DataError, naming the row.
+        features have them, also ``token_class`` and ``ngrams`` uint8 [B, T], ``scores`` float32 [B, T] and
+        ``token_type_ids`` int64 [B, T], 0 in padding. Raises UsageError or DataError, naming the row.
         """
         batch: dict[str, Any] = {k: torch.from_numpy(v) for k, v in self.pad(features).items()}
         return batch | {"row_id": _row_ids(features)}
@@ -102,6 +110,8 @@ class RowCollator:
         """What a call gives, as numpy arrays and without ``row_id``, which the rows need not have."""
         rows = [_token_ids(feature, index) for index, feature in enumerate(features)]
         _check_columns(features)
+        for index, feature in enumerate(features):
+            refuse_positions(feature, index)
         length = self._padded_length(max(row.size for row in rows))
         shape = len(rows), length
         input_ids = np.full(shape, self.pad_token_id, np.int64)
@@ -130,6 +140,8 @@ class RowCollator:
             batch["scores"] = _column(features, "scores", shape, 0, np.float32)
         if "ngrams" in features[0]:
             batch["ngrams"] = _column(features, "ngrams", shape, 0, np.uint8)
+        if "token_type_ids" in features[0]:
+            batch["token_type_ids"] = _column(features, "token_type_ids", shape, 0, np.int64)
         return batch
 
     def _padded_length(self, longest: int) -> int:
@@ -205,10 +217,14 @@ def as_rows(
     ``classes``: whether the tokens' classes are asked for, so that rows without ``token_class`` are refused;
     else their tokens have none.
 
-    Raises UsageError for anything else, DataError for token ids that the tokenizer does not have.
+    Raises UsageError for anything else, and for columns that place tokens otherwise
+    (:func:`~chronomask.masking.positions.refuse_positions`); DataError for token ids that the tokenizer
+    does not have.
     """
     if isinstance(given, Rows):
         return given
+    if isinstance(given, Mapping):
+        refuse_positions(given)
     collated = isinstance(given, Mapping) and "word_id" in given
     batch = given if collated else _collate(given, collate)
     missing = [name for name in ("input_ids", "row_id") if name not in batch]
@@ -229,6 +245,7 @@ def as_rows(
     num_rows, length = batch["input_ids"].shape
     bounds = np.arange(0, num_rows * length + 1, length, dtype=np.int32)
     on_device = isinstance(batch["input_ids"], torch.Tensor)
+    types = batch.get("token_type_ids")
     return Rows(
         input_ids=batch["input_ids"],
         word_id=batch["word_id"],
@@ -239,6 +256,7 @@ def as_rows(
         attention_mask=batch.get("attention_mask"),
         scores=batch.get("scores"),
         ngrams=batch.get("ngrams"),
+        token_type_ids=types if types is not None and types.any() else None,
     )
 
 
@@ -298,9 +316,14 @@ def _rows_of_columns(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, column in columns.items():
         dimensions = 1 if name == "row_id" else 2
         if isinstance(column, np.ndarray) and column.ndim != dimensions:
+            way_out = "give a single row as [1, T]"
+            if column.ndim > dimensions:
+                way_out = "give one value per token"
+            if name == "attention_mask" and column.ndim > dimensions:
+                way_out += ", 0 for padding and else 1; which tokens see each other is the model's own to say"
+            shape = "[B]" if name == "row_id" else "[B, T]"
             raise UsageError(
-                f"{name} has the shape {list(column.shape)}, a batch of rows has [B, T]: give a "
-                "single row as [1, T]"
+                f"{name} has the shape {list(column.shape)}, a batch of rows has {shape}: {way_out}"
             )
         if len(column) != len(columns["input_ids"]):
             raise UsageError(
@@ -354,7 +377,8 @@ def _token_ids(feature: Mapping[str, Any], index: int) -> np.ndarray:
 def _why_not_ids(feature: Any, index: int, ids: np.ndarray | None) -> str:
     """The sentence about a row whose token ids are not a flat list of whole numbers."""
     if not isinstance(feature, Mapping):
-        return f"row {index} is not a feature: a dictionary with 'input_ids'"
+        way_out = f": {TABLES_AS_ROWS}" if is_table(feature) else ""
+        return f"row {index} is not a feature: a dictionary with 'input_ids'{way_out}"
     if "input_ids" not in feature:
         return f"row {index} has no 'input_ids' (it has {_list_keys(feature)})"
     row, given = feature.get("row_id", index), feature["input_ids"]
@@ -443,6 +467,11 @@ def _on_host(values: Any) -> Any:
     if isinstance(values, list):  # by far the most frequent, and told apart in no time
         return values
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+
+
+def is_table(row: Any) -> bool:
+    """Whether a row is a table of its own, as some formats of a data set give it."""
+    return type(row).__module__.split(".")[0] in ("pandas", "polars", "pyarrow")
 
 
 def _list_keys(mapping: Mapping[str, Any]) -> str:

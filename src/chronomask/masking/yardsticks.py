@@ -56,4 +56,5 @@ def mask_one(rows: Rows, vocabulary: Vocabulary) -> MaskedBatch:
         masking_ratio=positions.size / max(1, maskable.size),
         cu_seqlens=rows.cu_seqlens,
         attention_mask=rows.attention_mask,
+        token_type_ids=rows.token_type_ids,
     )
