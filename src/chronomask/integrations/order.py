@@ -183,7 +183,7 @@ class FilledStream(_NumberedStream):
         yield from [{**last, "row_id": FILLS}] * (-number % self.multiple)
 
 
-def shared_by_rows(dataset: Any) -> Any:
+def share_by_rows(dataset: Any) -> Any:
     """The data set, which accelerate shares out row by row also where it is a stream of several shards.
 
     Given whole shards, which differ in their numbers of rows, one process would wait at the end for another.
@@ -192,7 +192,7 @@ def shared_by_rows(dataset: Any) -> Any:
     return _NumberedStream(dataset) if has_shards else dataset
 
 
-def filled(dataset: Any, multiple: int) -> Any:
+def fill_up(dataset: Any, multiple: int) -> Any:
     """The data set, which fills up the last of ``multiple`` rows where it is a stream."""
     return dataset if _has_places(dataset) else FilledStream(dataset, multiple)
 

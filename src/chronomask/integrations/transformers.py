@@ -26,10 +26,10 @@ from chronomask.errors import UsageError
 from chronomask.integrations.order import (
     FILLS,
     check_rows,
-    filled,
+    fill_up,
     made_on_reading,
     refuse_several,
-    shared_by_rows,
+    share_by_rows,
     with_row_ids,
 )
 from chronomask.integrations.step import MicroBatch, StepMasking, logits_of, read_arm
@@ -156,7 +156,7 @@ class TimeVariantTrainer(Trainer):
         # Else they are those that the model's forward names, which is given none here.
         if self.args.label_names is None:
             self.label_names = ["labels"]
-        self.train_dataset = _of_every(shared_by_rows, self.train_dataset)
+        self.train_dataset = _of_every(share_by_rows, self.train_dataset)
         self.eval_dataset = _of_every(self._to_evaluate, self.eval_dataset)
         seed = self.args.seed if masking_seed is None else masking_seed
         self.masking = StepMasking(masking, tokenizer, class_names, seed, self.args.device)
@@ -314,7 +314,7 @@ class TimeVariantTrainer(Trainer):
     def _to_evaluate(self, dataset: Any) -> Any:
         """The data set with numbered rows, of which several processes count each once."""
         rows, number = with_row_ids(dataset), self.args.world_size
-        return rows if number == 1 else filled(rows, number * self.args.eval_batch_size)
+        return rows if number == 1 else fill_up(rows, number * self.args.eval_batch_size)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As ``Trainer.log``; training logs also have what masking did (``StepMasking.take_ratios``)."""
