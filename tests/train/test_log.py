@@ -160,7 +160,7 @@ def test_long_validations_show_their_progress(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each of the weights as they are and of their mean; short ones are not told, nor are any with ``--quiet``."""
+    """Of the weights as they are and of their mean; a short one is not told, and none with ``--quiet``."""
     changed = config.replace(
         ["steps=2", "name=run", "averaging={kind: tail, last: 1}", "validation.batch_rows=5"]
     )
