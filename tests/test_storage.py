@@ -207,3 +207,19 @@ def test_files_that_cannot_be_read_are_named(
     assert len(read_text(tmp_path / "whole.txt.gz")) == 5000
     (tmp_path / "plain.txt").write_bytes(b"x" * 9000)  # its size is there to see
     assert len(read_text(tmp_path / "plain.txt")) == 9000
+
+
+def test_a_place_where_nothing_can_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(
+        UsageError, match=r"file is a file, and nothing can be made in one; "
+    ) as refused:
+        refuse_file(tmp_path / "file" / "within" / "run", "a run")
+    free = Path(str(refused.value).rpartition(" ")[2])
+    assert free == tmp_path / "run"
+    refuse_file(free, "a run")
+    with pytest.raises(UsageError, match="links lead back to one another"):
+        refuse_file(tmp_path / "a", "a run")
+    assert storage.read_object(tmp_path / "file" / "summary.json") is None  # there can be none

@@ -46,6 +46,7 @@ __all__ = [
     "read_lines",
     "read_object",
     "read_text",
+    "refuse_dead_end",
     "refuse_file",
     "replacing",
     "replacing_folder",
@@ -133,18 +134,16 @@ def names_file(path: Path) -> bool:
 
 
 def refuse_file(out: Path, what: str) -> None:
-    """Raise UsageError where ``out``, which is to be a folder, is none or is named as a file.
+    """Raise UsageError where ``out``, which is to be a folder, is none or is named as a file, or where no
+    folder can be made.
 
     ``what``: that which goes there, for the message, such as "a report".
     """
-
-    def is_taken(path: Path) -> bool:  # by a file, a device or a pipe
-        return path.exists() and not path.is_dir()
-
-    if not (names_file(out) or is_taken(out)):
+    refuse_dead_end(out)
+    if not (names_file(out) or _is_taken(out)):
         return
     named = out.with_suffix("") if names_file(out) else out
-    free = named.with_name(f"{named.stem}-folder") if is_taken(named) else named
+    free = named.with_name(f"{named.stem}-folder") if _is_taken(named) else named
     raise UsageError(
         f"--out {out}: {what} goes into a folder; give the name of one, such as {free}"
     )
@@ -158,6 +157,29 @@ def make_folder(path: Path) -> None:
         raise UsageError(f"{path} cannot be used as a folder: {error.strerror}") from None
     if not os.access(path, os.W_OK):
         raise UsageError(f"{path} cannot be written to; choose another folder")
+
+
+def refuse_dead_end(out: Path) -> None:
+    """Raise UsageError where nothing can be made at ``out``: within a file, or at links in a circle."""
+    try:
+        out.stat()
+    except NotADirectoryError:
+        within = next(path for path in out.parents if _is_taken(path))
+        raise UsageError(
+            f"--out {out}: {within} is a file, and nothing can be made in one; give another place, such as "
+            f"{within.with_name(out.name)}"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(
+                f"--out {out}: its links lead back to one another and to no place; remove them, or give "
+                "another name"
+            ) from None
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether there is a file, a device or a pipe."""
+    return path.exists() and not path.is_dir()
 
 
 @contextlib.contextmanager
@@ -283,7 +305,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, None if there is no such file; raises DataError for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -294,7 +316,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def way_to_read(error: BaseException, otherwise: str) -> str:
+def way_to_read(error: BaseException | None, otherwise: str) -> str:
     """What to do about a file that cannot be read: ``otherwise``, unless it is not at fault, because this
     user may not read it or this process has too many files open.
     """

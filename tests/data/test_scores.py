@@ -242,9 +242,12 @@ def test_arrays_that_do_not_fit(plain: PreparedData, tmp_path: Path) -> None:
         add_scores(plain.path, arrays | {"train": np.zeros((rows["train"], 32), "U1")})
     with pytest.raises(UsageError, match=r"neither a folder .* 'informativeness'"):
         scores_named("informativenes")
-    (tmp_path / "train.npy").write_bytes(b"no array")
-    with pytest.raises(DataError, match="not an array of numbers"):
-        scores_named(str(tmp_path))
+    for content in (b"no array", b""):
+        (tmp_path / "train.npy").write_bytes(content)
+        with pytest.raises(
+            DataError, match=r"train\.npy is not an array of numbers .* numpy\.save"
+        ):
+            scores_named(str(tmp_path))
 
 
 def test_mixtures_agree_on_scores(

@@ -31,6 +31,7 @@ from chronomask.errors import ChronomaskError, DataError, UsageError, need
 from chronomask.storage import (
     as_a_shell_has_it,
     names_file,
+    refuse_dead_end,
     refuse_file,
     said_by_system,
     unwritten,
@@ -65,6 +66,7 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
     """
     need("pyarrow", "prepare", "Reading and writing Parquet")
     out = as_a_shell_has_it(out)
+    refuse_dead_end(out)
     if out.exists():
         raise UsageError(f"{out} exists; choose another place to export to, or remove it")
     data.verify()

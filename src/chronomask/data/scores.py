@@ -26,6 +26,7 @@ from chronomask.data.manifest import Column, FileEntry
 from chronomask.data.writer import write_column, write_manifest
 from chronomask.errors import DataError, UsageError, nearest
 from chronomask.locks import in_turn
+from chronomask.storage import way_to_read
 
 __all__ = [
     "Informativeness",
@@ -311,10 +312,16 @@ def scores_named(text: str) -> Scores | dict[str, np.ndarray]:
             f"scores '{text}' is neither a folder with train.npy and held_out.npy nor a kind of scores; "
             f"{nearest(text, kinds)}"
         )
+    return {file.stem: _mapped(file) for file in files}
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """The array of an ``.npy`` file, not read yet; raises :class:`DataError` for a file that holds none."""
     try:
-        return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{text} holds a file that is not an array of numbers ({error})") from None
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        way_out = way_to_read(error, "write it anew, such as with numpy.save")
+        raise DataError(f"{file} is not an array of numbers ({error}); {way_out}") from None
 
 
 def _score_all(
