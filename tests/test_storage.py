@@ -89,6 +89,21 @@ def test_several_may_write_the_same_file_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_several_may_write_the_same_folder_at_once(tmp_path: Path) -> None:
+    """Each in a draft of its own; that of a writer that was killed is emptied and taken over."""
+    folder, left = tmp_path / "made", tmp_path / ".made.writing"
+    write_text(left / "within" / "left.txt", "half")
+    with replacing_folder(folder) as first:
+        assert (first, list(first.iterdir())) == (left, [])
+        (first / "a.txt").write_text("first")
+        with replacing_folder(folder) as second:
+            assert not list(second.iterdir())
+            (second / "a.txt").write_text("second")
+        assert (folder / "a.txt").read_text() == "second"
+    assert (folder / "a.txt").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_the_draft_of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
     file, draft = tmp_path / "a.txt", tmp_path / ".a.txt.writing"
     draft.write_text("half of something longer")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chronomask.errors import RunError, UsageError
 
-__all__ = ["LOCK", "in_turn", "lock", "lock_of"]
+__all__ = ["LOCK", "hold", "in_turn", "lock", "lock_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,3 +80,36 @@ def in_turn(folder: Path) -> Iterator[None]:
             yield
         finally:
             (folder / LOCK).unlink(missing_ok=True)
+
+
+def hold(draft: Path, *, folder: bool = False) -> int | None:
+    """Make a draft, a file or a ``folder``, and keep it locked until the returned descriptor is closed; None
+    where another process has it. What an earlier writer left in it stays.
+
+    So the name of a draft can be one that the next writer takes over where this one is killed. Raises
+    OSError.
+    """
+    import fcntl
+
+    while True:
+        if folder:
+            draft.mkdir(parents=True, exist_ok=True)
+            try:
+                held = os.open(draft, os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # it took its place between the two
+        else:
+            held = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            return None
+        except OSError:
+            return held  # a file system without locks
+        try:
+            if draft.stat().st_ino == os.fstat(held).st_ino:
+                return held
+        except FileNotFoundError:
+            pass  # it took its place meanwhile, and what is held is no draft any more
+        os.close(held)

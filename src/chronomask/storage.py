@@ -13,7 +13,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -28,6 +27,7 @@ from typing import IO, Any
 
 from chronomask.compressed import COMPRESSIONS, Bounded, damage_errors, decompressed
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.locks import hold
 
 __all__ = [
     "READABLE",
@@ -195,9 +195,8 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
     writing = path.with_name(f".{path.name}{writer and '.' + writer}.writing")
     held = None
     try:
-        if (held := _hold(writing)) is None:
-            own = f"{os.getpid()}-{threading.get_ident()}"
-            writing = path.with_name(f".{path.name}.{own}.writing")
+        if (held := hold(writing)) is None:
+            writing = path.with_name(f".{path.name}.{_own()}.writing")
         yield writing
         flush(writing)
         writing.replace(path)
@@ -212,39 +211,23 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
             os.close(held)
 
 
-def _hold(draft: Path) -> int | None:
-    """Make a draft and keep it locked until the descriptor is closed; None where another process has it.
-
-    So the name of a draft can be one that the next writer takes over where this one is killed.
-    """
-    while True:
-        held = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(held)
-            return None
-        except OSError:
-            return held  # a file system without locks
-        try:
-            if draft.stat().st_ino == os.fstat(held).st_ino:
-                return held
-        except FileNotFoundError:
-            pass  # it took its place meanwhile, and what is held is no draft any more
-        os.close(held)
-
-
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A new, empty folder to fill; when the block ends it takes the place of ``path``, which it replaces.
 
     If the block fails, ``path`` stays what it was. A process killed between the removal of the old folder
-    and the renaming leaves none, never half of one. Raises as :func:`write_bytes` does.
+    and the renaming leaves none, never half of one. Several processes write beside one another as in
+    :func:`replacing`. Raises as :func:`write_bytes` does.
     """
     writing = path.with_name(f".{path.name}.writing")
+    held = None
     try:
-        shutil.rmtree(writing, ignore_errors=True)
-        writing.mkdir(parents=True)
+        if writing.is_file():
+            writing.unlink()
+        if (held := hold(writing, folder=True)) is None:
+            writing = path.with_name(f".{path.name}.{_own()}.writing")
+            writing.mkdir()
+        _empty(writing)
         yield writing
         for file in writing.rglob("*"):
             share(file)
@@ -257,6 +240,23 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(writing, ignore_errors=True)
         _tell_unwritten(path, error)
         raise
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _own() -> str:
+    """What no other writer of this machine is called."""
+    return f"{os.getpid()}-{threading.get_ident()}"
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a writer that was killed left in a folder."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def said_by_system(error: BaseException) -> str | None:
