@@ -930,3 +930,18 @@ def test_collocations_are_found_and_kept(run: Any, tiny_data: PreparedData, tmp_
     assert outcome.code == 0, outcome.err
     assert "of the training tokens lie in one" in outcome.out
     assert PreparedData.open(folder).manifest.ngrams == "pmi"
+
+
+def test_links_in_a_circle_and_places_within_a_file_are_refused(
+    run: Any, tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    """Also where a command reads, and resolves what it was given."""
+    circle, file = tmp_path / "circle", tmp_path / "file"
+    circle.symlink_to(circle)
+    file.write_text("")
+    refused(run("report", circle), 1, f"{circle}: ", "name another place")
+    for out, words in ((circle, "links lead back"), (file / "x", f"{file} is a file")):
+        refused(run("data", "export", tiny_data.path, "--out", out), 2, words)
+        refused(run("data", "import", file, "--out", out), 2, words)
+        refused(run("study", "plan", "small", "--out", out), 2, words)
+        refused(run("quickstart", "--out", out), 2, words)

@@ -89,6 +89,21 @@ def test_several_may_write_the_same_file_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_several_may_write_the_same_folder_at_once(tmp_path: Path) -> None:
+    """Each in a draft of its own; that of a writer that was killed is emptied and taken over."""
+    folder, left = tmp_path / "made", tmp_path / ".made.writing"
+    write_text(left / "within" / "left.txt", "half")
+    with replacing_folder(folder) as first:
+        assert (first, list(first.iterdir())) == (left, [])
+        (first / "a.txt").write_text("first")
+        with replacing_folder(folder) as second:
+            assert not list(second.iterdir())
+            (second / "a.txt").write_text("second")
+        assert (folder / "a.txt").read_text() == "second"
+    assert (folder / "a.txt").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_the_draft_of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
     file, draft = tmp_path / "a.txt", tmp_path / ".a.txt.writing"
     draft.write_text("half of something longer")
@@ -207,3 +222,19 @@ def test_files_that_cannot_be_read_are_named(
     assert len(read_text(tmp_path / "whole.txt.gz")) == 5000
     (tmp_path / "plain.txt").write_bytes(b"x" * 9000)  # its size is there to see
     assert len(read_text(tmp_path / "plain.txt")) == 9000
+
+
+def test_a_place_where_nothing_can_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(
+        UsageError, match=r"file is a file, and nothing can be made in one; "
+    ) as refused:
+        refuse_file(tmp_path / "file" / "within" / "run", "a run")
+    free = Path(str(refused.value).rpartition(" ")[2])
+    assert free == tmp_path / "run"
+    refuse_file(free, "a run")
+    with pytest.raises(UsageError, match="links lead back to one another"):
+        refuse_file(tmp_path / "a", "a run")
+    assert storage.read_object(tmp_path / "file" / "summary.json") is None  # there can be none

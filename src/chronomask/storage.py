@@ -13,7 +13,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -28,6 +27,7 @@ from typing import IO, Any
 
 from chronomask.compressed import COMPRESSIONS, Bounded, damage_errors, decompressed
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.locks import hold
 
 __all__ = [
     "READABLE",
@@ -46,6 +46,7 @@ __all__ = [
     "read_lines",
     "read_object",
     "read_text",
+    "refuse_dead_end",
     "refuse_file",
     "replacing",
     "replacing_folder",
@@ -133,18 +134,16 @@ def names_file(path: Path) -> bool:
 
 
 def refuse_file(out: Path, what: str) -> None:
-    """Raise UsageError where ``out``, which is to be a folder, is none or is named as a file.
+    """Raise UsageError where ``out``, which is to be a folder, is none or is named as a file, or where no
+    folder can be made.
 
     ``what``: that which goes there, for the message, such as "a report".
     """
-
-    def is_taken(path: Path) -> bool:  # by a file, a device or a pipe
-        return path.exists() and not path.is_dir()
-
-    if not (names_file(out) or is_taken(out)):
+    refuse_dead_end(out)
+    if not (names_file(out) or _is_taken(out)):
         return
     named = out.with_suffix("") if names_file(out) else out
-    free = named.with_name(f"{named.stem}-folder") if is_taken(named) else named
+    free = named.with_name(f"{named.stem}-folder") if _is_taken(named) else named
     raise UsageError(
         f"--out {out}: {what} goes into a folder; give the name of one, such as {free}"
     )
@@ -160,6 +159,29 @@ def make_folder(path: Path) -> None:
         raise UsageError(f"{path} cannot be written to; choose another folder")
 
 
+def refuse_dead_end(out: Path) -> None:
+    """Raise UsageError where nothing can be made at ``out``: within a file, or at links in a circle."""
+    try:
+        out.stat()
+    except NotADirectoryError:
+        within = next(path for path in out.parents if _is_taken(path))
+        raise UsageError(
+            f"--out {out}: {within} is a file, and nothing can be made in one; give another place, such as "
+            f"{within.with_name(out.name)}"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(
+                f"--out {out}: its links lead back to one another and to no place; remove them, or give "
+                "another name"
+            ) from None
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether there is a file, a device or a pipe."""
+    return path.exists() and not path.is_dir()
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
     """A path to write a new file to; when the block ends the file takes the place of ``path``.
@@ -173,9 +195,8 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
     writing = path.with_name(f".{path.name}{writer and '.' + writer}.writing")
     held = None
     try:
-        if (held := _hold(writing)) is None:
-            own = f"{os.getpid()}-{threading.get_ident()}"
-            writing = path.with_name(f".{path.name}.{own}.writing")
+        if (held := hold(writing)) is None:
+            writing = path.with_name(f".{path.name}.{_own()}.writing")
         yield writing
         flush(writing)
         writing.replace(path)
@@ -190,39 +211,23 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
             os.close(held)
 
 
-def _hold(draft: Path) -> int | None:
-    """Make a draft and keep it locked until the descriptor is closed; None where another process has it.
-
-    So the name of a draft can be one that the next writer takes over where this one is killed.
-    """
-    while True:
-        held = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(held)
-            return None
-        except OSError:
-            return held  # a file system without locks
-        try:
-            if draft.stat().st_ino == os.fstat(held).st_ino:
-                return held
-        except FileNotFoundError:
-            pass  # it took its place meanwhile, and what is held is no draft any more
-        os.close(held)
-
-
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A new, empty folder to fill; when the block ends it takes the place of ``path``, which it replaces.
 
     If the block fails, ``path`` stays what it was. A process killed between the removal of the old folder
-    and the renaming leaves none, never half of one. Raises as :func:`write_bytes` does.
+    and the renaming leaves none, never half of one. Several processes write beside one another as in
+    :func:`replacing`. Raises as :func:`write_bytes` does.
     """
     writing = path.with_name(f".{path.name}.writing")
+    held = None
     try:
-        shutil.rmtree(writing, ignore_errors=True)
-        writing.mkdir(parents=True)
+        if writing.is_file():
+            writing.unlink()
+        if (held := hold(writing, folder=True)) is None:
+            writing = path.with_name(f".{path.name}.{_own()}.writing")
+            writing.mkdir()
+        _empty(writing)
         yield writing
         for file in writing.rglob("*"):
             share(file)
@@ -235,6 +240,23 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(writing, ignore_errors=True)
         _tell_unwritten(path, error)
         raise
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _own() -> str:
+    """What no other writer of this machine is called."""
+    return f"{os.getpid()}-{threading.get_ident()}"
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a writer that was killed left in a folder."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def said_by_system(error: BaseException) -> str | None:
@@ -283,7 +305,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, None if there is no such file; raises DataError for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -294,7 +316,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def way_to_read(error: BaseException, otherwise: str) -> str:
+def way_to_read(error: BaseException | None, otherwise: str) -> str:
     """What to do about a file that cannot be read: ``otherwise``, unless it is not at fault, because this
     user may not read it or this process has too many files open.
     """

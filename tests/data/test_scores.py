@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
+import threading
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chronomask import locks
 from chronomask.data import scores as scores_module
 from chronomask.data.annotation import SPECIAL, WORD_START
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
+from chronomask.data.manifest import Manifest
 from chronomask.data.mixture import DataPart, open_data
 from chronomask.data.ngrams import add_ngrams, find_ngrams
 from chronomask.data.order import cut_rows
@@ -31,6 +35,7 @@ from chronomask.data.scores import (
     add_scores,
     scores_named,
 )
+from chronomask.data.writer import write_manifest
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.pipeline import prepare
 from tests.support.corpus import made_up_text
@@ -139,6 +144,49 @@ def test_a_column_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
         add_ngrams(opened, found)
 
 
+def test_a_column_that_comes_while_the_other_is_written_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing what the manifest names may take minutes, and the other command waits for its end."""
+    out = tmp_path / "out"
+    opened = prepared(out)
+    found = find_ngrams(opened.split("train"), min_count=2, progress=False)
+    waits = threading.Event()
+    other = threading.Thread(target=add_ngrams, args=(opened, found))
+
+    def write(*values: Any) -> Manifest:
+        """Write the manifest of the scores once the other command has come as far as it can."""
+        monkeypatch.undo()
+        monkeypatch.setattr(locks.logger, "warning", lambda *_: waits.set())
+        other.start()
+        while other.is_alive() and not waits.wait(0.01):
+            pass
+        return write_manifest(*values)
+
+    monkeypatch.setattr(scores_module, "write_manifest", write)
+    add_scores(out, Informativeness())
+    other.join()
+    both = PreparedData.open(out, verify=True)
+    assert (both.manifest.scores, both.manifest.ngrams) == ("informativeness", "pmi")
+    named = {entry.file for entry in both.manifest.shard_files()}
+    assert {str(file.relative_to(out)) for file in out.rglob("*.npy")} == named
+    assert not (out / ".lock").exists()
+
+
+def test_a_disk_without_locks_keeps_columns_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    prepared(out)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert add_scores(out, Informativeness()).manifest.scores == "informativeness"
+    assert "start no second command" in caplog.text
+
+
 def test_scores_reach_the_loader_and_short_rows(scored: PreparedData) -> None:
     split = scored.split("train")
     rows = RowLoader(split, seed=0, rows_per_step=4).rows_at(1)
@@ -194,9 +242,12 @@ def test_arrays_that_do_not_fit(plain: PreparedData, tmp_path: Path) -> None:
         add_scores(plain.path, arrays | {"train": np.zeros((rows["train"], 32), "U1")})
     with pytest.raises(UsageError, match=r"neither a folder .* 'informativeness'"):
         scores_named("informativenes")
-    (tmp_path / "train.npy").write_bytes(b"no array")
-    with pytest.raises(DataError, match="not an array of numbers"):
-        scores_named(str(tmp_path))
+    for content in (b"no array", b""):
+        (tmp_path / "train.npy").write_bytes(content)
+        with pytest.raises(
+            DataError, match=r"train\.npy is not an array of numbers .* numpy\.save"
+        ):
+            scores_named(str(tmp_path))
 
 
 def test_mixtures_agree_on_scores(

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from chronomask.errors import DataError, UsageError
+from chronomask.locks import lock
 from chronomask.prepare import pipeline
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.pipeline import prepare
-from chronomask.prepare.work import lock
 from tests.support.corpus import made_up_text
 from tests.support.forks import PREPARING, run_scripts
 from tests.support.processes import python_path

@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 
 from chronomask.cli import app
 from chronomask.errors import RunError, UsageError
+from chronomask.locks import lock
 from chronomask.prepare import executors, pipeline
 from chronomask.prepare.config import LocalExecutor, PrepareConfig
 from chronomask.prepare.executors import Share, Stage, run_stage
 from chronomask.prepare.pipeline import prepare, prepare_share
-from chronomask.prepare.work import lock, mark, mark_file
+from chronomask.prepare.work import mark, mark_file
 from tests.support.corpus import made_up_text
 from tests.support.forks import PREPARING, run_scripts
 from tests.support.processes import HANG

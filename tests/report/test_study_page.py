@@ -65,6 +65,9 @@ def test_a_folder_without_a_comparison(tmp_path: Path) -> None:
     (tmp_path / "comparison.json").write_text('{"schema_version": 7}')
     with pytest.raises(DataError, match="schema version 7"):
         write_page_of_study(tmp_path)
+    (tmp_path / "comparison.json").write_text('{"schema_ver')
+    with pytest.raises(DataError, match=r"cannot be read as JSON: .* chronomask study report"):
+        write_page_of_study(tmp_path)
 
 
 def test_arms_without_logs_leave_the_colours_of_the_others(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 
 from chronomask import progress
 from chronomask.errors import DataError, RunError
+from chronomask.train.config import RunConfig
 from chronomask.train.log import RunLog, environment
+from chronomask.train.loop import pretrain
 
 
 def opened(folder: Path, step: int, shown: bool = False, logged_every: int | None = None) -> RunLog:
@@ -149,3 +152,34 @@ def test_environment_says_what_ran_where() -> None:
     assert here["versions"]["torch"] == torch.__version__
     assert here["device"] == "cpu"
     json.dumps(here)
+
+
+def test_long_validations_show_their_progress(
+    config: RunConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the weights as they are and of their mean; a short one is not told, and none with ``--quiet``."""
+    changed = config.replace(
+        ["steps=2", "name=run", "averaging={kind: tail, last: 1}", "validation.batch_rows=5"]
+    )
+
+    def validations(shown: bool) -> list[str]:
+        """The lines of a run about validations."""
+        out = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        pretrain(changed, out, progress=shown)
+        return [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("run valid")
+        ]
+
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 600.0)
+    assert validations(shown=True) == []
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", -1.0)
+    assert validations(shown=False) == []
+    told = validations(shown=True)
+    for label in ("run validation: ", "run validation of the mean: "):
+        *under_way, end = [line for line in told if line.startswith(label)]
+        assert re.search(r": \d+%, .*about .* left", under_way[0])
+        assert under_way[-1].startswith(f"{label}100%")
+        assert re.search(r": [\d,]+ rows in \d+ s", end)

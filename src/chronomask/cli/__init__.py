@@ -12,8 +12,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
@@ -125,7 +125,8 @@ def main() -> None:
         _refuse_empty(sys.argv)
         _refuse_several(sys.argv[1:2])
         sys.argv[1:] = map(_in_home_folder, sys.argv[1:])
-        code = app(prog_name="chronomask", standalone_mode=False)
+        with _circles_as_the_system_says():
+            code = app(prog_name="chronomask", standalone_mode=False)
         if code == _INTERRUPTED:
             _refuse(f"interrupted{_how_to_go_on(sys.argv[1:])}")
     except ChronomaskError as error:
@@ -161,6 +162,20 @@ def main() -> None:
         way_out = "send it to another place" + _OF_THE_PLACE.get(fault.errno or 0, "")
         _refuse(f"standard output cannot be written: {fault.strerror}; {way_out}")
     sys.exit(code or (0 if fault is None else 1))
+
+
+@contextmanager
+def _circles_as_the_system_says() -> Iterator[None]:
+    """Links that lead back to one another are an error of the system, which before Python 3.13
+    ``Path.resolve`` makes a RuntimeError of.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = error.__context__
+        if isinstance(said, OSError) and said.errno == errno.ELOOP:
+            raise said from None
+        raise
 
 
 def _fault_of_output(more: str = "") -> OSError | None:

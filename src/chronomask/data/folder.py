@@ -168,7 +168,7 @@ class PreparedSplit:
             make_room_for_files()
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             way_out = way_to_read(error, AGAIN)
             raise DataError(f"{file} cannot be read ({error}); {way_out}") from None
         if name == "bounds":

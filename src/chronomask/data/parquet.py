@@ -31,9 +31,10 @@ from chronomask.errors import ChronomaskError, DataError, UsageError, need
 from chronomask.storage import (
     as_a_shell_has_it,
     names_file,
+    refuse_dead_end,
     refuse_file,
-    said_by_system,
-    unwritten,
+    replacing,
+    replacing_folder,
     write_bytes,
 )
 
@@ -65,6 +66,7 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
     """
     need("pyarrow", "prepare", "Reading and writing Parquet")
     out = as_a_shell_has_it(out)
+    refuse_dead_end(out)
     if out.exists():
         raise UsageError(f"{out} exists; choose another place to export to, or remove it")
     data.verify()
@@ -79,19 +81,8 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
             f"--out {out}: {large[0]} of {data.path} is too large to be written into the file of the "
             f"rows; name a folder, such as {out.with_suffix('')}"
         )
-    partial = out.with_name(f".{out.name}.partial")
-    _remove(partial)
-    try:
-        if single:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        else:
-            partial.mkdir(parents=True)
+    with replacing(out) if single else replacing_folder(out) as partial:
         names = _write(data, partial, single)
-        partial.replace(out)
-    except OSError as error:
-        raise unwritten(out, str(said_by_system(error))) from None
-    finally:
-        _remove(partial)
     return [out] if single else [out / name for name in names]
 
 
@@ -218,16 +209,8 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
     refuse_file(out, "prepared data")
     if out.exists():
         raise UsageError(f"{out} exists; choose another folder to import to, or remove it")
-    partial = out.with_name(f".{out.name}.partial")
-    _remove(partial)
-    try:
-        partial.mkdir(parents=True)
+    with replacing_folder(out) as partial:
         _read(source, files, partial)
-        partial.replace(out)
-    except OSError as error:
-        raise unwritten(out, str(said_by_system(error))) from None
-    finally:
-        _remove(partial)
     return PreparedData.open(out, verify=True)
 
 
@@ -355,10 +338,3 @@ def _numbers(table: pa.Table, name: str, length: int, file: Path) -> np.ndarray:
     if flat.size != table.num_rows * length:
         raise DataError(f"{file}: column {name} does not have {length} values in every row")
     return flat.reshape(-1, length)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -22,9 +22,11 @@ from pydantic import Field
 from chronomask.config import Alternative, kind_of
 from chronomask.data.annotation import is_special, is_word_start
 from chronomask.data.folder import PreparedData, PreparedSplit
-from chronomask.data.manifest import Column, SplitEntry
+from chronomask.data.manifest import Column, FileEntry
 from chronomask.data.writer import write_column, write_manifest
 from chronomask.errors import DataError, UsageError, nearest
+from chronomask.locks import in_turn
+from chronomask.storage import way_to_read
 
 __all__ = [
     "Informativeness",
@@ -254,46 +256,46 @@ def keep_column(
 
     ``blocks``: for each split with rows the numbers [B, T] of all its rows, in order; ``label``: what the
     manifest calls the column. Whatever happens meanwhile, the folder holds the old column or the new one,
-    and the other column as another command may have left it since ``data`` was opened.
+    and the other column as another command may have left it since ``data`` was opened; a command that writes
+    the folder now is waited for.
     Raises :class:`DataError` for damaged data, for the manifest that is written hashes every file anew, and
     where the rows are no longer those of ``data``.
     """
-    PreparedData.open(data.path, verify=True)
-    written = {
-        name: write_column(data.path, name, data.manifest.splits[name], column, parts)
-        for name, parts in blocks.items()
-    }
-    data = PreparedData.open(data.path)
-    entries = dict(data.manifest.splits)
-    for name, entry in written.items():
-        entries[name] = _beside(entries[name], entry, column, data.path)
-    values = data.manifest.to_dict()
-    for key in (
-        "schema_version",
-        "chronomask_version",
-        "splits",
-        "fingerprint",
-        "files",
-        "values_sha256",
-    ):
-        values.pop(key, None)
-    before = {entry.file for entry in data.manifest.shard_files()}
-    files = [entry.file for entry in data.manifest.files]
-    manifest = write_manifest(data.path, values | {column: label}, entries, files)
-    for name in before - {entry.file for entry in manifest.shard_files()}:
-        (data.path / name).unlink()  # the column that there was
+    with in_turn(data.path):
+        now = PreparedData.open(data.path, verify=True)
+        _refuse_other_rows(now, data)
+        entries = dict(now.manifest.splits)
+        for name, parts in blocks.items():
+            entries[name] = write_column(data.path, name, entries[name], column, parts)
+        values = now.manifest.to_dict()
+        for key in (
+            "schema_version",
+            "chronomask_version",
+            "splits",
+            "fingerprint",
+            "files",
+            "values_sha256",
+        ):
+            values.pop(key, None)
+        before = {entry.file for entry in now.manifest.shard_files()}
+        files = [entry.file for entry in now.manifest.files]
+        manifest = write_manifest(data.path, values | {column: label}, entries, files)
+        for name in before - {entry.file for entry in manifest.shard_files()}:
+            (data.path / name).unlink()  # the column that there was
     return PreparedData.open(data.path)
 
 
-def _beside(now: SplitEntry, written: SplitEntry, column: Column, path: Path) -> SplitEntry:
-    """A split as it is now with the column that was ``written`` for it."""
-    if [shard.ids for shard in now.shards] != [shard.ids for shard in written.shards]:
+def _refuse_other_rows(now: PreparedData, then: PreparedData) -> None:
+    """Raise :class:`DataError` where a folder holds other rows ``now`` than it did ``then``."""
+
+    def ids(data: PreparedData) -> list[list[FileEntry]]:
+        """The files of the ids, with their hashes, shard by shard."""
+        return [[shard.ids for shard in split.shards] for split in data.manifest.splits.values()]
+
+    if ids(now) != ids(then):
         raise DataError(
-            f"{path} was prepared anew meanwhile, with other rows: run the command again"
+            f"{now.path} was prepared anew meanwhile, with other rows: run the command again"
         )
-    pairs = zip(now.shards, written.shards, strict=True)
-    shards = (old.model_copy(update={column: getattr(new, column)}) for old, new in pairs)
-    return now.model_copy(update={"shards": tuple(shards)})
 
 
 def scores_named(text: str) -> Scores | dict[str, np.ndarray]:
@@ -310,10 +312,16 @@ def scores_named(text: str) -> Scores | dict[str, np.ndarray]:
             f"scores '{text}' is neither a folder with train.npy and held_out.npy nor a kind of scores; "
             f"{nearest(text, kinds)}"
         )
+    return {file.stem: _mapped(file) for file in files}
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """The array of an ``.npy`` file, not read yet; raises :class:`DataError` for a file that holds none."""
     try:
-        return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{text} holds a file that is not an array of numbers ({error})") from None
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        way_out = way_to_read(error, "write it anew, such as with numpy.save")
+        raise DataError(f"{file} is not an array of numbers ({error}); {way_out}") from None
 
 
 def _score_all(

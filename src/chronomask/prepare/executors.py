@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from chronomask.config import Alternative
 from chronomask.errors import ChronomaskError, RunError, UsageError
+from chronomask.locks import lock
 from chronomask.machine import can_share_work
-from chronomask.prepare.work import lock, mark_file
+from chronomask.prepare.work import mark_file
 from chronomask.processes import deaf_to_interrupts, end_with_parent
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from pathlib import Path
 from chronomask.data.manifest import MANIFEST, WORK
 from chronomask.errors import UsageError, printable
 from chronomask.folders import is_of_preparation
+from chronomask.locks import LOCK, lock, lock_of
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE
 from chronomask.prepare.words.tagger import Tagger
-from chronomask.prepare.work import SPLITS, lock
+from chronomask.prepare.work import SPLITS
 from chronomask.storage import refuse_file, write_text
 
-__all__ = ["STATE", "alone", "check_output", "in_use", "lock_of", "remove"]
+__all__ = ["STATE", "alone", "check_output", "in_use", "remove"]
 
 STATE = "state.json"
 """Name of the file in the work folder that says what is being prepared."""
-_LOCK = ".lock"
 
 
 def check_output(out: Path) -> None:
@@ -42,7 +42,7 @@ def _may_write(out: Path) -> bool:
     work = out / WORK
     # A preparation that was killed at once leaves its lock, and a work folder in which nothing is written.
     begun = list(work.iterdir()) if work.is_dir() else []
-    return all(path.name in (_LOCK, WORK) for path in out.iterdir()) and all(
+    return all(path.name in (LOCK, WORK) for path in out.iterdir()) and all(
         path.name.startswith(f".{STATE}") for path in begun
     )
 
@@ -56,17 +56,7 @@ def alone(out: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (out / _LOCK).unlink(missing_ok=True)
-
-
-def lock_of(out: Path) -> Path:
-    """The file whose lock says who writes ``out``; the folder is made."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / _LOCK).touch()
-    except OSError as error:
-        raise UsageError(f"{out} cannot be used as a folder: {error.strerror}") from None
-    return out / _LOCK
+            (out / LOCK).unlink(missing_ok=True)
 
 
 def in_use(out: Path) -> UsageError:

@@ -27,6 +27,7 @@ from chronomask.data.manifest import MANIFEST, WORK
 from chronomask.data.scores import score_split
 from chronomask.data.writer import RowWriter, write_column, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.locks import lock, lock_of
 from chronomask.machine import available_cores
 from chronomask.prepare.clean import (
     FILTER,
@@ -46,7 +47,7 @@ from chronomask.prepare.doubts import (
     tell_what_was_left_out,
 )
 from chronomask.prepare.executors import Share, Stage, Task, run_stage
-from chronomask.prepare.output import STATE, alone, check_output, in_use, lock_of, remove
+from chronomask.prepare.output import STATE, alone, check_output, in_use, remove
 from chronomask.prepare.read.gather import Gathered, bound_again, gather, is_gathered, sample_texts
 from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import (
@@ -60,7 +61,7 @@ from chronomask.prepare.rows.annotate import ANNOTATE, PartJob, annotate_part, c
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_split, write_table
 from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
-from chronomask.prepare.work import SPLITS, WORK_FORMAT, lock, mark_file, read_mark, read_text
+from chronomask.prepare.work import SPLITS, WORK_FORMAT, mark_file, read_mark, read_text
 from chronomask.progress import Progress
 from chronomask.storage import as_a_shell_has_it, said_by_system, write_json, write_text
 

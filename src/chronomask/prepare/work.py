@@ -13,16 +13,14 @@ import io
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chronomask.errors import RunError, need
+from chronomask.errors import need
 from chronomask.storage import write_bytes
 from chronomask.types import Document, TaggedWords
 
@@ -33,7 +31,6 @@ __all__ = [
     "TokenPart",
     "hash_position",
     "leave_out",
-    "lock",
     "mark",
     "mark_file",
     "read_mark",
@@ -49,7 +46,6 @@ SPLITS = ("train", "held_out")
 WORK_FORMAT = 1
 """Of a work folder: counts up where the same text becomes something else, or is kept in another form, so that
 what an earlier version began is begun anew."""
-_SECONDS_BETWEEN_TRIES = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,35 +85,6 @@ def hash_position(text: str) -> float:
 def write_work(file: Path, content: bytes) -> None:
     """Replace a file of the work folder, which other machines may be replacing as well."""
     write_bytes(file, content, writer=f"{socket.gethostname()}-{os.getpid()}")
-
-
-@contextmanager
-def lock(file: Path, *, together: bool = False, seconds: float = 0.0) -> Iterator[bool]:
-    """Have the lock of a file while the block runs; yields False if another process keeps it.
-
-    ``together``: others may have it as well, who ask for it so. ``seconds``: how long to wait for it. The
-    lock of a killed process is gone with it. Raises :class:`RunError` where the disk has no locks.
-    """
-    import fcntl  # not there on Windows, where nothing else of this file would fail
-
-    deadline = time.monotonic() + seconds
-    while True:
-        with file.open("a") as handle:
-            try:
-                fcntl.flock(handle, (fcntl.LOCK_SH if together else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-                mine = (
-                    os.fstat(handle.fileno()).st_nlink > 0
-                )  # else its last owner removed it meanwhile
-            except BlockingIOError:
-                mine = False
-            except OSError as error:
-                raise RunError(
-                    f"{file} cannot be locked ({error.strerror}): use a folder on a file system with locks"
-                ) from None
-            if mine or time.monotonic() >= deadline:
-                yield mine
-                return
-        time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
 def mark_file(work: Path, stage: str, number: int) -> Path:

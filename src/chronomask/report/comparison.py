@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from chronomask.errors import DataError, UsageError
 from chronomask.runs.result import unit_of_metric
-from chronomask.storage import read_lines
+from chronomask.storage import read_lines, way_to_read
 
 __all__ = [
     "ABSENT",
@@ -138,8 +138,9 @@ def read_comparison(folder: Path) -> Numbers:
         raise UsageError(
             f"{folder} holds no {FILE}: it is not the folder of a study, or the study was not compared yet"
         ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        way_out = way_to_read(error, "make it again with chronomask study report")
+        raise DataError(f"{path} cannot be read as JSON: {error}; {way_out}") from None
     found = values.get("schema_version") if isinstance(values, dict) else None
     if found != SCHEMA_VERSION:
         raise DataError(

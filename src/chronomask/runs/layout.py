@@ -39,7 +39,7 @@ from chronomask.errors import DataError, UsageError, python_command
 from chronomask.folders import is_prepared_data, what_it_is
 from chronomask.layers import read_yaml
 from chronomask.runs.continuation import goes_on
-from chronomask.storage import READABLE, as_a_shell_has_it, file_sha256, read_object, refuse_file
+from chronomask.storage import as_a_shell_has_it, file_sha256, read_object, refuse_file, way_to_read
 
 __all__ = [
     "AVERAGED",
@@ -255,8 +255,7 @@ class RunFolder:
         try:
             found = read_object(self.summary)
         except DataError as error:
-            way_out = way_out if os.access(self.summary, os.R_OK) else READABLE
-            raise DataError(f"{error}; {way_out}") from None
+            raise DataError(f"{error}; {way_to_read(error.__context__, way_out)}") from None
         if found is None or found.get("complete") is not True:
             return None
         if not isinstance(found.get("steps"), int):

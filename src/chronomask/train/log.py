@@ -68,8 +68,9 @@ class RunLog:
                         _tell_missing(path, {at for at, _ in kept}, step, logged_every)
                 self._files[path.stem] = path.open("a", encoding="utf-8")
         # Its clock starts at once, and a long log takes a while.
-        shown = progress and active
-        self._progress = Progress(name, steps, "steps", shown=shown, done=self._done)
+        self._shown = progress and active
+        self._name = name
+        self._progress = Progress(name, steps, "steps", shown=self._shown, done=self._done)
 
     def __enter__(self) -> Self:
         self._progress.__enter__()
@@ -117,6 +118,10 @@ class RunLog:
     def tell(self, text: str) -> None:
         """Print a line beside the progress, where that is shown."""
         self._progress.tell(text)
+
+    def label_of(self, work: str) -> str | None:
+        """What the progress of a part of the run is called, such as "validation"; None: it is not shown."""
+        return f"{self._name} {work}" if self._shown else None
 
     def median_speed(self) -> float | None:
         """Median of the logged tokens per second; None without a line or where nothing is written."""

@@ -353,13 +353,13 @@ def _validate(run: Run, state: State, log: RunLog, world: World) -> None:
     Where weights are averaged the result is that of the mean; what the weights as trained give goes beside
     it as ``raw_…``, and to the ratio.
     """
-    found = _measure(run, world)
+    found = _measure(run, world, log.label_of("validation"))
     if found is None:
         return
     result, of_rows = found
     run.masker.observe_validation(result["loss"])
     if run.average is not None:
-        raw, (result, of_rows) = result, _measure_average(run, world, found)
+        raw, (result, of_rows) = result, _measure_average(run, world, found, log)
         state.raw = {"loss": raw["loss"], "accuracy": raw["accuracy"], **kept_of(raw)}
     state.validation_loss, state.validation_accuracy = result["loss"], result["accuracy"]
     state.yardsticks = kept_of(result)
@@ -383,8 +383,8 @@ def _entropy(run: Run) -> dict[str, Any] | None:
     return (read_object(run.folder.environment) or {}).get("entropy")
 
 
-def _measure(run: Run, world: World) -> Measured | None:
-    """What :func:`validate` says of the model as it is."""
+def _measure(run: Run, world: World, label: str | None) -> Measured | None:
+    """What :func:`validate` says of the model as it is, its progress under ``label``."""
     with telling_what_takes_less(run, world, validating=True):
         return validate(
             run.forward,
@@ -393,17 +393,19 @@ def _measure(run: Run, world: World) -> Measured | None:
             run.data.class_names,
             run.config.validation,
             world,
+            label=label,
         )
 
 
-def _measure_average(run: Run, world: World, of_raw: Measured) -> Measured:
+def _measure_average(run: Run, world: World, of_raw: Measured, log: RunLog) -> Measured:
     """The same of the averaged weights, with how many were averaged, and that of the raw ones under its own
     names.
     """
     assert run.average is not None
     with run.average.in_place():
         run.round_weights()
-        found = (_measure(run, world) or of_raw) if run.average.number else of_raw
+        label = log.label_of("validation of the mean")
+        found = (_measure(run, world, label) or of_raw) if run.average.number else of_raw
     run.round_weights()
     (result, of_rows), raw = found, of_raw[0]
     shared = ("masking_ratio", "num_predicted", "class_count", "yardstick_count")

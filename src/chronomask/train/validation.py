@@ -25,6 +25,7 @@ from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker
 from chronomask.masking.tally import class_means, class_sums
 from chronomask.masking.yardsticks import masker_of
+from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.plateau import still_since, what_helped
 from chronomask.train.config import RunConfig, ValidationConfig
 from chronomask.train.distributed import World
@@ -62,13 +63,16 @@ def validate(
     class_names: Sequence[str],
     config: ValidationConfig,
     world: World,
+    *,
+    label: str | None = None,
 ) -> tuple[dict[str, Any], np.ndarray] | None:
     """Loss (nats per predicted token), accuracy, both per class, and the yardsticks of
     :func:`~chronomask.yardsticks.measure`; with what :func:`~chronomask.runs.held_out.write_rows` keeps of
     every row, float64 [6, 2, rows]. None without held-out rows.
 
     Every process takes its share of the batches; all get the result. ``masker``: from
-    :func:`~chronomask.masking.masker.fixed_masker`.
+    :func:`~chronomask.masking.masker.fixed_masker`. ``label``: what its progress is called, which counts
+    the rows of all processes and every pass over them; None shows none.
     """
     shape = (1 + len(YARDSTICKS), 3, len(class_names))
     sums = torch.zeros(shape, dtype=torch.float64, device=world.device)
@@ -77,16 +81,19 @@ def validate(
     forward = replace(forward, compiled=None, tokens=None)
     forward.model.eval()
     batches = _batches(masker, split, config)
-    while turn := list(islice(batches, world.size)):
-        # Left without a batch in the last turn, a process runs one again: if the model is shared out,
-        # the others need it to.
-        which, first, rows, batch = turn[min(world.rank, len(turn) - 1)]
-        part = forward.place(rows, batch)
-        loss, correct, _ = forward.losses(part)
-        if world.rank < len(turn):
-            sums[which] += class_sums(part.batch.target_class, loss, correct, len(class_names))
-            place = first + part.batch.positions // rows.row_length
-            of_rows[which] += class_sums(place, loss, correct, num_rows)[:2]
+    total = num_rows + sum(yardstick.num_rows(num_rows) for yardstick in YARDSTICKS)
+    with NOT_SHOWN if label is None else Progress(label, total, "rows", brief=True) as shown:
+        while turn := list(islice(batches, world.size)):
+            # Left without a batch in the last turn, a process runs one again: if the model is shared out,
+            # the others need it to.
+            which, first, rows, batch = turn[min(world.rank, len(turn) - 1)]
+            part = forward.place(rows, batch)
+            loss, correct, _ = forward.losses(part)
+            if world.rank < len(turn):
+                sums[which] += class_sums(part.batch.target_class, loss, correct, len(class_names))
+                place = first + part.batch.positions // rows.row_length
+                of_rows[which] += class_sums(place, loss, correct, num_rows)[:2]
+            shown.advance(sum(part_rows.num_rows for _, _, part_rows, _ in turn))
     forward.model.train()
     sums, of_rows = world.sum(sums).cpu(), world.sum(of_rows).cpu()
     loss_sum, count, correct_sum = sums[0].sum(1).tolist()
