@@ -312,10 +312,10 @@ def scores_named(text: str) -> Scores | dict[str, np.ndarray]:
             f"scores '{text}' is neither a folder with train.npy and held_out.npy nor a kind of scores; "
             f"{nearest(text, kinds)}"
         )
-    return {file.stem: _mapped(file) for file in files}
+    return {file.stem: _array_of(file) for file in files}
 
 
-def _mapped(file: Path) -> np.ndarray:
+def _array_of(file: Path) -> np.ndarray:
     """The array of an ``.npy`` file, not read yet; raises :class:`DataError` for a file that holds none."""
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
