@@ -14,6 +14,7 @@ from chronomask.errors import ChronomaskError, RunError, Stopped, UsageError
 from chronomask.runs.continuation import begun_by
 from chronomask.storage import said_by_system, unwritten
 from chronomask.study.settings import as_setting_of_task, naming_settings
+from chronomask.study.suitability import check_masking_of_arms
 from chronomask.study.units import Study, Unit, check_shared_start
 
 __all__ = ["ELSEWHERE", "THERE", "do_unit", "has_failed", "note_failure", "write_in_log"]
@@ -80,6 +81,7 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
 
         assert study.config.prepare is not None  # else it is complete
         prepare(study.config.prepare, study.data, progress=shown)
+        check_masking_of_arms(study)  # what it lacks is added before the first run, or too late
     elif unit.kind == "pretrain":
         from chronomask.train.loop import pretrain
 
