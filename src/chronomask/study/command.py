@@ -25,7 +25,7 @@ from chronomask.errors import (
 )
 from chronomask.folders import what_it_is
 from chronomask.storage import as_a_shell_has_it, refuse_file
-from chronomask.study import STUDY_FILE
+from chronomask.study import STUDY_FILE, has_lost_its_file, lost_file
 
 if TYPE_CHECKING:
     from chronomask.layers import Layer
@@ -274,6 +274,8 @@ def quickstart(out: Path, steps: int | None = None, quiet: bool = False) -> str:
 def _open(path: Path | None, out: Path, changes: Sequence[Layer] = ()) -> Study:
     own = out / STUDY_FILE
     if path is None and not own.is_file():
+        if has_lost_its_file(out):
+            raise UsageError(lost_file(out))
         raise UsageError(
             f"{out} holds no study{what_it_is(out)}; give a recipe, such as tiny, or the study's YAML file"
         )
