@@ -327,6 +327,7 @@ class PreparedData(WithManifest):
 
 
 def _check_size(folder: Path, entry: FileEntry) -> None:
+    """Raise DataError where a file of prepared data is missing or has another size."""
     file, expected = folder / entry.file, entry.bytes
     try:
         size = file.stat().st_size

@@ -308,7 +308,7 @@ def _check_version(path: Path, noted: Mapping[str, str], here: Mapping[str, str]
 
 
 def _noted_by(run: RunFolder) -> dict[str, Any] | None:
-    """What a run noted of its machine and its start; raises DataError, with a way out, where it is damaged."""
+    """What a run noted of machine and start; raises DataError, with a way out, where it is damaged."""
     try:
         return read_object(run.environment)
     except DataError as error:
