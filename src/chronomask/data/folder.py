@@ -162,6 +162,7 @@ class PreparedSplit:
         return array
 
     def _map(self, shard: int, name: Array) -> np.ndarray:
+        """An array of a shard, read from disk as it is used; raises DataError where it is damaged."""
         entry = self.entry.shards[shard]
         file = self.path.parent / getattr(entry, name).file
         if not len(self._open) % 64:
