@@ -86,6 +86,7 @@ def adapt(
     of another adaptation; otherwise as ``prepare``, ``pretrain`` and ``evaluate`` do.
     """
     from chronomask.evaluate.subject import find_subject
+    from chronomask.runs.rules import check_masking
 
     plan, out = plan or Plan(), as_a_shell_has_it(out)
     _refuse_decided(plan)
@@ -121,7 +122,7 @@ def adapt(
             words = _extend(first, texts["data"].tokenizer_path, start)
     data = texts["data"]
     config = _fit_run(asked, plan, data, start, out.resolve().name)
-    _check_masking(config, data)
+    check_masking(config, data)  # before anything is measured
     for text in old_texts.values():
         loss.check(first, text.path)
     tell(f"2 of 4: measure {first.name} as it is")
@@ -216,17 +217,6 @@ def _row_length(model: Subject, plan: Plan) -> int:
                 f"{model.max_length}, or continue a model of longer rows"
             )
     return min(model.max_length, _ROW_LENGTH)
-
-
-def _check_masking(run: RunConfig, data: PreparedData) -> None:
-    """Raise UsageError, before anything is measured, for masking that this text cannot have."""
-    from chronomask.masking.masker import Masker, Vocabulary
-    from chronomask.model.open import open_tokenizer
-    from chronomask.runs.rules import refuse_unsuited
-
-    refuse_unsuited(run, data)
-    vocabulary = Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path))
-    Masker(run.masking, vocabulary, data.class_names)
 
 
 def _tokenizer_folder(model: Subject, out: Path) -> Path:

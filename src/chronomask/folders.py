@@ -6,7 +6,13 @@ import shlex
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["is_of_preparation", "is_of_training", "is_prepared_data", "what_it_is"]
+__all__ = [
+    "is_of_preparation",
+    "is_of_training",
+    "is_prepared_data",
+    "way_to_prepare_again",
+    "what_it_is",
+]
 
 
 def is_prepared_data(folder: Path) -> bool:
@@ -39,6 +45,17 @@ def _has_manifest(folder: Path) -> bool:
 def is_of_training(folder: Path) -> bool:
     """Whether it is a run or a study, whose logs are no text although their formats are those of text."""
     return _is_run(folder) or _is_study(folder)
+
+
+def way_to_prepare_again(folder: Path) -> str:
+    """What to do about prepared data that are damaged: a study and an adaptation prepare their own."""
+    whole = folder.absolute().parent
+    if (whole / "study.yaml").is_file() and folder.name == "data":
+        command = shlex.join(["chronomask", "study", "run", "--out", str(folder.parent)])
+        return f"remove {folder}, and  {command}  prepares the study's text again"
+    if (whole / ".adaptation").is_file():
+        return f"remove {folder} and repeat the command of the adaptation, which prepares the text again"
+    return "run `chronomask prepare` again with --force to rewrite the folder"
 
 
 def _is_run(folder: Path) -> bool:

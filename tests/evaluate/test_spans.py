@@ -248,7 +248,8 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
 
 def test_windows_without_room_are_refused() -> None:
     with pytest.raises(
-        UsageError, match=r"leaves 11 tokens .* --set max_question_tokens=15 --set stride=11$"
+        UsageError,
+        match=r"leaves 11 tokens .* --set squad.max_question_tokens=15 --set squad.stride=11$",
     ):
         make_windows(
             make_tokenizer(), questions(), max_length=64, stride=11, max_question_tokens=50

@@ -89,7 +89,7 @@ def test_korean_under_the_english_tagger(tmp_path: Path, caplog: pytest.LogCaptu
     (line,) = [record.getMessage() for record in caplog.records]
     assert "text in 'en'" in line
     assert "of its letters are Hangul" in line
-    assert "--tagger bands" in line
+    assert "--set tagger=bands" in line
     caplog.clear()
     prepared(
         tmp_path / "bands", [f"{KOREAN} {k}" for k in range(30)], tagger="bands", tokenizer=cased
@@ -211,7 +211,7 @@ def test_unknown_tokens_are_said_at_the_end_and_shown(
     few = prepared(tmp_path / "few", texts, tokenizer={"vocab_size": 500}, tagger="none")
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("50.5 % of the characters are unknown")  # 495 of 1,000 are known
-    assert "Raise tokenizer.vocab_size" in line
+    assert "Raise the size with --set tokenizer.vocab_size=" in line
     assert few.unknown_share("train") == pytest.approx(0.505)
     assert "train 50.50%; never masked" in as_text(look_into(few))
     caplog.clear()

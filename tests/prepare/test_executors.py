@@ -76,7 +76,8 @@ def test_workers_that_keep_dying_are_reported(
     monkeypatch.setattr(executors, "run_task", kill_always)
     monkeypatch.setattr(executors, "_ATTEMPTS", 1)
     with pytest.raises(
-        RunError, match=r"killed 1 times in stage annotate, parts 0, 1.*fewer --workers"
+        RunError,
+        match=r"killed 1 times in stage annotate, parts 0, 1.*fewer workers \(--set workers=",
     ):
         run(tiny_config(corpus, workers=2), tmp_path / "out")
     assert not (tmp_path / "out" / MANIFEST).exists()
@@ -119,7 +120,7 @@ def test_an_executor_that_is_not_there(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"executor.kind=ray needs .*--executor local"):
+    with pytest.raises(UsageError, match=r"executor.kind=ray needs .*--set executor.kind=local"):
         run(tiny_config(corpus, executor={"kind": "ray"}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

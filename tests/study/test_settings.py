@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from chronomask.study.config import load_study
 from chronomask.study.settings import as_setting_of_run, as_setting_of_task, naming_settings
 from chronomask.train import loop
 from chronomask.train.checkpoint import OtherRun
+from tests.support.corpus import made_up_text
 from tests.support.opened_study import opened
 
 
@@ -117,6 +119,50 @@ def test_settings_of_an_arm_are_those_it_declares_and_what_lies_in_them() -> Non
     assert as_setting_of_task("--set cola.batch_size=4", "cola") == (
         "--set tasks.cola.settings.batch_size=4"
     )
+    assert as_setting_of_task("choose no rate (--set 'cola.learning_rates=[]')", "cola") == (
+        "choose no rate (--set 'tasks.cola.settings.learning_rates=[]')"
+    )
+
+
+def test_what_tasks_and_the_preparation_advise_works_in_a_study(
+    values: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A field that the text does not have; then too few examples for a slice of them."""
+    text, file, out = tmp_path / "text.jsonl", tmp_path / "study.yaml", tmp_path / "out"
+    lines = [json.dumps({"body": document}) for document in made_up_text(60)]
+    text.write_text("\n".join(lines), encoding="utf-8")
+    del values["base"]["data"]
+    values["prepare"] = {
+        "sources": [str(text)],
+        "tagger": "english",
+        "row_length": 32,
+        "held_out": 0.2,
+    }
+    values["prepare"] |= {"workers": 1, "tokenizer": {"kind": "wordpiece", "vocab_size": 300}}
+    values["base"] |= {"steps": 2, "checkpoint": {"every": 2}}
+    values |= {"seeds": [0], "arms": {"fixed": {}}, "curve_steps": [], "task_seeds": [0]}
+    settings = {
+        "epochs": 1,
+        "max_length": 16,
+        "device": "cpu",
+        "patience": 1,
+        "held_out_share": 0.001,
+    }
+    values["tasks"] = {"cola": {"settings": settings}}
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = ["study", "run", str(file), "--out", str(out), "--quiet"]
+    with pytest.raises(RunError, match=r"--set prepare\.text_key=NAME"):
+        app(command, standalone_mode=False)
+    command += ["--set", "prepare.text_key=body"]
+    with pytest.raises(RunError, match="held_out_share=SHARE") as refused:
+        app(command, standalone_mode=False)
+    assert (
+        "such as --set prepare.tagger=bands, "
+        in (out / "logs" / "prepare.log").read_text() + caplog.text
+    )
+    found = re.search(r"--set (tasks\.cola\.settings\.patience=null)", str(refused.value))
+    assert found is not None, refused.value
+    app([*command, "--set", found[1]], standalone_mode=False)
 
 
 def test_an_error_stays_of_its_kind() -> None:

@@ -16,11 +16,11 @@ import numpy as np
 
 from chronomask.data import annotation as marks
 from chronomask.data.manifest import (
-    AGAIN,
     MANIFEST,
     WORK,
     Array,
     Column,
+    FileEntry,
     Manifest,
     SplitEntry,
     fingerprint,
@@ -28,7 +28,7 @@ from chronomask.data.manifest import (
 )
 from chronomask.data.order import visits
 from chronomask.errors import DataError, UsageError, nearest
-from chronomask.folders import what_it_is
+from chronomask.folders import way_to_prepare_again, what_it_is
 from chronomask.machine import make_room_for_files
 from chronomask.storage import as_a_shell_has_it, file_sha256, read_object, way_to_read
 from chronomask.types import Rows
@@ -162,6 +162,7 @@ class PreparedSplit:
         return array
 
     def _map(self, shard: int, name: Array) -> np.ndarray:
+        """An array of a shard, read from disk as it is used; raises DataError where it is damaged."""
         entry = self.entry.shards[shard]
         file = self.path.parent / getattr(entry, name).file
         if not len(self._open) % 64:
@@ -169,7 +170,7 @@ class PreparedSplit:
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            way_out = way_to_read(error, AGAIN)
+            way_out = way_to_read(error, way_to_prepare_again(self.path.parent))
             raise DataError(f"{file} cannot be read ({error}); {way_out}") from None
         if name == "bounds":
             good = array.ndim == 1 and array.dtype == np.uint32
@@ -177,7 +178,8 @@ class PreparedSplit:
             good = array.shape == (entry.num_rows, self.row_length) and array.dtype in _KINDS[name]
         if not good:
             raise DataError(
-                f"{file} holds {array.dtype} {array.shape}, not what the manifest says; {AGAIN}"
+                f"{file} holds {array.dtype} {array.shape}, not what the manifest says; "
+                f"{way_to_prepare_again(self.path.parent)}"
             )
         return np.asarray(array)  # a plain view: np.memmap makes every slice slow
 
@@ -246,7 +248,7 @@ class PreparedData(WithManifest):
         data = cls(path, manifest)
         tokenizer = [entry for entry in manifest.files if entry.file.startswith("tokenizer/")]
         for entry in (*manifest.shard_files(), *tokenizer):
-            _check_size(path / entry.file, entry.bytes)
+            _check_size(path, entry)
         if verify:
             data.verify()
         return data
@@ -275,7 +277,9 @@ class PreparedData(WithManifest):
         if self.manifest.fingerprint != fingerprint(self.manifest.to_dict()):
             damaged.append(MANIFEST)
         if damaged:
-            raise DataError(f"{self.path}: damaged: {', '.join(damaged)}; {AGAIN}")
+            raise DataError(
+                f"{self.path}: damaged: {', '.join(damaged)}; {way_to_prepare_again(self.path)}"
+            )
         return size
 
     @property
@@ -291,7 +295,7 @@ class PreparedData(WithManifest):
         try:
             return read_object(self.path / "statistics.json") or {}
         except DataError as error:
-            raise DataError(f"{error}; {AGAIN}") from None
+            raise DataError(f"{error}; {way_to_prepare_again(self.path)}") from None
 
     def unknown_share(self, *splits: str) -> float | None:
         """Share of the characters in unknown tokens ([UNK]) in the text of ``splits``, or of all, in [0, 1].
@@ -323,12 +327,15 @@ class PreparedData(WithManifest):
         return self._splits[name]
 
 
-def _check_size(file: Path, expected: int) -> None:
+def _check_size(folder: Path, entry: FileEntry) -> None:
+    """Raise DataError where a file of prepared data is missing or has another size."""
+    file, expected = folder / entry.file, entry.bytes
     try:
         size = file.stat().st_size
     except FileNotFoundError:
-        raise DataError(f"{file} is missing; {AGAIN}") from None
+        raise DataError(f"{file} is missing; {way_to_prepare_again(folder)}") from None
     if size != expected:
         raise DataError(
-            f"{file} has {size:,} bytes instead of {expected:,}: it is truncated or was changed; {AGAIN}"
+            f"{file} has {size:,} bytes instead of {expected:,}: it is truncated or was changed; "
+            f"{way_to_prepare_again(folder)}"
         )

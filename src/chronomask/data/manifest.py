@@ -15,11 +15,11 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from chronomask.config import Config
 from chronomask.errors import ChronomaskError, DataError
+from chronomask.folders import way_to_prepare_again
 from chronomask.storage import bytes_sha256, file_sha256, way_to_read
 
 __all__ = [
     "ADDED",
-    "AGAIN",
     "ARRAYS",
     "MANIFEST",
     "SCHEMA_VERSION",
@@ -42,8 +42,6 @@ MANIFEST = "manifest.json"
 """Name of the manifest in a prepared folder."""
 WORK = ".work"
 """Name of the folder within it that a preparation works in until it has finished."""
-AGAIN = "run `chronomask prepare` again with --force to rewrite the folder"
-"""The way out that messages about damage name."""
 
 Array = Literal["ids", "annotation", "bounds", "scores", "ngrams"]
 """One of the files of a shard."""
@@ -189,24 +187,24 @@ def read_manifest(file: Path) -> Manifest:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        way_out = way_to_read(error, AGAIN)
+        way_out = way_to_read(error, way_to_prepare_again(file.parent))
         raise DataError(f"{file} is not a readable manifest ({error}); {way_out}") from None
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(
             f"{file} has schema version {version!r}; this version of chronomask reads {SCHEMA_VERSION}; "
-            f"{AGAIN}"
+            f"{way_to_prepare_again(file.parent)}"
         )
     try:
         manifest = Manifest.parse(values, where=str(file))
     except ChronomaskError as error:
-        raise DataError(f"{error}; {AGAIN}") from None
+        raise DataError(f"{error}; {way_to_prepare_again(file.parent)}") from None
     root = file.parent.resolve()
     for entry in manifest.all_files():
         if not (root / entry.file).resolve().is_relative_to(root):
             raise DataError(f"{file} names {entry.file!r}, a file outside its folder")
     if manifest.values_sha256 not in (None, values_sha256(values)):
-        raise DataError(f"{file.parent}: damaged: {file.name}; {AGAIN}")
+        raise DataError(f"{file.parent}: damaged: {file.name}; {way_to_prepare_again(file.parent)}")
     return manifest
 
 

@@ -122,6 +122,7 @@ def fine_tune(
     rate: float,
     seed: int,
     *,
+    task: str,
     label: str,
     progress: bool,
     stops_after: Callable[[int], bool] | None = None,
@@ -132,7 +133,8 @@ def fine_tune(
     padded to a few lengths for it. Where a model has dropout, so many more numbers are drawn: what is dropped
     is a function of the seed, but another one than without padding. A model that mixes padding into its
     tokens is given the examples of a batch by length, without padding, and their gradients are added up; the
-    loss of each length then counts by its share of the examples. ``stops_after``: asked after each epoch,
+    loss of each length then counts by its share of the examples. ``task``: whose settings a refusal names;
+    ``label``: of the line of progress. ``stops_after``: asked after each epoch,
     counted from 1, whether it was the last.
     """
     import torch
@@ -198,13 +200,13 @@ def fine_tune(
                 note = ""
                 # Looking at the loss waits for the device, so it is looked at now and then.
                 if counted == _STEPS_BETWEEN_CHECKS or step == steps:
-                    note = f"loss {_finite(recent, step, label) / counted:.3f}"
+                    note = f"loss {_finite(recent, step, task, label) / counted:.3f}"
                     counted = 0
                     recent.zero_()
                 shown.advance(index.size, note)
             if stops_after is not None:
                 _finite(
-                    recent, step, label
+                    recent, step, task, label
                 )  # a model that learnt nothing but NaN has a score as well
                 if stops_after(epoch + 1):
                     break
@@ -280,11 +282,11 @@ def _set_rate(optimiser: torch.optim.AdamW, rate: float) -> None:
             group["lr"] = rate
 
 
-def _finite(total: torch.Tensor, step: int, label: str) -> float:
+def _finite(total: torch.Tensor, step: int, task: str, label: str) -> float:
     value = float(total)
     if not math.isfinite(value):
         raise Diverged(
             f"{label}: the loss is not finite by step {step}; try a lower learning rate "
-            "(--set learning_rate=…) or precision=fp32"
+            f"(--set {task}.learning_rate=NUMBER) or --set {task}.precision=fp32"
         )
     return value

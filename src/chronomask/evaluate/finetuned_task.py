@@ -235,7 +235,7 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
                 best = _BestEpoch(opened, score, self.config.patience)
             fine_tune(
                 opened, train.encoded, self.loss(train, opened.device), self.config, rate, seed,
-                label=label, progress=progress, stops_after=best,
+                task=self.name, label=label, progress=progress, stops_after=best,
             )  # fmt: skip
             yield opened, {} if best is None else best.restore()
 
@@ -269,7 +269,8 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
                 logger.warning("%s: the loss is not finite, so this rate is not chosen", label)
         if not scores:
             raise Diverged(
-                f"{self.name}: the loss is not finite at any of the learning_rates: name lower ones"
+                f"{self.name}: the loss is not finite at any of the learning rates: name lower ones, "
+                f"such as --set '{self.name}.learning_rates=[{min(self.config.learning_rates) / 10:g}]'"
             ) from failed
         best = max(scores, key=lambda rate: (scores[rate], -rate))
         details = {f"held_out_score_at_{rate:g}": value for rate, value in scores.items()}
@@ -293,8 +294,9 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
         if not 0 < count < names.size:
             raise DataError(
                 f"{self.name}: {names.size} groups of training examples are too few to hold out "
-                f"{share:.0%} of them: set another {self.name}.held_out_share, or choose neither the "
-                "learning rate (learning_rates=[]) nor the epoch (patience=null)"
+                f"{share:.0%} of them: set another share (--set {self.name}.held_out_share=SHARE), or choose "
+                f"neither the learning rate (--set '{self.name}.learning_rates=[]') nor the epoch (--set "
+                f"{self.name}.patience=null)"
             )
         key = int(row_keys(0, Stream.SELECT, 0, 0)) >> 2
         chosen = names[permute(np.arange(names.size), names.size, key) < count]

@@ -114,19 +114,20 @@ def make_windows(
     max_length: int,
     stride: int,
     max_question_tokens: int,
+    task: str = "squad",
     shown: Progress = NOT_SHOWN,
 ) -> Windows:
     """Windows of at most ``max_length`` tokens; questions are cut at ``max_question_tokens``.
 
-    ``shown``: counts the questions. Raises UsageError for a tokenizer without character offsets, and for
-    sizes that leave no room.
+    ``task``: whose settings a refusal names; ``shown``: counts the questions. Raises UsageError for a
+    tokenizer without character offsets, and for sizes that leave no room.
     """
     frame = _Frame.of(tokenizer)
     fitting = fitting_sizes(
         tokenizer, max_length=max_length, stride=stride, max_question_tokens=max_question_tokens
     )
     if fitting:
-        ways = " ".join(f"--set {key}={value}" for key, value in fitting.items())
+        ways = " ".join(f"--set {task}.{key}={value}" for key, value in fitting.items())
         room = max_length - max_question_tokens - frame.size
         raise UsageError(
             f"max_length {max_length} leaves {room} tokens for the context beside a question of "

@@ -50,7 +50,7 @@ def doubt_language(texts: Iterable[str], tokenizer: TokenizerChoice, tagger: Tag
     if why:
         logger.warning(
             "the tagger is for text in '%s', but %s: its classes will mean little. Choose "
-            "another, such as --tagger bands, which any language has, or --tagger none",
+            "another, such as --set tagger=bands, which any language has, or --set tagger=none",
             language, why,
         )  # fmt: skip
 

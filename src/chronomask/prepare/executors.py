@@ -195,7 +195,7 @@ class RayExecutor(Executor):
         if importlib.util.find_spec("ray") is None:
             raise UsageError(
                 "executor.kind=ray needs the package ray; pip install 'chronomask[ray]', or choose "
-                "--executor local"
+                "--set executor.kind=local"
             )
 
     def run(self, stage: Stage, numbers: Sequence[int], workers: int, done: Done) -> Failures:
@@ -234,8 +234,8 @@ def run_stage(
             raise RunError(
                 f"worker processes were killed {_ATTEMPTS} times in stage {stage.name}, parts "
                 f'{_listing(todo)}. In a script of yours, put the call below  if __name__ == "__main__":  '
-                "first. If memory ran out, run the same command again to continue, with fewer --workers or a "
-                "smaller part_characters"
+                "first. If memory ran out, run the same command again to continue, with fewer "
+                "workers (--set workers=NUMBER) or a smaller part_characters"
             )
         if stage.shared and all(map(stage.is_claimed, todo)):
             time.sleep(_SECONDS_BETWEEN_LOOKS)

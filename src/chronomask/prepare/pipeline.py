@@ -27,6 +27,7 @@ from chronomask.data.manifest import MANIFEST, WORK
 from chronomask.data.scores import score_split
 from chronomask.data.writer import RowWriter, write_column, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.folders import way_to_prepare_again
 from chronomask.locks import lock, lock_of
 from chronomask.machine import available_cores
 from chronomask.prepare.clean import (
@@ -216,7 +217,7 @@ class _Run:
         try:
             before = PrepareConfig.load(self.out / "config.yaml")
         except ChronomaskError as error:
-            raise DataError(f"{error}; use --force to prepare {self.out} again") from None
+            raise DataError(f"{error}; {way_to_prepare_again(self.out)}") from None
         changes = diff(before.without_workers(), self.config.without_workers())
         if changes:
             raise OtherData(f"{self.out} was prepared with another config: {_listing(changes)}")

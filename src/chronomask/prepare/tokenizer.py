@@ -109,8 +109,8 @@ class TokenizerFolder(TokenizerChoice):
             folder = download(self.path, weights=False)
         if not folder.is_dir():
             raise UsageError(
-                f"tokenizer folder {self.path} does not exist; give a folder with tokenizer.json, as "
-                "chronomask prepare makes one of text with --set tokenizer.kind=wordpiece"
+                f"tokenizer folder {self.path} does not exist; give a folder with tokenizer.json, or have "
+                "one made of the text with --set tokenizer.kind=wordpiece"
             )
         if not (folder / "tokenizer.json").is_file():
             is_model = (folder / "config.json").is_file()

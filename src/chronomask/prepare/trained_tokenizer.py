@@ -43,7 +43,10 @@ class _Trained(TokenizerChoice):
 
     def advise(self) -> str:
         """Another size, or another kind."""
-        return "Raise tokenizer.vocab_size, or take --tokenizer byte_level_bpe, to which no text is unknown"
+        return (
+            "Raise the size with --set tokenizer.vocab_size=NUMBER, or take --set "
+            "tokenizer.kind=byte_level_bpe, to which no text is unknown"
+        )
 
     @abstractmethod
     def train(self, sample: Iterable[str]) -> Tokenizer:
@@ -255,8 +258,8 @@ class Unigram(_Trained):
         if sizes is not None:
             least = self.vocab_size + int(sizes[2]) - int(sizes[1])
             return (
-                f"each of its characters needs an id of its own; set tokenizer.vocab_size to {least} or "
-                "more, or take --tokenizer byte_level_bpe, which any text fits"
+                f"each of its characters needs an id of its own; give at least --set "
+                f"tokenizer.vocab_size={least}, or --set tokenizer.kind=byte_level_bpe, which any text fits"
             )
         if "all_chars_count" in answer:
             return f"it holds no character beside white space and {_SPACE!r}; check the sources"

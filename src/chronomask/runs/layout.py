@@ -231,10 +231,14 @@ class RunFolder:
         try:
             read_yaml(self.config)
         except UsageError as error:
-            way_out = self._config_again()
-            if way_out is None or not os.access(self.config, os.R_OK):
+            if not os.access(self.config, os.R_OK):
                 raise
+            way_out = self._config_again() or self.put_back()
             raise UsageError(f"{error}; {way_out}") from None
+
+    def put_back(self) -> str:
+        """What to do about a file of the run that nothing here can write again."""
+        return f"put it back from a copy, or remove {self.path} to train the run again"
 
     def _config_again(self) -> str | None:
         """How the config is written again from a checkpoint; None where there is none to write it from."""

@@ -146,7 +146,8 @@ def read_run(path: str | Path, shown: Progress = NOT_SHOWN) -> Run:
     try:
         environment = read_object(folder.environment) or {}
     except DataError as error:
-        raise DataError(f"{error}; remove it to read the run without it") from None
+        way_out = "put it back from a copy, or remove it to read the run alone, without it"
+        raise DataError(f"{error}; {way_out}") from None
     return Run(path, str(name), config, metrics, validation, summary, environment, tuple(notices))
 
 

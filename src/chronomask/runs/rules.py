@@ -29,6 +29,7 @@ __all__ = [
     "Expected",
     "RunPlan",
     "Stretch",
+    "check_masking",
     "expect",
     "has_padding",
     "maskable_tokens",
@@ -226,6 +227,16 @@ def refuse_unsuited(plan: RunPlan, data: PreparedData | MixedData) -> None:
             "masking.strategy 'pmi' masks collocations together, and none were searched for in "
             f"{data.path}: find them with  chronomask data ngrams {shlex.quote(str(data.path))}"
         )
+
+
+def check_masking(plan: RunPlan, data: PreparedData) -> None:
+    """Raise UsageError, before anything is trained, for masking that a run cannot have on its data."""
+    from chronomask.masking.masker import Masker, Vocabulary
+    from chronomask.model.open import open_tokenizer
+
+    refuse_unsuited(plan, data)
+    vocabulary = Vocabulary.from_tokenizer(open_tokenizer(data.tokenizer_path))
+    Masker(plan.masking, vocabulary, data.class_names)
 
 
 def unknown_before(plan: RunPlan) -> str | None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chronomask.data.folder import PreparedData
-from chronomask.data.manifest import AGAIN
 from chronomask.errors import DataError, UsageError
+from chronomask.folders import way_to_prepare_again
 from chronomask.masking.masker import Vocabulary
 from chronomask.model.open import open_tokenizer
 from chronomask.prepare.config import EnglishTagger, PrepareConfig
@@ -83,7 +83,9 @@ def of_text(
         spans = tagger.open().tag([text])[0]
     else:
         if not (data.path / "config.yaml").is_file():
-            raise DataError(f"{data.path / 'config.yaml'} is missing; {AGAIN}")
+            raise DataError(
+                f"{data.path / 'config.yaml'} is missing; {way_to_prepare_again(data.path)}"
+            )
         tagger = PrepareConfig.load(data.path / "config.yaml").tagger
         spans = tagger.open(data.path).tag([text])[0]
     if isinstance(tokenizer, Path):

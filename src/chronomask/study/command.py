@@ -25,7 +25,7 @@ from chronomask.errors import (
 )
 from chronomask.folders import what_it_is
 from chronomask.storage import as_a_shell_has_it, refuse_file
-from chronomask.study import STUDY_FILE
+from chronomask.study import STUDY_FILE, has_lost_its_file, lost_file
 
 if TYPE_CHECKING:
     from chronomask.layers import Layer
@@ -107,9 +107,11 @@ def run(
     study = _open(path, out, changes)
 
     from chronomask.study.execute import run_one, share_of
+    from chronomask.study.suitability import check_masking_of_arms
     from chronomask.study.units import begin, check_task_data, check_versions
 
     if unit is not None:
+        check_masking_of_arms(study)
         check_task_data(study)
         own = [one for one in study.units if one.number == unit and not study.is_complete(one)]
         check_versions(study, own)
@@ -150,17 +152,20 @@ def plan(
 ) -> str:
     """What ``chronomask study plan`` says: the plan that ``study run`` begins with. Nothing is written.
 
-    Where files of tasks are missing it ends with what ``study run`` would say of them.
+    Where files of tasks are missing, or the data lack what an arm's masking needs, it ends with what
+    ``study run`` would say of that.
     """
     allowance = _allow(minutes)
     study = _open(path, out, changes)
 
     from chronomask.study.execute import share_of
+    from chronomask.study.suitability import check_masking_of_arms
     from chronomask.study.units import check_task_data
 
     units = study.in_order() if only is None else share_of(study, only)
     text = _plan(study, units, workers, price_per_hour, rate, allowance)
     try:
+        check_masking_of_arms(study)
         check_task_data(study, from_hub=False)
     except UsageError as error:
         text = f"{text}\nnot ready to run: {error}"
@@ -269,6 +274,8 @@ def quickstart(out: Path, steps: int | None = None, quiet: bool = False) -> str:
 def _open(path: Path | None, out: Path, changes: Sequence[Layer] = ()) -> Study:
     own = out / STUDY_FILE
     if path is None and not own.is_file():
+        if has_lost_its_file(out):
+            raise UsageError(lost_file(out))
         raise UsageError(
             f"{out} holds no study{what_it_is(out)}; give a recipe, such as tiny, or the study's YAML file"
         )
@@ -298,10 +305,12 @@ def _do(
 
     ``again``: options of the command that goes on where this call ends for lack of time.
     """
+    from chronomask.study.suitability import check_masking_of_arms
     from chronomask.study.units import begin, check_task_data, check_versions
 
     if study.config.prepare is not None:
         need("zstandard", "prepare", "Preparing the study's text")
+    check_masking_of_arms(study)
     check_task_data(study)
     check_versions(study, [unit for unit in units if not study.is_complete(unit)])
 

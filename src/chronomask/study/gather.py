@@ -438,9 +438,21 @@ def _common(
 
 def _check_runs(runs: Sequence[Run]) -> None:
     """Refuse runs of several versions or data sets."""
+    _check_known_versions(runs)
     _check_same([(str(run.path), run.environment.get("versions")) for run in runs], "versions")
     fingerprints = [(str(run.path), (run.summary or {}).get("data_fingerprint")) for run in runs]
     _check_same(fingerprints, "prepared data")
+
+
+def _check_known_versions(runs: Sequence[Run]) -> None:
+    """Refuse runs of unknown versions beside those of known ones."""
+    unknown = [run.path for run in runs if not run.environment.get("versions")]
+    if unknown and len(unknown) < len(runs):
+        folder = RunFolder(unknown[0])
+        raise DataError(
+            f"{folder.environment} is lost or names no versions, and runs are compared of one version alone: "
+            f"{folder.put_back()}"
+        )
 
 
 def _check_results(task: str, results: Sequence[TaskResult]) -> None:

@@ -5,25 +5,49 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 from chronomask.errors import ChronomaskError
+from chronomask.prepare.config import PrepareConfig
 from chronomask.train.config import RunConfig
 
-__all__ = ["as_setting_of_run", "as_setting_of_task", "naming_settings"]
+__all__ = [
+    "as_setting_of_preparation",
+    "as_setting_of_run",
+    "as_setting_of_task",
+    "naming_settings",
+    "naming_settings_of_preparation",
+    "naming_settings_of_task",
+]
 
-_ADVICE = re.compile(
-    r"(?P<before>\b(?:set|or|and|with|give) |--set '?)"
-    rf"(?P<key>(?:{'|'.join(RunConfig.model_fields)})\b[\w.]*)=(?P<value>\[.*?\]|[^\s=;,]*[^\s=;,.:)'])"
-)
-"""A setting of a run with a value, where a message advises it."""
+
+def _advice(fields: Iterable[str]) -> re.Pattern[str]:
+    """What matches a setting within ``fields`` with a value, where a message advises it."""
+    return re.compile(
+        r"(?P<before>\b(?:set|or|and|with|give) |--set '?)"
+        rf"(?P<key>(?:{'|'.join(fields)})\b[\w.]*)=(?P<value>\[.*?\]|[^\s=;,]*[^\s=;,.:)'])"
+    )
+
+
+_ADVICE = _advice(RunConfig.model_fields)
+_ADVICE_OF_PREPARATION = _advice(PrepareConfig.model_fields)
 
 
 def as_setting_of_task(text: str, task: str) -> str:
     """A message of a task with its settings named as a study's command line names them."""
-    return text.replace(f"--set {task}.", f"--set tasks.{task}.settings.")
+    return re.sub(rf"(--set '?){re.escape(task)}\.", rf"\1tasks.{task}.settings.", text)
+
+
+def as_setting_of_preparation(text: str) -> str:
+    """A message of a preparation with its settings named as a study's command line names them.
+
+    >>> as_setting_of_preparation("--set text_key=NAME names the field")
+    '--set prepare.text_key=NAME names the field'
+    """
+    return _ADVICE_OF_PREPARATION.sub(r"\g<before>prepare.\g<key>=\g<value>", text)
 
 
 def as_setting_of_run(text: str, arm: str = "", declared: Iterable[str] = ()) -> str:
@@ -49,16 +73,30 @@ def as_setting_of_run(text: str, arm: str = "", declared: Iterable[str] = ()) ->
     return _ADVICE.sub(name, text)
 
 
-@contextmanager
-def naming_settings(arm: str = "", declared: Iterable[str] = ()) -> Iterator[None]:
+def naming_settings(arm: str = "", declared: Iterable[str] = ()) -> AbstractContextManager[None]:
     """Let what is raised and logged of a run while this is open name settings as a study does."""
-    declared = tuple(declared)
+    return _said_as(partial(as_setting_of_run, arm=arm, declared=tuple(declared)))
+
+
+def naming_settings_of_preparation() -> AbstractContextManager[None]:
+    """The same for what is raised and logged of a preparation."""
+    return _said_as(as_setting_of_preparation)
+
+
+def naming_settings_of_task(task: str) -> AbstractContextManager[None]:
+    """The same for what is raised and logged of an evaluation on a task."""
+    return _said_as(partial(as_setting_of_task, task=task))
+
+
+@contextmanager
+def _said_as(name: Callable[[str], str]) -> Iterator[None]:
+    """Let what is raised and logged while this is open be as ``name`` changes it."""
     make = logging.getLogRecordFactory()
 
     def make_named(*arguments: Any, **named: Any) -> logging.LogRecord:
         record = make(*arguments, **named)
         if record.name.startswith("chronomask"):
-            record.msg = as_setting_of_run(record.getMessage(), arm, declared)
+            record.msg = name(record.getMessage())
             record.args = None
         return record
 
@@ -66,7 +104,7 @@ def naming_settings(arm: str = "", declared: Iterable[str] = ()) -> Iterator[Non
     try:
         yield
     except ChronomaskError as error:
-        error.args = (as_setting_of_run(str(error), arm, declared),)
+        error.args = (name(str(error)),)
         raise
     finally:
         logging.setLogRecordFactory(make)

@@ -14,17 +14,17 @@ from typing import Any, Literal
 
 from chronomask.config import diff
 from chronomask.data.manifest import MANIFEST
-from chronomask.errors import DataError, RunError, UsageError
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.evaluate.task import Task, is_hub
 from chronomask.evaluate.tasks import make_task
-from chronomask.folders import what_it_is
+from chronomask.folders import way_to_prepare_again, what_it_is
 from chronomask.layers import merge, nested, read_yaml
 from chronomask.prepare.config import PrepareConfig
 from chronomask.runs.layout import RunFolder, step_name
 from chronomask.runs.result import TaskResult, versions_here
 from chronomask.runs.rules import unchangeable
 from chronomask.storage import read_object, refuse_file, write_text
-from chronomask.study import STUDY_FILE
+from chronomask.study import STUDY_FILE, has_lost_its_file, lost_file
 from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
 from chronomask.study.settings import as_setting_of_task
@@ -200,6 +200,8 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
     """
     refuse_file(folder, "a study")
     if folder.exists() and _holds_something_else(folder):
+        if has_lost_its_file(folder):
+            raise UsageError(lost_file(folder))
         raise UsageError(
             f"{folder} is not empty and holds no study{what_it_is(folder)}; give another --out"
         )
@@ -280,7 +282,7 @@ def check_versions(study: Study, waiting: Iterable[Unit]) -> None:
     here, waiting = versions_here(), list(waiting)
     if any(unit.kind == "pretrain" for unit in waiting):
         for unit in study.units:
-            noted = read_object(study.run(unit).environment) if unit.kind == "pretrain" else None
+            noted = _noted_by(study.run(unit)) if unit.kind == "pretrain" else None
             if noted is not None:
                 _check_version(study.run(unit).path, noted.get("versions", {}), here)
     tasks = {unit.task for unit in waiting if unit.kind == "evaluate"}
@@ -305,9 +307,17 @@ def _check_version(path: Path, noted: Mapping[str, str], here: Mapping[str, str]
         )
 
 
+def _noted_by(run: RunFolder) -> dict[str, Any] | None:
+    """What a run noted of machine and start; raises DataError, with a way out, where it is damaged."""
+    try:
+        return read_object(run.environment)
+    except DataError as error:
+        raise DataError(f"{error}; {run.put_back()}") from None
+
+
 def start_of(run: RunFolder) -> dict[str, Any]:
     """What a run started from, as it noted it: hash of its weights, fingerprint of its data; empty before."""
-    noted = read_object(run.environment)
+    noted = _noted_by(run)
     return {} if noted is None else {key: noted.get(key) for key in START_KEYS}
 
 
@@ -386,7 +396,11 @@ def _check_text(study: Study) -> None:
     config, file = study.config.prepare, study.data / "config.yaml"
     if config is None or not ((study.data / MANIFEST).is_file() and file.is_file()):
         return
-    changed = diff(PrepareConfig.load(file).without_workers(), config.without_workers())
+    try:
+        before = PrepareConfig.load(file)
+    except ChronomaskError as error:
+        raise DataError(f"{error}; {way_to_prepare_again(study.data)}") from None
+    changed = diff(before.without_workers(), config.without_workers())
     if changed:
         listing = "; ".join(
             f"prepare.{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
@@ -407,7 +421,7 @@ def _with_rows_of_runs(config: StudyConfig, folder: Path) -> StudyConfig:
     for path in sorted((folder / "runs").glob("*/seed-*")):
         run = RunFolder(path)
         if run.is_run() and run.config.is_file():
-            before = RunConfig.of_before(read_yaml(run.config), str(run.config))
+            before = _config_of(run)
             if before.validation.order is None:
                 return config
             order = {"validation": {"order": before.validation.order}}
@@ -440,8 +454,7 @@ def _check_run(study: Study, unit: Unit) -> None:
             f"{study.run_of(source, unit.seed).path} is no finished run: put that one back, or remove both "
             "to train them again"
         )
-    run.check_config()
-    before = RunConfig.of_before(read_yaml(run.config), str(run.config))
+    before = _config_of(run)
     now = study.run_config(unit)
     changed = unchangeable(before, now)
     changed |= _other_rows(before.validation, now.validation)
@@ -461,6 +474,16 @@ def _check_run(study: Study, unit: Unit) -> None:
             f"give another --out; chronomask report {shlex.quote(str(study.folder))} draws a comparison "
             "that is there"
         )
+
+
+def _config_of(run: RunFolder) -> RunConfig:
+    """What a run in the folder was begun with; raises UsageError, with a way out, where that is damaged."""
+    run.check_config()
+    values = read_yaml(run.config)
+    try:
+        return RunConfig.of_before(values, str(run.config))
+    except UsageError as error:
+        raise UsageError(f"{error}; {run.put_back()}") from None
 
 
 def _data_folder(config: StudyConfig, folder: Path) -> Path:

@@ -10,10 +10,15 @@ import traceback
 from collections.abc import Iterator
 from typing import TextIO
 
-from chronomask.errors import ChronomaskError, RunError, Stopped, UsageError
+from chronomask.errors import ChronomaskError, Stopped
 from chronomask.runs.continuation import begun_by
 from chronomask.storage import said_by_system, unwritten
-from chronomask.study.settings import as_setting_of_task, naming_settings
+from chronomask.study.settings import (
+    naming_settings,
+    naming_settings_of_preparation,
+    naming_settings_of_task,
+)
+from chronomask.study.suitability import check_masking_of_arms
 from chronomask.study.units import Study, Unit, check_shared_start
 
 __all__ = ["ELSEWHERE", "THERE", "do_unit", "has_failed", "note_failure", "write_in_log"]
@@ -79,7 +84,9 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
         from chronomask.prepare.pipeline import prepare
 
         assert study.config.prepare is not None  # else it is complete
-        prepare(study.config.prepare, study.data, progress=shown)
+        with naming_settings_of_preparation():
+            prepare(study.config.prepare, study.data, progress=shown)
+        check_masking_of_arms(study)  # what it lacks is added before the first run, or too late
     elif unit.kind == "pretrain":
         from chronomask.train.loop import pretrain
 
@@ -91,7 +98,7 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
         from chronomask.evaluate.evaluate import evaluate
         from chronomask.evaluate.subject import find_subject
 
-        try:
+        with naming_settings_of_task(unit.task):
             evaluate(
                 find_subject(str(study.run(unit).checkpoint(unit.step))),
                 [study.tasks[unit.task]],
@@ -100,8 +107,6 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
                 study.run(unit).results_of(unit.step),
                 progress=shown,
             )
-        except (UsageError, RunError) as error:
-            raise type(error)(as_setting_of_task(str(error), unit.task)) from None
 
 
 @contextlib.contextmanager

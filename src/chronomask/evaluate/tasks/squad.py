@@ -163,6 +163,7 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
             max_length=self.config.max_length,
             stride=self.config.stride,
             max_question_tokens=self.config.max_question_tokens,
+            task=self.name,
             shown=shown,
         )
 

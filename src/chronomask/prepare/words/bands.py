@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from chronomask.errors import DataError, UsageError
+from chronomask.folders import way_to_prepare_again
 from chronomask.prepare.words.tagger import ChunkTagger, Spans, Tagger, WithoutContext, WordFinder
 from chronomask.prepare.words.unicode import UnicodeWords
 from chronomask.storage import way_to_read, write_text
@@ -144,7 +145,7 @@ class BandWords(WordFinder):
         try:
             return cls(list(json.loads(file.read_text(encoding="utf-8"))["words"].values()))
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            way_out = way_to_read(error, "run `chronomask prepare` again with --force")
+            way_out = way_to_read(error, way_to_prepare_again(folder))
             raise DataError(f"{file} is not readable ({error}); {way_out}") from None
 
     def tag(self, texts: Sequence[str]) -> list[Spans]:
