@@ -158,6 +158,7 @@ def our_seconds(model: Any, work: Work, seed: int) -> float:
         work.config,
         work.rate,
         seed,
+        task=work.name,
         label=work.name,
         progress=False,
     )

@@ -307,7 +307,7 @@ def of_finetuning(task: str) -> Callable[[Setting], None]:
         ends = [time.perf_counter()]
         with at_toy_size(setting):  # a loss that is not finite ends it
             fine_tune(
-                model, examples, loss_of, recipe, 1e-4, 0, label=task, progress=False,
+                model, examples, loss_of, recipe, 1e-4, 0, task=task, label=task, progress=False,
                 stops_after=after_epoch,
             )  # fmt: skip
 

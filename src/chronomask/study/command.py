@@ -491,9 +491,9 @@ def _last_step(study: Study, unit: Unit) -> int:
 
 def _failures(study: Study, failed: Sequence[tuple[Unit, str]], left_out: int) -> str:
     lines = [f"{unit}: {why} (log: {study.log(unit)})" for unit, why in failed]
-    more = f"; {left_out} units that need them were left out" if left_out else ""
-    kind = "unit" if len(failed) == 1 else "units"
-    return f"{len(failed)} {kind} failed{more}:\n  " + "\n  ".join(lines)
+    needing = "unit that needs them was" if left_out == 1 else "units that need them were"
+    more = f"; {left_out} {needing} left out" if left_out else ""
+    return f"{amount(len(failed), 'units')} failed{more}:\n  " + "\n  ".join(lines)
 
 
 def _tell(text: str) -> None:
