@@ -19,7 +19,7 @@ import typer
 import yaml
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from chronomask import __version__, cli
+from chronomask import __version__, cli, storage
 from chronomask.adapt import Plan
 from chronomask.data.folder import PreparedData
 from chronomask.errors import ChronomaskError, RunError, UsageError
@@ -901,6 +901,27 @@ def test_a_full_disk_while_saving(
     )
     monkeypatch.undo()
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("name", ["environment.json", "validation-rows.npz"])
+def test_a_run_that_could_not_write_says_how_it_goes_on(
+    run, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    out = tmp_path / "run"
+    flush = storage.flush
+
+    def full(path: Path) -> None:
+        if name in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(path)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(storage, "flush", full)
+        said = f"{name} cannot be written: No space left on device; make room"
+        stopped = run("pretrain", config, "--out", out, "--quiet")
+        refused(stopped, 1, said, "then the same command goes on with --resume")
+    done = run("pretrain", config, "--out", out, "--quiet", "--resume")
+    assert done.code == 0
 
 
 def test_an_interrupted_command_says_whether_it_goes_on(

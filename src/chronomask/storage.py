@@ -30,6 +30,7 @@ from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.locks import hold
 
 __all__ = [
+    "AGAIN",
     "READABLE",
     "UNPACKED_LIMIT",
     "LongLine",
@@ -276,10 +277,14 @@ def _tell_unwritten(path: Path, error: BaseException) -> None:
         raise unwritten(path, why) from error
 
 
+AGAIN = "run the same command again"
+"""How an error of what could not be written ends, where nothing else is said of how to go on."""
+
+
 def unwritten(path: Path, why: str) -> RunError:
     """The error of what could not be written; ``why``: as :func:`said_by_system` gives it."""
     way_out = "make room or choose another folder" if why in _FULL else "choose another folder"
-    return RunError(f"{path} cannot be written: {why}; {way_out}, then run the same command again")
+    return RunError(f"{path} cannot be written: {why}; {way_out}, then {AGAIN}")
 
 
 def flush(path: Path) -> None:

@@ -140,7 +140,7 @@ class TaskResult:
             if version != SCHEMA_VERSION:
                 raise DataError(
                     f"{path} has schema version {version}; this chronomask reads {SCHEMA_VERSION}: "
-                    "evaluate again, or use the version that wrote it"
+                    "remove it and evaluate again, or use the version that wrote it"
                 )
             digest = values.pop("examples_sha256")
             recipe = values["recipe"]

@@ -18,7 +18,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, cast
@@ -37,7 +37,7 @@ from chronomask.model.isolation import isolation
 from chronomask.runs.continuation import goes_on, on_trial
 from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
-from chronomask.storage import as_a_shell_has_it, read_object, read_text, write_json
+from chronomask.storage import AGAIN, as_a_shell_has_it, read_object, read_text, write_json
 from chronomask.train import budget, distributed
 from chronomask.train.agreement import refuse_other_folder
 from chronomask.train.config import RunConfig
@@ -106,6 +106,7 @@ def pretrain(
         distributed.join(config.device) as world,
         distributed.listen() as stop,
         world.hold(folder),
+        _saying_how_it_goes_on(folder),
         compile_budget() if compiles(config, world.device) else nullcontext(),
         cuda_graphs() if config.compile == "graphs" else nullcontext(),
     ):
@@ -153,6 +154,17 @@ def pretrain(
             with telling_what_fails(run), telling_what_takes_less(run, world):
                 _train(run, state, world, stop, log, cut)
             return summarise(run, state, log)
+
+
+@contextmanager
+def _saying_how_it_goes_on(folder: RunFolder) -> Iterator[None]:
+    """What a run could not write is told with how the run goes on: the same command again is refused."""
+    try:
+        yield
+    except RunError as error:
+        if folder.is_run():
+            error.args = (str(error).replace(AGAIN, goes_on()),)
+        raise
 
 
 def _fix_steps(

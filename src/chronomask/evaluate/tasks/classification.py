@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -135,7 +136,7 @@ def classification_files(task_data: Path, config: Classification) -> tuple[Path,
         if len(inner) > 1:
             raise UsageError(
                 f"{place} holds several data sets ({', '.join(inner)}): choose one, such as "
-                f"--set classification.dataset={inner[0]}"
+                f"--set {shlex.quote(f'classification.dataset={inner[0]}')}"
             )
         place = place.joinpath(*inner)
     found = {part: file_of_part(place, part, _ENDS) for part in ("train", config.part)}

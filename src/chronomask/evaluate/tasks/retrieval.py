@@ -12,6 +12,7 @@ are the queries' vectors and their best 100, and the ids of all documents.
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -196,7 +197,7 @@ def collection_files(task_data: Path, config: Retrieval) -> tuple[Path, Path, Pa
         if len(names) > 1:
             raise UsageError(
                 f"{place} holds several collections ({', '.join(names)}): choose one, such as "
-                f"--set retrieval.dataset={names[0]}"
+                f"--set {shlex.quote(f'retrieval.dataset={names[0]}')}"
             )
         place = inner[0] if inner else place
     judgements = place / "qrels" / f"{config.part}.tsv"
