@@ -49,17 +49,12 @@ def train(folder: Path, batch_size: int, masking: Any, as_stream: bool = False) 
         rows = Dataset.from_list(rows).to_iterable_dataset(num_shards=1)
     trainer = TimeVariantTrainer(
         model,
-        TrainingArguments(
-            str(folder),
+        _arguments(
+            folder,
             max_steps=4,
             per_device_train_batch_size=batch_size,
             learning_rate=1e-3,
             logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
         ),
         masking=masking,
         class_names=UPOS_CLASSES,
@@ -84,25 +79,33 @@ def train(folder: Path, batch_size: int, masking: Any, as_stream: bool = False) 
     return {"inputs": shown, "loss": logged, "state": state, "ratios": ratios}
 
 
+def _arguments(folder: Path, **options: Any) -> TrainingArguments:
+    """Of a training that prints and keeps nothing."""
+    return TrainingArguments(
+        str(folder),
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **options,
+    )
+
+
 def train_on_shards(folder: Path) -> dict[str, Any]:
     """Losses of validations, and steps done, where two streams have shards of unequal numbers of rows."""
     tokenizer = make_tokenizer()
     rows = make_rows(tokenizer, 13)
     trainer = TimeVariantTrainer(
         tiny_model(tokenizer),
-        TrainingArguments(
-            str(folder),
+        _arguments(
+            folder,
             max_steps=5,
             per_device_train_batch_size=2,
             per_device_eval_batch_size=3,
             learning_rate=0.0,
             eval_strategy="steps",
             eval_steps=4,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
         ),
         masking={"ratio": 0.3},
         processing_class=tokenizer,
