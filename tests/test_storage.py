@@ -104,6 +104,42 @@ def test_several_may_write_the_same_folder_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_several_may_replace_the_same_folder_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    failed: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for _ in range(30):
+                with replacing_folder(folder) as writing:
+                    (writing / "number").write_text(str(number))
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert [path.name for path in folder.iterdir()] == ["number"]
+
+
+def test_what_came_to_the_place_of_a_new_folder_meanwhile_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+
+    def write() -> None:
+        with replacing_folder(folder, new=True) as writing:
+            (writing / "mine").touch()
+            write_text(folder / "precious.txt", "theirs")
+
+    with pytest.raises(RunError, match="a cannot be written: Directory not empty; choose another"):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (folder / "precious.txt").read_text() == "theirs"
+
+
 def test_the_draft_of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
     file, draft = tmp_path / "a.txt", tmp_path / ".a.txt.writing"
     draft.write_text("half of something longer")

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import connection, parent_process
+from multiprocessing import connection, parent_process, resource_tracker
 from threading import Thread
 
 __all__ = ["deaf_to_interrupts", "end_with_parent"]
@@ -19,6 +19,7 @@ def deaf_to_interrupts() -> Iterator[None]:
     Ctrl-C goes to all processes of a terminal; the one that started the others says what becomes of them. One
     that comes meanwhile reaches this process at the end.
     """
+    resource_tracker.ensure_running()  # its start, with the first process, would unblock SIGINT again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

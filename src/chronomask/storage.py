@@ -213,12 +213,13 @@ def replacing(path: Path, *, writer: str = "") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def replacing_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
     """A new, empty folder to fill; when the block ends it takes the place of ``path``, which it replaces.
 
     If the block fails, ``path`` stays what it was. A process killed between the removal of the old folder
     and the renaming leaves none, never half of one. Several processes write beside one another as in
-    :func:`replacing`. Raises as :func:`write_bytes` does.
+    :func:`replacing`. ``new``: nothing is replaced; what has come to ``path`` meanwhile is an error. Raises
+    as :func:`write_bytes` does.
     """
     writing = path.with_name(f".{path.name}.writing")
     held = None
@@ -233,9 +234,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         for file in writing.rglob("*"):
             share(file)
             flush(file)
-        if path.exists():
-            shutil.rmtree(path)
-        writing.rename(path)
+        _take_place(writing, path, new=new)
         flush(path.parent)
     except BaseException as error:
         shutil.rmtree(writing, ignore_errors=True)
@@ -244,6 +243,21 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         if held is not None:
             os.close(held)
+
+
+def _take_place(writing: Path, path: Path, *, new: bool) -> None:
+    """Rename a folder; another process may put its own there between the removal and the renaming."""
+    for _ in range(_ATTEMPTS):
+        if not new:
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            writing.rename(path)
+            return
+        except OSError as error:
+            if new or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    shutil.rmtree(path)  # says what cannot be removed
+    writing.rename(path)
 
 
 def _own() -> str:
@@ -277,6 +291,8 @@ def _tell_unwritten(path: Path, error: BaseException) -> None:
         raise unwritten(path, why) from error
 
 
+_ATTEMPTS = 100
+"""How often a folder takes the place of one that other processes put there."""
 AGAIN = "run the same command again"
 """How an error of what could not be written ends, where nothing else is said of how to go on."""
 

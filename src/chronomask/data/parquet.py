@@ -81,7 +81,7 @@ def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
             f"--out {out}: {large[0]} of {data.path} is too large to be written into the file of the "
             f"rows; name a folder, such as {out.with_suffix('')}"
         )
-    with replacing(out) if single else replacing_folder(out) as partial:
+    with replacing(out) if single else replacing_folder(out, new=True) as partial:
         names = _write(data, partial, single)
     return [out] if single else [out / name for name in names]
 
@@ -209,7 +209,7 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
     refuse_file(out, "prepared data")
     if out.exists():
         raise UsageError(f"{out} exists; choose another folder to import to, or remove it")
-    with replacing_folder(out) as partial:
+    with replacing_folder(out, new=True) as partial:
         _read(source, files, partial)
     return PreparedData.open(out, verify=True)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread
 
@@ -24,7 +24,7 @@ from chronomask.evaluate.evaluate import check_tasks, evaluate
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import make_tasks
 from chronomask.machine import available_cores, can_share_work
-from chronomask.processes import deaf_to_interrupts, end_with_parent
+from chronomask.processes import deaf_to_interrupts
 from chronomask.runs.layout import RunFolder, checkpoints_in, step_of
 from chronomask.runs.result import TaskResult
 from chronomask.storage import refuse_file
@@ -143,13 +143,13 @@ def _evaluate_in_processes(
     left = dict(jobs)
     for _ in range(_ATTEMPTS):
         context = get_context("spawn")
-        stop = context.Event()
+        until, stop = context.Pipe(duplex=False)
         threads = max(1, available_cores() // num_workers)
         pool = ProcessPoolExecutor(
             min(num_workers, len(left)),
             context,
             initializer=_begin_worker,
-            initargs=(threads, stop),
+            initargs=(threads, until),
         )
         try:
             with deaf_to_interrupts():  # the first of them starts the workers
@@ -167,10 +167,12 @@ def _evaluate_in_processes(
         except BrokenProcessPool:  # raised by handing in
             pass
         except BaseException:
-            stop.set()  # whole results are on the disk, and what is at work is begun again
+            stop.close()  # whole results are on the disk, and what is at work is begun again
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            stop.close()
+            until.close()
         if not left:
             return
     for path in left:
@@ -181,17 +183,18 @@ def _evaluate_in_processes(
             )
 
 
-def _begin_worker(threads: int, stop: Event) -> None:
-    """Prepare a worker process, which ends with its parent or once ``stop`` is set."""
+def _begin_worker(threads: int, until: Connection) -> None:
+    """Prepare a worker process, which ends once the other end of ``until`` is closed: by its parent, or with
+    it, however that ends.
+    """
     import torch
 
-    end_with_parent()
-    Thread(target=_end_when_set, args=(stop,), daemon=True).start()
+    Thread(target=_end_when_closed, args=(until,), daemon=True).start()
     torch.set_num_threads(threads)
 
 
-def _end_when_set(stop: Event) -> None:
-    stop.wait()
+def _end_when_closed(until: Connection) -> None:
+    wait([until])
     os._exit(1)
 
 

@@ -15,8 +15,8 @@ from chronomask.masking.rows import TABLES_AS_ROWS, is_table, number_of_tokens
 
 __all__ = ["KeyedLoader", "KeyedSampler", "with_row_ids"]
 
-FILLS = -1
-"""Number of a row that only fills a batch up, and of which nothing is counted."""
+FILLS = -(1 << 63)
+"""Number of a row that only fills a batch up, and of which nothing is counted; no other row has it."""
 
 
 def with_row_ids(dataset: Any) -> Any:
