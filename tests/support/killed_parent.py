@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sys
 import time
 from functools import partial
@@ -55,6 +56,8 @@ def work_and_wait(*_: Any, **__: Any) -> None:
 
 
 if __name__ == "__main__":
+    # A process of a shell's background, and all that it starts, ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ[_FOLDER] = folder = sys.argv[1]
     executors.run_task = partial(write_and_wait, folder)
     curve._evaluate_one = partial(evaluate_and_wait, folder)  # pyright: ignore
