@@ -215,7 +215,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(GlueTask, "run", lambda *_: pytest.fail("it began"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="file/inner cannot be used as a folder"):
+    with pytest.raises(
+        UsageError, match="file is a file, and nothing can be made in one; give another place"
+    ):
         evaluate(subject, ["cola"], glue, 1, tmp_path / "file" / "inner", progress=False)
 
 

@@ -142,7 +142,7 @@ def test_a_step_of_fine_tuning_is_that_of_texts_without_padding(
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", note)
     fine_tune(
         model, encoded, lambda output, _, index: cross_entropy(output.logits, labels[index]),
-        FineTuning(epochs=1, batch_size=4), 1e-3, 0, label="", progress=False,
+        FineTuning(epochs=1, batch_size=4), 1e-3, 0, task="cola", label="", progress=False,
     )  # fmt: skip
     assert len(found) == len(expected)  # of one step
     for ours, right in zip(found, expected, strict=True):

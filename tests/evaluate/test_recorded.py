@@ -110,7 +110,7 @@ def train(model: Any, task: str, recipe: FineTuning = RECIPE, syncs: bool = Fals
     losses: list[float] = []
     loss_of = loss_on(task, model.device, losses, syncs)
     torch.manual_seed(7)
-    fine_tune(model, EXAMPLES, loss_of, recipe, 3e-3, 1, label="tiny", progress=False)
+    fine_tune(model, EXAMPLES, loss_of, recipe, 3e-3, 1, task="tiny", label="tiny", progress=False)
     return losses
 
 
