@@ -268,5 +268,5 @@ def test_two_preparations_of_one_folder_do_not_meet(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one two three")
-    with pytest.raises(UsageError, match="cannot be used as a folder"):
+    with pytest.raises(UsageError, match=r"a\.txt is a file, and nothing can be made in one"):
         prepare(tiny_config(tmp_path / "a.txt"), tmp_path / "a.txt" / "out", progress=False)
