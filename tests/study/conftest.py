@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from chronomask.data.folder import PreparedData
+from tests.support.corpus import made_up_text
 
 
 @pytest.fixture(autouse=True)
@@ -60,4 +61,19 @@ def values(tiny_data: PreparedData, tmp_path: Path) -> dict[str, Any]:
             }
         },
         "curve_steps": [4],
+    }
+
+
+@pytest.fixture
+def text_of_its_own(tmp_path: Path) -> dict[str, Any]:
+    """The section ``prepare`` of a study: made-up text, prepared in a moment."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(made_up_text(60)), encoding="utf-8")
+    return {
+        "sources": [str(text)],
+        "tagger": "none",
+        "row_length": 32,
+        "held_out": 0.2,
+        "workers": 1,
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
     }

@@ -16,7 +16,6 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, UsageError
 from chronomask.storage import write_text
 from chronomask.study.command import report_of_study, status, study
-from tests.support.corpus import made_up_text
 
 
 @pytest.fixture
@@ -26,13 +25,11 @@ def small(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"seeds": [0], "tasks": {}, "curve_steps": []}
 
 
-def test_damaged_data_of_a_study_are_prepared_again(small: dict[str, Any], tmp_path: Path) -> None:
-    text, out = tmp_path / "text.txt", tmp_path / "out"
-    text.write_text("\n\n".join(made_up_text(60)), encoding="utf-8")
-    small["prepare"] = {
-        "sources": [str(text)], "tagger": "none", "row_length": 32, "held_out": 0.2, "workers": 1,
-        "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
-    }  # fmt: skip
+def test_damaged_data_of_a_study_are_prepared_again(
+    small: dict[str, Any], text_of_its_own: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    small["prepare"] = text_of_its_own
     del small["base"]["data"]
     study(small, out, progress=False)
     data = PreparedData.open(out / "data")

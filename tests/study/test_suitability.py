@@ -15,7 +15,6 @@ from chronomask.cli import app
 from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.study.command import plan, study
 from chronomask.study.execute import run_study
-from tests.support.corpus import made_up_text
 from tests.support.opened_study import opened
 
 COLLOCATIONS = {"masking.strategy": "pmi"}
@@ -77,15 +76,10 @@ def test_an_arm_that_is_added_too_late_is_told_of_the_runs_that_are_there(
 
 
 def test_text_that_the_study_prepares_is_asked_for_what_arms_need(
-    small: dict[str, Any], tmp_path: Path
+    small: dict[str, Any], text_of_its_own: dict[str, Any], tmp_path: Path
 ) -> None:
     """Scores, which a setting gives, before it is prepared; collocations between that and the first run."""
-    text = tmp_path / "text.txt"
-    text.write_text("\n\n".join(made_up_text(60)), encoding="utf-8")
-    small["prepare"] = {
-        "sources": [str(text)], "tagger": "none", "row_length": 32, "held_out": 0.2, "workers": 1,
-        "tokenizer": {"kind": "wordpiece", "vocab_size": 300},
-    }  # fmt: skip
+    small["prepare"] = text_of_its_own
     del small["base"]["data"]
     small["arms"] = {"fixed": {}, "together": COLLOCATIONS, "hard": SCORED}
     with pytest.raises(UsageError, match=r"arm 'hard': .*set prepare\.scores=informativeness$"):
