@@ -23,9 +23,10 @@ from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import REGISTRY, make_task, make_tasks, register
 from chronomask.model import device
 from chronomask.runs.result import TaskResult, read_results
-from chronomask.storage import files_sha256, read_lines
+from chronomask.storage import files_sha256
 from chronomask.study.execute import run_study
 from chronomask.study.resample import metric_of
+from chronomask.text_files import read_lines
 from tests.support.opened_study import opened
 from tests.support.task_files import write_task_files
 from tests.support.tiny_models import save_tiny, tiny_bert

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from chronomask import compressed, storage
+from chronomask import compressed, text_files
 from chronomask.compressed import decompressed
 from chronomask.errors import DataError
 from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.read import files, parquet
 from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.read.sources import find_sources
-from chronomask.storage import LongLine, byte_lines
+from chronomask.text_files import LongLine, byte_lines
 from tests.support.bombs import KINDS, LIMIT_MIB, peak_mib, write
 from tests.support.fuzz_files import PACKINGS, SAMPLES, fuzz
 from tests.support.reading import read
@@ -56,14 +56,14 @@ def test_a_file_four_times_as_large_is_four_times_the_work(
     at = content.index(b"\n") + 1 if format_ in (".csv", ".tsv") else 0
     head, record = content[:at], content[at:].rstrip(b"\n") + b"\n\n"
     blocks: list[int] = []
-    real = storage._blocks
+    real = text_files._blocks
 
     def counted(handle: Any, name: object) -> Iterator[bytes]:
         for block in real(handle, name):
             blocks.append(len(block))
             yield block
 
-    monkeypatch.setattr(storage, "_blocks", counted)
+    monkeypatch.setattr(text_files, "_blocks", counted)
     work = []
     for times in (300, 1200):
         file = tmp_path / f"a{format_}{packing}"
@@ -95,7 +95,7 @@ def test_lines_are_the_same_however_the_blocks_fall(
     """CR LF across blocks, long lines across blocks, no last line end."""
     content = b"\xef\xbb\xbfone\r\n\r\ntwo\rlonger than a block\n\n\rend\r\nx" + b"y" * 20
     expected = [b"one", b"", b"two", b"longer than a block", b"", b"", b"end", b"x" + b"y" * 20]
-    monkeypatch.setattr(storage, "_BLOCK", size)
+    monkeypatch.setattr(text_files, "_BLOCK", size)
     found = list(byte_lines(io.BytesIO(content), "a", limit))
     assert [len(x) if isinstance(x, bytes) else x.size for x in found] == list(map(len, expected))
     for line, whole in zip(found, expected, strict=True):

@@ -13,7 +13,8 @@ from typing import IO
 from chronomask.compressed import Bounded, damage_errors, decompressed
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.task import files_in
-from chronomask.storage import UNPACKED_LIMIT, bytes_sha256
+from chronomask.storage import bytes_sha256
+from chronomask.text_files import UNPACKED_LIMIT
 
 __all__ = ["read_jsonl_files", "sha256_of_contents"]
 

@@ -22,7 +22,7 @@ from chronomask.compressed import COMPRESSIONS
 from chronomask.config import Config
 from chronomask.errors import DataError, UsageError, need
 from chronomask.runs.result import TaskResult, versions_here
-from chronomask.storage import check_text
+from chronomask.text_files import check_text
 
 if TYPE_CHECKING:
     from chronomask.evaluate.subject import Subject

@@ -15,7 +15,7 @@ from chronomask.prepare.config import PrepareConfig
 from chronomask.prepare.encoding import ByteRuns
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Tagger, WordFinder, tagger_of_text
-from chronomask.storage import check_text
+from chronomask.text_files import check_text
 from chronomask.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from chronomask.errors import DataError, UsageError
 from chronomask.runs.result import unit_of_metric
-from chronomask.storage import read_lines, way_to_read
+from chronomask.storage import way_to_read
+from chronomask.text_files import read_lines
 
 __all__ = [
     "ABSENT",

@@ -21,7 +21,8 @@ from chronomask.folders import what_it_is
 from chronomask.layers import read_yaml
 from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.layout import RunFolder
-from chronomask.storage import as_a_shell_has_it, read_object, text_of
+from chronomask.storage import as_a_shell_has_it, read_object
+from chronomask.text_files import text_of
 
 __all__ = ["Run", "Series", "progress_of_reading", "read_log", "read_run", "read_runs"]
 

@@ -20,7 +20,7 @@ from chronomask.masking.content import Ptw
 from chronomask.masking.objective import LateMasks, MaskedOnly, Objective
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.read import Run, read_run
-from chronomask.storage import read_text
+from chronomask.text_files import read_text
 from chronomask.train.config import RunConfig
 
 __all__ = [

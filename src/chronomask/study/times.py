@@ -18,8 +18,9 @@ from typing import Any
 from chronomask.errors import RunError, UsageError, shown
 from chronomask.report.comparison import FILE, read_comparison
 from chronomask.runs.layout import STATE, RunFolder, checkpoints_in
-from chronomask.storage import read_lines, read_object
+from chronomask.storage import read_object
 from chronomask.study.units import Study, Unit
+from chronomask.text_files import read_lines
 
 __all__ = [
     "NOTED",

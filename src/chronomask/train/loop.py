@@ -37,7 +37,8 @@ from chronomask.model.isolation import isolation
 from chronomask.runs.continuation import goes_on, on_trial
 from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
-from chronomask.storage import AGAIN, as_a_shell_has_it, read_object, read_text, write_json
+from chronomask.storage import AGAIN, as_a_shell_has_it, read_object, write_json
+from chronomask.text_files import read_text
 from chronomask.train import budget, distributed
 from chronomask.train.agreement import refuse_other_folder
 from chronomask.train.config import RunConfig

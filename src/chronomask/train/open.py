@@ -43,7 +43,8 @@ from chronomask.runs.rules import (
     refuse_unsuited,
     unknown_before,
 )
-from chronomask.storage import read_object, read_text, write_json, write_text
+from chronomask.storage import read_object, write_json, write_text
+from chronomask.text_files import read_text
 from chronomask.train import checkpoint
 from chronomask.train.agreement import refuse_unlike
 from chronomask.train.averaging import Average

@@ -25,7 +25,7 @@ from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import folder_of, json_lines, texts_in
 from chronomask.evaluate.tasks.blimp import BlimpTask, Pair, read_pairs
 from chronomask.runs.result import TaskResult
-from chronomask.storage import check_text, lines_in
+from chronomask.text_files import check_text, lines_in
 
 __all__ = ["EntityTrackingTask", "EwokTask", "SupplementTask", "Tracked", "WorldItem"]
 

@@ -23,7 +23,7 @@ from chronomask.evaluate.likelihood import Candidate, LikelihoodTask
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import folder_of, json_lines, texts_in
 from chronomask.runs.result import TaskResult
-from chronomask.storage import lines_in
+from chronomask.text_files import lines_in
 
 __all__ = ["BlimpTask", "Pair", "contents", "read_pairs", "sha256_of_contents"]
 

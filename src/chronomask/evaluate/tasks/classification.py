@@ -28,7 +28,8 @@ from chronomask.evaluate.task import (
     texts_in,
 )
 from chronomask.evaluate.tasks.glue import FOR_SCORES, Examples, Format, GlueTask
-from chronomask.storage import check_text, files_sha256, read_lines
+from chronomask.storage import files_sha256
+from chronomask.text_files import check_text, read_lines
 
 __all__ = ["Classification", "ClassificationTask", "classification_files", "read_labelled"]
 

@@ -34,7 +34,8 @@ from chronomask.evaluate.task import (
 )
 from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.result import TaskResult
-from chronomask.storage import files_sha256, read_lines
+from chronomask.storage import files_sha256
+from chronomask.text_files import read_lines
 
 if TYPE_CHECKING:
     import torch

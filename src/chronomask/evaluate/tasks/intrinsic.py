@@ -34,7 +34,8 @@ from chronomask.layers import read_yaml
 from chronomask.progress import Progress
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.result import TaskResult
-from chronomask.storage import files_sha256, read_lines
+from chronomask.storage import files_sha256
+from chronomask.text_files import read_lines
 from chronomask.types import Device, MaskedBatch, Precision, Rows
 from chronomask.yardsticks import VALIDATION_RATIO, YARDSTICKS, measure
 

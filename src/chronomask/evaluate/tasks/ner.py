@@ -27,7 +27,8 @@ from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import file_of_part, folder_of, no_file_of_part
 from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.result import TaskResult
-from chronomask.storage import files_sha256, read_lines
+from chronomask.storage import files_sha256
+from chronomask.text_files import read_lines
 
 if TYPE_CHECKING:
     import torch

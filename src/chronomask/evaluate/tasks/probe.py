@@ -24,7 +24,8 @@ from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Cached, Task, files_in, folder_of
 from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.result import TaskResult
-from chronomask.storage import files_sha256, read_lines
+from chronomask.storage import files_sha256
+from chronomask.text_files import read_lines
 from chronomask.types import UPOS, Device, send
 
 if TYPE_CHECKING:

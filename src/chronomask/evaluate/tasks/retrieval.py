@@ -31,7 +31,8 @@ from chronomask.evaluate.task import Task, folder_of, json_lines, one_file, text
 from chronomask.evaluate.vectors import Pooling, check_encoder, unit_vectors
 from chronomask.progress import Progress
 from chronomask.runs.result import TaskResult
-from chronomask.storage import check_text, files_sha256, read_lines
+from chronomask.storage import files_sha256
+from chronomask.text_files import check_text, read_lines
 
 __all__ = [
     "BLOCK",

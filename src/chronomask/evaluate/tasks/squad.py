@@ -45,7 +45,8 @@ from chronomask.evaluate.task import (
 )
 from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.result import TaskResult
-from chronomask.storage import check_text, files_sha256, read_text
+from chronomask.storage import files_sha256
+from chronomask.text_files import check_text, read_text
 
 if TYPE_CHECKING:
     import torch

@@ -28,7 +28,8 @@ from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import json_lines, one_file, task_folder, texts_in
 from chronomask.evaluate.tasks.glue import ENTAILMENT, NLI_NAMES, Examples, Format, GlueTask
 from chronomask.progress import NOT_SHOWN, Progress
-from chronomask.storage import files_sha256, read_lines
+from chronomask.storage import files_sha256
+from chronomask.text_files import read_lines
 from chronomask.types import send
 
 if TYPE_CHECKING:

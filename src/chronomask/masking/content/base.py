@@ -24,7 +24,8 @@ from chronomask.config import Alternative, kind_of
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.layers import read_yaml
 from chronomask.masking.ratio import NumberOrCourse, PureSchedule, refuse_laws, value_at
-from chronomask.storage import read_lines, read_object
+from chronomask.storage import read_object
+from chronomask.text_files import read_lines
 from chronomask.types import NO_CLASS, Array, ClassTally, Rows
 
 if TYPE_CHECKING:

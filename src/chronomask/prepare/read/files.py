@@ -16,7 +16,7 @@ from chronomask.compressed import Bounded, damage_errors, decompressed
 from chronomask.errors import ChronomaskError, DataError, in_words, printable
 from chronomask.prepare.read.find import RemoteFile
 from chronomask.prepare.read.left_out import Skipped
-from chronomask.storage import LongLine, byte_lines
+from chronomask.text_files import LongLine, byte_lines
 
 __all__ = ["SourceFile", "file_state", "lines_of", "open_source"]
 

@@ -32,7 +32,7 @@ from chronomask.prepare.read.records import (
     from_record,
     keep_metadata,
 )
-from chronomask.storage import LongLine, lines_in
+from chronomask.text_files import LongLine, lines_in
 from chronomask.types import UPOS, Document
 
 __all__ = ["READERS", "TAGGED_FORMATS"]
