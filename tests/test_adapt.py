@@ -580,7 +580,7 @@ def test_what_takes_less_memory_is_what_adapt_takes(
     said = str(refused.value)
     found = re.search(r"(?:set|--set) ([a-z_.]+=\d+)", said)
     assert found is not None, said
-    assert found[1] == ("micro_batches=2" if part == "train" else "mlm.batch_rows=32")
+    assert found[1] == ("micro_batches=2" if part == "train" else "mlm.batch_rows=1")
     assert "--resume" not in said
     assert ("; then the same command or call goes on" in said) == (part == "train")
     app([*command, "--set", found[1]], standalone_mode=False)

@@ -35,7 +35,7 @@ class Plan:
     task_data: Path | None = None
     """folder of their files"""
     task_settings: Sequence[str] = ()
-    """changes of their recipes, such as ``cola.epochs=2``, and of the loss, such as ``mlm.batch_rows=8``"""
+    """changes of their recipes, such as ``cola.epochs=2``, and of the loss, such as ``mlm.batch_rows=1``"""
     seeds: int = 1
     """fine-tuning seeds of each task"""
     new_words: int | None = None

@@ -11,7 +11,7 @@ import pytest
 
 from chronomask.data import loader
 from chronomask.data.folder import PreparedData, PreparedSplit
-from chronomask.data.loader import RowLoader, validation_batches
+from chronomask.data.loader import RowLoader, rows_of_pass, validation_batches
 from chronomask.data.order import BatchWarmUp, Sizes, visits
 from chronomask.errors import UsageError
 from chronomask.types import Rows
@@ -164,6 +164,20 @@ def test_document_bounds_cut_at_rows_and_follow_them(train: PreparedSplit) -> No
                 *(getattr(rows.slice(position, position + 1), item.name) for item in fields(rows))
             ),
         )
+
+
+@pytest.mark.parametrize(
+    ("row_length", "rows"), [(16, 64), (512, 64), (1024, 32), (8192, 4), (65_536, 1)]
+)
+def test_validation_takes_fewer_long_rows_at_a_time(row_length: int, rows: int) -> None:
+    assert rows_of_pass(row_length) == rows
+    assert rows_of_pass(row_length, 300) == 300  # whoever says so
+
+
+def test_validation_takes_as_many_rows_at_a_time_as_fit(tiny_data: PreparedData) -> None:
+    split = tiny_data.split("held_out")
+    sizes = [rows.num_rows for rows in validation_batches(split, 10**9)]
+    assert sizes[0] == rows_of_pass(split.row_length) < split.num_rows == sum(sizes)
 
 
 def test_validation_takes_rows_of_the_whole_split(tiny_data: PreparedData) -> None:

@@ -103,7 +103,7 @@ def test_a_validation_without_memory_names_its_own_setting(
         out_of(torch.OutOfMemoryError(CUDA), 1, patch, "validate")
         with pytest.raises(RunError) as refused:
             pretrain(config, tmp_path / "run", progress=False)
-    way_out = f"validation.batch_rows={max(1, config.validation.batch_rows // 2)}"
+    way_out = f"validation.batch_rows={max(1, (config.validation.batch_rows or 64) // 2)}"
     assert f"set {way_out}; then the same call goes on with resume=True" in str(refused.value)
     pretrain(config.replace([way_out]), tmp_path / "run", resume=True, progress=False)
     assert_close(weights_of(tmp_path / "whole"), weights_of(tmp_path / "run"))

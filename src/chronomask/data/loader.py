@@ -23,13 +23,15 @@ from chronomask.data.order import Sizes, visits
 from chronomask.errors import DataError, UsageError
 from chronomask.types import Rows
 
-__all__ = ["RowLoader", "validation_batches"]
+__all__ = ["RowLoader", "rows_of_pass", "validation_batches"]
 
 _BLOCK_ROWS = 4096
 _TOKENS_TOGETHER = 2**17
 """Tokens of small steps that are read at once: a thread that reads interrupts the one that trains."""
 _STEPS_TOGETHER = 8
 """Steps that are read at once at most, however small they are: the first one waits for all of them."""
+_ROWS_OF_PASS, _TOKENS_OF_PASS = 64, 2**15
+"""Of a forward pass of validation at most: 32,768 tokens keep a GPU busy and fit into a small one."""
 
 
 class RowLoader:
@@ -156,15 +158,26 @@ class RowLoader:
         return [rows.slice(start, stop) for start, stop in pairwise(edges)]
 
 
+def rows_of_pass(row_length: int, batch_rows: int | None = None) -> int:
+    """Rows of ``row_length`` tokens in a forward pass of validation: ``batch_rows`` where it is set."""
+    return batch_rows or max(1, min(_ROWS_OF_PASS, _TOKENS_OF_PASS // row_length))
+
+
 def validation_batches(
-    split: PreparedSplit | MixedSplit, rows: int, batch_rows: int, *, shuffled: bool = True
+    split: PreparedSplit | MixedSplit,
+    rows: int,
+    batch_rows: int | None = None,
+    *,
+    shuffled: bool = True,
 ) -> Iterator[Rows]:
     """``rows`` rows of a split (all of them if there are fewer), epoch 0, the same for every run.
 
+    They come as many at once as :func:`rows_of_pass` says.
     ``shuffled``: the first of a fixed order in which rows of all documents come; else the first in the data,
     which are those of its first documents. Of a mixture: those of its parts, in the turns of training.
     """
     total = min(rows, split.num_rows)
     chosen = split.first_rows(total, shuffled)
-    for start in range(0, total, batch_rows):
-        yield split.read(chosen[start : start + batch_rows])
+    at_once = rows_of_pass(split.row_length, batch_rows)
+    for start in range(0, total, at_once):
+        yield split.read(chosen[start : start + at_once])

@@ -115,9 +115,10 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
                 f"of it cannot take these rows ({fault}): evaluate another model, or leave the task out"
             ) from error
         clear_frames(error.__traceback__)  # which hold tensors
-        # None: as many as the device is known to hold, which is at least twice of this.
+        # None: what the task finds fit for the device or the rows, which is more than this.
+        least = {"batch_tokens": 1024, "batch_rows": 1}
         ways = [
-            f"--set {task.name}.{name}={1024 if size is None else size // 2}"
+            f"--set {task.name}.{name}={least[name] if size is None else size // 2}"
             for name, size in settings.items()
             if name.startswith("batch_") and size != 1
         ]

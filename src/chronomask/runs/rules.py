@@ -44,13 +44,13 @@ __all__ = [
 CHANGEABLE = (
     "name", "data", "device", "compile", "activation_checkpointing", "peak_flops", "threads",
     "loader_workers", "micro_batches", "sharding", "deterministic", "log_every", "loggers",
-    "checkpoint.", "validation.",
+    "checkpoint.", "validation.", "validation.batch_rows",
 )  # fmt: skip
 """Keys (or prefixes of keys) that may differ between a checkpoint and the run that resumes it.
 
 They decide where, how fast and how closely watched training runs, not what it computes; the data is
-compared by its fingerprint, and ``micro_batches``, ``device``, ``sharding`` and ``deterministic``
-change the order of sums alone. :func:`unchangeable` has the exceptions.
+compared by its fingerprint, and ``micro_batches``, ``device``, ``sharding``, ``deterministic`` and
+``validation.batch_rows`` change the order of sums alone. :func:`unchangeable` has the exceptions.
 """
 
 _MOST_BLOCKS = 4096

@@ -69,8 +69,8 @@ class ValidationConfig(Config):
     order: Literal["shuffled", "data"] | None = None
     """which rows these are: a fixed sample of all documents, or the first in the data, as in version 0.2;
     none: as the run or the study began, ``shuffled`` where it begins now"""
-    batch_rows: Positive = 64
-    """rows of a forward pass"""
+    batch_rows: Positive | None = None
+    """rows of a forward pass; none: 64, or fewer of long rows, so that they have at most 32,768 tokens"""
 
     @property
     def shuffled(self) -> bool:

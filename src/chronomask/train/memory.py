@@ -14,6 +14,7 @@ from traceback import clear_frames
 from torch import nn
 from transformers import PreTrainedModel
 
+from chronomask.data.loader import rows_of_pass
 from chronomask.errors import RunError, amount
 from chronomask.machine import memory_of_process
 from chronomask.model.device import memory_lacking, precision_on
@@ -177,7 +178,8 @@ def _of_validation(run: Run, world: World) -> tuple[str, list[str]]:
     """What a validation takes, and the settings that take less."""
     validation = run.config.validation
     all_rows = min(validation.rows, run.data.split("held_out").num_rows)
-    rows = min(validation.batch_rows, max(1, -(-all_rows // world.size)))
+    at_once = rows_of_pass(run.data.row_length, validation.batch_rows)
+    rows = min(at_once, max(1, -(-all_rows // world.size)))
     ways = [f"validation.batch_rows={rows // 2}"] if rows > 1 else []
     return f"A validation takes {amount(rows, 'rows')} at a time", ways
 

@@ -19,7 +19,7 @@ import torch
 
 from chronomask.config import kind_of
 from chronomask.data.folder import PreparedSplit
-from chronomask.data.loader import validation_batches
+from chronomask.data.loader import rows_of_pass, validation_batches
 from chronomask.data.mixture import MixedSplit
 from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker
@@ -256,12 +256,14 @@ def _batches(
     """Every batch with its tokens hidden: 0 at the fixed ratio, then the yardsticks, from 1 on; and which of
     the held-out rows its first one is.
     """
-    chosen = partial(validation_batches, split, shuffled=config.shuffled)
-    for number, rows in enumerate(chosen(config.rows, config.batch_rows)):
-        yield 0, number * config.batch_rows, rows, masker(rows, 0.0)
+    chosen = partial(
+        validation_batches, split, batch_rows=config.batch_rows, shuffled=config.shuffled
+    )
+    at_once = rows_of_pass(split.row_length, config.batch_rows)
+    for number, rows in enumerate(chosen(config.rows)):
+        yield 0, number * at_once, rows, masker(rows, 0.0)
     num_rows = min(config.rows, split.num_rows)
     for which, yardstick in enumerate(YARDSTICKS, 1):
         hide = masker_of(yardstick, masker.vocabulary)
-        batches = chosen(yardstick.num_rows(num_rows), config.batch_rows)
-        for number, rows in enumerate(batches):
-            yield which, number * config.batch_rows, rows, hide(rows)
+        for number, rows in enumerate(chosen(yardstick.num_rows(num_rows))):
+            yield which, number * at_once, rows, hide(rows)

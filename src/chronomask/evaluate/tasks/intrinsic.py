@@ -68,8 +68,8 @@ class MaskedLoss(Config):
     attention: Literal["documents", "row"] | None = None
     """what a token sees: its own document, or its whole row; none: as in training, ``documents`` for a model
     of no run"""
-    batch_rows: Annotated[int, Field(ge=1)] = 64
-    """rows of a forward pass"""
+    batch_rows: Annotated[int, Field(ge=1)] | None = None
+    """rows of a forward pass; none: 64, or fewer of long rows, so that they have at most 32,768 tokens"""
     precision: Precision = "fp32"
     """of matrix products, weights and sums are float32; auto: bf16 where the device is
     faster with it"""
