@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,7 +25,7 @@ from chronomask.evaluate.tasks.glue import FORMATS, GlueTask
 from chronomask.evaluate.tasks.squad import SquadTask
 from chronomask.runs.result import TaskResult
 from tests.support.official_files import squad_values, write_squad
-from tests.support.official_model import save_model
+from tests.support.official_model import make_checkpoint, save_model
 from tests.support.processes import python_path
 
 QUICK = ["epochs=1", "max_length=32", "batch_size=8"]
@@ -159,6 +160,34 @@ def test_a_task_without_memory_names_what_takes_less(
     ) as no:
         evaluate(subject, least, glue, [0], tmp_path / "out", progress=False)
     assert "batch_size" not in str(no.value)
+
+
+@pytest.mark.parametrize("tasks", [["cola"], ["rte", "cola"]])
+def test_a_checkpoint_that_its_run_removes_meanwhile_is_named(
+    model_folder: Path,
+    glue: Path,
+    tmp_path: Path,
+    tasks: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before the weights of a task are opened, be it the first or a later one."""
+    checkpoint = make_checkpoint(tmp_path / "run", 5, model_folder)
+    subject = find_subject(str(tmp_path / "run"))
+    run = GlueTask.run
+
+    def removed(
+        self: GlueTask, model: Subject, task_data: Path, seed: int, progress: bool
+    ) -> TaskResult:
+        if self.name == tasks[-1]:
+            shutil.rmtree(checkpoint)
+        return run(self, model, task_data, seed, progress)
+
+    monkeypatch.setattr(GlueTask, "run", removed)
+    with pytest.raises(
+        RunError, match=rf"^cola: the checkpoint {checkpoint} was removed .*checkpoint\.keep=all"
+    ):
+        evaluate(subject, make_tasks(tasks, QUICK), glue, [0], tmp_path / "out", progress=False)
+    assert len(list((tmp_path / "out").glob("*.json"))) == len(tasks) - 1  # what was done is kept
 
 
 def test_bfloat16_on_a_card_that_does_not_compute_it_is_refused(

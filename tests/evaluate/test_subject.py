@@ -21,23 +21,7 @@ from transformers import (
 
 from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.subject import find_subject
-from tests.support.official_model import make_tokenizer, save_model
-
-
-def make_checkpoint(run: Path, step: int, model: Path) -> Path:
-    """A checkpoint as training writes it, as far as evaluation reads it."""
-    path = run / "checkpoints" / f"step-{step:08d}"
-    shutil.copytree(model, path / "transformers")
-    (path / "state.json").write_text(json.dumps({"format_version": 1, "step": step}))
-    for name in ("content", "optimiser"):
-        (path / f"{name}.safetensors").touch()
-    hashes = {
-        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-    (path / "hashes.json").write_text(json.dumps(hashes))
-    return path
+from tests.support.official_model import make_checkpoint, make_tokenizer, save_model
 
 
 @pytest.fixture
@@ -91,6 +75,10 @@ def test_what_is_no_model_is_refused(tmp_path: Path, model_folder: Path) -> None
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UsageError, match="has no checkpoint yet"):
         find_subject(str(tmp_path / "empty"))
+    (tmp_path / "begun").mkdir()  # as a run leaves it until its first checkpoint
+    (tmp_path / "begun" / "config.yaml").write_text("steps: 9\n")
+    with pytest.raises(UsageError, match="has no checkpoint yet"):
+        find_subject(str(tmp_path / "begun"))
     shutil.copytree(model_folder, tmp_path / "beside")
     (tmp_path / "beside" / "checkpoints").mkdir()
     assert find_subject(str(tmp_path / "beside")).path == tmp_path / "beside"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -29,3 +32,19 @@ def save_model(folder: Path, seed: int = 0, **sizes: float) -> Path:
     BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **values)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def make_checkpoint(run: Path, step: int, model: Path) -> Path:
+    """A checkpoint as training writes it, as far as evaluation reads it."""
+    path = run / "checkpoints" / f"step-{step:08d}"
+    shutil.copytree(model, path / "transformers")
+    (path / "state.json").write_text(json.dumps({"format_version": 1, "step": step}))
+    for name in ("content", "optimiser"):
+        (path / f"{name}.safetensors").touch()
+    hashes = {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+    (path / "hashes.json").write_text(json.dumps(hashes))
+    return path

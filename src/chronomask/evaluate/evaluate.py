@@ -108,6 +108,8 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
         from chronomask.model.open import fault_of_architecture
 
         if (why := memory_lacking(error)) is None:
+            if model.step is not None and not model.path.is_dir():
+                raise RunError(_of_removed(model, task)) from error
             if (fault := fault_of_architecture(error)) is None:
                 raise
             raise RunError(
@@ -126,6 +128,15 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
         if not ways:
             mend = "end what else has memory there, or evaluate a smaller model"
         raise RunError(f"{task.name}: there is too little memory ({why}): {mend}") from error
+
+
+def _of_removed(model: Subject, task: Task[Any]) -> str:
+    """What is said where a run has removed the checkpoint that is evaluated."""
+    return (
+        f"{task.name}: the checkpoint {model.path.parent} was removed while it was evaluated, as a run that "
+        "trains removes older ones: evaluate the run again once it has ended, or let it keep them all "
+        "(pretrain --resume --set checkpoint.keep=all)"
+    )
 
 
 def _in_line(result: TaskResult) -> str:

@@ -188,7 +188,7 @@ def find_subject(model: str) -> Subject:
             return _checkpoint(path.parent, model, path.name)
         weight_files(path)
         return Subject(model, path)
-    if run.checkpoints.is_dir():
+    if run.checkpoints.is_dir() or run.is_run():
         raise UsageError(
             f"{run.path} has no checkpoint yet; let it train until its first, or name a model"
         )
