@@ -260,9 +260,15 @@ def test_what_cannot_be_is_refused_before_any_work(
         ("data", str(tiny_data.path)),
         ("model.new_head", True),
         ("tokenizer.kind", "wordpiece"),
+        ("branch", "run"),
     ):
         decided = Layer(f"--set {key}={value}", {key: value})
         refuse(f"--set {key}=.*; leave it out", checkpoint, text, out, Plan(layers=[decided]))
+    misspelt = Layer("--set held_oot=9", {"held_oot": 9})  # nor is what decides itself suggested
+    advice = (
+        r"^--set held_oot=9: unknown key 'held_oot'; did you mean 'held_out'\? Valid: (?!.*branch)"
+    )
+    refuse(advice, checkpoint, text, out, Plan(layers=[misspelt]))
     nothing = replace(QUICK, preparation=[*QUICK.preparation, Layer("--set", {"held_out": 0})])
     refuse("held_out is 0", checkpoint, text, out, nothing)
     refuse("--task-data", checkpoint, text, out, Plan(tasks=("cola",)))

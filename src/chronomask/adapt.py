@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from chronomask.adaptation import Adaptation, NewWords, Plan, extend_card, public_name
 from chronomask.adaptation_folder import check_apart, check_output, mark, parts_in
-from chronomask.errors import DataError, UsageError, amount, shown
+from chronomask.errors import DataError, UsageError, amount, nearest, shown
 from chronomask.layers import Layer
 from chronomask.recipes import find_recipe
 from chronomask.runs.continuation import begun_by
@@ -60,6 +60,7 @@ _VALIDATIONS, _CHECKPOINTS = 10, 4
 _HELD_OUT = 0.05
 """Share of the documents that are measured on: text of one's own is seldom large."""
 _DECIDED = {
+    "branch": "an adaptation goes on from the checkpoint that is named",
     "data": "the data are made of the text that is named",
     "model": "the model is the checkpoint that is named",
     "sources": "the text is what is named",
@@ -352,12 +353,19 @@ def _extend(model: Subject, tokenizer: Path, folder: Path) -> NewWords:
 
 def _refuse_decided(plan: Plan) -> None:
     """Raise UsageError for changes of what checkpoint and text decide: what is measured and what is trained
-    would be two things.
+    would be two things. So it is for settings that there are none of: those that there are come with it.
     """
+    from chronomask.prepare.config import PrepareConfig
+    from chronomask.train.config import RunConfig
+
+    both = (*RunConfig.model_fields, *PrepareConfig.model_fields)
+    known = [key for key in dict.fromkeys(both) if key not in _DECIDED]
     for layer in (*plan.layers, *plan.preparation):
-        for path in layer.values:
-            if why := _DECIDED.get(path.partition(".")[0]):
+        for key in (path.partition(".")[0] for path in layer.values):
+            if why := _DECIDED.get(key):
                 raise UsageError(f"{layer.origin}: {why}; leave it out")
+            if key not in known:
+                raise UsageError(f"{layer.origin}: unknown key {shown(key)}; {nearest(key, known)}")
 
 
 def _check_plan(plan: Plan) -> RunConfig:
