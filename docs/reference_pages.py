@@ -16,7 +16,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+import yaml
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
@@ -168,17 +170,36 @@ def number(bound: Any) -> str:
 
 
 def default_of(field: FieldInfo) -> str:
-    """The default as it would stand in a file; a group's by its kind."""
+    """The default as it would stand in a file; a group's by its kind, and by what it has other than that."""
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "must be given"
     if isinstance(value, Config):
+        own = changes_of(value)
         kind = getattr(value, "kind", None)
-        return f"`{kind}`" if kind else "its own defaults"
+        if not own:
+            return f"`{kind}`" if kind else "its own defaults"
+        written = yaml.safe_dump(
+            {"kind": kind, **own} if kind else own,
+            default_flow_style=True,
+            sort_keys=False,
+            width=1000,
+        )
+        return cell(f"`{written.strip()}`")
     plain = to_jsonable_python(value)
     words = {None: "`null`", True: "`true`", False: "`false`"}
     shown = words[plain] if plain is None or isinstance(plain, bool) else f"`{plain}`"
     return cell(shown if plain != "" else "empty")
+
+
+def changes_of(group: Config) -> dict[str, Any]:
+    """What a group has other than the defaults of its kind; where a key must be given, all of it."""
+    kept = {key: value for key, value in group.to_dict().items() if key != "kind"}
+    try:
+        usual = type(group)().to_dict()
+    except ValidationError:
+        return kept
+    return {key: value for key, value in kept.items() if value != usual[key]}
 
 
 def markdown_of(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 import chronomask
 from chronomask.cli import app
@@ -16,6 +17,7 @@ from chronomask.evaluate.tasks import REGISTRY
 from docs.reference_pages import (
     ROOTS,
     commands_below,
+    default_of,
     groups_below,
     page_of_commands,
     page_of_config,
@@ -56,6 +58,22 @@ def test_bounds_and_defaults_are_those_of_the_code() -> None:
 
     page = page_of_config("Small", Small, "For this test.")
     assert "| `share` | number | `0.25` | how much of it |" in page
+
+
+def test_a_default_as_it_is_written_is_the_default() -> None:
+    """Of groups, whose kind alone stands for the defaults of that kind."""
+    checked = 0
+    for group in (group for _, root, _ in ROOTS.values() for _, group in groups_below(root)):
+        for key, field in group.model_fields.items():
+            value = field.get_default(call_default_factory=True)
+            if isinstance(value, Config):
+                written = yaml.safe_load(default_of(field).strip("`"))
+                if isinstance(written, str):  # a kind, or "its own defaults"
+                    assert value == type(value)(), key
+                else:
+                    assert value == type(value).parse(written), key
+                checked += 1
+    assert checked > 20
 
 
 def test_every_task_command_and_name_has_its_section() -> None:

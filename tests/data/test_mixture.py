@@ -147,6 +147,18 @@ def test_a_mixture_of_one_is_the_data_itself(paths: list[str]) -> None:
         assert_equal(left.rows_at(step), right.rows_at(step))
 
 
+def test_parts_are_named_as_in_a_config(paths: list[str]) -> None:
+    weights = [3.0, 1.0, 2.0]
+    named = open_data([DataPart(path=p, weight=w) for p, w in zip(paths, weights, strict=True)])
+    parts = [{"path": Path(path), "weight": w} for path, w in zip(paths, weights, strict=True)]
+    assert open_data(parts).fingerprint == named.fingerprint
+    assert open_data([{"path": path} for path in paths]).fingerprint == open_data(paths).fingerprint
+    with pytest.raises(UsageError, match="unknown key 'wieght'; did you mean 'weight'"):
+        open_data([{"path": paths[0], "wieght": 3}])
+    with pytest.raises(UsageError, match="weight"):
+        open_data([{"path": paths[0], "weight": 0}])
+
+
 def test_a_late_step_is_arithmetic(paths: list[str]) -> None:
     split = mixed(paths)
     _, epochs = split.order(0, np.arange(10**12, 10**12 + 10))

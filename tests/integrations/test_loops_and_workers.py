@@ -52,6 +52,10 @@ def test_scores_are_the_cross_entropy_of_the_predicted_tokens(
     assert model.cls.predictions.bias.grad is not None
     with pytest.raises(UsageError, match="fit neither"):
         score(out.logits[:3], masked)
+    most = int(masked.targets.max())
+    assert score(out.logits[..., : most + 1], masked)[0].isfinite().all()
+    with pytest.raises(UsageError, match=rf"no place for the token {most}: the model has fewer"):
+        score(out.logits[..., :most], masked)
 
 
 def test_the_ratio_asked_does_not_depend_on_how_a_step_is_cut(
@@ -492,6 +496,9 @@ def test_workers_refuse_what_they_cannot_do(tokenizer: PreTrainedTokenizerFast) 
         WorkerMasking(collate, masker_of(tokenizer, content={"kind": "ptw"}), 10)
     with pytest.raises(UsageError, match="'responsive' ratio"):
         WorkerMasking(collate, masker_of(tokenizer, ratio={"kind": "responsive"}), 10)
+    for progress in ("tokens", "masked_tokens"):  # which a loader does not count
+        with pytest.raises(UsageError, match=f"'{progress}', and loader workers know steps alone"):
+            WorkerMasking(collate, masker_of(tokenizer, progress=progress), 10)
     with pytest.raises(UsageError, match="num_steps is 0"):
         WorkerMasking(collate, masker_of(tokenizer), 0)
     masking = WorkerMasking(collate, masker_of(tokenizer), 10)

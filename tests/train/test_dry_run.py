@@ -28,6 +28,7 @@ from chronomask.train.config import RunConfig
 from chronomask.train.dry_run import ON_AN_H200, as_text, cost_in_words, dry_run
 from chronomask.train.loop import pretrain
 from chronomask.train.validation import expect_no_response
+from tests.support.documents import ROOT
 from tests.support.processes import HANG
 
 CONFIGS = Path(__file__).parents[2] / "src" / "chronomask" / "configs"
@@ -286,14 +287,36 @@ RECIPES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "a
 STUDIES = sorted(path.stem for path in (CONFIGS / "study").glob("*.yaml"))
 
 
+def noted_validations() -> dict[str, tuple[int, int, float]]:
+    """Of every recipe and study: validations, rows and their share in percent, by docs/training.md."""
+    page = (
+        (ROOT / "docs" / "training.md").read_text("utf-8").partition("| share of all operations |")
+    )
+    found: dict[str, tuple[int, int, float]] = {}
+    for line in page[2].partition("\n\n")[0].splitlines()[2:]:
+        names, *cells = line.strip("|").split(" | ")
+        times, rows = (int(cell.replace(",", "")) for cell in cells[:2])
+        shares = [float(share) for share in re.findall(r"([\d.]+) %", cells[2])]
+        for name, share in zip(re.findall("`([^`]+)`", names), shares, strict=False):
+            found[name.removeprefix("study ")] = (times, rows, share)
+    return found
+
+
+NOTED = noted_validations()
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_validations_are_a_small_share_of_a_recipe(name: str) -> None:
     config = RunConfig.load(CONFIGS / f"{name}.yaml")
     if config.hours is not None:
-        config = config.replace(["hours=null", "steps=7000"])
-    said = dry_run(config, flops_per_second=4e14, row_length=128)
+        config = config.replace(
+            ["hours=null", f"steps={500_000_000 // (128 * config.rows_per_step)}"]
+        )
+    said = dry_run(config, flops_per_second=4e14, row_length=512)
     assert said.validations * config.validation.rows > 500
     assert 0 < said.validation_share < 0.03
+    assert (said.validations, config.validation.rows) == NOTED[name][:2]
+    assert 100 * said.validation_share == pytest.approx(NOTED[name][2], abs=0.051)
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -310,6 +333,8 @@ def test_validations_are_a_small_share_of_a_study(name: str) -> None:
     )
     said = dry_run(config, flops_per_second=4e14, row_length=study.prepare.row_length)
     assert 0 < said.validation_share < 0.03
+    assert (said.validations, config.validation.rows) == NOTED[name][:2]
+    assert 100 * said.validation_share == pytest.approx(NOTED[name][2], abs=0.051)
 
 
 def test_the_share_of_validations_by_hand(config: RunConfig) -> None:

@@ -311,3 +311,22 @@ def test_a_warm_up_as_long_as_the_run_is_warned_of(
         f"learning_rate.warmup_steps is 3 and the run has {steps} steps: the rate rises to the last"
     )
     assert any(said in message for message in caplog.messages) == warned
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(2, True), (3, True), (4, False)])
+@pytest.mark.parametrize(
+    ("warm_up", "never"),
+    [
+        ("batch_warmup={start_rows: 1, steps: 3}", "steps have rows_per_step rows"),
+        ("length_warmup={start_length: 8, steps: 3}", "rows are whole"),
+    ],
+)
+def test_a_warm_up_of_rows_that_outlasts_the_run_is_warned_of(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    warm_up: str, never: str, steps: int, warned: bool,
+) -> None:  # fmt: skip
+    changes = [warm_up, f"steps={steps}", "checkpoint.every=0", "micro_batches=1"]
+    pretrain(config.replace(changes), tmp_path / "run", progress=False)
+    name = warm_up.partition("=")[0]
+    said = f"{name}.steps is 3 and the run has {steps} steps: it is over before {never}; give fewer, such as"
+    assert any(said in message for message in caplog.messages) == warned

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
@@ -43,6 +43,8 @@ class DataPart(Config):
 
 
 def _part_of_path(value: Any) -> Any:
+    if isinstance(value, Mapping) and isinstance(path := value.get("path"), Path):
+        return {**value, "path": str(path)}
     return {"path": str(value)} if isinstance(value, str | Path) else value
 
 
@@ -58,8 +60,11 @@ DataChoice = Annotated[
 """A folder of prepared data, or a mixture of several; a part's path alone has weight 1."""
 
 
-def open_data(data: str | Path | Sequence[str | Path | DataPart]) -> PreparedData | MixedData:
-    """Prepared data, or a mixture of several; a part's path alone has weight 1.
+def open_data(
+    data: str | Path | Sequence[str | Path | DataPart | Mapping[str, Any]],
+) -> PreparedData | MixedData:
+    """Prepared data, or a mixture of several, as in a run's config: a part is ``{"path": "data/wiki",
+    "weight": 3}``, or its path alone, which has weight 1.
 
     Raises as :meth:`PreparedData.open` does, and :class:`UsageError` where the parts do not fit together.
     """
@@ -67,7 +72,9 @@ def open_data(data: str | Path | Sequence[str | Path | DataPart]) -> PreparedDat
         return PreparedData.open(data)
     if not data:
         raise UsageError("data is an empty list; name at least one folder of prepared data")
-    named = [DataPart(path=str(part)) if isinstance(part, str | Path) else part for part in data]
+    named = [
+        part if isinstance(part, DataPart) else DataPart.parse(_part_of_path(part)) for part in data
+    ]
     parts = [PreparedData.open(part.path) for part in named]
     return MixedData(parts, shares([part.weight for part in named]))
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -58,6 +58,7 @@ class BatchWarmUp(Config):
     """steps until ``rows_per_step`` is reached"""
     stages: Annotated[int, Field(ge=1, le=10_000)] = 4
     """number of sizes on the way, the first of them ``start_rows``"""
+    at_its_end: ClassVar[str] = "steps have rows_per_step rows"
 
 
 class LengthWarmUp(Config):
@@ -71,6 +72,7 @@ class LengthWarmUp(Config):
     """tokens of the first pieces: a half of the data's row length, a quarter, an eighth, …"""
     steps: Positive
     """steps until rows are whole"""
+    at_its_end: ClassVar[str] = "rows are whole"
 
     def pieces_at(self, step: int, row_length: int) -> int:
         """How many pieces a row is cut into at 0-based ``step``; raises UsageError if it cannot be."""

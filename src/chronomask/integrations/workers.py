@@ -145,7 +145,12 @@ class WorkerMasking:
     """
 
     def __init__(self, collate: RowCollator, masker: Masker, num_steps: int) -> None:
-        """Raises UsageError for masking that learns from losses, or weighs them."""
+        """Raises UsageError for masking that learns from losses, or weighs them, or counts tokens."""
+        if masker.config.progress != "steps":
+            raise UsageError(
+                f"masking.progress is '{masker.config.progress}', and loader workers know steps alone: set "
+                "masking.progress to steps"
+            )
         content, ratio = masker.config.content, masker.config.ratio
         if content.learns:
             raise UsageError(

@@ -58,14 +58,16 @@ class RowCollator:
     (:func:`~chronomask.integrations.order.with_row_ids` adds it). It may have ``attention_mask``;
     ``special_tokens_mask`` (1 = never masked; otherwise the tokenizer's special ids are never masked);
     ``word_ids``, one number per token as ``BatchEncoding.word_ids()`` gives it, None or −1 = never
-    masked; ``token_class``, one class number per token, 0 = none; ``token_type_ids``, which segment of
-    the text a token is of, as tokenizers count them in pairs of texts. Without ``word_ids``, words are read
-    off the vocabulary's marks (:func:`~chronomask.masking.word_marks.word_marks`).
+    masked; ``token_class``, one class number per token, 0 = none; ``scores``, how hard each token is,
+    for content ``scores``; ``ngrams``, how many words the collocation has that begins at a token, for
+    strategy ``pmi``; ``token_type_ids``, which segment of the text a token is of, as tokenizers count
+    them in pairs of texts. Without ``word_ids``, words are read off the vocabulary's marks
+    (:func:`~chronomask.masking.word_marks.word_marks`).
 
     ``row_length``: pad every batch to this many tokens; None: to the longest row of the batch, then
     up to a multiple of ``pad_to_multiple_of``. Give ``row_length`` when rows differ in length and
-    masks must not depend on which rows share a batch: the budget of ``ptw_faithful`` counts padding,
-    and under other class weights a tie of random numbers may, rarely, fall otherwise.
+    masks must not depend on which rows share a batch: under class weights a tie of random numbers may,
+    rarely, fall otherwise in rows of another length.
 
     Raises UsageError for a tokenizer without a padding token of its own and for lengths below 1.
     """

@@ -30,10 +30,18 @@ def score(logits: torch.Tensor, batch: MaskedBatch) -> tuple[torch.Tensor, torch
     """Loss and correctness of every predicted token.
 
     ``logits`` [B, T, V], or [N, V] of the predicted tokens alone. Gives float32 [N], cross-entropy in
-    nats with its graph, and bool [N]. Raises UsageError for logits of another shape.
+    nats with its graph, and bool [N]. Raises UsageError for logits of another shape; where they lie on a GPU,
+    a token beyond V is torch's error.
     """
     flat = logits_of_targets(logits, batch)
     targets = torch.as_tensor(batch.targets, device=logits.device)
+    # On a GPU this would wait for it.
+    if targets.device.type == "cpu" and targets.numel() and int(targets.max()) >= flat.shape[-1]:
+        raise UsageError(
+            f"logits of shape {tuple(logits.shape)} have no place for the token {int(targets.max())}: the "
+            "model has fewer tokens than the tokenizer; give it as many with "
+            "model.resize_token_embeddings(len(tokenizer))"
+        )
     losses = torch.nn.functional.cross_entropy(flat.float(), targets, reduction="none")
     return losses, flat.detach().argmax(-1) == targets
 

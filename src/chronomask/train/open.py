@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from chronomask.data.entropy import measure_entropy
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import open_data
+from chronomask.data.order import BatchWarmUp, LengthWarmUp
 from chronomask.errors import DataError, UsageError, amount
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.attention import attention_dropout, head_width
@@ -280,6 +281,14 @@ def _warn_of_settings(run: Run, compiled: bool, processes: int) -> None:
             "them and never falls; give fewer, such as learning_rate.warmup_steps=%s",
             f"{config.learning_rate.warmup_steps:,}", amount(config.steps, "steps"), config.steps // 10,
         )  # fmt: skip
+    for name in ("batch_warmup", "length_warmup"):
+        warm_up: BatchWarmUp | LengthWarmUp | None = getattr(config, name)
+        if warm_up is not None and warm_up.steps >= config.steps:
+            logger.warning(
+                "%s.steps is %s and the run has %s: it is over before %s; give fewer, such as %s.steps=%s",
+                name, f"{warm_up.steps:,}", amount(config.steps, "steps"), warm_up.at_its_end, name,
+                max(1, config.steps // 10),
+            )  # fmt: skip
     if run.begins and (why := expect_no_response(config, run.data.split("held_out").num_rows)):
         logger.warning("%s", why)
     if run.mean_labels is not None and (why := unknown_before(config)):

@@ -62,7 +62,8 @@ class MaskedLoss(Config):
     """What the loss is measured on."""
 
     prepared: str | None = None
-    """folder of prepared data; none: DATA/intrinsic, or DATA itself"""
+    """folder of prepared data; none: DATA/intrinsic or DATA itself, and the run's own where no DATA is
+    named"""
     rows: Annotated[int, Field(ge=1)] | None = None
     """held-out rows, a fixed sample of all documents; none: all"""
     attention: Literal["documents", "row"] | None = None

@@ -10,7 +10,7 @@ The design, for a row with n maskable tokens, asked ratio r and weights w:
    chances in conditional Poisson sampling (Hájek 1981).
 3. *Units of several tokens* are drawn by systematic sampling (Madow 1949) over a random order,
    longest first: every unit has exactly its chance π, and numbers vary by less than one.
-4. *Units of one token* take what is left of the budget: with equal weights those with the smallest
+4. *Units of one token* take what is left of the budget: without weights those with the smallest
    random keys, else again by systematic sampling over a random order, with chances shifted by
    δ · π(1 − π) so that they sum to it. The shift has expectation 0, so every unit keeps its chance,
    long or short, and the row meets its budget to the token. A row with too few one-token units to

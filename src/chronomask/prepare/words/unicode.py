@@ -18,7 +18,7 @@ __all__ = ["NoTagger", "UnicodeWords", "scripts_of", "unlikely_language"]
 
 
 class NoTagger(Tagger):
-    """Unicode words without classes, for any language; content schedules have nothing to prefer."""
+    """Unicode words without classes, for any language; content that weighs classes has none to prefer."""
 
     kind: Literal["none"] = "none"
 
