@@ -38,6 +38,7 @@ from chronomask.data.scores import (
 from chronomask.data.writer import write_manifest
 from chronomask.errors import DataError, UsageError
 from chronomask.prepare.pipeline import prepare
+from chronomask.progress import Progress
 from tests.support.corpus import made_up_text
 from tests.support.prepared_rows import words_one_by_one
 
@@ -196,6 +197,26 @@ def test_scores_reach_the_loader_and_short_rows(scored: PreparedData) -> None:
     halves = cut_rows(rows, 2)
     assert np.array_equal(np.asarray(halves.scores).reshape(expected.shape), expected)
     assert np.array_equal(np.asarray(rows.slice(1, 3).scores), expected[1:3])
+
+
+@pytest.mark.parametrize("kind", ["informativeness", "pmi"])
+def test_scoring_shows_how_far_it_is(
+    plain: PreparedData, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row is counted as often as it is read: also in blocks that are not full."""
+    shutil.copytree(plain.path, tmp_path / "data")
+    made: list[Progress] = []
+
+    def noted(*arguments: Any, **keywords: Any) -> Progress:
+        made.append(Progress(*arguments, **keywords))
+        return made[-1]
+
+    monkeypatch.setattr(scores_module, "Progress", noted)
+    monkeypatch.setattr(scores_module, "_BLOCK_TOKENS", 5 * plain.row_length)
+    add_scores(tmp_path / "data", scores_named(kind))
+    rows = {name: entry.num_rows for name, entry in plain.manifest.splits.items()}
+    (shown,) = made
+    assert shown._done == shown._total == 2 * rows["train"] + rows["held_out"]
 
 
 def test_scores_of_one_s_own(plain: PreparedData, tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def data_score(
             "train.npy and held_out.npy, a number for every token.",
         ),
     ],
+    quiet: Quiet = False,
 ) -> None:
     """Store how hard each token is beside the rows, so that masking can use it.
 
@@ -94,7 +95,7 @@ def data_score(
     """
     from chronomask.data.scores import add_scores, scores_named
 
-    data = add_scores(folder, scores_named(scores))
+    data = add_scores(folder, scores_named(scores), progress=not quiet)
     print(f"{folder}: scores '{data.manifest.scores}', fingerprint {data.fingerprint[:16]}")
 
 

@@ -26,6 +26,7 @@ from chronomask.data.manifest import Column, FileEntry
 from chronomask.data.writer import write_column, write_manifest
 from chronomask.errors import DataError, UsageError, nearest
 from chronomask.locks import in_turn
+from chronomask.progress import Progress
 from chronomask.storage import way_to_read
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "keep_column",
     "mix",
     "score_split",
+    "showing_scores",
     "words_of",
 ]
 
@@ -53,8 +55,10 @@ class Scores(Alternative):
     """What makes a word hard; all its tokens have the word's score."""
 
     @abstractmethod
-    def learn(self, train: PreparedSplit) -> Scorer | None:
-        """Count what the scores are made of in the training rows; None: there are to be no scores."""
+    def learn(self, train: PreparedSplit, shown: Progress) -> Scorer | None:
+        """Count what the scores are made of in the training rows, which ``shown`` counts too; None: there
+        are to be no scores.
+        """
 
 
 class NoScores(Scores):
@@ -62,7 +66,7 @@ class NoScores(Scores):
 
     kind: Literal["none"] = "none"
 
-    def learn(self, train: PreparedSplit) -> None:
+    def learn(self, train: PreparedSplit, shown: Progress) -> None:
         """Nothing."""
 
 
@@ -75,11 +79,12 @@ class Informativeness(Scores):
 
     kind: Literal["informativeness"] = "informativeness"
 
-    def learn(self, train: PreparedSplit) -> Scorer:
+    def learn(self, train: PreparedSplit, shown: Progress) -> Scorer:
         """Count the words."""
         counts = Counts()
         for words in words_of(train):
             counts.add(words.keys)
+            shown.advance(words.of_token.size // train.row_length)
         return lambda words: _bits(counts, words.keys)
 
 
@@ -95,12 +100,13 @@ class PairedInformation(Scores):
     min_count: int = Field(default=5, ge=1)
     """Pairs that occur less often in the training rows are ignored: their score would be chance."""
 
-    def learn(self, train: PreparedSplit) -> Scorer:
+    def learn(self, train: PreparedSplit, shown: Progress) -> Scorer:
         """Count the words and their pairs."""
         counts, pairs = Counts(), Counts(MOST_PAIRS)
         for words in words_of(train):
             counts.add(words.keys)
             pairs.add(words.pairs[words.follows])
+            shown.advance(words.of_token.size // train.row_length)
 
         def score(words: WordsOfRows) -> np.ndarray:
             own = counts.of(words.keys)
@@ -223,30 +229,48 @@ def words_of(split: PreparedSplit) -> Iterator[WordsOfRows]:
         yield WordsOfRows.of(*split.read_raw(numbers))
 
 
-def score_split(scorer: Scorer, split: PreparedSplit) -> Iterator[np.ndarray]:
-    """float64 [B, T] of consecutive rows of a split, in order: every token's score is its word's."""
+def score_split(scorer: Scorer, split: PreparedSplit, shown: Progress) -> Iterator[np.ndarray]:
+    """float64 [B, T] of consecutive rows of a split, in order: every token's score is its word's.
+
+    ``shown`` counts the rows.
+    """
     for words in words_of(split):
         scores = np.append(scorer(words), 0.0)  # the last one, which −1 reads
+        shown.advance(words.of_token.size // split.row_length)
         yield scores[words.of_token].reshape(-1, split.row_length)
 
 
-def add_scores(path: str | Path, scores: Scores | Mapping[str, np.ndarray]) -> PreparedData:
+def showing_scores(splits: Mapping[str, PreparedSplit], *, shown: bool) -> Progress:
+    """The progress of scoring: the training rows are read once to learn, and all rows to be scored."""
+    rows = sum(split.num_rows for split in splits.values())
+    total = splits["train"].num_rows + rows
+    return Progress("scoring words", total, "rows", shown=shown, brief=True)
+
+
+def add_scores(
+    path: str | Path, scores: Scores | Mapping[str, np.ndarray], *, progress: bool = True
+) -> PreparedData:
     """Give prepared rows scores, or other ones than they have, and open them.
 
     ``scores``: how to compute them; or arrays by split, each [rows, row_length] of numbers, of every split
-    that has rows. The rows' fingerprint becomes another one; a run on the rows as they were is not resumed
-    on them. Raises :class:`UsageError` for arrays that do not fit, :class:`DataError` for numbers that
-    float16 does not hold.
+    that has rows. ``progress``: whether to show how far computing is. The rows' fingerprint becomes another
+    one; a run on the rows as they were is not resumed on them. Raises :class:`UsageError` for arrays that do
+    not fit, :class:`DataError` for numbers that float16 does not hold.
     """
     data = PreparedData.open(path)
     splits = {
         name: data.split(name) for name, entry in data.manifest.splits.items() if entry.num_rows
     }
-    if isinstance(scores, Scores):
-        label, blocks = kind_of(scores), _score_all(scores, splits)
-    else:
-        label, blocks = "given", _given(scores, splits, data.row_length)
-    return keep_column(data, "scores", label, blocks)
+    if not isinstance(scores, Scores):
+        return keep_column(data, "scores", "given", _given(scores, splits, data.row_length))
+    with showing_scores(splits, shown=progress) as shown:
+        scorer = scores.learn(splits["train"], shown)
+        blocks = (
+            {}
+            if scorer is None
+            else {name: score_split(scorer, split, shown) for name, split in splits.items()}
+        )
+        return keep_column(data, "scores", kind_of(scores), blocks)
 
 
 def keep_column(
@@ -322,13 +346,6 @@ def _array_of(file: Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         way_out = way_to_read(error, "write it anew, such as with numpy.save")
         raise DataError(f"{file} is not an array of numbers ({error}); {way_out}") from None
-
-
-def _score_all(
-    scores: Scores, splits: Mapping[str, PreparedSplit]
-) -> dict[str, Iterator[np.ndarray]]:
-    scorer = scores.learn(splits["train"])
-    return {} if scorer is None else {name: score_split(scorer, s) for name, s in splits.items()}
 
 
 def _given(

@@ -24,7 +24,7 @@ from uuid import uuid4
 from chronomask.config import diff, differences, kind_of
 from chronomask.data.folder import PreparedData, PreparedSplit
 from chronomask.data.manifest import MANIFEST, WORK
-from chronomask.data.scores import score_split
+from chronomask.data.scores import score_split, showing_scores
 from chronomask.data.writer import RowWriter, write_column, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.folders import way_to_prepare_again
@@ -452,15 +452,16 @@ class _Run:
             raise DataError(
                 "no document gave a token to train on; check the sources and the tokenizer"
             )
-        scorer = config.scores.learn(
-            PreparedSplit(out / "train", entries["train"], config.row_length, "")
-        )
-        if scorer is not None:
-            for split, entry in entries.items():
-                rows = PreparedSplit(out / split, entry, config.row_length, "")
-                entries[split] = write_column(
-                    out, split, entry, "scores", score_split(scorer, rows)
-                )
+        rows = {
+            split: PreparedSplit(out / split, entry, config.row_length, "")
+            for split, entry in entries.items()
+        }
+        with showing_scores(rows, shown=self.shown) as bar:
+            scorer = config.scores.learn(rows["train"], bar)
+            if scorer is not None:
+                for split, entry in entries.items():
+                    scores = score_split(scorer, rows[split], bar)
+                    entries[split] = write_column(out, split, entry, "scores", scores)
         report = statistics(counts, job.class_names, gathered, parts, self.state["sources"])
         write_json(out / "statistics.json", report, indent=1)
         # Workers and executor are this machine's business: equal rows come with an equal config.
