@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from chronomask.errors import DataError, UsageError
+from chronomask.integrations.arm import read_arm
 from chronomask.integrations.lightning import TimeVariantMasking
 from chronomask.integrations.order import with_row_ids
-from chronomask.integrations.step import StepMasking, read_arm
+from chronomask.integrations.step import StepMasking
 from chronomask.integrations.transformers import TimeVariantTrainer
 from chronomask.integrations.workers import WorkerMasking
 from chronomask.masking.masker import Masker, Vocabulary

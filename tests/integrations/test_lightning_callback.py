@@ -35,6 +35,7 @@ pytestmark = [
         "`isinstance.treespec, LeafSpec.` is deprecated",
         ".*`torch.jit",
         "Checkpoint directory",
+        "Be aware that when using `ckpt_path`",
         ".*fork",
     )
 ]
@@ -263,6 +264,54 @@ def test_a_responsive_ratio_watches_what_is_logged(
     for _ in range(4):  # not validations of a training
         trainer.validate(Module(tokenizer), held_out, verbose=False)
     assert alone.masking.masker.ratio_at(1.0) == 0.3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"val_check_interval": 2, "max_epochs": 2},
+        {"val_check_interval": 2, "check_val_every_n_epoch": None, "max_steps": 8},
+        {"check_val_every_n_epoch": 1, "max_epochs": 2},
+    ],
+    ids=["in an epoch", "across epochs", "after an epoch"],
+)
+def test_a_validation_after_a_checkpoint_of_its_step_is_missed_aloud(
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any],
+) -> None:
+    """Lightning saves first, then validates, and does not validate again on resume."""
+    watching = MaskingConfig.parse({"ratio": {"kind": "responsive"}})
+    options = {"max_steps": -1, "masking": watching, "validate": True, **options}
+
+    def resumed_from(path: Path) -> tuple[list[str], TimeVariantMasking]:
+        caplog.clear()
+        _, again = fit(tokenizer, rows, tmp_path, checkpoint=path, **options)
+        return [text for text in caplog.messages if "before the validation" in text], again
+
+    keeps = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    ends = ModelCheckpoint(tmp_path / "ends", "{step}", save_top_k=-1)
+    _, whole = fit(
+        tokenizer, rows, tmp_path, enable_checkpointing=True, callbacks=[keeps, ends], **options
+    )
+    warned = set()
+    for path in tmp_path.glob("*.ckpt"):
+        said, again = resumed_from(path)
+        if said:
+            assert "let ModelCheckpoint save when a validation ends" in said[0]
+            warned.add(path.stem)
+        elif path.stem != "step=8":  # after which no step trains
+            assert_same_state(whole, again)
+    every = {"step=4"} if "val_check_interval" not in options else {"step=2", "step=4", "step=6"}
+    assert warned - {"step=8"} == every
+    at_ends = list((tmp_path / "ends").glob("*.ckpt"))
+    assert at_ends
+    for path in at_ends:
+        said, again = resumed_from(path)
+        assert not said
+        assert_same_state(whole, again)
 
 
 def test_a_responsive_ratio_watches_the_mean_over_ranks(

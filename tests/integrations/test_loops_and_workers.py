@@ -305,8 +305,19 @@ def test_ordered_loaders_refuse_what_would_order_them_otherwise(
         KeyedLoader(rows, shuffle=True)
     with pytest.raises(UsageError, match=r"takes no sampler.*use_distributed_sampler=False"):
         KeyedLoader(rows, sampler=KeyedSampler(len(rows)))
+    with pytest.raises(UsageError, match=r"batch_size is None, .*1 for batches of one row"):
+        KeyedLoader(rows, batch_size=None)  # pyright: ignore[reportArgumentType]
     stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
     masked = {"masker": masker_of(tokenizer), "batch_size": 4, "num_steps": 4}
+    for make in (
+        lambda **options: KeyedLoader(rows, collate_fn=collate, **options),
+        lambda **options: MaskedLoader(rows, collate_fn=collate, **masked, **options),
+    ):
+        with pytest.raises(UsageError, match=r"with in_order=False some would come twice.*leave"):
+            make(in_order=False, num_workers=2)
+        with pytest.raises(UsageError, match="takes no shuffle"):
+            make(shuffle=True)
+        assert len(make(in_order=True))
     with pytest.raises(UsageError, match="of type IterableDataset, has no length"):
         KeyedLoader(stream)
     with pytest.raises(UsageError, match="of type IterableDataset, has no length"):

@@ -26,6 +26,7 @@ from chronomask.errors import DataError, UsageError
 from chronomask.types import UPOS_CLASSES
 from tests.support.recording_trainer import (
     LINEAR,
+    PTW,
     Recording,
     same_state,
     trainer_of,
@@ -170,6 +171,53 @@ def test_a_loss_of_ones_own_is_evaluated_as_the_trainer_does(
             )
 
     assert trainer_of(tokenizer, rows, tmp_path, kind=Own).evaluate()["eval_loss"] == 3.0
+
+
+class _OwnLoss(Recording):
+    """A loss from the model's logits alone, as a subclass of transformers' Trainer computes it."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        out = model(**given)
+        labels = inputs["labels"]
+        loss = torch.nn.functional.cross_entropy(out.logits.transpose(1, 2), labels)
+        return (loss, out) if return_outputs else loss
+
+
+class _LossWithMore(Recording):
+    """The way out: more is added to the loss of masking."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any
+    ) -> Any:
+        given["return_outputs"] = True
+        loss, outputs = super().compute_loss(model, inputs, **given)
+        loss = loss + 1e-3 * outputs["logits"].pow(2).mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+@pytest.mark.parametrize(
+    "masking", [PTW, {"masking": {"ratio": 0.3}, "z_loss": 1e-4}, {"loss_per": "row"}]
+)
+def test_a_loss_of_ones_own_begins_with_that_of_masking_where_it_must(
+    tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], tmp_path: Path, masking: Any
+) -> None:
+    own = trainer_of(tokenizer, rows, tmp_path, masking, kind=_OwnLoss)
+    before = [each.clone() for each in own.model.parameters()]
+    with pytest.raises(
+        UsageError, match=r"let it begin with loss, outputs = super\(\)\.compute_loss\("
+    ):
+        own.train()
+    assert all(map(torch.equal, before, own.model.parameters()))
+    trainer_of(tokenizer, rows, tmp_path, LINEAR, kind=_OwnLoss, max_steps=2).train()
+    adds = trainer_of(
+        tokenizer, rows, tmp_path, masking, kind=_LossWithMore, max_steps=2,
+        per_device_train_batch_size=4, gradient_accumulation_steps=2,
+    )  # fmt: skip
+    adds.train()
+    assert adds.state.global_step == 2
 
 
 class _Interrupting(TrainerCallback):

@@ -17,9 +17,10 @@ from transformers import (
 
 from chronomask.errors import DataError, UsageError
 from chronomask.integrations.order import KeyedLoader
+from chronomask.masking.columns import COLUMNS
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, Vocabulary
-from chronomask.masking.rows import COLUMNS, RowCollator, as_rows
+from chronomask.masking.rows import RowCollator, as_rows
 from chronomask.masking.word_marks import word_marks
 from chronomask.types import UPOS_CLASSES, MaskedBatch
 from tests.support.worded_rows import TEXT, make_rows, make_tokenizer

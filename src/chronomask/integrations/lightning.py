@@ -6,6 +6,7 @@ with the progress and the class weights of that optimiser step.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
@@ -32,6 +33,8 @@ except ModuleNotFoundError:
     raise
 
 __all__ = ["TimeVariantMasking"]
+
+logger = logging.getLogger(__name__)
 
 
 class TimeVariantMasking(Callback):
@@ -67,10 +70,19 @@ class TimeVariantMasking(Callback):
         self._micro: MicroBatch | None = None
         self._rows: dict[str, Any] = {}
         self._observed = False
+        self._awaits_validation = False  # whether one follows the last batch, and was not seen
         self._kernels = ExitStack()
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget what a training that was broken off was about to see; a checkpoint is read after this."""
+        self._awaits_validation = False
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises UsageError when the length of training is unknown, or a step is not seen as a whole."""
+        """Raises UsageError when the length of training is unknown, or a step is not seen as a whole.
+
+        Warns where a checkpoint was saved before a validation that the ratio watches: Lightning does not run
+        it again.
+        """
         num_steps = _number_of_steps(trainer)
         if not math.isfinite(num_steps) or num_steps < 1:
             raise UsageError(
@@ -89,6 +101,14 @@ class TimeVariantMasking(Callback):
                 "masking.content compares scores with their mean over a step, and Lightning shows one of its "
                 f"{parts} micro-batches at a time: set masking.content.reference to a number of nats, or "
                 "accumulate_grad_batches and devices to 1"
+            )
+        if self._awaits_validation and self.masking.masker.watches_validation:
+            logger.warning(
+                "the checkpoint of step %d was saved before the validation of that step, which Lightning "
+                "does not run again and the ratio never sees, so that masks may differ from those of a "
+                "training without a stop: let ModelCheckpoint save when a validation ends, as it does "
+                "without every_n_train_steps, or after steps that no validation follows",
+                trainer.global_step,
             )
         self._num_steps = int(num_steps)
         self.masking.masker.to(pl_module.device)
@@ -163,6 +183,7 @@ class TimeVariantMasking(Callback):
                 )
             self.masking.loss_of(self._micro, [outputs["logits"].detach()])
         self._micro = None
+        self._awaits_validation = _validation_follows(trainer, batch_idx)
         if trainer.global_step == self._step:  # more micro-batches of this step are to come
             return
         self.masking.end_step()
@@ -198,6 +219,7 @@ class TimeVariantMasking(Callback):
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not fitting or not self.masking.masker.watches_validation:
             return
+        self._awaits_validation = False
         if self.monitor not in trainer.callback_metrics:
             raise UsageError(
                 f"masking.ratio watches {self.monitor!r}, which validation_step did not log; "
@@ -208,13 +230,20 @@ class TimeVariantMasking(Callback):
         self.masking.masker.observe_validation(float(trainer.strategy.reduce(own)))
 
     def state_dict(self) -> dict[str, Any]:
-        """All state: tensors and plain text."""
-        return {"settings": self.masking.settings(), "tensors": self.masking.state_dict()}
+        """All state: tensors and plain text; and whether the validation that the ratio watches is to come."""
+        watches = self.masking.masker.watches_validation
+        awaits = {"awaits_validation": self._awaits_validation} if watches else {}
+        return {
+            "settings": self.masking.settings(),
+            "tensors": self.masking.state_dict(),
+            **awaits,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`; raises UsageError when it is of other settings."""
         tensors, settings = state_dict["tensors"], state_dict["settings"]
         self.masking.load_state_dict(tensors, settings, where="the checkpoint")
+        self._awaits_validation = state_dict.get("awaits_validation", False)
 
 
 def _number_of_steps(trainer: Trainer) -> int | float:
@@ -234,6 +263,19 @@ def _number_of_steps(trainer: Trainer) -> int | float:
         math.ceil(batches / scheduler.get_accumulate_grad_batches(epoch)) for epoch in range(epochs)
     )
     return number if trainer.max_steps < 0 else min(number, trainer.max_steps)
+
+
+def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether Lightning validates after this batch of training; not foreseen where it goes by the clock."""
+    epochs, every = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if not trainer.enable_validation or every is None:
+        return False
+    if epochs is not None and (trainer.current_epoch + 1) % epochs:
+        return False
+    if math.isinf(every):  # of a stream
+        return trainer.is_last_batch
+    number = trainer.fit_loop.total_batch_idx if epochs is None else batch_idx
+    return (number + 1) % every == 0
 
 
 def _check_batch(batch: Any) -> None:

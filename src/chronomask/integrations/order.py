@@ -11,12 +11,16 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from chronomask.data.order import visits
 from chronomask.errors import UsageError
-from chronomask.masking.rows import TABLES_AS_ROWS, is_table, number_of_tokens
+from chronomask.masking.columns import TABLES_AS_ROWS, is_table
+from chronomask.masking.rows import number_of_tokens
 
 __all__ = ["KeyedLoader", "KeyedSampler", "with_row_ids"]
 
 FILLS = -(1 << 63)
 """Number of a row that only fills a batch up, and of which nothing is counted; no other row has it."""
+
+_ORDERS = ("sampler", "batch_sampler", "shuffle")
+"""Options of a DataLoader that say which rows come when."""
 
 
 def with_row_ids(dataset: Any) -> Any:
@@ -269,15 +273,22 @@ def _refuse_columns_of_tokens(batch: Mapping[str, Any]) -> None:
 class KeyedLoader(DataLoader[Any]):
     """A DataLoader in keyed order that continues after the last batch that it returned.
 
-    Takes a DataLoader's options except ``shuffle``, ``sampler`` and ``batch_sampler``. A batch that is a
-    dictionary with ``row_id`` also gets ``epoch``, the number of its epoch, for the masker to read. The
-    loader's state is counted where batches are handed out, so what workers have read ahead does not matter;
-    the size of batches may be another where it is restored. Ranks of torch.distributed share the rows out.
-    Raises UsageError for another order, and for a data set without a length.
+    Takes a DataLoader's options except ``shuffle``, ``sampler``, ``batch_sampler`` and ``in_order=False``. A
+    batch that is a dictionary with ``row_id`` also gets ``epoch``, the number of its epoch, for the masker to
+    read. The loader's state is counted where batches are handed out, so what workers have read ahead does
+    not matter; the size of batches may be another where it is restored. Ranks of torch.distributed share the
+    rows out. Raises UsageError for another order, ``batch_size`` None and a data set without a length.
     """
 
     def __init__(self, dataset: Any, *, batch_size: int = 1, seed: int = 0, **options: Any) -> None:
-        _refuse_other_orders(dataset, options)
+        if not number_of_rows(dataset):
+            raise UsageError("the data set of a KeyedLoader has no rows: give one that has some")
+        if batch_size is None:
+            raise UsageError(
+                "batch_size is None, and a KeyedLoader joins rows to batches: give a whole number, 1 for "
+                "batches of one row"
+            )
+        refuse_other_orders("KeyedLoader", "seed and epoch", options)
         self._order = _LoaderOrder(len(dataset), seed)
         self._place = 0, 0  # an epoch, and how many rows of it were handed out to this process
         self._goes_on = False  # whether the next iteration begins there
@@ -351,17 +362,24 @@ class KeyedLoader(DataLoader[Any]):
         self._goes_on = True
 
 
-def _refuse_other_orders(dataset: Any, options: Mapping[str, Any]) -> None:
-    """Raise UsageError for what a KeyedLoader cannot number or is not to order."""
-    if not number_of_rows(dataset):
-        raise UsageError("the data set of a KeyedLoader has no rows: give one that has some")
-    for name in ("sampler", "batch_sampler", "shuffle"):
+def refuse_other_orders(loader: str, keys: str, options: Mapping[str, Any]) -> None:
+    """Raise UsageError for options of a DataLoader that would hand rows out in another order.
+
+    ``loader`` is the kind of the loader, and ``keys`` what its own order is keyed by.
+    """
+    for name in _ORDERS:
         if options.get(name):
             raise UsageError(
-                f"a KeyedLoader has an order of its own, keyed by seed and epoch, and takes no {name}: leave "
+                f"a {loader} has an order of its own, keyed by {keys}, and takes no {name}: leave "
                 "it out; where Lightning adds one, give its Trainer use_distributed_sampler=False and no "
                 "overfit_batches"
             )
+    if not options.get("in_order", True):
+        raise UsageError(
+            f"a {loader} hands batches out in an order of its own, keyed by {keys}, and goes on by their "
+            "number, so that with in_order=False some would come twice and others never after a resume: "
+            "leave in_order out"
+        )
 
 
 def number_of_rows(dataset: Any) -> int:

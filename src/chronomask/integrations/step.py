@@ -21,7 +21,8 @@ from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from chronomask.config import kind_of
-from chronomask.errors import DataError, UsageError, shown
+from chronomask.errors import DataError, UsageError
+from chronomask.integrations.arm import read_arm
 from chronomask.integrations.ratios import Ratios
 from chronomask.masking.config import MaskingConfig
 from chronomask.masking.masker import Masker, fixed_masker
@@ -30,7 +31,6 @@ from chronomask.masking.tally import logits_of_targets
 from chronomask.model.attention import check_supported, implementation_for, without_cudnn
 from chronomask.model.head import token_losses
 from chronomask.storage import write_bytes
-from chronomask.train.config import RunConfig
 from chronomask.train.foresight import Scorer
 from chronomask.train.forward import Forward, Part, Predictions, entering, parts_of
 from chronomask.types import MaskedBatch, Precision, Rows
@@ -38,52 +38,11 @@ from chronomask.types import MaskedBatch, Precision, Rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["CARRIED", "STATE_FILE", "MicroBatch", "StepMasking", "read_arm"]
+__all__ = ["STATE_FILE", "MicroBatch", "StepMasking"]
 
 STATE_FILE = "chronomask.safetensors"
 """Name of the masking state in a checkpoint folder."""
-CARRIED = ("masking", "objective", "late_masks", "z_loss")
-"""The keys of a run's config that another loop can carry."""
-_INSTEAD = {
-    "averaging": "average weights with torch.optim.swa_utils.AveragedModel, or Lightning's WeightAveraging",
-    "rows_follow_ratio": "how many rows a step has is for your data loader to say",
-    "batch_warmup": "how many rows a step has is for your data loader to say",
-    "length_warmup": "how long rows are is for your data to say",
-}
-
 _RUNNING = "objective, late_masks and content 'model_scores'"
-
-
-def read_arm(masking: Any) -> RunConfig:
-    """The config of a run of which the keys in :data:`CARRIED` count, and no other.
-
-    ``masking``: a masking config, or the keys of a run that say more, such as ``objective``: each as a dict,
-    the path of a YAML file, the name of a recipe, or a list of these. Raises UsageError for keys of a run
-    that no other loop can carry.
-    """
-    parts = masking if isinstance(masking, list | tuple) else [masking]
-    for part in parts:
-        if not isinstance(part, MaskingConfig | RunConfig | Mapping | str | Path):
-            raise UsageError(
-                f"masking is {shown(part)}; give a MaskingConfig, a dict such as {{'ratio': 0.15}}, the "
-                "path of a YAML file, or the name of a recipe"
-            )
-    plain = [part for part in parts if not isinstance(part, MaskingConfig)]
-    layers = [RunConfig._layer_of(part).values for part in plain]
-    keys = {
-        str(key).split(".")[0] for layer in layers if isinstance(layer, Mapping) for key in layer
-    }
-    known = [key for key in RunConfig.model_fields if key in keys]
-    if not known:
-        return RunConfig(data="none", masking=MaskingConfig.of(masking))
-    for key in known:
-        if key not in CARRIED:
-            way_out = _INSTEAD.get(key, "set it where your loop has it")
-            raise UsageError(
-                f"{key} cannot be carried into another training loop, which takes {', '.join(CARRIED)} of a "
-                f"run's config: leave it out ({way_out}), or train with chronomask pretrain"
-            )
-    return RunConfig.of([*parts, {"data": "none"}])
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +59,9 @@ class MicroBatch:
 class StepMasking:
     """A :class:`~chronomask.masking.masker.Masker` and what a training loop needs around it.
 
-    ``masking``: what :func:`read_arm` takes; ``class_names``: names of the classes in the data's
-    ``token_class`` column, "none" first. Evaluation always masks 15 % of the tokens, uniformly and the same
-    at every evaluation.
+    ``masking``: what :func:`~chronomask.integrations.arm.read_arm` takes; ``class_names``: names of the
+    classes in the data's ``token_class`` column, "none" first. Evaluation always masks 15 % of the tokens,
+    uniformly and the same at every evaluation.
 
     One training step: :meth:`begin_step` with its micro-batches, :meth:`loss` of each, :meth:`end_step`.
     """
@@ -137,6 +96,7 @@ class StepMasking:
             self.masker.vocabulary
         )  # the same for every seed and schedule
         self._ratios = Ratios()
+        self._observed = False
         self._forward: Forward | None = None
         self._scorer: Scorer | None = None
 
@@ -150,6 +110,13 @@ class StepMasking:
     def has_own_loss(self) -> bool:
         """Whether what is minimised is another than the mean loss of a model's labels."""
         return self.runs_model or self.masker.config.weighs_losses or self.z_loss > 0
+
+    @property
+    def misses_losses(self) -> bool:
+        """Whether a step needs :meth:`loss`, to learn from or to minimise, and it was not called since
+        :meth:`begin_step`.
+        """
+        return (self.masker.needs_feedback or self.has_own_loss) and not self._observed
 
     def attach(self, model: Any, device: torch.device | str | None = None) -> None:
         """Take the model that is trained, where it is :attr:`runs_model`; its attention becomes ours.
@@ -207,6 +174,7 @@ class StepMasking:
         where they are, and where the model is :attr:`runs_model` they go where it was attached. Raises
         UsageError where the model must be known and is not.
         """
+        self._observed = False
         given = [self.masker.rows_of(batch, progress, epoch) for batch in batches]
         if not self.runs_model:
             parts = [[_whole_part(self.masker, rows, progress, device)] for rows in given]
@@ -268,6 +236,7 @@ class StepMasking:
 
     def loss_of(self, micro: MicroBatch, logits: Sequence[torch.Tensor]) -> torch.Tensor:
         """:meth:`loss` of logits that are there already."""
+        self._observed = True
         total = torch.zeros((), device=logits[0].device)
         for part, given in zip(micro.parts, logits, strict=True):
             batch = part.batch

@@ -23,6 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from chronomask.errors import UsageError
+from chronomask.integrations.arm import read_arm
 from chronomask.integrations.order import (
     FILLS,
     check_rows,
@@ -32,9 +33,10 @@ from chronomask.integrations.order import (
     share_by_rows,
     with_row_ids,
 )
-from chronomask.integrations.step import MicroBatch, StepMasking, logits_of, read_arm
+from chronomask.integrations.step import MicroBatch, StepMasking, logits_of
+from chronomask.masking.columns import COLUMNS
 from chronomask.masking.config import MaskingConfig
-from chronomask.masking.rows import COLUMNS, RowCollator
+from chronomask.masking.rows import RowCollator
 from chronomask.masking.tally import score
 from chronomask.model.attention import without_cudnn
 from chronomask.storage import make_folder
@@ -83,6 +85,19 @@ class MaskingCallback(TrainerCallback):
     ) -> None:
         # Counted here, because state.epoch is a share of an expected length, which streams overrun.
         self.epoch += 1
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raises UsageError, before any update, where a subclass computes the loss without masking's."""
+        if self.masking.misses_losses:
+            raise UsageError(
+                "this masking learns from the losses, or minimises another than the mean loss of the labels "
+                "(loss_weight, loss_per, z_loss, objective, late_masks or content 'model_scores'), and "
+                "compute_loss of the Trainer computed its own: let it begin with loss, outputs = "
+                "super().compute_loss(model, inputs, return_outputs=True, "
+                "num_items_in_batch=num_items_in_batch), and add to that loss"
+            )
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -138,7 +153,8 @@ class TimeVariantTrainer(Trainer):
         if kwargs.get("compute_loss_func") is not None:
             raise UsageError(
                 "compute_loss_func cannot be combined with time-variant masking, whose loss is the "
-                "cross-entropy of the predicted tokens; override compute_loss in a subclass instead"
+                "cross-entropy of the predicted tokens; override compute_loss in a subclass instead, and add "
+                "to what super().compute_loss gives"
             )
         if kwargs.get("data_collator") is None:
             kwargs["data_collator"] = RowCollator(tokenizer)

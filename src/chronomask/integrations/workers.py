@@ -23,6 +23,7 @@ from chronomask.integrations.order import (
     check_rows,
     number_of_rows,
     rank_and_world,
+    refuse_other_orders,
     refuse_several,
 )
 from chronomask.masking.masker import Masker
@@ -43,7 +44,8 @@ class MaskedLoader(DataLoader[dict[str, torch.Tensor]]):
     of the rows; to resume, start at ``start_step``. ``options`` are those of a DataLoader that do not say
     which rows come when. A batch is what the model takes: ``input_ids``, ``attention_mask`` and ``labels``
     (−100 = not predicted), all int64 [B, T], and ``token_type_ids`` where some are not 0. Raises
-    UsageError for masking that learns from losses.
+    UsageError for masking that learns from losses, and for options of another order, such as ``shuffle``
+    and ``in_order=False``.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class MaskedLoader(DataLoader[dict[str, torch.Tensor]]):
         **options: Any,
     ) -> None:
         """Join the sampler that knows each row's step with the collator that masks for it."""
+        refuse_other_orders("MaskedLoader", "seed and step", options)
         places = _LoaderBatches(
             number_of_rows(dataset),
             batch_size=batch_size,

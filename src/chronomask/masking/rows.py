@@ -16,8 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from chronomask.errors import DataError, UsageError, shown
-from chronomask.masking.positions import refuse_positions
+from chronomask.errors import DataError, UsageError
+from chronomask.masking.columns import (
+    COLUMNS,
+    check_columns,
+    describe,
+    list_keys,
+    on_host,
+    read_column,
+    refuse_masked_rows,
+    row_ids,
+    token_ids,
+    whole_numbers,
+)
+from chronomask.masking.positions import check_attention, refuse_positions
 from chronomask.masking.word_marks import ALONE, BEGINS, read_marks
 from chronomask.types import NO_CLASS, Rows, send
 from chronomask.vocabulary import check_padding, vocabulary_size
@@ -25,37 +37,15 @@ from chronomask.vocabulary import check_padding, vocabulary_size
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "COLUMNS",
-    "TABLES_AS_ROWS",
-    "RowCollator",
-    "as_rows",
-    "is_table",
-    "number_of_tokens",
-]
-
-COLUMNS = (
-    "input_ids",
-    "attention_mask",
-    "special_tokens_mask",
-    "word_ids",
-    "token_class",
-    "scores",
-    "ngrams",
-    "token_type_ids",
-    "row_id",
-)
-"""Columns of a data set that :class:`RowCollator` reads; the others are left out."""
-
-TABLES_AS_ROWS = "read the data set without its format, as dataset.with_format(None) gives it"
-"""The way out for a data set of which each row is a table."""
+__all__ = ["RowCollator", "as_rows", "number_of_tokens"]
 
 
 class RowCollator:
     """Pads features to a batch of unmasked rows; safe in any number of loader workers.
 
     A feature has ``input_ids``, specials included, and ``row_id``, its number in the data set
-    (:func:`~chronomask.integrations.order.with_row_ids` adds it). It may have ``attention_mask``;
+    (:func:`~chronomask.integrations.order.with_row_ids` adds it). It may have ``attention_mask``, 1 for a
+    token and 0 for padding;
     ``special_tokens_mask`` (1 = never masked; otherwise the tokenizer's special ids are never masked);
     ``word_ids``, one number per token as ``BatchEncoding.word_ids()`` gives it, None or −1 = never
     masked; ``token_class``, one class number per token, 0 = none; ``scores``, how hard each token is,
@@ -94,6 +84,7 @@ class RowCollator:
         self.row_length = row_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self.pad_token_id = int(pad_token_id)
+        self.mask_token_id: Any = tokenizer.mask_token_id
         self.special = np.zeros(vocabulary_size(tokenizer), bool)
         self.special[tokenizer.all_special_ids] = True
         self._tokenizer_name = tokenizer.name_or_path
@@ -103,15 +94,16 @@ class RowCollator:
         """``input_ids``, ``attention_mask`` int64 [B, T], ``word_id`` int32 [B, T] as tensors, and
         ``row_id`` int64 [B] as a numpy array: it keys random numbers and stays on the host. Where the
         features have them, also ``token_class`` and ``ngrams`` uint8 [B, T], ``scores`` float32 [B, T] and
-        ``token_type_ids`` int64 [B, T], 0 in padding. Raises UsageError or DataError, naming the row.
+        ``token_type_ids`` int64 [B, T], 0 in padding. Raises UsageError or DataError, naming the row, also
+        for one that is masked already: that has ``labels``, and [MASK] among its tokens.
         """
         batch: dict[str, Any] = {k: torch.from_numpy(v) for k, v in self.pad(features).items()}
-        return batch | {"row_id": _row_ids(features)}
+        return batch | {"row_id": row_ids(features)}
 
     def pad(self, features: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """What a call gives, as numpy arrays and without ``row_id``, which the rows need not have."""
-        rows = [_token_ids(feature, index) for index, feature in enumerate(features)]
-        _check_columns(features)
+        rows = [token_ids(feature, index) for index, feature in enumerate(features)]
+        check_columns(features)
         for index, feature in enumerate(features):
             refuse_positions(feature, index)
         length = self._padded_length(max(row.size for row in rows))
@@ -125,10 +117,11 @@ class RowCollator:
                 f"token id {bad} is outside the tokenizer's vocabulary of {self.special.size}; "
                 "tokenise the data with the tokenizer that masks it"
             )
+        refuse_masked_rows(features, input_ids, self.mask_token_id)
         attention = self._attention(features, rows, shape)
         maskable = attention == 1
         if "special_tokens_mask" in features[0]:
-            maskable &= _column(features, "special_tokens_mask", shape, 1, np.int64) == 0
+            maskable &= read_column(features, "special_tokens_mask", shape, 1, np.int64) == 0
         else:
             maskable &= ~self.special[input_ids]
         batch = {
@@ -137,13 +130,13 @@ class RowCollator:
             "word_id": self._word_id(features, input_ids, maskable),
         }
         if "token_class" in features[0]:
-            batch["token_class"] = _column(features, "token_class", shape, NO_CLASS, np.uint8)
+            batch["token_class"] = read_column(features, "token_class", shape, NO_CLASS, np.uint8)
         if "scores" in features[0]:
-            batch["scores"] = _column(features, "scores", shape, 0, np.float32)
+            batch["scores"] = read_column(features, "scores", shape, 0, np.float32)
         if "ngrams" in features[0]:
-            batch["ngrams"] = _column(features, "ngrams", shape, 0, np.uint8)
+            batch["ngrams"] = read_column(features, "ngrams", shape, 0, np.uint8)
         if "token_type_ids" in features[0]:
-            batch["token_type_ids"] = _column(features, "token_type_ids", shape, 0, np.int64)
+            batch["token_type_ids"] = read_column(features, "token_type_ids", shape, 0, np.int64)
         return batch
 
     def _padded_length(self, longest: int) -> int:
@@ -166,7 +159,9 @@ class RowCollator:
     ) -> np.ndarray:
         """int64 [B, T]: the features' own attention mask, else 1 up to the end of every row."""
         if "attention_mask" in features[0]:
-            return _column(features, "attention_mask", shape, 0, np.int64)
+            mask = read_column(features, "attention_mask", shape, 0, np.float64)
+            check_attention(mask, features)
+            return mask.astype(np.int64)
         lengths = np.array([row.size for row in rows])
         return (np.arange(shape[1]) < lengths[:, None]).astype(np.int64)
 
@@ -176,7 +171,7 @@ class RowCollator:
         """int32 [B, T]: words of a row counted from 0, −1 where a token must never be masked."""
         begins = np.ones(input_ids.shape, bool)
         if "word_ids" in features[0]:
-            words = _column(features, "word_ids", input_ids.shape, -1, np.int64)
+            words = read_column(features, "word_ids", input_ids.shape, -1, np.int64)
             maskable = maskable & (words >= 0)
             begins[:, 1:] = words[:, 1:] != words[:, :-1]
         elif self._marks is None:
@@ -232,13 +227,13 @@ def as_rows(
     missing = [name for name in ("input_ids", "row_id") if name not in batch]
     if missing:
         raise UsageError(
-            f"the batch has no {missing[0]!r} (it has {_list_keys(batch)}): collate with "
+            f"the batch has no {missing[0]!r} (it has {list_keys(batch)}): collate with "
             "chronomask.RowCollator"
         )
     if classes and "token_class" not in batch:
         raise UsageError(
             "masking weighs tokens by their classes, and the rows have no 'token_class' (they have "
-            f"{_list_keys(batch)}): add the column with chronomask.add_classes, or choose content 'none'"
+            f"{list_keys(batch)}): add the column with chronomask.add_classes, or choose content 'none'"
         )
     if epoch is None:
         epoch = batch.get("epoch")
@@ -252,14 +247,27 @@ def as_rows(
         input_ids=batch["input_ids"],
         word_id=batch["word_id"],
         token_class=batch["token_class"] if "token_class" in batch else _no_classes(batch),
-        row_id=_whole_numbers("row_id", batch["row_id"]),
-        epoch=np.broadcast_to(_whole_numbers("epoch", epoch), (num_rows,)),
+        row_id=_one_per_row("row_id", batch["row_id"], num_rows),
+        epoch=_one_per_row("epoch", epoch, num_rows),
         cu_seqlens=send(bounds, batch["input_ids"].device) if on_device else bounds,
         attention_mask=batch.get("attention_mask"),
         scores=batch.get("scores"),
         ngrams=batch.get("ngrams"),
         token_type_ids=types if types is not None and types.any() else None,
     )
+
+
+def _one_per_row(name: str, values: Any, num_rows: int) -> np.ndarray:
+    """int64 [B] of whole numbers, one per row, or of one ``epoch`` for all; raises DataError for others."""
+    numbers = whole_numbers(name, values)
+    if name == "epoch" and numbers.size == 1:
+        return np.broadcast_to(numbers.reshape(()), (num_rows,))
+    if numbers.shape != (num_rows,):
+        raise DataError(
+            f"{name} has the shape {list(numbers.shape)}, and the batch has {num_rows} rows: give one number "
+            "per row"
+        )
+    return numbers
 
 
 def _no_classes(batch: Mapping[str, Any]) -> Any:
@@ -273,7 +281,7 @@ def _no_classes(batch: Mapping[str, Any]) -> Any:
 def _collate(given: Any, collate: RowCollator | None) -> Mapping[str, Any]:
     """A batch as :class:`RowCollator` makes it, of the kind and on the device of ``given``."""
     features, ids = _features_of(given)
-    rows = [_token_ids(feature, index) for index, feature in enumerate(features)]
+    rows = [token_ids(feature, index) for index, feature in enumerate(features)]
     if collate is None:
         raise UsageError(
             "this masker knows no tokenizer, so it cannot distinguish words, specials or "
@@ -285,7 +293,7 @@ def _collate(given: Any, collate: RowCollator | None) -> Mapping[str, Any]:
             for feature, row in zip(features, rows, strict=True)
         ]
     batch: dict[str, Any] = dict(collate.pad(features))
-    row_id = _row_ids(features) if "row_id" in features[0] else _content_numbers(batch)
+    row_id = row_ids(features) if "row_id" in features[0] else _content_numbers(batch)
     if not isinstance(ids, np.ndarray):
         device = ids.device if isinstance(ids, torch.Tensor) else "cpu"
         batch = {name: send(value, device) for name, value in batch.items()}
@@ -301,7 +309,7 @@ def _features_of(given: Any) -> tuple[Sequence[Mapping[str, Any]], Any]:
         return _rows_of_columns({"input_ids": given}), given
     if not isinstance(given, list | tuple) or any(isinstance(row, str) for row in given):
         raise UsageError(
-            f"cannot mask {_describe(given)}: give rows of a loader, a batch with 'input_ids', a "
+            f"cannot mask {describe(given)}: give rows of a loader, a batch with 'input_ids', a "
             "tensor of token ids [B, T], or a list of lists of token ids; text must be tokenised "
             "first, as tokenizer(texts) does"
         )
@@ -313,23 +321,29 @@ def _features_of(given: Any) -> tuple[Sequence[Mapping[str, Any]], Any]:
 def _rows_of_columns(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One dictionary per row, of a dictionary of columns."""
     if "input_ids" not in batch:
-        raise UsageError(f"the batch has no 'input_ids' (it has {_list_keys(batch)})")
-    columns = {name: _on_host(batch[name]) for name in COLUMNS if name in batch}
-    for name, column in columns.items():
+        raise UsageError(f"the batch has no 'input_ids' (it has {list_keys(batch)})")
+    columns = {name: on_host(batch[name], name) for name in COLUMNS if name in batch}
+    for name, values in columns.items():
         dimensions = 1 if name == "row_id" else 2
-        if isinstance(column, np.ndarray) and column.ndim != dimensions:
+        if isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim:
+            columns[name] = values.tolist()  # rows of differing lengths, among others
+        elif isinstance(values, np.ndarray) and values.ndim != dimensions:
             way_out = "give a single row as [1, T]"
-            if column.ndim > dimensions:
+            if values.ndim > dimensions:
                 way_out = "give one value per token"
-            if name == "attention_mask" and column.ndim > dimensions:
+            if name == "attention_mask" and values.ndim > dimensions:
                 way_out += ", 0 for padding and else 1; which tokens see each other is the model's own to say"
             shape = "[B]" if name == "row_id" else "[B, T]"
             raise UsageError(
-                f"{name} has the shape {list(column.shape)}, a batch of rows has {shape}: {way_out}"
+                f"{name} has the shape {list(values.shape)}, a batch of rows has {shape}: {way_out}"
             )
-        if len(column) != len(columns["input_ids"]):
+        if not hasattr(values, "__len__"):
             raise UsageError(
-                f"{name} has {len(column)} rows, input_ids has {len(columns['input_ids'])}"
+                f"{name} is {describe(values)}, a batch of rows has one value for each row"
+            )
+        if len(values) != len(columns["input_ids"]):
+            raise UsageError(
+                f"{name} has {len(values)} rows, input_ids has {len(columns['input_ids'])}"
             )
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
@@ -363,128 +377,3 @@ def _epoch_of(progress: float) -> int:
 def _number_of(content: bytes) -> int:
     """63 bits of a hash that is the same in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
-
-
-def _token_ids(feature: Mapping[str, Any], index: int) -> np.ndarray:
-    """Integers [T]: the token ids of a row. Raises UsageError for what is no list of whole numbers."""
-    try:
-        ids = np.asarray(_on_host(feature["input_ids"]))
-    except (KeyError, TypeError, ValueError):
-        ids = None  # no feature, no ids, or lists of different lengths inside a row
-    if ids is not None and ids.ndim == 1 and (ids.dtype.kind in "iu" or not ids.size):
-        return ids
-    raise UsageError(_why_not_ids(feature, index, ids))
-
-
-def _why_not_ids(feature: Any, index: int, ids: np.ndarray | None) -> str:
-    """The sentence about a row whose token ids are not a flat list of whole numbers."""
-    if not isinstance(feature, Mapping):
-        way_out = f": {TABLES_AS_ROWS}" if is_table(feature) else ""
-        return f"row {index} is not a feature: a dictionary with 'input_ids'{way_out}"
-    if "input_ids" not in feature:
-        return f"row {index} has no 'input_ids' (it has {_list_keys(feature)})"
-    row, given = feature.get("row_id", index), feature["input_ids"]
-    if isinstance(given, int | np.integer):
-        return (
-            f"row {row} is the number {given}, not a list of token ids; a batch is a list of rows: "
-            "give a single row as [ids]"
-        )
-    if ids is None or ids.ndim != 1:
-        return f"row {row} is {_describe(given)}, not a flat list of token ids"
-    value = ids[0].item()
-    return f"row {row} holds {ids.dtype} values, such as {value!r}; token ids are whole numbers"
-
-
-def _check_columns(features: Sequence[Mapping[str, Any]]) -> None:
-    """Raises UsageError for a batch without rows, DataError where rows have different columns."""
-    if not len(features):
-        raise UsageError("the batch has no rows; give at least one")
-    keys = features[0].keys()
-    for index, feature in enumerate(features):
-        if feature.keys() == keys:
-            continue
-        for name in COLUMNS:
-            if (name in feature) != (name in keys):
-                has, lacks = (0, index) if name in keys else (index, 0)
-                raise DataError(f"row {lacks} of the batch has no {name!r}, which row {has} has")
-
-
-def _column(
-    features: Sequence[Mapping[str, Any]],
-    name: str,
-    shape: tuple[int, ...],
-    padding: int,
-    dtype: type,
-) -> np.ndarray:
-    """[B, T]: one number per token of every row; None counts as ``padding``."""
-    small = dtype is np.uint8
-    out = np.full(shape, padding, np.int64 if small else dtype)
-    for index, feature in enumerate(features):
-        row, num = feature.get("row_id", index), len(feature["input_ids"])
-        values = _on_host(feature[name])
-        try:
-            if not isinstance(values, np.ndarray):
-                values = [padding if value is None else value for value in values]
-            if len(values) == num:
-                out[index, :num] = values
-        except (TypeError, ValueError, OverflowError):
-            raise DataError(
-                f"row {row}: {name} is {shown(values)}; give one number per token"
-            ) from None
-        if len(values) != num:
-            raise DataError(f"row {row}: {name} has {len(values)} values for {num} tokens")
-    if small and ((out < 0) | (out > 255)).any():
-        index, at = np.argwhere((out < 0) | (out > 255))[0].tolist()
-        raise DataError(
-            f"row {features[index].get('row_id', index)}: {name} has the value {out[index, at]}; it may have "
-            "0 to 255, and 0 means none"
-        )
-    return out.astype(dtype, copy=False)
-
-
-def _row_ids(features: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """int64 [B]: the features' own ``row_id``."""
-    if "row_id" not in features[0]:
-        raise UsageError(
-            f"rows have no 'row_id' (they have {_list_keys(features[0])}), so their masks cannot "
-            "be distinguished: wrap the data set in chronomask.with_row_ids; with a Trainer of your "
-            "own, set remove_unused_columns=False"
-        )
-    return _whole_numbers("row_id", [feature["row_id"] for feature in features])
-
-
-def _whole_numbers(name: str, values: Any) -> np.ndarray:
-    """int64 of one or several numbers; raises DataError for what is none, such as a text."""
-    try:
-        return np.asarray(_on_host(values), np.int64)
-    except (TypeError, ValueError, OverflowError):
-        raise DataError(
-            f"{name} is {shown(values)}; give whole numbers, or leave the column out and let "
-            "chronomask.with_row_ids number the rows"
-        ) from None
-
-
-def _on_host(values: Any) -> Any:
-    """A tensor as numpy array; anything else as it is."""
-    if isinstance(values, list):  # by far the most frequent, and told apart in no time
-        return values
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
-
-
-def is_table(row: Any) -> bool:
-    """Whether a row is a table of its own, as some formats of a data set give it."""
-    return type(row).__module__.split(".")[0] in ("pandas", "polars", "pyarrow")
-
-
-def _list_keys(mapping: Mapping[str, Any]) -> str:
-    """The keys of a mapping, as a sentence lists them."""
-    return ", ".join(sorted(map(str, mapping))) or "nothing"
-
-
-def _describe(given: Any) -> str:
-    """A value of the wrong type, as a sentence names it."""
-    if isinstance(given, list | tuple):
-        return f"a list of {type(given[0]).__name__}" if given else "an empty list"
-    if isinstance(given, str | int | float | None):
-        return f"{type(given).__name__} {given!r}" if given is not None else "None"
-    return f"a {type(given).__name__}"

@@ -140,8 +140,8 @@ class StepTally:
         sums, self._sums = self._sums, None
         if sums is None:
             raise UsageError(
-                "no losses were observed in this step; call masker.observe(batch, losses, correct) "
-                "after each micro-batch, before masker.end_step()"
+                "no losses were observed in this step; call masker.observe(batch, losses, correct), or the "
+                "loss of a StepMasking, after each micro-batch, before end_step()"
             )
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
