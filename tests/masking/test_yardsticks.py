@@ -54,10 +54,15 @@ def test_every_version_hides_the_same(name: str) -> None:
 
 
 def test_nothing_is_hidden_where_nothing_may_be() -> None:
-    batch = masker_of(YARDSTICKS[-1], VOCABULARY)(
-        replace(ROWS, word_id=np.full_like(ROWS.word_id, -1))
-    )
+    """And all of it where one token may."""
+    word_id = np.full_like(ROWS.word_id, -1)
+    hide = masker_of(YARDSTICKS[-1], VOCABULARY)
+    batch = hide(replace(ROWS, word_id=word_id))
     assert (batch.num_predicted, batch.num_maskable, batch.masking_ratio) == (0, 0, 0.0)
+    word_id[3, 5] = 0
+    batch = hide(replace(ROWS, word_id=word_id))
+    assert (batch.num_predicted, batch.num_maskable, batch.masking_ratio) == (1, 1, 1.0)
+    assert batch.positions.tolist() == [3 * 128 + 5]
 
 
 def test_whole_words_are_hidden_whole() -> None:
