@@ -11,11 +11,16 @@ from chronomask.masking.masker import Vocabulary, fixed_masker
 from chronomask.masking.yardsticks import masker_of
 from chronomask.yardsticks import (
     CONTENT,
+    FEW_PREDICTIONS,
     FUNCTION,
     PUNCTUATION,
+    ROWS_OF_TRAINING,
     YARDSTICKS,
+    expected_predictions,
+    few_in_words,
     losses_in_words,
     measure,
+    telling_predictions,
 )
 from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text
 
@@ -142,3 +147,21 @@ def test_a_yardstick_without_predictions_leaves_the_mean_out() -> None:
         ["none", "–", one, one, "–", one, one],
     ]
     assert losses_in_words({}, {}) == []
+
+
+def test_the_four_ratios_have_as_many_predictions_each() -> None:
+    assert expected_predictions(30_000, 200) == (4500, [1500, 1500, 1500, 1500, 200])
+    assert [own.num_rows(10) for own in YARDSTICKS] == [10, 4, 2, 1, 10]
+    assert pytest.approx(1.2) == ROWS_OF_TRAINING
+
+
+def test_few_predictions_are_told_where_a_loss_is_chance() -> None:
+    few = [1500, 1500, 1500, 1500, 200]
+    assert telling_predictions(4500, few) == pytest.approx(25 / (4 / 1500 + 1 / 200))
+    assert telling_predictions(300, few) == 300
+    assert telling_predictions(300, [0] * 5) == 5
+    assert few_in_words(FEW_PREDICTIONS, [FEW_PREDICTIONS] * 5) is None
+    said = few_in_words(FEW_PREDICTIONS - 1, [900, 800, 900, 900, 900])
+    assert said is not None
+    assert "on 1,999 predictions at a fixed 15 %, and on 800 where" in said
+    assert said.endswith(" (whole words, 15 %)")
