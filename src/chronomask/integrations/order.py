@@ -259,7 +259,8 @@ class _LoaderOrder(ReadByItsLoader, KeyedSampler):
 def _refuse_columns_of_tokens(batch: Mapping[str, Any]) -> None:
     """Raise UsageError for what torch makes of rows that are lists: a tensor for each place in them."""
     ids = batch.get("input_ids")
-    if isinstance(ids, list) and len(ids) != len(batch["row_id"]):
+    own = batch["row_id"]  # one number, where a batch is a row by itself
+    if isinstance(ids, list) and np.ndim(own) and len(ids) != len(own):
         raise UsageError(
             "the batch has its tokens place by place, as torch's own collate_fn joins rows that are lists: "
             "give the loader collate_fn=cm.RowCollator(tokenizer)"
@@ -276,7 +277,9 @@ class KeyedLoader(DataLoader[Any]):
     Raises UsageError for another order, and for a data set without a length.
     """
 
-    def __init__(self, dataset: Any, *, batch_size: int = 1, seed: int = 0, **options: Any) -> None:
+    def __init__(
+        self, dataset: Any, *, batch_size: int | None = 1, seed: int = 0, **options: Any
+    ) -> None:
         _refuse_other_orders(dataset, options)
         self._order = _LoaderOrder(len(dataset), seed)
         self._place = 0, 0  # an epoch, and how many rows of it were handed out to this process
