@@ -78,3 +78,12 @@ def test_files_that_cannot_be_read_are_named(
     assert len(read_text(tmp_path / "whole.txt.gz")) == 5000
     (tmp_path / "plain.txt").write_bytes(b"x" * 9000)  # its size is there to see
     assert len(read_text(tmp_path / "plain.txt")) == 9000
+
+
+def test_a_line_is_read_up_to_the_limit() -> None:
+    def lines(limit: int) -> list[str]:
+        return list(lines_in(io.BytesIO(b"ab\nc\xc3\xa9de\n"), "x", limit))
+
+    assert lines(5) == ["ab", "céde"]
+    with pytest.raises(DataError, match=r"x, line 2: 5 bytes; at most 4 are read"):
+        lines(4)

@@ -123,7 +123,9 @@ def test_a_step_may_be_longer_than_the_data(train: PreparedSplit) -> None:
 def test_a_late_step_costs_what_the_first_costs(
     train: PreparedSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Places in the order that are computed, and rows that are read, for step 0 and for step 10⁶."""
+    """Places in the order that are computed, and rows that are read, for step 0, for step 15, whose rows end
+    a block of the order, and for step 10⁶.
+    """
     computed, read = [], []
 
     def counted(num_rows: int, seed: int, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,13 +140,26 @@ def test_a_late_step_costs_what_the_first_costs(
     monkeypatch.setattr(loader, "visits", counted)
     monkeypatch.setattr(PreparedSplit, "read", read_counted)
     costs = []
-    for step in (0, 10**6):
+    for step in (0, 15, 10**6):
         next(iter(RowLoader(train, seed=0, rows_per_step=256, start_step=step)))
         costs.append((sum(computed), sum(read)))
         computed.clear()
         read.clear()
-    assert costs[0] == costs[1]
-    assert costs[0][1] == 256
+    assert costs == [(loader._BLOCK_ROWS, 256)] * 3
+
+
+@pytest.mark.parametrize("beside", [-1, 0, 1])
+def test_steps_that_end_beside_a_block_of_the_order_have_its_rows(
+    train: PreparedSplit, beside: int
+) -> None:
+    size = loader._BLOCK_ROWS + beside
+    whole = RowLoader(train, seed=4, rows_per_step=3 * size).row_ids_at(0)
+    steps = [RowLoader(train, seed=4, rows_per_step=size).row_ids_at(step) for step in range(3)]
+    for column, parts in zip(whole, zip(*steps, strict=True), strict=True):
+        assert [part.size for part in parts] == [size] * 3
+        np.testing.assert_array_equal(column, np.concatenate(parts))
+    expected = visits(train.num_rows, 4, np.arange(3 * size))
+    np.testing.assert_array_equal(whole, expected)
 
 
 def test_seeds_give_other_orders(train: PreparedSplit) -> None:

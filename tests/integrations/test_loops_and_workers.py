@@ -168,6 +168,17 @@ def test_a_keyed_loader_refuses_what_torch_makes_of_lists() -> None:
         next(iter(KeyedLoader(plain, batch_size=2)))
 
 
+def test_a_keyed_loader_gives_rows_that_are_lists_one_by_one() -> None:
+    own = [{"input_ids": [5, 6, k], "row_id": 3 + k} for k in range(4)]
+    loader = KeyedLoader(own, batch_size=None)
+    seen = list(loader)
+    assert sorted(seen, key=lambda row: row["row_id"]) == [{**row, "epoch": 0} for row in own]
+    assert loader.state_dict()["rows"] == 4
+    assert [row["row_id"] for row in KeyedLoader(own, collate_fn=lambda rows: rows[0])] == [
+        row["row_id"] for row in seen
+    ]
+
+
 def test_a_keyed_loader_goes_on_in_batches_of_another_size(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
 ) -> None:
@@ -305,8 +316,6 @@ def test_ordered_loaders_refuse_what_would_order_them_otherwise(
         KeyedLoader(rows, shuffle=True)
     with pytest.raises(UsageError, match=r"takes no sampler.*use_distributed_sampler=False"):
         KeyedLoader(rows, sampler=KeyedSampler(len(rows)))
-    with pytest.raises(UsageError, match=r"batch_size is None, .*1 for batches of one row"):
-        KeyedLoader(rows, batch_size=None)  # pyright: ignore[reportArgumentType]
     stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
     masked = {"masker": masker_of(tokenizer), "batch_size": 4, "num_steps": 4}
     for make in (
@@ -368,6 +377,11 @@ def test_row_ids_are_places_whatever_the_data_set(rows: list[dict[str, Any]]) ->
     assert len(plain) == len(rows)
     assert plain[7]["row_id"] == 7
     assert with_row_ids(plain) is plain
+    own = [{"input_ids": [5, 6], "row_id": 3}]  # one row, and a stream, with ids of their own
+    stream = datasets.Dataset.from_list(own).to_iterable_dataset()
+    for dataset in (own, stream):
+        assert with_row_ids(dataset) is dataset
+    assert KeyedLoader(rows).batch_size == 1
 
 
 @pytest.mark.parametrize(

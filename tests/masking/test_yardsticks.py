@@ -11,11 +11,16 @@ from chronomask.masking.masker import Vocabulary, fixed_masker
 from chronomask.masking.yardsticks import masker_of
 from chronomask.yardsticks import (
     CONTENT,
+    FEW_PREDICTIONS,
     FUNCTION,
     PUNCTUATION,
+    ROWS_OF_TRAINING,
     YARDSTICKS,
+    expected_predictions,
+    few_in_words,
     losses_in_words,
     measure,
+    telling_predictions,
 )
 from tests.support.masked_text import FIRST_ORDINARY, VOCAB_SIZE, rows_like_text
 
@@ -54,10 +59,15 @@ def test_every_version_hides_the_same(name: str) -> None:
 
 
 def test_nothing_is_hidden_where_nothing_may_be() -> None:
-    batch = masker_of(YARDSTICKS[-1], VOCABULARY)(
-        replace(ROWS, word_id=np.full_like(ROWS.word_id, -1))
-    )
+    """And all of it where one token may."""
+    word_id = np.full_like(ROWS.word_id, -1)
+    hide = masker_of(YARDSTICKS[-1], VOCABULARY)
+    batch = hide(replace(ROWS, word_id=word_id))
     assert (batch.num_predicted, batch.num_maskable, batch.masking_ratio) == (0, 0, 0.0)
+    word_id[3, 5] = 0
+    batch = hide(replace(ROWS, word_id=word_id))
+    assert (batch.num_predicted, batch.num_maskable, batch.masking_ratio) == (1, 1, 1.0)
+    assert batch.positions.tolist() == [3 * 128 + 5]
 
 
 def test_whole_words_are_hidden_whole() -> None:
@@ -137,3 +147,21 @@ def test_a_yardstick_without_predictions_leaves_the_mean_out() -> None:
         ["none", "–", one, one, "–", one, one],
     ]
     assert losses_in_words({}, {}) == []
+
+
+def test_the_four_ratios_have_as_many_predictions_each() -> None:
+    assert expected_predictions(30_000, 200) == (4500, [1500, 1500, 1500, 1500, 200])
+    assert [own.num_rows(10) for own in YARDSTICKS] == [10, 4, 2, 1, 10]
+    assert pytest.approx(1.2) == ROWS_OF_TRAINING
+
+
+def test_few_predictions_are_told_where_a_loss_is_chance() -> None:
+    few = [1500, 1500, 1500, 1500, 200]
+    assert telling_predictions(4500, few) == pytest.approx(25 / (4 / 1500 + 1 / 200))
+    assert telling_predictions(300, few) == 300
+    assert telling_predictions(300, [0] * 5) == 5
+    assert few_in_words(FEW_PREDICTIONS, [FEW_PREDICTIONS] * 5) is None
+    said = few_in_words(FEW_PREDICTIONS - 1, [900, 800, 900, 900, 900])
+    assert said is not None
+    assert "on 1,999 predictions at a fixed 15 %, and on 800 where" in said
+    assert said.endswith(" (whole words, 15 %)")

@@ -87,14 +87,14 @@ def test_a_file_four_times_as_large_is_four_times_the_work(
     assert calls_of_many < 4.5 * calls_of_few
 
 
-@pytest.mark.parametrize("limit", [None, 3, 7])
+@pytest.mark.parametrize("limit", [None, 3, 7, 101])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
 def test_lines_are_the_same_however_the_blocks_fall(
     limit: int | None, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CR LF across blocks, long lines across blocks, no last line end."""
-    content = b"\xef\xbb\xbfone\r\n\r\ntwo\rlonger than a block\n\n\rend\r\nx" + b"y" * 20
-    expected = [b"one", b"", b"two", b"longer than a block", b"", b"", b"end", b"x" + b"y" * 20]
+    content = b"\xef\xbb\xbfone\r\n\r\ntwo\rlonger than a block\n\n\rend\r\nx" + b"y" * 100
+    expected = [b"one", b"", b"two", b"longer than a block", b"", b"", b"end", b"x" + b"y" * 100]
     monkeypatch.setattr(text_files, "_BLOCK", size)
     found = list(byte_lines(io.BytesIO(content), "a", limit))
     assert [len(x) if isinstance(x, bytes) else x.size for x in found] == list(map(len, expected))

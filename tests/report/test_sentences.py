@@ -84,6 +84,20 @@ def test_speed_is_claimed_with_its_interval(
     assert not_says not in text
 
 
+def test_arms_whose_speed_is_open_are_the_others_where_one_is_decided() -> None:
+    shown, is_open = (0.7, 0.6, 0.8), (0.5, 0.4, 1.1)
+    made = comparison([task("cola", dict.fromkeys("ab", (0.0, 1.0)))])
+    said = reach_sentences(made | {"reach": [reach({"a": shown, "b": is_open})]})
+    assert said[-1] == "These runs do not show whether the other arms are faster."
+    assert not any("whether any arm" in text for text in said)
+    (alone,) = reach_sentences(made | {"reach": [reach({"a": is_open, "b": is_open})]})
+    assert alone.startswith("These runs do not show whether any arm reaches the final validation")
+
+
+def test_of_the_baseline_alone_no_difference_is_told() -> None:
+    assert difference_sentences([task("cola", {}), task("rte", {})], "base") == []
+
+
 def test_the_summary_says_how_far_it_carries() -> None:
     text = " ".join(findings(comparison([task("cola", {"a": (0.1, 0.2)})]), {}))
     assert "On CoLA, of the one comparison, no difference remains at 5 %." in text
@@ -154,6 +168,17 @@ def test_the_better_arm_says_whether_it_predicted_as_much(times: float | None, s
     told = answer(made)
     assert told.startswith("“a” ended best")
     assert told.endswith(f"It predicted{said} many masked tokens." if said else "0.100 to 0.300).")
+
+
+def test_a_single_arm_has_an_interval_from_two_seeds_on() -> None:
+    loss = "“base” ended with a validation loss of 0.500 nats per predicted token"
+    for seeds, over in (
+        (1, "."),
+        (2, " on average over 2 seeds (95 % interval 0.400 to 0.600)."),
+    ):
+        assert answer(comparison([task("validation_loss", {}, seeds=seeds)], seeds=seeds)) == (
+            loss + over
+        )
 
 
 def test_a_single_arm_says_how_many_tokens_are_right() -> None:
@@ -259,14 +284,23 @@ def test_measures_of_the_model_are_no_downstream_tasks() -> None:
     assert "On BLiMP, the one comparison with “base”" in " ".join(findings(comparison([blimp]), {}))
 
 
-def test_ranges_speak_of_the_arms_they_count() -> None:
+@pytest.mark.parametrize(
+    ("counts", "kind", "span"),
+    [
+        ((150.0, 120.0), "more", "1.20 to 1.50"),
+        ((50.0, 80.0), "fewer", "0.50 to 0.80"),
+        ((50.0, 120.0), "more or fewer", "0.50 to 1.20"),
+        ((150.0, 150.1), "more", "1.50"),
+    ],
+)
+def test_ranges_speak_of_the_arms_they_count(
+    counts: tuple[float, float], kind: str, span: str
+) -> None:
     made = comparison([task("cola", dict.fromkeys("abc", (0.1, 0.2)))])
-    for arm, tokens in zip(made["arms"], (100.0, 100.0, 150.0, 120.0), strict=True):
+    for arm, tokens in zip(made["arms"], (100.0, 100.0, *counts), strict=True):
         arm["masked_tokens"] = tokens
-    text = " ".join(findings(made, {}))
-    assert (
-        "2 arms predict more masked tokens than the baseline (1.20 to 1.50 times as many)" in text
-    )
+    said = f"2 arms predict {kind} masked tokens than the baseline ({span} times as many), so"
+    assert said in " ".join(findings(made, {}))
 
 
 def test_the_range_of_losses_is_that_of_two_arms_or_more() -> None:
@@ -313,8 +347,13 @@ def test_declared_contrasts_are_the_answer() -> None:
     assert "“a” and “base” are not told apart: they are 0.050 nats apart" in answer(made)
     assert "(−0.100 to +0.200) includes zero" in answer(made)
     assert "would have shown a difference of 0.050 nats" in answer(made)
-    made["tasks"][0]["contrasts"] *= 2
-    assert "none of the 2 declared pairs of arms is told apart. Four such studies" in answer(made)
+    made["tasks"][0]["contrasts"][0]["detectable_holm"] = 0.05  # of one contrast, the same
+    assert answer(made).endswith(" would have shown a difference of 0.050 nats.")
+    made["tasks"][0]["contrasts"] = [_contrast(-0.1, 0.2, 0.5)] * 2
+    assert answer(made).endswith(
+        "none of the 2 declared pairs of arms is told apart. Four such studies of five would have shown a "
+        "difference of 0.050 nats."
+    )
     for one in made["tasks"][0]["contrasts"]:
         one["detectable_holm"] = 0.07
     assert "0.050 nats (0.070 after Holm’s correction)." in answer(made)
@@ -322,7 +361,13 @@ def test_declared_contrasts_are_the_answer() -> None:
 
 def test_what_lies_beside_five_per_cent_is_written_on_its_side() -> None:
     made = comparison([task("validation_loss", {"a": (-0.3, -0.1)})])
-    values = {0.0496: "0.0496", 0.0504: "0.0504", 0.04999: "0.04999", 0.0001: "< 0.001"}
+    values = {
+        0.0496: "0.0496",
+        0.0504: "0.0504",
+        0.04999: "0.04999",
+        0.0001: "< 0.001",
+        0.05: "0.050",
+    }
     for p, said in values.items():
         made["tasks"][0]["contrasts"] = [_contrast(-0.3, -0.1, p)]
         assert f"p {said} after Holm’s correction)" in answer(made)
@@ -484,7 +529,8 @@ def test_a_loss_above_what_pairs_of_words_give_is_pointed_out(
     curve["references"] = {FREQUENCIES: 6.3, PAIRS: 5.7}
     found = [text for text in findings(made, {}) if "neighbouring pairs" in text]
     assert [text.startswith(said or "") for text in found] == [True] * bool(said)
-    assert all("words’ frequencies alone: 6.30" in text for text in found)
+    they = "it makes" if sum(loss > 5.7 for loss in ends.values()) == 1 else "they make"
+    assert all(f"words’ frequencies alone: 6.30): so far {they} less" in text for text in found)
 
 
 def test_what_ran_is_said_in_numbers() -> None:

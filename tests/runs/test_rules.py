@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from chronomask.data.folder import PreparedData
@@ -16,6 +17,7 @@ from chronomask.runs.rules import (
     mean_labels,
     progress,
     refuse_unsuited,
+    stretches,
     unchangeable,
 )
 from chronomask.train.config import RunConfig
@@ -80,6 +82,33 @@ def test_expected_labels_are_summed_over_rows() -> None:
     assert grown.maskable == 53
 
 
+def test_causal_rows_predict_next_tokens_and_no_masked_ones(tiny_data: PreparedData) -> None:
+    plan = run("objective={kind: hybrid, causal: 0.25}", "masking.ratio=0.2")
+    expected = expect(plan, lambda step: 10.0)
+    assert expected.labels == pytest.approx(10 * 6 * 10 * 0.2)
+    assert expected.maskable == pytest.approx(10 * 6 * 10)
+    assert expected.next_tokens == pytest.approx(10 * 2 * 10)
+    assert expected.mean_ratio == pytest.approx(0.2)
+    of_step = maskable_tokens(plan, tiny_data)(0)
+    assert mean_labels(plan, tiny_data) == pytest.approx(of_step * (6 * 0.2 + 2))
+    by_labels = plan.replace(["masking.progress=masked_tokens", "masked_token_budget=120"])
+    met = [now.progress for now in stretches(by_labels, lambda step: 10.0)]
+    assert met == pytest.approx([step / 10 for step in range(10)])
+
+
+def test_a_stretch_is_as_its_middle_is() -> None:
+    plan = run("masking.ratio={kind: linear, start: 0.3, end: 0.1}", *GROWING)
+    seen = [
+        (now.first, now.end, now.progress, now.rows, now.maskable, round(now.ratio, 6))
+        for now in stretches(plan, float, most=3)
+    ]
+    assert seen == [
+        (0, 3, 0.1, 6, 1.0, 0.28),
+        (3, 6, 0.4, 15, 4.0, 0.22),
+        (6, 10, 0.7, 32, 7.0, 0.16),
+    ]
+
+
 def test_many_steps_are_looked_at_in_blocks() -> None:
     config = run("steps=1000001", "masking.ratio.kind=linear", "masking.ratio.end=0.1", *GROWING)
     assert expect(config, lambda step: 1.0).mean_ratio == pytest.approx(0.2, rel=1e-4)
@@ -98,6 +127,9 @@ def test_many_steps_are_looked_at_in_blocks() -> None:
 
 def test_cut_rows_have_fewer_tokens_to_mask(tiny_data: PreparedData) -> None:
     whole = maskable_tokens(run(), tiny_data)
+    train = tiny_data.split("train")
+    by_hand = np.count_nonzero(train.read(np.arange(train.num_rows)).word_id >= 0)
+    assert whole(0) == by_hand / train.num_rows
     cut = maskable_tokens(run("length_warmup.start_length=4", "length_warmup.steps=9"), tiny_data)
     assert whole(0) == whole(9) == cut(9)
     assert cut(0) < cut(3) < cut(6) < cut(9) < tiny_data.row_length

@@ -24,6 +24,7 @@ from chronomask.study.contrasts import (
     _correct,  # pyright: ignore[reportPrivateUsage]
     _numbers_of_arms,  # pyright: ignore[reportPrivateUsage]
     _other_metrics,  # pyright: ignore[reportPrivateUsage]
+    _plain,  # pyright: ignore[reportPrivateUsage]
     compare_study,
 )
 from chronomask.study.execute import run_study
@@ -35,6 +36,13 @@ from chronomask.study.statistics import smallest_difference
 from chronomask.study.units import Study
 from chronomask.yaml_text import from_yaml
 from tests.support.opened_study import opened
+
+
+def test_a_comparison_is_of_the_values_that_json_has() -> None:
+    numbers = (math.nan, -math.inf, np.float64("nan"), np.float32(0.5), np.int64(3), 4, True, None)
+    plain = _plain({"a": np.array([1.5, math.inf]), 7: [{"b": numbers}]})
+    assert plain == {"a": [1.5, None], "7": [{"b": [None, None, None, 0.5, 3, 4, True, None]}]}
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
 
 
 def test_the_report_of_a_study_reads_every_run_once(
@@ -314,6 +322,18 @@ def test_where_nothing_scatters_it_is_not_known_what_could_be_seen() -> None:
     cola = {"task": "cola", "arms": {}, "contrasts": [contrast]}
     _correct([cola], declared=1)
     assert contrast["detectable_holm"] is None
+
+
+def test_arms_of_other_seeds_differ_by_their_means_and_nothing_is_tested() -> None:
+    def scores(*values: float) -> dict[tuple[int, int], Any]:
+        return {(seed, 0): {"score": np.array([own])} for seed, own in enumerate(values)}
+
+    sets = {"fixed": scores(4.0, 6.0, 8.0), "decay": scores(5.0, 6.0)}
+    arms, tested = _numbers_of_arms(sets, "fixed", [("decay", "fixed")], "score", "rte")
+    names = ("difference", "difference_low", "difference_high", "p")
+    assert [arms["decay"][name] for name in names] == [-0.5, None, None, None]
+    assert "difference" not in arms["fixed"]
+    assert tested == []
 
 
 def test_what_a_contrast_could_have_shown_is_of_its_own_scatter_and_tests() -> None:

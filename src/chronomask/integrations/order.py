@@ -263,7 +263,8 @@ class _LoaderOrder(ReadByItsLoader, KeyedSampler):
 def _refuse_columns_of_tokens(batch: Mapping[str, Any]) -> None:
     """Raise UsageError for what torch makes of rows that are lists: a tensor for each place in them."""
     ids = batch.get("input_ids")
-    if isinstance(ids, list) and len(ids) != len(batch["row_id"]):
+    own = batch["row_id"]  # one number, where a batch is a row by itself
+    if isinstance(ids, list) and np.ndim(own) and len(ids) != len(own):
         raise UsageError(
             "the batch has its tokens place by place, as torch's own collate_fn joins rows that are lists: "
             "give the loader collate_fn=cm.RowCollator(tokenizer)"
@@ -277,17 +278,15 @@ class KeyedLoader(DataLoader[Any]):
     batch that is a dictionary with ``row_id`` also gets ``epoch``, the number of its epoch, for the masker to
     read. The loader's state is counted where batches are handed out, so what workers have read ahead does
     not matter; the size of batches may be another where it is restored. Ranks of torch.distributed share the
-    rows out. Raises UsageError for another order, ``batch_size`` None and a data set without a length.
+    rows out. ``batch_size`` None gives single rows. Raises UsageError for another order and for a data set
+    without a length.
     """
 
-    def __init__(self, dataset: Any, *, batch_size: int = 1, seed: int = 0, **options: Any) -> None:
+    def __init__(
+        self, dataset: Any, *, batch_size: int | None = 1, seed: int = 0, **options: Any
+    ) -> None:
         if not number_of_rows(dataset):
             raise UsageError("the data set of a KeyedLoader has no rows: give one that has some")
-        if batch_size is None:
-            raise UsageError(
-                "batch_size is None, and a KeyedLoader joins rows to batches: give a whole number, 1 for "
-                "batches of one row"
-            )
         refuse_other_orders("KeyedLoader", "seed and epoch", options)
         self._order = _LoaderOrder(len(dataset), seed)
         self._place = 0, 0  # an epoch, and how many rows of it were handed out to this process
