@@ -26,7 +26,6 @@ import logging
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +38,14 @@ from chronomask.errors import DataError, UsageError, python_command
 from chronomask.folders import is_prepared_data, what_it_is
 from chronomask.layers import read_yaml
 from chronomask.runs.continuation import goes_on
-from chronomask.storage import as_a_shell_has_it, file_sha256, read_object, refuse_file, way_to_read
+from chronomask.storage import (
+    as_a_shell_has_it,
+    file_sha256,
+    read_object,
+    refuse_file,
+    remove_whole,
+    way_to_read,
+)
 
 __all__ = [
     "AVERAGED",
@@ -210,7 +216,7 @@ class RunFolder:
             yield
         finally:
             if made and not self.is_run() and {p.name for p in self.path.iterdir()} <= {".lock"}:
-                shutil.rmtree(self.path, ignore_errors=True)
+                remove_whole(self.path, ignore_errors=True)
             lock.release()
 
     def is_run(self) -> bool:
@@ -311,7 +317,7 @@ def remove(checkpoint: Path) -> None:
     """Remove a checkpoint so that at no moment a part of it passes for the whole."""
     discarded = checkpoint.with_name(f"{DISCARDED}{checkpoint.name}")
     checkpoint.rename(discarded)
-    shutil.rmtree(discarded, ignore_errors=True)
+    remove_whole(discarded, ignore_errors=True)
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:
