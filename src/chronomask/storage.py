@@ -29,6 +29,7 @@ __all__ = [
     "file_sha256",
     "files_sha256",
     "flush",
+    "is_file_name",
     "make_folder",
     "names_file",
     "read_object",
@@ -129,6 +130,11 @@ def stays_below(name: object) -> bool:
     if not isinstance(name, str) or "\\" in name or not name.isprintable():
         return False
     return all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def is_file_name(name: object) -> bool:
+    """Whether a name that a file gives is that of a file in a folder itself; see :func:`stays_below`."""
+    return stays_below(name) and "/" not in str(name)
 
 
 def remove_whole(path: Path, *, ignore_errors: bool = False) -> None:

@@ -22,7 +22,7 @@ from pydantic import (
 from chronomask.config import Config
 from chronomask.errors import ChronomaskError, DataError, shown
 from chronomask.folders import way_to_prepare_again
-from chronomask.storage import bytes_sha256, file_sha256, stays_below, way_to_read
+from chronomask.storage import bytes_sha256, file_sha256, is_file_name, stays_below, way_to_read
 
 __all__ = [
     "ADDED",
@@ -69,7 +69,7 @@ def _check_path(name: str) -> str:
 
 def _check_name(name: str) -> str:
     """A name that becomes part of a file's; raises ValueError for any other."""
-    if not stays_below(name) or "/" in name:
+    if not is_file_name(name):
         raise ValueError("it cannot be part of a file's name")
     return name
 

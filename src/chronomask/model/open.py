@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from chronomask.errors import DataError, UsageError, shown
 from chronomask.folders import what_it_is
 from chronomask.model.tokenizer_file import follow_file
-from chronomask.storage import READABLE, read_object, stays_below
+from chronomask.storage import READABLE, is_file_name, read_object
 
 if TYPE_CHECKING:  # preparing text opens tokenizers in processes that have no use for torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -343,7 +343,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _is_weight_file(name: object) -> bool:
     """Whether it names a .safetensors file in the same folder."""
-    return stays_below(name) and "/" not in str(name) and str(name).endswith(".safetensors")
+    return is_file_name(name) and str(name).endswith(".safetensors")
 
 
 def fault_of_architecture(error: BaseException) -> str | None:
