@@ -328,7 +328,7 @@ def share(path: Path) -> None:
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, None if there is no such file; raises DataError for anything else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -338,6 +338,13 @@ def read_object(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value
+
+
+def _whole(digits: str) -> int:
+    """A whole number of a JSON file; raises ValueError for one that no float64 holds."""
+    if len(digits) > 300:
+        raise ValueError(f"it holds a number of {len(digits):,} digits")
+    return int(digits)
 
 
 def way_to_read(error: BaseException | None, otherwise: str) -> str:
