@@ -35,7 +35,7 @@ __all__ = [
     "read_object",
     "refuse_dead_end",
     "refuse_file",
-    "remove_whole",
+    "remove_all",
     "replacing",
     "replacing_folder",
     "said_by_system",
@@ -137,7 +137,7 @@ def is_file_name(name: object) -> bool:
     return stays_below(name) and "/" not in str(name)
 
 
-def remove_whole(path: Path, *, ignore_errors: bool = False) -> None:
+def remove_all(path: Path, *, ignore_errors: bool = False) -> None:
     """Remove a file, or a folder with what is in it; of a link the link alone, whatever it leads to.
 
     Nothing is done where there is nothing. Raises OSError where it cannot be removed, unless this is to be
@@ -237,7 +237,7 @@ def replacing_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
         _take_place(writing, path, new=new)
         flush(path.parent)
     except BaseException as error:
-        remove_whole(writing, ignore_errors=True)
+        remove_all(writing, ignore_errors=True)
         _tell_unwritten(path, error)
         raise
     finally:
@@ -263,7 +263,7 @@ def _take_place(writing: Path, path: Path, *, new: bool) -> None:
 def _remove_folder(path: Path) -> None:
     """Remove the folder whose place another takes, or the link to one; a file stays, and is an error then."""
     if path.is_symlink() or path.is_dir():
-        remove_whole(path, ignore_errors=True)
+        remove_all(path, ignore_errors=True)
 
 
 def _own() -> str:
@@ -274,7 +274,7 @@ def _own() -> str:
 def _empty(folder: Path) -> None:
     """Remove what a writer that was killed left in a folder."""
     for path in folder.iterdir():
-        remove_whole(path)
+        remove_all(path)
 
 
 def said_by_system(error: BaseException) -> str | None:

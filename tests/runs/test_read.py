@@ -284,3 +284,12 @@ def test_a_folder_given_twice(folder: Path) -> None:
 def _append(folder: Path, line: object) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def test_a_summary_names_no_checkpoint_outside_its_run(folder: Path) -> None:
+    values = {"complete": True, "steps": 100, "checkpoint": "../other/step-00000100"}
+    (folder / "summary.json").write_text(json.dumps(values))
+    with pytest.raises(
+        DataError, match=r"names '\.\./other/step-00000100' as a checkpoint of the run; "
+    ):
+        read_run(folder)

@@ -63,13 +63,7 @@ from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.work import SPLITS, WORK_FORMAT, mark_file, read_mark, read_text
 from chronomask.progress import Progress
-from chronomask.storage import (
-    as_a_shell_has_it,
-    remove_whole,
-    said_by_system,
-    write_json,
-    write_text,
-)
+from chronomask.storage import as_a_shell_has_it, remove_all, said_by_system, write_json, write_text
 
 __all__ = ["OtherData", "prepare", "prepare_share"]
 
@@ -232,7 +226,7 @@ class _Run:
             raise OtherData(f"the sources have changed since {self.out} was prepared{what}")
         if self.work.is_dir():  # of a preparation that was killed behind its manifest
             with suppress(UsageError), alone(self.out):
-                remove_whole(self.work, ignore_errors=True)
+                remove_all(self.work, ignore_errors=True)
         return data
 
     def is_begun(self) -> bool:
@@ -285,7 +279,7 @@ class _Run:
         except (UsageError, DataError):
             if not is_gathered(self.work):
                 remove(self.out)
-                remove_whole(self.work)
+                remove_all(self.work)
             raise
 
     @contextmanager
@@ -425,7 +419,7 @@ class _Run:
             if choice.needs_text:
                 self.say(choice.announce())
             temporary = self.work / "tokenizer"
-            remove_whole(temporary, ignore_errors=True)
+            remove_all(temporary, ignore_errors=True)
             choice.save(self.sample(gathered), self.config.row_length, temporary)
             temporary.replace(final)
         return open_saved(final)
@@ -480,7 +474,7 @@ class _Run:
             "vocab_size": tokenizer.vocab_size,
         } | ({} if scorer is None else {"scores": kind_of(config.scores)})
         write_manifest(out, values, entries, self._other_files())
-        remove_whole(self.work)
+        remove_all(self.work)
         data = PreparedData.open(out)
         if config.held_out:
             held_out, train = (report["splits"][split]["tokens"] for split in ("held_out", "train"))

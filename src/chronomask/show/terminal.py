@@ -193,6 +193,7 @@ def rows_as_text(
 
 
 def _row(subject: Subject, position: int, name: str, width: int, colour: bool) -> list[str]:
+    """Lines of a stored row: its name, and its words, each with its class."""
     rows, pieces = subject.rows, subject.pieces[position]
     words, classes = rows.word_id[position], rows.token_class[position]
     length = rows.row_length

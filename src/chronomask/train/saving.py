@@ -44,7 +44,7 @@ from chronomask.runs.layout import (
 from chronomask.storage import (
     file_sha256,
     flush,
-    remove_whole,
+    remove_all,
     said_by_system,
     share,
     way_to_write,
@@ -149,7 +149,7 @@ def save(
         return final
     writing = folder / f"{UNFINISHED}{final.name}"
     try:
-        remove_whole(writing, ignore_errors=True)
+        remove_all(writing, ignore_errors=True)
         writing.mkdir(parents=True)
         for name, (card, weights) in snapshot.models.items():
             export(model, tokenizer, writing / name, card, weights)
@@ -161,7 +161,7 @@ def save(
         writing.rename(final)
         flush(folder)
     except Exception as error:
-        remove_whole(writing, ignore_errors=True)
+        remove_all(writing, ignore_errors=True)
         cause = error.__cause__ or error
         why = said_by_system(cause)
         if why is None and not isinstance(error, SafetensorError | RunError):
