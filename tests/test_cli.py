@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from chronomask.recipes import find_recipe, recipes
 from chronomask.train import loop, saving
 from chronomask.train.config import RunConfig
 from tests.support.processes import python_path
+from tests.support.results import result
+from tests.support.synthetic_runs import write_run
 
 TINY_MODEL = {
     "kind": "config",
@@ -966,3 +969,31 @@ def test_links_in_a_circle_and_places_within_a_file_are_refused(
         refused(run("data", "import", file, "--out", out), 2, words)
         refused(run("study", "plan", "small", "--out", out), 2, words)
         refused(run("quickstart", "--out", out), 2, words)
+
+
+def test_names_from_files_do_not_act_on_a_terminal(run: Any, tmp_path: Path) -> None:
+    name = "a\x1b]0;x\x07\x1b[2Jb"
+    for place in ("a", "b"):
+        result(metrics={"mcc": 0.5, name: 0.5}, left_out={name: 1}).save(tmp_path / place)
+        write_run(tmp_path / f"run-{place}", place)
+        summary = tmp_path / f"run-{place}" / "summary.json"
+        summary.write_text(json.dumps(json.loads(summary.read_text()) | {"name": place + name}))
+    for arguments in (
+        ["compare", tmp_path / "a", tmp_path / "b", "--every-metric"],
+        ["compare", tmp_path / "a", tmp_path / "b", "--every-metric", "--csv"],
+        ["report", tmp_path / "run-a", tmp_path / "run-b", "--out", tmp_path / "out"],
+    ):
+        outcome = run(*arguments)
+        assert outcome.code == 0, outcome.err
+        assert "\\x1b]0;x\\x07\\x1b[2J" in outcome.out
+        assert "\x1b" not in outcome.out + outcome.err
+
+
+def test_commands_print_in_one_place_alone() -> None:
+    """Whatever they print may hold text from files; the version and the help do not."""
+    printing = {
+        path.name
+        for path in Path(cli.__file__).parent.glob("*.py")
+        if re.search(r"\bprint\(|typer\.echo|stdout\.write", path.read_text(encoding="utf-8"))
+    }
+    assert printing == {"__init__.py", "options.py", "output.py"}

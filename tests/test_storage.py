@@ -9,7 +9,14 @@ from safetensors import SafetensorError
 
 from chronomask import storage
 from chronomask.errors import DataError, RunError, UsageError
-from chronomask.storage import refuse_file, replacing_folder, said_by_system, write_json, write_text
+from chronomask.storage import (
+    refuse_file,
+    replacing_folder,
+    said_by_system,
+    stays_below,
+    write_json,
+    write_text,
+)
 from chronomask.text_files import read_text
 
 
@@ -192,3 +199,40 @@ def test_a_place_where_nothing_can_be_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="links lead back to one another"):
         refuse_file(tmp_path / "a", "a run")
     assert storage.read_object(tmp_path / "file" / "summary.json") is None  # there can be none
+
+
+def test_a_folder_takes_the_place_of_a_link_and_leaves_what_it_led_to(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
+    elsewhere.mkdir()
+    (elsewhere / "mine.txt").write_text("stays")
+    folder.symlink_to(elsewhere)
+    left = tmp_path / ".folder.writing"
+    left.mkdir()
+    (left / "link").symlink_to(elsewhere)  # of a writer that was killed
+    with replacing_folder(folder) as writing:
+        (writing / "new.txt").write_text("new")
+    assert [path.name for path in folder.iterdir()] == ["new.txt"]
+    assert not folder.is_symlink()
+    assert (elsewhere / "mine.txt").read_text() == "stays"
+
+
+def test_names_below_a_folder() -> None:
+    assert all(map(stays_below, ("a", "a/b", "é n/ü.npy", "..a", "a..")))
+    strange = (
+        "",
+        "/",
+        "/a",
+        "a/",
+        "a//b",
+        ".",
+        "..",
+        "../a",
+        "a/../b",
+        "a/./b",
+        "a\\b",
+        "a\nb",
+        "a\0",
+        5,
+        None,
+    )
+    assert not any(map(stays_below, strange))

@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from typing import Any
+from unicodedata import category
 
 __all__ = [
     "ChronomaskError",
@@ -21,6 +22,7 @@ __all__ = [
     "UsageError",
     "amount",
     "check_installed",
+    "harmless",
     "in_words",
     "middle_out",
     "nearest",
@@ -154,6 +156,19 @@ def printable(text: object) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def harmless(text: object) -> str:
+    """Text of any number of lines in which everything is escaped that acts on a terminal in another way than
+    by a line's end, a tab or a blank of any kind.
+
+    >>> harmless("a\\u00a0b\\x1b[2J\\n")
+    'a\\xa0b\\\\x1b[2J\\n'
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or category(c) == "Zs" else printable(c) for c in text)
 
 
 def _escape(character: str) -> str:

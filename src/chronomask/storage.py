@@ -29,15 +29,18 @@ __all__ = [
     "file_sha256",
     "files_sha256",
     "flush",
+    "is_file_name",
     "make_folder",
     "names_file",
     "read_object",
     "refuse_dead_end",
     "refuse_file",
+    "remove_all",
     "replacing",
     "replacing_folder",
     "said_by_system",
     "share",
+    "stays_below",
     "unwritten",
     "way_to_read",
     "way_to_write",
@@ -115,6 +118,38 @@ def refuse_file(out: Path, what: str) -> None:
     )
 
 
+def stays_below(name: object) -> bool:
+    """Whether a name that a file gives is that of a file below a folder, and can become a path there.
+
+    It is text, relative, of plain names with ``/`` between them: none of them is empty, ``.`` or ``..``, or
+    has a character that is not printed. One without ``/`` lies in the folder itself.
+
+    >>> [stays_below(name) for name in ("train/ids.npy", "../ids.npy", "/ids.npy", "")]
+    [True, False, False, False]
+    """
+    if not isinstance(name, str) or "\\" in name or not name.isprintable():
+        return False
+    return all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def is_file_name(name: object) -> bool:
+    """Whether a name that a file gives is that of a file in a folder itself; see :func:`stays_below`."""
+    return stays_below(name) and "/" not in str(name)
+
+
+def remove_all(path: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a file, or a folder with what is in it; of a link the link alone, whatever it leads to.
+
+    Nothing is done where there is nothing. Raises OSError where it cannot be removed, unless this is to be
+    ignored: then what can be removed is.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+        return
+    with contextlib.suppress(*[OSError] if ignore_errors else []):
+        path.unlink(missing_ok=True)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder where there is none; raises UsageError where it cannot be one, or be written to."""
     try:
@@ -189,7 +224,7 @@ def replacing_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
     writing = path.with_name(f".{path.name}.writing")
     held = None
     try:
-        if writing.is_file():
+        if writing.is_file() or writing.is_symlink():
             writing.unlink()
         if (held := hold(writing, folder=True)) is None:
             writing = path.with_name(f".{path.name}.{_own()}.writing")
@@ -202,7 +237,7 @@ def replacing_folder(path: Path, *, new: bool = False) -> Iterator[Path]:
         _take_place(writing, path, new=new)
         flush(path.parent)
     except BaseException as error:
-        shutil.rmtree(writing, ignore_errors=True)
+        remove_all(writing, ignore_errors=True)
         _tell_unwritten(path, error)
         raise
     finally:
@@ -214,7 +249,7 @@ def _take_place(writing: Path, path: Path, *, new: bool) -> None:
     """Rename a folder; another process may put its own there between the removal and the renaming."""
     for _ in range(_ATTEMPTS):
         if not new:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove_folder(path)
         try:
             writing.rename(path)
             return
@@ -225,6 +260,12 @@ def _take_place(writing: Path, path: Path, *, new: bool) -> None:
     writing.rename(path)
 
 
+def _remove_folder(path: Path) -> None:
+    """Remove the folder whose place another takes, or the link to one; a file stays, and is an error then."""
+    if path.is_symlink() or path.is_dir():
+        remove_all(path, ignore_errors=True)
+
+
 def _own() -> str:
     """What no other writer of this machine is called."""
     return f"{os.getpid()}-{threading.get_ident()}"
@@ -233,10 +274,7 @@ def _own() -> str:
 def _empty(folder: Path) -> None:
     """Remove what a writer that was killed left in a folder."""
     for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove_all(path)
 
 
 def said_by_system(error: BaseException) -> str | None:
@@ -290,7 +328,7 @@ def share(path: Path) -> None:
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, None if there is no such file; raises DataError for anything else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -300,6 +338,13 @@ def read_object(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value
+
+
+def _whole(digits: str) -> int:
+    """A whole number of a JSON file; raises ValueError for one that no float64 holds."""
+    if len(digits) > 300:
+        raise ValueError(f"it holds a number of {len(digits):,} digits")
+    return int(digits)
 
 
 def way_to_read(error: BaseException | None, otherwise: str) -> str:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,7 +171,7 @@ def test_a_changed_manifest_is_found(copy: Path) -> None:
     values = json.loads((copy / MANIFEST).read_text())
     values["packing"] = "documents"
     (copy / MANIFEST).write_text(json.dumps(values))
-    with pytest.raises(DataError, match=r"damaged: manifest\.json"):
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         PreparedData.open(copy, verify=True)
 
 
@@ -222,10 +223,76 @@ def test_a_manifest_names_no_file_outside(copy: Path) -> None:
         PreparedData.open(copy)
 
 
-def test_a_manifest_that_is_no_json_is_refused(copy: Path) -> None:
-    (copy / MANIFEST).write_text("{")
-    with pytest.raises(DataError, match="not a readable manifest"):
+def changed(copy: Path, **values: Any) -> None:
+    """Write a manifest whose hash fits its values, as only its maker does."""
+    found = json.loads((copy / MANIFEST).read_text()) | values
+    found["values_sha256"] = values_sha256(found)
+    (copy / MANIFEST).write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("name", ["../train", "/train", "a/b", "..", "a\x1b"])
+def test_names_that_become_parts_of_paths_are_plain(copy: Path, name: str) -> None:
+    splits = json.loads((copy / MANIFEST).read_text())["splits"]
+    changed(copy, splits={**splits, name: splits["held_out"]})
+    with pytest.raises(DataError, match=r"part of a file's name|control character"):
         PreparedData.open(copy)
+    changed(copy, splits=splits, fingerprint=name)
+    with pytest.raises(DataError, match=r"part of a file's name|control character"):
+        PreparedData.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_rows": 10**30}, r"splits\.train\.num_rows"),
+        ({"num_rows": 10**9}, r"train has 1,000,000,000 rows, and its shards have"),
+        ({"shards": []}, r"rows, and its shards have 0"),
+        ({"num_tokens": -1}, r"splits\.train\.num_tokens"),
+    ],
+)
+def test_counts_that_do_not_fit_the_shards_are_refused(
+    copy: Path, change: dict[str, object], message: str
+) -> None:
+    splits = json.loads((copy / MANIFEST).read_text())["splits"]
+    changed(copy, splits={**splits, "train": {**splits["train"], **change}})
+    with pytest.raises(DataError, match=rf"{message}.*prepare.*--force"):
+        PreparedData.open(copy)
+
+
+@pytest.mark.parametrize("length", [0, 10**30, 1 << 30])
+def test_rows_longer_than_the_files_are_refused(copy: Path, length: int) -> None:
+    changed(copy, row_length=length)
+    with pytest.raises(DataError, match=r"row_length|too few for .* rows of 1,073,741,824 tokens"):
+        PreparedData.open(copy)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"splits": 5},
+        {"splits": {"train": 5}},
+        {"splits": {"train": {"unknown_tokens": "many"}}},
+        {"splits": {"train": {"unknown_tokens": 1e301}}},
+        {"skipped": {"too short": {"count": 1}}},
+        {"sources": ["text.txt"]},
+    ],
+)
+def test_statistics_of_another_form_are_refused(copy: Path, values: dict[str, Any]) -> None:
+    (copy / "statistics.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=rf"statistics\.json .*'{next(iter(values))}'.*--force"):
+        PreparedData.open(copy).unknown_share()
+
+
+def test_statistics_that_lack_a_count_are_read(copy: Path) -> None:
+    (copy / "statistics.json").write_text('{"splits": {"train": {"unknown_tokens": 1}}}')
+    assert PreparedData.open(copy).unknown_share() == 1.0
+
+
+def test_a_manifest_that_is_no_json_is_refused(copy: Path) -> None:
+    for text in ("{", "[" * 200_000):
+        (copy / MANIFEST).write_text(text)
+        with pytest.raises(DataError, match="not a readable manifest"):
+            PreparedData.open(copy)
 
 
 def test_pickles_are_never_opened(copy: Path, tiny_data: PreparedData) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 
 from chronomask.data import parquet
 from chronomask.data.folder import PreparedData
-from chronomask.data.manifest import file_sha256
+from chronomask.data.manifest import file_sha256, values_sha256
 from chronomask.data.parquet import COLUMNS, export_parquet, import_parquet
 from chronomask.data.writer import write_manifest
 from chronomask.errors import DataError, UsageError
@@ -154,3 +158,69 @@ def test_files_of_two_exports_are_refused(tmp_path: Path) -> None:
         export_parquet(data, tmp_path / "out" / f"{rows}.parquet")
     with pytest.raises(UsageError, match="several exports"):
         import_parquet(tmp_path / "out", tmp_path / "again")
+
+
+def described(
+    source: Path, out: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]
+) -> None:
+    """An export whose description of the rows was changed, and the hash that fits it with it."""
+    table = pq.read_table(source)
+    metadata = dict(table.schema.metadata or {})
+    description = json.loads(metadata[parquet._KEY])
+    manifest = json.loads(description["manifest"])
+    change(manifest, description["files"])
+    manifest["values_sha256"] = values_sha256(manifest)
+    description["manifest"] = json.dumps(manifest)
+    metadata[parquet._KEY] = json.dumps(description).encode()
+    pq.write_table(table.replace_schema_metadata(metadata), out)
+
+
+def test_an_import_writes_nothing_outside_its_folder_and_leaves_nothing(
+    tiny_data: PreparedData, tmp_path: Path
+) -> None:
+    """The description is its maker's, and so are the names in it."""
+    export_parquet(tiny_data, tmp_path / "rows.parquet")
+    outside = str(tmp_path / "victim")
+
+    def rename_split(manifest: dict[str, Any], _: dict[str, Any], name: str) -> None:
+        manifest["splits"][name] = manifest["splits"].pop("held_out")
+
+    def name_file(_: dict[str, Any], files: dict[str, Any], name: str) -> None:
+        files[name] = files["config.yaml"]
+
+    def list_file(manifest: dict[str, Any], _: dict[str, Any], name: str) -> None:
+        manifest["files"][0]["file"] = name
+
+    def change_file(_: dict[str, Any], files: dict[str, Any], name: str) -> None:
+        files["config.yaml"] = files["statistics.json"]
+
+    def change_count(manifest: dict[str, Any], _: dict[str, Any], name: str) -> None:
+        manifest["splits"]["train"]["shards"][0]["ids"]["bytes"] += 1
+
+    cases = [
+        (rename_split, ("../../victim", outside), "part of a file's name"),
+        (name_file, ("../../victim", outside, "a/../../victim"), "outside its folder"),
+        (list_file, ("../../victim", outside), "outside its folder"),
+        (change_file, ("",), r"not those that were exported: config\.yaml; export .* again"),
+        (change_count, ("",), r"not those that were exported: train/ids-00000\.npy"),
+    ]
+    for change, names, message in cases:
+        for name in names:
+            bad = tmp_path / "bad.parquet"
+            described(tmp_path / "rows.parquet", bad, partial(change, name=name))
+            with pytest.raises(DataError, match=message) as refused:
+                import_parquet(bad, tmp_path / "in" / "data")
+            assert "--force" not in str(refused.value)
+            assert not list((tmp_path / "in").glob("*"))
+            assert sorted(p.name for p in tmp_path.iterdir()) in (
+                ["bad.parquet", "rows.parquet"], ["bad.parquet", "in", "rows.parquet"],
+            )  # fmt: skip
+
+
+def test_rows_without_a_column_are_refused(tiny_data: PreparedData, tmp_path: Path) -> None:
+    export_parquet(tiny_data, tmp_path / "rows.parquet")
+    table = pq.read_table(tmp_path / "rows.parquet")
+    pq.write_table(table.drop_columns(["token_class"]), tmp_path / "bad.parquet")
+    with pytest.raises(DataError, match=r"are damaged \(.*\); export .* again"):
+        import_parquet(tmp_path / "bad.parquet", tmp_path / "data")
+    assert not (tmp_path / "data").exists()

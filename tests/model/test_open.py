@@ -241,3 +241,25 @@ def test_every_weight_of_an_exported_model_is_asked_for(
     with caplog.at_level(logging.INFO):
         open_model(tmp_path / "m")
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"a": "../outside/model.safetensors"},
+        {"a": "/outside/model.safetensors"},
+        {"a": "model.bin"},
+        {"a": None},
+        {"a": ["model.safetensors"]},
+        "model.safetensors",
+        None,
+    ],
+)
+def test_weights_are_read_from_files_of_the_folder_alone(folder: Path, table: Any) -> None:
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (folder / WEIGHTS).rename(outside / WEIGHTS)
+    save_file({"other": torch.zeros(1)}, folder / "other.safetensors")
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": table}))
+    with pytest.raises(DataError, match=r"in which \.safetensors files beside it .*weight_map"):
+        open_model(folder)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chronomask import storage
 from chronomask.data.folder import PreparedData
 from chronomask.data.loader import validation_batches
 from chronomask.errors import DataError, RunError, UsageError
@@ -194,12 +195,29 @@ def test_a_removal_that_was_interrupted_goes_on(
     if step == "write":
         monkeypatch.setattr(output, "write_text", stops)
     else:
-        monkeypatch.setattr(output.shutil, "rmtree", stops)
+        monkeypatch.setattr(storage.shutil, "rmtree", stops)
     with pytest.raises(KeyboardInterrupt):
         run(tiny_config(corpus), out, force=True)
     monkeypatch.undo()
     assert run(tiny_config(corpus, "row_length=64"), out, force=True).row_length == 64
     assert (out / "mine.txt").read_text() == "stays"
+
+
+def test_links_to_folders_elsewhere_are_removed_and_not_followed(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """Someone moved the shards, and the files of the work, to another disk."""
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    run(tiny_config(corpus), out)
+    (out / "train").rename(elsewhere)
+    (out / "train").symlink_to(elsewhere)
+    (out / ".work").symlink_to(tmp_path / "work")
+    (tmp_path / "work").mkdir()
+    there = sorted(path.name for path in elsewhere.iterdir())
+    assert run(tiny_config(corpus, "row_length=64"), out, force=True).row_length == 64
+    assert not (out / "train").is_symlink()
+    assert not (out / ".work").exists()
+    assert sorted(path.name for path in elsewhere.iterdir()) == there
 
 
 def test_a_preparation_killed_before_it_wrote_anything_goes_on(

@@ -70,6 +70,46 @@ def test_a_folder_without_a_comparison(tmp_path: Path) -> None:
         write_page_of_study(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["x/../../../away", "/away", "..", 't"><script>alert(1)</script>'])
+def test_names_that_would_lead_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for place in ("quantity", "task", "folder"):
+        made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
+        if place == "quantity":
+            made["curves"][0]["quantity"] = name
+        elif place == "task":
+            made["tasks"][0]["task"] = name
+        elif "<" in name:
+            continue
+        else:
+            made["arms"][0]["runs"][0]["folder"] = name
+        (folder / "comparison.json").write_text(json.dumps(made))
+        with pytest.raises(DataError, match=r"a file outside its folder: .* study report"):
+            report(folder, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["study"]
+
+
+@pytest.mark.parametrize("place", ["arms", "tasks", "curves", "reach"])
+@pytest.mark.parametrize("value", [5, None, [5], {"a": 5}])
+def test_a_comparison_of_other_values_is_refused(tmp_path: Path, place: str, value: Any) -> None:
+    made = comparison([task("validation_loss", {"a": (0.01, 0.03)})])
+    (tmp_path / "comparison.json").write_text(json.dumps({**made, place: value}))
+    with pytest.raises(DataError, match=r"holds other values than a comparison.* study report"):
+        report(tmp_path, tmp_path / "out")
+
+
+def test_a_task_of_any_name_is_no_script(tmp_path: Path) -> None:
+    made = comparison(
+        [task("validation_loss", {"a": (0.01, 0.03)}), task("cola", {"a": (0.01, 0.03)})]
+    )
+    made["tasks"][1]["task"] = made["curves"][0]["quantity"] = 't"><script>alert(1)<script>&'
+    (tmp_path / "comparison.json").write_text(json.dumps(made))
+    html = report(tmp_path, tmp_path / "out").read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert 'id="forest-t---script-alert-1--script--' in html
+
+
 def test_arms_without_logs_leave_the_colours_of_the_others(tmp_path: Path) -> None:
     made = comparison([task("validation_loss", {"a": (0.01, 0.03), "b": (0.01, 0.03)})])
     (tmp_path / "comparison.json").write_text(json.dumps(made))

@@ -11,6 +11,7 @@ import pytest
 
 from chronomask.errors import DataError
 from chronomask.runs.held_out import LOSSES_OF_ROWS, mean_of_rows, read_rows, write_rows
+from tests.support.npz import npz, npz_of_header
 
 ROWS = 60
 
@@ -73,3 +74,25 @@ def test_the_mean_scatters_over_rows_as_losses_of_resampled_rows_do(
     )
     assert values[drawn].mean(1).std() == pytest.approx(plain.std(), rel=0.08)
     assert np.corrcoef(values[drawn].mean(1), plain)[0, 1] > 0.95
+
+
+def test_arrays_without_their_bytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "validation-rows.npz"
+    path.write_bytes(npz_of_header((10**12,)))
+    with pytest.raises(
+        DataError, match=r"is to take 8,000,000,000,\d+ bytes, and has .*: delete it"
+    ):
+        read_rows(path, 8)
+
+
+@pytest.mark.parametrize("values", [np.zeros(3), np.zeros((2, 5)), np.zeros((2, ROWS), np.int8)])
+def test_arrays_of_other_shapes_are_refused(
+    tmp_path: Path, losses: np.ndarray, values: np.ndarray
+) -> None:
+    path = tmp_path / "validation-rows.npz"
+    kept = dict(zip(LOSSES_OF_ROWS, losses, strict=True)) | {LOSSES_OF_ROWS[2]: values}
+    path.write_bytes(npz(step=np.int64(8), **kept))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        DataError, match=rf"for {LOSSES_OF_ROWS[2]}, and not two numbers.*: delete it"
+    ):
+        read_rows(path, 8)

@@ -238,6 +238,21 @@ def test_a_value_that_is_no_number(folder: Path) -> None:
         read_run(folder)
 
 
+def test_a_number_that_no_float_holds(folder: Path) -> None:
+    _append(folder, {"step": 110, "loss": 10**300})
+    assert read_run(folder).metrics.last("loss") == 1e300
+    _append(folder, {"step": 111, "loss": 10**400})
+    with pytest.raises(DataError, match=r"line 12: loss is 1000\d+ … 0+, not a number; remove"):
+        read_run(folder)
+
+
+def test_a_summary_with_a_number_that_no_float_holds(folder: Path) -> None:
+    values = {"complete": True, "steps": 100, "flops": 10**400}
+    (folder / "summary.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"summary\.json .*a number of 401 digits; "):
+        read_run(folder).total("flops")
+
+
 def test_steps_left_out_as_outliers_are_no_column(folder: Path) -> None:
     _append(folder, {"step": 110, "loss": 1.25, "skipped_steps": [103, 107]})
     run = read_run(folder)
@@ -269,3 +284,12 @@ def test_a_folder_given_twice(folder: Path) -> None:
 def _append(folder: Path, line: object) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def test_a_summary_names_no_checkpoint_outside_its_run(folder: Path) -> None:
+    values = {"complete": True, "steps": 100, "checkpoint": "../other/step-00000100"}
+    (folder / "summary.json").write_text(json.dumps(values))
+    with pytest.raises(
+        DataError, match=r"names '\.\./other/step-00000100' as a checkpoint of the run; "
+    ):
+        read_run(folder)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -6,27 +7,8 @@ import pytest
 
 from chronomask.errors import DataError
 from chronomask.runs.result import TaskResult, read_results
-
-
-def result(**changes) -> TaskResult:
-    values = {
-        "task": "cola",
-        "family": "glue",
-        "seed": 1,
-        "model": "runs/a",
-        "model_sha256": "ab" * 32,
-        "step": 200,
-        "metrics": {"mcc": 0.25},
-        "primary": "mcc",
-        "higher_is_better": True,
-        "num_examples": {"train": 8, "dev": 3},
-        "recipe": {"epochs": 3},
-        "data_sha256": "cd" * 32,
-        "versions": {"torch": "2"},
-        "seconds": 1.5,
-        "examples": {"prediction": np.array([1, 0, 1]), "label": np.array([1, 1, 1])},
-    }
-    return TaskResult(**(values | changes))
+from tests.support.npz import npz, npz_of_header
+from tests.support.results import result
 
 
 def test_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -114,3 +96,35 @@ def test_a_copy_is_no_further_seed_and_the_way_out_works(tmp_path: Path) -> None
     for end in (".json", ".examples.npz"):
         (tmp_path / f"cola-seed1 (1){end}").rename(tmp_path / f"cola-seed1{end}")
     assert len(read_results([tmp_path])) == 1
+
+
+def replace_examples(path: Path, content: bytes) -> None:
+    """Other examples, with the hash that fits them, as only the maker of a result writes them."""
+    path.with_suffix(".examples.npz").write_bytes(content)
+    values = json.loads(path.read_text()) | {"examples_sha256": hashlib.sha256(content).hexdigest()}
+    path.write_text(json.dumps(values))
+
+
+def test_examples_take_no_more_memory_than_those_counted(tmp_path: Path) -> None:
+    path = result().save(tmp_path)
+    replace_examples(path, npz(prediction=np.zeros(200_000), label=np.zeros(200_000)))
+    with pytest.raises(
+        DataError, match=r"its arrays take 3,200,\d+ bytes, more than 1,0.*evaluate again"
+    ):
+        TaskResult.load(path)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"num_examples": {"dev": 200_000}}))
+    assert TaskResult.load(path).examples["label"].size == 200_000
+
+
+def test_examples_without_their_bytes_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    path = result(num_examples={"dev": 10**13}).save(tmp_path)
+    for content in (
+        npz_of_header((10**12,)),
+        npz()[:-30],
+        b"",
+        npz_of_header((2,), b"\x93NUMPY\x09\x00"),
+    ):
+        replace_examples(path, content)
+        with pytest.raises(DataError, match=r"not a whole result .* delete it and evaluate again"):
+            TaskResult.load(path)

@@ -1,5 +1,6 @@
 """The command's whole way: terminal, page, and a clear refusal of everything that cannot be shown."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -21,6 +22,7 @@ from chronomask.prepare.config import NoTagger
 from chronomask.recipes import find_recipe
 from chronomask.show.request import Request, check
 from chronomask.show.show import inspect_masking, inspect_text
+from chronomask.show.terminal import rows_as_text
 from chronomask.train.config import RunConfig
 from chronomask.types import UPOS_CLASSES
 from tests.support.fixed_tagger import stand_in_for_english
@@ -107,6 +109,28 @@ def test_page_is_well_formed_escaped_and_self_contained(
 def test_a_folder_gets_a_page_of_its_own(tmp_path: Path) -> None:
     inspect_masking(Request(text="Some words.", progress="1"), tmp_path / "new")
     assert (tmp_path / "new" / "inspect.html").is_file()
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_tokens_do_not_act_on_a_terminal(
+    tiny_data: PreparedData, tmp_path: Path, colour: bool
+) -> None:
+    """The vocabulary is its maker's."""
+    folder = tmp_path / "data"
+    shutil.copytree(tiny_data.path, folder)
+    file = folder / "tokenizer" / "tokenizer.json"
+    values = json.loads(file.read_text())
+    vocabulary = values["model"]["vocab"]
+    values["model"]["vocab"] = {
+        token if token.startswith("[") else f"{token}\x1b]0;x\x07": number
+        for token, number in vocabulary.items()
+    }
+    file.write_text(json.dumps(values))
+    data = PreparedData(folder, tiny_data.manifest)
+    shown = rows_as_text(data, "train", 0, 2, colour=colour)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert "\\x1b]0;x\\x07" in text
+    assert text.replace("\n", "").isprintable()
 
 
 def test_rows_of_data_and_their_tokenizer(tiny_data: PreparedData) -> None:

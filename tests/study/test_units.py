@@ -215,6 +215,30 @@ def test_runs_of_a_study_are_validated_on_the_same_rows(
     opened(values, tmp_path)
 
 
+def test_runs_of_another_config_are_kept_as_the_refusal_says(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """As of an earlier version, whose default was another."""
+    values["arms"]["PTW"] = {"masking.content": {"kind": "ptw"}}
+    study = opened(values, tmp_path)
+    run = study.run_of("PTW", 0)
+    before = study.arms["PTW"].run_config(0).replace(["masking.content.strength=1.0"])
+    write_text(run.config, before.to_yaml())
+    with pytest.raises(
+        UsageError,
+        match=r"strength is 1\.0 there, .* now\. Remove it .*; to keep it, write "
+        r"masking\.content\.strength: 1\.0 under arms\.PTW in the study \(.*study\.yaml\)$",
+    ):
+        opened(values, tmp_path)
+    write_text(study.folder / "comparison.json", "{}")
+    with pytest.raises(
+        UsageError, match=r"chronomask report .* draws the comparison that is there"
+    ):
+        opened(values, tmp_path)
+    values["arms"]["PTW"]["masking.content.strength"] = 1.0
+    opened(values, tmp_path)
+
+
 def test_micro_batches_that_decide_masks_may_change_once_a_run_has_ended(
     values: dict[str, Any], tmp_path: Path
 ) -> None:

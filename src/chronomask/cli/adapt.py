@@ -22,6 +22,7 @@ from chronomask.cli.options import (
     of_text,
     of_value,
 )
+from chronomask.cli.output import tell
 from chronomask.cli.prepare import layers_of_tagger
 
 if TYPE_CHECKING:
@@ -135,8 +136,8 @@ def adapt(
         min_count=min_count,
     )
     done = run_adapt(checkpoint, sources, out, plan, progress=not quiet)
-    print(done)
-    print(f"model: {done.model}")
+    tell(done)
+    tell(f"model: {done.model}")
 
 
 def _is_of_tasks(override: str, names: Sequence[str]) -> bool:
@@ -189,6 +190,6 @@ def push(
     check_repo(repo)
     uploads = plan_push(run, revisions=revisions)
     for each in uploads:
-        print(each)
+        tell(each)
     if not dry_run:
-        print(f"uploaded: {upload(uploads, repo, private=private)}")
+        tell(f"uploaded: {upload(uploads, repo, private=private)}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from chronomask.cli.options import HELP_FLAGS, Commands, Quiet, show_help
+from chronomask.cli.output import tell
 
 __all__ = ["app"]
 
@@ -41,9 +42,9 @@ def data_info(
     if out is not None:
         page_path(out, PAGE)
     view = look_into(data)
-    print(as_text(view))
+    tell(as_text(view))
     if out is not None:
-        print(f"\npage: {write_data_page(out, view)}")
+        tell(f"\npage: {write_data_page(out, view)}")
 
 
 @app.command("verify", context_settings=HELP_FLAGS)
@@ -52,7 +53,7 @@ def data_verify(folder: DataFolder) -> None:
     from chronomask.data.folder import PreparedData
 
     data = PreparedData.open(folder)
-    print(f"{folder}: whole; {data.verify():,} bytes read, fingerprint {data.fingerprint[:16]}")
+    tell(f"{folder}: whole; {data.verify():,} bytes read, fingerprint {data.fingerprint[:16]}")
 
 
 @app.command("show", context_settings=HELP_FLAGS)
@@ -69,11 +70,12 @@ def data_show(
 
     from chronomask.show.terminal import rows_as_text
 
-    print(rows_as_text(data, split, row, rows, colour=sys.stdout.isatty()))
+    colour = sys.stdout.isatty()
+    tell(rows_as_text(data, split, row, rows, colour=colour), coloured=colour)
     there = data.split(split).num_rows
     if row + rows > there:
         shown = "1 row is" if there - row == 1 else f"{there - row:,} rows are"
-        print(f"\n{shown} shown of the {rows:,} asked for: {split} ends with row {there - 1:,}")
+        tell(f"\n{shown} shown of the {rows:,} asked for: {split} ends with row {there - 1:,}")
 
 
 @app.command("score", context_settings=HELP_FLAGS)
@@ -96,7 +98,7 @@ def data_score(
     from chronomask.data.scores import add_scores, scores_named
 
     data = add_scores(folder, scores_named(scores), progress=not quiet)
-    print(f"{folder}: scores '{data.manifest.scores}', fingerprint {data.fingerprint[:16]}")
+    tell(f"{folder}: scores '{data.manifest.scores}', fingerprint {data.fingerprint[:16]}")
 
 
 @app.command("ngrams", context_settings=HELP_FLAGS)
@@ -129,7 +131,7 @@ def data_ngrams(
     )
     data = add_ngrams(data, found)
     numbers = ", ".join(f"{number:,} of {n} words" for n, number in found.numbers.items())
-    print(
+    tell(
         f"{folder}: {numbers}; {found.coverage:.1%} of the training tokens lie in one; "
         f"fingerprint {data.fingerprint[:16]}"
     )
@@ -155,7 +157,7 @@ def data_export(
     files = export_parquet(PreparedData.open(folder), out)
     size = sum(file.stat().st_size for file in files)
     written = "1 Parquet file" if len(files) == 1 else f"{len(files)} Parquet files"
-    print(f"{out}: {written}, {size:,} bytes")
+    tell(f"{out}: {written}, {size:,} bytes")
 
 
 @app.command("import", context_settings=HELP_FLAGS)
@@ -172,4 +174,4 @@ def data_import(
     from chronomask.data.parquet import import_parquet
 
     data = import_parquet(source, out)
-    print(f"{out}: {data.split('train').num_rows:,} training rows, {data.fingerprint[:16]}")
+    tell(f"{out}: {data.split('train').num_rows:,} training rows, {data.fingerprint[:16]}")

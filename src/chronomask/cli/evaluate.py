@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chronomask.cli.options import Quiet, config_flag
+from chronomask.cli.output import tell
 from chronomask.errors import UsageError
 
 if TYPE_CHECKING:
@@ -132,8 +132,8 @@ def evaluate(
         place = out or run / "results"
         curve = evaluate_curve(run, plan, place, every=every, workers=workers, progress=not quiet)
         for step, of_step in curve.items():
-            print(f"step {step:,}\n{results_table(of_step)}")
-        print(f"results: {place}")
+            tell(f"step {step:,}\n{results_table(of_step)}")
+        tell(f"results: {place}")
         return
 
     from chronomask.evaluate.evaluate import default_out, results_table
@@ -147,8 +147,8 @@ def evaluate(
     results = run_evaluate(
         subject, chosen, task_data, range(seeds), folder, force=force, progress=not quiet
     )
-    print(results_table(results))
-    print(f"results: {folder}")
+    tell(results_table(results))
+    tell(f"results: {folder}")
 
 
 def compare(
@@ -171,9 +171,9 @@ def compare(
     if markdown and csv:
         raise UsageError("--markdown and --csv: choose one of them")
     table = table_of(results, every_metric=every_metric)
-    print(table.csv() if csv else table.markdown() if markdown else table)
+    tell(table.csv() if csv else table.markdown() if markdown else table)
     if csv:
-        print(*table.notes, sep="\n", end="", file=sys.stderr)
+        tell("\n".join(table.notes), end="", aside=True)
 
 
 def _prepared_elsewhere(tasks: Sequence[Task[Any]], task_data: Path, model: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from chronomask.cli.options import Content, Overrides, Ratio, of_kind, of_overrides, of_ratio
+from chronomask.cli.output import tell
 
 
 def inspect(
@@ -87,4 +88,5 @@ def inspect(
 
     from chronomask.show.show import inspect_masking
 
-    print(inspect_masking(request, out, colour=sys.stdout.isatty()))
+    colour = sys.stdout.isatty()
+    tell(inspect_masking(request, out, colour=colour), coloured=colour)

@@ -17,6 +17,7 @@ from chronomask.cli.options import (
     of_value,
     recipe_names,
 )
+from chronomask.cli.output import tell
 from chronomask.errors import UsageError, amount, nearest
 
 if TYPE_CHECKING:
@@ -132,11 +133,11 @@ def prepare(
         left = prepare_share(parsed, out, share, progress=not quiet)
         parts = "1 part is" if left == 1 else f"{left:,} parts are"
         others = f"{parts} left to other shares" if left else "so is every other"
-        print(f"{out}: share {share} is done, {others}; the command without --only finishes")
+        tell(f"{out}: share {share} is done, {others}; the command without --only finishes")
         return
     data = run_prepare(parsed, out, force=force, progress=not quiet)
     train = data.split("train")
-    print(f"{out}: {amount(train.num_rows, 'rows')} of {data.row_length} tokens to train on")
+    tell(f"{out}: {amount(train.num_rows, 'rows')} of {data.row_length} tokens to train on")
 
 
 def _tokenizer(text: str | None) -> list[Layer]:

@@ -28,6 +28,7 @@ from chronomask.cli.options import (
     of_value,
     recipe_names,
 )
+from chronomask.cli.output import tell
 from chronomask.errors import UsageError, amount, nearest
 from chronomask.folders import what_it_is
 
@@ -167,7 +168,7 @@ def pretrain(
             row_length=row_length,
             without_data=not _name_data(layers),
         )
-        print(as_text(ahead, price_per_hour))
+        tell(as_text(ahead, price_per_hour))
         return
     for flag, value in (
         ("--devices", None if devices == 1 else devices), ("--flops", flops),
@@ -318,10 +319,10 @@ def _train(config: RunConfig, out: Path, resume: bool, quiet: bool) -> None:
         shown = "no held-out rows" if loss is None else f"{loss:.4f}"
         mean = summary.get("validation_mean_loss")
         before = "" if mean is None else f"mean loss of five yardsticks: {mean:.4f}; "
-        print(
+        tell(
             f"{out}: {amount(summary['steps'], 'steps')}; {before}validation loss at 15 %: {shown}"
         )
-        print(f"model: {model_in(out / summary['checkpoint'])}")
+        tell(f"model: {model_in(out / summary['checkpoint'])}")
 
 
 def replay(
@@ -340,6 +341,6 @@ def replay(
     from chronomask.train.dump import replay as replay_step
 
     step = replay_step(dump, device)
-    print(f"step {step.step:,}: loss {step.loss}, gradient norm {step.gradient_norm}")
+    tell(f"step {step.step:,}: loss {step.loss}, gradient norm {step.gradient_norm}")
     rows = ", ".join(map(str, step.rows)) or "none: a gradient overflowed"
-    print(f"rows with a loss that is not finite: {rows}")
+    tell(f"rows with a loss that is not finite: {rows}")

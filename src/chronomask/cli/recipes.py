@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chronomask.cli.options import recipe_names
+from chronomask.cli.output import tell
 
 _GROUPS = {
     "": "Runs: chronomask pretrain NAME --data DATA --out RUN",
@@ -32,10 +33,10 @@ def recipes(
     from chronomask.recipes import recipes as all_recipes
 
     if name is not None:
-        print(find_recipe(name, *_GROUPS).read_text(encoding="utf-8"), end="")
+        tell(find_recipe(name, *_GROUPS).read_text(encoding="utf-8"), end="")
         return
     for group, use in _GROUPS.items():
         found = all_recipes(group)
         width = max(len(recipe.name) for recipe in found)
-        print(use)
-        print("".join(f"  {recipe.name:<{width}}  {recipe.summary}\n" for recipe in found))
+        tell(use)
+        tell("".join(f"  {recipe.name:<{width}}  {recipe.summary}\n" for recipe in found))

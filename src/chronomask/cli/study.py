@@ -22,6 +22,7 @@ from chronomask.cli.options import (
     recipe_names,
     show_help,
 )
+from chronomask.cli.output import tell
 from chronomask.layers import Layer
 
 __all__ = ["app", "quickstart", "report"]
@@ -121,7 +122,7 @@ def study_run(
         rate=rate,
         quiet=quiet,
     )
-    print(text)
+    tell(text)
 
 
 @app.command("plan", context_settings=HELP_FLAGS)
@@ -146,7 +147,7 @@ def study_plan(
 
     from chronomask.study import command
 
-    print(
+    tell(
         command.plan(
             path,
             out,
@@ -191,7 +192,7 @@ def study_status(folder: StudyFolder) -> None:
     """Print which parts of a study are complete."""
     from chronomask.study import command
 
-    print(command.status(folder))
+    tell(command.status(folder))
 
 
 @app.command("report", context_settings=HELP_FLAGS)
@@ -199,7 +200,7 @@ def study_report(folder: StudyFolder) -> None:
     """Compare what is complete: comparison.json, report.html and every number as CSV."""
     from chronomask.study import command
 
-    print(f"report: {command.report_of_study(folder)}")
+    tell(f"report: {command.report_of_study(folder)}")
 
 
 def report(
@@ -230,7 +231,7 @@ def report(
     """Draw runs or a study: one self-contained HTML page, and every plotted number as CSV."""
     from chronomask.study import command
 
-    print(command.report_in_words(runs, out, title, reference))
+    tell(command.report_in_words(runs, out, title, reference))
 
 
 def quickstart(
@@ -246,4 +247,4 @@ def quickstart(
     """Train four arms on English text that is already on this machine, and compare them."""
     from chronomask.study import command
 
-    print(command.quickstart(out, steps, quiet))
+    tell(command.quickstart(out, steps, quiet))

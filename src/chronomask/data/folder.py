@@ -7,7 +7,7 @@ states the layout. Reading rows needs neither a tokenizer nor a tagger.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -258,16 +258,21 @@ class PreparedData(WithManifest):
 
         Raises :class:`DataError` naming each file that is damaged, cut or missing.
         """
+        if damaged := self.damage():
+            raise DataError(
+                f"{self.path}: damaged: {', '.join(damaged)}; {way_to_prepare_again(self.path)}"
+            )
+        return sum(entry.bytes for entry in self.manifest.all_files())
+
+    def damage(self) -> list[str]:
+        """The name of each file that is damaged, cut or missing, after every byte was read again."""
         damaged = []
-        size = 0
         for entry in self.manifest.all_files():
             file = self.path / entry.file
             if not file.is_file():
                 damaged.append(f"{entry.file} (missing)")
-            elif file_sha256(file) != entry.sha256:
+            elif file.stat().st_size != entry.bytes or file_sha256(file) != entry.sha256:
                 damaged.append(entry.file)
-            else:
-                size += entry.bytes
         tokenizer = self.tokenizer_path / "tokenizer.json"
         name = str(tokenizer.relative_to(self.path))
         if name not in {entry.file for entry in self.manifest.files} and (
@@ -276,11 +281,7 @@ class PreparedData(WithManifest):
             damaged.append(name)
         if self.manifest.fingerprint != fingerprint(self.manifest.to_dict()):
             damaged.append(MANIFEST)
-        if damaged:
-            raise DataError(
-                f"{self.path}: damaged: {', '.join(damaged)}; {way_to_prepare_again(self.path)}"
-            )
-        return size
+        return damaged
 
     @property
     def fingerprint(self) -> str:
@@ -290,12 +291,16 @@ class PreparedData(WithManifest):
     def statistics(self) -> dict[str, Any]:
         """Counts for people, as written by the preparation; empty if the file is gone.
 
-        Raises :class:`DataError` where it is damaged.
+        Raises :class:`DataError` where it is damaged, or holds other values than such counts.
         """
+        file = self.path / "statistics.json"
         try:
-            return read_object(self.path / "statistics.json") or {}
+            found = read_object(file) or {}
+            if strange := _no_counts(found):
+                raise DataError(f"{file} does not hold what a preparation counts: '{strange}'")
         except DataError as error:
             raise DataError(f"{error}; {way_to_prepare_again(self.path)}") from None
+        return found
 
     def unknown_share(self, *splits: str) -> float | None:
         """Share of the characters in unknown tokens ([UNK]) in the text of ``splits``, or of all, in [0, 1].
@@ -307,10 +312,10 @@ class PreparedData(WithManifest):
         if not chosen or any("unknown_tokens" not in split for split in chosen):
             return None
         if all("unknown_characters" in split for split in chosen):
-            characters = sum(split["characters"] for split in chosen)
+            characters = sum(split.get("characters", 0) for split in chosen)
             return sum(split["unknown_characters"] for split in chosen) / max(characters, 1)
         unknown = sum(split["unknown_tokens"] for split in chosen)
-        known = sum(split["tokens_without_specials"] for split in chosen)
+        known = sum(split.get("tokens_without_specials", 0) for split in chosen)
         return unknown / max(unknown + known, 1)
 
     def split(self, name: str) -> PreparedSplit:
@@ -325,6 +330,42 @@ class PreparedData(WithManifest):
                 self.path / name, entry, self.row_length, self.fingerprint
             )
         return self._splits[name]
+
+
+def _no_counts(values: dict[str, Any]) -> str | None:
+    """The first part of ``statistics.json`` that is of another form than a preparation writes; None if all
+    are as they should be.
+    """
+    checks: dict[str, Callable[[Any], bool]] = {
+        "splits": lambda part: _is_table(part, lambda split: _is_table(split, _is_share)),
+        "skipped": lambda part: _is_table(part, _is_account),
+        "sources": lambda part: isinstance(part, list) and all(isinstance(s, dict) for s in part),
+    }
+    return next((key for key in checks if key in values and not checks[key](values[key])), None)
+
+
+def _is_table(value: object, is_good: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(map(is_good, value.values()))
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that float64 holds, or NaN, as a mean over nothing is, or None for one."""
+    return value is None or (isinstance(value, int | float) and not abs(value) > 1e300)
+
+
+def _is_share(value: object) -> bool:
+    """Whether it is a number, or one for each class."""
+    return _is_number(value) or _is_table(value, _is_number)
+
+
+def _is_account(value: object) -> bool:
+    """Whether it says how much was left out for one reason, as ``Skipped.to_dict`` does."""
+    if not isinstance(value, dict):
+        return False
+    names, unit = value.get("names"), value.get("unit", "")
+    numbers = (value.get("count"), value.get("bytes", 0))
+    texts = [unit, *names] if isinstance(names, list) else [None]
+    return all(isinstance(n, int) for n in numbers) and all(isinstance(t, str) for t in texts)
 
 
 def _check_size(folder: Path, entry: FileEntry) -> None:

@@ -9,14 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from chronomask.config import Config
-from chronomask.errors import ChronomaskError, DataError
+from chronomask.errors import ChronomaskError, DataError, shown
 from chronomask.folders import way_to_prepare_again
-from chronomask.storage import bytes_sha256, file_sha256, way_to_read
+from chronomask.storage import bytes_sha256, file_sha256, is_file_name, stays_below, way_to_read
 
 __all__ = [
     "ADDED",
@@ -32,6 +38,7 @@ __all__ = [
     "SplitEntry",
     "file_entry",
     "fingerprint",
+    "manifest_of",
     "read_manifest",
     "values_sha256",
 ]
@@ -53,14 +60,35 @@ ADDED: tuple[Column, ...] = ("scores", "ngrams")
 """All of them."""
 
 
+def _check_path(name: str) -> str:
+    """A name that becomes a path below the prepared folder; raises ValueError for any other."""
+    if not stays_below(name):
+        raise ValueError("it names a file outside its folder")
+    return name
+
+
+def _check_name(name: str) -> str:
+    """A name that becomes part of a file's; raises ValueError for any other."""
+    if not is_file_name(name):
+        raise ValueError("it cannot be part of a file's name")
+    return name
+
+
+_Path = Annotated[str, AfterValidator(_check_path)]
+_Name = Annotated[str, AfterValidator(_check_name)]
+_Count = Annotated[int, Field(ge=0, lt=1 << 48)]
+"""Sums and products of a few of them with numbers of a row stay far below what int64 holds."""
+_Small = Annotated[int, Field(ge=1, lt=1 << 31)]
+
+
 class FileEntry(Config):
     """One file of a shard."""
 
-    file: str
-    """Path relative to the prepared folder."""
+    file: _Path
+    """Path relative to the prepared folder, below it."""
     sha256: str
     """SHA-256 of the whole file, in hexadecimal."""
-    bytes: int
+    bytes: _Count
     """Size of the file in bytes."""
 
 
@@ -86,7 +114,7 @@ class ShardEntry(_MayHaveColumns):
     """float16 [rows, row_length]: how hard each token is; None where there are none."""
     ngrams: FileEntry | None = None
     """uint8 [rows, row_length]: words of the collocation that begins there, 0 for none; None as above."""
-    num_rows: int
+    num_rows: _Count
     """Rows of the shard."""
 
     @property
@@ -99,11 +127,11 @@ class ShardEntry(_MayHaveColumns):
 class SplitEntry(Config):
     """The rows of one split, over its shards in order."""
 
-    num_rows: int
+    num_rows: _Count
     """Rows of all shards."""
-    num_tokens: int
+    num_tokens: _Count
     """Tokens that are not padding, special tokens included."""
-    num_documents: int
+    num_documents: _Count
     """Documents the rows were made of."""
     shards: tuple[ShardEntry, ...]
     """Shards in row order."""
@@ -116,7 +144,7 @@ class Manifest(_MayHaveColumns):
     """Version of this layout."""
     chronomask_version: str
     """Version of the package that wrote the folder."""
-    fingerprint: str
+    fingerprint: _Name
     """SHA-256 over the shards' hashes and everything that shapes rows."""
     tokenizer_sha256: str
     """SHA-256 of ``tokenizer/tokenizer.json``."""
@@ -124,24 +152,41 @@ class Manifest(_MayHaveColumns):
     """Name and version of the tagger the classes came from."""
     class_names: tuple[str, ...]
     """Name of every class; class 0 is "none"."""
-    row_length: int
+    row_length: _Small
     """Tokens of a row."""
     packing: str
     """How documents were put into rows."""
-    pad_token_id: int
+    pad_token_id: _Count
     """Id that fills a row's end."""
-    vocab_size: int
+    vocab_size: _Small
     """Number of ids of the tokenizer; every id is below it."""
     scores: str | None = None
     """What the scores are, such as ``informativeness``, or ``given``; None where there are none."""
     ngrams: str | None = None
     """What the collocations were found by, ``pmi``; None where none were looked for."""
-    splits: dict[str, SplitEntry]
+    splits: dict[_Name, SplitEntry]
     """Splits by name: ``train`` and ``held_out``."""
     files: tuple[FileEntry, ...] = ()
     """Every other file of the folder that the preparation wrote."""
     values_sha256: str | None = None
     """SHA-256 over every other value of the manifest; None where it was not kept yet."""
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> Self:
+        """Refuse counts that differ among themselves, or are more than the bytes of the files can hold."""
+        for name, split in self.splits.items():
+            in_shards = sum(shard.num_rows for shard in split.shards)
+            if split.num_rows != in_shards:
+                raise ValueError(
+                    f"split {name} has {split.num_rows:,} rows, and its shards have {in_shards:,}"
+                )
+            for shard in split.shards:
+                if shard.num_rows * self.row_length > shard.annotation.bytes:
+                    raise ValueError(
+                        f"{shard.annotation.file} has {shard.annotation.bytes:,} bytes, too few for "
+                        f"{shard.num_rows:,} rows of {self.row_length:,} tokens"
+                    )
+        return self
 
     def shard_files(self) -> list[FileEntry]:
         """The files that hold rows, in order."""
@@ -184,27 +229,39 @@ def values_sha256(values: Mapping[str, Any]) -> str:
 
 def read_manifest(file: Path) -> Manifest:
     """The manifest in ``file``; raises :class:`DataError` where it is damaged or of another version."""
+    again = way_to_prepare_again(file.parent)
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        way_out = way_to_read(error, way_to_prepare_again(file.parent))
+        way_out = way_to_read(error, again)
         raise DataError(f"{file} is not a readable manifest ({error}); {way_out}") from None
+    return manifest_of(text, str(file), again)
+
+
+def manifest_of(text: str, where: str, way_out: str) -> Manifest:
+    """The manifest that is written in ``text``.
+
+    Raises :class:`DataError` where that is damaged or of another version, or names what cannot be in a
+    prepared folder; it names ``where`` the text is and ends with the ``way_out``.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not a readable manifest ({error}); {way_out}") from None
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(
-            f"{file} has schema version {version!r}; this version of chronomask reads {SCHEMA_VERSION}; "
-            f"{way_to_prepare_again(file.parent)}"
+            f"{where} has schema version {shown(version)}; this version of chronomask reads "
+            f"{SCHEMA_VERSION}; {way_out}"
         )
     try:
-        manifest = Manifest.parse(values, where=str(file))
+        manifest = Manifest.parse(values, where=where)
     except ChronomaskError as error:
-        raise DataError(f"{error}; {way_to_prepare_again(file.parent)}") from None
-    root = file.parent.resolve()
-    for entry in manifest.all_files():
-        if not (root / entry.file).resolve().is_relative_to(root):
-            raise DataError(f"{file} names {entry.file!r}, a file outside its folder")
+        raise DataError(f"{error}; {way_out}") from None
     if manifest.values_sha256 not in (None, values_sha256(values)):
-        raise DataError(f"{file.parent}: damaged: {file.name}; {way_to_prepare_again(file.parent)}")
+        raise DataError(
+            f"{where} is damaged: its values are not those it was written with; {way_out}"
+        )
     return manifest
 
 

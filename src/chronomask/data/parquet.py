@@ -25,9 +25,10 @@ from chronomask.data.manifest import (
     Manifest,
     SplitEntry,
     fingerprint,
+    manifest_of,
 )
 from chronomask.data.writer import RowWriter, id_dtype, write_column
-from chronomask.errors import ChronomaskError, DataError, UsageError, need
+from chronomask.errors import DataError, UsageError, in_words, need, shown
 from chronomask.storage import (
     as_a_shell_has_it,
     names_file,
@@ -35,6 +36,7 @@ from chronomask.storage import (
     refuse_file,
     replacing,
     replacing_folder,
+    stays_below,
     write_bytes,
 )
 
@@ -55,6 +57,11 @@ _BESIDE = "__files__"
 _MOST_WITHIN = 1 << 25
 """Bytes of files that the schema of each Parquet file holds; readers refuse a file from 56 million on."""
 _GROUP_TOKENS = 1 << 21
+_AGAIN = "export the data again"
+_NO_ROWS = (
+    ArithmeticError, LookupError, NotImplementedError, StopIteration, TypeError, ValueError,
+)  # fmt: skip
+"""What pyarrow and numpy raise for columns that are absent, of other types or too short."""
 
 
 def export_parquet(data: PreparedData, out: str | Path) -> list[Path]:
@@ -211,37 +218,42 @@ def import_parquet(source: str | Path, out: str | Path) -> PreparedData:
         raise UsageError(f"{out} exists; choose another folder to import to, or remove it")
     with replacing_folder(out, new=True) as partial:
         _read(source, files, partial)
-    return PreparedData.open(out, verify=True)
+    return PreparedData.open(out)
 
 
 def _read(source: Path, files: list[Path], target: Path) -> None:
-    """Write to ``target`` what an export holds; raises :class:`DataError` where that is not all of it."""
+    """Write to ``target`` what an export holds, and read it again.
+
+    Raises :class:`DataError` where that is not all that was exported, or is something else.
+    """
     manifest, text, others = _read_description(files)
-    wrong = DataError(
-        f"the rows in {source} are not those that were exported; export {manifest.fingerprint[:16]} again"
-    )
+    again = f"export {manifest.fingerprint[:16]} again, or copy its files again"
     splits = {}
-    for split, entry in manifest.splits.items():
-        splits[split] = _read_split(files, target, split, entry, manifest)
+    try:
+        for split, entry in manifest.splits.items():
+            splits[split] = _read_split(files, target, split, entry, manifest)
+    except _NO_ROWS as error:
+        raise DataError(f"the rows in {source} are damaged ({in_words(error)}); {again}") from None
     values = manifest.to_dict() | {"splits": {name: e.to_dict() for name, e in splits.items()}}
     if fingerprint(values) != manifest.fingerprint:
-        raise wrong
-    root, beside = target.resolve(), files[0].parent / _BESIDE
+        raise DataError(f"the rows in {source} are not those that were exported; {again}")
+    beside = files[0].parent / _BESIDE
     for name in dict.fromkeys((*others, *(entry.file for entry in manifest.files))):
-        file = (root / name).resolve()
-        if not file.is_relative_to(root):
-            raise DataError(f"{source} names {name!r}, a file outside its folder")
-        file.parent.mkdir(parents=True, exist_ok=True)
         if name in others:
-            write_bytes(file, base64.b64decode(others[name]))
+            write_bytes(target / name, others[name])
         elif (beside / name).is_file():
-            shutil.copyfile(beside / name, file)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(beside / name, target / name)
         else:
             raise DataError(f"{beside / name} is missing: it belongs to the rows in {source}")
     write_bytes(target / MANIFEST, text.encode())
+    if damaged := PreparedData(target, manifest).damage():
+        raise DataError(
+            f"the files in {source} are not those that were exported: {', '.join(damaged)}; {again}"
+        )
 
 
-def _read_description(files: list[Path]) -> tuple[Manifest, str, dict[str, str]]:
+def _read_description(files: list[Path]) -> tuple[Manifest, str, dict[str, bytes]]:
     """The manifest, its text and the other files of an export whose parts agree."""
     found = set()
     for file in files:
@@ -257,10 +269,16 @@ def _read_description(files: list[Path]) -> tuple[Manifest, str, dict[str, str]]
         )
     try:
         description = json.loads(found.pop() or b"")
-        text, others = str(description["manifest"]), dict(description["files"])
-        return Manifest.parse(json.loads(text)), text, others
-    except (ValueError, KeyError, TypeError, ChronomaskError) as error:
-        raise DataError(f"{files[0]}: the description of its rows is damaged ({error})") from None
+        text = str(description["manifest"])
+        others = {n: base64.b64decode(coded) for n, coded in description["files"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{files[0]}: the description of its rows is damaged ({in_words(error)}); {_AGAIN}"
+        ) from None
+    for name in others:
+        if not stays_below(name):
+            raise DataError(f"{files[0]}: {shown(name)} names a file outside its folder; {_AGAIN}")
+    return manifest_of(text, f"the manifest in {files[0]}", _AGAIN), text, others
 
 
 def _open(file: Path) -> ParquetFile:

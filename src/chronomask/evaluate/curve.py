@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread
 
-from chronomask.errors import ChronomaskError, RunError, UsageError
+from chronomask.errors import ChronomaskError, RunError, UsageError, harmless
 from chronomask.evaluate.evaluate import check_tasks, evaluate
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import make_tasks
@@ -133,7 +133,8 @@ class _State:
                 f"{one.task} {one.metrics[one.primary]:.4f}" for one in self.found.get(path, ())
             ]
             what = "  ".join(scores) if path in self.found else "failed"
-            print(f"[{done}/{self.total}] {path.name}: {what}", file=sys.stderr, flush=True)
+            line = f"[{done}/{self.total}] {path.name}: {what}"
+            print(harmless(line), file=sys.stderr, flush=True)
 
 
 def _evaluate_in_processes(

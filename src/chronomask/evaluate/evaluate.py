@@ -14,7 +14,7 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any
 
-from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, shown
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, harmless, shown
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_tasks
@@ -81,7 +81,7 @@ def evaluate(
         if progress:
             done = "already evaluated" if kept else f"{result.seconds:.0f} s"
             line = f"[{number}/{len(wanted)}] {_in_line(result)}  ({done})"
-            print(line, file=sys.stderr, flush=True)
+            print(harmless(line), file=sys.stderr, flush=True)
     if said := _describe_left_out(results):
         logger.warning("%s", said)
     return results

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, UsageError, shown
 from chronomask.folders import what_it_is
 from chronomask.model.tokenizer_file import follow_file
-from chronomask.storage import READABLE, read_object
+from chronomask.storage import READABLE, is_file_name, read_object
 
 if TYPE_CHECKING:  # preparing text opens tokenizers in processes that have no use for torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -316,18 +316,34 @@ def check_tokens(name: str | Path, config: PretrainedConfig, vocab_size: int) ->
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder by name; raises UsageError where there is none."""
+    """The safetensors files of a model folder by name; every weight is read from one of them.
+
+    Raises UsageError where there is none, DataError where an index of them names another file or one that is
+    missing.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UsageError(
             f"{folder} has no .safetensors weights; open it once with transformers and save it again "
             "(save_pretrained): other formats can run code when they are read"
         )
-    index = read_object(folder / "model.safetensors.index.json") or {}
-    for name in sorted(set(dict(index.get("weight_map", {})).values())):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / name} is missing; copy the model again")
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        table = (read_object(index) or {}).get("weight_map")
+        names = list(table.values()) if isinstance(table, dict) else None
+        for name in [table] if names is None else [n for n in names if not _is_weight_file(n)]:
+            raise DataError(
+                f"{index} does not say in which .safetensors files beside it the weights are: 'weight_map' "
+                f"has {shown(name)}; copy the model again, or save it again with save_pretrained"
+            )
+        for name in dict.fromkeys(names or ()):
+            if not (folder / name).is_file():
+                raise DataError(f"{folder / name} is missing; copy the model again")
     return files
+
+
+def _is_weight_file(name: object) -> bool:
+    """Whether it names a .safetensors file in the same folder."""
+    return is_file_name(name) and str(name).endswith(".safetensors")
 
 
 def fault_of_architecture(error: BaseException) -> str | None:

@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import io
 import json
-import shutil
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
@@ -26,6 +25,7 @@ from chronomask.config import Alternative, Config
 from chronomask.errors import DataError, UsageError, nearest, need
 from chronomask.prepare.read.left_out import Skipped
 from chronomask.prepare.work import leave_out, mark, read_mark, read_text, write_text, write_work
+from chronomask.storage import remove_all
 from chronomask.types import Document
 
 __all__ = [
@@ -287,7 +287,7 @@ class MinHashDuplicates(Deduplication):
         config = self._library_config()
         signatures, pairs, removed = (work / name for name in ("signatures", "pairs", "removed"))
         for folder in (pairs, removed):  # an interrupted try may have left some
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_all(folder, ignore_errors=True)
         buckets = MinhashDedupBuckets(str(signatures), str(pairs), config=config)
         for bucket in range(self.num_buckets):
             buckets.run(None, bucket, self.num_buckets)

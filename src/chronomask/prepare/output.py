@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from chronomask.locks import LOCK, lock, lock_of
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE
 from chronomask.prepare.words.tagger import Tagger
 from chronomask.prepare.work import SPLITS
-from chronomask.storage import refuse_file, write_text
+from chronomask.storage import refuse_file, remove_all, write_text
 
 __all__ = ["STATE", "alone", "check_output", "in_use", "remove"]
 
@@ -76,7 +75,4 @@ def remove(out: Path) -> None:
     files = ("config.yaml", "statistics.json", *learnt, DOCUMENTS_FILE)
     written = [out / name for name in (MANIFEST, *files, "tokenizer", *SPLITS)]
     for path in (*written, *(path for path in (out / WORK).iterdir() if path != state)):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove_all(path)

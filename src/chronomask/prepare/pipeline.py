@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -64,7 +63,7 @@ from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.work import SPLITS, WORK_FORMAT, mark_file, read_mark, read_text
 from chronomask.progress import Progress
-from chronomask.storage import as_a_shell_has_it, said_by_system, write_json, write_text
+from chronomask.storage import as_a_shell_has_it, remove_all, said_by_system, write_json, write_text
 
 __all__ = ["OtherData", "prepare", "prepare_share"]
 
@@ -227,7 +226,7 @@ class _Run:
             raise OtherData(f"the sources have changed since {self.out} was prepared{what}")
         if self.work.is_dir():  # of a preparation that was killed behind its manifest
             with suppress(UsageError), alone(self.out):
-                shutil.rmtree(self.work, ignore_errors=True)
+                remove_all(self.work, ignore_errors=True)
         return data
 
     def is_begun(self) -> bool:
@@ -280,7 +279,7 @@ class _Run:
         except (UsageError, DataError):
             if not is_gathered(self.work):
                 remove(self.out)
-                shutil.rmtree(self.work)
+                remove_all(self.work)
             raise
 
     @contextmanager
@@ -420,7 +419,7 @@ class _Run:
             if choice.needs_text:
                 self.say(choice.announce())
             temporary = self.work / "tokenizer"
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_all(temporary, ignore_errors=True)
             choice.save(self.sample(gathered), self.config.row_length, temporary)
             temporary.replace(final)
         return open_saved(final)
@@ -476,7 +475,7 @@ class _Run:
             "vocab_size": tokenizer.vocab_size,
         } | ({} if scorer is None else {"scores": kind_of(config.scores)})
         write_manifest(out, values, entries, self._other_files())
-        shutil.rmtree(self.work)
+        remove_all(self.work)
         data = PreparedData.open(out)
         if config.held_out:
             held_out, train = (report["splits"][split]["tokens"] for split in ("held_out", "train"))

@@ -6,13 +6,14 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, UsageError, in_words, shown
 from chronomask.runs.result import unit_of_metric
-from chronomask.storage import way_to_read
+from chronomask.storage import is_file_name, stays_below, way_to_read
 from chronomask.text_files import read_lines
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "read_curves",
     "task_title",
     "thousands",
+    "told_as_damage",
     "unit_of",
     "verdict",
 ]
@@ -153,7 +155,39 @@ def read_comparison(folder: Path) -> Numbers:
             f"{path} lacks {', '.join(missing)}, so it is not whole: make it again with "
             "chronomask study report"
         )
-    return values if values.get("p_values") == P_VALUES else _without_p_values(values)
+    with told_as_damage(path):
+        _check_names(path, values)
+        return values if values.get("p_values") == P_VALUES else _without_p_values(values)
+
+
+@contextmanager
+def told_as_damage(path: Path) -> Iterator[None]:
+    """Raise DataError for what is raised meanwhile because the comparison in ``path`` has other values than
+    ``study report`` writes, as where it was edited.
+    """
+    try:
+        yield
+    except (
+        ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError
+    ) as error:  # fmt: skip
+        raise DataError(
+            f"{path} holds other values than a comparison does ({in_words(error)}): make it again with "
+            "chronomask study report"
+        ) from error
+
+
+def _check_names(path: Path, values: Numbers) -> None:
+    """Raise DataError for a name that becomes part of a path, and would lead out of its folder."""
+    names = [task["task"] for task in values["tasks"]]
+    names += [curve["quantity"] for curve in values["curves"]]
+    folders = [run["folder"] for arm in values["arms"] for run in arm["runs"]]
+    strange = [name for name in names if not is_file_name(name)]
+    strange += [folder for folder in folders if not stays_below(folder)]
+    if strange:
+        raise DataError(
+            f"{path} names {shown(strange[0])}, a file outside its folder: make it again with "
+            "chronomask study report"
+        )
 
 
 def _without_p_values(values: Numbers) -> Numbers:

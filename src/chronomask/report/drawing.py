@@ -366,7 +366,11 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 
 
 def to_svg(axes: Axes, prefix: str, description: str) -> str:
-    """The panel as an ``<svg>`` element to put into HTML, ids led by ``prefix`` to stay unique."""
+    """The panel as an ``<svg>`` element to put into HTML, ids led by ``prefix`` to stay unique.
+
+    Of ``prefix``, which may hold a name from a file, letters and digits stay, and a hyphen stands for
+    anything else.
+    """
     buffer = io.StringIO()
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -381,9 +385,10 @@ def to_svg(axes: Axes, prefix: str, description: str) -> str:
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)  # would style the whole page
     svg = svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     svg = svg.replace("xlink:href=", "href=")
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
+    lead = re.sub(r"[^\w-]", "-", prefix)
+    svg = re.sub(r'\bid="', f'id="{lead}-', svg)
+    svg = re.sub(r'href="#', f'href="#{lead}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{lead}-", svg)
     opening = re.match(r"<svg[^>]*>", svg)
     assert opening is not None
     box = re.search(r'viewBox="[^"]*"', opening.group())

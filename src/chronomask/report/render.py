@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chronomask.errors import UsageError, need
-from chronomask.storage import names_file, write_text
+from chronomask.errors import DataError, UsageError, need, shown
+from chronomask.storage import is_file_name, names_file, write_text
 
 if TYPE_CHECKING:
     from chronomask.report.drawing import Picture
@@ -82,7 +82,12 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
 def write_csv(
     out: Path, name: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]
 ) -> Download:
-    """Write ``out/csv/<name>.csv`` as :func:`csv_text` has it."""
+    """Write ``out/csv/<name>.csv`` as :func:`csv_text` has it.
+
+    Raises DataError for a name, which may be one from a file, that would lead elsewhere.
+    """
+    if not is_file_name(name):
+        raise DataError(f"{shown(name)} is to be the name of a table, and no file can be called so")
     text = csv_text(columns, rows)
     write_text(out / "csv" / f"{name}.csv", text)
     encoded = base64.b64encode(text.encode()).decode()

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chronomask.errors import DataError
+from chronomask.runs.arrays import read_arrays
 from chronomask.storage import write_bytes
 from chronomask.yardsticks import YARDSTICKS
 
@@ -44,16 +45,22 @@ def read_rows(path: Path, step: int) -> RowLosses | None:
     after a crash between two writes. Raises DataError for a file that is not whole.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = read_arrays(path.read_bytes())
     except FileNotFoundError:
         return None
-    except Exception as error:  # damaged bytes raise errors of many kinds here
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({error}): delete it, and comparisons with this run take no rows"
         ) from error
-    if int(arrays.pop("step", -1)) != step or set(arrays) != set(LOSSES_OF_ROWS):
+    if not np.array_equal(arrays.pop("step", -1), step) or set(arrays) != set(LOSSES_OF_ROWS):
         return None
+    first = arrays[LOSSES_OF_ROWS[0]]
+    for name, values in arrays.items():
+        if values.dtype != np.float64 or values.ndim != 2 or values.shape != (2, first.shape[-1]):
+            raise DataError(
+                f"{path} holds {values.dtype} {values.shape} for {name}, and not two numbers for each of as "
+                "many rows: delete it, and comparisons with this run take no rows"
+            )
     return arrays
 
 

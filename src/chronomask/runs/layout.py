@@ -26,7 +26,6 @@ import logging
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,11 +34,19 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from chronomask.errors import DataError, UsageError, python_command
+from chronomask.errors import DataError, UsageError, python_command, shown
 from chronomask.folders import is_prepared_data, what_it_is
 from chronomask.layers import read_yaml
 from chronomask.runs.continuation import goes_on
-from chronomask.storage import as_a_shell_has_it, file_sha256, read_object, refuse_file, way_to_read
+from chronomask.storage import (
+    as_a_shell_has_it,
+    file_sha256,
+    read_object,
+    refuse_file,
+    remove_all,
+    stays_below,
+    way_to_read,
+)
 
 __all__ = [
     "AVERAGED",
@@ -210,7 +217,7 @@ class RunFolder:
             yield
         finally:
             if made and not self.is_run() and {p.name for p in self.path.iterdir()} <= {".lock"}:
-                shutil.rmtree(self.path, ignore_errors=True)
+                remove_all(self.path, ignore_errors=True)
             lock.release()
 
     def is_run(self) -> bool:
@@ -264,6 +271,10 @@ class RunFolder:
             return None
         if not isinstance(found.get("steps"), int):
             raise DataError(f"{self.summary} does not say how many steps there were; {way_out}")
+        if not stays_below(found.get("checkpoint", "none")):
+            raise DataError(
+                f"{self.summary} names {shown(found['checkpoint'])} as a checkpoint of the run; {way_out}"
+            )
         return found
 
     def check_free(self, resume: bool) -> None:
@@ -311,7 +322,7 @@ def remove(checkpoint: Path) -> None:
     """Remove a checkpoint so that at no moment a part of it passes for the whole."""
     discarded = checkpoint.with_name(f"{DISCARDED}{checkpoint.name}")
     checkpoint.rename(discarded)
-    shutil.rmtree(discarded, ignore_errors=True)
+    remove_all(discarded, ignore_errors=True)
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:

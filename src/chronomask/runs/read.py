@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from chronomask.errors import DataError, UsageError
+from chronomask.errors import DataError, UsageError, shown
 from chronomask.folders import what_it_is
 from chronomask.layers import read_yaml
 from chronomask.progress import NOT_SHOWN, Progress
@@ -189,6 +190,7 @@ def read_log(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 _WITHOUT_LINE = "remove the line to read the run without it"
+_LARGEST = sys.float_info.max
 _LISTS = ("skipped_steps",)
 """Keys of a log whose values are lists of steps, and no column."""
 _LINES_BETWEEN = 256
@@ -227,6 +229,11 @@ def _read_series(path: Path, shown: Progress) -> tuple[Series, list[str]]:
     return columns.as_series(), notices
 
 
+def _is_number(value: object) -> bool:
+    """Whether float64 holds it."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= _LARGEST)
+
+
 class _Columns:
     """The columns of a log, filled while its lines are read, so that no line is kept beside them.
 
@@ -263,9 +270,11 @@ class _Columns:
             for place, item in items:
                 if item is None:
                     item = math.nan
-                elif not isinstance(item, int | float):
+                elif not _is_number(item):
                     name = ".".join(map(str, place))
-                    self._refused.append((row, f"line {number}: {name} is {item!r}, not a number"))
+                    self._refused.append(
+                        (row, f"line {number}: {name} is {shown(item)}, not a number")
+                    )
                     continue
                 if place not in filled:
                     filled[place] = row, array("d")

@@ -22,12 +22,16 @@ from numpy.typing import NDArray
 
 from chronomask import __version__
 from chronomask.errors import DataError, shown
+from chronomask.runs.arrays import MOST_BYTES, read_arrays
 from chronomask.storage import write_bytes, write_text
 
 __all__ = ["SCHEMA_VERSION", "TaskResult", "read_results", "unit_of_metric", "versions_here"]
 
 SCHEMA_VERSION = 1
 """Version of the result files that this package writes and reads."""
+_BYTES_ANYWAY = 1 << 20
+_BYTES_OF_EXAMPLE = 1 << 10
+"""What the arrays of a result may take for each of the examples it counts, tens of times what they do."""
 _RENAMED = {"float32": "fp32", "bfloat16": "bf16"}
 """Values of the setting ``precision`` as results written before version 0.1.0 spell them."""
 _ONCE_IN_RECIPE = {"device": None, "treebank": "upos_probe", "dataset": "retrieval"}
@@ -155,10 +159,11 @@ class TaskResult:
                     f"{_examples_path(path)} is not the file that {path.name} was written with; "
                     "delete both and evaluate again"
                 )
-            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                examples = {name: stored[name] for name in stored.files}
-            found = cls(**values, examples=examples, path=path)
+            found = cls(**values, path=path)
             _check(found)
+            counted = sum(found.num_examples.values())
+            most = min(_BYTES_ANYWAY + _BYTES_OF_EXAMPLE * int(counted), MOST_BYTES)
+            object.__setattr__(found, "examples", read_arrays(content, most))
         except (
             OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, OverflowError
         ) as error:  # fmt: skip

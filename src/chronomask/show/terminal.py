@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from chronomask.data.folder import PreparedData
-from chronomask.errors import UsageError, amount
+from chronomask.errors import UsageError, amount, harmless
 from chronomask.show.measure import EPOCHS, Shown
 from chronomask.show.subject import Subject, of_some_rows
 from chronomask.show.view import Moment, Token, View, classes_shown, in_force, tokens_of
@@ -33,12 +33,13 @@ def in_terminal(
 ) -> str:
     """All views under one another; without ``colour`` no escape codes."""
     width = min(shutil.get_terminal_size((88, 24)).columns, 100)
-    blocks = [_legend(colour), *(f"note: {notice}" for notice in notices)]
+    blocks = [_legend(colour), *(f"note: {harmless(notice)}" for notice in notices)]
     for view in views:
-        blocks.append(f"\n{_paint(view.name, '1', colour)}   {view.summary}")
+        name = _paint(harmless(view.name), "1", colour)
+        blocks.append(f"\n{name}   {harmless(view.summary)}")
         for moment in view.moments:
             blocks += _moment(subject, moment, width, colour)
-        blocks += ["", *_table(subject, view, views)]
+        blocks += ["", *map(harmless, _table(subject, view, views))]
     return "\n".join(blocks)
 
 
@@ -96,12 +97,13 @@ def _runs(tokens: list[Token], colour: bool) -> Iterator[tuple[str, int, str]]:
 
 def _mark_token(token: Token, colour: bool) -> tuple[int, str]:
     """Visible length and text of a token."""
+    text = harmless(token.text)
     if token.shown is Shown.PLAIN:
-        return len(token.text), token.text
+        return len(text), text
     plain = {
-        Shown.HIDDEN: f"[{token.text}]",
-        Shown.RANDOM: f"[{token.text}→{token.instead}]",
-        Shown.KEPT: f"[{token.text}=]",
+        Shown.HIDDEN: f"[{text}]",
+        Shown.RANDOM: f"[{text}→{harmless(token.instead)}]",
+        Shown.KEPT: f"[{text}=]",
     }[token.shown]
     group = group_of(token.class_name)
     code = _FOREGROUND.get(group, "90") + ";4"
@@ -191,6 +193,7 @@ def rows_as_text(
 
 
 def _row(subject: Subject, position: int, name: str, width: int, colour: bool) -> list[str]:
+    """Lines of a stored row: its name, and its words, each with its class."""
     rows, pieces = subject.rows, subject.pieces[position]
     words, classes = rows.word_id[position], rows.token_class[position]
     length = rows.row_length
@@ -206,7 +209,8 @@ def _row(subject: Subject, position: int, name: str, width: int, colour: bool) -
             runs.append((" ", 1, "¶"))
         if pieces[at]:
             class_name = subject.class_names[int(classes[at])]
-            runs.append((" ", *_word("·".join(pieces[at:stop]), class_name, colour)))
+            word = harmless("·".join(pieces[at:stop]))
+            runs.append((" ", *_word(word, class_name, colour)))
         at = stop
     return [f"{name}, {amount(int(words.max()) + 1, 'words')}", *wrap(runs, width)]
 

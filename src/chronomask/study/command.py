@@ -417,7 +417,7 @@ def _report(
     reference: str | Path | None,
 ) -> tuple[Path, Mapping[str, Sequence[Run]]]:
     """The page, and the runs of each arm; none for a study."""
-    from chronomask.report.comparison import FILE, read_curves
+    from chronomask.report.comparison import FILE, read_curves, told_as_damage
 
     refuse_file(out, "a report, with report.html and its numbers as csv/*.csv,")
     known = None if reference is None else read_curves(str(reference))
@@ -433,7 +433,8 @@ def _report(
                 )
             from chronomask.report.page import write_page_of_study
 
-            return write_page_of_study(folder, out, known, title, progress=True), {}
+            with told_as_damage(folder / FILE):
+                return write_page_of_study(folder, out, known, title, progress=True), {}
         if (folder / STUDY_FILE).is_file():
             raise UsageError(
                 f"{folder} is a study that was not compared yet: "

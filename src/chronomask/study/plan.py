@@ -31,6 +31,7 @@ from chronomask.report.comparison import (
     join_words,
     read_comparison,
     task_title,
+    told_as_damage,
     unit_of,
 )
 from chronomask.runs.layout import checkpoints_in, step_of
@@ -352,7 +353,8 @@ def _spreads(study: Study, rates: Rates | None) -> tuple[dict[str, Spread], str]
     for folder, source in places:
         if (folder / FILE).is_file():
             try:
-                found = _spreads_of(read_comparison(folder))
+                with told_as_damage(folder / FILE):
+                    found = _spreads_of(read_comparison(folder))
             except ChronomaskError:  # of another version: the next comparison replaces it
                 found = {}
             if found:

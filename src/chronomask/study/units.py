@@ -20,6 +20,7 @@ from chronomask.evaluate.tasks import make_task
 from chronomask.folders import way_to_prepare_again, what_it_is
 from chronomask.layers import merge, nested, read_yaml
 from chronomask.prepare.config import PrepareConfig
+from chronomask.report.comparison import FILE
 from chronomask.runs.layout import RunFolder, step_name
 from chronomask.runs.result import TaskResult, versions_here
 from chronomask.runs.rules import unchangeable
@@ -456,8 +457,8 @@ def _check_run(study: Study, unit: Unit) -> None:
         )
     before = _config_of(run)
     now = study.run_config(unit)
-    changed = unchangeable(before, now)
-    changed |= _other_rows(before.validation, now.validation)
+    of_rows = _other_rows(before.validation, now.validation)
+    changed = unchangeable(before, now) | of_rows
     if run.summary.exists():
         changed.pop("micro_batches", None)  # it has ended: no row is cut any more
     if changed:
@@ -466,13 +467,19 @@ def _check_run(study: Study, unit: Unit) -> None:
         )
         if study.arms[unit.arm].equal_labels:
             listing += ", as another version may reckon equal_labels otherwise"
-        if of_rows := _other_rows(before.validation, now.validation):
+        if of_rows:
             same = " and ".join(f"base.{key}: {was}" for key, (was, _) in of_rows.items())
             listing += f" (with {same} in the study all its runs are validated on the same rows)"
+        others = {key: was for key, (was, _) in changed.items() if key not in of_rows}
+        way_out = ""
+        if lines := study.arms[unit.arm].lines_of(others):
+            way_out = f"; to keep it, write {lines} in the study ({study.folder / STUDY_FILE})"
+        if (study.folder / FILE).is_file():
+            again = f"chronomask report {shlex.quote(str(study.folder))}"
+            way_out += f"; {again} draws the comparison that is there"
         raise UsageError(
             f"{run.path} holds a run with another config: {listing}. Remove it to train it again, or "
-            f"give another --out; chronomask report {shlex.quote(str(study.folder))} draws a comparison "
-            "that is there"
+            f"give another --out{way_out}"
         )
 
 

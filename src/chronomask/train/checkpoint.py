@@ -7,7 +7,6 @@ keyed by step.
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from chronomask.runs.layout import (
     step_of,
 )
 from chronomask.runs.rules import unchangeable
-from chronomask.storage import file_sha256, read_object
+from chronomask.storage import file_sha256, read_object, remove_all
 from chronomask.train.config import RunConfig, of_earlier_run
 from chronomask.train.sharding import like
 
@@ -244,11 +243,11 @@ def tidy(folder: Path, step: int, keep: int | None) -> None:
     """
     for prefix in (UNFINISHED, DISCARDED):
         for path in folder.glob(f"{prefix}*"):
-            shutil.rmtree(path, ignore_errors=True)
+            remove_all(path, ignore_errors=True)
     for path in checkpoints_in(folder):
         if path.name > step_name(step):
             aside = path.with_name(f"damaged-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
+            remove_all(aside, ignore_errors=True)
             path.rename(aside)
     for old in [] if keep is None else checkpoints_in(folder)[keep:]:
         remove(old)

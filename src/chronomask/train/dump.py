@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,7 +28,7 @@ from chronomask.model.device import choose_device, refuse_emulation
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.model.trial import settle
 from chronomask.runs.layout import checkpoints_in, damage
-from chronomask.storage import read_object, share, write_json
+from chronomask.storage import read_object, remove_all, share, write_json
 from chronomask.train import checkpoint
 from chronomask.train.determinism import seed_dropout
 from chronomask.train.distributed import World
@@ -202,7 +201,7 @@ def _write(
     }
     with world.together():
         if snapshot is not None:
-            shutil.rmtree(folder, ignore_errors=True)  # the same step failed before and was resumed
+            remove_all(folder, ignore_errors=True)  # the same step failed before and was resumed
             run.saver.write_to(folder, snapshot)
             write_json(folder / _REPORT, report)
     tensors = {"at_fault": torch.tensor(bad, dtype=torch.int64)}

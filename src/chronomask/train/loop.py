@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -37,7 +36,7 @@ from chronomask.model.isolation import isolation
 from chronomask.runs.continuation import goes_on, on_trial
 from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
-from chronomask.storage import AGAIN, as_a_shell_has_it, read_object, write_json
+from chronomask.storage import AGAIN, as_a_shell_has_it, read_object, remove_all, write_json
 from chronomask.text_files import read_text
 from chronomask.train import budget, distributed
 from chronomask.train.agreement import refuse_other_folder
@@ -194,7 +193,7 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
     """What a run's parts take here, from a trial within its folder that is thrown away."""
     trial = RunFolder(folder.path / TRIAL)
     if world.is_first:
-        shutil.rmtree(trial.path, ignore_errors=True)
+        remove_all(trial.path, ignore_errors=True)
     world.wait()
     chatter, clock = logging.getLogger("chronomask"), budget.clock
     level, thrown_away = chatter.level, True
@@ -235,7 +234,7 @@ def _try_out(config: RunConfig, folder: RunFolder, world: World, stop: StopReque
     finally:
         chatter.setLevel(level)
         if world.is_first and thrown_away:
-            shutil.rmtree(trial.path, ignore_errors=True)
+            remove_all(trial.path, ignore_errors=True)
     opening, *steps, validation, saving = times
     return budget.Costs.of(config, opening, steps, validation=validation, saving=saving)
 

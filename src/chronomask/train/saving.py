@@ -12,7 +12,6 @@ for. A failure ends the run at the next step boundary or at the end, and nothing
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -42,7 +41,15 @@ from chronomask.runs.layout import (
     remove,
     step_name,
 )
-from chronomask.storage import file_sha256, flush, said_by_system, share, way_to_write, write_json
+from chronomask.storage import (
+    file_sha256,
+    flush,
+    remove_all,
+    said_by_system,
+    share,
+    way_to_write,
+    write_json,
+)
 from chronomask.train.sharding import whole
 
 __all__ = ["Saver", "Snapshot", "save", "take"]
@@ -142,7 +149,7 @@ def save(
         return final
     writing = folder / f"{UNFINISHED}{final.name}"
     try:
-        shutil.rmtree(writing, ignore_errors=True)
+        remove_all(writing, ignore_errors=True)
         writing.mkdir(parents=True)
         for name, (card, weights) in snapshot.models.items():
             export(model, tokenizer, writing / name, card, weights)
@@ -154,7 +161,7 @@ def save(
         writing.rename(final)
         flush(folder)
     except Exception as error:
-        shutil.rmtree(writing, ignore_errors=True)
+        remove_all(writing, ignore_errors=True)
         cause = error.__cause__ or error
         why = said_by_system(cause)
         if why is None and not isinstance(error, SafetensorError | RunError):
