@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from chronomask.config import Alternative, Config, json_schema, kind_of
-from chronomask.errors import DataError, RunError, UsageError, nearest, shown
+from chronomask.errors import DataError, RunError, UsageError, harmless, nearest, shown
 from chronomask.layers import Layer, merge, nested, parse_override, read_yaml
 from chronomask.yaml_text import MAX_BYTES, as_yaml, from_yaml
 
@@ -636,3 +636,19 @@ def test_a_name_in_a_message_cannot_act_on_a_terminal(kind: type[Exception]) -> 
     assert str(kind("file \u202ea\x1b[2J is empty;\nsecond line")) == (
         "file \\u202ea\\x1b[2J is empty;\nsecond line"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\tb\n\u00a0c",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "👩\u200d🔬",
+        "क्\u200dष",
+        "é",
+        "語",
+    ],
+)
+def test_what_people_write_is_printed_as_it_is(text: str) -> None:
+    assert harmless(text) == text
+    assert harmless(f"{text}\x1b[2J\u202e\r\u2028") == f"{text}\\x1b[2J\\u202e\\r\\u2028"

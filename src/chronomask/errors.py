@@ -158,9 +158,13 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
+_HARMLESS = "\n\t\u200c\u200d"
+"""Line ends, tabs, and what joins letters or parts them in Persian, in scripts of India and in emoji."""
+
+
 def harmless(text: object) -> str:
     """Text of any number of lines in which everything is escaped that acts on a terminal in another way than
-    by a line's end, a tab or a blank of any kind.
+    by a line's end, a tab, a blank of any kind, or the shape of the letters beside it.
 
     >>> harmless("a\\u00a0b\\x1b[2J\\n")
     'a\\xa0b\\\\x1b[2J\\n'
@@ -168,7 +172,7 @@ def harmless(text: object) -> str:
     text = str(text)
     if text.isprintable():
         return text
-    return "".join(c if c in "\n\t" or category(c) == "Zs" else printable(c) for c in text)
+    return "".join(c if c in _HARMLESS or category(c) == "Zs" else printable(c) for c in text)
 
 
 def _escape(character: str) -> str:
