@@ -3,6 +3,7 @@ import json
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import SafetensorError
@@ -94,6 +95,25 @@ def test_several_may_write_the_same_folder_at_once(tmp_path: Path) -> None:
         assert (folder / "a.txt").read_text() == "second"
     assert (folder / "a.txt").read_text() == "first"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_draft_that_takes_its_place_while_it_is_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pathlib makes a folder, finds one there, and finds it gone when it looks what it is."""
+    make, made = Path.mkdir, []
+
+    def late(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == ".a.writing" and not made:
+            made.append(path)
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        make(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with replacing_folder(tmp_path / "a") as writing:
+        (writing / "number").write_text("1")
+    assert made
+    assert (tmp_path / "a" / "number").read_text() == "1"
 
 
 def test_several_may_replace_the_same_folder_at_once(tmp_path: Path) -> None:

@@ -93,11 +93,15 @@ def hold(draft: Path, *, folder: bool = False) -> int | None:
 
     while True:
         if folder:
-            draft.mkdir(parents=True, exist_ok=True)
             try:
+                draft.mkdir(parents=True, exist_ok=True)
                 held = os.open(draft, os.O_RDONLY)
             except FileNotFoundError:
                 continue  # it took its place between the two
+            except FileExistsError:
+                if draft.is_file() or draft.is_symlink():
+                    raise
+                continue  # it was there, and took its place before pathlib looked what it is
         else:
             held = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
         try:

@@ -39,6 +39,22 @@ def test_row_ids_that_a_format_hides_are_shown_again(
     trainer_of(tokenizer, given, tmp_path, {"ratio": 0.3}, max_steps=1).train()
 
 
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+def test_tokens_of_no_word_are_so_in_every_format(
+    tokenizer: PreTrainedTokenizerFast, form: str
+) -> None:
+    """A format that knows no None has NaN in its place."""
+    plain = [
+        {"input_ids": [2, 20, 21, 22, 3], "word_ids": [None, 0, 0, 1, None]},
+        {"input_ids": [2, 22, 3], "word_ids": [None, 0, None]},
+    ]
+    data = with_row_ids(datasets.Dataset.from_list(plain).with_format(form))
+    expected = RowCollator(tokenizer)([{**row, "row_id": k} for k, row in enumerate(plain)])
+    found = RowCollator(tokenizer)([data[0], data[1]])
+    assert found["word_id"].tolist() == expected["word_id"].tolist()
+    assert (expected["word_id"] == -1).sum() == 6  # specials and padding
+
+
 def test_rows_that_are_tables_are_refused_with_a_way_out(
     tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]]
 ) -> None:

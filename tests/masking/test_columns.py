@@ -116,7 +116,9 @@ def test_labels_of_rows_that_are_not_masked_are_left_out(
         assert torch.equal(masker(given, 0.5).labels, expected.labels)
     shows = {"input_ids": [2, 20, tokenizer.mask_token_id, 22, 3]}  # a [MASK] of the text's own
     expected = masker([shows], 0.5)
-    for labels in ([*shows["input_ids"]], 1, None, [0, 1, tokenizer.mask_token_id], [-100] * 2):
+    tags, copied = [-100, 3, 1, 4, -100], [*shows["input_ids"]]
+    of_texts = [1, None, "positive", torch.tensor(1), np.array(1), [0.0, 1.0], [[1], [1, 2]]]
+    for labels in (copied, tags, [-100] * 5, [None] * 5, ["O"] * 5, [0, 1, 9], *of_texts):
         assert torch.equal(masker([shows | {"labels": labels}], 0.5).labels, expected.labels)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -227,7 +226,7 @@ def test_what_was_killed_behind_its_manifest_is_tidied(
 ) -> None:
     file, out = tmp_path / "a.txt", tmp_path / "out"
     file.write_text("\n\n".join(made_up_text(20)))
-    remove = shutil.rmtree
+    remove = pipeline.remove_all
 
     def remove_or_die(path: Path, **options: Any) -> None:
         if path.name == ".work":
@@ -235,7 +234,7 @@ def test_what_was_killed_behind_its_manifest_is_tidied(
         remove(path, **options)
 
     with monkeypatch.context() as killed:
-        killed.setattr(pipeline.shutil, "rmtree", remove_or_die)
+        killed.setattr(pipeline, "remove_all", remove_or_die)
         with pytest.raises(SystemExit, match="killed"):
             prepare(tiny_config(file), out, progress=False)
     assert (out / "manifest.json").is_file()

@@ -227,7 +227,7 @@ def test_runs_of_another_config_are_kept_as_the_refusal_says(
     with pytest.raises(
         UsageError,
         match=r"strength is 1\.0 there, .* now\. Remove it .*; to keep it, write "
-        r"masking\.content\.strength: 1\.0 under arms\.PTW in the study \(.*study\.yaml\)$",
+        r"masking\.content\.strength: 1\.0 under arms\.PTW in the study$",
     ):
         opened(values, tmp_path)
     write_text(study.folder / "comparison.json", "{}")
@@ -237,6 +237,27 @@ def test_runs_of_another_config_are_kept_as_the_refusal_says(
         opened(values, tmp_path)
     values["arms"]["PTW"]["masking.content.strength"] = 1.0
     opened(values, tmp_path)
+
+
+def test_runs_of_another_kind_are_kept_by_the_lines_of_a_group(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of lines the whole group has to be given where single settings do not do."""
+    name = next(iter(values["arms"]))
+    fields = {"masking.ratio": "0.3:0.15"}
+    values["arms"]["later"] = fields
+    study = opened(values, tmp_path)
+    run = study.run_of("later", 0)
+    changes = ["masking.ratio=0.2", "batch_warmup={start_rows: 1, steps: 2}"]
+    write_text(run.config, study.arms["later"].run_config(0).replace(changes).to_yaml())
+    with pytest.raises(UsageError, match="to keep it, write ") as refused:
+        opened(values, tmp_path)
+    said = str(refused.value).partition("to keep it, write ")[2].removesuffix(" in the study")
+    for line in said.split(" and "):
+        setting, _, place = line.partition(" under ")
+        into = values["base"] if place == "base" else fields
+        into |= yaml.safe_load(setting)
+    assert opened(values, tmp_path).config.arms.keys() == {name, *values["arms"]}
 
 
 def test_micro_batches_that_decide_masks_may_change_once_a_run_has_ended(

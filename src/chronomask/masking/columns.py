@@ -74,7 +74,8 @@ def _why_not_ids(feature: Any, index: int, ids: np.ndarray | None) -> str:
     if ids is None or ids.ndim != 1:
         return f"row {row} is {describe(given)}, not a flat list of token ids"
     if ids.dtype.kind == "O":
-        value = next(value for value in ids if not isinstance(value, int | np.integer))
+        strange = [value for value in ids if not isinstance(value, int | np.integer)]
+        value = strange[0] if strange else max(ids)  # a number too large for any id
         return f"row {row} holds {value!r} among its token ids, which are whole numbers"
     value = ids[0].item()
     return f"row {row} holds {ids.dtype} values, such as {value!r}; token ids are whole numbers"
@@ -85,20 +86,32 @@ def refuse_masked_rows(
 ) -> None:
     """Raise UsageError for a row of which a [MASK] has another token as its label; ``input_ids`` [B, T].
 
-    A text that spells [MASK] has none: its labels are of the whole text, or its own ids again.
+    Most other places have their own token as label then, or −100. A text that spells [MASK] may have labels
+    too: of the whole text, its own ids again, −100 there, or a tag for every token.
     """
     if mask_token_id is None or not any("labels" in feature for feature in features):
         return
     for index in np.flatnonzero((input_ids == mask_token_id).any(1)).tolist():
-        labels = np.asarray(on_host(features[index].get("labels"), "labels"))
-        if labels.ndim != 1:
+        feature = features[index]
+        labels = _numbers_of_tokens(feature.get("labels"), len(feature["input_ids"]))
+        if labels is None:
             continue
-        hidden = np.flatnonzero(input_ids[index] == mask_token_id)
-        if (labels[hidden[hidden < labels.size]] != mask_token_id).any():
+        ids = input_ids[index, : labels.size]
+        hidden, usual = ids == mask_token_id, (labels == -100) | (labels == ids)
+        if not usual[hidden].all() and 2 * usual[~hidden].sum() > (~hidden).sum():
             raise UsageError(
-                f"row {features[index].get('row_id', index)} is masked already: it has labels, and [MASK] "
-                "among its tokens; give the rows as they were before they were masked, without labels"
+                f"row {feature.get('row_id', index)} is masked already: it has labels, and [MASK] among its "
+                "tokens; give the rows as they were before they were masked, without labels"
             )
+
+
+def _numbers_of_tokens(values: Any, num: int) -> np.ndarray | None:
+    """Integers [T] where these are whole numbers for ``num`` tokens; None for anything else."""
+    try:
+        numbers = np.asarray(on_host(values, "labels"))
+    except ValueError:  # lists of different lengths
+        return None
+    return numbers if numbers.shape == (num,) and numbers.dtype.kind in "iu" else None
 
 
 def check_columns(features: Sequence[Mapping[str, Any]]) -> None:
@@ -122,7 +135,7 @@ def read_column(
     padding: int,
     dtype: type,
 ) -> np.ndarray:
-    """[B, T]: one number per token of every row; None counts as ``padding``."""
+    """[B, T]: one number per token of every row; None, and NaN among whole ones, count as ``padding``."""
     small, whole = dtype is np.uint8, np.issubdtype(dtype, np.integer)
     out = np.full(shape, padding, np.int64 if small else dtype)
     for index, feature in enumerate(features):
@@ -131,6 +144,8 @@ def read_column(
         try:
             if not isinstance(values, np.ndarray) or values.dtype.kind == "O":
                 values = np.asarray([padding if value is None else value for value in values])
+            if whole and values.dtype.kind == "f":  # as numpy and torch keep None among numbers
+                values = np.where(np.isnan(values), padding, values)
             if whole and (at := _first_fraction(values)) is not None:
                 raise DataError(
                     f"row {row}: {name} has the value {values.flat[at]} at token {at}; give whole numbers"

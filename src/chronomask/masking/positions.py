@@ -97,6 +97,7 @@ def _rows_of(name: str, column: Any) -> list[np.ndarray]:
         rows: list[Any] = [
             np.asarray(on_host(row, name)) for row in (values if several else [values])
         ]
+        rows = [np.asarray(row.tolist()) if row.dtype.kind == "O" else row for row in rows]
     except (TypeError, ValueError):
         rows = [np.array(None)]
     if any(row.ndim == 0 or row.dtype.kind not in "biuf" for row in rows):

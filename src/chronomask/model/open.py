@@ -318,8 +318,8 @@ def check_tokens(name: str | Path, config: PretrainedConfig, vocab_size: int) ->
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder by name; every weight is read from one of them.
 
-    Raises UsageError where there is none, DataError where an index of them names another file or one that is
-    missing.
+    Raises UsageError where there is none. Where ``model.safetensors`` is not among them, an index says which
+    weight is in which file: DataError where it names another file or one that is missing.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -327,7 +327,8 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder} has no .safetensors weights; open it once with transformers and save it again "
             "(save_pretrained): other formats can run code when they are read"
         )
-    for index in sorted(folder.glob("*.safetensors.index.json")):
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
         table = (read_object(index) or {}).get("weight_map")
         names = list(table.values()) if isinstance(table, dict) else None
         for name in [table] if names is None else [n for n in names if not _is_weight_file(n)]:

@@ -171,8 +171,8 @@ def told_as_damage(path: Path) -> Iterator[None]:
         ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError
     ) as error:  # fmt: skip
         raise DataError(
-            f"{path} holds other values than a comparison does ({in_words(error)}): make it again with "
-            "chronomask study report"
+            f"{path} cannot be shown ({in_words(error)}): if it was changed, make it again with chronomask "
+            "study report"
         ) from error
 
 

@@ -56,7 +56,7 @@ def read_rows(path: Path, step: int) -> RowLosses | None:
         return None
     first = arrays[LOSSES_OF_ROWS[0]]
     for name, values in arrays.items():
-        if values.dtype != np.float64 or values.ndim != 2 or values.shape != (2, first.shape[-1]):
+        if values.dtype != np.float64 or values.ndim != 2 or values.shape != (2, first.size // 2):
             raise DataError(
                 f"{path} holds {values.dtype} {values.shape} for {name}, and not two numbers for each of as "
                 "many rows: delete it, and comparisons with this run take no rows"

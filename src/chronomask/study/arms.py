@@ -14,7 +14,6 @@ same seed ended with, which is therefore trained before.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,20 +67,9 @@ class Arm:
         values["masking"]["content"]["weights"] = str(source.path)
         return RunConfig.parse(values, f"arm '{self.name}'")
 
-    def lines_of(self, settings: Mapping[str, Any]) -> str:
-        """Where which lines of a study give its runs some settings, dotted key → value, as words of a
-        sentence; empty where no lines do, or no single ones.
-        """
-        plain = all(isinstance(value, str | int | float | None) for value in settings.values())
-        if self.equal_labels or not plain:
-            return ""
-        lines = []
-        for key, value in settings.items():
-            own = any(key == field or key.startswith(f"{field}.") for field in self.own_fields)
-            lines.append(
-                f"{key}: {json.dumps(value)} under {f'arms.{self.name}' if own else 'base'}"
-            )
-        return " and ".join(lines)
+    def declares(self, key: str) -> bool:
+        """Whether a dotted field of its runs is its own to set, and not the base's."""
+        return any(key == field or key.startswith(f"{field}.") for field in self.own_fields)
 
 
 def resolve_arms(study: StudyConfig, data: str) -> dict[str, Arm]:

@@ -6,30 +6,25 @@ There is no other record of progress, so a study continues from the contents of 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from chronomask.config import diff
 from chronomask.data.manifest import MANIFEST
-from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
+from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.task import Task, is_hub
 from chronomask.evaluate.tasks import make_task
-from chronomask.folders import way_to_prepare_again, what_it_is
-from chronomask.layers import merge, nested, read_yaml
-from chronomask.prepare.config import PrepareConfig
-from chronomask.report.comparison import FILE
+from chronomask.folders import what_it_is
 from chronomask.runs.layout import RunFolder, step_name
 from chronomask.runs.result import TaskResult, versions_here
-from chronomask.runs.rules import unchangeable
 from chronomask.storage import read_object, refuse_file, write_text
 from chronomask.study import STUDY_FILE, has_lost_its_file, lost_file
 from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
+from chronomask.study.kept import check_run, check_text, with_rows_of_runs
 from chronomask.study.settings import as_setting_of_task
-from chronomask.train.config import RunConfig, ValidationConfig
+from chronomask.train.config import RunConfig
 
 __all__ = [
     "START_KEYS",
@@ -206,7 +201,7 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
         raise UsageError(
             f"{folder} is not empty and holds no study{what_it_is(folder)}; give another --out"
         )
-    config = _with_rows_of_runs(config, folder)
+    config = with_rows_of_runs(config, folder)
     data = _data_folder(config, folder)
     if config.prepare is None and not (data / MANIFEST).is_file():
         raise UsageError(
@@ -220,10 +215,10 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
         for name, plan in config.tasks.items()
     }
     study = Study(config, folder, arms, tasks, tuple(_units(config, arms, tasks)))
-    _check_text(study)
+    check_text(study)
     for unit in study.units:
         if unit.kind == "pretrain":
-            _check_run(study, unit)
+            check_run(study, unit)
     return study
 
 
@@ -390,107 +385,6 @@ def _check_curve_steps(config: StudyConfig, arms: dict[str, Arm]) -> None:
                 f"curve_steps needs {needed} checkpoints of arm '{name}', and base.checkpoint.keep "
                 f"is {keep}: set it to {needed}, or to all"
             )
-
-
-def _check_text(study: Study) -> None:
-    """Refuse text in the study's folder that was prepared with another config."""
-    config, file = study.config.prepare, study.data / "config.yaml"
-    if config is None or not ((study.data / MANIFEST).is_file() and file.is_file()):
-        return
-    try:
-        before = PrepareConfig.load(file)
-    except ChronomaskError as error:
-        raise DataError(f"{error}; {way_to_prepare_again(study.data)}") from None
-    changed = diff(before.without_workers(), config.without_workers())
-    if changed:
-        listing = "; ".join(
-            f"prepare.{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
-        )
-        raise UsageError(
-            f"{study.data} holds the study's text, prepared with another config: {listing}. Set that back, "
-            f"or give another --out; to begin anew in this one, remove data and runs in {study.folder}"
-        )
-
-
-def _with_rows_of_runs(config: StudyConfig, folder: Path) -> StudyConfig:
-    """The study, whose runs are validated on the held-out rows that those in its folder have, unless it names
-    others itself.
-    """
-    base = nested(config.base)
-    if (base.get("validation") or {}).get("order") is not None:
-        return config
-    for path in sorted((folder / "runs").glob("*/seed-*")):
-        run = RunFolder(path)
-        if run.is_run() and run.config.is_file():
-            before = _config_of(run)
-            if before.validation.order is None:
-                return config
-            order = {"validation": {"order": before.validation.order}}
-            return config.model_copy(update={"base": merge(base, order)})
-    return config
-
-
-def _other_rows(before: ValidationConfig, now: ValidationConfig) -> dict[str, tuple[Any, Any]]:
-    """In which settings the held-out rows of two runs differ: dotted key → (before, now).
-
-    A run that is resumed alone may change them; runs that are compared must have them alike.
-    """
-    found: dict[str, tuple[Any, Any]] = {}
-    if before.rows != now.rows:
-        found["validation.rows"] = before.rows, now.rows
-    if before.shuffled != now.shuffled:
-        orders = ("shuffled" if each.shuffled else "data" for each in (before, now))
-        found["validation.order"] = next(orders), next(orders)
-    return found
-
-
-def _check_run(study: Study, unit: Unit) -> None:
-    """Refuse a run folder that was made with another config, or with weights of a run that is not there."""
-    run, source = study.run(unit), study.arms[unit.arm].weights_of
-    if not run.is_run():
-        return
-    if source is not None and study.run_of(source, unit.seed).read_summary() is None:
-        raise UsageError(
-            f"{run.path} holds a run with the weights that arm '{source}' ended with, and "
-            f"{study.run_of(source, unit.seed).path} is no finished run: put that one back, or remove both "
-            "to train them again"
-        )
-    before = _config_of(run)
-    now = study.run_config(unit)
-    of_rows = _other_rows(before.validation, now.validation)
-    changed = unchangeable(before, now) | of_rows
-    if run.summary.exists():
-        changed.pop("micro_batches", None)  # it has ended: no row is cut any more
-    if changed:
-        listing = "; ".join(
-            f"{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
-        )
-        if study.arms[unit.arm].equal_labels:
-            listing += ", as another version may reckon equal_labels otherwise"
-        if of_rows:
-            same = " and ".join(f"base.{key}: {was}" for key, (was, _) in of_rows.items())
-            listing += f" (with {same} in the study all its runs are validated on the same rows)"
-        others = {key: was for key, (was, _) in changed.items() if key not in of_rows}
-        way_out = ""
-        if lines := study.arms[unit.arm].lines_of(others):
-            way_out = f"; to keep it, write {lines} in the study ({study.folder / STUDY_FILE})"
-        if (study.folder / FILE).is_file():
-            again = f"chronomask report {shlex.quote(str(study.folder))}"
-            way_out += f"; {again} draws the comparison that is there"
-        raise UsageError(
-            f"{run.path} holds a run with another config: {listing}. Remove it to train it again, or "
-            f"give another --out{way_out}"
-        )
-
-
-def _config_of(run: RunFolder) -> RunConfig:
-    """What a run in the folder was begun with; raises UsageError, with a way out, where that is damaged."""
-    run.check_config()
-    values = read_yaml(run.config)
-    try:
-        return RunConfig.of_before(values, str(run.config))
-    except UsageError as error:
-        raise UsageError(f"{error}; {run.put_back()}") from None
 
 
 def _data_folder(config: StudyConfig, folder: Path) -> Path:

@@ -1,0 +1,163 @@
+"""What a study's folder holds from before: its text and runs must be what the study would make now."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chronomask.config import diff
+from chronomask.data.manifest import MANIFEST
+from chronomask.errors import ChronomaskError, DataError, UsageError
+from chronomask.folders import way_to_prepare_again
+from chronomask.layers import merge, nested, read_yaml
+from chronomask.prepare.config import PrepareConfig
+from chronomask.report.comparison import FILE
+from chronomask.runs.layout import RunFolder
+from chronomask.runs.rules import unchangeable
+from chronomask.study.arms import resolve_arms
+from chronomask.study.config import StudyConfig
+from chronomask.train.config import RunConfig, ValidationConfig
+
+if TYPE_CHECKING:
+    from chronomask.study.units import Study, Unit
+
+__all__ = ["check_run", "check_text", "with_rows_of_runs"]
+
+
+def check_text(study: Study) -> None:
+    """Refuse text in the study's folder that was prepared with another config."""
+    config, file = study.config.prepare, study.data / "config.yaml"
+    if config is None or not ((study.data / MANIFEST).is_file() and file.is_file()):
+        return
+    try:
+        before = PrepareConfig.load(file)
+    except ChronomaskError as error:
+        raise DataError(f"{error}; {way_to_prepare_again(study.data)}") from None
+    changed = diff(before.without_workers(), config.without_workers())
+    if changed:
+        listing = "; ".join(
+            f"prepare.{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
+        )
+        raise UsageError(
+            f"{study.data} holds the study's text, prepared with another config: {listing}. Set that back, "
+            f"or give another --out; to begin anew in this one, remove data and runs in {study.folder}"
+        )
+
+
+def with_rows_of_runs(config: StudyConfig, folder: Path) -> StudyConfig:
+    """The study, whose runs are validated on the held-out rows that those in its folder have, unless it names
+    others itself.
+    """
+    base = nested(config.base)
+    if (base.get("validation") or {}).get("order") is not None:
+        return config
+    for path in sorted((folder / "runs").glob("*/seed-*")):
+        run = RunFolder(path)
+        if run.is_run() and run.config.is_file():
+            before = _config_of(run)
+            if before.validation.order is None:
+                return config
+            order = {"validation": {"order": before.validation.order}}
+            return config.model_copy(update={"base": merge(base, order)})
+    return config
+
+
+def _other_rows(before: ValidationConfig, now: ValidationConfig) -> dict[str, tuple[Any, Any]]:
+    """In which settings the held-out rows of two runs differ: dotted key → (before, now).
+
+    A run that is resumed alone may change them; runs that are compared must have them alike.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    if before.rows != now.rows:
+        found["validation.rows"] = before.rows, now.rows
+    if before.shuffled != now.shuffled:
+        orders = ("shuffled" if each.shuffled else "data" for each in (before, now))
+        found["validation.order"] = next(orders), next(orders)
+    return found
+
+
+def check_run(study: Study, unit: Unit) -> None:
+    """Refuse a run folder that was made with another config, or with weights of a run that is not there."""
+    run, source = study.run(unit), study.arms[unit.arm].weights_of
+    if not run.is_run():
+        return
+    if source is not None and study.run_of(source, unit.seed).read_summary() is None:
+        raise UsageError(
+            f"{run.path} holds a run with the weights that arm '{source}' ended with, and "
+            f"{study.run_of(source, unit.seed).path} is no finished run: put that one back, or remove both "
+            "to train them again"
+        )
+    before = _config_of(run)
+    now = study.run_config(unit)
+    of_rows = _other_rows(before.validation, now.validation)
+    changed = unchangeable(before, now) | of_rows
+    if run.summary.exists():
+        changed.pop("micro_batches", None)  # it has ended: no row is cut any more
+    if changed:
+        listing = "; ".join(
+            f"{k} is {was!r} there, {now!r} now" for k, (was, now) in changed.items()
+        )
+        if study.arms[unit.arm].equal_labels:
+            listing += ", as another version may reckon equal_labels otherwise"
+        if of_rows:
+            same = " and ".join(f"base.{key}: {was}" for key, (was, _) in of_rows.items())
+            listing += f" (with {same} in the study all its runs are validated on the same rows)"
+        others = {key: was for key, (was, _) in changed.items() if key not in of_rows}
+        way_out = ""
+        if lines := _lines_to_keep(study, unit, before, others):
+            way_out = f"; to keep it, write {lines} in the study"
+        if (study.folder / FILE).is_file():
+            again = f"chronomask report {shlex.quote(str(study.folder))}"
+            way_out += f"; {again} draws the comparison that is there"
+        raise UsageError(
+            f"{run.path} holds a run with another config: {listing}. Remove it to train it again, or "
+            f"give another --out{way_out}"
+        )
+
+
+def _lines_to_keep(study: Study, unit: Unit, before: RunConfig, settings: Mapping[str, Any]) -> str:
+    """Which lines of the study, as words of a sentence, give a run the ``settings`` that it began with,
+    dotted key → value, themselves or with all of their group; empty where no lines do.
+    """
+    groups = {}
+    for key in settings:
+        group = key.rpartition(".")[0] or key
+        groups[group] = reduce(
+            lambda values, part: values[part], group.split("."), before.to_dict()
+        )
+    return _lines_that_keep(study, unit, before, settings) or _lines_that_keep(
+        study, unit, before, groups
+    )
+
+
+def _lines_that_keep(
+    study: Study, unit: Unit, before: RunConfig, settings: Mapping[str, Any]
+) -> str:
+    """These settings as lines of the study, if they give a run the config that it began with; else empty."""
+    arm, config, lines = study.arms[unit.arm], study.config, []
+    base, own = dict(config.base), dict(config.arms[unit.arm])
+    for key, value in settings.items():
+        (own if arm.declares(key) else base)[key] = value
+        where = f"arms.{unit.arm}" if arm.declares(key) else "base"
+        lines.append(f"{key}: {json.dumps(value)} under {where}")
+    arms = {**config.arms, unit.arm: own}
+    try:
+        tried = config.model_copy(update={"base": base, "arms": arms})
+        kept = resolve_arms(tried, str(study.data))[unit.arm].run_config(unit.seed)
+    except (ChronomaskError, TypeError):
+        return ""
+    return "" if unchangeable(before, kept) else " and ".join(lines)
+
+
+def _config_of(run: RunFolder) -> RunConfig:
+    """What a run in the folder was begun with; raises UsageError, with a way out, where that is damaged."""
+    run.check_config()
+    values = read_yaml(run.config)
+    try:
+        return RunConfig.of_before(values, str(run.config))
+    except UsageError as error:
+        raise UsageError(f"{error}; {run.put_back()}") from None
