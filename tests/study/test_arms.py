@@ -17,7 +17,8 @@ from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import expect, maskable_tokens
 from chronomask.study.arms import check_declared, resolve_arms
 from chronomask.study.config import StudyConfig, load_study
-from chronomask.study.units import open_study, steps_of
+from chronomask.study.open import open_study
+from chronomask.study.units import steps_of
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain
 

@@ -23,8 +23,9 @@ from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study import execute
 from chronomask.study.command import status
 from chronomask.study.execute import run_one, run_study, share_of
+from chronomask.study.open import open_study
 from chronomask.study.times import NOTED
-from chronomask.study.units import Study, check_shared_start, check_versions, open_study, start_of
+from chronomask.study.units import Study, check_shared_start, check_versions, start_of
 from chronomask.study.work import do_unit, write_in_log
 from chronomask.train.config import RunConfig
 from chronomask.train.loop import pretrain

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from chronomask.study.config import load_study
-from chronomask.study.units import Study, begin, open_study
+from chronomask.study.open import begin, open_study
+from chronomask.study.units import Study
 
 
 def opened(values: dict[str, Any], folder: Path) -> Study:

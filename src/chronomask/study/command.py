@@ -74,7 +74,7 @@ def study(
     allowance = _allow(minutes)
 
     from chronomask.study.config import study_of
-    from chronomask.study.units import open_study
+    from chronomask.study.open import open_study
 
     opened = open_study(study_of(config, **changes), as_a_shell_has_it(out))
     _do(opened, opened.in_order(), workers=workers, quiet=not progress, allowance=allowance)
@@ -107,8 +107,9 @@ def run(
     study = _open(path, out, changes)
 
     from chronomask.study.execute import run_one, share_of
+    from chronomask.study.open import begin
     from chronomask.study.suitability import check_masking_of_arms
-    from chronomask.study.units import begin, check_task_data, check_versions
+    from chronomask.study.units import check_task_data, check_versions
 
     if unit is not None:
         check_masking_of_arms(study)
@@ -284,7 +285,7 @@ def _open(path: Path | None, out: Path, changes: Sequence[Layer] = ()) -> Study:
 
     config = load_study(own if path is None else path, changes)
 
-    from chronomask.study.units import open_study
+    from chronomask.study.open import open_study
 
     return open_study(config, out)
 
@@ -305,8 +306,9 @@ def _do(
 
     ``again``: options of the command that goes on where this call ends for lack of time.
     """
+    from chronomask.study.open import begin
     from chronomask.study.suitability import check_masking_of_arms
-    from chronomask.study.units import begin, check_task_data, check_versions
+    from chronomask.study.units import check_task_data, check_versions
 
     if study.config.prepare is not None:
         need("zstandard", "prepare", "Preparing the study's text")

@@ -25,8 +25,9 @@ from chronomask.errors import RunError, Stopped, UsageError
 from chronomask.machine import available_cores
 from chronomask.processes import deaf_to_interrupts, end_with_parent
 from chronomask.study.config import StudyConfig
+from chronomask.study.open import open_study
 from chronomask.study.times import Allowance, longest_of_tasks, note_time
-from chronomask.study.units import Study, Unit, open_study
+from chronomask.study.units import Study, Unit
 from chronomask.study.work import ELSEWHERE, THERE, do_unit, note_failure, write_in_log
 
 __all__ = [

@@ -6,7 +6,7 @@ There is no other record of progress, so a study continues from the contents of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +14,11 @@ from typing import Any, Literal
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.task import Task, is_hub
-from chronomask.evaluate.tasks import make_task
-from chronomask.folders import what_it_is
 from chronomask.runs.layout import RunFolder, step_name
 from chronomask.runs.result import TaskResult, versions_here
-from chronomask.storage import read_object, refuse_file, write_text
-from chronomask.study import STUDY_FILE, has_lost_its_file, lost_file
-from chronomask.study.arms import Arm, resolve_arms
+from chronomask.storage import read_object
+from chronomask.study.arms import Arm
 from chronomask.study.config import StudyConfig
-from chronomask.study.kept import check_run, check_text, with_rows_of_runs
 from chronomask.study.settings import as_setting_of_task
 from chronomask.train.config import RunConfig
 
@@ -30,11 +26,10 @@ __all__ = [
     "START_KEYS",
     "Study",
     "Unit",
-    "begin",
     "check_shared_start",
     "check_task_data",
     "check_versions",
-    "open_study",
+    "data_folder",
     "start_of",
     "steps_of",
 ]
@@ -79,7 +74,7 @@ class Study:
     @property
     def data(self) -> Path:
         """The folder of prepared data that all runs share."""
-        return _data_folder(self.config, self.folder)
+        return data_folder(self.config, self.folder)
 
     def task_data(self, task: str) -> Path:
         """Folder with a task's files: for one of prepared data the study's own, unless another is named for
@@ -186,47 +181,6 @@ class Study:
     def _in_turn(self, arms: Iterable[str]) -> list[str]:
         """Each arm once, where it or an arm that needs its weights is first named."""
         return list(dict.fromkeys(own for arm in arms for own in self.lineage(arm)))
-
-
-def open_study(config: StudyConfig, folder: Path) -> Study:
-    """The study in ``folder``, new or begun. Raises UsageError for whatever cannot be, before any work.
-
-    A study may grow: arms, seeds and tasks may be added to a folder. Text and runs that are there must have
-    been prepared and made with the configs that the study gives them now.
-    """
-    refuse_file(folder, "a study")
-    if folder.exists() and _holds_something_else(folder):
-        if has_lost_its_file(folder):
-            raise UsageError(lost_file(folder))
-        raise UsageError(
-            f"{folder} is not empty and holds no study{what_it_is(folder)}; give another --out"
-        )
-    config = with_rows_of_runs(config, folder)
-    data = _data_folder(config, folder)
-    if config.prepare is None and not (data / MANIFEST).is_file():
-        raise UsageError(
-            f"base.data is {data}, and {data.absolute()} is not prepared data: run chronomask prepare, or "
-            "give the study a 'prepare' section"
-        )
-    arms = resolve_arms(config, str(data))
-    _check_curve_steps(config, arms)
-    tasks = {
-        name: make_task(name, plan.settings, f"tasks.{name}.settings")
-        for name, plan in config.tasks.items()
-    }
-    study = Study(config, folder, arms, tasks, tuple(_units(config, arms, tasks)))
-    check_text(study)
-    for unit in study.units:
-        if unit.kind == "pretrain":
-            check_run(study, unit)
-    return study
-
-
-def begin(study: Study) -> None:
-    """Write the study's own file into its folder, unless it is there."""
-    path, text = study.folder / STUDY_FILE, study.config.to_yaml()
-    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
-        write_text(path, text)
 
 
 def check_task_data(study: Study, *, from_hub: bool = True) -> None:
@@ -337,29 +291,6 @@ def check_shared_start(study: Study, seed: int) -> None:
                 )
 
 
-def _units(
-    config: StudyConfig, arms: dict[str, Arm], tasks: dict[str, Task[Any]]
-) -> Iterator[Unit]:
-    """Numbered by kind: preparation 0, then every run, then every evaluation."""
-    yield Unit(0, "prepare")
-    number = 0
-    runs: dict[tuple[str, int], int] = {}
-    for seed in config.seeds:
-        for arm in arms:
-            number += 1
-            runs[arm, seed] = number
-    for (name, seed), run in runs.items():
-        source = arms[name].weights_of
-        needs = (0,) if source is None else (0, runs[source, seed])
-        yield Unit(run, "pretrain", name, seed, needs=needs)
-    for (arm, seed), run in runs.items():
-        for name, task in tasks.items():
-            for step in steps_of(config, arms[arm], name):
-                for task_seed in config.seeds_of(name) if task.draws else (0,):
-                    number += 1
-                    yield Unit(number, "evaluate", arm, seed, name, task_seed, step, needs=(run,))
-
-
 def steps_of(config: StudyConfig, arm: Arm, task: str) -> list[int]:
     """Checkpoints of an arm that are evaluated on a task, the last included."""
     last = arm.config.steps
@@ -367,31 +298,6 @@ def steps_of(config: StudyConfig, arm: Arm, task: str) -> list[int]:
     return sorted({step for step in curve if step < last} | {last})
 
 
-def _check_curve_steps(config: StudyConfig, arms: dict[str, Arm]) -> None:
-    """Refuse steps of which no checkpoint will be there."""
-    for name, arm in arms.items():
-        every, keep = arm.config.checkpoint.every, arm.config.checkpoint.keep
-        steps = arm.config.steps
-        saved = {*range(every, steps + 1, every), steps} if every else {steps}
-        wanted = [step for step in config.curve_steps if step < steps]
-        if missing := [step for step in wanted if step not in saved]:
-            raise UsageError(
-                f"curve_steps: arm '{name}' saves no checkpoint at {', '.join(map(str, missing))}: "
-                f"base.checkpoint.every is {every}"
-            )
-        needed = sum(step >= min(wanted, default=steps) for step in saved)
-        if keep is not None and keep < needed:
-            raise UsageError(
-                f"curve_steps needs {needed} checkpoints of arm '{name}', and base.checkpoint.keep "
-                f"is {keep}: set it to {needed}, or to all"
-            )
-
-
-def _data_folder(config: StudyConfig, folder: Path) -> Path:
+def data_folder(config: StudyConfig, folder: Path) -> Path:
+    """Where the data that all runs share lie: prepared in the study's folder, or named by the study."""
     return folder / "data" if config.prepare is not None else Path(str(config.base["data"]))
-
-
-def _holds_something_else(folder: Path) -> bool:
-    return not (folder / STUDY_FILE).is_file() and any(
-        not path.name.startswith(".") for path in folder.iterdir()
-    )

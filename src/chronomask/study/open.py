@@ -1,34 +1,120 @@
-"""What a study's folder holds from before: its text and runs must be what the study would make now."""
+"""Opens a study: its arms, tasks and units of work; text and runs from before must be what it makes now."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chronomask.config import diff
 from chronomask.data.manifest import MANIFEST
 from chronomask.errors import ChronomaskError, DataError, UsageError
-from chronomask.folders import way_to_prepare_again
+from chronomask.evaluate.task import Task
+from chronomask.evaluate.tasks import make_task
+from chronomask.folders import way_to_prepare_again, what_it_is
 from chronomask.layers import merge, nested, read_yaml
 from chronomask.prepare.config import PrepareConfig
 from chronomask.report.comparison import FILE
 from chronomask.runs.layout import RunFolder
 from chronomask.runs.rules import unchangeable
-from chronomask.study.arms import resolve_arms
+from chronomask.storage import refuse_file, write_text
+from chronomask.study import STUDY_FILE, has_lost_its_file, lost_file
+from chronomask.study.arms import Arm, resolve_arms
 from chronomask.study.config import StudyConfig
+from chronomask.study.units import Study, Unit, data_folder, steps_of
 from chronomask.train.config import RunConfig, ValidationConfig
 
-if TYPE_CHECKING:
-    from chronomask.study.units import Study, Unit
-
-__all__ = ["check_run", "check_text", "with_rows_of_runs"]
+__all__ = ["begin", "open_study"]
 
 
-def check_text(study: Study) -> None:
+def open_study(config: StudyConfig, folder: Path) -> Study:
+    """The study in ``folder``, new or begun. Raises UsageError for whatever cannot be, before any work.
+
+    A study may grow: arms, seeds and tasks may be added to a folder. Text and runs that are there must have
+    been prepared and made with the configs that the study gives them now.
+    """
+    refuse_file(folder, "a study")
+    if folder.exists() and _holds_something_else(folder):
+        if has_lost_its_file(folder):
+            raise UsageError(lost_file(folder))
+        raise UsageError(
+            f"{folder} is not empty and holds no study{what_it_is(folder)}; give another --out"
+        )
+    config = _with_rows_of_runs(config, folder)
+    data = data_folder(config, folder)
+    if config.prepare is None and not (data / MANIFEST).is_file():
+        raise UsageError(
+            f"base.data is {data}, and {data.absolute()} is not prepared data: run chronomask prepare, or "
+            "give the study a 'prepare' section"
+        )
+    arms = resolve_arms(config, str(data))
+    _check_curve_steps(config, arms)
+    tasks = {
+        name: make_task(name, plan.settings, f"tasks.{name}.settings")
+        for name, plan in config.tasks.items()
+    }
+    study = Study(config, folder, arms, tasks, tuple(_units(config, arms, tasks)))
+    _check_text(study)
+    for unit in study.units:
+        if unit.kind == "pretrain":
+            _check_run(study, unit)
+    return study
+
+
+def begin(study: Study) -> None:
+    """Write the study's own file into its folder, unless it is there."""
+    path, text = study.folder / STUDY_FILE, study.config.to_yaml()
+    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        write_text(path, text)
+
+
+def _units(
+    config: StudyConfig, arms: dict[str, Arm], tasks: dict[str, Task[Any]]
+) -> Iterator[Unit]:
+    """Numbered by kind: preparation 0, then every run, then every evaluation."""
+    yield Unit(0, "prepare")
+    number = 0
+    runs: dict[tuple[str, int], int] = {}
+    for seed in config.seeds:
+        for arm in arms:
+            number += 1
+            runs[arm, seed] = number
+    for (name, seed), run in runs.items():
+        source = arms[name].weights_of
+        needs = (0,) if source is None else (0, runs[source, seed])
+        yield Unit(run, "pretrain", name, seed, needs=needs)
+    for (arm, seed), run in runs.items():
+        for name, task in tasks.items():
+            for step in steps_of(config, arms[arm], name):
+                for task_seed in config.seeds_of(name) if task.draws else (0,):
+                    number += 1
+                    yield Unit(number, "evaluate", arm, seed, name, task_seed, step, needs=(run,))
+
+
+def _check_curve_steps(config: StudyConfig, arms: dict[str, Arm]) -> None:
+    """Refuse steps of which no checkpoint will be there."""
+    for name, arm in arms.items():
+        every, keep = arm.config.checkpoint.every, arm.config.checkpoint.keep
+        steps = arm.config.steps
+        saved = {*range(every, steps + 1, every), steps} if every else {steps}
+        wanted = [step for step in config.curve_steps if step < steps]
+        if missing := [step for step in wanted if step not in saved]:
+            raise UsageError(
+                f"curve_steps: arm '{name}' saves no checkpoint at {', '.join(map(str, missing))}: "
+                f"base.checkpoint.every is {every}"
+            )
+        needed = sum(step >= min(wanted, default=steps) for step in saved)
+        if keep is not None and keep < needed:
+            raise UsageError(
+                f"curve_steps needs {needed} checkpoints of arm '{name}', and base.checkpoint.keep "
+                f"is {keep}: set it to {needed}, or to all"
+            )
+
+
+def _check_text(study: Study) -> None:
     """Refuse text in the study's folder that was prepared with another config."""
     config, file = study.config.prepare, study.data / "config.yaml"
     if config is None or not ((study.data / MANIFEST).is_file() and file.is_file()):
@@ -48,7 +134,7 @@ def check_text(study: Study) -> None:
         )
 
 
-def with_rows_of_runs(config: StudyConfig, folder: Path) -> StudyConfig:
+def _with_rows_of_runs(config: StudyConfig, folder: Path) -> StudyConfig:
     """The study, whose runs are validated on the held-out rows that those in its folder have, unless it names
     others itself.
     """
@@ -80,7 +166,7 @@ def _other_rows(before: ValidationConfig, now: ValidationConfig) -> dict[str, tu
     return found
 
 
-def check_run(study: Study, unit: Unit) -> None:
+def _check_run(study: Study, unit: Unit) -> None:
     """Refuse a run folder that was made with another config, or with weights of a run that is not there."""
     run, source = study.run(unit), study.arms[unit.arm].weights_of
     if not run.is_run():
@@ -161,3 +247,9 @@ def _config_of(run: RunFolder) -> RunConfig:
         return RunConfig.of_before(values, str(run.config))
     except UsageError as error:
         raise UsageError(f"{error}; {run.put_back()}") from None
+
+
+def _holds_something_else(folder: Path) -> bool:
+    return not (folder / STUDY_FILE).is_file() and any(
+        not path.name.startswith(".") for path in folder.iterdir()
+    )
