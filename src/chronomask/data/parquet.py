@@ -288,7 +288,9 @@ def _open(file: Path) -> ParquetFile:
     try:
         return ParquetFile(file, memory_map=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is not a readable Parquet file ({error})") from None
+        raise DataError(
+            f"{file} is not a readable Parquet file ({in_words(error)}): copy it again, or {_AGAIN}"
+        ) from None
 
 
 def _read_split(

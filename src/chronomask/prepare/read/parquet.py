@@ -35,7 +35,8 @@ def read_parquet(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterat
             file = pq.ParquetFile(handle, buffer_size=1 << 20)
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{source.name} is not a readable Parquet file: {in_words(error)}"
+                f"{source.name} is not a readable Parquet file ({in_words(error)}): copy or download it "
+                "again, or leave it out of sources"
             ) from None
         fields.require(file.schema_arrow.names, source.name)
         for name in fields.text_columns:
