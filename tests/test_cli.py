@@ -15,6 +15,7 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import typer
 import yaml
@@ -364,6 +365,37 @@ def test_pretraining_needs_data_and_a_folder_alone(
     outcome = run("pretrain", "--data", tiny_data.path, "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     assert trained == [RunConfig(data=str(tiny_data.path))]
+
+
+@pytest.mark.parametrize(
+    ("command", "groups", "wrong"),
+    [
+        ("pretrain", ("", "arms"), {"masking": {"ratio": "cosine_dekay", "budgets": "row"}}),
+        ("prepare", ("prepare",), {"packing": "heap", "row_lengths": 128}),
+        ("study", ("study",), {"base": {"steps": "many"}, "tasks": {"cola": {"seed": 1}}}),
+    ],
+)
+def test_editors_check_files_by_a_schema_that_knows_every_recipe(
+    run, command: str, groups: tuple[str, ...], wrong: dict[str, Any]
+) -> None:
+    schema = json.loads(run("recipes", "--schema", command).out)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    read = [
+        yaml.safe_load(recipe.path.read_text()) for group in groups for recipe in recipes(group)
+    ]
+    assert read
+    whole = [RunConfig.of("bert-tiny").to_dict()] if command == "pretrain" else []
+    for values in (*read, *whole):
+        validator.validate(values)
+    places = {tuple(error.absolute_path) for error in validator.iter_errors(wrong)}
+    assert len(places) == 2, places
+    refused(
+        run("recipes", "bert-tiny", "--schema", command), 2, "'bert-tiny', or --schema", "not both"
+    )
+    refused(
+        run("recipes", "--schema", "pretrian"), 2, "'pretrian' is not one of 'pretrain', 'prepare'"
+    )
 
 
 def test_recipes_flags_and_changes_lie_over_each_other(

@@ -591,9 +591,11 @@ def test_the_schema_of_a_family_is_that_of_its_members() -> None:
     schema = json_schema(Drawing)
     shape = schema["properties"]["shape"]
     assert shape["description"] == "what is drawn"
-    assert shape["discriminator"]["mapping"]["heap"] == "#/$defs/Heap"
-    assert {"$ref": "#/$defs/Point"} in shape["oneOf"]
-    assert schema["$defs"]["Heap"]["properties"]["boxes"]["items"]["oneOf"][:2] == [
+    groups, names = shape["anyOf"]
+    assert groups["discriminator"]["mapping"]["heap"] == "#/$defs/Heap"
+    assert {"$ref": "#/$defs/Point"} in groups["oneOf"]
+    assert "heap" in names["enum"]
+    assert schema["$defs"]["Heap"]["properties"]["boxes"]["items"]["anyOf"][0]["oneOf"][:2] == [
         {"$ref": "#/$defs/Square"},
         {"$ref": "#/$defs/Heap"},
     ]

@@ -26,6 +26,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import (
     CoreSchema,
     ErrorDetails,
@@ -54,6 +55,7 @@ __all__ = [
     "diff",
     "differences",
     "is_of_before",
+    "json_schema",
     "kind_of",
 ]
 
@@ -185,10 +187,13 @@ class Config(BaseModel):
         cls, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         schema = handler(core)
-        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        group = handler.resolve_ref_schema(schema)
+        group["patternProperties"] = {r"\.": True}  # dotted keys reach into groups
+        group.pop("required", None)  # a file may hold changes alone
+        properties = group.get("properties", {})
         meanings = meanings_of(cls)
         for name in properties.keys() & meanings.keys():
-            properties[name]["description"] = meanings[name]
+            properties[name]["description"] = _without_marks(meanings[name])
         return schema
 
     @model_validator(mode="wrap")
@@ -341,6 +346,7 @@ class Alternative(Config):
     def __get_pydantic_json_schema__(
         cls, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
+        """Of a family: the groups of its members, or one of their names."""
         begun = _SCHEMAS_BEGUN.get()
         if not cls._is_family():
             token = _SCHEMAS_BEGUN.set((*begun, cls))
@@ -356,7 +362,8 @@ class Alternative(Config):
             else schema
             for kind, schema in schemas.items()
         }
-        return handler(core_schema.tagged_union_schema(choices, "kind"))
+        groups = handler(core_schema.tagged_union_schema(choices, "kind"))
+        return {"anyOf": [groups, {"enum": list(choices)}]}  # a kind's name alone is its group
 
 
 def kind_of(member: Alternative) -> str:
@@ -387,6 +394,11 @@ def _reference(schema: CoreSchema) -> str:
     while "ref" not in schema:
         schema = schema["schema"]  # pyright: ignore
     return schema["ref"]
+
+
+def _without_marks(text: str) -> str:
+    """A docstring's text on one line: names of code without the marks that Sphinx reads."""
+    return " ".join(re.sub(r"(:\w+:)?`+~?([^`]*)`+", r"\2", text).split())
 
 
 def _place_of(cls: type) -> str:
@@ -492,5 +504,9 @@ def _is_same(item: ErrorDetails, other: ErrorDetails) -> bool:
 
 
 def json_schema(cls: type[Config]) -> dict[str, Any]:
-    """JSON Schema of a config class, for editors that complete and check YAML."""
-    return TypeAdapter(cls).json_schema()
+    """JSON Schema of a config class, for editors that complete and check YAML.
+
+    It lets through what the class would refuse: dotted keys, whatever they hold, and groups without the keys
+    that they need, because a file may change a few values of another one.
+    """
+    return {"$schema": GenerateJsonSchema.schema_dialect, **TypeAdapter(cls).json_schema()}

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator
-from pydantic_core import to_jsonable_python
+from pydantic import BaseModel, BeforeValidator, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, to_jsonable_python
 
 from chronomask.errors import UsageError, shown
 from chronomask.explain import class_of, config_classes, kinds_of
@@ -44,6 +44,13 @@ class Shorthand(BeforeValidator):
 
     group: Callable[[Any], Any]
     """the group that a value stands for; the value itself where it stands for none"""
+
+    def __get_pydantic_json_schema__(
+        self, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        # Short forms are numbers, or texts such as 0.30:0.15 and spacy:de.
+        short = [{"type": "number"}, {"type": "string", "pattern": r"[\d:]"}]
+        return {"anyOf": [handler(core), *short]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,9 @@ def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not written by `chronomask data export`"):
         import_parquet(file, tmp_path / "again")
     file.write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(DataError, match="not a readable Parquet file .*: copy it again, or export"):
+    with pytest.raises(
+        DataError, match=r"not a readable Parquet file .*: copy it again, or export"
+    ):
         import_parquet(file, tmp_path / "again")
 
 

@@ -218,8 +218,9 @@ def test_a_kind_that_nobody_defined_is_refused_with_those_that_are() -> None:
 
 def test_editors_know_them() -> None:
     schema = json_schema(MaskingConfig)
-    kinds = schema["properties"]["ratio"]["discriminator"]["mapping"]
-    assert {"constant", "sawtooth", "thermostat"} <= kinds.keys()
+    groups, names = schema["properties"]["ratio"]["anyOf"][0]["anyOf"]
+    assert {"constant", "sawtooth", "thermostat"} <= groups["discriminator"]["mapping"].keys()
+    assert {"constant", "sawtooth", "thermostat"} <= {*names["enum"]}
     assert (
         schema["$defs"]["Sawtooth"]["properties"]["top"]["description"]
         == "where every tooth begins"

@@ -202,7 +202,9 @@ def test_the_tail_of_a_corrupt_file_is_skipped(
 def test_a_corrupt_parquet_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     file.write_bytes(as_parquet()[:-20])
-    with pytest.raises(DataError, match="not a readable Parquet file .*: copy or download it again"):
+    with pytest.raises(
+        DataError, match=r"not a readable Parquet file .*: copy or download it again"
+    ):
         read(file)
 
 

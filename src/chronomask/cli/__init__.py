@@ -136,7 +136,7 @@ def main() -> None:
     except _CommandLineError as error:
         context = getattr(error, "ctx", None)
         command = "chronomask" if context is None else context.command_path
-        message = error.format_message().rstrip(".")  # pyright: ignore
+        message = error.format_message().rstrip(".").replace(": Value error, ", ": ")  # pyright: ignore
         _refuse(f"{message}; see {command} --help")
         code = 2
     except BrokenPipeError:

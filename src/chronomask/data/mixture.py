@@ -54,7 +54,15 @@ def _source_kind(value: Any) -> str:
 
 DataChoice = Annotated[
     Annotated[str, Tag("folder")]
-    | Annotated[tuple[Annotated[DataPart, BeforeValidator(_part_of_path)], ...], Tag("list")],
+    | Annotated[
+        tuple[
+            Annotated[
+                DataPart, BeforeValidator(_part_of_path, json_schema_input_type=DataPart | str)
+            ],
+            ...,
+        ],
+        Tag("list"),
+    ],
     Discriminator(_source_kind),
 ]
 """A folder of prepared data, or a mixture of several; a part's path alone has weight 1."""

@@ -91,7 +91,9 @@ def _without_slurm(value: Any) -> Any:
 class PrepareConfig(Config):
     """How text becomes rows. Everything but ``workers`` and ``executor`` decides what the rows are."""
 
-    sources: tuple[Annotated[Source, BeforeValidator(source_of_text)], ...] = Field(min_length=1)
+    sources: tuple[
+        Annotated[Source, BeforeValidator(source_of_text, json_schema_input_type=Source | str)], ...
+    ] = Field(min_length=1)
     """Where the text comes from: paths, or sources with a ``kind``; read in this order."""
     text_key: str = "text"
     """Name of the text field of .jsonl and of the text column of .csv, .tsv and .parquet files."""

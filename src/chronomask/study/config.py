@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from unicodedata import category, normalize
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from chronomask.config import Config
 from chronomask.errors import UsageError, nearest
@@ -15,6 +16,7 @@ from chronomask.layers import Layer, read_yaml
 from chronomask.prepare.config import PrepareConfig
 from chronomask.recipes import find_recipe
 from chronomask.storage import as_a_shell_has_it
+from chronomask.train.config import RunConfig
 
 __all__ = ["StudyConfig", "TaskPlan", "load_study", "study_of"]
 
@@ -91,6 +93,22 @@ class StudyConfig(Config):
                     "--only 1/8; docs/studies.md has the script"
                 )
         return super().from_layers(layers)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Of what a file may hold, with short forms that :func:`load_study` writes out."""
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        properties = handler.resolve_ref_schema(schema)["properties"]
+        of_run = handler(RunConfig.__pydantic_core_schema__)
+        told = {"description": properties["base"]["description"]}
+        properties["base"] = {"anyOf": [of_run, {"type": "string"}], **told}
+        for name in ("arms", "tasks"):
+            of_one = properties[name]["additionalProperties"]
+            properties[name]["additionalProperties"] = {"anyOf": [of_one, {"type": "null"}]}
+        properties["tasks"]["type"] = ["object", "array"]
+        return schema
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:

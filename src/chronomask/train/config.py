@@ -86,7 +86,11 @@ class CheckpointConfig(Config):
     at_start: bool = False
     """whether the state before the first step is saved too, as ``step-00000000``"""
     keep: Annotated[
-        Positive | None, BeforeValidator(lambda keep: None if keep == "all" else keep)
+        Positive | None,
+        BeforeValidator(
+            lambda keep: None if keep == "all" else keep,
+            json_schema_input_type=Positive | Literal["all"] | None,
+        ),
     ] = 2
     """number of the newest checkpoints that stay; all, or null: every one, to evaluate the run over time"""
     asynchronous: bool = True
