@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+import chronomask
 from chronomask.cli import app
 from chronomask.errors import RunError, UsageError
 from chronomask.layers import Layer
@@ -21,6 +24,7 @@ from chronomask.study.config import load_study
 from chronomask.study.settings import as_setting_of_run, as_setting_of_task, naming_settings
 from chronomask.train import loop
 from chronomask.train.checkpoint import OtherRun
+from chronomask.train.config import RunConfig
 from tests.support.corpus import made_up_text
 from tests.support.opened_study import opened
 
@@ -96,6 +100,10 @@ def test_what_the_config_of_a_study_advises_names_settings_so(
         ),
         ("or give loggers=[{kind: wandb}] or loggers=[]", None),
         ("give validation.rows=30", "give base.validation.rows=30"),
+        (
+            "give fewer, such as learning_rate.warmup_steps=9",
+            "give fewer, such as base.learning_rate.warmup_steps=9",
+        ),
         ("lower learning_rate.peak (now 1), with steps=5", None),
         ("/tmp/data=1/steps=2 and f(x, seed=3) have steps == 5", ""),
         ("pretrain --resume with steps and model", ""),
@@ -108,6 +116,42 @@ def test_what_is_advised_and_nothing_else_is_named(said: str, named: str | None)
         for before, after in known.items():
             named = named.replace(before, after)
     assert as_setting_of_run(said) == (named or said)
+
+
+PACKAGE = Path(chronomask.__file__).parent
+_ROOMS_OF_A_RUN = ("data", "masking", "model", "runs", "train")
+_ADVISED = re.compile(
+    rf"(?:\w+ )?\w[\w,]* (?:{'|'.join(RunConfig.model_fields)})(?:\.[\w.]+)?=(?=\S)"
+)
+
+
+def test_all_that_a_run_advises_is_named_as_a_study_names_it() -> None:
+    """A setting behind any other word than those that a study looks for would be none of its own."""
+    found = 0
+    for path in (path for room in _ROOMS_OF_A_RUN for path in (PACKAGE / room).rglob("*.py")):
+        for text in texts_in(ast.parse(path.read_text(encoding="utf-8"))):
+            for advice in _ADVISED.findall(text):
+                found += 1
+                assert " base." in as_setting_of_run(f"{advice}9"), (path.name, text)
+    assert found > 20
+
+
+def texts_in(tree: ast.Module) -> Iterator[str]:
+    """Every text of a module but its docstrings, with 9 for what is known only as the program runs."""
+    documented = [
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and isinstance(node.body[0], ast.Expr)
+    ]
+    for node in ast.walk(tree):
+        match node:
+            case ast.JoinedStr(values=parts):
+                yield "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else "9" for part in parts
+                )
+            case ast.Constant(value=str(text)) if node not in documented:
+                yield text.replace("%s", "9")
 
 
 def test_settings_of_an_arm_are_those_it_declares_and_what_lies_in_them() -> None:

@@ -103,7 +103,7 @@ def doubt_validation(
     few = few_in_words(*expected_predictions(held_out, parts))
     if num_documents > 1 and few:
         logger.warning(
-            "%s held out: %s: give more text or a larger held_out",
+            "%s held out: %s: give more text, or a larger share with --set held_out=NUMBER",
             "1 token is" if held_out == 1 else f"{held_out:,} tokens are",
             few,
         )

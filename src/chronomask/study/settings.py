@@ -27,7 +27,7 @@ __all__ = [
 def _advice(fields: Iterable[str]) -> re.Pattern[str]:
     """What matches a setting within ``fields`` with a value, where a message advises it."""
     return re.compile(
-        r"(?P<before>\b(?:set|or|and|with|give) |--set '?)"
+        r"(?P<before>\b(?:set|or|and|with|give|such as) |--set '?)"
         rf"(?P<key>(?:{'|'.join(fields)})\b[\w.]*)=(?P<value>\[.*?\]|[^\s=;,]*[^\s=;,.:)'])"
     )
 
