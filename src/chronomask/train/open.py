@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chronomask.data.entropy import measure_entropy
+from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
-from chronomask.data.mixture import open_data
+from chronomask.data.mixture import MixedData, open_data
 from chronomask.data.order import BatchWarmUp, LengthWarmUp
 from chronomask.errors import DataError, UsageError, amount
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
@@ -71,6 +72,20 @@ COMPILER = "inductor"
 """Backend of ``torch.compile``."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """What a run begins from: a checkpoint of its own, one of another run, or nothing."""
+
+    config: RunConfig
+    """in force: a run that goes on keeps what may not be changed any more"""
+    saved: Checkpoint | None
+    """its own newest one, to go on from"""
+    origin: Checkpoint | None
+    """that of the run that is branched from"""
+    logged_every: int | None
+    """steps between logged lines until now, where the run goes on"""
+
+
 def open_run(
     config: RunConfig, folder: RunFolder, world: World, *, resume: bool
 ) -> tuple[Run, State]:
@@ -88,96 +103,18 @@ def open_run(
         config.learning_rate.refuse_no_labels(labels)
     tokenizer = open_tokenizer(data.tokenizer_path)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
-    logged_every = None
-    saved = checkpoint.latest(folder.checkpoints) if resume else None
-    if saved is not None:
-        before, config = checkpoint.check_same_run(saved, config, data.fingerprint)
-        logged_every = before.log_every
-        num_rows = data.split("held_out").num_rows
-        warn_of_other_rows(before.validation, config.validation, num_rows)
-    elif resume:
-        if folder.summary.is_file():
-            raise UsageError(
-                f"{folder.path} has done all its steps, and its checkpoints are gone: nothing can go on; "
-                "give another output folder to train it again"
-            )
-        logger.warning("%s holds no checkpoint to resume: starting at step 0", folder.path)
-    if saved is None:  # one that goes on may not be changed any more
-        expect_no_response(config, data.split("held_out").num_rows)
-
-    initial_weights = None
-    origin = checkpoint.branch_point(config) if saved is None else None
-    if saved is not None:
-        model = open_model(saved.model_path)
-    else:
-        model = build_model(
-            checkpoint.model_of(config, origin),
-            tokenizer,
-            row_length=data.row_length,
-            seed=config.seed,
-            attention=config.attention,
-            causal=config.objective.has_causal_rows,
-            branched=origin is not None,
-        )
-        initial_weights = weights_sha256(model)
-    refuse_layerdrop(model.config, world.size)
-    settle(
-        model,
-        tokenizer,
-        config.row_lengths(data.row_length),
-        attention=config.attention,
-        padded=has_padding(data),
-        causal=config.objective.has_causal_rows,
-    )
-    masks_enter = entering(config.late_masks, model)
-    model.to(world.device)  # pyright: ignore[reportArgumentType]
-    if config.activation_checkpointing:
-        checkpoint_activations(model)
-    compiled = compiles(config, world.device)
-    rows_here = -(-config.rows_per_step // world.size)
-    micro_rows = -(-rows_here // min(config.micro_batches, rows_here))
-    documents = None
-    if compiled or world.device.type == "cuda":
-        documents = room_for_documents(data.split("train"), micro_rows, data.manifest.pad_token_id)
-    _use_fastest_attention(model, world.device, config, data.row_length, documents or 0)
-    sharding = config.sharding == "fsdp2" and world.size > 1
-    precision = precision_on(world.device, config.precision)
-    working_copy = WorkingCopy(model) if config.bf16_weights and precision == "bf16" else None
-    computing = model if working_copy is None else working_copy.model
-    if compiled and not sharding:
-        compile_backbone(computing, COMPILER)
-    state = State.start(len(data.class_names))
-    if saved is not None:
-        state = State.from_checkpoint(saved.state, saved.content())
-    elif origin is not None:
-        state.first_step = origin.first_step + origin.step
-        if origin.state["data_fingerprint"] == data.fingerprint:
-            state.first_row = origin.state.get("first_row", 0) + origin.state["rows_seen"]
-            if world.is_first and (before := checkpoint.config_of(origin).seed) != config.seed:
-                logger.warning(
-                    "the run that is branched from has seed %s and this one %s, so its rows come in another "
-                    "order: it meets rows again that the run had seen; with seed=%s it begins with new ones",
-                    before, config.seed, before,
-                )  # fmt: skip
-    sharded = Sharded(model, world, compiled) if sharding else None
+    beginning = _find_beginning(config, folder, data, resume=resume)
+    config = beginning.config
+    model, initial_weights = _open_model(beginning, data, tokenizer, world)
+    forward, working_copy, sharded = _prepare_computing(model, config, data, world)
+    state = _first_state(beginning, data, world)
     run = Run(
         config=config,
         folder=folder,
         data=data,
         tokenizer=tokenizer,
         model=model,
-        forward=Forward(
-            computing,
-            world.device,
-            precision,
-            config.attention,
-            data.manifest.pad_token_id,
-            COMPILER if compiled and not sharding else None,
-            micro_rows * data.row_length if compiled else None,
-            documents if compiled else None,
-            sharded or logits_at,
-            masks_enter,
-        ),
+        forward=forward,
         optimiser=config.optimiser.build(model),
         masker=Masker(config.masking, vocabulary, data.class_names, config.seed),
         validation_masker=fixed_masker(vocabulary),
@@ -200,35 +137,156 @@ def open_run(
         sharded=sharded,
         initial_weights_sha256=initial_weights,
         first_step=state.first_step,
-        logged_every=logged_every,
+        logged_every=beginning.logged_every,
     )
     if ahead := config.masking.content.look_ahead:
         run.foresight = Foresight(config, ahead, run.forward, run.loader, vocabulary)
     if world.is_first:
         run.peak_flops = config.peak_flops or peak_flops(world.device, config.precision)
         run.data_sheet_flops = data_sheet_flops(world.device, config.precision)
+    saved, origin = beginning.saved, beginning.origin
     if saved is not None:
-        saved.load_optimiser(run.optimiser, model)
-        tensors = saved.content()
-        run.masker.load_state_dict(tensors)
-        run.outliers.load_state_dict(tensors)
-        if run.foresight is not None:
-            run.foresight.load_state_dict(tensors)
-        if run.average is not None:
-            averaged = saved.averaged_path
-            run.average.load(tensors, None if averaged is None else open_model(averaged))
+        _restore(run, saved)
         run.finished = folder.read_summary() if state.step >= config.steps else None
     elif origin is not None:
         origin.load_optimiser(run.optimiser, model)
         _take_over(run, origin)
     weights = str(initial_weights if saved is None else saved.sha256)
     # Nobody reads any more then: from here on the first process may write.
-    refuse_unlike(world, config, data.fingerprint, state.step, weights, precision)
+    refuse_unlike(world, config, data.fingerprint, state.step, weights, forward.precision)
     with world.together():
         if world.is_first and run.finished is None:
             _begin_folder(run, state, origin, resumed=saved is not None)
-            _warn_of_settings(run, compiled, world.size)
+            _warn_of_settings(run, compiles(config, world.device), world.size)
     return run, state
+
+
+def _find_beginning(
+    config: RunConfig, folder: RunFolder, data: PreparedData | MixedData, *, resume: bool
+) -> _Beginning:
+    """What a run of ``config`` begins from; raises UsageError and DataError where it cannot go on."""
+    saved = checkpoint.latest(folder.checkpoints) if resume else None
+    held_out = data.split("held_out").num_rows
+    if saved is not None:
+        before, config = checkpoint.check_same_run(saved, config, data.fingerprint)
+        warn_of_other_rows(before.validation, config.validation, held_out)
+        return _Beginning(config, saved, None, before.log_every)
+    if resume:
+        if folder.summary.is_file():
+            raise UsageError(
+                f"{folder.path} has done all its steps, and its checkpoints are gone: nothing can go on; "
+                "give another output folder to train it again"
+            )
+        logger.warning("%s holds no checkpoint to resume: starting at step 0", folder.path)
+    expect_no_response(
+        config, held_out
+    )  # refused of a new run alone: another cannot be changed any more
+    return _Beginning(config, None, checkpoint.branch_point(config), None)
+
+
+def _open_model(
+    beginning: _Beginning,
+    data: PreparedData | MixedData,
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+) -> tuple[PreTrainedModel, str | None]:
+    """The model on its device, tried on rows as the data have them; the hash of new weights, else None."""
+    config, saved, origin = beginning.config, beginning.saved, beginning.origin
+    causal = config.objective.has_causal_rows
+    initial_weights = None
+    if saved is not None:
+        model = open_model(saved.model_path)
+    else:
+        model = build_model(
+            checkpoint.model_of(config, origin),
+            tokenizer,
+            row_length=data.row_length,
+            seed=config.seed,
+            attention=config.attention,
+            causal=causal,
+            branched=origin is not None,
+        )
+        initial_weights = weights_sha256(model)
+    refuse_layerdrop(model.config, world.size)
+    settle(
+        model,
+        tokenizer,
+        config.row_lengths(data.row_length),
+        attention=config.attention,
+        padded=has_padding(data),
+        causal=causal,
+    )
+    entering(config.late_masks, model)  # refuses a model whose layers masks cannot enter late
+    model.to(world.device)  # pyright: ignore[reportArgumentType]
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    return model, initial_weights
+
+
+def _prepare_computing(
+    model: PreTrainedModel, config: RunConfig, data: PreparedData | MixedData, world: World
+) -> tuple[Forward, WorkingCopy | None, Sharded | None]:
+    """How the model computes, compiled where it is to be; its bfloat16 weights and its shards, if any."""
+    compiled = compiles(config, world.device)
+    rows_here = -(-config.rows_per_step // world.size)
+    micro_rows = -(-rows_here // min(config.micro_batches, rows_here))
+    documents = None
+    if compiled or world.device.type == "cuda":
+        documents = room_for_documents(data.split("train"), micro_rows, data.manifest.pad_token_id)
+    _use_fastest_attention(model, world.device, config, data.row_length, documents or 0)
+    precision = precision_on(world.device, config.precision)
+    working_copy = WorkingCopy(model) if config.bf16_weights and precision == "bf16" else None
+    computing = model if working_copy is None else working_copy.model
+    sharding = config.sharding == "fsdp2" and world.size > 1
+    if compiled and not sharding:
+        compile_backbone(computing, COMPILER)
+    sharded = Sharded(model, world, compiled) if sharding else None
+    forward = Forward(
+        computing,
+        world.device,
+        precision,
+        config.attention,
+        data.manifest.pad_token_id,
+        COMPILER if compiled and not sharding else None,
+        micro_rows * data.row_length if compiled else None,
+        documents if compiled else None,
+        sharded or logits_at,
+        entering(config.late_masks, model),
+    )
+    return forward, working_copy, sharded
+
+
+def _first_state(beginning: _Beginning, data: PreparedData | MixedData, world: World) -> State:
+    """Where training stands: as the run's checkpoint says, behind the rows that a branch saw, or at 0."""
+    config, saved, origin = beginning.config, beginning.saved, beginning.origin
+    if saved is not None:
+        return State.from_checkpoint(saved.state, saved.content())
+    state = State.start(len(data.class_names))
+    if origin is None:
+        return state
+    state.first_step = origin.first_step + origin.step
+    if origin.state["data_fingerprint"] == data.fingerprint:
+        state.first_row = origin.state.get("first_row", 0) + origin.state["rows_seen"]
+        if world.is_first and (before := checkpoint.config_of(origin).seed) != config.seed:
+            logger.warning(
+                "the run that is branched from has seed %s and this one %s, so its rows come in another "
+                "order: it meets rows again that the run had seen; with seed=%s it begins with new ones",
+                before, config.seed, before,
+            )  # fmt: skip
+    return state
+
+
+def _restore(run: Run, saved: Checkpoint) -> None:
+    """Fill the parts of a run from its own checkpoint."""
+    saved.load_optimiser(run.optimiser, run.model)
+    tensors = saved.content()
+    run.masker.load_state_dict(tensors)
+    run.outliers.load_state_dict(tensors)
+    if run.foresight is not None:
+        run.foresight.load_state_dict(tensors)
+    if run.average is not None:
+        averaged = saved.averaged_path
+        run.average.load(tensors, None if averaged is None else open_model(averaged))
 
 
 def _take_over(run: Run, origin: Checkpoint) -> None:
