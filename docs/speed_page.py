@@ -66,14 +66,15 @@ def page(folder: Path = FIGURES) -> str:
     lines = [
         "# Speed and memory",
         "",
-        "This page says how fast chronomask is, compared with what people use today. Each section says what was",
-        "measured, when, and on which machine. A figure such as 2.0× says how many times as fast chronomask is;",
-        "brackets give both times or speeds, chronomask's first. Both sides take turns on the same machine, and",
-        "their medians are compared, unless a section says otherwise. Processor time is the time that the threads",
-        "of a process spent computing. A machine that does other work changes the figures.",
+        "This page says how fast chronomask is, compared with what people use today. Each section says",
+        "what was measured, when, and on which machine. A figure such as 2.0× says how many times as fast",
+        "chronomask is; brackets give both times or speeds, chronomask's first. Both sides take turns on",
+        "the same machine, and their medians are compared, unless a section says otherwise. Processor",
+        "time is the time that the threads of a process spent computing. A machine that does other work",
+        "changes the figures.",
         "",
-        "`python -m docs.speed_page` makes this page from `benchmarks/figures/`; with `--measure all` it runs the",
-        "benchmarks first.",
+        "`python -m docs.speed_page` makes this page from `benchmarks/figures/`; with `--measure all` it",
+        "runs the benchmarks first.",
     ]
     for section in sections():
         if section.name in stored:
