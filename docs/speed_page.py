@@ -66,9 +66,15 @@ def page(folder: Path = FIGURES) -> str:
     lines = [
         "# Speed and memory",
         "",
-        "How fast chronomask is beside what people use today. Each section says what was measured, when, and",
-        "on which machine. `python -m docs.speed_page` makes this page of `benchmarks/figures/`; with",
-        "`--measure all` it runs the benchmarks first. A machine that does other work moves the figures.",
+        "This page says how fast chronomask is, compared with what people use today. Each section says",
+        "what was measured, when, and on which machine. A figure such as 2.0× says how many times as fast",
+        "chronomask is; brackets give both times or speeds, chronomask's first. Both sides take turns on",
+        "the same machine, and their medians are compared, unless a section says otherwise. Processor",
+        "time is the time that the threads of a process spent computing. A machine that does other work",
+        "changes the figures.",
+        "",
+        "`python -m docs.speed_page` makes this page from `benchmarks/figures/`; with `--measure all` it",
+        "runs the benchmarks first.",
     ]
     for section in sections():
         if section.name in stored:
@@ -82,7 +88,7 @@ def of_section(section: Section, figures: Mapping[str, Any]) -> list[str]:
     if table:
         rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
     else:
-        rows = [["what", "figure", "beside"], ["---"] * 3]
+        rows = [["what", "figure", "compared with"], ["---"] * 3]
         rows += [
             [row.what, row.figure.format_map(figures), row.beside.format_map(figures)]
             for row in measured(section.rows, figures)
@@ -93,7 +99,7 @@ def of_section(section: Section, figures: Mapping[str, Any]) -> list[str]:
 def readme_table(folder: Path = FIGURES) -> str:
     """The README's lines, between their marks."""
     stored = read(folder)
-    rows = [["what", "how much better", "beside"], ["---"] * 3]
+    rows = [["what", "how much better", "compared with"], ["---"] * 3]
     rows += [
         [
             f"{section.title[0].lower()}{section.title[1:]}: {row.what}",
