@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from chronomask.errors import UsageError
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import checkpoint_activations, skeleton
 from chronomask.model.device import peak_flops, precision_on
-from chronomask.model.flops import count_flops
+from chronomask.model.flops import count_flops, lengths_in
 from chronomask.model.memory import Memory
 from chronomask.model.open import open_tokenizer
 from chronomask.runs.rules import expect, maskable_tokens, refuse_unsuited, unknown_before
@@ -118,25 +119,14 @@ def dry_run(
     the folder of their name.
     """
     if config.hours is not None:
-        one = dry_run(
-            config.model_copy(update={"hours": None}),
+        look = partial(
+            dry_run,
             devices=devices,
-            flops_per_second=flops_per_second,
             row_length=row_length,
             vocab_size=vocab_size,
             without_data=without_data,
         )
-        steps = max(1, int(config.steps * 3600 * config.hours / one.seconds))
-        refuse_no_average(config, steps)
-        found = dry_run(
-            config.model_copy(update={"hours": None, "steps": steps}),
-            devices=devices,
-            flops_per_second=one.flops_per_second,
-            row_length=row_length,
-            vocab_size=vocab_size,
-            without_data=without_data,
-        )
-        return replace(found, rate_is=one.rate_is)
+        return _look_at_hours(config, config.hours, flops_per_second, look)
     there = not without_data and (isinstance(config.data, tuple) or Path(config.data).exists())
     data = open_data(config.data) if there else None
     if data is not None:
@@ -164,52 +154,30 @@ def dry_run(
         checkpoint_activations(model)
     flops = count_flops(model)
 
-    first, lengths = None, np.array([length])
-    tokens_per_row = float(length)
-    counted: Callable[[int], float] | None = None
-    if data is not None:
-        split = data.split("train")
-        tokens_per_row = split.num_tokens / split.num_rows
-        counted = maskable_tokens(config, data)
-        rows = next(shorten_rows([_first_rows(config, data)], config.length_warmup, 0))
-        first = _first_masks(config, data, rows)
-        kept = _documents(_first_rows(config, data), data.manifest.pad_token_id)
-        lengths = kept if config.attention == "documents" else np.array([round(tokens_per_row)])
-
+    text = _Text(length) if data is None else _read_text(config, data)
+    tokens_per_row, maskable_at = text.tokens_per_row, text.maskable_at
     num_rows = config.sizes.rows_before(config.steps)
     tokens = num_rows * tokens_per_row
-    maskable_at = counted or (lambda step: tokens_per_row)
     expected = expect(config, maskable_at)
     config.learning_rate.refuse_no_labels(expected.labels + expected.next_tokens)
     unknown = unknown_before(config)
-    operations = Operations(config, model, flops, lengths, tokens_per_row)
+    operations = Operations(config, model, flops, text.lengths, tokens_per_row)
     work = operations.total(maskable_at)
 
-    here = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
-    cuda = config.device == "cuda" or here.type == "cuda"
-    cuda |= config.device == "auto" and config.precision == "bf16"  # meant for a GPU elsewhere
-    elsewhere = cuda and here.type == "cpu"
-    meant_for_bf16 = elsewhere and config.precision == "auto"
-    bf16 = meant_for_bf16 or precision_on(here, config.precision) == "bf16"
+    device = _find_device(config, flops_per_second)
     memory = memory_of_step(
         config,
         model,
         devices=devices,
         row_length=length,
         maskable=expected.maskable / num_rows,
-        bf16=bf16,
-        on_cuda=cuda,
-    )
-    rate_is = "given" if flops_per_second else "measured"
-    if rate_is == "measured" and elsewhere:
-        rate_is = "of an H200"
-    rate = flops_per_second or (
-        ON_AN_H200 if rate_is == "of an H200" else peak_flops(here, config.precision)
+        bf16=device.bf16,
+        on_cuda=device.on_cuda,
     )
     validations = number_of_validations(config, config.steps)
     held_out = None if data is None else data.split("held_out").num_rows
     few = None if data is None else expect_few(data.split("held_out"), config.validation)
-    one = _flops_of_validation(config, operations, lengths, held_out) * tokens_per_row
+    one = _flops_of_validation(config, operations, text.lengths, held_out) * tokens_per_row
     # A mean of the weights is validated beside them.
     validating = validations * one * (2 if config.averaging is not None else 1)
     return DryRun(
@@ -227,19 +195,85 @@ def dry_run(
         flops_per_token=work / tokens,
         flops=work,
         memory=memory,
-        precision="bf16" if bf16 else "fp32",
+        precision="bf16" if device.bf16 else "fp32",
         devices=devices,
-        flops_per_second=rate,
-        rate_is=rate_is,
-        seconds=work / (rate * devices),
+        flops_per_second=device.rate,
+        rate_is=device.rate_is,
+        seconds=work / (device.rate * devices),
         steps=config.steps,
         rate_follows=_rate_follows(config, (expected.labels + expected.next_tokens) / config.steps),
-        first_masks=first,
+        first_masks=text.first_masks,
         validation_share=validating / (work + validating),
         validations=validations,
         few=few,
         constant=expect_no_response(config, held_out),
     )
+
+
+def _look_at_hours(
+    config: RunConfig, hours: float, rate: float | None, look: Callable[..., DryRun]
+) -> DryRun:
+    """The run of as many steps as fit into ``hours``; ``rate``: FLOP/s of a device, None to find them."""
+    one = look(config.model_copy(update={"hours": None}), flops_per_second=rate)
+    steps = max(1, int(config.steps * 3600 * hours / one.seconds))
+    refuse_no_average(config, steps)
+    fitting = config.model_copy(update={"hours": None, "steps": steps})
+    return replace(look(fitting, flops_per_second=one.flops_per_second), rate_is=one.rate_is)
+
+
+class _Text:
+    """What is known of the rows; of none yet, that they are full and all of it may be masked."""
+
+    def __init__(self, row_length: int) -> None:
+        self.tokens_per_row = float(row_length)
+        """without padding"""
+        self.lengths = np.array([row_length])
+        """tokens of what attends to itself alone: rows, or documents"""
+        self.maskable_at: Callable[[int], float] = lambda step: self.tokens_per_row
+        """tokens of a row that may be masked, by step"""
+        self.first_masks: dict[str, Any] | None = None
+
+
+def _read_text(config: RunConfig, data: PreparedData | MixedData) -> _Text:
+    """The same of the data's rows, of which the first step's stand for all in the lengths of documents."""
+    text, split = _Text(data.row_length), data.split("train")
+    text.tokens_per_row = split.num_tokens / split.num_rows
+    text.maskable_at = maskable_tokens(config, data)
+    rows = _first_rows(config, data)
+    text.first_masks = _first_masks(
+        config, data, next(shorten_rows([rows], config.length_warmup, 0))
+    )
+    if config.attention == "documents":
+        text.lengths = lengths_in(rows, data.manifest.pad_token_id, "documents")
+    else:
+        text.lengths = np.array([round(text.tokens_per_row)])
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """What the run is computed on: a device of this machine, or one that the config is meant for."""
+
+    on_cuda: bool
+    bf16: bool
+    rate: float
+    """FLOP/s"""
+    rate_is: Literal["given", "measured", "of an H200"]
+
+
+def _find_device(config: RunConfig, rate: float | None) -> _Device:
+    """The device, and ``rate`` as what it sustains, where that is given."""
+    here = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    cuda = config.device == "cuda" or here.type == "cuda"
+    cuda |= config.device == "auto" and config.precision == "bf16"  # meant for a GPU elsewhere
+    elsewhere = cuda and here.type == "cpu"
+    meant_for_bf16 = elsewhere and config.precision == "auto"
+    bf16 = meant_for_bf16 or precision_on(here, config.precision) == "bf16"
+    if rate:
+        return _Device(cuda, bf16, rate, "given")
+    if elsewhere:
+        return _Device(cuda, bf16, ON_AN_H200, "of an H200")
+    return _Device(cuda, bf16, peak_flops(here, config.precision), "measured")
 
 
 def _flops_of_validation(
@@ -285,12 +319,6 @@ def _first_masks(config: RunConfig, data: PreparedData | MixedData, rows: Rows) 
         "ratio_asked": float(batch.masking_ratio),
         "ratio_achieved": int(batch.num_predicted) / max(1, maskable),
     }
-
-
-def _documents(rows: Rows, pad_token_id: int) -> np.ndarray:
-    """Tokens of every document of host rows, padding left out."""
-    kept = np.concatenate(([0], np.cumsum(rows.input_ids.ravel() != pad_token_id)))
-    return np.diff(kept[np.asarray(rows.cu_seqlens, np.int64)])
 
 
 def cost_in_words(device_seconds: float, price_per_hour: float | None) -> str:
