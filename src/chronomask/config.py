@@ -337,9 +337,8 @@ class Alternative(Config):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         if not cls._is_family():
             return handler(source)
-        as_itself = core_schema.simple_ser_schema(
-            "any"
-        )  # by its own class, not by the family's fields
+        # By its own class, not by the family's fields.
+        as_itself = core_schema.simple_ser_schema("any")
         return core_schema.no_info_plain_validator_function(cls._choose, serialization=as_itself)
 
     @classmethod
@@ -375,9 +374,9 @@ _OF_BEFORE: ContextVar[bool] = ContextVar("of before", default=False)
 
 
 def is_of_before() -> bool:
-    """Whether the config that is being validated is that of a run that was begun before, and is only read.
+    """Whether the config that is being validated is one that a run stored, which is only read.
 
-    Settings that a version refuses because earlier ones trained wrongly with them are let through then.
+    Values that earlier versions took, and that are refused of new runs, are accepted then.
     """
     return _OF_BEFORE.get()
 

@@ -143,10 +143,9 @@ def pretrain(
     if steps and hours:
         raise UsageError("--steps and --hours both say how long the run is: leave one of them out")
     layers += of_value("--hours", "hours", hours)
+    # Hours may stand in a recipe, or in the config of the run that is branched from.
     if steps and any("hours" in layer.values for layer in layers):
-        layers += of_value(
-            "--steps", "hours", "null"
-        )  # of a config, or of the run that is branched from
+        layers += of_value("--steps", "hours", "null")
     layers += of_value("--rows", "rows_per_step", rows)
     layers += of_ratio(ratio)
     layers += of_kind("--content", "masking.content", content)
