@@ -142,7 +142,8 @@ def read_column(
         row, num = feature.get("row_id", index), len(feature["input_ids"])
         values = on_host(feature[name], name)
         try:
-            if not isinstance(values, np.ndarray) or values.dtype.kind == "O":
+            values = np.asarray(values)
+            if values.dtype.kind == "O":  # as where None is among them
                 values = np.asarray([padding if value is None else value for value in values])
             if whole and values.dtype.kind == "f":  # as numpy and torch keep None among numbers
                 values = np.where(np.isnan(values), padding, values)
