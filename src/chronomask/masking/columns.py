@@ -142,8 +142,10 @@ def read_column(
         row, num = feature.get("row_id", index), len(feature["input_ids"])
         values = on_host(feature[name], name)
         try:
-            values = np.asarray(values)
-            if values.dtype.kind == "O":  # as where None is among them
+            # None mostly stands at [CLS]: where it does, numpy need not find out that these are no numbers.
+            if not (isinstance(values, list) and values and values[0] is None):
+                values = np.asarray(values)
+            if isinstance(values, list) or values.dtype.kind == "O":
                 values = np.asarray([padding if value is None else value for value in values])
             if whole and values.dtype.kind == "f":  # as numpy and torch keep None among numbers
                 values = np.where(np.isnan(values), padding, values)
