@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -263,6 +264,38 @@ def test_a_reader_that_has_gone_is_no_error_to_tell() -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("closed", "words", "code", "said"),
+    [
+        (1, ["inspect", "The cat sat."], 0, ""),
+        (1, ["recipes"], 0, ""),
+        (2, ["recipes", "bert-tiny"], 0, None),
+        (2, ["recipes", "nope"], 2, ""),
+    ],
+)
+def test_what_is_printed_may_be_closed(
+    closed: int, words: list[str], code: int, said: str | None
+) -> None:
+    """And a refusal never takes the place of output."""
+    command = shlex.join([sys.executable, "-m", "chronomask", *words])
+    environment = os.environ | {"PYTHONPATH": python_path()}
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {closed}>&-"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr
+    if said is not None:
+        assert done.stdout == said
+
+
+def test_python_without_docstrings_is_refused() -> None:
+    command = [sys.executable, "-OO", "-m", "chronomask", "recipes"]
+    environment = os.environ | {"PYTHONPATH": python_path()}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "use -O, or neither" in done.stderr
 
 
 def test_a_group_without_a_command_shows_its_help(run) -> None:

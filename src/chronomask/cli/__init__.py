@@ -117,10 +117,12 @@ def main() -> None:
     """Entry point: deliberate refusals become one message on stderr and an exit code."""
     # Threads that wait without spinning: on a shared machine spinning ones starve everybody.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _replace_closed_outputs()
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal of few characters shows ? for the others
         sys.stdout.reconfigure(errors="replace")
     fault = None
     try:
+        _refuse_no_docstrings()
         _refuse_lost_folder()
         _refuse_empty(sys.argv)
         _refuse_several(sys.argv[1:2])
@@ -195,6 +197,25 @@ def _fault_of_output(more: str = "") -> OSError | None:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return error
     return None
+
+
+def _replace_closed_outputs() -> None:
+    """Give what is printed a place where standard output or error is closed, which Python has as None.
+
+    Else the next file that is opened would have the number of the closed one, and what libraries write there.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+
+
+def _refuse_no_docstrings() -> None:
+    """Raise UsageError under ``python -OO``, with which transformers cannot be imported."""
+    if sys.flags.optimize > 1:
+        raise UsageError(
+            "python -OO (or PYTHONOPTIMIZE=2) takes out docstrings, which transformers reads as it starts: "
+            "use -O, or neither"
+        )
 
 
 def _refuse_lost_folder() -> None:
