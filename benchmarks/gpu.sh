@@ -43,7 +43,7 @@ export PYTHONUNBUFFERED=1
 missing="$("$python" - <<'PYTHON'
 from importlib.util import find_spec
 
-needed = "torch transformers accelerate tokenizers safetensors numba numpy yaml typer tqdm filelock fsspec"
+needed = "torch transformers accelerate tokenizers safetensors numba numpy yaml typer tqdm fsspec"
 needed += " pydantic pydantic_core annotated_types typing_inspection"
 print(*(name for name in needed.split() if find_spec(name) is None))
 PYTHON

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chronomask.progress import Progress
+from chronomask.progress import Progress, say
 
 
 def test_progress_off_a_terminal_is_lines_with_rate_and_time_left(
@@ -69,3 +69,14 @@ def test_brief_work_is_told_only_where_it_is_not_brief(
         "cola encoding: 50%, 18 examples/s, about 11 s left",
         "cola encoding: 400 examples in 11 s, 36 examples/s",
     ]
+
+
+def test_nothing_of_what_is_said_acts_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Errors of other programs and names of files can hold anything."""
+    say("failed: \x1b[2J")
+    with Progress("a\x1b[1m", 4) as progress:
+        progress.tell("b\x1b[1m")
+        progress.advance(4, note="c\x1b[1m")
+    told = capsys.readouterr().err
+    assert "\x1b" not in told
+    assert told.startswith("failed: \\x1b[2J\n")

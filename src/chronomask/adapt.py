@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +29,7 @@ from chronomask.adaptation import Adaptation, NewWords, Plan, extend_card, publi
 from chronomask.adaptation_folder import check_apart, check_output, mark, parts_in
 from chronomask.errors import DataError, UsageError, amount, nearest, shown
 from chronomask.layers import Layer
+from chronomask.progress import be_silent, say
 from chronomask.recipes import find_recipe
 from chronomask.runs.continuation import begun_by
 from chronomask.runs.layout import RunFolder
@@ -107,7 +107,7 @@ def adapt(
     if plan.also is not None and _is_prepared(plan.also):
         loss.check(first, Path(plan.also))
 
-    tell = _tell if progress else _be_silent
+    tell = say if progress else be_silent
     tell(f"1 of 4: prepare {', '.join(map(str, paths))}")
     start, words = first.path, None
     with mark(out):
@@ -480,11 +480,3 @@ def _export(first: Subject, last: Subject, done: Adaptation) -> None:
         shutil.copytree(last.path, made, dirs_exist_ok=True)
         card = made / "README.md"
         write_text(card, extend_card(card.read_text(encoding="utf-8"), first, done))
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _be_silent(_: str) -> None:
-    """Say nothing."""

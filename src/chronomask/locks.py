@@ -5,17 +5,18 @@ They are the system's own, so that of a process which was killed is gone with it
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from chronomask.errors import RunError, UsageError
+from chronomask.errors import RunError
 
-__all__ = ["LOCK", "hold", "in_turn", "lock", "lock_of"]
+__all__ = ["LOCK", "hold", "in_turn", "lock"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,61 +26,93 @@ _SECONDS_BETWEEN_TRIES = 0.1
 
 
 @contextmanager
-def lock(file: Path, *, together: bool = False, seconds: float = 0.0) -> Iterator[bool]:
+def lock(
+    file: Path,
+    *,
+    together: bool = False,
+    seconds: float = 0.0,
+    guards: Path | None = None,
+    needed: bool = False,
+) -> Iterator[bool]:
     """Have the lock of a file while the block runs; yields False if another process keeps it.
 
     ``together``: others may have it as well, who ask for it so. ``seconds``: how long to wait for it. The
-    lock of a killed process is gone with it. Raises :class:`RunError` where the disk has no locks.
-    """
-    import fcntl  # not there on Windows, where nothing else of this file would fail
+    lock of a killed process is gone with it.
 
+    Where the file system has no locks the block runs without one, and once a warning says so. It names the
+    folder that the lock ``guards``, by default that of the file. Where work without a lock would do harm the
+    lock is ``needed``: then :class:`RunError` is raised.
+    """
     deadline = time.monotonic() + seconds
     while True:
-        with file.open("a") as handle:
+        with ExitStack() as opened:
+            removed = False
             try:
-                fcntl.flock(handle, (fcntl.LOCK_SH if together else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-                mine = (
-                    os.fstat(handle.fileno()).st_nlink > 0
-                )  # else its last owner removed it meanwhile
-            except BlockingIOError:
-                mine = False
+                descriptor = opened.enter_context(file.open("a")).fileno()
+                if mine := _take(descriptor, together=together):
+                    opened.callback(_give_back, descriptor)
+                    # Its last owner may have removed it between the two.
+                    removed = os.fstat(descriptor).st_nlink == 0
+            except FileNotFoundError:
+                raise
             except OSError as error:
-                raise RunError(
-                    f"{file} cannot be locked ({error.strerror}): use a folder on a file system with locks"
-                ) from None
+                why = error.strerror or str(error)
+                if needed:
+                    raise RunError(
+                        f"{file} cannot be locked ({why}): use a folder on a file system with locks"
+                    ) from None
+                _warn(guards or file.parent, why)
+                mine = True
+            if removed:
+                continue
             if mine or time.monotonic() >= deadline:
                 yield mine
                 return
         time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
-def lock_of(out: Path) -> Path:
-    """The file whose lock says who writes ``out``; the folder is made. Raises :class:`UsageError`."""
+def _take(descriptor: int, *, together: bool = False) -> bool:
+    """Lock an open file, unless another process has it; raises OSError where that is not possible."""
+    import fcntl  # not there on Windows, where nothing else of this file would fail
+
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / LOCK).touch()
-    except OSError as error:
-        raise UsageError(f"{out} cannot be used as a folder: {error.strerror}") from None
-    return out / LOCK
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if together else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the second is what a few file systems say
+        return False
+    return True
+
+
+def _give_back(descriptor: int) -> None:
+    """Unlock an open file, also for processes that were forked meanwhile and have it open too."""
+    import fcntl
+
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@functools.cache
+def _warn(folder: Path, why: str) -> None:
+    """Say once what people must see to where there are no locks."""
+    logger.warning(
+        "%s cannot be locked (%s): start no second command that writes there while one is at work",
+        folder, why,
+    )  # fmt: skip
 
 
 @contextmanager
-def in_turn(folder: Path) -> Iterator[None]:
-    """Nobody else writes ``folder`` while the block runs; who does so now is waited for, and that is said.
+def in_turn(file: Path) -> Iterator[None]:
+    """Nobody else writes the folder of a lock file while the block runs; the file is removed at the end.
 
-    Where the disk has no locks that is said too, and the block runs without. Raises as :func:`lock_of` does.
+    Who writes there now is waited for, and that is said.
     """
     with ExitStack() as held:
-        try:
-            if not held.enter_context(lock(lock_of(folder))):
-                logger.warning("another process writes %s: waiting until it has ended", folder)
-                held.enter_context(lock(folder / LOCK, seconds=math.inf))
-        except RunError as error:
-            logger.warning("%s, or start no second command that writes this one meanwhile", error)
+        if not held.enter_context(lock(file)):
+            logger.warning("another process writes %s: waiting until it has ended", file.parent)
+            held.enter_context(lock(file, seconds=math.inf))
         try:
             yield
         finally:
-            (folder / LOCK).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
 
 
 def hold(draft: Path, *, folder: bool = False) -> int | None:
@@ -89,8 +122,6 @@ def hold(draft: Path, *, folder: bool = False) -> int | None:
     So the name of a draft can be one that the next writer takes over where this one is killed. Raises
     OSError.
     """
-    import fcntl
-
     while True:
         if folder:
             try:
@@ -105,12 +136,12 @@ def hold(draft: Path, *, folder: bool = False) -> int | None:
         else:
             held = os.open(draft, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(held)
-            return None
+            mine = _take(held)
         except OSError:
             return held  # a file system without locks
+        if not mine:
+            os.close(held)
+            return None
         try:
             if draft.stat().st_ino == os.fstat(held).st_ino:
                 return held

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: what is said of it; a bar on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-__all__ = ["NOT_SHOWN", "Progress", "clock"]
+from chronomask.errors import harmless
+
+__all__ = ["NOT_SHOWN", "Progress", "be_silent", "clock", "say"]
 
 _SECONDS_BETWEEN_LINES = 10.0
 """Least time between plain lines, so that the log of long work stays readable."""
@@ -17,6 +19,17 @@ _SECONDS_BEFORE_BAR = 1.0
 """Time that brief work may take before its bar appears."""
 _LEAST_SECONDS = 0.01
 """Time over which a rate is told."""
+
+
+def say(text: str) -> None:
+    """Tell people how far long work is. What acts on a terminal is escaped: names and the errors of other
+    programs come from files.
+    """
+    print(harmless(text), file=sys.stderr, flush=True)
+
+
+def be_silent(_: str) -> None:
+    """Stand in for :func:`say` where nobody wants to know."""
 
 
 class Progress:
@@ -49,7 +62,7 @@ class Progress:
         self._bar: tqdm[Any] | None = None
         if terminal:  # tqdm starts a thread, also for a bar that it does not show
             self._bar = tqdm(
-                desc=label,
+                desc=harmless(label),
                 total=total,
                 initial=done,
                 unit=f" {unit}",
@@ -87,7 +100,7 @@ class Progress:
         now = time.monotonic()
         if self._bar is not None:
             beside = [*self._rates(now - self._started)[1:], self._note]
-            self._bar.set_postfix_str(", ".join(filter(None, beside)), refresh=False)
+            self._bar.set_postfix_str(harmless(", ".join(filter(None, beside))), refresh=False)
             self._bar.update(done)
         if self._lines and now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
@@ -97,9 +110,9 @@ class Progress:
     def tell(self, text: str) -> None:
         """Print a line beside the progress, where that is shown."""
         if self._bar is not None:
-            tqdm.write(f"{self._label}: {text}", file=sys.stderr)
+            tqdm.write(harmless(f"{self._label}: {text}"), file=sys.stderr)
         elif self._lines:
-            print(f"{self._label}: {text}", file=sys.stderr, flush=True)
+            say(f"{self._label}: {text}")
 
     def _state(self, seconds: float) -> list[str]:
         if self._total is None:
@@ -120,7 +133,7 @@ class Progress:
 
     def _print(self, parts: list[str]) -> None:
         shown = ", ".join([*parts, self._note] if self._note else parts)
-        print(f"{self._label}: {shown}", file=sys.stderr, flush=True)
+        say(f"{self._label}: {shown}")
 
 
 NOT_SHOWN = Progress("", None, shown=False)

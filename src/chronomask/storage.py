@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
-from chronomask.locks import hold
+from chronomask.locks import LOCK, hold
 
 __all__ = [
     "AGAIN",
@@ -30,6 +30,7 @@ __all__ = [
     "files_sha256",
     "flush",
     "is_file_name",
+    "lock_of",
     "make_folder",
     "names_file",
     "read_object",
@@ -113,9 +114,7 @@ def refuse_file(out: Path, what: str) -> None:
         return
     named = out.with_suffix("") if names_file(out) else out
     free = named.with_name(f"{named.stem}-folder") if _is_taken(named) else named
-    raise UsageError(
-        f"--out {out}: {what} goes into a folder; give the name of one, such as {free}"
-    )
+    raise UsageError(f"{out}: {what} goes into a folder; give the name of one, such as {free}")
 
 
 def stays_below(name: object) -> bool:
@@ -152,12 +151,26 @@ def remove_all(path: Path, *, ignore_errors: bool = False) -> None:
 
 def make_folder(path: Path) -> None:
     """Make a folder where there is none; raises UsageError where it cannot be one, or be written to."""
-    try:
+    with _used_as_folder(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be used as a folder: {error.strerror}") from None
     if not os.access(path, os.W_OK):
         raise UsageError(f"{path} cannot be written to; choose another folder")
+
+
+def lock_of(folder: Path) -> Path:
+    """The file whose lock says who writes a folder, which is made; raises as :func:`make_folder` does."""
+    make_folder(folder)
+    with _used_as_folder(folder):
+        (folder / LOCK).touch()
+    return folder / LOCK
+
+
+@contextlib.contextmanager
+def _used_as_folder(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path} cannot be used as a folder: {error.strerror}") from None
 
 
 def refuse_dead_end(out: Path) -> None:
@@ -167,13 +180,13 @@ def refuse_dead_end(out: Path) -> None:
     except NotADirectoryError:
         within = next(path for path in out.parents if _is_taken(path))
         raise UsageError(
-            f"--out {out}: {within} is a file, and nothing can be made in one; give another place, such as "
+            f"{out}: {within} is a file, and nothing can be made in one; give another place, such as "
             f"{within.with_name(out.name)}"
         ) from None
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UsageError(
-                f"--out {out}: its links lead back to one another and to no place; remove them, or give "
+                f"{out}: its links lead back to one another and to no place; remove them, or give "
                 "another name"
             ) from None
 

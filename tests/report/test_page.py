@@ -392,7 +392,7 @@ def test_out_that_is_a_file(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", "fixed 15 %", steps=50)
     (tmp_path / "out").write_text("in the way")
     for name in ("out", "new.html"):
-        with pytest.raises(UsageError, match=f"--out .*{name}: a report, .* goes into a folder"):
+        with pytest.raises(UsageError, match=f"{name}: a report, .* goes into a folder"):
             report([folder], tmp_path / name)
     assert not (tmp_path / "new.html").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +24,8 @@ from chronomask.data.folder import PreparedData
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.study import execute
 from chronomask.study.command import status
-from chronomask.study.execute import run_one, run_study, share_of
+from chronomask.study.command import study as run_a_study
+from chronomask.study.execute import Outcome, run_one, run_study, share_of
 from chronomask.study.open import open_study
 from chronomask.study.times import NOTED
 from chronomask.study.units import Study, check_shared_start, check_versions, start_of
@@ -122,6 +125,39 @@ def _marks_are_checked(study: Study) -> None:
         study.is_complete(unit)
     path.write_text(before)
     assert study.is_complete(unit)
+
+
+def test_a_study_goes_on_without_locks_and_says_so_once(
+    values: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    small = values | {"tasks": {}, "curve_steps": [], "seeds": [0]}
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert run_a_study(small, tmp_path / "out", progress=False).is_file()
+    told = [record.getMessage() for record in caplog.records if "locked" in record.message]
+    assert sum(text.startswith(f"{tmp_path / 'out'} cannot be locked") for text in told) == 1
+
+
+def test_workers_can_be_started_from_any_thread(values: dict[str, Any], tmp_path: Path) -> None:
+    """Only the main thread may handle signals; a notebook's server may call from another."""
+    study = opened(values | {"tasks": {}, "curve_steps": [], "seeds": [0]}, tmp_path)
+    outcomes: list[Outcome] = []
+
+    def call() -> None:
+        outcomes.append(run_study(study, study.in_order(), workers=2))
+
+    thread = Thread(target=call)
+    thread.start()
+    thread.join(HANG)
+    (outcome,) = outcomes
+    assert len(outcome.done) == 2
+    assert not outcome.failed
 
 
 @pytest.mark.parametrize("ends", ["done", "killed"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError
 from chronomask.train.config import RunConfig
 from chronomask.train.loggers import WandB
 from chronomask.train.loop import pretrain
@@ -134,6 +134,25 @@ def test_what_wandb_refuses_is_told_with_the_way_on(
     with pytest.raises(UsageError, match=r"No API key .*wandb login.*mode: offline.*resume=True"):
         pretrain(config.replace(["loggers=[wandb]"]), run, progress=False)
     pretrain(config, run, resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"id": "abc", "se', "[]", '{"id": "abc"}', '{"id": 3, "sent": {"metrics": 1}}']
+)
+def test_what_wandb_was_sent_is_damaged_and_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    import wandb
+
+    begun = SimpleNamespace(define_metric=lambda *_, **__: None)
+    monkeypatch.setattr(wandb, "init", lambda **_: begun)
+    file = tmp_path / "wandb.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=r"wandb\.json .*remove it.*resume=True"):
+        WandB().open(tmp_path, step=3, name="", config={})
+    file.unlink()
+    WandB().open(tmp_path, step=3, name="", config={})
+    assert json.loads(file.read_text())["sent"] == {"metrics": 0, "validation": 0}
 
 
 def test_an_unknown_logger_is_refused(config: RunConfig) -> None:

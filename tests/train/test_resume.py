@@ -18,9 +18,9 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.scores import add_scores, scores_named
 from chronomask.errors import Stopped, UsageError
 from chronomask.model import device
+from chronomask.processes import listen
 from chronomask.runs.layout import RunFolder
 from chronomask.train.config import RunConfig
-from chronomask.train.distributed import listen
 from chronomask.train.loop import pretrain
 from chronomask.train.state import State
 from tests.support.fixed_tagger import FixedTagger, stand_in_for_english

@@ -27,7 +27,7 @@ from chronomask.data.writer import write_column, write_manifest
 from chronomask.errors import DataError, UsageError, nearest
 from chronomask.locks import in_turn
 from chronomask.progress import Progress
-from chronomask.storage import way_to_read
+from chronomask.storage import lock_of, way_to_read
 
 __all__ = [
     "Informativeness",
@@ -285,7 +285,7 @@ def keep_column(
     Raises :class:`DataError` for damaged data, for the manifest that is written hashes every file anew, and
     where the rows are no longer those of ``data``.
     """
-    with in_turn(data.path):
+    with in_turn(lock_of(data.path)):
         now = PreparedData.open(data.path, verify=True)
         _refuse_other_rows(now, data)
         entries = dict(now.manifest.splits)

@@ -7,7 +7,6 @@ that was interrupted, or whose run has trained on since, is completed by the sam
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,12 +18,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread
 
-from chronomask.errors import ChronomaskError, RunError, UsageError, harmless
+from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.evaluate.evaluate import check_tasks, evaluate
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.tasks import make_tasks
 from chronomask.machine import available_cores, can_share_work
 from chronomask.processes import deaf_to_interrupts
+from chronomask.progress import say
 from chronomask.runs.layout import RunFolder, checkpoints_in, step_of
 from chronomask.runs.result import TaskResult
 from chronomask.storage import refuse_file
@@ -134,7 +134,7 @@ class _State:
             ]
             what = "  ".join(scores) if path in self.found else "failed"
             line = f"[{done}/{self.total}] {path.name}: {what}"
-            print(harmless(line), file=sys.stderr, flush=True)
+            say(line)
 
 
 def _evaluate_in_processes(

@@ -7,17 +7,17 @@ weights, data and recipe, are kept.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from traceback import clear_frames
 from typing import Any
 
-from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, harmless, shown
+from chronomask.errors import ChronomaskError, DataError, RunError, UsageError, shown
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_tasks
+from chronomask.progress import say
 from chronomask.runs.layout import RunFolder, model_in
 from chronomask.runs.result import TaskResult
 from chronomask.storage import as_a_shell_has_it, make_folder, refuse_file
@@ -81,7 +81,7 @@ def evaluate(
         if progress:
             done = "already evaluated" if kept else f"{result.seconds:.0f} s"
             line = f"[{number}/{len(wanted)}] {_in_line(result)}  ({done})"
-            print(harmless(line), file=sys.stderr, flush=True)
+            say(line)
     if said := _describe_left_out(results):
         logger.warning("%s", said)
     return results

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from chronomask.prepare.read.records import how_to_read
 from chronomask.prepare.tokenizer import TokenizerChoice
 from chronomask.prepare.words.tagger import Tagger
 from chronomask.prepare.words.unicode import unlikely_language
+from chronomask.progress import say
 from chronomask.yardsticks import expected_predictions, few_in_words
 
 __all__ = [
@@ -131,12 +131,10 @@ def tell_what_was_left_out(report: Mapping[str, Any]) -> None:
     """Print on stderr, also where nothing else is shown, what did not become rows as it was given."""
     files = report["read_by_lines"]
     if files:
-        print(
-            f"read line by line, because they have no blank line (txt_documents): {list_names(files)}",
-            file=sys.stderr,
+        say(
+            f"read line by line, because they have no blank line (txt_documents): {list_names(files)}"
         )
     skipped = Skipped()
     skipped.merge(report["skipped"])
     if skipped.reasons:
-        told = f"{skipped.summary()}; more in statistics.json{how_to_read(skipped)}"
-        print(told, file=sys.stderr, flush=True)
+        say(f"{skipped.summary()}; more in statistics.json{how_to_read(skipped)}")

@@ -18,7 +18,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,7 +29,7 @@ from chronomask.errors import ChronomaskError, RunError, UsageError
 from chronomask.locks import lock
 from chronomask.machine import can_share_work
 from chronomask.prepare.work import mark_file
-from chronomask.processes import deaf_to_interrupts, end_with_parent
+from chronomask.processes import deaf_to_interrupts, end_with_parent, environment
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -82,8 +82,8 @@ class Stage:
     """A task for every part; ``name`` stands in its marks and in messages.
 
     ``task`` is handed to other processes, so it is a function of a module, or one with values bound to it.
-    ``runs_on_torch``: its model does. ``shared``: other machines
-    may be at the same parts, so a process claims a part before it does it.
+    ``runs_on_torch``: its model does. ``shared``: other machines may be at the same parts, so a process
+    claims a part before it does it.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Stage:
         """Have a part for oneself, False if another process has it in hand."""
         file = self.work / "claims" / f"{self.name}-{number:06d}"
         file.parent.mkdir(exist_ok=True)
-        return lock(file)
+        return lock(file, needed=True)
 
 
 def run_task(stage: Stage, number: int) -> bool:
@@ -302,20 +302,9 @@ def _as_handed_in(
             yield waiting.pop(future), future
 
 
-@contextmanager
-def _single_threaded() -> Iterator[None]:
+def _single_threaded() -> AbstractContextManager[None]:
     """One thread a process, here and in children: the processes are the parallelism."""
-    wanted = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+    return environment(TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 
 
 _OBJECT_STORE_BYTES = 100_000_000

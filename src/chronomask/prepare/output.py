@@ -9,11 +9,11 @@ from pathlib import Path
 from chronomask.data.manifest import MANIFEST, WORK
 from chronomask.errors import UsageError, printable
 from chronomask.folders import is_of_preparation
-from chronomask.locks import LOCK, lock, lock_of
+from chronomask.locks import LOCK, lock
 from chronomask.prepare.rows.assemble import DOCUMENTS_FILE
 from chronomask.prepare.words.tagger import Tagger
 from chronomask.prepare.work import SPLITS
-from chronomask.storage import refuse_file, remove_all, write_text
+from chronomask.storage import lock_of, refuse_file, remove_all, write_text
 
 __all__ = ["STATE", "alone", "check_output", "in_use", "remove"]
 

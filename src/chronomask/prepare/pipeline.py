@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from chronomask.data.scores import score_split, showing_scores
 from chronomask.data.writer import RowWriter, write_column, write_manifest
 from chronomask.errors import ChronomaskError, DataError, RunError, UsageError
 from chronomask.folders import way_to_prepare_again
-from chronomask.locks import lock, lock_of
+from chronomask.locks import lock
 from chronomask.machine import available_cores
 from chronomask.prepare.clean import (
     FILTER,
@@ -62,8 +61,15 @@ from chronomask.prepare.rows.assemble import DOCUMENTS_FILE, statistics, write_s
 from chronomask.prepare.rows.pack import Specials
 from chronomask.prepare.tokenizer import SavedTokenizer, open_saved
 from chronomask.prepare.work import SPLITS, WORK_FORMAT, mark_file, read_mark, read_text
-from chronomask.progress import Progress
-from chronomask.storage import as_a_shell_has_it, remove_all, said_by_system, write_json, write_text
+from chronomask.progress import Progress, say
+from chronomask.storage import (
+    as_a_shell_has_it,
+    lock_of,
+    remove_all,
+    said_by_system,
+    write_json,
+    write_text,
+)
 
 __all__ = ["OtherData", "prepare", "prepare_share"]
 
@@ -162,10 +168,12 @@ def _beside_others(run: _Run) -> Iterator[None]:
 
     Who finds nobody else there begins the work folder, if it has to be begun.
     """
-    with lock(lock_of(run.out)) as nobody_else:
+    # Shares are meant to be at work at once, and each leaves to another what that one has locked. Without
+    # locks several would write the same files, so they are needed.
+    with lock(lock_of(run.out), needed=True) as nobody_else:
         if nobody_else and not (run.is_finished() or run.is_begun()):
             run.begin()
-    with lock(lock_of(run.out), together=True, seconds=_SECONDS_TO_BEGIN) as mine:
+    with lock(lock_of(run.out), together=True, seconds=_SECONDS_TO_BEGIN, needed=True) as mine:
         if not mine:
             raise in_use(run.out)
         yield
@@ -304,7 +312,7 @@ class _Run:
             return
         seconds = 0.0
         while True:
-            with lock(self.work / "once", seconds=seconds) as mine:
+            with lock(self.work / "once", seconds=seconds, needed=True) as mine:
                 if mine:
                     yield
                     return
@@ -314,7 +322,7 @@ class _Run:
     def say(self, line: str) -> None:
         """Tell people what goes on, if they want to know."""
         if self.shown:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     def stage(self, name: str, task: Task, *, runs_on_torch: bool = False) -> Stage:
         """A stage of this preparation."""

@@ -16,7 +16,7 @@
       results/step-00001000/<task>-seed<k>.json
       dump/step-00001001/  a step that met a number that is not finite
 
-Whoever needs one of these names asks here.
+``folders`` knows some of these names as well, to tell a run from other folders.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from chronomask.errors import DataError, UsageError, python_command, shown
 from chronomask.folders import is_prepared_data, what_it_is
 from chronomask.layers import read_yaml
+from chronomask.locks import LOCK, lock
 from chronomask.runs.continuation import goes_on
 from chronomask.storage import (
     as_a_shell_has_it,
     file_sha256,
+    make_folder,
     read_object,
     refuse_file,
     remove_all,
@@ -81,7 +81,7 @@ AVERAGED = "averaged"
 OPTIMISER = "optimiser.safetensors"
 """In a checkpoint: what the optimiser keeps of every parameter."""
 CONTENT = "content.safetensors"
-"""In a checkpoint: all other tensors: of the masker, of outliers, of the log."""
+"""In a checkpoint: every other tensor: masker, outliers, averaging, foresight, sums for the log."""
 FORMAT_VERSION = 1
 """Version of the checkpoints that this package writes and reads."""
 TRIAL = ".trial"
@@ -195,30 +195,23 @@ class RunFolder:
     def hold(self) -> Iterator[None]:
         """Keep other processes from training in this folder; raises UsageError where one does.
 
-        The lock is the system's own: that of a process which was killed is gone with it. A folder that
-        was made for it and holds no run at the end is removed again.
+        See :func:`chronomask.locks.lock`. A folder that was made for it and holds no run at the end is
+        removed again; the lock file of another stays.
         """
-        made = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{self.path} cannot be used as a folder: {error.strerror}") from None
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UsageError(
-                f"{self.path} is in use: another process trains in it; wait until that has ended, or give "
-                "another output folder"
-            ) from None
-        except (NotImplementedError, OSError) as error:
-            logger.warning("%s cannot be locked (%s): start no second run in it", self.path, error)
-        try:
-            yield
-        finally:
-            if made and not self.is_run() and {p.name for p in self.path.iterdir()} <= {".lock"}:
-                remove_all(self.path, ignore_errors=True)
-            lock.release()
+        made = not self.path.is_dir()
+        if made:  # one that is there may hold a complete run that nobody may write to any more
+            make_folder(self.path)
+        with lock(self.path / LOCK) as mine:
+            if not mine:
+                raise UsageError(
+                    f"{self.path} is in use: another process trains in it; wait until that has ended, or "
+                    "give another output folder"
+                )
+            try:
+                yield
+            finally:
+                if made and not self.is_run() and {p.name for p in self.path.iterdir()} <= {LOCK}:
+                    remove_all(self.path, ignore_errors=True)
 
     def is_run(self) -> bool:
         """Whether a run lives here, complete or not."""

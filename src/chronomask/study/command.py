@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +22,8 @@ from chronomask.errors import (
     need,
 )
 from chronomask.folders import what_it_is
+from chronomask.locks import lock
+from chronomask.progress import be_silent, say
 from chronomask.storage import as_a_shell_has_it, refuse_file
 from chronomask.study import STUDY_FILE, has_lost_its_file, lost_file
 
@@ -118,7 +118,7 @@ def run(
         check_versions(study, own)
         if path is not None:  # else others may be at work in the folder: it is only read
             begin(study)
-        run_one(study, unit, _be_silent if quiet else _tell)
+        run_one(study, unit, be_silent if quiet else say)
         return f"done: {study.units[unit]}"
     units = study.in_order() if only is None else share_of(study, only)
     _do(
@@ -322,7 +322,7 @@ def _do(
     if left_over := study.left_over():
         logger.warning("%s", left_over)
     begin(study)
-    tell = _be_silent if quiet else _tell
+    tell = be_silent if quiet else say
     if text:
         tell(text)
     outcome = run_study(study, units, workers=workers, tell=tell, shown=shown, allowance=allowance)
@@ -459,8 +459,7 @@ def _compare_and_write(study: Study, progress: bool) -> Path:
     from chronomask.study.gather import from_study
 
     # Calls in one folder may end at once, and would write the same files.
-    with (study.folder / STUDY_FILE).open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock(study.folder / STUDY_FILE, seconds=math.inf):
         gathered = from_study(study, progress=progress)
         compare_study(study, gathered)
         return write_page_of_study(study.folder, read=gathered.runs)
@@ -497,11 +496,3 @@ def _failures(study: Study, failed: Sequence[tuple[Unit, str]], left_out: int) -
     needing = "unit that needs them was" if left_out == 1 else "units that need them were"
     more = f"; {left_out} {needing} left out" if left_out else ""
     return f"{amount(len(failed), 'units')} failed{more}:\n  " + "\n  ".join(lines)
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _be_silent(_: str) -> None:
-    """Say nothing."""

@@ -13,17 +13,22 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 
 from chronomask.errors import RunError, Stopped, UsageError
 from chronomask.machine import available_cores
-from chronomask.processes import deaf_to_interrupts, end_with_parent
+from chronomask.processes import (
+    StopRequest,
+    deaf_to_interrupts,
+    end_with_parent,
+    environment,
+    listen,
+)
 from chronomask.study.config import StudyConfig
 from chronomask.study.open import open_study
 from chronomask.study.times import Allowance, longest_of_tasks, note_time
@@ -95,10 +100,10 @@ def run_study(
         return outcome
     while (unit := queue.next()) or queue.look_again():
         if unit is None:
-            with _stoppable() as stopping:
+            with listen() as stop:
                 time.sleep(min(_TICK, _PAUSE))
-            if stopping:
-                raise _stop_of(study, stopping)
+            if stop.signal_number:
+                raise _stop_of(study, stop)
             continue
         if shown:
             tell(str(unit))
@@ -260,11 +265,11 @@ class _Worker:
 def _run_with_processes(study: Study, queue: _Queue, allowance: Allowance | None) -> None:
     """Keep the queue's processes at work until it is empty, its time is up or a signal asks to stop."""
     devices, number = cuda_devices(), queue.workers
-    with _stoppable() as stopping:
+    with listen() as stop:
 
         def left() -> float:
             """Seconds in which a unit may be begun; none once the processes are asked to stop."""
-            if stopping:
+            if stop.signal_number:
                 return 0.0
             return math.inf if allowance is None else max(0.0, allowance.left)
 
@@ -309,17 +314,17 @@ def _run_with_processes(study: Study, queue: _Queue, allowance: Allowance | None
                 worker.pipe.close()  # an idle worker ends with its pipe
             for worker in workers:
                 worker.process.join()
-        if stopping:
-            raise _stop_of(study, stopping)
+        if stop.signal_number:
+            raise _stop_of(study, stop)
         if allowance is not None:
             queue.name_too_long(allowance.of_work)
 
 
-def _stop_of(study: Study, signals: Sequence[int]) -> Stopped:
+def _stop_of(study: Study, stop: StopRequest) -> Stopped:
     """The end of a call that was asked to stop."""
     return Stopped(
         f"the study in {study.folder} was stopped on request; the same command continues it",
-        signals[0],
+        stop.signal_number,
     )
 
 
@@ -332,24 +337,19 @@ def _ask_to_stop(workers: Sequence[_Worker], *, kill: bool = False) -> None:
 def _start(study: Study, k: int, number: int, devices: Sequence[str]) -> _Worker:
     """A process that does the units whose numbers come over its pipe."""
     here, there = multiprocessing.Pipe()
-    environment = {}
+    own: dict[str, str] = {}
     if devices:
-        environment["CUDA_VISIBLE_DEVICES"] = devices[k % len(devices)]
+        own["CUDA_VISIBLE_DEVICES"] = devices[k % len(devices)]
     if number > 1:  # else each computes and compiles as if all cores were its own
         share = max(1, available_cores() // number)
         threads = {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": min(32, share)}
-        environment |= {name: str(n) for name, n in threads.items() if name not in os.environ}
+        own |= {name: str(n) for name, n in threads.items() if name not in os.environ}
     process = multiprocessing.get_context("spawn").Process(
         target=_serve, args=(there, study.config.to_dict(), study.folder), daemon=False
     )
-    before = dict(os.environ)
-    os.environ.update(environment)  # libraries read it while they are imported
-    try:
-        with deaf_to_interrupts():  # this process says when to stop
-            process.start()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    # Libraries read the environment while they are imported. This process says when to stop.
+    with environment(**own), deaf_to_interrupts():
+        process.start()
     there.close()
     return _Worker(process, here)
 
@@ -361,25 +361,6 @@ def _serve(pipe: Connection, values: dict[str, object], folder: Path) -> None:
     with contextlib.suppress(EOFError, OSError, Stopped):
         while True:
             pipe.send(do_unit(study, study.units[pipe.recv()]))
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[list[int]]:
-    """A list that receives the number of SIGINT or SIGTERM; a second one acts at once."""
-    asked: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def cuda_devices() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import math
 import re
 import time
 import traceback
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from chronomask.errors import ChronomaskError, Stopped
+from chronomask.locks import lock
 from chronomask.runs.continuation import begun_by
 from chronomask.storage import said_by_system, unwritten
 from chronomask.study.settings import (
@@ -50,7 +51,7 @@ def do_unit(study: Study, unit: Unit, *, shown: bool = False) -> str | None:
 def _do_under_lock(study: Study, unit: Unit, file: TextIO, shown: bool) -> str | None:
     """As :func:`do_unit`, with the log open."""
     try:
-        with _lock(unit, file) as is_mine, _printing_to(None if shown else file):
+        with _lock(study, unit) as is_mine, _printing_to(None if shown else file):
             if not is_mine:
                 return ELSEWHERE
             if study.is_complete(unit):
@@ -109,19 +110,10 @@ def _do(study: Study, unit: Unit, shown: bool) -> None:
             )
 
 
-@contextlib.contextmanager
-def _lock(unit: Unit, file: TextIO) -> Iterator[bool]:
+def _lock(study: Study, unit: Unit) -> contextlib.AbstractContextManager[bool]:
     """Keep other processes from doing the unit as well; False: another one is at it."""
-    wait = unit.kind == "prepare"
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
+    seconds = math.inf if unit.kind == "prepare" else 0.0
+    return lock(study.log(unit), seconds=seconds, guards=study.folder)
 
 
 @contextlib.contextmanager

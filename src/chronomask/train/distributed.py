@@ -1,4 +1,4 @@
-"""What reaches a run from other processes: sums over all those that share it, and requests to stop.
+"""What reaches a run from the other processes that share it: sums over all of them.
 
 Under ``torchrun`` every process trains on its share of each step's rows. Gradients are summed once a
 step, after the last micro-batch: the loss is a sum over predicted tokens divided by their global
@@ -10,12 +10,9 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
@@ -27,7 +24,7 @@ from chronomask.model.device import choose_device
 from chronomask.runs.layout import RunFolder
 from chronomask.types import Device
 
-__all__ = ["StopRequest", "World", "join", "listen", "refuse_layerdrop"]
+__all__ = ["World", "join", "refuse_layerdrop"]
 
 _BUCKET_NUMEL = 16 * 2**20
 """Gradient elements summed at a time: a second copy of all gradients at once would cost memory."""
@@ -220,38 +217,3 @@ def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         numel += gradient.numel()
     if bucket:
         yield bucket
-
-
-class StopRequest:
-    """The number of the signal that asked to stop, 0 until one did."""
-
-    def __init__(self) -> None:
-        self.signal_number = 0
-
-
-@contextmanager
-def listen() -> Iterator[StopRequest]:
-    """Collect the signals that ask to stop at the next step; the handlers found are put back at the end.
-
-    A second SIGINT stops the process at once. A second SIGTERM does not: schedulers of clusters send one
-    to every process of a job, and launchers pass theirs on to processes that have it already. Only the
-    main thread may handle signals, so elsewhere the request stays empty.
-    """
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def ask(number: int, _: FrameType | None) -> None:
-        request.signal_number = number
-        if number == signal.SIGINT:
-            signal.signal(number, before[signal.SIGINT])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

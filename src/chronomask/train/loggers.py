@@ -6,7 +6,6 @@ A resumed run continues where the checkpoint stands: TensorBoard is told to forg
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import uuid
@@ -16,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from chronomask.config import Alternative, kind_of
-from chronomask.errors import UsageError
+from chronomask.errors import DataError, UsageError, check_installed
 from chronomask.runs.continuation import goes_on
-from chronomask.storage import write_text
+from chronomask.storage import read_object, way_to_read, write_text
 
-__all__ = ["Logger", "Sink", "check_installed", "open_sinks"]
+__all__ = ["Logger", "Sink", "check_loggers", "open_sinks"]
 
 
 class Sink(Protocol):
@@ -73,15 +72,13 @@ class WandB(Logger):
         return _WandB(self, folder, name, config)
 
 
-def check_installed(loggers: Sequence[Logger]) -> None:
+def check_loggers(loggers: Sequence[Logger]) -> None:
     """Raise UsageError naming the extra of a logger that is not installed."""
-    for logger in loggers:
-        kind = kind_of(logger)
-        if importlib.util.find_spec(kind) is None:
-            raise UsageError(
-                f"logger '{kind}' is not installed: pip install 'chronomask[{kind}]', "
-                "or leave it out of loggers"
-            )
+    for kind in map(kind_of, loggers):
+        try:
+            check_installed(kind, kind, f"logger '{kind}'")
+        except UsageError as error:
+            raise UsageError(f"{error}, or leave it out of loggers") from None
 
 
 def open_sinks(
@@ -119,17 +116,15 @@ class _WandB:
 
         self._path = folder / "wandb.json"
         self._sent: dict[str, int] = {"metrics": 0, "validation": 0}
-        run_id = uuid.uuid4().hex[:12]
-        if self._path.is_file():
-            before = json.loads(self._path.read_text(encoding="utf-8"))
-            run_id, self._sent = before["id"], before["sent"]
-        self._id = run_id
+        self._id = uuid.uuid4().hex[:12]
+        if (before := self._read()) is not None:
+            self._id, self._sent = before["id"], before["sent"]
         try:
             self._run = wandb.init(
                 project=logger.project or os.environ.get("WANDB_PROJECT") or "chronomask",
                 entity=logger.entity,
                 name=name,
-                id=run_id,
+                id=self._id,
                 resume="allow",
                 dir=folder,
                 mode=logger.mode,
@@ -155,6 +150,24 @@ class _WandB:
     def close(self) -> None:
         self._run.finish()
 
+    def _read(self) -> dict[str, Any] | None:
+        """What was remembered, None before that; raises DataError for a damaged file."""
+        way_out = (
+            "put it back from a copy, or remove it to have what follows as a new run of Weights & "
+            f"Biases; then {goes_on()}"
+        )
+        try:
+            found = read_object(self._path)
+        except DataError as error:
+            raise DataError(f"{error}; {way_to_read(error.__context__, way_out)}") from None
+        if found is None:
+            return None
+        sent = found.get("sent")
+        steps = [sent.get(kind) for kind in self._sent] if isinstance(sent, dict) else [None]
+        if not (isinstance(found.get("id"), str) and all(isinstance(step, int) for step in steps)):
+            raise DataError(f"{self._path} does not say what was sent; {way_out}")
+        return found
+
     def _remember(self) -> None:
         write_text(self._path, json.dumps({"id": self._id, "sent": self._sent}) + "\n")
 
@@ -164,9 +177,8 @@ def _scalars(kind: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]
     group = "train" if kind == "metrics" else kind
     for name, value in values.items():
         if isinstance(value, Mapping):
-            if name.removeprefix("raw_").startswith(
-                "yardstick_"
-            ):  # of each class they are in the file alone
+            # Yardsticks of each class are in the file alone.
+            if name.removeprefix("raw_").startswith("yardstick_"):
                 value = {inner: number for inner, number in value.items() if "/" not in inner}
             for inner, number in value.items():
                 yield f"{group}/{name}/{inner}", number

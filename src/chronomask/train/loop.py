@@ -33,6 +33,7 @@ from chronomask.model.device import cuda_graphs, peak_memory, refuse_emulation, 
 from chronomask.model.flash import own_kernels_after
 from chronomask.model.head import compile_budget
 from chronomask.model.isolation import isolation
+from chronomask.processes import StopRequest, listen
 from chronomask.runs.continuation import goes_on, on_trial
 from chronomask.runs.held_out import write_rows
 from chronomask.runs.layout import TRIAL, RunFolder
@@ -42,7 +43,7 @@ from chronomask.train import budget, distributed
 from chronomask.train.agreement import refuse_other_folder
 from chronomask.train.config import RunConfig
 from chronomask.train.determinism import determinism
-from chronomask.train.distributed import StopRequest, World
+from chronomask.train.distributed import World
 from chronomask.train.faults import telling_what_fails
 from chronomask.train.log import RunLog
 from chronomask.train.memory import (
@@ -104,7 +105,7 @@ def pretrain(
         own_kernels_after(),
         without_cudnn(),  # a model's own attention may be given a mask
         distributed.join(config.device) as world,
-        distributed.listen() as stop,
+        listen() as stop,
         world.hold(folder),
         _saying_how_it_goes_on(folder),
         compile_budget() if compiles(config, world.device) else nullcontext(),

@@ -56,7 +56,7 @@ from chronomask.train.distributed import World, refuse_layerdrop
 from chronomask.train.foresight import Foresight
 from chronomask.train.forward import Forward, entering, room_for_documents
 from chronomask.train.log import environment
-from chronomask.train.loggers import check_installed
+from chronomask.train.loggers import check_loggers
 from chronomask.train.low_precision import WorkingCopy
 from chronomask.train.run import Run
 from chronomask.train.saving import Saver
@@ -92,7 +92,7 @@ def open_run(
     """The run in ``folder``, new or resumed; raises UsageError, DataError or RunError."""
     config = config.at(folder)
     folder.check_free(resume)
-    check_installed(config.loggers)
+    check_loggers(config.loggers)
     data = open_data(config.data)
     refuse_unsuited(config, data)
     if config.length_warmup is not None:

@@ -21,9 +21,10 @@ from chronomask.masking.tally import class_sums, class_tally
 from chronomask.model.device import Reading, beside
 from chronomask.model.flops import lengths_in
 from chronomask.model.head import padded_size
+from chronomask.processes import StopRequest
 from chronomask.runs.rules import progress as progress_at
 from chronomask.train.determinism import seed_dropout
-from chronomask.train.distributed import StopRequest, World
+from chronomask.train.distributed import World
 from chronomask.train.dump import not_finite
 from chronomask.train.forward import Part, Predictions, parts_of, tally_losses
 from chronomask.train.run import Run, is_due
