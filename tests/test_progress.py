@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from chronomask.progress import Progress, say
@@ -69,6 +73,18 @@ def test_brief_work_is_told_only_where_it_is_not_brief(
         "cola encoding: 50%, 18 examples/s, about 11 s left",
         "cola encoding: 400 examples in 11 s, 36 examples/s",
     ]
+
+
+@pytest.mark.parametrize("stream", [None, SimpleNamespace(write=len, flush=lambda: None)])
+def test_standard_error_may_be_closed_or_anything_that_writes(
+    stream: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        with Progress("work", 2) as progress:
+            progress.advance(2)
+            progress.tell("half of it")
+    assert capsys.readouterr().out == ""
 
 
 def test_nothing_of_what_is_said_acts_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,8 +51,7 @@ def lock(
                 descriptor = opened.enter_context(file.open("a")).fileno()
                 if mine := _take(descriptor, together=together):
                     opened.callback(_give_back, descriptor)
-                    # Its last owner may have removed it between the two.
-                    removed = os.fstat(descriptor).st_nlink == 0
+                    removed = not _is_at(file, descriptor)  # by its last owner, between the two
             except FileNotFoundError:
                 raise
             except OSError as error:
@@ -69,6 +68,14 @@ def lock(
                 yield mine
                 return
         time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one at a path, which may have been removed or replaced."""
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _take(descriptor: int, *, together: bool = False) -> bool:
@@ -142,9 +149,6 @@ def hold(draft: Path, *, folder: bool = False) -> int | None:
         if not mine:
             os.close(held)
             return None
-        try:
-            if draft.stat().st_ino == os.fstat(held).st_ino:
-                return held
-        except FileNotFoundError:
-            pass  # it took its place meanwhile, and what is held is no draft any more
-        os.close(held)
+        if _is_at(draft, held):
+            return held
+        os.close(held)  # it took its place meanwhile, and is no draft any more

@@ -25,7 +25,8 @@ def say(text: str) -> None:
     """Tell people how far long work is. What acts on a terminal is escaped: names and the errors of other
     programs come from files.
     """
-    print(harmless(text), file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # which print takes for standard output
+        print(harmless(text), file=sys.stderr, flush=True)
 
 
 def be_silent(_: str) -> None:
@@ -56,7 +57,8 @@ class Progress:
         self._others: dict[str, int] = {}
         self._note = ""
         self._started = self._last_line = time.monotonic()
-        terminal = shown and sys.stderr.isatty()
+        is_terminal = getattr(sys.stderr, "isatty", None)  # a notebook's stream may have none
+        terminal = shown and is_terminal is not None and is_terminal()
         self._lines = shown and not terminal
         self._tells_end = not brief
         self._bar: tqdm[Any] | None = None
