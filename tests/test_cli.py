@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import shlex
@@ -288,6 +289,16 @@ def test_what_is_printed_may_be_closed(
     assert "Traceback" not in done.stderr
     if said is not None:
         assert done.stdout == said
+
+
+def test_warnings_cannot_act_on_the_terminal(
+    run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging, "lastResort", logging.StreamHandler(sys.stderr))
+    assert run("--version").code == 0
+    assert logging.lastResort is not None
+    logging.lastResort.handle(logging.makeLogRecord({"msg": "file \x1b[2J.txt", "levelno": 30}))
+    assert capsys.readouterr().err == "file \\x1b[2J.txt\n"
 
 
 def test_python_without_docstrings_is_refused() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
 import time
@@ -31,7 +32,7 @@ from chronomask.cli.prepare import prepare
 from chronomask.cli.pretrain import pretrain, replay
 from chronomask.cli.recipes import recipes
 from chronomask.cli.study import quickstart, report
-from chronomask.errors import ChronomaskError, Stopped, UsageError, printable, shown
+from chronomask.errors import ChronomaskError, Stopped, UsageError, harmless, printable, shown
 
 __all__ = ["app", "main"]
 
@@ -118,6 +119,8 @@ def main() -> None:
     # Threads that wait without spinning: on a shared machine spinning ones starve everybody.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _replace_closed_outputs()
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_HarmlessFormatter())
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal of few characters shows ? for the others
         sys.stdout.reconfigure(errors="replace")
     fault = None
@@ -197,6 +200,13 @@ def _fault_of_output(more: str = "") -> OSError | None:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return error
     return None
+
+
+class _HarmlessFormatter(logging.Formatter):
+    """Warnings in which nothing acts on a terminal: they name files, and what was read from these."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
 
 
 def _replace_closed_outputs() -> None:
