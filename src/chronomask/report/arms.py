@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from chronomask.report.comparison import ABSENT, MEAN_LOSS, task_title, thousands
+from chronomask.report.comparison import ABSENT, LOSSES, MEAN_LOSS, thousands
 from chronomask.runs.read import Run, Series
 from chronomask.yardsticks import CONTENT, group_of
 
@@ -125,7 +125,7 @@ def arms_table(arms: Mapping[str, Sequence[Run]]) -> str:
     rows = {name: [arm_row(run) for run in runs] for name, runs in arms.items()}
     values = {name: mean_row(own) for name, own in rows.items()}
     losses = {
-        "mean_loss": task_title({"task": MEAN_LOSS}),
+        "mean_loss": LOSSES[MEAN_LOSS],
         "validation_loss": "validation loss at 15 %",
     }
     if all(math.isnan(own["mean_loss"]) for own in values.values()):

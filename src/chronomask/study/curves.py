@@ -183,7 +183,7 @@ def _references(runs: Iterable[Run]) -> dict[str, float]:
 def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
     """A task at the checkpoints that all seeds of an arm have, as means over fine-tuning seeds."""
     by_arm: dict[str, dict[int, dict[int, float]]] = {}
-    primary, higher, family, unit = "", True, "", ""
+    primary, higher, family, unit, title = "", True, "", "", ""
     for results in gathered.curves:
         if results.task != task:
             continue
@@ -191,7 +191,7 @@ def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
         for name, by_pair in results.arms.items():
             for (seed, _), result in by_pair.items():
                 primary, higher, family = result.primary, result.higher_is_better, result.family
-                unit = result.unit
+                unit, title = result.unit, result.title
                 values = [r.metrics[primary] for (own, _), r in by_pair.items() if own == seed]
                 of_seed = by_arm.setdefault(name, {}).setdefault(seed, {})
                 of_seed[results.step] = float(np.mean(values))
@@ -204,6 +204,7 @@ def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
             arms[name] = _curve(runs, costs.get(name), np.array(common, dtype=float), values)
     return {
         "quantity": task,
+        "title": title,
         "family": family,
         "metric": primary,
         "unit": unit,
@@ -296,6 +297,7 @@ def reach(curve: Numbers, baseline: str, finished: Collection[str]) -> Numbers:
                 arms[name][axis] = _reached_on(axis, found, own, float(theirs[axis][-1]))
     return {
         "quantity": curve["quantity"],
+        **({"title": curve["title"]} if "title" in curve else {}),
         "unit": curve["unit"],
         "metric": curve["metric"],
         "arms": arms,

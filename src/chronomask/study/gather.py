@@ -14,7 +14,7 @@ from typing import Any
 
 from chronomask.errors import DataError, RunError
 from chronomask.report.arms import group_by_arm
-from chronomask.report.comparison import first_few, flatten, join_words, task_title
+from chronomask.report.comparison import first_few, flatten, join_words
 from chronomask.runs.layout import RunFolder, step_of
 from chronomask.runs.read import Run, progress_of_reading, read_run
 from chronomask.runs.result import TaskResult, read_results
@@ -240,17 +240,18 @@ def _not_shared(
 ) -> list[str]:
     """A notice of the results of a task, each arm's last, that are not compared because others lack them."""
     kept = next((own.arms for own in gathered.final if own.task == task), {})
-    left_out = [
-        f"“{name}” seed {seed}, fine-tuning seed {own}"
+    left_out = {
+        f"“{name}” seed {seed}, fine-tuning seed {own}": result
         for name, by_pair in arms.items()
         for (seed, own), result in by_pair.items()
         if (seed, own) not in kept.get(name, {}) and result.is_finite
-    ]
+    }
     if not left_out:
         return []
+    title = next(iter(left_out.values())).title
     return [
-        f"{task_title({'task': task})} is compared on the seeds that all arms have; left out: "
-        f"{join_words(first_few(left_out))}."
+        f"{title} is compared on the seeds that all arms have; left out: "
+        f"{join_words(first_few([*left_out]))}."
     ]
 
 
@@ -361,7 +362,6 @@ def _add(gathered: Gathered, found: Found, task: str) -> None:
         for step, arms in _common_at_steps(finite, gathered.baseline).items()
         if step is not None
     ]
-    title = task_title({"task": task})
     for name in dict.fromkeys(name for arms in of_task.values() for name in arms):
         seeds = {
             seed
@@ -370,6 +370,7 @@ def _add(gathered: Gathered, found: Found, task: str) -> None:
             if not result.is_finite
         }
         if seeds:
+            title = _all_of(found, task)[0].title
             numbers = join_words([str(seed) for seed in sorted(seeds)])
             gathered.notices.append(
                 f"{title}: “{name}” has a result that is no number with seed{'s' * (len(seeds) > 1)} "

@@ -316,13 +316,14 @@ def _power_in_words(study: Study, rates: Rates | None) -> list[str]:
         f"and of {_tests(others)} on the others ({source}):"
     ]
     for name in measures:
+        task: Numbers = {"task": name}
+        if name in study.tasks:
+            task["title"] = study.tasks[name].title
         if name not in spreads:
-            lines.append(
-                f"  {task_title({'task': name})}: not known, for no stored study measured it"
-            )
+            lines.append(f"  {task_title(task)}: not known, for no stored study measured it")
             continue
         spread, of_examples, metric, unit = spreads[name]
-        task: Numbers = {"task": name, "metric": metric, "unit": unit}
+        task |= {"metric": metric, "unit": unit}
         tests = pairs if name == MEAN_LOSS else others
         texts = [_smallest(task, spread, number, of_examples, 0.05 / times) for times in (1, tests)]
         line = f"  {task_title(task)} ({unit_of(task)}): {texts[0]}, {texts[1]}"

@@ -84,15 +84,13 @@ class MaskedLossTask(Task[MaskedLoss]):
     """Mean loss in nats and accuracy of predicted tokens, over all and per class, and the yardsticks."""
 
     name = "mlm"
+    title = "masked-token loss"
     family = "intrinsic"
     unit = "nats"
     draws = False
     of_prepared_data = True
     data_setting = "prepared"
     outside_recipe = ("batch_rows", "prepared")
-
-    def __init__(self, config: MaskedLoss | None = None) -> None:
-        super().__init__(config or MaskedLoss())
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -283,14 +281,12 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
     """exp of the mean pseudo-log-loss per token (Salazar et al., ACL 2020), each line by itself."""
 
     name = "pseudo_perplexity"
+    title = "pseudo-perplexity"
     family = "intrinsic"
     unit = "nats"
     draws = False
     data_setting = "text"
     outside_recipe = ("batch_tokens", "text")
-
-    def __init__(self, config: PseudoPerplexity | None = None) -> None:
-        super().__init__(config or PseudoPerplexity())
 
     def data_sha256(self, task_data: Path) -> str:
         """Of the text file."""
