@@ -227,7 +227,7 @@ def _needs_no_arguments(cls: type[Task[Any]]) -> bool:
 
 def _recipe_of(cls: type[Task[Recipe]]) -> type[Recipe]:
     """The config that a class of tasks, or the nearest of its bases, names in brackets: ``Task[Recipe]``."""
-    return next(
+    return next(  # pyright: ignore[reportReturnType]
         given
         for own in cls.__mro__
         for base in vars(own).get("__orig_bases__", ())

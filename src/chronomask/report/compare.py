@@ -171,9 +171,8 @@ def _unit_beside(result: TaskResult, metric: str) -> str:
         return result.unit
     if metric.startswith("accuracy"):
         return "fraction"
-    return (
-        "nats" if "loss" in metric else metric
-    )  # the name of a metric as its unit: shown as it is
+    # The name of a metric as its unit: it is shown as it is.
+    return "nats" if "loss" in metric else metric
 
 
 def _differing(results: Sequence[TaskResult]) -> list[str]:

@@ -21,7 +21,7 @@ from chronomask.runs.layout import MODEL
 from chronomask.runs.read import Run
 from chronomask.study.gather import ArmRuns, Gathered
 from chronomask.study.notices import predictions_of
-from chronomask.study.statistics import Floats, Interval, half_width, mean_intervals
+from chronomask.study.statistics import LEVEL, Floats, Interval, half_width, mean_intervals
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
@@ -354,7 +354,6 @@ def reach_interval(
     targets_by_seed: Mapping[int, float],
     *,
     higher_is_better: bool,
-    level: float = 0.95,
 ) -> Interval | None:
     """Where the mean curve over seeds reaches the seeds' targets; None with fewer than two seeds.
 
@@ -363,7 +362,7 @@ def reach_interval(
     upper limit is at 0 or above. ``high``: the first x from which on the lower limit stays there. So
     the interval is the set of x that a paired t test would not exclude. Between two points of the curves
     nobody has looked, and a bent curve is not the straight line drawn there, so both limits are moved out
-    to the nearest point: the interval holds the true x at least as often as ``level`` says if seeds
+    to the nearest point: the interval holds the true x at least as often as its level says if seeds
     scatter normally. ``math.inf``: not within the curves.
 
     Curves meet on the union of their x within the range all of them cover. Raises DataError if seeds
@@ -390,12 +389,12 @@ def reach_interval(
     fine = np.unique(np.concatenate([np.linspace(a, b, 17) for a, b in _steps(grid)]))
     ahead = np.stack([np.interp(fine, grid, own) for own in ahead])
     mean = ahead.mean(0)
-    half = half_width(level, n) * ahead.std(0, ddof=1) / math.sqrt(n)
+    half = half_width(LEVEL, n) * ahead.std(0, ddof=1) / math.sqrt(n)
     return Interval(
         estimate=_first_crossing(fine, mean),
         low=_point_before(grid, _first_crossing(fine, mean + half)),
         high=_point_after(grid, _last_crossing(fine, mean - half)),
-        level=level,
+        level=LEVEL,
         covers=("pre-training seeds",),
     )
 

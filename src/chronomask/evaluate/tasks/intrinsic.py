@@ -37,7 +37,7 @@ from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256
 from chronomask.text_files import read_lines
 from chronomask.types import Device, MaskedBatch, Precision, Rows
-from chronomask.yardsticks import VALIDATION_RATIO, YARDSTICKS, measure
+from chronomask.yardsticks import VALIDATION_RATIO, YARDSTICKS, results_of
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
@@ -142,7 +142,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         bounds = (prepared.split("held_out").num_rows, self.config.rows, self.config.limit)
         num_rows = min(bound for bound in bounds if bound is not None)
         vocabulary = Vocabulary.from_tokenizer(open_tokenizer(prepared.tokenizer_path))
-        passes = [(num_rows, partial(fixed_masker(vocabulary, VALIDATION_RATIO), progress=0.0))]
+        passes = [(num_rows, partial(fixed_masker(vocabulary), progress=0.0))]
         passes += [(own.num_rows(num_rows), masker_of(own, vocabulary)) for own in YARDSTICKS]
         names = prepared.class_names
         with Progress(self.name, sum(size for size, _ in passes), "rows", shown=progress) as shown:
@@ -154,7 +154,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         sums = [_class_sums(*each[:3], len(names)) for each in scores]
         of_words = scores[[own.name for own in YARDSTICKS].index(_OF_WORDS)]
         count = np.bincount(row, minlength=num_rows)
-        found = measure(sums, names)
+        found = results_of(sums, names)
         return self.result(
             model,
             seed,
