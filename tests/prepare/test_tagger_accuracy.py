@@ -1,8 +1,8 @@
 """The bundled English tagger and the command that measures it."""
 
 import gzip
-import lzma
 import json
+import lzma
 import os
 import re
 from pathlib import Path

@@ -91,8 +91,7 @@ def test_training_is_the_same_in_every_process(tmp_path: Path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "from chronomask.prepare import config, tokenizer\n"
-        "from chronomask.vocabulary import Vocabulary
-from tests.support.corpus import made_up_text\n"
+        "from tests.support.corpus import made_up_text\n"
         "for kind in ('WordPiece', 'ByteLevelBPE', 'Unigram'):\n"
         "    folder = Path(sys.argv[1]) / kind\n"
         "    getattr(config, kind)(vocab_size=400).save(made_up_text(60), 64, folder)\n"

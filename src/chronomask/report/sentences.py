@@ -294,7 +294,9 @@ def _number_of_tests(total: int, declared: int) -> str:
 
 
 def _far_from_yardstick(study: Numbers) -> list[str]:
-    """A sentence saying that arms ended at another ratio than the loss is measured at, which favours those near it."""
+    """A sentence saying that arms ended at another ratio than the loss is measured at, which favours those
+    near it.
+    """
     known = [arm for arm in study["arms"] if math.isfinite(arm.get("validated_ratio") or math.nan)]
     ratios = {round(arm["validated_ratio"], 6) for arm in known}
     if len(ratios) != 1:
