@@ -289,7 +289,7 @@ def test_what_cannot_be_is_refused_before_any_work(
     foreign = tmp_path / "foreign"  # of another program, which has a manifest too
     foreign.mkdir()
     (foreign / "manifest.json").write_text('{"name": "app"}')
-    refuse("holds no text", checkpoint, text, out, replace(QUICK, also=foreign))
+    refuse(r"foreign holds no \.txt", checkpoint, text, out, replace(QUICK, also=foreign))
     refuse("another tokenizer", checkpoint, text, out, replace(QUICK, also=other))
     refuse("unknown task", checkpoint, text, out, Plan(tasks=("kola",)))
     refuse("CoLA", checkpoint, text, out, Plan(tasks=("cola",), task_data=tmp_path))
