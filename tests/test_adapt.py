@@ -286,6 +286,10 @@ def test_what_cannot_be_is_refused_before_any_work(
     )
     prepare([text], other, tokenizer={"vocab_size": 200}, **common)
     refuse("no held-out rows", checkpoint, text, out, replace(QUICK, also=whole))
+    foreign = tmp_path / "foreign"  # of another program, which has a manifest too
+    foreign.mkdir()
+    (foreign / "manifest.json").write_text('{"name": "app"}')
+    refuse(r"foreign holds no \.txt", checkpoint, text, out, replace(QUICK, also=foreign))
     refuse("another tokenizer", checkpoint, text, out, replace(QUICK, also=other))
     refuse("unknown task", checkpoint, text, out, Plan(tasks=("kola",)))
     refuse("CoLA", checkpoint, text, out, Plan(tasks=("cola",), task_data=tmp_path))

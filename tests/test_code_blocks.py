@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -76,6 +77,16 @@ def test_every_block_says_what_it_is() -> None:
     assert set(RUN_ELSEWHERE) <= {code.page for code in fenced("python", "diff")}
 
 
+@pytest.fixture
+def forget_tasks() -> Iterator[None]:
+    """What a page defines is known in its test alone."""
+    before = dict(REGISTRY)
+    yield
+    REGISTRY.clear()
+    REGISTRY.update(before)
+
+
+@pytest.mark.usefixtures("forget_tasks")
 @pytest.mark.parametrize(
     "page",
     sorted({code.page for code in fenced("python", "diff")} - RUN_ELSEWHERE.keys()),
@@ -94,7 +105,6 @@ def test_python_runs(
     (tmp_path / "runs" / "tiny").mkdir()
     made = comparison([task("validation_loss", {"a": (0.01, 0.03), "b": (-0.01, 0.03)})])
     (tmp_path / "runs" / "tiny" / "comparison.json").write_text(json.dumps(made))
-    monkeypatch.setattr("chronomask.evaluate.tasks.REGISTRY", dict(REGISTRY))
     for family in (ratio.Schedule, ratio.PureSchedule):  # other tests define the same class
         others = {kind: member for kind, member in family.kinds().items() if kind != "sawtooth"}
         monkeypatch.setattr(family, "_members", others)

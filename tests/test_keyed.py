@@ -66,7 +66,6 @@ def test_positions_of_a_row_never_share_bits(draws: np.ndarray) -> None:
 def test_a_number_depends_on_its_own_key_alone(draws: np.ndarray) -> None:
     keys = keyed.row_keys(7, Stream.SELECT, 0, np.array([123, 4567]))
     assert np.array_equal(keyed.bits(keys, 100), draws[[123, 4567], :100])
-    assert np.array_equal(keyed.bits_at(keys, np.array([5, 99])), draws[[123, 4567], [5, 99]])
 
 
 def test_torch_gives_the_same_bits(draws: np.ndarray) -> None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from chronomask.adaptation import Adaptation, NewWords, Plan, extend_card, public_name
 from chronomask.adaptation_folder import check_apart, check_output, mark, parts_in
 from chronomask.errors import DataError, UsageError, amount, nearest, shown
+from chronomask.folders import is_prepared_data
 from chronomask.layers import Layer
 from chronomask.progress import be_silent, say
 from chronomask.recipes import find_recipe
@@ -41,6 +42,7 @@ from chronomask.storage import (
     write_json,
     write_text,
 )
+from chronomask.vocabulary import need_role
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
@@ -94,7 +96,7 @@ def adapt(
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
     # Whatever can be refused is, before a model is looked for or a text is read.
     preparation = _preparation(paths, plan)
-    also = [] if plan.also is None or _is_prepared(plan.also) else [plan.also]
+    also = [] if plan.also is None or is_prepared_data(Path(plan.also)) else [plan.also]
     check_apart(out, [*paths, *also])
     check_output(out, checkpoint)
     asked = _check_plan(plan)
@@ -104,7 +106,7 @@ def adapt(
     for task in _tasks(plan):
         task.check(first, Path(plan.task_data or "."))
     loss = _loss(plan, asked.attention)
-    if plan.also is not None and _is_prepared(plan.also):
+    if plan.also is not None and is_prepared_data(Path(plan.also)):
         loss.check(first, Path(plan.also))
 
     tell = say if progress else be_silent
@@ -193,11 +195,7 @@ def _check_model(model: Subject, attention: AttentionScope, run: RunConfig | Non
             "report the position of a token in the text: save its fast form beside the weights first "
             "(tokenizer.json)"
         )
-    if model.tokenizer.mask_token_id is None:
-        raise UsageError(
-            f"the tokenizer of {model.name} has no mask token, so nothing can be hidden from the model: "
-            "choose a masked language model"
-        )
+    need_role(model.tokenizer, "mask", f"the tokenizer of {model.name}")
     model.check_tokens()
     # Weights that do not fit are refused here, before any text is read.
     opened = model.masked_lm()
@@ -251,7 +249,7 @@ def _preparation(sources: Sequence[str | Path], plan: Plan) -> list[Layer]:
             f"({_HELD_OUT}), or give another share of the documents"
         )
     find_sources(config.sources, config.fields(), Skipped())
-    if plan.also is not None and not _is_prepared(plan.also):
+    if plan.also is not None and not is_prepared_data(Path(plan.also)):
         other = PrepareConfig.from_layers([*layers, _of_other_text(plan.also)])
         find_sources(other.sources, other.fields(), Skipped())
     return layers
@@ -278,7 +276,7 @@ def _texts(
     _check_measurable(data, "the text", out)
     if also is None:
         return {"data": data}
-    if _is_prepared(also):
+    if is_prepared_data(Path(also)):
         return {"data": data, "also": PreparedData.open(Path(also))}
     if tokenizer["kind"] == "extended":  # by words of the text, and not of this one
         tokenizer = {"kind": "folder", "path": str(data.tokenizer_path)}
@@ -322,12 +320,6 @@ def _prepare(
             f"{error.difference}; choose another --out, or remove {parts_in(out.parent)} in {out.parent} to "
             "begin anew"
         ) from None
-
-
-def _is_prepared(folder: str | Path) -> bool:
-    from chronomask.data.manifest import MANIFEST
-
-    return (Path(folder) / MANIFEST).is_file()
 
 
 def _extended_tokenizer(given: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
@@ -380,7 +372,7 @@ def _check_plan(plan: Plan) -> RunConfig:
         for name, value in (("--new-words", plan.new_words), ("--min-count", plan.min_count)):
             if value < 1:
                 raise UsageError(f"{name} {value}: give a number above 0")
-        if plan.also is not None and _is_prepared(plan.also):
+        if plan.also is not None and is_prepared_data(Path(plan.also)):
             raise UsageError(
                 f"--also {plan.also} is prepared with one tokenizer, and --new-words makes another: name "
                 "the text itself, or measure without new words"

@@ -36,4 +36,4 @@ def _nothing() -> None:
 
 
 KEPT = _can_be_kept()
-"""What numba is told as ``cache``."""
+"""Value of numba's option ``cache``: False where no cache folder can be written."""

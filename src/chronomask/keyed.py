@@ -33,7 +33,6 @@ __all__ = [
     "Scalar",
     "Stream",
     "bits",
-    "bits_at",
     "keys_by_stream",
     "permute",
     "row_keys",
@@ -68,8 +67,7 @@ class Stream(IntEnum):
     """a row's own masking ratio"""
     ACCEPT = 8
     """acceptance in the published PTW walk"""
-    MIXTURE = 9
-    """which corpus a row comes from"""
+    # 9 once said which corpus a row comes from; no other stream may have that number.
     DROPOUT = 10
     """the model's dropout in one micro-batch"""
     STRATEGY = 11
@@ -156,11 +154,6 @@ def _spread(positions: np.ndarray) -> np.ndarray:
         x = (x + np.uint32(0x9E3779B9)) * np.uint32(0x21F0AAAD)
         x = (x ^ (x >> np.uint32(15))) * np.uint32(0x735A2D97)
     return x ^ (x >> np.uint32(15))
-
-
-def bits_at(keys: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """uint32 bits of ``positions`` (any integers below 2³²) under ``keys``; the two broadcast."""
-    return _keyed_mix(_spread(positions), keys)
 
 
 def _keyed_mix(spread: np.ndarray, keys: np.ndarray) -> np.ndarray:

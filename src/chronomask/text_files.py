@@ -22,6 +22,7 @@ __all__ = [
     "UNPACKED_LIMIT",
     "LongLine",
     "byte_lines",
+    "can_be_encoded",
     "check_text",
     "lines_in",
     "read_lines",
@@ -77,14 +78,22 @@ def text_of(content: bytes, name: object, line: int = 1) -> str:
 
 def check_text(text: str, where: str) -> str:
     """The text; raises DataError for a lone surrogate, which JSON can spell and no tokenizer can read."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
+    if not can_be_encoded(text):
+        half = next(character for character in text if not can_be_encoded(character))
         raise DataError(
-            f"{where}: {text[error.start : error.end]!r} is half of a character (a lone surrogate): "
-            "write the file anew from its source"
-        ) from None
+            f"{where}: {half!r} is half of a character (a lone surrogate): write the file anew from its "
+            "source"
+        )
     return text
+
+
+def can_be_encoded(text: str) -> bool:
+    """False for the lone surrogates that JSON escapes can spell, and that stand for invalid bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def lines_in(handle: IO[bytes], name: object, limit: int | None = None) -> Iterator[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Vocabulary", "check_padding", "other_roles", "vocabulary_size"]
+__all__ = ["Vocabulary", "check_padding", "need_role", "other_roles", "vocabulary_size"]
 
 _ROLES = ("mask", "pad", "cls", "sep", "bos", "eos", "unk")
 """What a tokenizer's special tokens are for, as transformers calls it."""
@@ -33,6 +33,21 @@ def other_roles(tokenizer: PreTrainedTokenizerBase, role: str) -> list[str]:
     own = getattr(tokenizer, f"{role}_token_id")
     others = [name for name in _ROLES if name != role]
     return [name for name in others if getattr(tokenizer, f"{name}_token_id", None) == own]
+
+
+def need_role(tokenizer: PreTrainedTokenizerBase, role: str, whose: str) -> int:
+    """The id of the token of a role; raises UsageError where there is none.
+
+    ``whose``: what a refusal calls the tokenizer.
+    """
+    number: Any = getattr(tokenizer, f"{role}_token_id")
+    if number is None:
+        raise UsageError(
+            f"{whose} has no {role} token, which masked language models need: choose a masked language "
+            f"model, or, before any is trained, add one with tokenizer.add_special_tokens({{'{role}_token': "
+            f"'<{role}>'}}) and save the tokenizer again"
+        )
+    return int(number)
 
 
 def check_padding(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -66,12 +81,7 @@ class Vocabulary:
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
         """Raises UsageError for a tokenizer without a mask token."""
-        mask_token_id: Any = tokenizer.mask_token_id
-        if mask_token_id is None:
-            raise UsageError(
-                f"tokenizer {tokenizer.name_or_path!r} has no mask token: masked language "
-                "modelling needs one; add it before preparing data"
-            )
+        mask_token_id = need_role(tokenizer, "mask", f"tokenizer {tokenizer.name_or_path!r}")
         tokens = tokenizer.get_vocab()
         special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
         ordinary = sorted(
@@ -81,7 +91,7 @@ class Vocabulary:
         )
         pad_token_id: Any = tokenizer.pad_token_id
         return cls(
-            int(mask_token_id),
+            mask_token_id,
             np.array(ordinary, np.int64),
             vocabulary_size(tokenizer),
             -1 if pad_token_id is None else int(pad_token_id),

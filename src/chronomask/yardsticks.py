@@ -20,7 +20,7 @@ __all__ = [
     "CONTENT", "FEW_PREDICTIONS", "FUNCTION", "GROUPS", "OTHER", "PUNCTUATION", "ROWS_OF_TRAINING",
     "VALIDATION_RATIO", "YARDSTICKS", "Yardstick",
     "expected_predictions", "few_in_words", "group_of", "kept_of", "losses_in_words",
-    "measure", "telling_predictions", "title_of",
+    "results_of", "telling_predictions", "title_of",
 ]  # fmt: skip
 
 VALIDATION_RATIO = 0.15
@@ -94,17 +94,20 @@ def expected_predictions(tokens: int, documents: int) -> tuple[int, list[int]]:
 
 
 def telling_predictions(at_ratio: int, of_yardsticks: Sequence[int]) -> float:
-    """Of how many predictions a loss scatters as the less certain of two does: that at the fixed ratio, and
-    the mean of the yardsticks.
+    """How many predictions the less certain of two losses rests on: the loss at the fixed ratio, and the mean
+    of the yardsticks.
 
-    The mean of k losses of n₁ … n_k predictions scatters as one loss of k² / (1/n₁ + … + 1/n_k) would.
+    k losses of n₁ … n_k predictions have a mean as certain as one loss of k² / (1/n₁ + … + 1/n_k).
     """
     of_mean = len(of_yardsticks) ** 2 / sum(1 / max(1, number) for number in of_yardsticks)
     return min(at_ratio, of_mean)
 
 
 def few_in_words(at_ratio: int, of_yardsticks: Sequence[int]) -> str | None:
-    """That the losses of a validation rest on so few predictions that they are chance; None where not."""
+    """A sentence saying that the losses of a validation rest on so few predictions that they are chance.
+
+    None where they do not.
+    """
     if telling_predictions(at_ratio, of_yardsticks) >= FEW_PREDICTIONS:
         return None
     fewest = min(of_yardsticks)
@@ -125,7 +128,7 @@ def title_of(name: str) -> str:
     return f"whole words, {100 * ratio:g} %"
 
 
-def measure(sums: Any, class_names: Sequence[str]) -> dict[str, Any]:
+def results_of(sums: Any, class_names: Sequence[str]) -> dict[str, Any]:
     """What result files say of the yardsticks.
 
     ``sums``: float64 [yardsticks, 3, classes], of each the loss sum, the number of predictions and of right

@@ -20,10 +20,14 @@ from chronomask.errors import DataError, UsageError
 from chronomask.evaluate.evaluate import evaluate
 from chronomask.evaluate.subject import Subject, find_subject
 from chronomask.evaluate.task import Task
-from chronomask.evaluate.tasks import REGISTRY, make_task, make_tasks, register
+from chronomask.evaluate.tasks import REGISTRY, make_task, make_tasks
 from chronomask.model import device
-from chronomask.runs.result import TaskResult, read_results
+from chronomask.report.compare import compare
+from chronomask.report.comparison import read_comparison
+from chronomask.runs.result import TaskResult, read_results, title_of_task, trains_model
 from chronomask.storage import files_sha256
+from chronomask.study.command import report
+from chronomask.study.contrasts import compare_study
 from chronomask.study.execute import run_study
 from chronomask.study.resample import metric_of
 from chronomask.text_files import read_lines
@@ -108,44 +112,47 @@ class CapitalsConfig(Config):
     """at most so many lines"""
 
 
-class Capitals(Task[CapitalsConfig]):
-    """Share of words whose tokens begin with the unknown token or not: no model is trained for it."""
+def define_capitals() -> None:
+    """As a user's file does."""
 
-    name = "capitals"
-    family = "spelling"
-    draws = False
+    class Capitals(Task[CapitalsConfig]):
+        """Share of words whose tokens begin with the unknown token or not: no model is trained for it."""
 
-    def __init__(self, config: CapitalsConfig | None = None) -> None:
-        super().__init__(config or CapitalsConfig())
+        name = "capitals"
+        family = "spelling"
+        title = "Known spellings"
+        draws = False
 
-    def data_sha256(self, task_data: Path) -> str:
-        return files_sha256([task_data / "words.txt"])
+        def data_sha256(self, task_data: Path) -> str:
+            return files_sha256([task_data / "words.txt"])
 
-    def check(self, model: Subject, task_data: Path) -> None:
-        if not (task_data / "words.txt").is_file():
-            raise UsageError(f"{task_data / 'words.txt'} does not exist")
+        def check(self, model: Subject, task_data: Path) -> None:
+            if not (task_data / "words.txt").is_file():
+                raise UsageError(f"{task_data / 'words.txt'} does not exist")
 
-    def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
-        words = [w for w in read_lines(task_data / "words.txt") if len(w) >= self.config.shortest]
-        found = np.array(
-            [model.tokenizer.tokenize(w)[0] != model.tokenizer.unk_token for w in words]
-        )
-        return self.result(
-            model,
-            seed,
-            0.0,
-            metrics={"accuracy": float(found.mean())},
-            primary="accuracy",
-            num_examples={"words": len(words)},
-            data_sha256=self.data_sha256(task_data),
-            examples={"accuracy": found.astype(float)},
-        )
+        def run(self, model: Subject, task_data: Path, seed: int, progress: bool) -> TaskResult:
+            words = [
+                w for w in read_lines(task_data / "words.txt") if len(w) >= self.config.shortest
+            ]
+            found = np.array(
+                [model.tokenizer.tokenize(w)[0] != model.tokenizer.unk_token for w in words]
+            )
+            return self.result(
+                model,
+                seed,
+                0.0,
+                metrics={"accuracy": float(found.mean())},
+                primary="accuracy",
+                num_examples={"words": len(words)},
+                data_sha256=self.data_sha256(task_data),
+                examples={"accuracy": found.astype(float)},
+            )
 
 
 @pytest.fixture
 def capitals() -> Iterator[None]:
-    """The task, registered for one test."""
-    register(Capitals())
+    """The task, defined for one test."""
+    define_capitals()
     yield
     del REGISTRY["capitals"]
 
@@ -165,10 +172,32 @@ def test_a_task_from_outside_is_asked_for_by_name(tmp_path: Path, tiny_data: Pre
     assert kept[0].metrics == result.metrics
     with pytest.raises(UsageError, match=r"made with other recipe\.shortest"):
         evaluate(model, make_tasks(["capitals"], [], 5), tmp_path, [0], tmp_path / "out")
+    assert (result.title, result.trains_model) == ("Known spellings", False)
+    define_capitals()  # as a cell of a notebook is run again
     with pytest.raises(UsageError, match="a task or a family called 'capitals'"):
-        register(Capitals())
+        type("Other", (type(by_name),), {"name": "capitals"})
+    with pytest.raises(UsageError, match="a task or a family called 'glue'"):
+        type("Other", (type(by_name),), {"name": "glue"})
+    assert type(REGISTRY["capitals"]).__name__ == "Capitals"
     with pytest.raises(UsageError, match="no task has 'shortes'; did you mean 'shortest'"):
         make_tasks(["capitals"], ["shortes=1"])
+
+
+def test_a_class_is_registered_with_its_recipe_if_it_needs_no_arguments() -> None:
+    before = set(REGISTRY)
+    blimp = type(REGISTRY["blimp"])
+    type("Asking", (blimp,), {"name": "asking", "__init__": lambda self, config, more: None})
+    type("Nameless", (blimp,), {})
+    assert set(REGISTRY) == before
+    assert type(REGISTRY["ner"].config).__name__ == "Ner"
+    assert type(REGISTRY["pseudo_perplexity"].config).__name__ == "PseudoPerplexity"
+
+
+def test_tasks_and_the_results_of_before_have_the_same_titles_and_kinds() -> None:
+    """Results and comparisons of earlier versions state neither."""
+    for name, task in REGISTRY.items():
+        assert title_of_task(name) == (task.title or name.replace("_", " "))
+        assert trains_model(task.family) == task.trains_model
 
 
 def save(tmp_path: Path, data: PreparedData) -> Path:
@@ -186,6 +215,15 @@ def test_a_task_from_outside_runs_in_a_study(tmp_path: Path, tiny_data: Prepared
         list((study.folder / "runs" / "fixed" / "seed-0" / "results").iterdir())
     )
     assert result.recipe == {"shortest": 2, "limit": None}
+    compare_study(study)
+    compared = read_comparison(study.folder)["tasks"][-1]
+    assert (compared["title"], compared["trains_model"]) == ("Known spellings", False)
+    page = report(study.folder, tmp_path / "report").read_text(encoding="utf-8")
+    assert "Known spellings" in page
+    (run,) = (path.parent for path in study.folder.glob("runs/*/*/summary.json"))
+    assert "Known spellings" in report(run, tmp_path / "of run").read_text(encoding="utf-8")
+    results = next((run / "results").iterdir())
+    assert str(compare(results)).splitlines()[1].startswith("Known spellings  accuracy, %")
     tasks["capitals"]["settings"]["shortest"] = 3
     again = opened(study_values(tiny_data, tmp_path, tasks), tmp_path)
     with pytest.raises(UsageError, match=r"made with another recipe \(shortest\)"):

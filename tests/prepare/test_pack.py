@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -94,9 +95,9 @@ def test_no_attention_span_holds_two_documents(
 def test_batches_do_not_matter(
     pack: type, lengths: list[int], specials: Specials, batch: int
 ) -> None:
-    values = {"buffer_tokens": 64} if pack is pack_documents else {}
-    left = joined(list(pack(documents(lengths, batch), 12, specials, **values)))
-    right = joined(list(pack(documents(lengths, 1), 12, specials, **values)))
+    with patch("chronomask.prepare.rows.pack._BUFFER_TOKENS", 64):
+        left = joined(list(pack(documents(lengths, batch), 12, specials)))
+        right = joined(list(pack(documents(lengths, 1), 12, specials)))
     for name in ("ids", "annotation", "bounds"):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
 

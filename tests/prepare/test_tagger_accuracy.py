@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import os
 import re
 from pathlib import Path
@@ -81,6 +82,14 @@ def test_gzip_reads_like_plain_text(sample, tmp_path):
     assert list(read_conllu(packed)) == list(read_conllu(sample))
 
 
+def test_files_are_read_by_the_rule_of_all_text_files(sample, tmp_path):
+    packed = tmp_path / "sample.conllu.xz"
+    packed.write_bytes(lzma.compress(sample.read_bytes()))
+    marked = tmp_path / "marked.conllu"
+    marked.write_bytes(b"\xef\xbb\xbf" + sample.read_bytes())
+    assert list(read_conllu(packed)) == list(read_conllu(marked)) == list(read_conllu(sample))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -107,8 +116,8 @@ def test_malformed_text_is_refused(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("short.conllu.gz", gzip.compress(SAMPLE.encode(), mtime=0)[:-9], "damaged gzip"),
-        ("plain.conllu.gz", SAMPLE.encode(), "damaged gzip"),
+        ("short.conllu.gz", gzip.compress(SAMPLE.encode(), mtime=0)[:-9], "damaged or cut short"),
+        ("plain.conllu.gz", SAMPLE.encode(), "damaged or cut short"),
         ("latin.conllu", b"# caf\xe9\n", "not UTF-8"),
     ],
 )

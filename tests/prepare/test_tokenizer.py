@@ -25,6 +25,7 @@ from chronomask.prepare.encoding import load_backend
 from chronomask.prepare.pipeline import prepare
 from chronomask.prepare.read.sources import are_as_noted
 from chronomask.prepare.tokenizer import SavedTokenizer, TokenizerChoice, open_saved
+from chronomask.vocabulary import Vocabulary
 from tests.support.corpus import made_up_text
 from tests.support.processes import python_path
 from tests.support.reading import tiny_config
@@ -54,7 +55,7 @@ def test_a_few_long_words_leave_a_tokenizer_as_it_is() -> None:
 
 def test_wordpiece_is_as_berts(tmp_path: Path) -> None:
     saved = saved_as(WordPiece(vocab_size=300), tmp_path / "tokenizer")
-    assert (saved.pad_id, saved.cls_id, saved.sep_id, saved.mask_id) == (0, 2, 3, 4)
+    assert (saved.pad_id, saved.cls_id, saved.sep_id) == (0, 2, 3)
     assert saved.special_ids == (0, 1, 2, 3, 4)
     assert saved.vocab_size <= 300
     assert saved.sha256 == file_sha256(tmp_path / "tokenizer" / "tokenizer.json")
@@ -113,7 +114,7 @@ def test_training_is_the_same_in_every_process(tmp_path: Path) -> None:
 
 def test_unigram_keeps_the_likeliest_pieces(tmp_path: Path) -> None:
     saved = saved_as(Unigram(vocab_size=300), tmp_path / "tokenizer")
-    assert (saved.pad_id, saved.cls_id, saved.sep_id, saved.mask_id) == (0, 2, 3, 4)
+    assert (saved.pad_id, saved.cls_id, saved.sep_id) == (0, 2, 3)
     assert saved.special_ids == (0, 1, 2, 3, 4)
     assert 100 < saved.vocab_size <= 300
     tokenizer = AutoTokenizer.from_pretrained(str(saved.folder))
@@ -283,8 +284,18 @@ def test_folders_that_are_no_tokenizer(tiny_tokenizer: Path, tmp_path: Path) -> 
     values = json.loads((unmasked / "tokenizer_config.json").read_text())
     del values["mask_token"]
     (unmasked / "tokenizer_config.json").write_text(json.dumps(values))
-    with pytest.raises(UsageError, match="has no mask token"):
+    with pytest.raises(UsageError, match="has no mask token") as refused:
         build(unmasked)
+    tokenizer = AutoTokenizer.from_pretrained(str(unmasked))
+    way_out = str(refused.value).partition(" token, ")[2]
+    with pytest.raises(UsageError, match="has no mask token") as again:  # by any other command too
+        Vocabulary.from_tokenizer(tokenizer)
+    assert str(again.value).partition(" token, ")[2] == way_out
+    change = re.search(r"add_special_tokens\((.*?)\)", way_out)
+    assert change is not None
+    tokenizer.add_special_tokens(ast.literal_eval(change[1]))
+    tokenizer.save_pretrained(str(unmasked))
+    build(unmasked)
 
 
 @pytest.mark.parametrize(("role", "other"), [("pad", "sep"), ("pad", "unk"), ("mask", "pad")])
@@ -381,7 +392,7 @@ def test_a_mask_stands_where_a_word_stood(choice: TokenizerChoice, tmp_path: Pat
     before, word, after = SAMPLE[1].split()[:2], SAMPLE[1].split()[2], SAMPLE[1].split()[3:6]
     masked = tokenizer(" ".join([*before, "[MASK]", *after])).input_ids
     answer = tokenizer(" " + word, add_special_tokens=False).input_ids
-    place = masked.index(saved.mask_id)
+    place = masked.index(tokenizer.mask_token_id)
     filled = [*masked[:place], *answer, *masked[place + 1 :]]
     assert filled == tokenizer(" ".join([*before, word, *after])).input_ids
     decoded = tokenizer.decode(filled, skip_special_tokens=True)

@@ -280,6 +280,10 @@ def test_measures_of_the_model_are_no_downstream_tasks() -> None:
         "On the 3 measures of the models themselves (pseudo-perplexity, UPOS probe and BLiMP)"
         in text
     )
+    own = {"title": "my test", "trains_model": False}  # as comparisons state it by now
+    told = " ".join(findings(comparison([*tasks, task("mine", limits) | own]), {}))
+    assert "On the 2 downstream tasks" in told
+    assert "(pseudo-perplexity, UPOS probe, BLiMP and my test)" in told
     (*_, blimp) = tasks
     assert "On BLiMP, the one comparison with “base”" in " ".join(findings(comparison([blimp]), {}))
 

@@ -73,6 +73,8 @@ def test_refuses_a_damaged_result_by_name(tmp_path: Path, damage) -> None:
         ({"num_examples": [1]}, "list"),
         ({"details": {"a": "b"}}, r"details\.a is 'b' and no number"),
         ({"unit": 5}, "unit is 5 and no text"),
+        ({"title": 5}, "title is 5 and no text"),
+        ({"trains_model": "no"}, "trains_model is 'no', neither true nor false"),
         ({"seed": "1"}, "seed is '1' and no number"),
     ],
 )
@@ -81,6 +83,16 @@ def test_refuses_a_result_that_was_edited(tmp_path: Path, changes, what: str) ->
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(DataError, match=f"cola-seed1.json is not a whole result .*{what}"):
         TaskResult.load(path)
+
+
+def test_results_from_before_tasks_stated_title_and_kind_are_read(tmp_path: Path) -> None:
+    own = {"title": "Acceptability", "trains_model": False}
+    path = result(**own).save(tmp_path)
+    values = json.loads(path.read_text())
+    assert TaskResult.load(path) == result(**own)
+    path.write_text(json.dumps({key: values[key] for key in values.keys() - own.keys()}))
+    before = TaskResult.load(path)
+    assert (before.title, before.trains_model) == ("CoLA", True)
 
 
 def test_a_copy_is_no_further_seed_and_the_way_out_works(tmp_path: Path) -> None:

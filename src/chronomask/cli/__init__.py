@@ -293,8 +293,8 @@ def _tell_launcher(message: str) -> bool:
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if "RANK" not in os.environ or file is None:
         return False
-    # It takes the earliest as the root cause: a second earlier than those that end in the same one, and say
-    # nothing.
+    # torchrun reports the earliest error as the cause. This one is dated a second back, so that it comes
+    # before the errors of processes that only lost their peer.
     when = {"timestamp": str(int(time.time()) - 1)}
     with suppress(OSError):
         Path(file).write_text(json.dumps({"message": {"message": message, "extraInfo": when}}))

@@ -157,7 +157,7 @@ def of_kind(flag: str, path: str, kind: str | None) -> list[Layer]:
     return of_text(flag, f"{path}.kind", kind)
 
 
-def of_ratio(text: str | None, path: str = "masking.ratio") -> list[Layer]:
+def of_ratio(text: str | None) -> list[Layer]:
     """The change that ``--ratio`` makes: a number, two numbers with a colon, or a kind of schedule."""
     if text is None:
         return []
@@ -167,10 +167,10 @@ def of_ratio(text: str | None, path: str = "masking.ratio") -> list[Layer]:
     value = from_yaml(text, f"--ratio {shown(text)}")
     group = course_group(value)
     if group != value:
-        return of_group("--ratio", text, path, group)
+        return of_group("--ratio", text, "masking.ratio", group)
     if text.lstrip("+-.")[:1].isdigit():  # nearly a number, such as 30%, and no kind
-        return of_group("--ratio", text, path, text)
-    return of_kind("--ratio", path, text)
+        return of_group("--ratio", text, "masking.ratio", text)
+    return of_kind("--ratio", "masking.ratio", text)
 
 
 def of_overrides(overrides: Iterable[str] | None) -> list[Layer]:

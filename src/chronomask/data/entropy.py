@@ -61,7 +61,10 @@ def measure_entropy(data: PreparedData | MixedData) -> Entropy | None:
 
 
 def _count(data: PreparedData | MixedData) -> Entropy | None:
-    """From the counts of the two splits."""
+    """The two entropies of the held-out tokens, by counts of the training tokens.
+
+    None where a split is empty.
+    """
     left, token = _pairs(data, "train")
     held_left, held_token = _pairs(data, "held_out")
     if not held_token.size or not token.size:

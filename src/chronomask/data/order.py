@@ -34,11 +34,8 @@ def visits(
     Every epoch visits every row once, in a keyed order of its own; ``part`` distinguishes the data sets
     of one training.
     """
-    from chronomask.keyed import (
-        Stream,
-        permute,
-        row_keys,
-    )  # brings numba, which opening data spares
+    # Brings numba, which opening data spares.
+    from chronomask.keyed import Stream, permute, row_keys
 
     epoch, index = np.divmod(np.asarray(number, np.int64), num_rows)
     row_ids = np.empty_like(index)

@@ -139,7 +139,7 @@ class Counts:
         """Count keys, uint64 [N]."""
         self._new.append(np.unique(keys, return_counts=True))
         self.total += keys.size
-        # Few merges of much: each sorts everything that is known.
+        # A merge sorts the whole table, so new keys are collected until there are many.
         if sum(new.size for new, _ in self._new) > max(self._keys.size, _BLOCK_TOKENS):
             self._merge()
 
@@ -209,7 +209,10 @@ class WordsOfRows:
 
 
 def mix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """uint64 [N]: a hash of two numbers each, the finaliser of SplitMix64 (Steele et al., 2014)."""
+    """uint64 [N]: a hash of two numbers each, the finaliser of SplitMix64 (Steele et al., 2014).
+
+    The numbers enter it otherwise than in :mod:`chronomask.keyed`, and stored tables of scores rest on that.
+    """
     value = a * np.uint64(0x9E3779B97F4A7C15) + (b + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

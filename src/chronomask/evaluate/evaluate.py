@@ -117,7 +117,7 @@ def _run(task: Task[Any], model: Subject, task_data: Path, seed: int, progress: 
                 f"of it cannot take these rows ({fault}): evaluate another model, or leave the task out"
             ) from error
         clear_frames(error.__traceback__)  # which hold tensors
-        # None: what the task finds fit for the device or the rows, which is more than this.
+        # None means that the task chooses the size by the device or the rows, which gives more than this.
         least = {"batch_tokens": 1024, "batch_rows": 1}
         ways = [
             f"--set {task.name}.{name}={least[name] if size is None else size // 2}"

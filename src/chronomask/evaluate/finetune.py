@@ -205,9 +205,8 @@ def fine_tune(
                     recent.zero_()
                 shown.advance(index.size, note)
             if stops_after is not None:
-                _finite(
-                    recent, step, task, label
-                )  # a model that learnt nothing but NaN has a score as well
+                # A model that learnt nothing but NaN has a score as well.
+                _finite(recent, step, task, label)
                 if stops_after(epoch + 1):
                     break
     model.eval()

@@ -86,8 +86,9 @@ class FineTunedTask(Task[Recipe], Generic[Recipe, Examples, Tokens]):
 
     head: ClassVar[str]
     """name of transformers' auto class with the head, such as ``AutoModelForQuestionAnswering``"""
+    trains_model = True
 
-    def __init__(self, config: Recipe) -> None:
+    def __init__(self, config: Recipe | None = None) -> None:
         super().__init__(config)
         self._prepared = Cached[Prepared[Examples, Tokens]]()
 

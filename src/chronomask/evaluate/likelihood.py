@@ -45,7 +45,7 @@ class LikelihoodTask(Task[PseudoLikelihood], Generic[Item]):
     outside_recipe = ("batch_tokens",)
 
     def __init__(self, config: PseudoLikelihood | None = None) -> None:
-        super().__init__(config or PseudoLikelihood())
+        super().__init__(config)
         self._read = Cached[tuple[list[Item], str]]()
         self._encoded = Cached[tuple[list[Candidate], Sentences]]()
 

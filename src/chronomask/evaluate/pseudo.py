@@ -27,6 +27,7 @@ from chronomask.evaluate.batches import by_tokens
 from chronomask.evaluate.subject import Subject
 from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.types import Device, Precision, send_all
+from chronomask.vocabulary import need_role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,8 +94,7 @@ def check_pseudo(model: Subject, config: PseudoLikelihood) -> None:
     choose_device(config.device)
     model.masked_lm()  # its head is among the weights
     tokenizer = model.tokenizer
-    if not isinstance(tokenizer.mask_token_id, int):
-        raise UsageError(f"the tokenizer of {model.name} has no mask token: nothing can be masked")
+    need_role(tokenizer, "mask", f"the tokenizer of {model.name}")
     if not tokenizer.is_fast:
         raise UsageError(
             f"the tokenizer of {model.name} does not report which tokens form a word: "

@@ -120,7 +120,7 @@ class RecordedSteps:
 
     def _give_up(self, error: Exception) -> None:
         """Record no more, forget what was recorded, and say why."""
-        # A recording that broke off ends with another error than the one that broke it off.
+        # The first error in the chain is the cause; later ones only say that recording ended.
         while isinstance(error.__context__, Exception):
             error = error.__context__
         why = next(iter(str(error).splitlines()), "") or type(error).__name__

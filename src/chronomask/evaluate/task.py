@@ -1,20 +1,21 @@
 """What a task is to the rest: a name, a recipe, a check of everything beforehand, a run with one result.
 
-A new task is a subclass of :class:`Task` in a file of its own, and its name in
-:data:`chronomask.evaluate.tasks.REGISTRY`. What most tasks need stands here too. Nothing here, and nothing
-at the top of a task's file, imports torch: a recipe that cannot be is refused before that is loaded.
+A new task is a subclass of :class:`Task` in a file of its own, and is known as soon as it is defined. What
+most tasks need stands here too. Nothing here, and nothing at the top of a task's file, imports torch, so
+that a wrong recipe is refused before that is loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from numpy.typing import NDArray
 
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from chronomask.evaluate.subject import Subject
 
 __all__ = [
+    "REGISTRY",
     "Cached",
     "Task",
     "content_sha256",
+    "families",
     "file_of_part",
     "files_in",
     "folder_of",
@@ -42,6 +45,7 @@ __all__ = [
     "no_file_of_part",
     "one_file",
     "parse_json",
+    "register",
     "task_folder",
     "texts_in",
 ]
@@ -50,13 +54,48 @@ T = TypeVar("T")
 Recipe = TypeVar("Recipe", bound=Config)
 
 
+REGISTRY: dict[str, Task[Any]] = {}
+"""Every task by name, with its default settings."""
+
+
+def register(task: Task[Any]) -> None:
+    """Enter a task under its name; another task of the same class takes the place of the one before.
+
+    Raises UsageError for a name that means something already.
+    """
+    before = REGISTRY.get(task.name)
+    is_new = before is None or _place_of(before) != _place_of(task)
+    if is_new and (before is not None or task.name in {*families()} - {task.family}):
+        raise UsageError(f"there is a task or a family called '{task.name}': choose another name")
+    REGISTRY[task.name] = task
+
+
+def families() -> list[str]:
+    """The families of all tasks."""
+    return sorted({task.family for task in REGISTRY.values()})
+
+
+def _place_of(task: Task[Any]) -> str:
+    """Where its class was defined: the same for a cell of a notebook that is run again."""
+    return f"{type(task).__module__}.{type(task).__qualname__}"
+
+
 class Task(ABC, Generic[Recipe]):
-    """One number about one model, with what is needed to get it; an instance has settings of its own."""
+    """One number about one model, with what is needed to get it; an instance has settings of its own.
+
+    A class in which ``name`` stands, and which can be made without arguments, is registered with its default
+    settings when it is defined. Where one class serves several tasks, each is made and passed to
+    :func:`register`.
+    """
 
     name: str
     """unique; the name of the result files: ``cola``, ``squad``, ``blimp``, …"""
     family: str
     """what several tasks are asked for by, and the folder of their files: ``glue``, ``squad``, …"""
+    title: str = ""
+    """what reports call it: ``CoLA``; empty: its name, with spaces"""
+    trains_model: ClassVar[bool] = False
+    """whether it trains the model for itself, rather than measure the model as it is"""
     unit: ClassVar[str] = "fraction"
     """of the primary metric: ``fraction``, which is shown as per cent, ``percent``, ``nats``, or the name of
     another one, whose numbers are shown as they are"""
@@ -70,8 +109,13 @@ class Task(ABC, Generic[Recipe]):
     data_setting: ClassVar[str | None] = None
     """the setting that may say where its data lies, so that no folder of tasks' files is needed"""
 
-    def __init__(self, config: Recipe) -> None:
-        self.config = config
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in vars(cls) and not inspect.isabstract(cls) and _needs_no_arguments(cls):
+            register(cls())
+
+    def __init__(self, config: Recipe | None = None) -> None:
+        self.config = config if config is not None else _recipe_of(type(self))()
 
     def with_config(self, config: Recipe) -> Self:
         """The same task with other settings."""
@@ -165,9 +209,31 @@ class Task(ABC, Generic[Recipe]):
             details=details or {},
             examples=examples,
             unit=self.unit,
+            title=self.title or self.name.replace("_", " "),
+            trains_model=self.trains_model,
             setup_sha256=model.setup_sha256,
             left_out={reason: int(count) for reason, count in (left_out or {}).items() if count},
         )
+
+
+def _needs_no_arguments(cls: type[Task[Any]]) -> bool:
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()
+    return all(
+        parameter.default is not parameter.empty
+        or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        for parameter in parameters
+    )
+
+
+def _recipe_of(cls: type[Task[Recipe]]) -> type[Recipe]:
+    """The config that a class of tasks, or the nearest of its bases, names in brackets: ``Task[Recipe]``."""
+    return next(  # pyright: ignore[reportReturnType]
+        given
+        for own in cls.__mro__
+        for base in vars(own).get("__orig_bases__", ())
+        for given in get_args(base)
+        if isinstance(given, type) and issubclass(given, Config)
+    )
 
 
 class Cached(Generic[T]):

@@ -92,9 +92,8 @@ class StepMasking:
             )
         self.masker = Masker.for_tokenizer(tokenizer, config, class_names=class_names, seed=seed)
         self.masker.to(device)
-        self._evaluation = fixed_masker(
-            self.masker.vocabulary
-        )  # the same for every seed and schedule
+        # The same for every seed and schedule.
+        self._evaluation = fixed_masker(self.masker.vocabulary)
         self._ratios = Ratios()
         self._observed = False
         self._forward: Forward | None = None

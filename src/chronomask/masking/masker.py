@@ -36,6 +36,7 @@ from chronomask.masking.strategy import Strategy, Token
 from chronomask.masking.tally import StepTally
 from chronomask.types import ClassTally, MaskedBatch, Rows, send
 from chronomask.vocabulary import Vocabulary, check_padding
+from chronomask.yardsticks import VALIDATION_RATIO
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -505,7 +506,7 @@ def _entries_of(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def fixed_masker(vocabulary: Vocabulary, ratio: float = 0.15, seed: int = 0) -> Masker:
+def fixed_masker(vocabulary: Vocabulary, ratio: float = VALIDATION_RATIO) -> Masker:
     """The masker of validation: a fixed ratio, uniform over tokens, the same for every arm."""
     config = MaskingConfig(ratio=Constant(base=ratio), strategy=Token())
-    return Masker(config, vocabulary, seed=seed)
+    return Masker(config, vocabulary, seed=0)

@@ -197,18 +197,20 @@ def _at(
     compiled: str | None,
     whole_layers: bool,
 ) -> Any:
-    """Logits at positions, or with ``targets`` the three of :func:`token_losses`; where it is compiled, those
-    of the positions that fill up stand at the end.
+    """Logits at positions, or with ``targets`` the three of :func:`token_losses`.
+
+    A compiled head is given more positions, up to one of a few sizes. Their results are the last ones, and
+    callers cut them off.
     """
     ending = None if whole_layers else ending_of(model)
     number = positions.shape[0]
     num_tokens = input_ids.numel()
     wanted: tuple[torch.Tensor, ...] = () if targets is None else (targets,)
-    if compiled is not None:  # filled up with positions of no token, which keep the order
+    if compiled is not None:
         more = (0, padded_size(number, num_tokens) - number)
         positions = torch.nn.functional.pad(positions, more, value=num_tokens)
         wanted = tuple(torch.nn.functional.pad(each, more) for each in wanted)
-    # What is computed of the last token once more, in the place of none, is thrown away.
+    # The added positions lie behind the last token. They are computed as the last token and then cut off.
     of_tokens = positions.clamp(max=num_tokens - 1)
 
     def run(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -74,7 +74,7 @@ def estimate_memory(
     kept = layers * layer
     if checkpointing:  # inputs of layers, and one layer as it is computed again
         kept = layers * hidden * 4 + layer
-    apart = 3 * hidden * 4 + _BYTES_OF_A_TOKEN + (0 if on_cuda else 5 * row_length)
+    apart = 3 * hidden * 4 + _BYTES_OF_INPUTS + (0 if on_cuda else 5 * row_length)
     return Memory(
         parameters=4 * parameters,
         gradients=4 * parameters,
@@ -85,8 +85,8 @@ def estimate_memory(
     )
 
 
-_BYTES_OF_A_TOKEN = 64
-"""Ids, labels, words, classes, positions and places among documents, on host and device."""
+_BYTES_OF_INPUTS = 64
+"""Of a token: ids, labels, words, classes, positions and places among documents, on host and device."""
 _LAYERS = ("num_hidden_layers", "encoder_layers", "num_self_attends_per_block")
 _HIDDEN = ("hidden_size", "d_model", "d_latents")
 _INNER = ("intermediate_size", "hidden_dim", "encoder_ffn_dim", "d_inner", "feed_forward_size")

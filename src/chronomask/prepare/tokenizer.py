@@ -20,7 +20,7 @@ from chronomask.folders import what_it_is
 from chronomask.model.open import download, is_hub_name, open_tokenizer, snapshot_within
 from chronomask.prepare.read.files import file_state
 from chronomask.storage import file_sha256, read_object
-from chronomask.vocabulary import other_roles, vocabulary_size
+from chronomask.vocabulary import need_role, other_roles, vocabulary_size
 
 __all__ = ["SavedTokenizer", "TokenizerChoice", "TokenizerFolder", "open_saved"]
 
@@ -40,7 +40,6 @@ class SavedTokenizer:
     vocab_size: int
     """Every id is below it; see :func:`chronomask.vocabulary.vocabulary_size`."""
     pad_id: int
-    mask_id: int
     cls_id: int | None
     sep_id: int | None
     special_ids: tuple[int, ...]
@@ -149,12 +148,7 @@ class TokenizerFolder(TokenizerChoice):
                 f"tokenizer folder {self.path} opens as a slow tokenizer; a fast one is needed"
             )
         for role in ("mask", "pad"):
-            if getattr(tokenizer, f"{role}_token_id") is None:
-                raise UsageError(
-                    f"tokenizer folder {self.path} has no {role} token, which masked language models "
-                    f"need; add one with tokenizer.add_special_tokens({{'{role}_token': …}}) and save "
-                    "it again"
-                )
+            need_role(tokenizer, role, f"tokenizer folder {self.path}")
         for role in ("mask", "pad"):
             self._check_alone(tokenizer, role)
         token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
@@ -213,7 +207,6 @@ def open_saved(folder: Path) -> SavedTokenizer:
         sha256=file_sha256(folder / "tokenizer.json"),
         vocab_size=vocabulary_size(tokenizer),
         pad_id=tokenizer.pad_token_id,
-        mask_id=tokenizer.mask_token_id,
         cls_id=tokenizer.bos_token_id if cls_id is None else cls_id,
         sep_id=tokenizer.eos_token_id if sep_id is None else sep_id,
         special_ids=tuple(sorted(tokenizer.all_special_ids)),

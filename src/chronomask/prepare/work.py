@@ -57,7 +57,6 @@ class PartCounts:
     num_words: int
     num_tokens: int
     num_tokens_without_word: int
-    num_special_tokens: int
     characters: dict[str, tuple[int, int]]
     """Of each split: the characters of its text, and those in tokens that the tokenizer does not know."""
     skipped: dict[str, Any]

@@ -46,7 +46,7 @@ def answer(study: Numbers) -> str:
             "“Before you read on” says what differs."
         )
     if task.get("contrasts"):
-        return _answer_of_contrasts(task, study)
+        return _answer_of_contrasts(task)
     own = arms[baseline]
     others = {name: numbers for name, numbers in arms.items() if name != baseline}
     if not others:
@@ -153,7 +153,7 @@ def _answer_of_the_unfinished(study: Numbers) -> str:
     return "The baseline is not finished, so there is nothing to compare yet."
 
 
-def _answer_of_contrasts(task: Numbers, study: Numbers) -> str:
+def _answer_of_contrasts(task: Numbers) -> str:
     """What the declared contrasts say of the headline: those told apart after Holm's correction, those whose
     interval alone excludes zero, and how many are not told apart.
     """
@@ -258,7 +258,7 @@ def _size_text(task: Numbers, low: float, high: float) -> str:
 
 
 def _labels_of(name: str, study: Numbers) -> str:
-    """That an arm predicted more or fewer tokens than the baseline, as a sentence; empty if it did not."""
+    """A sentence saying that an arm predicted more or fewer tokens than the baseline; empty if it did not."""
     counts = {arm["name"]: arm.get("masked_tokens") for arm in study["arms"]}
     own, theirs = counts.get(name), counts.get(study["baseline"])
     if not own or not theirs or abs(own / theirs - 1) <= 0.02:

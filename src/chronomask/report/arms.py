@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from chronomask.report.comparison import ABSENT, MEAN_LOSS, task_title, thousands
+from chronomask.report.comparison import ABSENT, LOSSES, MEAN_LOSS, thousands
 from chronomask.runs.read import Run, Series
 from chronomask.yardsticks import CONTENT, group_of
 
@@ -125,7 +125,7 @@ def arms_table(arms: Mapping[str, Sequence[Run]]) -> str:
     rows = {name: [arm_row(run) for run in runs] for name, runs in arms.items()}
     values = {name: mean_row(own) for name, own in rows.items()}
     losses = {
-        "mean_loss": task_title({"task": MEAN_LOSS}),
+        "mean_loss": LOSSES[MEAN_LOSS],
         "validation_loss": "validation loss at 15 %",
     }
     if all(math.isnan(own["mean_loss"]) for own in values.values()):
@@ -152,8 +152,10 @@ def arms_table(arms: Mapping[str, Sequence[Run]]) -> str:
 
 
 def ratios_of(run: Run) -> tuple[float, float]:
-    """Mean ratio asked and achieved: that asked as a finished run computed it from its plan, everything
-    else, as in runs of before that, from the logged lines.
+    """The mean ratio asked and the mean ratio achieved.
+
+    The first is what the summary of a finished run states. Without that it is computed from the logged lines,
+    as the second always is.
     """
     asked, achieved = mean_ratios(run.metrics)
     planned = (run.summary or {}).get("mean_ratio_asked")
@@ -302,8 +304,8 @@ def _with_windows(metrics: Series) -> Series:
 
 
 def _window_loss(metrics: Series) -> tuple[np.ndarray, np.ndarray]:
-    """Mean loss and number of predicted tokens per line: since the line before where classes say, else of
-    the line's own step, of which the number is that of an average step since.
+    """Per logged line: mean loss and number of predictions since the line before, if losses by class are
+    logged. Else the loss of the line's own step, and the mean number of predictions of a step since.
     """
     counts, losses = (metrics.per_class.get(key, {}) for key in ("class_count", "class_loss"))
     if counts and counts.keys() >= losses.keys():

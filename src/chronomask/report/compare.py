@@ -30,13 +30,14 @@ class Line:
     """One metric of one task, for each model: the values of its seeds, none where it was not evaluated."""
 
     task: str
+    title: str
     metric: str
     unit: str
     values: tuple[tuple[float, ...], ...]
 
     def cells(self) -> list[str]:
         """Task, metric with its unit, and of each model the mean ± standard deviation (number of seeds)."""
-        told = {"task": self.task, "metric": self.metric, "unit": self.unit}
+        told = {"task": self.task, "title": self.title, "metric": self.metric, "unit": self.unit}
         numbers = []
         for own in self.values:
             text = mean_text(told, fmean(own)) if own else ABSENT
@@ -137,6 +138,7 @@ def _lines(of_task: Sequence[Sequence[TaskResult]], every_metric: bool) -> list[
     return [
         Line(
             first.task,
+            first.title,
             metric,
             first.unit if metric == first.primary else _unit_beside(first, metric),
             tuple(
@@ -169,9 +171,8 @@ def _unit_beside(result: TaskResult, metric: str) -> str:
         return result.unit
     if metric.startswith("accuracy"):
         return "fraction"
-    return (
-        "nats" if "loss" in metric else metric
-    )  # the name of a metric as its unit: shown as it is
+    # The name of a metric as its unit: it is shown as it is.
+    return "nats" if "loss" in metric else metric
 
 
 def _differing(results: Sequence[TaskResult]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chronomask.errors import DataError, UsageError, in_words, shown
-from chronomask.runs.result import unit_of_metric
+from chronomask.runs.result import title_of_task, trains_model, unit_of_metric
 from chronomask.storage import is_file_name, stays_below, way_to_read
 from chronomask.text_files import read_lines
 
@@ -39,6 +39,7 @@ __all__ = [
     "gap_text",
     "in_unit",
     "interval_text",
+    "is_downstream",
     "join_words",
     "mean_text",
     "p_text",
@@ -63,9 +64,9 @@ _SHIPPED = "shipped"
 """The name of the curves that come with this package."""
 
 FILE = "comparison.json"
-"""In a study's folder."""
+"""Name of the file in a study's folder."""
 SCHEMA_VERSION = 1
-"""Of the file's form."""
+"""Version of the file's format."""
 LOSS = "validation_loss"
 """The task and curve that every comparison has where runs were validated."""
 MEAN_LOSS = "mean_loss"
@@ -97,34 +98,6 @@ AXIS_NAMES = {
     "seconds": "seconds",
 }
 """What a curve may be drawn against: key → name."""
-_TITLES = LOSSES | {
-    "cola": "CoLA",
-    "sst2": "SST-2",
-    "mrpc": "MRPC",
-    "rte": "RTE",
-    "stsb": "STS-B",
-    "qnli": "QNLI",
-    "mnli": "MNLI",
-    "qqp": "QQP",
-    "wnli": "WNLI",
-    "boolq": "BoolQ",
-    "cb": "CB",
-    "copa": "COPA",
-    "superglue_rte": "RTE (SuperGLUE)",
-    "wic": "WiC",
-    "wsc": "WSC",
-    "squad": "SQuAD",
-    "squad_v2": "SQuAD 2.0",
-    "blimp": "BLiMP",
-    "blimp_supplement": "BLiMP supplement",
-    "ewok": "EWoK",
-    "classification": "classification",
-    "ner": "named entities",
-    "upos_probe": "UPOS probe",
-    "mlm": "masked-token loss",
-    "pseudo_perplexity": "pseudo-perplexity",
-    "sts": "similarity (STS-B)",
-}
 _METRICS = {"mcc": "MCC", "f1": "F1", "em": "EM", "loss": "nats", "ndcg_at_10": "nDCG@10"}
 
 
@@ -259,7 +232,13 @@ def read_curves(given: str) -> Curves:
 def task_title(task: Numbers) -> str:
     """Such as ``CoLA``."""
     name = str(task.get("task", task.get("quantity")))
-    return _TITLES.get(name, name.replace("_", " "))
+    return LOSSES.get(name) or str(task.get("title") or title_of_task(name))
+
+
+def is_downstream(task: Numbers) -> bool:
+    """Whether the models were trained for the task, and not measured as they are."""
+    declared = task.get("trains_model")
+    return trains_model(str(task["family"])) if declared is None else bool(declared)
 
 
 def unit_of(task: Numbers) -> str:

@@ -51,7 +51,8 @@ __all__ = [
 _STILL_NEAR = 0.5
 """Nats above the highest loss at which a dashed line is still drawn, however flat the curves are."""
 MOST_POINTS = 400
-"""Logged lines drawn per run; longer runs are thin_out evenly, in the figure and its CSV alike."""
+"""Logged lines drawn per run; of longer runs so many are drawn, evenly spread (:func:`thin_out`), in the
+figure and its CSV alike."""
 
 Row = tuple[str | int | float | None, ...]
 

@@ -23,6 +23,7 @@ from chronomask.report.comparison import (
     families,
     first_few,
     gap_text,
+    is_downstream,
     join_words,
     percent,
     task_title,
@@ -37,8 +38,6 @@ __all__ = ["difference_sentences", "findings", "reach_sentences"]
 
 _FAR = 0.05
 """How far from the ratio of validation an arm's last ratio lies where that is said."""
-_OF_THE_MODEL = ("intrinsic", "probe", "blimp", "babylm", "sts", "retrieval")
-"""Families that measure a model as it is; others train it for a task."""
 
 
 def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
@@ -46,8 +45,8 @@ def findings(study: Numbers, runs: Mapping[int, Run]) -> list[str]:
     loss = [task for task in study["tasks"] if task["task"] == LOSS]
     losses = [task for task in study["tasks"] if task["task"] in LOSSES]
     others = [task for task in study["tasks"] if task["task"] not in LOSSES]
-    of_model = [task for task in others if task["family"] in _OF_THE_MODEL]
-    downstream = [task for task in others if task["family"] not in _OF_THE_MODEL]
+    of_model = [task for task in others if not is_downstream(task)]
+    downstream = [task for task in others if is_downstream(task)]
     several = len([arm for arm in study["arms"] if arm["runs"]]) > 1
     one_seed = all(len(arm["runs"]) <= 1 for arm in study["arms"])
     if not study.get("losses_compare", True):
@@ -295,7 +294,9 @@ def _number_of_tests(total: int, declared: int) -> str:
 
 
 def _far_from_yardstick(study: Numbers) -> list[str]:
-    """That arms ended at another ratio than the loss is measured at, which favours those near it."""
+    """A sentence saying that arms ended at another ratio than the loss is measured at, which favours those
+    near it.
+    """
     known = [arm for arm in study["arms"] if math.isfinite(arm.get("validated_ratio") or math.nan)]
     ratios = {round(arm["validated_ratio"], 6) for arm in known}
     if len(ratios) != 1:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from chronomask.errors import amount
 from chronomask.report.comparison import (
     ABSENT,
     AXIS_NAMES,
@@ -295,8 +296,8 @@ def task_table(task: Numbers, study: Numbers, arms: Mapping[str, int]) -> Number
 def _note(task: Numbers) -> str:
     """On how many seeds and results an arm's numbers rest, and what the intervals allow for."""
     arms = [numbers["by_seed"].values() for numbers in task["arms"].values()]
-    seeds = _span({len(by_seed) for by_seed in arms}, "pre-training seed")
-    results = _span({sum(map(len, by_seed)) for by_seed in arms}, "result")
+    seeds = _span({len(by_seed) for by_seed in arms}, "pre-training seeds")
+    results = _span({sum(map(len, by_seed)) for by_seed in arms}, "results")
     counts = ", ".join(f"{size:,} {part}" for part, size in task["num_examples"].items())
     covers = next((own["covers"] for own in task["arms"].values() if own["covers"]), ())
     allow = (
@@ -308,9 +309,9 @@ def _note(task: Numbers) -> str:
 
 
 def _span(numbers: Collection[int], what: str) -> str:
-    """``1 result``, ``3 results``, ``1 to 2 results``."""
+    """``1 result``, ``3 results``, ``1 to 2 results``; ``what`` in the plural."""
     least, most = min(numbers), max(numbers)
-    return f"{least if least == most else f'{least} to {most}'} {what}{'' if most == 1 else 's'}"
+    return amount(most, what) if least == most else f"{least} to {amount(most, what)}"
 
 
 def reach_table(reach: Numbers, arms: Mapping[str, int]) -> Numbers | None:

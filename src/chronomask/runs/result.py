@@ -25,7 +25,15 @@ from chronomask.errors import DataError, shown
 from chronomask.runs.arrays import MOST_BYTES, read_arrays
 from chronomask.storage import write_bytes, write_text
 
-__all__ = ["SCHEMA_VERSION", "TaskResult", "read_results", "unit_of_metric", "versions_here"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "TaskResult",
+    "read_results",
+    "title_of_task",
+    "trains_model",
+    "unit_of_metric",
+    "versions_here",
+]
 
 SCHEMA_VERSION = 1
 """Version of the result files that this package writes and reads."""
@@ -93,6 +101,13 @@ class TaskResult:
     """of the model's config and tokenizer, which decide the numbers as its weights do; empty in results that
     were written before it was stored"""
 
+    title: str = ""
+    """what reports call the task; results written before tasks stated it have :func:`title_of_task`"""
+
+    trains_model: bool | None = None
+    """whether the task trained the model; results written before tasks stated it have what
+    :func:`trains_model` says of the family"""
+
     left_out: Mapping[str, int] = field(default_factory=dict)
     """what was left out of the files or cut: how many, by reason, such as
     ``{"training examples cut at 128 tokens": 12}``; not in the file where nothing was"""
@@ -103,6 +118,10 @@ class TaskResult:
     def __post_init__(self) -> None:
         if not self.unit:
             object.__setattr__(self, "unit", unit_of_metric(self.primary, self.family))
+        if not self.title:
+            object.__setattr__(self, "title", title_of_task(self.task))
+        if self.trains_model is None:
+            object.__setattr__(self, "trains_model", trains_model(self.family))
 
     @property
     def is_finite(self) -> bool:
@@ -189,9 +208,12 @@ def _check(result: TaskResult) -> None:
         "data_sha256",
         "unit",
         "setup_sha256",
+        "title",
     ):
         if not isinstance(value := getattr(result, name), str):
             raise TypeError(f"{name} is {shown(value)} and no text")
+    if not isinstance(result.trains_model, bool):
+        raise TypeError(f"trains_model is {shown(result.trains_model)}, neither true nor false")
     groups = ("metrics", "num_examples", "details", "left_out")
     numbers = {
         f"{group}.{key}": value for group in groups for key, value in getattr(result, group).items()
@@ -209,6 +231,48 @@ def unit_of_metric(metric: str, family: str) -> str:
     if metric == "loss":
         return "nats"
     return "percent" if family == "squad" else "fraction"
+
+
+_TITLES = {
+    "cola": "CoLA",
+    "sst2": "SST-2",
+    "mrpc": "MRPC",
+    "rte": "RTE",
+    "stsb": "STS-B",
+    "qnli": "QNLI",
+    "mnli": "MNLI",
+    "qqp": "QQP",
+    "wnli": "WNLI",
+    "boolq": "BoolQ",
+    "cb": "CB",
+    "copa": "COPA",
+    "superglue_rte": "RTE (SuperGLUE)",
+    "wic": "WiC",
+    "wsc": "WSC",
+    "squad": "SQuAD",
+    "squad_v2": "SQuAD 2.0",
+    "blimp": "BLiMP",
+    "blimp_supplement": "BLiMP supplement",
+    "ewok": "EWoK",
+    "ner": "named entities",
+    "upos_probe": "UPOS probe",
+    "mlm": "masked-token loss",
+    "pseudo_perplexity": "pseudo-perplexity",
+    "sts": "similarity (STS-B)",
+}
+"""Of the tasks there were before results and comparisons stated their titles; a new task states its own."""
+_MEASURED = ("intrinsic", "probe", "blimp", "babylm", "sts", "retrieval")
+"""Families of those tasks that did not train the model."""
+
+
+def title_of_task(task: str) -> str:
+    """The title of a task that did not state one."""
+    return _TITLES.get(task, task.replace("_", " "))
+
+
+def trains_model(family: str) -> bool:
+    """Whether a task that did not state it trained the model."""
+    return family not in _MEASURED
 
 
 def read_results(folders: Iterable[Path]) -> list[TaskResult]:

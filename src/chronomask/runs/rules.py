@@ -50,7 +50,8 @@ CHANGEABLE = (
 
 They decide where, how fast and how closely watched training runs, not what it computes; the data is
 compared by its fingerprint, and ``micro_batches``, ``device``, ``sharding``, ``deterministic`` and
-``validation.batch_rows`` change the order of sums alone. :func:`unchangeable` has the exceptions.
+``validation.batch_rows`` change the order of sums alone. :func:`unchangeable` has the exceptions: it may take
+"validation." out, and ``validation.batch_rows`` stays changeable then, so it is named by itself.
 """
 
 _MOST_BLOCKS = 4096

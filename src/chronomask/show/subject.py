@@ -140,7 +140,7 @@ def _words_as_tokens(text: str, tagger: Tagger, spans: Spans) -> Subject:
     number = {word: index for index, word in enumerate(distinct, start=1)}
     return Subject(
         _one_row([number[w] for w in words], np.arange(len(words)), spans.classes),
-        *_gaps_and_pieces(text, spans.starts, spans.ends),
+        *_gaps_and_pieces(text, spans.ends),
         tagger.classes(),
         Vocabulary(0, np.arange(1, len(distinct) + 1), len(distinct) + 1),
         lambda token: "[MASK]" if token == 0 else distinct[token - 1],
@@ -166,7 +166,7 @@ def _cut_by_tokenizer(
     word_id = np.where(special, -1, np.cumsum(starts) - 1)
     return Subject(
         _one_row(encoding.ids, word_id, np.where(special, 0, classes)),
-        *_gaps_and_pieces(text, offsets[:, 0], offsets[:, 1]),
+        *_gaps_and_pieces(text, offsets[:, 1]),
         tagger.classes(),
         vocabulary,
         lambda token: opened.backend_tokenizer.decode([token], skip_special_tokens=False).strip(),
@@ -198,7 +198,7 @@ def _refuse_empty(tokens: Sequence[Any]) -> None:
 
 
 def _gaps_and_pieces(
-    text: str, starts: np.ndarray, ends: np.ndarray
+    text: str, ends: np.ndarray
 ) -> tuple[tuple[tuple[str, ...]], tuple[tuple[str, ...]]]:
     """The text cut at its tokens, as the one row of a subject.
 

@@ -178,14 +178,11 @@ def _not_tested(
             for one in task["contrasts"]
             if (one["arm"], one["other"]) == pair and one["p"] is not None
         }
-        missing = [task["task"] for task in tasks if task["task"] not in tested]
+        without = [task for task in tasks if task["task"] not in tested]
+        missing = [task["task"] for task in without]
         if tasks and not missing:
             continue
-        on = (
-            ""
-            if not tested
-            else f" on {join_words([task_title({'task': name}) for name in missing])}"
-        )
+        on = "" if not tested else f" on {join_words([task_title(task) for task in without])}"
         found.append(
             f"The declared contrast of “{pair[0]}” and “{pair[1]}” is not tested{on}: "
             f"{_why_not_tested(pair, missing, gathered, compared)}."
@@ -269,7 +266,9 @@ def _task(results: TaskResults, baseline: str, contrasts: Sequence[Pair]) -> Num
     arms, tested = _numbers_of_arms(sets, baseline, contrasts, any_result.primary, results.task)
     return {
         "task": results.task,
+        "title": any_result.title,
         "family": any_result.family,
+        "trains_model": any_result.trains_model,
         "metric": any_result.primary,
         "unit": any_result.unit,
         "higher_is_better": any_result.higher_is_better,

@@ -21,7 +21,7 @@ from chronomask.runs.layout import MODEL
 from chronomask.runs.read import Run
 from chronomask.study.gather import ArmRuns, Gathered
 from chronomask.study.notices import predictions_of
-from chronomask.study.statistics import Floats, Interval, half_width, mean_intervals
+from chronomask.study.statistics import LEVEL, Floats, Interval, half_width, mean_intervals
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
@@ -183,7 +183,7 @@ def _references(runs: Iterable[Run]) -> dict[str, float]:
 def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
     """A task at the checkpoints that all seeds of an arm have, as means over fine-tuning seeds."""
     by_arm: dict[str, dict[int, dict[int, float]]] = {}
-    primary, higher, family, unit = "", True, "", ""
+    primary, higher, family, unit, title = "", True, "", "", ""
     for results in gathered.curves:
         if results.task != task:
             continue
@@ -191,7 +191,7 @@ def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
         for name, by_pair in results.arms.items():
             for (seed, _), result in by_pair.items():
                 primary, higher, family = result.primary, result.higher_is_better, result.family
-                unit = result.unit
+                unit, title = result.unit, result.title
                 values = [r.metrics[primary] for (own, _), r in by_pair.items() if own == seed]
                 of_seed = by_arm.setdefault(name, {}).setdefault(seed, {})
                 of_seed[results.step] = float(np.mean(values))
@@ -204,6 +204,7 @@ def _task_curve(task: str, gathered: Gathered, costs: Costs) -> Numbers:
             arms[name] = _curve(runs, costs.get(name), np.array(common, dtype=float), values)
     return {
         "quantity": task,
+        "title": title,
         "family": family,
         "metric": primary,
         "unit": unit,
@@ -296,6 +297,7 @@ def reach(curve: Numbers, baseline: str, finished: Collection[str]) -> Numbers:
                 arms[name][axis] = _reached_on(axis, found, own, float(theirs[axis][-1]))
     return {
         "quantity": curve["quantity"],
+        **({"title": curve["title"]} if "title" in curve else {}),
         "unit": curve["unit"],
         "metric": curve["metric"],
         "arms": arms,
@@ -352,7 +354,6 @@ def reach_interval(
     targets_by_seed: Mapping[int, float],
     *,
     higher_is_better: bool,
-    level: float = 0.95,
 ) -> Interval | None:
     """Where the mean curve over seeds reaches the seeds' targets; None with fewer than two seeds.
 
@@ -361,7 +362,7 @@ def reach_interval(
     upper limit is at 0 or above. ``high``: the first x from which on the lower limit stays there. So
     the interval is the set of x that a paired t test would not exclude. Between two points of the curves
     nobody has looked, and a bent curve is not the straight line drawn there, so both limits are moved out
-    to the nearest point: the interval holds the true x at least as often as ``level`` says if seeds
+    to the nearest point: the interval holds the true x at least as often as its level says if seeds
     scatter normally. ``math.inf``: not within the curves.
 
     Curves meet on the union of their x within the range all of them cover. Raises DataError if seeds
@@ -388,12 +389,12 @@ def reach_interval(
     fine = np.unique(np.concatenate([np.linspace(a, b, 17) for a, b in _steps(grid)]))
     ahead = np.stack([np.interp(fine, grid, own) for own in ahead])
     mean = ahead.mean(0)
-    half = half_width(level, n) * ahead.std(0, ddof=1) / math.sqrt(n)
+    half = half_width(LEVEL, n) * ahead.std(0, ddof=1) / math.sqrt(n)
     return Interval(
         estimate=_first_crossing(fine, mean),
         low=_point_before(grid, _first_crossing(fine, mean + half)),
         high=_point_after(grid, _last_crossing(fine, mean - half)),
-        level=level,
+        level=LEVEL,
         covers=("pre-training seeds",),
     )
 

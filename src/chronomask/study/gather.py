@@ -14,7 +14,7 @@ from typing import Any
 
 from chronomask.errors import DataError, RunError
 from chronomask.report.arms import group_by_arm
-from chronomask.report.comparison import first_few, flatten, join_words, task_title
+from chronomask.report.comparison import first_few, flatten, join_words
 from chronomask.runs.layout import RunFolder, step_of
 from chronomask.runs.read import Run, progress_of_reading, read_run
 from chronomask.runs.result import TaskResult, read_results
@@ -24,9 +24,10 @@ from chronomask.study.notices import (
     device_notices,
     few_notices,
     repetition_notices,
+    seeds_in_words,
     without_copies,
 )
-from chronomask.study.units import START_KEYS, Study, Unit, check_shared_start, steps_of
+from chronomask.study.units import START_KEYS, Study, check_shared_start, steps_of
 
 __all__ = [
     "ArmRuns",
@@ -240,17 +241,18 @@ def _not_shared(
 ) -> list[str]:
     """A notice of the results of a task, each arm's last, that are not compared because others lack them."""
     kept = next((own.arms for own in gathered.final if own.task == task), {})
-    left_out = [
-        f"“{name}” seed {seed}, fine-tuning seed {own}"
+    left_out = {
+        f"“{name}” seed {seed}, fine-tuning seed {own}": result
         for name, by_pair in arms.items()
         for (seed, own), result in by_pair.items()
         if (seed, own) not in kept.get(name, {}) and result.is_finite
-    ]
+    }
     if not left_out:
         return []
+    title = next(iter(left_out.values())).title
     return [
-        f"{task_title({'task': task})} is compared on the seeds that all arms have; left out: "
-        f"{join_words(first_few(left_out))}."
+        f"{title} is compared on the seeds that all arms have; left out: "
+        f"{join_words(first_few([*left_out]))}."
     ]
 
 
@@ -300,17 +302,17 @@ def _results_of_study(study: Study, arms: Mapping[str, ArmRuns]) -> tuple[Found,
             missing += 1
             continue
         result = TaskResult.load(study.result(unit))
-        for step in _places(study, unit):
+        on_curve = len(steps_of(study.config, study.arms[unit.arm], unit.task)) > 1
+        last = study.arms[unit.arm].config.steps
+        for step in _places(unit.step, last, on_curve=on_curve):
             by_arm = found.setdefault((unit.task, step), {})
             by_arm.setdefault(unit.arm, {})[unit.seed, unit.task_seed] = result
     return found, missing
 
 
-def _places(study: Study, unit: Unit) -> Iterable[int | None]:
-    """Where a result belongs: to the curve, to the final comparison, or to both."""
-    last = unit.step == study.arms[unit.arm].config.steps
-    on_curve = len(steps_of(study.config, study.arms[unit.arm], unit.task)) > 1
-    return ([unit.step] if on_curve else []) + ([None] if last else [])
+def _places(step: int | None, last: int, *, on_curve: bool) -> list[int | None]:
+    """Where the result of a step belongs: to the curve, to the final comparison (None), or to both."""
+    return ([step] if on_curve else []) + ([None] if step == last else [])
 
 
 def _results_of_runs(arms: Iterable[ArmRuns]) -> Found:
@@ -325,8 +327,7 @@ def _results_of_runs(arms: Iterable[ArmRuns]) -> Found:
             steps = [step for path in folder.results.glob("*") if (step := step_of(path))]
             for step in sorted(steps):
                 for result in read_results([folder.results_of(step)]):
-                    places = [step] if len(steps) > 1 else []
-                    for place in [*places, None] if step == last else places:
+                    for place in _places(step, last, on_curve=len(steps) > 1):
                         by_arm = found.setdefault((result.task, place), {})
                         by_arm.setdefault(arm.name, {})[seed, result.seed] = result
     return found
@@ -343,8 +344,9 @@ def _all_of(found: Found, task: str) -> list[TaskResult]:
 
 
 def _add(gathered: Gathered, found: Found, task: str) -> None:
-    """Put a task's results where they belong, on the seeds that all arms have; those that are no numbers are
-    told and left out.
+    """Add the task's final results and its curve, on the seeds that all arms share.
+
+    Results that are NaN are left out, with a notice.
     """
     of_task = {step: arms for (name, step), arms in found.items() if name == task}
     finite = {
@@ -361,7 +363,6 @@ def _add(gathered: Gathered, found: Found, task: str) -> None:
         for step, arms in _common_at_steps(finite, gathered.baseline).items()
         if step is not None
     ]
-    title = task_title({"task": task})
     for name in dict.fromkeys(name for arms in of_task.values() for name in arms):
         seeds = {
             seed
@@ -370,10 +371,10 @@ def _add(gathered: Gathered, found: Found, task: str) -> None:
             if not result.is_finite
         }
         if seeds:
-            numbers = join_words([str(seed) for seed in sorted(seeds)])
+            title = _all_of(found, task)[0].title
             gathered.notices.append(
-                f"{title}: “{name}” has a result that is no number with seed{'s' * (len(seeds) > 1)} "
-                f"{numbers}, as of a model that has diverged. The task is compared without it, on the seeds "
+                f"{title}: “{name}” has a result that is no number with {seeds_in_words(sorted(seeds))}, "
+                f"as of a model that has diverged. The task is compared without it, on the seeds "
                 "that are left."
             )
 
@@ -406,9 +407,11 @@ def _common_at_steps(
 def _common(
     arms: dict[str, dict[Pair, TaskResult]], baseline: str
 ) -> dict[str, dict[Pair, TaskResult]]:
-    """The arms on the seeds that all have: on the fine-tuning seeds that each arm has, those pre-training
-    seeds that have all of these. An arm that shares none with the baseline is not among them; empty if the
-    baseline has none.
+    """The arms on the seeds that all of them have; empty if the baseline has none.
+
+    - An arm that shares no fine-tuning seed, or no pre-training seed, with the baseline is left out.
+    - Fine-tuning seeds: those that each of the other arms has.
+    - Pre-training seeds: those that have all of these fine-tuning seeds in each arm.
     """
     theirs = {task_seed for _, task_seed in arms.get(baseline, {})}
     if not theirs:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from chronomask.config import diff
-from chronomask.data.manifest import MANIFEST
 from chronomask.errors import ChronomaskError, DataError, UsageError
 from chronomask.evaluate.task import Task
 from chronomask.evaluate.tasks import make_task
-from chronomask.folders import way_to_prepare_again, what_it_is
+from chronomask.folders import is_prepared_data, way_to_prepare_again, what_it_is
 from chronomask.layers import merge, nested, read_yaml
 from chronomask.prepare.config import PrepareConfig
 from chronomask.report.comparison import FILE
@@ -45,7 +44,7 @@ def open_study(config: StudyConfig, folder: Path) -> Study:
         )
     config = _with_rows_of_runs(config, folder)
     data = data_folder(config, folder)
-    if config.prepare is None and not (data / MANIFEST).is_file():
+    if config.prepare is None and not is_prepared_data(data):
         raise UsageError(
             f"base.data is {data}, and {data.absolute()} is not prepared data: run chronomask prepare, or "
             "give the study a 'prepare' section"
@@ -117,7 +116,7 @@ def _check_curve_steps(config: StudyConfig, arms: dict[str, Arm]) -> None:
 def _check_text(study: Study) -> None:
     """Refuse text in the study's folder that was prepared with another config."""
     config, file = study.config.prepare, study.data / "config.yaml"
-    if config is None or not ((study.data / MANIFEST).is_file() and file.is_file()):
+    if config is None or not (is_prepared_data(study.data) and file.is_file()):
         return
     try:
         before = PrepareConfig.load(file)
@@ -194,7 +193,7 @@ def _check_run(study: Study, unit: Unit) -> None:
             listing += f" (with {same} in the study all its runs are validated on the same rows)"
         others = {key: was for key, (was, _) in changed.items() if key not in of_rows}
         way_out = ""
-        if lines := _lines_to_keep(study, unit, before, others):
+        if lines := _advice_to_keep(study, unit, before, others):
             way_out = f"; to keep it, write {lines} in the study"
         if (study.folder / FILE).is_file():
             again = f"chronomask report {shlex.quote(str(study.folder))}"
@@ -205,7 +204,9 @@ def _check_run(study: Study, unit: Unit) -> None:
         )
 
 
-def _lines_to_keep(study: Study, unit: Unit, before: RunConfig, settings: Mapping[str, Any]) -> str:
+def _advice_to_keep(
+    study: Study, unit: Unit, before: RunConfig, settings: Mapping[str, Any]
+) -> str:
     """Which lines of the study, as words of a sentence, give a run the ``settings`` that it began with,
     dotted key → value, themselves or with all of their group; empty where no lines do.
     """
@@ -215,14 +216,10 @@ def _lines_to_keep(study: Study, unit: Unit, before: RunConfig, settings: Mappin
         groups[group] = reduce(
             lambda values, part: values[part], group.split("."), before.to_dict()
         )
-    return _lines_that_keep(study, unit, before, settings) or _lines_that_keep(
-        study, unit, before, groups
-    )
+    return _try_lines(study, unit, before, settings) or _try_lines(study, unit, before, groups)
 
 
-def _lines_that_keep(
-    study: Study, unit: Unit, before: RunConfig, settings: Mapping[str, Any]
-) -> str:
+def _try_lines(study: Study, unit: Unit, before: RunConfig, settings: Mapping[str, Any]) -> str:
     """These settings as lines of the study, if they give a run the config that it began with; else empty."""
     arm, config, lines = study.arms[unit.arm], study.config, []
     base, own = dict(config.base), dict(config.arms[unit.arm])

@@ -110,7 +110,9 @@ def plan_in_words(
 
 
 def _few_in_words(study: Study) -> str | None:
-    """That validations will rest on few predictions; nothing where the text is not prepared yet."""
+    """A sentence saying that validations will rest on few predictions; nothing where the text is not prepared
+    yet.
+    """
     if study.config.prepare is not None and not study.is_complete(study.units[0]):
         return None
     held_out = PreparedData.open(study.data).split("held_out")
@@ -148,7 +150,7 @@ def _time_in_words(
         part = _by_rate(study, runs, training) if training else _by_operations(study, runs)
         if part is None:
             left_out.append(
-                f"{_number(len(runs), 'run')}, until one has ended here or --rate gives a rate"
+                f"{amount(len(runs), 'runs')}, until one has ended here or --rate gives a rate"
             )
         else:
             parts.append(part)
@@ -159,7 +161,7 @@ def _time_in_words(
             results -= Counter(known)
     if results:
         what = ", ".join(results)
-        left_out.append(f"{_number(results.total(), 'result')} of tasks not measured yet ({what})")
+        left_out.append(f"{amount(results.total(), 'results')} of tasks not measured yet ({what})")
     lines = [f"  {part.text}" for part in parts]
     if left_out:
         lines.append(f"  not in it: {'; '.join(left_out)}")
@@ -175,15 +177,15 @@ def _time_in_words(
     if workers > 1:
         text += f"; {least or 'about '}{duration(together)} with {workers}"
         if filling and workers > devices:
-            text += f" that share {_number(devices, 'device')}"
+            text += f" that share {amount(devices, 'devices')}"
         elif here.workers != {workers}:
             text += " if they do not slow each other down"
     if allowance is not None:
         calls = math.ceil(together / allowance.of_work)
-        text += f"; {least or 'about '}{_number(calls, 'call')} of {allowance.length}"
+        text += f"; {least or 'about '}{amount(calls, 'calls')} of {allowance.length}"
     cost = cost_in_words(of_devices, price_per_hour)
     if workers > devices:
-        cost += f" ({workers} processes share {_number(devices, 'device')})"
+        cost += f" ({workers} processes share {amount(devices, 'devices')})"
     return [text, *lines, f"cost: {least}{cost}"]
 
 
@@ -201,9 +203,9 @@ def _by_rate(study: Study, runs: Sequence[Unit], rates: Rates) -> _Part:
     if rates.num_runs:
         kind = "wall time" if rates.runs_are_wall else "training steps"
         became = "ended" if rates.runs_ended else "began"
-        basis = f"by the {kind} of {_number(rates.num_runs, 'run')} that {became} {rates.place}"
+        basis = f"by the {kind} of {amount(rates.num_runs, 'runs')} that {became} {rates.place}"
     more = "" if rates.runs_are_wall else ", without start, compilation, validation and saving"
-    text = f"{_number(len(runs), 'run')}: {duration(seconds)}, {basis}{more}{_with(rates)}"
+    text = f"{amount(len(runs), 'runs')}: {duration(seconds)}, {basis}{more}{_with(rates)}"
     return _Part(seconds, text, fills_device=not rates.num_runs)
 
 
@@ -219,8 +221,8 @@ def _share_left(study: Study, unit: Unit) -> float:
 def _of_results(known: Mapping[str, int], rates: Rates) -> _Part:
     seconds = sum(number * rates.tasks[task] for task, number in known.items())
     kind = "wall time" if rates.results_are_wall else "time, without start,"
-    basis = f"by the {kind} of {_number(rates.num_results, 'result')} that ended {rates.place}"
-    number = _number(sum(known.values()), "result")
+    basis = f"by the {kind} of {amount(rates.num_results, 'results')} that ended {rates.place}"
+    number = amount(sum(known.values()), "results")
     return _Part(seconds, f"{number} of tasks: {duration(seconds)}, {basis}{_with(rates)}")
 
 
@@ -235,10 +237,6 @@ def _with(rates: Rates) -> str:
         )
     numbers = join_words([str(number) for number in sorted(rates.workers)])
     return f" (with {numbers} process{'' if numbers == '1' else 'es'} at work)"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _tokens_of_row(study: Study) -> float:
@@ -278,7 +276,7 @@ def _by_operations(study: Study, runs: Sequence[Unit]) -> _Part | None:
             "(small models reach less; --rate takes another)"
         )
     text = (
-        f"{_number(len(runs), 'run')}: at least {duration(total)}, by the operations of training alone, {at}"
+        f"{amount(len(runs), 'runs')}: at least {duration(total)}, by the operations of training alone, {at}"
         "; once a run has ended the same command tells more"
     )
     whole = assumed or source == "of its data sheet"
@@ -316,13 +314,14 @@ def _power_in_words(study: Study, rates: Rates | None) -> list[str]:
         f"and of {_tests(others)} on the others ({source}):"
     ]
     for name in measures:
+        task: Numbers = {"task": name}
+        if name in study.tasks:
+            task["title"] = study.tasks[name].title
         if name not in spreads:
-            lines.append(
-                f"  {task_title({'task': name})}: not known, for no stored study measured it"
-            )
+            lines.append(f"  {task_title(task)}: not known, for no stored study measured it")
             continue
         spread, of_examples, metric, unit = spreads[name]
-        task: Numbers = {"task": name, "metric": metric, "unit": unit}
+        task |= {"metric": metric, "unit": unit}
         tests = pairs if name == MEAN_LOSS else others
         texts = [_smallest(task, spread, number, of_examples, 0.05 / times) for times in (1, tests)]
         line = f"  {task_title(task)} ({unit_of(task)}): {texts[0]}, {texts[1]}"

@@ -39,12 +39,10 @@ __all__ = [
     "compare_pairs",
     "half_width",
     "holm",
-    "interval",
     "mean_and_spread",
     "mean_intervals",
     "metric_of",
     "metric_over_resamples",
-    "paired_difference",
     "smallest_difference",
 ]
 
@@ -59,6 +57,8 @@ Floats = NDArray[np.float64]
 _SPREADS_TRIED = 512
 """Spreads of seeds over which the power of a study is averaged."""
 
+_POWER = 0.8
+"""The chance with which the smallest difference is found."""
 DRAWS = 2000
 LEVEL = 0.95
 
@@ -111,7 +111,7 @@ def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
     return mean, float(found.std(ddof=1)) if found.size > 1 else math.nan
 
 
-def mean_intervals(values: ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
+def mean_intervals(values: ArrayLike) -> tuple[Floats, Floats]:
     """Lower and upper limits [N] of the means over n seeds of ``values`` [n, N], by Student's t.
 
     Raises DataError for fewer than two seeds.
@@ -120,34 +120,8 @@ def mean_intervals(values: ArrayLike, level: float = LEVEL) -> tuple[Floats, Flo
     n = len(found)
     if n < 2:
         raise DataError(f"an interval over seeds needs at least two of them, not {n}")
-    mean, half = found.mean(0), half_width(level, n) * found.std(0, ddof=1) / math.sqrt(n)
+    mean, half = found.mean(0), half_width(LEVEL, n) * found.std(0, ddof=1) / math.sqrt(n)
     return mean - half, mean + half
-
-
-def interval(
-    results: Results, metric: str, *, draws: int = DRAWS, level: float = LEVEL, key: int
-) -> Interval:
-    """Mean over pre-training seeds of the mean over fine-tuning seeds, with its interval.
-
-    Its distribution is the mean on resampled examples (the same examples for all seeds) plus the spread
-    of the seeds' scores over √n times Student's t with n − 1 degrees of freedom; the limits are its
-    quantiles. With one pre-training seed its fine-tuning seeds are the n, with one result nothing is
-    added: ``covers`` says so. Raises DataError as ``metric_over_resamples`` does.
-    """
-    return compare({"": results}, "", metric, draws=draws, level=level, key=key)[""].own
-
-
-def paired_difference(
-    a: Results, b: Results, metric: str, *, draws: int = DRAWS, level: float = LEVEL, key: int
-) -> Interval:
-    """``a`` − ``b``, as :func:`interval`, of the differences of the same seeds on the same examples.
-
-    Raises DataError if the two do not have the same seeds and examples.
-    """
-    found = compare({"a": a, "b": b}, "b", metric, draws=draws, level=level, key=key)
-    difference = found["a"].difference
-    assert difference is not None
-    return difference
 
 
 def compare(
@@ -161,8 +135,14 @@ def compare(
 ) -> dict[str, Comparison]:
     """Every arm of a task with its interval, and its difference from ``baseline`` (None: from none).
 
-    The same numbers as :func:`interval` and :func:`paired_difference` give, for all arms at once: each
-    resample of the examples is drawn and counted once.
+    An arm's score is the mean over pre-training seeds of the mean over fine-tuning seeds. Its distribution is
+    the mean on resampled examples (the same examples for all seeds) plus the spread of the seeds' scores over
+    √n times Student's t with n − 1 degrees of freedom; the limits are its quantiles. With one pre-training
+    seed its fine-tuning seeds are the n, with one result nothing is added: ``covers`` says so. A difference
+    is made likewise, of the differences of the same seeds on the same examples.
+
+    Each resample of the examples is drawn and counted once for all arms. Raises DataError as
+    ``metric_over_resamples`` does, and if arms do not have the same seeds and examples.
     """
     return compare_pairs(arms, baseline, (), metric, draws=draws, level=level, key=key)[0]
 
@@ -222,9 +202,8 @@ def smallest_difference(
     *,
     examples_spread: float = 0.0,
     alpha: float = 0.05,
-    power: float = 0.8,
 ) -> float:
-    """The smallest true difference that the test of :class:`Difference` finds with a chance of ``power``.
+    """The smallest true difference that the test of :class:`Difference` finds in four studies of five.
 
     ``spread``: standard deviation of the differences over seeds; ``examples_spread``: that of their mean
     over resampled examples; where it is 0 the test is the paired t test. Two-sided at ``alpha``. The chance
@@ -245,7 +224,7 @@ def smallest_difference(
     limits = _half_widths(found, examples_spread, free, alpha)
 
     def missing(effect: float) -> float:
-        return float(special.ndtr((effect - limits) / error).mean()) - power
+        return float(special.ndtr((effect - limits) / error).mean()) - _POWER
 
     return float(optimize.brentq(missing, 0.0, limits.max() + 9 * error, xtol=1e-9 * error))
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from chronomask.config import kind_of
 from chronomask.data.folder import PreparedData
-from chronomask.data.manifest import MANIFEST
 from chronomask.errors import UsageError
+from chronomask.folders import is_prepared_data
 from chronomask.runs.rules import check_masking
 from chronomask.study.arms import Arm
 from chronomask.study.settings import naming_settings
@@ -27,7 +27,7 @@ def check_masking_of_arms(study: Study) -> None:
         unit.arm for unit in study.units if unit.kind == "pretrain" and not study.is_complete(unit)
     }
     arms = [arm for name, arm in study.arms.items() if name in waiting]
-    prepared = (study.data / MANIFEST).is_file()
+    prepared = is_prepared_data(study.data)
     problems = _problems_of_data(study, arms) if prepared else _problems_of_text(study, arms)
     if not problems:
         return

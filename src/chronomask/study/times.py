@@ -138,7 +138,11 @@ class _Noted:
 
 
 def _read_notes(folder: Path) -> dict[str, _Noted]:
-    """By unit; a run that was stopped goes on, and an evaluation begins anew."""
+    """What is noted of each unit.
+
+    The times of a run that was stopped are added up, since it went on. Of an evaluation only the last counts,
+    since it began anew.
+    """
     found: dict[str, _Noted] = {}
     path = folder / NOTED
     for line in read_lines(path) if path.is_file() else ():
@@ -244,9 +248,10 @@ def _names(run: RunFolder) -> tuple[str, int]:
 
 
 def _by_notes(ended: Sequence[_Ended], noted: Mapping[str, _Noted]) -> tuple[list[_Ended], bool]:
-    """Those whose wall time is noted, with that; where it is of none, all with their own, and False.
+    """The runs or results whose wall time is noted, with that time, and True. If none is noted: all of them
+    with the time they state themselves, and False.
 
-    Nobody notes the time before a process was killed: what one says of its own steps is the least it took.
+    The time before a process was killed is not noted, so what a run states of its own steps is the least.
     """
     wall = [
         replace(one, seconds=max(one.seconds, noted[one.name].seconds))

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from chronomask.data.manifest import MANIFEST
 from chronomask.errors import DataError, RunError, UsageError
 from chronomask.evaluate.task import Task, is_hub
+from chronomask.folders import is_prepared_data
 from chronomask.runs.layout import RunFolder, step_name
 from chronomask.runs.result import TaskResult, versions_here
 from chronomask.storage import read_object
@@ -82,7 +82,7 @@ class Study:
         """
         given, its = self.config.data_of(task), self.tasks[task]
         named = self.config.tasks[task].data is not None
-        there = (given / its.family / MANIFEST).is_file()
+        there = is_prepared_data(given / its.family)
         return self.data if its.of_prepared_data and not (named or there) else given
 
     def run_of(self, arm: str, seed: int) -> RunFolder:
@@ -121,7 +121,7 @@ class Study:
     def is_complete(self, unit: Unit) -> bool:
         """Whether the unit's mark is there. Raises DataError for a mark that is damaged."""
         if unit.kind == "prepare":
-            return self.config.prepare is None or (self.data / MANIFEST).is_file()
+            return self.config.prepare is None or is_prepared_data(self.data)
         if unit.kind == "pretrain":
             return self.run(unit).read_summary() is not None
         path = self.result(unit)
@@ -195,7 +195,7 @@ def check_task_data(study: Study, *, from_hub: bool = True) -> None:
         data = study.task_data(name)
         if not from_hub and is_hub(data):
             continue
-        if data == study.data and not (data / MANIFEST).is_file():
+        if data == study.data and not is_prepared_data(data):
             continue  # the study prepares it
         try:
             there = task.data_sha256(data)

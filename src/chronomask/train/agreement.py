@@ -20,8 +20,8 @@ __all__ = ["refuse_other_folder", "refuse_unlike"]
 
 _PRECISION = "precision in force"
 _OWN = {"name", "data", "branch", "device", "loggers", "peak_flops", "threads", "loader_workers"}
-"""Keys of a config that may differ from machine to machine. What lies at the places that they name is
-compared by its content."""
+"""Keys of a config that may differ between machines. Files at the named places are compared by their content
+instead."""
 
 
 def refuse_unlike(

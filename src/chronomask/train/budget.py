@@ -40,7 +40,7 @@ TRIAL_STEPS = 24
 _MOST = 10**9
 
 clock = time.perf_counter
-"""What time is read from, in seconds."""
+"""The clock, in seconds; tests replace it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Checkpoint:
         return path if path.is_dir() else None
 
     def content(self) -> dict[str, torch.Tensor]:
-        """Tensors of the masker and of the log, as they were saved."""
+        """Every other tensor of the state: masker, outliers, averaging, foresight, sums for the log."""
         return _load(self.path / CONTENT)
 
     def load_optimiser(self, optimiser: torch.optim.Optimizer, model: nn.Module) -> None:

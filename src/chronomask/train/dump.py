@@ -229,7 +229,7 @@ def _read_report(folder: Path) -> dict[str, Any]:
             f"{folder} is not the dump of a step: it has no {_REPORT}; "
             + (f"give one of those below it: {there}" if found else "a run has its own in RUN/dump")
         )
-    # Of "precision" older dumps say nothing.
+    # Dumps of earlier versions have no "precision", so it is not required.
     missing = {"step", "progress", "world_size", "class_names", "pad_token_id"} - report.keys()
     if missing:
         raise DataError(

@@ -210,7 +210,10 @@ class Forward:
         return Part(rows, batch.to(self.device), inputs, causal, lengths)
 
     def _room_for(self, rows: Rows) -> int:
-        """Rows of the smallest of the four sizes that holds these; themselves if none does."""
+        """The number of rows a batch is padded to: a quarter, half, three quarters or all of a full batch.
+
+        A batch that has more rows keeps its own number.
+        """
         assert self.tokens is not None
         full = self.tokens // rows.row_length
         quarter = -(-full // 4)

@@ -57,7 +57,7 @@ def memory_of_step(
     causal = config.objective.has_causal_rows
     return estimate_memory(
         model,
-        state_numbers=config.optimiser.state_numbers(model) + _mean_numbers(config, model),
+        state_numbers=config.optimiser.state_numbers(model) + _size_of_average(config, model),
         rows=micro,
         row_length=row_length,
         predicted=micro * row_length if causal else round(micro * maskable * highest),
@@ -128,8 +128,8 @@ _BYTES_OF_A_TOKEN = 64
 """Of the rows and masks of a whole step, which are there before the first micro-batch is computed."""
 
 
-def _mean_numbers(config: RunConfig, model: nn.Module) -> int:
-    """Numbers of a mean of the weights, if one is kept."""
+def _size_of_average(config: RunConfig, model: nn.Module) -> int:
+    """How many float32 numbers the averaged weights have; 0 without averaging."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad and config.averaging)
 
 

@@ -2,7 +2,8 @@
 
 A step stands out by the mean and standard deviation of the last steps, those left out included: where
 the level really changed, the window comes to know it and steps are taken again. Only values that are
-above the mean stand out. Non-finite values are no outliers; they stop the run (see ``loop``).
+above the mean stand out. Non-finite values are no outliers; they stop the run (see
+:func:`chronomask.train.step.read`).
 """
 
 from __future__ import annotations

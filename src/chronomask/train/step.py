@@ -70,7 +70,7 @@ def draw(run: Run, step: int, progress: float, world: World, upcoming: Iterator[
     waited = time.perf_counter() - began
     if run.foresight is not None:
         rows = run.foresight.attach(rows, step, world)
-    # All processes run a model that is shared out equally often, also one with few rows.
+    # A sharded model must run equally often in every process: the process with the fewest rows decides.
     number = world.least(rows.num_rows) if run.sharded else rows.num_rows
     most = config.sizes.parts_at(step, config.micro_batches)
     with beside(world.device):
@@ -375,7 +375,7 @@ def read(
 def finish(run: Run, state: State, world: World, queued: Queued) -> Step:
     """Wait for a queued step, and count it."""
     drawn, predictions = queued.drawn, queued.predictions
-    # Of attention in others' rows: they are much the same.
+    # Attention of the other processes' rows is estimated by that of this one's.
     flops = world.size * sum(_flops_beside(run, part) for part in drawn.parts)
     loss, norm, z_loss = None, None, None
     if queued.sums is not None:

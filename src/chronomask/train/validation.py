@@ -37,7 +37,7 @@ from chronomask.yardsticks import (
     YARDSTICKS,
     expected_predictions,
     few_in_words,
-    measure,
+    results_of,
     telling_predictions,
 )
 
@@ -67,7 +67,7 @@ def validate(
     label: str | None = None,
 ) -> tuple[dict[str, Any], np.ndarray] | None:
     """Loss (nats per predicted token), accuracy, both per class, and the yardsticks of
-    :func:`~chronomask.yardsticks.measure`; with what :func:`~chronomask.runs.held_out.write_rows` keeps of
+    :func:`~chronomask.yardsticks.results_of`; with what :func:`~chronomask.runs.held_out.write_rows` keeps of
     every row, float64 [6, 2, rows]. None without held-out rows.
 
     Every process takes its share of the batches; all get the result. ``masker``: from
@@ -105,7 +105,7 @@ def validate(
         "accuracy": correct_sum / count,
         "num_predicted": int(count),
         **class_means(sums[0], class_names),
-        **measure(sums[1:], class_names),
+        **results_of(sums[1:], class_names),
     }
     return values, of_rows.numpy()
 
@@ -227,7 +227,8 @@ def bounds_in_words(entropy: Mapping[str, float]) -> str:
 
 
 def plateau_in_words(lines: Sequence[Mapping[str, Any]], architecture: Any) -> str | None:
-    """That a run predicts worse than a table of neighbouring pairs, and since when its loss has hardly moved.
+    """A sentence saying that a run predicts worse than a table of neighbouring pairs, and since when its loss
+    has hardly moved.
 
     ``lines``: its validations so far, as in ``validation.jsonl``; ``architecture``: the config of its model,
     to which nothing is recommended that it has, or None where it was given. None for a run that does better.

@@ -1,4 +1,4 @@
-"""The registry of tasks: names and families on the command line become tasks here.
+"""Names and families of tasks on the command line become tasks here; all files with tasks are imported.
 
 Overrides are addressed to a task, to a family, or to every task that has the key.
 """
@@ -6,40 +6,18 @@ Overrides are addressed to a task, to a family, or to every task that has the ke
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from chronomask.errors import UsageError, nearest, shown
-from chronomask.evaluate.task import Task
-from chronomask.evaluate.tasks.babylm import EntityTrackingTask, EwokTask, SupplementTask
-from chronomask.evaluate.tasks.blimp import BlimpTask
-from chronomask.evaluate.tasks.classification import ClassificationTask
-from chronomask.evaluate.tasks.glue import FORMATS, GlueTask
-from chronomask.evaluate.tasks.intrinsic import MaskedLossTask, PseudoPerplexityTask
-from chronomask.evaluate.tasks.ner import EntityTask
-from chronomask.evaluate.tasks.probe import ProbeTask
-from chronomask.evaluate.tasks.retrieval import RetrievalTask
-from chronomask.evaluate.tasks.squad import SquadTask, SquadV2Task
-from chronomask.evaluate.tasks.sts import SimilarityTask
-from chronomask.evaluate.tasks.superglue import (
-    PAIR_TASKS,
-    SPAN_TASKS,
-    CopaTask,
-    SpanTask,
-    SuperGlueTask,
-)
+from chronomask.evaluate.task import REGISTRY, Task, families, register
 from chronomask.layers import Layer, parse_override
 
 __all__ = ["REGISTRY", "make_task", "make_tasks", "register"]
 
-REGISTRY: dict[str, Task[Any]] = {}
-"""Every task by name, with its default settings."""
-
-
-def register(task: Task[Any]) -> None:
-    """Register a task under its name; raises UsageError for a name that means something already."""
-    if task.name in REGISTRY or task.name in {*_families()} - {task.family}:
-        raise UsageError(f"there is a task or a family called '{task.name}': choose another name")
-    REGISTRY[task.name] = task
+for _file in iter_modules(__path__, f"{__name__}."):
+    import_module(_file.name)
 
 
 def make_tasks(
@@ -117,36 +95,10 @@ def _choose(names: Iterable[str]) -> list[Task[Any]]:
     return list(found.values())
 
 
-def _families() -> list[str]:
-    return sorted({task.family for task in REGISTRY.values()})
-
-
 def _names() -> list[str]:
     """Whatever may be asked for: families, then tasks."""
-    return [*dict.fromkeys([*_families(), *REGISTRY])]
+    return [*dict.fromkeys([*families(), *REGISTRY])]
 
 
 def _has(task: Task[Any], key: str) -> bool:
     return key in type(task.config).model_fields
-
-
-for _task in (
-    *map(GlueTask, FORMATS),
-    *map(SuperGlueTask, PAIR_TASKS),
-    CopaTask("copa"),
-    *map(SpanTask, SPAN_TASKS),
-    SquadTask(),
-    SquadV2Task(),
-    BlimpTask(),
-    SupplementTask(),
-    EwokTask(),
-    EntityTrackingTask(),
-    ClassificationTask(),
-    EntityTask(),
-    ProbeTask(),
-    SimilarityTask(),
-    RetrievalTask(),
-    MaskedLossTask(),
-    PseudoPerplexityTask(),
-):
-    register(_task)

@@ -38,6 +38,7 @@ class SupplementTask(BlimpTask):
     """BLiMP's supplement (Warstadt et al., CoNLL 2023): pairs as BLiMP's; the mean over its files."""
 
     name = "blimp_supplement"
+    title = "BLiMP supplement"
     family = "babylm"
 
     def contents(self, task_data: Path) -> dict[str, bytes]:
@@ -76,6 +77,7 @@ class EwokTask(LikelihoodTask[WorldItem]):
     """
 
     name = "ewok"
+    title = "EWoK"
     family = "babylm"
 
     def contents(self, task_data: Path) -> dict[str, bytes]:

@@ -45,6 +45,7 @@ class BlimpTask(LikelihoodTask[Pair]):
     """Share of the pairs whose good sentence has the higher pseudo-log-likelihood; a tie counts ½."""
 
     name = "blimp"
+    title = "BLiMP"
     family = "blimp"
 
     def contents(self, task_data: Path) -> dict[str, bytes]:

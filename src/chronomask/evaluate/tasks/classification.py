@@ -61,6 +61,7 @@ class Classification(FineTuning):
 class ClassificationTask(GlueTask):
     """Accuracy, macro-averaged F1 and Matthews' correlation, and the F1 of each class."""
 
+    name = "classification"
     family = "classification"
     formats: ClassVar[Mapping[str, Format]] = {
         "classification": Format("", (), "", {}, metrics=("accuracy", "macro_f1", "mcc"))

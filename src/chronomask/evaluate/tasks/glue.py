@@ -30,6 +30,7 @@ from chronomask.evaluate.task import (
     is_there,
     load_split,
     one_file,
+    register,
     task_folder,
 )
 from chronomask.progress import NOT_SHOWN, Progress
@@ -64,6 +65,7 @@ class Format:
     """Where a task's texts and labels stand, in its files and on the hub, and how it is scored."""
 
     folder: str
+    """also its title, unless it has one of its own"""
     texts: tuple[str, ...]
     """names of the text columns; of CoLA, whose files have no header, of the positions below"""
     label: str
@@ -83,6 +85,8 @@ class Format:
     """names of the dev sets; the first is the one that comparisons use"""
     diagnostic: bool = False
     """whether the diagnostic pairs have its classes"""
+    title: str = ""
+    """where it is not the folder"""
     skips_short_rows: bool = False
     """QQP's official train file holds a few rows that are cut off"""
 
@@ -177,6 +181,7 @@ class GlueTask(FineTunedTask[FineTuning, Examples, Encoded]):
     def __init__(self, name: str, config: FineTuning | None = None) -> None:
         self.name = name
         self.format = self.formats[name]
+        self.title = self.format.title or self.format.folder
         super().__init__(config or FineTuning(epochs=self.format.epochs))
 
     def with_config(self, config: FineTuning) -> Self:
@@ -478,3 +483,7 @@ def _examples(texts: list[list[str]], labels: list[float], form: Format, skipped
     kind = np.float64 if form.classes is None else np.int64
     pairs = [row[1] for row in texts] if len(form.texts) == 2 else None
     return Examples([row[0] for row in texts], pairs, np.asarray(labels, kind), skipped)
+
+
+for _name in FORMATS:
+    register(GlueTask(_name))

@@ -37,7 +37,7 @@ from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256
 from chronomask.text_files import read_lines
 from chronomask.types import Device, MaskedBatch, Precision, Rows
-from chronomask.yardsticks import VALIDATION_RATIO, YARDSTICKS, measure
+from chronomask.yardsticks import VALIDATION_RATIO, YARDSTICKS, results_of
 
 if TYPE_CHECKING:
     from chronomask.data.folder import PreparedData
@@ -84,15 +84,13 @@ class MaskedLossTask(Task[MaskedLoss]):
     """Mean loss in nats and accuracy of predicted tokens, over all and per class, and the yardsticks."""
 
     name = "mlm"
+    title = "masked-token loss"
     family = "intrinsic"
     unit = "nats"
     draws = False
     of_prepared_data = True
     data_setting = "prepared"
     outside_recipe = ("batch_rows", "prepared")
-
-    def __init__(self, config: MaskedLoss | None = None) -> None:
-        super().__init__(config or MaskedLoss())
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -144,7 +142,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         bounds = (prepared.split("held_out").num_rows, self.config.rows, self.config.limit)
         num_rows = min(bound for bound in bounds if bound is not None)
         vocabulary = Vocabulary.from_tokenizer(open_tokenizer(prepared.tokenizer_path))
-        passes = [(num_rows, partial(fixed_masker(vocabulary, VALIDATION_RATIO), progress=0.0))]
+        passes = [(num_rows, partial(fixed_masker(vocabulary), progress=0.0))]
         passes += [(own.num_rows(num_rows), masker_of(own, vocabulary)) for own in YARDSTICKS]
         names = prepared.class_names
         with Progress(self.name, sum(size for size, _ in passes), "rows", shown=progress) as shown:
@@ -156,7 +154,7 @@ class MaskedLossTask(Task[MaskedLoss]):
         sums = [_class_sums(*each[:3], len(names)) for each in scores]
         of_words = scores[[own.name for own in YARDSTICKS].index(_OF_WORDS)]
         count = np.bincount(row, minlength=num_rows)
-        found = measure(sums, names)
+        found = results_of(sums, names)
         return self.result(
             model,
             seed,
@@ -283,14 +281,12 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
     """exp of the mean pseudo-log-loss per token (Salazar et al., ACL 2020), each line by itself."""
 
     name = "pseudo_perplexity"
+    title = "pseudo-perplexity"
     family = "intrinsic"
     unit = "nats"
     draws = False
     data_setting = "text"
     outside_recipe = ("batch_tokens", "text")
-
-    def __init__(self, config: PseudoPerplexity | None = None) -> None:
-        super().__init__(config or PseudoPerplexity())
 
     def data_sha256(self, task_data: Path) -> str:
         """Of the text file."""

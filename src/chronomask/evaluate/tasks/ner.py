@@ -93,11 +93,12 @@ class EntityTask(FineTunedTask[Ner, Tagged, WordRows]):
     """F1 of entities, and of each type."""
 
     name = "ner"
+    title = "named entities"
     family = "ner"
     head = "AutoModelForTokenClassification"
 
     def __init__(self, config: Ner | None = None) -> None:
-        super().__init__(config or Ner())
+        super().__init__(config)
         self._names: tuple[str, ...] = ()
 
     @property

@@ -65,12 +65,13 @@ class ProbeTask(Task[ProbeConfig]):
     """Accuracy of the probe, and each tag's share of words found."""
 
     name = "upos_probe"
+    title = "UPOS probe"
     family = "probe"
     draws = False
     outside_recipe = ("batch_tokens", "treebank")
 
     def __init__(self, config: ProbeConfig | None = None) -> None:
-        super().__init__(config or ProbeConfig())
+        super().__init__(config)
         self._read = Cached[list[list[Sentence]]]()
 
     def data_sha256(self, task_data: Path) -> str:

@@ -83,9 +83,6 @@ class RetrievalTask(Task[Retrieval]):
     draws = False
     outside_recipe = ("batch_tokens", "dataset")
 
-    def __init__(self, config: Retrieval | None = None) -> None:
-        super().__init__(config or Retrieval())
-
     def data_sha256(self, task_data: Path) -> str:
         """Of corpus, queries and judgements."""
         return files_sha256(collection_files(task_data, self.config))

@@ -105,14 +105,12 @@ class SquadTask(FineTunedTask[SquadConfig, Questions, Windows]):
     """Extractive question answering."""
 
     name = "squad"
+    title = "SQuAD"
     family = "squad"
     unit = "percent"
     head = "AutoModelForQuestionAnswering"
     version: ClassVar[str] = "1.1"
     """of the files"""
-
-    def __init__(self, config: SquadConfig | None = None) -> None:
-        super().__init__(config or SquadConfig())
 
     @property
     def head_options(self) -> dict[str, Any]:
@@ -259,6 +257,7 @@ class SquadV2Task(SquadTask):
     """
 
     name = "squad_v2"
+    title = "SQuAD 2.0"
     version = "2.0"
 
     def scores(self, questions: Questions, answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:

@@ -34,12 +34,10 @@ class SimilarityTask(Task[Pooling]):
     """Spearman's and Pearson's correlation of the vectors' cosine with the gold score."""
 
     name = "sts"
+    title = "similarity (STS-B)"
     family = "sts"
     draws = False
     outside_recipe = ("batch_tokens",)
-
-    def __init__(self, config: Pooling | None = None) -> None:
-        super().__init__(config or Pooling())
 
     def data_sha256(self, task_data: Path) -> str:
         """Of the dev set."""

@@ -25,7 +25,7 @@ from chronomask.errors import DataError, amount, shown
 from chronomask.evaluate.batches import Encoded, check_pairs, encode, end_to_end
 from chronomask.evaluate.finetune import AtLeastOne, FineTuning, Positive, open_seeded
 from chronomask.evaluate.subject import Subject
-from chronomask.evaluate.task import json_lines, one_file, task_folder, texts_in
+from chronomask.evaluate.task import json_lines, one_file, register, task_folder, texts_in
 from chronomask.evaluate.tasks.glue import ENTAILMENT, NLI_NAMES, Examples, Format, GlueTask
 from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.storage import files_sha256
@@ -45,7 +45,9 @@ _PREMISE = ("premise", "hypothesis")
 PAIR_TASKS = {
     "boolq": Format("BoolQ", ("passage", "question"), "label", _YES_NO, _NAMES),
     "cb": Format("CB", _PREMISE, "label", _CB, tuple(_CB), metrics=("accuracy", "macro_f1")),
-    "superglue_rte": Format("RTE", _PREMISE, "label", ENTAILMENT, NLI_NAMES),
+    "superglue_rte": Format(
+        "RTE", _PREMISE, "label", ENTAILMENT, NLI_NAMES, title="RTE (SuperGLUE)"
+    ),
 }
 """Tasks whose examples are a text or two and a label."""
 SPAN_TASKS = {
@@ -331,3 +333,7 @@ def _noun_and_pronoun(values: dict[str, Any], where: str) -> tuple[_Span, _Span]
         at = min(places, key=lambda place: abs(place - stated))
         found.append((at, at + len(span)))
     return found[0], found[1]
+
+
+for _task in (*map(SuperGlueTask, PAIR_TASKS), CopaTask("copa"), *map(SpanTask, SPAN_TASKS)):
+    register(_task)

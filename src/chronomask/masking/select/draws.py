@@ -15,7 +15,7 @@ from chronomask.compiled import KEPT
 from chronomask.keyed import Scalar
 
 # numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
-# compiled in: ff852ccec1ad
+# compiled in: 423aeb35f00b
 
 __all__ = [
     "FEW",

@@ -46,7 +46,7 @@ from chronomask.masking.config import Budget
 from chronomask.masking.select import draws
 
 # numba keeps compiled code by this file's contents; those of the compiled files that it imports are:
-# compiled in: e88d4f0b0730
+# compiled in: 5fe601f99c59
 
 __all__ = [
     "MAX_CLASSES",

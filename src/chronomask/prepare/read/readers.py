@@ -26,13 +26,12 @@ from chronomask.prepare.read.parquet import read_parquet
 from chronomask.prepare.read.records import (
     NOT_UTF8,
     Fields,
-    can_be_encoded,
-    check_text,
     decode,
+    document_of,
     from_record,
     keep_metadata,
 )
-from chronomask.text_files import LongLine, lines_in
+from chronomask.text_files import LongLine, can_be_encoded, lines_in
 from chronomask.types import UPOS, Document
 
 __all__ = ["READERS", "TAGGED_FORMATS"]
@@ -343,7 +342,7 @@ def read_conllu(source: SourceFile, fields: Fields, skipped: Skipped) -> Iterato
         for number, document in enumerate(by_document(found)):
             text, words = as_text(document)
             name = f"{source.name}:{number}"
-            if checked := check_text(text, name, name, {}, skipped, words):
+            if checked := document_of(text, name, name, {}, skipped, words):
                 yield checked
 
 

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from chronomask.errors import DataError, nearest, printable, shown
 from chronomask.prepare.read.left_out import Skipped
+from chronomask.text_files import can_be_encoded
 from chronomask.types import Document, TaggedWords
 
 __all__ = [
     "NOT_UTF8",
     "Fields",
     "TxtDocuments",
-    "can_be_encoded",
-    "check_text",
     "decode",
+    "document_of",
     "from_record",
     "how_to_read",
     "keep_metadata",
@@ -117,7 +117,7 @@ def from_record(
 ) -> Document | None:
     """The document in a record of ``size`` bytes, if it can be used; ``name`` says where the record is."""
     try:
-        identifier, metadata = _id_andkeep_metadata(record, fields, name)
+        identifier, metadata = _id_and_metadata(record, fields, name)
     except RecursionError:
         skipped.add("JSON that is nested too deeply", name, size)
         return None
@@ -128,11 +128,11 @@ def from_record(
             assert words is not None
             assert tags is not None
             text, where = _join(words, tags)
-            return check_text(text, name, identifier, metadata, skipped, where)
+            return document_of(text, name, identifier, metadata, skipped, where)
     else:
         text = record.get(fields.text)
         if isinstance(text, str):
-            return check_text(text, name, identifier, metadata, skipped)
+            return document_of(text, name, identifier, metadata, skipped)
         reason = f"no text in field '{printable(fields.text)}'"
     skipped.add(reason, name, size)
     return None
@@ -178,12 +178,10 @@ def decode(
     except UnicodeDecodeError:
         skipped.add(_NUL if b"\0" in data else NOT_UTF8, name, len(data))
         return None
-    return check_text(text, name, identifier or name, metadata or {}, skipped)
+    return document_of(text, name, identifier or name, metadata or {}, skipped)
 
 
-def _id_andkeep_metadata(
-    record: Mapping[str, Any], fields: Fields, name: str
-) -> tuple[str, Metadata]:
+def _id_and_metadata(record: Mapping[str, Any], fields: Fields, name: str) -> tuple[str, Metadata]:
     """The document's id, which is its place ``name`` where it has none, and its metadata."""
     given = record.get(fields.id_key) if fields.id_key else None
     return name if given in (None, "") else _as_text(given), keep_metadata(record, fields)
@@ -214,7 +212,7 @@ def _scalar_text(value: Any) -> str:
     return bytes(value).decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def check_text(
+def document_of(
     text: str,
     name: str,
     identifier: str,
@@ -236,12 +234,3 @@ def check_text(
 
 def _num_bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
-
-
-def can_be_encoded(text: str) -> bool:
-    """False for the lone surrogates that JSON escapes can spell, and that stand for invalid bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

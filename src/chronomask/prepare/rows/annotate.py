@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chronomask.data.annotation import annotate as annotate_bytes
-from chronomask.data.annotation import is_special
 from chronomask.data.writer import id_dtype
 from chronomask.prepare.encoding import ByteRuns, load_backend
 from chronomask.prepare.read.left_out import Skipped
@@ -252,7 +251,6 @@ def annotate_part(job: PartJob, work: Path, number: int) -> None:
         num_words=num_words,
         num_tokens=ids.size,
         num_tokens_without_word=num_without_word,
-        num_special_tokens=int(np.count_nonzero(is_special(annotation))),
         characters=characters,
         skipped=skipped.to_dict(),
     )
@@ -264,7 +262,9 @@ def annotate_part(job: PartJob, work: Path, number: int) -> None:
 
 def counts_of(work: Path, number: int) -> PartCounts:
     """The counts of a finished part."""
-    return PartCounts(**read_mark(work, ANNOTATE, number))
+    counts = read_mark(work, ANNOTATE, number)
+    counts.pop("num_special_tokens", None)  # counted by earlier versions
+    return PartCounts(**counts)
 
 
 @lru_cache(maxsize=1)

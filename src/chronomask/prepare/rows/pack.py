@@ -34,7 +34,7 @@ __all__ = [
     "pack_documents",
 ]
 
-BUFFER_TOKENS = 1 << 22
+_BUFFER_TOKENS = 1 << 22
 """Tokens that best fit chooses among at a time (about 50 MB with its working arrays)."""
 _BATCH_ROWS_TOKENS = 1 << 20
 
@@ -188,7 +188,6 @@ def pack_documents(
     pieces: Iterable[Pieces],
     row_length: int,
     specials: Specials,
-    buffer_tokens: int = BUFFER_TOKENS,
 ) -> Iterator[TokenRows]:
     """Rows of whole documents, padded at their ends."""
     body = row_length - specials.overhead
@@ -199,14 +198,14 @@ def pack_documents(
         while begin < part.lengths.size:
             # Take documents until the buffer is full: the cut depends on the documents alone.
             sizes = np.cumsum(part.lengths[begin:])
-            take = int(np.searchsorted(sizes, buffer_tokens - held_tokens)) + 1
+            take = int(np.searchsorted(sizes, _BUFFER_TOKENS - held_tokens)) + 1
             taken = part.lengths[begin : begin + take]
             token = int(part.lengths[:begin].sum())
             end = token + int(taken.sum())
             held.append(Pieces(part.ids[token:end], part.annotation[token:end], taken))
             held_tokens += end - token
             begin += take
-            if held_tokens >= buffer_tokens:
+            if held_tokens >= _BUFFER_TOKENS:
                 yield from _best_fit(held, row_length, body, specials)
                 held, held_tokens = [], 0
     if held_tokens:

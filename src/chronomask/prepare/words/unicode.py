@@ -157,7 +157,9 @@ def unlikely_language(language: str, texts: Iterable[str]) -> str | None:
 
 
 def _hardly_english(texts: Sequence[str]) -> str | None:
-    """That texts in Latin letters hold few of English's commonest words; None for too little text."""
+    """A clause saying that texts in Latin letters hold few of English's commonest words; None where they do
+    not, and for too little text.
+    """
     words = [word.lower() for text in texts for word in text.split()]
     share = sum(word in _ENGLISH for word in words) / max(len(words), 1)
     if len(words) < _WORDS_TO_JUDGE or share >= _FEW_ENGLISH:

@@ -9,20 +9,19 @@ about tokenisation. From a shell::
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import sys
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from chronomask.conllu import Sentence, sentences
-from chronomask.errors import ChronomaskError, DataError, UsageError, nearest, need
+from chronomask.errors import ChronomaskError, UsageError, nearest, need
 from chronomask.prepare.words.spacy_tagger import bundled_folder
+from chronomask.text_files import read_lines
 from chronomask.types import UPOS
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class TaggerAccuracy:
 
 
 def read_conllu(path: str | Path) -> Iterator[Sentence]:
-    """Yield the sentences of a CoNLL-U file, plain or gzip-compressed (by the suffix `.gz`).
+    """Yield the sentences of a CoNLL-U file, read as :func:`chronomask.text_files.read_lines` reads it.
 
     A word is a syntactic word: the line `3-4 don't` of a multiword token only says whether a space
     follows its last word (none follows the others), and empty nodes (`8.1`) are passed over.
@@ -85,19 +84,7 @@ def read_conllu(path: str | Path) -> Iterator[Sentence]:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"CoNLL-U file {path} does not exist")
-    try:
-        with _open_text(path) as lines:
-            yield from sentences(lines, path)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip file: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}") from error
-
-
-def _open_text(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+    yield from sentences(read_lines(path), path)
 
 
 def load_tagger(name: str = BUNDLED_TAGGER) -> Language:
