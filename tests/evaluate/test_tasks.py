@@ -193,6 +193,39 @@ def test_a_class_is_registered_with_its_recipe_if_it_needs_no_arguments() -> Non
     assert type(REGISTRY["pseudo_perplexity"].config).__name__ == "PseudoPerplexity"
 
 
+def test_a_task_from_outside_cannot_take_the_name_of_another_one() -> None:
+    """Nor where it is defined before anything asks for a task."""
+    code = """
+from types import new_class
+
+from chronomask.config import Config
+from chronomask.errors import UsageError
+from chronomask.evaluate.task import Task
+
+class Settings(Config):
+    must: int
+
+methods = {name: lambda self, *rest: "" for name in ("data_sha256", "check", "run")}
+for base, name, family in (
+    (Task[Config], "glue", "own"), (Task[Config], "cola", "own"), (Task[Config], "own", "cola"),
+    (Task[Settings], "own", "own"), (Task, "own", "own"),
+):
+    try:
+        body = {"name": name, "family": family, **methods}
+        new_class("Own", (base,), exec_body=lambda names: names.update(body))
+        print("defined")
+    except UsageError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert "a task or a family called 'glue'" in said[0]
+    assert "a task or a family called 'cola'" in said[1]
+    assert "a task called 'cola': choose another family" in said[2]
+    assert "'must' is missing; give every setting a default" in said[3]
+    assert "derive the class from Task[Settings]" in said[4]
+
+
 def test_tasks_and_the_results_of_before_have_the_same_titles_and_kinds() -> None:
     """Results and comparisons of earlier versions state neither."""
     for name, task in REGISTRY.items():

@@ -14,6 +14,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, get_args
 
@@ -56,17 +57,25 @@ Recipe = TypeVar("Recipe", bound=Config)
 
 REGISTRY: dict[str, Task[Any]] = {}
 """Every task by name, with its default settings."""
+_TASKS = "chronomask.evaluate.tasks"
+"""The package of the tasks that come with chronomask."""
 
 
 def register(task: Task[Any]) -> None:
     """Enter a task under its name; another task of the same class takes the place of the one before.
 
-    Raises UsageError for a name that means something already.
+    Raises UsageError for a name, or a family, that means something already.
     """
+    place = _place_of(task)
+    if not place.startswith(f"{_TASKS}."):
+        import_module(_TASKS)  # so that their names are taken
     before = REGISTRY.get(task.name)
-    is_new = before is None or _place_of(before) != _place_of(task)
+    is_new = before is None or _place_of(before) != place
     if is_new and (before is not None or task.name in {*families()} - {task.family}):
         raise UsageError(f"there is a task or a family called '{task.name}': choose another name")
+    namesake = REGISTRY.get(task.family)
+    if namesake is not None and namesake.family != task.family:
+        raise UsageError(f"there is a task called '{task.family}': choose another family")
     REGISTRY[task.name] = task
 
 
@@ -112,7 +121,7 @@ class Task(ABC, Generic[Recipe]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in vars(cls) and not inspect.isabstract(cls) and _needs_no_arguments(cls):
-            register(cls())
+            register(_with_defaults(cls))
 
     def __init__(self, config: Recipe | None = None) -> None:
         self.config = config if config is not None else _recipe_of(type(self))()
@@ -225,14 +234,30 @@ def _needs_no_arguments(cls: type[Task[Any]]) -> bool:
     )
 
 
+def _with_defaults(cls: type[Task[Any]]) -> Task[Any]:
+    """A task with the defaults of its settings; raises UsageError where one has none."""
+    try:
+        return cls()
+    except UsageError as error:
+        raise UsageError(
+            f"the task {cls.__qualname__} cannot be made with the defaults of its settings: {error}; give "
+            "every setting a default"
+        ) from None
+
+
 def _recipe_of(cls: type[Task[Recipe]]) -> type[Recipe]:
-    """The config that a class of tasks, or the nearest of its bases, names in brackets: ``Task[Recipe]``."""
-    return next(  # pyright: ignore[reportReturnType]
-        given
-        for own in cls.__mro__
-        for base in vars(own).get("__orig_bases__", ())
-        for given in get_args(base)
-        if isinstance(given, type) and issubclass(given, Config)
+    """The config that a class of tasks, or the nearest of its bases, names in brackets: ``Task[Recipe]``.
+
+    Raises UsageError where none of them names one.
+    """
+    for own in cls.__mro__:
+        for base in vars(own).get("__orig_bases__", ()):
+            for given in get_args(base):
+                if isinstance(given, type) and issubclass(given, Config):
+                    return given  # pyright: ignore[reportReturnType]
+    raise UsageError(
+        "no settings are named: derive the class from Task[Settings], where Settings is a subclass of "
+        "chronomask.config.Config"
     )
 
 
