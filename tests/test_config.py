@@ -591,7 +591,7 @@ def test_the_schema_of_a_family_is_that_of_its_members() -> None:
     schema = json_schema(Drawing)
     shape = schema["properties"]["shape"]
     assert shape["description"] == "what is drawn"
-    groups, names = shape["anyOf"]
+    groups, names, _ = shape["anyOf"]
     assert groups["discriminator"]["mapping"]["heap"] == "#/$defs/Heap"
     assert {"$ref": "#/$defs/Point"} in groups["oneOf"]
     assert "heap" in names["enum"]

@@ -362,7 +362,9 @@ class Alternative(Config):
             for kind, schema in schemas.items()
         }
         groups = handler(core_schema.tagged_union_schema(choices, "kind"))
-        return {"anyOf": [groups, {"enum": list(choices)}]}  # a kind's name alone is its group
+        # A kind's name alone is its group, and a file over another may change a group of any kind.
+        of_any_kind = {"type": "object", "not": {"required": ["kind"]}}
+        return {"anyOf": [groups, {"enum": list(choices)}, of_any_kind]}
 
 
 def kind_of(member: Alternative) -> str:
@@ -505,7 +507,6 @@ def _is_same(item: ErrorDetails, other: ErrorDetails) -> bool:
 def json_schema(cls: type[Config]) -> dict[str, Any]:
     """JSON Schema of a config class, for editors that complete and check YAML.
 
-    It lets through what the class would refuse: dotted keys, whatever they hold, and groups without the keys
-    that they need, because a file may change a few values of another one.
+    It lets through dotted keys and groups without the keys that they need: a file may lie over another one.
     """
     return {"$schema": GenerateJsonSchema.schema_dialect, **TypeAdapter(cls).json_schema()}

@@ -218,7 +218,7 @@ def test_a_kind_that_nobody_defined_is_refused_with_those_that_are() -> None:
 
 def test_editors_know_them() -> None:
     schema = json_schema(MaskingConfig)
-    groups, names = schema["properties"]["ratio"]["anyOf"][0]["anyOf"]
+    groups, names, _ = schema["properties"]["ratio"]["anyOf"][0]["anyOf"]
     assert {"constant", "sawtooth", "thermostat"} <= groups["discriminator"]["mapping"].keys()
     assert {"constant", "sawtooth", "thermostat"} <= {*names["enum"]}
     assert (

@@ -212,11 +212,17 @@ class _HarmlessFormatter(logging.Formatter):
 def _replace_closed_outputs() -> None:
     """Give what is printed a place where standard output or error is closed, which Python has as None.
 
-    Else the next file that is opened would have the number of the closed one, and what libraries write there.
+    It has the number of the closed one, for other processes too: else the next file that is opened would have
+    it, and what libraries write there.
     """
-    for name in ("stdout", "stderr"):
+    for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            if nowhere != number:
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
 
 
 def _refuse_no_docstrings() -> None:

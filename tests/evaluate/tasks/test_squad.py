@@ -138,6 +138,10 @@ def test_bytes_that_are_no_json_are_refused(data: Path, content: bytes, message:
     ("changes", "message"),
     [
         ({"answers": [{"text": "rude", "answer_start": "x"}]}, "question 1-0-0: invalid literal"),
+        (
+            {"answers": [{"text": "rude", "answer_start": float("inf")}]},
+            "question 1-0-0: cannot convert",
+        ),
         ({"answers": [{"text": 5, "answer_start": 0}]}, "answers must be text"),
         ({"answers": "rude"}, "question 1-0-0: string indices"),
         ({"question": "a \ud800"}, "question 1-0-0: .* is half of a character"),

@@ -417,7 +417,7 @@ def _parse(values: Any, where: str, version: str) -> Questions:
                             f"{amount(len(answers), 'answers')}: it is true where there is none, else false"
                         )
                     questions.append(question)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         what = f"no key {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
             f"{at}: {what}; expected data > paragraphs > context, qas > id, question, answers > "
