@@ -156,6 +156,25 @@ def test_another_format_version_is_refused(
         pretrain(config, tmp_path / "run", resume=True, progress=False)
 
 
+def test_a_state_with_other_fields_is_refused(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_json = State.to_json
+
+    def with_more(*arguments: Any) -> dict[str, Any]:
+        saved = to_json(*arguments)
+        saved["window"]["more"] = 1
+        return saved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "to_json", with_more)
+        pretrain(config, tmp_path / "run", progress=False)
+    with pytest.raises(
+        RunError, match=r"state\.json is not as .*'more'.*the version that wrote it"
+    ):
+        pretrain(config, tmp_path / "run", resume=True, progress=False)
+
+
 def test_every_field_of_the_state_is_in_a_checkpoint(config: RunConfig) -> None:
     """Those to come as well."""
     state = State.start(2)

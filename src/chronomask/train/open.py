@@ -18,7 +18,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.data.order import BatchWarmUp, LengthWarmUp
-from chronomask.errors import DataError, UsageError, amount
+from chronomask.errors import DataError, RunError, UsageError, amount, in_words
 from chronomask.masking.masker import Masker, Vocabulary, fixed_masker
 from chronomask.model.attention import attention_dropout, head_width
 from chronomask.model.build import build_model, checkpoint_activations
@@ -38,7 +38,7 @@ from chronomask.model.head import compile_backbone, logits_at
 from chronomask.model.late_masks import widths
 from chronomask.model.open import open_model, open_tokenizer
 from chronomask.model.trial import settle
-from chronomask.runs.layout import RunFolder
+from chronomask.runs.layout import STATE, RunFolder
 from chronomask.runs.rules import (
     has_padding,
     mean_labels,
@@ -260,7 +260,13 @@ def _first_state(beginning: _Beginning, data: PreparedData | MixedData, world: W
     """Where training stands: as the run's checkpoint says, behind the rows that a branch saw, or at 0."""
     config, saved, origin = beginning.config, beginning.saved, beginning.origin
     if saved is not None:
-        return State.from_checkpoint(saved.state, saved.content())
+        try:
+            return State.from_checkpoint(saved.state, saved.content())
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                f"{saved.path / STATE} is not as this version writes it ({in_words(error)}): resume with the "
+                "version that wrote it, or put the file back as it was"
+            ) from None
     state = State.start(len(data.class_names))
     if origin is None:
         return state

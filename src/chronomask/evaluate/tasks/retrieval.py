@@ -51,6 +51,8 @@ _DEPTH = 100
 """Documents that are kept for each query."""
 _CUT = 10
 """Documents that nDCG looks at."""
+_HIGHEST = 1_000_000
+"""Score that a judgement may have: collections have a few grades."""
 
 
 class Retrieval(Pooling):
@@ -280,6 +282,10 @@ def _read_judgements(path: Path) -> dict[str, dict[str, int]]:
             raise DataError(
                 f"{path}, line {number}: score {shown(text)} is not a whole number"
             ) from None
+        if abs(score) > _HIGHEST:
+            raise DataError(
+                f"{path}, line {number}: score {shown(text)} is not between −{_HIGHEST:,} and {_HIGHEST:,}"
+            )
         if found.setdefault(query, {}).setdefault(document, score) != score:
             raise DataError(
                 f"{path}, line {number}: {shown(document)} is judged twice for {shown(query)}"
