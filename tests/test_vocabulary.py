@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertTokenizer
 
 from chronomask.data.folder import PreparedData
 from chronomask.errors import UsageError
@@ -120,3 +120,27 @@ def test_padding_of_another_role_is_refused_wherever_rows_are_made_or_masked(
     with pytest.raises(UsageError, match="no padding token; give it one with") as refused:
         RowCollator(tokenizer)
     assert "add_special_tokens({'pad_token': '<pad>'})" in str(refused.value)
+
+
+@pytest.mark.parametrize("declared", [None, "[MASK]"])
+def test_unknown_text_is_never_masked_whatever_the_tokenizers_files_say(
+    declared: str | None, tmp_path: Path
+) -> None:
+    """``declared``: what they name as the unknown token, while the vocabulary has [UNK] for such text."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s"]
+    BertTokenizer(vocab={word: n for n, word in enumerate(words)}).save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    values = json.loads(file.read_text())
+    values |= {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": declared}
+    file.write_text(json.dumps(values))
+    whole = json.loads((tmp_path / "tokenizer.json").read_text())
+    whole["added_tokens"] = [t for t in whole["added_tokens"] if t["content"] != "[UNK]"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("the zebra cats").input_ids
+    assert 1 in ids
+    assert 1 not in tokenizer.all_special_ids
+    assert 1 in open_saved(tmp_path).special_ids
+    assert 1 not in Vocabulary.from_tokenizer(tokenizer).ordinary_ids
+    (words_of,) = RowCollator(tokenizer).pad([{"input_ids": ids}])["word_id"].tolist()
+    assert [word for word, number in zip(words_of, ids, strict=True) if number == 1] == [-1]

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Vocabulary", "check_padding", "need_role", "other_roles", "vocabulary_size"]
+__all__ = [
+    "Vocabulary",
+    "check_padding",
+    "need_role",
+    "other_roles",
+    "special_ids",
+    "unknown_id",
+    "vocabulary_size",
+]
 
 _ROLES = ("mask", "pad", "cls", "sep", "bos", "eos", "unk")
 """What a tokenizer's special tokens are for, as transformers calls it."""
@@ -26,6 +34,24 @@ _ROLES = ("mask", "pad", "cls", "sep", "bos", "eos", "unk")
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> int:
     """The number of ids that a model must know: one more than the largest, whichever are in use."""
     return max(tokenizer.get_vocab().values()) + 1
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The ids of all special tokens, which are never masked; that of unknown text is one of them."""
+    unknown = unknown_id(tokenizer)
+    return {*tokenizer.all_special_ids} | (set() if unknown is None else {unknown})
+
+
+def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id that text gets of which the vocabulary has no pieces; None where there is none.
+
+    It is that of the vocabulary itself. The tokenizer's files may name no unknown token, or another one.
+    """
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    token = None if backend is None else getattr(backend.model, "unk_token", None)
+    own: Any = tokenizer.unk_token_id
+    known = None if backend is None or token is None else backend.token_to_id(token)
+    return own if known is None else known
 
 
 def other_roles(tokenizer: PreTrainedTokenizerBase, role: str) -> list[str]:
@@ -83,7 +109,7 @@ class Vocabulary:
         """Raises UsageError for a tokenizer without a mask token."""
         mask_token_id = need_role(tokenizer, "mask", f"tokenizer {tokenizer.name_or_path!r}")
         tokens = tokenizer.get_vocab()
-        special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        special = special_ids(tokenizer) | set(tokenizer.added_tokens_decoder)
         ordinary = sorted(
             number
             for token, number in tokens.items()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,6 +171,29 @@ def test_a_damaged_environment_can_be_done_without(folder: Path) -> None:
         read_run(folder)
     (folder / "environment.json").unlink()
     assert read_run(folder).environment == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("validation", 5),
+        ("masking", None),
+        ("masking.ratio", [1]),
+        ("masking.ratio.kind", -3),
+        ("masking.ratio", {"base": 1}),
+    ],
+)
+def test_a_config_that_was_edited_is_refused(folder: Path, key: str, value: object) -> None:
+    file = folder / "config.yaml"
+    *groups, last = key.split(".")
+    values = yaml.safe_load(file.read_text())
+    inner = values
+    for group in groups:
+        inner = inner.setdefault(group, {})
+    inner[last] = value
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(DataError, match=rf"config\.yaml: {key} is .*put the file back"):
+        read_run(folder)
 
 
 def test_a_path_that_does_not_exist(tmp_path: Path) -> None:

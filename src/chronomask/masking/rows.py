@@ -32,7 +32,7 @@ from chronomask.masking.columns import (
 from chronomask.masking.positions import check_attention, refuse_positions
 from chronomask.masking.word_marks import ALONE, BEGINS, read_marks
 from chronomask.types import NO_CLASS, Rows, send
-from chronomask.vocabulary import check_padding, vocabulary_size
+from chronomask.vocabulary import check_padding, special_ids, vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,7 +86,7 @@ class RowCollator:
         self.pad_token_id = int(pad_token_id)
         self.mask_token_id: Any = tokenizer.mask_token_id
         self.special = np.zeros(vocabulary_size(tokenizer), bool)
-        self.special[tokenizer.all_special_ids] = True
+        self.special[sorted(special_ids(tokenizer))] = True
         self._tokenizer_name = tokenizer.name_or_path
         self._marks = read_marks(tokenizer)
 

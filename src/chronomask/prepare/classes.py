@@ -16,7 +16,7 @@ from chronomask.prepare.encoding import ByteRuns
 from chronomask.prepare.words.align import align
 from chronomask.prepare.words.tagger import Tagger, WordFinder, tagger_of_text
 from chronomask.text_files import check_text
-from chronomask.vocabulary import vocabulary_size
+from chronomask.vocabulary import special_ids, vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,7 +130,7 @@ class _Mark:
             self._finder = self._tagger.open()
         spelled = [self._spell(row) for row in rows]
         tagged = self._finder.tag([text for text, _ in spelled])
-        special = np.asarray(sorted(self._tokenizer.all_special_ids))
+        special = np.asarray(sorted(special_ids(self._tokenizer)))
         out = []
         for row, (_, offsets), words in zip(rows, spelled, tagged, strict=True):
             is_special = np.isin(np.asarray(row["input_ids"], np.int64), special)

@@ -20,7 +20,7 @@ from chronomask.folders import what_it_is
 from chronomask.model.open import download, is_hub_name, open_tokenizer, snapshot_within
 from chronomask.prepare.read.files import file_state
 from chronomask.storage import file_sha256, read_object
-from chronomask.vocabulary import need_role, other_roles, vocabulary_size
+from chronomask.vocabulary import need_role, other_roles, special_ids, vocabulary_size
 
 __all__ = ["SavedTokenizer", "TokenizerChoice", "TokenizerFolder", "open_saved"]
 
@@ -209,5 +209,5 @@ def open_saved(folder: Path) -> SavedTokenizer:
         pad_id=tokenizer.pad_token_id,
         cls_id=tokenizer.bos_token_id if cls_id is None else cls_id,
         sep_id=tokenizer.eos_token_id if sep_id is None else sep_id,
-        special_ids=tuple(sorted(tokenizer.all_special_ids)),
+        special_ids=tuple(sorted(special_ids(tokenizer))),
     )

@@ -128,6 +128,7 @@ def read_run(path: str | Path, shown: Progress = NOT_SHOWN) -> Run:
     _check_is_run(path)
     folder = RunFolder(path)
     config = read_yaml(folder.config)
+    _check_groups(config, folder.config)
     metrics, metric_notices = _read_series(folder.metrics, shown)
     if not len(metrics):
         raise DataError(f"{folder.metrics} is empty: the run has not logged a step yet")
@@ -151,6 +152,26 @@ def read_run(path: str | Path, shown: Progress = NOT_SHOWN) -> Run:
         way_out = "put it back from a copy, or remove it to read the run alone, without it"
         raise DataError(f"{error}; {way_out}") from None
     return Run(path, str(name), config, metrics, validation, summary, environment, tuple(notices))
+
+
+_GROUPS = ("masking", "masking.ratio", "masking.content", "masking.strategy", "model", "validation")
+"""Groups of a run's config that are shown, which was written with all of its groups."""
+_WITHOUT_KIND = ("masking", "validation")
+
+
+def _check_groups(config: Mapping[str, Any], file: Path) -> None:
+    """Raise DataError where a group of a run's config, or its kind, is none, as where it was edited."""
+    for path in _GROUPS:
+        value: Any = config
+        for key in path.split("."):
+            value = value.get(key, {})
+        without = "" if not value or path in _WITHOUT_KIND else None
+        kind = value.get("kind", without) if isinstance(value, Mapping) else None
+        if not isinstance(kind, str):
+            wrong = f"{path} is {shown(value)}" if kind is None else f"{path}.kind is {shown(kind)}"
+            raise DataError(
+                f"{file}: {wrong}, which no run writes; put the file back as it was, or take the run out"
+            )
 
 
 def _check_is_run(path: Path) -> None:

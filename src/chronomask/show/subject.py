@@ -26,6 +26,7 @@ from chronomask.prepare.words.tagger import Spans, Tagger
 from chronomask.prepare.words.unicode import NoTagger
 from chronomask.show.request import english_is_installed
 from chronomask.types import Rows
+from chronomask.vocabulary import special_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -159,7 +160,7 @@ def _cut_by_tokenizer(
     byte_runs = ByteRuns.of(backend)
     if byte_runs is not None:
         byte_runs.part(text, np.asarray(encoding.ids), offsets[:, 0], offsets[:, 1])
-    special = np.isin(encoding.ids, opened.all_special_ids)
+    special = np.isin(encoding.ids, sorted(special_ids(opened)))
     starts, classes, _ = align(
         offsets[:, 0], offsets[:, 1], spans.starts, spans.ends, spans.classes, no_word=special
     )

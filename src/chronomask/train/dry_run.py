@@ -19,7 +19,7 @@ from chronomask.data.folder import PreparedData
 from chronomask.data.loader import RowLoader
 from chronomask.data.mixture import MixedData, open_data
 from chronomask.data.order import shorten_rows
-from chronomask.errors import UsageError
+from chronomask.errors import UsageError, amount
 from chronomask.masking.masker import Masker, Vocabulary
 from chronomask.model.build import checkpoint_activations, skeleton
 from chronomask.model.device import peak_flops, precision_on
@@ -98,7 +98,8 @@ class DryRun:
     constant: str | None = None
     """that a ratio cannot respond to the loss before the end, and why"""
     first_masks: dict[str, Any] | None = field(default=None)
-    """``maskable``, ``predicted``, ``ratio_asked``, ``ratio_achieved`` of the first step"""
+    """``rows``, ``maskable``, ``predicted``, ``ratio_asked``, ``ratio_achieved`` of the first step; where it
+    has very many rows, of some of them"""
 
 
 def dry_run(
@@ -297,8 +298,18 @@ def _rate_follows(config: RunConfig, labels: float) -> str | None:
     return None if how is None else f"times {rule} over {labels:,.0f}, the run's mean"
 
 
+_MOST_ROWS = 16_384
+"""Rows of the first step that are looked at."""
+
+
 def _first_rows(config: RunConfig, data: PreparedData | MixedData) -> Rows:
-    loader = RowLoader(data.split("train"), seed=config.seed, rows_per_step=config.sizes)
+    """The rows of the first step, or as many of the first of them as the first of several devices has."""
+    loader = RowLoader(
+        data.split("train"),
+        seed=config.seed,
+        rows_per_step=config.sizes,
+        world_size=-(-config.sizes.rows_at(0) // _MOST_ROWS),
+    )
     return loader.rows_at(0)
 
 
@@ -308,12 +319,13 @@ def _first_masks(config: RunConfig, data: PreparedData | MixedData, rows: Rows) 
     masker = Masker(config.masking, vocabulary, data.class_names, config.seed)
     rows = rows.select(~config.objective.is_causal(rows, config.seed, 0.0))
     if not rows.num_rows:
-        return {"maskable": 0, "predicted": 0, "ratio_asked": 0.0, "ratio_achieved": 0.0}
+        return {"rows": 0, "maskable": 0, "predicted": 0, "ratio_asked": 0.0, "ratio_achieved": 0.0}
     if config.masking.content.look_ahead:  # of no model yet, so all are alike
         rows = replace(rows, scores=np.zeros(rows.input_ids.shape, np.float32))
     batch = masker(rows.to("cpu"), 0.0)
     maskable = int(np.count_nonzero(rows.word_id >= 0))
     return {
+        "rows": rows.num_rows,
         "maskable": maskable,
         "predicted": int(batch.num_predicted),
         "ratio_asked": float(batch.masking_ratio),
@@ -384,8 +396,9 @@ def _first(run: DryRun) -> str:
     first = run.first_masks
     if first is None:
         return "none: no data"
+    rows = amount(first["rows"], "rows")
     return (
-        f"{first['predicted']:,} of {first['maskable']:,} maskable tokens: "
+        f"{first['predicted']:,} of {first['maskable']:,} maskable tokens in {rows}: "
         f"{first['ratio_achieved']:.4f}, asked {first['ratio_asked']:.4f}"
     )
 

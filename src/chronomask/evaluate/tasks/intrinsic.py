@@ -37,6 +37,7 @@ from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256
 from chronomask.text_files import read_lines
 from chronomask.types import Device, MaskedBatch, Precision, Rows
+from chronomask.vocabulary import unknown_id
 from chronomask.yardsticks import VALIDATION_RATIO, YARDSTICKS, results_of
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ class PseudoPerplexityTask(Task[PseudoPerplexity]):
             opened, sentences, model.tokenizer, self.config, label=self.name, progress=progress
         )
         cut = int((np.bincount(source, minlength=len(texts)) > 1).sum())
-        unknown = sentences.ids[sentences.word >= 0] == model.tokenizer.unk_token_id
+        unknown = sentences.ids[sentences.word >= 0] == unknown_id(model.tokenizer)
         count = np.bincount(source, sentences.num_scored, len(texts))
         total = -np.bincount(source, log_p, len(texts))
         loss = float(total.sum() / count.sum())

@@ -262,7 +262,7 @@ def read_collection(
 
 
 def _read_judgements(path: Path) -> dict[str, dict[str, int]]:
-    """Query → document → score; raises DataError naming the line. A header is what has no number."""
+    """Query → document → score; raises DataError naming the line. A header has a word in place of a score."""
     found: dict[str, dict[str, int]] = {}
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
@@ -277,7 +277,7 @@ def _read_judgements(path: Path) -> dict[str, dict[str, int]]:
         try:
             score = int(text)
         except ValueError:
-            if number == 1:
+            if number == 1 and text.strip().isalpha():
                 continue
             raise DataError(
                 f"{path}, line {number}: score {shown(text)} is not a whole number"

@@ -405,7 +405,7 @@ def _parse(values: Any, where: str, version: str) -> Questions:
                 for item in paragraph["qas"]:
                     at = f"{where}, question {item['id']}"
                     answers = tuple(answer["text"] for answer in item["answers"])
-                    starts = tuple(int(answer["answer_start"]) for answer in item["answers"])
+                    starts = tuple(_start_of(answer, at) for answer in item["answers"])
                     question = Question(
                         str(item["id"]), item["question"], len(contexts) - 1, answers, starts
                     )
@@ -417,7 +417,7 @@ def _parse(values: Any, where: str, version: str) -> Questions:
                             f"{amount(len(answers), 'answers')}: it is true where there is none, else false"
                         )
                     questions.append(question)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"no key {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
             f"{at}: {what}; expected data > paragraphs > context, qas > id, question, answers > "
@@ -447,6 +447,14 @@ def _check(question: Question, context: str, seen: set[str], at: str, version: s
                 f"{at}: the answer {shown(answer)} is not at character {start} of its context, "
                 f"where it says {shown(found)}; {_where(answer, context, start)}"
             )
+
+
+def _start_of(answer: Mapping[str, Any], at: str) -> int:
+    """The character at which an answer begins; raises DataError for what is no whole number."""
+    start = answer["answer_start"]
+    if isinstance(start, bool) or not isinstance(start, int | float) or start != start // 1:
+        raise DataError(f"{at}: answer_start is {shown(start)}; it should be a whole number")
+    return int(start)
 
 
 def _where(answer: str, context: str, start: int) -> str:
