@@ -355,6 +355,13 @@ def test_the_share_of_validations_by_hand(config: RunConfig) -> None:
     assert odds("validation.rows=30") == pytest.approx(thirty / one, rel=0.15)
 
 
+def test_of_a_step_of_very_many_rows_some_are_looked_at(config: RunConfig) -> None:
+    found = dry_run(config.replace(["rows_per_step=10000000"]), flops_per_second=1e12)
+    assert found.first_masks is not None
+    assert 8_000 < found.first_masks["rows"] <= 16_384
+    assert f"maskable tokens in {found.first_masks['rows']:,} rows" in as_text(found)
+
+
 def test_a_price_gives_the_cost(config: RunConfig) -> None:
     assert cost_in_words(7200, None) == "2 device-hours; --price-per-hour says what they cost"
     assert cost_in_words(4.32e6, 2.5) == "1,200 device-hours, 3,000.00 at 2.5 an hour"
