@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,36 @@ def test_a_lock_excludes_others_and_is_free_again(tmp_path: Path) -> None:
         assert (first, second) == (True, True)
         with lock(file) as alone_now:
             assert not alone_now
+
+
+def test_what_some_file_systems_say_of_a_lock_of_others_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with lock(tmp_path / "file") as mine:
+        assert not mine
+
+
+def test_who_writes_in_turn_waits_for_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, order = lock_of(tmp_path), list[str]()
+
+    def write() -> None:
+        with in_turn(file):
+            order.append("second")
+
+    thread = threading.Thread(target=write)
+    with lock(file):
+        thread.start()
+        while "waiting until it has ended" not in caplog.text:
+            time.sleep(0.01)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
 
 
 def test_a_process_that_was_forked_meanwhile_keeps_no_lock(tmp_path: Path) -> None:

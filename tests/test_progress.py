@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,6 +86,24 @@ def test_standard_error_may_be_closed_or_anything_that_writes(
             progress.advance(2)
             progress.tell("half of it")
     assert capsys.readouterr().out == ""
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_nothing_of_a_bar_acts_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress("la\x1b[2Jbel", 2) as progress:
+        progress.advance(1, "no\x1b[2Jte")
+        progress.tell("te\x1b[2Jxt")
+        progress.advance(1, "no\x1b[2Jte")
+    shown = terminal.getvalue()
+    for text in ("la\\x1b[2Jbel", "te\\x1b[2Jxt"):
+        assert text in shown
+    assert "\x1b[2J" not in shown
 
 
 def test_nothing_of_what_is_said_acts_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

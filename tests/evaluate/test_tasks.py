@@ -208,7 +208,7 @@ class Settings(Config):
 methods = {name: lambda self, *rest: "" for name in ("data_sha256", "check", "run")}
 for base, name, family in (
     (Task[Config], "glue", "own"), (Task[Config], "cola", "own"), (Task[Config], "own", "cola"),
-    (Task[Settings], "own", "own"), (Task, "own", "own"),
+    (Task[Settings], "own", "own"), (Task, "own", "own"), (Task[Config], "own", None),
 ):
     try:
         body = {"name": name, "family": family, **methods}
@@ -224,6 +224,7 @@ for base, name, family in (
     assert "a task called 'cola': choose another family" in said[2]
     assert "'must' is missing; give every setting a default" in said[3]
     assert "derive the class from Task[Settings]" in said[4]
+    assert "needs a name and a family" in said[5]
 
 
 def test_tasks_and_the_results_of_before_have_the_same_titles_and_kinds() -> None:

@@ -67,6 +67,8 @@ def register(task: Task[Any]) -> None:
     Raises UsageError for a name, or a family, that means something already.
     """
     place = _place_of(task)
+    if not all(isinstance(getattr(task, key, None), str) for key in ("name", "family")):
+        raise UsageError(f"the task {place} needs a name and a family, two texts")
     if not place.startswith(f"{_TASKS}."):
         import_module(_TASKS)  # so that their names are taken
     before = REGISTRY.get(task.name)

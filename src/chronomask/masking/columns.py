@@ -143,9 +143,9 @@ def read_column(
         values = on_host(feature[name], name)
         try:
             # None mostly stands at [CLS]: where it does, numpy need not find out that these are no numbers.
-            if not (isinstance(values, list) and values and values[0] is None):
+            if isinstance(values, list) and values and values[0] is not None:
                 values = np.asarray(values)
-            if isinstance(values, list) or values.dtype.kind == "O":
+            if not isinstance(values, np.ndarray) or values.dtype.kind == "O":
                 values = np.asarray([padding if value is None else value for value in values])
             if whole and values.dtype.kind == "f":  # as numpy and torch keep None among numbers
                 values = np.where(np.isnan(values), padding, values)

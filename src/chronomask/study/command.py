@@ -458,8 +458,10 @@ def _compare_and_write(study: Study, progress: bool) -> Path:
     from chronomask.study.contrasts import compare_study
     from chronomask.study.gather import from_study
 
+    file = study.folder / STUDY_FILE
+    file.open("r+b").close()  # raises where it is gone, or nothing may be written
     # Calls in one folder may end at once, and would write the same files.
-    with lock(study.folder / STUDY_FILE, seconds=math.inf):
+    with lock(file, seconds=math.inf):
         gathered = from_study(study, progress=progress)
         compare_study(study, gathered)
         return write_page_of_study(study.folder, read=gathered.runs)
