@@ -186,7 +186,11 @@ def test_collections_are_found_and_read_compressed(tmp_path: Path) -> None:
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\t1\tmuch", "line 2: score 'much'"),
         ("qrels/test.tsv", "q0 1 1", "line 1: 1 columns"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", "holds no judgement"),
-        ("qrels/test.tsv", f"q0\t1\t1\nq0\t2\t{10**400}", r"line 2: score '10+ … 0+' is not between"),
+        (
+            "qrels/test.tsv",
+            f"q0\t1\t1\nq0\t2\t{10**400}",
+            r"line 2: score '10+ … 0+' is not between",
+        ),
         ("qrels/test.tsv", "q0\t1\t1\nq0\t1\t0", "line 2: '1' is judged twice"),
     ],
 )
