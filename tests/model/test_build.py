@@ -64,6 +64,16 @@ def test_a_field_may_be_false_or_what_the_architecture_itself_has(
     build_model(deberta, tokenizer, row_length=64, seed=0, attention="row")
     with pytest.raises(UsageError, match=r"type_vocab_size is 0; it must be at least 1"):
         build(tokenizer, type_vocab_size=0)
+    with pytest.raises(UsageError, match=r"num_hidden_layers is 9999999; it must be at most 2,048"):
+        build(tokenizer, num_hidden_layers=9_999_999)
+
+
+def test_a_whole_number_may_stand_for_a_fraction(tokenizer: PreTrainedTokenizerBase) -> None:
+    found = build(tokenizer, layer_norm_eps=1, hidden_dropout_prob=0).config
+    assert isinstance(found.layer_norm_eps, float)
+    assert (found.layer_norm_eps, found.hidden_dropout_prob) == (1.0, 0)
+    with pytest.raises(UsageError, match="layer_norm_eps=True make no 'bert'"):
+        build(tokenizer, layer_norm_eps=True)
 
 
 def test_no_cuda_device_is_asked_for_its_random_state(

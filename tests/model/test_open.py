@@ -161,6 +161,66 @@ def test_a_missing_part_of_the_weights_is_named(folder: Path) -> None:
         open_model(folder)
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.bool, torch.int64])
+def test_weights_that_are_no_fractions_are_refused(folder: Path, kind: torch.dtype) -> None:
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    change_weights(folder, lambda w: w | {name: (w[name] * 50).to(kind)})
+    with pytest.raises(
+        DataError, match=rf"'{name}' is stored as \w+, as of a quantised model: save it"
+    ):
+        open_model(folder)
+
+
+def test_numbers_of_positions_among_the_weights_may_be_whole(folder: Path) -> None:
+    """Earlier versions of transformers stored them."""
+    positions = {"bert.embeddings.position_ids": torch.arange(64)[None]}
+    change_weights(folder, lambda w: {k: v.half() for k, v in w.items()} | positions)
+    assert open_model(folder).dtype == torch.float32
+
+
+def test_names_with_a_prefix_that_is_no_wrappers_are_told(folder: Path) -> None:
+    change_weights(folder, lambda w: {f"model.{name}": value for name, value in w.items()})
+    with pytest.raises(
+        DataError, match=r"lack bert\.embeddings.* and \d+ more; it has model\.bert\.embeddings"
+    ) as refused:
+        open_model(folder)
+    assert "cls" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("num_attention_heads", -2, "it must be at least 1"),
+        ("hidden_size", 0, "it must be at least 1"),
+        ("num_hidden_layers", 10_000_000, "it must be at most 2,048"),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_before_one_is_made(
+    folder: Path, key: str, value: int, message: str
+) -> None:
+    change_config(folder / "config.json", **{key: value})
+    with pytest.raises(DataError, match=rf"config\.json: {key} is {value}; {message}"):
+        open_config(folder)
+
+
+def test_a_size_that_is_no_whole_number_is_named(folder: Path) -> None:
+    change_config(folder / "config.json", hidden_size=32.0)
+    with pytest.raises(DataError, match=r"config\.json does not make a 'bert'.*'hidden_size'"):
+        open_config(folder)
+
+
+def test_a_size_of_0_may_be_what_the_architecture_itself_has(folder: Path) -> None:
+    fields = {"model_type": "deberta-v2", "type_vocab_size": 0, "encoder_no_repeat_ngram_size": 0}
+    change_config(folder / "config.json", **fields)
+    assert open_config(folder).type_vocab_size == 0
+
+
+def test_sizes_beyond_the_memory_are_refused_before_a_model_is_made(folder: Path) -> None:
+    change_config(folder / "config.json", vocab_size=10**12)
+    with pytest.raises(UsageError, match=r"config\.json describes has .* choose a smaller model"):
+        open_model(folder)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '"bert"'])
 def test_a_damaged_config_is_named(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)

@@ -84,6 +84,13 @@ def evaluate(
             say(line)
     if said := _describe_left_out(results):
         logger.warning("%s", said)
+    if lost := [result for result in results if not result.is_finite]:
+        names = ", ".join(dict.fromkeys(result.task for result in lost))
+        logger.warning(
+            "%s: no score, for what %s gives is not finite (NaN or infinite), as of a model that has "
+            "diverged, or whose weights or config hold such a number",
+            names, model.name,
+        )  # fmt: skip
     return results
 
 

@@ -215,7 +215,10 @@ def fine_tune(
 def outputs(
     model: PreTrainedModel, examples: Encoded, recipe: FineTuning, *, label: str, progress: bool
 ) -> Iterator[tuple[NDArray[np.int64], Any]]:
-    """(indices of the examples, the model's output), by batches of like length."""
+    """(indices of the examples, the model's output), by batches of like length.
+
+    Raises Diverged for one that is not finite, as of weights that the last step made so.
+    """
     import torch
 
     from chronomask.evaluate.heads import run_headed
@@ -228,6 +231,14 @@ def outputs(
             inputs = examples.batch(index, model, device)
             with torch.inference_mode(), autocast(device, recipe.precision):
                 output = run_headed(model, inputs)
+            given = (
+                getattr(output, name, None) for name in ("logits", "start_logits", "end_logits")
+            )
+            if not all(bool(each.isfinite().all()) for each in given if each is not None):
+                raise Diverged(
+                    f"{label}: what the fine-tuned model gives is not finite; try a lower learning rate "
+                    "(--set learning_rate=NUMBER) or --set precision=fp32"
+                )
             yield index, output
             shown.advance(index.size)
 

@@ -90,7 +90,10 @@ class LikelihoodTask(Task[PseudoLikelihood], Generic[Item]):
         return self._read.of(task_data, read)
 
     def scores(self, model: Subject, task_data: Path, progress: bool) -> dict[Candidate, float]:
-        """The pseudo-log-likelihood of every text, in nats; each different text is scored once."""
+        """The pseudo-log-likelihood of every text, in nats; each different text is scored once.
+
+        It is NaN where the model gives a number that is not finite.
+        """
         from chronomask.model.device import choose_device
 
         texts, sentences = self._sentences(model, task_data, progress)
@@ -98,6 +101,7 @@ class LikelihoodTask(Task[PseudoLikelihood], Generic[Item]):
         found = pseudo_log_likelihood(
             opened, sentences, model.tokenizer, self.config, label=self.name, progress=progress
         )
+        found[~np.isfinite(found)] = np.nan
         return dict(zip(texts, found.tolist(), strict=True))
 
     def _sentences(

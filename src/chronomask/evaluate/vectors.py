@@ -18,9 +18,10 @@ from chronomask.progress import Progress
 from chronomask.types import Device, Precision, send
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
-__all__ = ["Pooling", "check_encoder", "unit_vectors"]
+__all__ = ["Pooling", "check_encoder", "have_length", "unit_vectors"]
 
 
 class Pooling(Config):
@@ -55,7 +56,8 @@ def unit_vectors(
 ) -> NDArray[np.float32]:
     """The texts' mean vectors scaled to length 1, float32 [N, H]: cosines are their products.
 
-    ``encoder``: in evaluation mode, on its device. A text without tokens has the vector 0.
+    ``encoder``: in evaluation mode, on its device. A text without tokens has the vector 0; one
+    whose states are not finite, or too large to have a length, has NaN.
     """
     import torch
     from torch.nn import functional
@@ -74,9 +76,15 @@ def unit_vectors(
         lengths = send(texts.lengths[index], device)[:, None]
         real = torch.arange(states.shape[1], device=device) < lengths
         mean = (states * real[..., None]).sum(1) / lengths
-        vectors[index] = functional.normalize(mean, dim=1).cpu().numpy()
+        unit = functional.normalize(mean, dim=1)
+        vectors[index] = unit.where(have_length(mean)[:, None], torch.nan).cpu().numpy()
         shown.advance(index.size)
     return vectors
+
+
+def have_length(vectors: torch.Tensor) -> torch.Tensor:
+    """Whether each of float32 [N, H] has a finite length, bool [N]: NaN and infinity have none."""
+    return vectors.norm(dim=1).isfinite()
 
 
 def _width(encoder: PreTrainedModel) -> int:

@@ -26,7 +26,6 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from chronomask.errors import DataError, UsageError, nearest
-from chronomask.machine import memory_of_process
 from chronomask.model.attention import check_supported, implementation_for
 from chronomask.model.config import AttentionScope, FromCheckpoint, FromConfig
 from chronomask.model.documents import position_offset
@@ -43,6 +42,7 @@ from chronomask.model.open import (
     open_tokenizer,
 )
 from chronomask.model.positions import lengthen, way_to_lengthen
+from chronomask.model.sizes import check_memory, fault_of_size, number_for
 from chronomask.vocabulary import vocabulary_size
 
 __all__ = ["build_model", "checkpoint_activations", "skeleton"]
@@ -50,10 +50,6 @@ __all__ = ["build_model", "checkpoint_activations", "skeleton"]
 _FROM_TOKENIZER = (
     "pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id",
 )  # fmt: skip
-
-
-_COUNT = re.compile(r"^num_|_size$|_heads$|_layers$|_embeddings$")
-"""Names of fields that count something of which there must be some."""
 
 
 def build_model(
@@ -76,7 +72,7 @@ def build_model(
     if isinstance(config, FromCheckpoint):
         config = config.model_copy(update={"path": str(model_folder(config.path))})
     # Without weights first: what cannot be is refused before a large model is drawn or read.
-    _check_memory(
+    check_memory(
         skeleton(
             config,
             tokenizer,
@@ -199,15 +195,15 @@ def _architecture(
             raise UsageError(
                 f"model.overrides has unknown field '{key}'; {nearest(key, sorted(known))}"
             )
-        counts = isinstance(value, int) and not isinstance(value, bool) and _COUNT.search(key)
-        if counts and value < 1 and value != getattr(defaults, key, None):
-            raise UsageError(f"model.overrides.{key} is {value}; it must be at least 1")
+        if fault := fault_of_size(key, value, defaults):
+            raise UsageError(f"model.overrides.{key} is {value}; {fault}")
     values = {} if tokenizer is None else _from_tokenizer(tokenizer, defaults)
     if vocab_size is not None:  # the architecture's own special tokens may lie beyond it
         values = {key: 0 for key in _FROM_TOKENIZER if hasattr(defaults, key)}
         values["vocab_size"] = vocab_size
+    given = {key: number_for(key, value, defaults) for key, value in config.overrides.items()}
     try:
-        return AutoConfig.for_model(config.model_type, **(values | config.overrides))
+        return AutoConfig.for_model(config.model_type, **(values | given))
     except (
         Exception
     ) as error:  # each config class validates in its own way and raises what it likes
@@ -317,19 +313,6 @@ def _check_size(
         raise UsageError(
             f"model.overrides.vocab_size is {model.config.vocab_size:,}, and the data's tokenizer has "
             f"{vocab_size:,} tokens: leave it out, and the model has as many"
-        )
-
-
-def _check_memory(model: PreTrainedModel) -> None:
-    """Raise UsageError if the host has too little memory for the float32 weights alone.
-
-    The system would end the process without a word. Every process on a machine builds its own model.
-    """
-    numbers = model.num_parameters()
-    if 4 * numbers > (has := memory_of_process()):
-        raise UsageError(
-            f"the model has {numbers:,} parameters, which take {4 * numbers / 1e9:,.1f} GB, and this "
-            f"machine has {has / 1e9:,.1f} GB for each process: choose a smaller model"
         )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from chronomask.errors import DataError, UsageError, shown
 from chronomask.folders import what_it_is
+from chronomask.model.sizes import check_memory, fault_of_size
 from chronomask.model.tokenizer_file import follow_file
 from chronomask.storage import READABLE, is_file_name, read_object
 
@@ -57,6 +59,8 @@ _FILES = [*_TOKENIZER_FILES, "*.safetensors", "README.md"]
 """Of a hub model: config, tokenizer, weights and card; nothing that could hold code."""
 _CACHED = "models--"
 """What the names of folders in the hub's cache begin with: models--OWNER--NAME/snapshots/COMMIT."""
+_WHOLE = ("I", "U", "BOOL")
+"""How safetensors' names of types begin that hold no fractions."""
 _NAMED = 3
 """Weights that a message names before it only counts."""
 
@@ -172,6 +176,7 @@ def open_config(folder: str | Path, **changes: Any) -> PretrainedConfig:
             f"{file}: model_type is '{model_type}', which transformers {transformers.__version__} does "
             f"not have{code}; use a model of an architecture that it has"
         )
+    _check_sizes(file, values, CONFIG_MAPPING[model_type]())
     try:
         with quietly():
             config = AutoConfig.from_pretrained(
@@ -183,6 +188,16 @@ def open_config(folder: str | Path, **changes: Any) -> PretrainedConfig:
         raise DataError(f"{file} does not make a '{model_type}': {one_line(error)}") from None
     vars(config).pop("auto_map", None)  # it names Python files of that folder
     return config
+
+
+def _check_sizes(file: Path, values: Mapping[str, Any], usual: PretrainedConfig) -> None:
+    """Raise DataError for a size in a config.json that no model has; fields that are unknown are not read."""
+    known = {field.name for field in fields(usual)} | usual.attribute_map.keys()
+    for key in values:
+        if key in known and (fault := fault_of_size(key, values[key], usual)):
+            raise DataError(
+                f"{file}: {key} is {values[key]}; {fault}: copy the file again from where the model is from"
+            )
 
 
 def open_tokenizer(folder: str | Path, *, as_class: bool = False) -> PreTrainedTokenizerBase:
@@ -254,9 +269,13 @@ def open_model(
     if wrapped:
         shown = " and ".join(f"'{prefix}'" for prefix in wrapped)
         logger.warning("%s: %s is taken out of the names of the weights", folder, shown)
+    made = getattr(transformers, auto)
     try:
         with quietly():
-            model, info = getattr(transformers, auto).from_pretrained(
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                skeleton = made.from_config(config, attn_implementation=implementation_for(config))
+            check_memory(skeleton, f"the model that {folder}/config.json describes")
+            model, info = made.from_pretrained(
                 folder,
                 config=config,
                 local_files_only=True,
@@ -268,8 +287,11 @@ def open_model(
                 output_loading_info=True,
                 key_mapping={_WRAPPED.pattern: ""} if wrapped else None,
             )
+    except UsageError:
+        raise
     except Exception as error:  # architectures check themselves and raise what they like
         raise DataError(f"{folder} cannot be opened as a model: {one_line(error)}") from None
+    _check_kinds(folder, model)
     _check_weights(folder, model, info, auto, new_head)
     # Loaded tensors are views into the mapped file, at any address. Matrix products round differently
     # at addresses that are not aligned, so a resumed run would not be bit for bit the one it resumes.
@@ -396,6 +418,25 @@ def _names_in(file: Path) -> list[str]:
         raise DataError(f"{file} is damaged or was cut short ({error}); copy it again") from None
 
 
+def _check_kinds(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse weights that are whole numbers or truth values, as a quantised model's are: they stand for other
+    numbers. Buffers, such as the numbers of positions, may be whole.
+    """
+    endings = {
+        name.rpartition(".")[2] for name, own in model.named_parameters() if own.is_floating_point()
+    }
+    for file in weight_files(folder):
+        with safe_open(file, framework="numpy") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                kind = str(weights.get_slice(name).get_dtype())
+                if kind.startswith(_WHOLE) and name.rpartition(".")[2] in endings:
+                    raise DataError(
+                        f"{file}: weight '{name}' is stored as {kind}, as of a quantised model: save it with "
+                        "floating-point weights (float32, float16 or bfloat16), or name the model that it "
+                        "was made from"
+                    )
+
+
 def _check_weights(
     folder: Path, model: PreTrainedModel, info: Any, auto: str, new_head: bool
 ) -> None:
@@ -410,7 +451,9 @@ def _check_weights(
     missing = sorted(info["missing_keys"])
     left_over = sorted(name for name in info["unexpected_keys"] if name in backbone)
     if inner := [name for name in missing if name in backbone]:
-        found = f"; it has {_listing(left_over)} instead" if left_over else ""
+        bare = tuple(f".{name}" for name in map(backbone.inner_name, inner))
+        others = sorted(name for name in info["unexpected_keys"] if name.endswith(bare))
+        found = f"; it has {_listing(left_over or others)} instead" if left_over or others else ""
         raise DataError(f"{folder}: the weights lack {_listing(inner)}{found}")
     # Some heads read a part of the backbone alone: Funnel's classifiers have no decoder.
     if left_over and not backbone.has_all(left_over):
@@ -440,9 +483,13 @@ class _Backbone:
         self._children = {name for name, _ in model.base_model.named_children()}
 
     def __contains__(self, name: str) -> bool:
-        inner = name.removeprefix(self._prefix)
+        inner = self.inner_name(name)
         first = inner.partition(".")[0]
         return first != "pooler" and (inner != name or first in self._children)
+
+    def inner_name(self, name: str) -> str:
+        """The name of a weight without the backbone's own."""
+        return name.removeprefix(self._prefix)
 
     def has_all(self, names: Sequence[str]) -> bool:
         """Whether the architecture's whole backbone has weights of these names."""

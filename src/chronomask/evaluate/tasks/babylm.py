@@ -9,6 +9,7 @@ count as right there where the right text stands first, count as their share her
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -186,6 +187,9 @@ class EntityTrackingTask(LikelihoodTask[Tracked]):
         correct, ties = np.zeros(len(items)), 0
         for number, item in enumerate(items):
             found = [scores[each] for each in self.candidates(item)]
+            if any(map(math.isnan, found)):
+                correct[number] = math.nan
+                continue
             best = found.count(max(found))
             correct[number] = (found[0] == max(found)) / best
             ties += best > 1

@@ -22,6 +22,7 @@ from chronomask.errors import UsageError
 from chronomask.evaluate.batches import by_length, end_to_end
 from chronomask.evaluate.subject import Subject
 from chronomask.evaluate.task import Cached, Task, files_in, folder_of
+from chronomask.evaluate.vectors import have_length
 from chronomask.progress import NOT_SHOWN, Progress
 from chronomask.runs.result import TaskResult
 from chronomask.storage import files_sha256
@@ -114,13 +115,16 @@ class ProbeTask(Task[ProbeConfig]):
             vectors.append(found[0])
             tags.append(found[1])
             missing += found[2]
-        weight, bias = fit_softmax(
-            vectors[0], torch.from_numpy(tags[0]).to(device), len(UPOS), self.config.l2,
-            self.config.max_steps,
-        )  # fmt: skip
-        prediction = (vectors[1] @ weight + bias).argmax(1).cpu().numpy()
         label = tags[1]
-        right = prediction == label
+        if all(have_length(each).all() for each in vectors):
+            weight, bias = fit_softmax(
+                vectors[0], torch.from_numpy(tags[0]).to(device), len(UPOS), self.config.l2,
+                self.config.max_steps,
+            )  # fmt: skip
+            prediction = (vectors[1] @ weight + bias).argmax(1).cpu().numpy()
+            right = (prediction == label).astype(np.float64)
+        else:  # there is nothing to fit
+            prediction, right = np.full(len(label), -1), np.full(len(label), np.nan)
         return self.result(
             model,
             seed,

@@ -99,13 +99,15 @@ class RetrievalTask(Task[Retrieval]):
         started = time.monotonic()
         files = collection_files(task_data, self.config)
         found = read_collection(*files, self.config.limit)
-        best, left_out = self._search(model, found, progress)
+        best, unranked, left_out = self._search(model, found, progress)
         gains = [[found.judged[query].get(name, 0) for _, name in best[query]] for query in best]
         ideal = [list(found.judged[query].values()) for query in best]
         scores = {
             "ndcg_at_10": np.array([ndcg(*pair) for pair in zip(gains, ideal, strict=True)]),
             "recall_at_100": np.array([recall(*pair) for pair in zip(gains, ideal, strict=True)]),
         }
+        for values in scores.values():
+            values[unranked] = np.nan
         return self.result(
             model,
             seed,
@@ -120,8 +122,10 @@ class RetrievalTask(Task[Retrieval]):
 
     def _search(
         self, model: Subject, found: Collection, progress: bool
-    ) -> tuple[dict[str, list[tuple[float, str]]], dict[str, int]]:
-        """Query → its best documents as (cosine, id), the best first; and what was cut of the texts."""
+    ) -> tuple[dict[str, list[tuple[float, str]]], NDArray[np.bool_], dict[str, int]]:
+        """Query → its best documents as (cosine, id), the best first; which queries have a cosine that is NaN
+        and so no order of the documents, [queries]; and what was cut of the texts.
+        """
         from chronomask.model.device import choose_device
 
         longest = min(self.config.max_length, model.max_length)
@@ -137,13 +141,15 @@ class RetrievalTask(Task[Retrieval]):
 
             asked = vectors_of("query", list(found.queries.values()))
             best: dict[str, list[tuple[float, str]]] = {query: [] for query in found.queries}
+            unranked = np.zeros(len(best), bool)
             stream = documents(found.corpus)
             while block := list(islice(stream, BLOCK)):
                 names = [name for name, _ in block]
                 scores = asked @ vectors_of("document", [text for _, text in block]).T
+                unranked |= np.isnan(scores).any(1)
                 for query, row in zip(best, scores, strict=True):
                     best[query] = merge_best(best[query], row, names, query, _DEPTH)
-        return best, dict(cut)
+        return best, unranked, dict(cut)
 
 
 def merge_best(
