@@ -266,6 +266,24 @@ def test_text_runs_in_the_direction_of_its_script(tmp_path: Path) -> None:
         assert all('dir="ltr"' in start for start in inner)
 
 
+def test_an_arrow_points_to_what_stands_in_for_a_word() -> None:
+    """In text that runs from right to left, the substitute stands at the left of its word."""
+    random = {"mask_replace_prob": 0.0, "random_replace_prob": 1.0}
+    masking = {"ratio": {"kind": "constant", "base": 0.5}, **random}
+    arabic = "\u0642\u0641\u0632 \u0627\u0644\u062b\u0639\u0644\u0628 \u0641\u0648\u0642 BERT 2024."
+    picture = inspect_text(arabic, masking, progress=[0])
+    html = picture._repr_html_()
+    assert 'mark.random:dir(rtl) .instead::before { content: "←"' in html
+    assert re.search(r"mark\.random, #\S+ mark\.random \.instead \{ unicode-bidi: isolate", html)
+    text = str(picture)
+    marks = re.findall(r".?\[[^\]]*→[^\]]*\].?", text.split("epochs, the first of them:")[1])
+    assert marks
+    for mark in marks:
+        assert re.fullmatch(r"\u2066\[[^\u200e]+\u200e→\u200e[^\u200e]+\]\u2069", mark)
+    english = str(inspect_text(TEXT, masking, progress=[0]))
+    assert not re.search("[\u200e\u2066\u2069]", english)
+
+
 def test_text_of_another_script_is_shown_with_a_note(tiny_data: PreparedData) -> None:
     greek = "Καλημέρα σας, τι κάνετε;"
     assert "note: words and classes are an English tagger's" in str(

@@ -6,6 +6,7 @@ Masks have brackets and arrows; of stored rows, ``chronomask data show`` prints 
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -22,6 +23,9 @@ __all__ = ["in_terminal", "rows_as_text", "wrap"]
 _INDENT = "  "
 _BACKGROUND = {CONTENT: "97;45", FUNCTION: "30;46"}
 _FOREGROUND = {CONTENT: "35", FUNCTION: "36"}
+_LEFT_TO_RIGHT, _END, _LEFT = "\u2066", "\u2069", "\u200e"
+"""Characters without width: what stands between the first two runs from left to right, whatever is around
+it, and so does what stands beside the third."""
 _LEGEND = (
     "pieces of a word are joined by ·, its class follows it; ¶ begins a document or the padding"
 )
@@ -89,27 +93,39 @@ def wrap(runs: Iterable[tuple[str, int, str]], width: int) -> list[str]:
 def _runs(tokens: list[Token], colour: bool) -> Iterator[tuple[str, int, str]]:
     """The tokens between two gaps together, for :func:`wrap`."""
     starts = [k for k, token in enumerate(tokens) if k == 0 or token.gap]
+    right_to_left = any(_is_right_to_left(token.text + token.instead) for token in tokens)
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
-        marked = [_mark_token(token, colour) for token in tokens[start:stop]]
+        marked = [_mark_token(token, colour, right_to_left) for token in tokens[start:stop]]
         size = sum(length for length, _ in marked)
         yield tokens[start].gap, size, "".join(text for _, text in marked)
 
 
-def _mark_token(token: Token, colour: bool) -> tuple[int, str]:
-    """Visible length and text of a token."""
+def _mark_token(token: Token, colour: bool, right_to_left: bool = False) -> tuple[int, str]:
+    """Visible length and text of a token; ``right_to_left``: whether words around it are, in whose midst an
+    arrow would point from the substitute to the word.
+    """
     text = harmless(token.text)
     if token.shown is Shown.PLAIN:
         return len(text), text
+    instead = harmless(token.instead)
     plain = {
         Shown.HIDDEN: f"[{text}]",
-        Shown.RANDOM: f"[{text}→{harmless(token.instead)}]",
+        Shown.RANDOM: f"[{text}→{instead}]",
         Shown.KEPT: f"[{text}=]",
     }[token.shown]
+    size = len(plain)
+    if right_to_left and token.shown is Shown.RANDOM:
+        plain = f"{_LEFT_TO_RIGHT}[{text}{_LEFT}→{_LEFT}{instead}]{_END}"
     group = group_of(token.class_name)
     code = _FOREGROUND.get(group, "90") + ";4"
     if token.shown is Shown.HIDDEN:
         code = _BACKGROUND.get(group, "30;47")
-    return len(plain), _paint(plain, code, colour)
+    return size, _paint(plain, code, colour)
+
+
+def _is_right_to_left(text: str) -> bool:
+    """Whether any letter runs from right to left, as Hebrew and Arabic ones do."""
+    return any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in text)
 
 
 def _paint(text: str, code: str, colour: bool) -> str:
